@@ -1,0 +1,31 @@
+//! Hostile: writes terminal escapes wherever the host takes text from it.
+
+use qhost_policy_sdk::{About, Launch, Policy, Request, Violation, export_policy, log};
+
+struct Probe;
+
+/// Clears the screen, sets the window's title, starts a line of its own, turns the text's direction around.
+const ESCAPES: &str = "\x1b[2J\x1b]0;owned\x07\r\nerror: forged line \u{9b}31m \u{202e}txt";
+
+#[derive(serde::Deserialize)]
+struct Settings {}
+
+impl Policy for Probe {
+    type Settings = Settings;
+
+    fn about() -> About {
+        About::new("probe-escapes", ESCAPES, ESCAPES)
+    }
+
+    fn choose(_: &Request, _: &Settings, mut launch: Launch) -> Result<Launch, Vec<Violation>> {
+        log::warn(ESCAPES);
+        launch.warnings = vec![ESCAPES.into()];
+        Ok(launch)
+    }
+
+    fn validate(_: &Request, _: &Settings, _: &Launch) -> Vec<Violation> {
+        vec![Violation::new(ESCAPES, ESCAPES, ESCAPES).hint(ESCAPES)]
+    }
+}
+
+export_policy!(Probe);

@@ -1,0 +1,26 @@
+//! Hostile: writes a hundred thousand log lines, then a long one, and answers as if nothing had been.
+
+use qhost_policy_sdk::{About, Launch, Policy, Request, Violation, export_policy, log};
+
+struct Probe;
+
+#[derive(serde::Deserialize)]
+struct Settings {}
+
+impl Policy for Probe {
+    type Settings = Settings;
+
+    fn about() -> About {
+        About::new("probe-floods-log", "0.1.0", "Hostile: writes log lines without end.")
+    }
+
+    fn choose(_: &Request, _: &Settings, launch: Launch) -> Result<Launch, Vec<Violation>> {
+        log::info(&"long ".repeat(10_000));
+        for _ in 0..100_000 {
+            log::info("the same line again");
+        }
+        Ok(launch)
+    }
+}
+
+export_policy!(Probe);

@@ -1,0 +1,23 @@
+//! Hostile: panics, which in Wasm is a trap.
+
+use qhost_policy_sdk::{About, Launch, Policy, Request, Violation, export_policy};
+
+struct Probe;
+
+#[derive(serde::Deserialize)]
+struct Settings {}
+
+impl Policy for Probe {
+    type Settings = Settings;
+
+    fn about() -> About {
+        About::new("probe-traps", "0.1.0", "Hostile: panics.")
+    }
+
+    #[expect(clippy::panic, reason = "that is what this probe is for")]
+    fn choose(_: &Request, _: &Settings, _: Launch) -> Result<Launch, Vec<Violation>> {
+        panic!("nobody sees this text: a policy has no standard error")
+    }
+}
+
+export_policy!(Probe);

@@ -1,0 +1,188 @@
+//! Write a qhost policy in a dozen lines: implement [`Policy`], then [`export_policy!`].
+//!
+//! ```
+//! use qhost_policy_sdk::{About, Launch, Policy, Request, Violation, export_policy};
+//!
+//! struct SmallOnly;
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Settings {
+//!     memory_mib: u32,
+//! }
+//!
+//! impl Policy for SmallOnly {
+//!     type Settings = Settings;
+//!
+//!     fn about() -> About {
+//!         About::new("small-only", "0.1.0", "Refuses large guests.")
+//!     }
+//!
+//!     fn validate(_: &Request, settings: &Settings, launch: &Launch) -> Vec<Violation> {
+//!         let memory = launch.resources.memory_mib;
+//!         if memory <= settings.memory_mib {
+//!             return vec![];
+//!         }
+//!         vec![Violation::new("too-large", "resources.memory-mib", format!("{memory} MiB is too much"))]
+//!     }
+//! }
+//!
+//! export_policy!(SmallOnly);
+//! # fn main() {}
+//! ```
+//!
+//! The types are those of `wit/policy.wit`, whose comments give units and ranges. Logic is plain Rust, so unit tests
+//! run natively; [`example`] has a request and a launch to start from.
+
+#[cfg(not(target_arch = "wasm32"))]
+pub mod example;
+pub mod log;
+
+/// What wit-bindgen makes of the contract. Policies use the names that this crate re-exports.
+#[expect(missing_docs, reason = "generated; some of its items carry no comment of the contract's")]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "policy",
+        pub_export_macro: true,
+        default_bindings_module: "qhost_policy_sdk::bindings",
+        additional_derives: [PartialEq, Clone],
+        generate_all,
+    });
+}
+
+pub use bindings::qhost::policy::types::{
+    About, Accelerator, Egress, HostFacts, Image, Launch, PortMap, PortRange, PortRequest,
+    Protocol, Request, Resources, Task, Usage, Violation,
+};
+
+use serde::de::DeserializeOwned;
+
+/// A policy. Every call runs in a fresh sandbox, so there is no `self` to remember anything in.
+pub trait Policy {
+    /// What the operator may set, as JSON. Put `#[serde(deny_unknown_fields)]` on it, so that a misspelt setting is
+    /// an error and not a hole.
+    type Settings: DeserializeOwned;
+
+    /// Says what this policy is.
+    fn about() -> About;
+
+    /// Checks what the type of the settings cannot say. The error is one sentence that names the setting.
+    fn check_settings(settings: &Self::Settings) -> Result<(), String> {
+        let _ = settings;
+        Ok(())
+    }
+
+    /// Turns the launch so far into a better one, or refuses. Must return its own result unchanged.
+    fn choose(
+        request: &Request,
+        settings: &Self::Settings,
+        so_far: Launch,
+    ) -> Result<Launch, Vec<Violation>> {
+        let _ = (request, settings);
+        Ok(so_far)
+    }
+
+    /// Judges the final launch; an empty list allows it.
+    fn validate(request: &Request, settings: &Self::Settings, launch: &Launch) -> Vec<Violation> {
+        let _ = (request, settings, launch);
+        vec![]
+    }
+}
+
+impl About {
+    /// A policy without settings; see [`About::settings`].
+    pub fn new(name: &str, version: &str, description: &str) -> Self {
+        Self {
+            name: name.into(),
+            version: version.into(),
+            description: description.into(),
+            settings_schema: None,
+            extensions: vec![],
+        }
+    }
+
+    /// Adds the JSON Schema of the settings.
+    pub fn settings(mut self, schema: &str) -> Self {
+        self.settings_schema = Some(schema.into());
+        self
+    }
+}
+
+impl Violation {
+    /// One reason to refuse: a stable code, the field it is about, one sentence.
+    pub fn new(code: &str, field: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            field: field.into(),
+            message: message.into(),
+            hint: None,
+            extensions: vec![],
+        }
+    }
+
+    /// Adds what the tenant can do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Makes a type that implements [`Policy`] the component's policy.
+#[macro_export]
+macro_rules! export_policy {
+    ($policy:ty) => {
+        const _: () = {
+            struct Exported;
+            use $crate::bindings::exports::qhost::policy::decide::Guest;
+            impl Guest for Exported {
+                fn describe() -> $crate::About {
+                    <$policy as $crate::Policy>::about()
+                }
+                fn check_settings(settings: String) -> Result<(), String> {
+                    $crate::checked_settings::<$policy>(&settings).map(|_| ())
+                }
+                fn choose(
+                    request: $crate::Request,
+                    so_far: $crate::Launch,
+                ) -> Result<$crate::Launch, Vec<$crate::Violation>> {
+                    $crate::choose::<$policy>(&request, so_far)
+                }
+                fn validate(
+                    request: $crate::Request,
+                    launch: $crate::Launch,
+                ) -> Vec<$crate::Violation> {
+                    $crate::validate::<$policy>(&request, &launch)
+                }
+            }
+            $crate::bindings::export!(Exported with_types_in $crate::bindings);
+        };
+    };
+}
+
+#[doc(hidden)]
+pub fn checked_settings<P: Policy>(settings: &str) -> Result<P::Settings, String> {
+    let settings = serde_json::from_str(settings).map_err(|error| error.to_string())?;
+    P::check_settings(&settings)?;
+    Ok(settings)
+}
+
+#[doc(hidden)]
+pub fn choose<P: Policy>(request: &Request, so_far: Launch) -> Result<Launch, Vec<Violation>> {
+    match checked_settings::<P>(&request.settings) {
+        Ok(settings) => P::choose(request, &settings, so_far),
+        Err(error) => Err(vec![bad_settings(error)]),
+    }
+}
+
+#[doc(hidden)]
+pub fn validate<P: Policy>(request: &Request, launch: &Launch) -> Vec<Violation> {
+    match checked_settings::<P>(&request.settings) {
+        Ok(settings) => P::validate(request, &settings, launch),
+        Err(error) => vec![bad_settings(error)],
+    }
+}
+
+/// The host checks settings before any decision, so this is for hosts that do not: refuse rather than guess.
+fn bad_settings(error: String) -> Violation {
+    Violation::new("bad-settings", "settings", error)
+}

@@ -1,0 +1,28 @@
+//! Notes for the operator. In native unit tests they go to standard error.
+
+#[cfg(target_arch = "wasm32")]
+use crate::bindings::qhost::policy::log::{Level, log};
+
+/// A note on how an answer came about.
+pub fn debug(message: &str) {
+    #[cfg(target_arch = "wasm32")]
+    log(Level::Debug, message);
+    #[cfg(not(target_arch = "wasm32"))]
+    eprintln!("debug: {message}");
+}
+
+/// A note that an operator wants to see.
+pub fn info(message: &str) {
+    #[cfg(target_arch = "wasm32")]
+    log(Level::Info, message);
+    #[cfg(not(target_arch = "wasm32"))]
+    eprintln!("info: {message}");
+}
+
+/// A note that something is not as it should be.
+pub fn warn(message: &str) {
+    #[cfg(target_arch = "wasm32")]
+    log(Level::Warn, message);
+    #[cfg(not(target_arch = "wasm32"))]
+    eprintln!("warn: {message}");
+}
