@@ -1,1 +1,33 @@
-//! qhost
+//! qhost runs tenants' virtual machines on one host, decided by WebAssembly policies.
+//!
+//! ```text
+//! job.json ──job──▶ Task ──policy──▶ Approved ──image──▶ VerifiedImage ──qemu::plan──▶ LaunchPlan
+//!                                                         ──vm──▶ Ended ──▶ Report: JSON + exit code
+//! ```
+//!
+//! Each stage has one type, made only by its own room and handed on to the next, so that launching what no policy
+//! approved, or an image that was not verified, does not compile. [`run`] is the spine: read it first.
+//!
+//! Rooms, in the order of the flow, and what each keeps to:
+//!
+//! - [`job`], [`qemu::plan`], [`image::Sha256`] and [`outcome`] do no I/O.
+//! - Only [`vm`] and [`qemu`]'s fingerprint start processes; only [`image`] opens network connections.
+//! - [`policy`] knows nothing of images, QEMU or VMs, but for the digest type.
+//! - Every wait and every size has a bound in [`limits`].
+
+pub mod run;
+pub mod cli;
+pub mod config;
+pub mod job;
+pub mod facts;
+pub mod policy;
+pub mod image;
+pub mod qemu;
+pub mod vm;
+pub mod outcome;
+pub mod stop;
+pub mod state;
+pub mod printable;
+pub mod limits;
+
+pub use run::main;

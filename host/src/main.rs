@@ -1,1 +1,7 @@
-fn main() {}
+//! The `qhost` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    qhost::main()
+}

@@ -1,0 +1,102 @@
+//! The command line: what can be typed. No logic.
+
+mod run;
+mod policy;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::outcome::Exit;
+
+pub use policy::{InspectArgs, PolicyCommand};
+pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
+
+/// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.
+///
+/// A job file says what a tenant wants: an image and its SHA-256, resources, ports. Policies, sandboxed WebAssembly
+/// components, decide whether it may run, with which accelerator and which ports. Then qhost fetches and checks the
+/// image, and runs it in QEMU.
+#[derive(Debug, Parser)]
+#[command(name = "qhost", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\nExit codes:\n{}", Exit::table()))]
+pub struct Cli {
+    #[command(flatten)]
+    /// Options of every command.
+    pub shared: Shared,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  qhost run --policy trusted-images.wasm --policy-settings 'trusted-images={\"hosts\":[\"images.example\"]}' job.json
+  qhost plan --policy limits.wasm --policy-settings limits=limits.json job.json
+  qhost policy inspect limits.wasm
+  qhost fingerprint --json";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Shared {
+    /// Where images, VMs and caches are kept [default: /var/lib/qhost for root, else $XDG_STATE_HOME/qhost]
+    #[arg(long, global = true, env = "QHOST_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The host's configuration [default: /etc/qhost/qhost.toml, else $XDG_CONFIG_HOME/qhost/qhost.toml, if there]
+    #[arg(long, global = true, env = "QHOST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log what is done to standard error; twice for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a job's task and stay with it until it ends
+    Run(RunArgs),
+    /// Say what `run` would do, and do none of it: no download, no VM, nothing written
+    Plan(PlanArgs),
+    /// Say what QEMU and this host can do
+    Fingerprint,
+    /// About job files
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// About policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  qhost completions bash > ~/.local/share/bash-completion/completions/qhost")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Become QEMU: the step between a VM's supervisor and QEMU
+    #[command(name = crate::vm::LAUNCHER_SUBCOMMAND, hide = true)]
+    Launch {
+        /// The supervisor's process id
+        parent: i32,
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+}
+
+/// About job files.
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// Print the JSON Schema of job files
+    Schema,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,124 @@
+//! `qhost run` and `qhost plan`.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::Args;
+use ipnet::IpNet;
+
+use crate::limits;
+
+/// What a decision is made from.
+#[derive(Debug, Args)]
+pub struct DecideArgs {
+    /// A policy to ask: a WebAssembly component or core module. May be given several times: `choose` in order, then
+    /// every `validate`, then the host's own rules. NAME is the file's name without `.wasm` unless given
+    #[arg(long = "policy", value_name = "[NAME=]FILE")]
+    pub policies: Vec<NamedFile>,
+    /// A policy's settings, a JSON object: written out, or in a file
+    #[arg(long = "policy-settings", value_name = "NAME=FILE|JSON")]
+    pub settings: Vec<NamedSettings>,
+    /// Whose task it is
+    #[arg(long, default_value = "default", value_parser = tenant)]
+    pub tenant: String,
+    /// Which task to run, where a Nomad job has several qemu tasks: TASK or GROUP/TASK
+    #[arg(long)]
+    pub task: Option<String>,
+    /// Networks that images may come from besides public ones, for this command: 127.0.0.0/8
+    #[arg(long, env = "QHOST_IMAGE_ALLOW", value_delimiter = ',', value_name = "CIDR")]
+    pub image_allow: Vec<IpNet>,
+    /// The job: qhost's own form, or Nomad's job JSON; - for standard input
+    #[arg(value_name = "JOB.json")]
+    pub job: PathBuf,
+}
+
+/// `qhost run`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost run job.json
+  qhost run --policy ports.wasm --policy-settings 'ports={\"first\":20000,\"last\":20999}' job.json
+  qhost run --policy mine=./target/wasm32-unknown-unknown/release/mine.wasm --json job.json
+
+Ctrl-C presses the guest's power button, then, after the grace period, makes QEMU quit. Again hastens it.")]
+pub struct RunArgs {
+    #[command(flatten)]
+    /// What a decision is made from.
+    pub decide: DecideArgs,
+    /// Seconds that a guest has to power off when it is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = limits::STOP_GRACE.as_secs(), value_parser = clap::value_parser!(u64).range(..=3600))]
+    grace: u64,
+}
+
+impl RunArgs {
+    /// How long a guest has to power off.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace)
+    }
+}
+
+/// `qhost plan`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  qhost plan --policy limits.wasm --policy-settings limits=limits.json job.json")]
+pub struct PlanArgs {
+    #[command(flatten)]
+    /// What a decision is made from.
+    pub decide: DecideArgs,
+}
+
+/// A file with a name to go by.
+#[derive(Debug, Clone)]
+pub struct NamedFile {
+    /// The name.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl FromStr for NamedFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some((name, path)) = text.split_once('=').filter(|(name, _)| is_name(name)) {
+            return Ok(Self { name: name.into(), path: path.into() });
+        }
+        let path = PathBuf::from(text);
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().replace('_', "-");
+        match is_name(&stem) {
+            true => Ok(Self { name: stem, path }),
+            false => Err(format!("{stem:?} cannot be a policy's name; write NAME=FILE")),
+        }
+    }
+}
+
+/// A policy's name, and its settings or a file that has them.
+#[derive(Debug, Clone)]
+pub struct NamedSettings {
+    /// The policy's name.
+    pub name: String,
+    /// JSON, or a file's path.
+    pub value: String,
+}
+
+impl FromStr for NamedSettings {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=').filter(|(name, _)| is_name(name)) {
+            Some((name, value)) => Ok(Self { name: name.into(), value: value.into() }),
+            None => Err("expected NAME=FILE or NAME=JSON, NAME being the policy's"),
+        }
+    }
+}
+
+/// Letters, digits, `-`, `_` and `.`, up to the contract's length.
+fn is_name(text: &str) -> bool {
+    (1..=limits::POLICY_NAME_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+fn tenant(text: &str) -> Result<String, String> {
+    match is_name(text) {
+        true => Ok(text.into()),
+        false => Err("expected 1 to 64 letters, digits, -, _ and .".into()),
+    }
+}

@@ -1,0 +1,190 @@
+//! `qhost.toml`: what the operator allows on this host. Every key has a default that allows little; an absent file is
+//! fine, an unknown key is an error.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::{
+    limits,
+    policy::{PortRange, Rules},
+};
+
+/// The whole file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    ports: Ports,
+    network: Network,
+    qemu: Qemu,
+    /// How images are fetched and what they may be.
+    pub image: Image,
+}
+
+/// `[ports]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Ports {
+    /// Host ports that may be forwarded, as `FIRST-LAST`.
+    allow: Vec<PortRange>,
+    /// Host addresses that may be listened on.
+    bind: Vec<Ipv4Addr>,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { allow: vec![PortRange::UNPRIVILEGED], bind: vec![Ipv4Addr::LOCALHOST] }
+    }
+}
+
+/// `[network]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Network {
+    /// Whether guests may be given egress `internet`. It reaches whatever this host reaches, its loopback included.
+    internet: bool,
+}
+
+/// `[qemu]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Qemu {
+    /// Extra arguments that tasks may ask for, each a whole group: `[["-cpu", "host"]]`.
+    args: Vec<Vec<String>>,
+}
+
+/// `[image]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Image {
+    /// The largest image file in bytes.
+    pub max_bytes: u64,
+    /// The largest disk that a guest may see in bytes.
+    pub max_disk_bytes: u64,
+    /// Seconds to establish a connection.
+    connect_timeout_s: u64,
+    /// Seconds without a byte that end an attempt.
+    idle_timeout_s: u64,
+    /// Seconds for a fetch with all its attempts.
+    total_timeout_s: u64,
+    /// Attempts at what is worth retrying, at least 1.
+    pub attempts: u32,
+    /// Where images may come from.
+    pub network: ImageNetwork,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self {
+            max_bytes: limits::IMAGE_BYTES,
+            max_disk_bytes: limits::DISK_BYTES,
+            connect_timeout_s: limits::FETCH_CONNECT.as_secs(),
+            idle_timeout_s: limits::FETCH_IDLE.as_secs(),
+            total_timeout_s: limits::FETCH_TOTAL.as_secs(),
+            attempts: limits::FETCH_ATTEMPTS,
+            network: ImageNetwork::default(),
+        }
+    }
+}
+
+impl Image {
+    /// The longest wait for a connection.
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout_s)
+    }
+
+    /// The longest wait for the next byte.
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_s)
+    }
+
+    /// The longest that a whole fetch may take.
+    pub fn total_timeout(&self) -> Duration {
+        Duration::from_secs(self.total_timeout_s)
+    }
+}
+
+/// `[image.network]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageNetwork {
+    /// Networks that images may come from although they are loopback, private or otherwise not public.
+    pub allow: Vec<IpNet>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that was asked for by name cannot be read, or one in a default place is there and cannot.
+    #[error("cannot read the configuration {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file's text is not a configuration.
+    #[error("{}: {source}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl Config {
+    /// Reads the file that was named, or the first of the default places that has one, or takes the defaults.
+    pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
+        match named {
+            Some(path) => Self::read(path),
+            None => match default_places().into_iter().find(|path| path.exists()) {
+                Some(path) => Self::read(&path),
+                None => Ok(Self::default()),
+            },
+        }
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
+        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let invalid = |source| ConfigError::Invalid { path: path.into(), source: Box::new(source) };
+        toml::from_str(&text).map_err(invalid)
+    }
+
+    /// The rules that a final launch is checked against.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            ports: self.ports.allow.clone(),
+            binds: self.ports.bind.clone(),
+            internet: self.network.internet,
+            args: self.qemu.args.clone(),
+        }
+    }
+}
+
+fn default_places() -> Vec<PathBuf> {
+    let user = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".config")));
+    let system = Some(PathBuf::from("/etc/qhost/qhost.toml"));
+    [system, user.map(|dir| dir.join("qhost/qhost.toml"))].into_iter().flatten().collect()
+}
+
+/// Where state is kept when nothing says otherwise: `/var/lib/qhost` for root, else under the user's state folder.
+pub fn default_state_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return "/var/lib/qhost".into();
+    }
+    std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".local/state")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("qhost")
+}

@@ -1,0 +1,168 @@
+//! The job file: its two accepted forms, told apart by their keys, become one [`Task`].
+//!
+//! Nothing past this room sees JSON that a tenant wrote. Does no I/O: the caller reads the file.
+
+mod json;
+mod cursor;
+mod error;
+mod config;
+mod ports;
+mod own;
+mod nomad;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+use url::Url;
+
+use crate::{image::Sha256, limits};
+
+pub use error::{JobError, Problem};
+
+/// The JSON Schema of both forms.
+pub const SCHEMA: &str = include_str!("job/schema.json");
+
+/// What a tenant asks for, well formed, from either form of job file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Task {
+    /// Who asks, as the operator named it.
+    pub tenant: String,
+    /// The job's name; of qhost's own form, the same as the task's.
+    pub job: String,
+    /// The task's name.
+    pub name: String,
+    /// The disk image to boot.
+    pub image: ImageRequest,
+    /// CPUs and memory.
+    pub resources: Resources,
+    /// The accelerator, when the tenant names one.
+    pub accelerator: Option<Accelerator>,
+    /// The ports to forward, labels unique.
+    pub ports: Vec<PortRequest>,
+    /// What the guest wants to reach.
+    pub egress: Egress,
+    /// Extra QEMU arguments. The host refuses all that it was not configured to allow.
+    pub args: Vec<String>,
+    /// The job's own notes.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// Which image, and what its bytes must hash to.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageRequest {
+    /// Where it is served: http or https, no user name or password.
+    pub source: Url,
+    /// The digest of the file as served.
+    pub sha256: Sha256,
+}
+
+/// An amount of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Resources {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+}
+
+/// One port to forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PortRequest {
+    /// A name, unique within the task: letters, digits, `-` and `_`.
+    pub label: String,
+    /// The port in the guest.
+    pub guest: u16,
+    /// The port wanted on the host, if not any.
+    pub host: Option<u16>,
+    /// The transport.
+    pub protocol: Protocol,
+}
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// QEMU's own translator.
+    Tcg,
+    /// Hardware virtualization by the Linux kernel.
+    Kvm,
+}
+
+/// The transport of a forwarded port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What the guest may reach by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// Nothing.
+    Isolated,
+    /// Whatever QEMU's user-mode network reaches.
+    Internet,
+}
+
+macro_rules! names {
+    ($type:ty, $($variant:ident = $name:literal),+) => {
+        impl $type {
+            /// The name used in job files, policies and output.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// All there are.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The one of this name.
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|one| one.name() == name)
+            }
+        }
+    };
+}
+names!(Accelerator, Tcg = "tcg", Kvm = "kvm");
+names!(Protocol, Tcp = "tcp", Udp = "udp");
+names!(Egress, Isolated = "isolated", Internet = "internet");
+
+/// Reads a job file's bytes. `file` is its name for errors; `select` names the task where a Nomad job has several
+/// (`TASK` or `GROUP/TASK`). All problems of the file are reported at once.
+pub fn parse(
+    file: &str,
+    bytes: &[u8],
+    tenant: &str,
+    select: Option<&str>,
+) -> Result<Task, JobError> {
+    if bytes.len() as u64 > limits::JOB_FILE_BYTES {
+        return Err(JobError::TooLarge { file: file.into(), most: limits::JOB_FILE_BYTES });
+    }
+    let (root, duplicates) = json::parse(bytes)
+        .map_err(|source| JobError::NotJson { file: file.into(), source })?;
+    let problems = error::Problems::new(duplicates);
+    let cursor = cursor::Cursor::root(&root, &problems);
+    let task = match form(&root) {
+        Form::Own => own::read(cursor, tenant, select),
+        Form::Nomad => nomad::read(cursor, tenant, select),
+    };
+    match (task, problems.into_vec()) {
+        (Some(task), problems) if problems.is_empty() => Ok(task),
+        (_, problems) => Err(JobError::Invalid { file: file.into(), problems }),
+    }
+}
+
+enum Form {
+    Own,
+    Nomad,
+}
+
+/// Nomad's keys start with a capital letter, qhost's do not; the first key of either kind that matters decides.
+fn form(root: &Value) -> Form {
+    let has = |key| root.get(key).is_some();
+    if ["Job", "TaskGroups", "ID"].into_iter().any(has) { Form::Nomad } else { Form::Own }
+}

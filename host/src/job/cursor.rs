@@ -1,0 +1,234 @@
+//! Reads JSON values while noting where they are. Each reader returns `None` after it has noted a problem, so that
+//! reading goes on and finds the others.
+
+use std::{fmt::Display, ops::RangeInclusive};
+
+use serde_json::{Map, Value};
+
+use super::error::{Problem, Problems};
+use crate::{limits, printable};
+
+/// A value and its place in the file.
+#[derive(Clone)]
+pub(super) struct Cursor<'a> {
+    value: &'a Value,
+    pointer: String,
+    problems: &'a Problems,
+}
+
+/// A JSON pointer one step further (RFC 6901).
+pub(super) fn child(pointer: &str, key: &str) -> String {
+    format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn root(value: &'a Value, problems: &'a Problems) -> Self {
+        Self { value, pointer: String::new(), problems }
+    }
+
+    pub(super) fn value(&self) -> &'a Value {
+        self.value
+    }
+
+    /// Notes that something other was expected here.
+    pub(super) fn refuse<T>(&self, expected: impl Into<String>) -> Option<T> {
+        self.problem(Problem::new(&self.pointer, describe(self.value), expected))
+    }
+
+    pub(super) fn refuse_with_hint<T>(
+        &self,
+        expected: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Option<T> {
+        self.problem(Problem::new(&self.pointer, describe(self.value), expected).hint(hint))
+    }
+
+    /// Notes a problem with what is here, in words of its own.
+    pub(super) fn fault<T>(
+        &self,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Option<T> {
+        self.problem(Problem::new(&self.pointer, found, expected))
+    }
+
+    fn problem<T>(&self, problem: Problem) -> Option<T> {
+        self.problems.push(problem);
+        None
+    }
+
+    /// An object whose keys are all among `known`; every other key is a problem.
+    pub(super) fn object(self, known: &[&str]) -> Option<Object<'a>> {
+        let object = self.any_object("an object")?;
+        for key in object.map.keys().filter(|key| !known.contains(&key.as_str())) {
+            let found = format!("unknown key {}", quoted(key));
+            let mut problem = Problem::new(
+                child(&object.cursor.pointer, key),
+                found,
+                format!("one of {}", known.join(", ")),
+            );
+            if let Some(near) = nearest(key, known) {
+                problem = problem.hint(format!("did you mean {near}?"));
+            }
+            object.cursor.problems.push(problem);
+        }
+        Some(object)
+    }
+
+    /// An object with keys of the tenant's choice.
+    pub(super) fn any_object(self, expected: &str) -> Option<Object<'a>> {
+        match self.value {
+            Value::Object(map) => Some(Object { cursor: self, map }),
+            _ => self.refuse(expected),
+        }
+    }
+
+    /// The items of an array of at most `most`.
+    pub(super) fn array(self, most: usize, of: &str) -> Option<Vec<Cursor<'a>>> {
+        let Value::Array(items) = self.value else {
+            return self.refuse(format!("an array of {of}"));
+        };
+        if items.len() > most {
+            return self.refuse(format!("at most {most} {of}"));
+        }
+        Some(items.iter().enumerate().map(|(index, item)| self.step(&index.to_string(), item)).collect())
+    }
+
+    /// A string of 1 to `most` bytes without control characters.
+    pub(super) fn text(&self, most: usize, what: &str) -> Option<&'a str> {
+        match self.value {
+            Value::String(text) if (1..=most).contains(&text.len()) && !text.contains(char::is_control) => {
+                Some(text)
+            }
+            _ => self.refuse(format!("{what}: 1 to {most} bytes, no control characters")),
+        }
+    }
+
+    /// A string of at most `most` bytes, any characters.
+    pub(super) fn free_text(&self, most: usize, what: &str) -> Option<&'a str> {
+        match self.value {
+            Value::String(text) if text.len() <= most => Some(text),
+            _ => self.refuse(format!("{what}: a string of at most {most} bytes")),
+        }
+    }
+
+    /// A whole number in a range.
+    pub(super) fn number<N>(&self, range: RangeInclusive<N>, what: &str) -> Option<N>
+    where
+        N: TryFrom<u64> + PartialOrd + Display,
+    {
+        let number = self.value.as_u64().and_then(|number| N::try_from(number).ok());
+        match number.filter(|number| range.contains(number)) {
+            Some(number) => Some(number),
+            None => {
+                self.refuse(format!("{what}: a whole number from {} to {}", range.start(), range.end()))
+            }
+        }
+    }
+
+    /// One of a fixed set of words.
+    pub(super) fn word<T: Copy>(&self, all: &[T], name: fn(T) -> &'static str) -> Option<T> {
+        let found = self.value.as_str();
+        match all.iter().copied().find(|one| Some(name(*one)) == found) {
+            Some(one) => Some(one),
+            None => {
+                let names: Vec<_> = all.iter().map(|one| name(*one)).collect();
+                let expected = format!("one of {}", names.join(", "));
+                match found.and_then(|found| nearest(found, &names)) {
+                    Some(near) => self.refuse_with_hint(expected, format!("did you mean {near}?")),
+                    None => self.refuse(expected),
+                }
+            }
+        }
+    }
+
+    fn step(&self, key: &str, value: &'a Value) -> Cursor<'a> {
+        Cursor { value, pointer: child(&self.pointer, key), problems: self.problems }
+    }
+}
+
+/// An object and its place in the file. `null` counts as absent: Nomad's API writes it for what was not given.
+pub(super) struct Object<'a> {
+    cursor: Cursor<'a>,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Object<'a> {
+    pub(super) fn here(&self) -> &Cursor<'a> {
+        &self.cursor
+    }
+
+    pub(super) fn optional(&self, key: &str) -> Option<Cursor<'a>> {
+        let value = self.map.get(key).filter(|value| !value.is_null())?;
+        Some(self.cursor.step(key, value))
+    }
+
+    /// The key's value; its absence is a problem.
+    pub(super) fn required(&self, key: &str, expected: &str) -> Option<Cursor<'a>> {
+        self.optional(key).or_else(|| {
+            self.cursor.problem(Problem::new(child(&self.cursor.pointer, key), "nothing", expected))
+        })
+    }
+
+    /// Notes a problem where a key has something that qhost would silently not do.
+    pub(super) fn unsupported(&self, keys: &[&str], why: &str) {
+        for key in keys {
+            let Some(cursor) = self.optional(key) else { continue };
+            let empty = match cursor.value {
+                Value::Array(items) => items.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                Value::String(text) => text.is_empty(),
+                Value::Bool(set) => !set,
+                Value::Number(number) => number.as_u64() == Some(0),
+                Value::Null => true,
+            };
+            if !empty {
+                cursor.refuse_with_hint::<()>("nothing", why);
+            }
+        }
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Cursor<'a>)> + '_ {
+        self.map.iter().map(|(key, value)| (key.as_str(), self.cursor.step(key, value)))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+/// What a value is, in a few words that are safe to print.
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) if text.is_empty() => "an empty string".into(),
+        Value::String(text) if text.len() > limits::SHOWN_CHARS => {
+            format!("a string of {} bytes, {}", text.len(), quoted(text))
+        }
+        Value::String(text) => format!("the string {}", quoted(text)),
+        Value::Array(items) => format!("an array of {}", items.len()),
+        Value::Object(_) => "an object".into(),
+    }
+}
+
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", printable::line(text, limits::SHOWN_CHARS))
+}
+
+/// The known word that is most like `word`, if one is like it at all: spelt alike, whatever its case and separators.
+pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    // The distance takes quadratic time, and no key is this long.
+    if word.len() > 64 {
+        return None;
+    }
+    let plain = |text: &str| text.to_lowercase().replace(['_', '-', ' '], "");
+    let word = plain(word);
+    known
+        .iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(&word, &plain(known)), *known))
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
+}

@@ -1,0 +1,122 @@
+//! What can be wrong with a job file. One error carries all problems of the file.
+
+use std::{cell::RefCell, fmt};
+
+use serde::Serialize;
+
+use crate::{limits, printable};
+
+/// Why a job file was not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The file is larger than a job may be.
+    #[error("{file}: larger than {most} bytes, the most that a job file may have")]
+    TooLarge {
+        /// The file.
+        file: String,
+        /// The limit in bytes.
+        most: u64,
+    },
+    /// The file is not JSON.
+    #[error("{file}: not JSON")]
+    NotJson {
+        /// The file.
+        file: String,
+        /// Where and why; has line and column.
+        source: serde_json::Error,
+    },
+    /// The JSON is not a job.
+    #[error("{file}: {}{}", count(problems), listed(problems))]
+    Invalid {
+        /// The file.
+        file: String,
+        /// Every problem found, in the order of the file's parts.
+        problems: Vec<Problem>,
+    },
+}
+
+impl JobError {
+    /// The problems inside the JSON; empty where it never came to that.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Invalid { problems, .. } => problems,
+            Self::TooLarge { .. } | Self::NotJson { .. } => &[],
+        }
+    }
+}
+
+/// One problem: where, what was found, what was expected, what to do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    /// A JSON pointer (RFC 6901); empty for the whole file.
+    pub pointer: String,
+    /// What is there.
+    pub found: String,
+    /// What should be there.
+    pub expected: String,
+    /// What to do about it, where that is more than giving what was expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(
+        pointer: impl Into<String>,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self { pointer: pointer.into(), found: found.into(), expected: expected.into(), hint: None }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match self.pointer.as_str() {
+            "" => "(the whole file)".into(),
+            pointer => printable::line(pointer, limits::SHOWN_CHARS).to_string(),
+        };
+        write!(f, "  {place}\n    found    {}\n    expected {}", self.found, self.expected)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n    hint     {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Collects problems while a file is read, up to a limit: a file of nothing but faults must not fill the terminal.
+pub(super) struct Problems(RefCell<Vec<Problem>>);
+
+impl Problems {
+    pub(super) fn new(first: Vec<Problem>) -> Self {
+        Self(RefCell::new(first))
+    }
+
+    pub(super) fn push(&self, problem: Problem) {
+        self.0.borrow_mut().push(problem);
+    }
+
+    pub(super) fn into_vec(self) -> Vec<Problem> {
+        self.0.into_inner()
+    }
+}
+
+fn count(problems: &[Problem]) -> String {
+    match problems.len() {
+        1 => "1 problem".into(),
+        n => format!("{n} problems"),
+    }
+}
+
+fn listed(problems: &[Problem]) -> String {
+    let mut text: String =
+        problems.iter().take(limits::SHOWN_PROBLEMS).map(|problem| format!("\n{problem}")).collect();
+    if problems.len() > limits::SHOWN_PROBLEMS {
+        text += &format!("\n  … and {} more", problems.len() - limits::SHOWN_PROBLEMS);
+    }
+    text
+}

@@ -1,0 +1,231 @@
+//! Turns the ways of asking for ports into one list.
+//!
+//! - `guest_ports` with one port, and `host_port`;
+//! - `guest_ports`, matched in order with the reserved ports of a Nomad task's network;
+//! - `port_map`, from a label to a guest port: in qhost's own form also to `{guest, host, protocol}`, in Nomad's form
+//!   for labels that a network of the task or its group declares;
+//! - nothing in `config`, and Nomad ports that say `To`.
+
+use super::{
+    PortRequest, Protocol,
+    cursor::{Cursor, Object, nearest},
+};
+use crate::limits;
+
+/// A port that a Nomad network declares.
+pub(super) struct Declared<'a> {
+    pub(super) label: String,
+    pub(super) host: Option<u16>,
+    pub(super) to: Option<u16>,
+    pub(super) reserved: bool,
+    pub(super) here: Cursor<'a>,
+}
+
+/// The ports of a `config` block. `declared` is absent in qhost's own form.
+pub(super) fn read(config: &Object<'_>, declared: Option<&[Declared<'_>]>) -> Option<Vec<PortRequest>> {
+    let host_port = config.optional("host_port");
+    let guest_ports = config.optional("guest_ports");
+    let ports = match (config.optional("port_map"), guest_ports) {
+        (Some(_), Some(guest_ports)) => {
+            guest_ports.fault("both guest_ports and port_map", "one of them")
+        }
+        (Some(port_map), None) => {
+            refuse_host_port(host_port, "port_map gives host ports by itself")?;
+            match declared {
+                Some(declared) => mapped_by_label(port_map, declared),
+                None => mapped(port_map),
+            }
+        }
+        (None, Some(guest_ports)) => match declared.unwrap_or_default() {
+            [] => one_port(host_port, guest_ports),
+            declared => {
+                refuse_host_port(host_port, "the reserved ports give the host ports")?;
+                in_order(guest_ports, declared)
+            }
+        },
+        (None, None) => {
+            refuse_host_port(host_port, "it needs guest_ports, the port that listens in the guest")?;
+            by_declaration(declared.unwrap_or_default())
+        }
+    }?;
+    distinct(config, ports)
+}
+
+fn refuse_host_port(host_port: Option<Cursor<'_>>, why: &str) -> Option<()> {
+    match host_port {
+        Some(host_port) => host_port.refuse_with_hint("no host_port here", why),
+        None => Some(()),
+    }
+}
+
+fn one_port(host_port: Option<Cursor<'_>>, guest_ports: Cursor<'_>) -> Option<Vec<PortRequest>> {
+    let guests = numbers(&guest_ports)?;
+    match (guests.as_slice(), host_port) {
+        ([], None) => Some(vec![]),
+        ([guest], Some(host)) => {
+            let host = port(&host)?;
+            let label = format!("port-{guest}");
+            Some(vec![PortRequest { label, guest: *guest, host: Some(host), protocol: Protocol::Tcp }])
+        }
+        ([_], None) => guest_ports.refuse_with_hint(
+            "a host_port beside it",
+            "add host_port, the port on the host; or use port_map, and the host picks one",
+        ),
+        (_, _) => guest_ports.refuse_with_hint(
+            "one guest port, for host_port",
+            "use port_map for several, for example {\"http\": 8080, \"ssh\": {\"guest\": 22, \"host\": 2222}}",
+        ),
+    }
+}
+
+fn in_order(guest_ports: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Vec<PortRequest>> {
+    let guests = numbers(&guest_ports)?;
+    let reserved: Vec<_> = declared.iter().filter(|port| port.reserved).collect();
+    if guests.len() != reserved.len() {
+        return guest_ports.refuse(format!(
+            "{} guest ports, as many as there are reserved ports: they are matched in order",
+            reserved.len()
+        ));
+    }
+    let pairs = reserved.into_iter().zip(guests);
+    Some(pairs.map(|(declared, guest)| request(declared, guest)).collect())
+}
+
+fn mapped_by_label(port_map: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Vec<PortRequest>> {
+    let labels: Vec<&str> = declared.iter().map(|port| port.label.as_str()).collect();
+    let mut ports = vec![];
+    let mut sound = true;
+    for block in port_map_blocks(port_map)? {
+        for (label, cursor) in block.entries() {
+            let known = declared.iter().find(|port| port.label == label);
+            match (known, port(&cursor)) {
+                (Some(declared), Some(guest)) => ports.push(request(declared, guest)),
+                (Some(_), None) => sound = false,
+                (None, _) => {
+                    sound = false;
+                    let expected = match labels.as_slice() {
+                        [] => "no label: no network of this task or its group declares a port".into(),
+                        labels => format!("a port label of the task's networks: {}", labels.join(", ")),
+                    };
+                    match nearest(label, &labels) {
+                        Some(near) => cursor
+                            .refuse_with_hint::<()>(expected, format!("did you mean {near}?")),
+                        None => cursor.refuse(expected),
+                    };
+                }
+            }
+        }
+    }
+    // A declared port that the map leaves out is still forwarded where it says by itself where to.
+    let mapped = |label: &str| ports.iter().any(|port: &PortRequest| port.label == label);
+    let rest = declared.iter().filter(|port| !mapped(&port.label));
+    let rest: Vec<_> = rest.filter_map(|port| Some(request(port, port.to?))).collect();
+    ports.extend(rest);
+    sound.then_some(ports)
+}
+
+/// HCL blocks arrive as a list of maps, JSON as one map.
+fn port_map_blocks(port_map: Cursor<'_>) -> Option<Vec<Object<'_>>> {
+    let expected = "an object from port label to guest port";
+    match port_map.value().is_array() {
+        true => port_map
+            .array(limits::PORTS, "objects")?
+            .into_iter()
+            .map(|block| block.any_object(expected))
+            .collect(),
+        false => Some(vec![port_map.any_object(expected)?]),
+    }
+}
+
+fn mapped(port_map: Cursor<'_>) -> Option<Vec<PortRequest>> {
+    let map = port_map.any_object("an object from port label to guest port")?;
+    if map.len() > limits::PORTS {
+        return map.here().refuse(format!("at most {} ports", limits::PORTS));
+    }
+    let requests: Vec<_> = map.entries().map(|(label, cursor)| own_request(label, cursor)).collect();
+    requests.into_iter().collect()
+}
+
+fn own_request(label: &str, cursor: Cursor<'_>) -> Option<PortRequest> {
+    let label = checked_label(label, &cursor);
+    if cursor.value().is_u64() {
+        let guest = port(&cursor)?;
+        return Some(PortRequest { label: label?, guest, host: None, protocol: Protocol::Tcp });
+    }
+    if !cursor.value().is_object() {
+        return cursor.refuse("a guest port from 1 to 65535, or an object {guest, host, protocol}");
+    }
+    let object = cursor.object(&["guest", "host", "protocol"])?;
+    let guest = object.required("guest", "the port that listens in the guest");
+    let guest = guest.and_then(|guest| port(&guest));
+    let host = match object.optional("host") {
+        Some(host) => Some(port(&host)?),
+        None => None,
+    };
+    let protocol = match object.optional("protocol") {
+        Some(protocol) => protocol.word(Protocol::ALL, Protocol::name)?,
+        None => Protocol::Tcp,
+    };
+    Some(PortRequest { label: label?, guest: guest?, host, protocol })
+}
+
+fn by_declaration(declared: &[Declared<'_>]) -> Option<Vec<PortRequest>> {
+    let each = declared.iter().map(|port| match port.to {
+        Some(guest) => Some(request(port, guest)),
+        None => port.here.fault(
+            format!("the port {} without a guest port", port.label),
+            "To, the port that listens in the guest; or the label in config's port_map",
+        ),
+    });
+    let ports: Vec<_> = each.collect();
+    ports.into_iter().collect()
+}
+
+fn request(declared: &Declared<'_>, guest: u16) -> PortRequest {
+    PortRequest {
+        label: declared.label.clone(),
+        guest,
+        host: declared.host,
+        protocol: Protocol::Tcp,
+    }
+}
+
+fn distinct(config: &Object<'_>, ports: Vec<PortRequest>) -> Option<Vec<PortRequest>> {
+    for (index, port) in ports.iter().enumerate() {
+        for earlier in ports.iter().take(index) {
+            if earlier.label == port.label {
+                let found = format!("the port label {} twice", port.label);
+                return config.here().fault(found, "each label once");
+            }
+            if port.host.is_some() && (earlier.host, earlier.protocol) == (port.host, port.protocol) {
+                let host = port.host.unwrap_or_default();
+                let found = format!("host port {host} for both {} and {}", earlier.label, port.label);
+                return config.here().fault(found, "each host port once");
+            }
+        }
+    }
+    Some(ports)
+}
+
+/// A port label: what Nomad allows, and what needs no quoting anywhere.
+pub(super) fn checked_label(label: &str, cursor: &Cursor<'_>) -> Option<String> {
+    let fits = (1..=limits::LABEL_BYTES).contains(&label.len())
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    match fits {
+        true => Some(label.to_owned()),
+        false => cursor.fault(
+            format!("the port label {}", super::cursor::quoted(label)),
+            format!("1 to {} letters, digits, - and _", limits::LABEL_BYTES),
+        ),
+    }
+}
+
+pub(super) fn port(cursor: &Cursor<'_>) -> Option<u16> {
+    cursor.number(1..=u16::MAX, "a port")
+}
+
+fn numbers(cursor: &Cursor<'_>) -> Option<Vec<u16>> {
+    // Every item is read before the first bad one ends it, so that all are reported.
+    let ports: Vec<_> = cursor.clone().array(limits::PORTS, "ports")?.iter().map(port).collect();
+    ports.into_iter().collect()
+}

@@ -1,0 +1,135 @@
+//! Every bound on a wait or a size, with its reason. What an operator may change is in [`crate::config`].
+
+use std::{ops::RangeInclusive, time::Duration};
+
+// What a job file may hold.
+
+/// A job file in bytes: a Nomad job of a hundred tasks is a tenth of this.
+pub const JOB_FILE_BYTES: u64 = 1 << 20;
+/// Task groups of a job, tasks of a group, networks of a task.
+pub const NOMAD_ITEMS: usize = 256;
+/// A job's or task's name in bytes: what Nomad's own names stay under.
+pub const NAME_BYTES: usize = 128;
+/// A port label in bytes.
+pub const LABEL_BYTES: usize = 64;
+/// An image URL in bytes: what common servers accept in a request line.
+pub const URL_BYTES: usize = 2048;
+/// Forwarded ports of a task. Each is a listening socket of its QEMU.
+pub const PORTS: usize = 64;
+/// Extra QEMU arguments of a task.
+pub const ARGS: usize = 64;
+/// One extra QEMU argument in bytes.
+pub const ARG_BYTES: usize = 1024;
+/// Pairs of a task's notes.
+pub const META_PAIRS: usize = 64;
+/// A key of a task's notes in bytes.
+pub const META_KEY_BYTES: usize = 128;
+/// A value of a task's notes in bytes.
+pub const META_VALUE_BYTES: usize = 4096;
+/// CPUs of a guest: more than QEMU's `pc` machine takes (255) is left for QEMU to refuse.
+pub const CPUS: RangeInclusive<u32> = 1..=256;
+/// Memory of a guest in MiB: from where SeaBIOS starts, to Nomad's own bound of 4 TiB.
+pub const MEMORY_MIB: RangeInclusive<u32> = 16..=4 * 1024 * 1024;
+
+// What is shown of input in errors.
+
+/// Characters shown of one piece of text that somebody else wrote.
+pub const SHOWN_CHARS: usize = 80;
+/// Problems of one job file that are listed; the rest is counted.
+pub const SHOWN_PROBLEMS: usize = 50;
+
+// What a policy may use. The operator's configuration will be able to lower or raise some of these.
+
+/// A policy's file in bytes: an interpreter for Python is 18 MB.
+pub const POLICY_FILE_BYTES: u64 = 64 << 20;
+/// A policy's settings in bytes.
+pub const POLICY_SETTINGS_BYTES: u64 = 1 << 20;
+/// One call into a policy. The four example policies need less than a thousandth of it.
+pub const POLICY_DEADLINE: Duration = Duration::from_millis(250);
+/// How often a policy's deadline is looked at; it can overrun by two of these.
+pub const POLICY_TICK: Duration = Duration::from_millis(1);
+/// All memories and tables of one sandbox together, in bytes.
+pub const POLICY_MEMORY_BYTES: usize = 64 << 20;
+/// A policy's stack in bytes: Wasmtime's default, written down.
+pub const POLICY_STACK_BYTES: usize = 512 << 10;
+/// Bytes that one call may make the host copy out of a policy: answers and log lines.
+pub const POLICY_COPIED_BYTES: usize = 1 << 20;
+/// Component-model handles of one sandbox. The contract has no resources, so this is room for nothing.
+pub const POLICY_HANDLES: usize = 64;
+/// Log lines kept of one call.
+pub const POLICY_LOG_LINES: usize = 64;
+/// Log bytes kept of one call, and of one line a sixteenth of it.
+pub const POLICY_LOG_BYTES: usize = 64 << 10;
+/// One line of a policy's log in bytes.
+pub const POLICY_LOG_LINE_BYTES: usize = 4096;
+/// One piece of text in a policy's answer in bytes.
+pub const POLICY_TEXT_BYTES: usize = 1024;
+/// A name, version or code in a policy's answer in bytes.
+pub const POLICY_NAME_BYTES: usize = 64;
+/// A policy's settings schema in bytes.
+pub const POLICY_SCHEMA_BYTES: usize = 64 << 10;
+/// Items of a list in a policy's answer: ports, warnings, violations, extensions.
+pub const POLICY_LIST: usize = 64;
+/// Policies of one chain.
+pub const POLICIES: usize = 64;
+
+// Fetching an image.
+
+/// The largest image in bytes, unless configured: 64 GiB.
+pub const IMAGE_BYTES: u64 = 64 << 30;
+/// The largest disk a guest may see in bytes, unless configured: 1 TiB.
+pub const DISK_BYTES: u64 = 1 << 40;
+/// Establishing a connection, TLS included.
+pub const FETCH_CONNECT: Duration = Duration::from_secs(10);
+/// No byte arriving for this long ends a fetch.
+pub const FETCH_IDLE: Duration = Duration::from_secs(30);
+/// A whole fetch with all its attempts: Nomad's artifact limit.
+pub const FETCH_TOTAL: Duration = Duration::from_secs(30 * 60);
+/// Redirects followed in one attempt.
+pub const FETCH_REDIRECTS: usize = 5;
+/// Attempts at what is worth retrying.
+pub const FETCH_ATTEMPTS: u32 = 4;
+/// The wait before the second attempt; each further one doubles it.
+pub const FETCH_BACKOFF: Duration = Duration::from_millis(500);
+/// The longest `Retry-After` that is honoured; a longer one ends the fetch.
+pub const FETCH_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How often a run looks whether another has finished fetching the same image.
+pub const FETCH_LOCK_POLL: Duration = Duration::from_millis(100);
+
+// Looking at QEMU.
+
+/// `qemu-system-x86_64 -version` and its like take 20 to 70 ms.
+pub const QEMU_QUERY: Duration = Duration::from_secs(10);
+/// Output read of such a query in bytes.
+pub const QEMU_QUERY_BYTES: u64 = 1 << 20;
+/// The kvm probe: at hardware speed it is done within 0.2 s, QEMU's own start included.
+pub const KVM_PROBE: Duration = Duration::from_secs(3);
+
+// Running a VM.
+
+/// QEMU's start up to its QMP greeting: 40 to 90 ms on an idle machine.
+pub const QMP_GREETING: Duration = Duration::from_secs(30);
+/// How often the QMP socket is tried until QEMU has made it.
+pub const QMP_CONNECT_POLL: Duration = Duration::from_millis(5);
+/// The answer to one QMP command.
+pub const QMP_REPLY: Duration = Duration::from_secs(5);
+/// One line of QMP in bytes: `query-qmp-schema`, the longest answer known, has 236 kB.
+pub const QMP_LINE_BYTES: usize = 1 << 20;
+/// QMP events kept while a command's answer is awaited.
+pub const QMP_EVENTS: usize = 1024;
+/// From `system_powerdown` to `quit`, unless asked otherwise.
+pub const STOP_GRACE: Duration = Duration::from_secs(30);
+/// From `quit` to SIGKILL: QEMU takes 7 to 36 ms.
+pub const STOP_QUIT: Duration = Duration::from_secs(5);
+/// What is kept of a guest's console in bytes.
+pub const CONSOLE_BYTES: u64 = 16 << 20;
+/// The console text kept for the summary of a VM that failed, in bytes.
+pub const CONSOLE_TAIL_BYTES: usize = 2048;
+/// What is kept of QEMU's own messages in bytes.
+pub const QEMU_STDERR_BYTES: usize = 16 << 10;
+/// How long QEMU's pipes are read after its end: their last bytes are already there.
+pub const DRAIN: Duration = Duration::from_secs(2);
+/// Folders of ended VMs that are kept for reading; older ones are swept by the next run.
+pub const ENDED_VMS: usize = 100;
+/// QEMU's cache of translated code under tcg, in MiB: bounds what it takes beside the guest's memory.
+pub const TCG_TB_SIZE_MIB: u32 = 64;

@@ -1,0 +1,246 @@
+//! What happened: one report for people, programs and the shell. Does no I/O.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    image::VerifiedImage,
+    job::{Problem, Task},
+    policy::{Decision, PolicyRecord, Violation},
+    printable,
+    qemu::Forward,
+    vm::{End, StoppedBy},
+};
+
+/// The exit codes. [`Exit::ALL`] is the table that `--help` and the README print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum Exit {
+    /// The VM ran and shut down; of other commands, it was done.
+    Done = 0,
+    /// Wrong usage.
+    Usage = 2,
+    /// Job not understood.
+    JobNotUnderstood = 10,
+    /// Denied by policy.
+    Denied = 11,
+    /// A policy failed.
+    PolicyFailed = 12,
+    /// The image could not be fetched.
+    NotFetched = 13,
+    /// Checksum mismatch.
+    ChecksumMismatch = 14,
+    /// Image refused as unsafe.
+    ImageRefused = 15,
+    /// This host cannot run it.
+    CannotRun = 16,
+    /// The VM failed.
+    VmFailed = 20,
+    /// Interrupted.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// All there are, with what they mean.
+    pub const ALL: [(Self, &'static str); 11] = [
+        (Self::Done, "the VM ran and shut down"),
+        (Self::Usage, "wrong usage: arguments, configuration or policy settings"),
+        (Self::JobNotUnderstood, "the job file was not understood"),
+        (Self::Denied, "denied by a policy, or by what the host lets tenants do"),
+        (Self::PolicyFailed, "a policy failed: it does not load, trapped or overran a limit"),
+        (Self::NotFetched, "the image could not be fetched"),
+        (Self::ChecksumMismatch, "the image's checksum is another than the job's"),
+        (Self::ImageRefused, "the image was refused as unsafe"),
+        (Self::CannotRun, "this host cannot run it"),
+        (Self::VmFailed, "the VM failed"),
+        (Self::Interrupted, "interrupted"),
+    ];
+
+    /// The number.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The table, a line each.
+    pub fn table() -> String {
+        Self::ALL.iter().map(|(exit, meaning)| format!("  {:>3}  {meaning}\n", exit.code())).collect()
+    }
+}
+
+/// Everything that is known at the end of a run, or of a plan.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Exit,
+    /// The same as a number.
+    pub exit_code: u8,
+    /// What was asked, once the job was understood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
+    /// Who decided what, once it was decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+    /// The image, once it was verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<VerifiedImage>,
+    /// The VM, if one ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmReport>,
+    /// What went wrong, if something did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+}
+
+/// A VM that ran.
+#[derive(Debug, Serialize)]
+pub struct VmReport {
+    /// Its id.
+    pub id: String,
+    /// Its folder.
+    pub folder: String,
+    /// What was written to its console.
+    pub console_log: String,
+    /// Its forwarded ports.
+    pub ports: Vec<Forward>,
+    /// How it ended.
+    pub end: End,
+    /// When QEMU was started.
+    pub started_at: Timestamp,
+    /// When QEMU was gone.
+    pub ended_at: Timestamp,
+    /// The last of its console, if it failed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub console_tail: String,
+}
+
+/// An error with its causes.
+#[derive(Debug, Serialize)]
+pub struct ErrorReport {
+    /// What could not be done.
+    pub message: String,
+    /// Why, each cause under the one before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// The problems of a job file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+}
+
+impl ErrorReport {
+    /// The error and all its sources.
+    pub fn new(error: &dyn std::error::Error, problems: &[Problem]) -> Self {
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        Self {
+            message: error.to_string(),
+            causes: causes.map(ToString::to_string).collect(),
+            problems: problems.to_vec(),
+        }
+    }
+}
+
+impl fmt::Display for ErrorReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{RED}error{PLAIN}: {}", self.message)?;
+        self.causes.iter().try_for_each(|cause| write!(f, "\n  because: {cause}"))
+    }
+}
+
+const RED: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();
+const GREEN: anstyle::Style = anstyle::AnsiColor::Green.on_default().bold();
+const YELLOW: anstyle::Style = anstyle::AnsiColor::Yellow.on_default();
+const DIM: anstyle::Style = anstyle::Style::new().dimmed();
+const PLAIN: anstyle::Reset = anstyle::Reset;
+
+/// The summary of a run, for people.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(decision) = &self.decision {
+            write!(f, "{decision}")?;
+        }
+        if let Some(error) = &self.error {
+            writeln!(f, "{error}")?;
+        }
+        if let (Some(vm), Some(task)) = (&self.vm, &self.task) {
+            vm.summary(f, &printable::line(&task.name, 40).to_string())?;
+        }
+        Ok(())
+    }
+}
+
+impl VmReport {
+    fn summary(&self, f: &mut fmt::Formatter<'_>, task: &str) -> fmt::Result {
+        let (style, how) = match &self.end {
+            End::ShutDown => (GREEN, "the guest shut down".to_owned()),
+            End::Stopped { by: StoppedBy::Powerdown } => (YELLOW, "stopped; the guest powered off".into()),
+            End::Stopped { by: StoppedBy::Quit } => {
+                (YELLOW, "stopped; the guest did not power off in time, QEMU quit".into())
+            }
+            End::Stopped { by: StoppedBy::Kill } => (YELLOW, "stopped; QEMU had to be killed".into()),
+            End::Panicked => (RED, "the guest's kernel panicked".into()),
+            End::Failed { message } => (RED, message.clone()),
+        };
+        let ran = self.ended_at.duration_since(self.started_at).as_secs_f64();
+        writeln!(f, "{style}ended{PLAIN}     {task}: {how} {DIM}(ran {ran:.1} s, VM {}){PLAIN}", self.id)?;
+        if !self.console_tail.is_empty() {
+            writeln!(f, "{DIM}the console's last lines:{PLAIN}")?;
+            for line in self.console_tail.lines() {
+                writeln!(f, "  {line}")?;
+            }
+        }
+        writeln!(f, "console   {}", self.console_log)
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.policies.is_empty() {
+            writeln!(f, "policy    {YELLOW}none{PLAIN}: the host's own rules decided alone")?;
+        }
+        for policy in &self.policies {
+            write!(f, "{policy}")?;
+        }
+        let (style, verdict) = verdict(&self.host);
+        writeln!(f, "host      {style}{verdict}{PLAIN} by the host's own rules")?;
+        violations(f, &self.host)?;
+        for warning in &self.launch.warnings {
+            writeln!(f, "          {YELLOW}warning{PLAIN} {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PolicyRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (style, verdict) = verdict(&self.violations);
+        let digest: String = self.sha256.to_string().chars().take(12).collect();
+        writeln!(f, "policy    {style}{verdict}{PLAIN} by {} {} {DIM}{digest}{PLAIN}", self.name, self.version)?;
+        for change in &self.changes {
+            writeln!(f, "          changed {}: {} → {}", change.field, change.from, change.to)?;
+        }
+        violations(f, &self.violations)?;
+        for line in &self.log {
+            writeln!(f, "          {DIM}{} {}{PLAIN}", line.level, line.message)?;
+        }
+        match self.log_dropped {
+            0 => Ok(()),
+            dropped => writeln!(f, "          {DIM}… and {dropped} more log lines, beyond the limit{PLAIN}"),
+        }
+    }
+}
+
+fn verdict(violations: &[Violation]) -> (anstyle::Style, &'static str) {
+    if violations.is_empty() { (GREEN, "allowed") } else { (RED, "refused") }
+}
+
+fn violations(f: &mut fmt::Formatter<'_>, violations: &[Violation]) -> fmt::Result {
+    for Violation { code, field, message, hint } in violations {
+        writeln!(f, "          {RED}{code}{PLAIN} {field}: {message}")?;
+        if let Some(hint) = hint {
+            writeln!(f, "          hint: {hint}")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! QEMU: what this host's one can do, the command line of a launch, and talking to it while it runs.
+
+mod fingerprint;
+mod kvm_probe;
+mod plan;
+mod qmp;
+
+pub use fingerprint::{AcceleratorCheck, Binary, Fingerprint, FingerprintError};
+pub use plan::{Disk, Forward, LaunchPlan, OVERLAY, QMP_SOCKET, argv, plan};
+pub(crate) use fingerprint::memory as host_memory;
+pub use qmp::{Event, Qmp, QmpError};

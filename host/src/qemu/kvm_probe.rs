@@ -1,0 +1,81 @@
+//! Does kvm run guest code, and at hardware speed? `/dev/kvm` that opens says neither: some hosts have a kvm that
+//! emulates guests instruction by instruction, on which they crawl and then die.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+    process::Stdio,
+};
+
+use tokio::time::{self, Instant};
+
+use super::fingerprint::command;
+use crate::{limits, printable};
+
+/// Whether this process may use kvm at all.
+pub(super) fn device_opens() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/kvm")
+}
+
+/// The exit status of QEMU when the probe's last instruction wrote 0x10 to `isa-debug-exit`: `(0x10 << 1) | 1`.
+const DONE: i32 = 33;
+
+/// Runs the probe in a guest of its own; says what was seen.
+pub(super) async fn works(qemu: &Path) -> (bool, String) {
+    if let Err(error) = device_opens() {
+        return (false, format!("/dev/kvm: {error}"));
+    }
+    match run(qemu).await {
+        Ok(evidence) => (true, evidence),
+        Err(evidence) => (false, evidence),
+    }
+}
+
+async fn run(qemu: &Path) -> Result<String, String> {
+    let mut rom = tempfile::NamedTempFile::new().map_err(|error| format!("no probe: {error}"))?;
+    rom.write_all(&firmware()).map_err(|error| format!("no probe: {error}"))?;
+    let rom = rom.path().to_str().ok_or("no probe: the temporary folder's name is not UTF-8")?;
+    let args = [
+        &["-nodefaults", "-no-user-config", "-display", "none", "-accel", "kvm", "-m", "16"][..],
+        &["-machine", "pc", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios", rom],
+    ]
+    .concat();
+    let began = Instant::now();
+    let probe = command(qemu, &args).stdout(Stdio::null()).stderr(Stdio::piped()).output();
+    let output = match time::timeout(limits::KVM_PROBE, probe).await {
+        Ok(output) => output.map_err(|error| format!("no probe: {error}"))?,
+        Err(_) => {
+            let limit = limits::KVM_PROBE.as_secs();
+            return Err(format!("/dev/kvm opens, but guest code did not run at hardware speed: no end after {limit} s"));
+        }
+    };
+    match output.status.code() {
+        Some(DONE) => Ok(format!("ran guest code, {} ms", began.elapsed().as_millis())),
+        Some(_) | None => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("QEMU ended with {}: {}", output.status, printable::line(said.trim(), 300)))
+        }
+    }
+}
+
+/// A firmware of 64 KiB that counts down from 2^26 and asks QEMU to exit. Hardware takes some 30 ms; an emulating kvm
+/// would take minutes. Needs no BIOS, disk or loader.
+fn firmware() -> Vec<u8> {
+    const COUNT_AND_EXIT: &[u8] = &[
+        0x66, 0xb9, 0x00, 0x00, 0x00, 0x04, // mov ecx, 0x04000000
+        0x66, 0x49, //                         dec ecx
+        0x75, 0xfc, //                         jnz $-2
+        0xba, 0xf4, 0x00, //                   mov dx, 0xf4
+        0xb0, 0x10, //                         mov al, 0x10
+        0xee, //                               out dx, al
+        0xf4, //                               hlt
+    ];
+    /// Where an x86 processor starts: 16 bytes below the end of the firmware. Jumps, with wrap-around, to offset 0.
+    const RESET: &[u8] = &[0xe9, 0x0d, 0x00]; // jmp 0x0000
+    let mut rom = COUNT_AND_EXIT.to_vec();
+    rom.resize(0xfff0, 0);
+    rom.extend(RESET);
+    rom.resize(0x1_0000, 0);
+    rom
+}

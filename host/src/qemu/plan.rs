@@ -1,0 +1,213 @@
+//! The command line of a launch. Pure: no I/O, and everything that reaches it is typed, so that no text of a tenant's
+//! or a policy's is in it, but for extra arguments that the operator's configuration spells out.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    image::{Format, VerifiedImage},
+    job::{Accelerator, Egress, Protocol},
+    limits,
+    policy::{Approved, Decision, Launch},
+};
+
+/// QEMU's control socket, in the VM's folder, which is QEMU's working directory.
+pub const QMP_SOCKET: &str = "qmp.sock";
+/// The overlay, in the same place.
+pub const OVERLAY: &str = "overlay.qcow2";
+
+/// One forwarded port with its host side settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Forward {
+    /// The request's label.
+    pub label: String,
+    /// The host address.
+    pub bind: Ipv4Addr,
+    /// The host port; 0 in a plan that was not reserved.
+    pub host: u16,
+    /// The guest port.
+    pub guest: u16,
+    /// The transport.
+    pub protocol: Protocol,
+}
+
+/// The disk that QEMU opens.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// The stored image.
+    pub path: PathBuf,
+    /// What it is.
+    pub format: Format,
+}
+
+/// Everything that is needed to start QEMU. Made only by [`plan`], from an approved task and a verified image.
+#[derive(Debug)]
+pub struct LaunchPlan {
+    vm: String,
+    program: PathBuf,
+    argv: Vec<String>,
+    forwards: Vec<Forward>,
+    image: VerifiedImage,
+    approved: Approved,
+}
+
+/// Plans a launch.
+pub fn plan(
+    vm: &str,
+    program: PathBuf,
+    approved: Approved,
+    image: VerifiedImage,
+    forwards: Vec<Forward>,
+) -> LaunchPlan {
+    let disk = Disk { path: image.path().to_owned(), format: image.format() };
+    let argv = argv(vm, approved.launch(), &approved.task().args, &disk, &forwards);
+    LaunchPlan { vm: vm.to_owned(), program, argv, forwards, image, approved }
+}
+
+impl LaunchPlan {
+    /// The VM's id.
+    pub fn vm(&self) -> &str {
+        &self.vm
+    }
+
+    /// The emulator.
+    pub fn program(&self) -> &std::path::Path {
+        &self.program
+    }
+
+    /// Its arguments.
+    pub fn argv(&self) -> &[String] {
+        &self.argv
+    }
+
+    /// The forwarded ports.
+    pub fn forwards(&self) -> &[Forward] {
+        &self.forwards
+    }
+
+    /// The image.
+    pub fn image(&self) -> &VerifiedImage {
+        &self.image
+    }
+
+    /// What was asked.
+    pub fn task(&self) -> &crate::job::Task {
+        self.approved.task()
+    }
+
+    /// How it was decided.
+    pub fn decision(&self) -> &Decision {
+        self.approved.decision()
+    }
+
+    /// Whether writes go to an overlay: a CD takes none.
+    pub fn needs_overlay(&self) -> bool {
+        self.image.format() != Format::Iso
+    }
+}
+
+/// QEMU's arguments. `extra` has passed the host's rules: it is made of groups that the operator wrote out.
+pub fn argv(vm: &str, launch: &Launch, extra: &[String], disk: &Disk, forwards: &[Forward]) -> Vec<String> {
+    let mut argv = Argv(vec![]);
+    argv.flag("-nodefaults")
+        .flag("-no-user-config")
+        .option("-name", format!("guest={}", quoted(vm)))
+        // Paused until the control socket is connected, so that no event is missed.
+        .flag("-S")
+        .option("-machine", "pc,usb=off,dump-guest-core=off")
+        .option("-accel", accel(launch.accelerator))
+        // All that the accelerator can give; under kvm that is the host's own CPU.
+        .option("-cpu", "max")
+        .option("-smp", format!("cpus={}", launch.resources.cpus))
+        .option("-m", format!("size={}M", launch.resources.memory_mib))
+        .option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+        .option("-display", "none");
+    for node in blocks(disk) {
+        argv.option("-blockdev", node.to_string());
+    }
+    argv.option("-device", match disk.format {
+        Format::Iso => "ide-cd,drive=image,bootindex=0",
+        Format::Qcow2 | Format::Raw => "virtio-blk-pci,drive=disk,bootindex=0",
+    })
+    .option("-netdev", netdev(launch.egress, forwards))
+    // No option ROM: a guest boots from its image, never from the network.
+    .option("-device", "virtio-net-pci,netdev=net,romfile=")
+    .option("-object", "rng-builtin,id=rng")
+    .option("-device", "virtio-rng-pci,rng=rng")
+    .option("-device", "pvpanic")
+    .option("-chardev", format!("socket,id=qmp,path={QMP_SOCKET},server=on,wait=off"))
+    .option("-mon", "chardev=qmp,mode=control")
+    // QEMU's standard output is a pipe that qhost reads into a capped log.
+    .option("-chardev", "stdio,id=console,signal=off")
+    .option("-serial", "chardev:console");
+    for argument in extra {
+        argv.flag(argument);
+    }
+    argv.0
+}
+
+struct Argv(Vec<String>);
+
+impl Argv {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.to_owned());
+        self
+    }
+
+    fn option(&mut self, flag: &str, value: impl Into<String>) -> &mut Self {
+        self.0.extend([flag.to_owned(), value.into()]);
+        self
+    }
+}
+
+/// A value in QEMU's own option syntax, where a comma ends it unless doubled.
+fn quoted(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+fn accel(accelerator: Accelerator) -> String {
+    match accelerator {
+        Accelerator::Tcg => format!("tcg,thread=multi,tb-size={}", limits::TCG_TB_SIZE_MIB),
+        Accelerator::Kvm => "kvm".into(),
+    }
+}
+
+/// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
+/// following a name inside the image even if inspection had missed one.
+fn blocks(disk: &Disk) -> Vec<serde_json::Value> {
+    // A state folder whose name is not UTF-8 was refused when it was given.
+    let path = disk.path.to_string_lossy();
+    let file = json!({"driver": "file", "filename": path, "read-only": true});
+    let image = match disk.format {
+        Format::Qcow2 => {
+            json!({"node-name": "image", "driver": "qcow2", "read-only": true, "file": file, "backing": null})
+        }
+        Format::Raw | Format::Iso => {
+            json!({"node-name": "image", "driver": "raw", "read-only": true, "file": file})
+        }
+    };
+    let overlay = json!({
+        "node-name": "disk",
+        "driver": "qcow2",
+        "file": {"driver": "file", "filename": OVERLAY},
+        "backing": "image",
+    });
+    match disk.format {
+        Format::Iso => vec![image],
+        Format::Qcow2 | Format::Raw => vec![image, overlay],
+    }
+}
+
+fn netdev(egress: Egress, forwards: &[Forward]) -> String {
+    let restrict = match egress {
+        Egress::Isolated => "on",
+        Egress::Internet => "off",
+    };
+    let mut netdev = format!("user,id=net,ipv6=off,restrict={restrict}");
+    for Forward { bind, host, guest, protocol, .. } in forwards {
+        netdev += &format!(",hostfwd={}:{bind}:{host}-:{guest}", protocol.name());
+    }
+    netdev
+}

@@ -1,0 +1,117 @@
+//! The commands that are not a run.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+use serde_json::json;
+
+use super::{RunError, show};
+use crate::{
+    cli::{Cli, InspectArgs, PolicyCommand, Shared},
+    config, job,
+    outcome::Exit,
+    policy::{self, Inspection},
+    qemu::Fingerprint,
+    state::StateDir,
+    vm,
+};
+
+/// Becomes QEMU, or says why not; that text ends up where QEMU's own messages do.
+pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
+    use std::io::Write as _;
+    let Some((program, args)) = command.split_first() else { return ExitCode::from(Exit::Usage.code()) };
+    let error = vm::launch(parent, program, args);
+    let said = writeln!(std::io::stderr(), "cannot run {}: {error}", program.display());
+    // The status of a shell whose command was not found, whether or not anybody hears why.
+    ExitCode::from(if said.is_ok() { 127 } else { 126 })
+}
+
+pub(super) async fn fingerprint(shared: &Shared) -> Exit {
+    match take_fingerprint(shared).await {
+        Ok(fingerprint) if shared.json => {
+            let attributes: serde_json::Map<_, _> =
+                fingerprint.attributes().map(|(key, value)| (key.to_owned(), value.into())).into_iter().collect();
+            show::print(&show::json(&json!({
+                "attributes": attributes,
+                "qemu": fingerprint.qemu,
+                "accelerators": fingerprint.accelerators,
+                "machine_types": fingerprint.machine_types,
+                "cpus": fingerprint.cpus,
+                "memory_mib": fingerprint.memory_mib,
+            })));
+            Exit::Done
+        }
+        Ok(fingerprint) => {
+            show::print(&describe(&fingerprint));
+            Exit::Done
+        }
+        Err(error) => show::failure(shared, &error),
+    }
+}
+
+/// Fresh, because somebody asks; and kept, for the runs that follow.
+async fn take_fingerprint(shared: &Shared) -> Result<Fingerprint, RunError> {
+    let state = shared.state_dir.clone().unwrap_or_else(config::default_state_dir);
+    let state = StateDir::new(&state)?;
+    let fingerprint = Fingerprint::take_fresh().await?;
+    fingerprint.keep(&state.fingerprint());
+    Ok(fingerprint)
+}
+
+fn describe(fingerprint: &Fingerprint) -> String {
+    let mut text = String::new();
+    for (key, value) in fingerprint.attributes() {
+        text += &format!("{key:<26} {value}\n");
+    }
+    text += &format!("{:<26} {}\n", "emulator", fingerprint.qemu.path.display());
+    for accelerator in &fingerprint.accelerators {
+        let works = if accelerator.works { "works" } else { "does not work" };
+        text += &format!("{:<26} {works}: {}\n", format!("accelerator {}", accelerator.name), accelerator.evidence);
+    }
+    text += &format!("{:<26} {}\n", "cpus", fingerprint.cpus);
+    text += &format!("{:<26} {} MiB\n", "memory", fingerprint.memory_mib);
+    text + &format!("{:<26} {}\n", "machine types", fingerprint.machine_types.join(" "))
+}
+
+pub(super) fn job_schema() -> Exit {
+    show::print(job::SCHEMA);
+    Exit::Done
+}
+
+pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
+    let PolicyCommand::Inspect(InspectArgs { policy }) = command;
+    match policy::inspect(&policy.name, &policy.path) {
+        Ok(inspection) if shared.json => {
+            show::print(&show::json(&inspection));
+            Exit::Done
+        }
+        Ok(inspection) => {
+            show::print(&inspected(&inspection));
+            Exit::Done
+        }
+        Err(error) => show::failure(shared, &error.into()),
+    }
+}
+
+fn inspected(inspection: &Inspection) -> String {
+    let Inspection { name, version, description, sha256, bytes, kind, world, imports, exports, settings_schema } =
+        inspection;
+    let schema = match settings_schema {
+        Some(schema) => format!("{schema:#}"),
+        None => "none".into(),
+    };
+    format!(
+        "name      {name} {version}\n          {description}\nfile      {kind}, {bytes} bytes, sha256:{sha256}\n\
+         world     {world}\nimports   {}\nexports   {}\nsettings  {schema}\n",
+        imports.join(", "),
+        exports.join(", "),
+    )
+}
+
+pub(super) fn completions(shell: Shell) -> Exit {
+    let mut script = vec![];
+    clap_complete::generate(shell, &mut Cli::command(), "qhost", &mut script);
+    show::print(&String::from_utf8_lossy(&script));
+    Exit::Done
+}

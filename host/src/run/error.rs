@@ -1,0 +1,118 @@
+//! Everything that can end a run but a verdict, and the exit code of each.
+
+use std::{io, path::PathBuf};
+
+use crate::{
+    config::ConfigError,
+    image::ImageError,
+    job::{JobError, Problem},
+    outcome::{ErrorReport, Exit, Report},
+    policy::PolicyError,
+    qemu::FingerprintError,
+    state::StateDirError,
+    vm::VmError,
+};
+
+/// Why a run ended before it was done.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Arguments that do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// The host's configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The state folder.
+    #[error(transparent)]
+    State(#[from] StateDirError),
+    /// The job file cannot be read.
+    #[error("cannot read the job file {}", path.display())]
+    JobFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The job file is not understood.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// A policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// QEMU or the host.
+    #[error(transparent)]
+    Fingerprint(#[from] FingerprintError),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The VM.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// The process itself cannot work.
+    #[error("cannot set up this process")]
+    Runtime(#[source] io::Error),
+    /// Stopped by a signal before the guest ran.
+    #[error("interrupted before the guest ran")]
+    Interrupted,
+}
+
+impl RunError {
+    /// The exit code, by the table in [`crate::outcome`].
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) | Self::Config(_) | Self::State(_) => Exit::Usage,
+            Self::JobFile { .. } | Self::Job(_) => Exit::JobNotUnderstood,
+            Self::Policy(PolicyError::Settings { .. }) => Exit::Usage,
+            Self::Policy(_) => Exit::PolicyFailed,
+            Self::Fingerprint(_) | Self::Runtime(_) => Exit::CannotRun,
+            Self::Image(ImageError::Fetch { .. }) => Exit::NotFetched,
+            Self::Image(ImageError::Mismatch { .. }) => Exit::ChecksumMismatch,
+            Self::Image(ImageError::Unsafe { .. }) => Exit::ImageRefused,
+            Self::Image(ImageError::Store { .. }) => Exit::CannotRun,
+            Self::Vm(VmError::Interrupted) | Self::Interrupted => Exit::Interrupted,
+            Self::Vm(VmError::Start { .. } | VmError::Control(_) | VmError::NoGreeting) => Exit::VmFailed,
+            Self::Vm(
+                VmError::PortTaken { .. }
+                | VmError::Port { .. }
+                | VmError::NoFreePort { .. }
+                | VmError::Folder { .. }
+                | VmError::Spawn { .. },
+            ) => Exit::CannotRun,
+        }
+    }
+
+    /// The problems of a job file, where that is what it is about.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Job(error) => error.problems(),
+            _ => &[],
+        }
+    }
+}
+
+impl Report {
+    /// A report of nothing yet.
+    pub(super) fn new() -> Self {
+        Self {
+            outcome: Exit::Done,
+            exit_code: Exit::Done.code(),
+            task: None,
+            decision: None,
+            image: None,
+            vm: None,
+            error: None,
+        }
+    }
+
+    /// Takes an error in.
+    pub(super) fn fail(&mut self, error: &RunError) -> Exit {
+        self.error = Some(ErrorReport::new(error, error.problems()));
+        error.exit()
+    }
+
+    /// Says how it ended.
+    pub(super) fn finish(&mut self, exit: Exit) {
+        self.outcome = exit;
+        self.exit_code = exit.code();
+    }
+}

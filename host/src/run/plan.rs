@@ -1,0 +1,115 @@
+//! `qhost plan`: the run's way up to the launch, then what it would be. Writes nothing, downloads nothing.
+
+use serde::Serialize;
+
+use super::{Decided, Host, RunError, decide, show};
+use crate::{
+    cli::{DecideArgs, Shared},
+    image::{Format, Store},
+    outcome::{Exit, Report},
+    policy::Approved,
+    qemu::{self, Disk, Fingerprint, Forward},
+};
+
+/// A report, and the command line that a run would use.
+#[derive(Serialize)]
+struct Plan {
+    #[serde(flatten)]
+    report: Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launch: Option<PlannedLaunch>,
+}
+
+#[derive(Serialize)]
+struct PlannedLaunch {
+    /// Whether the image is in the store; if not, its format is a guess from its name.
+    image_stored: bool,
+    image_format: Format,
+    program: String,
+    argv: Vec<String>,
+}
+
+pub(super) async fn plan(shared: &Shared, args: &DecideArgs) -> Exit {
+    let mut report = Report::new();
+    let (exit, launch) = match stages(shared, args, &mut report).await {
+        Ok((exit, launch)) => (exit, launch),
+        Err(error) => (report.fail(&error), None),
+    };
+    report.finish(exit);
+    if shared.json {
+        show::print(&show::json(&Plan { report, launch }));
+        return exit;
+    }
+    show::report(shared, &report);
+    if let (Some(launch), Some(decision)) = (launch, &report.decision) {
+        show::print(&launch.text(&decision.launch));
+    }
+    exit
+}
+
+async fn stages(
+    shared: &Shared,
+    args: &DecideArgs,
+    report: &mut Report,
+) -> Result<(Exit, Option<PlannedLaunch>), RunError> {
+    let host = Host::new(shared, args)?;
+    let fingerprint = host.fingerprint().await?;
+    let approved = match decide(&host, &fingerprint, args, report)? {
+        Decided::Approved(approved) => approved,
+        Decided::Not(exit) => return Ok((exit, None)),
+    };
+    Ok((Exit::Done, Some(planned(&host, &fingerprint, &approved)?)))
+}
+
+fn planned(
+    host: &Host,
+    fingerprint: &Fingerprint,
+    approved: &Approved,
+) -> Result<PlannedLaunch, RunError> {
+    let image = &approved.task().image;
+    let store = Store::new(host.state.path());
+    let stored = store.get(image.sha256, &host.config.image)?;
+    let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
+    let disk = Disk { path: store.path(image.sha256), format };
+    let forward = |port: &crate::policy::PortMap| Forward {
+        label: port.label.clone(),
+        bind: port.bind,
+        host: port.host.unwrap_or(0),
+        guest: port.guest,
+        protocol: port.protocol,
+    };
+    let forwards: Vec<_> = approved.launch().ports.iter().map(forward).collect();
+    Ok(PlannedLaunch {
+        image_stored: stored.is_some(),
+        image_format: format,
+        program: fingerprint.qemu.path.display().to_string(),
+        argv: qemu::argv("VM-ID", approved.launch(), &approved.task().args, &disk, &forwards),
+    })
+}
+
+impl PlannedLaunch {
+    fn text(&self, launch: &crate::policy::Launch) -> String {
+        let crate::job::Resources { cpus, memory_mib } = launch.resources;
+        let mut text = format!(
+            "launch    {}, {cpus} CPU{}, {memory_mib} MiB, egress {}\n",
+            launch.accelerator.name(),
+            if cpus == 1 { "" } else { "s" },
+            launch.egress.name()
+        );
+        for port in &launch.ports {
+            let host = port.host.map_or("a free port".into(), |host| host.to_string());
+            text += &format!("port      {}: {}:{host} → guest {}/{}\n", port.label, port.bind, port.guest, port.protocol.name());
+        }
+        text += match self.image_stored {
+            true => "image     in the store\n",
+            false => "image     not in the store; a run would fetch it. Its format below is a guess from its name\n",
+        };
+        text += &format!("command   {}", shell_words::quote(&self.program));
+        // One option a line: those that start with a dash, with what follows them.
+        for argument in &self.argv {
+            text += if argument.starts_with('-') { " \\\n            " } else { " " };
+            text += &shell_words::quote(argument);
+        }
+        text + "\n"
+    }
+}

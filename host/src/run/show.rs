@@ -1,0 +1,173 @@
+//! What a run shows while it goes on, on standard error, and its report at the end, on standard output.
+
+use std::io::{IsTerminal as _, stderr};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tracing_subscriber::filter::LevelFilter;
+
+use super::RunError;
+use crate::{
+    cli::Shared,
+    image::{Progress, VerifiedImage},
+    outcome::{ErrorReport, Exit, Report},
+    policy::Decision,
+    printable,
+    qemu::LaunchPlan,
+    vm::{VmDir, Watcher},
+};
+
+/// Logs go to standard error: warnings, or with -v what is done.
+pub(super) fn log(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .init();
+}
+
+/// Prints text or JSON to standard output. A closed pipe is the reader's choice and no error of ours.
+pub(super) fn print(text: &str) {
+    use std::io::Write as _;
+    let written = anstream::stdout().lock().write_all(text.as_bytes());
+    if let Err(error) = written {
+        tracing::info!(%error, "standard output was not written");
+    }
+}
+
+fn say(text: &str) {
+    use std::io::Write as _;
+    let written = writeln!(anstream::stderr().lock(), "{text}");
+    if let Err(error) = written {
+        tracing::info!(%error, "standard error was not written");
+    }
+}
+
+/// The JSON of anything that is a report, on one line; programs that want it pretty have jq.
+pub(super) fn json(value: &impl serde::Serialize) -> String {
+    // A report is plain data with text keys, which JSON can always hold.
+    serde_json::to_string(value).unwrap_or_default() + "\n"
+}
+
+/// The end of a run: JSON or the summary on standard output, an error without the rest on standard error.
+pub(super) fn report(shared: &Shared, report: &Report) {
+    match (shared.json, &report.error) {
+        (true, _) => print(&json(report)),
+        (false, Some(error)) if report.decision.is_none() => say(&error.to_string()),
+        (false, _) => print(&report.to_string()),
+    }
+}
+
+/// The end of a command that has no report of its own.
+pub(super) fn failure(shared: &Shared, error: &RunError) -> Exit {
+    let exit = error.exit();
+    let error = ErrorReport::new(error, error.problems());
+    if shared.json {
+        print(&json(&serde_json::json!({"outcome": exit, "exit_code": exit.code(), "error": error})));
+    } else {
+        say(&error.to_string());
+    }
+    exit
+}
+
+/// The steps of a run. Progress is for terminals; that the guest runs, and where its ports are, is said in any case.
+pub(super) struct Steps {
+    quiet: bool,
+    terminal: bool,
+    bar: ProgressBar,
+}
+
+impl Steps {
+    pub(super) fn new(shared: &Shared) -> Self {
+        let terminal = stderr().is_terminal() && !shared.json;
+        Self { quiet: shared.json, terminal, bar: ProgressBar::hidden() }
+    }
+
+    pub(super) fn decided(&self, decision: &Decision) {
+        tracing::info!(policies = decision.policies.len(), "allowed");
+        if self.terminal {
+            let by = match decision.policies.len() {
+                0 => "the host's own rules".to_owned(),
+                1 => "1 policy and the host's own rules".into(),
+                n => format!("{n} policies and the host's own rules"),
+            };
+            say(&format!("allowed   by {by}"));
+        }
+    }
+
+    pub(super) fn verified(&self, image: &VerifiedImage) {
+        self.bar.finish_and_clear();
+        let how = if image.cached() { "in the store" } else { "fetched and checked" };
+        tracing::info!(path = %image.path().display(), how, "image");
+        if self.terminal {
+            say(&format!("image     {how}"));
+        }
+    }
+}
+
+impl Progress for Steps {
+    fn waiting(&self) {
+        tracing::info!("another run fetches this image; waiting for it");
+        if self.terminal {
+            say("image     another run fetches it; waiting");
+        }
+    }
+
+    fn begins(&self, total: Option<u64>) {
+        if !self.terminal {
+            return;
+        }
+        let (template, length) = match total {
+            Some(total) => ("image     {bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left", total),
+            None => ("image     {spinner} {bytes} {bytes_per_sec}", 0),
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style);
+        }
+        self.bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        self.bar.set_length(length);
+        self.bar.reset();
+    }
+
+    fn received(&self, bytes: u64) {
+        self.bar.set_position(bytes);
+    }
+
+    fn retrying(&self, why: &str) {
+        tracing::info!(why, "fetching again");
+        if self.terminal {
+            self.bar.suspend(|| say(&format!("image     {why}; trying again")));
+        }
+    }
+}
+
+impl Watcher for Steps {
+    fn running(&self, dir: &VmDir, plan: &LaunchPlan) {
+        tracing::info!(vm = plan.vm(), "running");
+        if self.quiet {
+            return;
+        }
+        let name = printable::line(&plan.task().name, 40).to_string();
+        say(&format!("running   {name} as VM {}", plan.vm()));
+        for forward in plan.forwards() {
+            let crate::qemu::Forward { label, bind, host, guest, protocol } = forward;
+            say(&format!("port      {label}: {bind}:{host} → guest {guest}/{}", protocol.name()));
+        }
+        if self.terminal {
+            say(&format!("console   {}", dir.console_log().display()));
+            say("          Ctrl-C stops it");
+        }
+    }
+
+    fn stopping(&self, doing: &str) {
+        tracing::info!(doing, "stopping");
+        if !self.quiet {
+            say(&format!("stopping  {doing}"));
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Requests to stop, by Ctrl-C or SIGTERM, counted: the first asks, each further one hastens.
+
+use std::io;
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+/// Somebody who may ask this process to stop.
+#[derive(Debug, Clone)]
+pub struct Stop(watch::Receiver<u32>);
+
+impl Stop {
+    /// Counts SIGINT, SIGTERM and SIGHUP from now on, instead of dying of them.
+    pub fn on_signals() -> io::Result<Self> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (sender, receiver) = watch::channel(0);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
+                }
+                sender.send_modify(|count| *count += 1);
+            }
+        });
+        Ok(Self(receiver))
+    }
+
+    /// Ends when stopping has been asked for so many times.
+    pub async fn asked(&mut self, times: u32) {
+        if self.0.wait_for(|count| *count >= times).await.is_err() {
+            // Nobody is left who could ask.
+            std::future::pending::<()>().await;
+        }
+    }
+}

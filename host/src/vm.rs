@@ -1,0 +1,129 @@
+//! A running VM: its folder, its ports, starting QEMU, looking after it until it ends, and leaving nothing behind.
+//!
+//! ```text
+//!            spawn          QMP greeting, cont          SHUTDOWN, exit
+//! planned ──────────▶ starting ──────────▶ running ──────────────────────▶ ended
+//!                        │                    │ stop asked                   ▲
+//!                        │ exit               ▼                              │ exit
+//!                        │            powering down ──grace──▶ quitting ──▶ killing
+//!                        └─────────────────────────────────────────────────▶ failed to start
+//! ```
+
+mod dir;
+mod ports;
+mod launcher;
+mod console;
+mod supervise;
+
+use std::io;
+
+use serde::Serialize;
+
+pub use dir::{Running, VmDir, running};
+pub use launcher::{SUBCOMMAND as LAUNCHER_SUBCOMMAND, exec as launch};
+pub use ports::{Reserved, reserve};
+pub use supervise::{Ended, Watcher, run};
+
+use crate::qemu::QmpError;
+
+/// How a VM that ran came to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "reason")]
+pub enum End {
+    /// The guest powered itself off.
+    ShutDown,
+    /// qhost was asked to stop it.
+    Stopped {
+        /// What it took.
+        by: StoppedBy,
+    },
+    /// The guest's kernel said that it panicked.
+    Panicked,
+    /// QEMU failed.
+    Failed {
+        /// What happened, in QEMU's own words where it had some.
+        message: String,
+    },
+}
+
+/// What it took to stop a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoppedBy {
+    /// The guest powered off when its power button was pressed.
+    Powerdown,
+    /// QEMU was told to quit.
+    Quit,
+    /// QEMU was killed.
+    Kill,
+}
+
+/// Why a VM did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// A port that the launch needs is taken.
+    #[error("host port {port} ({protocol} on {bind}) is taken; choose another, or none to have one picked")]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// The address.
+        bind: std::net::Ipv4Addr,
+        /// The transport.
+        protocol: &'static str,
+    },
+    /// A port cannot be listened on.
+    #[error("cannot listen on host port {port} ({protocol} on {bind})")]
+    Port {
+        /// The port.
+        port: u16,
+        /// The address.
+        bind: std::net::Ipv4Addr,
+        /// The transport.
+        protocol: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// No port is free.
+    #[error("no host port is free in {ranges} for {label}")]
+    NoFreePort {
+        /// The request's label.
+        label: String,
+        /// Where one was looked for.
+        ranges: String,
+    },
+    /// The VM's folder cannot be used.
+    #[error("the VM's folder: cannot {doing} {}", path.display())]
+    Folder {
+        /// What was tried.
+        doing: &'static str,
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// QEMU cannot be spawned.
+    #[error("cannot start {}", program.display())]
+    Spawn {
+        /// The emulator.
+        program: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// QEMU ended before the guest ran.
+    #[error("QEMU did not start ({status}): {message}")]
+    Start {
+        /// Its exit status.
+        status: String,
+        /// Its own words.
+        message: String,
+    },
+    /// QEMU's control socket is of no use.
+    #[error("QEMU started but cannot be controlled")]
+    Control(#[from] QmpError),
+    /// QEMU offered no control socket in time.
+    #[error("QEMU gave no sign of life within {} s", crate::limits::QMP_GREETING.as_secs())]
+    NoGreeting,
+    /// qhost was asked to stop before the guest ran.
+    #[error("interrupted before the guest ran")]
+    Interrupted,
+}
