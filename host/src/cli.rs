@@ -68,7 +68,9 @@ pub enum Command {
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Print completions for a shell
-    #[command(after_help = "Example:\n  qhost completions bash > ~/.local/share/bash-completion/completions/qhost")]
+    #[command(
+        after_help = "Example:\n  qhost completions bash > ~/.local/share/bash-completion/completions/qhost"
+    )]
     Completions {
         /// The shell
         shell: Shell,

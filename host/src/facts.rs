@@ -24,10 +24,7 @@ pub fn gather(
         qemu_version: fingerprint.qemu.version.clone(),
         accelerators: fingerprint.working(),
         resources: Resources { cpus: fingerprint.cpus, memory_mib: fingerprint.memory_mib },
-        free: Resources {
-            cpus: fingerprint.cpus.saturating_sub(taken),
-            memory_mib: available_mib,
-        },
+        free: Resources { cpus: fingerprint.cpus.saturating_sub(taken), memory_mib: available_mib },
         ports_in_use: ports_in_use(),
         tenant_usage: usage(running.iter().filter(|vm| vm.tenant == tenant)),
     })

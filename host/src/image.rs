@@ -56,7 +56,9 @@ pub enum ImageError {
         reason: FetchFailure,
     },
     /// The bytes are not those that were asked for.
-    #[error("checksum mismatch for {url}: the job says sha256:{expected}, the file served has sha256:{found} ({bytes} bytes)")]
+    #[error(
+        "checksum mismatch for {url}: the job says sha256:{expected}, the file served has sha256:{found} ({bytes} bytes)"
+    )]
     Mismatch {
         /// The URL, without its query.
         url: String,

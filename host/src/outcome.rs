@@ -66,7 +66,10 @@ impl Exit {
 
     /// The table, a line each.
     pub fn table() -> String {
-        Self::ALL.iter().map(|(exit, meaning)| format!("  {:>3}  {meaning}\n", exit.code())).collect()
+        Self::ALL
+            .iter()
+            .map(|(exit, meaning)| format!("  {:>3}  {meaning}\n", exit.code()))
+            .collect()
     }
 }
 
@@ -174,16 +177,24 @@ impl VmReport {
     fn summary(&self, f: &mut fmt::Formatter<'_>, task: &str) -> fmt::Result {
         let (style, how) = match &self.end {
             End::ShutDown => (GREEN, "the guest shut down".to_owned()),
-            End::Stopped { by: StoppedBy::Powerdown } => (YELLOW, "stopped; the guest powered off".into()),
+            End::Stopped { by: StoppedBy::Powerdown } => {
+                (YELLOW, "stopped; the guest powered off".into())
+            }
             End::Stopped { by: StoppedBy::Quit } => {
                 (YELLOW, "stopped; the guest did not power off in time, QEMU quit".into())
             }
-            End::Stopped { by: StoppedBy::Kill } => (YELLOW, "stopped; QEMU had to be killed".into()),
+            End::Stopped { by: StoppedBy::Kill } => {
+                (YELLOW, "stopped; QEMU had to be killed".into())
+            }
             End::Panicked => (RED, "the guest's kernel panicked".into()),
             End::Failed { message } => (RED, message.clone()),
         };
         let ran = self.ended_at.duration_since(self.started_at).as_secs_f64();
-        writeln!(f, "{style}ended{PLAIN}     {task}: {how} {DIM}(ran {ran:.1} s, VM {}){PLAIN}", self.id)?;
+        writeln!(
+            f,
+            "{style}ended{PLAIN}     {task}: {how} {DIM}(ran {ran:.1} s, VM {}){PLAIN}",
+            self.id
+        )?;
         if !self.console_tail.is_empty() {
             writeln!(f, "{DIM}the console's last lines:{PLAIN}")?;
             for line in self.console_tail.lines() {
@@ -216,7 +227,11 @@ impl fmt::Display for PolicyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (style, verdict) = verdict(&self.violations);
         let digest: String = self.sha256.to_string().chars().take(12).collect();
-        writeln!(f, "policy    {style}{verdict}{PLAIN} by {} {} {DIM}{digest}{PLAIN}", self.name, self.version)?;
+        writeln!(
+            f,
+            "policy    {style}{verdict}{PLAIN} by {} {} {DIM}{digest}{PLAIN}",
+            self.name, self.version
+        )?;
         for change in &self.changes {
             writeln!(f, "          changed {}: {} → {}", change.field, change.from, change.to)?;
         }
@@ -226,7 +241,10 @@ impl fmt::Display for PolicyRecord {
         }
         match self.log_dropped {
             0 => Ok(()),
-            dropped => writeln!(f, "          {DIM}… and {dropped} more log lines, beyond the limit{PLAIN}"),
+            dropped => writeln!(
+                f,
+                "          {DIM}… and {dropped} more log lines, beyond the limit{PLAIN}"
+            ),
         }
     }
 }

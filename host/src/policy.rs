@@ -186,7 +186,7 @@ impl Approved {
 #[derive(Debug)]
 pub enum Verdict {
     /// It may run.
-    Approved(Approved),
+    Approved(Box<Approved>),
     /// A policy, or a rule on what the host lets tenants do, refuses it.
     Denied(Decision),
     /// It would be allowed, but this host cannot do it.

@@ -5,7 +5,7 @@ mod kvm_probe;
 mod plan;
 mod qmp;
 
+pub(crate) use fingerprint::memory as host_memory;
 pub use fingerprint::{AcceleratorCheck, Binary, Fingerprint, FingerprintError};
 pub use plan::{Disk, Forward, LaunchPlan, OVERLAY, QMP_SOCKET, argv, plan};
-pub(crate) use fingerprint::memory as host_memory;
 pub use qmp::{Event, Qmp, QmpError};

@@ -141,7 +141,7 @@ fn decide(
     Ok(match chain.decide(task, &facts, &host.config.rules())? {
         Verdict::Approved(approved) => {
             report.decision = Some(approved.decision().clone());
-            Decided::Approved(Box::new(approved))
+            Decided::Approved(approved)
         }
         Verdict::Denied(decision) => {
             report.decision = Some(decision);

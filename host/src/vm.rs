@@ -62,7 +62,9 @@ pub enum StoppedBy {
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
     /// A port that the launch needs is taken.
-    #[error("host port {port} ({protocol} on {bind}) is taken; choose another, or none to have one picked")]
+    #[error(
+        "host port {port} ({protocol} on {bind}) is taken; choose another, or none to have one picked"
+    )]
     PortTaken {
         /// The port.
         port: u16,

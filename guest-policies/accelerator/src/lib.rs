@@ -3,7 +3,9 @@
 //!
 //! Settings: `{"untrusted_tenants": ["acme"]}`; `"*"` means every tenant.
 
-use qhost_policy_sdk::{About, Accelerator, Launch, Policy, Request, Violation, export_policy, log};
+use qhost_policy_sdk::{
+    About, Accelerator, Launch, Policy, Request, Violation, export_policy, log,
+};
 
 struct ChooseAccelerator;
 

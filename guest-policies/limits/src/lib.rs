@@ -29,7 +29,13 @@ impl Policy for Limits {
     fn validate(_: &Request, settings: &Settings, launch: &Launch) -> Vec<Violation> {
         let ports = u32::try_from(launch.ports.len()).unwrap_or(u32::MAX);
         let bounds = [
-            ("memory", "resources.memory-mib", launch.resources.memory_mib, settings.memory_mib, " MiB"),
+            (
+                "memory",
+                "resources.memory-mib",
+                launch.resources.memory_mib,
+                settings.memory_mib,
+                " MiB",
+            ),
             ("cpus", "resources.cpus", launch.resources.cpus, settings.cpus, " CPUs"),
             ("ports", "ports", ports, settings.ports, " ports"),
         ];

@@ -45,7 +45,8 @@ impl Policy for Ports {
     ) -> Result<Launch, Vec<Violation>> {
         let range = settings.first..=settings.last;
         let mut taken = request.host.ports_in_use.clone();
-        taken.extend(launch.ports.iter().filter_map(|port| port.host).filter(|p| range.contains(p)));
+        taken
+            .extend(launch.ports.iter().filter_map(|port| port.host).filter(|p| range.contains(p)));
         for port in &mut launch.ports {
             if port.host.is_some_and(|host| range.contains(&host)) {
                 continue;
@@ -65,14 +66,20 @@ impl Policy for Ports {
 
     fn validate(_: &Request, settings: &Settings, launch: &Launch) -> Vec<Violation> {
         let range = settings.first..=settings.last;
-        let outside = launch.ports.iter().filter(|port| port.host.is_none_or(|p| !range.contains(&p)));
+        let outside =
+            launch.ports.iter().filter(|port| port.host.is_none_or(|p| !range.contains(&p)));
         outside
             .map(|port| {
                 let host = port.host.map_or("any port".into(), |host| format!("port {host}"));
                 Violation::new(
                     "port-out-of-range",
                     "ports",
-                    format!("{} is on {host}, outside {}-{}", port.label, range.start(), range.end()),
+                    format!(
+                        "{} is on {host}, outside {}-{}",
+                        port.label,
+                        range.start(),
+                        range.end()
+                    ),
                 )
             })
             .collect()

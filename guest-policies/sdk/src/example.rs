@@ -61,11 +61,7 @@ fn host() -> HostFacts {
         free: Resources { cpus: 4, memory_mib: 6144 },
         ports: vec![PortRange { first: 1024, last: 65535 }],
         ports_in_use: vec![],
-        tenant_usage: Usage {
-            vms: 0,
-            resources: Resources { cpus: 0, memory_mib: 0 },
-            ports: 0,
-        },
+        tenant_usage: Usage { vms: 0, resources: Resources { cpus: 0, memory_mib: 0 }, ports: 0 },
         extensions: vec![],
     }
 }

@@ -154,7 +154,7 @@ macro_rules! export_policy {
                     $crate::validate::<$policy>(&request, &launch)
                 }
             }
-            $crate::bindings::export!(Exported with_types_in $crate::bindings);
+    $crate::bindings::export!(Exported with_types_in $crate::bindings);
         };
     };
 }

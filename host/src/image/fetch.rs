@@ -155,7 +155,10 @@ impl Fetch<'_> {
             }
         }
         let most = limits::FETCH_REDIRECTS;
-        Err(FetchFailure::Redirect(format!("more than {most} redirects, the last to {}", shown(&url))))
+        Err(FetchFailure::Redirect(format!(
+            "more than {most} redirects, the last to {}",
+            shown(&url)
+        )))
     }
 
     /// The resolver is not asked about literal addresses, so they are checked here.
@@ -178,9 +181,8 @@ impl Fetch<'_> {
 }
 
 fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
-    let refused = |why: &str| {
-        FetchFailure::Redirect(format!("the redirect from {} {why}", shown(from)))
-    };
+    let refused =
+        |why: &str| FetchFailure::Redirect(format!("the redirect from {} {why}", shown(from)));
     let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
     let location = location.ok_or_else(|| refused("says not where to"))?;
     let to = from.join(location).map_err(|error| refused(&format!("is no URL: {error}")))?;
@@ -198,9 +200,9 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
 fn unencoded(response: Response) -> Result<Response, FetchFailure> {
     let encoding = response.headers().get(header::CONTENT_ENCODING);
     match encoding.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()) {
-        Some(encoding) if encoding != "identity" => {
-            Err(FetchFailure::Encoded(crate::printable::line(&encoding, limits::SHOWN_CHARS).to_string()))
-        }
+        Some(encoding) if encoding != "identity" => Err(FetchFailure::Encoded(
+            crate::printable::line(&encoding, limits::SHOWN_CHARS).to_string(),
+        )),
         Some(_) | None => Ok(response),
     }
 }
@@ -241,8 +243,14 @@ fn connection(error: &reqwest::Error) -> FetchFailure {
         cause = inner.source();
     }
     let what = match (error.is_connect(), error.is_timeout()) {
-        (true, true) => return FetchFailure::Connection("no connection in time (image.connect_timeout_s)".into()),
-        (false, true) => return FetchFailure::Connection("no bytes in time (image.idle_timeout_s)".into()),
+        (true, true) => {
+            return FetchFailure::Connection(
+                "no connection in time (image.connect_timeout_s)".into(),
+            );
+        }
+        (false, true) => {
+            return FetchFailure::Connection("no bytes in time (image.idle_timeout_s)".into());
+        }
         (true, false) => "no connection",
         (false, false) => "the connection broke",
     };

@@ -66,7 +66,9 @@ fn judge(header: &[u8], is_iso: bool, bytes: u64) -> Result<(Format, u64), Strin
         header.get(*offset..).is_some_and(|rest| rest.starts_with(magic))
     };
     if let Some((name, _, _)) = REFUSED.iter().find(at) {
-        return Err(format!("it is a {name} image; expected qcow2, raw or ISO; convert it: qemu-img convert -O qcow2"));
+        return Err(format!(
+            "it is a {name} image; expected qcow2, raw or ISO; convert it: qemu-img convert -O qcow2"
+        ));
     }
     match (header.starts_with(QCOW_MAGIC), is_iso) {
         (true, true) => Err("it is both a qcow2 and an ISO image".into()),
@@ -94,13 +96,18 @@ fn qcow2(header: &[u8]) -> Result<u64, String> {
     }
     let features = if version == 3 { be64(72)? } else { 0 };
     if features & EXTERNAL_DATA_FILE != 0 {
-        return Err("it keeps its data in another file on the host; convert it: qemu-img convert -O qcow2".into());
+        return Err(
+            "it keeps its data in another file on the host; convert it: qemu-img convert -O qcow2"
+                .into(),
+        );
     }
     if features & CORRUPT != 0 {
         return Err("it is marked corrupt; repair it: qemu-img check -r all".into());
     }
     if features & !HARMLESS_FEATURES != 0 {
-        return Err(format!("it needs qcow2 features {features:#x}, of which some are unknown or unsafe"));
+        return Err(format!(
+            "it needs qcow2 features {features:#x}, of which some are unknown or unsafe"
+        ));
     }
     match be64(24)? {
         0 => Err("its disk is empty".into()),

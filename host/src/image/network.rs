@@ -86,7 +86,9 @@ fn unwrapped(address: IpAddr) -> IpAddr {
 
 /// A name resolved to nothing that images may come from.
 #[derive(Debug, thiserror::Error)]
-#[error("{host} is at {addresses}, from where images may not come; the operator can allow it: image.network.allow")]
+#[error(
+    "{host} is at {addresses}, from where images may not come; the operator can allow it: image.network.allow"
+)]
 pub(super) struct Forbidden {
     pub(super) host: String,
     pub(super) addresses: String,
@@ -103,7 +105,8 @@ impl Resolve for AddressRules {
                 all.into_iter().partition(|address| rules.permits(address.ip()));
             // One forbidden address among others is how a name is made to rebind: none of them is used.
             if !refused.is_empty() {
-                let addresses: Vec<_> = refused.iter().map(|address| address.ip().to_string()).collect();
+                let addresses: Vec<_> =
+                    refused.iter().map(|address| address.ip().to_string()).collect();
                 return Err(Forbidden { host, addresses: addresses.join(", ") }.into());
             }
             Ok(Box::new(permitted.into_iter()) as Addrs)
@@ -123,13 +126,31 @@ mod tests {
 
     #[test]
     fn only_public_addresses() {
-        for public in ["1.1.1.1", "172.32.0.1", "2606:4700::1", "::ffff:1.1.1.1", "2002:101:101::"] {
+        for public in ["1.1.1.1", "172.32.0.1", "2606:4700::1", "::ffff:1.1.1.1", "2002:101:101::"]
+        {
             check(public, "", true);
         }
         for denied in [
-            "127.0.0.1", "10.1.2.3", "169.254.169.254", "172.31.255.255", "192.168.1.1", "0.0.0.0",
-            "100.64.0.1", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fd00::1", "ff02::1",
-            "::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "2001::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "169.254.169.254",
+            "172.31.255.255",
+            "192.168.1.1",
+            "0.0.0.0",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::1",
+            "2002:7f00:1::",
+            "2001::1",
         ] {
             check(denied, "", false);
         }

@@ -68,7 +68,11 @@ impl Store {
     }
 
     /// The stored image, if it is there. Reads only.
-    pub fn get(&self, sha256: Sha256, config: &config::Image) -> Result<Option<VerifiedImage>, ImageError> {
+    pub fn get(
+        &self,
+        sha256: Sha256,
+        config: &config::Image,
+    ) -> Result<Option<VerifiedImage>, ImageError> {
         let path = self.path(sha256);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -129,7 +133,9 @@ impl Store {
     fn sweep(&self) {
         let shards = fs::read_dir(&self.root).into_iter().flatten().flatten();
         let files = shards.filter_map(|shard| fs::read_dir(shard.path()).ok()).flatten().flatten();
-        for path in files.map(|file| file.path()).filter(|path| path.extension() == Some("part".as_ref())) {
+        for path in
+            files.map(|file| file.path()).filter(|path| path.extension() == Some("part".as_ref()))
+        {
             let lock = File::open(path.with_extension("lock"));
             if lock.is_ok_and(|lock| lock.try_lock().is_ok())
                 && let Err(error) = fs::remove_file(&path)
@@ -172,7 +178,8 @@ async fn lock(
     config: &config::Image,
     progress: &dyn Progress,
 ) -> Result<File, ImageError> {
-    let file = File::options().create(true).append(true).open(path).map_err(ImageError::store(path))?;
+    let file =
+        File::options().create(true).append(true).open(path).map_err(ImageError::store(path))?;
     let acquired = async {
         let mut told = false;
         loop {

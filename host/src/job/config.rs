@@ -75,6 +75,7 @@ fn image_source(cursor: Cursor<'_>) -> Option<Url> {
 
 fn args(cursor: Cursor<'_>) -> Option<Vec<String>> {
     let items = cursor.array(limits::ARGS, "arguments")?;
-    let text = |item: Cursor<'_>| item.text(limits::ARG_BYTES, "a QEMU argument").map(str::to_owned);
+    let text =
+        |item: Cursor<'_>| item.text(limits::ARG_BYTES, "a QEMU argument").map(str::to_owned);
     items.into_iter().map(text).collect()
 }

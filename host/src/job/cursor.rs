@@ -77,9 +77,9 @@ impl<'a> Cursor<'a> {
 
     /// An object with keys of the tenant's choice.
     pub(super) fn any_object(self, expected: &str) -> Option<Object<'a>> {
-        match self.value {
-            Value::Object(map) => Some(Object { cursor: self, map }),
-            _ => self.refuse(expected),
+        match self.value.as_object() {
+            Some(map) => Some(Object { cursor: self, map }),
+            None => self.refuse(expected),
         }
     }
 
@@ -91,24 +91,30 @@ impl<'a> Cursor<'a> {
         if items.len() > most {
             return self.refuse(format!("at most {most} {of}"));
         }
-        Some(items.iter().enumerate().map(|(index, item)| self.step(&index.to_string(), item)).collect())
+        Some(
+            items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| self.step(&index.to_string(), item))
+                .collect(),
+        )
     }
 
     /// A string of 1 to `most` bytes without control characters.
     pub(super) fn text(&self, most: usize, what: &str) -> Option<&'a str> {
-        match self.value {
-            Value::String(text) if (1..=most).contains(&text.len()) && !text.contains(char::is_control) => {
-                Some(text)
-            }
-            _ => self.refuse(format!("{what}: 1 to {most} bytes, no control characters")),
+        let fits =
+            |text: &&str| (1..=most).contains(&text.len()) && !text.contains(char::is_control);
+        match self.value.as_str().filter(fits) {
+            Some(text) => Some(text),
+            None => self.refuse(format!("{what}: 1 to {most} bytes, no control characters")),
         }
     }
 
     /// A string of at most `most` bytes, any characters.
     pub(super) fn free_text(&self, most: usize, what: &str) -> Option<&'a str> {
-        match self.value {
-            Value::String(text) if text.len() <= most => Some(text),
-            _ => self.refuse(format!("{what}: a string of at most {most} bytes")),
+        match self.value.as_str().filter(|text| text.len() <= most) {
+            Some(text) => Some(text),
+            None => self.refuse(format!("{what}: a string of at most {most} bytes")),
         }
     }
 
@@ -120,9 +126,11 @@ impl<'a> Cursor<'a> {
         let number = self.value.as_u64().and_then(|number| N::try_from(number).ok());
         match number.filter(|number| range.contains(number)) {
             Some(number) => Some(number),
-            None => {
-                self.refuse(format!("{what}: a whole number from {} to {}", range.start(), range.end()))
-            }
+            None => self.refuse(format!(
+                "{what}: a whole number from {} to {}",
+                range.start(),
+                range.end()
+            )),
         }
     }
 

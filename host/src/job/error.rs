@@ -113,8 +113,11 @@ fn count(problems: &[Problem]) -> String {
 }
 
 fn listed(problems: &[Problem]) -> String {
-    let mut text: String =
-        problems.iter().take(limits::SHOWN_PROBLEMS).map(|problem| format!("\n{problem}")).collect();
+    let mut text: String = problems
+        .iter()
+        .take(limits::SHOWN_PROBLEMS)
+        .map(|problem| format!("\n{problem}"))
+        .collect();
     if problems.len() > limits::SHOWN_PROBLEMS {
         text += &format!("\n  … and {} more", problems.len() - limits::SHOWN_PROBLEMS);
     }

@@ -14,32 +14,126 @@ use super::{
 use crate::limits;
 
 const JOB_KEYS: &[&str] = &[
-    "ID", "Name", "TaskGroups", "Meta", "Affinities", "AllAtOnce", "Constraints", "ConsulNamespace",
-    "ConsulToken", "CreateIndex", "Datacenters", "DispatchIdempotencyToken", "Dispatched",
-    "JobModifyIndex", "Migrate", "ModifyIndex", "Multiregion", "Namespace", "NodePool",
-    "NomadTokenID", "ParameterizedJob", "ParentID", "Payload", "Periodic", "Priority", "Region",
-    "Reschedule", "Spreads", "Stable", "Status", "StatusDescription", "Stop", "SubmitTime", "Type",
-    "UI", "Update", "VaultNamespace", "VaultToken", "Version", "VersionTag",
+    "ID",
+    "Name",
+    "TaskGroups",
+    "Meta",
+    "Affinities",
+    "AllAtOnce",
+    "Constraints",
+    "ConsulNamespace",
+    "ConsulToken",
+    "CreateIndex",
+    "Datacenters",
+    "DispatchIdempotencyToken",
+    "Dispatched",
+    "JobModifyIndex",
+    "Migrate",
+    "ModifyIndex",
+    "Multiregion",
+    "Namespace",
+    "NodePool",
+    "NomadTokenID",
+    "ParameterizedJob",
+    "ParentID",
+    "Payload",
+    "Periodic",
+    "Priority",
+    "Region",
+    "Reschedule",
+    "Spreads",
+    "Stable",
+    "Status",
+    "StatusDescription",
+    "Stop",
+    "SubmitTime",
+    "Type",
+    "UI",
+    "Update",
+    "VaultNamespace",
+    "VaultToken",
+    "Version",
+    "VersionTag",
 ];
 const GROUP_KEYS: &[&str] = &[
-    "Name", "Tasks", "Networks", "Meta", "Affinities", "Constraints", "Consul", "Count",
-    "Disconnect", "EphemeralDisk", "MaxClientDisconnect", "Migrate", "PreventRescheduleOnLost",
-    "ReschedulePolicy", "RestartPolicy", "Scaling", "Services", "ShutdownDelay", "Spreads",
-    "StopAfterClientDisconnect", "Update", "Volumes",
+    "Name",
+    "Tasks",
+    "Networks",
+    "Meta",
+    "Affinities",
+    "Constraints",
+    "Consul",
+    "Count",
+    "Disconnect",
+    "EphemeralDisk",
+    "MaxClientDisconnect",
+    "Migrate",
+    "PreventRescheduleOnLost",
+    "ReschedulePolicy",
+    "RestartPolicy",
+    "Scaling",
+    "Services",
+    "ShutdownDelay",
+    "Spreads",
+    "StopAfterClientDisconnect",
+    "Update",
+    "Volumes",
 ];
 const TASK_KEYS: &[&str] = &[
-    "Name", "Driver", "Config", "Resources", "Meta", "Actions", "Affinities", "Artifacts",
-    "CSIPluginConfig", "Constraints", "Consul", "DispatchPayload", "Env", "Identities", "Identity",
-    "KillSignal", "KillTimeout", "Kind", "Leader", "Lifecycle", "LogConfig", "RestartPolicy",
-    "ScalingPolicies", "Schedule", "Secrets", "Services", "ShutdownDelay", "Templates", "User",
-    "Vault", "VolumeMounts",
+    "Name",
+    "Driver",
+    "Config",
+    "Resources",
+    "Meta",
+    "Actions",
+    "Affinities",
+    "Artifacts",
+    "CSIPluginConfig",
+    "Constraints",
+    "Consul",
+    "DispatchPayload",
+    "Env",
+    "Identities",
+    "Identity",
+    "KillSignal",
+    "KillTimeout",
+    "Kind",
+    "Leader",
+    "Lifecycle",
+    "LogConfig",
+    "RestartPolicy",
+    "ScalingPolicies",
+    "Schedule",
+    "Secrets",
+    "Services",
+    "ShutdownDelay",
+    "Templates",
+    "User",
+    "Vault",
+    "VolumeMounts",
 ];
 const RESOURCE_KEYS: &[&str] = &[
-    "CPU", "Cores", "MemoryMB", "Networks", "DiskMB", "Devices", "IOPS", "MemoryMaxMB", "NUMA",
+    "CPU",
+    "Cores",
+    "MemoryMB",
+    "Networks",
+    "DiskMB",
+    "Devices",
+    "IOPS",
+    "MemoryMaxMB",
+    "NUMA",
     "SecretsMB",
 ];
 const NETWORK_KEYS: &[&str] = &[
-    "ReservedPorts", "DynamicPorts", "CIDR", "CNI", "DNS", "Device", "Hostname", "IP", "MBits",
+    "ReservedPorts",
+    "DynamicPorts",
+    "CIDR",
+    "CNI",
+    "DNS",
+    "Device",
+    "Hostname",
+    "IP",
+    "MBits",
     "Mode",
 ];
 const PORT_KEYS: &[&str] = &["Label", "Value", "To", "HostNetwork", "IgnoreCollision"];
@@ -50,7 +144,8 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
         None => root,
     };
     let job = job.object(JOB_KEYS)?;
-    let name = job.required("ID", "the job's ID").and_then(|id| id.text(limits::NAME_BYTES, "an ID"));
+    let name =
+        job.required("ID", "the job's ID").and_then(|id| id.text(limits::NAME_BYTES, "an ID"));
     let groups = job
         .required("TaskGroups", "the job's task groups")
         .and_then(|groups| groups.array(limits::NOMAD_ITEMS, "task groups"))?;
@@ -143,7 +238,8 @@ impl<'a> Candidate<'a> {
             &["Artifacts", "DispatchPayload", "Secrets", "Templates", "VolumeMounts"],
             "qhost gives a guest its image and nothing else; put this into the image",
         );
-        self.task.unsupported(&["Env"], "a guest has no environment to set; put this into the image");
+        self.task
+            .unsupported(&["Env"], "a guest has no environment to set; put this into the image");
         let resources = self.task.required("Resources", "the task's resources");
         let resources = resources.and_then(|resources| resources.object(RESOURCE_KEYS));
         let amounts = resources.as_ref().and_then(amounts);
@@ -185,7 +281,8 @@ impl<'a> Candidate<'a> {
         for networks in self.group.optional("Networks").into_iter().chain(task_networks) {
             for network in networks.array(limits::NOMAD_ITEMS, "networks")? {
                 let network = network.object(NETWORK_KEYS)?;
-                network.unsupported(&["CNI", "DNS"], "a guest's network is QEMU's user-mode network");
+                network
+                    .unsupported(&["CNI", "DNS"], "a guest's network is QEMU's user-mode network");
                 for (key, reserved) in [("ReservedPorts", true), ("DynamicPorts", false)] {
                     let Some(list) = network.optional(key) else { continue };
                     for port in list.array(limits::PORTS, "ports")? {

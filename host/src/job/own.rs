@@ -16,7 +16,8 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
     let name = job
         .required("name", "the task's name")
         .and_then(|name| name.text(limits::NAME_BYTES, "a name"));
-    let driver = job.required("driver", "\"qemu\"").and_then(|driver| driver.word(&["qemu"], |d| d));
+    let driver =
+        job.required("driver", "\"qemu\"").and_then(|driver| driver.word(&["qemu"], |d| d));
     let config = job.required("config", "the task's config").and_then(|c| c.object(config::KEYS));
     let (config, ports) = match &config {
         Some(block) => (Some(config::read(block)), ports::read(block, None)),

@@ -22,7 +22,10 @@ pub(super) struct Declared<'a> {
 }
 
 /// The ports of a `config` block. `declared` is absent in qhost's own form.
-pub(super) fn read(config: &Object<'_>, declared: Option<&[Declared<'_>]>) -> Option<Vec<PortRequest>> {
+pub(super) fn read(
+    config: &Object<'_>,
+    declared: Option<&[Declared<'_>]>,
+) -> Option<Vec<PortRequest>> {
     let host_port = config.optional("host_port");
     let guest_ports = config.optional("guest_ports");
     let ports = match (config.optional("port_map"), guest_ports) {
@@ -44,7 +47,10 @@ pub(super) fn read(config: &Object<'_>, declared: Option<&[Declared<'_>]>) -> Op
             }
         },
         (None, None) => {
-            refuse_host_port(host_port, "it needs guest_ports, the port that listens in the guest")?;
+            refuse_host_port(
+                host_port,
+                "it needs guest_ports, the port that listens in the guest",
+            )?;
             by_declaration(declared.unwrap_or_default())
         }
     }?;
@@ -104,12 +110,17 @@ fn mapped_by_label(port_map: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Ve
                 (None, _) => {
                     sound = false;
                     let expected = match labels.as_slice() {
-                        [] => "no label: no network of this task or its group declares a port".into(),
-                        labels => format!("a port label of the task's networks: {}", labels.join(", ")),
+                        [] => {
+                            "no label: no network of this task or its group declares a port".into()
+                        }
+                        labels => {
+                            format!("a port label of the task's networks: {}", labels.join(", "))
+                        }
                     };
                     match nearest(label, &labels) {
-                        Some(near) => cursor
-                            .refuse_with_hint::<()>(expected, format!("did you mean {near}?")),
+                        Some(near) => {
+                            cursor.refuse_with_hint::<()>(expected, format!("did you mean {near}?"))
+                        }
                         None => cursor.refuse(expected),
                     };
                 }
@@ -142,7 +153,8 @@ fn mapped(port_map: Cursor<'_>) -> Option<Vec<PortRequest>> {
     if map.len() > limits::PORTS {
         return map.here().refuse(format!("at most {} ports", limits::PORTS));
     }
-    let requests: Vec<_> = map.entries().map(|(label, cursor)| own_request(label, cursor)).collect();
+    let requests: Vec<_> =
+        map.entries().map(|(label, cursor)| own_request(label, cursor)).collect();
     requests.into_iter().collect()
 }
 
@@ -197,9 +209,11 @@ fn distinct(config: &Object<'_>, ports: Vec<PortRequest>) -> Option<Vec<PortRequ
                 let found = format!("the port label {} twice", port.label);
                 return config.here().fault(found, "each label once");
             }
-            if port.host.is_some() && (earlier.host, earlier.protocol) == (port.host, port.protocol) {
+            if port.host.is_some() && (earlier.host, earlier.protocol) == (port.host, port.protocol)
+            {
                 let host = port.host.unwrap_or_default();
-                let found = format!("host port {host} for both {} and {}", earlier.label, port.label);
+                let found =
+                    format!("host port {host} for both {} and {}", earlier.label, port.label);
                 return config.here().fault(found, "each host port once");
             }
         }

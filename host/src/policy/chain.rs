@@ -53,9 +53,8 @@ impl Module {
     }
 
     pub(super) fn describe(&self, sandbox: &Sandbox) -> Result<About, PolicyError> {
-        let describe = |policy: &Policy, store: &mut _| {
-            policy.qhost_policy_decide().call_describe(store)
-        };
+        let describe =
+            |policy: &Policy, store: &mut _| policy.qhost_policy_decide().call_describe(store);
         self.call(sandbox, "describe", describe).0
     }
 }
@@ -82,7 +81,12 @@ impl Chain {
     }
 
     /// Decides one task. Every `choose` in order, every `validate` on the launch they chose, then the host's rules.
-    pub fn decide(&self, task: Task, host: &HostFacts, rules: &Rules) -> Result<Verdict, PolicyError> {
+    pub fn decide(
+        &self,
+        task: Task,
+        host: &HostFacts,
+        rules: &Rules,
+    ) -> Result<Verdict, PolicyError> {
         let mut records: Vec<_> = self.links.iter().map(Link::record).collect();
         let ask = Ask { chain: self, task: &task, host, rules };
         let launch = match ask.choose(Launch::default_for(&task), &mut records)? {
@@ -94,14 +98,15 @@ impl Chain {
         ask.settles(&launch)?;
         ask.validate(&launch, &mut records)?;
         let Findings { refused, impossible } = rules::check(&task, &launch, host, rules);
-        let denied = !refused.is_empty() || records.iter().any(|record| !record.violations.is_empty());
+        let denied =
+            !refused.is_empty() || records.iter().any(|record| !record.violations.is_empty());
         let cannot = !impossible.is_empty();
         let host = [refused, impossible].concat();
         let decision = Decision { policies: records, host, launch };
         Ok(match (denied, cannot) {
             (true, _) => Verdict::Denied(decision),
             (false, true) => Verdict::CannotRun(decision),
-            (false, false) => Verdict::Approved(Approved { task, decision }),
+            (false, false) => Verdict::Approved(Box::new(Approved { task, decision })),
         })
     }
 }
@@ -173,7 +178,11 @@ impl Ask<'_> {
             };
             if !changes.is_empty() {
                 let Module { name, sha256, .. } = &link.module;
-                return Err(PolicyError::Unsettled { name: name.clone(), sha256: *sha256, changes });
+                return Err(PolicyError::Unsettled {
+                    name: name.clone(),
+                    sha256: *sha256,
+                    changes,
+                });
             }
         }
         Ok(())

@@ -1,12 +1,20 @@
 //! Between the contract's types and qhost's own. What comes from a policy is checked here: lengths, names, addresses.
 
-use super::{HostFacts, Launch, PortMap, Rules, Usage, Violation, bindings::qhost::policy::types as wit, error::Fault};
+use super::{
+    HostFacts, Launch, PortMap, Rules, Usage, Violation, bindings::qhost::policy::types as wit,
+    error::Fault,
+};
 use crate::{
     job::{Accelerator, Egress, Protocol, Resources, Task},
     limits, printable,
 };
 
-pub(super) fn request(task: &Task, host: &HostFacts, rules: &Rules, settings: &str) -> wit::Request {
+pub(super) fn request(
+    task: &Task,
+    host: &HostFacts,
+    rules: &Rules,
+    settings: &str,
+) -> wit::Request {
     wit::Request {
         task: self::task(task),
         host: self::host(host, rules),
@@ -41,7 +49,8 @@ fn task(task: &Task) -> wit::Task {
 }
 
 fn host(host: &HostFacts, rules: &Rules) -> wit::HostFacts {
-    let range = |range: &super::PortRange| wit::PortRange { first: range.first(), last: range.last() };
+    let range =
+        |range: &super::PortRange| wit::PortRange { first: range.first(), last: range.last() };
     let Usage { vms, resources, ports } = host.tenant_usage;
     wit::HostFacts {
         name: host.name.clone(),
@@ -95,7 +104,10 @@ pub(super) fn launch_in(launch: wit::Launch) -> Result<Launch, Fault> {
     Ok(Launch {
         accelerator,
         ports: launch.ports.into_iter().map(port_in).collect::<Result<_, _>>()?,
-        resources: Resources { cpus: launch.resources.cpus, memory_mib: launch.resources.memory_mib },
+        resources: Resources {
+            cpus: launch.resources.cpus,
+            memory_mib: launch.resources.memory_mib,
+        },
         egress,
         warnings: launch.warnings.iter().map(|warning| text(warning)).collect(),
         extensions: launch.extensions,
@@ -104,7 +116,10 @@ pub(super) fn launch_in(launch: wit::Launch) -> Result<Launch, Fault> {
 
 fn port_in(port: wit::PortMap) -> Result<PortMap, Fault> {
     let bind = port.bind.parse().map_err(|_: std::net::AddrParseError| {
-        nonsense(format!("the bind {:?} is no IPv4 address", printable::line(&port.bind, limits::SHOWN_CHARS).to_string()))
+        nonsense(format!(
+            "the bind {:?} is no IPv4 address",
+            printable::line(&port.bind, limits::SHOWN_CHARS).to_string()
+        ))
     })?;
     let protocol = match port.protocol {
         wit::Protocol::Tcp => Protocol::Tcp,

@@ -73,7 +73,10 @@ pub enum PolicyError {
         fault: Fault,
     },
     /// Asked again about its own result, the chain changes it.
-    #[error("policy {name} (sha256:{sha256}) does not settle: asked again about the chosen launch, it changed {}", listed(changes))]
+    #[error(
+        "policy {name} (sha256:{sha256}) does not settle: asked again about the chosen launch, it changed {}",
+        listed(changes)
+    )]
     Unsettled {
         /// The first policy that changed something.
         name: String,

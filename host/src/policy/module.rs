@@ -53,12 +53,18 @@ impl Module {
         let forbidden: Vec<_> =
             imports.iter().filter(|name| !is_one_of(name, &[LOG, TYPES])).cloned().collect();
         if !forbidden.is_empty() {
-            return Err(PolicyError::ForbiddenImport { name, sha256, imports: forbidden, allowed: LOG });
+            return Err(PolicyError::ForbiddenImport {
+                name,
+                sha256,
+                imports: forbidden,
+                allowed: LOG,
+            });
         }
         if !exports.iter().any(|name| is_one_of(name, &[DECIDE])) {
             return Err(PolicyError::WrongWorld { name, sha256, exports, expected: DECIDE });
         }
-        let pre = sandbox.prepare(&component).map_err(|error| not_loadable(format!("{error:#}")))?;
+        let pre =
+            sandbox.prepare(&component).map_err(|error| not_loadable(format!("{error:#}")))?;
         Ok(Self { name, sha256, pre, kind, bytes: file.len(), imports, exports })
     }
 }
@@ -76,7 +82,9 @@ fn component(file: &[u8]) -> Result<(&'static str, Vec<u8>), String> {
     match file.first_chunk::<8>() {
         Some(b"\0asm\x01\0\0\0") => {}
         Some(b"\0asm\x0d\0\x01\0") => return Ok(("component", file.to_vec())),
-        Some(_) if file.starts_with(b"\0asm") => return Err("WebAssembly of an unknown version".into()),
+        Some(_) if file.starts_with(b"\0asm") => {
+            return Err("WebAssembly of an unknown version".into());
+        }
         Some(_) | None => return Err("not a WebAssembly file".into()),
     }
     ComponentEncoder::default()
@@ -104,7 +112,9 @@ fn interfaces(sandbox: &Sandbox, component: &Component) -> (Vec<String>, Vec<Str
 /// only gains functions.
 fn is_one_of(name: &str, known: &[&str]) -> bool {
     let track = |name: &str| name.rsplit_once('.').map(|(track, _)| track.to_owned());
-    known.iter().any(|known| *known == name || (track(known).is_some() && track(known) == track(name)))
+    known
+        .iter()
+        .any(|known| *known == name || (track(known).is_some() && track(known) == track(name)))
 }
 
 /// What a policy file is, for people and programs to look at.
@@ -134,8 +144,8 @@ pub struct Inspection {
 
 /// Loads a policy as a run would, and asks it what it is.
 pub fn inspect(name: &str, path: &Path) -> Result<Inspection, PolicyError> {
-    let sandbox = Sandbox::new()
-        .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
+    let sandbox =
+        Sandbox::new().map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
     let module = Module::load(&sandbox, name, path)?;
     let about = module.describe(&sandbox)?;
     let schema = about.settings_schema.map(|schema| {

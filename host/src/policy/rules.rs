@@ -98,22 +98,29 @@ fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {
         let field = format!("ports.{index}");
         let asked = |port: &PortMap| {
             task.ports.iter().any(|asked| {
-                (&asked.label, asked.guest, asked.protocol) == (&port.label, port.guest, port.protocol)
+                (&asked.label, asked.guest, asked.protocol)
+                    == (&port.label, port.guest, port.protocol)
             })
         };
         let twice = launch.ports.iter().take(index).any(|earlier| {
             earlier.label == port.label
-                || (port.host.is_some() && (earlier.host, earlier.protocol) == (port.host, port.protocol))
+                || (port.host.is_some()
+                    && (earlier.host, earlier.protocol) == (port.host, port.protocol))
         });
         if !asked(port) || twice {
             violations.push(violation(
                 "port-not-requested",
                 &field,
-                format!("{} to guest port {} is not what the task asked for, once", port.label, port.guest),
+                format!(
+                    "{} to guest port {} is not what the task asked for, once",
+                    port.label, port.guest
+                ),
                 "a policy may drop requested ports and choose their host side, nothing else".into(),
             ));
         }
-        if let Some(host) = port.host.filter(|host| !rules.ports.iter().any(|range| range.contains(*host))) {
+        if let Some(host) =
+            port.host.filter(|host| !rules.ports.iter().any(|range| range.contains(*host)))
+        {
             let ranges: Vec<_> = rules.ports.iter().map(PortRange::to_string).collect();
             violations.push(violation(
                 "port-not-allowed",
@@ -150,7 +157,9 @@ fn egress(launch: &Launch, rules: &Rules) -> Vec<Violation> {
 /// Arguments are refused but for whole groups that the operator has written out: an option and its value, both exact.
 fn args(task: &Task, rules: &Rules) -> Vec<Violation> {
     let mut rest = task.args.as_slice();
-    while let Some(group) = rules.args.iter().find(|group| !group.is_empty() && rest.starts_with(group)) {
+    while let Some(group) =
+        rules.args.iter().find(|group| !group.is_empty() && rest.starts_with(group))
+    {
         rest = rest.get(group.len()..).unwrap_or_default();
     }
     let Some(first) = rest.first() else { return vec![] };
@@ -158,7 +167,10 @@ fn args(task: &Task, rules: &Rules) -> Vec<Violation> {
     vec![violation(
         "argument-not-allowed",
         "args",
-        format!("tasks may not pass {:?} to QEMU", crate::printable::line(first, limits::SHOWN_CHARS).to_string()),
+        format!(
+            "tasks may not pass {:?} to QEMU",
+            crate::printable::line(first, limits::SHOWN_CHARS).to_string()
+        ),
         match allowed.as_slice() {
             [] => "this host allows no extra QEMU arguments".into(),
             allowed => format!("allowed here, exactly: {}", allowed.join("; ")),

@@ -74,7 +74,8 @@ impl Sandbox {
         store.set_epoch_deadline(deadline_ticks());
         store.set_hostcall_fuel(limits::POLICY_COPIED_BYTES);
         store.set_max_component_handles(limits::POLICY_HANDLES);
-        let result = policy.instantiate(&mut store).and_then(|instance| call(&instance, &mut store));
+        let result =
+            policy.instantiate(&mut store).and_then(|instance| call(&instance, &mut store));
         let guest = store.into_data();
         (result.map_err(|error| fault(&error, &guest)), guest.log)
     }
@@ -130,11 +131,21 @@ impl Memory {
 }
 
 impl ResourceLimiter for Memory {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         Ok(self.grow(current, desired))
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let bytes = |elements: usize| elements.saturating_mul(TABLE_ELEMENT_BYTES);
         Ok(self.grow(bytes(current), bytes(desired)))
     }

@@ -96,7 +96,8 @@ impl Fingerprint {
     /// The kept answer if it still holds, else a fresh one.
     pub async fn take(cache: &Path) -> Result<Self, FingerprintError> {
         let key = Key::now()?;
-        let kept = fs::read(cache).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let kept =
+            fs::read(cache).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         match kept.filter(|kept| kept.key == key) {
             Some(kept) => Ok(kept),
             None => Self::fresh(key).await,
@@ -140,7 +141,10 @@ impl Fingerprint {
         let version = query(&path, &["-version"]).await?;
         let version = parse_version(&version).ok_or_else(|| FingerprintError::Query {
             path: path.clone(),
-            reason: format!("no version in {:?}", printable::line(&version, limits::SHOWN_CHARS).to_string()),
+            reason: format!(
+                "no version in {:?}",
+                printable::line(&version, limits::SHOWN_CHARS).to_string()
+            ),
         })?;
         let machines = query(&path, &["-machine", "help"]).await?;
         let compiled = query(&path, &["-accel", "help"]).await?;
@@ -152,7 +156,11 @@ impl Fingerprint {
                 (Accelerator::Tcg, true) => (true, format!("{EMULATOR} has it")),
                 (Accelerator::Kvm, true) => kvm_probe::works(&path).await,
             };
-            accelerators.push(AcceleratorCheck { name: accelerator.name().into(), works, evidence });
+            accelerators.push(AcceleratorCheck {
+                name: accelerator.name().into(),
+                works,
+                evidence,
+            });
         }
         let cpus = std::thread::available_parallelism()
             .map_err(|source| FingerprintError::Host { what: "the number of CPUs", source })?;

@@ -47,7 +47,9 @@ async fn run(qemu: &Path) -> Result<String, String> {
         Ok(output) => output.map_err(|error| format!("no probe: {error}"))?,
         Err(_) => {
             let limit = limits::KVM_PROBE.as_secs();
-            return Err(format!("/dev/kvm opens, but guest code did not run at hardware speed: no end after {limit} s"));
+            return Err(format!(
+                "/dev/kvm opens, but guest code did not run at hardware speed: no end after {limit} s"
+            ));
         }
     };
     match output.status.code() {

@@ -109,7 +109,13 @@ impl LaunchPlan {
 }
 
 /// QEMU's arguments. `extra` has passed the host's rules: it is made of groups that the operator wrote out.
-pub fn argv(vm: &str, launch: &Launch, extra: &[String], disk: &Disk, forwards: &[Forward]) -> Vec<String> {
+pub fn argv(
+    vm: &str,
+    launch: &Launch,
+    extra: &[String],
+    disk: &Disk,
+    forwards: &[Forward],
+) -> Vec<String> {
     let mut argv = Argv(vec![]);
     argv.flag("-nodefaults")
         .flag("-no-user-config")
@@ -122,15 +128,21 @@ pub fn argv(vm: &str, launch: &Launch, extra: &[String], disk: &Disk, forwards: 
         .option("-cpu", "max")
         .option("-smp", format!("cpus={}", launch.resources.cpus))
         .option("-m", format!("size={}M", launch.resources.memory_mib))
-        .option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+        .option(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        )
         .option("-display", "none");
     for node in blocks(disk) {
         argv.option("-blockdev", node.to_string());
     }
-    argv.option("-device", match disk.format {
-        Format::Iso => "ide-cd,drive=image,bootindex=0",
-        Format::Qcow2 | Format::Raw => "virtio-blk-pci,drive=disk,bootindex=0",
-    })
+    argv.option(
+        "-device",
+        match disk.format {
+            Format::Iso => "ide-cd,drive=image,bootindex=0",
+            Format::Qcow2 | Format::Raw => "virtio-blk-pci,drive=disk,bootindex=0",
+        },
+    )
     .option("-netdev", netdev(launch.egress, forwards))
     // No option ROM: a guest boots from its image, never from the network.
     .option("-device", "virtio-net-pci,netdev=net,romfile=")

@@ -5,7 +5,14 @@
 use std::{collections::VecDeque, io};
 
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::{UnixStream, unix::{OwnedReadHalf, OwnedWriteHalf}}, time};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time,
+};
 use tokio_stream::StreamExt as _;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
@@ -61,7 +68,8 @@ impl Qmp {
     /// Reads the greeting and negotiates.
     pub async fn connect(stream: UnixStream) -> Result<Self, QmpError> {
         let (reader, writer) = stream.into_split();
-        let lines = FramedRead::new(reader, LinesCodec::new_with_max_length(limits::QMP_LINE_BYTES));
+        let lines =
+            FramedRead::new(reader, LinesCodec::new_with_max_length(limits::QMP_LINE_BYTES));
         let mut qmp = Self { lines, writer, events: VecDeque::new(), next_id: 0 };
         let greeting = qmp.read().await?;
         if greeting.get("QMP").is_none() {
@@ -118,11 +126,14 @@ impl Qmp {
     async fn read(&mut self) -> Result<Value, QmpError> {
         match self.lines.next().await {
             Some(Ok(line)) => serde_json::from_str(&line).map_err(|_| garbage(&line)),
-            Some(Err(LinesCodecError::MaxLineLengthExceeded)) => {
-                Err(QmpError::Garbage(format!("a line of more than {} bytes", limits::QMP_LINE_BYTES)))
-            }
+            Some(Err(LinesCodecError::MaxLineLengthExceeded)) => Err(QmpError::Garbage(format!(
+                "a line of more than {} bytes",
+                limits::QMP_LINE_BYTES
+            ))),
             // A reset is how QEMU's end closes when it exits with our command unread.
-            Some(Err(LinesCodecError::Io(error))) if error.kind() == io::ErrorKind::ConnectionReset => {
+            Some(Err(LinesCodecError::Io(error)))
+                if error.kind() == io::ErrorKind::ConnectionReset =>
+            {
                 Err(QmpError::Closed)
             }
             Some(Err(LinesCodecError::Io(error))) => Err(error.into()),

@@ -20,7 +20,9 @@ use crate::{
 /// Becomes QEMU, or says why not; that text ends up where QEMU's own messages do.
 pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
     use std::io::Write as _;
-    let Some((program, args)) = command.split_first() else { return ExitCode::from(Exit::Usage.code()) };
+    let Some((program, args)) = command.split_first() else {
+        return ExitCode::from(Exit::Usage.code());
+    };
     let error = vm::launch(parent, program, args);
     let said = writeln!(std::io::stderr(), "cannot run {}: {error}", program.display());
     // The status of a shell whose command was not found, whether or not anybody hears why.
@@ -30,8 +32,11 @@ pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
 pub(super) async fn fingerprint(shared: &Shared) -> Exit {
     match take_fingerprint(shared).await {
         Ok(fingerprint) if shared.json => {
-            let attributes: serde_json::Map<_, _> =
-                fingerprint.attributes().map(|(key, value)| (key.to_owned(), value.into())).into_iter().collect();
+            let attributes: serde_json::Map<_, _> = fingerprint
+                .attributes()
+                .map(|(key, value)| (key.to_owned(), value.into()))
+                .into_iter()
+                .collect();
             show::print(&show::json(&json!({
                 "attributes": attributes,
                 "qemu": fingerprint.qemu,
@@ -67,7 +72,11 @@ fn describe(fingerprint: &Fingerprint) -> String {
     text += &format!("{:<26} {}\n", "emulator", fingerprint.qemu.path.display());
     for accelerator in &fingerprint.accelerators {
         let works = if accelerator.works { "works" } else { "does not work" };
-        text += &format!("{:<26} {works}: {}\n", format!("accelerator {}", accelerator.name), accelerator.evidence);
+        text += &format!(
+            "{:<26} {works}: {}\n",
+            format!("accelerator {}", accelerator.name),
+            accelerator.evidence
+        );
     }
     text += &format!("{:<26} {}\n", "cpus", fingerprint.cpus);
     text += &format!("{:<26} {} MiB\n", "memory", fingerprint.memory_mib);
@@ -95,8 +104,18 @@ pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
 }
 
 fn inspected(inspection: &Inspection) -> String {
-    let Inspection { name, version, description, sha256, bytes, kind, world, imports, exports, settings_schema } =
-        inspection;
+    let Inspection {
+        name,
+        version,
+        description,
+        sha256,
+        bytes,
+        kind,
+        world,
+        imports,
+        exports,
+        settings_schema,
+    } = inspection;
     let schema = match settings_schema {
         Some(schema) => format!("{schema:#}"),
         None => "none".into(),

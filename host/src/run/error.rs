@@ -70,7 +70,9 @@ impl RunError {
             Self::Image(ImageError::Unsafe { .. }) => Exit::ImageRefused,
             Self::Image(ImageError::Store { .. }) => Exit::CannotRun,
             Self::Vm(VmError::Interrupted) | Self::Interrupted => Exit::Interrupted,
-            Self::Vm(VmError::Start { .. } | VmError::Control(_) | VmError::NoGreeting) => Exit::VmFailed,
+            Self::Vm(VmError::Start { .. } | VmError::Control(_) | VmError::NoGreeting) => {
+                Exit::VmFailed
+            }
             Self::Vm(
                 VmError::PortTaken { .. }
                 | VmError::Port { .. }
@@ -85,7 +87,16 @@ impl RunError {
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Job(error) => error.problems(),
-            _ => &[],
+            Self::Usage(_)
+            | Self::Config(_)
+            | Self::State(_)
+            | Self::JobFile { .. }
+            | Self::Policy(_)
+            | Self::Fingerprint(_)
+            | Self::Image(_)
+            | Self::Vm(_)
+            | Self::Runtime(_)
+            | Self::Interrupted => &[],
         }
     }
 }

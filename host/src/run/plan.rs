@@ -98,11 +98,19 @@ impl PlannedLaunch {
         );
         for port in &launch.ports {
             let host = port.host.map_or("a free port".into(), |host| host.to_string());
-            text += &format!("port      {}: {}:{host} → guest {}/{}\n", port.label, port.bind, port.guest, port.protocol.name());
+            text += &format!(
+                "port      {}: {}:{host} → guest {}/{}\n",
+                port.label,
+                port.bind,
+                port.guest,
+                port.protocol.name()
+            );
         }
         text += match self.image_stored {
             true => "image     in the store\n",
-            false => "image     not in the store; a run would fetch it. Its format below is a guess from its name\n",
+            false => {
+                "image     not in the store; a run would fetch it. Its format below is a guess from its name\n"
+            }
         };
         text += &format!("command   {}", shell_words::quote(&self.program));
         // One option a line: those that start with a dash, with what follows them.

@@ -68,7 +68,9 @@ pub(super) fn failure(shared: &Shared, error: &RunError) -> Exit {
     let exit = error.exit();
     let error = ErrorReport::new(error, error.problems());
     if shared.json {
-        print(&json(&serde_json::json!({"outcome": exit, "exit_code": exit.code(), "error": error})));
+        print(&json(
+            &serde_json::json!({"outcome": exit, "exit_code": exit.code(), "error": error}),
+        ));
     } else {
         say(&error.to_string());
     }
@@ -123,7 +125,9 @@ impl Progress for Steps {
             return;
         }
         let (template, length) = match total {
-            Some(total) => ("image     {bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left", total),
+            Some(total) => {
+                ("image     {bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left", total)
+            }
             None => ("image     {spinner} {bytes} {bytes_per_sec}", 0),
         };
         if let Ok(style) = ProgressStyle::with_template(template) {

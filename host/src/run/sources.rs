@@ -43,7 +43,9 @@ pub(super) fn policies(
     let mut sources: Vec<Source> = vec![];
     for NamedFile { name, path } in files {
         if sources.iter().any(|source| source.name == *name) {
-            return Err(RunError::Usage(format!("two policies are called {name}; give one another name: --policy NAME=FILE")));
+            return Err(RunError::Usage(format!(
+                "two policies are called {name}; give one another name: --policy NAME=FILE"
+            )));
         }
         sources.push(Source { name: name.clone(), path: path.clone(), settings: "{}".into() });
     }
@@ -57,7 +59,10 @@ pub(super) fn policies(
         let Some(source) = sources.iter_mut().find(|source| source.name == *name) else {
             return Err(RunError::Usage(match names.as_slice() {
                 [] => format!("--policy-settings for {name}, but no --policy"),
-                names => format!("--policy-settings for {name}, but the policies are {}", names.join(", ")),
+                names => format!(
+                    "--policy-settings for {name}, but the policies are {}",
+                    names.join(", ")
+                ),
             }));
         };
         source.settings = object(name, value)?;
@@ -77,7 +82,10 @@ fn object(name: &str, value: &str) -> Result<String, RunError> {
         (value.to_owned(), text)
     };
     if text.len() as u64 > limits::POLICY_SETTINGS_BYTES {
-        return Err(RunError::Usage(format!("{place}: more than {} bytes", limits::POLICY_SETTINGS_BYTES)));
+        return Err(RunError::Usage(format!(
+            "{place}: more than {} bytes",
+            limits::POLICY_SETTINGS_BYTES
+        )));
     }
     match serde_json::from_str::<serde_json::Value>(&text) {
         Ok(settings) if settings.is_object() => Ok(settings.to_string()),

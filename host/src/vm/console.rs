@@ -12,7 +12,12 @@ const TRUNCATED: &[u8] = b"\n[qhost: the console log is full; the rest is not ke
 
 /// Copies a console into a log of at most `most` bytes and a mark. A log that cannot be written is given up, with a
 /// warning, and the console is still read. Returns the log's last bytes.
-pub(super) async fn drain(mut console: impl AsyncRead + Unpin, mut log: File, most: u64, tail: usize) -> Vec<u8> {
+pub(super) async fn drain(
+    mut console: impl AsyncRead + Unpin,
+    mut log: File,
+    most: u64,
+    tail: usize,
+) -> Vec<u8> {
     let mut room = most;
     let mut last = Vec::new();
     let mut buffer = [0; 8192];

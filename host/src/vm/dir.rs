@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -45,6 +46,7 @@ impl VmDir {
         let made = tempfile::Builder::new()
             .prefix(&format!("{}-", slug(task_name)))
             .rand_bytes(8)
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&vms)
             .map_err(folder("create a folder in", &vms))?;
         let lock_path = made.path().join(LOCK);
@@ -122,7 +124,8 @@ fn lock_all(vms: &Path) -> Result<File, VmError> {
 
 /// Letters and digits of a name, for an id that people recognise and that needs no quoting anywhere.
 fn slug(name: &str) -> String {
-    let kept = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
+    let kept =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
     let slug: String = kept.take(24).collect();
     match slug.trim_matches('-') {
         "" => "vm".into(),
@@ -186,7 +189,10 @@ pub struct Running {
 
 /// The VMs that somebody looks after now. A folder without a readable plan is one that has not started yet.
 pub fn running(state: &StateDir) -> Vec<Running> {
-    folders(&state.vms()).filter(|path| !is_abandoned(path)).filter_map(|path| read(&path)).collect()
+    folders(&state.vms())
+        .filter(|path| !is_abandoned(path))
+        .filter_map(|path| read(&path))
+        .collect()
 }
 
 fn read(path: &Path) -> Option<Running> {

@@ -5,13 +5,7 @@
 //! leaves no process behind. The supervisor starts it from its main thread, whose end is the process's: the kernel
 //! sends the signal at the end of the thread that forked (prctl(2), `PR_SET_PDEATHSIG`).
 
-use std::{
-    ffi::OsString,
-    io,
-    os::unix::process::CommandExt as _,
-    path::Path,
-    process::Stdio,
-};
+use std::{ffi::OsString, io, os::unix::process::CommandExt as _, path::Path, process::Stdio};
 
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 use tokio::process::{Child, Command};

@@ -1,6 +1,10 @@
 //! Host ports: reserved by binding them before anything long begins, given up just before QEMU binds them itself.
 
-use std::{io, net::{Ipv4Addr, SocketAddrV4}, os::fd::OwnedFd};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
+};
 
 use rustix::{
     io::Errno,

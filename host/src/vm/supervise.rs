@@ -70,9 +70,18 @@ pub async fn run(
         }
     };
     dir.launched();
-    dir.write("status.json", &json!({"state": "running", "pid": qemu.child.id(), "started_at": started_at}))?;
+    dir.write(
+        "status.json",
+        &json!({"state": "running", "pid": qemu.child.id(), "started_at": started_at}),
+    )?;
     watcher.running(dir, plan);
-    let mut watch = Watch { qemu: &mut qemu, qmp: Some(qmp), seen: Seen::default(), phase: Phase::Running, deadline: None };
+    let mut watch = Watch {
+        qemu: &mut qemu,
+        qmp: Some(qmp),
+        seen: Seen::default(),
+        phase: Phase::Running,
+        deadline: None,
+    };
     let status = watch.until_exit(stop, grace, watcher).await;
     let (seen, phase) = (watch.seen, watch.phase);
     let (console_tail, stderr) = qemu.output().await;
@@ -112,7 +121,8 @@ impl Qemu {
         let pipe = || std::io::Error::other("no pipe to QEMU");
         let stdout = child.stdout.take().ok_or_else(pipe)?;
         let stderr = child.stderr.take().ok_or_else(pipe)?;
-        let console = console::drain(stdout, log, limits::CONSOLE_BYTES, limits::CONSOLE_TAIL_BYTES);
+        let console =
+            console::drain(stdout, log, limits::CONSOLE_BYTES, limits::CONSOLE_TAIL_BYTES);
         let stderr = console::keep_first(stderr, limits::QEMU_STDERR_BYTES);
         Ok(Self { child, console: Some(tokio::spawn(console)), stderr: Some(tokio::spawn(stderr)) })
     }
@@ -230,7 +240,12 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn until_exit(&mut self, stop: &mut Stop, grace: Duration, watcher: &dyn Watcher) -> Option<ExitStatus> {
+    async fn until_exit(
+        &mut self,
+        stop: &mut Stop,
+        grace: Duration,
+        watcher: &dyn Watcher,
+    ) -> Option<ExitStatus> {
         let mut asked = 0;
         loop {
             tokio::select! {
@@ -261,13 +276,18 @@ impl Watch<'_> {
 
     async fn next_phase(&mut self, grace: Duration, watcher: &dyn Watcher) {
         let (phase, doing, command, wait) = match self.phase {
-            Phase::Running if self.qmp.is_some() && self.seen.failure.is_none() => {
-                (Phase::PoweringDown, "pressing the guest's power button", "system_powerdown", grace)
-            }
+            Phase::Running if self.qmp.is_some() && self.seen.failure.is_none() => (
+                Phase::PoweringDown,
+                "pressing the guest's power button",
+                "system_powerdown",
+                grace,
+            ),
             Phase::Running | Phase::PoweringDown => {
                 (Phase::Quitting, "telling QEMU to quit", "quit", limits::STOP_QUIT)
             }
-            Phase::Quitting | Phase::Killing => (Phase::Killing, "killing QEMU", "", limits::STOP_QUIT),
+            Phase::Quitting | Phase::Killing => {
+                (Phase::Killing, "killing QEMU", "", limits::STOP_QUIT)
+            }
         };
         self.phase = phase;
         if self.seen.asked {
@@ -292,7 +312,8 @@ impl Watch<'_> {
         if event.name == "STOP"
             && let Some(qmp) = &mut self.qmp
             && let Ok(status) = qmp.execute("query-status").await
-            && let Some(status @ ("internal-error" | "io-error")) = status.get("status").and_then(Value::as_str)
+            && let Some(status @ ("internal-error" | "io-error")) =
+                status.get("status").and_then(Value::as_str)
         {
             self.seen.failure = Some(format!("QEMU stopped the guest: {status}"));
             self.deadline = Some(Instant::now());
@@ -345,7 +366,8 @@ impl Seen {
             "GUEST_PANICKED" => self.panicked = true,
             "SHUTDOWN" => {
                 let reason = event.data.get("reason").and_then(Value::as_str).unwrap_or_default();
-                self.shutdown.get_or_insert(printable::line(reason, limits::SHOWN_CHARS).to_string());
+                self.shutdown
+                    .get_or_insert(printable::line(reason, limits::SHOWN_CHARS).to_string());
             }
             _ => {}
         }
@@ -371,7 +393,9 @@ impl Seen {
         let clean = status.is_some_and(|status| status.success());
         match (self.shutdown.as_deref(), clean) {
             (Some("guest-shutdown"), true) => End::ShutDown,
-            (Some(reason), true) => End::Failed { message: format!("QEMU was ended from outside: {reason}") },
+            (Some(reason), true) => {
+                End::Failed { message: format!("QEMU was ended from outside: {reason}") }
+            }
             (_, _) => {
                 let status = status.map_or("no exit status".into(), |status| status.to_string());
                 let said = if stderr.is_empty() { "it said nothing" } else { stderr };
