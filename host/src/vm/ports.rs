@@ -8,7 +8,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with},
+    net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt},
 };
 
 use super::VmError;
@@ -92,6 +92,11 @@ fn bound(address: Ipv4Addr, port: u16, protocol: Protocol) -> Result<OwnedFd, Er
         Protocol::Udp => SocketType::DGRAM,
     };
     let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+    if protocol == Protocol::Tcp {
+        // As QEMU does: connections of a VM that ended a moment ago (TIME-WAIT) do not make a port taken; a listener
+        // does in any case (socket(7), SO_REUSEADDR).
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
     bind(&socket, &SocketAddrV4::new(address, port))?;
     Ok(socket)
 }
