@@ -157,19 +157,26 @@ const YELLOW: anstyle::Style = anstyle::AnsiColor::Yellow.on_default();
 const DIM: anstyle::Style = anstyle::Style::new().dimmed();
 const PLAIN: anstyle::Reset = anstyle::Reset;
 
-/// The summary of a run, for people.
+/// The summary of a run, for people. An error is not in it: that goes to standard error.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(decision) = &self.decision {
             write!(f, "{decision}")?;
         }
-        if let Some(error) = &self.error {
-            writeln!(f, "{error}")?;
-        }
         if let (Some(vm), Some(task)) = (&self.vm, &self.task) {
-            vm.summary(f, &printable::line(&task.name, 40).to_string())?;
+            return vm.summary(f, &printable::line(&task.name, 40).to_string());
         }
-        Ok(())
+        match (self.outcome, &self.task, &self.decision) {
+            (Exit::Denied, Some(task), Some(decision)) => {
+                let name = printable::line(&task.name, 40);
+                writeln!(f, "{RED}denied{PLAIN}    {name}: refused by {}", decision.refused_by())
+            }
+            (Exit::CannotRun, Some(task), Some(_)) if self.error.is_none() => {
+                let name = printable::line(&task.name, 40);
+                writeln!(f, "{RED}cannot{PLAIN}    {name}: allowed, but this host cannot run it")
+            }
+            (_, _, _) => Ok(()),
+        }
     }
 }
 
@@ -202,6 +209,18 @@ impl VmReport {
             }
         }
         writeln!(f, "console   {}", self.console_log)
+    }
+}
+
+impl Decision {
+    /// Who refused, for a sentence.
+    fn refused_by(&self) -> String {
+        let policies = self.policies.iter().filter(|policy| !policy.violations.is_empty());
+        let mut names: Vec<&str> = policies.map(|policy| policy.name.as_str()).collect();
+        if !self.host.is_empty() {
+            names.push("the host's own rules");
+        }
+        names.join(", ")
     }
 }
 

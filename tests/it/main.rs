@@ -1,1 +1,30 @@
+//! One binary with every integration test, in the order of a run.
 
+mod cli;
+mod job;
+mod policy;
+mod sandbox;
+mod image;
+mod plan;
+mod fingerprint;
+mod vm;
+mod linux;
+mod tidy;
+
+use qhost_tests::Qhost;
+
+/// A scratch folder with the command that was built with these tests.
+fn qhost() -> Qhost {
+    Qhost::new(env!("CARGO_BIN_EXE_qhost-under-test"))
+}
+
+/// Snapshots of text with what differs from machine to machine, and from run to run, taken out.
+fn snapshot(name: &str, text: &str, qhost: &Qhost) {
+    let folder = qhost.folder().to_str().expect("UTF-8");
+    let text = text
+        .replace(folder, "SCRATCH")
+        .replace(qhost_tests::root().to_str().expect("UTF-8"), "ROOT");
+    insta::with_settings!({prepend_module_to_snapshot => false, omit_expression => true}, {
+        insta::assert_snapshot!(name, text);
+    });
+}

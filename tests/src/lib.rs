@@ -1,1 +1,66 @@
-//! t
+//! What the tests stand on: scratch folders, the `qhost` command, boot sectors, a Linux guest, an HTTP server with
+//! faults.
+
+pub mod boot_sector;
+pub mod https;
+pub mod image_server;
+pub mod qhost;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+pub use image_server::{ImageServer, Reply};
+pub use qhost::{Done, Qhost, Running};
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests are in a folder of the repository")
+}
+
+/// A policy or probe, built by `guest-policies/build`.
+pub fn policy(name: &str) -> PathBuf {
+    let path = root().join("guest-policies/target/policies").join(name).with_extension("wasm");
+    assert!(path.exists(), "{} is missing: run guest-policies/build, or tests/run", path.display());
+    path
+}
+
+/// A program to run. The one place where the tests start processes other than `qhost`.
+#[expect(clippy::disallowed_methods, reason = "the tests' one place for this")]
+pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    Command::new(program)
+}
+
+/// Runs a program that must succeed, and gives what it printed.
+pub fn succeed(program: &str, args: &[&str]) -> String {
+    let Output { status, stdout, stderr } =
+        command(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8_lossy(&stdout).into_owned()
+}
+
+/// The folder of the Linux guest, made by `tests/guest-image` on first use.
+pub fn linux_guest() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let script = root().join("tests/guest-image");
+        succeed(script.to_str().expect("UTF-8"), &[]).trim().into()
+    })
+}
+
+/// Waits until something is so. The bound is for a machine that is busy; nothing is asserted of how long it took.
+pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

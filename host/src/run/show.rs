@@ -54,12 +54,14 @@ pub(super) fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 
-/// The end of a run: JSON or the summary on standard output, an error without the rest on standard error.
+/// The end of a run: JSON or the summary on standard output; an error without JSON on standard error.
 pub(super) fn report(shared: &Shared, report: &Report) {
-    match (shared.json, &report.error) {
-        (true, _) => print(&json(report)),
-        (false, Some(error)) if report.decision.is_none() => say(&error.to_string()),
-        (false, _) => print(&report.to_string()),
+    if shared.json {
+        return print(&json(report));
+    }
+    print(&report.to_string());
+    if let Some(error) = &report.error {
+        say(&error.to_string());
     }
 }
 

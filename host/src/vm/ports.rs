@@ -61,7 +61,7 @@ pub fn reserve(launch: &Launch, allowed: &[PortRange]) -> Result<Reserved, VmErr
 
 fn take(port: &PortMap, host: u16) -> Result<OwnedFd, VmError> {
     let (bind, protocol) = (port.bind, port.protocol.name());
-    bound(bind, host, port.protocol).map_err(|error| match error {
+    bound(bind, host, port.protocol, Reuse::AfterClose).map_err(|error| match error {
         Errno::ADDRINUSE => VmError::PortTaken { port: host, bind, protocol },
         error => VmError::Port { port: host, bind, protocol, source: error.into() },
     })
@@ -69,7 +69,7 @@ fn take(port: &PortMap, host: u16) -> Result<OwnedFd, VmError> {
 
 /// The kernel's choice where that is allowed, else the first free one of the ranges.
 fn pick(port: &PortMap, allowed: &[PortRange]) -> Result<(OwnedFd, u16), VmError> {
-    if let Ok(socket) = bound(port.bind, 0, port.protocol)
+    if let Ok(socket) = bound(port.bind, 0, port.protocol, Reuse::Never)
         && let Ok(host) = port_of(&socket)
         && allowed.iter().any(|range| range.contains(host))
     {
@@ -77,7 +77,7 @@ fn pick(port: &PortMap, allowed: &[PortRange]) -> Result<(OwnedFd, u16), VmError
     }
     let all = allowed.iter().flat_map(|range| range.first()..=range.last());
     for host in all {
-        if let Ok(socket) = bound(port.bind, host, port.protocol) {
+        if let Ok(socket) = bound(port.bind, host, port.protocol, Reuse::Never) {
             return Ok((socket, host));
         }
     }
@@ -85,16 +85,25 @@ fn pick(port: &PortMap, allowed: &[PortRange]) -> Result<(OwnedFd, u16), VmError
     Err(VmError::NoFreePort { label: port.label.clone(), ranges: ranges.join(", ") })
 }
 
+/// Whether a port counts as free while connections of a socket that was closed linger (TIME-WAIT).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    /// For a port that was asked for: its VM may have ended a moment ago. Two runs that ask for one port both get it
+    /// here, and the second QEMU fails.
+    AfterClose,
+    /// For a port that is picked: it is nobody else's, of those picked by other runs at this moment too.
+    Never,
+}
+
 /// Bound, not listening: a client is refused rather than left to wait.
-fn bound(address: Ipv4Addr, port: u16, protocol: Protocol) -> Result<OwnedFd, Errno> {
+fn bound(address: Ipv4Addr, port: u16, protocol: Protocol, reuse: Reuse) -> Result<OwnedFd, Errno> {
     let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
     };
     let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
-    if protocol == Protocol::Tcp {
-        // As QEMU does: connections of a VM that ended a moment ago (TIME-WAIT) do not make a port taken; a listener
-        // does in any case (socket(7), SO_REUSEADDR).
+    // As QEMU does. For UDP it would let two processes share a port.
+    if protocol == Protocol::Tcp && reuse == Reuse::AfterClose {
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
     bind(&socket, &SocketAddrV4::new(address, port))?;

@@ -1,0 +1,84 @@
+//! The command line: help that teaches, and usage errors.
+
+use qhost_tests::policy;
+
+use crate::{qhost, snapshot};
+
+#[test]
+fn help() {
+    let qhost = qhost();
+    for args in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["plan", "--help"],
+        &["policy", "inspect", "--help"],
+        &["completions", "--help"],
+    ] {
+        let done = qhost.run(args).exits(0);
+        snapshot(&format!("help-{}", args.join("-").replace("--", "")), &done.stdout, &qhost);
+    }
+}
+
+#[test]
+fn completions_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        qhost().run(&["completions", shell]).exits(0).says("fingerprint");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_2() {
+    let qhost = qhost();
+    let job = qhost.file("job.json", "{}");
+    let limits = policy("limits");
+    let limits = limits.to_str().unwrap();
+    for (args, says) in [
+        (vec!["run"], "JOB.json"),
+        (vec!["run", "--grace", "9999", &job], "3600"),
+        (vec!["run", "--tenant", "a b", &job], "1 to 64 letters"),
+        (vec!["run", "--policy", "bad name.wasm", &job], "write NAME=FILE"),
+        (vec!["run", "--image-allow", "localhost", &job], "--image-allow"),
+        (vec!["completions", "tcsh"], "possible values"),
+    ] {
+        qhost.run(&args).exits(2).says(says);
+    }
+    // What only shows once the job is understood.
+    let job = qhost.job(&("http://127.0.0.1:1/x".into(), "0".repeat(64)), serde_json::json!({}));
+    for (args, says) in [
+        (vec!["--policy", limits, "--policy", limits], "two policies are called limits"),
+        (vec!["--policy-settings", "limits={}"], "but no --policy"),
+        (vec!["--policy", limits, "--policy-settings", "limit={}"], "the policies are limits"),
+        (
+            vec!["--policy", limits, "--policy-settings", "limits=none.json"],
+            "cannot read none.json",
+        ),
+        (vec!["--policy", limits, "--policy-settings", "limits={"], "not JSON"),
+        (
+            vec![
+                "--policy",
+                limits,
+                "--policy-settings",
+                "limits={}",
+                "--policy-settings",
+                "limits={}",
+            ],
+            "limits twice",
+        ),
+        (
+            vec!["--policy", limits, "--policy-settings", r#"limits={"memory": 1}"#],
+            "policy limits (sha256:",
+        ),
+    ] {
+        let args: Vec<_> = ["plan"].into_iter().chain(args).chain([job.as_str()]).collect();
+        qhost.run(&args).exits(2).says(says);
+    }
+}
+
+#[test]
+fn a_configuration_with_an_unknown_key_is_refused() {
+    let qhost = qhost();
+    qhost.config("[image]\nmax_byte = 1\n");
+    let job = qhost.file("job.json", "{}");
+    qhost.run(&["plan", &job]).exits(2).says("qhost.toml").says("max_byte").says("max_bytes");
+    qhost.run(&["plan", "--config", "none.toml", &job]).exits(2).says("none.toml");
+}

@@ -1,0 +1,292 @@
+//! Images: fetched, checked, stored once; and nothing left where that fails.
+
+use std::{fs, time::Duration};
+
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use qhost_tests::{
+    ImageServer, Qhost, Reply,
+    boot_sector::{self, Then},
+    command, succeed, wait_for,
+};
+use serde_json::json;
+
+use crate::qhost;
+
+/// Limits that let tests of waiting end soon.
+const HASTY: &str = "[image]\nattempts = 1\n";
+
+fn disk() -> Vec<u8> {
+    boot_sector::disk("here I am", Then::PowerOff)
+}
+
+/// Runs a job for what the server has at /image.
+fn run(qhost: &Qhost, server: &ImageServer, sha256: &str) -> qhost_tests::Done {
+    let job = qhost.job(&(server.url("/image"), sha256.to_owned()), json!({}));
+    qhost.run(&["run", &job])
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    qhost::image::Sha256::of(bytes).to_string()
+}
+
+fn header(name: &'static str, value: &'static str) -> (HeaderName, HeaderValue) {
+    (HeaderName::from_static(name), HeaderValue::from_static(value))
+}
+
+#[test]
+fn a_second_run_makes_no_request() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let (_, digest) = server.serve("/image", disk());
+    run(&qhost, &server, &digest).exits(0);
+    run(&qhost, &server, &digest).exits(0);
+    assert_eq!(server.requests(), ["/image"]);
+    assert_eq!(qhost.stored_images(), [digest.clone()]);
+    let stored = qhost.state().join("images/sha256").join(&digest[..2]).join(&digest);
+    assert!(fs::metadata(&stored).unwrap().permissions().readonly(), "a stored image is read-only");
+    assert_eq!(fs::read(stored).unwrap(), disk(), "the VM's writes went to an overlay");
+}
+
+#[test]
+fn two_runs_at_once_fetch_once() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let digest = sha256(&disk());
+    server.set("/image", Reply::Slow(disk().into(), Duration::from_millis(50)));
+    let job = qhost.job(&(server.url("/image"), digest.clone()), json!({}));
+    let runs = [(); 3].map(|()| qhost.start(&["run", &job]));
+    for run in runs {
+        run.end().exits(0);
+    }
+    assert_eq!(server.requests(), ["/image"]);
+    assert_eq!(qhost.stored_images(), [digest]);
+}
+
+#[test]
+fn a_mismatch_leaves_the_store_as_it_was() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let (_, other) = server.serve("/other", boot_sector::disk("other", Then::PowerOff));
+    server.set("/image", Reply::File(disk().into()));
+    qhost.run(&["run", &qhost.job(&(server.url("/other"), other.clone()), json!({}))]).exits(0);
+    let wrong = "0".repeat(64);
+    run(&qhost, &server, &wrong)
+        .exits(14)
+        .says(&format!("the job says sha256:{wrong}"))
+        .says(&format!("has sha256:{}", sha256(&disk())));
+    assert_eq!(qhost.stored_images(), [other]);
+    assert_eq!(qhost.vms().len(), 1, "the mismatch made no VM");
+}
+
+#[test]
+fn what_a_server_can_do_wrong() {
+    let file = || disk().into();
+    let no_length = |status| Reply::Status(status, vec![]);
+    for (toml, reply, requests, says) in [
+        (HASTY, no_length(StatusCode::NOT_FOUND), 1, "answered 404 Not Found, expected 200"),
+        ("", no_length(StatusCode::NOT_FOUND), 1, "404"),
+        ("", no_length(StatusCode::PARTIAL_CONTENT), 1, "206"),
+        ("[image]\nattempts = 2\n", no_length(StatusCode::BAD_GATEWAY), 2, "502 Bad Gateway"),
+        ("[image]\nattempts = 2\n", Reply::CutAfter(file(), 70_000), 2, "the body ended after"),
+        (
+            "[image]\nattempts = 1\nidle_timeout_s = 1\n",
+            Reply::StallAfter(file(), 70_000),
+            1,
+            "no bytes in time",
+        ),
+        ("[image]\ntotal_timeout_s = 1\n", Reply::StallAfter(file(), 70_000), 1, "longer than 1 s"),
+        (
+            "[image]\nmax_bytes = 1000000\n",
+            Reply::File(file()),
+            1,
+            "larger than image.max_bytes, 1000000",
+        ),
+        (
+            "",
+            Reply::WithHeaders(file(), vec![header("content-encoding", "gzip")]),
+            1,
+            "Content-Encoding gzip",
+        ),
+        (
+            "",
+            Reply::Status(StatusCode::SERVICE_UNAVAILABLE, vec![header("retry-after", "3600")]),
+            1,
+            "503",
+        ),
+    ] {
+        let (qhost, server) = (qhost(), ImageServer::start());
+        qhost.config(toml);
+        server.set("/image", reply);
+        run(&qhost, &server, &sha256(&disk())).exits(13).says(&server.url("/image")).says(says);
+        assert_eq!(server.requests().len(), requests, "{says}");
+        assert!(qhost.stored_images().is_empty() && qhost.vms().is_empty(), "{says}");
+    }
+}
+
+#[test]
+fn what_passes_is_tried_again() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let first = vec![
+        Reply::Status(StatusCode::TOO_MANY_REQUESTS, vec![header("retry-after", "1")]),
+        Reply::CutAfter(disk().into(), 70_000),
+    ];
+    server.set("/image", Reply::First(first, Box::new(Reply::File(disk().into()))));
+    run(&qhost, &server, &sha256(&disk())).exits(0);
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[test]
+fn redirects_are_followed_five_times_and_checked() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let digest = sha256(&disk());
+    for hop in 0..5 {
+        server.set(&format!("/hop{hop}"), Reply::redirect(&format!("/hop{}", hop + 1)));
+    }
+    server.set("/hop5", Reply::File(disk().into()));
+    let job = |path: &str| qhost.job(&(server.url(path), digest.clone()), json!({}));
+    qhost.run(&["run", &job("/hop0")]).exits(0);
+    assert_eq!(server.requests().len(), 6);
+
+    let other = crate::qhost();
+    for (to, says) in [
+        ("/loop", "more than 5 redirects"),
+        ("file:///etc/shadow", "leads to file:"),
+        ("http://user:secret@127.0.0.1/", "carries a user name or password"),
+        (
+            "http://192.168.0.1/image",
+            "192.168.0.1 is at 192.168.0.1, from where images may not come",
+        ),
+        ("http://[::ffff:169.254.169.254]/latest", "169.254.169.254"),
+    ] {
+        server.set("/loop", Reply::redirect(to));
+        let job = other.job(&(server.url("/loop"), digest.clone()), json!({}));
+        let done = other.run(&["run", &job]).exits(13).says(says);
+        assert!(!done.stderr.contains("secret") && !done.stdout.contains("secret"));
+    }
+}
+
+#[test]
+fn addresses_that_are_not_public_must_be_allowed() {
+    let (mut qhost, server) = (qhost(), ImageServer::start());
+    qhost = qhost.env("QHOST_IMAGE_ALLOW", "192.0.2.0/24");
+    let (_, digest) = server.serve("/image", disk());
+    run(&qhost, &server, &digest).exits(13).says("image.network.allow");
+    let by_name = (server.url("/image").replace("127.0.0.1", "localhost"), digest.clone());
+    qhost.run(&["run", &qhost.job(&by_name, json!({}))]).exits(13).says("localhost is at");
+    assert_eq!(server.requests(), [""; 0]);
+    qhost.config("[image.network]\nallow = [\"127.0.0.0/8\"]\n");
+    run(&qhost, &server, &digest).exits(0);
+}
+
+#[test]
+fn a_query_is_not_shown() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config(HASTY);
+    let job = qhost.job(&(server.url("/none?signature=secret"), "0".repeat(64)), json!({}));
+    let done = qhost.run(&["run", &job]).exits(13).says("/none?…");
+    assert!(!done.stderr.contains("secret"));
+}
+
+#[test]
+fn a_server_that_is_not_there() {
+    let qhost = qhost();
+    qhost.config(HASTY);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let job = qhost.job(&(format!("http://{free}/image"), "0".repeat(64)), json!({}));
+    qhost.run(&["run", &job]).exits(13).says("Connection refused");
+}
+
+#[test]
+fn a_killed_fetch_leaves_nothing_that_counts() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let digest = sha256(&disk());
+    let stall = Reply::StallAfter(disk().into(), 500_000);
+    server.set("/image", Reply::First(vec![stall], Box::new(Reply::File(disk().into()))));
+    let job = qhost.job(&(server.url("/image"), digest.clone()), json!({}));
+    let running = qhost.start(&["run", &job]);
+    wait_for("a part", || (!qhost.stored_images().is_empty()).then_some(()));
+    assert_eq!(qhost.stored_images(), [format!("{digest}.part")]);
+    running.signal("KILL");
+    running.end();
+    assert_eq!(qhost.stored_images(), [format!("{digest}.part")], "killed, it cannot clean up");
+    // Another image's fetch sweeps it, and the image itself is fetched anew.
+    let other = server.serve("/other", boot_sector::disk("other", Then::PowerOff));
+    qhost.run(&["run", &qhost.job(&other, json!({}))]).exits(0);
+    assert_eq!(qhost.stored_images(), [other.1.clone()]);
+    run(&qhost, &server, &digest).exits(0);
+}
+
+#[test]
+fn an_interrupted_fetch_leaves_nothing() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    server.set("/image", Reply::StallAfter(disk().into(), 500_000));
+    let job = qhost.job(&(server.url("/image"), sha256(&disk())), json!({}));
+    let running = qhost.start(&["run", &job]);
+    wait_for("a part", || (!qhost.stored_images().is_empty()).then_some(()));
+    running.signal("INT");
+    running.end().exits(130).says("interrupted before the guest ran");
+    assert!(qhost.stored_images().is_empty() && qhost.vms().is_empty());
+}
+
+/// A real full disk: a file system of 600 KiB in a mount namespace of its own.
+#[test]
+fn a_full_disk_leaves_nothing() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    server.set("/image", Reply::File(disk().into()));
+    let job = qhost.job(&(server.url("/image"), sha256(&disk())), json!({}));
+    let state = qhost.folder().join("small");
+    fs::create_dir(&state).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=600k tmpfs {state} && cp {kept} {state}/ && \
+         {{ {qhost} run --state-dir {state} --config {config} --image-allow 127.0.0.0/8 {job}; echo code $?; \
+         find {state} -name '*.part' -o -name '{digest}'; echo end; }}",
+        state = state.display(),
+        kept = qhost.state().join("fingerprint.json").display(),
+        qhost = qhost.program().display(),
+        config = qhost.folder().join("qhost.toml").display(),
+        digest = sha256(&disk()),
+    );
+    let output = command("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("No space left on device"), "{text}{errors}");
+    assert!(text.ends_with("code 16\nend\n"), "{text}{errors}");
+}
+
+#[test]
+fn images_that_name_other_files_are_refused() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let folder = qhost.folder().to_str().unwrap().to_owned();
+    let image = |name: &str, args: &[&str]| {
+        let path = format!("{folder}/{name}");
+        succeed("qemu-img", &[&["create", "-q", "-f", "qcow2"], args, &[&path, "1M"]].concat());
+        fs::read(path).unwrap()
+    };
+    let secret = qhost.file("secret", vec![7; 4096]);
+    let data_file = format!("data_file={folder}/data.raw,data_file_raw=on");
+    for (name, bytes, says) in [
+        ("backing", image("backing", &["-u", "-b", &secret, "-F", "raw"]), "names a backing file"),
+        ("data", image("data", &["-o", &data_file]), "keeps its data in another file"),
+        ("vmdk", [&b"KDMV"[..], &[0; 508]].concat(), "it is a VMDK image"),
+        ("empty", vec![], "it is empty"),
+    ] {
+        let image = server.serve(&format!("/{name}"), bytes);
+        qhost.run(&["run", &qhost.job(&image, json!({}))]).exits(15).says(&image.1).says(says);
+        assert!(qhost.stored_images().is_empty(), "{name} was stored");
+    }
+    assert!(qhost.vms().is_empty());
+    qhost.config("[image]\nmax_disk_bytes = 1000\n");
+    let image = server.serve("/large", image("large", &[]));
+    qhost.run(&["run", &qhost.job(&image, json!({}))]).exits(15).says("image.max_disk_bytes");
+}
+
+#[test]
+fn https_is_checked() {
+    let qhost = qhost();
+    qhost.config(HASTY);
+    let server = qhost_tests::https::HttpsServer::start(disk());
+    let certificate = qhost.file("ca.pem", server.certificate());
+    let job = qhost.job(&(server.url(), sha256(&disk())), json!({}));
+    qhost.run(&["run", &job]).exits(13).says("certificate");
+    qhost.env("SSL_CERT_FILE", &certificate).run(&["run", &job]).exits(0);
+}

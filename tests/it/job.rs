@@ -1,0 +1,209 @@
+//! Job files: both forms, and what is said of bad ones. Adding a case is adding a file to `fixtures/jobs`.
+
+use std::{fs, path::PathBuf};
+
+use proptest::prelude::*;
+use qhost::job;
+use qhost_tests::root;
+use serde_json::Value;
+
+use crate::{qhost, snapshot};
+
+fn fixtures(kind: &str) -> Vec<(String, PathBuf)> {
+    let entries =
+        fs::read_dir(root().join("tests/fixtures/jobs").join(kind)).expect("the fixtures");
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("a fixture").path()).collect();
+    files.sort();
+    let name = |path: &PathBuf| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    files.into_iter().map(|path| (name(&path), path)).collect()
+}
+
+#[test]
+fn valid_jobs_become_tasks() {
+    let qhost = qhost();
+    for (name, path) in fixtures("valid") {
+        let bytes = fs::read(&path).unwrap();
+        let task = job::parse("job.json", &bytes, "acme", None)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        snapshot(&format!("job-{name}"), &serde_json::to_string_pretty(&task).unwrap(), &qhost);
+    }
+}
+
+#[test]
+fn each_bad_job_has_its_error() {
+    let qhost = qhost();
+    let fixtures = fixtures("invalid");
+    assert!(fixtures.len() >= 60, "{} bad job files", fixtures.len());
+    for (name, path) in fixtures {
+        let bytes = fs::read(&path).unwrap();
+        let error = job::parse("job.json", &bytes, "acme", None).expect_err(&name);
+        let causes =
+            std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+        let text: String = causes.map(|cause| format!("\n  because: {cause}")).collect();
+        snapshot(&format!("bad-job-{name}"), &format!("{error}{text}"), &qhost);
+    }
+}
+
+#[test]
+fn a_bad_job_is_exit_10_in_text_and_json() {
+    let qhost = qhost();
+    let job =
+        qhost.file("job.json", r#"{"name": "x", "driver": "qemu", "confg": {}, "resources": {}}"#);
+    let done = qhost.run(&["run", &job]).exits(10);
+    assert_eq!(done.stdout, "");
+    done.says("job.json: 3 problems")
+        .says("/confg")
+        .says("did you mean config?")
+        .says("/resources/memory_mib");
+    let json = qhost.run(&["run", "--json", &job]).exits(10).json();
+    assert_eq!(json["outcome"], "job-not-understood");
+    assert_eq!(json["error"]["problems"][0]["pointer"], "/confg");
+    qhost.run(&["run", "none.json"]).exits(10).says("cannot read the job file none.json");
+    let large = qhost.file("large.json", vec![b' '; (1 << 20) + 1]);
+    qhost.run(&["run", &large]).exits(10).says("larger than 1048576 bytes");
+}
+
+#[test]
+fn a_nomad_job_with_several_qemu_tasks_needs_a_name() {
+    let bytes =
+        fs::read(root().join("tests/fixtures/jobs/invalid/nomad-several-tasks.json")).unwrap();
+    for (select, expected) in [("two", "two"), ("group/one", "one")] {
+        assert_eq!(job::parse("j", &bytes, "acme", Some(select)).unwrap().name, expected);
+    }
+    for (select, says) in
+        [(None, "\"group/one\", \"group/two\""), (Some("three"), "no qemu task \"three\"")]
+    {
+        let error = job::parse("j", &bytes, "acme", select).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+/// Faults that a JSON Schema cannot express, or that are not in the JSON at all.
+const BEYOND_THE_SCHEMA: &[&str] = &[
+    // Not JSON, or not what a JSON parser reports.
+    "not-json",
+    "not-utf-8",
+    "empty",
+    "cut-off",
+    "trailing",
+    "nested-too-deep",
+    "key-twice",
+    // Characters and URL parts, of which the schema checks only the scheme.
+    "name-with-newline",
+    "args-with-newline",
+    "image-source-credentials",
+    "image-source-fragment",
+    "image-source-newline",
+    "image-source-bad-port",
+    "image-source-no-host",
+    // How parts of the job go together.
+    "guest-ports-without-host-port",
+    "guest-ports-two-without-reserved",
+    "host-port-alone",
+    "host-port-with-port-map",
+    "port-map-and-guest-ports",
+    "port-map-host-taken-twice",
+    "nomad-several-tasks",
+    "nomad-no-qemu-task",
+    "nomad-port-map-label-unknown",
+    "nomad-port-map-without-network",
+    "nomad-guest-ports-count",
+    "nomad-port-without-guest-port",
+    "nomad-reserved-without-value",
+    "nomad-label-twice",
+    "nomad-artifacts",
+    "nomad-devices",
+    // Nomad's own keys, which the schema leaves to Nomad.
+    "nomad-key-misspelt",
+    "nomad-group-key-misspelt",
+    "nomad-task-key-misspelt",
+];
+
+#[test]
+fn the_schema_agrees_with_the_fixtures() {
+    let printed = qhost().run(&["job", "schema"]).exits(0).json();
+    let schema = jsonschema::validator_for(&printed).expect("a JSON Schema");
+    let read = |path| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).ok();
+    for (name, path) in fixtures("valid") {
+        let job = read(path).expect("JSON");
+        let errors: Vec<_> = schema.iter_errors(&job).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{name}: {errors:?}");
+    }
+    for (name, path) in fixtures("invalid") {
+        let refused = read(path).is_some_and(|job| !schema.is_valid(&job));
+        let beyond = BEYOND_THE_SCHEMA.contains(&name.as_str());
+        assert!(
+            refused != beyond,
+            "{name}: refused by the schema: {refused}, listed as beyond it: {beyond}"
+        );
+    }
+}
+
+/// JSON like a job's: its keys, and values of every type.
+fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+        "https?://[a-z]{1,5}/.{0,5}".prop_map(Value::from),
+        "[0-9a-f]{64}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 64, 8, |inner| {
+        let key = prop_oneof![
+            prop::sample::select(vec![
+                "name",
+                "driver",
+                "config",
+                "resources",
+                "meta",
+                "image_source",
+                "checksum",
+                "port_map",
+                "guest_ports",
+                "host_port",
+                "args",
+                "egress",
+                "memory_mib",
+                "Job",
+                "ID",
+                "TaskGroups",
+                "Tasks",
+                "Name",
+                "Driver",
+                "Config",
+                "Resources",
+                "MemoryMB",
+                "Networks",
+                "ReservedPorts",
+                "Label",
+                "Value",
+                "To",
+                "Meta",
+            ])
+            .prop_map(String::from),
+            ".{0,6}".prop_map(String::from),
+        ];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key, inner), 0..6)
+                .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics(job in json(), select in prop::option::of(".{0,5}")) {
+        let error = job::parse("j", job.to_string().as_bytes(), "t", select.as_deref());
+        if let Err(error) = error {
+            prop_assert!(!error.to_string().contains(|c: char| c.is_control() && c != '\n'));
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(job::parse("j", &bytes, "t", None).is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! A real Linux guest, in every form of image: its web server through a mapped port, its power button, and what it
+//! cannot reach.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use qhost_tests::{ImageServer, Qhost, linux_guest, wait_for};
+use serde_json::json;
+
+use crate::qhost;
+
+/// Starts a guest, waits until it is up, does something with its mapped port, and stops it by its power button.
+fn with_guest(image: &str, config: serde_json::Value, toml: &str, visit: impl FnOnce(&Qhost, u16)) {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config(toml);
+    let served = server.serve("/image", fs::read(linux_guest().join(image)).expect("the guest"));
+    let job = qhost.job(&served, config);
+    let job = fs::read_to_string(job).unwrap().replace("\"memory_mib\":32", "\"memory_mib\":128");
+    let job = qhost.file("job.json", job);
+    let running = qhost.start(&["run", "--json", &job]);
+    qhost.console_has("GUEST-READY");
+    let plan = fs::read(qhost.vms()[0].join("plan.json")).unwrap();
+    let plan: serde_json::Value = serde_json::from_slice(&plan).unwrap();
+    let port = plan["forwards"][0]["host"]
+        .as_u64()
+        .and_then(|port| u16::try_from(port).ok())
+        .expect("a port");
+    visit(&qhost, port);
+    running.signal("INT");
+    let report = running.end().exits(130).json();
+    assert_eq!(report["vm"]["end"], json!({"reason": "stopped", "by": "powerdown"}));
+    qhost.console_has("GUEST-POWEROFF");
+    qhost.assert_nothing_left();
+}
+
+fn http() -> serde_json::Value {
+    json!({"port_map": {"http": 8080}})
+}
+
+/// The body of a page. Tried again while the guest's server comes up behind its forwarded port.
+fn get(port: u16, path: &str) -> String {
+    wait_for("the guest's web server", || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: guest\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| body.trim().to_owned())
+            .filter(|body| !body.is_empty())
+    })
+}
+
+#[test]
+fn an_iso() {
+    with_guest("guest.iso", http(), "", |_, port| {
+        assert_eq!(get(port, "/"), "hello from the guest")
+    });
+}
+
+#[test]
+fn a_raw_disk() {
+    with_guest("guest.raw", http(), "", |_, port| {
+        assert_eq!(get(port, "/"), "hello from the guest")
+    });
+}
+
+/// And with it: the guest cannot reach a server on the host's loopback, while its mapped port answers.
+#[test]
+fn a_qcow2_disk_and_an_isolated_guest() {
+    let host = ImageServer::start();
+    host.serve("/", &b"the host"[..]);
+    with_guest("guest.qcow2", http(), "", |_, port| {
+        let reach = get(port, &format!("/cgi-bin/reach?{}", host.port()));
+        assert!(reach.starts_with("unreachable"), "{reach}");
+        assert_eq!(get(port, "/"), "hello from the guest");
+    });
+    assert_eq!(host.requests(), [""; 0]);
+}
+
+/// The control: granted the internet, the same guest reaches the same server, so the test above can fail.
+#[test]
+fn a_compressed_qcow2_disk_and_a_guest_with_egress() {
+    let host = ImageServer::start();
+    host.serve("/", &b"the host"[..]);
+    let config = json!({"port_map": {"http": 8080}, "egress": "internet"});
+    with_guest("guest-compressed.qcow2", config, "[network]\ninternet = true\n", |_, port| {
+        assert_eq!(get(port, &format!("/cgi-bin/reach?{}", host.port())), "reached");
+    });
+    assert_eq!(host.requests(), ["/"]);
+}

@@ -1,0 +1,244 @@
+//! The planned command line: what it is, and that no text of a tenant's or a policy's becomes QEMU syntax.
+
+use std::{collections::BTreeSet, fs, net::Ipv4Addr};
+
+use proptest::prelude::*;
+use qhost::{
+    image::Format,
+    job::{self, Accelerator, Egress, Protocol, Resources},
+    policy::{Launch, PortMap},
+    qemu::{Disk, Forward, argv},
+};
+use serde_json::{Value, json};
+
+use crate::{qhost, snapshot};
+
+/// A launch by the host's own default for a job, planned without a host.
+fn planned(job: &Value) -> Option<Vec<String>> {
+    let task = job::parse("job.json", job.to_string().as_bytes(), "acme", None).ok()?;
+    let launch = Launch::default_for(&task);
+    let disk =
+        Disk { path: "/state/images/x".into(), format: Format::guess(task.image.source.path()) };
+    let forward = |port: &PortMap| Forward {
+        label: port.label.clone(),
+        bind: port.bind,
+        host: port.host.unwrap_or(0),
+        guest: port.guest,
+        protocol: port.protocol,
+    };
+    let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
+    Some(argv("VM-ID", &launch, &[], &disk, &forwards))
+}
+
+fn job() -> Value {
+    json!({
+        "name": "web",
+        "driver": "qemu",
+        "config": {
+            "image_source": "https://images.example/web.qcow2",
+            "checksum": "0".repeat(64),
+            "port_map": {"http": {"guest": 80, "host": 8080}, "dns": {"guest": 53, "protocol": "udp"}},
+        },
+        "resources": {"cpus": 2, "memory_mib": 512},
+        "meta": {"team": "blue"},
+    })
+}
+
+#[test]
+fn command_lines() {
+    let qhost = qhost();
+    let mut iso = job();
+    iso["config"]["image_source"] = "https://images.example/web.iso".into();
+    iso["config"]["accelerator"] = "kvm".into();
+    iso["config"]["egress"] = "internet".into();
+    for (name, job) in [("qcow2", job()), ("iso", iso)] {
+        snapshot(&format!("argv-{name}"), &planned(&job).unwrap().join("\n"), &qhost);
+    }
+}
+
+#[test]
+fn every_format_is_stated() {
+    for (format, drivers) in [(Format::Qcow2, 2), (Format::Raw, 2), (Format::Iso, 1)] {
+        let launch =
+            Launch::default_for(&job::parse("j", job().to_string().as_bytes(), "t", None).unwrap());
+        let argv = argv("vm", &launch, &[], &Disk { path: "/x".into(), format }, &[]);
+        let blocks: Vec<Value> =
+            values(&argv, "-blockdev").map(|json| serde_json::from_str(json).unwrap()).collect();
+        assert_eq!(blocks.len(), drivers);
+        assert!(blocks.iter().all(|block| block["driver"].is_string()), "{blocks:?}");
+        assert_eq!(blocks[0]["read-only"], true, "the stored image is opened for reading only");
+        assert!(
+            format != Format::Qcow2 || blocks[0].get("backing") == Some(&Value::Null),
+            "{blocks:?}"
+        );
+        assert!(!argv.iter().any(|argument| argument == "-drive"), "-drive probes formats");
+    }
+}
+
+fn values<'a>(argv: &'a [String], option: &'a str) -> impl Iterator<Item = &'a str> {
+    argv.windows(2).filter(move |pair| pair[0] == option).map(|pair| pair[1].as_str())
+}
+
+/// Text that would be QEMU syntax if it got there unquoted.
+const HOSTILE: &[&str] = &[
+    "x,file=/etc/shadow",
+    "x,,y",
+    "a=b",
+    "-drive",
+    "file=/etc/shadow,if=virtio",
+    "x\ny",
+    "x\" y",
+    "x' y",
+    "../../../etc/passwd",
+    "json:{\"driver\":\"file\",\"filename\":\"/etc/shadow\"}",
+    "nbd:unix:/x",
+    "${x}",
+    "`id`",
+    "$(id)",
+    "x\0y",
+    "é,\u{202e}",
+];
+
+/// Puts a text into every free-text field of a job.
+fn with_everywhere(text: &str) -> Vec<Value> {
+    let mut jobs = vec![];
+    let mut put = |edit: &dyn Fn(&mut Value)| {
+        let mut job = job();
+        edit(&mut job);
+        jobs.push(job);
+    };
+    put(&|job| job["name"] = text.into());
+    put(&|job| job["meta"] = json!({ "key": text }));
+    put(&|job| job["meta"] = json!({ text: "value" }));
+    put(&|job| job["config"]["args"] = json!([text]));
+    put(&|job| job["config"]["image_source"] = format!("https://images.example/{text}").into());
+    put(&|job| {
+        job["config"]["image_source"] = format!("https://images.example/x.iso?{text}").into()
+    });
+    put(&|job| job["config"]["image_source"] = text.into());
+    put(&|job| job["config"]["checksum"] = text.into());
+    put(&|job| job["config"]["accelerator"] = text.into());
+    put(&|job| job["config"]["egress"] = text.into());
+    put(&|job| job["config"]["port_map"] = json!({ text: 80 }));
+    put(&|job| job["config"]["port_map"] = json!({"http": {"guest": 80, "protocol": text}}));
+    put(&|job| job["driver"] = text.into());
+    jobs
+}
+
+/// The command lines that a job with hostile text may lead to: those of jobs without it.
+fn harmless() -> BTreeSet<Vec<String>> {
+    let mut harmless = BTreeSet::new();
+    for name in ["web.qcow2", "web.iso", "web"] {
+        let mut job = job();
+        job["config"]["image_source"] = format!("https://images.example/{name}").into();
+        harmless.insert(planned(&job).expect("a sound job"));
+    }
+    let mut job = job();
+    job["config"]["port_map"] = json!({"label": 80});
+    harmless.insert(planned(&job).expect("a sound job"));
+    harmless
+}
+
+#[test]
+fn hostile_text_in_every_field_changes_nothing() {
+    let (qhost, harmless) = (qhost(), harmless());
+    let mut understood = 0;
+    for text in HOSTILE {
+        for job in with_everywhere(text) {
+            match planned(&job) {
+                Some(argv) => {
+                    understood += 1;
+                    assert!(
+                        harmless.contains(&argv),
+                        "{text:?} changed the command line: {argv:#?}"
+                    );
+                }
+                None => {
+                    let path = qhost.file("job.json", job.to_string());
+                    qhost.run(&["plan", &path]).exits(10);
+                }
+            }
+        }
+    }
+    assert!(
+        understood > 40,
+        "only {understood} of the jobs were understood: the test shows little"
+    );
+}
+
+#[test]
+fn hostile_text_on_the_real_command_line() {
+    let qhost = qhost();
+    for text in ["x,file=/etc/shadow", "json:{\"driver\":\"file\"}", "../../etc", "a=b\"'"] {
+        let mut job = job();
+        job["name"] = text.into();
+        job["meta"] = json!({ text: text });
+        let path = qhost.file("job.json", job.to_string());
+        let plan = qhost.run(&["plan", "--json", &path]).exits(0).json();
+        for argument in plan["launch"]["argv"].as_array().expect("a command line") {
+            assert!(!argument.as_str().expect("text").contains(text), "{argument}");
+        }
+        // A job's own arguments are refused, not quoted.
+        job["config"]["args"] = json!([text]);
+        fs::write(&path, job.to_string()).unwrap();
+        qhost.run(&["plan", &path]).exits(11).says("host.argument-not-allowed");
+    }
+}
+
+#[test]
+fn a_state_folder_with_commas_is_quoted() {
+    let qhost = qhost();
+    let path = qhost.file("job.json", job().to_string());
+    let plan = qhost.run(&["plan", "--json", "--state-dir", "a,b=c \"d\"", &path]).exits(0).json();
+    let argv: Vec<String> = serde_json::from_value(plan["launch"]["argv"].clone()).unwrap();
+    let image = values(&argv, "-blockdev").next().expect("an image");
+    let image: Value = serde_json::from_str(image).expect("JSON");
+    assert!(
+        image["file"]["filename"].as_str().expect("text").contains("/a,b=c \"d\"/images/"),
+        "{image}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_of_a_job_reaches_qemu(text in "\\PC{0,40}|[,=:\"'./ -]{1,10}|(json:|file=|if=|,){1,4}[a-z/]{0,8}") {
+        let harmless = harmless();
+        for job in with_everywhere(&text) {
+            if let Some(argv) = planned(&job) {
+                // A word that is a known one is no attack.
+                let known = ["tcg", "kvm", "isolated", "internet", "tcp", "udp", "qemu"].contains(&text.as_str());
+                prop_assert!(known || harmless.contains(&argv), "{text:?}: {argv:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_launch_makes_the_same_options(
+        cpus in 1_u32..=256,
+        memory_mib in 16_u32..=4_194_304,
+        ports in prop::collection::vec((1_u16.., 1_u16.., any::<u32>(), any::<bool>()), 0..8),
+        kvm in any::<bool>(),
+        internet in any::<bool>(),
+    ) {
+        let mut launch = Launch::default_for(&job::parse("j", job().to_string().as_bytes(), "t", None).unwrap());
+        launch.accelerator = if kvm { Accelerator::Kvm } else { Accelerator::Tcg };
+        launch.resources = Resources { cpus, memory_mib };
+        launch.egress = if internet { Egress::Internet } else { Egress::Isolated };
+        let forward = |(host, guest, bind, udp): &(u16, u16, u32, bool)| Forward {
+            label: "label,=".into(),
+            bind: Ipv4Addr::from(*bind),
+            host: *host,
+            guest: *guest,
+            protocol: if *udp { Protocol::Udp } else { Protocol::Tcp },
+        };
+        let forwards: Vec<_> = ports.iter().map(forward).collect();
+        let disk = Disk { path: "/x".into(), format: Format::Raw };
+        let argv = argv("vm", &launch, &[], &disk, &forwards);
+        let netdev = values(&argv, "-netdev").next().expect("a network");
+        prop_assert_eq!(netdev.matches("hostfwd=").count(), ports.len());
+        prop_assert_eq!(netdev.contains("restrict=on"), !internet);
+        prop_assert!(!netdev.contains("label"));
+        let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+        prop_assert_eq!(values(&argv, "-sandbox").next(), Some(sandbox));
+    }
+}

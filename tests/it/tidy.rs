@@ -1,0 +1,100 @@
+//! What the code promises of itself.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use qhost_tests::{root, succeed};
+
+fn files(extension: &str) -> Vec<PathBuf> {
+    let listed =
+        succeed("git", &["-C", root().to_str().unwrap(), "ls-files", "-co", "--exclude-standard"]);
+    let wanted =
+        |path: &PathBuf| path.extension().is_some_and(|found| found == extension) && path.exists();
+    listed.lines().map(|line| root().join(line)).filter(wanted).collect()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for path in files("rs") {
+        assert!(read(&path).starts_with("//! "), "{} does not open with //!", path.display());
+    }
+}
+
+#[test]
+fn no_file_is_long() {
+    for path in files("rs").into_iter().filter(|path| path.starts_with(root().join("host"))) {
+        let lines = read(&path).lines().count();
+        assert!(lines <= 450, "{} has {lines} lines: is it still one thing?", path.display());
+    }
+}
+
+#[test]
+fn every_probe_has_a_test() {
+    let tests = read(&root().join("tests/it/sandbox.rs"));
+    let folders = fs::read_dir(root().join("guest-policies")).unwrap().flatten();
+    let probes = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let probes: Vec<_> = probes.filter(|name| name.starts_with("probe-")).collect();
+    assert!(probes.len() >= 10, "{probes:?}");
+    for probe in probes {
+        assert!(tests.contains(&format!("\"{probe}\"")), "{probe} is not in tests/it/sandbox.rs");
+    }
+}
+
+#[test]
+fn every_limit_is_used() {
+    let limits = read(&root().join("host/src/limits.rs"));
+    let code: String = files("rs")
+        .iter()
+        .filter(|path| !path.ends_with("limits.rs"))
+        .map(|path| read(path))
+        .collect();
+    let names =
+        limits.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
+    for name in names {
+        assert!(code.contains(&format!("limits::{name}")), "{name} is not used");
+    }
+}
+
+#[test]
+fn invariants_of_the_rooms() {
+    for (room, forbidden) in [
+        ("job.rs", &["std::fs", "std::net", "tokio", "Command"][..]),
+        ("qemu/plan.rs", &["std::fs", "tokio", "Command"]),
+        ("image/digest.rs", &["std::fs", "tokio"]),
+        ("outcome.rs", &["std::fs", "tokio", "Command"]),
+        ("policy.rs", &["crate::qemu", "crate::vm", "crate::image::Store", "reqwest"]),
+    ] {
+        let path = root().join("host/src").join(room);
+        let folder = path.with_extension("");
+        let inside =
+            files("rs").into_iter().filter(|file| *file == path || file.starts_with(&folder));
+        for file in inside {
+            let text = read(&file);
+            for word in forbidden {
+                assert!(!text.contains(word), "{} has {word}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_readme_has_the_exit_codes_and_the_rooms() {
+    let readme = read(&root().join("README.md"));
+    for (exit, meaning) in qhost::outcome::Exit::ALL {
+        let line = format!("| {} | {meaning} |", exit.code());
+        assert!(readme.contains(&line), "README.md lacks: {line}");
+    }
+    for entry in fs::read_dir(root().join("host/src")).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(
+            !name.ends_with(".rs") || readme.contains(&format!("`{name}`")),
+            "README.md lacks {name}"
+        );
+    }
+}

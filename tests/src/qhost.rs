@@ -1,0 +1,282 @@
+//! Runs the `qhost` command in a scratch folder of its own.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{command, wait_for};
+
+/// A scratch folder with a state folder and a configuration, and the command to run in it. The folder is kept when the
+/// test fails.
+pub struct Qhost {
+    scratch: Option<TempDir>,
+    environment: Vec<(String, String)>,
+    program: PathBuf,
+}
+
+/// The fingerprint is the same for all tests, and trying kvm takes seconds on machines where it does not work.
+fn fingerprint(program: &Path) -> &'static [u8] {
+    static FINGERPRINT: OnceLock<Vec<u8>> = OnceLock::new();
+    FINGERPRINT.get_or_init(|| {
+        let state = TempDir::new().expect("a scratch folder");
+        let status = command(program)
+            .args(["fingerprint", "--state-dir"])
+            .arg(state.path())
+            .stdout(Stdio::null())
+            .status()
+            .expect("qhost runs");
+        assert!(status.success(), "qhost fingerprint: is QEMU installed? tests/prepare does that");
+        fs::read(state.path().join("fingerprint.json")).expect("the kept fingerprint")
+    })
+}
+
+impl Qhost {
+    /// A new scratch folder. `program` is `env!("CARGO_BIN_EXE_qhost-under-test")`.
+    pub fn new(program: &str) -> Self {
+        let scratch = TempDir::with_prefix("qhost-test-").expect("a scratch folder");
+        let qhost = Self { scratch: Some(scratch), environment: vec![], program: program.into() };
+        fs::create_dir(qhost.state()).expect("a state folder");
+        let kept = fingerprint(&qhost.program);
+        fs::write(qhost.state().join("fingerprint.json"), kept).expect("the fingerprint");
+        qhost.config("");
+        qhost
+    }
+
+    /// The scratch folder.
+    pub fn folder(&self) -> &Path {
+        self.scratch.as_ref().expect("kept until dropped").path()
+    }
+
+    /// The state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder().join("state")
+    }
+
+    /// The program under test.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Adds to the environment of what is run.
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    /// Writes the host's configuration.
+    pub fn config(&self, toml: &str) {
+        fs::write(self.folder().join("qhost.toml"), toml).expect("the configuration");
+    }
+
+    /// Writes a file; gives its path.
+    pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        let path = self.folder().join(name);
+        fs::write(&path, bytes).expect("a file in the scratch folder");
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    /// Writes a job for an image with little memory; `more` is merged into its config. Gives its path.
+    pub fn job(&self, (url, sha256): &(String, String), more: Value) -> String {
+        let mut job = json!({
+            "name": "test",
+            "driver": "qemu",
+            "config": {"image_source": url, "checksum": sha256},
+            "resources": {"memory_mib": 32},
+        });
+        let config = job["config"].as_object_mut().expect("an object");
+        config.extend(more.as_object().expect("an object").clone());
+        self.file("job.json", job.to_string())
+    }
+
+    /// The command with these arguments, in this folder, with nothing of the tests' own environment but PATH.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = command(&self.program);
+        command
+            .args(args)
+            .current_dir(self.folder())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("QHOST_STATE_DIR", self.state())
+            .env("QHOST_CONFIG", self.folder().join("qhost.toml"))
+            .env("QHOST_IMAGE_ALLOW", "127.0.0.0/8")
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, args: &[&str]) -> Done {
+        let output = self.command(args).output().expect("qhost runs");
+        Done {
+            code: code(output.status),
+            stdout: String::from_utf8(output.stdout).expect("UTF-8 on standard output"),
+            stderr: String::from_utf8(output.stderr).expect("UTF-8 on standard error"),
+        }
+    }
+
+    /// Starts it.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let mut command = self.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running { child: command.spawn().expect("qhost runs") }
+    }
+
+    /// The folders of VMs, running or ended.
+    pub fn vms(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.state().join("vms")).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    }
+
+    /// The console log of the newest VM, once it has this text.
+    pub fn console_has(&self, text: &str) -> String {
+        wait_for(text, || {
+            let logs = self
+                .vms()
+                .into_iter()
+                .map(|vm| fs::read(vm.join("console.log")).unwrap_or_default());
+            logs.map(|log| String::from_utf8_lossy(&log).into_owned())
+                .find(|log| log.contains(text))
+        })
+    }
+
+    /// Everything in the state folder, but for what every state folder has.
+    pub fn stored_images(&self) -> Vec<String> {
+        let mut names = vec![];
+        let mut folders = vec![self.state().join("images")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                match entry.path().is_dir() {
+                    true => folders.push(entry.path()),
+                    false => names.push(entry.file_name().to_string_lossy().into_owned()),
+                }
+            }
+        }
+        names.retain(|name| !name.ends_with(".lock"));
+        names.sort();
+        names
+    }
+
+    /// Asserts that ended VMs left their records and nothing else, and that no process works in this folder.
+    pub fn assert_nothing_left(&self) {
+        for vm in self.vms() {
+            for name in ["overlay.qcow2", "qmp.sock"] {
+                assert!(!vm.join(name).exists(), "{name} is left in {}", vm.display());
+            }
+        }
+        let left = wait_for_no_processes(&self.state());
+        assert!(left.is_empty(), "processes left: {left:?}");
+    }
+}
+
+/// Processes whose working folder is inside `folder`; given a moment to be reaped.
+fn wait_for_no_processes(folder: &Path) -> Vec<String> {
+    let mut left = vec![];
+    for _ in 0..100 {
+        left = processes_in(folder);
+        if left.is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    left
+}
+
+/// The process ids of processes whose working folder is inside `folder`.
+pub fn processes_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    let inside = |pid: &String| {
+        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
+    };
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(inside).collect()
+}
+
+impl Drop for Qhost {
+    fn drop(&mut self) {
+        let keep = std::thread::panicking() || std::env::var_os("QHOST_KEEP_SCRATCH").is_some();
+        if let Some(scratch) = self.scratch.take().filter(|_| keep) {
+            eprintln!("kept: {}", scratch.keep().display());
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| panic!("qhost was killed: {status}"))
+}
+
+/// A `qhost` that has ended.
+#[derive(Debug)]
+pub struct Done {
+    /// Its exit code.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said on the side.
+    pub stderr: String,
+}
+
+impl Done {
+    /// Asserts its exit code.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Asserts that one of its outputs has a text.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        let has = self.stdout.contains(text) || self.stderr.contains(text);
+        assert!(has, "{text:?} is not in\nstdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Its JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
+            panic!("{error}\nstdout:\n{}\nstderr:\n{}", self.stdout, self.stderr)
+        })
+    }
+}
+
+/// A `qhost` that runs; killed when dropped.
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Sends a signal: `INT`, `TERM`, `KILL`.
+    pub fn signal(&self, signal: &str) {
+        crate::succeed("kill", &[&format!("-{signal}"), &self.child.id().to_string()]);
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Done {
+        let status = self.child.wait().expect("qhost ends");
+        let mut text = (String::new(), String::new());
+        self.child.stdout.take().expect("a pipe").read_to_string(&mut text.0).expect("UTF-8");
+        self.child.stderr.take().expect("a pipe").read_to_string(&mut text.1).expect("UTF-8");
+        Done { code: status.code().unwrap_or(-1), stdout: text.0, stderr: text.1 }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails where it has ended, which is what is wanted.
+        if self.child.kill().is_ok() {
+            self.child.wait().expect("a killed process ends");
+        }
+    }
+}
