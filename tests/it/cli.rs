@@ -15,7 +15,7 @@ fn help() {
         &["completions", "--help"],
     ] {
         let done = qhost.run(args).exits(0);
-        snapshot(&format!("help-{}", args.join("-").replace("--", "")), &done.stdout, &qhost);
+        snapshot(&["help", &args[..args.len() - 1].join("-")].join("-"), &done.stdout, &qhost);
     }
 }
 
