@@ -19,7 +19,7 @@ pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
 /// components, decide whether it may run, with which accelerator and which ports. Then qhost fetches and checks the
 /// image, and runs it in QEMU.
 #[derive(Debug, Parser)]
-#[command(name = "qhost", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\nExit codes:\n{}", Exit::table()))]
+#[command(name = "qhost", bin_name = "qhost", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\nExit codes:\n{}", Exit::table()))]
 pub struct Cli {
     #[command(flatten)]
     /// Options of every command.
@@ -39,10 +39,16 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 pub struct Shared {
     /// Where images, VMs and caches are kept [default: /var/lib/qhost for root, else $XDG_STATE_HOME/qhost]
-    #[arg(long, global = true, env = "QHOST_STATE_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "QHOST_STATE_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub state_dir: Option<PathBuf>,
     /// The host's configuration [default: /etc/qhost/qhost.toml, else $XDG_CONFIG_HOME/qhost/qhost.toml, if there]
-    #[arg(long, global = true, env = "QHOST_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "QHOST_CONFIG", hide_env_values = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print one JSON object instead of text
     #[arg(long, global = true)]

@@ -24,7 +24,13 @@ pub struct DecideArgs {
     #[arg(long)]
     pub task: Option<String>,
     /// Networks that images may come from besides public ones, for this command: 127.0.0.0/8
-    #[arg(long, env = "QHOST_IMAGE_ALLOW", value_delimiter = ',', value_name = "CIDR")]
+    #[arg(
+        long,
+        env = "QHOST_IMAGE_ALLOW",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "CIDR"
+    )]
     pub image_allow: Vec<IpNet>,
     /// The job: qhost's own form, or Nomad's job JSON; - for standard input
     #[arg(value_name = "JOB.json")]
