@@ -40,7 +40,7 @@ fn a_second_run_makes_no_request() {
     run(&qhost, &server, &digest).exits(0);
     run(&qhost, &server, &digest).exits(0);
     assert_eq!(server.requests(), ["/image"]);
-    assert_eq!(qhost.stored_images(), [digest.clone()]);
+    assert_eq!(qhost.stored_images(), std::slice::from_ref(&digest));
     let stored = qhost.state().join("images/sha256").join(&digest[..2]).join(&digest);
     assert!(fs::metadata(&stored).unwrap().permissions().readonly(), "a stored image is read-only");
     assert_eq!(fs::read(stored).unwrap(), disk(), "the VM's writes went to an overlay");
@@ -209,7 +209,7 @@ fn a_killed_fetch_leaves_nothing_that_counts() {
     // Another image's fetch sweeps it, and the image itself is fetched anew.
     let other = server.serve("/other", boot_sector::disk("other", Then::PowerOff));
     qhost.run(&["run", &qhost.job(&other, json!({}))]).exits(0);
-    assert_eq!(qhost.stored_images(), [other.1.clone()]);
+    assert_eq!(qhost.stored_images(), std::slice::from_ref(&other.1));
     run(&qhost, &server, &digest).exits(0);
 }
 
