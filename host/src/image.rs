@@ -1,7 +1,6 @@
 //! Images: fetched over HTTP into a store addressed by digest, inspected before QEMU sees them, and covered by an
 //! overlay for each run. The only room that opens network connections.
 
-pub(crate) mod digest;
 mod fetch;
 mod network;
 mod inspect;
@@ -16,7 +15,8 @@ use std::{
 use serde::Serialize;
 use url::Url;
 
-pub use digest::{NotADigest, Sha256};
+use crate::digest::Sha256;
+
 pub use network::AddressRules;
 pub use overlay::create as create_overlay;
 pub use store::{Store, VerifiedImage};

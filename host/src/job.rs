@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 use url::Url;
 
-use crate::{image::Sha256, limits};
+use crate::{digest::Sha256, limits};
 
 pub use error::{JobError, Problem};
 

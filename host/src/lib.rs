@@ -10,14 +10,15 @@
 //!
 //! Rooms, in the order of the flow, and what each keeps to:
 //!
-//! - [`job`], [`qemu::plan`], [`image::Sha256`] and [`outcome`] do no I/O.
-//! - Only [`vm`] and [`qemu`]'s fingerprint start processes; only [`image`] opens network connections.
-//! - [`policy`] knows nothing of images, QEMU or VMs, but for the digest type.
+//! - [`job`], [`digest`], [`qemu::plan`] and [`outcome`] do no I/O.
+//! - Only [`qemu`]'s launcher starts processes; only [`image`] opens network connections.
+//! - [`policy`] knows nothing of images, QEMU or VMs.
 //! - Every wait and every size has a bound in [`limits`].
 
 pub mod run;
 pub mod cli;
 pub mod config;
+pub mod digest;
 pub mod job;
 pub mod facts;
 pub mod policy;

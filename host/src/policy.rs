@@ -133,10 +133,37 @@ pub struct Violation {
 pub struct Decision {
     /// Each policy, in order.
     pub policies: Vec<PolicyRecord>,
-    /// The host's own violations.
-    pub host: Vec<Violation>,
+    /// The host's own rules.
+    pub host: HostRecord,
     /// The launch as it stood at the end.
     pub launch: Launch,
+}
+
+/// What somebody who decides said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// Nothing against it.
+    Allowed,
+    /// Violations.
+    Refused,
+    /// Not asked: a policy before refused to choose a launch.
+    NotAsked,
+}
+
+impl Answer {
+    fn of(violations: &[Violation]) -> Self {
+        if violations.is_empty() { Self::Allowed } else { Self::Refused }
+    }
+}
+
+/// What the host's own rules said.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostRecord {
+    /// In a word.
+    pub answer: Answer,
+    /// What they have against the launch.
+    pub violations: Vec<Violation>,
 }
 
 /// What one policy did.
@@ -147,7 +174,9 @@ pub struct PolicyRecord {
     /// The version it says it has.
     pub version: String,
     /// Its file's digest.
-    pub sha256: crate::image::Sha256,
+    pub sha256: crate::digest::Sha256,
+    /// In a word.
+    pub answer: Answer,
     /// What its `choose` changed.
     pub changes: Vec<Change>,
     /// Its reasons to refuse; empty: it allows.

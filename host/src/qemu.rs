@@ -1,5 +1,6 @@
 //! QEMU: what this host's one can do, the command line of a launch, and talking to it while it runs.
 
+mod launcher;
 mod fingerprint;
 mod kvm_probe;
 mod plan;
@@ -7,5 +8,7 @@ mod qmp;
 
 pub(crate) use fingerprint::memory as host_memory;
 pub use fingerprint::{AcceleratorCheck, Binary, Fingerprint, FingerprintError};
+pub(crate) use launcher::command;
+pub use launcher::{SUBCOMMAND as LAUNCHER_SUBCOMMAND, exec as launch};
 pub use plan::{Disk, Forward, LaunchPlan, OVERLAY, QMP_SOCKET, argv, plan};
 pub use qmp::{Event, Qmp, QmpError};

@@ -14,7 +14,7 @@ use clap::Parser as _;
 pub use error::RunError;
 
 use crate::{
-    cli::{Cli, Command, DecideArgs, RunArgs, Shared},
+    cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared},
     config::Config,
     facts,
     image::Store,
@@ -29,33 +29,25 @@ use crate::{
 
 /// The whole program: parse, run, exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    // Becomes another program before any thread is started.
-    if let Command::Launch { parent, command } = &cli.command {
-        return commands::launch(*parent, command);
-    }
-    show::log(cli.shared.verbose);
-    // One thread: see vm::launcher for why QEMU is to be started by the main one.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let exit = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(&cli)),
-        Err(error) => show::failure(&cli.shared, &RunError::Runtime(error)),
+    let Cli { shared, command } = Cli::parse();
+    show::log(shared.verbose);
+    let exit = match command {
+        Command::Run(args) => wait(&shared, run(&shared, &args)),
+        Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
+        Command::Fingerprint => wait(&shared, commands::fingerprint(&shared)),
+        Command::Job(JobCommand::Schema) => commands::job_schema(),
+        Command::Policy(command) => commands::policy(&shared, &command),
+        Command::Completions { shell } => commands::completions(shell),
+        Command::Launch { parent, command } => return commands::launch(parent, &command),
     };
     ExitCode::from(exit.code())
 }
 
-async fn dispatch(cli: &Cli) -> Exit {
-    match &cli.command {
-        Command::Run(args) => run(&cli.shared, args).await,
-        Command::Plan(args) => plan::plan(&cli.shared, &args.decide).await,
-        Command::Fingerprint => commands::fingerprint(&cli.shared).await,
-        Command::Job(_) => commands::job_schema(),
-        Command::Policy(command) => commands::policy(&cli.shared, command),
-        Command::Completions { shell } => commands::completions(*shell),
-        Command::Launch { parent, command } => {
-            commands::launch(*parent, command);
-            Exit::CannotRun
-        }
+/// One thread: `qemu::launcher` says why QEMU is to be started by the main one.
+fn wait(shared: &Shared, command: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => show::failure(shared, &RunError::Runtime(error)),
     }
 }
 

@@ -11,7 +11,6 @@
 
 mod dir;
 mod ports;
-mod launcher;
 mod console;
 mod supervise;
 
@@ -20,7 +19,6 @@ use std::io;
 use serde::Serialize;
 
 pub use dir::{Running, VmDir, running};
-pub use launcher::{SUBCOMMAND as LAUNCHER_SUBCOMMAND, exec as launch};
 pub use ports::{Reserved, reserve};
 pub use supervise::{Ended, Watcher, run};
 

@@ -26,7 +26,7 @@ fn run(qhost: &Qhost, server: &ImageServer, sha256: &str) -> qhost_tests::Done {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    qhost::image::Sha256::of(bytes).to_string()
+    qhost::digest::Sha256::of(bytes).to_string()
 }
 
 fn header(name: &'static str, value: &'static str) -> (HeaderName, HeaderValue) {

@@ -20,7 +20,7 @@ fn run_under(qhost: &Qhost, file: &str) -> Done {
 fn fails(probe: &str, says: &str) {
     let qhost = qhost();
     let path = policy(probe);
-    let digest = qhost::image::Sha256::of(&std::fs::read(&path).unwrap()).to_string();
+    let digest = qhost::digest::Sha256::of(&std::fs::read(&path).unwrap()).to_string();
     run_under(&qhost, path.to_str().unwrap())
         .exits(12)
         .says(&format!("policy probe (sha256:{digest})"))

@@ -142,7 +142,9 @@ fn qemu_dies_with_a_killed_qhost_and_the_next_run_sweeps() {
     assert!(abandoned.join("overlay.qcow2").exists(), "killed, qhost cannot clean up");
     qhost.run(&["run", &self::job(&qhost, &server, Then::PowerOff)]).exits(0);
     qhost.assert_nothing_left();
-    assert!(abandoned.exists(), "its records stay for reading");
+    let status: serde_json::Value =
+        serde_json::from_slice(&fs::read(abandoned.join("status.json")).unwrap()).unwrap();
+    assert_eq!(status["state"], "lost", "its records stay, and tell the truth");
 }
 
 #[test]

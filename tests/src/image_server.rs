@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     response::Response,
 };
-use qhost::image::Sha256;
+use qhost::digest::Sha256;
 use tokio::sync::oneshot;
 
 /// What the server answers for a path.

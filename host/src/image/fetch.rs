@@ -14,13 +14,12 @@ use reqwest::{Client, Response, StatusCode, header, redirect};
 use tokio::time;
 use url::{Host, Url};
 
-use super::{
-    AddressRules, FetchFailure, ImageError, Progress,
+use super::{AddressRules, FetchFailure, ImageError, Progress, network::Forbidden, shown};
+use crate::{
+    config,
     digest::{Hasher, Sha256},
-    network::Forbidden,
-    shown,
+    limits,
 };
-use crate::{config, limits};
 
 /// What arrived.
 pub(super) struct Fetched {
@@ -37,7 +36,7 @@ pub(super) async fn fetch(
 ) -> Result<Fetched, ImageError> {
     let failed = |reason| ImageError::Fetch { url: shown(url), reason };
     let rules = AddressRules::new(config.network.allow.clone());
-    let client = client(&rules, config).map_err(failed)?;
+    let client = client(url, &rules, config).map_err(failed)?;
     let fetch = Fetch { client, rules, config, progress };
     let total = config.total_timeout();
     match time::timeout(total, fetch.with_retries(url, file)).await {
@@ -48,18 +47,24 @@ pub(super) async fn fetch(
     }
 }
 
-fn client(rules: &AddressRules, config: &config::Image) -> Result<Client, FetchFailure> {
-    Client::builder()
-        .user_agent(concat!("qhost/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(config.connect_timeout())
-        .read_timeout(config.idle_timeout())
-        // Redirects are followed by hand, each checked; a proxy would resolve names where no rule sees it.
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .dns_resolver(Arc::new(rules.clone()))
-        .retry(reqwest::retry::never())
-        .build()
-        .map_err(|error| connection(&error))
+fn client(url: &Url, rules: &AddressRules, config: &config::Image) -> Result<Client, FetchFailure> {
+    let builder = || {
+        Client::builder()
+            .user_agent(concat!("qhost/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(config.connect_timeout())
+            .read_timeout(config.idle_timeout())
+            // Redirects are followed by hand, each checked; a proxy would resolve names where no rule sees it.
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .dns_resolver(Arc::new(rules.clone()))
+            .retry(reqwest::retry::never())
+    };
+    match builder().build() {
+        // A machine without CA certificates can still fetch over http; a redirect to https then trusts nobody.
+        Err(_) if url.scheme() == "http" => builder().tls_certs_only([]).build(),
+        client => client,
+    }
+    .map_err(|error| connection(&error))
 }
 
 enum Failure {
@@ -93,7 +98,7 @@ impl Fetch<'_> {
             };
             self.progress.retrying(&failure.to_string());
             time::sleep(wait).await;
-            backoff *= 2;
+            backoff = backoff.saturating_mul(2).min(limits::FETCH_RETRY_AFTER);
         }
         self.attempt(url, file).await
     }

@@ -15,11 +15,11 @@ use serde::Serialize;
 use tokio::time;
 
 use super::{
-    FetchFailure, Format, ImageError, Progress, Sha256, fetch,
+    FetchFailure, Format, ImageError, Progress, fetch,
     inspect::{self, Inspected},
     shown,
 };
-use crate::{config, job::ImageRequest, limits};
+use crate::{config, digest::Sha256, job::ImageRequest, limits, state};
 
 /// The folder of images.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Store {
         }
         let path = self.path(request.sha256);
         let shard = path.parent().unwrap_or(&self.root);
-        fs::create_dir_all(shard).map_err(ImageError::store(shard))?;
+        state::create_private(shard).map_err(ImageError::store(shard))?;
         let _lock = lock(&path.with_extension("lock"), request, config, progress).await?;
         // Whoever held the lock before may have fetched it.
         if let Some(image) = self.get(request.sha256, config)? {

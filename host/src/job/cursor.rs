@@ -67,7 +67,9 @@ impl<'a> Cursor<'a> {
                 found,
                 format!("one of {}", known.join(", ")),
             );
-            if let Some(near) = nearest(key, known) {
+            // Looking for the nearest takes time, which a file of nothing but unknown keys is not worth.
+            let shown = object.cursor.problems.len() < limits::SHOWN_PROBLEMS;
+            if shown && let Some(near) = nearest(key, known) {
                 problem = problem.hint(format!("did you mean {near}?"));
             }
             object.cursor.problems.push(problem);

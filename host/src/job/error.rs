@@ -88,7 +88,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Collects problems while a file is read, up to a limit: a file of nothing but faults must not fill the terminal.
+/// Collects problems while a file is read.
 pub(super) struct Problems(RefCell<Vec<Problem>>);
 
 impl Problems {
@@ -98,6 +98,10 @@ impl Problems {
 
     pub(super) fn push(&self, problem: Problem) {
         self.0.borrow_mut().push(problem);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.borrow().len()
     }
 
     pub(super) fn into_vec(self) -> Vec<Problem> {

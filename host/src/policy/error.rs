@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::changes::{Change, listed};
-use crate::{image::Sha256, limits};
+use crate::{digest::Sha256, limits};
 
 /// A policy could not be asked, or did not answer as it must.
 #[derive(Debug, thiserror::Error)]

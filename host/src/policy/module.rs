@@ -12,7 +12,7 @@ use super::{
     error::PolicyError,
     sandbox::{Guest, Sandbox},
 };
-use crate::{image::Sha256, limits, printable};
+use crate::{digest::Sha256, limits, printable};
 
 /// The one interface that a policy may import functions from.
 const LOG: &str = "qhost:policy/log@0.1.0";

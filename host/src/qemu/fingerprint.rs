@@ -7,13 +7,13 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    process::{Output, Stdio},
+    process::Output,
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{process::Command, time};
+use tokio::time;
 
-use super::kvm_probe;
+use super::{kvm_probe, launcher::command};
 use crate::{job::Accelerator, limits, printable};
 
 /// The emulator, as Nomad's driver names it.
@@ -209,8 +209,8 @@ pub(crate) fn memory() -> Result<(u32, u32), FingerprintError> {
 /// Runs the emulator for what it prints.
 async fn query(path: &Path, args: &[&str]) -> Result<String, FingerprintError> {
     let failed = |reason: String| FingerprintError::Query { path: path.into(), reason };
-    let command = command(path, args).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
-    let Output { status, stdout, stderr } = time::timeout(limits::QEMU_QUERY, command)
+    let mut command = command(path, args).map_err(|error| failed(error.to_string()))?;
+    let Output { status, stdout, stderr } = time::timeout(limits::QEMU_QUERY, command.output())
         .await
         .map_err(|_| failed(format!("no answer within {} s", limits::QEMU_QUERY.as_secs())))?
         .map_err(|error| failed(error.to_string()))?;
@@ -219,14 +219,6 @@ async fn query(path: &Path, args: &[&str]) -> Result<String, FingerprintError> {
         return Err(failed(format!("{status}: {}", printable::line(said.trim(), 300))));
     }
     Ok(String::from_utf8_lossy(&stdout).into_owned())
-}
-
-/// The emulator with nothing of qhost's environment, killed if it is not waited for.
-#[expect(clippy::disallowed_methods, reason = "one of the two places that start processes")]
-pub(super) fn command(path: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(path);
-    command.args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);
-    command
 }
 
 /// The version in `QEMU emulator version 10.0.2 (Debian …)`.

@@ -5,12 +5,11 @@ use std::{
     fs::File,
     io::{self, Write as _},
     path::Path,
-    process::Stdio,
 };
 
 use tokio::time::{self, Instant};
 
-use super::fingerprint::command;
+use super::launcher::command;
 use crate::{limits, printable};
 
 /// Whether this process may use kvm at all.
@@ -42,8 +41,8 @@ async fn run(qemu: &Path) -> Result<String, String> {
     ]
     .concat();
     let began = Instant::now();
-    let probe = command(qemu, &args).stdout(Stdio::null()).stderr(Stdio::piped()).output();
-    let output = match time::timeout(limits::KVM_PROBE, probe).await {
+    let mut probe = command(qemu, &args).map_err(|error| format!("no probe: {error}"))?;
+    let output = match time::timeout(limits::KVM_PROBE, probe.output()).await {
         Ok(output) => output.map_err(|error| format!("no probe: {error}"))?,
         Err(_) => {
             let limit = limits::KVM_PROBE.as_secs();

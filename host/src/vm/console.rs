@@ -53,3 +53,38 @@ pub(super) async fn keep_first(mut stream: impl AsyncRead + Unpin, most: usize) 
     }
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{Read as _, Seek as _},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_console_beyond_the_limit_is_read_but_not_kept() {
+        let mut log = tempfile::tempfile().unwrap();
+        let flood = vec![b'x'; 1 << 20];
+        let last = drain(flood.as_slice(), log.try_clone().unwrap(), 1000, 16).await;
+        assert_eq!(last, b"xxxxxxxxxxxxxxxx");
+        let mut kept = String::new();
+        log.rewind().unwrap();
+        log.read_to_string(&mut kept).unwrap();
+        assert_eq!(kept, "x".repeat(1000) + std::str::from_utf8(TRUNCATED).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_written_stops_nothing() {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let last = drain(&b"the guest goes on"[..], full, 1000, 8).await;
+        assert_eq!(last, b" goes on");
+    }
+
+    #[tokio::test]
+    async fn the_first_bytes_are_kept() {
+        let flood = vec![b'e'; 1 << 20];
+        assert_eq!(keep_first(flood.as_slice(), 10).await, b"eeeeeeeeee");
+    }
+}

@@ -1,7 +1,7 @@
 //! A VM's folder, `vms/<id>/`, and its lock, held for as long as somebody looks after the VM.
 //!
 //! A folder whose lock is free belongs to nobody: its VM has ended, or its supervisor was killed, and QEMU with it
-//! (see [`super::launcher`]). The next run sweeps what such a folder still has of sockets and overlays, and removes
+//! (see `qemu::launcher`). The next run sweeps what such a folder still has of sockets and overlays, and removes
 //! the oldest.
 
 use std::{
@@ -25,6 +25,7 @@ use crate::{
 
 const LOCK: &str = "lock";
 const PLAN: &str = "plan.json";
+const STATUS: &str = "status.json";
 
 /// The folder of a VM that this process looks after. Dropped before a launch, it is removed.
 #[derive(Debug)]
@@ -83,6 +84,11 @@ impl VmDir {
             .map_err(io::Error::other)
             .and_then(|bytes| state::write_whole(&path, &bytes))
             .map_err(folder("write", &path))
+    }
+
+    /// Writes how the VM is doing.
+    pub(super) fn write_status(&self, status: &Value) -> Result<(), VmError> {
+        self.write(STATUS, status)
     }
 
     /// Writes the plan, which also tells other runs what this VM takes.
@@ -151,7 +157,7 @@ fn is_abandoned(path: &Path) -> bool {
 fn sweep(vms: &Path) {
     let mut ended: Vec<(SystemTime, PathBuf)> = vec![];
     for path in folders(vms).filter(|path| is_abandoned(path)) {
-        if let Err(error) = remove_leftovers(&path) {
+        if let Err(error) = mark_lost(&path).and_then(|()| remove_leftovers(&path)) {
             tracing::warn!(path = %path.display(), %error, "cannot sweep an ended VM's folder");
         }
         let modified = fs::metadata(&path).and_then(|folder| folder.modified());
@@ -164,6 +170,18 @@ fn sweep(vms: &Path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove an ended VM's folder");
         }
     }
+}
+
+/// Tells the truth about a VM whose supervisor was killed: its record still says that it runs.
+fn mark_lost(path: &Path) -> io::Result<()> {
+    let status = path.join(STATUS);
+    let Ok(bytes) = fs::read(&status) else { return Ok(()) };
+    let mut record: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    match record.get_mut("state") {
+        Some(state) if *state == "running" => *state = "lost".into(),
+        Some(_) | None => return Ok(()),
+    }
+    state::write_whole(&status, &serde_json::to_vec_pretty(&record)?)
 }
 
 fn remove_leftovers(path: &Path) -> io::Result<()> {

@@ -13,10 +13,10 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{End, Reserved, StoppedBy, VmDir, VmError, console, dir::folder, launcher};
+use super::{End, Reserved, StoppedBy, VmDir, VmError, console, dir::folder};
 use crate::{
     image, limits, printable,
-    qemu::{Event, LaunchPlan, QMP_SOCKET, Qmp, QmpError},
+    qemu::{self, Event, LaunchPlan, QMP_SOCKET, Qmp, QmpError},
     stop::Stop,
 };
 
@@ -70,8 +70,7 @@ pub async fn run(
         }
     };
     dir.launched();
-    dir.write(
-        "status.json",
+    dir.write_status(
         &json!({"state": "running", "pid": qemu.child.id(), "started_at": started_at}),
     )?;
     watcher.running(dir, plan);
@@ -91,7 +90,7 @@ pub async fn run(
         ended_at: Timestamp::now(),
         console_tail,
     };
-    dir.write("status.json", &json!({"state": "ended", "end": ended}))?;
+    dir.write_status(&json!({"state": "ended", "end": ended}))?;
     Ok(ended)
 }
 
@@ -117,7 +116,7 @@ struct Qemu {
 
 impl Qemu {
     fn spawn(plan: &LaunchPlan, folder: &Path, log: File) -> std::io::Result<Self> {
-        let mut child = launcher::spawn(plan, folder)?;
+        let mut child = qemu::command(plan.program(), plan.argv())?.current_dir(folder).spawn()?;
         let pipe = || std::io::Error::other("no pipe to QEMU");
         let stdout = child.stdout.take().ok_or_else(pipe)?;
         let stderr = child.stderr.take().ok_or_else(pipe)?;
