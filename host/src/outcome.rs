@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     image::VerifiedImage,
     job::{Problem, Task},
-    policy::{Decision, PolicyRecord, Violation},
+    policy::{Answer, Decision, PolicyRecord, Violation},
     printable,
     qemu::Forward,
     vm::{End, StoppedBy},
@@ -215,9 +215,9 @@ impl VmReport {
 impl Decision {
     /// Who refused, for a sentence.
     fn refused_by(&self) -> String {
-        let policies = self.policies.iter().filter(|policy| !policy.violations.is_empty());
+        let policies = self.policies.iter().filter(|policy| policy.answer == Answer::Refused);
         let mut names: Vec<&str> = policies.map(|policy| policy.name.as_str()).collect();
-        if !self.host.is_empty() {
+        if self.host.answer == Answer::Refused {
             names.push("the host's own rules");
         }
         names.join(", ")
@@ -232,9 +232,9 @@ impl fmt::Display for Decision {
         for policy in &self.policies {
             write!(f, "{policy}")?;
         }
-        let (style, verdict) = verdict(&self.host);
-        writeln!(f, "host      {style}{verdict}{PLAIN} by the host's own rules")?;
-        violations(f, &self.host)?;
+        let (style, answer) = word(self.host.answer);
+        writeln!(f, "host      {style}{answer}{PLAIN} by the host's own rules")?;
+        violations(f, &self.host.violations)?;
         for warning in &self.launch.warnings {
             writeln!(f, "          {YELLOW}warning{PLAIN} {warning}")?;
         }
@@ -244,11 +244,11 @@ impl fmt::Display for Decision {
 
 impl fmt::Display for PolicyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (style, verdict) = verdict(&self.violations);
+        let (style, answer) = word(self.answer);
         let digest: String = self.sha256.to_string().chars().take(12).collect();
         writeln!(
             f,
-            "policy    {style}{verdict}{PLAIN} by {} {} {DIM}{digest}{PLAIN}",
+            "policy    {style}{answer}{PLAIN} by {} {} {DIM}{digest}{PLAIN}",
             self.name, self.version
         )?;
         for change in &self.changes {
@@ -268,8 +268,12 @@ impl fmt::Display for PolicyRecord {
     }
 }
 
-fn verdict(violations: &[Violation]) -> (anstyle::Style, &'static str) {
-    if violations.is_empty() { (GREEN, "allowed") } else { (RED, "refused") }
+fn word(answer: Answer) -> (anstyle::Style, &'static str) {
+    match answer {
+        Answer::Allowed => (GREEN, "allowed"),
+        Answer::Refused => (RED, "refused"),
+        Answer::NotAsked => (YELLOW, "not decided"),
+    }
 }
 
 fn violations(f: &mut fmt::Formatter<'_>, violations: &[Violation]) -> fmt::Result {

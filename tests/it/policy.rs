@@ -50,6 +50,33 @@ fn the_example_policies_decide_together() {
     assert_eq!(denied["decision"]["policies"][3]["violations"][0]["code"], "ports-limit");
 }
 
+/// `ports` refuses to choose when its range is full; then nobody after it is asked.
+#[test]
+fn a_refusal_to_choose_ends_the_chain() {
+    let qhost = qhost();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let job = job(&qhost, json!({"port_map": {"http": 80}}));
+    let (ports, limits) = (arg(policy("ports")), arg(policy("limits")));
+    let settings = format!(r#"ports={{"first": {port}, "last": {port}}}"#);
+    let args = [
+        "plan",
+        "--json",
+        "--policy",
+        &ports,
+        "--policy",
+        &limits,
+        "--policy-settings",
+        &settings,
+        &job,
+    ];
+    let decision = &qhost.run(&args).exits(11).json()["decision"];
+    assert_eq!(decision["policies"][0]["violations"][0]["code"], "no-free-port");
+    let answers = [&decision["policies"][0], &decision["policies"][1], &decision["host"]];
+    let answers = answers.map(|answer| answer["answer"].as_str());
+    assert_eq!(answers, [Some("refused"), Some("not-asked"), Some("not-asked")]);
+}
+
 #[test]
 fn a_refusal_reads_well() {
     let qhost = qhost();
@@ -102,7 +129,7 @@ fn a_policy_cannot_widen_what_the_host_allows() {
     let settings = r#"ports={"first": 20000, "last": 20009}"#;
     let args = ["plan", "--json", "--policy", &ports, "--policy-settings", settings, &job];
     let denied = qhost.run(&args).exits(11).json();
-    assert_eq!(denied["decision"]["host"][0]["code"], "host.port-not-allowed");
+    assert_eq!(denied["decision"]["host"]["violations"][0]["code"], "host.port-not-allowed");
     assert_eq!(denied["decision"]["policies"][0]["violations"], json!([]));
 }
 
@@ -141,7 +168,7 @@ fn the_hosts_own_rules() {
     ] {
         qhost.config(toml);
         let plan = qhost.run(&["plan", "--json", &job(&qhost, config)]).exits(code).json();
-        assert_eq!(plan["decision"]["host"][0]["code"].as_str(), violation, "{toml}");
+        assert_eq!(plan["decision"]["host"]["violations"][0]["code"].as_str(), violation, "{toml}");
     }
     qhost.config("");
     let mut large: Value =
@@ -150,7 +177,7 @@ fn the_hosts_own_rules() {
     let large = qhost.file("large.json", large.to_string());
     let plan = qhost.run(&["plan", "--json", &large]).exits(16).json();
     assert_eq!(plan["outcome"], "cannot-run");
-    assert_eq!(plan["decision"]["host"][0]["code"], "host.capacity");
+    assert_eq!(plan["decision"]["host"]["violations"][0]["code"], "host.capacity");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Approved, Decision, HostFacts, Launch, PolicyRecord, Rules, Verdict, Violation,
+    Answer, Approved, Decision, HostFacts, HostRecord, Launch, PolicyRecord, Rules, Verdict,
+    Violation,
     bindings::{Policy, qhost::policy::types::About},
     changes, convert,
     error::{Fault, PolicyError},
@@ -92,16 +93,18 @@ impl Chain {
         let launch = match ask.choose(Launch::default_for(&task), &mut records)? {
             Ok(launch) => launch,
             Err(launch) => {
-                return Ok(Verdict::Denied(Decision { policies: records, host: vec![], launch }));
+                let host = HostRecord { answer: Answer::NotAsked, violations: vec![] };
+                return Ok(Verdict::Denied(Decision { policies: records, host, launch }));
             }
         };
         ask.settles(&launch)?;
         ask.validate(&launch, &mut records)?;
         let Findings { refused, impossible } = rules::check(&task, &launch, host, rules);
         let denied =
-            !refused.is_empty() || records.iter().any(|record| !record.violations.is_empty());
+            !refused.is_empty() || records.iter().any(|record| record.answer == Answer::Refused);
         let cannot = !impossible.is_empty();
-        let host = [refused, impossible].concat();
+        let violations = [refused, impossible].concat();
+        let host = HostRecord { answer: Answer::of(&violations), violations };
         let decision = Decision { policies: records, host, launch };
         Ok(match (denied, cannot) {
             (true, _) => Verdict::Denied(decision),
@@ -133,7 +136,7 @@ impl Ask<'_> {
                     launch = better;
                 }
                 Err(violations) => {
-                    record.violations = violations;
+                    record.decide(violations);
                     return Ok(Err(launch));
                 }
             }
@@ -197,8 +200,9 @@ impl Ask<'_> {
             };
             let (answer, log) = link.module.call(&self.chain.sandbox, "validate", validate);
             record.keep(log);
-            record.violations = convert::violations_in(answer?)
+            let violations = convert::violations_in(answer?)
                 .map_err(|fault| link.module.failed("validate", fault))?;
+            record.decide(violations);
         }
         Ok(())
     }
@@ -210,6 +214,7 @@ impl Link {
             name: self.module.name.clone(),
             version: self.version.clone(),
             sha256: self.module.sha256,
+            answer: Answer::NotAsked,
             changes: vec![],
             violations: vec![],
             log: vec![],
@@ -219,6 +224,11 @@ impl Link {
 }
 
 impl PolicyRecord {
+    fn decide(&mut self, violations: Vec<Violation>) {
+        self.answer = Answer::of(&violations);
+        self.violations = violations;
+    }
+
     fn keep(&mut self, log: Log) {
         self.log.extend(log.lines);
         self.log_dropped += log.dropped;
