@@ -189,3 +189,19 @@ impl log::Host for Guest {
         log.lines.push(LogLine { level, message });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_and_tables_count_together() {
+        let mut memory = Memory::default();
+        let half = limits::POLICY_MEMORY_BYTES / 2;
+        assert!(memory.memory_growing(0, half, None).unwrap());
+        assert!(memory.table_growing(0, half / TABLE_ELEMENT_BYTES, None).unwrap());
+        assert!(!memory.memory_growing(half, half + 1, None).unwrap(), "another byte of the first");
+        assert!(!memory.memory_growing(0, 1, None).unwrap(), "a byte of another memory");
+        assert!(!memory.table_growing(0, usize::MAX, None).unwrap());
+    }
+}
