@@ -2,7 +2,8 @@
 //! fine, an unknown key is an error.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
@@ -153,7 +154,10 @@ impl Config {
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
-        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let mut text = String::new();
+        let file = fs::File::open(path).map_err(unreadable)?;
+        // What is cut off by the limit is no configuration any more, and says where.
+        file.take(limits::CONFIG_BYTES).read_to_string(&mut text).map_err(unreadable)?;
         let invalid = |source| ConfigError::Invalid { path: path.into(), source: Box::new(source) };
         toml::from_str(&text).map_err(invalid)
     }
@@ -178,13 +182,13 @@ fn default_places() -> Vec<PathBuf> {
 }
 
 /// Where state is kept when nothing says otherwise: `/var/lib/qhost` for root, else under the user's state folder.
-pub fn default_state_dir() -> PathBuf {
+/// Nothing where a user has no home folder.
+pub fn default_state_dir() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
-        return "/var/lib/qhost".into();
+        return Some("/var/lib/qhost".into());
     }
     std::env::var_os("XDG_STATE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".local/state")))
-        .unwrap_or_else(std::env::temp_dir)
-        .join("qhost")
+        .map(|state| state.join("qhost"))
 }

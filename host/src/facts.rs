@@ -1,33 +1,62 @@
 //! What this host offers a task, and what is in use on it now: what policies and the host's rules decide from.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io};
 
-use procfs::net::{TcpState, tcp, tcp6, udp, udp6};
+use procfs::{
+    Current as _, Meminfo,
+    net::{TcpState, tcp, tcp6, udp, udp6},
+};
 
 use crate::{
     job::Resources,
     policy::{HostFacts, Usage},
-    qemu::{Fingerprint, FingerprintError, host_memory},
-    vm::Running,
+    qemu::Fingerprint,
+    state::StateDir,
+    vm::{self, Running},
 };
+
+/// The host does not say what it has.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot find out this host's {what}")]
+pub struct FactsError {
+    what: &'static str,
+    source: io::Error,
+}
 
 /// Gathers the facts for a tenant's task.
 pub fn gather(
     fingerprint: &Fingerprint,
-    running: &[Running],
+    state: &StateDir,
     tenant: &str,
-) -> Result<HostFacts, FingerprintError> {
-    let (_, available_mib) = host_memory()?;
+) -> Result<HostFacts, FactsError> {
+    let running = vm::running(state);
     let taken: u32 = running.iter().map(|vm| vm.resources.cpus).fold(0, u32::saturating_add);
+    let (resources, available_mib) = resources()?;
+    let mut ports = listening_ports();
+    ports.extend(vm::held_ports(state));
     Ok(HostFacts {
         name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        qemu_version: fingerprint.qemu.version.clone(),
+        qemu_version: fingerprint.version.clone(),
         accelerators: fingerprint.working(),
-        resources: Resources { cpus: fingerprint.cpus, memory_mib: fingerprint.memory_mib },
-        free: Resources { cpus: fingerprint.cpus.saturating_sub(taken), memory_mib: available_mib },
-        ports_in_use: ports_in_use(),
+        resources,
+        free: Resources { cpus: resources.cpus.saturating_sub(taken), memory_mib: available_mib },
+        ports_in_use: ports.into_iter().collect(),
         tenant_usage: usage(running.iter().filter(|vm| vm.tenant == tenant)),
     })
+}
+
+/// The CPUs that this process may use and all memory; and the memory that the kernel says is available, in MiB.
+pub fn resources() -> Result<(Resources, u32), FactsError> {
+    let cpus = std::thread::available_parallelism()
+        .map_err(|source| FactsError { what: "number of CPUs", source })?;
+    let memory = Meminfo::current()
+        .map_err(|error| FactsError { what: "memory", source: io::Error::other(error) })?;
+    let mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+    let all = Resources {
+        cpus: u32::try_from(cpus.get()).unwrap_or(u32::MAX),
+        memory_mib: mib(memory.mem_total),
+    };
+    Ok((all, mib(memory.mem_available.unwrap_or(memory.mem_free))))
 }
 
 fn usage<'a>(running: impl Iterator<Item = &'a Running>) -> Usage {
@@ -44,11 +73,10 @@ fn usage<'a>(running: impl Iterator<Item = &'a Running>) -> Usage {
 
 /// Ports with a listener, whatever the address. A table that cannot be read adds none: the ports that a launch gets
 /// are bound in any case.
-fn ports_in_use() -> Vec<u16> {
+fn listening_ports() -> BTreeSet<u16> {
     let listening = [tcp(), tcp6()].into_iter().flatten().flatten();
     let listening = listening.filter(|entry| entry.state == TcpState::Listen);
     let bound = [udp(), udp6()].into_iter().flatten().flatten();
     let tcp = listening.map(|entry| entry.local_address.port());
-    let ports: BTreeSet<u16> = tcp.chain(bound.map(|entry| entry.local_address.port())).collect();
-    ports.into_iter().collect()
+    tcp.chain(bound.map(|entry| entry.local_address.port())).collect()
 }

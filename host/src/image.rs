@@ -127,6 +127,9 @@ pub enum FetchFailure {
         /// The limit.
         seconds: u64,
     },
+    /// The server is not who it should be, or does not speak TLS as it must.
+    #[error("no trusted connection: {0}")]
+    Tls(String),
     /// The connection failed.
     #[error("{0}")]
     Connection(String),

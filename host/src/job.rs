@@ -142,9 +142,8 @@ pub fn parse(
     if bytes.len() as u64 > limits::JOB_FILE_BYTES {
         return Err(JobError::TooLarge { file: file.into(), most: limits::JOB_FILE_BYTES });
     }
-    let (root, duplicates) =
+    let (root, problems) =
         json::parse(bytes).map_err(|source| JobError::NotJson { file: file.into(), source })?;
-    let problems = error::Problems::new(duplicates);
     let cursor = cursor::Cursor::root(&root, &problems);
     let task = match form(&root) {
         Form::Own => own::read(cursor, tenant, select),

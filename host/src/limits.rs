@@ -31,11 +31,16 @@ pub const CPUS: RangeInclusive<u32> = 1..=256;
 /// Memory of a guest in MiB: from where SeaBIOS starts, to Nomad's own bound of 4 TiB.
 pub const MEMORY_MIB: RangeInclusive<u32> = 16..=4 * 1024 * 1024;
 
+/// A configuration in bytes.
+pub const CONFIG_BYTES: u64 = 1 << 20;
+
 // What is shown of input in errors.
 
-/// Characters shown of one piece of text that somebody else wrote.
+/// Characters shown of one piece of text that somebody else wrote, and of one step of a JSON pointer.
 pub const SHOWN_CHARS: usize = 80;
-/// Problems of one job file that are listed; the rest is counted.
+/// Problems of one job file that are looked for.
+pub const PROBLEMS: usize = 1000;
+/// Problems of one job file that are listed for people; the rest is counted.
 pub const SHOWN_PROBLEMS: usize = 50;
 
 // What a policy may use. The operator's configuration will be able to lower or raise some of these.
@@ -47,13 +52,15 @@ pub const POLICY_SETTINGS_BYTES: u64 = 1 << 20;
 /// One call into a policy. The four example policies need less than a thousandth of it; the rest is for a machine so
 /// busy that a thread does not run when it could.
 pub const POLICY_DEADLINE: Duration = Duration::from_secs(1);
+/// Reading the job, loading all policies and asking them. Compiling an interpreter for Python takes 25 s.
+pub const DECISION: Duration = Duration::from_secs(180);
 /// How often a policy's deadline is looked at; it can overrun by two of these.
 pub const POLICY_TICK: Duration = Duration::from_millis(1);
 /// All memories and tables of one sandbox together, in bytes.
 pub const POLICY_MEMORY_BYTES: usize = 64 << 20;
 /// A policy's stack in bytes: Wasmtime's default, written down.
 pub const POLICY_STACK_BYTES: usize = 512 << 10;
-/// Bytes that one call may make the host copy out of a policy: answers and log lines.
+/// Bytes that the host copies out of a policy at once: an answer, or a log line.
 pub const POLICY_COPIED_BYTES: usize = 1 << 20;
 /// Component-model handles of one sandbox. The contract has no resources, so this is room for nothing.
 pub const POLICY_HANDLES: usize = 64;
@@ -106,6 +113,10 @@ pub const KVM_PROBE: Duration = Duration::from_secs(3);
 
 // Running a VM.
 
+/// Waiting for the lock of all VM folders, which is held while one is made or old ones are swept.
+pub const STATE_LOCK: Duration = Duration::from_secs(10);
+/// How often that lock is tried.
+pub const STATE_LOCK_POLL: Duration = Duration::from_millis(10);
 /// QEMU's start up to its QMP greeting: 40 to 90 ms on an idle machine.
 pub const QMP_GREETING: Duration = Duration::from_secs(30);
 /// How often the QMP socket is tried until QEMU has made it.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     image::VerifiedImage,
     job::{Problem, Task},
+    limits,
     policy::{Answer, Decision, PolicyRecord, Violation},
     printable,
     qemu::Forward,
@@ -252,7 +253,9 @@ impl fmt::Display for PolicyRecord {
             self.name, self.version
         )?;
         for change in &self.changes {
-            writeln!(f, "          changed {}: {} → {}", change.field, change.from, change.to)?;
+            let [from, to] = [&change.from, &change.to].map(|value| value.to_string());
+            let show = |text| printable::line(text, limits::POLICY_TEXT_BYTES);
+            writeln!(f, "          changed {}: {} → {}", change.field, show(&from), show(&to))?;
         }
         violations(f, &self.violations)?;
         for line in &self.log {

@@ -37,6 +37,23 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
+/// JSON text in which no character steers a terminal: those that JSON leaves as they are become `\\u` escapes, which mean
+/// the same. Such characters stand only inside JSON's strings.
+pub fn json(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || is_invisible(character) {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                safe += &format!("\\u{unit:04x}");
+            }
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
 /// Characters that show nothing themselves but change how others are shown: Unicode's bidirectional and zero-width
 /// formatting characters, line and paragraph separators, tags ("Trojan Source", CVE-2021-42574).
 fn is_invisible(character: char) -> bool {
@@ -56,5 +73,6 @@ mod tests {
         assert_eq!(lines("a\nb\r", 99).to_string(), "a\nb\\r");
         assert_eq!(line("abcdef", 3).to_string(), "abc…");
         assert_eq!(line("abc", 3).to_string(), "abc");
+        assert_eq!(json("\"\u{9b}\u{e0001}\""), r#""\u009b\udb40\udc01""#);
     }
 }

@@ -6,8 +6,7 @@ mod kvm_probe;
 mod plan;
 mod qmp;
 
-pub(crate) use fingerprint::memory as host_memory;
-pub use fingerprint::{AcceleratorCheck, Binary, Fingerprint, FingerprintError};
+pub use fingerprint::{AcceleratorCheck, Fingerprint, FingerprintError};
 pub(crate) use launcher::command;
 pub use launcher::{SUBCOMMAND as LAUNCHER_SUBCOMMAND, exec as launch};
 pub use plan::{Disk, Forward, LaunchPlan, OVERLAY, QMP_SOCKET, argv, plan};

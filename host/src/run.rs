@@ -18,7 +18,8 @@ use crate::{
     config::Config,
     facts,
     image::Store,
-    job,
+    job::{self, Task},
+    limits,
     outcome::{Exit, Report, VmReport},
     policy::{Approved, Chain, Verdict},
     qemu::{self, Fingerprint},
@@ -46,7 +47,12 @@ pub fn main() -> ExitCode {
 /// One thread: `qemu::launcher` says why QEMU is to be started by the main one.
 fn wait(shared: &Shared, command: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(command),
+        Ok(runtime) => {
+            let exit = runtime.block_on(command);
+            // A policy that is still being compiled when the run was stopped is not waited for.
+            runtime.shutdown_background();
+            exit
+        }
         Err(error) => show::failure(shared, &RunError::Runtime(error)),
     }
 }
@@ -72,12 +78,15 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         () = stop.asked(1) => return Err(RunError::Interrupted),
     };
     fingerprint.keep(&host.state.fingerprint());
-    let approved = match decide(&host, &fingerprint, &args.decide, report)? {
-        Decided::Approved(approved) => *approved,
-        Decided::Not(exit) => return Ok(exit),
+    let approved = tokio::select! {
+        decided = decide(&host, &fingerprint, &args.decide, report) => match decided? {
+            Decided::Approved(approved) => *approved,
+            Decided::Not(exit) => return Ok(exit),
+        },
+        () = stop.asked(1) => return Err(RunError::Interrupted),
     };
     steps.decided(approved.decision());
-    let ports = vm::reserve(approved.launch(), &host.config.rules().ports)?;
+    let ports = vm::reserve(&host.state, approved.launch(), &host.config.rules().ports)?;
     let store = Store::new(host.state.path());
     let image = tokio::select! {
         image = store.ensure(&approved.task().image, &host.config.image, &steps) => image?,
@@ -87,7 +96,8 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     report.image = Some(image.clone());
     let mut dir = VmDir::create(&host.state, &approved.task().name)?;
     let forwards = ports.forwards().to_vec();
-    let plan = qemu::plan(dir.id(), fingerprint.qemu.path, approved, image, forwards);
+    let program = fingerprint.path().to_owned();
+    let plan = qemu::plan(dir.id(), program, approved, image, forwards);
     let ended = vm::run(&plan, &mut dir, ports, (&mut stop, args.grace()), &steps).await?;
     let exit = exit_of(&ended.end);
     report.vm = Some(vm_report(&dir, plan.forwards().to_vec(), ended));
@@ -95,6 +105,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
 }
 
 /// What every command that decides needs of this host.
+#[derive(Clone)]
 struct Host {
     config: Config,
     state: StateDir,
@@ -104,8 +115,7 @@ impl Host {
     fn new(shared: &Shared, args: &DecideArgs) -> Result<Self, RunError> {
         let mut config = Config::load(shared.config.as_deref())?;
         config.image.network.allow.extend(&args.image_allow);
-        let state = shared.state_dir.clone().unwrap_or_else(crate::config::default_state_dir);
-        Ok(Self { config, state: StateDir::new(&state)? })
+        Ok(Self { config, state: state_dir(shared)? })
     }
 
     async fn fingerprint(&self) -> Result<Fingerprint, RunError> {
@@ -113,24 +123,35 @@ impl Host {
     }
 }
 
+/// The folder that was named, or the default one.
+fn state_dir(shared: &Shared) -> Result<StateDir, RunError> {
+    let named = shared.state_dir.clone().or_else(crate::config::default_state_dir);
+    let no_home = || RunError::Usage("this user has no home folder; give --state-dir".into());
+    Ok(StateDir::new(&named.ok_or_else(no_home)?)?)
+}
+
 enum Decided {
     Approved(Box<Approved>),
     Not(Exit),
 }
 
-/// From the job file to a verdict. Reads files, and downloads nothing: a denied task costs no fetch.
-fn decide(
+/// From the job file to a verdict, on a thread of its own: reading, compiling and asking policies wait for nothing, and
+/// a request to stop is heard meanwhile. Downloads nothing: a denied task costs no fetch.
+async fn decide(
     host: &Host,
     fingerprint: &Fingerprint,
     args: &DecideArgs,
     report: &mut Report,
 ) -> Result<Decided, RunError> {
-    let (name, bytes) = sources::job(&args.job)?;
-    let task = job::parse(&name, &bytes, &args.tenant, args.task.as_deref())?;
-    report.task = Some(task.clone());
-    let chain = Chain::load(sources::policies(&args.policies, &args.settings)?)?;
-    let facts = facts::gather(fingerprint, &vm::running(&host.state), &args.tenant)?;
-    Ok(match chain.decide(task, &facts, &host.config.rules())? {
+    let (host, fingerprint, args) = (host.clone(), fingerprint.clone(), args.clone());
+    let judging = tokio::task::spawn_blocking(move || judge(&host, &fingerprint, &args));
+    let (task, verdict) = match tokio::time::timeout(limits::DECISION, judging).await {
+        Ok(Ok(judged)) => judged,
+        Ok(Err(panicked)) => return Err(RunError::Runtime(panicked.into())),
+        Err(_) => return Err(RunError::SlowDecision),
+    };
+    report.task = task;
+    Ok(match verdict? {
         Verdict::Approved(approved) => {
             report.decision = Some(approved.decision().clone());
             Decided::Approved(approved)
@@ -144,6 +165,28 @@ fn decide(
             Decided::Not(Exit::CannotRun)
         }
     })
+}
+
+/// The task, once it is understood, and what comes of it.
+fn judge(
+    host: &Host,
+    fingerprint: &Fingerprint,
+    args: &DecideArgs,
+) -> (Option<Task>, Result<Verdict, RunError>) {
+    let task = sources::job(&args.job).and_then(|(name, bytes)| {
+        Ok(job::parse(&name, &bytes, &args.tenant, args.task.as_deref())?)
+    });
+    let task = match task {
+        Ok(task) => task,
+        Err(error) => return (None, Err(error)),
+    };
+    let verdict = || {
+        let chain = Chain::load(sources::policies(&args.policies, &args.settings)?)?;
+        let facts = facts::gather(fingerprint, &host.state, &args.tenant)?;
+        Ok(chain.decide(task.clone(), &facts, &host.config.rules())?)
+    };
+    let verdict = verdict();
+    (Some(task), verdict)
 }
 
 fn exit_of(end: &End) -> Exit {

@@ -1,9 +1,9 @@
 //! The state folder: where things are, and writing a file so that a reader finds the old one or the new one, whole.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, Metadata},
     io::{self, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -20,14 +20,19 @@ pub struct StateDirError {
 }
 
 impl StateDir {
-    /// An absolute path for the folder, which need not exist. QEMU's options are text, so its name must be UTF-8.
+    /// An absolute path for the folder, which need not exist, but must be this user's alone to write to if it does. QEMU's options are text, so its name must be UTF-8.
     pub fn new(path: &Path) -> Result<Self, StateDirError> {
         let refused = |reason: String| StateDirError { path: path.into(), reason };
         let absolute = std::path::absolute(path).map_err(|error| refused(error.to_string()))?;
-        match absolute.to_str() {
-            Some(_) => Ok(Self(absolute)),
-            None => Err(refused("its name is not UTF-8".into())),
+        if absolute.to_str().is_none() {
+            return Err(refused("its name is not UTF-8".into()));
         }
+        match fs::metadata(&absolute) {
+            Ok(folder) => private(&folder).map_err(refused)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(refused(error.to_string())),
+        }
+        Ok(Self(absolute))
     }
 
     /// The folder.
@@ -40,9 +45,29 @@ impl StateDir {
         self.0.join("vms")
     }
 
+    /// Where locks of host ports are.
+    pub fn ports(&self) -> PathBuf {
+        self.0.join("ports")
+    }
+
     /// Where the fingerprint is kept.
     pub fn fingerprint(&self) -> PathBuf {
         self.0.join("fingerprint.json")
+    }
+}
+
+/// Whoever can write there decides what runs here, so that must be nobody else.
+fn private(folder: &Metadata) -> Result<(), String> {
+    let user = rustix::process::geteuid().as_raw();
+    if folder.uid() != user {
+        return Err(format!("it belongs to user {}, and this is user {user}", folder.uid()));
+    }
+    match folder.mode() & 0o022 {
+        0 => Ok(()),
+        _ => Err(format!(
+            "others may write to it (mode {:o}); use chmod go-w",
+            folder.mode() & 0o777
+        )),
     }
 }
 

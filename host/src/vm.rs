@@ -19,7 +19,7 @@ use std::io;
 use serde::Serialize;
 
 pub use dir::{Running, VmDir, running};
-pub use ports::{Reserved, reserve};
+pub use ports::{Reserved, held as held_ports, reserve};
 pub use supervise::{Ended, Watcher, run};
 
 use crate::qemu::QmpError;

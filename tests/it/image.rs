@@ -46,6 +46,21 @@ fn a_second_run_makes_no_request() {
     assert_eq!(fs::read(stored).unwrap(), disk(), "the VM's writes went to an overlay");
 }
 
+/// Policies trust origins: a digest that is stored does not make an image come from one that never served it.
+#[test]
+fn another_origin_must_serve_the_image_itself() {
+    let (qhost, first, second) = (qhost(), ImageServer::start(), ImageServer::start());
+    qhost.config(HASTY);
+    let (_, digest) = first.serve("/image", disk());
+    run(&qhost, &first, &digest).exits(0);
+    run(&qhost, &second, &digest).exits(13).says("404");
+    second.serve("/image", disk());
+    run(&qhost, &second, &digest).exits(0);
+    run(&qhost, &second, &digest).exits(0);
+    assert_eq!((first.requests().len(), second.requests().len()), (1, 2));
+    assert_eq!(qhost.stored_images(), [digest]);
+}
+
 #[test]
 fn two_runs_at_once_fetch_once() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -201,11 +216,11 @@ fn a_killed_fetch_leaves_nothing_that_counts() {
     server.set("/image", Reply::First(vec![stall], Box::new(Reply::File(disk().into()))));
     let job = qhost.job(&(server.url("/image"), digest.clone()), json!({}));
     let running = qhost.start(&["run", &job]);
-    wait_for("a part", || (!qhost.stored_images().is_empty()).then_some(()));
-    assert_eq!(qhost.stored_images(), [format!("{digest}.part")]);
+    let unfinished = ["lock", "part"].map(|extension| format!("{digest}.{extension}"));
+    wait_for("a part", || (qhost.stored_images() == unfinished).then_some(()));
     running.signal("KILL");
     running.end();
-    assert_eq!(qhost.stored_images(), [format!("{digest}.part")], "killed, it cannot clean up");
+    assert_eq!(qhost.stored_images(), unfinished, "killed, it cannot clean up");
     // Another image's fetch sweeps it, and the image itself is fetched anew.
     let other = server.serve("/other", boot_sector::disk("other", Then::PowerOff));
     qhost.run(&["run", &qhost.job(&other, json!({}))]).exits(0);
@@ -283,10 +298,25 @@ fn images_that_name_other_files_are_refused() {
 #[test]
 fn https_is_checked() {
     let qhost = qhost();
-    qhost.config(HASTY);
     let server = qhost_tests::https::HttpsServer::start(disk());
     let certificate = qhost.file("ca.pem", server.certificate());
     let job = qhost.job(&(server.url(), sha256(&disk())), json!({}));
-    qhost.run(&["run", &job]).exits(13).says("certificate");
+    let done = qhost
+        .run(&["run", "-v", &job])
+        .exits(13)
+        .says("no trusted connection: invalid peer certificate");
+    assert!(
+        !done.stderr.contains("fetching again"),
+        "a certificate does not get better: {}",
+        done.stderr
+    );
     qhost.env("SSL_CERT_FILE", &certificate).run(&["run", &job]).exits(0);
+}
+
+#[test]
+fn http_needs_no_certificates() {
+    let (mut qhost, server) = (qhost(), ImageServer::start());
+    qhost = qhost.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
+    let (_, digest) = server.serve("/image", disk());
+    run(&qhost, &server, &digest).exits(0);
 }

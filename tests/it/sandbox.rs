@@ -21,10 +21,53 @@ fn fails(probe: &str, says: &str) {
     let qhost = qhost();
     let path = policy(probe);
     let digest = qhost::digest::Sha256::of(&std::fs::read(&path).unwrap()).to_string();
+    let began = std::time::Instant::now();
     run_under(&qhost, path.to_str().unwrap())
         .exits(12)
         .says(&format!("policy probe (sha256:{digest})"))
         .says(says);
+    // Loose, for busy machines: a limit of a second or less that does not work ends nothing within this.
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "{probe} went beyond its limit");
+}
+
+/// `validate` of every policy judges the final launch: a later policy cannot slip past an earlier guard.
+#[test]
+fn one_that_widens_is_caught_by_a_guard_before_it() {
+    let qhost = qhost();
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    let [limits, widens] =
+        ["limits", "probe-widens"].map(|name| policy(name).to_str().unwrap().to_owned());
+    let settings = r#"limits={"memory_mib": 64}"#;
+    let args = [
+        "plan",
+        "--json",
+        "--policy",
+        &limits,
+        "--policy",
+        &widens,
+        "--policy-settings",
+        settings,
+        &job,
+    ];
+    let decision = &qhost.run(&args).exits(11).json()["decision"];
+    assert_eq!(decision["policies"][1]["changes"][0]["to"], 128);
+    assert_eq!(decision["policies"][0]["violations"][0]["code"], "memory-limit");
+}
+
+/// Core modules of a few bytes with a memory that needs a feature that is off, each in a component.
+#[test]
+fn threads_and_memory64_are_off() {
+    for (memory, says) in [
+        ([0x05, 0x04, 0x01, 0x03, 0x01, 0x01].as_slice(), "threads"),
+        (&[0x05, 0x03, 0x01, 0x04, 0x01], "memory64"),
+    ] {
+        let module = [b"\0asm\x01\0\0\0", memory].concat();
+        let size = u8::try_from(module.len()).unwrap();
+        let component = [b"\0asm\x0d\0\x01\0", [0x01, size].as_slice(), &module].concat();
+        let qhost = qhost();
+        let file = qhost.file("file.wasm", component);
+        run_under(&qhost, &file).exits(12).says(says).says("must be enabled");
+    }
 }
 
 #[test]
@@ -125,6 +168,9 @@ fn escapes_reach_no_terminal() {
     }
     let done = done.says(r"\u{1b}[2J");
     drop(done);
-    let inspection = qhost.run(&["policy", "inspect", path.to_str().unwrap()]).exits(0);
-    assert!(!inspection.stdout.contains('\x1b'), "{:?}", inspection.stdout);
+    for args in [&["policy", "inspect"][..], &["policy", "inspect", "--json"]] {
+        let inspection = qhost.run(&[args, &[path.to_str().unwrap()]].concat()).exits(0);
+        let steers = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!inspection.stdout.contains(steers), "{:?}", inspection.stdout);
+    }
 }

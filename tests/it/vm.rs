@@ -1,10 +1,17 @@
 //! Real VMs from boot sectors: how they end, how they are stopped, and that nothing is left.
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs,
+    net::{TcpListener, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
+    process::Stdio,
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 use qhost_tests::{
-    ImageServer, Qhost,
+    ImageServer, Qhost, Reply,
     boot_sector::{self, Then},
+    command, policy,
     qhost::processes_in,
     succeed, wait_for,
 };
@@ -89,7 +96,7 @@ fn a_second_ctrl_c_hastens() {
     let running = qhost.start(&["run", "--grace", "3600", &job]);
     qhost.console_has("the guest runs");
     running.signal("INT");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    running.says("pressing the guest's power button");
     running.signal("INT");
     running.end().exits(130).says("QEMU quit");
     qhost.assert_nothing_left();
@@ -126,6 +133,125 @@ fn a_qemu_that_is_killed_is_a_failure() {
         running.end().exits(20).says(says);
         qhost.assert_nothing_left();
         fs::remove_dir_all(qhost.state().join("vms")).unwrap();
+    }
+}
+
+#[test]
+fn a_qemu_that_crashes_while_it_is_stopped_is_a_failure() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let job = job(&qhost, &server, Then::Hang);
+    let running = qhost.start(&["run", "--grace", "60", &job]);
+    qhost.console_has("the guest runs");
+    let qemu = processes_in(&qhost.state());
+    running.signal("INT");
+    running.says("pressing the guest's power button");
+    succeed("kill", &["-SEGV", &qemu[0]]);
+    running.end().exits(20).says("signal: 11");
+    qhost.assert_nothing_left();
+}
+
+/// Reading from a standard input that never ends stands for all that a decision can take long for.
+#[test]
+fn a_decision_can_be_interrupted() {
+    let qhost = qhost();
+    let mut command = qhost.command(&["run", "--json", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for("qhost to catch SIGINT", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"))?;
+        let caught = u64::from_str_radix(caught, 16).ok()?;
+        (caught & 1 << (2 - 1) != 0).then_some(())
+    });
+    succeed("kill", &["-INT", &child.id().to_string()]);
+    let status = wait_for("qhost to end", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(130));
+}
+
+#[test]
+fn qemu_inherits_no_descriptor() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let job = job(&qhost, &server, Then::Hang);
+    let secret = qhost.file("secret", "of the agent");
+    // A shell leaves a descriptor open, as an agent might.
+    let script = format!("exec 9<{secret}; exec \"$0\" \"$@\"");
+    let run = qhost.command(&["run", "--grace", "0", &job]);
+    let mut command = command("sh");
+    command.args(["-c", &script]).arg(run.get_program()).args(run.get_args());
+    command.env_clear().envs(run.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    command.current_dir(qhost.folder()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    qhost.console_has("the guest runs");
+    let qemu = processes_in(&qhost.state());
+    let entries = fs::read_dir(format!("/proc/{}/fd", qemu[0])).unwrap().flatten();
+    let open: Vec<_> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    assert!(!open.iter().any(|file| file.ends_with("secret")), "{open:?}");
+    succeed("kill", &["-INT", &child.id().to_string()]);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_state_folder_that_others_may_write_to_is_refused() {
+    let qhost = qhost();
+    let job = qhost.job(&("http://127.0.0.1:1/x".into(), "0".repeat(64)), json!({}));
+    fs::set_permissions(qhost.state(), fs::Permissions::from_mode(0o777)).unwrap();
+    qhost.run(&["run", &job]).exits(2).says("others may write to it (mode 777)");
+}
+
+#[test]
+fn a_port_that_another_run_has_is_known() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("the guest runs", Then::Hang));
+    let port = free_ports(1);
+    let dns = json!({"dns": {"guest": 53, "host": port, "protocol": "udp"}});
+    let job = qhost.job(&image, json!({ "port_map": dns }));
+    let running = qhost.start(&["run", "--grace", "0", &job]);
+    qhost.console_has("the guest runs");
+    // The forward is really UDP: QEMU has bound that.
+    let udp = fs::read_to_string("/proc/net/udp").unwrap();
+    assert!(udp.contains(&format!("0100007F:{port:04X} ")), "{port} is not in {udp}");
+    let taken = format!("host port {port} (udp on 127.0.0.1) is taken");
+    qhost.run(&["run", &job]).exits(16).says(&taken);
+    running.signal("INT");
+    running.end().exits(130);
+}
+
+/// Two runs under `ports` get two ports: what one has reserved, the other's policy is shown as in use.
+#[test]
+fn runs_at_once_get_ports_of_their_own() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let stalled = Reply::StallAfter(boot_sector::disk("never", Then::Hang).into(), 500_000);
+    server.set("/image", stalled);
+    let job = qhost.job(&(server.url("/image"), "0".repeat(64)), json!({"port_map": {"http": 80}}));
+    let first = free_ports(2);
+    let settings = format!("ports={{\"first\": {first}, \"last\": {}}}", first + 1);
+    let policy = policy("ports");
+    let policy = policy.to_str().unwrap();
+    let args = |verb| [verb, "--json", "--policy", policy, "--policy-settings", &settings, &job];
+    // The first run holds its port while its image is fetched: no QEMU listens yet.
+    let running = qhost.start(&args("run"));
+    wait_for("the request", || (!server.requests().is_empty()).then_some(()));
+    let plan = qhost.run(&args("plan")).exits(0).json();
+    assert_eq!(plan["decision"]["launch"]["ports"][0]["host"], first + 1);
+    running.signal("INT");
+    running.end().exits(130);
+    let plan = qhost.run(&args("plan")).exits(0).json();
+    assert_eq!(plan["decision"]["launch"]["ports"][0]["host"], first, "given back");
+}
+
+/// The first of so many free ports in a row.
+fn free_ports(count: u16) -> u16 {
+    // Other processes' tests start elsewhere; tests of this one never get the same.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
+    let free = |port: u16| {
+        TcpListener::bind(("127.0.0.1", port)).is_ok()
+            && UdpSocket::bind(("127.0.0.1", port)).is_ok()
+    };
+    loop {
+        let first = start + NEXT.fetch_add(count, Ordering::Relaxed);
+        if (first..first + count).all(free) {
+            return first;
+        }
     }
 }
 
@@ -179,9 +305,9 @@ fn a_port_that_is_taken_is_named() {
 fn ports_are_picked_within_what_is_allowed() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let image = server.serve("/image", boot_sector::disk("up", Then::PowerOff));
-    let first =
-        TcpListener::bind("127.0.0.1:23950").map(|taken| (taken, 23950)).expect("a free port");
-    qhost.config("[ports]\nallow = [\"23950-23952\"]\n");
+    let first = free_ports(3);
+    let taken = TcpListener::bind(("127.0.0.1", first)).expect("a free port");
+    qhost.config(&format!("[ports]\nallow = [\"{first}-{}\"]\n", first + 2));
     let ports = json!({"a": 80, "b": {"guest": 81, "protocol": "udp"}, "c": 82});
     let report = qhost
         .run(&["run", "--json", &qhost.job(&image, json!({"port_map": ports}))])
@@ -192,13 +318,14 @@ fn ports_are_picked_within_what_is_allowed() {
         let forward = forwards.iter().find(|forward| forward["label"] == label).expect("the port");
         forward["host"].as_u64().expect("a number")
     };
-    assert_eq!([host("a"), host("b"), host("c")], [23951, 23950, 23952]);
+    let first = u64::from(first);
+    assert_eq!([host("a"), host("b"), host("c")], [first + 1, first, first + 2]);
     let too_many = json!({"a": 80, "b": 81, "c": 82});
     qhost
         .run(&["run", &qhost.job(&image, json!({"port_map": too_many}))])
         .exits(16)
         .says("no host port is free");
-    drop(first);
+    drop(taken);
 }
 
 #[test]

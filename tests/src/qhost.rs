@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Read as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::OnceLock,
@@ -121,11 +120,13 @@ impl Qhost {
         }
     }
 
-    /// Starts it.
+    /// Starts it, its output going to files.
     pub fn start(&self, args: &[&str]) -> Running {
+        let output = TempDir::new_in(self.folder()).expect("a folder for output").keep();
+        let file = |name| fs::File::create(output.join(name)).expect("a file for output");
         let mut command = self.command(args);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running { child: command.spawn().expect("qhost runs") }
+        command.stdout(file("stdout")).stderr(file("stderr"));
+        Running { child: command.spawn().expect("qhost runs"), output }
     }
 
     /// The folders of VMs, running or ended.
@@ -146,7 +147,7 @@ impl Qhost {
         })
     }
 
-    /// Everything in the state folder, but for what every state folder has.
+    /// The names of all files in the image store, but for the origins of stored images.
     pub fn stored_images(&self) -> Vec<String> {
         let mut names = vec![];
         let mut folders = vec![self.state().join("images")];
@@ -158,7 +159,11 @@ impl Qhost {
                 }
             }
         }
-        names.retain(|name| !name.ends_with(".lock"));
+        // An image's origins go with it.
+        let images = names.clone();
+        names.retain(|name| {
+            name.strip_suffix(".origins").is_none_or(|of| !images.contains(&of.to_owned()))
+        });
         names.sort();
         names
     }
@@ -249,6 +254,7 @@ impl Done {
 /// A `qhost` that runs; killed when dropped.
 pub struct Running {
     child: Child,
+    output: PathBuf,
 }
 
 impl Running {
@@ -257,18 +263,19 @@ impl Running {
         crate::succeed("kill", &[&format!("-{signal}"), &self.child.id().to_string()]);
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Waits until it has said something.
+    pub fn says(&self, text: &str) {
+        let says =
+            |name| fs::read_to_string(self.output.join(name)).is_ok_and(|said| said.contains(text));
+        wait_for(text, || (says("stdout") || says("stderr")).then_some(()));
     }
 
     /// Waits for its end.
     pub fn end(mut self) -> Done {
-        let status = self.child.wait().expect("qhost ends");
-        let mut text = (String::new(), String::new());
-        self.child.stdout.take().expect("a pipe").read_to_string(&mut text.0).expect("UTF-8");
-        self.child.stderr.take().expect("a pipe").read_to_string(&mut text.1).expect("UTF-8");
-        Done { code: status.code().unwrap_or(-1), stdout: text.0, stderr: text.1 }
+        let status =
+            wait_for("qhost to end", || self.child.try_wait().expect("qhost can be waited for"));
+        let read = |name| fs::read_to_string(self.output.join(name)).expect("UTF-8 output");
+        Done { code: status.code().unwrap_or(-1), stdout: read("stdout"), stderr: read("stderr") }
     }
 }
 

@@ -14,12 +14,15 @@ impl Policy for Probe {
     type Settings = Settings;
 
     fn about() -> About {
+        // JSON leaves the C1 control and the direction override as they are.
         About::new("probe-escapes", ESCAPES, ESCAPES)
+            .settings("{\"title\": \"\u{9b}31m \u{202e}txt\"}")
     }
 
     fn choose(_: &Request, _: &Settings, mut launch: Launch) -> Result<Launch, Vec<Violation>> {
         log::warn(ESCAPES);
         launch.warnings = vec![ESCAPES.into()];
+        launch.extensions = vec![(ESCAPES.into(), ESCAPES.into())];
         Ok(launch)
     }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use crate::limits;
 
 /// What a decision is made from.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct DecideArgs {
     /// A policy to ask: a WebAssembly component or core module. May be given several times: `choose` in order, then
     /// every `validate`, then the host's own rules. NAME is the file's name without `.wasm` unless given

@@ -4,7 +4,7 @@
 use std::{
     error::Error as _,
     fs::File,
-    io::{Seek as _, Write as _},
+    io::{self, Seek as _, Write as _},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -69,7 +69,7 @@ fn client(url: &Url, rules: &AddressRules, config: &config::Image) -> Result<Cli
 
 enum Failure {
     Source(FetchFailure),
-    Disk(std::io::Error),
+    Disk(io::Error),
 }
 
 impl From<FetchFailure> for Failure {
@@ -222,6 +222,7 @@ fn wait_before_retry(failure: &FetchFailure, backoff: Duration) -> Option<Durati
             (worth && asked <= limits::FETCH_RETRY_AFTER).then_some(asked.max(backoff))
         }
         FetchFailure::Forbidden(_)
+        | FetchFailure::Tls(_)
         | FetchFailure::Redirect(_)
         | FetchFailure::TooLarge { .. }
         | FetchFailure::Encoded(_)
@@ -243,6 +244,11 @@ fn connection(error: &reqwest::Error) -> FetchFailure {
     while let Some(inner) = cause {
         if let Some(forbidden) = inner.downcast_ref::<Forbidden>() {
             return FetchFailure::Forbidden(forbidden.to_string());
+        }
+        // An I/O error hands on its inner error's source, not the inner error.
+        let tls = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(tls) = tls.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return FetchFailure::Tls(tls.to_string());
         }
         deepest = Some(inner);
         cause = inner.source();

@@ -2,17 +2,22 @@
 //!
 //! A file gets that name by a rename, after it was hashed, inspected and made durable. Until then it is
 //! `<digest>.part`, which nothing takes for an image; `<digest>.lock` is held by whoever fetches it, so that two runs
-//! at once fetch once, and a `.part` whose lock is free is litter of a killed run.
+//! at once fetch once. Both go away with the fetch; what a killed run left of them is swept by the next.
+//!
+//! `<digest>.origins` lists the origins (RFC 6454) that were seen to serve the image. A job that names another origin
+//! has it fetched from there once more: policies trust origins, and a digest alone would let a tenant claim that an
+//! image comes from one that never served it, or boot an image that only another tenant may fetch.
 
 use std::{
     fs::{self, File, Permissions, TryLockError},
     io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use serde::Serialize;
 use tokio::time;
+use url::Url;
 
 use super::{
     FetchFailure, Format, ImageError, Progress, fetch,
@@ -67,20 +72,23 @@ impl Store {
         Self { root: state_dir.join("images/sha256") }
     }
 
-    /// The stored image, if it is there. Reads only.
+    /// The stored image, if it is there and its source's origin has served it. Reads only.
     pub fn get(
         &self,
-        sha256: Sha256,
+        request: &ImageRequest,
         config: &config::Image,
     ) -> Result<Option<VerifiedImage>, ImageError> {
-        let path = self.path(sha256);
+        let path = self.path(request.sha256);
+        if !self.origins(&path)?.contains(&origin(&request.source)) {
+            return Ok(None);
+        }
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(ImageError::store(path)(error)),
         };
-        let inspected = inspected(&file, &path, sha256, config)?;
-        Ok(Some(verified(path, sha256, inspected, true)))
+        let inspected = inspected(&file, &path, request.sha256, config)?;
+        Ok(Some(verified(path, request.sha256, inspected, true)))
     }
 
     /// The stored image, fetched first if it is not there.
@@ -90,7 +98,7 @@ impl Store {
         config: &config::Image,
         progress: &dyn Progress,
     ) -> Result<VerifiedImage, ImageError> {
-        if let Some(image) = self.get(request.sha256, config)? {
+        if let Some(image) = self.get(request, config)? {
             return Ok(image);
         }
         let path = self.path(request.sha256);
@@ -98,7 +106,7 @@ impl Store {
         state::create_private(shard).map_err(ImageError::store(shard))?;
         let _lock = lock(&path.with_extension("lock"), request, config, progress).await?;
         // Whoever held the lock before may have fetched it.
-        if let Some(image) = self.get(request.sha256, config)? {
+        if let Some(image) = self.get(request, config)? {
             return Ok(image);
         }
         self.sweep();
@@ -125,19 +133,41 @@ impl Store {
             });
         }
         let inspected = inspected(&part.file, &part_path, request.sha256, config)?;
-        part.publish(&path).map_err(ImageError::store(&path))?;
+        // The same bytes from another origin: the stored file, which VMs may have open, stays.
+        if !path.exists() {
+            part.publish(&path).map_err(ImageError::store(&path))?;
+        }
+        self.add_origin(&path, origin(&request.source))?;
         Ok(verified(path, request.sha256, inspected, false))
     }
 
-    /// Removes what killed runs left: parts that nobody holds the lock of. Best done, never in the way.
+    fn origins(&self, image: &Path) -> Result<Vec<String>, ImageError> {
+        let path = image.with_extension("origins");
+        match fs::read_to_string(&path) {
+            Ok(origins) => Ok(origins.lines().map(str::to_owned).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+            Err(error) => Err(ImageError::store(path)(error)),
+        }
+    }
+
+    /// Called under the image's lock.
+    fn add_origin(&self, image: &Path, origin: String) -> Result<(), ImageError> {
+        let mut origins = self.origins(image)?;
+        origins.push(origin);
+        let path = image.with_extension("origins");
+        let text = origins.join("\n") + "\n";
+        state::write_whole(&path, text.as_bytes()).map_err(ImageError::store(&path))
+    }
+
+    /// Removes what killed runs left: parts and locks that nobody holds. Best done, never in the way.
     fn sweep(&self) {
         let shards = fs::read_dir(&self.root).into_iter().flatten().flatten();
         let files = shards.filter_map(|shard| fs::read_dir(shard.path()).ok()).flatten().flatten();
-        for path in
-            files.map(|file| file.path()).filter(|path| path.extension() == Some("part".as_ref()))
-        {
-            let lock = File::open(path.with_extension("lock"));
-            if lock.is_ok_and(|lock| lock.try_lock().is_ok())
+        let left = |path: &PathBuf| path.extension().is_some_and(|e| e == "part" || e == "lock");
+        for path in files.map(|file| file.path()).filter(left) {
+            // Taken, and let go with the lock's file removed.
+            if let Ok(Some(_lock)) = Lock::try_take(&path.with_extension("lock"))
+                && path.extension().is_some_and(|extension| extension == "part")
                 && let Err(error) = fs::remove_file(&path)
             {
                 tracing::warn!(path = %path.display(), %error, "cannot remove a killed run's part");
@@ -171,22 +201,56 @@ fn verified(path: PathBuf, sha256: Sha256, inspected: Inspected, cached: bool) -
     VerifiedImage { path, sha256, bytes, format, disk_bytes, cached }
 }
 
+/// Scheme, host and port.
+fn origin(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+/// A digest's lock; dropped, its file goes away.
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// The lock, unless somebody holds it.
+    fn try_take(path: &Path) -> io::Result<Option<Self>> {
+        loop {
+            let file = File::options().create(true).append(true).open(path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            // Whoever held it before removed the file after we had opened it: then this is a lock on nothing.
+            let named = fs::metadata(path).map(|named| named.ino());
+            if named.is_ok_and(|named| file.metadata().is_ok_and(|held| held.ino() == named)) {
+                return Ok(Some(Self { path: path.to_owned(), _file: file }));
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a lock");
+        }
+    }
+}
+
 /// Takes a digest's lock, waiting while another run fetches it.
 async fn lock(
     path: &Path,
     request: &ImageRequest,
     config: &config::Image,
     progress: &dyn Progress,
-) -> Result<File, ImageError> {
-    let file =
-        File::options().create(true).append(true).open(path).map_err(ImageError::store(path))?;
+) -> Result<Lock, ImageError> {
     let acquired = async {
         let mut told = false;
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::Error(error)) => return Err(ImageError::store(path)(error)),
-                Err(TryLockError::WouldBlock) => {}
+            if let Some(lock) = Lock::try_take(path).map_err(ImageError::store(path))? {
+                return Ok(lock);
             }
             if !told {
                 progress.waiting();
@@ -197,7 +261,7 @@ async fn lock(
     };
     let total = config.total_timeout();
     match time::timeout(total, acquired).await {
-        Ok(locked) => locked.map(|()| file),
+        Ok(locked) => locked,
         Err(_) => Err(ImageError::Fetch {
             url: shown(&request.source),
             reason: FetchFailure::TooSlow { seconds: total.as_secs() },

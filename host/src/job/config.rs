@@ -77,5 +77,7 @@ fn args(cursor: Cursor<'_>) -> Option<Vec<String>> {
     let items = cursor.array(limits::ARGS, "arguments")?;
     let text =
         |item: Cursor<'_>| item.text(limits::ARG_BYTES, "a QEMU argument").map(str::to_owned);
-    items.into_iter().map(text).collect()
+    // Every item is read before the first bad one ends it, so that all are reported.
+    let texts: Vec<_> = items.into_iter().map(text).collect();
+    texts.into_iter().collect()
 }

@@ -16,9 +16,13 @@ pub(super) struct Cursor<'a> {
     problems: &'a Problems,
 }
 
-/// A JSON pointer one step further (RFC 6901).
+/// A JSON pointer one step further (RFC 6901). A step that is longer than any known key is cut, with a mark.
 pub(super) fn child(pointer: &str, key: &str) -> String {
-    format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+    let cut = match key.char_indices().nth(limits::SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…", key.get(..end).unwrap_or_default()),
+        None => key.to_owned(),
+    };
+    format!("{pointer}/{}", cut.replace('~', "~0").replace('/', "~1"))
 }
 
 impl<'a> Cursor<'a> {
@@ -41,6 +45,19 @@ impl<'a> Cursor<'a> {
         hint: impl Into<String>,
     ) -> Option<T> {
         self.problem(Problem::new(&self.pointer, describe(self.value), expected).hint(hint))
+    }
+
+    /// The same, with the known word that is most like what was found.
+    pub(super) fn refuse_with_nearest<T>(
+        &self,
+        expected: impl Into<String>,
+        found: &str,
+        known: &[&str],
+    ) -> Option<T> {
+        match nearest(found, known).filter(|_| !self.problems.are_many()) {
+            Some(near) => self.refuse_with_hint(expected, format!("did you mean {near}?")),
+            None => self.refuse(expected),
+        }
     }
 
     /// Notes a problem with what is here, in words of its own.
@@ -67,9 +84,9 @@ impl<'a> Cursor<'a> {
                 found,
                 format!("one of {}", known.join(", ")),
             );
-            // Looking for the nearest takes time, which a file of nothing but unknown keys is not worth.
-            let shown = object.cursor.problems.len() < limits::SHOWN_PROBLEMS;
-            if shown && let Some(near) = nearest(key, known) {
+            if !object.cursor.problems.are_many()
+                && let Some(near) = nearest(key, known)
+            {
                 problem = problem.hint(format!("did you mean {near}?"));
             }
             object.cursor.problems.push(problem);
@@ -144,10 +161,7 @@ impl<'a> Cursor<'a> {
             None => {
                 let names: Vec<_> = all.iter().map(|one| name(*one)).collect();
                 let expected = format!("one of {}", names.join(", "));
-                match found.and_then(|found| nearest(found, &names)) {
-                    Some(near) => self.refuse_with_hint(expected, format!("did you mean {near}?")),
-                    None => self.refuse(expected),
-                }
+                self.refuse_with_nearest(expected, found.unwrap_or_default(), &names)
             }
         }
     }
@@ -228,7 +242,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// The known word that is most like `word`, if one is like it at all: spelt alike, whatever its case and separators.
-pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     // The distance takes quadratic time, and no key is this long.
     if word.len() > 64 {
         return None;

@@ -88,20 +88,21 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Collects problems while a file is read.
+/// Collects problems while a file is read, up to a limit: a file of nothing but faults costs no more than others.
+#[derive(Default)]
 pub(super) struct Problems(RefCell<Vec<Problem>>);
 
 impl Problems {
-    pub(super) fn new(first: Vec<Problem>) -> Self {
-        Self(RefCell::new(first))
-    }
-
     pub(super) fn push(&self, problem: Problem) {
-        self.0.borrow_mut().push(problem);
+        let mut problems = self.0.borrow_mut();
+        if problems.len() < limits::PROBLEMS {
+            problems.push(problem);
+        }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.borrow().len()
+    /// Whether there are so many that another is not worth much work.
+    pub(super) fn are_many(&self) -> bool {
+        self.0.borrow().len() >= limits::SHOWN_PROBLEMS
     }
 
     pub(super) fn into_vec(self) -> Vec<Problem> {
@@ -112,6 +113,7 @@ impl Problems {
 fn count(problems: &[Problem]) -> String {
     match problems.len() {
         1 => "1 problem".into(),
+        limits::PROBLEMS.. => format!("{} problems or more", limits::PROBLEMS),
         n => format!("{n} problems"),
     }
 }

@@ -6,22 +6,47 @@ use std::{cell::RefCell, fmt};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{cursor::child, error::Problem};
+use super::{
+    cursor::child,
+    error::{Problem, Problems},
+};
 
 /// The value, and a problem for each key that an object has twice.
-pub(super) fn parse(bytes: &[u8]) -> Result<(Value, Vec<Problem>), serde_json::Error> {
-    let duplicates = RefCell::new(Vec::new());
+pub(super) fn parse(bytes: &[u8]) -> Result<(Value, Problems), serde_json::Error> {
+    let place = Place { path: RefCell::new(vec![]), duplicates: Problems::default() };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value =
-        Seed { pointer: String::new(), duplicates: &duplicates }.deserialize(&mut deserializer)?;
+    let value = Seed(&place).deserialize(&mut deserializer)?;
     deserializer.end()?;
-    Ok((value, duplicates.into_inner()))
+    Ok((value, place.duplicates))
 }
 
-struct Seed<'a> {
-    pointer: String,
-    duplicates: &'a RefCell<Vec<Problem>>,
+/// Where the parser is. The pointer is built only for a fault: most values have none.
+struct Place {
+    path: RefCell<Vec<String>>,
+    duplicates: Problems,
 }
+
+impl Place {
+    fn within<R>(&self, key: String, read: impl FnOnce() -> R) -> R {
+        self.path.borrow_mut().push(key);
+        let read = read();
+        self.path.borrow_mut().pop();
+        read
+    }
+
+    fn note_duplicate(&self, key: &str) {
+        let path = self.path.borrow();
+        let parent = path.iter().fold(String::new(), |pointer, key| child(&pointer, key));
+        self.duplicates.push(Problem::new(
+            child(&parent, key),
+            "the same key twice",
+            "each key once in an object",
+        ));
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Seed<'a>(&'a Place);
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Value;
@@ -65,8 +90,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut array = Vec::new();
         loop {
-            let pointer = child(&self.pointer, &array.len().to_string());
-            match items.next_element_seed(Seed { pointer, duplicates: self.duplicates })? {
+            let index = array.len().to_string();
+            match self.0.within(index, || items.next_element_seed(self))? {
                 Some(item) => array.push(item),
                 None => return Ok(array.into()),
             }
@@ -76,15 +101,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let pointer = child(&self.pointer, &key);
-            let seed = Seed { pointer: pointer.clone(), duplicates: self.duplicates };
-            if object.insert(key, entries.next_value_seed(seed)?).is_some() {
-                self.duplicates.borrow_mut().push(Problem::new(
-                    pointer,
-                    "the same key twice",
-                    "each key once in an object",
-                ));
+            let value = self.0.within(key.clone(), || entries.next_value_seed(self))?;
+            if object.contains_key(&key) {
+                self.0.note_duplicate(&key);
             }
+            object.insert(key, value);
         }
         Ok(object.into())
     }

@@ -316,15 +316,18 @@ fn declared_port(cursor: Cursor<'_>, reserved: bool) -> Option<Declared<'_>> {
     // Nomad writes 0 for "not given".
     let given = |key| port.optional(key).filter(|port| port.value().as_u64() != Some(0));
     let host = match (given("Value"), reserved) {
-        (Some(value), _) => Some(ports::port(&value)?),
-        (None, true) => Some(ports::port(&port.required("Value", "the reserved port")?)?),
-        (None, false) => None,
+        (Some(value), _) => ports::port(&value).map(Some),
+        (None, true) => {
+            let value = port.required("Value", "the reserved port");
+            value.and_then(|value| ports::port(&value)).map(Some)
+        }
+        (None, false) => Some(None),
     };
     let to = match given("To") {
-        Some(to) => Some(ports::port(&to)?),
-        None => None,
+        Some(to) => ports::port(&to).map(Some),
+        None => Some(None),
     };
-    Some(Declared { label: label?, host, to, reserved, here })
+    Some(Declared { label: label?, host: host?, to: to?, reserved, here })
 }
 
 fn amounts(resources: &Object<'_>) -> Option<Resources> {

@@ -8,7 +8,7 @@
 
 use super::{
     PortRequest, Protocol,
-    cursor::{Cursor, Object, nearest},
+    cursor::{Cursor, Object},
 };
 use crate::limits;
 
@@ -33,25 +33,24 @@ pub(super) fn read(
             guest_ports.fault("both guest_ports and port_map", "one of them")
         }
         (Some(port_map), None) => {
-            refuse_host_port(host_port, "port_map gives host ports by itself")?;
-            match declared {
+            let alone = refuse_host_port(host_port, "port_map gives host ports by itself");
+            let ports = match declared {
                 Some(declared) => mapped_by_label(port_map, declared),
                 None => mapped(port_map),
-            }
+            };
+            alone.and(ports)
         }
         (None, Some(guest_ports)) => match declared.unwrap_or_default() {
             [] => one_port(host_port, guest_ports),
             declared => {
-                refuse_host_port(host_port, "the reserved ports give the host ports")?;
-                in_order(guest_ports, declared)
+                let alone = refuse_host_port(host_port, "the reserved ports give the host ports");
+                alone.and(in_order(guest_ports, declared))
             }
         },
         (None, None) => {
-            refuse_host_port(
-                host_port,
-                "it needs guest_ports, the port that listens in the guest",
-            )?;
-            by_declaration(declared.unwrap_or_default())
+            let why = "it needs guest_ports, the port that listens in the guest";
+            let alone = refuse_host_port(host_port, why);
+            alone.and(by_declaration(declared.unwrap_or_default()))
         }
     }?;
     distinct(config, ports)
@@ -102,6 +101,9 @@ fn mapped_by_label(port_map: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Ve
     let mut ports = vec![];
     let mut sound = true;
     for block in port_map_blocks(port_map)? {
+        if block.len() > limits::PORTS {
+            return block.here().refuse(format!("at most {} ports", limits::PORTS));
+        }
         for (label, cursor) in block.entries() {
             let known = declared.iter().find(|port| port.label == label);
             match (known, port(&cursor)) {
@@ -117,12 +119,7 @@ fn mapped_by_label(port_map: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Ve
                             format!("a port label of the task's networks: {}", labels.join(", "))
                         }
                     };
-                    match nearest(label, &labels) {
-                        Some(near) => {
-                            cursor.refuse_with_hint::<()>(expected, format!("did you mean {near}?"))
-                        }
-                        None => cursor.refuse(expected),
-                    };
+                    cursor.refuse_with_nearest::<()>(expected, label, &labels);
                 }
             }
         }
@@ -170,15 +167,23 @@ fn own_request(label: &str, cursor: Cursor<'_>) -> Option<PortRequest> {
     let object = cursor.object(&["guest", "host", "protocol"])?;
     let guest = object.required("guest", "the port that listens in the guest");
     let guest = guest.and_then(|guest| port(&guest));
-    let host = match object.optional("host") {
-        Some(host) => Some(port(&host)?),
-        None => None,
-    };
-    let protocol = match object.optional("protocol") {
-        Some(protocol) => protocol.word(Protocol::ALL, Protocol::name)?,
-        None => Protocol::Tcp,
-    };
-    Some(PortRequest { label: label?, guest: guest?, host, protocol })
+    let host = optional(object.optional("host"), |host| port(&host));
+    let protocol = optional(object.optional("protocol"), |protocol| {
+        protocol.word(Protocol::ALL, Protocol::name)
+    });
+    let protocol = protocol.map(|protocol| protocol.unwrap_or(Protocol::Tcp));
+    Some(PortRequest { label: label?, guest: guest?, host: host?, protocol: protocol? })
+}
+
+/// The outer option is whether reading went well, the inner whether there is something.
+fn optional<'a, T>(
+    cursor: Option<Cursor<'a>>,
+    read: impl FnOnce(Cursor<'a>) -> Option<T>,
+) -> Option<Option<T>> {
+    match cursor {
+        Some(cursor) => read(cursor).map(Some),
+        None => Some(None),
+    }
 }
 
 fn by_declaration(declared: &[Declared<'_>]) -> Option<Vec<PortRequest>> {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Launch;
+use crate::{limits, printable};
 
 /// One field that a policy changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,6 +53,9 @@ fn compare(field: String, before: &Value, after: &Value, changes: &mut Vec<Chang
 
 /// Changes in one line: `resources.cpus from 1 to 2, ports.0.host from null to 80`.
 pub(super) fn listed(changes: &[Change]) -> String {
-    let one = |change: &Change| format!("{} from {} to {}", change.field, change.from, change.to);
+    let show = |value: &Value| printable::line(&value.to_string(), limits::SHOWN_CHARS).to_string();
+    let one = |change: &Change| {
+        format!("{} from {} to {}", change.field, show(&change.from), show(&change.to))
+    };
     changes.iter().map(one).collect::<Vec<_>>().join(", ")
 }

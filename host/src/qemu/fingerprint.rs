@@ -13,7 +13,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time;
 
-use super::{kvm_probe, launcher::command};
+use super::{
+    kvm_probe::{self, Probe},
+    launcher::command,
+};
 use crate::{job::Accelerator, limits, printable};
 
 /// The emulator, as Nomad's driver names it.
@@ -22,26 +25,16 @@ const EMULATOR: &str = "qemu-system-x86_64";
 /// What was found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// The emulator.
-    pub qemu: Binary,
+    /// The emulator's version, for example `10.0.2`.
+    pub version: String,
     /// Each accelerator, whether it works, and why not.
     pub accelerators: Vec<AcceleratorCheck>,
     /// Machine types that the emulator knows.
     pub machine_types: Vec<String>,
-    /// CPUs that this process may use.
-    pub cpus: u32,
-    /// All memory of the host in MiB.
-    pub memory_mib: u32,
     key: Key,
-}
-
-/// The emulator's file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Binary {
-    /// Where it was found on `PATH`, symbolic links resolved.
-    pub path: PathBuf,
-    /// Its version, for example `10.0.2`.
-    pub version: String,
+    /// A try that could not be made says nothing of the next one, so this is not kept.
+    #[serde(skip)]
+    inconclusive: bool,
 }
 
 /// One accelerator.
@@ -83,7 +76,7 @@ pub enum FingerprintError {
         reason: String,
     },
     /// The host does not say what it has.
-    #[error("cannot read {what}")]
+    #[error("cannot find out {what}")]
     Host {
         /// What was asked for.
         what: &'static str,
@@ -109,8 +102,16 @@ impl Fingerprint {
         Self::fresh(Key::now()?).await
     }
 
+    /// The emulator: where it is found on `PATH` now, symbolic links resolved.
+    pub fn path(&self) -> &Path {
+        &self.key.path
+    }
+
     /// Keeps the answer for the next time. A host where that fails is only slower.
     pub fn keep(&self, cache: &Path) {
+        if self.inconclusive {
+            return;
+        }
         let kept = serde_json::to_vec_pretty(self)
             .map_err(io::Error::other)
             .and_then(|bytes| crate::state::write_whole(cache, &bytes));
@@ -131,7 +132,7 @@ impl Fingerprint {
         let working: Vec<_> = self.working().iter().map(|accelerator| accelerator.name()).collect();
         [
             ("driver.qemu", "1".into()),
-            ("driver.qemu.version", self.qemu.version.clone()),
+            ("driver.qemu.version", self.version.clone()),
             ("driver.qemu.accelerators", working.join(",")),
         ]
     }
@@ -150,11 +151,19 @@ impl Fingerprint {
         let compiled = query(&path, &["-accel", "help"]).await?;
         let compiled: Vec<_> = compiled.lines().map(str::trim).collect();
         let mut accelerators = vec![];
+        let mut inconclusive = false;
         for accelerator in Accelerator::ALL {
             let (works, evidence) = match (accelerator, compiled.contains(&accelerator.name())) {
                 (_, false) => (false, format!("{EMULATOR} was built without it")),
                 (Accelerator::Tcg, true) => (true, format!("{EMULATOR} has it")),
-                (Accelerator::Kvm, true) => kvm_probe::works(&path).await,
+                (Accelerator::Kvm, true) => match kvm_probe::probe(&path).await {
+                    Probe::Works(evidence) => (true, evidence),
+                    Probe::DoesNot(evidence) => (false, evidence),
+                    Probe::NotMade(why) => {
+                        inconclusive = true;
+                        (false, format!("it could not be tried: {why}"))
+                    }
+                },
             };
             accelerators.push(AcceleratorCheck {
                 name: accelerator.name().into(),
@@ -162,15 +171,12 @@ impl Fingerprint {
                 evidence,
             });
         }
-        let cpus = std::thread::available_parallelism()
-            .map_err(|source| FingerprintError::Host { what: "the number of CPUs", source })?;
         Ok(Self {
-            qemu: Binary { path, version },
+            version,
             accelerators,
             machine_types: machine_types(&machines),
-            cpus: u32::try_from(cpus.get()).unwrap_or(u32::MAX),
-            memory_mib: memory()?.0,
             key,
+            inconclusive,
         })
     }
 }
@@ -193,17 +199,6 @@ impl Key {
             qhost: env!("CARGO_PKG_VERSION").into(),
         })
     }
-}
-
-/// All memory of the host and what the kernel says is available, in MiB.
-pub(crate) fn memory() -> Result<(u32, u32), FingerprintError> {
-    use procfs::Current as _;
-    let memory = procfs::Meminfo::current().map_err(|error| FingerprintError::Host {
-        what: "/proc/meminfo",
-        source: io::Error::other(error),
-    })?;
-    let mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
-    Ok((mib(memory.mem_total), mib(memory.mem_available.unwrap_or(memory.mem_free))))
 }
 
 /// Runs the emulator for what it prints.

@@ -4,9 +4,11 @@
 use std::{
     fs::File,
     io::{self, Write as _},
+    os::fd::AsRawFd as _,
     path::Path,
 };
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::time::{self, Instant};
 
 use super::launcher::command;
@@ -20,44 +22,51 @@ pub(super) fn device_opens() -> io::Result<File> {
 /// The exit status of QEMU when the probe's last instruction wrote 0x10 to `isa-debug-exit`: `(0x10 << 1) | 1`.
 const DONE: i32 = 33;
 
-/// Runs the probe in a guest of its own; says what was seen.
-pub(super) async fn works(qemu: &Path) -> (bool, String) {
-    if let Err(error) = device_opens() {
-        return (false, format!("/dev/kvm: {error}"));
-    }
-    match run(qemu).await {
-        Ok(evidence) => (true, evidence),
-        Err(evidence) => (false, evidence),
+/// What trying kvm came to.
+pub(super) enum Probe {
+    /// It ran guest code at hardware speed.
+    Works(String),
+    /// It did not.
+    DoesNot(String),
+    /// It could not be tried.
+    NotMade(String),
+}
+
+/// Runs the probe in a guest of its own.
+pub(super) async fn probe(qemu: &Path) -> Probe {
+    match device_opens() {
+        Ok(_) => run(qemu).await.unwrap_or_else(|error| Probe::NotMade(error.to_string())),
+        Err(error) => Probe::DoesNot(format!("/dev/kvm: {error}")),
     }
 }
 
-async fn run(qemu: &Path) -> Result<String, String> {
-    let mut rom = tempfile::NamedTempFile::new().map_err(|error| format!("no probe: {error}"))?;
-    rom.write_all(&firmware()).map_err(|error| format!("no probe: {error}"))?;
-    let rom = rom.path().to_str().ok_or("no probe: the temporary folder's name is not UTF-8")?;
+async fn run(qemu: &Path) -> io::Result<Probe> {
+    // In memory, so that nothing is left however this ends; QEMU opens it through this process.
+    let mut rom = File::from(memfd_create("kvm-probe", MemfdFlags::CLOEXEC)?);
+    rom.write_all(&firmware())?;
+    let rom_path = format!("/proc/{}/fd/{}", std::process::id(), rom.as_raw_fd());
     let args = [
         &["-nodefaults", "-no-user-config", "-display", "none", "-accel", "kvm", "-m", "16"][..],
-        &["-machine", "pc", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios", rom],
+        &["-machine", "pc", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios", &rom_path],
     ]
     .concat();
     let began = Instant::now();
-    let mut probe = command(qemu, &args).map_err(|error| format!("no probe: {error}"))?;
-    let output = match time::timeout(limits::KVM_PROBE, probe.output()).await {
-        Ok(output) => output.map_err(|error| format!("no probe: {error}"))?,
-        Err(_) => {
-            let limit = limits::KVM_PROBE.as_secs();
-            return Err(format!(
-                "/dev/kvm opens, but guest code did not run at hardware speed: no end after {limit} s"
-            ));
-        }
+    let mut probe = command(qemu, &args)?;
+    let Ok(output) = time::timeout(limits::KVM_PROBE, probe.output()).await else {
+        let limit = limits::KVM_PROBE.as_secs();
+        return Ok(Probe::DoesNot(format!(
+            "/dev/kvm opens, but guest code did not run at hardware speed: no end after {limit} s"
+        )));
     };
-    match output.status.code() {
-        Some(DONE) => Ok(format!("ran guest code, {} ms", began.elapsed().as_millis())),
+    let output = output?;
+    Ok(match output.status.code() {
+        Some(DONE) => Probe::Works(format!("ran guest code, {} ms", began.elapsed().as_millis())),
         Some(_) | None => {
             let said = String::from_utf8_lossy(&output.stderr);
-            Err(format!("QEMU ended with {}: {}", output.status, printable::line(said.trim(), 300)))
+            let said = printable::line(said.trim(), 300);
+            Probe::DoesNot(format!("QEMU ended with {}: {said}", output.status))
         }
-    }
+    })
 }
 
 /// A firmware of 64 KiB that counts down from 2^26 and asks QEMU to exit. Hardware takes some 30 ms; an emulating kvm

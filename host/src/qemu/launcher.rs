@@ -1,19 +1,26 @@
 //! The one place that starts processes. Each is started through a step of its own: this program once more, which sets
 //! what the process must start with and then becomes it.
 //!
-//! Here that is one thing: the process dies with qhost, however that ends, so that a run that was killed leaves nothing
+//! Here that is two things. The process inherits no descriptor but its standard ones: whatever started qhost may have left
+//! others open, and a guest that breaks into QEMU is not to have them. And the process dies with qhost, however that ends, so that a run that was killed leaves nothing
 //! behind. It is started from the main thread, whose end is the process's: the kernel sends the signal at the end of
 //! the thread that forked (prctl(2), `PR_SET_PDEATHSIG`).
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
-    os::unix::process::CommandExt as _,
+    fs, io,
+    os::{
+        fd::{BorrowedFd, RawFd},
+        unix::process::CommandExt as _,
+    },
     path::Path,
     process::Stdio,
 };
 
-use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
+};
 use tokio::process::Command;
 
 /// The hidden subcommand of `qhost` that ends up in [`exec`].
@@ -23,7 +30,8 @@ pub const SUBCOMMAND: &str = "__launch";
 /// Ctrl-C reaches only qhost, and killed if it is not waited for.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 pub(crate) fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> io::Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
+    // Not the path of this program, which may have been replaced by now.
+    let mut command = Command::new("/proc/self/exe");
     command
         .arg(SUBCOMMAND)
         .arg(getpid().as_raw_nonzero().to_string())
@@ -47,5 +55,24 @@ pub fn exec(parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
     if getppid().map(Pid::as_raw_nonzero).is_none_or(|now| now.get() != parent) {
         return io::Error::other("the process that asked for it is gone");
     }
+    if let Err(error) = keep_standard_descriptors_only() {
+        return error;
+    }
     std::process::Command::new(program).args(args).exec()
+}
+
+/// Has every other descriptor closed when the program begins.
+#[expect(
+    unsafe_code,
+    reason = "descriptors that somebody else opened have no owner here to borrow from"
+)]
+fn keep_standard_descriptors_only() -> io::Result<()> {
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        let Some(number) = number.filter(|number| *number > 2) else { continue };
+        // SAFETY: the kernel has just listed it as open, and this process has one thread, which closes none meanwhile.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+    }
+    Ok(())
 }

@@ -6,14 +6,15 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 use serde_json::json;
 
-use super::{RunError, show};
+use super::{RunError, show, state_dir};
 use crate::{
     cli::{Cli, InspectArgs, PolicyCommand, Shared},
-    config, job,
+    facts,
+    job::{self, Resources},
     outcome::Exit,
     policy::{self, Inspection},
+    printable,
     qemu::{self, Fingerprint},
-    state::StateDir,
 };
 
 /// Becomes QEMU, or says why not; that text ends up where QEMU's own messages do.
@@ -30,7 +31,7 @@ pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
 
 pub(super) async fn fingerprint(shared: &Shared) -> Exit {
     match take_fingerprint(shared).await {
-        Ok(fingerprint) if shared.json => {
+        Ok((fingerprint, resources)) if shared.json => {
             let attributes: serde_json::Map<_, _> = fingerprint
                 .attributes()
                 .map(|(key, value)| (key.to_owned(), value.into()))
@@ -38,16 +39,16 @@ pub(super) async fn fingerprint(shared: &Shared) -> Exit {
                 .collect();
             show::print(&show::json(&json!({
                 "attributes": attributes,
-                "qemu": fingerprint.qemu,
+                "qemu": {"path": fingerprint.path(), "version": fingerprint.version},
                 "accelerators": fingerprint.accelerators,
                 "machine_types": fingerprint.machine_types,
-                "cpus": fingerprint.cpus,
-                "memory_mib": fingerprint.memory_mib,
+                "cpus": resources.cpus,
+                "memory_mib": resources.memory_mib,
             })));
             Exit::Done
         }
-        Ok(fingerprint) => {
-            show::print(&describe(&fingerprint));
+        Ok((fingerprint, resources)) => {
+            show::print(&describe(&fingerprint, resources));
             Exit::Done
         }
         Err(error) => show::failure(shared, &error),
@@ -55,20 +56,20 @@ pub(super) async fn fingerprint(shared: &Shared) -> Exit {
 }
 
 /// Fresh, because somebody asks; and kept, for the runs that follow.
-async fn take_fingerprint(shared: &Shared) -> Result<Fingerprint, RunError> {
-    let state = shared.state_dir.clone().unwrap_or_else(config::default_state_dir);
-    let state = StateDir::new(&state)?;
+async fn take_fingerprint(shared: &Shared) -> Result<(Fingerprint, Resources), RunError> {
+    let state = state_dir(shared)?;
     let fingerprint = Fingerprint::take_fresh().await?;
     fingerprint.keep(&state.fingerprint());
-    Ok(fingerprint)
+    let (resources, _) = facts::resources()?;
+    Ok((fingerprint, resources))
 }
 
-fn describe(fingerprint: &Fingerprint) -> String {
+fn describe(fingerprint: &Fingerprint, resources: Resources) -> String {
     let mut text = String::new();
     for (key, value) in fingerprint.attributes() {
         text += &format!("{key:<26} {value}\n");
     }
-    text += &format!("{:<26} {}\n", "emulator", fingerprint.qemu.path.display());
+    text += &format!("{:<26} {}\n", "emulator", fingerprint.path().display());
     for accelerator in &fingerprint.accelerators {
         let works = if accelerator.works { "works" } else { "does not work" };
         text += &format!(
@@ -77,8 +78,8 @@ fn describe(fingerprint: &Fingerprint) -> String {
             accelerator.evidence
         );
     }
-    text += &format!("{:<26} {}\n", "cpus", fingerprint.cpus);
-    text += &format!("{:<26} {} MiB\n", "memory", fingerprint.memory_mib);
+    text += &format!("{:<26} {}\n", "cpus", resources.cpus);
+    text += &format!("{:<26} {} MiB\n", "memory", resources.memory_mib);
     text + &format!("{:<26} {}\n", "machine types", fingerprint.machine_types.join(" "))
 }
 
@@ -116,7 +117,7 @@ fn inspected(inspection: &Inspection) -> String {
         settings_schema,
     } = inspection;
     let schema = match settings_schema {
-        Some(schema) => format!("{schema:#}"),
+        Some(schema) => printable::lines(&format!("{schema:#}"), usize::MAX).to_string(),
         None => "none".into(),
     };
     format!(

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use crate::{
     config::ConfigError,
+    facts::FactsError,
     image::ImageError,
     job::{JobError, Problem},
     outcome::{ErrorReport, Exit, Report},
@@ -42,6 +43,12 @@ pub enum RunError {
     /// QEMU or the host.
     #[error(transparent)]
     Fingerprint(#[from] FingerprintError),
+    /// The host's own facts.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// The policies together took too long.
+    #[error("loading and asking the policies took longer than {} s", crate::limits::DECISION.as_secs())]
+    SlowDecision,
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -63,8 +70,8 @@ impl RunError {
             Self::Usage(_) | Self::Config(_) | Self::State(_) => Exit::Usage,
             Self::JobFile { .. } | Self::Job(_) => Exit::JobNotUnderstood,
             Self::Policy(PolicyError::Settings { .. }) => Exit::Usage,
-            Self::Policy(_) => Exit::PolicyFailed,
-            Self::Fingerprint(_) | Self::Runtime(_) => Exit::CannotRun,
+            Self::Policy(_) | Self::SlowDecision => Exit::PolicyFailed,
+            Self::Fingerprint(_) | Self::Facts(_) | Self::Runtime(_) => Exit::CannotRun,
             Self::Image(ImageError::Fetch { .. }) => Exit::NotFetched,
             Self::Image(ImageError::Mismatch { .. }) => Exit::ChecksumMismatch,
             Self::Image(ImageError::Unsafe { .. }) => Exit::ImageRefused,
@@ -93,6 +100,8 @@ impl RunError {
             | Self::JobFile { .. }
             | Self::Policy(_)
             | Self::Fingerprint(_)
+            | Self::Facts(_)
+            | Self::SlowDecision
             | Self::Image(_)
             | Self::Vm(_)
             | Self::Runtime(_)

@@ -54,7 +54,7 @@ async fn stages(
 ) -> Result<(Exit, Option<PlannedLaunch>), RunError> {
     let host = Host::new(shared, args)?;
     let fingerprint = host.fingerprint().await?;
-    let approved = match decide(&host, &fingerprint, args, report)? {
+    let approved = match decide(&host, &fingerprint, args, report).await? {
         Decided::Approved(approved) => approved,
         Decided::Not(exit) => return Ok((exit, None)),
     };
@@ -68,7 +68,7 @@ fn planned(
 ) -> Result<PlannedLaunch, RunError> {
     let image = &approved.task().image;
     let store = Store::new(host.state.path());
-    let stored = store.get(image.sha256, &host.config.image)?;
+    let stored = store.get(image, &host.config.image)?;
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
     let disk = Disk { path: store.path(image.sha256), format };
     let forward = |port: &crate::policy::PortMap| Forward {
@@ -82,7 +82,7 @@ fn planned(
     Ok(PlannedLaunch {
         image_stored: stored.is_some(),
         image_format: format,
-        program: fingerprint.qemu.path.display().to_string(),
+        program: fingerprint.path().display().to_string(),
         argv: qemu::argv("VM-ID", approved.launch(), &approved.task().args, &disk, &forwards),
     })
 }

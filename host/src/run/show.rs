@@ -51,7 +51,7 @@ fn say(text: &str) {
 /// The JSON of anything that is a report, on one line; programs that want it pretty have jq.
 pub(super) fn json(value: &impl serde::Serialize) -> String {
     // A report is plain data with text keys, which JSON can always hold.
-    serde_json::to_string(value).unwrap_or_default() + "\n"
+    printable::json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
 }
 
 /// The end of a run: JSON or the summary on standard output; an error without JSON on standard error.

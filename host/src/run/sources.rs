@@ -1,7 +1,7 @@
 //! Reads what the command line names: the job file, policies and their settings.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _},
     path::Path,
 };
@@ -76,7 +76,11 @@ fn object(name: &str, value: &str) -> Result<String, RunError> {
     let (place, text) = if inline {
         (format!("--policy-settings {name}"), value.to_owned())
     } else {
-        let text = fs::read_to_string(value).map_err(|error| {
+        let mut text = String::new();
+        let read = File::open(value).and_then(|file| {
+            file.take(limits::POLICY_SETTINGS_BYTES + 1).read_to_string(&mut text)
+        });
+        read.map_err(|error| {
             RunError::Usage(format!("--policy-settings {name}: cannot read {value}: {error}; expected a file or a JSON object"))
         })?;
         (value.to_owned(), text)

@@ -5,11 +5,12 @@
 //! the oldest.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::SystemTime,
+    thread,
+    time::{Instant, SystemTime},
 };
 
 use serde::Serialize;
@@ -124,8 +125,16 @@ fn lock_all(vms: &Path) -> Result<File, VmError> {
     let path = vms.join(".lock");
     let open = File::options().create(true).append(true).open(&path);
     let file = open.map_err(folder("open", &path))?;
-    file.lock().map_err(folder("lock", &path))?;
-    Ok(file)
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < limits::STATE_LOCK => {
+                thread::sleep(limits::STATE_LOCK_POLL);
+            }
+            Err(error) => return Err(folder("lock", &path)(error.into())),
+        }
+    }
 }
 
 /// Letters and digits of a name, for an id that people recognise and that needs no quoting anywhere.
@@ -157,7 +166,7 @@ fn is_abandoned(path: &Path) -> bool {
 fn sweep(vms: &Path) {
     let mut ended: Vec<(SystemTime, PathBuf)> = vec![];
     for path in folders(vms).filter(|path| is_abandoned(path)) {
-        if let Err(error) = mark_lost(&path).and_then(|()| remove_leftovers(&path)) {
+        if let Err(error) = remove_leftovers(&path).and_then(|()| mark_lost(&path)) {
             tracing::warn!(path = %path.display(), %error, "cannot sweep an ended VM's folder");
         }
         let modified = fs::metadata(&path).and_then(|folder| folder.modified());

@@ -1,9 +1,12 @@
-//! Host ports: reserved by binding them before anything long begins, given up just before QEMU binds them itself.
+//! Host ports: reserved before anything long begins, in two ways. A lock file in the state folder, held until the VM has
+//! ended, keeps other runs off; a bound socket, given up just before QEMU binds the port itself, keeps others off.
 
 use std::{
+    fs::{self, File, TryLockError},
     io,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -11,18 +14,32 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt},
 };
 
-use super::VmError;
+use super::{VmError, dir::folder};
 use crate::{
     job::Protocol,
     policy::{Launch, PortMap, PortRange},
     qemu::Forward,
+    state::{self, StateDir},
 };
 
 /// Ports that no other process can take while this exists.
 #[derive(Debug)]
 pub struct Reserved {
     forwards: Vec<Forward>,
-    sockets: Vec<OwnedFd>,
+    held: Vec<Held>,
+}
+
+/// One port's socket and lock.
+#[derive(Debug)]
+struct Held {
+    _socket: OwnedFd,
+    lock: File,
+}
+
+/// What keeps other runs off the ports of a VM that runs.
+#[derive(Debug)]
+pub(super) struct PortLocks {
+    _files: Vec<File>,
 }
 
 impl Reserved {
@@ -31,23 +48,29 @@ impl Reserved {
         &self.forwards
     }
 
-    /// Gives the ports up, for QEMU to take.
-    pub(super) fn release(self) {
-        drop(self.sockets);
+    /// Gives the sockets up, for QEMU to take.
+    pub(super) fn release(self) -> PortLocks {
+        PortLocks { _files: self.held.into_iter().map(|Held { lock, _socket: _ }| lock).collect() }
     }
 }
 
 /// Reserves every port of a launch; those without a host port get a free one of the allowed ranges.
-pub fn reserve(launch: &Launch, allowed: &[PortRange]) -> Result<Reserved, VmError> {
-    let mut reserved = Reserved { forwards: vec![], sockets: vec![] };
+pub fn reserve(
+    state: &StateDir,
+    launch: &Launch,
+    allowed: &[PortRange],
+) -> Result<Reserved, VmError> {
+    let folder = state.ports();
+    state::create_private(&folder).map_err(self::folder("create", &folder))?;
+    let mut reserved = Reserved { forwards: vec![], held: vec![] };
     // Those asked for by number first, so that none is picked for another label.
     let (named, any): (Vec<_>, Vec<_>) = launch.ports.iter().partition(|port| port.host.is_some());
     for port in named.into_iter().chain(any) {
-        let (socket, host) = match port.host {
-            Some(host) => (take(port, host)?, host),
-            None => pick(port, allowed)?,
+        let (held, host) = match port.host {
+            Some(host) => (take(&folder, port, host)?, host),
+            None => pick(&folder, port, allowed)?,
         };
-        reserved.sockets.push(socket);
+        reserved.held.push(held);
         reserved.forwards.push(Forward {
             label: port.label.clone(),
             bind: port.bind,
@@ -59,39 +82,67 @@ pub fn reserve(launch: &Launch, allowed: &[PortRange]) -> Result<Reserved, VmErr
     Ok(reserved)
 }
 
-fn take(port: &PortMap, host: u16) -> Result<OwnedFd, VmError> {
+/// The ports that other runs hold, whether or not their QEMU listens yet.
+pub fn held(state: &StateDir) -> Vec<u16> {
+    let files = fs::read_dir(state.ports()).into_iter().flatten().flatten();
+    let held = |path: &PathBuf| {
+        let file = File::open(path);
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    };
+    let port = |path: PathBuf| path.extension()?.to_str()?.parse().ok();
+    files.map(|file| file.path()).filter(held).filter_map(port).collect()
+}
+
+fn take(folder: &Path, port: &PortMap, host: u16) -> Result<Held, VmError> {
     let (bind, protocol) = (port.bind, port.protocol.name());
-    bound(bind, host, port.protocol, Reuse::AfterClose).map_err(|error| match error {
-        Errno::ADDRINUSE => VmError::PortTaken { port: host, bind, protocol },
-        error => VmError::Port { port: host, bind, protocol, source: error.into() },
-    })
+    let taken = || VmError::PortTaken { port: host, bind, protocol };
+    let lock = lock(folder, port.protocol, host)?.ok_or_else(taken)?;
+    match bound(bind, host, port.protocol, Reuse::AfterClose) {
+        Ok(socket) => Ok(Held { _socket: socket, lock }),
+        Err(Errno::ADDRINUSE) => Err(taken()),
+        Err(error) => Err(VmError::Port { port: host, bind, protocol, source: error.into() }),
+    }
 }
 
 /// The kernel's choice where that is allowed, else the first free one of the ranges.
-fn pick(port: &PortMap, allowed: &[PortRange]) -> Result<(OwnedFd, u16), VmError> {
+fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(Held, u16), VmError> {
     if let Ok(socket) = bound(port.bind, 0, port.protocol, Reuse::Never)
         && let Ok(host) = port_of(&socket)
         && allowed.iter().any(|range| range.contains(host))
+        && let Some(lock) = lock(folder, port.protocol, host)?
     {
-        return Ok((socket, host));
+        return Ok((Held { _socket: socket, lock }, host));
     }
     let all = allowed.iter().flat_map(|range| range.first()..=range.last());
     for host in all {
-        if let Ok(socket) = bound(port.bind, host, port.protocol, Reuse::Never) {
-            return Ok((socket, host));
+        if let Ok(socket) = bound(port.bind, host, port.protocol, Reuse::Never)
+            && let Some(lock) = lock(folder, port.protocol, host)?
+        {
+            return Ok((Held { _socket: socket, lock }, host));
         }
     }
     let ranges: Vec<_> = allowed.iter().map(PortRange::to_string).collect();
     Err(VmError::NoFreePort { label: port.label.clone(), ranges: ranges.join(", ") })
 }
 
+/// A port's lock, unless another run holds it. The file is empty and stays: there are no more of them than ports.
+fn lock(folder: &Path, protocol: Protocol, port: u16) -> Result<Option<File>, VmError> {
+    let path = folder.join(format!("{}.{port}", protocol.name()));
+    let open = File::options().create(true).append(true).open(&path);
+    let file = open.map_err(self::folder("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(self::folder("lock", &path)(error)),
+    }
+}
+
 /// Whether a port counts as free while connections of a socket that was closed linger (TIME-WAIT).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reuse {
-    /// For a port that was asked for: its VM may have ended a moment ago. Two runs that ask for one port both get it
-    /// here, and the second QEMU fails.
+    /// For a port that was asked for: its VM may have ended a moment ago.
     AfterClose,
-    /// For a port that is picked: it is nobody else's, of those picked by other runs at this moment too.
+    /// For a port that is picked: another will do as well.
     Never,
 }
 

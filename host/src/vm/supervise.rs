@@ -58,21 +58,21 @@ pub async fn run(
     let log_path = dir.console_log();
     let log = File::create(&log_path).map_err(folder("create", &log_path))?;
     write_records(plan, dir)?;
-    ports.release();
+    let _port_locks = ports.release();
     let started_at = Timestamp::now();
     let spawn = |source| VmError::Spawn { program: plan.program().into(), source };
     let mut qemu = Qemu::spawn(plan, dir.path(), log).map_err(spawn)?;
     let qmp = match qemu.start(dir.path(), stop).await {
         Ok(qmp) => qmp,
         Err(error) => {
-            qemu.kill().await;
+            if !qemu.kill().await {
+                tracing::warn!(vm = dir.id(), "QEMU is left");
+            }
             return Err(error);
         }
     };
     dir.launched();
-    dir.write_status(
-        &json!({"state": "running", "pid": qemu.child.id(), "started_at": started_at}),
-    )?;
+    record(dir, &json!({"state": "running", "pid": qemu.child.id(), "started_at": started_at}));
     watcher.running(dir, plan);
     let mut watch = Watch {
         qemu: &mut qemu,
@@ -80,6 +80,7 @@ pub async fn run(
         seen: Seen::default(),
         phase: Phase::Running,
         deadline: None,
+        given_up: false,
     };
     let status = watch.until_exit(stop, grace, watcher).await;
     let (seen, phase) = (watch.seen, watch.phase);
@@ -90,8 +91,15 @@ pub async fn run(
         ended_at: Timestamp::now(),
         console_tail,
     };
-    dir.write_status(&json!({"state": "ended", "end": ended}))?;
+    record(dir, &json!({"state": "ended", "end": ended}));
     Ok(ended)
+}
+
+/// Writes how a VM is doing. On a full disk it is not written, and the VM's end still counts.
+fn record(dir: &VmDir, status: &Value) {
+    if let Err(error) = dir.write_status(status) {
+        tracing::warn!(%error, "the VM's status was not written");
+    }
 }
 
 fn write_records(plan: &LaunchPlan, dir: &VmDir) -> Result<(), VmError> {
@@ -173,10 +181,14 @@ impl Qemu {
         )
     }
 
-    async fn kill(&mut self) {
-        if let Err(error) = self.child.kill().await {
-            tracing::warn!(%error, "cannot kill QEMU");
+    /// Whether it ended.
+    async fn kill(&mut self) -> bool {
+        match time::timeout(limits::STOP_QUIT, self.child.kill()).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => tracing::warn!(%error, "cannot kill QEMU"),
+            Err(_) => tracing::warn!("QEMU was killed and does not end"),
         }
+        false
     }
 }
 
@@ -236,6 +248,8 @@ struct Watch<'a> {
     phase: Phase,
     /// When the next phase begins by itself.
     deadline: Option<Instant>,
+    /// QEMU was killed and did not end: the kernel holds it.
+    given_up: bool,
 }
 
 impl Watch<'_> {
@@ -246,7 +260,7 @@ impl Watch<'_> {
         watcher: &dyn Watcher,
     ) -> Option<ExitStatus> {
         let mut asked = 0;
-        loop {
+        while !self.given_up {
             tokio::select! {
                 status = self.qemu.child.wait() => {
                     self.last_events().await;
@@ -266,14 +280,23 @@ impl Watch<'_> {
                 () = stop.asked(asked + 1) => {
                     asked += 1;
                     self.seen.asked = true;
-                    self.next_phase(grace, watcher).await;
+                    self.next_phase(grace, watcher, stop.asked(asked + 1)).await;
                 }
-                () = until(self.deadline) => self.next_phase(grace, watcher).await,
+                () = until(self.deadline) => {
+                    self.next_phase(grace, watcher, stop.asked(asked + 1)).await;
+                }
             }
         }
+        None
     }
 
-    async fn next_phase(&mut self, grace: Duration, watcher: &dyn Watcher) {
+    /// `hasten` ends when stopping is asked for once more: then a QEMU that does not answer is not waited for.
+    async fn next_phase(
+        &mut self,
+        grace: Duration,
+        watcher: &dyn Watcher,
+        hasten: impl Future<Output = ()>,
+    ) {
         let (phase, doing, command, wait) = match self.phase {
             Phase::Running if self.qmp.is_some() && self.seen.failure.is_none() => (
                 Phase::PoweringDown,
@@ -294,14 +317,17 @@ impl Watch<'_> {
         }
         let done = match (&mut self.qmp, phase) {
             (Some(qmp), Phase::PoweringDown | Phase::Quitting) => {
-                qmp.execute(command).await.is_ok()
+                tokio::select! {
+                    answer = qmp.execute(command) => answer.is_ok(),
+                    () = hasten => false,
+                }
             }
             (_, _) => false,
         };
         // A command that failed leaves nothing to wait for.
         self.deadline = Some(Instant::now() + if done { wait } else { Duration::ZERO });
         if phase == Phase::Killing {
-            self.qemu.kill().await;
+            self.given_up = !self.qemu.kill().await;
         }
     }
 
@@ -380,17 +406,13 @@ impl Seen {
         if self.panicked {
             return End::Panicked;
         }
-        if self.asked {
-            return End::Stopped {
-                by: match phase {
-                    Phase::Running | Phase::PoweringDown => StoppedBy::Powerdown,
-                    Phase::Quitting => StoppedBy::Quit,
-                    Phase::Killing => StoppedBy::Kill,
-                },
-            };
-        }
         let clean = status.is_some_and(|status| status.success());
         match (self.shutdown.as_deref(), clean) {
+            (_, _) if self.asked && phase == Phase::Killing => End::Stopped { by: StoppedBy::Kill },
+            (Some("guest-shutdown"), true) if self.asked => {
+                End::Stopped { by: StoppedBy::Powerdown }
+            }
+            (_, true) if self.asked => End::Stopped { by: StoppedBy::Quit },
             (Some("guest-shutdown"), true) => End::ShutDown,
             (Some(reason), true) => {
                 End::Failed { message: format!("QEMU was ended from outside: {reason}") }
