@@ -249,7 +249,7 @@ fn a_full_disk_leaves_nothing() {
     let state = qhost.folder().join("small");
     fs::create_dir(&state).unwrap();
     let script = format!(
-        "mount -t tmpfs -o size=600k tmpfs {state} && cp {kept} {state}/ && \
+        "mount -t tmpfs -o size=600k,mode=700 tmpfs {state} && cp {kept} {state}/ && \
          {{ {qhost} run --state-dir {state} --config {config} --image-allow 127.0.0.0/8 {job}; echo code $?; \
          find {state} -name '*.part' -o -name '{digest}'; echo end; }}",
         state = state.display(),

@@ -78,6 +78,30 @@ fn a_nomad_job_with_several_qemu_tasks_needs_a_name() {
     }
 }
 
+/// A file of nothing but faults, at the end of a long path, costs no more than others.
+#[test]
+fn faults_without_end_are_bounded() {
+    let key = "k".repeat(400_000);
+    let twice = r#""a":0,"#.repeat(80_000);
+    let duplicates = format!(r#"{{"{key}": {{{twice}"b":0}}}}"#);
+    let labels: Vec<_> =
+        (0..64).map(|n| format!(r#"{{"Label":"{}{n}"}}"#, "l".repeat(60))).collect();
+    let unknown: Vec<_> = (0..12_000).map(|n| format!(r#""{}x{n}":1"#, "l".repeat(20))).collect();
+    let port_map = format!(
+        r#"{{"ID":"x","TaskGroups":[{{"Name":"g","Networks":[{{"DynamicPorts":[{}]}}],"Tasks":[{{"Name":"t",
+        "Driver":"qemu","Config":{{"port_map":{{{}}}}},"Resources":{{"MemoryMB":64}}}}]}}]}}"#,
+        labels.join(","),
+        unknown.join(",")
+    );
+    let unknown_keys = format!("{{{}}}", unknown.join(","));
+    for file in [duplicates, port_map, unknown_keys] {
+        let error = job::parse("j", file.as_bytes(), "t", None).unwrap_err();
+        assert!(error.problems().len() <= qhost::limits::PROBLEMS);
+        let size: usize = error.problems().iter().map(|problem| problem.to_string().len()).sum();
+        assert!(size < 8 << 20, "{size} bytes of problems");
+    }
+}
+
 /// Faults that a JSON Schema cannot express, or that are not in the JSON at all.
 const BEYOND_THE_SCHEMA: &[&str] = &[
     // Not JSON, or not what a JSON parser reports.

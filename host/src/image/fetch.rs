@@ -2,7 +2,7 @@
 //! by one, retried where that can help.
 
 use std::{
-    error::Error as _,
+    error::Error,
     fs::File,
     io::{self, Seek as _, Write as _},
     path::Path,
@@ -245,9 +245,7 @@ fn connection(error: &reqwest::Error) -> FetchFailure {
         if let Some(forbidden) = inner.downcast_ref::<Forbidden>() {
             return FetchFailure::Forbidden(forbidden.to_string());
         }
-        // An I/O error hands on its inner error's source, not the inner error.
-        let tls = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(tls) = tls.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        if let Some(tls) = tls_fault(inner) {
             return FetchFailure::Tls(tls.to_string());
         }
         deepest = Some(inner);
@@ -267,4 +265,10 @@ fn connection(error: &reqwest::Error) -> FetchFailure {
     };
     let why = deepest.map(|cause| format!(": {cause}")).unwrap_or_default();
     FetchFailure::Connection(crate::printable::line(&format!("{what}{why}"), 300).to_string())
+}
+
+/// An I/O error names its inner error's source as its own, not the inner error, so that has to be asked for.
+fn tls_fault<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    error.downcast_ref().or_else(|| inner.and_then(|inner| tls_fault(inner)))
 }
