@@ -74,7 +74,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let steps = show::Steps::new(shared);
     let host = Host::new(shared, &args.decide)?;
     let fingerprint = tokio::select! {
-        fingerprint = host.fingerprint() => fingerprint?,
+        fingerprint = host.fingerprint(&steps) => fingerprint?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
     };
     fingerprint.keep(&host.state.fingerprint());
@@ -118,8 +118,14 @@ impl Host {
         Ok(Self { config, state: state_dir(shared)? })
     }
 
-    async fn fingerprint(&self) -> Result<Fingerprint, RunError> {
-        Ok(Fingerprint::take(&self.state.fingerprint()).await?)
+    async fn fingerprint(&self, steps: &show::Steps) -> Result<Fingerprint, RunError> {
+        match Fingerprint::kept(&self.state.fingerprint())? {
+            Some(kept) => Ok(kept),
+            None => {
+                steps.looking();
+                Ok(Fingerprint::take().await?)
+            }
+        }
     }
 }
 

@@ -86,25 +86,17 @@ pub enum FingerprintError {
 }
 
 impl Fingerprint {
-    /// The kept answer if it still holds, else a fresh one.
-    pub async fn take(cache: &Path) -> Result<Self, FingerprintError> {
+    /// The kept answer, if it still holds.
+    pub fn kept(cache: &Path) -> Result<Option<Self>, FingerprintError> {
         let key = Key::now()?;
         let kept =
             fs::read(cache).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
-        match kept.filter(|kept| kept.key == key) {
-            Some(kept) => Ok(kept),
-            None => Self::fresh(key).await,
-        }
+        Ok(kept.filter(|kept| kept.key == key))
     }
 
     /// Asks and tries, whatever is kept.
-    pub async fn take_fresh() -> Result<Self, FingerprintError> {
+    pub async fn take() -> Result<Self, FingerprintError> {
         Self::fresh(Key::now()?).await
-    }
-
-    /// The emulator: where it is found on `PATH` now, symbolic links resolved.
-    pub fn path(&self) -> &Path {
-        &self.key.path
     }
 
     /// Keeps the answer for the next time. A host where that fails is only slower.

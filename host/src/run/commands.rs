@@ -58,7 +58,7 @@ pub(super) async fn fingerprint(shared: &Shared) -> Exit {
 /// Fresh, because somebody asks; and kept, for the runs that follow.
 async fn take_fingerprint(shared: &Shared) -> Result<(Fingerprint, Resources), RunError> {
     let state = state_dir(shared)?;
-    let fingerprint = Fingerprint::take_fresh().await?;
+    let fingerprint = Fingerprint::take().await?;
     fingerprint.keep(&state.fingerprint());
     let (resources, _) = facts::resources()?;
     Ok((fingerprint, resources))

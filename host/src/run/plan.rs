@@ -53,7 +53,7 @@ async fn stages(
     report: &mut Report,
 ) -> Result<(Exit, Option<PlannedLaunch>), RunError> {
     let host = Host::new(shared, args)?;
-    let fingerprint = host.fingerprint().await?;
+    let fingerprint = host.fingerprint(&show::Steps::new(shared)).await?;
     let approved = match decide(&host, &fingerprint, args, report).await? {
         Decided::Approved(approved) => approved,
         Decided::Not(exit) => return Ok((exit, None)),

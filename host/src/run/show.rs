@@ -92,6 +92,13 @@ impl Steps {
         Self { quiet: shared.json, terminal, bar: ProgressBar::hidden() }
     }
 
+    pub(super) fn looking(&self) {
+        tracing::info!("no fingerprint is kept that still holds");
+        if self.terminal {
+            say("host      looking at what QEMU can do here, once; up to some seconds");
+        }
+    }
+
     pub(super) fn decided(&self, decision: &Decision) {
         tracing::info!(policies = decision.policies.len(), "allowed");
         if self.terminal {
