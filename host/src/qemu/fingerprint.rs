@@ -99,6 +99,11 @@ impl Fingerprint {
         Self::fresh(Key::now()?).await
     }
 
+    /// The emulator: where it is found on `PATH` now, symbolic links resolved.
+    pub fn path(&self) -> &Path {
+        &self.key.path
+    }
+
     /// Keeps the answer for the next time. A host where that fails is only slower.
     pub fn keep(&self, cache: &Path) {
         if self.inconclusive {
