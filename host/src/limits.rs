@@ -117,6 +117,10 @@ pub const KVM_PROBE: Duration = Duration::from_secs(3);
 pub const STATE_LOCK: Duration = Duration::from_secs(10);
 /// How often that lock is tried.
 pub const STATE_LOCK_POLL: Duration = Duration::from_millis(10);
+/// How often a port's lock is tried.
+pub const PORT_LOCK_TRIES: u32 = 5;
+/// The wait between two tries.
+pub const PORT_LOCK_POLL: Duration = Duration::from_millis(5);
 /// QEMU's start up to its QMP greeting: 40 to 90 ms on an idle machine.
 pub const QMP_GREETING: Duration = Duration::from_secs(30);
 /// How often the QMP socket is tried until QEMU has made it.

@@ -7,6 +7,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    thread,
 };
 
 use rustix::{
@@ -17,6 +18,7 @@ use rustix::{
 use super::{VmError, dir::folder};
 use crate::{
     job::Protocol,
+    limits,
     policy::{Launch, PortMap, PortRange},
     qemu::Forward,
     state::{self, StateDir},
@@ -130,11 +132,15 @@ fn lock(folder: &Path, protocol: Protocol, port: u16) -> Result<Option<File>, Vm
     let path = folder.join(format!("{}.{port}", protocol.name()));
     let open = File::options().create(true).append(true).open(&path);
     let file = open.map_err(self::folder("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(self::folder("lock", &path)(error)),
+    // A run that looks which ports are held holds each lock for a moment itself; only a longer hold is a run's own.
+    for _ in 0..limits::PORT_LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => thread::sleep(limits::PORT_LOCK_POLL),
+            Err(TryLockError::Error(error)) => return Err(self::folder("lock", &path)(error)),
+        }
     }
+    Ok(None)
 }
 
 /// Whether a port counts as free while connections of a socket that was closed linger (TIME-WAIT).
