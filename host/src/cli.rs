@@ -82,7 +82,7 @@ pub enum Command {
         shell: Shell,
     },
     /// Become QEMU: the step between a VM's supervisor and QEMU
-    #[command(name = crate::qemu::LAUNCHER_SUBCOMMAND, hide = true)]
+    #[command(name = crate::launcher::SUBCOMMAND, hide = true)]
     Launch {
         /// The supervisor's process id
         parent: i32,

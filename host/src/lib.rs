@@ -11,7 +11,7 @@
 //! Rooms, in the order of the flow, and what each keeps to:
 //!
 //! - [`job`], [`digest`], [`qemu::plan`] and [`outcome`] do no I/O.
-//! - Only [`qemu`]'s launcher starts processes; only [`image`] opens network connections.
+//! - Only [`launcher`] starts processes; only [`image`] opens network connections.
 //! - [`policy`] knows nothing of images, QEMU or VMs.
 //! - Every wait and every size has a bound in [`limits`].
 
@@ -25,6 +25,7 @@ pub mod policy;
 pub mod image;
 pub mod qemu;
 pub mod vm;
+pub mod launcher;
 pub mod outcome;
 pub mod stop;
 pub mod state;

@@ -22,6 +22,8 @@ use crate::{
 pub enum Exit {
     /// The VM ran and shut down; of other commands, it was done.
     Done = 0,
+    /// A check did not hold.
+    CheckFailed = 1,
     /// Wrong usage.
     Usage = 2,
     /// Job not understood.
@@ -46,8 +48,12 @@ pub enum Exit {
 
 impl Exit {
     /// All there are, with what they mean.
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::Done, "the VM ran and shut down"),
+        (
+            Self::CheckFailed,
+            "a check did not hold: a policy's test, lint or signature, a replay that differs",
+        ),
         (Self::Usage, "wrong usage: arguments, configuration or policy settings"),
         (Self::JobNotUnderstood, "the job file was not understood"),
         (Self::Denied, "denied by a policy, or by what the host lets tenants do"),

@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// One thread: `qemu::launcher` says why QEMU is to be started by the main one.
+/// One thread: `launcher` says why QEMU is to be started by the main one.
 fn wait(shared: &Shared, command: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {

@@ -13,11 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time;
 
-use super::{
-    kvm_probe::{self, Probe},
-    launcher::command,
-};
-use crate::{job::Accelerator, limits, printable};
+use super::kvm_probe::{self, Probe};
+use crate::{job::Accelerator, launcher::command, limits, printable};
 
 /// The emulator, as Nomad's driver names it.
 const EMULATOR: &str = "qemu-system-x86_64";
@@ -201,7 +198,7 @@ impl Key {
 /// Runs the emulator for what it prints.
 async fn query(path: &Path, args: &[&str]) -> Result<String, FingerprintError> {
     let failed = |reason: String| FingerprintError::Query { path: path.into(), reason };
-    let mut command = command(path, args).map_err(|error| failed(error.to_string()))?;
+    let mut command = command(path, args);
     let Output { status, stdout, stderr } = time::timeout(limits::QEMU_QUERY, command.output())
         .await
         .map_err(|_| failed(format!("no answer within {} s", limits::QEMU_QUERY.as_secs())))?

@@ -11,8 +11,7 @@ use std::{
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::time::{self, Instant};
 
-use super::launcher::command;
-use crate::{limits, printable};
+use crate::{launcher::command, limits, printable};
 
 /// Whether this process may use kvm at all.
 pub(super) fn device_opens() -> io::Result<File> {
@@ -51,7 +50,7 @@ async fn run(qemu: &Path) -> io::Result<Probe> {
     ]
     .concat();
     let began = Instant::now();
-    let mut probe = command(qemu, &args)?;
+    let mut probe = command(qemu, &args);
     let Ok(output) = time::timeout(limits::KVM_PROBE, probe.output()).await else {
         let limit = limits::KVM_PROBE.as_secs();
         return Ok(Probe::DoesNot(format!(

@@ -1,7 +1,7 @@
 //! A VM's folder, `vms/<id>/`, and its lock, held for as long as somebody looks after the VM.
 //!
 //! A folder whose lock is free belongs to nobody: its VM has ended, or its supervisor was killed, and QEMU with it
-//! (see `qemu::launcher`). The next run sweeps what such a folder still has of sockets and overlays, and removes
+//! (see `launcher`). The next run sweeps what such a folder still has of sockets and overlays, and removes
 //! the oldest.
 
 use std::{

@@ -15,8 +15,8 @@ use tokio::{
 
 use super::{End, Reserved, StoppedBy, VmDir, VmError, console, dir::folder};
 use crate::{
-    image, limits, printable,
-    qemu::{self, Event, LaunchPlan, QMP_SOCKET, Qmp, QmpError},
+    image, launcher, limits, printable,
+    qemu::{Event, LaunchPlan, QMP_SOCKET, Qmp, QmpError},
     stop::Stop,
 };
 
@@ -124,7 +124,8 @@ struct Qemu {
 
 impl Qemu {
     fn spawn(plan: &LaunchPlan, folder: &Path, log: File) -> std::io::Result<Self> {
-        let mut child = qemu::command(plan.program(), plan.argv())?.current_dir(folder).spawn()?;
+        let mut child =
+            launcher::command(plan.program(), plan.argv()).current_dir(folder).spawn()?;
         let pipe = || std::io::Error::other("no pipe to QEMU");
         let stdout = child.stdout.take().ok_or_else(pipe)?;
         let stderr = child.stderr.take().ok_or_else(pipe)?;

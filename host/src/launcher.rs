@@ -1,10 +1,10 @@
-//! The one place that starts processes. Each is started through a step of its own: this program once more, which sets
-//! what the process must start with and then becomes it.
+//! The one place that starts processes. QEMU and the policy compiler are started through a step of their own: this
+//! program once more, which sets what the process must start with and then becomes it.
 //!
-//! Here that is two things. The process inherits no descriptor but its standard ones: whatever started qhost may have left
-//! others open, and a guest that breaks into QEMU is not to have them. And the process dies with qhost, however that ends, so that a run that was killed leaves nothing
-//! behind. It is started from the main thread, whose end is the process's: the kernel sends the signal at the end of
-//! the thread that forked (prctl(2), `PR_SET_PDEATHSIG`).
+//! Here that is two things. The process inherits no descriptor but its standard ones: whatever started qhost may have
+//! left others open, and a guest that breaks into QEMU is not to have them. And the process dies with qhost, however
+//! that ends, so that a run that was killed leaves nothing behind. It is started from a thread that outlives it: the
+//! kernel sends the signal at the end of the thread that forked (prctl(2), `PR_SET_PDEATHSIG`).
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,36 +14,39 @@ use std::{
         unix::process::CommandExt as _,
     },
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use rustix::{
     io::{FdFlags, fcntl_setfd},
     process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
 };
-use tokio::process::Command;
 
 /// The hidden subcommand of `qhost` that ends up in [`exec`].
 pub const SUBCOMMAND: &str = "__launch";
 
+/// This very program, even where its file has been replaced meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// A program to start: with an empty environment and no input, in a process group of its own, so that a terminal's
 /// Ctrl-C reaches only qhost, and killed if it is not waited for.
+pub(crate) fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::from(launched(program, args));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
-pub(crate) fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> io::Result<Command> {
-    // Not the path of this program, which may have been replaced by now.
-    let mut command = Command::new("/proc/self/exe");
+fn launched(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(THIS_PROGRAM);
     command
         .arg(SUBCOMMAND)
         .arg(getpid().as_raw_nonzero().to_string())
         .arg(program)
         .args(args)
         .env_clear()
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    Ok(command)
+        .process_group(0);
+    command
 }
 
 /// Becomes `program`, unless the process that asked for it, of id `parent`, is gone already. Returns only on failure.
@@ -58,7 +61,7 @@ pub fn exec(parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
     if let Err(error) = keep_standard_descriptors_only() {
         return error;
     }
-    std::process::Command::new(program).args(args).exec()
+    Command::new(program).args(args).exec()
 }
 
 /// Has every other descriptor closed when the program begins.
