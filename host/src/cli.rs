@@ -1,6 +1,7 @@
 //! The command line: what can be typed. No logic.
 
 mod run;
+mod config;
 mod policy;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap_complete::Shell;
 
 use crate::outcome::Exit;
 
+pub use config::ConfigCommand;
 pub use policy::{InspectArgs, PolicyCommand};
 pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
 
@@ -70,6 +72,9 @@ pub enum Command {
     /// About job files
     #[command(subcommand)]
     Job(JobCommand),
+    /// About the host's configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// About policies
     #[command(subcommand)]
     Policy(PolicyCommand),

@@ -1,6 +1,8 @@
 //! `qhost.toml`: what the operator allows on this host. Every key has a default that allows little; an absent file is
 //! fine, an unknown key is an error.
 
+mod policies;
+
 use std::{
     fs,
     io::{self, Read as _},
@@ -10,26 +12,41 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     limits,
     policy::{PortRange, Rules},
 };
 
+pub use policies::{Configured, Settings, UnknownTenant};
+
+use policies::Named;
+
 /// The whole file.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// The policies that chains may name.
+    policies: Named<policies::Policy>,
+    /// What is asked about every task.
+    host: policies::Asked,
+    /// What is asked about a tenant's tasks after that; it can only tighten. Where there is any, `--tenant` must name
+    /// one.
+    tenants: Named<policies::Asked>,
     ports: Ports,
     network: Network,
     qemu: Qemu,
     /// How images are fetched and what they may be.
     pub image: Image,
+    /// The configuration's folder, where relative paths start.
+    #[serde(skip)]
+    folder: PathBuf,
 }
 
 /// `[ports]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Ports {
     /// Host ports that may be forwarded, as `FIRST-LAST`.
@@ -45,7 +62,7 @@ impl Default for Ports {
 }
 
 /// `[network]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Network {
     /// Whether guests may be given egress `internet`. It reaches whatever this host reaches, its loopback included.
@@ -53,7 +70,7 @@ struct Network {
 }
 
 /// `[qemu]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Qemu {
     /// Extra arguments that tasks may ask for, each a whole group: `[["-cpu", "host"]]`.
@@ -61,7 +78,7 @@ struct Qemu {
 }
 
 /// `[image]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Image {
     /// The largest image file in bytes.
@@ -112,10 +129,11 @@ impl Image {
 }
 
 /// `[image.network]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageNetwork {
     /// Networks that images may come from although they are loopback, private or otherwise not public.
+    #[schemars(with = "Vec<String>")]
     pub allow: Vec<IpNet>,
 }
 
@@ -138,17 +156,39 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// It is one, but what it says does not go together.
+    #[error("{}: {}", path.display(), listed(problems))]
+    Problems {
+        /// The file.
+        path: PathBuf,
+        /// All that was found.
+        problems: Vec<ConfigProblem>,
+    },
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConfigProblem {
+    /// The key, as a path: `policies.limits.module`.
+    pub place: String,
+    /// What was found there, and what was expected.
+    pub message: String,
+}
+
+fn listed(problems: &[ConfigProblem]) -> String {
+    let lines = problems.iter().map(|one| format!("{}: {}", one.place, one.message));
+    match problems.len() {
+        1 => lines.collect(),
+        count => lines.fold(format!("{count} problems"), |text, line| text + "\n  " + &line),
+    }
 }
 
 impl Config {
     /// Reads the file that was named, or the first of the default places that has one, or takes the defaults.
     pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
-        match named {
-            Some(path) => Self::read(path),
-            None => match default_places().into_iter().find(|path| path.exists()) {
-                Some(path) => Self::read(&path),
-                None => Ok(Self::default()),
-            },
+        match Self::place(named) {
+            Some(path) => Self::read(&path),
+            None => Ok(Self::default()),
         }
     }
 
@@ -159,7 +199,26 @@ impl Config {
         // What is cut off by the limit is no configuration any more, and says where.
         file.take(limits::CONFIG_BYTES).read_to_string(&mut text).map_err(unreadable)?;
         let invalid = |source| ConfigError::Invalid { path: path.into(), source: Box::new(source) };
-        toml::from_str(&text).map_err(invalid)
+        let mut config: Self = toml::from_str(&text).map_err(invalid)?;
+        config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut problems = vec![];
+        config.check_policies(&mut problems);
+        match problems.is_empty() {
+            true => Ok(config),
+            false => Err(ConfigError::Problems { path: path.into(), problems }),
+        }
+    }
+
+    /// The JSON Schema of the file.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+
+    /// The file that would be read.
+    pub fn place(named: Option<&Path>) -> Option<PathBuf> {
+        named
+            .map(Path::to_owned)
+            .or_else(|| default_places().into_iter().find(|path| path.exists()))
     }
 
     /// The rules that a final launch is checked against.

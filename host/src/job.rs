@@ -12,7 +12,7 @@ mod nomad;
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
@@ -24,7 +24,7 @@ pub use error::{JobError, Problem};
 pub const SCHEMA: &str = include_str!("job/schema.json");
 
 /// What a tenant asks for, well formed, from either form of job file.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
     /// Who asks, as the operator named it.
     pub tenant: String,
@@ -49,7 +49,7 @@ pub struct Task {
 }
 
 /// Which image, and what its bytes must hash to.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageRequest {
     /// Where it is served: http or https, no user name or password.
     pub source: Url,
@@ -58,7 +58,7 @@ pub struct ImageRequest {
 }
 
 /// An amount of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// Virtual CPUs.
     pub cpus: u32,
@@ -67,7 +67,7 @@ pub struct Resources {
 }
 
 /// One port to forward.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRequest {
     /// A name, unique within the task: letters, digits, `-` and `_`.
     pub label: String,
@@ -80,7 +80,7 @@ pub struct PortRequest {
 }
 
 /// What runs the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
     /// QEMU's own translator.
@@ -90,7 +90,7 @@ pub enum Accelerator {
 }
 
 /// The transport of a forwarded port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
@@ -100,7 +100,7 @@ pub enum Protocol {
 }
 
 /// What the guest may reach by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Egress {
     /// Nothing.

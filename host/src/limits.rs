@@ -43,7 +43,7 @@ pub const PROBLEMS: usize = 1000;
 /// Problems of one job file that are listed for people; the rest is counted.
 pub const SHOWN_PROBLEMS: usize = 50;
 
-// What a policy may use. The operator's configuration will be able to lower or raise some of these.
+// What a policy may use. The configuration changes the deadline and the memory, per policy.
 
 /// A policy's file in bytes: an interpreter for Python is 18 MB.
 pub const POLICY_FILE_BYTES: u64 = 64 << 20;
@@ -58,15 +58,28 @@ pub const DECISION: Duration = Duration::from_secs(180);
 pub const POLICY_TICK: Duration = Duration::from_millis(1);
 /// All memories and tables of one sandbox together, in bytes.
 pub const POLICY_MEMORY_BYTES: usize = 64 << 20;
+/// The longest deadline that can be configured for one call: a whole decision must end before [`DECISION`].
+pub const POLICY_DEADLINE_MOST: Duration = Duration::from_secs(60);
+/// The most memory that can be configured for a policy, in bytes: half of what a 32-bit guest can address.
+pub const POLICY_MEMORY_BYTES_MOST: usize = 2 << 30;
+/// What a slot for a memory reserves of the address space: all that a 32-bit guest can address, so that no check of
+/// bounds is needed.
+pub const POLICY_ADDRESSABLE_BYTES: usize = 4 << 30;
+/// Sandboxes at a time: two of the longest chains.
+pub const POLICY_SANDBOXES: u32 = 2 * POLICIES as u32;
+/// Elements of one table: an interpreter for Python has 20 000 functions.
+pub const POLICY_TABLE_ELEMENTS: usize = 100_000;
+/// Bytes of a sandbox that are kept and reset instead of being given back to the kernel.
+pub const POLICY_KEPT_BYTES: usize = 256 << 10;
 /// A policy's stack in bytes: Wasmtime's default, written down.
 pub const POLICY_STACK_BYTES: usize = 512 << 10;
 /// Bytes that the host copies out of a policy at once: an answer, or a log line.
 pub const POLICY_COPIED_BYTES: usize = 1 << 20;
 /// Component-model handles of one sandbox. The contract has no resources, so this is room for nothing.
 pub const POLICY_HANDLES: usize = 64;
-/// Log lines kept of one call.
+/// Log lines kept of one decision.
 pub const POLICY_LOG_LINES: usize = 64;
-/// Log bytes kept of one call.
+/// Log bytes kept of one decision.
 pub const POLICY_LOG_BYTES: usize = 64 << 10;
 /// One line of a policy's log in bytes.
 pub const POLICY_LOG_LINE_BYTES: usize = 4096;

@@ -9,7 +9,7 @@ use crate::{
     image::VerifiedImage,
     job::{Problem, Task},
     limits,
-    policy::{Answer, Decision, PolicyRecord, Violation},
+    policy::{Answer, Change, Conflict, Decision, Mode, PolicyRecord, Violation, Writer},
     printable,
     qemu::Forward,
     vm::{End, StoppedBy},
@@ -222,7 +222,7 @@ impl VmReport {
 impl Decision {
     /// Who refused, for a sentence.
     fn refused_by(&self) -> String {
-        let policies = self.policies.iter().filter(|policy| policy.answer == Answer::Refused);
+        let policies = self.policies.iter().filter(|policy| policy.refuses());
         let mut names: Vec<&str> = policies.map(|policy| policy.name.as_str()).collect();
         if self.host.answer == Answer::Refused {
             names.push("the host's own rules");
@@ -239,6 +239,11 @@ impl fmt::Display for Decision {
         for policy in &self.policies {
             write!(f, "{policy}")?;
         }
+        for Conflict { field, writers } in &self.conflicts {
+            let one = |Writer { policy, to }: &Writer| format!("{policy} wrote {}", shown(to));
+            let writers: Vec<_> = writers.iter().map(one).collect();
+            writeln!(f, "          {YELLOW}conflict{PLAIN} {field}: {}", writers.join(", then "))?;
+        }
         let (style, answer) = word(self.host.answer);
         writeln!(f, "host      {style}{answer}{PLAIN} by the host's own rules")?;
         violations(f, &self.host.violations)?;
@@ -253,15 +258,17 @@ impl fmt::Display for PolicyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (style, answer) = word(self.answer);
         let digest: String = self.sha256.to_string().chars().take(12).collect();
-        writeln!(
-            f,
-            "policy    {style}{answer}{PLAIN} by {} {} {DIM}{digest}{PLAIN}",
-            self.name, self.version
-        )?;
-        for change in &self.changes {
-            let [from, to] = [&change.from, &change.to].map(|value| value.to_string());
-            let show = |text| printable::line(text, limits::POLICY_TEXT_BYTES);
-            writeln!(f, "          changed {}: {} → {}", change.field, show(&from), show(&to))?;
+        let [by, changed] = match self.mode {
+            Mode::Enforce => ["by", "changed"],
+            Mode::Monitor => ["in monitor mode by", "would change"],
+        };
+        let (name, version) = (&self.name, &self.version);
+        writeln!(f, "policy    {style}{answer}{PLAIN} {by} {name} {version} {DIM}{digest}{PLAIN}")?;
+        for Change { field, from, to } in &self.changes {
+            writeln!(f, "          {changed} {field}: {} → {}", shown(from), shown(to))?;
+        }
+        if let (Mode::Monitor, Some(fault)) = (self.mode, &self.fault) {
+            writeln!(f, "          {RED}failed{PLAIN} {fault}")?;
         }
         violations(f, &self.violations)?;
         for line in &self.log {
@@ -277,10 +284,15 @@ impl fmt::Display for PolicyRecord {
     }
 }
 
+fn shown(value: &serde_json::Value) -> String {
+    printable::line(&value.to_string(), limits::POLICY_TEXT_BYTES).to_string()
+}
+
 fn word(answer: Answer) -> (anstyle::Style, &'static str) {
     match answer {
         Answer::Allowed => (GREEN, "allowed"),
         Answer::Refused => (RED, "refused"),
+        Answer::Failed => (RED, "failed"),
         Answer::NotAsked => (YELLOW, "not decided"),
     }
 }

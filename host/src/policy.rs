@@ -1,11 +1,11 @@
 //! Policies: load components, ask a chain of them in sandboxes, apply the host's own rules to what they chose.
 //!
 //! ```text
-//! Task + HostFacts ──▶ default launch ──choose, choose, …──▶ launch ──validate, validate, …──▶ rules ──▶ Verdict
+//! Request ──▶ default launch ──choose, choose, …──▶ launch ──validate, validate, …──▶ rules ──▶ Verdict
 //! ```
 //!
-//! A verdict is a value: [`Approved`], or refused with reasons. A policy that traps, overruns its limits or answers
-//! nonsense is an error, [`PolicyError`], and nothing is launched. This room knows nothing of images, QEMU or VMs.
+//! A verdict is a value: [`Approved`], or refused with reasons, or failed, because a policy trapped, overran its limits
+//! or answered nonsense; then nothing is launched. This room knows nothing of images, QEMU or VMs.
 
 mod bindings;
 mod sandbox;
@@ -13,24 +13,98 @@ mod module;
 mod chain;
 mod convert;
 mod changes;
+mod tighten;
 mod rules;
 mod error;
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
-use serde::Serialize;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::job::{Accelerator, Egress, PortRequest, Protocol, Resources, Task};
+use crate::{
+    digest::Sha256,
+    job::{Accelerator, Egress, PortRequest, Protocol, Resources, Task},
+    limits,
+};
 
-pub use chain::{Chain, Source};
-pub use changes::Change;
+pub use chain::Chain;
+pub use changes::{Change, Conflict, Writer};
 pub use error::{Fault, PolicyError};
-pub use module::{Inspection, inspect};
+pub use module::{Inspection, Loader, Source};
 pub use rules::{PortRange, Rules};
-pub use sandbox::LogLine;
+pub use sandbox::{Cost, LogLine};
+
+/// All that a decision is made from. The same request gives the same answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// What is asked for.
+    pub task: Task,
+    /// Where it would run.
+    pub host: HostFacts,
+    /// What the operator lets tenants do.
+    pub rules: Rules,
+    /// When it is decided: what a policy that is granted a clock reads on it.
+    pub time: Timestamp,
+}
+
+impl Request {
+    /// The digest of what is asked, where, and under which rules. The time is not in it: the same question on another
+    /// day has the same digest.
+    pub fn digest(&self) -> Sha256 {
+        let Self { task, host, rules, time: _ } = self;
+        // Plain data with text keys, which JSON can always hold.
+        Sha256::of(&serde_json::to_vec(&(task, host, rules)).unwrap_or_default())
+    }
+}
+
+/// Whether a text can name a policy or a tenant: letters, digits, `-`, `_` and `.`, up to the contract's length.
+pub fn is_name(text: &str) -> bool {
+    (1..=limits::POLICY_NAME_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// What a policy's word counts for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// What it says is done.
+    #[default]
+    Enforce,
+    /// What it would have said is recorded, and changes nothing.
+    Monitor,
+}
+
+/// Whose policy it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// The operator's, for every tenant.
+    Host,
+    /// One tenant's own. It comes after the host's and can only tighten.
+    Tenant,
+}
+
+/// What one policy may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// The longest that one call may take.
+    pub deadline: Duration,
+    /// All memories and tables of a sandbox together, in bytes.
+    pub memory: usize,
+    /// Whether it gets a WASI with nothing in it but a frozen clock and seeded randomness.
+    pub wasi: bool,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { deadline: limits::POLICY_DEADLINE, memory: limits::POLICY_MEMORY_BYTES, wasi: false }
+    }
+}
 
 /// How a task will be launched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// What runs the guest's instructions.
     pub accelerator: Accelerator,
@@ -43,8 +117,8 @@ pub struct Launch {
     /// Remarks of policies.
     pub warnings: Vec<String>,
     /// Room to grow, of the contract.
-    #[serde(skip)]
-    pub(crate) extensions: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<(String, String)>,
 }
 
 impl Launch {
@@ -70,7 +144,7 @@ impl Launch {
 }
 
 /// One port that will be forwarded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMap {
     /// The request's label.
     pub label: String,
@@ -85,7 +159,7 @@ pub struct PortMap {
 }
 
 /// What this host offers, and what is in use on it now.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HostFacts {
     /// The host's name.
     pub name: String,
@@ -104,7 +178,7 @@ pub struct HostFacts {
 }
 
 /// What somebody's running VMs hold.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Usage {
     /// Running VMs.
     pub vms: u32,
@@ -115,7 +189,7 @@ pub struct Usage {
 }
 
 /// One reason why a task may not run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
     /// A stable name for programs.
     pub code: String,
@@ -124,30 +198,35 @@ pub struct Violation {
     /// One sentence.
     pub message: String,
     /// What can be done about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
 /// Everything that was said on the way to a verdict.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// Each policy, in order.
     pub policies: Vec<PolicyRecord>,
     /// The host's own rules.
     pub host: HostRecord,
+    /// Fields that policies wrote differently; the last one's word held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
     /// The launch as it stood at the end.
     pub launch: Launch,
 }
 
 /// What somebody who decides said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
     /// Nothing against it.
     Allowed,
     /// Violations.
     Refused,
-    /// Not asked: a policy before refused to choose a launch.
+    /// It did not answer as it must.
+    Failed,
+    /// Not asked: a policy before refused to choose a launch, or failed.
     NotAsked,
 }
 
@@ -158,7 +237,7 @@ impl Answer {
 }
 
 /// What the host's own rules said.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostRecord {
     /// In a word.
     pub answer: Answer,
@@ -167,24 +246,42 @@ pub struct HostRecord {
 }
 
 /// What one policy did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PolicyRecord {
-    /// The name it goes by on this command line.
+    /// The name it goes by on this host or command line.
     pub name: String,
+    /// Whose it is.
+    pub layer: Layer,
+    /// What its word counts for.
+    pub mode: Mode,
     /// The version it says it has.
     pub version: String,
     /// Its file's digest.
-    pub sha256: crate::digest::Sha256,
+    pub sha256: Sha256,
+    /// Its settings' digest.
+    pub settings_sha256: Sha256,
     /// In a word.
     pub answer: Answer,
-    /// What its `choose` changed.
+    /// What its `choose` changed, or in monitor mode would have changed.
     pub changes: Vec<Change>,
     /// Its reasons to refuse; empty: it allows.
     pub violations: Vec<Violation>,
+    /// How it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
     /// What it logged.
     pub log: Vec<LogLine>,
     /// Log lines beyond the limit, counted and not kept.
     pub log_dropped: u64,
+    /// What asking it cost.
+    pub cost: Cost,
+}
+
+impl PolicyRecord {
+    /// Whether its word stands in the way of the launch.
+    pub fn refuses(&self) -> bool {
+        self.mode == Mode::Enforce && self.answer == Answer::Refused
+    }
 }
 
 /// A task that every policy and the host's own rules allow. Made only here.
@@ -220,4 +317,18 @@ pub enum Verdict {
     Denied(Decision),
     /// It would be allowed, but this host cannot do it.
     CannotRun(Decision),
+    /// A policy did not answer as it must, or the policies do not agree; what had been said until then.
+    Failed(Box<PolicyError>, Decision),
+}
+
+impl Verdict {
+    /// How it came about.
+    pub fn decision(&self) -> &Decision {
+        match self {
+            Self::Approved(approved) => approved.decision(),
+            Self::Denied(decision) | Self::CannotRun(decision) | Self::Failed(_, decision) => {
+                decision
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! launch.
 
 mod commands;
+mod config;
 mod error;
 mod plan;
 mod show;
@@ -10,6 +11,7 @@ mod sources;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use jiff::Timestamp;
 
 pub use error::RunError;
 
@@ -21,7 +23,7 @@ use crate::{
     job::{self, Task},
     limits,
     outcome::{Exit, Report, VmReport},
-    policy::{Approved, Chain, Verdict},
+    policy::{Approved, Loader, Request, Verdict},
     qemu::{self, Fingerprint},
     state::StateDir,
     stop::Stop,
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
         Command::Fingerprint => wait(&shared, commands::fingerprint(&shared)),
         Command::Job(JobCommand::Schema) => commands::job_schema(),
+        Command::Config(command) => config::config(&shared, &command),
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(shell),
         Command::Launch { parent, command } => return commands::launch(parent, &command),
@@ -170,6 +173,10 @@ async fn decide(
             report.decision = Some(decision);
             Decided::Not(Exit::CannotRun)
         }
+        Verdict::Failed(error, decision) => {
+            report.decision = Some(decision);
+            return Err(RunError::Policy(*error));
+        }
     })
 }
 
@@ -187,9 +194,14 @@ fn judge(
         Err(error) => return (None, Err(error)),
     };
     let verdict = || {
-        let chain = Chain::load(sources::policies(&args.policies, &args.settings)?)?;
-        let facts = facts::gather(fingerprint, &host.state, &args.tenant)?;
-        Ok(chain.decide(task.clone(), &facts, &host.config.rules())?)
+        let chain = Loader::new()?.chain(sources::policies(&host.config, args)?)?;
+        let request = Request {
+            task: task.clone(),
+            host: facts::gather(fingerprint, &host.state, &args.tenant)?,
+            rules: host.config.rules(),
+            time: Timestamp::now(),
+        };
+        Ok(chain.decide(request))
     };
     let verdict = verdict();
     (Some(task), verdict)

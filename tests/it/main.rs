@@ -3,6 +3,7 @@
 mod cli;
 mod job;
 mod policy;
+mod host_policies;
 mod sandbox;
 mod image;
 mod plan;

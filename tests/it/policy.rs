@@ -39,7 +39,7 @@ fn the_example_policies_decide_together() {
         "{hosts:?}"
     );
     let changes = &plan["decision"]["policies"][2]["changes"];
-    assert_eq!(changes[0]["field"], "ports.0.host");
+    assert_eq!(changes[0]["field"], "ports.http.host");
     assert_eq!(changes[0]["from"], 8080);
     // A stricter setting of one of them.
     let stricter = args.iter().map(|arg| arg.replace("\"ports\": 2", "\"ports\": 1"));

@@ -5,19 +5,20 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use clap::Args;
 use ipnet::IpNet;
 
-use crate::limits;
+use crate::{limits, policy::is_name};
 
 /// What a decision is made from.
 #[derive(Debug, Clone, Args)]
 pub struct DecideArgs {
-    /// A policy to ask: a WebAssembly component or core module. May be given several times: `choose` in order, then
-    /// every `validate`, then the host's own rules. NAME is the file's name without `.wasm` unless given
+    /// A policy to ask before those of the configuration: a WebAssembly component or core module. May be given several
+    /// times: `choose` in order, then every `validate`, then the host's own rules. NAME is the file's name without
+    /// `.wasm` unless given
     #[arg(long = "policy", value_name = "[NAME=]FILE")]
     pub policies: Vec<NamedFile>,
-    /// A policy's settings, a JSON object: written out, or in a file
+    /// The settings of such a policy, a JSON object: written out, or in a file
     #[arg(long = "policy-settings", value_name = "NAME=FILE|JSON")]
     pub settings: Vec<NamedSettings>,
-    /// Whose task it is
+    /// Whose task it is: asks this tenant's own policies after the host's
     #[arg(long, default_value = "default", value_parser = tenant)]
     pub tenant: String,
     /// Which task to run, where a Nomad job has several qemu tasks: TASK or GROUP/TASK
@@ -114,12 +115,6 @@ impl FromStr for NamedSettings {
             None => Err("expected NAME=FILE or NAME=JSON, NAME being the policy's"),
         }
     }
-}
-
-/// Letters, digits, `-`, `_` and `.`, up to the contract's length.
-fn is_name(text: &str) -> bool {
-    (1..=limits::POLICY_NAME_BYTES).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 fn tenant(text: &str) -> Result<String, String> {

@@ -1,210 +1,299 @@
 //! Asks the policies of a chain, in order, and then the host's own rules.
 
-use std::path::PathBuf;
-
 use super::{
-    Answer, Approved, Decision, HostFacts, HostRecord, Launch, PolicyRecord, Rules, Verdict,
-    Violation,
-    bindings::{Policy, qhost::policy::types::About},
+    Allowance, Answer, Approved, Change, Decision, HostRecord, Launch, Layer, Mode, PolicyRecord,
+    Request, Verdict, Violation,
+    bindings::qhost::policy::types as wit,
     changes, convert,
     error::{Fault, PolicyError},
     module::Module,
     rules::{self, Findings},
-    sandbox::{Guest, Log, Sandbox},
+    sandbox::{Log, Opened, Sandbox},
+    tighten,
 };
-use crate::job::Task;
+use crate::digest::Sha256;
 
-/// Where a policy comes from, and its settings.
-#[derive(Debug)]
-pub struct Source {
-    /// The name it goes by.
-    pub name: String,
-    /// Its file.
-    pub path: PathBuf,
-    /// Its settings, a JSON object; `{}` when none were given.
-    pub settings: String,
-}
-
-/// Loaded policies whose settings they have accepted.
+/// Loaded policies whose settings they have accepted, the host's before a tenant's.
 pub struct Chain {
-    sandbox: Sandbox,
-    links: Vec<Link>,
+    pub(super) sandbox: std::sync::Arc<Sandbox>,
+    pub(super) links: Vec<Link>,
 }
 
-struct Link {
-    module: Module,
-    settings: String,
-    version: String,
-}
-
-impl Module {
-    /// Makes one call and says whose it was if it fails.
-    fn call<R>(
-        &self,
-        sandbox: &Sandbox,
-        call: &'static str,
-        run: impl FnOnce(&Policy, &mut wasmtime::Store<Guest>) -> wasmtime::Result<R>,
-    ) -> (Result<R, PolicyError>, Log) {
-        let (result, log) = sandbox.call(&self.pre, run);
-        (result.map_err(|fault| self.failed(call, fault)), log)
-    }
-
-    fn failed(&self, call: &'static str, fault: Fault) -> PolicyError {
-        PolicyError::Failed { name: self.name.clone(), sha256: self.sha256, call, fault }
-    }
-
-    pub(super) fn describe(&self, sandbox: &Sandbox) -> Result<About, PolicyError> {
-        let describe =
-            |policy: &Policy, store: &mut _| policy.qhost_policy_decide().call_describe(store);
-        self.call(sandbox, "describe", describe).0
-    }
+/// One policy with its settings and what its word counts for.
+pub(super) struct Link {
+    pub(super) module: Module,
+    pub(super) settings: String,
+    pub(super) settings_sha256: Sha256,
+    pub(super) version: String,
+    pub(super) layer: Layer,
+    pub(super) mode: Mode,
+    pub(super) allowance: Allowance,
 }
 
 impl Chain {
-    /// Loads every policy and has it check its settings.
-    pub fn load(sources: Vec<Source>) -> Result<Self, PolicyError> {
-        let sandbox = Sandbox::new()
-            .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
-        let mut links = vec![];
-        for Source { name, path, settings } in sources {
-            let module = Module::load(&sandbox, &name, &path)?;
-            let version = convert::name(&module.describe(&sandbox)?.version);
-            let check = |policy: &Policy, store: &mut _| {
-                policy.qhost_policy_decide().call_check_settings(store, &settings)
-            };
-            if let Err(message) = module.call(&sandbox, "check-settings", check).0? {
-                let message = convert::text(&message);
-                return Err(PolicyError::Settings { name, sha256: module.sha256, message });
-            }
-            links.push(Link { module, settings, version });
-        }
-        Ok(Self { sandbox, links })
-    }
-
     /// Decides one task. Every `choose` in order, every `validate` on the launch they chose, then the host's rules.
-    pub fn decide(
-        &self,
-        task: Task,
-        host: &HostFacts,
-        rules: &Rules,
-    ) -> Result<Verdict, PolicyError> {
-        let mut records: Vec<_> = self.links.iter().map(Link::record).collect();
-        let ask = Ask { chain: self, task: &task, host, rules };
-        let launch = match ask.choose(Launch::default_for(&task), &mut records)? {
-            Ok(launch) => launch,
-            Err(launch) => {
-                let host = HostRecord { answer: Answer::NotAsked, violations: vec![] };
-                return Ok(Verdict::Denied(Decision { policies: records, host, launch }));
-            }
+    pub fn decide(&self, request: Request) -> Verdict {
+        let mut round = Round::new(self, &request);
+        let (launch, ended) = round.ask(Launch::default_for(&request.task));
+        let mut decision = Decision {
+            conflicts: round.conflicts(),
+            policies: round.asked.into_iter().map(|asked| asked.record).collect(),
+            host: HostRecord { answer: Answer::NotAsked, violations: vec![] },
+            launch,
         };
-        ask.settles(&launch)?;
-        ask.validate(&launch, &mut records)?;
-        let Findings { refused, impossible } = rules::check(&task, &launch, host, rules);
-        let denied =
-            !refused.is_empty() || records.iter().any(|record| record.answer == Answer::Refused);
+        match ended {
+            Err(error) => return Verdict::Failed(Box::new(error), decision),
+            Ok(Asking::Refused) => return Verdict::Denied(decision),
+            Ok(Asking::Done) => {}
+        }
+        let Request { task, host, rules, time: _ } = request;
+        let Findings { refused, impossible } = rules::check(&task, &decision.launch, &host, &rules);
+        let denied = !refused.is_empty() || decision.policies.iter().any(PolicyRecord::refuses);
         let cannot = !impossible.is_empty();
         let violations = [refused, impossible].concat();
-        let host = HostRecord { answer: Answer::of(&violations), violations };
-        let decision = Decision { policies: records, host, launch };
-        Ok(match (denied, cannot) {
+        decision.host = HostRecord { answer: Answer::of(&violations), violations };
+        match (denied, cannot) {
             (true, _) => Verdict::Denied(decision),
             (false, true) => Verdict::CannotRun(decision),
             (false, false) => Verdict::Approved(Box::new(Approved { task, decision })),
-        })
+        }
     }
+
+    /// How each policy stands before it is asked.
+    pub fn records(&self) -> Vec<PolicyRecord> {
+        self.links.iter().map(Link::record).collect()
+    }
+}
+
+enum Asking {
+    /// Every policy has been asked.
+    Done,
+    /// One refused to choose, so that there is no launch to ask the others about.
+    Refused,
 }
 
 /// One decision under way.
-struct Ask<'a> {
-    chain: &'a Chain,
-    task: &'a Task,
-    host: &'a HostFacts,
-    rules: &'a Rules,
+struct Round<'a> {
+    sandbox: &'a Sandbox,
+    request: wit::Request,
+    asked: Vec<Asked<'a>>,
 }
 
-impl Ask<'_> {
-    /// The launch that all chose, or the launch as it stood when one refused to choose.
-    fn choose(
-        &self,
-        mut launch: Launch,
-        records: &mut [PolicyRecord],
-    ) -> Result<Result<Launch, Launch>, PolicyError> {
-        for (link, record) in self.chain.links.iter().zip(records) {
-            match self.choose_one(link, &launch, Some(&mut *record))? {
-                Ok(better) => {
-                    record.changes = changes::between(&launch, &better);
-                    launch = better;
-                }
-                Err(violations) => {
-                    record.decide(violations);
-                    return Ok(Err(launch));
-                }
-            }
+/// One policy in it.
+struct Asked<'a> {
+    link: &'a Link,
+    opened: Opened<'a>,
+    record: PolicyRecord,
+    /// The launch it was shown and the one it chose.
+    chose: Option<(Launch, Launch)>,
+}
+
+impl<'a> Round<'a> {
+    fn new(chain: &'a Chain, request: &Request) -> Self {
+        let asked = |link: &'a Link| Asked {
+            link,
+            opened: chain.sandbox.open(&link.module.pre, &link.allowance),
+            record: link.record(),
+            chose: None,
+        };
+        Self {
+            sandbox: &chain.sandbox,
+            request: convert::request(request),
+            asked: chain.links.iter().map(asked).collect(),
         }
-        Ok(Ok(launch))
     }
 
-    fn choose_one(
-        &self,
-        link: &Link,
-        launch: &Launch,
-        record: Option<&mut PolicyRecord>,
-    ) -> Result<Result<Launch, Vec<Violation>>, PolicyError> {
-        let request = convert::request(self.task, self.host, self.rules, &link.settings);
-        let so_far = convert::launch_out(launch);
-        let choose = |policy: &Policy, store: &mut _| {
-            policy.qhost_policy_decide().call_choose(store, &request, &so_far)
-        };
-        let (answer, log) = link.module.call(&self.chain.sandbox, "choose", choose);
-        if let Some(record) = record {
-            record.keep(log);
-        }
-        let nonsense = |fault| link.module.failed("choose", fault);
-        match answer? {
-            Ok(launch) => convert::launch_in(launch).map(Ok).map_err(nonsense),
-            Err(violations) if violations.is_empty() => {
-                Err(nonsense(Fault::Nonsense("a refusal without a violation".into())))
+    /// The launch as it stands at the end, and whether every policy was asked.
+    fn ask(&mut self, mut launch: Launch) -> (Launch, Result<Asking, PolicyError>) {
+        let ended = match self.choose(&mut launch) {
+            Ok(Asking::Done) => {
+                self.settles(&launch).and_then(|()| self.validate(&launch)).map(|()| Asking::Done)
             }
-            Err(violations) => convert::violations_in(violations).map(Err).map_err(nonsense),
+            refused_or_failed => refused_or_failed,
+        };
+        (launch, ended)
+    }
+
+    fn choose(&mut self, launch: &mut Launch) -> Result<Asking, PolicyError> {
+        let mut hosts = None;
+        for asked in &mut self.asked {
+            let chosen = asked.choose(&mut self.request, launch);
+            let enforced = asked.link.mode == Mode::Enforce;
+            match chosen {
+                Err(fault) => asked.fail("choose", fault)?,
+                Ok(Err(violations)) => {
+                    asked.record.decide(violations);
+                    if enforced {
+                        return Ok(Asking::Refused);
+                    }
+                }
+                Ok(Ok(better)) => {
+                    asked.record.changes = changes::between(launch, &better);
+                    if !enforced {
+                        continue;
+                    }
+                    if asked.link.layer == Layer::Tenant {
+                        let hosts = hosts.get_or_insert_with(|| launch.clone());
+                        asked.tightens(hosts, &better)?;
+                    }
+                    asked.chose = Some((std::mem::replace(launch, better.clone()), better));
+                }
+            }
         }
+        Ok(Asking::Done)
     }
 
     /// Asks every `choose` once more about the chosen launch. A policy that still changes it would give another answer
     /// every time it is asked, or is at odds with one after it; either way nobody knows what was decided.
-    fn settles(&self, launch: &Launch) -> Result<(), PolicyError> {
-        for link in &self.chain.links {
-            let again = self.choose_one(link, launch, None)?;
-            let changes = match again {
-                Ok(again) => changes::between(launch, &again),
-                // Its `validate` has the last word on the chosen launch, and says why.
-                Err(_) => continue,
+    fn settles(&mut self, launch: &Launch) -> Result<(), PolicyError> {
+        for index in 0..self.asked.len() {
+            let Some(asked) = self.asked.get_mut(index) else { continue };
+            let changes = match &asked.chose {
+                // Not asked, or in monitor mode.
+                None => continue,
+                // It was asked this very question, and a fresh sandbox would answer the same.
+                Some((shown, chose)) if shown == launch => changes::between(launch, chose),
+                Some(_) => asked.would_change(self.sandbox, &mut self.request, launch)?,
             };
             if !changes.is_empty() {
-                let Module { name, sha256, .. } = &link.module;
-                return Err(PolicyError::Unsettled {
-                    name: name.clone(),
-                    sha256: *sha256,
-                    changes,
-                });
+                return Err(self.unsettled(index, changes));
             }
         }
         Ok(())
     }
 
-    fn validate(&self, launch: &Launch, records: &mut [PolicyRecord]) -> Result<(), PolicyError> {
+    fn unsettled(&mut self, index: usize, changes: Vec<Change>) -> PolicyError {
+        let wrote = |record: &PolicyRecord| {
+            record.mode == Mode::Enforce
+                && record
+                    .changes
+                    .iter()
+                    .any(|one| changes.iter().any(|change| change.field == one.field))
+        };
+        let others = self.asked.iter().enumerate().filter(|(other, _)| *other != index);
+        let others = others.map(|(_, asked)| &asked.record).filter(|record| wrote(record));
+        let others = others.map(|record| record.name.clone()).collect();
+        match self.asked.get_mut(index) {
+            Some(Asked { record, .. }) => {
+                record.answer = Answer::Failed;
+                PolicyError::Unsettled {
+                    name: record.name.clone(),
+                    sha256: record.sha256,
+                    changes,
+                    others,
+                }
+            }
+            None => PolicyError::Sandbox { reason: "a policy got lost".into() },
+        }
+    }
+
+    fn validate(&mut self, launch: &Launch) -> Result<(), PolicyError> {
         let launch = convert::launch_out(launch);
-        for (link, record) in self.chain.links.iter().zip(records) {
-            let request = convert::request(self.task, self.host, self.rules, &link.settings);
-            let validate = |policy: &Policy, store: &mut _| {
-                policy.qhost_policy_decide().call_validate(store, &request, &launch)
-            };
-            let (answer, log) = link.module.call(&self.chain.sandbox, "validate", validate);
-            record.keep(log);
-            let violations = convert::violations_in(answer?)
-                .map_err(|fault| link.module.failed("validate", fault))?;
-            record.decide(violations);
+        for asked in &mut self.asked {
+            // In monitor mode a policy that failed or refused to choose has said its word.
+            if asked.record.answer != Answer::NotAsked {
+                continue;
+            }
+            match asked.validate(&mut self.request, &launch) {
+                Ok(violations) => asked.record.decide(violations),
+                Err(fault) => asked.fail("validate", fault)?,
+            }
         }
         Ok(())
+    }
+
+    fn conflicts(&self) -> Vec<changes::Conflict> {
+        let records = self.asked.iter().map(|asked| &asked.record);
+        changes::conflicts(records.filter(|record| record.mode == Mode::Enforce))
+    }
+}
+
+impl Asked<'_> {
+    fn choose(
+        &mut self,
+        request: &mut wit::Request,
+        so_far: &Launch,
+    ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
+        let answer = choose(&mut self.opened, self.link, request, so_far);
+        self.keep();
+        answer
+    }
+
+    /// What its `choose` makes of a launch in a sandbox that remembers nothing of this decision.
+    fn would_change(
+        &mut self,
+        sandbox: &Sandbox,
+        request: &mut wit::Request,
+        launch: &Launch,
+    ) -> Result<Vec<Change>, PolicyError> {
+        let mut fresh = sandbox.open(&self.link.module.pre, &self.link.allowance);
+        let again = choose(&mut fresh, self.link, request, launch);
+        let (_, cost) = fresh.take();
+        self.record.cost.micros += cost.micros;
+        self.record.cost.peak_memory = self.record.cost.peak_memory.max(cost.peak_memory);
+        match again {
+            Ok(Ok(again)) => Ok(changes::between(launch, &again)),
+            // Its `validate` has the last word on the chosen launch, and says why.
+            Ok(Err(_)) => Ok(vec![]),
+            Err(fault) => self.fail("choose", fault).map(|()| vec![]),
+        }
+    }
+
+    fn validate(
+        &mut self,
+        request: &mut wit::Request,
+        launch: &wit::Launch,
+    ) -> Result<Vec<Violation>, Fault> {
+        request.settings.clone_from(&self.link.settings);
+        let answer = self.opened.call(|policy, store| {
+            policy.qhost_policy_decide().call_validate(store, request, launch)
+        });
+        self.keep();
+        convert::violations_in(answer?)
+    }
+
+    /// Whether what a tenant's policy chose is no wider than what the host's chain did.
+    fn tightens(&mut self, hosts: &Launch, better: &Launch) -> Result<(), PolicyError> {
+        let Some(change) = tighten::widened(hosts, better) else { return Ok(()) };
+        self.record.answer = Answer::Failed;
+        let Module { name, sha256, .. } = &self.link.module;
+        Err(PolicyError::Widened { name: name.clone(), sha256: *sha256, change: change.into() })
+    }
+
+    /// Ends the decision, unless the policy is only being watched.
+    fn fail(&mut self, call: &'static str, fault: Fault) -> Result<(), PolicyError> {
+        self.record.answer = Answer::Failed;
+        self.record.fault = Some(format!("in {call}: {fault}"));
+        match self.link.mode {
+            Mode::Enforce => Err(self.link.module.failed(call, fault)),
+            Mode::Monitor => Ok(()),
+        }
+    }
+
+    fn keep(&mut self) {
+        let (Log { lines, dropped, .. }, cost) = self.opened.take();
+        self.record.log.extend(lines);
+        self.record.log_dropped += dropped;
+        self.record.cost = cost;
+    }
+}
+
+fn choose(
+    opened: &mut Opened<'_>,
+    link: &Link,
+    request: &mut wit::Request,
+    so_far: &Launch,
+) -> Result<Result<Launch, Vec<Violation>>, Fault> {
+    request.settings.clone_from(&link.settings);
+    let so_far = convert::launch_out(so_far);
+    let answer = opened
+        .call(|policy, store| policy.qhost_policy_decide().call_choose(store, request, &so_far));
+    match answer? {
+        Ok(launch) => convert::launch_in(launch).map(Ok),
+        Err(violations) if violations.is_empty() => {
+            Err(Fault::Nonsense("a refusal without a violation".into()))
+        }
+        Err(violations) => convert::violations_in(violations).map(Err),
     }
 }
 
@@ -212,13 +301,18 @@ impl Link {
     fn record(&self) -> PolicyRecord {
         PolicyRecord {
             name: self.module.name.clone(),
+            layer: self.layer,
+            mode: self.mode,
             version: self.version.clone(),
             sha256: self.module.sha256,
+            settings_sha256: self.settings_sha256,
             answer: Answer::NotAsked,
             changes: vec![],
             violations: vec![],
+            fault: None,
             log: vec![],
             log_dropped: 0,
+            cost: super::Cost::default(),
         }
     }
 }
@@ -227,10 +321,5 @@ impl PolicyRecord {
     fn decide(&mut self, violations: Vec<Violation>) {
         self.answer = Answer::of(&violations);
         self.violations = violations;
-    }
-
-    fn keep(&mut self, log: Log) {
-        self.log.extend(log.lines);
-        self.log_dropped += log.dropped;
     }
 }

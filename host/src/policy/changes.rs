@@ -1,15 +1,15 @@
-//! What differs between two launches, field by field.
+//! What differs between two launches, field by field, and which policies wrote one field differently.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Launch;
+use super::{Launch, PolicyRecord, PortMap};
 use crate::{limits, printable};
 
 /// One field that a policy changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// The field, as a path into the launch: `ports.0.host`.
+    /// The field, as a path into the launch; a port goes by its label: `ports.http.host`.
     pub field: String,
     /// Its value before; null where there was none.
     pub from: Value,
@@ -17,17 +17,64 @@ pub struct Change {
     pub to: Value,
 }
 
+/// A field that several policies wrote, and not the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The field.
+    pub field: String,
+    /// Who wrote it, in order; the last one's value held.
+    pub writers: Vec<Writer>,
+}
+
+/// A policy that wrote a field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// Its name.
+    pub policy: String,
+    /// What it wrote.
+    pub to: Value,
+}
+
 /// Compares two launches. A list that grew or shrank shows the items gained or lost.
 pub(super) fn between(before: &Launch, after: &Launch) -> Vec<Change> {
-    let mut changes = vec![];
-    // A launch is plain data; where it could not be written as JSON, Null on both sides shows no change.
-    let value = |launch| serde_json::to_value(launch).unwrap_or_default();
-    compare(String::new(), &value(before), &value(after), &mut changes);
-    if before.extensions != after.extensions {
-        let value = |launch: &Launch| serde_json::to_value(&launch.extensions).unwrap_or_default();
-        changes.push(Change { field: "extensions".into(), from: value(before), to: value(after) });
+    // Most policies change nothing, and comparing is cheaper than looking for what differs.
+    if before == after {
+        return vec![];
     }
+    let mut changes = vec![];
+    compare(String::new(), &fields(before), &fields(after), &mut changes);
+    match (by_label(&before.ports), by_label(&after.ports)) {
+        (Some(old), Some(new)) => compare("ports".into(), &old, &new, &mut changes),
+        (_, _) => push("ports".into(), &json(&before.ports), &json(&after.ports), &mut changes),
+    }
+    push("extensions".into(), &json(&before.extensions), &json(&after.extensions), &mut changes);
     changes
+}
+
+/// A launch as JSON, but for its ports and extensions.
+fn fields(launch: &Launch) -> Value {
+    let mut fields = json(launch);
+    if let Value::Object(fields) = &mut fields {
+        fields.shift_remove("extensions");
+        fields.shift_remove("ports");
+    }
+    fields
+}
+
+/// Ports by label, where each label is there once.
+fn by_label(ports: &[PortMap]) -> Option<Value> {
+    let twice = |(index, port): (usize, &PortMap)| {
+        ports.iter().take(index).any(|earlier| earlier.label == port.label)
+    };
+    if ports.iter().enumerate().any(twice) {
+        return None;
+    }
+    Some(Value::Object(ports.iter().map(|port| (port.label.clone(), json(port))).collect()))
+}
+
+/// A launch and its parts are plain data; what could not be written as JSON would be null on both sides.
+fn json(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
 }
 
 fn compare(field: String, before: &Value, after: &Value, changes: &mut Vec<Change>) {
@@ -37,6 +84,9 @@ fn compare(field: String, before: &Value, after: &Value, changes: &mut Vec<Chang
             for (key, old) in old {
                 compare(step(key), old, new.get(key).unwrap_or(&Value::Null), changes);
             }
+            for (key, new) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
+                push(step(key), &Value::Null, new, changes);
+            }
         }
         (Value::Array(old), Value::Array(new)) => {
             for index in 0..old.len().max(new.len()) {
@@ -44,18 +94,41 @@ fn compare(field: String, before: &Value, after: &Value, changes: &mut Vec<Chang
                 compare(step(&index.to_string()), &at(old), &at(new), changes);
             }
         }
-        (old, new) if old != new => {
-            changes.push(Change { field, from: old.clone(), to: new.clone() });
-        }
-        (_, _) => {}
+        (old, new) => push(field, old, new, changes),
     }
 }
 
-/// Changes in one line: `resources.cpus from 1 to 2, ports.0.host from null to 80`.
+fn push(field: String, from: &Value, to: &Value, changes: &mut Vec<Change>) {
+    if from != to {
+        changes.push(Change { field, from: from.clone(), to: to.clone() });
+    }
+}
+
+/// The fields that several of these policies wrote, and not the same.
+pub(super) fn conflicts<'a>(records: impl Iterator<Item = &'a PolicyRecord>) -> Vec<Conflict> {
+    let mut written: Vec<Conflict> = vec![];
+    for record in records {
+        for Change { field, from: _, to } in &record.changes {
+            let writer = Writer { policy: record.name.clone(), to: to.clone() };
+            match written.iter_mut().find(|one| one.field == *field) {
+                Some(one) => one.writers.push(writer),
+                None => written.push(Conflict { field: field.clone(), writers: vec![writer] }),
+            }
+        }
+    }
+    written.retain(|one| one.writers.windows(2).any(|pair| matches!(pair, [a, b] if a.to != b.to)));
+    written
+}
+
+/// Changes in one line: `resources.cpus from 1 to 2, ports.http.host from null to 80`.
 pub(super) fn listed(changes: &[Change]) -> String {
-    let show = |value: &Value| printable::line(&value.to_string(), limits::SHOWN_CHARS).to_string();
     let one = |change: &Change| {
-        format!("{} from {} to {}", change.field, show(&change.from), show(&change.to))
+        format!("{} from {} to {}", change.field, shown(&change.from), shown(&change.to))
     };
     changes.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// A value in an error, escaped and cut.
+pub(super) fn shown(value: &Value) -> String {
+    printable::line(&value.to_string(), limits::SHOWN_CHARS).to_string()
 }

@@ -1,24 +1,20 @@
 //! Between the contract's types and qhost's own. What comes from a policy is checked here: lengths, names, addresses.
 
 use super::{
-    HostFacts, Launch, PortMap, Rules, Usage, Violation, bindings::qhost::policy::types as wit,
-    error::Fault,
+    HostFacts, Launch, PortMap, Request, Rules, Usage, Violation,
+    bindings::qhost::policy::types as wit, error::Fault,
 };
 use crate::{
     job::{Accelerator, Egress, Protocol, Resources, Task},
     limits, printable,
 };
 
-pub(super) fn request(
-    task: &Task,
-    host: &HostFacts,
-    rules: &Rules,
-    settings: &str,
-) -> wit::Request {
+/// The request as every policy is shown it, but for the settings, which are each one's own.
+pub(super) fn request(request: &Request) -> wit::Request {
     wit::Request {
-        task: self::task(task),
-        host: self::host(host, rules),
-        settings: settings.to_owned(),
+        task: task(&request.task),
+        host: host(&request.host, &request.rules),
+        settings: String::new(),
         extensions: vec![],
     }
 }

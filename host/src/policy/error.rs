@@ -1,8 +1,8 @@
 //! What can be wrong with a policy. Every error names the policy; those past loading also name its digest.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use super::changes::{Change, listed};
+use super::changes::{Change, listed, shown};
 use crate::{digest::Sha256, limits};
 
 /// A policy could not be asked, or did not answer as it must.
@@ -72,10 +72,36 @@ pub enum PolicyError {
         /// What happened.
         fault: Fault,
     },
+    /// The file is not the one that the configuration names.
+    #[error("policy {name}: {} has sha256:{found}, and the configuration pins sha256:{pinned}", path.display())]
+    NotPinned {
+        /// The policy.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// The file's digest.
+        found: Sha256,
+        /// The digest it should have.
+        pinned: Sha256,
+    },
+    /// A tenant's policy allows more than the host's chain did.
+    #[error(
+        "policy {name} (sha256:{sha256}), a tenant's, widens {} from {} to {}; a tenant's policy can only tighten what the host's chain allowed",
+        change.field, shown(&change.from), shown(&change.to)
+    )]
+    Widened {
+        /// The policy.
+        name: String,
+        /// Its file's digest.
+        sha256: Sha256,
+        /// What it widened.
+        change: Box<Change>,
+    },
     /// Asked again about its own result, the chain changes it.
     #[error(
-        "policy {name} (sha256:{sha256}) does not settle: asked again about the chosen launch, it changed {}",
-        listed(changes)
+        "policy {name} (sha256:{sha256}) does not settle: asked again about the chosen launch, it changed {}{}",
+        listed(changes),
+        disagreeing(others)
     )]
     Unsettled {
         /// The first policy that changed something.
@@ -84,6 +110,8 @@ pub enum PolicyError {
         sha256: Sha256,
         /// What it changed.
         changes: Vec<Change>,
+        /// Other policies that wrote the same fields.
+        others: Vec<String>,
     },
     /// The policy does not accept its settings.
     #[error("policy {name} (sha256:{sha256}) refuses its settings: {message}")]
@@ -107,11 +135,17 @@ pub enum PolicyError {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// It ran too long.
-    #[error("it ran longer than its deadline of {} ms", limits::POLICY_DEADLINE.as_millis())]
-    Deadline,
+    #[error("it ran longer than its deadline of {} ms", limit.as_millis())]
+    Deadline {
+        /// The longest it may.
+        limit: Duration,
+    },
     /// It asked for too much memory.
-    #[error("it needed more than its {} MiB of memory", limits::POLICY_MEMORY_BYTES >> 20)]
-    Memory,
+    #[error("it needed more than its {} MiB of memory", limit >> 20)]
+    Memory {
+        /// The most it may have in bytes.
+        limit: usize,
+    },
     /// It ran out of stack.
     #[error("it needed more than its {} KiB of stack", limits::POLICY_STACK_BYTES >> 10)]
     Stack,
@@ -124,4 +158,11 @@ pub enum Fault {
     /// Its answer makes no sense.
     #[error("its answer makes no sense: {0}")]
     Nonsense(String),
+}
+
+fn disagreeing(others: &[String]) -> String {
+    match others {
+        [] => String::new(),
+        others => format!("; it disagrees with {}, which wrote the same", others.join(", ")),
+    }
 }

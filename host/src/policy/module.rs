@@ -1,15 +1,22 @@
 //! Loads a policy's file: a component, or a core module that carries its world's type, which is made one.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::Serialize;
 use wasmtime::component::{Component, types::ComponentItem};
 use wit_component::ComponentEncoder;
 
 use super::{
-    bindings::PolicyPre,
+    Allowance, Chain, Layer, Mode,
+    bindings::{PolicyPre, qhost::policy::types::About},
+    chain::Link,
     convert,
-    error::PolicyError,
+    error::{Fault, PolicyError},
     sandbox::{Guest, Sandbox},
 };
 use crate::{digest::Sha256, limits, printable};
@@ -20,6 +27,85 @@ const LOG: &str = "qhost:policy/log@0.1.0";
 const DECIDE: &str = "qhost:policy/decide@0.1.0";
 /// An interface of types only: importing it grants nothing.
 const TYPES: &str = "qhost:policy/types@0.1.0";
+
+/// Where a policy comes from, and on what terms it is asked.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The name it goes by.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// The digest that its file must have.
+    pub pin: Option<Sha256>,
+    /// Its settings, a JSON object; `{}` when none were given.
+    pub settings: String,
+    /// What it may use.
+    pub allowance: Allowance,
+    /// What its word counts for.
+    pub mode: Mode,
+    /// Whose it is.
+    pub layer: Layer,
+}
+
+/// Loads policies into one sandbox.
+pub struct Loader {
+    sandbox: Arc<Sandbox>,
+}
+
+impl Loader {
+    /// Sets the sandbox up.
+    pub fn new() -> Result<Self, PolicyError> {
+        let sandbox = Sandbox::new()
+            .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
+        Ok(Self { sandbox: Arc::new(sandbox) })
+    }
+
+    /// Loads every policy and has it check its settings.
+    pub fn chain(&self, sources: Vec<Source>) -> Result<Chain, PolicyError> {
+        let links =
+            sources.into_iter().map(|source| self.link(source)).collect::<Result<_, _>>()?;
+        Ok(Chain { sandbox: Arc::clone(&self.sandbox), links })
+    }
+
+    fn link(&self, source: Source) -> Result<Link, PolicyError> {
+        let Source { name, path, pin, settings, allowance, mode, layer } = source;
+        let module = Module::load(&self.sandbox, &name, &path)?;
+        if let Some(pinned) = pin.filter(|pinned| *pinned != module.sha256) {
+            return Err(PolicyError::NotPinned { name, path, found: module.sha256, pinned });
+        }
+        let version = convert::name(&module.describe(&self.sandbox, &allowance)?.version);
+        module.check_settings(&self.sandbox, &allowance, &settings)?;
+        let settings_sha256 = Sha256::of(settings.as_bytes());
+        Ok(Link { module, settings, settings_sha256, version, layer, mode, allowance })
+    }
+
+    /// Loads a policy as a run would, and asks it what it is.
+    pub fn inspect(
+        &self,
+        name: &str,
+        path: &Path,
+        allowance: &Allowance,
+    ) -> Result<Inspection, PolicyError> {
+        let module = Module::load(&self.sandbox, name, path)?;
+        let about = module.describe(&self.sandbox, allowance)?;
+        let schema = about.settings_schema.map(|schema| {
+            let cut = schema.get(..limits::POLICY_SCHEMA_BYTES).unwrap_or(&schema);
+            serde_json::from_str(cut).unwrap_or_else(|_| convert::text(cut).into())
+        });
+        Ok(Inspection {
+            name: convert::name(&about.name),
+            version: convert::name(&about.version),
+            description: convert::text(&about.description),
+            sha256: module.sha256,
+            bytes: module.bytes,
+            kind: module.kind,
+            world: "qhost:policy/policy@0.1.0",
+            imports: module.imports,
+            exports: module.exports,
+            settings_schema: schema,
+        })
+    }
+}
 
 /// A policy that can be asked.
 pub(super) struct Module {
@@ -33,7 +119,7 @@ pub(super) struct Module {
 }
 
 impl Module {
-    pub(super) fn load(sandbox: &Sandbox, name: &str, path: &Path) -> Result<Self, PolicyError> {
+    fn load(sandbox: &Sandbox, name: &str, path: &Path) -> Result<Self, PolicyError> {
         let name = name.to_owned();
         let file = match read(path) {
             Ok(Some(file)) => file,
@@ -66,6 +152,34 @@ impl Module {
         let pre =
             sandbox.prepare(&component).map_err(|error| not_loadable(format!("{error:#}")))?;
         Ok(Self { name, sha256, pre, kind, bytes: file.len(), imports, exports })
+    }
+
+    fn describe(&self, sandbox: &Sandbox, allowance: &Allowance) -> Result<About, PolicyError> {
+        let mut opened = sandbox.open(&self.pre, allowance);
+        let about = opened.call(|policy, store| policy.qhost_policy_decide().call_describe(store));
+        about.map_err(|fault| self.failed("describe", fault))
+    }
+
+    fn check_settings(
+        &self,
+        sandbox: &Sandbox,
+        allowance: &Allowance,
+        settings: &str,
+    ) -> Result<(), PolicyError> {
+        let mut opened = sandbox.open(&self.pre, allowance);
+        let checked = opened.call(|policy, store| {
+            policy.qhost_policy_decide().call_check_settings(store, settings)
+        });
+        let refused = |message: String| PolicyError::Settings {
+            name: self.name.clone(),
+            sha256: self.sha256,
+            message: convert::text(&message),
+        };
+        checked.map_err(|fault| self.failed("check-settings", fault))?.map_err(refused)
+    }
+
+    pub(super) fn failed(&self, call: &'static str, fault: Fault) -> PolicyError {
+        PolicyError::Failed { name: self.name.clone(), sha256: self.sha256, call, fault }
     }
 }
 
@@ -140,28 +254,4 @@ pub struct Inspection {
     pub exports: Vec<String>,
     /// The JSON Schema of its settings; text where it is not JSON.
     pub settings_schema: Option<serde_json::Value>,
-}
-
-/// Loads a policy as a run would, and asks it what it is.
-pub fn inspect(name: &str, path: &Path) -> Result<Inspection, PolicyError> {
-    let sandbox =
-        Sandbox::new().map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
-    let module = Module::load(&sandbox, name, path)?;
-    let about = module.describe(&sandbox)?;
-    let schema = about.settings_schema.map(|schema| {
-        let cut = schema.get(..limits::POLICY_SCHEMA_BYTES).unwrap_or(&schema);
-        serde_json::from_str(cut).unwrap_or_else(|_| convert::text(cut).into())
-    });
-    Ok(Inspection {
-        name: convert::name(&about.name),
-        version: convert::name(&about.version),
-        description: convert::text(&about.description),
-        sha256: module.sha256,
-        bytes: module.bytes,
-        kind: module.kind,
-        world: "qhost:policy/policy@0.1.0",
-        imports: module.imports,
-        exports: module.exports,
-        settings_schema: schema,
-    })
 }

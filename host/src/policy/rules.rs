@@ -3,7 +3,8 @@
 
 use std::{fmt, net::Ipv4Addr, str::FromStr};
 
-use serde::{Deserialize, Deserializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{HostFacts, Launch, PortMap, Violation};
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// What the operator lets tenants do, from the host's configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rules {
     /// The host ports that may be forwarded.
     pub ports: Vec<PortRange>,
@@ -25,7 +26,8 @@ pub struct Rules {
 }
 
 /// A range of ports, both ends included. Its text form is `FIRST-LAST`, or one port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
 pub struct PortRange {
     first: u16,
     last: u16,
@@ -75,6 +77,12 @@ impl<'de> Deserialize<'de> for PortRange {
     }
 }
 
+impl Serialize for PortRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// What the rules have against a launch.
 pub(super) struct Findings {
     /// What the operator does not allow.
@@ -95,7 +103,7 @@ fn violation(code: &str, field: impl Into<String>, message: String, hint: String
 fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {
     let mut violations = vec![];
     for (index, port) in launch.ports.iter().enumerate() {
-        let field = format!("ports.{index}");
+        let field = format!("ports.{}", port.label);
         let asked = |port: &PortMap| {
             task.ports.iter().any(|asked| {
                 (&asked.label, asked.guest, asked.protocol)

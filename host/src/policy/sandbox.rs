@@ -1,17 +1,24 @@
-//! The sandbox: a fresh instance for every call, with bounds on time, memory, stack, copied bytes, handles and log.
+//! The sandbox: a fresh instance for every decision, with bounds on time, memory, stack, copied bytes, handles and log.
 //!
 //! One engine for the process (GHSA-hgjw-h833-99q9: types of several engines must not mix). A thread of its own makes
 //! the engine's epoch advance, so that a guest which never yields cannot stop its own clock.
 
-use std::{sync::mpsc, thread};
+use std::{
+    fmt,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmtime::{
-    Config, Engine, ResourceLimiter, Store, Trap,
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter,
+    Store, Trap,
     component::{Component, HasSelf, Linker},
 };
 
 use super::{
+    Allowance,
     bindings::{
         Policy, PolicyPre,
         qhost::policy::{log, types},
@@ -19,6 +26,38 @@ use super::{
     error::Fault,
 };
 use crate::{limits, printable};
+
+/// The settings that compiled code depends on. The process that compiles and the one that runs must use the same.
+pub(super) fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(limits::POLICY_STACK_BYTES)
+        // The same request must give the same answer on every machine.
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(false)
+        // No policy needs these, and each has had its advisories.
+        .wasm_memory64(false)
+        .concurrency_support(false);
+    config
+}
+
+/// Slots for sandboxes, reserved once and used again and again: `tests/benches` measured a decision at half the cost of
+/// fresh mappings. The pages of a slot that were written are kept and reset, found by the kernel's own record of them.
+fn pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(limits::POLICY_SANDBOXES)
+        .total_core_instances(limits::POLICY_SANDBOXES * 16)
+        .total_memories(limits::POLICY_SANDBOXES)
+        .total_tables(limits::POLICY_SANDBOXES * 4)
+        .max_memory_size(limits::POLICY_ADDRESSABLE_BYTES)
+        .table_elements(limits::POLICY_TABLE_ELEMENTS)
+        .linear_memory_keep_resident(limits::POLICY_KEPT_BYTES)
+        .table_keep_resident(limits::POLICY_KEPT_BYTES)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
 
 /// The engine with its clock, and all that a policy may import.
 pub(super) struct Sandbox {
@@ -30,18 +69,13 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     pub(super) fn new() -> wasmtime::Result<Self> {
-        let mut config = Config::new();
-        config
-            .wasm_component_model(true)
-            .epoch_interruption(true)
-            .max_wasm_stack(limits::POLICY_STACK_BYTES)
-            // The same request must give the same answer on every machine.
-            .cranelift_nan_canonicalization(true)
-            .wasm_relaxed_simd(false)
-            // No policy needs these, and each has had its advisories.
-            .wasm_memory64(false)
-            .concurrency_support(false);
-        let engine = Engine::new(&config)?;
+        let mut pooling = config();
+        pooling.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        // Where address space is rationed (`ulimit -v`) the pool does not fit, and sandboxes are mapped one by one.
+        let engine = Engine::new(&pooling).or_else(|error| {
+            tracing::info!(%error, "no pool of sandboxes");
+            Engine::new(&config())
+        })?;
         let mut linker = Linker::new(&engine);
         Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
         let (clock, stop) = mpsc::channel();
@@ -58,59 +92,123 @@ impl Sandbox {
         &self.engine
     }
 
-    /// Resolves a component's imports once; every call starts from the result.
+    /// Resolves a component's imports once; every sandbox starts from the result.
     pub(super) fn prepare(&self, component: &Component) -> wasmtime::Result<PolicyPre<Guest>> {
         PolicyPre::new(self.linker.instantiate_pre(component)?)
     }
 
-    /// Makes one call in a fresh sandbox. What the policy logged is worth having whatever comes of the call.
-    pub(super) fn call<R>(
+    /// A fresh sandbox, in which nothing runs yet.
+    pub(super) fn open<'a>(
         &self,
-        policy: &PolicyPre<Guest>,
-        call: impl FnOnce(&Policy, &mut Store<Guest>) -> wasmtime::Result<R>,
-    ) -> (Result<R, Fault>, Log) {
-        let mut store = Store::new(&self.engine, Guest::default());
+        policy: &'a PolicyPre<Guest>,
+        allowance: &Allowance,
+    ) -> Opened<'a> {
+        let guest = Guest { memory: Memory::up_to(allowance.memory), log: Log::default() };
+        let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.memory);
-        store.set_epoch_deadline(deadline_ticks());
         store.set_hostcall_fuel(limits::POLICY_COPIED_BYTES);
         store.set_max_component_handles(limits::POLICY_HANDLES);
-        let result =
-            policy.instantiate(&mut store).and_then(|instance| call(&instance, &mut store));
-        let guest = store.into_data();
-        (result.map_err(|error| fault(&error, &guest)), guest.log)
+        Opened {
+            store,
+            pre: policy,
+            policy: None,
+            deadline: allowance.deadline,
+            spent: Duration::ZERO,
+        }
     }
 }
 
-fn deadline_ticks() -> u64 {
-    let ticks = limits::POLICY_DEADLINE.as_micros() / limits::POLICY_TICK.as_micros();
+/// One policy's sandbox, for the calls of one decision.
+pub(super) struct Opened<'a> {
+    store: Store<Guest>,
+    pre: &'a PolicyPre<Guest>,
+    /// Made by the first call, so that a start function counts against a deadline too.
+    policy: Option<Policy>,
+    deadline: Duration,
+    spent: Duration,
+}
+
+impl Opened<'_> {
+    /// Makes one call. After one that failed there can be no other.
+    pub(super) fn call<R>(
+        &mut self,
+        call: impl FnOnce(&Policy, &mut Store<Guest>) -> wasmtime::Result<R>,
+    ) -> Result<R, Fault> {
+        let began = Instant::now();
+        self.store.set_epoch_deadline(ticks(self.deadline));
+        let result = self.try_call(call);
+        self.spent += began.elapsed();
+        result.map_err(|error| self.fault(&error))
+    }
+
+    fn try_call<R>(
+        &mut self,
+        call: impl FnOnce(&Policy, &mut Store<Guest>) -> wasmtime::Result<R>,
+    ) -> wasmtime::Result<R> {
+        let policy = match self.policy.take() {
+            Some(policy) => policy,
+            None => self.pre.instantiate(&mut self.store)?,
+        };
+        let result = call(&policy, &mut self.store);
+        self.policy = Some(policy);
+        result
+    }
+
+    /// Which limit ended a call, if one did.
+    fn fault(&self, error: &wasmtime::Error) -> Fault {
+        let memory = &self.store.data().memory;
+        // wasmtime's type for this is private, so its words are all there is; a test holds them in place.
+        let copied_too_much = || format!("{error:#}").contains("fuel allocated for hostcalls");
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => Fault::Deadline { limit: self.deadline },
+            Some(Trap::StackOverflow) => Fault::Stack,
+            _ if memory.refused => Fault::Memory { limit: memory.most },
+            Some(trap) => Fault::Trapped(trap.to_string()),
+            None if copied_too_much() => Fault::Copied,
+            None => Fault::Trapped(printable::line(&format!("{error:#}"), 300).to_string()),
+        }
+    }
+
+    /// What the policy logged since it was last asked, worth having whatever came of the call; and what all its calls
+    /// have cost.
+    pub(super) fn take(&mut self) -> (Log, Cost) {
+        let guest = self.store.data_mut();
+        let cost = Cost {
+            micros: u64::try_from(self.spent.as_micros()).unwrap_or(u64::MAX),
+            peak_memory: guest.memory.used as u64,
+            log_bytes: guest.log.bytes as u64,
+        };
+        let log = Log { bytes: guest.log.bytes, count: guest.log.count, ..Log::default() };
+        (std::mem::replace(&mut guest.log, log), cost)
+    }
+}
+
+/// What asking a policy cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Time in its sandbox, the sandbox's making included, in µs.
+    pub micros: u64,
+    /// The most memory its sandbox had, in bytes.
+    pub peak_memory: u64,
+    /// Log text that was kept, in bytes.
+    pub log_bytes: u64,
+}
+
+fn ticks(deadline: Duration) -> u64 {
+    let ticks = deadline.as_micros() / limits::POLICY_TICK.as_micros();
     u64::try_from(ticks).unwrap_or(u64::MAX)
 }
 
-/// Which limit ended a call, if one did.
-fn fault(error: &wasmtime::Error, guest: &Guest) -> Fault {
-    // wasmtime's type for this is private, so its words are all there is; a test holds them in place.
-    let copied_too_much = || format!("{error:#}").contains("fuel allocated for hostcalls");
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => Fault::Deadline,
-        Some(Trap::StackOverflow) => Fault::Stack,
-        _ if guest.memory.refused => Fault::Memory,
-        Some(trap) => Fault::Trapped(trap.to_string()),
-        None if copied_too_much() => Fault::Copied,
-        None => Fault::Trapped(printable::line(&format!("{error:#}"), 300).to_string()),
-    }
-}
-
 /// What the host keeps for one sandbox.
-#[derive(Default)]
 pub(super) struct Guest {
     memory: Memory,
     log: Log,
 }
 
 /// Counts every memory and table of a store together: Wasmtime's own limits count each alone.
-#[derive(Default)]
 struct Memory {
     used: usize,
+    most: usize,
     refused: bool,
 }
 
@@ -118,9 +216,13 @@ struct Memory {
 const TABLE_ELEMENT_BYTES: usize = 16;
 
 impl Memory {
+    fn up_to(most: usize) -> Self {
+        Self { used: 0, most, refused: false }
+    }
+
     fn grow(&mut self, current: usize, desired: usize) -> bool {
         let used = self.used.saturating_add(desired.saturating_sub(current));
-        let fits = used <= limits::POLICY_MEMORY_BYTES;
+        let fits = used <= self.most;
         if fits {
             self.used = used;
         } else {
@@ -151,21 +253,61 @@ impl ResourceLimiter for Memory {
     }
 }
 
-/// What a policy logged in one call, up to the limits.
+/// What a policy logged, up to the limits of a decision.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     pub(super) lines: Vec<LogLine>,
     pub(super) dropped: u64,
+    /// Of all lines of the decision, those already taken included.
     bytes: usize,
+    count: usize,
 }
 
 /// One line of a policy's log, safe to print.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// `debug`, `info`, `warn` or `error`.
-    pub level: &'static str,
+    /// How much it matters.
+    pub level: Level,
     /// The text, control characters escaped.
     pub message: String,
+}
+
+/// How much a line of a policy's log matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// How an answer came about.
+    Debug,
+    /// Something that an operator wants to see.
+    Info,
+    /// Something that is not as it should be.
+    Warn,
+    /// Something that made an answer impossible.
+    Error,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        })
+    }
+}
+
+impl Log {
+    pub(super) fn line(&mut self, level: Level, message: &str) {
+        if self.count == limits::POLICY_LOG_LINES || self.bytes >= limits::POLICY_LOG_BYTES {
+            self.dropped += 1;
+            return;
+        }
+        let message = printable::line(message, limits::POLICY_LOG_LINE_BYTES).to_string();
+        self.bytes += message.len();
+        self.count += 1;
+        self.lines.push(LogLine { level, message });
+    }
 }
 
 /// An interface of types only, which the bindings still want implemented.
@@ -173,20 +315,13 @@ impl types::Host for Guest {}
 
 impl log::Host for Guest {
     fn log(&mut self, level: log::Level, message: String) {
-        let log = &mut self.log;
-        if log.lines.len() == limits::POLICY_LOG_LINES || log.bytes >= limits::POLICY_LOG_BYTES {
-            log.dropped += 1;
-            return;
-        }
         let level = match level {
-            log::Level::Debug => "debug",
-            log::Level::Info => "info",
-            log::Level::Warn => "warn",
-            log::Level::Error => "error",
+            log::Level::Debug => Level::Debug,
+            log::Level::Info => Level::Info,
+            log::Level::Warn => Level::Warn,
+            log::Level::Error => Level::Error,
         };
-        let message = printable::line(&message, limits::POLICY_LOG_LINE_BYTES).to_string();
-        log.bytes += message.len();
-        log.lines.push(LogLine { level, message });
+        self.log.line(level, &message);
     }
 }
 
@@ -196,8 +331,9 @@ mod tests {
 
     #[test]
     fn memories_and_tables_count_together() {
-        let mut memory = Memory::default();
-        let half = limits::POLICY_MEMORY_BYTES / 2;
+        let most = 1 << 20;
+        let mut memory = Memory::up_to(most);
+        let half = most / 2;
         assert!(memory.memory_growing(0, half, None).unwrap());
         assert!(memory.table_growing(0, half / TABLE_ELEMENT_BYTES, None).unwrap());
         assert!(!memory.memory_growing(half, half + 1, None).unwrap(), "another byte of the first");

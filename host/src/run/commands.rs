@@ -13,7 +13,7 @@ use crate::{
     job::{self, Resources},
     launcher,
     outcome::Exit,
-    policy::{self, Inspection},
+    policy::{Allowance, Inspection, Loader},
     printable,
     qemu::Fingerprint,
 };
@@ -91,7 +91,10 @@ pub(super) fn job_schema() -> Exit {
 
 pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
     let PolicyCommand::Inspect(InspectArgs { policy }) = command;
-    match policy::inspect(&policy.name, &policy.path) {
+    let allowance = Allowance::default();
+    let inspection =
+        Loader::new().and_then(|loader| loader.inspect(&policy.name, &policy.path, &allowance));
+    match inspection {
         Ok(inspection) if shared.json => {
             show::print(&show::json(&inspection));
             Exit::Done

@@ -1,4 +1,4 @@
-//! Reads what the command line names: the job file, policies and their settings.
+//! Reads what the command line and the configuration name: the job file, policies and their settings.
 
 use std::{
     fs::File,
@@ -8,9 +8,10 @@ use std::{
 
 use super::RunError;
 use crate::{
-    cli::{NamedFile, NamedSettings},
+    cli::{DecideArgs, NamedFile, NamedSettings},
+    config::{Config, Configured, Settings},
     limits,
-    policy::Source,
+    policy::{Allowance, Layer, Mode, Source},
 };
 
 /// The job file's name for errors, and its bytes; one more than allowed where there are too many.
@@ -31,15 +32,44 @@ pub(super) fn job(path: &Path) -> Result<(String, Vec<u8>), RunError> {
     }
 }
 
+/// The policies to ask: those of the command line, the host's, the tenant's.
+pub(super) fn policies(config: &Config, args: &DecideArgs) -> Result<Vec<Source>, RunError> {
+    let mut sources = named(&args.policies, &args.settings)?;
+    let chain = config.chain(&args.tenant).map_err(|error| RunError::Usage(error.to_string()))?;
+    for configured in &chain {
+        if sources.iter().any(|source| source.name == configured.name) {
+            return Err(RunError::Usage(format!(
+                "--policy {0}: the configuration has a policy of this name; give another: --policy NAME={0}.wasm",
+                configured.name
+            )));
+        }
+        sources.push(source(configured)?);
+    }
+    match sources.len() > limits::POLICIES {
+        true => Err(RunError::Usage(format!("more than {} policies", limits::POLICIES))),
+        false => Ok(sources),
+    }
+}
+
+/// A configured policy with its settings read.
+pub(super) fn source(configured: &Configured) -> Result<Source, RunError> {
+    let Configured { name, module, sha256, settings, mode, allowance, layer } = configured.clone();
+    let settings = match settings {
+        Settings::Here(settings) => serde_json::Value::Object(settings).to_string(),
+        Settings::File(path) => {
+            let place = format!("policies.{name}.settings_file");
+            object(&path.display().to_string(), &read(&place, &path)?)?
+        }
+    };
+    Ok(Source { name, path: module, pin: Some(sha256), settings, allowance, mode, layer })
+}
+
 /// Policies with their settings. Settings for a policy that is not there are an error: a misspelt name would leave a
 /// policy without its settings.
-pub(super) fn policies(
+pub(super) fn named(
     files: &[NamedFile],
     settings: &[NamedSettings],
 ) -> Result<Vec<Source>, RunError> {
-    if files.len() > limits::POLICIES {
-        return Err(RunError::Usage(format!("more than {} policies", limits::POLICIES)));
-    }
     let mut sources: Vec<Source> = vec![];
     for NamedFile { name, path } in files {
         if sources.iter().any(|source| source.name == *name) {
@@ -47,7 +77,15 @@ pub(super) fn policies(
                 "two policies are called {name}; give one another name: --policy NAME=FILE"
             )));
         }
-        sources.push(Source { name: name.clone(), path: path.clone(), settings: "{}".into() });
+        sources.push(Source {
+            name: name.clone(),
+            path: path.clone(),
+            pin: None,
+            settings: "{}".into(),
+            allowance: Allowance::default(),
+            mode: Mode::Enforce,
+            layer: Layer::Host,
+        });
     }
     let mut given: Vec<&str> = vec![];
     for NamedSettings { name, value } in settings {
@@ -65,33 +103,42 @@ pub(super) fn policies(
                 ),
             }));
         };
-        source.settings = object(name, value)?;
+        source.settings = given_settings(name, value)?;
     }
     Ok(sources)
 }
 
+/// Settings from the command line, written out or in a file.
+pub(super) fn given_settings(name: &str, value: &str) -> Result<String, RunError> {
+    let place = format!("--policy-settings {name}");
+    match value.trim_start().starts_with('{') {
+        true => object(&place, value),
+        false => object(value, &read(&place, Path::new(value))?),
+    }
+}
+
+fn read(place: &str, path: &Path) -> Result<String, RunError> {
+    let mut text = String::new();
+    let most = limits::POLICY_SETTINGS_BYTES + 1;
+    let read = File::open(path).and_then(|file| file.take(most).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) => Err(RunError::Usage(format!(
+            "{place}: cannot read {}: {error}; expected a file or a JSON object",
+            path.display()
+        ))),
+    }
+}
+
 /// Settings as the policy gets them: the text of one JSON object.
-fn object(name: &str, value: &str) -> Result<String, RunError> {
-    let inline = value.trim_start().starts_with('{');
-    let (place, text) = if inline {
-        (format!("--policy-settings {name}"), value.to_owned())
-    } else {
-        let mut text = String::new();
-        let read = File::open(value).and_then(|file| {
-            file.take(limits::POLICY_SETTINGS_BYTES + 1).read_to_string(&mut text)
-        });
-        read.map_err(|error| {
-            RunError::Usage(format!("--policy-settings {name}: cannot read {value}: {error}; expected a file or a JSON object"))
-        })?;
-        (value.to_owned(), text)
-    };
+fn object(place: &str, text: &str) -> Result<String, RunError> {
     if text.len() as u64 > limits::POLICY_SETTINGS_BYTES {
         return Err(RunError::Usage(format!(
             "{place}: more than {} bytes",
             limits::POLICY_SETTINGS_BYTES
         )));
     }
-    match serde_json::from_str::<serde_json::Value>(&text) {
+    match serde_json::from_str::<serde_json::Value>(text) {
         Ok(settings) if settings.is_object() => Ok(settings.to_string()),
         Ok(_) => Err(RunError::Usage(format!("{place}: expected a JSON object"))),
         Err(error) => Err(RunError::Usage(format!("{place}: not JSON: {error}"))),

@@ -1,0 +1,106 @@
+//! `qhost config`: the configuration looked at with all that it names.
+
+use serde::Serialize;
+
+use super::{RunError, show, sources};
+use crate::{
+    cli::{ConfigCommand, Shared},
+    config::{Config, ConfigError, ConfigProblem, Configured},
+    digest::Sha256,
+    outcome::{ErrorReport, Exit},
+    policy::{Loader, Mode},
+    printable,
+};
+
+/// What was found.
+#[derive(Serialize)]
+struct Checked {
+    /// The file; absent where there is none and the defaults hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    policies: Vec<CheckedPolicy>,
+    problems: Vec<ConfigProblem>,
+}
+
+#[derive(Serialize)]
+struct CheckedPolicy {
+    name: String,
+    version: String,
+    sha256: Sha256,
+    mode: Mode,
+}
+
+pub(super) fn config(shared: &Shared, command: &ConfigCommand) -> Exit {
+    match command {
+        ConfigCommand::Schema => {
+            show::print(&format!("{:#}\n", Config::schema()));
+            Exit::Done
+        }
+        ConfigCommand::Check => match check(shared) {
+            Ok(checked) => checked.show(shared),
+            Err(error) => show::failure(shared, &error),
+        },
+    }
+}
+
+fn check(shared: &Shared) -> Result<Checked, RunError> {
+    let file = Config::place(shared.config.as_deref()).map(|path| path.display().to_string());
+    let config = match Config::load(shared.config.as_deref()) {
+        Ok(config) => config,
+        Err(ConfigError::Problems { problems, .. }) => {
+            return Ok(Checked { file, policies: vec![], problems });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let loader = Loader::new()?;
+    let mut checked = Checked { file, policies: vec![], problems: vec![] };
+    for configured in config.policies() {
+        match load(&loader, &configured) {
+            Ok(policy) => checked.policies.push(policy),
+            Err(error) => {
+                let ErrorReport { message, causes, .. } = ErrorReport::new(&error, &[]);
+                let message = [vec![message], causes].concat().join(": ");
+                let place = format!("policies.{}", configured.name);
+                checked.problems.push(ConfigProblem { place, message });
+            }
+        }
+    }
+    Ok(checked)
+}
+
+fn load(loader: &Loader, configured: &Configured) -> Result<CheckedPolicy, RunError> {
+    let chain = loader.chain(vec![sources::source(configured)?])?;
+    let record = chain.records().into_iter().next();
+    Ok(CheckedPolicy {
+        name: configured.name.clone(),
+        version: record.map(|record| record.version).unwrap_or_default(),
+        sha256: configured.sha256,
+        mode: configured.mode,
+    })
+}
+
+impl Checked {
+    fn show(&self, shared: &Shared) -> Exit {
+        let exit = if self.problems.is_empty() { Exit::Done } else { Exit::Usage };
+        if shared.json {
+            show::print(&show::json(self));
+            return exit;
+        }
+        let file = self.file.as_deref().unwrap_or("no file: the defaults");
+        let mut text = format!("config    {file}\n");
+        for CheckedPolicy { name, version, sha256, mode } in &self.policies {
+            let mode = if *mode == Mode::Monitor { ", in monitor mode" } else { "" };
+            text += &format!("policy    {name} {version} sha256:{sha256}{mode}\n");
+        }
+        for ConfigProblem { place, message } in &self.problems {
+            text += &format!("problem   {place}: {}\n", printable::lines(message, usize::MAX));
+        }
+        text += &match self.problems.len() {
+            0 => "ok\n".to_owned(),
+            1 => "1 problem\n".into(),
+            count => format!("{count} problems\n"),
+        };
+        show::print(&text);
+        exit
+    }
+}
