@@ -12,7 +12,7 @@ use clap_complete::Shell;
 use crate::outcome::Exit;
 
 pub use config::ConfigCommand;
-pub use policy::{InspectArgs, PolicyCommand};
+pub use policy::{InspectArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
 
 /// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.

@@ -40,6 +40,8 @@ pub struct Config {
     qemu: Qemu,
     /// How images are fetched and what they may be.
     pub image: Image,
+    /// How decisions are recorded.
+    pub decisions: Decisions,
     /// The configuration's folder, where relative paths start.
     #[serde(skip)]
     folder: PathBuf,
@@ -135,6 +137,31 @@ pub struct ImageNetwork {
     /// Networks that images may come from although they are loopback, private or otherwise not public.
     #[schemars(with = "Vec<String>")]
     pub allow: Vec<IpNet>,
+}
+
+/// `[decisions]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Decisions {
+    /// Keys of `meta` whose values are secrets, as patterns: `*token*`. A secret's value is masked wherever it stands.
+    pub mask_meta: Vec<String>,
+    /// QEMU arguments that are secrets, as patterns: `*password=*`.
+    pub mask_args: Vec<String>,
+    /// The size of the log in bytes from which on a new file is begun.
+    pub max_bytes: u64,
+    /// How many full files are kept.
+    pub files: usize,
+}
+
+impl Default for Decisions {
+    fn default() -> Self {
+        Self {
+            mask_meta: vec![],
+            mask_args: vec![],
+            max_bytes: limits::DECISION_LOG_BYTES,
+            files: limits::DECISION_LOG_FILES,
+        }
+    }
 }
 
 /// Why a configuration cannot be used.

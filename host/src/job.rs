@@ -24,7 +24,7 @@ pub use error::{JobError, Problem};
 pub const SCHEMA: &str = include_str!("job/schema.json");
 
 /// What a tenant asks for, well formed, from either form of job file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     /// Who asks, as the operator named it.
     pub tenant: String,
@@ -49,7 +49,7 @@ pub struct Task {
 }
 
 /// Which image, and what its bytes must hash to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageRequest {
     /// Where it is served: http or https, no user name or password.
     pub source: Url,

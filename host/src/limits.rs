@@ -94,6 +94,18 @@ pub const POLICY_LIST: usize = 64;
 /// Policies of one chain.
 pub const POLICIES: usize = 64;
 
+// Recording decisions.
+
+/// The log of decisions in bytes before a new file is begun, unless configured: some ten thousand decisions.
+pub const DECISION_LOG_BYTES: u64 = 64 << 20;
+/// Full files of it that are kept, unless configured.
+pub const DECISION_LOG_FILES: usize = 16;
+/// One record in bytes: every policy of the longest chain with the longest log.
+pub const DECISION_RECORD_BYTES: u64 = 32 << 20;
+/// Bytes of a masked value from which on it is looked for in all other text of its record: shorter ones are in too much
+/// that is no secret.
+pub const MASKED_BYTES: usize = 4;
+
 // Fetching an image.
 
 /// The largest image in bytes, unless configured: 64 GiB.

@@ -15,6 +15,8 @@ mod convert;
 mod changes;
 mod tighten;
 mod rules;
+mod record;
+mod journal;
 mod error;
 
 use std::{net::Ipv4Addr, time::Duration};
@@ -32,12 +34,14 @@ use crate::{
 pub use chain::Chain;
 pub use changes::{Change, Conflict, Writer};
 pub use error::{Fault, PolicyError};
+pub use journal::{Journal, Lines, RecordError, lines};
 pub use module::{Inspection, Loader, Source};
+pub use record::{Masks, Outcome, Record};
 pub use rules::{PortRange, Rules};
 pub use sandbox::{Cost, LogLine};
 
 /// All that a decision is made from. The same request gives the same answer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// What is asked for.
     pub task: Task,
@@ -143,6 +147,13 @@ impl Launch {
     }
 }
 
+impl Launch {
+    /// What differs in another launch, field by field.
+    pub fn changes_to(&self, other: &Self) -> Vec<Change> {
+        changes::between(self, other)
+    }
+}
+
 /// One port that will be forwarded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMap {
@@ -159,7 +170,7 @@ pub struct PortMap {
 }
 
 /// What this host offers, and what is in use on it now.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostFacts {
     /// The host's name.
     pub name: String,
@@ -178,7 +189,7 @@ pub struct HostFacts {
 }
 
 /// What somebody's running VMs hold.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// Running VMs.
     pub vms: u32,
@@ -214,6 +225,18 @@ pub struct Decision {
     pub conflicts: Vec<Conflict>,
     /// The launch as it stood at the end.
     pub launch: Launch,
+}
+
+impl Decision {
+    /// The decision about a task that nobody was asked about.
+    pub(crate) fn none(task: &Task) -> Self {
+        Self {
+            policies: vec![],
+            host: HostRecord { answer: Answer::NotAsked, violations: vec![] },
+            conflicts: vec![],
+            launch: Launch::default_for(task),
+        }
+    }
 }
 
 /// What somebody who decides said.

@@ -3,27 +3,26 @@
 
 mod commands;
 mod config;
+mod decide;
 mod error;
 mod plan;
+mod replay;
 mod show;
 mod sources;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use jiff::Timestamp;
 
 pub use error::RunError;
+
+use decide::{Decided, Keep, decide};
 
 use crate::{
     cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared},
     config::Config,
-    facts,
     image::Store,
-    job::{self, Task},
-    limits,
     outcome::{Exit, Report, VmReport},
-    policy::{Approved, Loader, Request, Verdict},
     qemu::{self, Fingerprint},
     state::StateDir,
     stop::Stop,
@@ -82,7 +81,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     };
     fingerprint.keep(&host.state.fingerprint());
     let approved = tokio::select! {
-        decided = decide(&host, &fingerprint, &args.decide, report) => match decided? {
+        decided = decide(&host, &fingerprint, &args.decide, Keep::Record, report) => match decided? {
             Decided::Approved(approved) => *approved,
             Decided::Not(exit) => return Ok(exit),
         },
@@ -137,74 +136,6 @@ fn state_dir(shared: &Shared) -> Result<StateDir, RunError> {
     let named = shared.state_dir.clone().or_else(crate::config::default_state_dir);
     let no_home = || RunError::Usage("this user has no home folder; give --state-dir".into());
     Ok(StateDir::new(&named.ok_or_else(no_home)?)?)
-}
-
-enum Decided {
-    Approved(Box<Approved>),
-    Not(Exit),
-}
-
-/// From the job file to a verdict, on a thread of its own: reading, compiling and asking policies wait for nothing, and
-/// a request to stop is heard meanwhile. Downloads nothing: a denied task costs no fetch.
-async fn decide(
-    host: &Host,
-    fingerprint: &Fingerprint,
-    args: &DecideArgs,
-    report: &mut Report,
-) -> Result<Decided, RunError> {
-    let (host, fingerprint, args) = (host.clone(), fingerprint.clone(), args.clone());
-    let judging = tokio::task::spawn_blocking(move || judge(&host, &fingerprint, &args));
-    let (task, verdict) = match tokio::time::timeout(limits::DECISION, judging).await {
-        Ok(Ok(judged)) => judged,
-        Ok(Err(panicked)) => return Err(RunError::Runtime(panicked.into())),
-        Err(_) => return Err(RunError::SlowDecision),
-    };
-    report.task = task;
-    Ok(match verdict? {
-        Verdict::Approved(approved) => {
-            report.decision = Some(approved.decision().clone());
-            Decided::Approved(approved)
-        }
-        Verdict::Denied(decision) => {
-            report.decision = Some(decision);
-            Decided::Not(Exit::Denied)
-        }
-        Verdict::CannotRun(decision) => {
-            report.decision = Some(decision);
-            Decided::Not(Exit::CannotRun)
-        }
-        Verdict::Failed(error, decision) => {
-            report.decision = Some(decision);
-            return Err(RunError::Policy(*error));
-        }
-    })
-}
-
-/// The task, once it is understood, and what comes of it.
-fn judge(
-    host: &Host,
-    fingerprint: &Fingerprint,
-    args: &DecideArgs,
-) -> (Option<Task>, Result<Verdict, RunError>) {
-    let task = sources::job(&args.job).and_then(|(name, bytes)| {
-        Ok(job::parse(&name, &bytes, &args.tenant, args.task.as_deref())?)
-    });
-    let task = match task {
-        Ok(task) => task,
-        Err(error) => return (None, Err(error)),
-    };
-    let verdict = || {
-        let chain = Loader::new()?.chain(sources::policies(&host.config, args)?)?;
-        let request = Request {
-            task: task.clone(),
-            host: facts::gather(fingerprint, &host.state, &args.tenant)?,
-            rules: host.config.rules(),
-            time: Timestamp::now(),
-        };
-        Ok(chain.decide(request))
-    };
-    let verdict = verdict();
-    (Some(task), verdict)
 }
 
 fn exit_of(end: &End) -> Exit {

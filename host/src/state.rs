@@ -1,11 +1,15 @@
 //! The state folder: where things are, and writing a file so that a reader finds the old one or the new one, whole.
 
 use std::{
-    fs::{self, DirBuilder, Metadata},
+    fs::{self, DirBuilder, File, Metadata, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::Instant,
 };
+
+use crate::limits;
 
 /// The folder named by `--state-dir`.
 #[derive(Debug, Clone)]
@@ -50,6 +54,11 @@ impl StateDir {
         self.0.join("ports")
     }
 
+    /// Where the log of decisions is.
+    pub fn decisions(&self) -> PathBuf {
+        self.0.join("decisions")
+    }
+
     /// Where the fingerprint is kept.
     pub fn fingerprint(&self) -> PathBuf {
         self.0.join("fingerprint.json")
@@ -76,6 +85,21 @@ pub(crate) fn create_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Waits for a lock that is held for moments only. It is let go when the file is dropped.
+pub(crate) fn lock(path: &Path) -> io::Result<File> {
+    let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < limits::STATE_LOCK => {
+                thread::sleep(limits::STATE_LOCK_POLL);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Writes a file through a temporary one beside it and a rename.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -84,5 +108,5 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    fs::File::open(folder)?.sync_all()
+    File::open(folder)?.sync_all()
 }

@@ -2,36 +2,10 @@
 //! policies disagree.
 
 use qhost::digest::Sha256;
-use qhost_tests::{Done, Qhost, policy};
+use qhost_tests::{Done, Qhost, configured, policy};
 use serde_json::{Value, json};
 
 use crate::{qhost, snapshot};
-
-/// A `[policies.NAME]` table for a built policy, pinned.
-fn configured(name: &str, module: &str, settings: Value, more: &str) -> String {
-    let path = policy(module);
-    let sha256 = Sha256::of(&std::fs::read(&path).expect("a policy"));
-    format!(
-        "[policies.{name}]\nmodule = \"{}\"\nsha256 = \"{sha256}\"\nsettings = {}\n{more}\n",
-        path.display(),
-        toml_of(&settings),
-    )
-}
-
-/// A JSON value as an inline TOML value.
-fn toml_of(value: &Value) -> String {
-    match value {
-        Value::Object(map) => {
-            let pairs: Vec<_> =
-                map.iter().map(|(key, value)| format!("{key} = {}", toml_of(value))).collect();
-            format!("{{ {} }}", pairs.join(", "))
-        }
-        Value::Array(items) => {
-            format!("[{}]", items.iter().map(toml_of).collect::<Vec<_>>().join(", "))
-        }
-        other => other.to_string(),
-    }
-}
 
 /// Two ports, 1 CPU, 32 MiB, isolated, tcg.
 fn job(qhost: &Qhost) -> String {

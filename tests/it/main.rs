@@ -4,6 +4,7 @@ mod cli;
 mod job;
 mod policy;
 mod host_policies;
+mod decisions;
 mod sandbox;
 mod image;
 mod plan;

@@ -30,6 +30,32 @@ pub fn policy(name: &str) -> PathBuf {
     path
 }
 
+/// A `[policies.NAME]` table of a configuration for a built policy, pinned; `more` are further lines of it.
+pub fn configured(name: &str, module: &str, settings: serde_json::Value, more: &str) -> String {
+    let path = policy(module);
+    let sha256 = ::qhost::digest::Sha256::of(&std::fs::read(&path).expect("a policy"));
+    format!(
+        "[policies.{name}]\nmodule = \"{}\"\nsha256 = \"{sha256}\"\nsettings = {}\n{more}\n",
+        path.display(),
+        toml_of(&settings),
+    )
+}
+
+/// A JSON value as an inline TOML value.
+fn toml_of(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Object(map) => {
+            let pairs: Vec<_> =
+                map.iter().map(|(key, value)| format!("{key} = {}", toml_of(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        serde_json::Value::Array(items) => {
+            format!("[{}]", items.iter().map(toml_of).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
 /// A program to run. The one place where the tests start processes other than `qhost`.
 #[expect(clippy::disallowed_methods, reason = "the tests' one place for this")]
 pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {

@@ -1,14 +1,39 @@
 //! `qhost policy …`
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
-use super::run::NamedFile;
+use super::run::{NamedFile, NamedSettings};
 
 /// About policies.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// Say what a policy is: name, version, world, imports, digest, settings schema
     Inspect(InspectArgs),
+    /// Make past decisions again, with other policies, and say what would have been different
+    Replay(ReplayArgs),
+}
+
+/// `qhost policy replay`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost policy replay /var/lib/qhost/decisions
+  qhost policy replay decisions.jsonl --policy limits=new.wasm
+  qhost policy replay decisions.jsonl --policy-settings 'limits={\"memory_mib\":512}' --json
+
+Every recorded request is decided again at its recorded time, with the facts and the host's rules of then, by the
+policies that the configuration has for its tenant now. Exit code 0 when no answer differs, 1 when one does.")]
+pub struct ReplayArgs {
+    /// A log of decisions: a file, or a folder with all its files
+    #[arg(value_name = "LOG")]
+    pub log: PathBuf,
+    /// A policy to ask: in the place of the configuration's policy of this name, else before those of the configuration
+    #[arg(long = "policy", value_name = "[NAME=]FILE")]
+    pub policies: Vec<NamedFile>,
+    /// Settings of one of these or of the configuration's policies, a JSON object: written out, or in a file
+    #[arg(long = "policy-settings", value_name = "NAME=FILE|JSON")]
+    pub settings: Vec<NamedSettings>,
 }
 
 /// `qhost policy inspect`

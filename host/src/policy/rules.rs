@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What the operator lets tenants do, from the host's configuration.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rules {
     /// The host ports that may be forwarded.
     pub ports: Vec<PortRange>,

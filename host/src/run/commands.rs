@@ -90,7 +90,13 @@ pub(super) fn job_schema() -> Exit {
 }
 
 pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
-    let PolicyCommand::Inspect(InspectArgs { policy }) = command;
+    match command {
+        PolicyCommand::Inspect(args) => inspect(shared, args),
+        PolicyCommand::Replay(args) => super::replay::replay(shared, args),
+    }
+}
+
+fn inspect(shared: &Shared, InspectArgs { policy }: &InspectArgs) -> Exit {
     let allowance = Allowance::default();
     let inspection =
         Loader::new().and_then(|loader| loader.inspect(&policy.name, &policy.path, &allowance));

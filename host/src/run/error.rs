@@ -8,7 +8,7 @@ use crate::{
     image::ImageError,
     job::{JobError, Problem},
     outcome::{ErrorReport, Exit, Report},
-    policy::PolicyError,
+    policy::{PolicyError, RecordError},
     qemu::FingerprintError,
     state::StateDirError,
     vm::VmError,
@@ -46,6 +46,17 @@ pub enum RunError {
     /// The host's own facts.
     #[error(transparent)]
     Facts(#[from] FactsError),
+    /// The log of decisions.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A log of decisions that was named cannot be read.
+    #[error("cannot read the log of decisions {}", path.display())]
+    Log {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The policies together took too long.
     #[error("loading and asking the policies took longer than {} s", crate::limits::DECISION.as_secs())]
     SlowDecision,
@@ -67,11 +78,13 @@ impl RunError {
     /// The exit code, by the table in [`crate::outcome`].
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) | Self::Config(_) | Self::State(_) => Exit::Usage,
+            Self::Usage(_) | Self::Config(_) | Self::State(_) | Self::Log { .. } => Exit::Usage,
             Self::JobFile { .. } | Self::Job(_) => Exit::JobNotUnderstood,
             Self::Policy(PolicyError::Settings { .. }) => Exit::Usage,
             Self::Policy(_) | Self::SlowDecision => Exit::PolicyFailed,
-            Self::Fingerprint(_) | Self::Facts(_) | Self::Runtime(_) => Exit::CannotRun,
+            Self::Fingerprint(_) | Self::Facts(_) | Self::Runtime(_) | Self::Record(_) => {
+                Exit::CannotRun
+            }
             Self::Image(ImageError::Fetch { .. }) => Exit::NotFetched,
             Self::Image(ImageError::Mismatch { .. }) => Exit::ChecksumMismatch,
             Self::Image(ImageError::Unsafe { .. }) => Exit::ImageRefused,
@@ -101,6 +114,8 @@ impl RunError {
             | Self::Policy(_)
             | Self::Fingerprint(_)
             | Self::Facts(_)
+            | Self::Record(_)
+            | Self::Log { .. }
             | Self::SlowDecision
             | Self::Image(_)
             | Self::Vm(_)

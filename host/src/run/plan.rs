@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Decided, Host, RunError, decide, show};
+use super::{Decided, Host, Keep, RunError, decide, show};
 use crate::{
     cli::{DecideArgs, Shared},
     image::{Format, Store},
@@ -54,7 +54,7 @@ async fn stages(
 ) -> Result<(Exit, Option<PlannedLaunch>), RunError> {
     let host = Host::new(shared, args)?;
     let fingerprint = host.fingerprint(&show::Steps::new(shared)).await?;
-    let approved = match decide(&host, &fingerprint, args, report).await? {
+    let approved = match decide(&host, &fingerprint, args, Keep::Nothing, report).await? {
         Decided::Approved(approved) => approved,
         Decided::Not(exit) => return Ok((exit, None)),
     };

@@ -48,6 +48,11 @@ fn say(text: &str) {
     }
 }
 
+/// Whether progress may be shown.
+pub(super) fn on_terminal(shared: &Shared) -> bool {
+    stderr().is_terminal() && !shared.json
+}
+
 /// The JSON of anything that is a report, on one line; programs that want it pretty have jq.
 pub(super) fn json(value: &impl serde::Serialize) -> String {
     // A report is plain data with text keys, which JSON can always hold.
@@ -88,7 +93,7 @@ pub(super) struct Steps {
 
 impl Steps {
     pub(super) fn new(shared: &Shared) -> Self {
-        let terminal = stderr().is_terminal() && !shared.json;
+        let terminal = on_terminal(shared);
         Self { quiet: shared.json, terminal, bar: ProgressBar::hidden() }
     }
 

@@ -5,12 +5,11 @@
 //! the oldest.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    thread,
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use serde::Serialize;
@@ -123,18 +122,7 @@ pub(super) fn folder(doing: &'static str, path: &Path) -> impl FnOnce(io::Error)
 /// Held for the moment in which folders are made or swept, so that neither sees the other half done.
 fn lock_all(vms: &Path) -> Result<File, VmError> {
     let path = vms.join(".lock");
-    let open = File::options().create(true).append(true).open(&path);
-    let file = open.map_err(folder("open", &path))?;
-    let began = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if began.elapsed() < limits::STATE_LOCK => {
-                thread::sleep(limits::STATE_LOCK_POLL);
-            }
-            Err(error) => return Err(folder("lock", &path)(error.into())),
-        }
-    }
+    state::lock(&path).map_err(folder("lock", &path))
 }
 
 /// Letters and digits of a name, for an id that people recognise and that needs no quoting anywhere.

@@ -1,0 +1,259 @@
+//! `qhost policy replay`: past decisions made again.
+
+use std::{collections::BTreeMap, path::Path};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{RunError, show, sources};
+use crate::{
+    cli::{ReplayArgs, Shared},
+    config::Config,
+    outcome::Exit,
+    policy::{self, Chain, Change, Decision, Loader, Outcome, Record, Source},
+    printable,
+};
+
+/// What became of all records.
+#[derive(Default, Serialize)]
+struct Replay {
+    records: usize,
+    /// Answered bit for bit as they were.
+    identical: usize,
+    /// Ended as they did with the same launch, but other policies were asked, or said other words.
+    same: usize,
+    /// Ended otherwise, or with another launch.
+    differ: usize,
+    /// Records in which something is masked, so that a policy may have been shown something else.
+    masked: usize,
+    differences: Vec<Difference>,
+    /// Lines that are no record.
+    unreadable: Vec<Unreadable>,
+}
+
+#[derive(Serialize)]
+struct Difference {
+    line: String,
+    time: Timestamp,
+    tenant: String,
+    job: String,
+    task: String,
+    was: Outcome,
+    now: Outcome,
+    /// What now differs in the launch.
+    launch: Vec<Change>,
+    /// What is now held against it.
+    violations: Vec<Why>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    masked: bool,
+}
+
+#[derive(Serialize)]
+struct Why {
+    policy: String,
+    code: String,
+    field: String,
+}
+
+#[derive(Serialize)]
+struct Unreadable {
+    line: String,
+    reason: String,
+}
+
+pub(super) fn replay(shared: &Shared, args: &ReplayArgs) -> Exit {
+    match replay_all(shared, args) {
+        Ok(replay) => {
+            show::print(&if shared.json { show::json(&replay) } else { replay.table() });
+            match replay.differ + replay.unreadable.len() {
+                0 => Exit::Done,
+                _ => Exit::CheckFailed,
+            }
+        }
+        Err(error) => show::failure(shared, &error),
+    }
+}
+
+fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
+    let config = Config::load(shared.config.as_deref())?;
+    let mut chains = Chains { config, args, loader: Loader::new()?, by_tenant: BTreeMap::new() };
+    let unreadable = |source| RunError::Log { path: args.log.clone(), source };
+    let bar = progress(shared);
+    let mut replay = Replay::default();
+    for line in policy::lines(&args.log).map_err(unreadable)? {
+        let (file, number, text) = line.map_err(unreadable)?;
+        let line = format!("{}:{number}", name(&file));
+        match Record::parse(&text) {
+            Ok(record) => {
+                let chain = chains.of(&record.request.task.tenant)?;
+                replay.take(line, record, chain);
+            }
+            Err(reason) => {
+                let reason = printable::line(&reason, 300).to_string();
+                replay.unreadable.push(Unreadable { line, reason });
+            }
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(replay)
+}
+
+fn name(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    printable::line(&name, 80).to_string()
+}
+
+fn progress(shared: &Shared) -> ProgressBar {
+    let style = ProgressStyle::with_template("replaying {spinner} {pos} decisions, {per_sec}");
+    let bar =
+        if show::on_terminal(shared) { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// The policies to ask about each tenant's tasks, loaded once.
+struct Chains<'a> {
+    config: Config,
+    args: &'a ReplayArgs,
+    loader: Loader,
+    by_tenant: BTreeMap<String, Chain>,
+}
+
+impl Chains<'_> {
+    fn of(&mut self, tenant: &str) -> Result<&Chain, RunError> {
+        if !self.by_tenant.contains_key(tenant) {
+            let chain = self.loader.chain(self.sources(tenant)?)?;
+            self.by_tenant.insert(tenant.into(), chain);
+        }
+        let lost = || RunError::Usage(format!("no policies for tenant {tenant}"));
+        self.by_tenant.get(tenant).ok_or_else(lost)
+    }
+
+    /// The configuration's chain, with what the command line puts in its place or before it.
+    fn sources(&self, tenant: &str) -> Result<Vec<Source>, RunError> {
+        let usage = |error: crate::config::UnknownTenant| RunError::Usage(error.to_string());
+        let configured = self.config.chain(tenant).map_err(usage)?;
+        let mut chain = configured.iter().map(sources::source).collect::<Result<Vec<_>, _>>()?;
+        let mut front = vec![];
+        for file in &self.args.policies {
+            match chain.iter_mut().find(|source| source.name == file.name) {
+                Some(source) => (source.path, source.pin) = (file.path.clone(), None),
+                None => front.push(file.clone()),
+            }
+        }
+        let (inside, outside): (Vec<_>, Vec<_>) = self
+            .args
+            .settings
+            .iter()
+            .cloned()
+            .partition(|given| chain.iter().any(|source| source.name == given.name));
+        for given in inside {
+            let source = chain.iter_mut().find(|source| source.name == given.name);
+            if let Some(source) = source {
+                source.settings = sources::given_settings(&given.name, &given.value)?;
+            }
+        }
+        Ok([sources::named(&front, &outside)?, chain].concat())
+    }
+}
+
+impl Replay {
+    fn take(&mut self, line: String, record: Record, chain: &Chain) {
+        self.records += 1;
+        let masked = !record.masked.is_empty();
+        self.masked += usize::from(masked);
+        let verdict = chain.decide(record.request.clone());
+        let (was, now) = (&record.decision, verdict.decision());
+        let error = verdict.error().map(ToString::to_string);
+        let launch = was.launch.changes_to(&now.launch);
+        if record.outcome == verdict.outcome() && launch.is_empty() {
+            match without_cost(was) == without_cost(now) && record.error == error {
+                true => self.identical += 1,
+                false => self.same += 1,
+            }
+            return;
+        }
+        self.differ += 1;
+        let task = record.request.task;
+        self.differences.push(Difference {
+            line,
+            time: record.request.time,
+            tenant: task.tenant,
+            job: task.job,
+            task: task.name,
+            was: record.outcome,
+            now: verdict.outcome(),
+            launch,
+            violations: why(now),
+            error,
+            masked,
+        });
+    }
+
+    fn table(&self) -> String {
+        let mut text = String::new();
+        if !self.differences.is_empty() {
+            text += &row(["LINE", "TENANT", "TASK", "WAS", "NOW", "WHY"]);
+        }
+        for difference in &self.differences {
+            let task = printable::line(&difference.task, 24).to_string();
+            text += &row([
+                &difference.line,
+                &difference.tenant,
+                &task,
+                difference.was.name(),
+                difference.now.name(),
+                &difference.why(),
+            ]);
+        }
+        for Unreadable { line, reason } in &self.unreadable {
+            text += &format!("{line}: not a record: {reason}\n");
+        }
+        let Self { records, identical, same, differ, masked, .. } = self;
+        text +=
+            &format!("{records} decisions: {identical} identical, {same} same, {differ} different");
+        if *masked > 0 {
+            text += &format!("; {masked} with masked values, which policies saw masked this time");
+        }
+        text + "\n"
+    }
+}
+
+fn row([line, tenant, task, was, now, why]: [&str; 6]) -> String {
+    format!("{line:<20} {tenant:<12} {task:<24} {was:<10} {now:<10} {why}\n")
+}
+
+impl Difference {
+    fn why(&self) -> String {
+        let violations =
+            self.violations.iter().map(|why| format!("{}: {} {}", why.policy, why.code, why.field));
+        let changes =
+            self.launch.iter().map(|Change { field, from, to }| format!("{field} {from} → {to}"));
+        let reasons: Vec<_> = violations.chain(self.error.clone()).chain(changes).collect();
+        printable::line(&reasons.join("; "), 300).to_string()
+    }
+}
+
+/// A decision as it can be compared: what asking cost is never the same twice.
+fn without_cost(decision: &Decision) -> Decision {
+    let mut decision = decision.clone();
+    decision.policies.iter_mut().for_each(|policy| policy.cost = policy::Cost::default());
+    decision
+}
+
+fn why(decision: &Decision) -> Vec<Why> {
+    let policies = decision.policies.iter().filter(|policy| policy.refuses());
+    let policies = policies.map(|policy| (policy.name.as_str(), &policy.violations));
+    let all = policies.chain([("host", &decision.host.violations)]);
+    let why = |name: &str, violation: &policy::Violation| Why {
+        policy: name.into(),
+        code: violation.code.clone(),
+        field: violation.field.clone(),
+    };
+    all.flat_map(|(name, violations)| violations.iter().map(move |one| why(name, one))).collect()
+}
