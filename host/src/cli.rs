@@ -95,6 +95,14 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<std::ffi::OsString>,
     },
+    /// Compile a policy: a process with limits of its own
+    #[command(name = crate::policy::COMPILE, hide = true)]
+    Compile {
+        /// Its address space in bytes
+        memory: u64,
+        /// Its time in seconds
+        seconds: u64,
+    },
 }
 
 /// About job files.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     limits,
-    policy::{PortRange, Rules},
+    policy::{CompileLimits, PortRange, Rules},
 };
 
 pub use policies::{Configured, Settings, UnknownTenant};
@@ -42,6 +42,8 @@ pub struct Config {
     pub image: Image,
     /// How decisions are recorded.
     pub decisions: Decisions,
+    /// What compiling a policy may take.
+    pub compile: Compile,
     /// The configuration's folder, where relative paths start.
     #[serde(skip)]
     folder: PathBuf,
@@ -137,6 +139,33 @@ pub struct ImageNetwork {
     /// Networks that images may come from although they are loopback, private or otherwise not public.
     #[schemars(with = "Vec<String>")]
     pub allow: Vec<IpNet>,
+}
+
+/// `[compile]`
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compile {
+    /// Seconds for one policy.
+    timeout_s: u64,
+    /// The compiler's address space in MiB.
+    memory_mib: u64,
+}
+
+impl Default for Compile {
+    fn default() -> Self {
+        Self {
+            timeout_s: limits::COMPILE.as_secs(),
+            memory_mib: limits::COMPILE_MEMORY_BYTES >> 20,
+        }
+    }
+}
+
+impl Compile {
+    /// As the compiler gets it.
+    pub fn limits(&self) -> CompileLimits {
+        let memory = self.memory_mib.saturating_mul(1 << 20);
+        CompileLimits { time: Duration::from_secs(self.timeout_s), memory }
+    }
 }
 
 /// `[decisions]`

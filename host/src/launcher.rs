@@ -36,6 +36,13 @@ pub(crate) fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::proc
     command
 }
 
+/// Another subcommand of this program, as a process of its own; the caller sets its standard streams.
+pub(crate) fn this_program(subcommand: &str, args: &[impl AsRef<OsStr>]) -> Command {
+    let args = args.iter().map(AsRef::as_ref);
+    let args: Vec<&OsStr> = [OsStr::new(subcommand)].into_iter().chain(args).collect();
+    launched(Path::new(THIS_PROGRAM), &args)
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 fn launched(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(THIS_PROGRAM);

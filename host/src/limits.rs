@@ -94,6 +94,28 @@ pub const POLICY_LIST: usize = 64;
 /// Policies of one chain.
 pub const POLICIES: usize = 64;
 
+// Compiling policies, and keeping what that makes.
+
+/// Compiling one policy, unless configured: an interpreter for Python takes 25 s on two free cores.
+pub const COMPILE: Duration = Duration::from_secs(120);
+/// The compiler's address space in bytes, unless configured: an interpreter for Python takes 0.5 GiB of memory.
+pub const COMPILE_MEMORY_BYTES: u64 = 4 << 30;
+/// How often a compiler is looked at.
+pub const COMPILE_POLL: Duration = Duration::from_millis(2);
+/// What is read of a compiler's own words in bytes.
+pub const COMPILE_SAID_BYTES: u64 = 4096;
+/// Compiled code in bytes: twice what the largest policy that loads becomes.
+pub const COMPILED_BYTES: u64 = 256 << 20;
+/// Files of compiled code, of notes on them and on hashed policies that are kept; the oldest go first.
+pub const COMPILED_FILES: usize = 192;
+/// A note on a compiled policy in bytes.
+pub const COMPILED_NOTE_BYTES: u64 = 1 << 20;
+/// Digests of accepted settings that are kept of one policy.
+pub const ACCEPTED_SETTINGS: usize = 64;
+/// How long ago a file must have changed for its times to tell it from a later change: coarse clocks tick at 10 ms, some
+/// file systems at 2 s.
+pub const FILE_SETTLED: Duration = Duration::from_secs(3);
+
 // Recording decisions.
 
 /// The log of decisions in bytes before a new file is begun, unless configured: some ten thousand decisions.

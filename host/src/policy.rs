@@ -17,6 +17,9 @@ mod tighten;
 mod rules;
 mod record;
 mod journal;
+mod sealed;
+mod compile;
+mod compiled;
 mod error;
 
 use std::{net::Ipv4Addr, time::Duration};
@@ -33,9 +36,10 @@ use crate::{
 
 pub use chain::Chain;
 pub use changes::{Change, Conflict, Writer};
+pub use compile::{CompileLimits, Kind, SUBCOMMAND as COMPILE, child as compile_child};
 pub use error::{Fault, PolicyError};
 pub use journal::{Journal, Lines, RecordError, lines};
-pub use module::{Inspection, Loader, Source};
+pub use module::{About, Cache, Facts, Inspection, Loader, Source};
 pub use record::{Masks, Outcome, Record};
 pub use rules::{PortRange, Rules};
 pub use sandbox::{Cost, LogLine};

@@ -23,6 +23,7 @@ use crate::{
     config::Config,
     image::Store,
     outcome::{Exit, Report, VmReport},
+    policy::{Cache, Loader},
     qemu::{self, Fingerprint},
     state::StateDir,
     stop::Stop,
@@ -42,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(shell),
         Command::Launch { parent, command } => return commands::launch(parent, &command),
+        Command::Compile { memory, seconds } => return commands::compile(memory, seconds),
     };
     ExitCode::from(exit.code())
 }
@@ -74,7 +76,7 @@ async fn run(shared: &Shared, args: &RunArgs) -> Exit {
 async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<Exit, RunError> {
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let steps = show::Steps::new(shared);
-    let host = Host::new(shared, &args.decide)?;
+    let host = Host::new(shared)?.with_image_networks(&args.decide);
     let fingerprint = tokio::select! {
         fingerprint = host.fingerprint(&steps) => fingerprint?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
@@ -111,13 +113,19 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
 struct Host {
     config: Config,
     state: StateDir,
+    /// Whether progress may be shown.
+    terminal: bool,
 }
 
 impl Host {
-    fn new(shared: &Shared, args: &DecideArgs) -> Result<Self, RunError> {
-        let mut config = Config::load(shared.config.as_deref())?;
-        config.image.network.allow.extend(&args.image_allow);
-        Ok(Self { config, state: state_dir(shared)? })
+    fn new(shared: &Shared) -> Result<Self, RunError> {
+        let config = Config::load(shared.config.as_deref())?;
+        Ok(Self { config, state: state_dir(shared)?, terminal: show::on_terminal(shared) })
+    }
+
+    fn with_image_networks(mut self, args: &DecideArgs) -> Self {
+        self.config.image.network.allow.extend(&args.image_allow);
+        self
     }
 
     async fn fingerprint(&self, steps: &show::Steps) -> Result<Fingerprint, RunError> {
@@ -128,6 +136,17 @@ impl Host {
                 Ok(Fingerprint::take().await?)
             }
         }
+    }
+
+    /// What loads policies: compiled once in processes of their own, kept in the state folder.
+    fn loader(&self) -> Result<Loader, RunError> {
+        let terminal = self.terminal;
+        let cache = Cache {
+            folder: self.state.compiled(),
+            limits: self.config.compile.limits(),
+            compiling: Box::new(move |name| show::compiling(terminal, name)),
+        };
+        Ok(Loader::with_cache(cache)?)
     }
 }
 

@@ -54,6 +54,11 @@ impl StateDir {
         self.0.join("ports")
     }
 
+    /// Where compiled policies are.
+    pub fn compiled(&self) -> PathBuf {
+        self.0.join("compiled")
+    }
+
     /// Where the log of decisions is.
     pub fn decisions(&self) -> PathBuf {
         self.0.join("decisions")

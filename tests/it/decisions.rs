@@ -216,7 +216,7 @@ fn record_a_thousand(qhost: &Qhost) -> (std::path::PathBuf, Vec<Outcome>) {
         source("ports", "ports", json!({"first": 20000, "last": 20999})),
         source("limits", "limits", json!({"memory_mib": 512})),
     ];
-    let chain = Loader::new().unwrap().chain(sources).unwrap();
+    let chain = Loader::in_process().unwrap().chain(sources).unwrap();
     let folder = qhost.folder().join("recorded");
     let journal = Journal { folder: folder.clone(), max_bytes: 300_000, files: 100 };
     let outcomes = (0..1000).map(|index| {
@@ -279,7 +279,7 @@ fn a_thousand_decisions_made_again() {
 fn a_replay_reads_well() {
     let qhost = qhost();
     let journal = Journal { folder: qhost.folder().join("log"), max_bytes: 1 << 20, files: 1 };
-    let chain = Loader::new().unwrap().chain(vec![]).unwrap();
+    let chain = Loader::in_process().unwrap().chain(vec![]).unwrap();
     for index in 0..3 {
         let request = request("acme", index * 20);
         let verdict = chain.decide(request.clone());

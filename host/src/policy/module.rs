@@ -1,20 +1,21 @@
 //! Loads a policy's file: a component, or a core module that carries its world's type, which is made one.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, types::ComponentItem};
-use wit_component::ComponentEncoder;
 
 use super::{
     Allowance, Chain, Layer, Mode,
-    bindings::{PolicyPre, qhost::policy::types::About},
+    bindings::PolicyPre,
     chain::Link,
+    compile::{self, CompileLimits, Kind},
+    compiled::{self, Compiled, Note},
     convert,
     error::{Fault, PolicyError},
     sandbox::{Guest, Sandbox},
@@ -47,17 +48,38 @@ pub struct Source {
     pub layer: Layer,
 }
 
+/// Where compiled policies are kept, and how they are compiled.
+pub struct Cache {
+    /// The folder, this host's own.
+    pub folder: PathBuf,
+    /// What compiling one policy may take.
+    pub limits: CompileLimits,
+    /// Told the name of a policy that is about to be compiled, which may take half a minute.
+    pub compiling: Box<dyn Fn(&str) + Send>,
+}
+
 /// Loads policies into one sandbox.
 pub struct Loader {
     sandbox: Arc<Sandbox>,
+    cache: Option<(Cache, Option<Compiled>)>,
 }
 
 impl Loader {
-    /// Sets the sandbox up.
-    pub fn new() -> Result<Self, PolicyError> {
+    /// Compiles in this process and keeps nothing: for programs that load policies once, such as benchmarks.
+    pub fn in_process() -> Result<Self, PolicyError> {
         let sandbox = Sandbox::new()
             .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
-        Ok(Self { sandbox: Arc::new(sandbox) })
+        Ok(Self { sandbox: Arc::new(sandbox), cache: None })
+    }
+
+    /// Compiles in processes of their own, with limits, and keeps what they make.
+    pub fn with_cache(cache: Cache) -> Result<Self, PolicyError> {
+        let mut loader = Self::in_process()?;
+        let compiled = Compiled::open(&cache.folder, loader.sandbox.engine());
+        // Without it every run compiles, as on a disk that cannot be written.
+        let compiled = compiled.map_err(|error| compiled::log_failure(Err(error))).ok();
+        loader.cache = Some((cache, compiled));
+        Ok(loader)
     }
 
     /// Loads every policy and has it check its settings.
@@ -69,42 +91,128 @@ impl Loader {
 
     fn link(&self, source: Source) -> Result<Link, PolicyError> {
         let Source { name, path, pin, settings, allowance, mode, layer } = source;
-        let module = Module::load(&self.sandbox, &name, &path)?;
-        if let Some(pinned) = pin.filter(|pinned| *pinned != module.sha256) {
-            return Err(PolicyError::NotPinned { name, path, found: module.sha256, pinned });
+        let file = self.identify(&name, &path)?;
+        if let Some(pinned) = pin.filter(|pinned| *pinned != file.sha256) {
+            return Err(PolicyError::NotPinned { name, path, found: file.sha256, pinned });
         }
-        let version = convert::name(&module.describe(&self.sandbox, &allowance)?.version);
-        module.check_settings(&self.sandbox, &allowance, &settings)?;
+        let (module, note) = self.module(name, file, &allowance)?;
         let settings_sha256 = Sha256::of(settings.as_bytes());
-        Ok(Link { module, settings, settings_sha256, version, layer, mode, allowance })
+        let known = note.as_ref().is_some_and(|note| note.accepted.contains(&settings_sha256));
+        if !known {
+            module.check_settings(&self.sandbox, &allowance, &settings)?;
+            if let (Some(mut note), Some(compiled)) = (note, self.compiled()) {
+                let accepted = compiled.accept(module.sha256, &mut note, settings_sha256);
+                compiled::log_failure(accepted);
+            }
+        }
+        Ok(Link { module, settings, settings_sha256, layer, mode, allowance })
     }
 
-    /// Loads a policy as a run would, and asks it what it is.
+    /// Loads a policy as a run would, and says what it is.
     pub fn inspect(
         &self,
         name: &str,
         path: &Path,
         allowance: &Allowance,
     ) -> Result<Inspection, PolicyError> {
-        let module = Module::load(&self.sandbox, name, path)?;
-        let about = module.describe(&self.sandbox, allowance)?;
-        let schema = about.settings_schema.map(|schema| {
-            let cut = schema.get(..limits::POLICY_SCHEMA_BYTES).unwrap_or(&schema);
-            serde_json::from_str(cut).unwrap_or_else(|_| convert::text(cut).into())
-        });
-        Ok(Inspection {
-            name: convert::name(&about.name),
-            version: convert::name(&about.version),
-            description: convert::text(&about.description),
-            sha256: module.sha256,
-            bytes: module.bytes,
-            kind: module.kind,
-            world: "qhost:policy/policy@0.1.0",
-            imports: module.imports,
-            exports: module.exports,
-            settings_schema: schema,
-        })
+        let file = self.identify(name, path)?;
+        let (Module { sha256, facts, .. }, _) = self.module(name.to_owned(), file, allowance)?;
+        Ok(Inspection { sha256, world: "qhost:policy/policy@0.1.0", facts })
     }
+
+    fn compiled(&self) -> Option<&Compiled> {
+        self.cache.as_ref().and_then(|(_, compiled)| compiled.as_ref())
+    }
+
+    /// A policy's digest, and its bytes where they had to be read for that.
+    fn identify(&self, name: &str, path: &Path) -> Result<PolicyFile, PolicyError> {
+        if let Some(sha256) = self.compiled().and_then(|compiled| compiled.digest(path)) {
+            return Ok(PolicyFile { path: path.into(), sha256, bytes: None });
+        }
+        let (bytes, metadata) = read(name, path)?;
+        let sha256 = Sha256::of(&bytes);
+        if let Some(compiled) = self.compiled() {
+            compiled::log_failure(compiled.keep_digest(path, &metadata, sha256));
+        }
+        Ok(PolicyFile { path: path.into(), sha256, bytes: Some(bytes) })
+    }
+
+    fn module(
+        &self,
+        name: String,
+        file: PolicyFile,
+        allowance: &Allowance,
+    ) -> Result<(Module, Option<Note>), PolicyError> {
+        let sha256 = file.sha256;
+        let kept =
+            || self.compiled().and_then(|compiled| compiled.get(self.sandbox.engine(), sha256));
+        if let Some((component, note)) = kept() {
+            let module = Module::new(
+                &self.sandbox,
+                name,
+                sha256,
+                &component,
+                note.facts.clone(),
+                allowance,
+            )?;
+            return Ok((module, Some(note)));
+        }
+        let bytes = match file.bytes {
+            Some(bytes) => bytes,
+            None => read(&name, &file.path).map(|(bytes, _)| bytes)?,
+        };
+        // It may have been changed since its digest was looked up.
+        if Sha256::of(&bytes) != sha256 {
+            let reason = "its file changed while it was being loaded".into();
+            return Err(PolicyError::NotLoadable { name, sha256, reason });
+        }
+        let module = self.compile(name, sha256, &bytes, allowance)?;
+        Ok((module, kept().map(|(_, note)| note)))
+    }
+
+    fn compile(
+        &self,
+        name: String,
+        sha256: Sha256,
+        bytes: &[u8],
+        allowance: &Allowance,
+    ) -> Result<Module, PolicyError> {
+        let not_loadable = |reason: String| PolicyError::NotLoadable {
+            name: name.clone(),
+            sha256,
+            reason: printable::line(&reason, 300).to_string(),
+        };
+        let kind = Kind::of(bytes).map_err(not_loadable)?;
+        let engine = self.sandbox.engine();
+        let (component, code) = match &self.cache {
+            None => {
+                let component = compile::component(bytes).map_err(not_loadable)?;
+                (Component::new(engine, component), None)
+            }
+            Some((cache, _)) => {
+                tracing::info!(name, "compiling");
+                (cache.compiling)(&name);
+                let code = compile::compile(bytes, cache.limits).map_err(not_loadable)?;
+                (compiled::fresh(engine, &code), Some(code))
+            }
+        };
+        let component = component.map_err(|error| not_loadable(format!("{error:#}")))?;
+        let (imports, exports) = interfaces(&self.sandbox, &component);
+        let facts = Facts { kind, bytes: bytes.len(), imports, exports, about: About::default() };
+        let mut module = Module::new(&self.sandbox, name, sha256, &component, facts, allowance)?;
+        module.facts.about = module.describe(&self.sandbox, allowance)?;
+        if let (Some(compiled), Some(code)) = (self.compiled(), code) {
+            compiled::log_failure(compiled.put(sha256, &module.facts, &code));
+        }
+        Ok(module)
+    }
+}
+
+/// A policy's file, identified.
+struct PolicyFile {
+    path: PathBuf,
+    sha256: Sha256,
+    bytes: Option<Vec<u8>>,
 }
 
 /// A policy that can be asked.
@@ -112,52 +220,80 @@ pub(super) struct Module {
     pub(super) name: String,
     pub(super) sha256: Sha256,
     pub(super) pre: PolicyPre<Guest>,
-    kind: &'static str,
-    bytes: usize,
-    imports: Vec<String>,
-    exports: Vec<String>,
+    pub(super) facts: Facts,
+}
+
+/// What is known of a policy's file once it was loaded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Facts {
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub about: About,
+    /// The file's size in bytes.
+    pub bytes: usize,
+    /// What kind of WebAssembly it is.
+    pub kind: Kind,
+    /// What it imports.
+    pub imports: Vec<String>,
+    /// What it exports.
+    pub exports: Vec<String>,
+}
+
+/// What a policy says of itself.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct About {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What it does.
+    pub description: String,
+    /// The JSON Schema of its settings; text where it is not JSON.
+    pub settings_schema: Option<serde_json::Value>,
 }
 
 impl Module {
-    fn load(sandbox: &Sandbox, name: &str, path: &Path) -> Result<Self, PolicyError> {
-        let name = name.to_owned();
-        let file = match read(path) {
-            Ok(Some(file)) => file,
-            Ok(None) => return Err(PolicyError::TooLarge { name, path: path.into() }),
-            Err(source) => return Err(PolicyError::Unreadable { name, path: path.into(), source }),
-        };
-        let sha256 = Sha256::of(&file);
-        let not_loadable = |reason: String| PolicyError::NotLoadable {
-            name: name.clone(),
-            sha256,
-            reason: printable::line(&reason, 300).to_string(),
-        };
-        let (kind, component) = component(&file).map_err(not_loadable)?;
-        let component = Component::new(sandbox.engine(), component)
-            .map_err(|error| not_loadable(format!("{error:#}")))?;
-        let (imports, exports) = interfaces(sandbox, &component);
+    fn new(
+        sandbox: &Sandbox,
+        name: String,
+        sha256: Sha256,
+        component: &Component,
+        facts: Facts,
+        _allowance: &Allowance,
+    ) -> Result<Self, PolicyError> {
         let forbidden: Vec<_> =
-            imports.iter().filter(|name| !is_one_of(name, &[LOG, TYPES])).cloned().collect();
+            facts.imports.iter().filter(|name| !is_one_of(name, &[LOG, TYPES])).cloned().collect();
         if !forbidden.is_empty() {
-            return Err(PolicyError::ForbiddenImport {
-                name,
-                sha256,
-                imports: forbidden,
-                allowed: LOG,
-            });
+            let imports = forbidden;
+            return Err(PolicyError::ForbiddenImport { name, sha256, imports, allowed: LOG });
         }
-        if !exports.iter().any(|name| is_one_of(name, &[DECIDE])) {
+        if !facts.exports.iter().any(|name| is_one_of(name, &[DECIDE])) {
+            let exports = facts.exports;
             return Err(PolicyError::WrongWorld { name, sha256, exports, expected: DECIDE });
         }
-        let pre =
-            sandbox.prepare(&component).map_err(|error| not_loadable(format!("{error:#}")))?;
-        Ok(Self { name, sha256, pre, kind, bytes: file.len(), imports, exports })
+        match sandbox.prepare(component) {
+            Ok(pre) => Ok(Self { name, sha256, pre, facts }),
+            Err(error) => {
+                let reason = printable::line(&format!("{error:#}"), 300).to_string();
+                Err(PolicyError::NotLoadable { name, sha256, reason })
+            }
+        }
     }
 
     fn describe(&self, sandbox: &Sandbox, allowance: &Allowance) -> Result<About, PolicyError> {
         let mut opened = sandbox.open(&self.pre, allowance);
         let about = opened.call(|policy, store| policy.qhost_policy_decide().call_describe(store));
-        about.map_err(|fault| self.failed("describe", fault))
+        let about = about.map_err(|fault| self.failed("describe", fault))?;
+        let schema = about.settings_schema.map(|schema| {
+            let cut = schema.get(..limits::POLICY_SCHEMA_BYTES).unwrap_or(&schema);
+            serde_json::from_str(cut).unwrap_or_else(|_| convert::text(cut).into())
+        });
+        Ok(About {
+            name: convert::name(&about.name),
+            version: convert::name(&about.version),
+            description: convert::text(&about.description),
+            settings_schema: schema,
+        })
     }
 
     fn check_settings(
@@ -183,29 +319,19 @@ impl Module {
     }
 }
 
-/// The file's bytes, or nothing where there are too many.
-fn read(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+/// The file's bytes, and how it stood when they were read.
+fn read(name: &str, path: &Path) -> Result<(Vec<u8>, Metadata), PolicyError> {
+    let unreadable =
+        |source| PolicyError::Unreadable { name: name.into(), path: path.into(), source };
     let mut bytes = vec![];
-    File::open(path)?.take(limits::POLICY_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() as u64 <= limits::POLICY_FILE_BYTES).then_some(bytes))
-}
-
-/// Tells a component from a core module by the layer in its header (component-model, "Binary"), and makes the latter
-/// one. Nothing is added that the module does not ask for: no adapter, no WASI.
-fn component(file: &[u8]) -> Result<(&'static str, Vec<u8>), String> {
-    match file.first_chunk::<8>() {
-        Some(b"\0asm\x01\0\0\0") => {}
-        Some(b"\0asm\x0d\0\x01\0") => return Ok(("component", file.to_vec())),
-        Some(_) if file.starts_with(b"\0asm") => {
-            return Err("WebAssembly of an unknown version".into());
-        }
-        Some(_) | None => return Err("not a WebAssembly file".into()),
+    let mut file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let most = limits::POLICY_FILE_BYTES;
+    file.by_ref().take(most + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    match bytes.len() as u64 <= most {
+        true => Ok((bytes, metadata)),
+        false => Err(PolicyError::TooLarge { name: name.into(), path: path.into() }),
     }
-    ComponentEncoder::default()
-        .module(file)
-        .and_then(|encoder| encoder.validate(true).encode())
-        .map(|component| ("core module", component))
-        .map_err(|error| format!("a core module that cannot be made a component: {error:#}"))
 }
 
 /// The names of what a component imports and exports.
@@ -234,24 +360,11 @@ fn is_one_of(name: &str, known: &[&str]) -> bool {
 /// What a policy file is, for people and programs to look at.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
-    /// The name it says it has.
-    pub name: String,
-    /// The version it says it has.
-    pub version: String,
-    /// What it says it does.
-    pub description: String,
+    /// What it is and says.
+    #[serde(flatten)]
+    pub facts: Facts,
     /// The file's digest.
     pub sha256: Sha256,
-    /// The file's size in bytes.
-    pub bytes: usize,
-    /// `component` or `core module`.
-    pub kind: &'static str,
     /// The world it is of.
     pub world: &'static str,
-    /// What it imports.
-    pub imports: Vec<String>,
-    /// What it exports.
-    pub exports: Vec<String>,
-    /// The JSON Schema of its settings; text where it is not JSON.
-    pub settings_schema: Option<serde_json::Value>,
 }

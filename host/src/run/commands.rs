@@ -6,14 +6,14 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 use serde_json::json;
 
-use super::{RunError, show, state_dir};
+use super::{Host, RunError, show, state_dir};
 use crate::{
     cli::{Cli, InspectArgs, PolicyCommand, Shared},
     facts,
     job::{self, Resources},
     launcher,
     outcome::Exit,
-    policy::{Allowance, Inspection, Loader},
+    policy::{self, About, Allowance, Facts, Inspection},
     printable,
     qemu::Fingerprint,
 };
@@ -28,6 +28,18 @@ pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
     let said = writeln!(std::io::stderr(), "cannot run {}: {error}", program.display());
     // The status of a shell whose command was not found, whether or not anybody hears why.
     ExitCode::from(if said.is_ok() { 127 } else { 126 })
+}
+
+/// Compiles a policy, or says why not.
+pub(super) fn compile(memory: u64, seconds: u64) -> ExitCode {
+    use std::io::Write as _;
+    match policy::compile_child(memory, seconds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            let said = writeln!(std::io::stderr(), "{reason}");
+            ExitCode::from(if said.is_ok() { 1 } else { 2 })
+        }
+    }
 }
 
 pub(super) async fn fingerprint(shared: &Shared) -> Exit {
@@ -97,10 +109,11 @@ pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
 }
 
 fn inspect(shared: &Shared, InspectArgs { policy }: &InspectArgs) -> Exit {
-    let allowance = Allowance::default();
-    let inspection =
-        Loader::new().and_then(|loader| loader.inspect(&policy.name, &policy.path, &allowance));
-    match inspection {
+    let inspection = || -> Result<Inspection, RunError> {
+        let loader = Host::new(shared)?.loader()?;
+        Ok(loader.inspect(&policy.name, &policy.path, &Allowance::default())?)
+    };
+    match inspection() {
         Ok(inspection) if shared.json => {
             show::print(&show::json(&inspection));
             Exit::Done
@@ -109,23 +122,14 @@ fn inspect(shared: &Shared, InspectArgs { policy }: &InspectArgs) -> Exit {
             show::print(&inspected(&inspection));
             Exit::Done
         }
-        Err(error) => show::failure(shared, &error.into()),
+        Err(error) => show::failure(shared, &error),
     }
 }
 
 fn inspected(inspection: &Inspection) -> String {
-    let Inspection {
-        name,
-        version,
-        description,
-        sha256,
-        bytes,
-        kind,
-        world,
-        imports,
-        exports,
-        settings_schema,
-    } = inspection;
+    let Inspection { facts, sha256, world } = inspection;
+    let Facts { about, bytes, kind, imports, exports } = facts;
+    let About { name, version, description, settings_schema } = about;
     let schema = match settings_schema {
         Some(schema) => printable::lines(&format!("{schema:#}"), usize::MAX).to_string(),
         None => "none".into(),

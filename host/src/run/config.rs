@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{RunError, show, sources};
+use super::{Host, RunError, show, sources};
 use crate::{
     cli::{ConfigCommand, Shared},
     config::{Config, ConfigError, ConfigProblem, Configured},
@@ -52,7 +52,8 @@ fn check(shared: &Shared) -> Result<Checked, RunError> {
         }
         Err(error) => return Err(error.into()),
     };
-    let loader = Loader::new()?;
+    let host = Host::new(shared)?;
+    let loader = host.loader()?;
     let mut checked = Checked { file, policies: vec![], problems: vec![] };
     for configured in config.policies() {
         match load(&loader, &configured) {

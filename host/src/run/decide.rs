@@ -83,9 +83,12 @@ fn verdict(
         rules: host.config.rules(),
         time: Timestamp::now(),
     };
-    let decided = Loader::new()
-        .and_then(|loader| loader.chain(sources))
-        .map(|chain| chain.decide(request.clone()));
+    let loader = match sources.is_empty() {
+        // Nothing to compile, so nothing to keep.
+        true => Loader::in_process()?,
+        false => host.loader()?,
+    };
+    let decided = loader.chain(sources).map(|chain| chain.decide(request.clone()));
     if keep == Keep::Record {
         let masks = host.masks();
         let record = match &decided {

@@ -52,7 +52,7 @@ async fn stages(
     args: &DecideArgs,
     report: &mut Report,
 ) -> Result<(Exit, Option<PlannedLaunch>), RunError> {
-    let host = Host::new(shared, args)?;
+    let host = Host::new(shared)?.with_image_networks(args);
     let fingerprint = host.fingerprint(&show::Steps::new(shared)).await?;
     let approved = match decide(&host, &fingerprint, args, Keep::Nothing, report).await? {
         Decided::Approved(approved) => approved,

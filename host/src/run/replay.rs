@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{RunError, show, sources};
+use super::{Host, RunError, show, sources};
 use crate::{
     cli::{ReplayArgs, Shared},
     config::Config,
@@ -77,8 +77,9 @@ pub(super) fn replay(shared: &Shared, args: &ReplayArgs) -> Exit {
 }
 
 fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
-    let config = Config::load(shared.config.as_deref())?;
-    let mut chains = Chains { config, args, loader: Loader::new()?, by_tenant: BTreeMap::new() };
+    let host = Host::new(shared)?;
+    let loader = host.loader()?;
+    let mut chains = Chains { config: host.config, args, loader, by_tenant: BTreeMap::new() };
     let unreadable = |source| RunError::Log { path: args.log.clone(), source };
     let bar = progress(shared);
     let mut replay = Replay::default();

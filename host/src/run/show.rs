@@ -84,6 +84,13 @@ pub(super) fn failure(shared: &Shared, error: &RunError) -> Exit {
     exit
 }
 
+/// Compiling an interpreter takes half a minute, once.
+pub(super) fn compiling(terminal: bool, name: &str) {
+    if terminal {
+        say(&format!("policy    compiling {name}, once"));
+    }
+}
+
 /// The steps of a run. Progress is for terminals; that the guest runs, and where its ports are, is said in any case.
 pub(super) struct Steps {
     quiet: bool,
