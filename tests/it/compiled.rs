@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qhost_tests::{Done, Qhost, command, policy};
+use qhost_tests::{Done, Qhost, policy, qhost::processes_in};
 use serde_json::json;
 
 use crate::qhost;
@@ -225,9 +225,6 @@ fn a_compile_bomb_is_given_up() {
         qhost.run(&["plan", "--policy", &file, &job]).exits(12).says("does not load").says(says);
     }
     assert!(compiled(&qhost, "cwasm").is_empty());
-    let compilers = String::from_utf8(command("ps").args(["-eo", "args"]).output().unwrap().stdout);
-    let mine = qhost.folder().to_str().unwrap().to_owned();
-    assert!(
-        !compilers.unwrap().lines().any(|line| line.contains("__compile") && line.contains(&mine))
-    );
+    let left = processes_in(qhost.folder());
+    assert!(left.is_empty(), "compilers left: {left:?}");
 }
