@@ -10,6 +10,11 @@ use sha2::Digest as _;
 pub struct Sha256([u8; 32]);
 
 impl Sha256 {
+    /// Its bytes.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// The digest of bytes in memory.
     pub fn of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::default();

@@ -77,6 +77,8 @@ pub const POLICY_STACK_BYTES: usize = 512 << 10;
 pub const POLICY_COPIED_BYTES: usize = 1 << 20;
 /// Component-model handles of one sandbox. The contract has no resources, so this is room for nothing.
 pub const POLICY_HANDLES: usize = 64;
+/// Random bytes that a policy with WASI gets at once.
+pub const POLICY_RANDOM_BYTES: u64 = 64 << 10;
 /// Log lines kept of one decision.
 pub const POLICY_LOG_LINES: usize = 64;
 /// Log bytes kept of one decision.

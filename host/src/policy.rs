@@ -9,6 +9,7 @@
 
 mod bindings;
 mod sandbox;
+mod wasi;
 mod module;
 mod chain;
 mod convert;

@@ -155,7 +155,7 @@ fn half_a_line_costs_no_other_record() {
     done.says("current.jsonl:2: not a record").says("2 decisions: 2 identical");
 }
 
-fn request(tenant: &str, index: u32) -> Request {
+pub(crate) fn request(tenant: &str, index: u32) -> Request {
     let resources = Resources { cpus: 1 + index % 3, memory_mib: 16 + index };
     Request {
         task: Task {

@@ -1,6 +1,7 @@
 //! Hostile policies: each ends within its limit, in exit code 12 with the limit named, and QEMU is never started. One
 //! that is merely noisy ends in a log that is cut and escaped.
 
+use qhost::policy::{Allowance, Layer, Loader, Mode, Source};
 use qhost_tests::{Done, ImageServer, Qhost, boot_sector, policy};
 use serde_json::json;
 
@@ -100,6 +101,63 @@ fn one_that_answers_too_much_is_not_copied() {
 #[test]
 fn one_that_imports_files_is_refused_by_name() {
     fails("probe-wasi-files", "imports wasi:filesystem/preopens@0.2.0");
+}
+
+#[test]
+fn one_that_imports_wasi_is_refused_by_name_unless_it_is_granted() {
+    fails("probe-wasi", "imports wasi:cli/environment@0.2.0, wasi:clocks/");
+}
+
+/// What a policy sees that is granted WASI by name: nothing but the decision's own time, and randomness that grows
+/// from the request.
+#[test]
+fn one_with_wasi_gets_an_empty_one() {
+    let wasi = Allowance { wasi: true, ..Allowance::default() };
+    let source = Source {
+        name: "probe-wasi".into(),
+        path: policy("probe-wasi"),
+        pin: None,
+        settings: "{}".into(),
+        allowance: wasi,
+        mode: Mode::Enforce,
+        layer: Layer::Host,
+    };
+    let chain = Loader::in_process().unwrap().chain(vec![source]).unwrap();
+    let seen = |index, second| {
+        let mut request = crate::decisions::request("acme", index);
+        request.time = jiff::Timestamp::new(second, 500).unwrap();
+        chain.decide(request).decision().launch.warnings.clone()
+    };
+    let first = seen(1, 1_790_000_000);
+    assert_eq!(
+        first[..5],
+        [
+            "environment 0",
+            "arguments 0",
+            "folders 0",
+            "time 1790000000.000000500",
+            "monotonic 1790000000000000500"
+        ]
+    );
+    assert_eq!(first, seen(1, 1_790_000_000), "the same request at the same time");
+    let later = seen(1, 1_790_000_001);
+    assert_eq!(later[6], first[6], "the same request has the same randomness");
+    assert_ne!(later[3], first[3]);
+    assert_ne!(seen(2, 1_790_000_000)[6], first[6], "another request has another");
+}
+
+#[test]
+fn one_with_wasi_can_neither_wait_nor_connect() {
+    let qhost = qhost();
+    let config = |settings| {
+        qhost_tests::configured("probe", "probe-wasi", settings, "wasi = true")
+            + "[host]\nchain = [\"probe\"]\n"
+    };
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    qhost.config(&config(json!({"wait": true})));
+    qhost.run(&["plan", &job]).exits(12).says("a policy cannot wait: its clock stands still");
+    qhost.config(&config(json!({})));
+    qhost.run(&["plan", &job]).exits(0).says("socket access-denied");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Asks the policies of a chain, in order, and then the host's own rules.
 
+use jiff::Timestamp;
+
 use super::{
     Allowance, Answer, Approved, Change, Decision, HostRecord, Launch, Layer, Mode, PolicyRecord,
     Request, Verdict, Violation,
@@ -10,6 +12,7 @@ use super::{
     rules::{self, Findings},
     sandbox::{Log, Opened, Sandbox},
     tighten,
+    wasi::Moment,
 };
 use crate::digest::Sha256;
 
@@ -74,6 +77,7 @@ enum Asking {
 /// One decision under way.
 struct Round<'a> {
     sandbox: &'a Sandbox,
+    asking: &'a Request,
     request: wit::Request,
     asked: Vec<Asked<'a>>,
 }
@@ -88,15 +92,16 @@ struct Asked<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn new(chain: &'a Chain, request: &Request) -> Self {
+    fn new(chain: &'a Chain, request: &'a Request) -> Self {
         let asked = |link: &'a Link| Asked {
             link,
-            opened: chain.sandbox.open(&link.module.pre, &link.allowance),
+            opened: chain.sandbox.open(&link.module.pre, &link.allowance, || request.moment()),
             record: link.record(),
             chose: None,
         };
         Self {
             sandbox: &chain.sandbox,
+            asking: request,
             request: convert::request(request),
             asked: chain.links.iter().map(asked).collect(),
         }
@@ -152,7 +157,12 @@ impl<'a> Round<'a> {
                 None => continue,
                 // It was asked this very question, and a fresh sandbox would answer the same.
                 Some((shown, chose)) if shown == launch => changes::between(launch, chose),
-                Some(_) => asked.would_change(self.sandbox, &mut self.request, launch)?,
+                Some(_) => {
+                    let (link, asking) = (asked.link, self.asking);
+                    let fresh =
+                        self.sandbox.open(&link.module.pre, &link.allowance, || asking.moment());
+                    asked.would_change(fresh, &mut self.request, launch)?
+                }
             };
             if !changes.is_empty() {
                 return Err(self.unsettled(index, changes));
@@ -221,11 +231,10 @@ impl Asked<'_> {
     /// What its `choose` makes of a launch in a sandbox that remembers nothing of this decision.
     fn would_change(
         &mut self,
-        sandbox: &Sandbox,
+        mut fresh: Opened<'_>,
         request: &mut wit::Request,
         launch: &Launch,
     ) -> Result<Vec<Change>, PolicyError> {
-        let mut fresh = sandbox.open(&self.link.module.pre, &self.link.allowance);
         let again = choose(&mut fresh, self.link, request, launch);
         let (_, cost) = fresh.take();
         self.record.cost.micros += cost.micros;
@@ -293,6 +302,14 @@ fn choose(
             Err(Fault::Nonsense("a refusal without a violation".into()))
         }
         Err(violations) => convert::violations_in(violations).map(Err),
+    }
+}
+
+impl Request {
+    fn moment(&self) -> Moment {
+        let since = self.time.duration_since(Timestamp::UNIX_EPOCH);
+        let time = std::time::Duration::try_from(since).unwrap_or_default();
+        Moment { time, seed: self.digest().to_bytes() }
     }
 }
 

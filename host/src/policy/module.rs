@@ -19,11 +19,15 @@ use super::{
     convert,
     error::{Fault, PolicyError},
     sandbox::{Guest, Sandbox},
+    wasi::{self, Moment},
 };
 use crate::{digest::Sha256, limits, printable};
 
 /// The one interface that a policy may import functions from.
 const LOG: &str = "qhost:policy/log@0.1.0";
+/// What a policy that is granted WASI may import.
+const WITH_WASI: &str =
+    "qhost:policy/log@0.1.0 and, of WASI 0.2, cli, clocks, filesystem, io, random and sockets";
 /// The interface that makes a component a policy.
 const DECIDE: &str = "qhost:policy/decide@0.1.0";
 /// An interface of types only: importing it grants nothing.
@@ -259,19 +263,20 @@ impl Module {
         sha256: Sha256,
         component: &Component,
         facts: Facts,
-        _allowance: &Allowance,
+        allowance: &Allowance,
     ) -> Result<Self, PolicyError> {
         let forbidden: Vec<_> =
-            facts.imports.iter().filter(|name| !is_one_of(name, &[LOG, TYPES])).cloned().collect();
+            facts.imports.iter().filter(|name| !allowed(name, allowance)).cloned().collect();
         if !forbidden.is_empty() {
             let imports = forbidden;
-            return Err(PolicyError::ForbiddenImport { name, sha256, imports, allowed: LOG });
+            let allowed = if allowance.wasi { WITH_WASI } else { LOG };
+            return Err(PolicyError::ForbiddenImport { name, sha256, imports, allowed });
         }
         if !facts.exports.iter().any(|name| is_one_of(name, &[DECIDE])) {
             let exports = facts.exports;
             return Err(PolicyError::WrongWorld { name, sha256, exports, expected: DECIDE });
         }
-        match sandbox.prepare(component) {
+        match sandbox.prepare(component, allowance) {
             Ok(pre) => Ok(Self { name, sha256, pre, facts }),
             Err(error) => {
                 let reason = printable::line(&format!("{error:#}"), 300).to_string();
@@ -281,7 +286,7 @@ impl Module {
     }
 
     fn describe(&self, sandbox: &Sandbox, allowance: &Allowance) -> Result<About, PolicyError> {
-        let mut opened = sandbox.open(&self.pre, allowance);
+        let mut opened = sandbox.open(&self.pre, allowance, || Moment::NONE);
         let about = opened.call(|policy, store| policy.qhost_policy_decide().call_describe(store));
         let about = about.map_err(|fault| self.failed("describe", fault))?;
         let schema = about.settings_schema.map(|schema| {
@@ -302,7 +307,7 @@ impl Module {
         allowance: &Allowance,
         settings: &str,
     ) -> Result<(), PolicyError> {
-        let mut opened = sandbox.open(&self.pre, allowance);
+        let mut opened = sandbox.open(&self.pre, allowance, || Moment::NONE);
         let checked = opened.call(|policy, store| {
             policy.qhost_policy_decide().call_check_settings(store, settings)
         });
@@ -346,6 +351,11 @@ fn interfaces(sandbox: &Sandbox, component: &Component) -> (Vec<String>, Vec<Str
             .collect(),
         kind.exports(sandbox.engine()).map(|(name, _)| show(name)).collect(),
     )
+}
+
+/// Whether a policy may import an interface.
+fn allowed(interface: &str, allowance: &Allowance) -> bool {
+    is_one_of(interface, &[LOG, TYPES]) || (allowance.wasi && wasi::covers(interface))
 }
 
 /// Whether an interface's name is one of those known, in any patch of the same minor version: within one, the contract

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    sync::mpsc,
+    sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -24,6 +24,7 @@ use super::{
         qhost::policy::{log, types},
     },
     error::Fault,
+    wasi::{self, Moment, Wasi},
 };
 use crate::{limits, printable};
 
@@ -63,6 +64,8 @@ fn pool() -> PoolingAllocationConfig {
 pub(super) struct Sandbox {
     engine: Engine,
     linker: Linker<Guest>,
+    /// For policies that are granted WASI; made for the first.
+    with_wasi: OnceLock<Linker<Guest>>,
     /// Dropping it ends the clock's thread.
     _clock: mpsc::Sender<()>,
 }
@@ -85,7 +88,7 @@ impl Sandbox {
                 ticking.increment_epoch();
             }
         })?;
-        Ok(Self { engine, linker, _clock: clock })
+        Ok(Self { engine, linker, with_wasi: OnceLock::new(), _clock: clock })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -93,8 +96,23 @@ impl Sandbox {
     }
 
     /// Resolves a component's imports once; every sandbox starts from the result.
-    pub(super) fn prepare(&self, component: &Component) -> wasmtime::Result<PolicyPre<Guest>> {
-        PolicyPre::new(self.linker.instantiate_pre(component)?)
+    pub(super) fn prepare(
+        &self,
+        component: &Component,
+        allowance: &Allowance,
+    ) -> wasmtime::Result<PolicyPre<Guest>> {
+        if !allowance.wasi {
+            return PolicyPre::new(self.linker.instantiate_pre(component)?);
+        }
+        let linker = match self.with_wasi.get() {
+            Some(linker) => linker,
+            None => {
+                let mut linker = self.linker.clone();
+                wasi::add_to(&mut linker)?;
+                self.with_wasi.get_or_init(|| linker)
+            }
+        };
+        PolicyPre::new(linker.instantiate_pre(component)?)
     }
 
     /// A fresh sandbox, in which nothing runs yet.
@@ -102,8 +120,10 @@ impl Sandbox {
         &self,
         policy: &'a PolicyPre<Guest>,
         allowance: &Allowance,
+        moment: impl FnOnce() -> Moment,
     ) -> Opened<'a> {
-        let guest = Guest { memory: Memory::up_to(allowance.memory), log: Log::default() };
+        let wasi = allowance.wasi.then(|| Box::new(Wasi::new(&moment())));
+        let guest = Guest { memory: Memory::up_to(allowance.memory), log: Log::default(), wasi };
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_hostcall_fuel(limits::POLICY_COPIED_BYTES);
@@ -173,6 +193,9 @@ impl Opened<'_> {
     /// have cost.
     pub(super) fn take(&mut self) -> (Log, Cost) {
         let guest = self.store.data_mut();
+        if let Some(wasi) = &mut guest.wasi {
+            wasi.log(&mut guest.log);
+        }
         let cost = Cost {
             micros: u64::try_from(self.spent.as_micros()).unwrap_or(u64::MAX),
             peak_memory: guest.memory.used as u64,
@@ -203,6 +226,8 @@ fn ticks(deadline: Duration) -> u64 {
 pub(super) struct Guest {
     memory: Memory,
     log: Log,
+    /// Of a policy that is granted it.
+    pub(super) wasi: Option<Box<Wasi>>,
 }
 
 /// Counts every memory and table of a store together: Wasmtime's own limits count each alone.

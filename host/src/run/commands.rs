@@ -111,7 +111,9 @@ pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
 fn inspect(shared: &Shared, InspectArgs { policy }: &InspectArgs) -> Exit {
     let inspection = || -> Result<Inspection, RunError> {
         let loader = Host::new(shared)?.loader()?;
-        Ok(loader.inspect(&policy.name, &policy.path, &Allowance::default())?)
+        // Whatever it imports of WASI is told, and nothing is decided.
+        let allowance = Allowance { wasi: true, ..Allowance::default() };
+        Ok(loader.inspect(&policy.name, &policy.path, &allowance)?)
     };
     match inspection() {
         Ok(inspection) if shared.json => {

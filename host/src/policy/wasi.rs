@@ -1,0 +1,151 @@
+//! The WASI that a policy can be granted: what the languages' runtimes need to start, with nothing in it.
+//!
+//! No files, environment, arguments or input; no socket can be opened and no name looked up; a clock that stands still at the decision's time; and
+//! randomness drawn from the request's digest, so that the same request at the same time gives the same answer. What
+//! is written to standard output and error goes to the policy's log.
+
+use std::time::Duration;
+
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{Rng as _, SeedableRng as _},
+};
+use wasmtime::{
+    StoreContextMut,
+    component::{Linker, Resource, ResourceTable},
+};
+use wasmtime_wasi::{
+    HostWallClock, WasiCtx, WasiCtxView, WasiView,
+    p2::{self, DynPollable, pipe::MemoryOutputPipe},
+};
+
+use super::sandbox::{Guest, Level, Log};
+use crate::limits;
+
+/// The packages of WASI 0.2 that a grant covers.
+const PACKAGES: [&str; 6] =
+    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+
+/// Whether a grant covers an interface.
+pub(super) fn covers(interface: &str) -> bool {
+    PACKAGES.iter().any(|package| interface.starts_with(package)) && interface.contains("@0.2.")
+}
+
+/// When a decision is made, and what its randomness grows from.
+#[derive(Debug, Clone)]
+pub(super) struct Moment {
+    /// Since 1970-01-01T00:00Z.
+    pub(super) time: Duration,
+    pub(super) seed: [u8; 32],
+}
+
+impl Moment {
+    /// That of every policy while it is loaded: what it says of itself and of its settings is the same on every day.
+    pub(super) const NONE: Self = Self { time: Duration::ZERO, seed: [0; 32] };
+}
+
+/// What a sandbox with a grant has besides.
+pub(super) struct Wasi {
+    time: Duration,
+    context: WasiCtx,
+    table: ResourceTable,
+    output: [MemoryOutputPipe; 2],
+    /// How much of each output has been logged.
+    logged: [usize; 2],
+}
+
+/// A clock that stands still.
+struct Frozen(Duration);
+
+impl HostWallClock for Frozen {
+    fn resolution(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    fn now(&self) -> Duration {
+        self.0
+    }
+}
+
+impl Frozen {
+    fn nanoseconds(&self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Wasi {
+    pub(super) fn new(moment: &Moment) -> Self {
+        let output = [(); 2].map(|()| MemoryOutputPipe::new(limits::POLICY_LOG_BYTES));
+        let [stdout, stderr] = output.clone();
+        let stream = |number| {
+            let mut random = ChaCha20Rng::from_seed(moment.seed);
+            random.set_stream(number);
+            random
+        };
+        let context = WasiCtx::builder()
+            .wall_clock(Frozen(moment.time))
+            .secure_random(stream(0))
+            .insecure_random(stream(1))
+            .insecure_random_seed(u128::from(stream(2).next_u64()))
+            .max_random_size(limits::POLICY_RANDOM_BYTES)
+            .stdout(stdout)
+            .stderr(stderr)
+            // As they are by default, but not left to a default.
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .build();
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits::POLICY_HANDLES);
+        Self { time: moment.time, context, table, output, logged: [0; 2] }
+    }
+
+    /// What was written since the last time, as lines of the log.
+    pub(super) fn log(&mut self, log: &mut Log) {
+        let levels = [Level::Info, Level::Warn];
+        for ((pipe, logged), level) in self.output.iter().zip(&mut self.logged).zip(levels) {
+            let contents = pipe.contents();
+            let new = contents.get(*logged..).unwrap_or_default();
+            String::from_utf8_lossy(new).lines().for_each(|line| log.line(level, line));
+            *logged = contents.len();
+        }
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        // Only a sandbox that was granted WASI has it linked.
+        let wasi = self.wasi.get_or_insert_with(|| Box::new(Wasi::new(&Moment::NONE)));
+        WasiCtxView { ctx: &mut wasi.context, table: &mut wasi.table }
+    }
+}
+
+/// Adds what a grant covers.
+pub(super) fn add_to(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    p2::add_to_linker_sync(linker)?;
+    linker.allow_shadowing(true);
+    clock_without_waiting(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// The monotonic clock, but for waiting: a deadline does not end a call into the host, and on a clock that stands still
+/// no time would ever come.
+fn clock_without_waiting(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut clock = linker.instance("wasi:clocks/monotonic-clock@0.2.12")?;
+    type Store<'a> = StoreContextMut<'a, Guest>;
+    clock.func_wrap("now", |store: Store<'_>, ()| {
+        let time = store.data().wasi.as_ref().map_or(Duration::ZERO, |wasi| wasi.time);
+        Ok((Frozen(time).nanoseconds(),))
+    })?;
+    clock.func_wrap("resolution", |_: Store<'_>, ()| Ok((1_u64,)))?;
+    for wait in ["subscribe-instant", "subscribe-duration"] {
+        clock.func_wrap(
+            wait,
+            |_: Store<'_>, (_,): (u64,)| -> wasmtime::Result<(Resource<DynPollable>,)> {
+                Err(wasmtime::Error::msg("a policy cannot wait: its clock stands still"))
+            },
+        )?;
+    }
+    Ok(())
+}
