@@ -3,6 +3,7 @@
 mod run;
 mod config;
 mod policy;
+mod trial;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use crate::outcome::Exit;
 pub use config::ConfigCommand;
 pub use policy::{InspectArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
+pub use trial::{BenchArgs, LintArgs, TestArgs};
 
 /// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.
 ///

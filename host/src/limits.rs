@@ -118,6 +118,17 @@ pub const ACCEPTED_SETTINGS: usize = 64;
 /// file systems at 2 s.
 pub const FILE_SETTLED: Duration = Duration::from_secs(3);
 
+// Trying policies out.
+
+/// Decisions of one case that a benchmark makes, unless asked otherwise.
+pub const BENCH_DECISIONS: u32 = 2000;
+/// Decisions before the first that counts.
+pub const BENCH_WARM_UP: u32 = 20;
+/// Decisions of one case that lint times.
+pub const LINT_DECISIONS: u32 = 20;
+/// What lint calls slow for one decision: an interpreter for Python takes less than half.
+pub const LINT_SLOW: Duration = Duration::from_millis(10);
+
 // Recording decisions.
 
 /// The log of decisions in bytes before a new file is begun, unless configured: some ten thousand decisions.

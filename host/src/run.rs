@@ -9,6 +9,7 @@ mod plan;
 mod replay;
 mod show;
 mod sources;
+mod trial;
 
 use std::process::ExitCode;
 

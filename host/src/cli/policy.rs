@@ -4,13 +4,22 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::run::{NamedFile, NamedSettings};
+use super::{
+    run::{NamedFile, NamedSettings},
+    trial::{BenchArgs, LintArgs, TestArgs},
+};
 
 /// About policies.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// Say what a policy is: name, version, world, imports, digest, settings schema
     Inspect(InspectArgs),
+    /// Try a policy's cases and say which came out otherwise than expected
+    Test(TestArgs),
+    /// Look for what a policy's cases do not show
+    Lint(LintArgs),
+    /// Measure what a policy's decisions cost, beside a baseline
+    Bench(BenchArgs),
     /// Make past decisions again, with other policies, and say what would have been different
     Replay(ReplayArgs),
 }

@@ -131,6 +131,13 @@ pub enum PolicyError {
     },
 }
 
+impl PolicyError {
+    /// Whether the policy does not accept its settings: an answer, where all else is a failure.
+    pub fn is_about_settings(&self) -> bool {
+        matches!(self, Self::Settings { .. })
+    }
+}
+
 /// How a call into a policy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {

@@ -104,6 +104,9 @@ pub(super) fn job_schema() -> Exit {
 pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
     match command {
         PolicyCommand::Inspect(args) => inspect(shared, args),
+        PolicyCommand::Test(args) => super::trial::test(shared, args),
+        PolicyCommand::Lint(args) => super::trial::lint(shared, args),
+        PolicyCommand::Bench(args) => super::trial::bench(shared, args),
         PolicyCommand::Replay(args) => super::replay::replay(shared, args),
     }
 }

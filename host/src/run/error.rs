@@ -11,6 +11,7 @@ use crate::{
     policy::{PolicyError, RecordError},
     qemu::FingerprintError,
     state::StateDirError,
+    trial::TrialError,
     vm::VmError,
 };
 
@@ -46,6 +47,9 @@ pub enum RunError {
     /// The host's own facts.
     #[error(transparent)]
     Facts(#[from] FactsError),
+    /// A policy that is tried out.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
     /// The log of decisions.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -81,6 +85,10 @@ impl RunError {
             Self::Usage(_) | Self::Config(_) | Self::State(_) | Self::Log { .. } => Exit::Usage,
             Self::JobFile { .. } | Self::Job(_) => Exit::JobNotUnderstood,
             Self::Policy(PolicyError::Settings { .. }) => Exit::Usage,
+            Self::Trial(TrialError::Policy(error)) if !error.is_about_settings() => {
+                Exit::PolicyFailed
+            }
+            Self::Trial(_) => Exit::Usage,
             Self::Policy(_) | Self::SlowDecision => Exit::PolicyFailed,
             Self::Fingerprint(_) | Self::Facts(_) | Self::Runtime(_) | Self::Record(_) => {
                 Exit::CannotRun
@@ -115,6 +123,7 @@ impl RunError {
             | Self::Fingerprint(_)
             | Self::Facts(_)
             | Self::Record(_)
+            | Self::Trial(_)
             | Self::Log { .. }
             | Self::SlowDecision
             | Self::Image(_)

@@ -196,3 +196,15 @@ impl Watcher for Steps {
         }
     }
 }
+
+/// A word in green.
+pub(super) fn good(word: &str) -> String {
+    let style = anstyle::AnsiColor::Green.on_default().bold();
+    format!("{style}{word}{style:#}")
+}
+
+/// A word in red.
+pub(super) fn bad(word: &str) -> String {
+    let style = anstyle::AnsiColor::Red.on_default().bold();
+    format!("{style}{word}{style:#}")
+}

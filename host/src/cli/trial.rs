@@ -1,0 +1,73 @@
+//! `qhost policy test`, `lint` and `bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::limits;
+
+/// `qhost policy test`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost policy test my-policy
+  qhost policy test my-policy --update && git diff my-policy/cases
+  qhost policy test my-policy --junit results.xml
+
+A case in cases/*.toml:
+  [[case]]
+  name = \"a task without a team is refused\"
+  job = { meta = {} }                        # laid over an example job; or job_file
+  host = { ports_in_use = [20000] }          # laid over the facts of an example host
+  settings = { teams = [\"web\"] }           # or [settings] for every case of the file
+  [case.expect]
+  verdict = \"denied\"                       # allowed, denied, failed
+  violations = [{ code = \"no-team\", field = \"meta.team\" }]
+  changes = [{ field = \"resources.memory_mib\", to = 512 }]
+
+What a case does not expect is not looked at. Exit code 0 when every case is as expected, 1 when one is not.")]
+pub struct TestArgs {
+    /// The policy's project, a folder with NAME.wasm and cases/*.toml; or the policy's file, with cases beside it
+    #[arg(value_name = "DIR|FILE", default_value = ".")]
+    pub project: PathBuf,
+    /// Write what came of the cases into their files as what they expect
+    #[arg(long)]
+    pub update: bool,
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+}
+
+/// `qhost policy lint`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  qhost policy lint my-policy
+
+Finds: not-idempotent, not-deterministic, fails, slow, near-its-limits, unused-import, settings-without-schema,
+schema-is-no-json, misspelt-settings-pass. Exit code 0 when nothing is found, 1 when something is.")]
+pub struct LintArgs {
+    /// The policy's project, a folder with NAME.wasm and cases/*.toml; or the policy's file, with cases beside it
+    #[arg(value_name = "DIR|FILE", default_value = ".")]
+    pub project: PathBuf,
+}
+
+/// `qhost policy bench`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost policy bench my-policy --save      # keeps this as the baseline, in my-policy/bench.json
+  qhost policy bench my-policy             # prints this beside the baseline
+
+A decision is one choose and one validate in a fresh sandbox. A baseline is worth comparing with on its own machine.")]
+pub struct BenchArgs {
+    /// The policy's project, a folder with NAME.wasm and cases/*.toml; or the policy's file, with cases beside it
+    #[arg(value_name = "DIR|FILE", default_value = ".")]
+    pub project: PathBuf,
+    /// Decisions of each case
+    #[arg(long, value_name = "N", default_value_t = limits::BENCH_DECISIONS, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    pub decisions: u32,
+    /// The baseline's file [default: bench.json in the project]
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Keep what is measured as the baseline
+    #[arg(long)]
+    pub save: bool,
+}

@@ -1,0 +1,162 @@
+//! Trying a policy out before it decides for real: cases with expectations, what to look out for, what it costs.
+//!
+//! A policy's project has its component, `NAME.wasm`, and `cases/*.toml`. Each case is an example job and example host
+//! facts with a few keys laid over them, so that a case says only what it is about.
+
+mod cases;
+mod example;
+mod expect;
+mod junit;
+mod lint;
+mod bench;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+pub use bench::{Measured, bench};
+pub use cases::{Case, CaseFile};
+pub use expect::{Expect, Tried, run, update};
+pub use junit::junit;
+pub use lint::{Finding, lint};
+
+use crate::policy::{Allowance, Chain, Layer, Loader, Mode, PolicyError, Source};
+
+/// A policy's project.
+#[derive(Debug)]
+pub struct Project {
+    /// The policy's name.
+    pub name: String,
+    /// Its component or core module.
+    pub module: PathBuf,
+    /// Its cases, in the order of the files' names.
+    pub files: Vec<CaseFile>,
+}
+
+/// What is wrong with a project.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// A file or folder cannot be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A folder has no policy, or several.
+    #[error("{} has {}; expected one policy, NAME.wasm: qhost policy build makes it; or name the file", folder.display(), if found.is_empty() { "no policy".into() } else { found.join(", ") })]
+    NoPolicy {
+        /// The folder.
+        folder: PathBuf,
+        /// What it has of that kind.
+        found: Vec<String>,
+    },
+    /// There is nothing to try.
+    #[error("{} has no cases/*.toml; expected at least one file with a [[case]]", folder.display())]
+    NoCases {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A file of cases is not understood.
+    #[error("{}:{place}: {reason}", path.display())]
+    Case {
+        /// The file.
+        path: PathBuf,
+        /// The line, or the case's name.
+        place: String,
+        /// What was found, and what was expected.
+        reason: String,
+    },
+    /// The policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> TrialError {
+    let path = path.to_owned();
+    move |source| TrialError::Unreadable { path, source }
+}
+
+impl Project {
+    /// Opens a project: its folder, or its policy's file.
+    pub fn open(path: &Path) -> Result<Self, TrialError> {
+        let metadata = fs::metadata(path).map_err(unreadable(path))?;
+        let (folder, module) = match metadata.is_dir() {
+            true => (path.to_owned(), only_module(path)?),
+            false => (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned()),
+        };
+        let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let files = files(&folder.join("cases"), "toml")?;
+        let files = files.iter().map(|path| CaseFile::read(path)).collect::<Result<_, _>>()?;
+        Ok(Self { name, module, files })
+    }
+
+    /// The same, which must have cases.
+    pub fn with_cases(path: &Path) -> Result<Self, TrialError> {
+        let project = Self::open(path)?;
+        match project.files.iter().any(|file| !file.cases.is_empty()) {
+            true => Ok(project),
+            false => Err(TrialError::NoCases { folder: path.into() }),
+        }
+    }
+
+    /// Every case; one with the example as it is where there is none.
+    fn all_cases(&self) -> Result<Vec<Case>, TrialError> {
+        let cases: Vec<_> = self.files.iter().flat_map(|file| file.cases.iter().cloned()).collect();
+        if cases.is_empty() { Ok(vec![Case::example()?]) } else { Ok(cases) }
+    }
+
+    /// The policy alone in a chain, as a case wants it.
+    fn chain(&self, loader: &Loader, case: &Case) -> Result<Chain, PolicyError> {
+        loader.chain(vec![Source {
+            name: self.name.clone(),
+            path: self.module.clone(),
+            pin: None,
+            settings: case.settings.to_string(),
+            allowance: self.allowance(case),
+            mode: Mode::Enforce,
+            layer: Layer::Host,
+        }])
+    }
+
+    fn allowance(&self, case: &Case) -> Allowance {
+        Allowance { wasi: case.wasi, ..Allowance::default() }
+    }
+}
+
+fn only_module(folder: &Path) -> Result<PathBuf, TrialError> {
+    let mut modules = files(folder, "wasm")?;
+    match (modules.pop(), modules.is_empty()) {
+        (Some(module), true) => Ok(module),
+        (module, _) => {
+            let found = modules.into_iter().chain(module);
+            let found =
+                found.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+            Err(TrialError::NoPolicy { folder: folder.into(), found: found.collect() })
+        }
+    }
+}
+
+/// A folder's files of a kind, by name; none where the folder is not there.
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, TrialError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(unreadable(folder)(error)),
+    };
+    let entries = entries.collect::<io::Result<Vec<_>>>().map_err(unreadable(folder))?;
+    let mut files: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|found| found == extension));
+    files.sort();
+    Ok(files)
+}

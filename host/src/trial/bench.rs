@@ -1,0 +1,68 @@
+//! What a policy costs: many decisions one after the other, each in a fresh sandbox, as a run makes them.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Case, Project, TrialError};
+use crate::{limits, policy::Loader};
+
+/// What one case costs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The case.
+    pub name: String,
+    /// Half of the decisions took at most this, in µs.
+    pub p50_us: f64,
+    /// Of a hundred, ninety-nine took at most this, in µs.
+    pub p99_us: f64,
+    /// The most memory that its sandbox had, in bytes.
+    pub peak_memory: u64,
+    /// What it logged, in bytes.
+    pub log_bytes: u64,
+}
+
+/// Measures every case of a project, `decisions` of each.
+pub fn bench(
+    project: &Project,
+    loader: &Loader,
+    decisions: u32,
+    mut progress: impl FnMut(),
+) -> Result<Vec<Measured>, TrialError> {
+    let mut measured = vec![];
+    for case in project.all_cases()? {
+        measured.push(one(project, loader, &case, decisions)?);
+        progress();
+    }
+    Ok(measured)
+}
+
+pub(super) fn one(
+    project: &Project,
+    loader: &Loader,
+    case: &Case,
+    decisions: u32,
+) -> Result<Measured, TrialError> {
+    let chain = project.chain(loader, case)?;
+    let mut took = vec![];
+    let mut cost = crate::policy::Cost::default();
+    for round in 0..limits::BENCH_WARM_UP + decisions {
+        let request = case.request.clone();
+        let began = Instant::now();
+        let verdict = chain.decide(request);
+        let micros = began.elapsed().as_secs_f64() * 1e6;
+        if round >= limits::BENCH_WARM_UP {
+            took.push(micros);
+        }
+        cost = verdict.decision().policies.first().map_or(cost, |policy| policy.cost);
+    }
+    took.sort_by(f64::total_cmp);
+    let at = |hundredths: usize| took.get(took.len() * hundredths / 100).copied().unwrap_or(0.0);
+    Ok(Measured {
+        name: case.name.clone(),
+        p50_us: at(50),
+        p99_us: at(99),
+        peak_memory: cost.peak_memory,
+        log_bytes: cost.log_bytes,
+    })
+}

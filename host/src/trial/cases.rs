@@ -1,0 +1,184 @@
+//! Files of cases: what is asked and what is expected, in TOML that a person can read and write.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use toml::Spanned;
+
+use super::{Expect, TrialError, example, unreadable};
+use crate::{
+    job, limits,
+    policy::{HostFacts, PortRange, Request},
+};
+
+/// A file of cases.
+#[derive(Debug)]
+pub struct CaseFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Its text.
+    pub(super) text: String,
+    /// Its cases.
+    pub cases: Vec<Case>,
+}
+
+/// One case.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// What it shows.
+    pub name: String,
+    /// Where it begins in its file, from 1.
+    pub line: usize,
+    /// The policy's settings.
+    pub settings: Value,
+    /// Whether the policy is granted WASI.
+    pub wasi: bool,
+    /// What is asked.
+    pub request: Request,
+    /// What is expected.
+    pub expect: Expect,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// Settings of every case that has none of its own.
+    #[serde(default)]
+    settings: Map<String, Value>,
+    /// Whether the policy is granted WASI.
+    #[serde(default)]
+    wasi: bool,
+    #[serde(default)]
+    case: Vec<Spanned<Given>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Given {
+    name: String,
+    /// Laid over the example job.
+    #[serde(default)]
+    job: Map<String, Value>,
+    /// A job file instead, from the file's folder.
+    job_file: Option<PathBuf>,
+    /// Laid over the example host.
+    #[serde(default)]
+    host: Map<String, Value>,
+    /// The host ports that tasks may use.
+    allowed_ports: Option<Vec<PortRange>>,
+    tenant: Option<String>,
+    settings: Option<Map<String, Value>>,
+    /// When it is decided, which only a policy with WASI can see.
+    time: Option<Timestamp>,
+    #[serde(default)]
+    expect: Expect,
+}
+
+impl CaseFile {
+    /// Reads a file of cases.
+    pub fn read(path: &Path) -> Result<Self, TrialError> {
+        let text = fs::read_to_string(path).map_err(unreadable(path))?;
+        let wrong =
+            |place: String, reason: String| TrialError::Case { path: path.into(), place, reason };
+        let file: File = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line(&text, span.start));
+            wrong(line.to_string(), error.message().into())
+        })?;
+        let mut cases = vec![];
+        for given in &file.case {
+            let line = line(&text, given.span().start);
+            let case = given.get_ref().read(&file, line, path);
+            cases.push(case.map_err(|reason| wrong(line.to_string(), reason))?);
+        }
+        Ok(Self { path: path.into(), text, cases })
+    }
+}
+
+fn line(text: &str, offset: usize) -> usize {
+    text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1)
+}
+
+impl Given {
+    fn read(&self, file: &File, line: usize, path: &Path) -> Result<Case, String> {
+        let settings = self.settings.clone().unwrap_or_else(|| file.settings.clone());
+        let name = &self.name;
+        let request = self.request(path).map_err(|reason| format!("case {name:?}: {reason}"))?;
+        Ok(Case {
+            name: name.clone(),
+            line,
+            settings: Value::Object(settings),
+            wasi: file.wasi,
+            request,
+            expect: self.expect.clone(),
+        })
+    }
+
+    fn request(&self, path: &Path) -> Result<Request, String> {
+        let (file, bytes) = self.job(path)?;
+        let tenant = self.tenant.as_deref().unwrap_or("default");
+        let task = job::parse(&file, &bytes, tenant, None).map_err(|error| error.to_string())?;
+        let mut host = example::host();
+        example::lay_over(&mut host, &Value::Object(self.host.clone()), true)
+            .map_err(|key| format!("host.{key} is no fact of a host"))?;
+        let host: HostFacts =
+            serde_json::from_value(host).map_err(|error| format!("host: {error}"))?;
+        let ports = self.allowed_ports.clone().unwrap_or_else(|| vec![PortRange::UNPRIVILEGED]);
+        let rules = example::rules(ports, &task.args);
+        Ok(Request { task, host, rules, time: self.time.unwrap_or_else(example::time) })
+    }
+
+    /// The job's name for errors, and its text.
+    fn job(&self, path: &Path) -> Result<(String, Vec<u8>), String> {
+        let Some(file) = &self.job_file else {
+            let mut job = example::job();
+            example::lay_over(&mut job, &Value::Object(self.job.clone()), false)
+                .map_err(|key| format!("job.{key}"))?;
+            return Ok(("job".into(), job.to_string().into_bytes()));
+        };
+        if !self.job.is_empty() {
+            return Err("expected job or job_file, found both".into());
+        }
+        let file = path.parent().unwrap_or(Path::new("")).join(file);
+        let unreadable = |error| format!("cannot read {}: {error}", file.display());
+        let size = fs::metadata(&file).map_err(unreadable)?.len();
+        if size > limits::JOB_FILE_BYTES {
+            return Err(format!("{} has {size} bytes, more than a job may have", file.display()));
+        }
+        Ok((file.display().to_string(), fs::read(&file).map_err(unreadable)?))
+    }
+}
+
+impl Case {
+    /// The example as it is.
+    pub(super) fn example() -> Result<Self, TrialError> {
+        let given = Given {
+            name: "the example".into(),
+            job: Map::new(),
+            job_file: None,
+            host: Map::new(),
+            allowed_ports: None,
+            tenant: None,
+            settings: None,
+            time: None,
+            expect: Expect::default(),
+        };
+        let file = File { settings: Map::new(), wasi: false, case: vec![] };
+        let wrong = |reason| TrialError::Case { path: "example".into(), place: "1".into(), reason };
+        given.read(&file, 1, Path::new("")).map_err(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_a_case() {
+        assert_eq!(Case::example().unwrap().request.task.name, "example");
+    }
+}

@@ -1,0 +1,38 @@
+//! The results of cases as JUnit XML, which CI services read.
+
+use std::{path::Path, time::Duration};
+
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+
+use super::{TrialError, Tried};
+use crate::state::write_whole;
+
+/// Writes a report: a suite for each file of cases.
+pub fn junit(path: &Path, policy: &str, tried: &[Tried]) -> Result<(), TrialError> {
+    let unwritable = |source| TrialError::Unwritable { path: path.into(), source };
+    let mut report = Report::new(policy);
+    for of_file in tried.chunk_by(|a, b| a.file == b.file) {
+        let mut suite = TestSuite::new(of_file.first().map_or("", |tried| tried.file.as_str()));
+        suite.add_test_cases(of_file.iter().map(case));
+        report.add_test_suite(suite);
+    }
+    let xml = report.to_string().map_err(|error| unwritable(std::io::Error::other(error)))?;
+    // A file beside the current folder, or wherever it was asked for.
+    let path = std::path::absolute(path).map_err(unwritable)?;
+    write_whole(&path, xml.as_bytes())
+        .map_err(|source| TrialError::Unwritable { path: path.clone(), source })
+}
+
+fn case(tried: &Tried) -> TestCase {
+    let status = match tried.passed {
+        true => TestCaseStatus::success(),
+        false => {
+            let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+            status.set_message("not as expected").set_description(tried.diff.as_str());
+            status
+        }
+    };
+    let mut case = TestCase::new(tried.name.as_str(), status);
+    case.set_time(Duration::from_micros(tried.micros));
+    case
+}

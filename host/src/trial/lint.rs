@@ -1,0 +1,270 @@
+//! What the cases of a policy do not show by themselves: that it gives one answer, soon, with room to spare, and asks for
+//! nothing that it does not use.
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use jiff::ToSpan as _;
+use serde::Serialize;
+use wasmparser::{
+    ElementItems, ExternalKind, ImportSectionReader, Operator, Parser, Payload, TypeRef,
+};
+
+use super::{Case, Project, TrialError, bench, unreadable};
+use crate::{
+    limits,
+    policy::{Answer, Chain, Cost, Decision, Facts, Loader, PolicyError, Verdict},
+};
+
+/// Something to look at in a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// A stable name for programs.
+    pub code: &'static str,
+    /// The case that shows it, if it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub case: Option<String>,
+    /// What was found.
+    pub message: String,
+    /// What can be done about it.
+    pub hint: &'static str,
+}
+
+/// Looks at a policy: all that is found.
+pub fn lint(project: &Project, loader: &Loader) -> Result<Vec<Finding>, TrialError> {
+    let cases = project.all_cases()?;
+    let wasi = cases.iter().any(|case| case.wasi);
+    let allowance = crate::policy::Allowance { wasi, ..Default::default() };
+    let facts = loader.inspect(&project.name, &project.module, &allowance)?.facts;
+    let mut findings = unused(project, &facts)?;
+    findings.extend(settings(project, loader, &facts, cases.first())?);
+    for case in &cases {
+        match project.chain(loader, case) {
+            Ok(chain) => findings.extend(looked_at(project, loader, case, &chain)?),
+            // A case of settings that are refused: there is nothing more to it.
+            Err(error) if error.is_about_settings() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(findings)
+}
+
+fn looked_at(
+    project: &Project,
+    loader: &Loader,
+    case: &Case,
+    chain: &Chain,
+) -> Result<Vec<Finding>, TrialError> {
+    let found =
+        |code, message, hint| Finding { code, case: Some(case.name.clone()), message, hint };
+    let first = chain.decide(case.request.clone());
+    let mut findings = vec![];
+    if let Verdict::Failed(error, _) = &first {
+        let (code, hint) = match matches!(**error, PolicyError::Unsettled { .. }) {
+            true => (
+                "not-idempotent",
+                "choose must return its own result unchanged: set values, do not add to them",
+            ),
+            false => (
+                "fails",
+                "a run under a policy that fails ends in exit code 12; return a violation instead",
+            ),
+        };
+        findings.push(found(code, error.to_string(), hint));
+        return Ok(findings);
+    }
+    if let Some(message) = differs(project, loader, case, &first)? {
+        let hint = "the same request must give the same answer: look at nothing but the arguments";
+        findings.push(found("not-deterministic", message, hint));
+    }
+    let measured = bench::one(project, loader, case, limits::LINT_DECISIONS)?;
+    let slow = measured.p50_us > limits::LINT_SLOW.as_secs_f64() * 1e6;
+    if slow {
+        let message = format!("half of the decisions take more than {:.0} µs", measured.p50_us);
+        findings.push(found("slow", message, "qhost policy bench says what each case costs"));
+    }
+    let record = first.decision().policies.first();
+    if let Some(message) = record.and_then(|record| near(&record.cost, record.log_dropped)) {
+        let hint = "raise the limit in the configuration, or do less; more input takes more";
+        findings.push(found("near-its-limits", message, hint));
+    }
+    Ok(findings)
+}
+
+/// Decided again, in a sandbox of its own, and with WASI on another day: the first thing that is not the same.
+fn differs(
+    project: &Project,
+    loader: &Loader,
+    case: &Case,
+    first: &Verdict,
+) -> Result<Option<String>, TrialError> {
+    let mut later = case.clone();
+    if case.wasi {
+        later.request.time =
+            later.request.time.checked_add(30.hours()).unwrap_or(case.request.time);
+    }
+    let when = if case.wasi { "a day later" } else { "asked again" };
+    let second = project.chain(loader, &later)?.decide(later.request);
+    let (before, after) = (answers(first.decision()), answers(second.decision()));
+    Ok((before != after || first.outcome() != second.outcome())
+        .then(|| format!("{when}, it answers otherwise: {before} became {after}")))
+}
+
+/// What was decided, without what it cost.
+fn answers(decision: &Decision) -> String {
+    let policies = decision.policies.iter().map(|policy| {
+        let violations: Vec<_> = policy.violations.iter().map(|one| &one.code).collect();
+        let refused = if policy.answer == Answer::Refused { "refused" } else { "allowed" };
+        format!("{refused} {violations:?} {}", serde_json::json!(policy.changes))
+    });
+    policies.collect()
+}
+
+/// How near a decision came to a limit.
+fn near(cost: &Cost, log_dropped: u64) -> Option<String> {
+    let deadline = limits::POLICY_DEADLINE;
+    let memory = limits::POLICY_MEMORY_BYTES as u64;
+    if Duration::from_micros(cost.micros) > deadline / 2 {
+        return Some(format!("it takes {} ms of {} ms", cost.micros / 1000, deadline.as_millis()));
+    }
+    if cost.peak_memory > memory / 4 * 3 {
+        return Some(format!("it takes {} MiB of {} MiB", cost.peak_memory >> 20, memory >> 20));
+    }
+    (log_dropped > 0).then(|| format!("{log_dropped} lines of its log are dropped"))
+}
+
+/// Settings that a policy takes and does not describe, or lets pass although it does not know them.
+fn settings(
+    project: &Project,
+    loader: &Loader,
+    facts: &Facts,
+    case: Option<&Case>,
+) -> Result<Vec<Finding>, TrialError> {
+    let found =
+        |code, message: &str, hint| Finding { code, case: None, message: message.into(), hint };
+    let Some(case) = case else { return Ok(vec![]) };
+    let mut strange = case.clone();
+    strange.settings = serde_json::json!({"qhost-lint-no-such-setting": true});
+    let passes = match project.chain(loader, &strange) {
+        Ok(_) => true,
+        Err(error) if error.is_about_settings() => false,
+        Err(error) => return Err(error.into()),
+    };
+    let takes_some = case.settings.as_object().is_some_and(|settings| !settings.is_empty());
+    Ok(match &facts.about.settings_schema {
+        None if takes_some || !passes => vec![found(
+            "settings-without-schema",
+            "it takes settings and describes none",
+            "return a JSON Schema in describe, so that operators and qhost config check know them",
+        )],
+        Some(serde_json::Value::String(_)) => vec![found(
+            "schema-is-no-json",
+            "its settings schema is not JSON",
+            "return the JSON Schema as text in describe",
+        )],
+        Some(_) if passes => vec![found(
+            "misspelt-settings-pass",
+            "it accepts a setting that it does not know, so a misspelt one is ignored",
+            "refuse unknown keys in check-settings; in Rust, #[serde(deny_unknown_fields)]",
+        )],
+        Some(_) | None => vec![],
+    })
+}
+
+/// Interfaces that the component imports and none of its modules calls.
+fn unused(project: &Project, facts: &Facts) -> Result<Vec<Finding>, TrialError> {
+    let bytes = fs::read(&project.module).map_err(unreadable(&project.module))?;
+    // It loads, so it parses; a core module becomes a component only with what it uses.
+    let called = called(&bytes).unwrap_or_default();
+    let is_called = |interface: &String| {
+        let plain = interface.split('@').next().unwrap_or(interface);
+        called.iter().any(|name| name.split('@').next() == Some(plain))
+    };
+    let types = |interface: &&String| interface.contains("/types@");
+    let unused =
+        facts.imports.iter().filter(|interface| !types(interface) && !is_called(interface));
+    let finding = |interface: &String| Finding {
+        code: "unused-import",
+        case: None,
+        message: format!("it imports {interface} and never calls it"),
+        hint: "build it without; what a policy cannot reach cannot be used against it",
+    };
+    Ok(unused.map(finding).collect())
+}
+
+/// The names of modules whose imported functions some core module calls, refers to or exports.
+fn called(component: &[u8]) -> wasmparser::Result<BTreeSet<String>> {
+    let mut uses = Uses::default();
+    for payload in Parser::new(0).parse_all(component) {
+        uses.read(payload?)?;
+    }
+    Ok(uses.called)
+}
+
+#[derive(Default)]
+struct Uses {
+    called: BTreeSet<String>,
+    /// Of the core module at hand: where each of its imported functions is from.
+    imported: Vec<String>,
+}
+
+impl Uses {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the other kinds of section name no function"
+    )]
+    fn read(&mut self, payload: Payload<'_>) -> wasmparser::Result<()> {
+        match payload {
+            Payload::ModuleSection { .. } => self.imported.clear(),
+            Payload::ImportSection(section) => self.imports(section)?,
+            Payload::ExportSection(section) => {
+                for export in section.into_iter().filter_map(Result::ok) {
+                    self.function((export.kind == ExternalKind::Func).then_some(export.index));
+                }
+            }
+            Payload::ElementSection(section) => {
+                for element in section {
+                    self.element(element?.items);
+                }
+            }
+            Payload::CodeSectionEntry(body) => {
+                for operator in body.get_operators_reader()? {
+                    self.function(function_of(&operator?));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn imports(&mut self, section: ImportSectionReader<'_>) -> wasmparser::Result<()> {
+        for import in section.into_imports() {
+            let import = import?;
+            if matches!(import.ty, TypeRef::Func(_)) {
+                self.imported.push(import.module.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn element(&mut self, items: ElementItems<'_>) {
+        if let ElementItems::Functions(functions) = items {
+            functions.into_iter().for_each(|function| self.function(function.ok()));
+        }
+    }
+
+    fn function(&mut self, function: Option<u32>) {
+        let index = function.and_then(|function| usize::try_from(function).ok());
+        let name = index.and_then(|index| self.imported.get(index));
+        self.called.extend(name.cloned());
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "some hundred operators name no function")]
+fn function_of(operator: &Operator<'_>) -> Option<u32> {
+    match operator {
+        Operator::Call { function_index }
+        | Operator::ReturnCall { function_index }
+        | Operator::RefFunc { function_index } => Some(*function_index),
+        _ => None,
+    }
+}
