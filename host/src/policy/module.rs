@@ -30,8 +30,6 @@ const WITH_WASI: &str =
     "qhost:policy/log@0.1.0 and, of WASI 0.2, cli, clocks, filesystem, io, random and sockets";
 /// The interface that makes a component a policy.
 const DECIDE: &str = "qhost:policy/decide@0.1.0";
-/// An interface of types only: importing it grants nothing.
-const TYPES: &str = "qhost:policy/types@0.1.0";
 
 /// Where a policy comes from, and on what terms it is asked.
 #[derive(Debug, Clone)]
@@ -345,17 +343,32 @@ fn interfaces(sandbox: &Sandbox, component: &Component) -> (Vec<String>, Vec<Str
     let show = |name: &str| printable::line(name, limits::SHOWN_CHARS).to_string();
     (
         kind.imports(sandbox.engine())
-            // A type that a component imports grants nothing.
-            .filter(|(_, item)| !matches!(item.ty, ComponentItem::Type(_)))
+            .filter(|(_, item)| !is_of_types(&item.ty, sandbox))
             .map(|(name, _)| show(name))
             .collect(),
         kind.exports(sandbox.engine()).map(|(name, _)| show(name)).collect(),
     )
 }
 
+/// Whether an import is a type, or an interface of nothing but types: such a one grants nothing.
+fn is_of_types(item: &ComponentItem, sandbox: &Sandbox) -> bool {
+    let is_type =
+        |item: &ComponentItem| matches!(item, ComponentItem::Type(_) | ComponentItem::Resource(_));
+    match item {
+        ComponentItem::ComponentInstance(instance) => {
+            instance.exports(sandbox.engine()).all(|(_, item)| is_type(&item.ty))
+        }
+        ComponentItem::Type(_) | ComponentItem::Resource(_) => true,
+        ComponentItem::ComponentFunc(_)
+        | ComponentItem::CoreFunc(_)
+        | ComponentItem::Module(_)
+        | ComponentItem::Component(_) => false,
+    }
+}
+
 /// Whether a policy may import an interface.
 fn allowed(interface: &str, allowance: &Allowance) -> bool {
-    is_one_of(interface, &[LOG, TYPES]) || (allowance.wasi && wasi::covers(interface))
+    is_one_of(interface, &[LOG]) || (allowance.wasi && wasi::covers(interface))
 }
 
 /// Whether an interface's name is one of those known, in any patch of the same minor version: within one, the contract

@@ -179,9 +179,7 @@ fn unused(project: &Project, facts: &Facts) -> Result<Vec<Finding>, TrialError> 
         let plain = interface.split('@').next().unwrap_or(interface);
         called.iter().any(|name| name.split('@').next() == Some(plain))
     };
-    let types = |interface: &&String| interface.contains("/types@");
-    let unused =
-        facts.imports.iter().filter(|interface| !types(interface) && !is_called(interface));
+    let unused = facts.imports.iter().filter(|interface| !is_called(interface));
     let finding = |interface: &String| Finding {
         code: "unused-import",
         case: None,
