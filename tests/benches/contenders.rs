@@ -1,0 +1,231 @@
+//! The contenders: a chain of qhost's, bare wasmtime with the same component, regorus with the same rules.
+
+use std::{fs, net::Ipv4Addr};
+
+use qhost::{
+    digest::Sha256,
+    job::{Accelerator, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
+    policy::{
+        Allowance, Chain, HostFacts, Layer, Loader, Mode, PortRange, Request, Rules, Source, Usage,
+    },
+};
+use qhost_tests::{policy, root};
+use serde_json::{Value, json};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
+    component::{Component, HasSelf, Linker},
+};
+
+use crate::bare::{
+    Policy, PolicyPre,
+    qhost::policy::{log, types},
+};
+
+/// Two ports, one of them with a host port; the policy changes the accelerator, the memory and the other.
+pub fn request() -> Request {
+    let port = |label: &str, guest, host| PortRequest {
+        label: label.into(),
+        guest,
+        host,
+        protocol: Protocol::Tcp,
+    };
+    let amount = |cpus, memory_mib| Resources { cpus, memory_mib };
+    Request {
+        task: Task {
+            tenant: "acme".into(),
+            job: "web".into(),
+            name: "web".into(),
+            image: ImageRequest {
+                source: "https://images.example/web.qcow2".parse().expect("a URL"),
+                sha256: Sha256::of(b""),
+            },
+            resources: amount(1, 1024),
+            accelerator: None,
+            ports: vec![port("http", 80, None), port("ssh", 22, Some(20_010))],
+            egress: Egress::Isolated,
+            args: vec![],
+            meta: [("team".to_owned(), "web".to_owned())].into(),
+        },
+        host: HostFacts {
+            name: "host-1".into(),
+            qemu_version: "10.0.2".into(),
+            accelerators: vec![Accelerator::Tcg, Accelerator::Kvm],
+            resources: amount(16, 65_536),
+            free: amount(8, 32_768),
+            ports_in_use: vec![22, 20_000, 20_001],
+            tenant_usage: Usage { vms: 1, resources: amount(1, 256), ports: 1 },
+        },
+        rules: Rules {
+            ports: vec![PortRange::UNPRIVILEGED],
+            binds: vec![Ipv4Addr::LOCALHOST],
+            internet: false,
+            args: vec![],
+        },
+        time: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn settings() -> Value {
+    json!({"hosts": ["images.example"], "memory_mib": 512, "first": 20000, "last": 20015})
+}
+
+/// A chain of the standard policy, over and over: each after the first changes nothing.
+pub fn chain(loader: &Loader, policies: usize) -> Chain {
+    let source = |index| Source {
+        name: format!("standard-{index}"),
+        path: policy("standard"),
+        pin: None,
+        settings: settings().to_string(),
+        allowance: Allowance::default(),
+        mode: Mode::Enforce,
+        layer: Layer::Host,
+    };
+    loader.chain((0..policies).map(source).collect()).expect("the standard policy loads")
+}
+
+/// The same component under wasmtime alone, with what makes it fastest: a pool, pages kept and found by the kernel,
+/// and none of qhost's bounds.
+pub struct Bare {
+    engine: Engine,
+    policy: PolicyPre<Nothing>,
+    request: types::Request,
+    launch: types::Launch,
+}
+
+/// The state of a host that keeps none.
+pub struct Nothing;
+
+impl types::Host for Nothing {}
+
+impl log::Host for Nothing {
+    fn log(&mut self, _: log::Level, _: String) {}
+}
+
+impl Bare {
+    pub fn new() -> Self {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(16)
+            .linear_memory_keep_resident(256 << 10)
+            .table_keep_resident(256 << 10)
+            .pagemap_scan(Enabled::Auto);
+        let mut config = Config::new();
+        config
+            .concurrency_support(false)
+            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let engine = Engine::new(&config).expect("an engine");
+        let component = Component::from_file(&engine, policy("standard")).expect("a component");
+        let mut linker = Linker::new(&engine);
+        Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |nothing| nothing).expect("a linker");
+        let policy = PolicyPre::new(linker.instantiate_pre(&component).expect("its imports"));
+        let (request, launch) = arguments();
+        Self { engine, policy: policy.expect("a policy"), request, launch }
+    }
+
+    /// `choose` and `validate` in a fresh sandbox.
+    pub fn decide(&mut self) -> usize {
+        let mut store = Store::new(&self.engine, Nothing);
+        let instance = self.policy.instantiate(&mut store).expect("an instance");
+        let decide = instance.qhost_policy_decide();
+        let chosen = decide.call_choose(&mut store, &self.request, &self.launch);
+        let chosen = chosen.expect("an answer").expect("a launch");
+        let violations = decide.call_validate(&mut store, &self.request, &chosen);
+        violations.expect("an answer").len()
+    }
+}
+
+/// The request as wasmtime's bindings have it.
+fn arguments() -> (types::Request, types::Launch) {
+    let Request { task, host, rules, time: _ } = request();
+    let amount =
+        |amount: Resources| types::Resources { cpus: amount.cpus, memory_mib: amount.memory_mib };
+    let ports = |port: &PortRequest| types::PortMap {
+        label: port.label.clone(),
+        guest: port.guest,
+        host: port.host,
+        bind: "127.0.0.1".into(),
+        protocol: types::Protocol::Tcp,
+    };
+    let launch = types::Launch {
+        accelerator: types::Accelerator::Tcg,
+        ports: task.ports.iter().map(ports).collect(),
+        resources: amount(task.resources),
+        egress: types::Egress::Isolated,
+        warnings: vec![],
+        extensions: vec![],
+    };
+    let ports = |port: &PortRequest| types::PortRequest {
+        label: port.label.clone(),
+        guest: port.guest,
+        host: port.host,
+        protocol: types::Protocol::Tcp,
+    };
+    let task = types::Task {
+        ports: task.ports.iter().map(ports).collect(),
+        tenant: task.tenant,
+        job: task.job,
+        name: task.name,
+        image: types::Image {
+            source: task.image.source.to_string(),
+            sha256: task.image.sha256.to_string(),
+        },
+        resources: amount(task.resources),
+        accelerator: None,
+        egress: types::Egress::Isolated,
+        args: task.args,
+        meta: task.meta.into_iter().collect(),
+        extensions: vec![],
+    };
+    let ranges = |range: &PortRange| types::PortRange { first: range.first(), last: range.last() };
+    let host = types::HostFacts {
+        name: host.name,
+        qemu_version: host.qemu_version,
+        accelerators: vec![types::Accelerator::Tcg, types::Accelerator::Kvm],
+        resources: amount(host.resources),
+        free: amount(host.free),
+        ports: rules.ports.iter().map(ranges).collect(),
+        ports_in_use: host.ports_in_use,
+        tenant_usage: types::Usage {
+            vms: host.tenant_usage.vms,
+            resources: amount(host.tenant_usage.resources),
+            ports: host.tenant_usage.ports,
+        },
+        extensions: vec![],
+    };
+    let settings = settings().to_string();
+    (types::Request { task, host, settings, extensions: vec![] }, launch)
+}
+
+/// The same rules in Rego, the engine warm: what differs from decision to decision is the input, as JSON in and out.
+pub struct Rego {
+    engine: regorus::Engine,
+    input: String,
+}
+
+impl Rego {
+    pub fn new() -> Self {
+        let rules = root().join("tests/benches/standard.rego");
+        let rules = fs::read_to_string(rules).expect("the rules");
+        let mut engine = regorus::Engine::new();
+        engine.add_policy("standard.rego".into(), rules).expect("rules that parse");
+        let Request { task, host, .. } = request();
+        let input = json!({"task": task, "host": host, "settings": settings()}).to_string();
+        Self { engine, input }
+    }
+
+    pub fn decide(&mut self) -> String {
+        let input = regorus::Value::from_json_str(&self.input).expect("JSON");
+        self.engine.set_input(input);
+        let decision = self.engine.eval_rule("data.qhost.decision".into()).expect("a decision");
+        decision.to_json_str().expect("JSON")
+    }
+}
+
+/// Both give this request the same launch and the same violations: else they are not the same rules.
+pub fn assert_same_rules(chain: &Chain, rego: &mut Rego) {
+    let verdict = chain.decide(request());
+    let decision = verdict.decision();
+    let theirs: Value = serde_json::from_str(&rego.decide()).expect("JSON");
+    assert_eq!(json!(decision.launch), theirs["launch"]);
+    assert_eq!(json!(decision.policies[0].violations), theirs["violations"]);
+    assert_eq!(decision.launch.ports[0].host, Some(20_002), "the request is not trivial");
+}
