@@ -13,7 +13,7 @@ use clap_complete::Shell;
 use crate::outcome::Exit;
 
 pub use config::ConfigCommand;
-pub use policy::{InspectArgs, PolicyCommand, ReplayArgs};
+pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
 

@@ -1,5 +1,6 @@
 //! The one place that starts processes. QEMU and the policy compiler are started through a step of their own: this
-//! program once more, which sets what the process must start with and then becomes it.
+//! program once more, which sets what the process must start with and then becomes it. An author's own tools, cargo and
+//! the like, are started as that author would.
 //!
 //! Here that is two things. The process inherits no descriptor but its standard ones: whatever started qhost may have
 //! left others open, and a guest that breaks into QEMU is not to have them. And the process dies with qhost, however
@@ -14,13 +15,17 @@ use std::{
         unix::process::CommandExt as _,
     },
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
     io::{FdFlags, fcntl_setfd},
     process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
 };
+
+use crate::limits;
 
 /// The hidden subcommand of `qhost` that ends up in [`exec`].
 pub const SUBCOMMAND: &str = "__launch";
@@ -41,6 +46,30 @@ pub(crate) fn this_program(subcommand: &str, args: &[impl AsRef<OsStr>]) -> Comm
     let args = args.iter().map(AsRef::as_ref);
     let args: Vec<&OsStr> = [OsStr::new(subcommand)].into_iter().chain(args).collect();
     launched(Path::new(THIS_PROGRAM), &args)
+}
+
+/// One of a policy author's own tools, with the author's environment and in the terminal's process group.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub(crate) fn tool(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Waits for a process's end; one that takes longer than it may is killed, and has no status.
+pub(crate) fn wait(child: &mut Child, most: Duration) -> io::Result<Option<ExitStatus>> {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if began.elapsed() > most {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(limits::CHILD_POLL);
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]

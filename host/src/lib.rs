@@ -22,6 +22,7 @@ pub mod digest;
 pub mod job;
 pub mod facts;
 pub mod policy;
+pub mod author;
 pub mod trial;
 pub mod image;
 pub mod qemu;

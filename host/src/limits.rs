@@ -102,8 +102,6 @@ pub const POLICIES: usize = 64;
 pub const COMPILE: Duration = Duration::from_secs(120);
 /// The compiler's address space in bytes, unless configured: an interpreter for Python takes 0.5 GiB of memory.
 pub const COMPILE_MEMORY_BYTES: u64 = 4 << 30;
-/// How often a compiler is looked at.
-pub const COMPILE_POLL: Duration = Duration::from_millis(2);
 /// What is read of a compiler's own words in bytes.
 pub const COMPILE_SAID_BYTES: u64 = 4096;
 /// Compiled code in bytes: twice what the largest policy that loads becomes.
@@ -118,7 +116,17 @@ pub const ACCEPTED_SETTINGS: usize = 64;
 /// file systems at 2 s.
 pub const FILE_SETTLED: Duration = Duration::from_secs(3);
 
-// Trying policies out.
+// Processes.
+
+/// How often a child process is looked at.
+pub const CHILD_POLL: Duration = Duration::from_millis(2);
+
+// Making policies, and trying them out.
+
+/// One of an author's tools: cargo, with all its crates to download and build.
+pub const AUTHOR_TOOL: Duration = Duration::from_secs(30 * 60);
+/// What is read of such a tool's standard output in bytes: cargo writes a line a crate.
+pub const AUTHOR_TOOL_SAID_BYTES: u64 = 16 << 20;
 
 /// Decisions of one case that a benchmark makes, unless asked otherwise.
 pub const BENCH_DECISIONS: u32 = 2000;

@@ -52,7 +52,7 @@ impl Exit {
         (Self::Done, "the VM ran and shut down"),
         (
             Self::CheckFailed,
-            "a check did not hold: a policy's test, lint or signature, a replay that differs",
+            "a check did not hold: a policy's build, test, lint or signature, a replay that differs",
         ),
         (Self::Usage, "wrong usage: arguments, configuration or policy settings"),
         (Self::JobNotUnderstood, "the job file was not understood"),

@@ -1,6 +1,7 @@
 //! The spine: one run from its job file to its report, as prose. `plan` goes the same way and turns off before the
 //! launch.
 
+mod author;
 mod commands;
 mod config;
 mod decide;

@@ -6,6 +6,7 @@ mod policy;
 mod host_policies;
 mod decisions;
 mod compiled;
+mod author;
 mod trial;
 mod sandbox;
 mod image;

@@ -4,6 +4,7 @@
 pub mod boot_sector;
 pub mod https;
 pub mod image_server;
+pub mod languages;
 pub mod qhost;
 
 use std::{

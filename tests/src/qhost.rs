@@ -69,6 +69,12 @@ impl Qhost {
         self
     }
 
+    /// What was last added to the environment under a name.
+    pub fn variable(&self, key: &str) -> &str {
+        let found = self.environment.iter().rfind(|(name, _)| name == key);
+        &found.unwrap_or_else(|| panic!("{key} was not set")).1
+    }
+
     /// Writes the host's configuration.
     pub fn config(&self, toml: &str) {
         fs::write(self.folder().join("qhost.toml"), toml).expect("the configuration");

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::author::Language;
+
 use super::{
     run::{NamedFile, NamedSettings},
     trial::{BenchArgs, LintArgs, TestArgs},
@@ -12,6 +14,10 @@ use super::{
 /// About policies.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
+    /// Make a policy's project, with cases to try it
+    New(NewArgs),
+    /// Build a policy's project, or a core module, into a component
+    Build(BuildArgs),
     /// Say what a policy is: name, version, world, imports, digest, settings schema
     Inspect(InspectArgs),
     /// Try a policy's cases and say which came out otherwise than expected
@@ -22,6 +28,39 @@ pub enum PolicyCommand {
     Bench(BenchArgs),
     /// Make past decisions again, with other policies, and say what would have been different
     Replay(ReplayArgs),
+}
+
+/// `qhost policy new`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  qhost policy new team-rules --lang python
+
+Makes the folder team-rules with rules that a team's VMs are allowed by, cases that try them, and a README of the next
+steps.")]
+pub struct NewArgs {
+    /// The project's folder; its name is the policy's: lower-case letters, digits and -
+    #[arg(value_name = "NAME")]
+    pub folder: PathBuf,
+    /// What it is written in
+    #[arg(long = "lang", value_enum, default_value_t = Language::Rust)]
+    pub language: Language,
+}
+
+/// `qhost policy build`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost policy build team-rules
+  qhost policy build target/wasm32-unknown-unknown/release/team_rules.wasm --output team-rules.wasm
+
+The language's own tools do the work: cargo, componentize-py, jco, clang. The component imports nothing but what the
+rules use of the contract. Exit code 1 when a tool fails.")]
+pub struct BuildArgs {
+    /// The project's folder; or a core module that carries its world's type, as wit-bindgen makes it
+    #[arg(value_name = "DIR|MODULE", default_value = ".")]
+    pub project: PathBuf,
+    /// Where the component goes [default: NAME.wasm in the project; in the module's place]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// `qhost policy replay`

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     process::{ExitStatus, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
@@ -17,9 +17,9 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
-use wit_component::ComponentEncoder;
+use wit_component::{ComponentEncoder, DecodedWasm};
 
-use super::sandbox;
+use super::{module, sandbox};
 use crate::{launcher, limits, printable};
 
 /// The hidden subcommand of `qhost` that ends up in [`child`].
@@ -38,7 +38,7 @@ pub enum Kind {
 
 impl Kind {
     /// Tells them apart by the layer in the header (component-model, "Binary").
-    pub(super) fn of(file: &[u8]) -> Result<Self, String> {
+    pub(crate) fn of(file: &[u8]) -> Result<Self, String> {
         match file.first_chunk::<8>() {
             Some(b"\0asm\x01\0\0\0") => Ok(Self::Module),
             Some(b"\0asm\x0d\0\x01\0") => Ok(Self::Component),
@@ -60,7 +60,7 @@ impl fmt::Display for Kind {
 }
 
 /// A file as a component. Nothing is added to a core module that it does not ask for: no adapter, no WASI.
-pub(super) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+pub(crate) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if Kind::of(file)? == Kind::Component {
         return Ok(file.into());
     }
@@ -70,6 +70,21 @@ pub(super) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     encoded
         .map(Cow::Owned)
         .map_err(|error| format!("a core module that cannot be made a component: {error:#}"))
+}
+
+/// Whether a component is of a policy's world, as far as its exports tell; the error says what it is instead.
+pub(crate) fn is_one(component: &[u8]) -> Result<(), String> {
+    let decoded = wit_component::decode(component).map_err(|error| format!("{error:#}"))?;
+    let DecodedWasm::Component(resolve, world) = decoded else {
+        return Err("a WIT package and no component".into());
+    };
+    let world = resolve.worlds.get(world);
+    let exports = world.iter().flat_map(|world| world.exports.keys());
+    let mut exports = exports.map(|key| resolve.name_world_key(key));
+    match exports.any(|name| module::is_one_of(&name, &[module::DECIDE])) {
+        true => Ok(()),
+        false => Err(format!("no policy: it does not export {}", module::DECIDE)),
+    }
 }
 
 /// What compiling one policy may take.
@@ -123,18 +138,7 @@ fn run(
         .stdout(Stdio::from(output.try_clone()?))
         .stderr(Stdio::from(errors.try_clone()?))
         .spawn()?;
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if began.elapsed() > limits.time {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        thread::sleep(limits::COMPILE_POLL);
-    }
+    launcher::wait(&mut child, limits.time)
 }
 
 /// A file without a name, in memory.

@@ -29,7 +29,7 @@ const LOG: &str = "qhost:policy/log@0.1.0";
 const WITH_WASI: &str =
     "qhost:policy/log@0.1.0 and, of WASI 0.2, cli, clocks, filesystem, io, random and sockets";
 /// The interface that makes a component a policy.
-const DECIDE: &str = "qhost:policy/decide@0.1.0";
+pub(super) const DECIDE: &str = "qhost:policy/decide@0.1.0";
 
 /// Where a policy comes from, and on what terms it is asked.
 #[derive(Debug, Clone)]
@@ -373,7 +373,7 @@ fn allowed(interface: &str, allowance: &Allowance) -> bool {
 
 /// Whether an interface's name is one of those known, in any patch of the same minor version: within one, the contract
 /// only gains functions.
-fn is_one_of(name: &str, known: &[&str]) -> bool {
+pub(super) fn is_one_of(name: &str, known: &[&str]) -> bool {
     let track = |name: &str| name.rsplit_once('.').map(|(track, _)| track.to_owned());
     known
         .iter()

@@ -103,6 +103,8 @@ pub(super) fn job_schema() -> Exit {
 
 pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
     match command {
+        PolicyCommand::New(args) => super::author::new(shared, args),
+        PolicyCommand::Build(args) => super::author::build(shared, args),
         PolicyCommand::Inspect(args) => inspect(shared, args),
         PolicyCommand::Test(args) => super::trial::test(shared, args),
         PolicyCommand::Lint(args) => super::trial::lint(shared, args),

@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use crate::{
+    author::AuthorError,
     config::ConfigError,
     facts::FactsError,
     image::ImageError,
@@ -47,6 +48,9 @@ pub enum RunError {
     /// The host's own facts.
     #[error(transparent)]
     Facts(#[from] FactsError),
+    /// A policy's project.
+    #[error(transparent)]
+    Author(#[from] AuthorError),
     /// A policy that is tried out.
     #[error(transparent)]
     Trial(#[from] TrialError),
@@ -88,7 +92,10 @@ impl RunError {
             Self::Trial(TrialError::Policy(error)) if !error.is_about_settings() => {
                 Exit::PolicyFailed
             }
-            Self::Trial(_) => Exit::Usage,
+            Self::Author(AuthorError::Failed { .. } | AuthorError::Unfit { .. }) => {
+                Exit::CheckFailed
+            }
+            Self::Author(_) | Self::Trial(_) => Exit::Usage,
             Self::Policy(_) | Self::SlowDecision => Exit::PolicyFailed,
             Self::Fingerprint(_) | Self::Facts(_) | Self::Runtime(_) | Self::Record(_) => {
                 Exit::CannotRun
@@ -123,6 +130,7 @@ impl RunError {
             | Self::Fingerprint(_)
             | Self::Facts(_)
             | Self::Record(_)
+            | Self::Author(_)
             | Self::Trial(_)
             | Self::Log { .. }
             | Self::SlowDecision

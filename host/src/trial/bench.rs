@@ -31,7 +31,12 @@ pub fn bench(
 ) -> Result<Vec<Measured>, TrialError> {
     let mut measured = vec![];
     for case in project.all_cases()? {
-        measured.push(one(project, loader, &case, decisions)?);
+        match one(project, loader, &case, decisions) {
+            Ok(costs) => measured.push(costs),
+            // A case of settings that are refused has no decision to measure.
+            Err(TrialError::Policy(error)) if error.is_about_settings() => {}
+            Err(error) => return Err(error),
+        }
         progress();
     }
     Ok(measured)

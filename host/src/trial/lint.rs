@@ -142,16 +142,19 @@ fn settings(
     let found =
         |code, message: &str, hint| Finding { code, case: None, message: message.into(), hint };
     let Some(case) = case else { return Ok(vec![]) };
-    let mut strange = case.clone();
-    strange.settings = serde_json::json!({"qhost-lint-no-such-setting": true});
-    let passes = match project.chain(loader, &strange) {
-        Ok(_) => true,
-        Err(error) if error.is_about_settings() => false,
-        Err(error) => return Err(error.into()),
+    let accepts = |settings: serde_json::Value| match project
+        .chain(loader, &Case { settings, ..case.clone() })
+    {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_about_settings() => Ok(false),
+        Err(error) => Err(error),
     };
-    let takes_some = case.settings.as_object().is_some_and(|settings| !settings.is_empty());
+    let none = serde_json::json!({});
+    let takes_some =
+        !accepts(none.clone())? || (case.settings != none && accepts(case.settings.clone())?);
+    let passes = accepts(serde_json::json!({"qhost-lint-no-such-setting": true}))?;
     Ok(match &facts.about.settings_schema {
-        None if takes_some || !passes => vec![found(
+        None if takes_some => vec![found(
             "settings-without-schema",
             "it takes settings and describes none",
             "return a JSON Schema in describe, so that operators and qhost config check know them",

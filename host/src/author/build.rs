@@ -1,0 +1,194 @@
+//! Building a project: its language's own tools make a module or a component, and what comes out is a component.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, IsTerminal as _, Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use serde::Serialize;
+
+use super::{AuthorError, Language, c, unreadable, unwritable};
+use crate::{
+    digest::Sha256,
+    launcher, limits,
+    policy::{self, Kind},
+    state,
+};
+
+/// A component that was built.
+#[derive(Debug, Serialize)]
+pub struct Built {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its size in bytes.
+    pub bytes: usize,
+    /// Its digest.
+    pub sha256: Sha256,
+}
+
+/// Builds a project's folder, or makes a component of a core module's file. The component is `NAME.wasm` in the
+/// project's folder, NAME being the folder's, unless `output` names another place.
+pub fn build(project: &Path, output: Option<&Path>) -> Result<Built, AuthorError> {
+    let metadata = fs::metadata(project).map_err(unreadable(project))?;
+    if !metadata.is_dir() {
+        return core_module(project, output.unwrap_or(project));
+    }
+    let folder = fs::canonicalize(project).map_err(unreadable(project))?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let beside = project.join(format!("{name}.wasm"));
+    let output = output.unwrap_or(&beside);
+    let work = tempfile::tempdir().map_err(unwritable(&std::env::temp_dir()))?;
+    let made = work.path().join("made.wasm");
+    match language(project)? {
+        Language::Rust => {
+            let module = rust(&folder)?;
+            return componentize(&module, output);
+        }
+        Language::Python => python(&folder, &made)?,
+        Language::Js => js(&folder, &made)?,
+        Language::C => c::compile(&folder, &made)?,
+    }
+    componentize(&made, output)
+}
+
+fn language(folder: &Path) -> Result<Language, AuthorError> {
+    let mut found = Language::ALL.to_vec();
+    found.retain(|language| folder.join(language.rules()).exists());
+    match found.as_slice() {
+        [language] => Ok(*language),
+        found => Err(AuthorError::NoProject {
+            folder: folder.into(),
+            found: found.iter().map(|language| language.rules()).collect(),
+        }),
+    }
+}
+
+fn core_module(module: &Path, output: &Path) -> Result<Built, AuthorError> {
+    let bytes = fs::read(module).map_err(unreadable(module))?;
+    match Kind::of(&bytes) {
+        Ok(Kind::Module) => componentize(module, output),
+        Ok(Kind::Component) => {
+            let reason = "a component already; expected a core module or a folder".into();
+            Err(AuthorError::Unfit { path: module.into(), reason })
+        }
+        Err(reason) => Err(AuthorError::Unfit { path: module.into(), reason }),
+    }
+}
+
+/// Writes a component, of a core module if need be.
+fn componentize(made: &Path, output: &Path) -> Result<Built, AuthorError> {
+    let bytes = fs::read(made).map_err(unreadable(made))?;
+    let unfit = |reason| AuthorError::Unfit { path: made.into(), reason };
+    let component = policy::component(&bytes).map_err(&unfit)?;
+    policy::is_one(&component).map_err(unfit)?;
+    let path = std::path::absolute(output).map_err(unwritable(output))?;
+    state::write_whole(&path, &component).map_err(unwritable(output))?;
+    Ok(Built { file: output.into(), bytes: component.len(), sha256: Sha256::of(&component) })
+}
+
+/// The core module that cargo made.
+fn rust(folder: &Path) -> Result<PathBuf, AuthorError> {
+    let cargo = std::env::var_os("CARGO").map(PathBuf::from);
+    let mut args = vec![
+        "build",
+        "--release",
+        "--lib",
+        "--target=wasm32-unknown-unknown",
+        "--message-format=json-render-diagnostics",
+    ];
+    if !io::stderr().is_terminal() {
+        args.push("--quiet");
+    }
+    let said =
+        Tool { name: "cargo", language: Language::Rust, beside: cargo }.run(folder, &args)?;
+    let artifact = |line: &str| -> Option<PathBuf> {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let files = message.get("filenames")?.as_array()?;
+        let files = files.iter().filter_map(|file| file.as_str().map(PathBuf::from));
+        files.filter(|file| file.extension().is_some_and(|found| found == "wasm")).last()
+    };
+    let no_module = || AuthorError::Unfit {
+        path: folder.join("Cargo.toml"),
+        reason: "cargo built no .wasm; expected [lib] crate-type = [\"cdylib\"]".into(),
+    };
+    said.lines().filter_map(artifact).last().ok_or_else(no_module)
+}
+
+fn python(folder: &Path, made: &Path) -> Result<(), AuthorError> {
+    let beside = Some(folder.join(".venv/bin/componentize-py"));
+    let tool = Tool { name: "componentize-py", language: Language::Python, beside };
+    let made = made.as_os_str();
+    // Without the stubs it would import all of WASI.
+    let args = ["-q", "-d", "wit", "-w", "policy", "componentize", "--stub-wasi", "rules", "-o"];
+    let args: Vec<_> = args.map(OsString::from).into_iter().chain([made.into()]).collect();
+    tool.run(folder, &args).map(drop)
+}
+
+fn js(folder: &Path, made: &Path) -> Result<(), AuthorError> {
+    let beside = Some(folder.join("node_modules/.bin/jco"));
+    let tool = Tool { name: "jco", language: Language::Js, beside };
+    let made = made.as_os_str();
+    // QuickJS: a tenth of the other engine's size, and it can be had without WASI.
+    let args = [
+        "componentize",
+        "rules.js",
+        "--wit=wit",
+        "--world-name=policy",
+        "--backend=qjs",
+        "--backend-qjs-stub-wasi",
+        "--backend-qjs-disable-async",
+        "-o",
+    ];
+    let args: Vec<_> = args.map(OsString::from).into_iter().chain([made.into()]).collect();
+    tool.run(folder, &args).map(drop)
+}
+
+/// One of an author's own tools.
+pub(super) struct Tool {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// What it is for.
+    pub(super) language: Language,
+    /// Where it may be besides `$PATH`.
+    pub(super) beside: Option<PathBuf>,
+}
+
+impl Tool {
+    /// Runs it to its end; gives what it printed to standard output. What it says otherwise is shown at once, and all
+    /// of it if it fails.
+    pub(super) fn run(
+        self,
+        folder: &Path,
+        args: &[impl AsRef<std::ffi::OsStr>],
+    ) -> Result<String, AuthorError> {
+        let Self { name: tool, language, beside } = self;
+        let program = beside.filter(|path| path.exists()).or_else(|| which::which(tool).ok());
+        let program = program.ok_or(AuthorError::NoTool { tool, language })?;
+        let broken = |source| AuthorError::Tool { tool, source };
+        let output = tempfile::tempfile().map_err(broken)?;
+        let mut child = launcher::tool(&program, args)
+            .current_dir(folder)
+            .stdout(Stdio::from(output.try_clone().map_err(broken)?))
+            .spawn()
+            .map_err(broken)?;
+        let status = launcher::wait(&mut child, limits::AUTHOR_TOOL).map_err(broken)?;
+        let said = text(output).map_err(broken)?;
+        let why = match status {
+            Some(status) if status.success() => return Ok(said),
+            Some(status) => status.to_string(),
+            None => format!("it took longer than {} s", limits::AUTHOR_TOOL.as_secs()),
+        };
+        io::stderr().write_all(said.as_bytes()).map_err(broken)?;
+        Err(AuthorError::Failed { tool, language, why })
+    }
+}
+
+fn text(mut output: File) -> io::Result<String> {
+    output.rewind()?;
+    let mut bytes = vec![];
+    output.take(limits::AUTHOR_TOOL_SAID_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,194 @@
+//! Policies as their authors make them: a project from a template, built with the language's own tools, tried, and then
+//! deciding a real job.
+
+use std::{fs, path::PathBuf};
+
+use qhost_tests::{ImageServer, Qhost, boot_sector, languages::can_build, root};
+use serde_json::json;
+
+use crate::qhost;
+
+/// A project of this language lets a real VM in, and keeps one out.
+fn decides_a_real_job(language: &str, settings: &str) {
+    if !can_build(language) {
+        return;
+    }
+    let qhost = qhost().as_author();
+    qhost.project(language, "team-rules");
+    qhost.run(&["policy", "test", "team-rules"]).exits(0).says("5 passed, 0 failed");
+    let found = qhost.run(&["policy", "lint", "team-rules", "--json"]).json();
+    let found = found["findings"].as_array().expect("a list").clone();
+    // On a machine that is busy with other tests, an interpreter may be.
+    assert!(found.iter().all(|finding| finding["code"] == "slow"), "{found:?}");
+
+    let server = ImageServer::start();
+    let image = server.serve("/image", boot_sector::disk(language, boot_sector::Then::PowerOff));
+    let run = |team: &str| {
+        let job = qhost.job(&image, json!({}));
+        let mut text: serde_json::Value =
+            serde_json::from_slice(&fs::read(&job).expect("the job")).expect("JSON");
+        text["meta"] = json!({"team": team});
+        fs::write(&job, text.to_string()).expect("the job");
+        let mut args = vec!["run", "--policy", "team-rules/team-rules.wasm"];
+        if !settings.is_empty() {
+            args.extend(["--policy-settings", settings]);
+        }
+        args.push(&job);
+        qhost.run(&args)
+    };
+    run("sales").exits(11).says("refused by team-rules").says("no-team meta.team");
+    assert_eq!(server.requests(), [""; 0], "a denied job made a request");
+    run("web").exits(0).says("allowed by team-rules");
+    qhost.assert_nothing_left();
+}
+
+const SETTINGS: &str = r#"team-rules={"teams": ["web"], "memory_mib": 512}"#;
+
+#[test]
+fn a_rust_policy_decides_a_real_job() {
+    decides_a_real_job("rust", SETTINGS);
+}
+
+#[test]
+fn a_python_policy_decides_a_real_job() {
+    decides_a_real_job("python", SETTINGS);
+}
+
+#[test]
+fn a_javascript_policy_decides_a_real_job() {
+    decides_a_real_job("js", SETTINGS);
+}
+
+#[test]
+fn a_c_policy_decides_a_real_job() {
+    decides_a_real_job("c", "");
+}
+
+/// What componentize-py makes unless told otherwise: it imports all of WASI, so it needs the operator's word.
+#[test]
+fn a_python_policy_with_all_of_wasi_needs_the_grant() {
+    if !can_build("python") {
+        return;
+    }
+    let qhost = qhost().as_author();
+    qhost.run(&["policy", "new", "team-rules", "--lang", "python"]).exits(0);
+    let built = qhost_tests::command("componentize-py")
+        .args(["-q", "-d", "wit", "-w", "policy", "componentize", "rules", "-o", "all.wasm"])
+        .current_dir(qhost.folder().join("team-rules"))
+        .env("PATH", qhost.variable("PATH"))
+        .status();
+    assert!(built.expect("componentize-py runs").success());
+    let file = qhost.folder().join("team-rules/all.wasm");
+    let sha256 = qhost::digest::Sha256::of(&fs::read(&file).expect("a component"));
+    let configure = |more: &str| {
+        qhost.config(&format!(
+            "[policies.all]\nmodule = {file:?}\nsha256 = \"{sha256}\"\n\
+             settings = {{ teams = [\"web\"], memory_mib = 512 }}\n{more}\n[host]\nchain = [\"all\"]\n"
+        ));
+    };
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    configure("");
+    let refused = qhost.run(&["plan", &job]).exits(12);
+    for import in ["wasi:random/random", "wasi:filesystem/types", "wasi:sockets/tcp"] {
+        assert!(refused.stderr.contains(import), "{import} is not named: {}", refused.stderr);
+    }
+    configure("wasi = true");
+    qhost.run(&["plan", &job]).exits(11).says("no-team meta.team");
+}
+
+#[test]
+fn a_project_is_made_whole_or_not_at_all() {
+    let qhost = qhost();
+    qhost.run(&["policy", "new", "mine", "--lang", "c"]).exits(0).says("qhost policy build mine");
+    qhost.run(&["policy", "new", "mine", "--lang", "js"]).exits(2).says("mine is there already");
+    assert!(!qhost.folder().join("mine/rules.js").exists());
+    qhost.run(&["policy", "new", "Mine"]).exits(2).says("\"Mine\" cannot name a policy's project");
+    qhost.run(&["policy", "new", "no/such/mine"]).exits(2).says("cannot write no/such");
+    let names = fs::read_dir(qhost.folder()).unwrap().flatten().map(|entry| entry.file_name());
+    let hidden: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert!(hidden.is_empty(), "{hidden:?}");
+    let made = qhost.run(&["policy", "new", "other", "--json"]).exits(0).json();
+    assert_eq!(made["name"], "other");
+    let text = fs::read_to_string(qhost.folder().join("other/Cargo.toml")).unwrap();
+    assert!(text.contains("name = \"other\""), "{text}");
+}
+
+#[test]
+fn what_cannot_be_built_says_why() {
+    let qhost = qhost();
+    let empty = qhost.folder().join("empty");
+    fs::create_dir(&empty).unwrap();
+    qhost.run(&["policy", "build", "empty"]).exits(2).says("empty has no policy's source");
+    fs::write(empty.join("rules.c"), "").unwrap();
+    fs::write(empty.join("rules.py"), "").unwrap();
+    qhost.run(&["policy", "build", "empty"]).exits(2).says("empty has rules.py and rules.c");
+    qhost.run(&["policy", "build", "gone"]).exits(2).says("cannot read gone");
+
+    // Nothing on $PATH: each error says how to install what is missing.
+    for (language, install) in [
+        ("rust", "rustup target add"),
+        ("python", "pip install -r requirements.txt"),
+        ("js", "npm install"),
+        ("c", "apt-get install clang"),
+    ] {
+        qhost.run(&["policy", "new", language, "--lang", language]).exits(0);
+        let output = qhost.command(&["policy", "build", language]).env("PATH", "/nowhere").output();
+        let output = output.expect("qhost runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("is not installed") && said.contains(install), "{said}");
+    }
+}
+
+#[test]
+fn a_tool_that_fails_is_heard() {
+    if !can_build("c") {
+        return;
+    }
+    let qhost = qhost().as_author();
+    qhost.run(&["policy", "new", "mine", "--lang", "c"]).exits(0);
+    let rules = qhost.folder().join("mine/rules.c");
+    let text = fs::read_to_string(&rules).unwrap();
+    fs::write(&rules, format!("{text}\nint broken(void) {{ return nothing_of_that_name; }}\n"))
+        .unwrap();
+    let done = qhost.run(&["policy", "build", "mine"]).exits(1);
+    assert!(done.stderr.contains("nothing_of_that_name"), "{}", done.stderr);
+    assert!(done.stderr.contains("clang failed: exit status: 1"), "{}", done.stderr);
+    assert!(!qhost.folder().join("mine/mine.wasm").exists());
+    // What it printed would import files, which no policy gets: told when it is built, not when it is run.
+    fs::write(
+        &rules,
+        text.replace("#include <stdlib.h>", "#include <stdio.h>\n#include <stdlib.h>"),
+    )
+    .unwrap();
+    fs::write(
+        qhost.folder().join("mine/more.c"),
+        "#include <stdio.h>\n__attribute__((constructor)) void say(void) { puts(\"hello\"); }\n",
+    )
+    .unwrap();
+    qhost.run(&["policy", "build", "mine"]).exits(1).says("wasi_snapshot_preview1");
+}
+
+#[test]
+fn a_core_module_is_built_into_a_component() {
+    let qhost = qhost();
+    let target = std::env::var_os("QHOST_GUEST_TARGET_DIR").map(PathBuf::from);
+    let target = target.unwrap_or_else(|| root().join("guest-policies/target"));
+    let module = target.join("wasm32-unknown-unknown/release/limits.wasm");
+    let module = qhost.file("limits-module.wasm", fs::read(module).expect("a core module"));
+    let built = |qhost: &Qhost| {
+        qhost
+            .run(&["policy", "build", &module, "--output", "limits.wasm", "--json"])
+            .exits(0)
+            .json()
+    };
+    let sha256 = built(&qhost)["sha256"].clone();
+    let inspected = qhost.run(&["policy", "inspect", "limits.wasm", "--json"]).exits(0).json();
+    assert_eq!((&inspected["kind"], &inspected["sha256"]), (&json!("component"), &sha256));
+    assert_eq!(inspected["imports"], json!([]));
+    qhost.run(&["policy", "build", "limits.wasm"]).exits(1).says("a component already");
+    let text = qhost.file("text.wasm", "no wasm");
+    qhost.run(&["policy", "build", &text]).exits(1).says("not a WebAssembly file");
+    let bare = qhost.file("bare.wasm", b"\0asm\x01\0\0\0");
+    qhost.run(&["policy", "build", &bare]).exits(1).says("no policy: it does not export");
+}
