@@ -4,6 +4,7 @@ mod run;
 mod config;
 mod policy;
 mod trial;
+mod trust;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub use config::ConfigCommand;
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
+pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, VerifyArgs};
 
 /// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.
 ///

@@ -1,6 +1,7 @@
 //! `qhost.toml`: what the operator allows on this host. Every key has a default that allows little; an absent file is
 //! fine, an unknown key is an error.
 
+mod lock;
 mod policies;
 
 use std::{
@@ -20,6 +21,7 @@ use crate::{
     policy::{CompileLimits, PortRange, Rules},
 };
 
+pub use lock::{Lock, Locked};
 pub use policies::{Configured, Settings, UnknownTenant};
 
 use policies::Named;
@@ -47,6 +49,9 @@ pub struct Config {
     /// The configuration's folder, where relative paths start.
     #[serde(skip)]
     folder: PathBuf,
+    /// What is locked beside it.
+    #[serde(skip)]
+    lock: Lock,
 }
 
 /// `[ports]`
@@ -204,6 +209,14 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file's text is not a configuration.
     #[error("{}: {source}", path.display())]
     Invalid {
@@ -243,12 +256,22 @@ impl Config {
     /// Reads the file that was named, or the first of the default places that has one, or takes the defaults.
     pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
         match Self::place(named) {
-            Some(path) => Self::read(&path),
+            Some(path) => Self::read(&path, Pins::Needed),
             None => Ok(Self::default()),
         }
     }
 
-    fn read(path: &Path) -> Result<Self, ConfigError> {
+    /// The same of one file, whose policies need no digests yet: to find those out.
+    pub fn load_to_lock(path: &Path) -> Result<Self, ConfigError> {
+        Self::read(path, Pins::ToBeMade)
+    }
+
+    /// What is locked.
+    pub fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    fn read(path: &Path, pins: Pins) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
         let mut text = String::new();
         let file = fs::File::open(path).map_err(unreadable)?;
@@ -257,8 +280,12 @@ impl Config {
         let invalid = |source| ConfigError::Invalid { path: path.into(), source: Box::new(source) };
         let mut config: Self = toml::from_str(&text).map_err(invalid)?;
         config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        config.lock = Lock::read(&Lock::place(path))?;
         let mut problems = vec![];
         config.check_policies(&mut problems);
+        if pins == Pins::Needed {
+            config.check_pins(&mut problems);
+        }
         match problems.is_empty() {
             true => Ok(config),
             false => Err(ConfigError::Problems { path: path.into(), problems }),
@@ -286,6 +313,13 @@ impl Config {
             args: self.qemu.args.clone(),
         }
     }
+}
+
+/// Whether every policy must have a digest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pins {
+    Needed,
+    ToBeMade,
 }
 
 fn default_places() -> Vec<PathBuf> {

@@ -11,7 +11,8 @@
 //! Rooms, in the order of the flow, and what each keeps to:
 //!
 //! - [`job`], [`digest`], [`qemu::plan`] and [`outcome`] do no I/O.
-//! - Only [`launcher`] starts processes; only [`image`] opens network connections.
+//! - Only [`launcher`] starts processes; only [`image`] and [`registry`] open network
+//!   connections.
 //! - [`policy`] knows nothing of images, QEMU or VMs.
 //! - Every wait and every size has a bound in [`limits`].
 
@@ -24,6 +25,7 @@ pub mod facts;
 pub mod policy;
 pub mod author;
 pub mod trial;
+pub mod registry;
 pub mod image;
 pub mod qemu;
 pub mod vm;

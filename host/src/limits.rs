@@ -137,6 +137,16 @@ pub const LINT_DECISIONS: u32 = 20;
 /// What lint calls slow for one decision: an interpreter for Python takes less than half.
 pub const LINT_SLOW: Duration = Duration::from_millis(10);
 
+// Signatures.
+
+/// Signatures beside one file that are looked at.
+pub const SIGNATURES: usize = 64;
+/// One signature in bytes: minisign's has four lines, of which its author writes two.
+pub const SIGNATURE_BYTES: u64 = 16 << 10;
+
+/// One step of a push or pull: a policy of the largest size at 1 MB/s.
+pub const REGISTRY: Duration = Duration::from_secs(120);
+
 // Recording decisions.
 
 /// The log of decisions in bytes before a new file is begun, unless configured: some ten thousand decisions.

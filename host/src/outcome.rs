@@ -58,7 +58,7 @@ impl Exit {
         (Self::JobNotUnderstood, "the job file was not understood"),
         (Self::Denied, "denied by a policy, or by what the host lets tenants do"),
         (Self::PolicyFailed, "a policy failed: it does not load, trapped or overran a limit"),
-        (Self::NotFetched, "the image could not be fetched"),
+        (Self::NotFetched, "the image could not be fetched; of policy pull and push: the registry"),
         (Self::ChecksumMismatch, "the image's checksum is another than the job's"),
         (Self::ImageRefused, "the image was refused as unsafe"),
         (Self::CannotRun, "this host cannot run it"),

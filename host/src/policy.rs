@@ -18,6 +18,7 @@ mod tighten;
 mod rules;
 mod record;
 mod journal;
+pub mod signature;
 mod sealed;
 mod compile;
 mod compiled;
@@ -45,6 +46,7 @@ pub use module::{About, Cache, Facts, Inspection, Loader, Source};
 pub use record::{Masks, Outcome, Record};
 pub use rules::{PortRange, Rules};
 pub use sandbox::{Cost, LogLine};
+pub use signature::{PublicKey, Signature, Signers};
 
 /// All that a decision is made from. The same request gives the same answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -11,12 +11,14 @@ mod replay;
 mod show;
 mod sources;
 mod trial;
+mod trust;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 pub use error::RunError;
+pub use trust::TrustError;
 
 use decide::{Decided, Keep, decide};
 

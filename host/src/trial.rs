@@ -122,6 +122,7 @@ impl Project {
             name: self.name.clone(),
             path: self.module.clone(),
             pin: None,
+            signers: None,
             settings: case.settings.to_string(),
             allowance: self.allowance(case),
             mode: Mode::Enforce,

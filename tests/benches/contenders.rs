@@ -75,6 +75,7 @@ pub fn chain(loader: &Loader, policies: usize) -> Chain {
         name: format!("standard-{index}"),
         path: policy("standard"),
         pin: None,
+        signers: None,
         settings: settings().to_string(),
         allowance: Allowance::default(),
         mode: Mode::Enforce,

@@ -1,30 +1,34 @@
 //! What a policy adds to `qhost plan` once its compiled code is kept, and what the process itself costs.
 //!
-//! Each round starts every contender once, in turn. `cargo bench -p qhost-tests --bench plan`. The Python policy is
-//! the one that the tests built (`tests/prepare-languages`); without it the line says so.
+//! Each round starts every contender once, in turn. `cargo bench -p qhost-tests --bench plan`. The Python policy is made
+//! from the template; where componentize-py is not installed, the line says so.
 
 use std::{
     fs,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use qhost_tests::{Qhost, policy};
+use qhost_tests::{Qhost, languages::can_build, policy};
 use serde_json::json;
 
 const ROUNDS: usize = 60;
 
 fn main() {
-    let qhost = Qhost::new(env!("CARGO_BIN_EXE_qhost-under-test"));
+    let qhost = Qhost::new(env!("CARGO_BIN_EXE_qhost-under-test")).as_author();
     let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    let mut with_team: serde_json::Value =
+        serde_json::from_slice(&fs::read(&job).expect("the job")).expect("JSON");
+    with_team["meta"] = json!({"team": "web"});
+    let job = qhost.file("job.json", with_team.to_string());
     let rust = policy("limits").to_str().expect("UTF-8").to_owned();
-    let python = python(&qhost);
+    let python = can_build("python").then(|| qhost.project("python", "team-rules"));
+    let python = python.map(|file| file.to_str().expect("UTF-8").to_owned());
     let mut contenders = vec![
         ("the process: --version", vec!["--version"], false),
         ("plan, no policy", vec!["plan", &job], true),
         ("plan, a Rust policy", vec!["plan", "--policy", &rust, &job], true),
     ];
-    let settings = r#"python={"teams":[],"memory_mib":4096}"#;
+    let settings = r#"team-rules={"teams":["web"],"memory_mib":4096}"#;
     if let Some(python) = &python {
         let args = vec!["plan", "--policy", python, "--policy-settings", settings, &job];
         contenders.push(("plan, a Python policy", args, true));
@@ -37,8 +41,9 @@ fn main() {
     for _ in 0..ROUNDS {
         for ((_, args, _), took) in contenders.iter().zip(&mut took) {
             let began = Instant::now();
-            qhost.run(args);
+            let done = qhost.run(args);
             took.push(began.elapsed());
+            assert_eq!(done.code, 0, "{}", done.stderr);
         }
     }
     let medians: Vec<f64> = took.into_iter().map(median).collect();
@@ -54,7 +59,7 @@ fn main() {
     }
     if python.is_none() {
         println!(
-            "plan, a Python policy      not measured: tests/prepare-languages and the tests build one"
+            "plan, a Python policy      not measured: componentize-py is missing (tests/languages)"
         );
     }
 }
@@ -62,10 +67,4 @@ fn main() {
 fn median(mut took: Vec<Duration>) -> f64 {
     took.sort();
     took[took.len() / 2].as_secs_f64() * 1e3
-}
-
-/// A Python policy that the tests have built, copied beside the job.
-fn python(qhost: &Qhost) -> Option<String> {
-    let named = std::env::var_os("QHOST_PYTHON_POLICY").map(PathBuf::from)?;
-    Some(qhost.file("python.wasm", fs::read(named).expect("QHOST_PYTHON_POLICY")))
 }

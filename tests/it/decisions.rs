@@ -207,6 +207,7 @@ fn record_a_thousand(qhost: &Qhost) -> (std::path::PathBuf, Vec<Outcome>) {
         name: name.into(),
         path: policy(module),
         pin: None,
+        signers: None,
         settings: settings.to_string(),
         allowance: Allowance::default(),
         mode: Mode::Enforce,

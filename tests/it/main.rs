@@ -7,6 +7,7 @@ mod host_policies;
 mod decisions;
 mod compiled;
 mod author;
+mod trust;
 mod trial;
 mod sandbox;
 mod image;

@@ -117,6 +117,7 @@ fn one_with_wasi_gets_an_empty_one() {
         name: "probe-wasi".into(),
         path: policy("probe-wasi"),
         pin: None,
+        signers: None,
         settings: "{}".into(),
         allowance: wasi,
         mode: Mode::Enforce,

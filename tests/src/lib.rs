@@ -6,6 +6,7 @@ pub mod https;
 pub mod image_server;
 pub mod languages;
 pub mod qhost;
+pub mod registry;
 
 use std::{
     path::{Path, PathBuf},

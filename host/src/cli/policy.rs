@@ -9,6 +9,7 @@ use crate::author::Language;
 use super::{
     run::{NamedFile, NamedSettings},
     trial::{BenchArgs, LintArgs, TestArgs},
+    trust::{KeygenArgs, LockArgs, PullArgs, PushArgs, SignArgs, VerifyArgs},
 };
 
 /// About policies.
@@ -26,6 +27,18 @@ pub enum PolicyCommand {
     Lint(LintArgs),
     /// Measure what a policy's decisions cost, beside a baseline
     Bench(BenchArgs),
+    /// Make a key to sign policies with
+    Keygen(KeygenArgs),
+    /// Sign a policy's file
+    Sign(SignArgs),
+    /// Check a policy's signatures
+    Verify(VerifyArgs),
+    /// Put a policy into an OCI registry
+    Push(PushArgs),
+    /// Get a policy from an OCI registry
+    Pull(PullArgs),
+    /// Tie the names of configured policies to the digests of their files
+    Lock(LockArgs),
     /// Make past decisions again, with other policies, and say what would have been different
     Replay(ReplayArgs),
 }

@@ -10,7 +10,7 @@ use super::{Config, ConfigProblem};
 use crate::{
     digest::Sha256,
     limits,
-    policy::{Allowance, Layer, Mode},
+    policy::{Allowance, Layer, Mode, PublicKey, Signers},
 };
 
 /// `[policies.NAME]`
@@ -19,9 +19,12 @@ use crate::{
 pub(super) struct Policy {
     /// The component or core module; a relative path starts from the configuration's folder.
     module: PathBuf,
-    /// The SHA-256 that its file must have, 64 hexadecimal digits. `qhost policy inspect` prints it.
-    #[schemars(with = "String")]
-    sha256: Sha256,
+    /// The SHA-256 that its file must have, 64 hexadecimal digits; absent: the one that the lock file has, which
+    /// `qhost policy lock` writes.
+    #[schemars(with = "Option<String>")]
+    sha256: Option<Sha256>,
+    /// Who must have signed it besides.
+    signatures: Option<Signatures>,
     /// Its settings.
     settings: Option<Map<String, Value>>,
     /// A JSON file with its settings, instead of `settings`; a relative path starts from the configuration's folder.
@@ -41,6 +44,16 @@ pub(super) struct Policy {
     #[serde(default = "default_memory")]
     #[schemars(range(min = 1, max = 2048))]
     memory_mib: usize,
+}
+
+/// `[policies.NAME.signatures]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Signatures {
+    /// Minisign public keys, as the second line of a `.pub` file has them.
+    keys: Vec<PublicKey>,
+    /// How many of them must have signed; absent: all of them.
+    threshold: Option<usize>,
 }
 
 fn default_deadline() -> u64 {
@@ -68,6 +81,8 @@ pub struct Configured {
     pub module: PathBuf,
     /// The digest its file must have.
     pub sha256: Sha256,
+    /// Whose signatures it must have.
+    pub signers: Option<Signers>,
     /// Its settings.
     pub settings: Settings,
     /// What its word counts for.
@@ -76,6 +91,12 @@ pub struct Configured {
     pub allowance: Allowance,
     /// Whose it is.
     pub layer: Layer,
+}
+
+impl Signatures {
+    fn read(&self) -> Result<Signers, String> {
+        Signers::new(self.keys.clone(), self.threshold)
+    }
 }
 
 /// Where a policy's settings are.
@@ -115,7 +136,8 @@ impl Config {
         Some(Configured {
             name: name.into(),
             module: self.folder.join(&policy.module),
-            sha256: policy.sha256,
+            sha256: self.pin(name)?,
+            signers: policy.signatures.as_ref().and_then(|given| given.read().ok()),
             settings,
             mode: policy.mode,
             allowance: Allowance {
@@ -125,6 +147,40 @@ impl Config {
             },
             layer,
         })
+    }
+
+    /// The digest that a policy's file must have.
+    fn pin(&self, name: &str) -> Option<Sha256> {
+        let locked = || self.lock.policies.get(name).map(|locked| locked.sha256);
+        self.policies.get(name)?.sha256.or_else(locked)
+    }
+
+    /// The file of a configured policy.
+    pub fn module(&self, name: &str) -> Option<PathBuf> {
+        Some(self.folder.join(&self.policies.get(name)?.module))
+    }
+
+    /// The policies whose digests are for the lock file to say.
+    pub fn to_lock(&self) -> Vec<String> {
+        let of_lock = self.policies.iter().filter(|(_, policy)| policy.sha256.is_none());
+        of_lock.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Every policy has one digest.
+    pub(super) fn check_pins(&self, problems: &mut Vec<ConfigProblem>) {
+        for (name, policy) in &self.policies {
+            let locked = self.lock.policies.get(name).map(|locked| locked.sha256);
+            let message = match (policy.sha256, locked) {
+                (None, None) => {
+                    "expected a digest here or in the lock file: qhost policy lock writes it".into()
+                }
+                (Some(here), Some(locked)) if here != locked => {
+                    format!("sha256:{here} here, and sha256:{locked} in the lock file; remove one")
+                }
+                (_, _) => continue,
+            };
+            problems.push(ConfigProblem { place: format!("policies.{name}.sha256"), message });
+        }
     }
 
     fn unknown(&self, tenant: &str) -> UnknownTenant {
@@ -157,6 +213,8 @@ impl Config {
                 at("settings"),
                 format!("{}: JSON has no dates; write a string", dated.unwrap_or_default()),
             );
+            let signatures = policy.signatures.as_ref().and_then(|given| given.read().err());
+            found(signatures.is_some(), at("signatures"), signatures.unwrap_or_default());
             let most = u64::try_from(limits::POLICY_DEADLINE_MOST.as_millis()).unwrap_or(u64::MAX);
             found(
                 !(1..=most).contains(&policy.deadline_ms),

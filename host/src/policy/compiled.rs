@@ -132,6 +132,16 @@ impl Compiled {
         self.sealed.write(&note_name, &note)
     }
 
+    /// Proofs of signatures of a policy that were checked before.
+    pub(super) fn proofs(&self, policy: Sha256) -> Vec<Sha256> {
+        self.sealed.read(&format!("{policy}.signed")).unwrap_or_default()
+    }
+
+    /// Keeps such proofs.
+    pub(super) fn keep_proofs(&self, policy: Sha256, proofs: &[Sha256]) -> io::Result<()> {
+        self.sealed.write(&format!("{policy}.signed"), &proofs)
+    }
+
     /// Notes that a policy has accepted settings.
     pub(super) fn accept(
         &self,

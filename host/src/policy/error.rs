@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::changes::{Change, listed, shown};
+use super::{
+    changes::{Change, listed, shown},
+    signature::{Checked, PublicKey, Signers},
+};
 use crate::{digest::Sha256, limits};
 
 /// A policy could not be asked, or did not answer as it must.
@@ -83,6 +86,23 @@ pub enum PolicyError {
         found: Sha256,
         /// The digest it should have.
         pinned: Sha256,
+    },
+    /// The file lacks signatures.
+    #[error(
+        "policy {name} (sha256:{sha256}) is signed by {} of the {} that must sign it, out of {}{}; signatures are looked for in {file}.minisig and {file}.*.minisig",
+        checked.by.len(), signers.threshold(), ids(signers), broken(checked), file = path.display()
+    )]
+    Unsigned {
+        /// The policy.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// Its file's digest.
+        sha256: Sha256,
+        /// Who has signed.
+        checked: Box<Checked>,
+        /// Who must have.
+        signers: Box<Signers>,
     },
     /// A tenant's policy allows more than the host's chain did.
     #[error(
@@ -165,6 +185,17 @@ pub enum Fault {
     /// Its answer makes no sense.
     #[error("its answer makes no sense: {0}")]
     Nonsense(String),
+}
+
+fn ids(signers: &Signers) -> String {
+    signers.keys().iter().map(PublicKey::id).collect::<Vec<_>>().join(", ")
+}
+
+fn broken(checked: &Checked) -> String {
+    match checked.broken.as_slice() {
+        [] => String::new(),
+        ids => format!("; the signature of {} does not hold", ids.join(", ")),
+    }
 }
 
 fn disagreeing(others: &[String]) -> String {

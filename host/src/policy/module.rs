@@ -19,6 +19,7 @@ use super::{
     convert,
     error::{Fault, PolicyError},
     sandbox::{Guest, Sandbox},
+    signature::{self, Signers},
     wasi::{self, Moment},
 };
 use crate::{digest::Sha256, limits, printable};
@@ -40,6 +41,8 @@ pub struct Source {
     pub path: PathBuf,
     /// The digest that its file must have.
     pub pin: Option<Sha256>,
+    /// Whose signatures it must have.
+    pub signers: Option<Signers>,
     /// Its settings, a JSON object; `{}` when none were given.
     pub settings: String,
     /// What it may use.
@@ -92,10 +95,13 @@ impl Loader {
     }
 
     fn link(&self, source: Source) -> Result<Link, PolicyError> {
-        let Source { name, path, pin, settings, allowance, mode, layer } = source;
+        let Source { name, path, pin, signers, settings, allowance, mode, layer } = source;
         let file = self.identify(&name, &path)?;
         if let Some(pinned) = pin.filter(|pinned| *pinned != file.sha256) {
             return Err(PolicyError::NotPinned { name, path, found: file.sha256, pinned });
+        }
+        if let Some(signers) = signers {
+            self.signed(&name, &file, &signers)?;
         }
         let (module, note) = self.module(name, file, &allowance)?;
         let settings_sha256 = Sha256::of(settings.as_bytes());
@@ -108,6 +114,42 @@ impl Loader {
             }
         }
         Ok(Link { module, settings, settings_sha256, layer, mode, allowance })
+    }
+
+    /// Whether a file has the signatures that it must have: before anything is done with what is in it.
+    fn signed(&self, name: &str, file: &PolicyFile, signers: &Signers) -> Result<(), PolicyError> {
+        let PolicyFile { path, sha256, bytes } = file;
+        let unreadable =
+            |source| PolicyError::Unreadable { name: name.into(), path: path.clone(), source };
+        let signatures = signature::beside(path).map_err(unreadable)?;
+        let known = self.compiled().map(|compiled| compiled.proofs(*sha256)).unwrap_or_default();
+        let bytes = || match bytes {
+            Some(bytes) => Ok(bytes.clone()),
+            None => self.reread(name, file),
+        };
+        let checked = signature::check(signers, &signatures, &known, bytes)?;
+        if checked.by.len() < signers.threshold() {
+            let (name, path, sha256) = (name.into(), path.clone(), *sha256);
+            let (checked, signers) = (Box::new(checked), Box::new(signers.clone()));
+            return Err(PolicyError::Unsigned { name, path, sha256, checked, signers });
+        }
+        if let Some(compiled) = self.compiled().filter(|_| checked.proofs != known) {
+            compiled::log_failure(compiled.keep_proofs(*sha256, &checked.proofs));
+        }
+        Ok(())
+    }
+
+    /// The bytes of a file that has been identified; it may have been changed since.
+    fn reread(&self, name: &str, file: &PolicyFile) -> Result<Vec<u8>, PolicyError> {
+        let (bytes, _) = read(name, &file.path)?;
+        match Sha256::of(&bytes) == file.sha256 {
+            true => Ok(bytes),
+            false => Err(PolicyError::NotLoadable {
+                name: name.into(),
+                sha256: file.sha256,
+                reason: "its file changed while it was being loaded".into(),
+            }),
+        }
     }
 
     /// Loads a policy as a run would, and says what it is.
@@ -161,13 +203,8 @@ impl Loader {
         }
         let bytes = match file.bytes {
             Some(bytes) => bytes,
-            None => read(&name, &file.path).map(|(bytes, _)| bytes)?,
+            None => self.reread(&name, &file)?,
         };
-        // It may have been changed since its digest was looked up.
-        if Sha256::of(&bytes) != sha256 {
-            let reason = "its file changed while it was being loaded".into();
-            return Err(PolicyError::NotLoadable { name, sha256, reason });
-        }
         let module = self.compile(name, sha256, &bytes, allowance)?;
         Ok((module, kept().map(|(_, note)| note)))
     }

@@ -109,6 +109,12 @@ pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
         PolicyCommand::Test(args) => super::trial::test(shared, args),
         PolicyCommand::Lint(args) => super::trial::lint(shared, args),
         PolicyCommand::Bench(args) => super::trial::bench(shared, args),
+        PolicyCommand::Keygen(args) => super::trust::keygen(shared, args),
+        PolicyCommand::Sign(args) => super::trust::sign(shared, args),
+        PolicyCommand::Verify(args) => super::trust::verify(shared, args),
+        PolicyCommand::Lock(args) => super::trust::lock(shared, args),
+        PolicyCommand::Push(args) => super::wait(shared, super::trust::push(shared, args)),
+        PolicyCommand::Pull(args) => super::wait(shared, super::trust::pull(shared, args)),
         PolicyCommand::Replay(args) => super::replay::replay(shared, args),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use super::trust::TrustError;
 use crate::{
     author::AuthorError,
     config::ConfigError,
@@ -11,6 +12,7 @@ use crate::{
     outcome::{ErrorReport, Exit, Report},
     policy::{PolicyError, RecordError},
     qemu::FingerprintError,
+    registry::RegistryError,
     state::StateDirError,
     trial::TrialError,
     vm::VmError,
@@ -51,6 +53,9 @@ pub enum RunError {
     /// A policy's project.
     #[error(transparent)]
     Author(#[from] AuthorError),
+    /// Keys, signatures, registries, locks.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A policy that is tried out.
     #[error(transparent)]
     Trial(#[from] TrialError),
@@ -92,6 +97,12 @@ impl RunError {
             Self::Trial(TrialError::Policy(error)) if !error.is_about_settings() => {
                 Exit::PolicyFailed
             }
+            Self::Trust(
+                TrustError::Locked { .. } | TrustError::Registry(RegistryError::Digest { .. }),
+            ) => Exit::CheckFailed,
+            Self::Trust(TrustError::Registry(RegistryError::NoTag { .. })) => Exit::Usage,
+            Self::Trust(TrustError::Registry(_)) => Exit::NotFetched,
+            Self::Trust(_) => Exit::Usage,
             Self::Author(AuthorError::Failed { .. } | AuthorError::Unfit { .. }) => {
                 Exit::CheckFailed
             }
@@ -131,6 +142,7 @@ impl RunError {
             | Self::Facts(_)
             | Self::Record(_)
             | Self::Author(_)
+            | Self::Trust(_)
             | Self::Trial(_)
             | Self::Log { .. }
             | Self::SlowDecision

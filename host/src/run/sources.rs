@@ -53,7 +53,8 @@ pub(super) fn policies(config: &Config, args: &DecideArgs) -> Result<Vec<Source>
 
 /// A configured policy with its settings read.
 pub(super) fn source(configured: &Configured) -> Result<Source, RunError> {
-    let Configured { name, module, sha256, settings, mode, allowance, layer } = configured.clone();
+    let Configured { name, module, sha256, signers, settings, mode, allowance, layer } =
+        configured.clone();
     let settings = match settings {
         Settings::Here(settings) => serde_json::Value::Object(settings).to_string(),
         Settings::File(path) => {
@@ -61,7 +62,7 @@ pub(super) fn source(configured: &Configured) -> Result<Source, RunError> {
             object(&path.display().to_string(), &read(&place, &path)?)?
         }
     };
-    Ok(Source { name, path: module, pin: Some(sha256), settings, allowance, mode, layer })
+    Ok(Source { name, path: module, pin: Some(sha256), signers, settings, allowance, mode, layer })
 }
 
 /// Policies with their settings. Settings for a policy that is not there are an error: a misspelt name would leave a
@@ -81,6 +82,7 @@ pub(super) fn named(
             name: name.clone(),
             path: path.clone(),
             pin: None,
+            signers: None,
             settings: "{}".into(),
             allowance: Allowance::default(),
             mode: Mode::Enforce,
