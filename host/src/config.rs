@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     limits,
     policy::{CompileLimits, PortRange, Rules},
+    printable,
 };
 
 pub use lock::{Lock, Locked};
@@ -245,7 +246,8 @@ pub struct ConfigProblem {
 }
 
 fn listed(problems: &[ConfigProblem]) -> String {
-    let lines = problems.iter().map(|one| format!("{}: {}", one.place, one.message));
+    let place = |one: &ConfigProblem| printable::line(&one.place, limits::SHOWN_CHARS).to_string();
+    let lines = problems.iter().map(|one| format!("{}: {}", place(one), one.message));
     match problems.len() {
         1 => lines.collect(),
         count => lines.fold(format!("{count} problems"), |text, line| text + "\n  " + &line),
@@ -275,8 +277,12 @@ impl Config {
         let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
         let mut text = String::new();
         let file = fs::File::open(path).map_err(unreadable)?;
-        // What is cut off by the limit is no configuration any more, and says where.
-        file.take(limits::CONFIG_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+        file.take(limits::CONFIG_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+        // What stands behind the limit must not be passed over.
+        if text.len() as u64 > limits::CONFIG_BYTES {
+            let reason = format!("it has more than {} bytes", limits::CONFIG_BYTES);
+            return Err(unreadable(io::Error::other(reason)));
+        }
         let invalid = |source| ConfigError::Invalid { path: path.into(), source: Box::new(source) };
         let mut config: Self = toml::from_str(&text).map_err(invalid)?;
         config.folder = path.parent().unwrap_or(Path::new("")).to_owned();

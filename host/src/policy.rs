@@ -71,6 +71,18 @@ impl Request {
     }
 }
 
+/// Settings as a policy gets them: the text of one JSON object. The error says what was found instead.
+pub fn settings(text: &str) -> Result<String, String> {
+    if text.len() as u64 > limits::POLICY_SETTINGS_BYTES {
+        return Err(format!("more than {} bytes", limits::POLICY_SETTINGS_BYTES));
+    }
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(settings) if settings.is_object() => Ok(settings.to_string()),
+        Ok(_) => Err("expected a JSON object".into()),
+        Err(error) => Err(format!("not JSON: {error}")),
+    }
+}
+
 /// Whether a text can name a policy or a tenant: letters, digits, `-`, `_` and `.`, up to the contract's length.
 pub fn is_name(text: &str) -> bool {
     (1..=limits::POLICY_NAME_BYTES).contains(&text.len())

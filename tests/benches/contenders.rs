@@ -22,7 +22,7 @@ use crate::bare::{
 };
 
 /// Two ports, one of them with a host port; the policy changes the accelerator, the memory and the other.
-pub fn request() -> Request {
+pub(crate) fn request() -> Request {
     let port = |label: &str, guest, host| PortRequest {
         label: label.into(),
         guest,
@@ -70,7 +70,7 @@ fn settings() -> Value {
 }
 
 /// A chain of the standard policy, over and over: each after the first changes nothing.
-pub fn chain(loader: &Loader, policies: usize) -> Chain {
+pub(crate) fn chain(loader: &Loader, policies: usize) -> Chain {
     let source = |index| Source {
         name: format!("standard-{index}"),
         path: policy("standard"),
@@ -86,7 +86,7 @@ pub fn chain(loader: &Loader, policies: usize) -> Chain {
 
 /// The same component under wasmtime alone, with what makes it fastest: a pool, pages kept and found by the kernel,
 /// and none of qhost's bounds.
-pub struct Bare {
+pub(crate) struct Bare {
     engine: Engine,
     policy: PolicyPre<Nothing>,
     request: types::Request,
@@ -94,7 +94,7 @@ pub struct Bare {
 }
 
 /// The state of a host that keeps none.
-pub struct Nothing;
+pub(crate) struct Nothing;
 
 impl types::Host for Nothing {}
 
@@ -103,7 +103,7 @@ impl log::Host for Nothing {
 }
 
 impl Bare {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(16)
             .linear_memory_keep_resident(256 << 10)
@@ -123,7 +123,7 @@ impl Bare {
     }
 
     /// `choose` and `validate` in a fresh sandbox.
-    pub fn decide(&mut self) -> usize {
+    pub(crate) fn decide(&mut self) -> usize {
         let mut store = Store::new(&self.engine, Nothing);
         let instance = self.policy.instantiate(&mut store).expect("an instance");
         let decide = instance.qhost_policy_decide();
@@ -197,13 +197,13 @@ fn arguments() -> (types::Request, types::Launch) {
 }
 
 /// The same rules in Rego, the engine warm: what differs from decision to decision is the input, as JSON in and out.
-pub struct Rego {
+pub(crate) struct Rego {
     engine: regorus::Engine,
     input: String,
 }
 
 impl Rego {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let rules = root().join("tests/benches/standard.rego");
         let rules = fs::read_to_string(rules).expect("the rules");
         let mut engine = regorus::Engine::new();
@@ -213,7 +213,7 @@ impl Rego {
         Self { engine, input }
     }
 
-    pub fn decide(&mut self) -> String {
+    pub(crate) fn decide(&mut self) -> String {
         let input = regorus::Value::from_json_str(&self.input).expect("JSON");
         self.engine.set_input(input);
         let decision = self.engine.eval_rule("data.qhost.decision".into()).expect("a decision");
@@ -222,7 +222,7 @@ impl Rego {
 }
 
 /// Both give this request the same launch and the same violations: else they are not the same rules.
-pub fn assert_same_rules(chain: &Chain, rego: &mut Rego) {
+pub(crate) fn assert_same_rules(chain: &Chain, rego: &mut Rego) {
     let verdict = chain.decide(request());
     let decision = verdict.decision();
     let theirs: Value = serde_json::from_str(&rego.decide()).expect("JSON");

@@ -10,6 +10,7 @@ mod author;
 mod trust;
 mod trial;
 mod sandbox;
+mod hostile;
 mod image;
 mod plan;
 mod fingerprint;

@@ -2,6 +2,7 @@
 //! faults.
 
 pub mod boot_sector;
+pub mod hostile;
 pub mod https;
 pub mod image_server;
 pub mod languages;

@@ -2,11 +2,13 @@
 
 use std::{
     fs::{File, Metadata},
-    io::Read as _,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, types::ComponentItem};
 
@@ -19,6 +21,7 @@ use super::{
     convert,
     error::{Fault, PolicyError},
     sandbox::{Guest, Sandbox},
+    sealed,
     signature::{self, Signers},
     wasi::{self, Moment},
 };
@@ -364,8 +367,17 @@ fn read(name: &str, path: &Path) -> Result<(Vec<u8>, Metadata), PolicyError> {
     let unreadable =
         |source| PolicyError::Unreadable { name: name.into(), path: path.into(), source };
     let mut bytes = vec![];
-    let mut file = File::open(path).map_err(unreadable)?;
+    // A pipe that nobody writes to must not keep anybody waiting.
+    let options = &mut File::options();
+    let mut file = options
+        .read(true)
+        .custom_flags(sealed::flag(OFlags::NONBLOCK))
+        .open(path)
+        .map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(unreadable(io::Error::other("no regular file")));
+    }
     let most = limits::POLICY_FILE_BYTES;
     file.by_ref().take(most + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     match bytes.len() as u64 <= most {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use rustix::fs::OFlags;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{limits, state};
@@ -68,7 +69,8 @@ impl Sealed {
 
 /// The key, unless there is none, or one that others could have read or written.
 fn read_key(path: &Path) -> io::Result<Option<[u8; 32]>> {
-    let mut file = match File::options().read(true).custom_flags(no_follow()).open(path) {
+    let mut file = match File::options().read(true).custom_flags(flag(OFlags::NOFOLLOW)).open(path)
+    {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -82,8 +84,9 @@ fn read_key(path: &Path) -> io::Result<Option<[u8; 32]>> {
     }
 }
 
-fn no_follow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+/// A flag of open(2) as the standard library takes it.
+pub(super) fn flag(flag: OFlags) -> i32 {
+    i32::try_from(flag.bits()).unwrap_or(0)
 }
 
 fn make_key(folder: &Path, path: &Path) -> io::Result<()> {

@@ -11,7 +11,7 @@ use crate::{
     cli::{DecideArgs, NamedFile, NamedSettings},
     config::{Config, Configured, Settings},
     limits,
-    policy::{Allowance, Layer, Mode, Source},
+    policy::{self, Allowance, Layer, Mode, Source},
 };
 
 /// The job file's name for errors, and its bytes; one more than allowed where there are too many.
@@ -132,17 +132,6 @@ fn read(place: &str, path: &Path) -> Result<String, RunError> {
     }
 }
 
-/// Settings as the policy gets them: the text of one JSON object.
 fn object(place: &str, text: &str) -> Result<String, RunError> {
-    if text.len() as u64 > limits::POLICY_SETTINGS_BYTES {
-        return Err(RunError::Usage(format!(
-            "{place}: more than {} bytes",
-            limits::POLICY_SETTINGS_BYTES
-        )));
-    }
-    match serde_json::from_str::<serde_json::Value>(text) {
-        Ok(settings) if settings.is_object() => Ok(settings.to_string()),
-        Ok(_) => Err(RunError::Usage(format!("{place}: expected a JSON object"))),
-        Err(error) => Err(RunError::Usage(format!("{place}: not JSON: {error}"))),
-    }
+    policy::settings(text).map_err(|reason| RunError::Usage(format!("{place}: {reason}")))
 }
