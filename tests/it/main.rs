@@ -16,6 +16,7 @@ mod plan;
 mod fingerprint;
 mod vm;
 mod linux;
+mod readme;
 mod tidy;
 
 use qhost_tests::Qhost;

@@ -69,6 +69,11 @@ impl Qhost {
         self
     }
 
+    /// All that was added to the environment.
+    pub fn variables(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.environment.iter().map(|(key, value)| (key, value))
+    }
+
     /// What was last added to the environment under a name.
     pub fn variable(&self, key: &str) -> &str {
         let found = self.environment.iter().rfind(|(name, _)| name == key);
