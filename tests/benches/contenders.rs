@@ -21,6 +21,15 @@ use crate::bare::{
     qhost::policy::{log, types},
 };
 
+/// A request that the policy leaves as it is: what it would choose is asked for.
+pub(crate) fn settled() -> Request {
+    let mut request = request();
+    request.task.accelerator = Some(Accelerator::Kvm);
+    request.task.resources.memory_mib = 512;
+    request.task.ports.iter_mut().for_each(|port| port.host = port.host.or(Some(20_002)));
+    request
+}
+
 /// Two ports, one of them with a host port; the policy changes the accelerator, the memory and the other.
 pub(crate) fn request() -> Request {
     let port = |label: &str, guest, host| PortRequest {
@@ -89,8 +98,6 @@ pub(crate) fn chain(loader: &Loader, policies: usize) -> Chain {
 pub(crate) struct Bare {
     engine: Engine,
     policy: PolicyPre<Nothing>,
-    request: types::Request,
-    launch: types::Launch,
 }
 
 /// The state of a host that keeps none.
@@ -118,27 +125,46 @@ impl Bare {
         let mut linker = Linker::new(&engine);
         Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |nothing| nothing).expect("a linker");
         let policy = PolicyPre::new(linker.instantiate_pre(&component).expect("its imports"));
-        let (request, launch) = arguments();
-        Self { engine, policy: policy.expect("a policy"), request, launch }
+        Self { engine, policy: policy.expect("a policy") }
     }
 
-    /// `choose` and `validate` in a fresh sandbox.
-    pub(crate) fn decide(&mut self) -> usize {
+    /// `choose` and `validate` in a fresh sandbox; `choose` once more where qhost asks once more, about what was chosen.
+    pub(crate) fn decide(&self, (request, launch): &Arguments, calls: Calls) -> usize {
         let mut store = Store::new(&self.engine, Nothing);
         let instance = self.policy.instantiate(&mut store).expect("an instance");
         let decide = instance.qhost_policy_decide();
-        let chosen = decide.call_choose(&mut store, &self.request, &self.launch);
-        let chosen = chosen.expect("an answer").expect("a launch");
-        let violations = decide.call_validate(&mut store, &self.request, &chosen);
+        let chosen = decide.call_choose(&mut store, request, launch);
+        let mut chosen = chosen.expect("an answer").expect("a launch");
+        if calls == Calls::Three {
+            let again = decide.call_choose(&mut store, request, &chosen);
+            chosen = again.expect("an answer").expect("a launch");
+        }
+        let violations = decide.call_validate(&mut store, request, &chosen);
         violations.expect("an answer").len()
     }
 }
 
-/// The request as wasmtime's bindings have it.
-fn arguments() -> (types::Request, types::Launch) {
-    let Request { task, host, rules, time: _ } = request();
+/// What bare wasmtime is asked to call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Calls {
+    /// `choose` and `validate`.
+    Two,
+    /// `choose`, `choose` about its result, `validate`.
+    Three,
+}
+
+/// A request and the launch so far.
+pub(crate) type Arguments = (types::Request, types::Launch);
+
+/// A request as wasmtime's bindings have it, and the launch that the host starts from.
+pub(crate) fn arguments(request: Request) -> Arguments {
+    let Request { task, host, rules, time: _ } = request;
     let amount =
         |amount: Resources| types::Resources { cpus: amount.cpus, memory_mib: amount.memory_mib };
+    let accelerator = |accelerator| match accelerator {
+        Accelerator::Tcg => types::Accelerator::Tcg,
+        Accelerator::Kvm => types::Accelerator::Kvm,
+    };
     let ports = |port: &PortRequest| types::PortMap {
         label: port.label.clone(),
         guest: port.guest,
@@ -147,7 +173,7 @@ fn arguments() -> (types::Request, types::Launch) {
         protocol: types::Protocol::Tcp,
     };
     let launch = types::Launch {
-        accelerator: types::Accelerator::Tcg,
+        accelerator: accelerator(task.accelerator.unwrap_or(Accelerator::Tcg)),
         ports: task.ports.iter().map(ports).collect(),
         resources: amount(task.resources),
         egress: types::Egress::Isolated,
@@ -170,7 +196,7 @@ fn arguments() -> (types::Request, types::Launch) {
             sha256: task.image.sha256.to_string(),
         },
         resources: amount(task.resources),
-        accelerator: None,
+        accelerator: task.accelerator.map(accelerator),
         egress: types::Egress::Isolated,
         args: task.args,
         meta: task.meta.into_iter().collect(),

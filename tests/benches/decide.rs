@@ -13,58 +13,77 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contenders::{Bare, Rego, chain, request};
+use contenders::{Bare, Calls, Rego, arguments, chain, request, settled};
 use criterion::Criterion;
 use qhost::policy::Loader;
 
 /// Rounds of the side-by-side measurement.
 const ROUNDS: usize = 20_000;
 
+/// In which each of the five follows each other one equally often.
+const ORDERS: [[usize; 5]; 4] =
+    [[3, 2, 0, 1, 4], [2, 3, 0, 4, 1], [0, 3, 1, 2, 4], [0, 2, 1, 3, 4]];
+
 fn main() {
     let loader = Loader::in_process().expect("a sandbox");
     let one = chain(&loader, 1);
-    let mut bare = Bare::new();
+    let bare = Bare::new();
     let mut rego = Rego::new();
     contenders::assert_same_rules(&one, &mut rego);
+    let [plain, chosen] = [settled(), request()].map(arguments);
 
     let mut criterion = Criterion::default().configure_from_args().without_plots();
     let mut group = criterion.benchmark_group("decision");
-    group.bench_function("qhost, 1 policy", |bencher| bencher.iter(|| one.decide(request())));
-    group.bench_function("bare wasmtime", |bencher| bencher.iter(|| bare.decide()));
+    group.bench_function("qhost", |bencher| bencher.iter(|| one.decide(settled())));
+    group.bench_function("qhost, it chooses", |bencher| bencher.iter(|| one.decide(request())));
+    group.bench_function("bare wasmtime", |bencher| {
+        bencher.iter(|| bare.decide(&plain, Calls::Two));
+    });
     group.bench_function("regorus, warm engine", |bencher| bencher.iter(|| rego.decide()));
     for policies in [4, 16] {
         let chain = chain(&loader, policies);
         let name = format!("qhost, {policies} policies");
-        group.bench_function(name, |bencher| bencher.iter(|| chain.decide(request())));
+        group.bench_function(name, |bencher| bencher.iter(|| chain.decide(settled())));
     }
     group.finish();
     criterion.final_summary();
 
-    println!("\nSide by side, {ROUNDS} rounds of each:");
-    let [mut ours, mut theirs, mut regos] = [vec![], vec![], vec![]];
-    // What goes in is made beforehand for all of them.
-    for _ in 0..ROUNDS {
-        let ready = request();
-        ours.push(timed(|| one.decide(ready)));
-        theirs.push(timed(|| bare.decide()));
-        regos.push(timed(|| rego.decide()));
+    println!("\nSide by side, {ROUNDS} rounds of each, in turn:");
+    let mut took: [Vec<Duration>; 5] = Default::default();
+    for round in 0..ROUNDS * 5 {
+        // What goes in is made beforehand for all of them. Each comes as often after each other one: who comes after
+        // the interpreter finds the processor's caches full of that.
+        let turn = ORDERS[round / 5 % ORDERS.len()][round % 5];
+        let ready = if turn == 0 { settled() } else { request() };
+        took[turn].push(match turn {
+            0 => timed(|| one.decide(ready)),
+            1 => timed(|| bare.decide(&plain, Calls::Two)),
+            2 => timed(|| one.decide(ready)),
+            3 => timed(|| bare.decide(&chosen, Calls::Three)),
+            _ => timed(|| rego.decide()),
+        });
     }
-    let [ours, theirs, regos] = [ours, theirs, regos].map(|took| row(took));
-    row_line("qhost, 1 policy", ours, None);
-    row_line("bare wasmtime", theirs, Some((ours.0 / theirs.0, "qhost takes")));
-    row_line("regorus, warm", regos, Some((ours.0 / regos.0, "qhost takes")));
+    let [plain, bare_plain, chosen, bare_chosen, rego] = took.map(row);
+    println!("A task that the policy leaves as it is (choose, validate):");
+    row_line("qhost", plain, None);
+    row_line("bare wasmtime", bare_plain, Some((plain.0 / bare_plain.0, "qhost takes")));
+    println!("One for which it chooses (choose, choose about the result, validate):");
+    row_line("qhost", chosen, None);
+    row_line("bare wasmtime", bare_chosen, Some((chosen.0 / bare_chosen.0, "qhost takes")));
+    row_line("regorus, warm", rego, Some((chosen.0 / rego.0, "qhost takes")));
+    println!("Longer chains, of a task left as it is:");
     for policies in [4, 16] {
         let longer = chain(&loader, policies);
-        let took = (0..ROUNDS / policies).map(|_| {
-            let ready = request();
-            timed(|| longer.decide(ready))
-        });
-        let took = row(took.collect());
-        row_line(
-            &format!("qhost, {policies} policies"),
-            took,
-            Some((took.0 / ours.0, "of 1 policy:")),
-        );
+        let mut took: [Vec<Duration>; 2] = Default::default();
+        for _ in 0..ROUNDS / policies {
+            let ready = [settled(), settled()];
+            let [first, second] = ready;
+            took[0].push(timed(|| one.decide(first)));
+            took[1].push(timed(|| longer.decide(second)));
+        }
+        let [single, took] = took.map(row);
+        let name = format!("qhost, {policies} policies");
+        row_line(&name, took, Some((took.0 / single.0, "of 1 policy:")));
     }
     let single = per_second(&one, 1);
     let double = per_second(&one, 2);
@@ -99,7 +118,7 @@ fn per_second(chain: &qhost::policy::Chain, threads: usize) -> f64 {
         for _ in 0..threads {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    black_box(chain.decide(request()));
+                    black_box(chain.decide(settled()));
                     decided.fetch_add(1, Ordering::Relaxed);
                 }
             });

@@ -76,8 +76,6 @@ enum Asking {
 
 /// One decision under way.
 struct Round<'a> {
-    sandbox: &'a Sandbox,
-    asking: &'a Request,
     request: wit::Request,
     asked: Vec<Asked<'a>>,
 }
@@ -99,12 +97,7 @@ impl<'a> Round<'a> {
             record: link.record(),
             chose: None,
         };
-        Self {
-            sandbox: &chain.sandbox,
-            asking: request,
-            request: convert::request(request),
-            asked: chain.links.iter().map(asked).collect(),
-        }
+        Self { request: convert::request(request), asked: chain.links.iter().map(asked).collect() }
     }
 
     /// The launch as it stands at the end, and whether every policy was asked.
@@ -155,14 +148,9 @@ impl<'a> Round<'a> {
             let changes = match &asked.chose {
                 // Not asked, or in monitor mode.
                 None => continue,
-                // It was asked this very question, and a fresh sandbox would answer the same.
+                // It was asked this very question.
                 Some((shown, chose)) if shown == launch => changes::between(launch, chose),
-                Some(_) => {
-                    let (link, asking) = (asked.link, self.asking);
-                    let fresh =
-                        self.sandbox.open(&link.module.pre, &link.allowance, || asking.moment());
-                    asked.would_change(fresh, &mut self.request, launch)?
-                }
+                Some(_) => asked.would_change(&mut self.request, launch)?,
             };
             if !changes.is_empty() {
                 return Err(self.unsettled(index, changes));
@@ -228,17 +216,14 @@ impl Asked<'_> {
         answer
     }
 
-    /// What its `choose` makes of a launch in a sandbox that remembers nothing of this decision.
+    /// What its `choose` makes of the chosen launch. Its log of that is not kept: it has said it all before.
     fn would_change(
         &mut self,
-        mut fresh: Opened<'_>,
         request: &mut wit::Request,
         launch: &Launch,
     ) -> Result<Vec<Change>, PolicyError> {
-        let again = choose(&mut fresh, self.link, request, launch);
-        let (_, cost) = fresh.take();
-        self.record.cost.micros += cost.micros;
-        self.record.cost.peak_memory = self.record.cost.peak_memory.max(cost.peak_memory);
+        let again = choose(&mut self.opened, self.link, request, launch);
+        self.opened.take();
         match again {
             Ok(Ok(again)) => Ok(changes::between(launch, &again)),
             // Its `validate` has the last word on the chosen launch, and says why.

@@ -1,5 +1,7 @@
 //! What differs between two launches, field by field, and which policies wrote one field differently.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -37,71 +39,64 @@ pub struct Writer {
 
 /// Compares two launches. A list that grew or shrank shows the items gained or lost.
 pub(super) fn between(before: &Launch, after: &Launch) -> Vec<Change> {
-    // Most policies change nothing, and comparing is cheaper than looking for what differs.
-    if before == after {
-        return vec![];
+    let mut found = Found(vec![]);
+    found.field("accelerator", &before.accelerator, &after.accelerator);
+    let (old, new) = (&before.resources, &after.resources);
+    found.field("resources.cpus", &old.cpus, &new.cpus);
+    found.field("resources.memory_mib", &old.memory_mib, &new.memory_mib);
+    found.field("egress", &before.egress, &after.egress);
+    for index in 0..before.warnings.len().max(after.warnings.len()) {
+        let [old, new] = [before, after].map(|launch| launch.warnings.get(index));
+        found.field(format_args!("warnings.{index}"), &old, &new);
     }
-    let mut changes = vec![];
-    compare(String::new(), &fields(before), &fields(after), &mut changes);
-    match (by_label(&before.ports), by_label(&after.ports)) {
-        (Some(old), Some(new)) => compare("ports".into(), &old, &new, &mut changes),
-        (_, _) => push("ports".into(), &json(&before.ports), &json(&after.ports), &mut changes),
+    match labels_differ(&before.ports) && labels_differ(&after.ports) {
+        true => found.ports(&before.ports, &after.ports),
+        false => found.field("ports", &before.ports, &after.ports),
     }
-    push("extensions".into(), &json(&before.extensions), &json(&after.extensions), &mut changes);
-    changes
+    found.field("extensions", &before.extensions, &after.extensions);
+    found.0
 }
 
-/// A launch as JSON, but for its ports and extensions.
-fn fields(launch: &Launch) -> Value {
-    let mut fields = json(launch);
-    if let Value::Object(fields) = &mut fields {
-        fields.shift_remove("extensions");
-        fields.shift_remove("ports");
-    }
-    fields
-}
-
-/// Ports by label, where each label is there once.
-fn by_label(ports: &[PortMap]) -> Option<Value> {
+/// Whether each label is there once.
+fn labels_differ(ports: &[PortMap]) -> bool {
     let twice = |(index, port): (usize, &PortMap)| {
         ports.iter().take(index).any(|earlier| earlier.label == port.label)
     };
-    if ports.iter().enumerate().any(twice) {
-        return None;
-    }
-    Some(Value::Object(ports.iter().map(|port| (port.label.clone(), json(port))).collect()))
+    !ports.iter().enumerate().any(twice)
 }
 
-/// A launch and its parts are plain data; what could not be written as JSON would be null on both sides.
+struct Found(Vec<Change>);
+
+impl Found {
+    /// Text and JSON are made only of what differs: most of a launch does not.
+    fn field<T: PartialEq + Serialize>(&mut self, field: impl Display, from: &T, to: &T) {
+        if from != to {
+            self.0.push(Change { field: field.to_string(), from: json(from), to: json(to) });
+        }
+    }
+
+    fn ports(&mut self, before: &[PortMap], after: &[PortMap]) {
+        let same = |port: &PortMap, other: &&PortMap| other.label == port.label;
+        for old in before {
+            let label = &old.label;
+            let Some(new) = after.iter().find(|new| same(old, new)) else {
+                self.field(format_args!("ports.{label}"), &Some(old), &None);
+                continue;
+            };
+            self.field(format_args!("ports.{label}.guest"), &old.guest, &new.guest);
+            self.field(format_args!("ports.{label}.host"), &old.host, &new.host);
+            self.field(format_args!("ports.{label}.bind"), &old.bind, &new.bind);
+            self.field(format_args!("ports.{label}.protocol"), &old.protocol, &new.protocol);
+        }
+        for new in after.iter().filter(|new| !before.iter().any(|old| same(new, &old))) {
+            self.field(format_args!("ports.{}", new.label), &None, &Some(new));
+        }
+    }
+}
+
+/// A launch and its parts are plain data, which JSON can always hold.
 fn json(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
-}
-
-fn compare(field: String, before: &Value, after: &Value, changes: &mut Vec<Change>) {
-    let step = |key: &str| if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") };
-    match (before, after) {
-        (Value::Object(old), Value::Object(new)) => {
-            for (key, old) in old {
-                compare(step(key), old, new.get(key).unwrap_or(&Value::Null), changes);
-            }
-            for (key, new) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
-                push(step(key), &Value::Null, new, changes);
-            }
-        }
-        (Value::Array(old), Value::Array(new)) => {
-            for index in 0..old.len().max(new.len()) {
-                let at = |items: &[Value]| items.get(index).cloned().unwrap_or_default();
-                compare(step(&index.to_string()), &at(old), &at(new), changes);
-            }
-        }
-        (old, new) => push(field, old, new, changes),
-    }
-}
-
-fn push(field: String, from: &Value, to: &Value, changes: &mut Vec<Change>) {
-    if from != to {
-        changes.push(Change { field, from: from.clone(), to: to.clone() });
-    }
 }
 
 /// The fields that several of these policies wrote, and not the same.
