@@ -23,6 +23,10 @@ pub fn lines(text: &str, most: usize) -> Printable<'_> {
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write as _;
+        let is_plain = |byte: &u8| (b' '..=b'~').contains(byte);
+        if self.text.len() <= self.most && self.text.as_bytes().iter().all(|byte| is_plain(byte)) {
+            return f.write_str(self.text);
+        }
         for (index, character) in self.text.chars().enumerate() {
             if index == self.most {
                 return f.write_str("…");

@@ -85,8 +85,8 @@ struct Asked<'a> {
     link: &'a Link,
     opened: Opened<'a>,
     record: PolicyRecord,
-    /// The launch it was shown and the one it chose.
-    chose: Option<(Launch, Launch)>,
+    /// The launch it was shown, once its word counts.
+    shown: Option<Launch>,
 }
 
 impl<'a> Round<'a> {
@@ -95,7 +95,7 @@ impl<'a> Round<'a> {
             link,
             opened: chain.sandbox.open(&link.module.pre, &link.allowance, || request.moment()),
             record: link.record(),
-            chose: None,
+            shown: None,
         };
         Self { request: convert::request(request), asked: chain.links.iter().map(asked).collect() }
     }
@@ -104,7 +104,10 @@ impl<'a> Round<'a> {
     fn ask(&mut self, mut launch: Launch) -> (Launch, Result<Asking, PolicyError>) {
         let ended = match self.choose(&mut launch) {
             Ok(Asking::Done) => {
-                self.settles(&launch).and_then(|()| self.validate(&launch)).map(|()| Asking::Done)
+                let chosen = convert::launch_out(&launch);
+                self.settles(&launch, &chosen)
+                    .and_then(|()| self.validate(&chosen))
+                    .map(|()| Asking::Done)
             }
             refused_or_failed => refused_or_failed,
         };
@@ -133,7 +136,7 @@ impl<'a> Round<'a> {
                         let hosts = hosts.get_or_insert_with(|| launch.clone());
                         asked.tightens(hosts, &better)?;
                     }
-                    asked.chose = Some((std::mem::replace(launch, better.clone()), better));
+                    asked.shown = Some(std::mem::replace(launch, better));
                 }
             }
         }
@@ -142,15 +145,15 @@ impl<'a> Round<'a> {
 
     /// Asks every `choose` once more about the chosen launch. A policy that still changes it would give another answer
     /// every time it is asked, or is at odds with one after it; either way nobody knows what was decided.
-    fn settles(&mut self, launch: &Launch) -> Result<(), PolicyError> {
+    fn settles(&mut self, launch: &Launch, chosen: &wit::Launch) -> Result<(), PolicyError> {
         for index in 0..self.asked.len() {
             let Some(asked) = self.asked.get_mut(index) else { continue };
-            let changes = match &asked.chose {
+            let changes = match &asked.shown {
                 // Not asked, or in monitor mode.
                 None => continue,
                 // It was asked this very question.
-                Some((shown, chose)) if shown == launch => changes::between(launch, chose),
-                Some(_) => asked.would_change(&mut self.request, launch)?,
+                Some(shown) if shown == launch => asked.record.changes.clone(),
+                Some(_) => asked.would_change(&mut self.request, launch, chosen)?,
             };
             if !changes.is_empty() {
                 return Err(self.unsettled(index, changes));
@@ -184,14 +187,13 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn validate(&mut self, launch: &Launch) -> Result<(), PolicyError> {
-        let launch = convert::launch_out(launch);
+    fn validate(&mut self, launch: &wit::Launch) -> Result<(), PolicyError> {
         for asked in &mut self.asked {
             // In monitor mode a policy that failed or refused to choose has said its word.
             if asked.record.answer != Answer::NotAsked {
                 continue;
             }
-            match asked.validate(&mut self.request, &launch) {
+            match asked.validate(&mut self.request, launch) {
                 Ok(violations) => asked.record.decide(violations),
                 Err(fault) => asked.fail("validate", fault)?,
             }
@@ -211,7 +213,8 @@ impl Asked<'_> {
         request: &mut wit::Request,
         so_far: &Launch,
     ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
-        let answer = choose(&mut self.opened, self.link, request, so_far);
+        let so_far = convert::launch_out(so_far);
+        let answer = choose(&mut self.opened, self.link, request, &so_far);
         self.keep();
         answer
     }
@@ -221,8 +224,9 @@ impl Asked<'_> {
         &mut self,
         request: &mut wit::Request,
         launch: &Launch,
+        chosen: &wit::Launch,
     ) -> Result<Vec<Change>, PolicyError> {
-        let again = choose(&mut self.opened, self.link, request, launch);
+        let again = choose(&mut self.opened, self.link, request, chosen);
         self.opened.take();
         match again {
             Ok(Ok(again)) => Ok(changes::between(launch, &again)),
@@ -275,12 +279,11 @@ fn choose(
     opened: &mut Opened<'_>,
     link: &Link,
     request: &mut wit::Request,
-    so_far: &Launch,
+    so_far: &wit::Launch,
 ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
     request.settings.clone_from(&link.settings);
-    let so_far = convert::launch_out(so_far);
     let answer = opened
-        .call(|policy, store| policy.qhost_policy_decide().call_choose(store, request, &so_far));
+        .call(|policy, store| policy.qhost_policy_decide().call_choose(store, request, so_far));
     match answer? {
         Ok(launch) => convert::launch_in(launch).map(Ok),
         Err(violations) if violations.is_empty() => {

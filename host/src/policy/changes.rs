@@ -101,6 +101,10 @@ fn json(value: &impl Serialize) -> Value {
 
 /// The fields that several of these policies wrote, and not the same.
 pub(super) fn conflicts<'a>(records: impl Iterator<Item = &'a PolicyRecord>) -> Vec<Conflict> {
+    let records: Vec<_> = records.filter(|record| !record.changes.is_empty()).collect();
+    if records.len() < 2 {
+        return vec![];
+    }
     let mut written: Vec<Conflict> = vec![];
     for record in records {
         for Change { field, from: _, to } in &record.changes {
