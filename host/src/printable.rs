@@ -24,7 +24,7 @@ impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write as _;
         let is_plain = |byte: &u8| (b' '..=b'~').contains(byte);
-        if self.text.len() <= self.most && self.text.as_bytes().iter().all(|byte| is_plain(byte)) {
+        if self.text.len() <= self.most && self.text.as_bytes().iter().all(is_plain) {
             return f.write_str(self.text);
         }
         for (index, character) in self.text.chars().enumerate() {

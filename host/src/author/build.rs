@@ -107,14 +107,14 @@ fn rust(folder: &Path) -> Result<PathBuf, AuthorError> {
     let artifact = |line: &str| -> Option<PathBuf> {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let files = message.get("filenames")?.as_array()?;
-        let files = files.iter().filter_map(|file| file.as_str().map(PathBuf::from));
-        files.filter(|file| file.extension().is_some_and(|found| found == "wasm")).last()
+        let mut files = files.iter().filter_map(|file| file.as_str().map(PathBuf::from));
+        files.rfind(|file| file.extension().is_some_and(|found| found == "wasm"))
     };
     let no_module = || AuthorError::Unfit {
         path: folder.join("Cargo.toml"),
         reason: "cargo built no .wasm; expected [lib] crate-type = [\"cdylib\"]".into(),
     };
-    said.lines().filter_map(artifact).last().ok_or_else(no_module)
+    said.lines().filter_map(artifact).next_back().ok_or_else(no_module)
 }
 
 fn python(folder: &Path, made: &Path) -> Result<(), AuthorError> {

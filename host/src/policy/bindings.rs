@@ -3,5 +3,7 @@
 wasmtime::component::bindgen!({
     path: "../wit",
     world: "policy",
+    // What the host hands over is lent, not copied.
+    ownership: Borrowing { duplicate_if_necessary: true },
     additional_derives: [PartialEq, Clone],
 });

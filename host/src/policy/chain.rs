@@ -6,7 +6,8 @@ use super::{
     Allowance, Answer, Approved, Change, Decision, HostRecord, Launch, Layer, Mode, PolicyRecord,
     Request, Verdict, Violation,
     bindings::qhost::policy::types as wit,
-    changes, convert,
+    changes,
+    convert::{self, Lent},
     error::{Fault, PolicyError},
     module::Module,
     rules::{self, Findings},
@@ -35,7 +36,8 @@ pub(super) struct Link {
 impl Chain {
     /// Decides one task. Every `choose` in order, every `validate` on the launch they chose, then the host's rules.
     pub fn decide(&self, request: Request) -> Verdict {
-        let mut round = Round::new(self, &request);
+        let lent = Lent::of(&request);
+        let mut round = Round::new(self, &request, lent.request());
         let (launch, ended) = round.ask(Launch::default_for(&request.task));
         let mut decision = Decision {
             conflicts: round.conflicts(),
@@ -76,7 +78,7 @@ enum Asking {
 
 /// One decision under way.
 struct Round<'a> {
-    request: wit::Request,
+    request: wit::Request<'a>,
     asked: Vec<Asked<'a>>,
 }
 
@@ -90,24 +92,24 @@ struct Asked<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn new(chain: &'a Chain, request: &'a Request) -> Self {
+    fn new(chain: &'a Chain, request: &'a Request, lent: wit::Request<'a>) -> Self {
         let asked = |link: &'a Link| Asked {
             link,
             opened: chain.sandbox.open(&link.module.pre, &link.allowance, || request.moment()),
             record: link.record(),
             shown: None,
         };
-        Self { request: convert::request(request), asked: chain.links.iter().map(asked).collect() }
+        Self { request: lent, asked: chain.links.iter().map(asked).collect() }
     }
 
     /// The launch as it stands at the end, and whether every policy was asked.
     fn ask(&mut self, mut launch: Launch) -> (Launch, Result<Asking, PolicyError>) {
         let ended = match self.choose(&mut launch) {
             Ok(Asking::Done) => {
-                let chosen = convert::launch_out(&launch);
-                self.settles(&launch, &chosen)
-                    .and_then(|()| self.validate(&chosen))
-                    .map(|()| Asking::Done)
+                let asked = convert::lend(&launch, |lent| {
+                    self.settles(&launch, lent).and_then(|()| self.validate(lent))
+                });
+                asked.map(|()| Asking::Done)
             }
             refused_or_failed => refused_or_failed,
         };
@@ -117,7 +119,7 @@ impl<'a> Round<'a> {
     fn choose(&mut self, launch: &mut Launch) -> Result<Asking, PolicyError> {
         let mut hosts = None;
         for asked in &mut self.asked {
-            let chosen = asked.choose(&mut self.request, launch);
+            let chosen = asked.choose(&self.request, launch);
             let enforced = asked.link.mode == Mode::Enforce;
             match chosen {
                 Err(fault) => asked.fail("choose", fault)?,
@@ -145,7 +147,11 @@ impl<'a> Round<'a> {
 
     /// Asks every `choose` once more about the chosen launch. A policy that still changes it would give another answer
     /// every time it is asked, or is at odds with one after it; either way nobody knows what was decided.
-    fn settles(&mut self, launch: &Launch, chosen: &wit::Launch) -> Result<(), PolicyError> {
+    fn settles(
+        &mut self,
+        launch: &Launch,
+        chosen: &wit::LaunchParam<'_>,
+    ) -> Result<(), PolicyError> {
         for index in 0..self.asked.len() {
             let Some(asked) = self.asked.get_mut(index) else { continue };
             let changes = match &asked.shown {
@@ -153,7 +159,7 @@ impl<'a> Round<'a> {
                 None => continue,
                 // It was asked this very question.
                 Some(shown) if shown == launch => asked.record.changes.clone(),
-                Some(_) => asked.would_change(&mut self.request, launch, chosen)?,
+                Some(_) => asked.would_change(&self.request, launch, chosen)?,
             };
             if !changes.is_empty() {
                 return Err(self.unsettled(index, changes));
@@ -187,13 +193,13 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn validate(&mut self, launch: &wit::Launch) -> Result<(), PolicyError> {
+    fn validate(&mut self, launch: &wit::LaunchParam<'_>) -> Result<(), PolicyError> {
         for asked in &mut self.asked {
             // In monitor mode a policy that failed or refused to choose has said its word.
             if asked.record.answer != Answer::NotAsked {
                 continue;
             }
-            match asked.validate(&mut self.request, launch) {
+            match asked.validate(&self.request, launch) {
                 Ok(violations) => asked.record.decide(violations),
                 Err(fault) => asked.fail("validate", fault)?,
             }
@@ -207,14 +213,14 @@ impl<'a> Round<'a> {
     }
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
     fn choose(
         &mut self,
-        request: &mut wit::Request,
+        request: &wit::Request<'a>,
         so_far: &Launch,
     ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
-        let so_far = convert::launch_out(so_far);
-        let answer = choose(&mut self.opened, self.link, request, &so_far);
+        let (opened, link) = (&mut self.opened, self.link);
+        let answer = convert::lend(so_far, |so_far| choose(opened, link, request, so_far));
         self.keep();
         answer
     }
@@ -222,9 +228,9 @@ impl Asked<'_> {
     /// What its `choose` makes of the chosen launch. Its log of that is not kept: it has said it all before.
     fn would_change(
         &mut self,
-        request: &mut wit::Request,
+        request: &wit::Request<'a>,
         launch: &Launch,
-        chosen: &wit::Launch,
+        chosen: &wit::LaunchParam<'_>,
     ) -> Result<Vec<Change>, PolicyError> {
         let again = choose(&mut self.opened, self.link, request, chosen);
         self.opened.take();
@@ -238,12 +244,12 @@ impl Asked<'_> {
 
     fn validate(
         &mut self,
-        request: &mut wit::Request,
-        launch: &wit::Launch,
+        request: &wit::Request<'a>,
+        launch: &wit::LaunchParam<'_>,
     ) -> Result<Vec<Violation>, Fault> {
-        request.settings.clone_from(&self.link.settings);
+        let request = self.link.shown(request);
         let answer = self.opened.call(|policy, store| {
-            policy.qhost_policy_decide().call_validate(store, request, launch)
+            policy.qhost_policy_decide().call_validate(store, request, launch.clone())
         });
         self.keep();
         convert::violations_in(answer?)
@@ -275,15 +281,16 @@ impl Asked<'_> {
     }
 }
 
-fn choose(
+fn choose<'a>(
     opened: &mut Opened<'_>,
-    link: &Link,
-    request: &mut wit::Request,
-    so_far: &wit::Launch,
+    link: &'a Link,
+    request: &wit::Request<'a>,
+    so_far: &wit::LaunchParam<'_>,
 ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
-    request.settings.clone_from(&link.settings);
-    let answer = opened
-        .call(|policy, store| policy.qhost_policy_decide().call_choose(store, request, so_far));
+    let request = link.shown(request);
+    let answer = opened.call(|policy, store| {
+        policy.qhost_policy_decide().call_choose(store, request, so_far.clone())
+    });
     match answer? {
         Ok(launch) => convert::launch_in(launch).map(Ok),
         Err(violations) if violations.is_empty() => {
@@ -302,6 +309,11 @@ impl Request {
 }
 
 impl Link {
+    /// A request with this policy's settings.
+    fn shown<'a>(&'a self, request: &wit::Request<'a>) -> wit::Request<'a> {
+        wit::Request { settings: &self.settings, ..request.clone() }
+    }
+
     fn record(&self) -> PolicyRecord {
         PolicyRecord {
             name: self.module.name.clone(),

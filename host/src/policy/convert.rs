@@ -1,97 +1,139 @@
 //! Between the contract's types and qhost's own. What comes from a policy is checked here: lengths, names, addresses.
 
+use std::{borrow::Cow, net::Ipv4Addr};
+
 use super::{
-    HostFacts, Launch, PortMap, Request, Rules, Usage, Violation,
-    bindings::qhost::policy::types as wit, error::Fault,
+    Launch, PortMap, Request, Usage, Violation, bindings::qhost::policy::types as wit, error::Fault,
 };
 use crate::{
-    job::{Accelerator, Egress, Protocol, Resources, Task},
+    job::{Accelerator, Egress, Protocol, Resources},
     limits, printable,
 };
 
-/// The request as every policy is shown it, but for the settings, which are each one's own.
-pub(super) fn request(request: &Request) -> wit::Request {
-    wit::Request {
-        task: task(&request.task),
-        host: host(&request.host, &request.rules),
-        settings: String::new(),
-        extensions: vec![],
-    }
+/// A request in the contract's form. Texts and lists are lent to the sandbox from where they are; what has another form
+/// there is kept here.
+pub(super) struct Lent<'a> {
+    of: &'a Request,
+    sha256: String,
+    ports: Vec<wit::PortRequest<'a>>,
+    args: Vec<&'a str>,
+    meta: Vec<(&'a str, &'a str)>,
+    accelerators: Vec<wit::AcceleratorParam<'a>>,
+    allowed: Vec<wit::PortRange>,
 }
 
-fn task(task: &Task) -> wit::Task {
-    let port = |port: &crate::job::PortRequest| wit::PortRequest {
-        label: port.label.clone(),
-        guest: port.guest,
-        host: port.host,
-        protocol: port.protocol.into(),
-    };
-    wit::Task {
-        tenant: task.tenant.clone(),
-        job: task.job.clone(),
-        name: task.name.clone(),
-        image: wit::Image {
-            source: task.image.source.to_string(),
+impl<'a> Lent<'a> {
+    pub(super) fn of(of: &'a Request) -> Self {
+        let Request { task, host, rules, time: _ } = of;
+        let port = |port: &'a crate::job::PortRequest| wit::PortRequest {
+            label: &port.label,
+            guest: port.guest,
+            host: port.host,
+            protocol: port.protocol.into(),
+        };
+        let range =
+            |range: &super::PortRange| wit::PortRange { first: range.first(), last: range.last() };
+        Self {
+            of,
             sha256: task.image.sha256.to_string(),
-        },
-        resources: task.resources.into(),
-        accelerator: task.accelerator.map(Into::into),
-        ports: task.ports.iter().map(port).collect(),
-        egress: task.egress.into(),
-        args: task.args.clone(),
-        meta: task.meta.clone().into_iter().collect(),
-        extensions: vec![],
+            ports: task.ports.iter().map(port).collect(),
+            args: task.args.iter().map(String::as_str).collect(),
+            meta: pairs(&task.meta),
+            accelerators: host.accelerators.iter().copied().map(Into::into).collect(),
+            allowed: rules.ports.iter().map(range).collect(),
+        }
+    }
+
+    /// The request as every policy is shown it, but for the settings, which are each one's own.
+    pub(super) fn request(&self) -> wit::Request<'_> {
+        wit::Request { task: self.task(), host: self.host(), settings: "", extensions: &[] }
+    }
+
+    fn task(&self) -> wit::Task<'_> {
+        let task = &self.of.task;
+        wit::Task {
+            tenant: &task.tenant,
+            job: &task.job,
+            name: &task.name,
+            image: wit::Image { source: task.image.source.as_str(), sha256: &self.sha256 },
+            resources: task.resources.into(),
+            accelerator: task.accelerator.map(Into::into),
+            ports: &self.ports,
+            egress: task.egress.into(),
+            args: &self.args,
+            meta: &self.meta,
+            extensions: &[],
+        }
+    }
+
+    fn host(&self) -> wit::HostFacts<'_> {
+        let host = &self.of.host;
+        let Usage { vms, resources, ports } = host.tenant_usage;
+        wit::HostFacts {
+            name: &host.name,
+            qemu_version: &host.qemu_version,
+            accelerators: &self.accelerators,
+            resources: host.resources.into(),
+            free: host.free.into(),
+            ports: &self.allowed,
+            ports_in_use: &host.ports_in_use,
+            tenant_usage: wit::Usage { vms, resources: resources.into(), ports },
+            extensions: &[],
+        }
     }
 }
 
-fn host(host: &HostFacts, rules: &Rules) -> wit::HostFacts {
-    let range =
-        |range: &super::PortRange| wit::PortRange { first: range.first(), last: range.last() };
-    let Usage { vms, resources, ports } = host.tenant_usage;
-    wit::HostFacts {
-        name: host.name.clone(),
-        qemu_version: host.qemu_version.clone(),
-        accelerators: host.accelerators.iter().copied().map(Into::into).collect(),
-        resources: host.resources.into(),
-        free: host.free.into(),
-        ports: rules.ports.iter().map(range).collect(),
-        ports_in_use: host.ports_in_use.clone(),
-        tenant_usage: wit::Usage { vms, resources: resources.into(), ports },
-        extensions: vec![],
-    }
+fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(&'a str, &'a str)> {
+    pairs.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
-pub(super) fn launch_out(launch: &Launch) -> wit::Launch {
-    let port = |port: &PortMap| wit::PortMap {
-        label: port.label.clone(),
-        guest: port.guest,
-        host: port.host,
-        bind: port.bind.to_string(),
-        protocol: port.protocol.into(),
-    };
-    wit::Launch {
+/// Lends a launch in the contract's form to whoever hands it to a sandbox.
+pub(super) fn lend<R>(launch: &Launch, to: impl FnOnce(&wit::LaunchParam<'_>) -> R) -> R {
+    let binds: Vec<_> = launch.ports.iter().map(|port| address(port.bind)).collect();
+    let ports: Vec<_> = launch.ports.iter().zip(&binds).map(lent_port).collect();
+    let warnings: Vec<_> = launch.warnings.iter().map(String::as_str).collect();
+    let extensions = pairs(launch.extensions.iter().map(|(key, value)| (key, value)));
+    to(&wit::LaunchParam {
         accelerator: launch.accelerator.into(),
-        ports: launch.ports.iter().map(port).collect(),
+        ports: &ports,
         resources: launch.resources.into(),
         egress: launch.egress.into(),
-        warnings: launch.warnings.clone(),
-        extensions: launch.extensions.clone(),
+        warnings: &warnings,
+        extensions: &extensions,
+    })
+}
+
+/// Nearly every bind is this one, and a decision is made in microseconds.
+fn address(bind: Ipv4Addr) -> Cow<'static, str> {
+    match bind {
+        Ipv4Addr::LOCALHOST => "127.0.0.1".into(),
+        other => other.to_string().into(),
     }
 }
 
-pub(super) fn launch_in(launch: wit::Launch) -> Result<Launch, Fault> {
+fn lent_port<'a>((port, bind): (&'a PortMap, &'a Cow<'_, str>)) -> wit::PortMapParam<'a> {
+    wit::PortMapParam {
+        label: &port.label,
+        guest: port.guest,
+        host: port.host,
+        bind,
+        protocol: port.protocol.into(),
+    }
+}
+
+pub(super) fn launch_in(launch: wit::LaunchResult) -> Result<Launch, Fault> {
     few("ports", launch.ports.len())?;
     few("warnings", launch.warnings.len())?;
     few("extensions", launch.extensions.len())?;
     let accelerator = match launch.accelerator {
-        wit::Accelerator::Tcg => Accelerator::Tcg,
-        wit::Accelerator::Kvm => Accelerator::Kvm,
-        wit::Accelerator::Other(name) => return Err(unknown("accelerator", &name)),
+        wit::AcceleratorResult::Tcg => Accelerator::Tcg,
+        wit::AcceleratorResult::Kvm => Accelerator::Kvm,
+        wit::AcceleratorResult::Other(name) => return Err(unknown("accelerator", &name)),
     };
     let egress = match launch.egress {
-        wit::Egress::Isolated => Egress::Isolated,
-        wit::Egress::Internet => Egress::Internet,
-        wit::Egress::Other(name) => return Err(unknown("egress", &name)),
+        wit::EgressResult::Isolated => Egress::Isolated,
+        wit::EgressResult::Internet => Egress::Internet,
+        wit::EgressResult::Other(name) => return Err(unknown("egress", &name)),
     };
     let texts = launch.extensions.iter().flat_map(|(key, value)| [key, value]);
     if let Some(text) = texts.into_iter().find(|text| text.len() > limits::POLICY_TEXT_BYTES) {
@@ -110,7 +152,7 @@ pub(super) fn launch_in(launch: wit::Launch) -> Result<Launch, Fault> {
     })
 }
 
-fn port_in(port: wit::PortMap) -> Result<PortMap, Fault> {
+fn port_in(port: wit::PortMapResult) -> Result<PortMap, Fault> {
     let bind = port.bind.parse().map_err(|_: std::net::AddrParseError| {
         nonsense(format!(
             "the bind {:?} is no IPv4 address",
@@ -118,9 +160,9 @@ fn port_in(port: wit::PortMap) -> Result<PortMap, Fault> {
         ))
     })?;
     let protocol = match port.protocol {
-        wit::Protocol::Tcp => Protocol::Tcp,
-        wit::Protocol::Udp => Protocol::Udp,
-        wit::Protocol::Other(name) => return Err(unknown("protocol", &name)),
+        wit::ProtocolResult::Tcp => Protocol::Tcp,
+        wit::ProtocolResult::Udp => Protocol::Udp,
+        wit::ProtocolResult::Other(name) => return Err(unknown("protocol", &name)),
     };
     Ok(PortMap { label: name(&port.label), guest: port.guest, host: port.host, bind, protocol })
 }
@@ -167,7 +209,7 @@ impl From<Resources> for wit::Resources {
     }
 }
 
-impl From<Accelerator> for wit::Accelerator {
+impl From<Accelerator> for wit::AcceleratorParam<'_> {
     fn from(accelerator: Accelerator) -> Self {
         match accelerator {
             Accelerator::Tcg => Self::Tcg,
@@ -176,7 +218,7 @@ impl From<Accelerator> for wit::Accelerator {
     }
 }
 
-impl From<Protocol> for wit::Protocol {
+impl From<Protocol> for wit::ProtocolParam<'_> {
     fn from(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Tcp => Self::Tcp,
@@ -185,7 +227,7 @@ impl From<Protocol> for wit::Protocol {
     }
 }
 
-impl From<Egress> for wit::Egress {
+impl From<Egress> for wit::EgressParam<'_> {
     fn from(egress: Egress) -> Self {
         match egress {
             Egress::Isolated => Self::Isolated,

@@ -63,7 +63,7 @@ pub struct Cache {
     /// What compiling one policy may take.
     pub limits: CompileLimits,
     /// Told the name of a policy that is about to be compiled, which may take half a minute.
-    pub compiling: Box<dyn Fn(&str) + Send>,
+    pub compiling: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 /// Loads policies into one sandbox.

@@ -103,7 +103,7 @@ fn violation(code: &str, field: impl Into<String>, message: String, hint: String
 fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {
     let mut violations = vec![];
     for (index, port) in launch.ports.iter().enumerate() {
-        let field = format!("ports.{}", port.label);
+        let field = |side: &str| format!("ports.{}{side}", port.label);
         let asked = |port: &PortMap| {
             task.ports.iter().any(|asked| {
                 (&asked.label, asked.guest, asked.protocol)
@@ -118,7 +118,7 @@ fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {
         if !asked(port) || twice {
             violations.push(violation(
                 "port-not-requested",
-                &field,
+                field(""),
                 format!(
                     "{} to guest port {} is not what the task asked for, once",
                     port.label, port.guest
@@ -132,7 +132,7 @@ fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {
             let ranges: Vec<_> = rules.ports.iter().map(PortRange::to_string).collect();
             violations.push(violation(
                 "port-not-allowed",
-                format!("{field}.host"),
+                field(".host"),
                 format!("host port {host} is not one that tasks may use"),
                 format!("allowed here: {}", ranges.join(", ")),
             ));
@@ -141,7 +141,7 @@ fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {
             let binds: Vec<_> = rules.binds.iter().map(Ipv4Addr::to_string).collect();
             violations.push(violation(
                 "bind-not-allowed",
-                format!("{field}.bind"),
+                field(".bind"),
                 format!("{} is not an address that tasks may listen on", port.bind),
                 format!("allowed here: {}", binds.join(", ")),
             ));

@@ -12,7 +12,6 @@ use crate::{
     outcome::{ErrorReport, Exit, Report},
     policy::{PolicyError, RecordError},
     qemu::FingerprintError,
-    registry::RegistryError,
     state::StateDirError,
     trial::TrialError,
     vm::VmError,
@@ -97,12 +96,7 @@ impl RunError {
             Self::Trial(TrialError::Policy(error)) if !error.is_about_settings() => {
                 Exit::PolicyFailed
             }
-            Self::Trust(
-                TrustError::Locked { .. } | TrustError::Registry(RegistryError::Digest { .. }),
-            ) => Exit::CheckFailed,
-            Self::Trust(TrustError::Registry(RegistryError::NoTag { .. })) => Exit::Usage,
-            Self::Trust(TrustError::Registry(_)) => Exit::NotFetched,
-            Self::Trust(_) => Exit::Usage,
+            Self::Trust(error) => error.exit(),
             Self::Author(AuthorError::Failed { .. } | AuthorError::Unfit { .. }) => {
                 Exit::CheckFailed
             }

@@ -52,24 +52,33 @@ pub enum TrustError {
         reason: String,
     },
     /// What came is not what is locked.
-    #[error(
-        "{} ties {name} to sha256:{locked}, and {source_name} has sha256:{found}; --update takes it", lock.display()
-    )]
-    Locked {
-        /// The lock file.
-        lock: PathBuf,
-        /// The policy.
-        name: String,
-        /// What is locked.
-        locked: Sha256,
-        /// Where something else came from.
-        source_name: String,
-        /// What came.
-        found: Sha256,
-    },
+    #[error(transparent)]
+    Moved(Box<Moved>),
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+}
+
+/// A name that is tied to one file now stands for another.
+#[derive(Debug, thiserror::Error)]
+#[error("{} ties {name} to sha256:{locked}, and {place} has sha256:{found}; --update takes it", lock.display())]
+pub struct Moved {
+    lock: PathBuf,
+    name: String,
+    locked: Sha256,
+    place: String,
+    found: Sha256,
+}
+
+impl TrustError {
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Moved(_) | Self::Registry(RegistryError::Digest { .. }) => Exit::CheckFailed,
+            Self::Registry(RegistryError::NoTag { .. }) => Exit::Usage,
+            Self::Registry(_) => Exit::NotFetched,
+            Self::Unreadable { .. } | Self::Unwritable { .. } | Self::Key { .. } => Exit::Usage,
+        }
+    }
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> TrustError {
@@ -371,13 +380,15 @@ impl Locks {
         update: bool,
     ) -> Result<(), TrustError> {
         match self.lock.policies.get(name) {
-            Some(locked) if locked.sha256 != found && !update => Err(TrustError::Locked {
-                lock: self.path.clone(),
-                name: name.into(),
-                locked: locked.sha256,
-                source_name: place.to_string(),
-                found,
-            }),
+            Some(locked) if locked.sha256 != found && !update => {
+                Err(TrustError::Moved(Box::new(Moved {
+                    lock: self.path.clone(),
+                    name: name.into(),
+                    locked: locked.sha256,
+                    place: place.to_string(),
+                    found,
+                })))
+            }
             Some(_) | None => Ok(()),
         }
     }
