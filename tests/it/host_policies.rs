@@ -288,7 +288,7 @@ fn the_schema_knows_what_the_configuration_knows() {
     })));
     for wrong in [
         json!({"policy": {}}),
-        json!({"policies": {"x": {"module": "x.wasm"}}}),
+        json!({"policies": {"x": {"sha256": "0".repeat(64)}}}),
         json!({"policies": {"x": {"module": "x.wasm", "sha256": "0", "mode": "off"}}}),
         json!({"policies": {"x": {"module": "x.wasm", "sha256": "0", "deadline_ms": 0}}}),
         json!({"image": {"max_byte": 1}}),

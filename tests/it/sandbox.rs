@@ -170,7 +170,7 @@ fn one_of_another_world_is_no_policy() {
 fn one_that_never_answers_twice_the_same_does_not_settle() {
     fails(
         "probe-fickle",
-        "does not settle: asked again about the chosen launch, it changed resources.memory_mib from 33 to 34",
+        "does not settle: asked again about the chosen launch, it changed resources.memory_mib from 33 to 35",
     );
 }
 

@@ -78,6 +78,8 @@ enum Asking {
 
 /// One decision under way.
 struct Round<'a> {
+    sandbox: &'a Sandbox,
+    asking: &'a Request,
     request: wit::Request<'a>,
     asked: Vec<Asked<'a>>,
 }
@@ -95,11 +97,12 @@ impl<'a> Round<'a> {
     fn new(chain: &'a Chain, request: &'a Request, lent: wit::Request<'a>) -> Self {
         let asked = |link: &'a Link| Asked {
             link,
-            opened: chain.sandbox.open(&link.module.pre, &link.allowance, || request.moment()),
+            opened: link.open(&chain.sandbox, request),
             record: link.record(),
             shown: None,
         };
-        Self { request: lent, asked: chain.links.iter().map(asked).collect() }
+        let asked = chain.links.iter().map(asked).collect();
+        Self { sandbox: &chain.sandbox, asking: request, request: lent, asked }
     }
 
     /// The launch as it stands at the end, and whether every policy was asked.
@@ -159,7 +162,14 @@ impl<'a> Round<'a> {
                 None => continue,
                 // It was asked this very question.
                 Some(shown) if shown == launch => asked.record.changes.clone(),
-                Some(_) => asked.would_change(&self.request, launch, chosen)?,
+                Some(_) => {
+                    if asked.link.allowance.wasi {
+                        // Its randomness begins anew in a fresh sandbox, as it did before.
+                        let fresh = asked.link.open(self.sandbox, self.asking);
+                        asked.opened.begin_anew(fresh);
+                    }
+                    asked.would_change(&self.request, launch, chosen)?
+                }
             };
             if !changes.is_empty() {
                 return Err(self.unsettled(index, changes));
@@ -309,6 +319,11 @@ impl Request {
 }
 
 impl Link {
+    /// A fresh sandbox for one decision.
+    fn open(&self, sandbox: &Sandbox, request: &Request) -> Opened<'_> {
+        sandbox.open(&self.module.pre, &self.allowance, || request.moment())
+    }
+
     /// A request with this policy's settings.
     fn shown<'a>(&'a self, request: &wit::Request<'a>) -> wit::Request<'a> {
         wit::Request { settings: &self.settings, ..request.clone() }

@@ -174,6 +174,13 @@ impl Opened<'_> {
         result
     }
 
+    /// Goes on in a fresh sandbox. What was spent is spent.
+    pub(super) fn begin_anew(&mut self, fresh: Self) {
+        let spent = self.spent;
+        *self = fresh;
+        self.spent = spent;
+    }
+
     /// Which limit ended a call, if one did.
     fn fault(&self, error: &wasmtime::Error) -> Fault {
         let memory = &self.store.data().memory;
