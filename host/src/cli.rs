@@ -102,6 +102,8 @@ pub enum Command {
     /// Compile a policy: a process with limits of its own
     #[command(name = crate::policy::COMPILE, hide = true)]
     Compile {
+        /// What to make
+        product: crate::policy::Product,
         /// Its address space in bytes
         memory: u64,
         /// Its time in seconds

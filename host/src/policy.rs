@@ -38,8 +38,8 @@ use crate::{
 
 pub use chain::Chain;
 pub use changes::{Change, Conflict, Writer};
-pub use compile::{CompileLimits, Kind, SUBCOMMAND as COMPILE, child as compile_child};
-pub(crate) use compile::{component, is_one};
+pub(crate) use compile::componentize;
+pub use compile::{CompileLimits, Kind, Product, SUBCOMMAND as COMPILE, child as compile_child};
 pub use error::{Fault, PolicyError};
 pub use journal::{Journal, Lines, RecordError, lines};
 pub use module::{About, Cache, Facts, Inspection, Loader, Source};

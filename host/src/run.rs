@@ -47,7 +47,9 @@ pub fn main() -> ExitCode {
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(shell),
         Command::Launch { parent, command } => return commands::launch(parent, &command),
-        Command::Compile { memory, seconds } => return commands::compile(memory, seconds),
+        Command::Compile { product, memory, seconds } => {
+            return commands::compile(product, memory, seconds);
+        }
     };
     ExitCode::from(exit.code())
 }

@@ -189,6 +189,10 @@ fn a_core_module_is_built_into_a_component() {
     qhost.run(&["policy", "build", "limits.wasm"]).exits(1).says("a component already");
     let text = qhost.file("text.wasm", "no wasm");
     qhost.run(&["policy", "build", &text]).exits(1).says("not a WebAssembly file");
+    let circle = root().join("tests/fixtures/policies/packages-in-a-circle.wasm");
+    let args = ["policy", "build", circle.to_str().unwrap(), "-o", "out.wasm"];
+    qhost.run(&args).exits(1).says("the compiler died");
+    assert!(!qhost.folder().join("out.wasm").exists());
     let bare = qhost.file("bare.wasm", b"\0asm\x01\0\0\0");
     qhost.run(&["policy", "build", &bare]).exits(1).says("no policy: it does not export");
 }

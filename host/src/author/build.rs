@@ -82,8 +82,7 @@ fn core_module(module: &Path, output: &Path) -> Result<Built, AuthorError> {
 fn componentize(made: &Path, output: &Path) -> Result<Built, AuthorError> {
     let bytes = fs::read(made).map_err(unreadable(made))?;
     let unfit = |reason| AuthorError::Unfit { path: made.into(), reason };
-    let component = policy::component(&bytes).map_err(&unfit)?;
-    policy::is_one(&component).map_err(unfit)?;
+    let component = policy::componentize(&bytes).map_err(unfit)?;
     let path = std::path::absolute(output).map_err(unwritable(output))?;
     state::write_whole(&path, &component).map_err(unwritable(output))?;
     Ok(Built { file: output.into(), bytes: component.len(), sha256: Sha256::of(&component) })

@@ -60,7 +60,7 @@ impl fmt::Display for Kind {
 }
 
 /// A file as a component. Nothing is added to a core module that it does not ask for: no adapter, no WASI.
-pub(crate) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+pub(super) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if Kind::of(file)? == Kind::Component {
         return Ok(file.into());
     }
@@ -73,7 +73,7 @@ pub(crate) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
 }
 
 /// Whether a component is of a policy's world, as far as its exports tell; the error says what it is instead.
-pub(crate) fn is_one(component: &[u8]) -> Result<(), String> {
+fn is_one(component: &[u8]) -> Result<(), String> {
     let decoded = wit_component::decode(component).map_err(|error| format!("{error:#}"))?;
     let DecodedWasm::Component(resolve, world) = decoded else {
         return Err("a WIT package and no component".into());
@@ -102,11 +102,30 @@ impl Default for CompileLimits {
     }
 }
 
+/// What a compiler is to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Product {
+    /// Code to run.
+    Code,
+    /// A component that is a policy.
+    Component,
+}
+
 /// Compiles a policy's file; the error says what became of the compiler.
 pub(super) fn compile(file: &[u8], limits: CompileLimits) -> Result<Vec<u8>, String> {
+    make("code", file, limits)
+}
+
+/// Makes a component of a policy's file, a core module or a component already. In the compiler's process too: what
+/// reads a core module's embedded types can be made to overflow its stack.
+pub(crate) fn componentize(file: &[u8]) -> Result<Vec<u8>, String> {
+    make("component", file, CompileLimits::default())
+}
+
+fn make(product: &str, file: &[u8], limits: CompileLimits) -> Result<Vec<u8>, String> {
     let broken = |error: io::Error| format!("the compiler could not be run: {error}");
     let [mut output, mut errors] = [anonymous().map_err(broken)?, anonymous().map_err(broken)?];
-    let status = run(file, limits, &output, &errors).map_err(broken)?;
+    let status = run(product, file, limits, &output, &errors).map_err(broken)?;
     let Some(status) = status else {
         return Err(format!("compiling it took longer than {} s", limits.time.as_secs()));
     };
@@ -124,6 +143,7 @@ pub(super) fn compile(file: &[u8], limits: CompileLimits) -> Result<Vec<u8>, Str
 
 /// Starts the compiler and waits for its end, or gives it up.
 fn run(
+    product: &str,
     file: &[u8],
     limits: CompileLimits,
     output: &File,
@@ -133,7 +153,8 @@ fn run(
     input.write_all(file)?;
     input.rewind()?;
     let seconds = limits.time.as_secs().to_string();
-    let mut child = launcher::this_program(SUBCOMMAND, &[limits.memory.to_string(), seconds])
+    let args = [product.to_owned(), limits.memory.to_string(), seconds];
+    let mut child = launcher::this_program(SUBCOMMAND, &args)
         .stdin(Stdio::from(input))
         .stdout(Stdio::from(output.try_clone()?))
         .stderr(Stdio::from(errors.try_clone()?))
@@ -169,7 +190,7 @@ const FAILED: i32 = 1;
 
 /// The compiler's process: a policy's file on standard input, compiled code on standard output. Within its own limits from
 /// its first step on, should whoever started it be gone.
-pub fn child(memory: u64, seconds: u64) -> Result<(), String> {
+pub fn child(product: Product, memory: u64, seconds: u64) -> Result<(), String> {
     let text = |error: &dyn fmt::Display| error.to_string();
     let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
     let most = |most| Rlimit { current: Some(most), maximum: Some(most) };
@@ -184,8 +205,14 @@ pub fn child(memory: u64, seconds: u64) -> Result<(), String> {
     let mut file = vec![];
     io::stdin().lock().read_to_end(&mut file).map_err(|error| text(&error))?;
     let component = component(&file)?;
-    let code = Engine::new(&sandbox::config())
-        .and_then(|engine| engine.precompile_component(&component))
-        .map_err(|error| format!("{error:#}"))?;
-    io::stdout().lock().write_all(&code).map_err(|error| text(&error))
+    let made = match product {
+        Product::Component => {
+            is_one(&component)?;
+            component.into_owned()
+        }
+        Product::Code => Engine::new(&sandbox::config())
+            .and_then(|engine| engine.precompile_component(&component))
+            .map_err(|error| format!("{error:#}"))?,
+    };
+    io::stdout().lock().write_all(&made).map_err(|error| text(&error))
 }

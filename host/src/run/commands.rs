@@ -13,7 +13,7 @@ use crate::{
     job::{self, Resources},
     launcher,
     outcome::Exit,
-    policy::{self, About, Allowance, Facts, Inspection},
+    policy::{self, About, Allowance, Facts, Inspection, Product},
     printable,
     qemu::Fingerprint,
 };
@@ -31,9 +31,9 @@ pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
 }
 
 /// Compiles a policy, or says why not.
-pub(super) fn compile(memory: u64, seconds: u64) -> ExitCode {
+pub(super) fn compile(product: Product, memory: u64, seconds: u64) -> ExitCode {
     use std::io::Write as _;
-    match policy::compile_child(memory, seconds) {
+    match policy::compile_child(product, memory, seconds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             let said = writeln!(std::io::stderr(), "{reason}");
