@@ -42,6 +42,7 @@ pub(crate) use compile::componentize;
 pub use compile::{CompileLimits, Kind, Product, SUBCOMMAND as COMPILE, child as compile_child};
 pub use error::{Fault, PolicyError};
 pub use journal::{Journal, Lines, RecordError, lines};
+pub(crate) use module::read as read_file;
 pub use module::{About, Cache, Facts, Inspection, Loader, Source};
 pub use record::{Masks, Outcome, Record};
 pub use rules::{PortRange, Rules};

@@ -27,14 +27,20 @@ impl fmt::Display for Printable<'_> {
         if self.text.len() <= self.most && self.text.as_bytes().iter().all(is_plain) {
             return f.write_str(self.text);
         }
-        for (index, character) in self.text.chars().enumerate() {
-            if index == self.most {
+        // What is shown is counted, not what is read: text that was shown before is then shown as it is.
+        let mut shown = 0;
+        for character in self.text.chars() {
+            let escaped = match character {
+                '\n' if self.keep_newlines => false,
+                c => c.is_control() || is_invisible(c),
+            };
+            shown += if escaped { character.escape_default().count() } else { 1 };
+            if shown > self.most {
                 return f.write_str("…");
             }
-            match character {
-                '\n' if self.keep_newlines => f.write_char('\n')?,
-                c if c.is_control() || is_invisible(c) => write!(f, "{}", c.escape_default())?,
-                c => f.write_char(c)?,
+            match escaped {
+                true => write!(f, "{}", character.escape_default())?,
+                false => f.write_char(character)?,
             }
         }
         Ok(())
@@ -77,6 +83,11 @@ mod tests {
         assert_eq!(lines("a\nb\r", 99).to_string(), "a\nb\\r");
         assert_eq!(line("abcdef", 3).to_string(), "abc…");
         assert_eq!(line("abc", 3).to_string(), "abc");
+        // Shown once or twice, it is the same: a policy's warning comes round again.
+        for most in 0..20 {
+            let once = line(hostile, most).to_string();
+            assert_eq!(line(&once, most).to_string(), once);
+        }
         assert_eq!(json("\"\u{9b}\u{e0001}\""), r#""\u009b\udb40\udc01""#);
     }
 }

@@ -4,7 +4,7 @@
 //! A push of the same file gives the same digest, so nothing in it depends on when it was made. What is pulled is
 //! checked against the digests that its manifest names, and the manifest against its own.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 
 use oci_client::{
     Client, Reference,
@@ -163,7 +163,7 @@ pub async fn push(
     let pushed = Pushed { manifest: format!("sha256:{}", Sha256::of(&body)) };
     let client = client(transport);
     let steps = async {
-        client.store_auth_if_needed(place.0.resolve_registry(), &auth(place)).await;
+        client.store_auth_if_needed(place.0.resolve_registry(), &auth(place, transport)).await;
         for (blob, digest) in
             layers.into_iter().map(|layer| layer.data).chain([config.data]).zip(digests(&manifest))
         {
@@ -186,7 +186,7 @@ fn digests(manifest: &OciImageManifest) -> impl Iterator<Item = &str> {
 /// Gets a policy from a registry.
 pub async fn pull(place: &Place, transport: Transport) -> Result<Pulled, RegistryError> {
     let client = client(transport);
-    let auth = auth(place);
+    let auth = auth(place, transport);
     let (bytes, digest) =
         within(place, client.pull_manifest_raw(&place.0, &auth, &[OCI_IMAGE_MEDIA_TYPE])).await?;
     let found = format!("sha256:{}", Sha256::of(&bytes));
@@ -197,7 +197,8 @@ pub async fn pull(place: &Place, transport: Transport) -> Result<Pulled, Registr
     let unfit = |reason: String| RegistryError::Unfit { place: place.to_string(), reason };
     let manifest: OciImageManifest = serde_json::from_slice(&bytes)
         .map_err(|error| unfit(format!("its manifest is no OCI image manifest: {error}")))?;
-    let layer = layer(&manifest).map_err(unfit)?;
+    // Only from this registry, wherever else a manifest says it might be.
+    let layer = &OciDescriptor { urls: None, ..layer(&manifest).map_err(unfit)?.clone() };
     let stream = within(place, client.pull_blob_stream(&place.0, layer)).await?;
     let bytes = within(place, read(stream)).await?;
     let found = format!("sha256:{}", Sha256::of(&bytes));
@@ -257,7 +258,9 @@ fn annotations(facts: &Facts, signatures: &[Signature]) -> BTreeMap<String, Stri
 
 fn signatures(manifest: &OciImageManifest) -> Vec<Signature> {
     let annotations = manifest.annotations.iter().flatten();
+    let fits = |text: &&String| text.len() as u64 <= limits::SIGNATURE_BYTES;
     let texts = annotations.filter(|(key, _)| key.starts_with(SIGNATURE)).map(|(_, text)| text);
+    let texts = texts.filter(fits);
     texts.take(limits::SIGNATURES).filter_map(|text| Signature::parse(text.clone()).ok()).collect()
 }
 
@@ -274,8 +277,13 @@ fn client(transport: Transport) -> Client {
     })
 }
 
-/// Whom `docker login` has made known to the registry.
-fn auth(place: &Place) -> RegistryAuth {
+/// Whom `docker login` has made known to the registry. No password goes over a network in clear.
+fn auth(place: &Place, transport: Transport) -> RegistryAuth {
+    let host = place.0.resolve_registry().rsplit_once(':').map_or("", |(host, _)| host);
+    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    if transport == Transport::Plain && !loopback {
+        return RegistryAuth::Anonymous;
+    }
     match docker_credential::get_credential(place.0.resolve_registry()) {
         Ok(docker_credential::DockerCredential::UsernamePassword(user, password)) => {
             RegistryAuth::Basic(user, password)

@@ -1,9 +1,11 @@
 //! The state folder: where things are, and writing a file so that a reader finds the old one or the new one, whole.
 
 use std::{
-    fs::{self, DirBuilder, File, Metadata, TryLockError},
+    fs::{self, DirBuilder, File, Metadata, Permissions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
     thread,
     time::Instant,
@@ -105,11 +107,27 @@ pub(crate) fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Writes a file through a temporary one beside it and a rename.
+/// Writes a file of the state folder through a temporary one beside it and a rename.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    create_private(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    create_private(folder_of(path)?)?;
+    write_renamed(path, bytes, 0o600)
+}
+
+/// The same of a file that is elsewhere, for others to read: a configuration's, a policy, its signatures.
+pub(crate) fn write_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(folder_of(path)?)?;
+    // Less what the user's umask takes away, as with any program.
+    write_renamed(path, bytes, 0o666)
+}
+
+fn folder_of(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or(io::ErrorKind::InvalidInput.into())
+}
+
+fn write_renamed(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = folder_of(path)?;
+    let mut builder = tempfile::Builder::new();
+    let mut file = builder.permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;

@@ -15,7 +15,7 @@ fn decides_a_real_job(language: &str, settings: &str) {
     }
     let qhost = qhost().as_author();
     qhost.project(language, "team-rules");
-    qhost.run(&["policy", "test", "team-rules"]).exits(0).says("5 passed, 0 failed");
+    qhost.run(&["policy", "test", "team-rules"]).exits(0).says(" passed, 0 failed");
     let found = qhost.run(&["policy", "lint", "team-rules", "--json"]).json();
     let found = found["findings"].as_array().expect("a list").clone();
     // On a machine that is busy with other tests, an interpreter may be.

@@ -77,6 +77,32 @@ fn a_refusal_to_choose_ends_the_chain() {
     assert_eq!(answers, [Some("refused"), Some("not-asked"), Some("not-asked")]);
 }
 
+/// A policy that is asked again, about what a later one made of its choice, may refuse that.
+#[test]
+fn a_refusal_of_the_chosen_launch_counts() {
+    let qhost = qhost();
+    let job = job(&qhost, json!({}));
+    let sets = arg(policy("probe-sets"));
+    let [cap, bigger] = ["cap", "bigger"].map(|name| format!("{name}={sets}"));
+    let args = [
+        "plan",
+        "--json",
+        "--policy",
+        &cap,
+        "--policy",
+        &bigger,
+        "--policy-settings",
+        r#"cap={"memory_mib": 64, "refuse_to_choose_above_mib": 2048}"#,
+        "--policy-settings",
+        r#"bigger={"memory_mib": 4096}"#,
+        &job,
+    ];
+    let decision = &qhost.run(&args).exits(11).json()["decision"];
+    assert_eq!(decision["policies"][0]["answer"], "refused");
+    assert_eq!(decision["policies"][0]["violations"][0]["code"], "too-much");
+    assert_eq!(decision["launch"]["resources"]["memory_mib"], 4096);
+}
+
 #[test]
 fn a_refusal_reads_well() {
     let qhost = qhost();

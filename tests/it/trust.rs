@@ -1,6 +1,6 @@
 //! Whose policies are run: signatures, the lock file, registries.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use qhost_tests::{Done, Qhost, policy, registry::Registry, succeed};
 use serde_json::{Value, json};
@@ -74,7 +74,10 @@ fn a_key_with_a_password_needs_it() {
     let qhost = qhost().env("QHOST_KEY_PASSWORD", "correct");
     let file = copy(&qhost, "limits", "limits.wasm");
     qhost.run(&["policy", "keygen", "release"]).exits(0);
-    qhost.run(&["policy", "keygen", "release"]).exits(2).says("cannot write release.key");
+    qhost.run(&["policy", "keygen", "release"]).exits(2).says("cannot write release.pub");
+    qhost.file("half.key", "somebody's");
+    qhost.run(&["policy", "keygen", "half"]).exits(2).says("cannot write half.key");
+    assert!(!qhost.folder().join("half.pub").exists(), "half a pair was left");
     sign(&qhost, &file, "release");
     qhost.run(&["policy", "verify", &file, "--key", "release.pub"]).exits(0);
     let sign = ["policy", "sign", &file, "--key", "release.key"];
@@ -112,13 +115,19 @@ fn a_policy_must_be_signed_by_as_many_keys_as_configured() {
     plan(&qhost).exits(12).says("is signed by 1 of the 2 that must sign it");
     // The same key's signature in a second file is still one key's.
     let first = qhost.folder().join("limits.wasm.minisig");
-    fs::copy(&first, qhost.folder().join("limits.wasm.again.minisig")).unwrap();
+    fs::copy(&first, qhost.folder().join("limits.wasm.0123456789ABCDEF.minisig")).unwrap();
     plan(&qhost).exits(12).says("is signed by 1 of the 2 that must sign it");
+    // What only looks like a signature is passed over, and not waited for.
+    succeed(
+        "mkfifo",
+        &[qhost.folder().join("limits.wasm.00000000000000AA.minisig").to_str().unwrap()],
+    );
+    fs::create_dir(qhost.folder().join("limits.wasm.00000000000000BB.minisig")).unwrap();
     sign(&qhost, &file, "three");
     plan(&qhost).exits(0).says("allowed by limits");
     // Known by now, and still looked for.
     fs::remove_file(&first).unwrap();
-    fs::remove_file(qhost.folder().join("limits.wasm.again.minisig")).unwrap();
+    fs::remove_file(qhost.folder().join("limits.wasm.0123456789ABCDEF.minisig")).unwrap();
     plan(&qhost).exits(12).says("is signed by 1 of the 2 that must sign it");
     sign(&qhost, &file, "one");
     plan(&qhost).exits(0);
@@ -251,6 +260,24 @@ fn a_pulled_policy_is_locked_and_a_tag_that_moved_is_noticed() {
     qhost.run(&["policy", "pull", &place, "--plain-http", "--update"]).exits(0);
     let lock = fs::read_to_string(qhost.folder().join("qhost.lock")).unwrap();
     assert!(lock.contains(second["sha256"].as_str().unwrap()), "{lock}");
+    for file in ["qhost.lock", "pulled/rules.wasm"] {
+        let mode = fs::metadata(qhost.folder().join(file)).unwrap().permissions().mode();
+        assert_ne!(mode & 0o044, 0, "{file} is for others to read");
+    }
+
+    // A file for somewhere else is nothing to the configuration; what that pins itself, no pull changes.
+    pushed(&qhost, &format!("rules={limits}"), &place);
+    let elsewhere = ["policy", "pull", &place, "--plain-http", "--output", "elsewhere.wasm"];
+    qhost.run(&elsewhere).exits(0);
+    assert_eq!(fs::read_to_string(qhost.folder().join("qhost.lock")).unwrap(), lock);
+    qhost.config(&format!(
+        "[policies.rules]\nmodule = \"pulled/rules.wasm\"\nsha256 = {}\n",
+        second["sha256"]
+    ));
+    let done = qhost.run(&["policy", "pull", &place, "--plain-http", "--update"]).exits(1);
+    done.says("qhost.toml ties rules to").says("change it there first");
+    let file = qhost.folder().join("pulled/rules.wasm");
+    assert_eq!(sha256(file.to_str().unwrap()), second["sha256"].as_str().unwrap());
 }
 
 #[test]

@@ -31,6 +31,7 @@ struct Settings {
     #[serde(default)]
     drop_ports: bool,
     refuse: Option<String>,
+    refuse_to_choose_above_mib: Option<u32>,
 }
 
 impl Policy for Probe {
@@ -46,6 +47,9 @@ impl Policy for Probe {
         mut launch: Launch,
     ) -> Result<Launch, Vec<Violation>> {
         let set = settings;
+        if set.refuse_to_choose_above_mib.is_some_and(|most| launch.resources.memory_mib > most) {
+            return Err(vec![Violation::new("too-much", "resources.memory-mib", "no choice left")]);
+        }
         launch.resources.cpus = set.cpus.unwrap_or(launch.resources.cpus);
         launch.resources.memory_mib = set.memory_mib.unwrap_or(launch.resources.memory_mib);
         match set.accelerator.as_deref() {

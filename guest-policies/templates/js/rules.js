@@ -28,7 +28,7 @@ function read(text) {
     throw `not JSON: ${error.message}`;
   }
   for (const key of Object.keys(settings)) {
-    if (!(key in schema.properties)) throw `unknown setting ${key}`;
+    if (!Object.hasOwn(schema.properties, key)) throw `unknown setting ${key}`;
   }
   const { teams, memory_mib } = settings;
   if (!Array.isArray(teams) || !teams.every((team) => typeof team === "string")) {

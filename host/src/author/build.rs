@@ -84,7 +84,7 @@ fn componentize(made: &Path, output: &Path) -> Result<Built, AuthorError> {
     let unfit = |reason| AuthorError::Unfit { path: made.into(), reason };
     let component = policy::componentize(&bytes).map_err(unfit)?;
     let path = std::path::absolute(output).map_err(unwritable(output))?;
-    state::write_whole(&path, &component).map_err(unwritable(output))?;
+    state::write_shared(&path, &component).map_err(unwritable(output))?;
     Ok(Built { file: output.into(), bytes: component.len(), sha256: Sha256::of(&component) })
 }
 

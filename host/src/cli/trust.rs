@@ -46,7 +46,7 @@ pub struct SignArgs {
   qhost policy verify team-rules.wasm --key release.pub
   qhost policy verify team-rules.wasm --key one.pub --key two.pub --key RWQf6LRC… --threshold 2
 
-Looks for signatures in FILE.minisig and FILE.*.minisig. A threshold counts keys. Exit code 1 when too few have signed.
+Looks for signatures in FILE.minisig and FILE.KEYID.minisig. A threshold counts keys. Exit code 1 when too few have signed.
 In qhost.toml:
   [policies.team-rules.signatures]
   keys = [\"RWQf6LRC…\"]

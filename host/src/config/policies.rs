@@ -150,7 +150,7 @@ impl Config {
     }
 
     /// The digest that a policy's file must have.
-    fn pin(&self, name: &str) -> Option<Sha256> {
+    pub fn pin(&self, name: &str) -> Option<Sha256> {
         let locked = || self.lock.policies.get(name).map(|locked| locked.sha256);
         self.policies.get(name)?.sha256.or_else(locked)
     }

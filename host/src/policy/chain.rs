@@ -109,10 +109,10 @@ impl<'a> Round<'a> {
     fn ask(&mut self, mut launch: Launch) -> (Launch, Result<Asking, PolicyError>) {
         let ended = match self.choose(&mut launch) {
             Ok(Asking::Done) => {
-                let asked = convert::lend(&launch, |lent| {
-                    self.settles(&launch, lent).and_then(|()| self.validate(lent))
-                });
-                asked.map(|()| Asking::Done)
+                convert::lend(&launch, |lent| match self.settles(&launch, lent)? {
+                    Asking::Done => self.validate(lent).map(|()| Asking::Done),
+                    Asking::Refused => Ok(Asking::Refused),
+                })
             }
             refused_or_failed => refused_or_failed,
         };
@@ -149,12 +149,13 @@ impl<'a> Round<'a> {
     }
 
     /// Asks every `choose` once more about the chosen launch. A policy that still changes it would give another answer
-    /// every time it is asked, or is at odds with one after it; either way nobody knows what was decided.
+    /// every time it is asked, or is at odds with one after it; either way nobody knows what was decided. One that
+    /// refuses it refuses the task.
     fn settles(
         &mut self,
         launch: &Launch,
         chosen: &wit::LaunchParam<'_>,
-    ) -> Result<(), PolicyError> {
+    ) -> Result<Asking, PolicyError> {
         for index in 0..self.asked.len() {
             let Some(asked) = self.asked.get_mut(index) else { continue };
             let changes = match &asked.shown {
@@ -168,14 +169,20 @@ impl<'a> Round<'a> {
                         let fresh = asked.link.open(self.sandbox, self.asking);
                         asked.opened.begin_anew(fresh);
                     }
-                    asked.would_change(&self.request, launch, chosen)?
+                    match asked.would_change(&self.request, launch, chosen)? {
+                        Ok(changes) => changes,
+                        Err(violations) => {
+                            asked.record.decide(violations);
+                            return Ok(Asking::Refused);
+                        }
+                    }
                 }
             };
             if !changes.is_empty() {
                 return Err(self.unsettled(index, changes));
             }
         }
-        Ok(())
+        Ok(Asking::Done)
     }
 
     fn unsettled(&mut self, index: usize, changes: Vec<Change>) -> PolicyError {
@@ -241,14 +248,12 @@ impl<'a> Asked<'a> {
         request: &wit::Request<'a>,
         launch: &Launch,
         chosen: &wit::LaunchParam<'_>,
-    ) -> Result<Vec<Change>, PolicyError> {
+    ) -> Result<Result<Vec<Change>, Vec<Violation>>, PolicyError> {
         let again = choose(&mut self.opened, self.link, request, chosen);
         self.opened.take();
         match again {
-            Ok(Ok(again)) => Ok(changes::between(launch, &again)),
-            // Its `validate` has the last word on the chosen launch, and says why.
-            Ok(Err(_)) => Ok(vec![]),
-            Err(fault) => self.fail("choose", fault).map(|()| vec![]),
+            Ok(answer) => Ok(answer.map(|again| changes::between(launch, &again))),
+            Err(fault) => self.fail("choose", fault).map(|()| Ok(vec![])),
         }
     }
 

@@ -89,7 +89,7 @@ pub enum PolicyError {
     },
     /// The file lacks signatures.
     #[error(
-        "policy {name} (sha256:{sha256}) is signed by {} of the {} that must sign it, out of {}{}; signatures are looked for in {file}.minisig and {file}.*.minisig",
+        "policy {name} (sha256:{sha256}) is signed by {} of the {} that must sign it, out of {}{}; signatures are looked for in {file}.minisig and {file}.KEYID.minisig",
         checked.by.len(), signers.threshold(), ids(signers), broken(checked), file = path.display()
     )]
     Unsigned {

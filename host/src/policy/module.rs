@@ -363,7 +363,7 @@ impl Module {
 }
 
 /// The file's bytes, and how it stood when they were read.
-fn read(name: &str, path: &Path) -> Result<(Vec<u8>, Metadata), PolicyError> {
+pub(crate) fn read(name: &str, path: &Path) -> Result<(Vec<u8>, Metadata), PolicyError> {
     let unreadable =
         |source| PolicyError::Unreadable { name: name.into(), path: path.into(), source };
     let mut bytes = vec![];

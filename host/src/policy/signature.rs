@@ -7,15 +7,18 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Cursor, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use minisign::{KeyPair, PublicKeyBox, SecretKeyBox, SignatureBox};
+use rustix::fs::OFlags;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::sealed;
 use crate::{digest::Sha256, limits};
 
 /// A minisign public key. Its text form is the base64 line of a `.pub` file, 56 characters.
@@ -185,7 +188,8 @@ pub fn check<E>(
     Ok(checked)
 }
 
-/// The signatures that lie beside a file. What is no signature is passed over; it proves nothing.
+/// The signatures that lie beside a file, in `FILE.minisig` and `FILE.KEYID.minisig`. What is no signature is passed over;
+/// it proves nothing.
 pub fn beside(file: &Path) -> io::Result<Vec<Signature>> {
     let mut paths = vec![];
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned() + ".";
@@ -193,19 +197,29 @@ pub fn beside(file: &Path) -> io::Result<Vec<Signature>> {
     for entry in fs::read_dir(folder.unwrap_or(Path::new(".")))? {
         let entry = entry?;
         let found = entry.file_name().to_string_lossy().into_owned();
-        if found.starts_with(&name) && found.ends_with("minisig") {
+        if found.strip_prefix(&name).is_some_and(is_suffix) {
             paths.push(entry.path());
         }
     }
     paths.sort();
     paths.truncate(limits::SIGNATURES);
-    let texts = paths.into_iter().map(|path| {
-        let mut text = String::new();
-        File::open(path)?.take(limits::SIGNATURE_BYTES).read_to_string(&mut text)?;
-        Ok(text)
-    });
-    let texts = texts.collect::<io::Result<Vec<_>>>()?;
-    Ok(texts.into_iter().filter_map(|text| Signature::parse(text).ok()).collect())
+    Ok(paths.iter().filter_map(|path| Signature::parse(text(path).ok()?).ok()).collect())
+}
+
+/// Whether a file's name ends as a signature's does.
+fn is_suffix(suffix: &str) -> bool {
+    let key = suffix.strip_suffix(".minisig");
+    suffix == "minisig"
+        || key.is_some_and(|key| key.len() == 16 && key.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    // A pipe that nobody writes to must not keep anybody waiting; it reads as empty.
+    let options = &mut File::options();
+    let file = options.read(true).custom_flags(sealed::flag(OFlags::NONBLOCK)).open(path)?;
+    file.take(limits::SIGNATURE_BYTES).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Where a key's signature goes: `FILE.minisig`, where minisign looks for it, unless another key's is there.

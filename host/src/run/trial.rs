@@ -134,7 +134,7 @@ fn try_bench(shared: &Shared, args: &BenchArgs) -> Result<(), RunError> {
     if args.save {
         let path = std::path::absolute(&path).map_err(|source| unwritable(&path, source))?;
         let text = serde_json::json!({"cases": measured}).to_string() + "\n";
-        state::write_whole(&path, text.as_bytes()).map_err(|source| unwritable(&path, source))?;
+        state::write_shared(&path, text.as_bytes()).map_err(|source| unwritable(&path, source))?;
     }
     let compared: Vec<_> = measured.into_iter().map(|now| compare(now, &before)).collect();
     if shared.json {

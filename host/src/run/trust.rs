@@ -14,10 +14,9 @@ use crate::{
     cli::{KeygenArgs, LockArgs, PullArgs, PushArgs, Shared, SignArgs, VerifyArgs},
     config::{Config, Lock, Locked},
     digest::Sha256,
-    limits,
     outcome::Exit,
     policy::{
-        Allowance, PublicKey, Signature, Signers,
+        self, Allowance, PublicKey, Signature, Signers,
         signature::{self, Checked, Encrypted, SecretKey},
     },
     registry::{self, Pulled, RegistryError, Transport},
@@ -61,9 +60,10 @@ pub enum TrustError {
 
 /// A name that is tied to one file now stands for another.
 #[derive(Debug, thiserror::Error)]
-#[error("{} ties {name} to sha256:{locked}, and {place} has sha256:{found}; --update takes it", lock.display())]
+#[error("{} ties {name} to sha256:{locked}, and {place} has sha256:{found}; {hint}", file.display())]
 pub struct Moved {
-    lock: PathBuf,
+    file: PathBuf,
+    hint: &'static str,
     name: String,
     locked: Sha256,
     place: String,
@@ -145,8 +145,12 @@ fn try_keygen(args: &KeygenArgs) -> Result<Said, RunError> {
     };
     let made = signature::new_key(password);
     let (secret, key, public) = made.map_err(|error| needs_password(&secret_path, &error))?;
-    write_new(&secret_path, &secret, 0o600)?;
     write_new(&public_path, &public, 0o644)?;
+    if let Err(error) = write_new(&secret_path, &secret, 0o600) {
+        // Half a pair is worse than none.
+        fs::remove_file(&public_path).map_err(unwritable(&public_path))?;
+        return Err(error.into());
+    }
     let text = format!(
         "made      {}, which signs: keep it safe\n          {}, which checks: {key}\n",
         secret_path.display(),
@@ -187,7 +191,7 @@ fn try_sign(SignArgs { file, key }: &SignArgs) -> Result<Said, RunError> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
     let whole = std::path::absolute(path).map_err(unwritable(path))?;
-    state::write_whole(&whole, bytes).map_err(unwritable(path))
+    state::write_shared(&whole, bytes).map_err(unwritable(path))
 }
 
 pub(super) fn verify(shared: &Shared, args: &VerifyArgs) -> Exit {
@@ -281,7 +285,8 @@ async fn try_pull(shared: &Shared, args: &PullArgs) -> Result<Said, RunError> {
     let pulled = registry::pull(place, transport(args.plain_http)).await;
     let Pulled { bytes, signatures, manifest } = pulled.map_err(TrustError::from)?;
     let sha256 = Sha256::of(&bytes);
-    let configured = locks.filter(|locks| locks.config.module(name).is_some());
+    // A file for somewhere else is nothing to the configuration.
+    let configured = locks.filter(|locks| locks.config.module(name).as_ref() == Some(&output));
     let mut text = format!("pulled    {place}\n          {manifest}, the manifest\n");
     if let Some(locks) = &configured {
         locks.check(name, sha256, place, args.update)?;
@@ -292,7 +297,7 @@ async fn try_pull(shared: &Shared, args: &PullArgs) -> Result<Said, RunError> {
     for path in &written {
         text += &format!("          signature {}\n", path.display());
     }
-    if let Some(mut locks) = configured {
+    if let Some(mut locks) = configured.filter(|locks| locks.ties(name)) {
         let source = Some(place.to_string());
         locks.put(name, Locked { sha256, source, manifest: Some(manifest.clone()) })?;
         text += &format!("locked    {name} in {}\n", locks.path.display());
@@ -322,7 +327,8 @@ fn try_lock(shared: &Shared, LockArgs { check }: &LockArgs) -> Result<Said, RunE
     let mut text = String::new();
     for name in locks.config.to_lock() {
         let path = locks.config.module(&name).unwrap_or_default();
-        let found = digest(&path)?;
+        let (bytes, _) = policy::read_file(&name, &path)?;
+        let found = Sha256::of(&bytes);
         let before = locks.lock.policies.get(&name).map(|locked| locked.sha256);
         let word = match before {
             Some(locked) if locked == found => "unchanged",
@@ -348,17 +354,10 @@ fn try_lock(shared: &Shared, LockArgs { check }: &LockArgs) -> Result<Said, RunE
     Ok(Said { text, json, holds: same || !*check })
 }
 
-fn digest(path: &Path) -> Result<Sha256, TrustError> {
-    use io::Read as _;
-    let mut bytes = vec![];
-    let file = fs::File::open(path).map_err(unreadable(path))?;
-    file.take(limits::POLICY_FILE_BYTES).read_to_end(&mut bytes).map_err(unreadable(path))?;
-    Ok(Sha256::of(&bytes))
-}
-
 /// A configuration with its lock file.
 struct Locks {
     config: Config,
+    place: PathBuf,
     lock: Lock,
     path: PathBuf,
 }
@@ -369,7 +368,7 @@ impl Locks {
         let Some(place) = Config::place(shared.config.as_deref()) else { return Ok(None) };
         let config = Config::load_to_lock(&place)?;
         let lock = config.lock().clone();
-        Ok(Some(Self { config, lock, path: Lock::place(&place) }))
+        Ok(Some(Self { config, lock, path: Lock::place(&place), place }))
     }
 
     fn check(
@@ -379,18 +378,21 @@ impl Locks {
         place: &registry::Place,
         update: bool,
     ) -> Result<(), TrustError> {
-        match self.lock.policies.get(name) {
-            Some(locked) if locked.sha256 != found && !update => {
-                Err(TrustError::Moved(Box::new(Moved {
-                    lock: self.path.clone(),
-                    name: name.into(),
-                    locked: locked.sha256,
-                    place: place.to_string(),
-                    found,
-                })))
-            }
-            Some(_) | None => Ok(()),
-        }
+        let Some(locked) = self.config.pin(name).filter(|locked| *locked != found) else {
+            return Ok(());
+        };
+        let (file, hint) = match self.ties(name) {
+            true if update => return Ok(()),
+            true => (self.path.clone(), "--update takes it"),
+            false => (self.place.clone(), "change it there first"),
+        };
+        let (name, place) = (name.into(), place.to_string());
+        Err(TrustError::Moved(Box::new(Moved { file, hint, name, locked, place, found })))
+    }
+
+    /// Whether a policy's digest is for the lock file to say.
+    fn ties(&self, name: &str) -> bool {
+        self.config.to_lock().iter().any(|to_lock| to_lock == name)
     }
 
     fn put(&mut self, name: &str, locked: Locked) -> Result<(), RunError> {

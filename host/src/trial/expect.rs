@@ -11,7 +11,7 @@ use super::{Case, CaseFile, Project, TrialError};
 use crate::{
     policy::{Answer, Loader},
     printable,
-    state::write_whole,
+    state::write_shared,
 };
 
 /// What a case expects; what it leaves out is not looked at.
@@ -233,7 +233,7 @@ pub fn update(file: &CaseFile, tried: &[Tried]) -> Result<usize, TrialError> {
         }
     }
     if rewritten > 0 {
-        write_whole(&file.path, document.to_string().as_bytes())
+        write_shared(&file.path, document.to_string().as_bytes())
             .map_err(|source| TrialError::Unwritable { path: file.path.clone(), source })?;
     }
     Ok(rewritten)

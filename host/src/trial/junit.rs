@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::{TrialError, Tried};
-use crate::state::write_whole;
+use crate::state::write_shared;
 
 /// Writes a report: a suite for each file of cases.
 pub fn junit(path: &Path, policy: &str, tried: &[Tried]) -> Result<(), TrialError> {
@@ -19,7 +19,7 @@ pub fn junit(path: &Path, policy: &str, tried: &[Tried]) -> Result<(), TrialErro
     let xml = report.to_string().map_err(|error| unwritable(std::io::Error::other(error)))?;
     // A file beside the current folder, or wherever it was asked for.
     let path = std::path::absolute(path).map_err(unwritable)?;
-    write_whole(&path, xml.as_bytes())
+    write_shared(&path, xml.as_bytes())
         .map_err(|source| TrialError::Unwritable { path: path.clone(), source })
 }
 

@@ -19,6 +19,13 @@ impl Policy for Rules {
             .settings(include_str!("../settings.schema.json"))
     }
 
+    fn check_settings(settings: &Settings) -> Result<(), String> {
+        match (16..=4_194_304).contains(&settings.memory_mib) {
+            true => Ok(()),
+            false => Err("memory_mib: expected a whole number from 16 to 4194304".into()),
+        }
+    }
+
     fn choose(
         _: &Request,
         settings: &Settings,
