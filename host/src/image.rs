@@ -12,17 +12,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::digest::Sha256;
 
+pub use inspect::{Inspected, Refusal, inspect};
 pub use network::AddressRules;
 pub use overlay::create as create_overlay;
 pub use store::{Store, VerifiedImage};
 
 /// What QEMU is told an image is. It never finds out by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// QEMU's copy-on-write format, version 2 or 3, that stands by itself.
@@ -70,12 +71,12 @@ pub enum ImageError {
         bytes: u64,
     },
     /// The image is one that qhost does not give to QEMU.
-    #[error("the image sha256:{sha256} is refused: {reason}")]
+    #[error("the image sha256:{sha256} is refused: {refusal}")]
     Unsafe {
         /// The image.
         sha256: Sha256,
         /// The check that it failed.
-        reason: String,
+        refusal: Refusal,
     },
     /// The store cannot be read or written.
     #[error("the image store at {}", path.display())]

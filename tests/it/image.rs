@@ -6,7 +6,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use qhost_tests::{
     ImageServer, Qhost, Reply,
     boot_sector::{self, Then},
-    command, succeed, wait_for,
+    command, wait_for,
 };
 use serde_json::json;
 
@@ -266,33 +266,6 @@ fn a_full_disk_leaves_nothing() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("No space left on device"), "{text}{errors}");
     assert!(text.ends_with("code 16\nend\n"), "{text}{errors}");
-}
-
-#[test]
-fn images_that_name_other_files_are_refused() {
-    let (qhost, server) = (qhost(), ImageServer::start());
-    let folder = qhost.folder().to_str().unwrap().to_owned();
-    let image = |name: &str, args: &[&str]| {
-        let path = format!("{folder}/{name}");
-        succeed("qemu-img", &[&["create", "-q", "-f", "qcow2"], args, &[&path, "1M"]].concat());
-        fs::read(path).unwrap()
-    };
-    let secret = qhost.file("secret", vec![7; 4096]);
-    let data_file = format!("data_file={folder}/data.raw,data_file_raw=on");
-    for (name, bytes, says) in [
-        ("backing", image("backing", &["-u", "-b", &secret, "-F", "raw"]), "names a backing file"),
-        ("data", image("data", &["-o", &data_file]), "keeps its data in another file"),
-        ("vmdk", [&b"KDMV"[..], &[0; 508]].concat(), "it is a VMDK image"),
-        ("empty", vec![], "it is empty"),
-    ] {
-        let image = server.serve(&format!("/{name}"), bytes);
-        qhost.run(&["run", &qhost.job(&image, json!({}))]).exits(15).says(&image.1).says(says);
-        assert!(qhost.stored_images().is_empty(), "{name} was stored");
-    }
-    assert!(qhost.vms().is_empty());
-    qhost.config("[image]\nmax_disk_bytes = 1000\n");
-    let image = server.serve("/large", image("large", &[]));
-    qhost.run(&["run", &qhost.job(&image, json!({}))]).exits(15).says("image.max_disk_bytes");
 }
 
 #[test]

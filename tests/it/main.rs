@@ -12,6 +12,7 @@ mod trial;
 mod sandbox;
 mod hostile;
 mod image;
+mod inspect;
 mod plan;
 mod fingerprint;
 mod vm;

@@ -3,6 +3,7 @@
 
 pub mod boot_sector;
 pub mod hostile;
+pub mod hostile_images;
 pub mod https;
 pub mod image_server;
 pub mod languages;

@@ -191,7 +191,7 @@ fn inspected(
 ) -> Result<Inspected, ImageError> {
     match inspect::inspect(file, config.max_disk_bytes) {
         Ok(Ok(inspected)) => Ok(inspected),
-        Ok(Err(reason)) => Err(ImageError::Unsafe { sha256, reason }),
+        Ok(Err(refusal)) => Err(ImageError::Unsafe { sha256, refusal }),
         Err(error) => Err(ImageError::store(path)(error)),
     }
 }
