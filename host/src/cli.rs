@@ -1,6 +1,7 @@
 //! The command line: what can be typed. No logic.
 
 mod run;
+mod image;
 mod config;
 mod policy;
 mod trial;
@@ -14,6 +15,10 @@ use clap_complete::Shell;
 use crate::outcome::Exit;
 
 pub use config::ConfigCommand;
+pub use image::{
+    Age, GcArgs, ImageCommand, ImagePathArgs, InspectImageArgs, PullImageArgs, RemoveImageArgs,
+    VerifyImageArgs,
+};
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
@@ -79,6 +84,9 @@ pub enum Command {
     /// About the host's configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// About stored images
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// About policies
     #[command(subcommand)]
     Policy(PolicyCommand),

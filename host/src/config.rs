@@ -1,6 +1,7 @@
 //! `qhost.toml`: what the operator allows on this host. Every key has a default that allows little; an absent file is
 //! fine, an unknown key is an error.
 
+mod image;
 mod lock;
 mod policies;
 
@@ -12,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,7 @@ use crate::{
     printable,
 };
 
+pub use image::{Image, ImageNetwork, Overlay, Scheme};
 pub use lock::{Lock, Locked};
 pub use policies::{Configured, Settings, UnknownTenant};
 
@@ -43,6 +44,8 @@ pub struct Config {
     qemu: Qemu,
     /// How images are fetched and what they may be.
     pub image: Image,
+    /// What guests may write.
+    pub overlay: Overlay,
     /// How decisions are recorded.
     pub decisions: Decisions,
     /// What compiling a policy may take.
@@ -85,66 +88,6 @@ struct Network {
 struct Qemu {
     /// Extra arguments that tasks may ask for, each a whole group: `[["-cpu", "host"]]`.
     args: Vec<Vec<String>>,
-}
-
-/// `[image]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Image {
-    /// The largest image file in bytes.
-    pub max_bytes: u64,
-    /// The largest disk that a guest may see in bytes.
-    pub max_disk_bytes: u64,
-    /// Seconds to establish a connection.
-    connect_timeout_s: u64,
-    /// Seconds without a byte that end an attempt.
-    idle_timeout_s: u64,
-    /// Seconds for a fetch with all its attempts.
-    total_timeout_s: u64,
-    /// Attempts at what is worth retrying, at least 1.
-    pub attempts: u32,
-    /// Where images may come from.
-    pub network: ImageNetwork,
-}
-
-impl Default for Image {
-    fn default() -> Self {
-        Self {
-            max_bytes: limits::IMAGE_BYTES,
-            max_disk_bytes: limits::DISK_BYTES,
-            connect_timeout_s: limits::FETCH_CONNECT.as_secs(),
-            idle_timeout_s: limits::FETCH_IDLE.as_secs(),
-            total_timeout_s: limits::FETCH_TOTAL.as_secs(),
-            attempts: limits::FETCH_ATTEMPTS,
-            network: ImageNetwork::default(),
-        }
-    }
-}
-
-impl Image {
-    /// The longest wait for a connection.
-    pub fn connect_timeout(&self) -> Duration {
-        Duration::from_secs(self.connect_timeout_s)
-    }
-
-    /// The longest wait for the next byte.
-    pub fn idle_timeout(&self) -> Duration {
-        Duration::from_secs(self.idle_timeout_s)
-    }
-
-    /// The longest that a whole fetch may take.
-    pub fn total_timeout(&self) -> Duration {
-        Duration::from_secs(self.total_timeout_s)
-    }
-}
-
-/// `[image.network]`
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ImageNetwork {
-    /// Networks that images may come from although they are loopback, private or otherwise not public.
-    #[schemars(with = "Vec<String>")]
-    pub allow: Vec<IpNet>,
 }
 
 /// `[compile]`
@@ -286,6 +229,7 @@ impl Config {
         let invalid = |source| ConfigError::Invalid { path: path.into(), source: Box::new(source) };
         let mut config: Self = toml::from_str(&text).map_err(invalid)?;
         config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        config.image.start_at(&config.folder);
         config.lock = Lock::read(&Lock::place(path))?;
         let mut problems = vec![];
         config.check_policies(&mut problems);
@@ -317,6 +261,7 @@ impl Config {
             binds: self.ports.bind.clone(),
             internet: self.network.internet,
             args: self.qemu.args.clone(),
+            persist: self.overlay.persist,
         }
     }
 }

@@ -1,9 +1,14 @@
 //! Images: fetched over HTTP into a store addressed by digest, inspected before QEMU sees them, and covered by an
 //! overlay for each run. The only room that opens network connections.
 
-mod fetch;
-mod network;
 mod inspect;
+mod network;
+mod credentials;
+mod http;
+mod unpack;
+mod pipe;
+mod sums;
+mod fetch;
 mod store;
 mod overlay;
 
@@ -18,9 +23,9 @@ use url::Url;
 use crate::digest::Sha256;
 
 pub use inspect::{Inspected, Refusal, inspect};
-pub use network::AddressRules;
+pub use network::NetworkRules;
 pub use overlay::create as create_overlay;
-pub use store::{Store, VerifiedImage};
+pub use store::{Checked, Collected, Record, Store, Stored, VerifiedImage};
 
 /// What QEMU is told an image is. It never finds out by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,11 +40,23 @@ pub enum Format {
 }
 
 impl Format {
+    /// As QEMU's users call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+            Self::Iso => "iso",
+        }
+    }
+
     /// Guesses from a name, for showing a plan of an image that is not here yet. Never used for a launch.
     pub fn guess(name: &str) -> Self {
         match name.rsplit_once('.').map(|(_, extension)| extension) {
             Some("qcow2" | "qcow") => Self::Qcow2,
             Some("iso") => Self::Iso,
+            Some("gz" | "xz" | "zst") => {
+                Self::guess(name.rsplit_once('.').map_or("", |(name, _)| name))
+            }
             Some(_) | None => Self::Raw,
         }
     }
@@ -78,6 +95,67 @@ pub enum ImageError {
         /// The check that it failed.
         refusal: Refusal,
     },
+    /// No source of several delivered.
+    #[error("none of {} sources delivered the image{}", .0.len(), listed(.0))]
+    NoSource(Vec<ImageError>),
+    /// The list of checksums does not say what the image's is.
+    #[error("{url}: {reason}")]
+    Sums {
+        /// The list's URL, without its query.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that the configuration names cannot be used.
+    #[error("the configuration's {}: {reason}", path.display())]
+    Configured {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing can be asked for over HTTP here.
+    #[error("cannot set up HTTP: {reason}")]
+    Client {
+        /// Why.
+        reason: String,
+    },
+    /// The disk is too full for the image.
+    #[error(
+        "the image store at {} has {free} bytes free, and {url} has {needed} bytes; {reserve} are kept free; make room: qhost image gc",
+        path.display()
+    )]
+    NoSpace {
+        /// The URL, without its query.
+        url: String,
+        /// The unfinished file.
+        path: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes still to come.
+        needed: u64,
+        /// Bytes that stay free.
+        reserve: u64,
+    },
+    /// A file that is in no store is one that qhost would not give to QEMU.
+    #[error("{} is refused: {refusal}", path.display())]
+    UnsafeFile {
+        /// The file.
+        path: PathBuf,
+        /// The check that it failed.
+        refusal: Refusal,
+    },
+    /// An image that is used stays.
+    #[error("the image sha256:{sha256} is used{}; stop what uses it first", if by.is_empty() { String::new() } else { format!(" by {by}") })]
+    InUse {
+        /// The image.
+        sha256: Sha256,
+        /// VMs, as far as they are known.
+        by: String,
+    },
+    /// No stored image, or several, by a digest's beginning.
+    #[error("{0}")]
+    NotStored(String),
     /// The store cannot be read or written.
     #[error("the image store at {}", path.display())]
     Store {
@@ -86,6 +164,10 @@ pub enum ImageError {
         /// Why.
         source: io::Error,
     },
+}
+
+fn listed(errors: &[ImageError]) -> String {
+    errors.iter().map(|error| format!("\n  {error}")).collect()
 }
 
 /// Why a source did not deliver.
@@ -119,6 +201,9 @@ pub enum FetchFailure {
         /// Bytes announced.
         expected: u64,
     },
+    /// A part of the file is not the one that was asked for.
+    #[error("{0}")]
+    Range(String),
     /// The answer is encoded, so its bytes are not the file's.
     #[error("the server sent the file with Content-Encoding {0}, which was not asked for")]
     Encoded(String),
@@ -137,6 +222,11 @@ pub enum FetchFailure {
 }
 
 impl ImageError {
+    /// Whether another source may do better.
+    fn is_the_sources(&self) -> bool {
+        matches!(self, Self::Fetch { .. } | Self::Mismatch { .. } | Self::Unsafe { .. })
+    }
+
     fn store(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_owned();
         move |source| Self::Store { path, source }
@@ -152,14 +242,23 @@ pub(crate) fn shown(url: &Url) -> String {
     url.to_string().replace("%E2%80%A6", "…")
 }
 
-/// What a fetch tells whoever watches.
+/// What a fetch or a check tells whoever watches.
 pub trait Progress {
     /// Another process fetches the same image; this one waits for it.
     fn waiting(&self);
-    /// A body of this many bytes begins, if the server said how many.
-    fn begins(&self, total: Option<u64>);
-    /// This many bytes have arrived since it began.
-    fn received(&self, bytes: u64);
-    /// An attempt failed and will be made again.
+    /// So many bytes are to be gone through, if that is known.
+    fn begins(&self, doing: Doing, total: Option<u64>);
+    /// This many are done since it began.
+    fn done(&self, bytes: u64);
+    /// A source did not deliver, and it or another will be asked again.
     fn retrying(&self, why: &str);
+}
+
+/// What is being done to an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// Its bytes arrive.
+    Fetching,
+    /// Its stored bytes are hashed again.
+    Checking,
 }

@@ -44,6 +44,9 @@ pub struct Task {
     pub egress: Egress,
     /// Extra QEMU arguments. The host refuses all that it was not configured to allow.
     pub args: Vec<String>,
+    /// Whether what the guest writes is kept for the next run of the same task.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub persist: bool,
     /// The job's own notes.
     pub meta: BTreeMap<String, String>,
 }
@@ -53,8 +56,54 @@ pub struct Task {
 pub struct ImageRequest {
     /// Where it is served: http or https, no user name or password.
     pub source: Url,
-    /// The digest of the file as served.
-    pub sha256: Sha256,
+    /// Where it is served too; asked in order when the source does not deliver.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Url>,
+    /// What says that it is the right one.
+    #[serde(flatten)]
+    pub checksum: Checksum,
+}
+
+impl ImageRequest {
+    /// The source and its mirrors.
+    pub fn sources(&self) -> impl Iterator<Item = &Url> {
+        std::iter::once(&self.source).chain(&self.mirrors)
+    }
+}
+
+/// A digest that the job names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Checksum {
+    /// Of a list of checksums, as `sha256sum` writes it, which has the file's.
+    List {
+        /// Where the list is served.
+        sums: Url,
+        /// The digest of the list.
+        sha256: Sha256,
+    },
+    /// Of the file as served.
+    File {
+        /// The digest of the file.
+        sha256: Sha256,
+    },
+}
+
+impl Checksum {
+    /// The digest that the job names, whatever it is of.
+    pub fn pin(&self) -> Sha256 {
+        match self {
+            Self::List { sha256, .. } | Self::File { sha256 } => *sha256,
+        }
+    }
+
+    /// Where the list is, if it is one's.
+    pub fn sums(&self) -> Option<&Url> {
+        match self {
+            Self::List { sums, .. } => Some(sums),
+            Self::File { .. } => None,
+        }
+    }
 }
 
 /// An amount of a host.
@@ -153,6 +202,17 @@ pub fn parse(
         (Some(task), problems) if problems.is_empty() => Ok(task),
         (_, problems) => Err(JobError::Invalid { file: file.into(), problems }),
     }
+}
+
+/// An image as a command line names it; or what is wrong with it.
+pub fn image_request(sources: &[String], checksum: &str) -> Result<ImageRequest, String> {
+    let block = serde_json::json!({"image_source": sources, "checksum": checksum});
+    let problems = error::Problems::default();
+    let image = cursor::Cursor::root(&block, &problems)
+        .any_object("an image")
+        .and_then(|block| config::image(&block));
+    let problems: Vec<_> = problems.into_vec().iter().map(ToString::to_string).collect();
+    image.filter(|_| problems.is_empty()).ok_or_else(|| problems.join("\n"))
 }
 
 enum Form {

@@ -33,6 +33,7 @@ pub mod launcher;
 pub mod outcome;
 pub mod stop;
 pub mod state;
+pub mod failpoint;
 pub mod printable;
 pub mod limits;
 

@@ -14,6 +14,8 @@ pub const NAME_BYTES: usize = 128;
 pub const LABEL_BYTES: usize = 64;
 /// An image URL in bytes: what common servers accept in a request line.
 pub const URL_BYTES: usize = 2048;
+/// Places that a job may name for one image.
+pub const IMAGE_SOURCES: usize = 8;
 /// Forwarded ports of a task. Each is a listening socket of its QEMU.
 pub const PORTS: usize = 64;
 /// Extra QEMU arguments of a task.
@@ -167,20 +169,53 @@ pub const IMAGE_BYTES: u64 = 64 << 30;
 pub const DISK_BYTES: u64 = 1 << 40;
 /// Establishing a connection, TLS included.
 pub const FETCH_CONNECT: Duration = Duration::from_secs(10);
-/// No byte arriving for this long ends a fetch.
+/// Next to no bytes arriving for this long ends an attempt.
 pub const FETCH_IDLE: Duration = Duration::from_secs(30);
+/// What next to nothing is, in bytes: less than this in [`FETCH_IDLE`].
+pub const FETCH_IDLE_BYTES: u64 = 4096;
 /// A whole fetch with all its attempts: Nomad's artifact limit.
 pub const FETCH_TOTAL: Duration = Duration::from_secs(30 * 60);
 /// Redirects followed in one attempt.
 pub const FETCH_REDIRECTS: usize = 5;
 /// Attempts at what is worth retrying.
 pub const FETCH_ATTEMPTS: u32 = 4;
-/// The wait before the second attempt; each further one doubles it.
+/// The wait before the second attempt, half of it by chance; each further one doubles it.
 pub const FETCH_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest `Retry-After` that is honoured; a longer one ends the fetch.
 pub const FETCH_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// What an attempt must add for the next to be counted as the first, in bytes.
+pub const FETCH_PROGRESS_BYTES: u64 = 1 << 20;
 /// How often a run looks whether another has finished fetching the same image.
-pub const FETCH_LOCK_POLL: Duration = Duration::from_millis(100);
+pub const FETCH_LOCK_POLL: Duration = Duration::from_millis(20);
+/// Pieces of a body between two of its stages: with a piece of up to half a MiB, what a slow disk may lag behind.
+pub const FETCH_PIECES: usize = 32;
+/// Connections to one source, unless configured.
+pub const FETCH_CONNECTIONS: usize = 4;
+/// How long one connection is watched before more are tried.
+pub const FETCH_ALONE: Duration = Duration::from_secs(1);
+/// What one of several connections asks for at a time, in bytes; all of that is in memory until its turn.
+pub const FETCH_SEGMENT_BYTES: u64 = 8 << 20;
+/// How long an unfinished image is kept for a fetch that goes on from there.
+pub const FETCH_PART_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// A list of checksums in bytes: a distribution's has some ten thousand.
+pub const SUMS_BYTES: u64 = 1 << 20;
+/// A file of credentials in bytes.
+pub const CREDENTIALS_BYTES: u64 = 1 << 20;
+/// How many times larger an image may become when unpacked, unless configured: an installed system in a disk that is
+/// mostly empty reaches some 50.
+pub const UNPACK_RATIO: u64 = 200;
+/// What may be unpacked whatever the ratio, in bytes: small images that are all but empty.
+pub const UNPACK_FREE_BYTES: u64 = 64 << 20;
+/// A decoder's memory in KiB: xz -9 needs 65 MiB, zstd -19 its window of 8 MiB.
+pub const UNPACK_MEMORY_KIB: u32 = 128 << 10;
+/// What is unpacked or read at a time in bytes.
+pub const BLOCK_BYTES: usize = 256 << 10;
+/// What stays free of a disk that an image is written to, in bytes.
+pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
+/// A stored image's record in bytes.
+pub const IMAGE_RECORD_BYTES: u64 = 1 << 20;
+/// What a guest may write to its disk in bytes, unless configured: 16 GiB.
+pub const OVERLAY_BYTES: u64 = 16 << 30;
 
 // Looking at QEMU.
 

@@ -233,6 +233,9 @@ impl Decision {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(mirror) = &self.mirror {
+            writeln!(f, "mirror    {}", crate::image::shown(mirror))?;
+        }
         if self.policies.is_empty() {
             writeln!(f, "policy    {YELLOW}none{PLAIN}: the host's own rules decided alone")?;
         }

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod decide;
 mod error;
+mod images;
 mod plan;
 mod replay;
 mod show;
@@ -44,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Fingerprint => wait(&shared, commands::fingerprint(&shared)),
         Command::Job(JobCommand::Schema) => commands::job_schema(),
         Command::Config(command) => config::config(&shared, &command),
+        Command::Image(command) => wait(&shared, images::image(&shared, &command)),
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(shell),
         Command::Launch { parent, command } => return commands::launch(parent, &command),

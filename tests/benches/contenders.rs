@@ -4,7 +4,7 @@ use std::{fs, net::Ipv4Addr};
 
 use qhost::{
     digest::Sha256,
-    job::{Accelerator, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
+    job::{Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
     policy::{
         Allowance, Chain, HostFacts, Layer, Loader, Mode, PortRange, Request, Rules, Source, Usage,
     },
@@ -46,13 +46,15 @@ pub(crate) fn request() -> Request {
             name: "web".into(),
             image: ImageRequest {
                 source: "https://images.example/web.qcow2".parse().expect("a URL"),
-                sha256: Sha256::of(b""),
+                mirrors: vec![],
+                checksum: Checksum::File { sha256: Sha256::of(b"") },
             },
             resources: amount(1, 1024),
             accelerator: None,
             ports: vec![port("http", 80, None), port("ssh", 22, Some(20_010))],
             egress: Egress::Isolated,
             args: vec![],
+            persist: false,
             meta: [("team".to_owned(), "web".to_owned())].into(),
         },
         host: HostFacts {
@@ -68,6 +70,7 @@ pub(crate) fn request() -> Request {
             ports: vec![PortRange::UNPRIVILEGED],
             binds: vec![Ipv4Addr::LOCALHOST],
             internet: false,
+            persist: false,
             args: vec![],
         },
         time: jiff::Timestamp::UNIX_EPOCH,
@@ -196,7 +199,7 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         name: task.name,
         image: types::Image {
             source: task.image.source.to_string(),
-            sha256: task.image.sha256.to_string(),
+            sha256: task.image.checksum.pin().to_string(),
         },
         resources: amount(task.resources),
         accelerator: task.accelerator.map(accelerator),

@@ -5,7 +5,7 @@ use std::fs;
 use jiff::Timestamp;
 use qhost::{
     digest::Sha256,
-    job::{Accelerator, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
+    job::{Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
     policy::{
         Allowance, HostFacts, Journal, Layer, Loader, Masks, Mode, Outcome, PortRange, Record,
         Request, Rules, Source, Usage,
@@ -164,7 +164,8 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
             name: format!("task-{index}"),
             image: ImageRequest {
                 source: "https://images.example/web.qcow2".parse().unwrap(),
-                sha256: Sha256::of(&index.to_le_bytes()),
+                mirrors: vec![],
+                checksum: Checksum::File { sha256: Sha256::of(&index.to_le_bytes()) },
             },
             resources,
             accelerator: index.is_multiple_of(2).then_some(Accelerator::Tcg),
@@ -176,6 +177,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
             }],
             egress: Egress::Isolated,
             args: vec![],
+            persist: false,
             meta: [("index".to_owned(), index.to_string())].into(),
         },
         host: HostFacts {
@@ -195,6 +197,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
             ports: vec![PortRange::UNPRIVILEGED],
             binds: vec![std::net::Ipv4Addr::LOCALHOST],
             internet: false,
+            persist: false,
             args: vec![],
         },
         time: Timestamp::from_second(1_790_000_000 + i64::from(index)).unwrap(),

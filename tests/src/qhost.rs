@@ -158,7 +158,7 @@ impl Qhost {
         })
     }
 
-    /// The names of all files in the image store, but for the origins of stored images.
+    /// The names of all files in the image store, but for what is known of stored images.
     pub fn stored_images(&self) -> Vec<String> {
         let mut names = vec![];
         let mut folders = vec![self.state().join("images")];
@@ -170,10 +170,11 @@ impl Qhost {
                 }
             }
         }
-        // An image's origins go with it.
+        // An image's record and last use go with it.
         let images = names.clone();
         names.retain(|name| {
-            name.strip_suffix(".origins").is_none_or(|of| !images.contains(&of.to_owned()))
+            let of = [".json", ".used"].iter().find_map(|ending| name.strip_suffix(ending));
+            of.is_none_or(|of| !images.contains(&of.to_owned()))
         });
         names.sort();
         names

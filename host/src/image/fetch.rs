@@ -1,75 +1,107 @@
-//! Fetches a file over HTTP or HTTPS: written and hashed in one pass, bounded in time and size, redirects checked one
-//! by one, retried where that can help.
+//! Fetches an image from the first of its sources that delivers it. What arrives is written and hashed as it comes,
+//! bounded in time and size; an attempt that breaks off is gone on with from there where the source can do that, in
+//! another process as well.
 
-use std::{
-    error::Error,
-    fs::File,
-    io::{self, Seek as _, Write as _},
-    path::Path,
-    sync::Arc,
-    time::Duration,
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use reqwest::StatusCode;
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::time::{self, Instant};
+use url::Url;
+
+use super::{
+    Doing, FetchFailure, ImageError, Progress,
+    http::{self, Answer, Http},
+    pipe::{Broken, Gone, Pipe, Through},
+    shown,
+    store::Part,
+    unpack::{Bounds, Packing},
 };
-
-use reqwest::{Client, Response, StatusCode, header, redirect};
-use tokio::time;
-use url::{Host, Url};
-
-use super::{AddressRules, FetchFailure, ImageError, Progress, network::Forbidden, shown};
-use crate::{
-    config,
-    digest::{Hasher, Sha256},
-    limits,
-};
+use crate::{config, digest::Sha256, failpoint, limits};
 
 /// What arrived.
-pub(super) struct Fetched {
-    pub(super) sha256: Sha256,
-    pub(super) bytes: u64,
+pub(super) struct Fetched<'a> {
+    pub(super) content: Sha256,
+    pub(super) source: &'a Url,
 }
 
-/// Fetches `url` into `file`, whose path is for errors. Whatever the file held before is gone.
-pub(super) async fn fetch(
-    url: &Url,
-    (file, path): (&mut File, &Path),
+/// Fetches the image of a digest into `part`, and finishes it there.
+pub(super) async fn image<'a>(
+    sources: impl Iterator<Item = &'a Url>,
+    expected: Sha256,
+    part: &mut Part,
     config: &config::Image,
     progress: &dyn Progress,
-) -> Result<Fetched, ImageError> {
-    let failed = |reason| ImageError::Fetch { url: shown(url), reason };
-    let rules = AddressRules::new(config.network.allow.clone());
-    let client = client(url, &rules, config).map_err(failed)?;
-    let fetch = Fetch { client, rules, config, progress };
-    let total = config.total_timeout();
-    match time::timeout(total, fetch.with_retries(url, file)).await {
-        Ok(Ok(fetched)) => Ok(fetched),
-        Ok(Err(Failure::Source(reason))) => Err(failed(reason)),
-        Ok(Err(Failure::Disk(source))) => Err(ImageError::store(path)(source)),
-        Err(_) => Err(failed(FetchFailure::TooSlow { seconds: total.as_secs() })),
+) -> Result<Fetched<'a>, ImageError> {
+    let deadline = Instant::now() + config.total_timeout();
+    let mut failures = vec![];
+    for source in sources {
+        if let Some(failure) = failures.last() {
+            progress.retrying(&format!("{failure}; another source"));
+        }
+        let fetch = Fetch { http: Http::new(config, source.scheme())?, source, config, progress };
+        match time::timeout_at(deadline, fetch.image(expected, part)).await {
+            Ok(Ok(content)) => return Ok(Fetched { content, source }),
+            Ok(Err(error)) if error.is_the_sources() => failures.push(error),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(too_slow(source, config)),
+        }
+    }
+    match (failures.pop(), failures.is_empty()) {
+        (Some(only), true) => Err(only),
+        (last, _) => {
+            failures.extend(last);
+            Err(ImageError::NoSource(failures))
+        }
     }
 }
 
-fn client(url: &Url, rules: &AddressRules, config: &config::Image) -> Result<Client, FetchFailure> {
-    let builder = || {
-        Client::builder()
-            .user_agent(concat!("qhost/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect_timeout())
-            .read_timeout(config.idle_timeout())
-            // Redirects are followed by hand, each checked; a proxy would resolve names where no rule sees it.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .dns_resolver(Arc::new(rules.clone()))
-            .retry(reqwest::retry::never())
+/// Fetches a list of checksums whole.
+pub(super) async fn sums(
+    url: &Url,
+    config: &config::Image,
+    progress: &dyn Progress,
+) -> Result<Vec<u8>, ImageError> {
+    let fetch = Fetch { http: Http::new(config, url.scheme())?, source: url, config, progress };
+    let read = async {
+        let mut retry = Retry::new(config);
+        loop {
+            match fetch.small().await {
+                Ok(bytes) => return Ok(bytes),
+                Err(failure) => retry
+                    .after(failure, 0, progress)
+                    .await
+                    .map_err(|failure| fetch.failed(failure))?,
+            }
+        }
     };
-    match builder().build() {
-        // A machine without CA certificates can still fetch over http; a redirect to https then trusts nobody.
-        Err(_) if url.scheme() == "http" => builder().tls_certs_only([]).build(),
-        client => client,
+    match time::timeout(config.total_timeout(), read).await {
+        Ok(read) => read,
+        Err(_) => Err(too_slow(url, config)),
     }
-    .map_err(|error| connection(&error))
 }
 
+/// A fetch that was not done in time.
+pub(super) fn too_slow(source: &Url, config: &config::Image) -> ImageError {
+    let reason = FetchFailure::TooSlow { seconds: config.total_timeout().as_secs() };
+    ImageError::Fetch { url: shown(source), reason }
+}
+
+struct Fetch<'a> {
+    http: Http,
+    source: &'a Url,
+    config: &'a config::Image,
+    progress: &'a dyn Progress,
+}
+
+/// Why an attempt ended.
 enum Failure {
     Source(FetchFailure),
-    Disk(io::Error),
+    /// Not the source's: what the stages behind the network say, or what ends the fetch.
+    Stage,
+    Here(ImageError),
 }
 
 impl From<FetchFailure> for Failure {
@@ -78,197 +110,402 @@ impl From<FetchFailure> for Failure {
     }
 }
 
-struct Fetch<'a> {
-    client: Client,
-    rules: AddressRules,
-    config: &'a config::Image,
-    progress: &'a dyn Progress,
+impl From<Gone> for Failure {
+    fn from(_: Gone) -> Self {
+        Self::Stage
+    }
 }
 
 impl Fetch<'_> {
-    async fn with_retries(&self, url: &Url, file: &mut File) -> Result<Fetched, Failure> {
-        let mut backoff = limits::FETCH_BACKOFF;
-        for _ in 1..self.config.attempts {
-            let failure = match self.attempt(url, file).await {
-                Err(Failure::Source(failure)) => failure,
-                done => return done,
-            };
-            let Some(wait) = wait_before_retry(&failure, backoff) else {
-                return Err(failure.into());
-            };
-            self.progress.retrying(&failure.to_string());
-            time::sleep(wait).await;
-            backoff = backoff.saturating_mul(2).min(limits::FETCH_RETRY_AFTER);
-        }
-        self.attempt(url, file).await
+    fn failed(&self, reason: FetchFailure) -> ImageError {
+        ImageError::Fetch { url: shown(self.source), reason }
     }
 
-    async fn attempt(&self, url: &Url, file: &mut File) -> Result<Fetched, Failure> {
-        file.set_len(0).and_then(|()| file.rewind()).map_err(Failure::Disk)?;
-        let mut response = self.follow(url).await?;
-        let total = response.content_length();
-        let most = self.config.max_bytes;
-        if total.is_some_and(|total| total > most) {
+    /// The digest of what was written, once what was served has the one expected.
+    async fn image(&self, expected: Sha256, part: &mut Part) -> Result<Sha256, ImageError> {
+        let mut goes_on = part.version_from(self.source).is_some();
+        loop {
+            let (through, bytes) = self.download(expected, part).await?;
+            if through.served == expected {
+                return Ok(through.content);
+            }
+            part.clear()?;
+            // What another process left may be what is wrong.
+            if !std::mem::take(&mut goes_on) {
+                let url = shown(self.source);
+                return Err(ImageError::Mismatch { url, expected, found: through.served, bytes });
+            }
+            self.progress.retrying("what was left of an earlier fetch is not of this image");
+        }
+    }
+
+    async fn download(
+        &self,
+        expected: Sha256,
+        part: &mut Part,
+    ) -> Result<(Through, u64), ImageError> {
+        let mut download = Download::begin(self, part).await?;
+        let mut retry = Retry::new(self.config);
+        loop {
+            let failure = match download.attempt().await {
+                Ok(()) => break,
+                Err(Failure::Source(failure)) => failure,
+                Err(Failure::Here(error)) => return Err(error),
+                Err(Failure::Stage) => return Err(download.broken(expected).await),
+            };
+            let received = download.received;
+            retry
+                .after(failure, received, self.progress)
+                .await
+                .map_err(|failure| self.failed(failure))?;
+        }
+        let received = download.received;
+        Ok((download.finish(expected).await?, received))
+    }
+
+    /// A file of little size, in memory.
+    async fn small(&self) -> Result<Vec<u8>, FetchFailure> {
+        let Answer { mut response, total, .. } = self.http.get(self.source, None).await?;
+        let mut bytes = vec![];
+        while let Some(piece) = response.chunk().await.map_err(|error| http::connection(&error))? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > limits::SUMS_BYTES {
+                return Err(FetchFailure::Range(format!(
+                    "a list of checksums has at most {} bytes",
+                    limits::SUMS_BYTES
+                )));
+            }
+        }
+        match total.filter(|total| *total != bytes.len() as u64) {
+            None => Ok(bytes),
+            Some(expected) => Err(FetchFailure::Short { received: bytes.len() as u64, expected }),
+        }
+    }
+
+    /// One of the parts that are fetched side by side.
+    async fn segment(&self, from: u64, to: u64, etag: &str) -> Result<Vec<Bytes>, FetchFailure> {
+        let asked = http::Part { from, to: Some(to), etag };
+        let Answer { mut response, start, .. } = self.http.get(self.source, Some(asked)).await?;
+        if start != from {
+            return Err(FetchFailure::Range("the server stopped sending parts".into()));
+        }
+        let mut pieces = vec![];
+        let (mut received, expected) = (0, to - from + 1);
+        while let Some(piece) = response.chunk().await.map_err(|error| http::connection(&error))? {
+            received += piece.len() as u64;
+            if received > expected {
+                break;
+            }
+            pieces.push(piece);
+        }
+        match received == expected {
+            true => Ok(pieces),
+            false => Err(FetchFailure::Short { received, expected }),
+        }
+    }
+}
+
+/// A file on its way from one source.
+struct Download<'a, 'p> {
+    fetch: &'a Fetch<'a>,
+    part: &'p mut Part,
+    packing: Option<Packing>,
+    pipe: Option<Pipe>,
+    /// Bytes that are in the pipe or through it.
+    received: u64,
+    /// Of which version they are, where more of it can be asked for.
+    version: Option<Version>,
+    /// Whether several connections have been tried, to no good.
+    alone: bool,
+}
+
+/// What tells one version of a file from others, byte by byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) etag: String,
+    pub(super) total: u64,
+}
+
+impl<'a, 'p> Download<'a, 'p> {
+    async fn begin(fetch: &'a Fetch<'a>, part: &'p mut Part) -> Result<Self, ImageError> {
+        let packing = Packing::of(fetch.source);
+        // A decoder cannot go on in the middle.
+        let version = part.version_from(fetch.source).filter(|_| packing.is_none());
+        let received = match &version {
+            Some(version) => part.length()?.min(version.total),
+            None => 0,
+        };
+        let mut download =
+            Self { fetch, part, packing, pipe: None, received, version, alone: false };
+        match download.received {
+            0 => download.restart().await?,
+            received => {
+                fetch.progress.begins(Doing::Checking, Some(received));
+                download.open().await?;
+            }
+        }
+        Ok(download)
+    }
+
+    async fn open(&mut self) -> Result<(), ImageError> {
+        let config = self.fetch.config;
+        let bounds = Bounds { bytes: config.max_bytes, ratio: config.max_unpack_ratio };
+        let unpacking = self.packing.map(|packing| (packing, bounds));
+        let pipe = Pipe::open(self.part.file()?, self.received, unpacking).await;
+        self.pipe = Some(pipe.map_err(ImageError::store(self.part.path()))?);
+        Ok(())
+    }
+
+    /// Forgets all that has arrived.
+    async fn restart(&mut self) -> Result<(), ImageError> {
+        if let Some(pipe) = self.pipe.take() {
+            // Only that it has ended matters: nothing writes to the file any more.
+            drop(pipe.finish().await);
+        }
+        self.part.clear()?;
+        (self.received, self.version) = (0, None);
+        self.open().await
+    }
+
+    async fn attempt(&mut self) -> Result<(), Failure> {
+        if self.received > 0 && self.version.is_none() {
+            self.restart().await.map_err(Failure::Here)?;
+        }
+        let source = self.fetch.source;
+        let answer = match &self.version {
+            Some(version) if self.received == version.total => return Ok(()),
+            Some(Version { etag, .. }) if self.received > 0 => {
+                let rest = http::Part { from: self.received, to: None, etag };
+                self.fetch.http.get(source, Some(rest)).await
+            }
+            Some(_) | None => self.fetch.http.get(source, None).await,
+        };
+        let mut answer = match answer {
+            Ok(answer) => answer,
+            Err(failure @ FetchFailure::Range(_)) => return Err(self.refused_part(failure).await),
+            Err(failure) => return Err(failure.into()),
+        };
+        if answer.start != self.received {
+            self.restart().await.map_err(Failure::Here)?;
+        }
+        match &self.version {
+            Some(version) if self.received > 0 => {
+                if answer.total != Some(version.total) {
+                    let failure =
+                        FetchFailure::Range("the file has another size than before".into());
+                    return Err(self.refused_part(failure).await);
+                }
+                self.fetch.progress.begins(Doing::Fetching, answer.total);
+            }
+            Some(_) | None => self.begin_version(&answer)?,
+        }
+        self.body(&mut answer).await
+    }
+
+    /// A server that gives wrong parts is asked for the whole.
+    async fn refused_part(&mut self, failure: FetchFailure) -> Failure {
+        match self.restart().await {
+            Ok(()) => failure.into(),
+            Err(error) => Failure::Here(error),
+        }
+    }
+
+    /// The first byte of a file is next.
+    fn begin_version(&mut self, answer: &Answer) -> Result<(), Failure> {
+        let Fetch { source, config, progress, .. } = self.fetch;
+        if answer.total.is_some_and(|total| total > config.max_bytes) {
+            return Err(FetchFailure::TooLarge { most: config.max_bytes }.into());
+        }
+        self.part.has_room_for(answer.total.unwrap_or(0), source).map_err(Failure::Here)?;
+        self.version =
+            answer.etag.clone().zip(answer.total).map(|(etag, total)| Version { etag, total });
+        if let Some(version) = self.version.as_ref().filter(|_| self.packing.is_none()) {
+            self.part.note(source, version).map_err(Failure::Here)?;
+        }
+        progress.begins(Doing::Fetching, answer.total);
+        Ok(())
+    }
+
+    async fn body(&mut self, answer: &mut Answer) -> Result<(), Failure> {
+        let began = Instant::now();
+        let (mut since, mut before) = (began, self.received);
+        let idle = self.fetch.config.idle_timeout();
+        loop {
+            let piece = match answer.response.chunk().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(error) => return Err(self.broke_off(&error, answer.total).into()),
+            };
+            self.take(piece).await?;
+            failpoint::reach("fetch.receiving");
+            if since.elapsed() >= idle {
+                let few = self.received - before;
+                if few < limits::FETCH_IDLE_BYTES {
+                    let seconds = idle.as_secs();
+                    return Err(FetchFailure::Connection(format!(
+                        "{few} bytes in {seconds} s (image.idle_timeout_s)"
+                    ))
+                    .into());
+                }
+                (since, before) = (Instant::now(), self.received);
+            }
+            if began.elapsed() >= limits::FETCH_ALONE
+                && answer.ranges
+                && let Some(version) = self.would_gain_by_more()
+            {
+                return self.side_by_side(version).await;
+            }
+        }
+        match answer.total {
+            Some(expected) if expected != self.received => {
+                Err(FetchFailure::Short { received: self.received, expected }.into())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn take(&mut self, piece: Bytes) -> Result<(), Failure> {
+        let received = self.received + piece.len() as u64;
+        let most = self.fetch.config.max_bytes;
+        if received > most {
             return Err(FetchFailure::TooLarge { most }.into());
         }
-        self.progress.begins(total);
-        let mut hasher = Hasher::default();
-        let mut received = 0;
-        loop {
-            let chunk = match response.chunk().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(error) => return Err(broken(&error, received, total).into()),
-            };
-            received += chunk.len() as u64;
-            if received > most {
-                return Err(FetchFailure::TooLarge { most }.into());
-            }
-            hasher.update(&chunk);
-            file.write_all(&chunk).map_err(Failure::Disk)?;
-            self.progress.received(received);
-        }
+        let Some(pipe) = &mut self.pipe else { return Err(Failure::Stage) };
+        pipe.send(piece).await?;
+        self.received = received;
+        self.fetch.progress.done(received);
+        Ok(())
+    }
+
+    fn broke_off(&self, error: &reqwest::Error, total: Option<u64>) -> FetchFailure {
         match total {
-            Some(expected) if expected != received => {
-                Err(FetchFailure::Short { received, expected }.into())
+            Some(expected) if !error.is_timeout() => {
+                FetchFailure::Short { received: self.received, expected }
             }
-            Some(_) | None => Ok(Fetched { sha256: hasher.finish(), bytes: received }),
+            Some(_) | None => http::connection(error),
         }
     }
 
-    /// The first answer that is no redirect, if it has the file.
-    async fn follow(&self, url: &Url) -> Result<Response, FetchFailure> {
-        let mut url = url.clone();
-        for _ in 0..=limits::FETCH_REDIRECTS {
-            self.check(&url)?;
-            let request = self.client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
-            let response = request.send().await.map_err(|error| connection(&error))?;
-            match response.status() {
-                StatusCode::OK => return unencoded(response),
-                StatusCode::MOVED_PERMANENTLY
-                | StatusCode::FOUND
-                | StatusCode::SEE_OTHER
-                | StatusCode::TEMPORARY_REDIRECT
-                | StatusCode::PERMANENT_REDIRECT => url = redirected(&url, &response)?,
-                status => {
-                    let retry_after = response.headers().get(header::RETRY_AFTER);
-                    let retry_after_s = retry_after
-                        .and_then(|value| value.to_str().ok())
-                        .and_then(|value| value.trim().parse().ok());
-                    return Err(FetchFailure::Status { status, retry_after_s });
-                }
-            }
-        }
-        let most = limits::FETCH_REDIRECTS;
-        Err(FetchFailure::Redirect(format!(
-            "more than {most} redirects, the last to {}",
-            shown(&url)
-        )))
+    /// Whether the network is what holds the fetch up, and much is still to come.
+    fn would_gain_by_more(&self) -> Option<Version> {
+        let connections = self.fetch.config.connections as u64;
+        let much = limits::FETCH_SEGMENT_BYTES * connections;
+        let ahead = self.pipe.as_ref().is_some_and(Pipe::is_ahead);
+        let version = self.version.as_ref().filter(|_| ahead && !self.alone && connections > 1)?;
+        (version.total - self.received > much).then(|| version.clone())
     }
 
-    /// The resolver is not asked about literal addresses, so they are checked here.
-    fn check(&self, url: &Url) -> Result<(), FetchFailure> {
-        let address = match url.host() {
-            Some(Host::Ipv4(address)) => address.into(),
-            Some(Host::Ipv6(address)) => address.into(),
-            Some(Host::Domain(_)) => return Ok(()),
-            None => return Err(FetchFailure::Redirect(format!("{} has no host", shown(url)))),
+    /// Fetches the rest in parts, several at a time, and takes them in their order.
+    async fn side_by_side(&mut self, Version { etag, total }: Version) -> Result<(), Failure> {
+        // Whatever comes of it, it is tried once.
+        self.alone = true;
+        let fetch = self.fetch;
+        let size = limits::FETCH_SEGMENT_BYTES;
+        let starts =
+            (0..).map(|number| number * size + self.received).take_while(|from| *from < total);
+        tracing::info!(
+            connections = fetch.config.connections,
+            "the network is slower than this host"
+        );
+        let mut segments = stream::iter(starts.collect::<Vec<_>>())
+            .map(|from| fetch.segment(from, total.min(from + size) - 1, &etag))
+            .buffered(fetch.config.connections);
+        while let Some(segment) = segments.next().await {
+            for piece in segment? {
+                self.take(piece).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what is in the pipe.
+    async fn finish(mut self, expected: Sha256) -> Result<Through, ImageError> {
+        failpoint::reach("fetch.received");
+        let Some(pipe) = self.pipe.take() else { return Err(self.broken(expected).await) };
+        let path = self.part.path();
+        pipe.finish().await.map_err(|broken| stage_error(broken, expected, path))
+    }
+
+    /// Why a stage ended early.
+    async fn broken(mut self, expected: Sha256) -> ImageError {
+        let path = self.part.path().to_owned();
+        let ended = match self.pipe.take() {
+            Some(pipe) => pipe.finish().await.err(),
+            None => None,
         };
-        match self.rules.permits(address) {
-            true => Ok(()),
-            false => {
-                let host = url.host_str().unwrap_or_default().to_owned();
-                let forbidden = Forbidden { host, addresses: address.to_string() };
-                Err(FetchFailure::Forbidden(forbidden.to_string()))
+        let lost = || Broken::Disk(std::io::Error::other("a stage of the fetch got lost"));
+        stage_error(ended.unwrap_or_else(lost), expected, &path)
+    }
+}
+
+fn stage_error(broken: Broken, sha256: Sha256, path: &std::path::Path) -> ImageError {
+    match broken {
+        Broken::Disk(source) => ImageError::store(path)(source),
+        Broken::Refused(refusal) => ImageError::Unsafe { sha256, refusal },
+    }
+}
+
+/// How often, and after which wait, a source is asked again.
+struct Retry {
+    most: u32,
+    failed: u32,
+    backoff: Duration,
+    best: u64,
+}
+
+impl Retry {
+    fn new(config: &config::Image) -> Self {
+        Self { most: config.attempts, failed: 0, backoff: limits::FETCH_BACKOFF, best: 0 }
+    }
+
+    /// Waits before the next attempt, if there is to be one. `received` is how far the last one came.
+    async fn after(
+        &mut self,
+        failure: FetchFailure,
+        received: u64,
+        progress: &dyn Progress,
+    ) -> Result<(), FetchFailure> {
+        if received >= self.best.saturating_add(limits::FETCH_PROGRESS_BYTES) {
+            *self =
+                Self { most: self.most, failed: 0, backoff: limits::FETCH_BACKOFF, best: received };
+        }
+        self.failed += 1;
+        let Some(wait) = self.wait(&failure).filter(|_| self.failed < self.most) else {
+            return Err(failure);
+        };
+        progress.retrying(&format!("{failure}; trying again"));
+        time::sleep(wait).await;
+        self.backoff = self.backoff.saturating_mul(2).min(limits::FETCH_RETRY_AFTER);
+        Ok(())
+    }
+
+    /// Nothing where another attempt would end the same.
+    fn wait(&self, failure: &FetchFailure) -> Option<Duration> {
+        match failure {
+            FetchFailure::Connection(_) | FetchFailure::Short { .. } | FetchFailure::Range(_) => {
+                Some(jittered(self.backoff))
             }
+            FetchFailure::Status { status, retry_after_s } => {
+                let worth = status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS;
+                let backoff = jittered(self.backoff);
+                let asked = retry_after_s.map_or(backoff, Duration::from_secs);
+                (worth && asked <= limits::FETCH_RETRY_AFTER).then_some(asked.max(backoff))
+            }
+            FetchFailure::Forbidden(_)
+            | FetchFailure::Tls(_)
+            | FetchFailure::Redirect(_)
+            | FetchFailure::TooLarge { .. }
+            | FetchFailure::Encoded(_)
+            | FetchFailure::TooSlow { .. } => None,
         }
     }
 }
 
-fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
-    let refused =
-        |why: &str| FetchFailure::Redirect(format!("the redirect from {} {why}", shown(from)));
-    let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-    let location = location.ok_or_else(|| refused("says not where to"))?;
-    let to = from.join(location).map_err(|error| refused(&format!("is no URL: {error}")))?;
-    match (from.scheme(), to.scheme()) {
-        ("http", "http" | "https") | ("https", "https") => {}
-        ("https", "http") => return Err(refused("leads from https to http")),
-        (_, scheme) => return Err(refused(&format!("leads to {scheme}:, not http or https"))),
-    }
-    match to.username().is_empty() && to.password().is_none() {
-        true => Ok(to),
-        false => Err(refused("carries a user name or password")),
-    }
-}
-
-fn unencoded(response: Response) -> Result<Response, FetchFailure> {
-    let encoding = response.headers().get(header::CONTENT_ENCODING);
-    match encoding.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()) {
-        Some(encoding) if encoding != "identity" => Err(FetchFailure::Encoded(
-            crate::printable::line(&encoding, limits::SHOWN_CHARS).to_string(),
-        )),
-        Some(_) | None => Ok(response),
-    }
-}
-
-/// How long to wait before another attempt; nothing where another would end the same.
-fn wait_before_retry(failure: &FetchFailure, backoff: Duration) -> Option<Duration> {
-    match failure {
-        FetchFailure::Connection(_) | FetchFailure::Short { .. } => Some(backoff),
-        FetchFailure::Status { status, retry_after_s } => {
-            let worth = status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS;
-            let asked = retry_after_s.map_or(backoff, Duration::from_secs);
-            (worth && asked <= limits::FETCH_RETRY_AFTER).then_some(asked.max(backoff))
-        }
-        FetchFailure::Forbidden(_)
-        | FetchFailure::Tls(_)
-        | FetchFailure::Redirect(_)
-        | FetchFailure::TooLarge { .. }
-        | FetchFailure::Encoded(_)
-        | FetchFailure::TooSlow { .. } => None,
-    }
-}
-
-fn broken(error: &reqwest::Error, received: u64, total: Option<u64>) -> FetchFailure {
-    match total {
-        Some(expected) if !error.is_timeout() => FetchFailure::Short { received, expected },
-        Some(_) | None => connection(error),
-    }
-}
-
-/// Says what failed in words of the deepest cause: reqwest's own are "error sending request".
-fn connection(error: &reqwest::Error) -> FetchFailure {
-    let mut cause = error.source();
-    let mut deepest = None;
-    while let Some(inner) = cause {
-        if let Some(forbidden) = inner.downcast_ref::<Forbidden>() {
-            return FetchFailure::Forbidden(forbidden.to_string());
-        }
-        if let Some(tls) = tls_fault(inner) {
-            return FetchFailure::Tls(tls.to_string());
-        }
-        deepest = Some(inner);
-        cause = inner.source();
-    }
-    let what = match (error.is_connect(), error.is_timeout()) {
-        (true, true) => {
-            return FetchFailure::Connection(
-                "no connection in time (image.connect_timeout_s)".into(),
-            );
-        }
-        (false, true) => {
-            return FetchFailure::Connection("no bytes in time (image.idle_timeout_s)".into());
-        }
-        (true, false) => "no connection",
-        (false, false) => "the connection broke",
-    };
-    let why = deepest.map(|cause| format!(": {cause}")).unwrap_or_default();
-    FetchFailure::Connection(crate::printable::line(&format!("{what}{why}"), 300).to_string())
-}
-
-/// An I/O error names its inner error's source as its own, not the inner error, so that has to be asked for.
-fn tls_fault<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
-    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    error.downcast_ref().or_else(|| inner.and_then(|inner| tls_fault(inner)))
+/// Half of the wait by chance, so that hosts that failed together do not come back together.
+fn jittered(wait: Duration) -> Duration {
+    let mut byte = [u8::MAX];
+    // Without randomness it is the whole wait.
+    let filled = getrandom(&mut byte, GetRandomFlags::empty()).unwrap_or(0);
+    let chance = if filled == 1 { byte[0] } else { u8::MAX };
+    wait / 2 + wait / 2 * u32::from(chance) / u32::from(u8::MAX)
 }

@@ -16,7 +16,6 @@ use super::Format;
 use signatures::Signature;
 
 /// Changed with the rules, so that a verdict by older ones is not taken for one by these.
-#[expect(dead_code, reason = "kept with verdicts from the next commit on")]
 pub(super) const RULES: u32 = 1;
 
 /// An image that may be given to QEMU.

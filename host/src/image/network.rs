@@ -1,15 +1,26 @@
-//! Which addresses an image may come from. Checked on every address that a name resolves to, and on literal addresses
-//! at every redirect, so that neither a redirect nor a name that changes its mind reaches the host's own network.
+//! Where an image may come from: schemes, hosts and addresses. Hosts and schemes are checked at every redirect;
+//! addresses as well where they are literal, and else on all that a name resolves to, of which one is connected to. So
+//! neither a redirect nor a name that changes its mind reaches the host's own network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::{Host, Url};
+use wildmatch::WildMatch;
 
-/// The operator's exceptions to the list of addresses that are not public.
+use crate::config::{ImageNetwork, Scheme};
+
+/// The operator's rules, and the list of addresses that are not public.
 #[derive(Debug, Clone)]
-pub struct AddressRules {
+pub struct NetworkRules {
     allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+    hosts: Vec<WildMatch>,
+    deny_hosts: Vec<WildMatch>,
+    schemes: Vec<Scheme>,
+    /// Its address is the operator's choice.
+    proxy: Option<String>,
 }
 
 /// Not public: IANA's special-purpose registries of IPv4 and IPv6 addresses, and multicast.
@@ -56,21 +67,69 @@ const DENIED_V6: [Ipv6Net; 11] = {
     ]
 };
 
-impl AddressRules {
-    /// Public addresses, and those in `allow`.
-    pub fn new(allow: Vec<IpNet>) -> Self {
-        Self { allow }
+impl NetworkRules {
+    /// The rules of a configuration.
+    pub fn new(config: &ImageNetwork) -> Self {
+        let patterns =
+            |hosts: &[String]| hosts.iter().map(|host| WildMatch::new(&name(host))).collect();
+        Self {
+            allow: config.allow.clone(),
+            deny: config.deny.clone(),
+            hosts: patterns(&config.hosts),
+            deny_hosts: patterns(&config.deny_hosts),
+            schemes: config.schemes.clone(),
+            proxy: config.proxy.as_ref().and_then(Url::host_str).map(name),
+        }
     }
 
     /// Whether an image may come from this address.
     pub fn permits(&self, address: IpAddr) -> bool {
         let address = unwrapped(address);
-        self.allow.iter().any(|net| net.contains(&address))
-            || match address {
-                IpAddr::V4(v4) => !DENIED_V4.iter().any(|net| net.contains(&v4)),
-                IpAddr::V6(v6) => !DENIED_V6.iter().any(|net| net.contains(&v6)),
-            }
+        let in_one_of = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&address));
+        let public = || match address {
+            IpAddr::V4(v4) => !DENIED_V4.iter().any(|net| net.contains(&v4)),
+            IpAddr::V6(v6) => !DENIED_V6.iter().any(|net| net.contains(&v6)),
+        };
+        !in_one_of(&self.deny) && (in_one_of(&self.allow) || public())
     }
+
+    /// Checks what can be known of a URL before its host's name is resolved.
+    pub(super) fn check(&self, url: &Url) -> Result<(), Forbidden> {
+        if !self.schemes.iter().any(|scheme| scheme.name() == url.scheme()) {
+            return Err(Forbidden::Scheme(url.scheme().to_owned()));
+        }
+        let host = name(url.host_str().unwrap_or_default());
+        let in_one_of = |hosts: &[WildMatch]| hosts.iter().any(|pattern| pattern.matches(&host));
+        if in_one_of(&self.deny_hosts) || !(self.hosts.is_empty() || in_one_of(&self.hosts)) {
+            return Err(Forbidden::Host(host));
+        }
+        // The resolver is not asked about literal addresses.
+        let address = match url.host() {
+            Some(Host::Ipv4(address)) => address.into(),
+            Some(Host::Ipv6(address)) => address.into(),
+            Some(Host::Domain(_)) | None => return Ok(()),
+        };
+        match self.permits(address) {
+            true => Ok(()),
+            false => Err(Forbidden::Address { host, addresses: address.to_string() }),
+        }
+    }
+
+    /// Checks the address that was connected to.
+    pub(super) fn check_peer(&self, url: &Url, peer: Option<SocketAddr>) -> Result<(), Forbidden> {
+        match peer.filter(|peer| self.proxy.is_none() && !self.permits(peer.ip())) {
+            None => Ok(()),
+            Some(peer) => {
+                let host = name(url.host_str().unwrap_or_default());
+                Err(Forbidden::Address { host, addresses: peer.ip().to_string() })
+            }
+        }
+    }
+}
+
+/// A host's name for comparison: the root's dot at its end changes nothing.
+fn name(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
 }
 
 /// The IPv4 address inside an IPv6 one that stands for it: mapped (RFC 4291), translated (RFC 6052), 6to4 (RFC 3056).
@@ -84,30 +143,36 @@ fn unwrapped(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A name resolved to nothing that images may come from.
+/// Where images may not come from.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{host} is at {addresses}, from where images may not come; the operator can allow it: image.network.allow"
-)]
-pub(super) struct Forbidden {
-    pub(super) host: String,
-    pub(super) addresses: String,
+pub(super) enum Forbidden {
+    #[error("images may not come by {0}: (image.network.schemes)")]
+    Scheme(String),
+    #[error("images may not come from {0} (image.network.hosts, deny_hosts)")]
+    Host(String),
+    #[error(
+        "{host} is at {addresses}, from where images may not come; the operator can allow it: image.network.allow"
+    )]
+    Address { host: String, addresses: String },
 }
 
 /// Resolves names to permitted addresses only; the connection is made to one of those.
-impl Resolve for AddressRules {
-    fn resolve(&self, name: Name) -> Resolving {
+impl Resolve for NetworkRules {
+    fn resolve(&self, asked: Name) -> Resolving {
         let rules = self.clone();
         Box::pin(async move {
-            let host = name.as_str().to_owned();
+            let host = asked.as_str().to_owned();
             let all: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            if rules.proxy.as_ref().is_some_and(|proxy| *proxy == name(&host)) {
+                return Ok(Box::new(all.into_iter()) as Addrs);
+            }
             let (permitted, refused): (Vec<_>, Vec<_>) =
                 all.into_iter().partition(|address| rules.permits(address.ip()));
             // One forbidden address among others is how a name is made to rebind: none of them is used.
             if !refused.is_empty() {
                 let addresses: Vec<_> =
                     refused.iter().map(|address| address.ip().to_string()).collect();
-                return Err(Forbidden { host, addresses: addresses.join(", ") }.into());
+                return Err(Forbidden::Address { host, addresses: addresses.join(", ") }.into());
             }
             Ok(Box::new(permitted.into_iter()) as Addrs)
         })
@@ -118,9 +183,15 @@ impl Resolve for AddressRules {
 mod tests {
     use super::*;
 
+    fn rules(edit: impl FnOnce(&mut ImageNetwork)) -> NetworkRules {
+        let mut config = ImageNetwork::default();
+        edit(&mut config);
+        NetworkRules::new(&config)
+    }
+
     fn check(address: &str, allow: &str, permitted: bool) {
         let allow = allow.split_whitespace().map(|net| net.parse().unwrap()).collect();
-        let rules = AddressRules::new(allow);
+        let rules = rules(|config| config.allow = allow);
         assert_eq!(rules.permits(address.parse().unwrap()), permitted, "{address}");
     }
 
@@ -161,5 +232,42 @@ mod tests {
         check("127.0.0.1", "127.0.0.0/8", true);
         check("::ffff:127.0.0.1", "127.0.0.0/8", true);
         check("10.0.0.1", "127.0.0.0/8", false);
+    }
+
+    #[test]
+    fn what_the_operator_denies() {
+        let rules = rules(|config| {
+            config.allow = vec!["127.0.0.0/8".parse().unwrap()];
+            config.deny = vec!["127.0.0.2/32".parse().unwrap(), "1.1.1.0/24".parse().unwrap()];
+        });
+        for (address, permitted) in [
+            ("127.0.0.1", true),
+            ("127.0.0.2", false),
+            ("::ffff:1.1.1.1", false),
+            ("1.1.2.1", true),
+        ] {
+            assert_eq!(rules.permits(address.parse().unwrap()), permitted, "{address}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_schemes() {
+        let rules = rules(|config| {
+            config.hosts = vec!["*.Example".into(), "mirror.test".into()];
+            config.deny_hosts = vec!["bad.example".into()];
+            config.schemes = vec![Scheme::Https];
+        });
+        for (url, permitted) in [
+            ("https://images.example/x", true),
+            ("https://IMAGES.EXAMPLE./x", true),
+            ("https://mirror.test/x", true),
+            ("https://bad.example/x", false),
+            ("https://bad.example./x", false),
+            ("https://example.org/x", false),
+            ("https://1.1.1.1/x", false),
+            ("http://images.example/x", false),
+        ] {
+            assert_eq!(rules.check(&url.parse().unwrap()).is_ok(), permitted, "{url}");
+        }
     }
 }

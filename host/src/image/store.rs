@@ -1,35 +1,62 @@
-//! The store: `images/sha256/<aa>/<digest>`, read-only files whose name is what they hash to.
+//! The store: `images/sha256/<aa>/<digest>`, read-only files, each named by the digest of the file that was served.
 //!
-//! A file gets that name by a rename, after it was hashed, inspected and made durable. Until then it is
-//! `<digest>.part`, which nothing takes for an image; `<digest>.lock` is held by whoever fetches it, so that two runs
-//! at once fetch once. Both go away with the fetch; what a killed run left of them is swept by the next.
+//! A file gets that name by a rename, after it was hashed, inspected and made durable; `<digest>.json` is written after
+//! that, and what has none is no image. Until then it is `<digest>.part`. `<digest>.lock` is held by whoever fetches it,
+//! so that several runs at once fetch once. What a killed run left is swept by the next fetch.
 //!
-//! `<digest>.origins` lists the origins (RFC 6454) that were seen to serve the image. A job that names another origin
-//! has it fetched from there once more: policies trust origins, and a digest alone would let a tenant claim that an
-//! image comes from one that never served it, or boot an image that only another tenant may fetch.
+//! A stored image is used again only if it looks as it did when its bytes were last hashed; one that does not is hashed
+//! again. Whoever uses one holds a shared lock on the file itself, a lease, which keeps it from being removed.
+//!
+//! The record lists the origins (RFC 6454) that were seen to serve the image. A job that names other ones has it fetched
+//! from there once more: policies trust origins, and a digest alone would let a tenant claim that an image comes from one
+//! that never served it, or boot an image that only another tenant may fetch.
+
+mod catalog;
+mod lock;
+mod part;
+mod record;
+mod verity;
 
 use std::{
-    fs::{self, File, Permissions, TryLockError},
+    fs::{self, File, TryLockError},
     io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
 };
 
+use jiff::Timestamp;
 use serde::Serialize;
-use tokio::time;
+use tokio::{task::spawn_blocking, time};
 use url::Url;
 
 use super::{
-    FetchFailure, Format, ImageError, Progress, fetch,
-    inspect::{self, Inspected},
-    shown,
+    Doing, Format, ImageError, Inspected, Progress, fetch,
+    inspect::{self, RULES},
+    pipe, shown, sums,
 };
-use crate::{config, digest::Sha256, job::ImageRequest, limits, state};
+use crate::{
+    config,
+    digest::{Hasher, Sha256},
+    failpoint,
+    job::{Checksum, ImageRequest},
+    limits, state,
+};
+
+pub use catalog::{Checked, Collected, Stored};
+pub use record::Record;
+
+pub(super) use part::Part;
+
+use lock::Lock;
+use record::Stamp;
 
 /// The folder of images.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    sums: PathBuf,
 }
 
 /// An image whose bytes hash to its digest and which passed inspection. Made only here.
@@ -38,10 +65,12 @@ pub struct VerifiedImage {
     #[serde(skip)]
     path: PathBuf,
     sha256: Sha256,
-    bytes: u64,
-    format: Format,
-    disk_bytes: u64,
+    #[serde(flatten)]
+    inspected: Inspected,
     cached: bool,
+    /// Keeps it from being removed.
+    #[serde(skip)]
+    _lease: Arc<File>,
 }
 
 impl VerifiedImage {
@@ -50,14 +79,19 @@ impl VerifiedImage {
         &self.path
     }
 
-    /// What QEMU is to be told it is.
-    pub fn format(&self) -> Format {
-        self.format
+    /// Its digest.
+    pub fn sha256(&self) -> Sha256 {
+        self.sha256
     }
 
-    /// The size of the disk that a guest sees.
+    /// What QEMU is to be told it is.
+    pub fn format(&self) -> Format {
+        self.inspected.format
+    }
+
+    /// The size in bytes of the disk that a guest sees.
     pub fn disk_bytes(&self) -> u64 {
-        self.disk_bytes
+        self.inspected.disk_bytes
     }
 
     /// Whether it was in the store already.
@@ -66,29 +100,51 @@ impl VerifiedImage {
     }
 }
 
+/// What is found of an image.
+enum Found {
+    Ready(VerifiedImage),
+    /// It is not what was recorded, or not as it was recorded.
+    Changed(Record),
+    /// None of its origins is one that is asked for.
+    Elsewhere(Record),
+    Nothing,
+}
+
 impl Store {
     /// The store in a state folder; nothing is made until an image comes.
     pub fn new(state_dir: &Path) -> Self {
-        Self { root: state_dir.join("images/sha256") }
+        let images = state_dir.join("images");
+        Self { root: images.join("sha256"), sums: images.join("sums") }
     }
 
-    /// The stored image, if it is there and its source's origin has served it. Reads only.
+    /// The stored image, if it is there and one of its sources' origins has served it. Reads only.
     pub fn get(
         &self,
         request: &ImageRequest,
         config: &config::Image,
     ) -> Result<Option<VerifiedImage>, ImageError> {
-        let path = self.path(request.sha256);
-        if !self.origins(&path)?.contains(&origin(&request.source)) {
-            return Ok(None);
+        match self.known_digest(request)? {
+            Some(sha256) => match self.find(sha256, request, config)? {
+                Found::Ready(image) => Ok(Some(image)),
+                Found::Changed(_) | Found::Elsewhere(_) | Found::Nothing => Ok(None),
+            },
+            None => Ok(None),
         }
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(ImageError::store(path)(error)),
-        };
-        let inspected = inspected(&file, &path, request.sha256, config)?;
-        Ok(Some(verified(path, request.sha256, inspected, true)))
+    }
+
+    /// The digest of the file that will be served, if that is known without a request.
+    pub fn known_digest(&self, request: &ImageRequest) -> Result<Option<Sha256>, ImageError> {
+        match &request.checksum {
+            Checksum::File { sha256 } => Ok(Some(*sha256)),
+            Checksum::List { sums: url, sha256 } => {
+                match fs::read(self.sums.join(sha256.to_string())) {
+                    Ok(list) if Sha256::of(&list) == *sha256 => {
+                        listed(&list, url, request).map(Some)
+                    }
+                    Ok(_) | Err(_) => Ok(None),
+                }
+            }
+        }
     }
 
     /// The stored image, fetched first if it is not there.
@@ -98,80 +154,203 @@ impl Store {
         config: &config::Image,
         progress: &dyn Progress,
     ) -> Result<VerifiedImage, ImageError> {
-        if let Some(image) = self.get(request, config)? {
+        let sha256 = self.digest(request, config, progress).await?;
+        if let Found::Ready(image) = self.find(sha256, request, config)? {
+            self.note_use(sha256);
             return Ok(image);
         }
-        let path = self.path(request.sha256);
+        let path = self.path(sha256);
         let shard = path.parent().unwrap_or(&self.root);
         state::create_private(shard).map_err(ImageError::store(shard))?;
-        let _lock = lock(&path.with_extension("lock"), request, config, progress).await?;
-        // Whoever held the lock before may have fetched it.
-        if let Some(image) = self.get(request, config)? {
-            return Ok(image);
-        }
+        let _lock = self.lock(sha256, request, config, progress).await?;
+        failpoint::reach("store.locked");
         self.sweep();
-        self.fetch(request, path, config, progress).await
+        // Whoever held the lock before may have fetched it.
+        let mut found = self.find(sha256, request, config)?;
+        if let Found::Changed(record) = found {
+            self.check(sha256, record, progress).await?;
+            found = self.find(sha256, request, config)?;
+        }
+        let image = match found {
+            Found::Ready(image) => image,
+            Found::Elsewhere(record) => {
+                self.fetch(sha256, request, Some(record), config, progress).await?
+            }
+            Found::Changed(_) | Found::Nothing => {
+                self.fetch(sha256, request, None, config, progress).await?
+            }
+        };
+        self.note_use(sha256);
+        Ok(image)
     }
 
-    async fn fetch(
+    async fn digest(
         &self,
         request: &ImageRequest,
-        path: PathBuf,
+        config: &config::Image,
+        progress: &dyn Progress,
+    ) -> Result<Sha256, ImageError> {
+        if let Some(known) = self.known_digest(request)? {
+            return Ok(known);
+        }
+        let Checksum::List { sums: url, sha256: expected } = &request.checksum else {
+            return Ok(request.checksum.pin());
+        };
+        let list = fetch::sums(url, config, progress).await?;
+        let (found, bytes) = (Sha256::of(&list), list.len() as u64);
+        if found != *expected {
+            return Err(ImageError::Mismatch {
+                url: shown(url),
+                expected: *expected,
+                found,
+                bytes,
+            });
+        }
+        let digest = listed(&list, url, request)?;
+        let path = self.sums.join(expected.to_string());
+        state::write_whole(&path, &list).map_err(ImageError::store(&path))?;
+        Ok(digest)
+    }
+
+    fn find(
+        &self,
+        sha256: Sha256,
+        request: &ImageRequest,
+        config: &config::Image,
+    ) -> Result<Found, ImageError> {
+        let path = self.path(sha256);
+        let Some(record) = Record::read(&path)? else { return Ok(Found::Nothing) };
+        let Some(lease) = lease(&path)? else { return Ok(Found::Nothing) };
+        let stamp =
+            lease.metadata().map(|file| Stamp::of(&file)).map_err(ImageError::store(&path))?;
+        if stamp != record.stamp || !stamp.is_guarded() {
+            tracing::warn!(path = %path.display(), "a stored image changed since it was hashed");
+            return Ok(Found::Changed(record));
+        }
+        let served = |source: &Url| record.origins.contains(&origin(source));
+        if !request.sources().any(served) {
+            return Ok(Found::Elsewhere(record));
+        }
+        let inspected =
+            match record.rules == RULES && record.inspected.disk_bytes <= config.max_disk_bytes {
+                true => record.inspected,
+                false => inspected(&lease, &path, sha256, config)?,
+            };
+        Ok(Found::Ready(VerifiedImage {
+            path,
+            sha256,
+            inspected,
+            cached: true,
+            _lease: Arc::new(lease),
+        }))
+    }
+
+    /// Fetches it under its lock. `known` is the record of the same bytes from elsewhere: the stored file, which VMs may
+    /// have open, then stays.
+    async fn fetch(
+        &self,
+        sha256: Sha256,
+        request: &ImageRequest,
+        known: Option<Record>,
         config: &config::Image,
         progress: &dyn Progress,
     ) -> Result<VerifiedImage, ImageError> {
-        let part_path = path.with_extension("part");
-        let mut part = Part::create(part_path.clone())?;
-        let target = (&mut part.file, part_path.as_path());
-        let fetched = fetch::fetch(&request.source, target, config, progress).await?;
-        if fetched.sha256 != request.sha256 {
-            return Err(ImageError::Mismatch {
-                url: shown(&request.source),
-                expected: request.sha256,
-                found: fetched.sha256,
-                bytes: fetched.bytes,
-            });
-        }
-        let inspected = inspected(&part.file, &part_path, request.sha256, config)?;
-        // The same bytes from another origin: the stored file, which VMs may have open, stays.
-        if !path.exists() {
-            part.publish(&path).map_err(ImageError::store(&path))?;
-        }
-        self.add_origin(&path, origin(&request.source))?;
-        Ok(verified(path, request.sha256, inspected, false))
-    }
-
-    fn origins(&self, image: &Path) -> Result<Vec<String>, ImageError> {
-        let path = image.with_extension("origins");
-        match fs::read_to_string(&path) {
-            Ok(origins) => Ok(origins.lines().map(str::to_owned).collect()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
-            Err(error) => Err(ImageError::store(path)(error)),
-        }
-    }
-
-    /// Called under the image's lock.
-    fn add_origin(&self, image: &Path, origin: String) -> Result<(), ImageError> {
-        let mut origins = self.origins(image)?;
-        origins.push(origin);
-        let path = image.with_extension("origins");
-        let text = origins.join("\n") + "\n";
-        state::write_whole(&path, text.as_bytes()).map_err(ImageError::store(&path))
-    }
-
-    /// Removes what killed runs left: parts and locks that nobody holds. Best done, never in the way.
-    fn sweep(&self) {
-        let shards = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let files = shards.filter_map(|shard| fs::read_dir(shard.path()).ok()).flatten().flatten();
-        let left = |path: &PathBuf| path.extension().is_some_and(|e| e == "part" || e == "lock");
-        for path in files.map(|file| file.path()).filter(left) {
-            // Taken, and let go with the lock's file removed.
-            if let Ok(Some(_lock)) = Lock::try_take(&path.with_extension("lock"))
-                && path.extension().is_some_and(|extension| extension == "part")
-                && let Err(error) = fs::remove_file(&path)
-            {
-                tracing::warn!(path = %path.display(), %error, "cannot remove a killed run's part");
+        let path = self.path(sha256);
+        let mut part = Part::open(&path)?;
+        let fetched = fetch::image(request.sources(), sha256, &mut part, config, progress).await?;
+        // Refused, it is nothing to go on with.
+        let inspected = inspected(&part.file()?, part.path(), sha256, config).or_else(|error| {
+            part.clear()?;
+            Err(error)
+        })?;
+        failpoint::reach("store.inspected");
+        let mut record = match known {
+            Some(record) => {
+                part.clear()?;
+                record
             }
+            None => {
+                let at = path.clone();
+                // Making it durable takes as long as the disk does.
+                let published = spawn_blocking(move || part.publish(&at)).await;
+                let guarded = published.map_err(io::Error::other).and_then(|done| done);
+                let guarded = guarded.map_err(ImageError::store(&path))?;
+                Record {
+                    inspected,
+                    rules: RULES,
+                    content_sha256: fetched.content,
+                    origins: vec![],
+                    source: shown(fetched.source),
+                    fetched_at: Timestamp::now(),
+                    fs_verity: guarded,
+                    stamp: stamp(&path)?,
+                }
+            }
+        };
+        record.origins.push(origin(fetched.source));
+        record.write(&path)?;
+        failpoint::reach("store.recorded");
+        let gone = || ImageError::store(&path)(io::ErrorKind::NotFound.into());
+        let lease = lease(&path)?.ok_or_else(gone)?;
+        Ok(VerifiedImage { path, sha256, inspected, cached: false, _lease: Arc::new(lease) })
+    }
+
+    /// Hashes a stored file again; one that is not what it was is put away. Called under its lock.
+    async fn check(
+        &self,
+        sha256: Sha256,
+        mut record: Record,
+        progress: &dyn Progress,
+    ) -> Result<Checked, ImageError> {
+        let path = self.path(sha256);
+        let file = File::open(&path).map_err(ImageError::store(&path))?;
+        let before =
+            file.metadata().map(|file| Stamp::of(&file)).map_err(ImageError::store(&path))?;
+        let found = digest_of(file, progress).await.map_err(ImageError::store(&path))?;
+        // A file that others may write to can be another one by now.
+        if found == record.content_sha256 && before == stamp(&path)? && before.is_guarded() {
+            if record.stamp != before {
+                record.stamp = before;
+                record.write(&path)?;
+            }
+            return Ok(Checked::Sound);
+        }
+        self.quarantine(sha256).map(|to| Checked::Quarantined { found, to })
+    }
+
+    /// Takes an image's lock, waiting while another run has it.
+    async fn lock(
+        &self,
+        sha256: Sha256,
+        request: &ImageRequest,
+        config: &config::Image,
+        progress: &dyn Progress,
+    ) -> Result<Lock, ImageError> {
+        let path = self.path(sha256).with_extension("lock");
+        let acquired = async {
+            let mut told = false;
+            loop {
+                if let Some(lock) = Lock::try_take(&path).map_err(ImageError::store(&path))? {
+                    return Ok(lock);
+                }
+                if !std::mem::replace(&mut told, true) {
+                    progress.waiting();
+                }
+                time::sleep(limits::FETCH_LOCK_POLL).await;
+            }
+        };
+        match time::timeout(config.total_timeout(), acquired).await {
+            Ok(locked) => locked,
+            Err(_) => Err(fetch::too_slow(&request.source, config)),
+        }
+    }
+
+    /// Remembers when it was last used. Best done, never in the way: the store may be read-only.
+    fn note_use(&self, sha256: Sha256) {
+        let path = self.path(sha256).with_extension("used");
+        let touched = File::options().create(true).append(true).open(&path);
+        if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now())) {
+            tracing::debug!(path = %path.display(), %error, "when an image was used is not noted");
         }
     }
 
@@ -181,6 +360,47 @@ impl Store {
         let shard: String = digest.chars().take(2).collect();
         self.root.join(shard).join(digest)
     }
+}
+
+fn listed(list: &[u8], url: &Url, request: &ImageRequest) -> Result<Sha256, ImageError> {
+    sums::find(list, &request.source).map_err(|reason| ImageError::Sums { url: shown(url), reason })
+}
+
+/// The file, shared with all who use it; nothing where it is not there or on its way out.
+fn lease(path: &Path) -> Result<Option<File>, ImageError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ImageError::store(path)(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(ImageError::store(path)(error)),
+    }
+    let linked = file.metadata().map_err(ImageError::store(path))?.nlink() > 0;
+    Ok(linked.then_some(file))
+}
+
+fn stamp(path: &Path) -> Result<Stamp, ImageError> {
+    fs::metadata(path).map(|file| Stamp::of(&file)).map_err(ImageError::store(path))
+}
+
+async fn digest_of(file: File, progress: &dyn Progress) -> io::Result<Sha256> {
+    let length = file.metadata()?.len();
+    progress.begins(Doing::Checking, Some(length));
+    let (sender, mut hashed) = tokio::sync::watch::channel(0);
+    let hashing = spawn_blocking(move || {
+        let mut hasher = Hasher::default();
+        let hashed = &mut |bytes| {
+            sender.send_replace(bytes);
+        };
+        pipe::hash_prefix(&mut hasher, &file, length, hashed).map(|()| hasher.finish())
+    });
+    while hashed.changed().await.is_ok() {
+        progress.done(*hashed.borrow_and_update());
+    }
+    hashing.await.map_err(io::Error::other)?
 }
 
 fn inspected(
@@ -196,118 +416,7 @@ fn inspected(
     }
 }
 
-fn verified(path: PathBuf, sha256: Sha256, inspected: Inspected, cached: bool) -> VerifiedImage {
-    let Inspected { format, disk_bytes, bytes } = inspected;
-    VerifiedImage { path, sha256, bytes, format, disk_bytes, cached }
-}
-
 /// Scheme, host and port.
 fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
-}
-
-/// A digest's lock; dropped, its file goes away.
-struct Lock {
-    path: PathBuf,
-    _file: File,
-}
-
-impl Lock {
-    /// The lock, unless somebody holds it.
-    fn try_take(path: &Path) -> io::Result<Option<Self>> {
-        loop {
-            let file = File::options().create(true).append(true).open(path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-            // Whoever held it before removed the file after we had opened it: then this is a lock on nothing.
-            let named = fs::metadata(path).map(|named| named.ino());
-            if named.is_ok_and(|named| file.metadata().is_ok_and(|held| held.ino() == named)) {
-                return Ok(Some(Self { path: path.to_owned(), _file: file }));
-            }
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove a lock");
-        }
-    }
-}
-
-/// Takes a digest's lock, waiting while another run fetches it.
-async fn lock(
-    path: &Path,
-    request: &ImageRequest,
-    config: &config::Image,
-    progress: &dyn Progress,
-) -> Result<Lock, ImageError> {
-    let acquired = async {
-        let mut told = false;
-        loop {
-            if let Some(lock) = Lock::try_take(path).map_err(ImageError::store(path))? {
-                return Ok(lock);
-            }
-            if !told {
-                progress.waiting();
-                told = true;
-            }
-            time::sleep(limits::FETCH_LOCK_POLL).await;
-        }
-    };
-    let total = config.total_timeout();
-    match time::timeout(total, acquired).await {
-        Ok(locked) => locked,
-        Err(_) => Err(ImageError::Fetch {
-            url: shown(&request.source),
-            reason: FetchFailure::TooSlow { seconds: total.as_secs() },
-        }),
-    }
-}
-
-/// A file that is not an image yet; dropped unpublished, it is removed.
-struct Part {
-    file: File,
-    path: PathBuf,
-    published: bool,
-}
-
-impl Part {
-    fn create(path: PathBuf) -> Result<Self, ImageError> {
-        let file = File::options()
-            .create(true)
-            .truncate(true)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(ImageError::store(&path))?;
-        Ok(Self { file, path, published: false })
-    }
-
-    /// Makes it durable, read-only and an image, in this order.
-    fn publish(mut self, path: &Path) -> io::Result<()> {
-        self.file.set_permissions(Permissions::from_mode(0o444))?;
-        self.file.sync_all()?;
-        fs::rename(&self.path, path)?;
-        self.published = true;
-        match path.parent() {
-            Some(shard) => File::open(shard)?.sync_all(),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if self.published {
-            return;
-        }
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished image");
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::{
-    Accelerator, Egress, ImageRequest,
+    Accelerator, Checksum, Egress, ImageRequest,
     cursor::{Cursor, Object},
 };
 use crate::limits;
@@ -17,6 +17,7 @@ pub(super) const KEYS: &[&str] = &[
     "port_map",
     "args",
     "egress",
+    "persist",
 ];
 
 /// The block's values but for the ports, which need the rest of the job to be understood.
@@ -25,23 +26,25 @@ pub(super) struct Config {
     pub(super) accelerator: Option<Accelerator>,
     pub(super) args: Vec<String>,
     pub(super) egress: Egress,
+    pub(super) persist: bool,
+}
+
+/// Which image, from the keys that say so.
+pub(super) fn image(config: &Object<'_>) -> Option<ImageRequest> {
+    let sources = config
+        .required("image_source", "the http or https URL of a disk image, or a list of them")
+        .and_then(image_sources);
+    let checksum = config.required("checksum", "the SHA-256 of the image").and_then(checksum);
+    sources.zip(checksum).map(|((source, mirrors), checksum)| ImageRequest {
+        source,
+        mirrors,
+        checksum,
+    })
 }
 
 pub(super) fn read(config: &Object<'_>) -> Config {
-    let source = config
-        .required("image_source", "the http or https URL of a disk image")
-        .and_then(image_source);
-    let sha256 = config.required("checksum", "the SHA-256 of the image").and_then(|checksum| {
-        let text = checksum.value().as_str().and_then(|text| text.parse().ok());
-        text.or_else(|| {
-            checksum.refuse_with_hint(
-                "64 hexadecimal digits, the SHA-256 of the image",
-                "print it with: sha256sum FILE",
-            )
-        })
-    });
     Config {
-        image: source.zip(sha256).map(|(source, sha256)| ImageRequest { source, sha256 }),
+        image: image(config),
         accelerator: config
             .optional("accelerator")
             .and_then(|accelerator| accelerator.word(Accelerator::ALL, Accelerator::name)),
@@ -50,13 +53,48 @@ pub(super) fn read(config: &Object<'_>) -> Config {
             .optional("egress")
             .and_then(|egress| egress.word(Egress::ALL, Egress::name))
             .unwrap_or(Egress::Isolated),
+        persist: config.optional("persist").and_then(persist).unwrap_or(false),
     }
 }
 
+/// One URL, or the first of a list and the others.
+fn image_sources(cursor: Cursor<'_>) -> Option<(Url, Vec<Url>)> {
+    if !cursor.value().is_array() {
+        return url(&cursor, "an absolute http or https URL").map(|source| (source, vec![]));
+    }
+    let items = cursor.clone().array(limits::IMAGE_SOURCES, "URLs")?;
+    if items.is_empty() {
+        return cursor.refuse("one URL or more");
+    }
+    let urls: Vec<_> =
+        items.iter().map(|item| url(item, "an absolute http or https URL")).collect();
+    let mut urls = urls.into_iter().collect::<Option<Vec<_>>>()?.into_iter();
+    Some((urls.next()?, urls.collect()))
+}
+
+/// `HEX`, `sha256:HEX`, or a list's `URL#sha256=HEX`: the fragment is how Python's packages are pinned (PEP 503).
+fn checksum(cursor: Cursor<'_>) -> Option<Checksum> {
+    let text = cursor.value().as_str().unwrap_or_default();
+    if let Ok(sha256) = text.parse() {
+        return Some(Checksum::File { sha256 });
+    }
+    let expected = "64 hexadecimal digits, the SHA-256 of the image; or URL#sha256=DIGITS, a list of checksums with its own";
+    let Some((list, pin)) = text.rsplit_once("#sha256=") else {
+        return cursor.refuse_with_hint(expected, "print it with: sha256sum FILE");
+    };
+    let Ok(sha256) = pin.parse() else {
+        return cursor.refuse_with_hint(expected, "print the list's with: sha256sum SHA256SUMS");
+    };
+    let sums = plain_url(&cursor, list, "the absolute http or https URL of a list of checksums")?;
+    Some(Checksum::List { sums, sha256 })
+}
+
+fn url(cursor: &Cursor<'_>, expected: &str) -> Option<Url> {
+    plain_url(cursor, cursor.text(limits::URL_BYTES, expected)?, expected)
+}
+
 /// URLs in job files are shown to policies, logs and other tenants' operators, so credentials have no place in them.
-fn image_source(cursor: Cursor<'_>) -> Option<Url> {
-    let expected = "an absolute http or https URL";
-    let text = cursor.text(limits::URL_BYTES, expected)?;
+fn plain_url(cursor: &Cursor<'_>, text: &str, expected: &str) -> Option<Url> {
     let url = match Url::parse(text) {
         Ok(url) => url,
         Err(error) => return cursor.refuse_with_hint(expected, error.to_string()),
@@ -71,6 +109,13 @@ fn image_source(cursor: Cursor<'_>) -> Option<Url> {
         return cursor.refuse("a URL without a fragment");
     }
     Some(url)
+}
+
+fn persist(cursor: Cursor<'_>) -> Option<bool> {
+    match cursor.value().as_bool() {
+        Some(persist) => Some(persist),
+        None => cursor.refuse("true or false"),
+    }
 }
 
 fn args(cursor: Cursor<'_>) -> Option<Vec<String>> {

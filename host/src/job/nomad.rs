@@ -269,6 +269,7 @@ impl<'a> Candidate<'a> {
             accelerator: config.accelerator,
             ports: ports?,
             egress: config.egress,
+            persist: config.persist,
             args: config.args,
             meta: meta?,
         })

@@ -44,6 +44,7 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
         accelerator: config.accelerator,
         ports: ports?,
         egress: config.egress,
+        persist: config.persist,
         args: config.args,
         meta: meta?,
     })

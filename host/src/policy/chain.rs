@@ -1,6 +1,7 @@
 //! Asks the policies of a chain, in order, and then the host's own rules.
 
 use jiff::Timestamp;
+use url::Url;
 
 use super::{
     Allowance, Answer, Approved, Change, Decision, HostRecord, Launch, Layer, Mode, PolicyRecord,
@@ -35,7 +36,35 @@ pub(super) struct Link {
 
 impl Chain {
     /// Decides one task. Every `choose` in order, every `validate` on the launch they chose, then the host's rules.
-    pub fn decide(&self, request: Request) -> Verdict {
+    ///
+    /// A task whose image has mirrors is decided for each as if it were the source. A policy is shown one place, and
+    /// lets none in that it was not shown.
+    pub fn decide(&self, mut request: Request) -> Verdict {
+        let mirrors = std::mem::take(&mut request.task.image.mirrors);
+        if mirrors.is_empty() {
+            return self.decide_one(request);
+        }
+        let mut approved = match self.decide_one(request.clone()) {
+            Verdict::Approved(approved) => approved,
+            other @ (Verdict::Denied(_) | Verdict::CannotRun(_) | Verdict::Failed(..)) => {
+                return other;
+            }
+        };
+        for mirror in &mirrors {
+            request.task.image.source = mirror.clone();
+            match self.decide_one(request.clone()).about(mirror) {
+                Verdict::Approved(same) if same.launch() == approved.launch() => {}
+                Verdict::Approved(other) => return Verdict::Denied(other.with_another_launch()),
+                other @ (Verdict::Denied(_) | Verdict::CannotRun(_) | Verdict::Failed(..)) => {
+                    return other;
+                }
+            }
+        }
+        approved.task.image.mirrors = mirrors;
+        Verdict::Approved(approved)
+    }
+
+    fn decide_one(&self, request: Request) -> Verdict {
         let lent = Lent::of(&request);
         let mut round = Round::new(self, &request, lent.request());
         let (launch, ended) = round.ask(Launch::default_for(&request.task));
@@ -43,6 +72,7 @@ impl Chain {
             conflicts: round.conflicts(),
             policies: round.asked.into_iter().map(|asked| asked.record).collect(),
             host: HostRecord { answer: Answer::NotAsked, violations: vec![] },
+            mirror: None,
             launch,
         };
         match ended {
@@ -66,6 +96,35 @@ impl Chain {
     /// How each policy stands before it is asked.
     pub fn records(&self) -> Vec<PolicyRecord> {
         self.links.iter().map(Link::record).collect()
+    }
+}
+
+impl Verdict {
+    /// Says which mirror it is about.
+    fn about(mut self, mirror: &Url) -> Self {
+        let decision = match &mut self {
+            Self::Approved(approved) => &mut approved.decision,
+            Self::Denied(decision) | Self::CannotRun(decision) | Self::Failed(_, decision) => {
+                decision
+            }
+        };
+        decision.mirror = Some(mirror.clone());
+        self
+    }
+}
+
+impl Approved {
+    fn with_another_launch(mut self) -> Decision {
+        let violation = Violation {
+            code: "host.mirror-launch".into(),
+            field: "image.source".into(),
+            message:
+                "from this mirror, the policies would launch it otherwise than from its source"
+                    .into(),
+            hint: Some("name one place only, or places that the policies treat alike".into()),
+        };
+        self.decision.host = HostRecord { answer: Answer::Refused, violations: vec![violation] };
+        self.decision
     }
 }
 

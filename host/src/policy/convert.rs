@@ -15,6 +15,7 @@ use crate::{
 pub(super) struct Lent<'a> {
     of: &'a Request,
     sha256: String,
+    extensions: Vec<(&'a str, &'a str)>,
     ports: Vec<wit::PortRequest<'a>>,
     args: Vec<&'a str>,
     meta: Vec<(&'a str, &'a str)>,
@@ -33,9 +34,12 @@ impl<'a> Lent<'a> {
         };
         let range =
             |range: &super::PortRange| wit::PortRange { first: range.first(), last: range.last() };
+        let sums = task.image.checksum.sums().map(|sums| ("image.sums", sums.as_str()));
+        let persist = task.persist.then_some(("persist", "true"));
         Self {
             of,
-            sha256: task.image.sha256.to_string(),
+            sha256: task.image.checksum.pin().to_string(),
+            extensions: sums.into_iter().chain(persist).collect(),
             ports: task.ports.iter().map(port).collect(),
             args: task.args.iter().map(String::as_str).collect(),
             meta: pairs(&task.meta),
@@ -62,7 +66,7 @@ impl<'a> Lent<'a> {
             egress: task.egress.into(),
             args: &self.args,
             meta: &self.meta,
-            extensions: &[],
+            extensions: &self.extensions,
         }
     }
 

@@ -23,6 +23,9 @@ pub struct Rules {
     pub internet: bool,
     /// Extra QEMU arguments that tasks may ask for: each is a whole group, option and value.
     pub args: Vec<Vec<String>>,
+    /// Whether what a guest writes may be kept for its task's next run.
+    #[serde(default)]
+    pub persist: bool,
 }
 
 /// A range of ports, both ends included. Its text form is `FIRST-LAST`, or one port.
@@ -92,12 +95,30 @@ pub(super) struct Findings {
 }
 
 pub(super) fn check(task: &Task, launch: &Launch, host: &HostFacts, rules: &Rules) -> Findings {
-    let refused = [ports(task, launch, rules), egress(launch, rules), args(task, rules)].concat();
+    let refused = [
+        ports(task, launch, rules),
+        egress(launch, rules),
+        args(task, rules),
+        persist(task, rules),
+    ]
+    .concat();
     Findings { refused, impossible: [amounts(launch, host), accelerator(launch, host)].concat() }
 }
 
 fn violation(code: &str, field: impl Into<String>, message: String, hint: String) -> Violation {
     Violation { code: format!("host.{code}"), field: field.into(), message, hint: Some(hint) }
+}
+
+fn persist(task: &Task, rules: &Rules) -> Vec<Violation> {
+    match task.persist && !rules.persist {
+        false => vec![],
+        true => vec![violation(
+            "persist-not-allowed",
+            "persist",
+            "tasks on this host may not keep what they write".into(),
+            "leave persist out; or have the operator set overlay.persist = true".into(),
+        )],
+    }
 }
 
 fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {

@@ -105,10 +105,7 @@ impl RunError {
             Self::Fingerprint(_) | Self::Facts(_) | Self::Runtime(_) | Self::Record(_) => {
                 Exit::CannotRun
             }
-            Self::Image(ImageError::Fetch { .. }) => Exit::NotFetched,
-            Self::Image(ImageError::Mismatch { .. }) => Exit::ChecksumMismatch,
-            Self::Image(ImageError::Unsafe { .. }) => Exit::ImageRefused,
-            Self::Image(ImageError::Store { .. }) => Exit::CannotRun,
+            Self::Image(error) => image_exit(error),
             Self::Vm(VmError::Interrupted) | Self::Interrupted => Exit::Interrupted,
             Self::Vm(VmError::Start { .. } | VmError::Control(_) | VmError::NoGreeting) => {
                 Exit::VmFailed
@@ -144,6 +141,25 @@ impl RunError {
             | Self::Vm(_)
             | Self::Runtime(_)
             | Self::Interrupted => &[],
+        }
+    }
+}
+
+fn image_exit(error: &ImageError) -> Exit {
+    match error {
+        ImageError::Fetch { .. } | ImageError::Sums { .. } => Exit::NotFetched,
+        ImageError::Mismatch { .. } => Exit::ChecksumMismatch,
+        ImageError::Unsafe { .. } | ImageError::UnsafeFile { .. } => Exit::ImageRefused,
+        ImageError::Configured { .. } | ImageError::NotStored(_) => Exit::Usage,
+        ImageError::InUse { .. }
+        | ImageError::Client { .. }
+        | ImageError::NoSpace { .. }
+        | ImageError::Store { .. } => Exit::CannotRun,
+        // What a source served counts for more than that another served nothing.
+        ImageError::NoSource(errors) => {
+            let exits: Vec<_> = errors.iter().map(image_exit).collect();
+            let worst = [Exit::ChecksumMismatch, Exit::ImageRefused];
+            worst.into_iter().find(|exit| exits.contains(exit)).unwrap_or(Exit::NotFetched)
         }
     }
 }

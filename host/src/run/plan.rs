@@ -70,7 +70,9 @@ fn planned(
     let store = Store::new(host.state.path());
     let stored = store.get(image, &host.config.image)?;
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
-    let disk = Disk { path: store.path(image.sha256), format };
+    // Of a list of checksums that was never fetched, nothing is known but its own.
+    let sha256 = store.known_digest(image)?.unwrap_or(image.checksum.pin());
+    let disk = Disk { path: store.path(sha256), format };
     let forward = |port: &crate::policy::PortMap| Forward {
         label: port.label.clone(),
         bind: port.bind,

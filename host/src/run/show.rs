@@ -8,7 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::RunError;
 use crate::{
     cli::Shared,
-    image::{Progress, VerifiedImage},
+    image::{Doing, Progress, VerifiedImage},
     outcome::{ErrorReport, Exit, Report},
     policy::Decision,
     printable,
@@ -133,24 +133,36 @@ impl Steps {
     }
 }
 
+impl Steps {
+    /// Takes the bar away.
+    pub(super) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 impl Progress for Steps {
     fn waiting(&self) {
-        tracing::info!("another run fetches this image; waiting for it");
+        tracing::info!("another process is at this image; waiting for it");
         if self.terminal {
-            say("image     another run fetches it; waiting");
+            say("image     another process is at it; waiting");
         }
     }
 
-    fn begins(&self, total: Option<u64>) {
+    fn begins(&self, doing: Doing, total: Option<u64>) {
         if !self.terminal {
             return;
         }
         let (template, length) = match total {
-            Some(total) => {
-                ("image     {bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left", total)
-            }
-            None => ("image     {spinner} {bytes} {bytes_per_sec}", 0),
+            Some(total) => (
+                "{prefix:9} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left",
+                total,
+            ),
+            None => ("{prefix:9} {spinner} {binary_bytes} {binary_bytes_per_sec}", 0),
         };
+        self.bar.set_prefix(match doing {
+            Doing::Fetching => "image",
+            Doing::Checking => "checking",
+        });
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.bar.set_style(style);
         }
@@ -159,14 +171,14 @@ impl Progress for Steps {
         self.bar.reset();
     }
 
-    fn received(&self, bytes: u64) {
+    fn done(&self, bytes: u64) {
         self.bar.set_position(bytes);
     }
 
     fn retrying(&self, why: &str) {
         tracing::info!(why, "fetching again");
         if self.terminal {
-            self.bar.suspend(|| say(&format!("image     {why}; trying again")));
+            self.bar.suspend(|| say(&format!("image     {why}")));
         }
     }
 }
@@ -195,6 +207,26 @@ impl Watcher for Steps {
             say(&format!("stopping  {doing}"));
         }
     }
+}
+
+/// Rows in columns, each as wide as it must be; the first row in bold.
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let bold = anstyle::Style::new().bold();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text += &match number {
+            0 => format!("{bold}{}{bold:#}\n", line.trim_end()),
+            _ => format!("{}\n", line.trim_end()),
+        };
+    }
+    text
 }
 
 /// A word in green.

@@ -40,6 +40,7 @@ pub(super) fn rules(ports: Vec<PortRange>, args: &[String]) -> Rules {
         binds: vec![Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED],
         internet: true,
         args: vec![args.to_vec()],
+        persist: false,
     }
 }
 

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::VmError;
 use crate::{
+    digest::Sha256,
     job::Resources,
     limits,
     qemu::{OVERLAY, QMP_SOCKET},
@@ -194,6 +195,10 @@ fn remove_leftovers(path: &Path) -> io::Result<()> {
 /// What a running VM takes of the host.
 #[derive(Debug)]
 pub struct Running {
+    /// Its id.
+    pub id: String,
+    /// The image that it runs from.
+    pub image: Option<Sha256>,
     /// Whose it is.
     pub tenant: String,
     /// Its CPUs and memory.
@@ -214,7 +219,10 @@ fn read(path: &Path) -> Option<Running> {
     let plan: Value = serde_json::from_slice(&fs::read(path.join(PLAN)).ok()?).ok()?;
     let resources = plan.get("resources")?;
     let number = |key| u32::try_from(resources.get(key)?.as_u64()?).ok();
+    let image = plan.get("image").and_then(|image| image.get("sha256")?.as_str()?.parse().ok());
     Some(Running {
+        id: path.file_name()?.to_string_lossy().into_owned(),
+        image,
         tenant: plan.get("tenant")?.as_str()?.to_owned(),
         resources: Resources { cpus: number("cpus")?, memory_mib: number("memory_mib")? },
         ports: u32::try_from(plan.get("forwards")?.as_array()?.len()).ok()?,

@@ -108,6 +108,7 @@ fn write_records(plan: &LaunchPlan, dir: &VmDir) -> Result<(), VmError> {
     dir.write_plan(&json!({
         "vm": plan.vm(),
         "tenant": plan.task().tenant,
+        "image": plan.image(),
         "resources": plan.decision().launch.resources,
         "forwards": plan.forwards(),
         "program": plan.program(),

@@ -1,7 +1,15 @@
-//! The `qhost` command, built with the tests: cargo builds the binaries of a test's own package only.
+//! The `qhost` command, built with the tests: cargo builds the binaries of a test's own package only. It kills itself at
+//! the point of a run that `QHOST_KILL_AT` names.
 
 use std::process::ExitCode;
 
+use rustix::process::{Signal, getpid, kill_process};
+
 fn main() -> ExitCode {
+    qhost::failpoint::at_every_point(|point| {
+        if std::env::var("QHOST_KILL_AT").is_ok_and(|fatal| fatal == point) {
+            kill_process(getpid(), Signal::KILL).expect("a signal to oneself");
+        }
+    });
     qhost::main()
 }

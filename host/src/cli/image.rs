@@ -1,0 +1,134 @@
+//! `qhost image …`
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use bytesize::ByteSize;
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+
+/// About stored images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Fetch an image into the store, checked and inspected
+    Pull(PullImageArgs),
+    /// List stored images, the one used last first
+    #[command(alias = "list")]
+    Ls,
+    /// Say what is known of a stored image, or what the rules say of a file
+    Inspect(InspectImageArgs),
+    /// Hash stored images again; one that is not what it was is put away
+    Verify(VerifyImageArgs),
+    /// Remove stored images that nobody uses
+    Rm(RemoveImageArgs),
+    /// Make room: remove images by age and total size, and what killed runs left
+    Gc(GcArgs),
+    /// Print the path of a stored image
+    Path(ImagePathArgs),
+}
+
+/// `qhost image pull`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost image pull https://images.example/web.qcow2 --checksum $(cut -d' ' -f1 web.qcow2.sha256)
+  qhost image pull https://images.example/web.raw.xz https://mirror.example/web.raw.xz \\
+      --checksum 'https://images.example/SHA256SUMS#sha256=…'
+
+No policy is asked: this is for the operator. A broken download is gone on with by the next one. Exit code 13 when no
+source delivers, 14 for another checksum, 15 when the image is unsafe.")]
+pub struct PullImageArgs {
+    /// Where the image is served; further ones are mirrors, tried in order. .gz, .xz and .zst are unpacked
+    #[arg(value_name = "URL", required = true)]
+    pub sources: Vec<String>,
+    /// The SHA-256 of the file as served; or URL#sha256=DIGITS, a list of checksums with its own
+    #[arg(long, value_name = "SHA256")]
+    pub checksum: String,
+    /// Networks that images may come from besides public ones, for this command: 127.0.0.0/8
+    #[arg(
+        long,
+        env = "QHOST_IMAGE_ALLOW",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "CIDR"
+    )]
+    pub image_allow: Vec<IpNet>,
+}
+
+/// `qhost image inspect`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost image inspect 47dd0c61
+  qhost image inspect ./disk.qcow2      before it is published: exit code 15 when a host would refuse it")]
+pub struct InspectImageArgs {
+    /// The beginning of a stored image's digest; or a file
+    #[arg(value_name = "DIGEST|FILE")]
+    pub image: String,
+}
+
+/// `qhost image verify`
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code 1 when an image was not what it should be.")]
+pub struct VerifyImageArgs {
+    /// The beginnings of digests; all images without any
+    #[arg(value_name = "DIGEST")]
+    pub images: Vec<String>,
+}
+
+/// `qhost image rm`
+#[derive(Debug, Args)]
+pub struct RemoveImageArgs {
+    /// The beginnings of digests
+    #[arg(value_name = "DIGEST", required = true)]
+    pub images: Vec<String>,
+}
+
+/// `qhost image gc`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost image gc --older-than 30d
+  qhost image gc --max-bytes 200GiB --dry-run
+
+Never an image that a VM uses or that a kept overlay lies over. With neither option only what killed runs left goes.")]
+pub struct GcArgs {
+    /// Remove images that no run has used for so long: 30d, 12h
+    #[arg(long, value_name = "AGE")]
+    pub older_than: Option<Age>,
+    /// Remove the longest unused until the rest takes no more than this of the disk: 200GiB
+    #[arg(long, value_name = "SIZE")]
+    pub max_bytes: Option<ByteSize>,
+    /// Say what would go, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `qhost image path`
+#[derive(Debug, Args)]
+pub struct ImagePathArgs {
+    /// The beginning of a stored image's digest
+    #[arg(value_name = "DIGEST")]
+    pub image: String,
+}
+
+/// A span of time.
+#[derive(Debug, Clone, Copy)]
+pub struct Age(pub Duration);
+
+impl FromStr for Age {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = |why: String| format!("{why}; expected a span of time: 30d, 12h");
+        let span: jiff::Span =
+            text.parse().map_err(|error: jiff::Error| expected(error.to_string()))?;
+        let days = jiff::SpanRelativeTo::days_are_24_hours();
+        let span = span.to_duration(days).map_err(|error| expected(error.to_string()))?;
+        Duration::try_from(span).map(Self).map_err(|_| expected("less than no time".into()))
+    }
+}
+
+impl InspectImageArgs {
+    /// The file, if that is what is meant.
+    pub fn file(&self) -> Option<PathBuf> {
+        let path = PathBuf::from(&self.image);
+        (self.image.contains('/') || path.is_file()).then_some(path)
+    }
+}

@@ -1,0 +1,152 @@
+//! `[image]` and `[overlay]`: where images may come from, what they may be, and what guests may write over them.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use url::Url;
+
+use crate::limits;
+
+/// `[image]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Image {
+    /// The largest image file in bytes, as served and as unpacked.
+    pub max_bytes: u64,
+    /// The largest disk that a guest may see in bytes.
+    pub max_disk_bytes: u64,
+    /// How many times larger than the file as served an image may become when it is unpacked.
+    pub max_unpack_ratio: u64,
+    /// Seconds to establish a connection.
+    connect_timeout_s: u64,
+    /// Seconds in which next to nothing arrives that end an attempt.
+    idle_timeout_s: u64,
+    /// Seconds for a fetch with all its attempts.
+    total_timeout_s: u64,
+    /// Attempts in a row without progress at what is worth retrying, at least 1.
+    pub attempts: u32,
+    /// Connections to one source, where the network is what holds a fetch up; 1 for never more than one.
+    pub connections: usize,
+    /// A file of CA certificates in PEM that are trusted besides the system's.
+    pub ca: Option<PathBuf>,
+    /// A file of credentials by host, readable by its owner only.
+    pub credentials: Option<PathBuf>,
+    /// Where images may come from.
+    pub network: ImageNetwork,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self {
+            max_bytes: limits::IMAGE_BYTES,
+            max_disk_bytes: limits::DISK_BYTES,
+            max_unpack_ratio: limits::UNPACK_RATIO,
+            connect_timeout_s: limits::FETCH_CONNECT.as_secs(),
+            idle_timeout_s: limits::FETCH_IDLE.as_secs(),
+            total_timeout_s: limits::FETCH_TOTAL.as_secs(),
+            attempts: limits::FETCH_ATTEMPTS,
+            connections: limits::FETCH_CONNECTIONS,
+            ca: None,
+            credentials: None,
+            network: ImageNetwork::default(),
+        }
+    }
+}
+
+impl Image {
+    /// The longest wait for a connection.
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout_s)
+    }
+
+    /// The longest time in which next to nothing arrives.
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_s)
+    }
+
+    /// The longest that a whole fetch may take.
+    pub fn total_timeout(&self) -> Duration {
+        Duration::from_secs(self.total_timeout_s)
+    }
+
+    /// Takes relative paths as relative to the configuration's folder.
+    pub(super) fn start_at(&mut self, folder: &Path) {
+        for path in [&mut self.ca, &mut self.credentials].into_iter().flatten() {
+            *path = folder.join(&*path);
+        }
+    }
+}
+
+/// `[image.network]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageNetwork {
+    /// Networks that images may come from although they are loopback, private or otherwise not public.
+    #[schemars(with = "Vec<String>")]
+    pub allow: Vec<IpNet>,
+    /// Networks that images may not come from, though they are public; counts for more than `allow`.
+    #[schemars(with = "Vec<String>")]
+    pub deny: Vec<IpNet>,
+    /// Hosts that images may come from, as patterns: `*.images.example`. Empty: any.
+    pub hosts: Vec<String>,
+    /// Hosts that images may not come from, as patterns; counts for more than `hosts`.
+    pub deny_hosts: Vec<String>,
+    /// URL schemes that images may come by: `https`, `http`.
+    pub schemes: Vec<Scheme>,
+    /// A proxy that all images come through. It resolves names, so that addresses are its to check.
+    pub proxy: Option<Url>,
+}
+
+impl Default for ImageNetwork {
+    fn default() -> Self {
+        Self {
+            allow: vec![],
+            deny: vec![],
+            hosts: vec![],
+            deny_hosts: vec![],
+            schemes: vec![Scheme::Https, Scheme::Http],
+            proxy: None,
+        }
+    }
+}
+
+/// A URL scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// HTTP over TLS.
+    Https,
+    /// HTTP. What arrives is held by its checksum alone.
+    Http,
+}
+
+impl Scheme {
+    /// As in a URL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// `[overlay]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Overlay {
+    /// What a guest may write to its disk in bytes, its bookkeeping included; beyond it the guest's writes fail.
+    pub max_bytes: u64,
+    /// Whether tasks may keep what their guests write for their next run.
+    pub persist: bool,
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        Self { max_bytes: limits::OVERLAY_BYTES, persist: false }
+    }
+}

@@ -1,0 +1,22 @@
+//! Named points of a run at which the tests end the process, to see what is found afterwards. Without the feature
+//! `failpoints` they are nothing.
+
+#[cfg(feature = "failpoints")]
+static REACHED: std::sync::OnceLock<fn(&str)> = std::sync::OnceLock::new();
+
+/// Has something done at every point from now on.
+#[cfg(feature = "failpoints")]
+pub fn at_every_point(act: fn(&str)) {
+    // A second caller changes nothing.
+    REACHED.get_or_init(|| act);
+}
+
+/// Says that a point is reached.
+pub(crate) fn reach(point: &str) {
+    #[cfg(feature = "failpoints")]
+    if let Some(act) = REACHED.get() {
+        act(point);
+    }
+    #[cfg(not(feature = "failpoints"))]
+    let _ = point;
+}

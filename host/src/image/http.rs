@@ -1,0 +1,267 @@
+//! One request for a file or a part of one, with its redirects, each checked. What is given back has been checked
+//! against what was asked for.
+
+use std::{error::Error, fs, io, sync::Arc};
+
+use reqwest::{Certificate, Client, Proxy, Response, StatusCode, header, redirect};
+use url::Url;
+
+use super::{
+    FetchFailure, ImageError,
+    credentials::Credentials,
+    network::{Forbidden, NetworkRules},
+    shown,
+};
+use crate::{config, limits, printable};
+
+/// What is needed to ask.
+pub(super) struct Http {
+    client: Client,
+    rules: NetworkRules,
+    credentials: Credentials,
+}
+
+/// The part of a file that is asked for, and the version of the file that it must be a part of.
+pub(super) struct Part<'a> {
+    pub(super) from: u64,
+    /// The last byte's place; absent: to the end.
+    pub(super) to: Option<u64>,
+    /// A strong validator (RFC 9110, 8.8.1).
+    pub(super) etag: &'a str,
+}
+
+/// An answer with a body.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    /// Where in the file the body begins.
+    pub(super) start: u64,
+    /// The file's size, if the server says.
+    pub(super) total: Option<u64>,
+    /// What tells this version of the file from others, byte by byte.
+    pub(super) etag: Option<String>,
+    /// Whether parts may be asked for.
+    pub(super) ranges: bool,
+}
+
+impl Http {
+    /// For sources of a scheme: a machine without CA certificates can still fetch over http.
+    pub(super) fn new(config: &config::Image, scheme: &str) -> Result<Self, ImageError> {
+        let unusable = |path: &std::path::Path, reason: String| ImageError::Configured {
+            path: path.to_owned(),
+            reason,
+        };
+        let credentials = match &config.credentials {
+            Some(path) => Credentials::read(path).map_err(|reason| unusable(path, reason))?,
+            None => Credentials::default(),
+        };
+        let certificates = match &config.ca {
+            Some(path) => fs::read(path)
+                .map_err(|error| error.to_string())
+                .and_then(|pem| {
+                    Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string())
+                })
+                .and_then(|found| match found.is_empty() {
+                    true => Err("it has no certificate; expected PEM".into()),
+                    false => Ok(found),
+                })
+                .map_err(|reason| unusable(path, reason))?,
+            None => vec![],
+        };
+        let rules = NetworkRules::new(&config.network);
+        let builder = || {
+            let client = Client::builder()
+                .user_agent(concat!("qhost/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(config.connect_timeout())
+                .read_timeout(config.idle_timeout())
+                // Redirects are followed by hand, each checked; a proxy of the environment's would resolve names where
+                // no rule sees it.
+                .redirect(redirect::Policy::none())
+                .no_proxy()
+                .dns_resolver(Arc::new(rules.clone()))
+                .retry(reqwest::retry::never());
+            match &config.network.proxy {
+                Some(proxy) => Proxy::all(proxy.clone()).map(|proxy| client.proxy(proxy)),
+                None => Ok(client),
+            }
+        };
+        let client = match builder().and_then(|client| client.tls_certs_merge(certificates).build())
+        {
+            // A redirect to https then trusts nobody.
+            Err(_) if scheme == "http" => {
+                builder().and_then(|client| client.tls_certs_only([]).build())
+            }
+            client => client,
+        };
+        let client = client.map_err(|error| ImageError::Client { reason: deepest(&error) })?;
+        Ok(Self { client, rules, credentials })
+    }
+
+    /// Asks for a file, or a part of it; what comes may be the whole all the same.
+    pub(super) async fn get(
+        &self,
+        url: &Url,
+        part: Option<Part<'_>>,
+    ) -> Result<Answer, FetchFailure> {
+        let source = url;
+        let mut url = url.clone();
+        for _ in 0..=limits::FETCH_REDIRECTS {
+            self.rules.check(&url).map_err(forbidden)?;
+            let mut request =
+                self.client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
+            // A source could else redirect to where the host has rights that the source's owner has not.
+            if url.origin() == source.origin()
+                && let Some(secret) = self.credentials.header(&url)
+            {
+                request = request.header(header::AUTHORIZATION, secret);
+            }
+            if let Some(Part { from, to, etag }) = &part {
+                let to = to.map(|to| to.to_string()).unwrap_or_default();
+                request = request
+                    .header(header::RANGE, format!("bytes={from}-{to}"))
+                    .header(header::IF_RANGE, *etag);
+            }
+            let response = request.send().await.map_err(|error| connection(&error))?;
+            self.rules.check_peer(&url, response.remote_addr()).map_err(forbidden)?;
+            match response.status() {
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return answer(response, part),
+                StatusCode::RANGE_NOT_SATISFIABLE if part.is_some() => {
+                    return Err(FetchFailure::Range("the server has no such part".into()));
+                }
+                StatusCode::MOVED_PERMANENTLY
+                | StatusCode::FOUND
+                | StatusCode::SEE_OTHER
+                | StatusCode::TEMPORARY_REDIRECT
+                | StatusCode::PERMANENT_REDIRECT => url = redirected(&url, &response)?,
+                status => {
+                    let retry_after = text(&response, header::RETRY_AFTER);
+                    let retry_after_s = retry_after.and_then(|value| value.trim().parse().ok());
+                    return Err(FetchFailure::Status { status, retry_after_s });
+                }
+            }
+        }
+        let most = limits::FETCH_REDIRECTS;
+        Err(FetchFailure::Redirect(format!(
+            "more than {most} redirects, the last to {}",
+            shown(&url)
+        )))
+    }
+}
+
+fn forbidden(error: Forbidden) -> FetchFailure {
+    FetchFailure::Forbidden(error.to_string())
+}
+
+fn text(response: &Response, name: header::HeaderName) -> Option<&str> {
+    response.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
+    let refused =
+        |why: &str| FetchFailure::Redirect(format!("the redirect from {} {why}", shown(from)));
+    let location = text(response, header::LOCATION);
+    let location = location.ok_or_else(|| refused("says not where to"))?;
+    let to = from.join(location).map_err(|error| refused(&format!("is no URL: {error}")))?;
+    match (from.scheme(), to.scheme()) {
+        ("http", "http" | "https") | ("https", "https") => {}
+        ("https", "http") => return Err(refused("leads from https to http")),
+        (_, scheme) => return Err(refused(&format!("leads to {scheme}:, not http or https"))),
+    }
+    match to.username().is_empty() && to.password().is_none() {
+        true => Ok(to),
+        false => Err(refused("carries a user name or password")),
+    }
+}
+
+fn answer(response: Response, part: Option<Part<'_>>) -> Result<Answer, FetchFailure> {
+    let encoding = response.headers().get(header::CONTENT_ENCODING);
+    let encoding = encoding.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    if let Some(encoding) = encoding.filter(|encoding| encoding != "identity") {
+        let encoding = printable::line(&encoding, limits::SHOWN_CHARS).to_string();
+        return Err(FetchFailure::Encoded(encoding));
+    }
+    let strong = |tag: &&str| tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"');
+    let etag = text(&response, header::ETAG).filter(strong).map(str::to_owned);
+    let ranges = text(&response, header::ACCEPT_RANGES).is_some_and(|unit| unit == "bytes");
+    if response.status() == StatusCode::OK {
+        let total = response.content_length();
+        return Ok(Answer { response, start: 0, total, etag, ranges });
+    }
+    let Some(Part { from, to, etag: asked }) = part else {
+        let status = response.status();
+        return Err(FetchFailure::Status { status, retry_after_s: None });
+    };
+    let said = text(&response, header::CONTENT_RANGE).unwrap_or_default();
+    let (start, end, total) = content_range(said).ok_or_else(|| {
+        let said = printable::line(said, limits::SHOWN_CHARS);
+        FetchFailure::Range(format!("the server sent a part without saying which: {said}"))
+    })?;
+    let last = to.unwrap_or(total.saturating_sub(1));
+    if start != from || end != last || end.checked_sub(start).is_none() || end >= total {
+        return Err(FetchFailure::Range(format!(
+            "the server sent bytes {start}-{end} of {total}, asked for {from}-{last}"
+        )));
+    }
+    // A part of another version, of which If-Range should have made the whole.
+    if etag.as_deref().is_some_and(|etag| etag != asked) {
+        return Err(FetchFailure::Range(
+            "the server sent a part of another version of the file".into(),
+        ));
+    }
+    Ok(Answer { response, start, total: Some(total), etag: Some(asked.to_owned()), ranges: true })
+}
+
+/// `bytes START-END/TOTAL`
+fn content_range(text: &str) -> Option<(u64, u64, u64)> {
+    let (span, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, end) = span.split_once('-')?;
+    Some((start.parse().ok()?, end.parse().ok()?, total.parse().ok()?))
+}
+
+/// What failed, in words of the deepest cause: reqwest's own are "error sending request".
+pub(super) fn connection(error: &reqwest::Error) -> FetchFailure {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(forbidden) = inner.downcast_ref::<Forbidden>() {
+            return FetchFailure::Forbidden(forbidden.to_string());
+        }
+        if let Some(tls) = tls_fault(inner) {
+            return FetchFailure::Tls(tls.to_string());
+        }
+        cause = inner.source();
+    }
+    let what = match (error.is_connect(), error.is_timeout()) {
+        (true, true) => "no connection in time (image.connect_timeout_s)".to_owned(),
+        (false, true) => "no bytes in time (image.idle_timeout_s)".into(),
+        (true, false) => format!("no connection: {}", deepest(error)),
+        (false, false) => format!("the connection broke: {}", deepest(error)),
+    };
+    FetchFailure::Connection(printable::line(&what, 300).to_string())
+}
+
+fn deepest(error: &reqwest::Error) -> String {
+    let mut cause: &dyn Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// An I/O error names its inner error's source as its own, not the inner error, so that has to be asked for.
+fn tls_fault<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    error.downcast_ref().or_else(|| inner.and_then(|inner| tls_fault(inner)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::content_range;
+
+    #[test]
+    fn content_ranges() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, 9, 10)));
+        for bad in ["", "bytes 5-9/*", "bytes */10", "bytes 5-/10", "items 5-9/10", "bytes 5-9/10 "]
+        {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The stages that a body goes through after it has arrived, each on a thread of its own, so that network, disk and hash
+//! work at the same time and no byte is read twice:
+//!
+//! ```text
+//! network ──▶ (unpack) ──▶ write ──▶ hash
+//! ```
+//!
+//! What waits between two stages is bounded; a slow one holds up those before it.
+
+use std::{fs::File, io, os::unix::fs::FileExt as _};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{
+        mpsc::{self, Receiver, Sender},
+        oneshot,
+    },
+    task::{JoinHandle, spawn_blocking},
+};
+
+use super::{
+    Refusal,
+    unpack::{Bounds, Packing, Stop, unpack},
+};
+use crate::{
+    digest::{Hasher, Sha256},
+    limits,
+};
+
+/// The first stage's end, and all stages' results.
+pub(super) struct Pipe {
+    pieces: Sender<Bytes>,
+    /// Whether the network ever waited for the other stages.
+    waited: bool,
+    unpacked: Option<JoinHandle<Result<Sha256, Stop>>>,
+    written: JoinHandle<io::Result<u64>>,
+    hashed: JoinHandle<io::Result<Sha256>>,
+}
+
+/// What went through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Through {
+    /// The digest of what arrived.
+    pub(super) served: Sha256,
+    /// The digest of what was written: the same, unless it was unpacked.
+    pub(super) content: Sha256,
+}
+
+/// Why a stage ended early.
+pub(super) enum Broken {
+    Disk(io::Error),
+    Refused(Refusal),
+}
+
+/// A stage has ended early; [`Pipe::finish`] says why.
+pub(super) struct Gone;
+
+impl Pipe {
+    /// For a file of which the first `start` bytes are there already: they are hashed first. Gives the pipe once that is
+    /// done, so that no server is kept waiting for it.
+    pub(super) async fn open(
+        file: File,
+        start: u64,
+        unpacking: Option<(Packing, Bounds)>,
+    ) -> io::Result<Self> {
+        let (pieces, arriving) = mpsc::channel(limits::FETCH_PIECES);
+        let (arriving, unpacked) = match unpacking {
+            None => (arriving, None),
+            Some((packing, bounds)) => {
+                let (onward, unpacked) = mpsc::channel(limits::FETCH_PIECES);
+                (unpacked, Some(spawn_blocking(move || unpack(packing, bounds, arriving, &onward))))
+            }
+        };
+        let (onward, written_pieces) = mpsc::channel(limits::FETCH_PIECES);
+        let (ready, is_ready) = oneshot::channel();
+        let prefix = file.try_clone()?;
+        let hashed = spawn_blocking(move || hash(&prefix, start, ready, written_pieces));
+        let written = spawn_blocking(move || write(&file, start, arriving, &onward));
+        // Its sender goes away without a word where the prefix cannot be read: the result says so.
+        if is_ready.await.is_err() {
+            tracing::debug!("what is there of an image cannot be hashed");
+        }
+        Ok(Self { pieces, waited: false, unpacked, written, hashed })
+    }
+
+    /// Hands on what has arrived.
+    pub(super) async fn send(&mut self, piece: Bytes) -> Result<(), Gone> {
+        self.waited |= self.pieces.capacity() == 0;
+        self.pieces.send(piece).await.map_err(|_| Gone)
+    }
+
+    /// Whether the other stages have always been as fast as the network.
+    pub(super) fn is_ahead(&self) -> bool {
+        !self.waited
+    }
+
+    /// Waits until all has gone through.
+    pub(super) async fn finish(self) -> Result<Through, Broken> {
+        drop(self.pieces);
+        let panicked = |error| Broken::Disk(io::Error::other(error));
+        let unpacked = match self.unpacked {
+            Some(unpacked) => Some(unpacked.await.map_err(panicked)?),
+            None => None,
+        };
+        self.written.await.map_err(panicked)?.map_err(Broken::Disk)?;
+        let content = self.hashed.await.map_err(panicked)?.map_err(Broken::Disk)?;
+        match unpacked {
+            None => Ok(Through { served: content, content }),
+            Some(Ok(served)) => Ok(Through { served, content }),
+            Some(Err(Stop::Refused(refusal))) => Err(Broken::Refused(refusal)),
+            Some(Err(Stop::Gone)) => Err(Broken::Disk(io::Error::other("a stage ended early"))),
+        }
+    }
+}
+
+/// Writes at the file's end. Zeros are left out where a block of them is, which makes a hole of them: the disk of a
+/// machine is mostly empty.
+fn write(
+    file: &File,
+    start: u64,
+    mut arriving: Receiver<Bytes>,
+    onward: &Sender<Bytes>,
+) -> io::Result<u64> {
+    static ZEROS: [u8; limits::BLOCK_BYTES] = [0; limits::BLOCK_BYTES];
+    let mut end = start;
+    while let Some(piece) = arriving.blocking_recv() {
+        for block in piece.chunks(limits::BLOCK_BYTES) {
+            if ZEROS.get(..block.len()) != Some(block) {
+                file.write_all_at(block, end)?;
+            }
+            end += block.len() as u64;
+        }
+        // The hash ends early only where it cannot read; its result says so.
+        if onward.blocking_send(piece).is_err() {
+            break;
+        }
+    }
+    file.set_len(end)?;
+    Ok(end)
+}
+
+fn hash(
+    prefix: &File,
+    length: u64,
+    ready: oneshot::Sender<()>,
+    mut written: Receiver<Bytes>,
+) -> io::Result<Sha256> {
+    let mut hasher = Hasher::default();
+    hash_prefix(&mut hasher, prefix, length, &mut |_| {})?;
+    // Nobody waits for it any more where the fetch was given up.
+    if ready.send(()).is_err() {
+        return Ok(hasher.finish());
+    }
+    while let Some(piece) = written.blocking_recv() {
+        hasher.update(&piece);
+    }
+    Ok(hasher.finish())
+}
+
+/// Hashes the first bytes of a file, all of which must be there; says how far it has come.
+pub(super) fn hash_prefix(
+    hasher: &mut Hasher,
+    file: &File,
+    length: u64,
+    hashed: &mut dyn FnMut(u64),
+) -> io::Result<()> {
+    let mut block = vec![0; limits::BLOCK_BYTES];
+    let mut at = 0;
+    while at < length {
+        let wanted = usize::try_from(length - at).unwrap_or(usize::MAX).min(block.len());
+        let Some(part) = block.get_mut(..wanted) else { break };
+        file.read_exact_at(part, at)?;
+        hasher.update(part);
+        at += wanted as u64;
+        hashed(at);
+    }
+    Ok(())
+}

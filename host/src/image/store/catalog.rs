@@ -1,0 +1,246 @@
+//! What an operator does with the store: look, check, remove, make room.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    super::{ImageError, Progress},
+    Lock, Part, Store,
+    part::remove,
+    record::Record,
+};
+use crate::{digest::Sha256, state};
+
+/// A stored image.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stored {
+    /// Its digest.
+    pub sha256: Sha256,
+    /// What is known of it.
+    #[serde(flatten)]
+    pub record: Record,
+    /// What it takes of the disk in bytes: less than its size where it has holes.
+    pub disk_usage: u64,
+    /// When a run last used it.
+    pub used_at: Timestamp,
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Checked {
+    /// Its bytes hash to what they should.
+    Sound,
+    /// They do not, or it was not guarded from changes; it was put away.
+    Quarantined {
+        /// The digest of what is there now.
+        found: Sha256,
+        /// Where it is now.
+        to: PathBuf,
+    },
+    /// Another process is at it.
+    Busy,
+}
+
+/// What came of making room, or would.
+#[derive(Debug, Default, Serialize)]
+pub struct Collected {
+    /// The images removed.
+    pub removed: Vec<Stored>,
+    /// What that freed, in bytes.
+    pub freed: u64,
+    /// What the images that are left take of the disk, in bytes.
+    pub kept: u64,
+}
+
+impl Store {
+    /// All stored images, the one that was used last first.
+    pub fn list(&self) -> Result<Vec<Stored>, ImageError> {
+        let mut stored = vec![];
+        for (sha256, path) in self.named() {
+            if let (Some(record), Ok(file)) = (Record::read(&path)?, fs::metadata(&path)) {
+                let used =
+                    fs::metadata(path.with_extension("used")).and_then(|used| used.modified());
+                let used = used.ok().and_then(|used| Timestamp::try_from(used).ok());
+                stored.push(Stored {
+                    sha256,
+                    used_at: used.unwrap_or(record.fetched_at).max(record.fetched_at),
+                    record,
+                    disk_usage: file.blocks() * 512,
+                });
+            }
+        }
+        stored.sort_by_key(|one| std::cmp::Reverse(one.used_at));
+        Ok(stored)
+    }
+
+    /// The one stored image whose digest begins like this.
+    pub fn named_by(&self, prefix: &str) -> Result<Stored, ImageError> {
+        let wanted = prefix.strip_prefix("sha256:").unwrap_or(prefix).to_ascii_lowercase();
+        let mut fitting: Vec<_> = self.list()?;
+        fitting.retain(|one| one.sha256.to_string().starts_with(&wanted));
+        match (fitting.pop(), fitting.len()) {
+            (Some(only), 0) => Ok(only),
+            (None, _) => Err(ImageError::NotStored(format!(
+                "no stored image's digest begins with {prefix:?}; see qhost image ls"
+            ))),
+            (Some(_), more) => Err(ImageError::NotStored(format!(
+                "the digests of {} stored images begin with {prefix:?}; give more of it",
+                more + 1
+            ))),
+        }
+    }
+
+    /// Hashes a stored image again.
+    pub async fn verify(
+        &self,
+        stored: &Stored,
+        progress: &dyn Progress,
+    ) -> Result<Checked, ImageError> {
+        match self.try_lock(stored.sha256)? {
+            Some(_lock) => self.check(stored.sha256, stored.record.clone(), progress).await,
+            None => Ok(Checked::Busy),
+        }
+    }
+
+    /// Removes a stored image; false where somebody uses it.
+    pub fn remove(&self, stored: &Stored) -> Result<bool, ImageError> {
+        match self.try_lock(stored.sha256)? {
+            Some(_lock) => self.remove_locked(stored.sha256),
+            None => Ok(false),
+        }
+    }
+
+    /// Removes images that were not used for so long, then the longest unused until the rest takes no more than so many
+    /// bytes; and what killed runs left. Never one that `keeps` names or that somebody uses.
+    pub fn collect(
+        &self,
+        older: Option<Duration>,
+        most: Option<u64>,
+        keeps: &dyn Fn(Sha256) -> bool,
+        dry_run: bool,
+    ) -> Result<Collected, ImageError> {
+        if !dry_run {
+            self.sweep();
+        }
+        let now = Timestamp::now();
+        let is_old = |one: &Stored| {
+            older.is_some_and(|older| {
+                now.duration_since(one.used_at).unsigned_abs() > older && one.used_at < now
+            })
+        };
+        let mut stored = self.list()?;
+        let mut left: u64 = stored.iter().map(|one| one.disk_usage).sum();
+        let mut collected = Collected::default();
+        while let Some(oldest) = stored.pop() {
+            let goes = is_old(&oldest) || most.is_some_and(|most| left > most);
+            if goes
+                && !keeps(oldest.sha256)
+                && (dry_run && !self.is_used(oldest.sha256) || !dry_run && self.remove(&oldest)?)
+            {
+                left -= oldest.disk_usage;
+                collected.freed += oldest.disk_usage;
+                collected.removed.push(oldest);
+            }
+        }
+        collected.kept = left;
+        if !dry_run && let Some(older) = older {
+            self.empty_quarantine(older)?;
+        }
+        Ok(collected)
+    }
+
+    /// Removes what killed runs left: parts, locks that nobody holds, files without a record. Best done, never in the way.
+    pub(super) fn sweep(&self) {
+        for (sha256, path) in self.named() {
+            // Taken, and let go with the lock's file removed.
+            let Ok(Some(_lock)) = Lock::try_take(&path.with_extension("lock")) else { continue };
+            let orphan = matches!(Record::read(&path), Ok(None));
+            let swept = Part::sweep(&path).and_then(|()| match orphan && path.exists() {
+                true => self.remove_locked(sha256).map(drop).map_err(io::Error::other),
+                false => Ok(()),
+            });
+            if let Err(error) = swept {
+                tracing::warn!(path = %path.display(), %error, "cannot remove what a killed run left");
+            }
+        }
+    }
+
+    /// Puts a stored file away that is not what it should be. Whoever has it open keeps it. Called under its lock.
+    pub(super) fn quarantine(&self, sha256: Sha256) -> Result<PathBuf, ImageError> {
+        let path = self.path(sha256);
+        let folder = self.quarantined();
+        let to = folder.join(sha256.to_string());
+        state::create_private(&folder)
+            .and_then(|()| remove(&path.with_extension("json")))
+            .and_then(|()| fs::rename(&path, &to))
+            .map_err(ImageError::store(&path))?;
+        tracing::warn!(to = %to.display(), "a stored image is not what its digest says; it was put away");
+        Ok(to)
+    }
+
+    fn quarantined(&self) -> PathBuf {
+        self.root.with_file_name("quarantine")
+    }
+
+    fn empty_quarantine(&self, older: Duration) -> Result<(), ImageError> {
+        for entry in fs::read_dir(self.quarantined()).into_iter().flatten().flatten() {
+            let put_there = entry.metadata().map(|file| file.ctime());
+            let age = put_there.map(|at| Timestamp::now().as_second().saturating_sub(at));
+            if age.is_ok_and(|age| u64::try_from(age).is_ok_and(|age| age > older.as_secs())) {
+                remove(&entry.path()).map_err(ImageError::store(entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn try_lock(&self, sha256: Sha256) -> Result<Option<Lock>, ImageError> {
+        let path = self.path(sha256).with_extension("lock");
+        Lock::try_take(&path).map_err(ImageError::store(&path))
+    }
+
+    /// Called under its lock. The record goes first: what is left is no image.
+    fn remove_locked(&self, sha256: Sha256) -> Result<bool, ImageError> {
+        let path = self.path(sha256);
+        let Some(_alone) = alone(&path)? else { return Ok(false) };
+        ["json", "used"]
+            .into_iter()
+            .try_for_each(|extension| remove(&path.with_extension(extension)))
+            .and_then(|()| remove(&path))
+            .map_err(ImageError::store(&path))?;
+        Ok(true)
+    }
+
+    fn is_used(&self, sha256: Sha256) -> bool {
+        !matches!(alone(&self.path(sha256)), Ok(Some(_)))
+    }
+
+    /// Every digest that has a file of any kind, with the path of its image.
+    fn named(&self) -> Vec<(Sha256, PathBuf)> {
+        let shards = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let files = shards.filter_map(|shard| fs::read_dir(shard.path()).ok()).flatten().flatten();
+        let stem = |file: fs::DirEntry| file.path().file_stem()?.to_str()?.parse::<Sha256>().ok();
+        let mut digests: Vec<_> = files.filter_map(stem).collect();
+        digests.sort_by_key(|digest| digest.to_bytes());
+        digests.dedup();
+        digests.into_iter().map(|digest| (digest, self.path(digest))).collect()
+    }
+}
+
+/// The file, if nobody else uses it.
+fn alone(path: &Path) -> Result<Option<File>, ImageError> {
+    let file = File::open(path).map_err(ImageError::store(path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(ImageError::store(path)(error)),
+    }
+}

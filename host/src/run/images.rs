@@ -1,0 +1,278 @@
+//! `qhost image …`: what an operator does with the store.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use indicatif::BinaryBytes;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Host, RunError, show};
+use crate::{
+    cli::{
+        GcArgs, ImageCommand, InspectImageArgs, PullImageArgs, RemoveImageArgs, Shared,
+        VerifyImageArgs,
+    },
+    digest::Sha256,
+    image::{self, Checked, ImageError, Inspected, Store, Stored},
+    job,
+    outcome::Exit,
+    printable, vm,
+};
+
+pub(super) async fn image(shared: &Shared, command: &ImageCommand) -> Exit {
+    let done = async {
+        let host = Host::new(shared)?;
+        let images = Images { store: Store::new(host.state.path()), host, shared };
+        match command {
+            ImageCommand::Pull(args) => images.pull(args).await,
+            ImageCommand::Ls => images.list(),
+            ImageCommand::Inspect(args) => images.inspect(args),
+            ImageCommand::Verify(args) => images.verify(args).await,
+            ImageCommand::Rm(args) => images.remove(args),
+            ImageCommand::Gc(args) => images.collect(args),
+            ImageCommand::Path(args) => images.path(&args.image),
+        }
+    };
+    match done.await {
+        Ok(exit) => exit,
+        Err(error) => show::failure(shared, &error),
+    }
+}
+
+struct Images<'a> {
+    store: Store,
+    host: Host,
+    shared: &'a Shared,
+}
+
+impl Images<'_> {
+    async fn pull(&self, args: &PullImageArgs) -> Result<Exit, RunError> {
+        let request = job::image_request(&args.sources, &args.checksum).map_err(RunError::Usage)?;
+        let mut config = self.host.config.image.clone();
+        config.network.allow.extend(&args.image_allow);
+        let mut stop = crate::stop::Stop::on_signals().map_err(RunError::Runtime)?;
+        let steps = show::Steps::new(self.shared);
+        let image = tokio::select! {
+            image = self.store.ensure(&request, &config, &steps) => image?,
+            () = stop.asked(1) => return Err(RunError::Interrupted),
+        };
+        steps.verified(&image);
+        match self.shared.json {
+            true => show::print(&show::json(&json!({"image": image, "path": image.path()}))),
+            false => show::print(&format!("{}\n", image.sha256())),
+        }
+        Ok(Exit::Done)
+    }
+
+    fn list(&self) -> Result<Exit, RunError> {
+        let stored = self.store.list()?;
+        if self.shared.json {
+            let images: Vec<_> = stored.iter().map(|one| self.shown(one)).collect();
+            show::print(&show::json(&json!({ "images": images })));
+            return Ok(Exit::Done);
+        }
+        let header = ["DIGEST", "FORMAT", "DISK", "STORED", "LAST USED", "USED BY", "SOURCE"];
+        let mut rows = vec![header.map(str::to_owned)];
+        rows.extend(stored.iter().map(|one| {
+            [
+                short(one.sha256),
+                one.record.inspected.format.name().to_owned(),
+                BinaryBytes(one.record.inspected.disk_bytes).to_string(),
+                BinaryBytes(one.disk_usage).to_string(),
+                ago(one.used_at),
+                self.users(one.sha256).join(" "),
+                printable::line(&one.record.source, 120).to_string(),
+            ]
+        }));
+        show::print(&show::table(&rows));
+        Ok(Exit::Done)
+    }
+
+    fn inspect(&self, args: &InspectImageArgs) -> Result<Exit, RunError> {
+        if let Some(path) = args.file() {
+            return self.inspect_file(&path);
+        }
+        let stored = self.store.named_by(&args.image)?;
+        if self.shared.json {
+            show::print(&show::json(&self.shown(&stored)));
+            return Ok(Exit::Done);
+        }
+        let Stored { sha256, record, disk_usage, used_at } = &stored;
+        let Inspected { format, bytes, disk_bytes } = record.inspected;
+        let packed = match record.content_sha256 == *sha256 {
+            true => String::new(),
+            false => format!("unpacked   sha256:{}\n", record.content_sha256),
+        };
+        let guard = if record.fs_verity { "fs-verity" } else { "read-only file" };
+        show::print(&format!(
+            "digest     sha256:{sha256}\n{packed}format     {}\ndisk       {} ({disk_bytes} bytes)\n\
+             file       {} ({bytes} bytes), {} on disk, {guard}\nsource     {}\norigins    {}\n\
+             fetched    {}, {}\nlast used  {}, {}\nused by    {}\npath       {}\n",
+            format.name(),
+            BinaryBytes(disk_bytes),
+            BinaryBytes(bytes),
+            BinaryBytes(*disk_usage),
+            printable::line(&record.source, usize::MAX),
+            record.origins.join(" "),
+            record.fetched_at,
+            ago(record.fetched_at),
+            used_at,
+            ago(*used_at),
+            self.users(*sha256).join(" "),
+            self.store.path(*sha256).display(),
+        ));
+        Ok(Exit::Done)
+    }
+
+    /// What the rules say of a file that is in no store.
+    fn inspect_file(&self, path: &Path) -> Result<Exit, RunError> {
+        let unreadable =
+            |error| RunError::Usage(format!("cannot read {}: {error}", path.display()));
+        let file = File::open(path).map_err(unreadable)?;
+        let most = self.host.config.image.max_disk_bytes;
+        match image::inspect(&file, most).map_err(unreadable)? {
+            Ok(inspected) => {
+                let Inspected { format, bytes, disk_bytes } = inspected;
+                show::print(&match self.shared.json {
+                    true => show::json(&inspected),
+                    false => format!(
+                        "format     {}\ndisk       {} ({disk_bytes} bytes)\nfile       {} ({bytes} bytes)\n",
+                        format.name(),
+                        BinaryBytes(disk_bytes),
+                        BinaryBytes(bytes)
+                    ),
+                });
+                Ok(Exit::Done)
+            }
+            Err(refusal) => {
+                let path = path.to_owned();
+                Err(ImageError::UnsafeFile { path, refusal }.into())
+            }
+        }
+    }
+
+    async fn verify(&self, args: &VerifyImageArgs) -> Result<Exit, RunError> {
+        let steps = show::Steps::new(self.shared);
+        let mut checks = vec![];
+        for stored in self.chosen(&args.images)? {
+            let checked = self.store.verify(&stored, &steps).await?;
+            steps.clear();
+            if !self.shared.json {
+                let word = match &checked {
+                    Checked::Sound => show::good("sound"),
+                    Checked::Busy => "busy ".into(),
+                    Checked::Quarantined { .. } => show::bad("wrong"),
+                };
+                let more = match &checked {
+                    Checked::Sound => String::new(),
+                    Checked::Busy => ": another process is at it".into(),
+                    Checked::Quarantined { found, to } => {
+                        format!(": it has sha256:{found} now, and was put away as {}", to.display())
+                    }
+                };
+                show::print(&format!("{word}      {}{more}\n", short(stored.sha256)));
+            }
+            checks.push((stored.sha256, checked));
+        }
+        let sound =
+            checks.iter().all(|(_, checked)| !matches!(checked, Checked::Quarantined { .. }));
+        let exit = if sound { Exit::Done } else { Exit::CheckFailed };
+        if self.shared.json {
+            let images: Vec<_> = checks
+                .iter()
+                .map(|(sha256, checked)| json!({"sha256": sha256, "check": checked}))
+                .collect();
+            show::print(&show::json(&json!({"outcome": exit, "images": images})));
+        }
+        Ok(exit)
+    }
+
+    fn remove(&self, args: &RemoveImageArgs) -> Result<Exit, RunError> {
+        let mut removed = vec![];
+        for stored in self.chosen(&args.images)? {
+            let users = self.users(stored.sha256);
+            if !users.is_empty() || !self.store.remove(&stored)? {
+                return Err(ImageError::InUse { sha256: stored.sha256, by: users.join(" ") }.into());
+            }
+            if !self.shared.json {
+                show::print(&format!("removed    {}\n", short(stored.sha256)));
+            }
+            removed.push(stored.sha256);
+        }
+        if self.shared.json {
+            show::print(&show::json(&json!({ "removed": removed })));
+        }
+        Ok(Exit::Done)
+    }
+
+    fn collect(&self, args: &GcArgs) -> Result<Exit, RunError> {
+        let older = args.older_than.map(|age| age.0);
+        let most = args.max_bytes.map(|size| size.as_u64());
+        let keeps = |sha256| !self.users(sha256).is_empty();
+        let collected = self.store.collect(older, most, &keeps, args.dry_run)?;
+        if self.shared.json {
+            show::print(&show::json(&collected));
+            return Ok(Exit::Done);
+        }
+        let word = if args.dry_run { "would go  " } else { "removed   " };
+        for one in &collected.removed {
+            let (used, source) = (ago(one.used_at), printable::line(&one.record.source, 120));
+            show::print(&format!("{word} {}  used {used}  {source}\n", short(one.sha256)));
+        }
+        let (freed, kept) = (BinaryBytes(collected.freed), BinaryBytes(collected.kept));
+        let frees = if args.dry_run { "would be freed" } else { "freed" };
+        show::print(&format!("{freed} {frees}, {kept} left\n"));
+        Ok(Exit::Done)
+    }
+
+    fn path(&self, image: &str) -> Result<Exit, RunError> {
+        let path = self.store.path(self.store.named_by(image)?.sha256);
+        show::print(&match self.shared.json {
+            true => show::json(&json!({ "path": path })),
+            false => format!("{}\n", path.display()),
+        });
+        Ok(Exit::Done)
+    }
+
+    fn chosen(&self, images: &[String]) -> Result<Vec<Stored>, RunError> {
+        match images {
+            [] => Ok(self.store.list()?),
+            named => {
+                Ok(named.iter().map(|one| self.store.named_by(one)).collect::<Result<_, _>>()?)
+            }
+        }
+    }
+
+    /// The VMs that run from an image.
+    fn users(&self, sha256: Sha256) -> Vec<String> {
+        let running = vm::running(&self.host.state).into_iter();
+        running.filter(|vm| vm.image == Some(sha256)).map(|vm| vm.id).collect()
+    }
+
+    fn shown<'s>(&self, stored: &'s Stored) -> Shown<'s> {
+        let sha256 = stored.sha256;
+        Shown { stored, used_by: self.users(sha256), path: self.store.path(sha256) }
+    }
+}
+
+/// A stored image, for programs.
+#[derive(Serialize)]
+struct Shown<'s> {
+    #[serde(flatten)]
+    stored: &'s Stored,
+    used_by: Vec<String>,
+    path: PathBuf,
+}
+
+fn short(sha256: Sha256) -> String {
+    sha256.to_string().chars().take(12).collect()
+}
+
+fn ago(time: Timestamp) -> String {
+    let since = Timestamp::now().duration_since(time).unsigned_abs();
+    format!("{} ago", indicatif::HumanDuration(since))
+}
