@@ -101,6 +101,9 @@ pub enum Command {
     /// Become QEMU: the step between a VM's supervisor and QEMU
     #[command(name = crate::launcher::SUBCOMMAND, hide = true)]
     Launch {
+        /// The most that a file it writes may have, in bytes
+        #[arg(long)]
+        file_bytes: Option<u64>,
         /// The supervisor's process id
         parent: i32,
         /// The program and its arguments

@@ -2,8 +2,9 @@
 //! program once more, which sets what the process must start with and then becomes it. An author's own tools, cargo and
 //! the like, are started as that author would.
 //!
-//! Here that is two things. The process inherits no descriptor but its standard ones: whatever started qhost may have
-//! left others open, and a guest that breaks into QEMU is not to have them. And the process dies with qhost, however
+//! Here that is three things. The process inherits no descriptor but its standard ones: whatever started qhost may have
+//! left others open, and a guest that breaks into QEMU is not to have them. No file that it writes grows beyond a bound:
+//! the write that would fails, as it does on a full disk. And the process dies with qhost, however
 //! that ends, so that a run that was killed leaves nothing behind. It is started from a thread that outlives it: the
 //! kernel sends the signal at the end of the thread that forked (prctl(2), `PR_SET_PDEATHSIG`).
 
@@ -22,7 +23,9 @@ use std::{
 
 use rustix::{
     io::{FdFlags, fcntl_setfd},
-    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
+    process::{
+        Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit,
+    },
 };
 
 use crate::limits;
@@ -36,7 +39,20 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 /// A program to start: with an empty environment and no input, in a process group of its own, so that a terminal's
 /// Ctrl-C reaches only qhost, and killed if it is not waited for.
 pub(crate) fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::process::Command {
-    let mut command = tokio::process::Command::from(launched(program, args));
+    started(launched(program, args, None))
+}
+
+/// The same, and no file that it writes may grow beyond so many bytes.
+pub(crate) fn bounded_command(
+    program: &Path,
+    args: &[impl AsRef<OsStr>],
+    file_bytes: u64,
+) -> tokio::process::Command {
+    started(launched(program, args, Some(file_bytes)))
+}
+
+fn started(command: Command) -> tokio::process::Command {
+    let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
@@ -45,7 +61,7 @@ pub(crate) fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::proc
 pub(crate) fn this_program(subcommand: &str, args: &[impl AsRef<OsStr>]) -> Command {
     let args = args.iter().map(AsRef::as_ref);
     let args: Vec<&OsStr> = [OsStr::new(subcommand)].into_iter().chain(args).collect();
-    launched(Path::new(THIS_PROGRAM), &args)
+    launched(Path::new(THIS_PROGRAM), &args, None)
 }
 
 /// One of a policy author's own tools, with the author's environment and in the terminal's process group.
@@ -73,10 +89,11 @@ pub(crate) fn wait(child: &mut Child, most: Duration) -> io::Result<Option<ExitS
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
-fn launched(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
+fn launched(program: &Path, args: &[impl AsRef<OsStr>], file_bytes: Option<u64>) -> Command {
     let mut command = Command::new(THIS_PROGRAM);
     command
         .arg(SUBCOMMAND)
+        .args(file_bytes.map(|bytes| format!("--file-bytes={bytes}")))
         .arg(getpid().as_raw_nonzero().to_string())
         .arg(program)
         .args(args)
@@ -87,7 +104,7 @@ fn launched(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
 
 /// Becomes `program`, unless the process that asked for it, of id `parent`, is gone already. Returns only on failure.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
-pub fn exec(parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
+pub fn exec(file_bytes: Option<u64>, parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
     }
@@ -97,7 +114,23 @@ pub fn exec(parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
     if let Err(error) = keep_standard_descriptors_only() {
         return error;
     }
+    if let Some(bytes) = file_bytes
+        && let Err(error) = bound_files(bytes)
+    {
+        return error;
+    }
     Command::new(program).args(args).exec()
+}
+
+/// Has writes beyond a file's bound fail; their signal, which would end the program, is ignored from here on.
+#[expect(unsafe_code, reason = "rustix has no function that sets what a signal does")]
+fn bound_files(bytes: u64) -> io::Result<()> {
+    setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+    // SAFETY: ignoring a signal installs no handler, and this process has one thread.
+    match unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Has every other descriptor closed when the program begins.

@@ -32,7 +32,7 @@ use crate::{
     qemu::{self, Fingerprint},
     state::StateDir,
     stop::Stop,
-    vm::{self, End, Ended, VmDir},
+    vm::{self, End, Ended, KeptOverlay, VmDir},
 };
 
 /// The whole program: parse, run, exit code.
@@ -48,7 +48,9 @@ pub fn main() -> ExitCode {
         Command::Image(command) => wait(&shared, images::image(&shared, &command)),
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(shell),
-        Command::Launch { parent, command } => return commands::launch(parent, &command),
+        Command::Launch { file_bytes, parent, command } => {
+            return commands::launch(file_bytes, parent, &command);
+        }
         Command::Compile { product, memory, seconds } => {
             return commands::compile(product, memory, seconds);
         }
@@ -99,6 +101,8 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     };
     steps.decided(approved.decision());
     let ports = vm::reserve(&host.state, approved.launch(), &host.config.rules().ports)?;
+    // Held from here on, so that no image is fetched for a run that another one keeps from starting.
+    let mut kept = KeptOverlay::hold(&host.state, approved.task())?;
     let store = Store::new(host.state.path());
     let image = tokio::select! {
         image = store.ensure(&approved.task().image, &host.config.image, &steps) => image?,
@@ -109,8 +113,16 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let mut dir = VmDir::create(&host.state, &approved.task().name)?;
     let forwards = ports.forwards().to_vec();
     let program = fingerprint.path().to_owned();
-    let plan = qemu::plan(dir.id(), program, approved, image, forwards);
-    let ended = vm::run(&plan, &mut dir, ports, (&mut stop, args.grace()), &steps).await?;
+    let overlay = match &mut kept {
+        Some(kept) => {
+            kept.over(&image)?;
+            kept.path().to_owned()
+        }
+        None => qemu::OVERLAY.into(),
+    };
+    let plan = qemu::plan(dir.id(), program, approved, image, forwards, overlay);
+    let watcher = (&steps as &dyn vm::Watcher, host.config.overlay.max_bytes);
+    let ended = vm::run(&plan, &mut dir, ports, (&mut stop, args.grace()), watcher).await?;
     let exit = exit_of(&ended.end);
     report.vm = Some(vm_report(&dir, plan.forwards().to_vec(), ended));
     Ok(exit)

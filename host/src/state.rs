@@ -51,6 +51,11 @@ impl StateDir {
         self.0.join("vms")
     }
 
+    /// Where overlays that outlive their VM are.
+    pub fn overlays(&self) -> PathBuf {
+        self.0.join("overlays")
+    }
+
     /// Where locks of host ports are.
     pub fn ports(&self) -> PathBuf {
         self.0.join("ports")

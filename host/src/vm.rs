@@ -10,6 +10,7 @@
 //! ```
 
 mod dir;
+mod kept;
 mod ports;
 mod console;
 mod supervise;
@@ -19,6 +20,7 @@ use std::io;
 use serde::Serialize;
 
 pub use dir::{Running, VmDir, running};
+pub use kept::{KeptOverlay, kept_over, kept_overlay};
 pub use ports::{Reserved, held as held_ports, reserve};
 pub use supervise::{Ended, Watcher, run};
 
@@ -100,6 +102,26 @@ pub enum VmError {
         path: std::path::PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Another run has the task's kept overlay.
+    #[error(
+        "another run of {} has its kept overlay, {}; wait for its end, or stop it",
+        crate::printable::line(task, crate::limits::SHOWN_CHARS),
+        path.display()
+    )]
+    OverlayHeld {
+        /// The task's name.
+        task: String,
+        /// The overlay.
+        path: std::path::PathBuf,
+    },
+    /// A kept overlay does not go with the task's image.
+    #[error("the task's kept overlay {}: {reason}; to begin anew, remove it", path.display())]
+    OverlayUnfit {
+        /// The overlay.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
     },
     /// QEMU cannot be spawned.
     #[error("cannot start {}", program.display())]

@@ -365,3 +365,76 @@ fn ended_vms_are_kept_up_to_a_number() {
     qhost.run(&["run", &job]).exits(0);
     assert_eq!(qhost.vms().len(), qhost::limits::ENDED_VMS + 1);
 }
+
+/// What a guest writes beyond its quota fails in the guest; the host's disk and QEMU do not notice.
+#[test]
+fn the_overlays_quota_stops_the_guests_writes() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let mut disk = boot_sector::disk("filling", Then::Fill);
+    disk.resize(34 << 20, 0);
+    let job = qhost.job(&server.serve("/image", disk), json!({}));
+    for (toml, printed) in [("", 'K'), ("[overlay]\nmax_bytes = 4194304\n", 'F')] {
+        qhost.config(toml);
+        let report = qhost.run(&["run", "--json", &job]).exits(0).json();
+        let console = fs::read_to_string(report["vm"]["console_log"].as_str().unwrap()).unwrap();
+        assert!(console.ends_with(&format!("filling\r\n{printed}")), "{toml:?}: {console}");
+    }
+    qhost.assert_nothing_left();
+}
+
+#[test]
+fn an_overlay_is_kept_for_a_task_that_persists() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("run", Then::Count));
+    let job = qhost.job(&image, json!({"persist": true}));
+    qhost.run(&["run", &job]).exits(11).says("host.persist-not-allowed");
+    qhost.config("[overlay]\npersist = true\n");
+    let run = |job: &str, count: char| {
+        let report = qhost.run(&["run", "--json", job]).exits(0).json();
+        let console = fs::read_to_string(report["vm"]["console_log"].as_str().unwrap()).unwrap();
+        assert!(console.ends_with(&format!("run\r\n{count}")), "{console}");
+    };
+    run(&job, '1');
+    run(&job, '2');
+    run(&job, '3');
+    // The same task without it has a disk of its own, and another task too.
+    run(&qhost.job(&image, json!({})), '1');
+    let job = qhost.job(&image, json!({"persist": true}));
+    let other = fs::read_to_string(&job).unwrap().replace("\"test\"", "\"other\"");
+    run(&qhost.file("other.json", other), '1');
+    run(&job, '4');
+
+    // Its image is not removed under it.
+    let used = qhost.run(&["image", "ls"]).exits(0);
+    used.says("overlay:default/test").says("overlay:default/other");
+    qhost.run(&["image", "rm", &image.1]).exits(16).says("is used by overlay:default/");
+    qhost.run(&["image", "gc", "--max-bytes", "0"]).exits(0).says("0 B freed");
+
+    // Nor does it lie over another.
+    let changed = server.serve("/changed", boot_sector::disk("changed", Then::Count));
+    let changed = qhost.job(&changed, json!({"persist": true}));
+    qhost.run(&["run", &changed]).exits(16).says("it lies over sha256:").says("remove it");
+
+    // What a guest that broke into QEMU would make of it.
+    let overlays = qhost.state().join("overlays");
+    let folders = fs::read_dir(&overlays).unwrap().flatten().map(|entry| entry.path());
+    let kept = folders.filter(|path| path.to_str().unwrap().contains("/test-")).next().unwrap();
+    let mut bytes = fs::read(kept.join("overlay.qcow2")).unwrap();
+    bytes[79] = 4;
+    fs::write(kept.join("overlay.qcow2"), bytes).unwrap();
+    let job = qhost.job(&image, json!({"persist": true}));
+    qhost.run(&["run", &job]).exits(16).says("qcow2-data-file");
+}
+
+#[test]
+fn a_kept_overlay_has_one_run_at_a_time() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[overlay]\npersist = true\n");
+    let image = server.serve("/image", boot_sector::disk("the guest runs", Then::Hang));
+    let job = qhost.job(&image, json!({"persist": true}));
+    let first = qhost.start(&["run", "--grace", "0", &job]);
+    qhost.console_has("the guest runs");
+    qhost.run(&["run", &job]).exits(16).says("another run of test has its kept overlay");
+    first.signal("INT");
+    first.end().exits(130);
+}

@@ -1,7 +1,10 @@
 //! The command line of a launch. Pure: no I/O, and everything that reaches it is typed, so that no text of a tenant's
 //! or a policy's is in it, but for extra arguments that the operator's configuration spells out.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use serde_json::json;
@@ -15,7 +18,7 @@ use crate::{
 
 /// QEMU's control socket, in the VM's folder, which is QEMU's working directory.
 pub const QMP_SOCKET: &str = "qmp.sock";
-/// The overlay, in the same place.
+/// The overlay, in the same place, unless it outlives its VM.
 pub const OVERLAY: &str = "overlay.qcow2";
 
 /// One forwarded port with its host side settled.
@@ -40,6 +43,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// What it is.
     pub format: Format,
+    /// The overlay that takes its writes; [`OVERLAY`] in the VM's folder, or elsewhere by an absolute path.
+    pub overlay: PathBuf,
 }
 
 /// Everything that is needed to start QEMU. Made only by [`plan`], from an approved task and a verified image.
@@ -50,6 +55,7 @@ pub struct LaunchPlan {
     argv: Vec<String>,
     forwards: Vec<Forward>,
     image: VerifiedImage,
+    overlay: PathBuf,
     approved: Approved,
 }
 
@@ -60,10 +66,12 @@ pub fn plan(
     approved: Approved,
     image: VerifiedImage,
     forwards: Vec<Forward>,
+    overlay: PathBuf,
 ) -> LaunchPlan {
-    let disk = Disk { path: image.path().to_owned(), format: image.format() };
+    let disk =
+        Disk { path: image.path().to_owned(), format: image.format(), overlay: overlay.clone() };
     let argv = argv(vm, approved.launch(), &approved.task().args, &disk, &forwards);
-    LaunchPlan { vm: vm.to_owned(), program, argv, forwards, image, approved }
+    LaunchPlan { vm: vm.to_owned(), program, argv, forwards, image, overlay, approved }
 }
 
 impl LaunchPlan {
@@ -73,7 +81,7 @@ impl LaunchPlan {
     }
 
     /// The emulator.
-    pub fn program(&self) -> &std::path::Path {
+    pub fn program(&self) -> &Path {
         &self.program
     }
 
@@ -102,9 +110,11 @@ impl LaunchPlan {
         self.approved.decision()
     }
 
-    /// Whether writes go to an overlay: a CD takes none.
-    pub fn needs_overlay(&self) -> bool {
-        self.image.format() != Format::Iso
+    /// The overlay that is to be made for this VM alone: none for a CD, which takes no writes, and none where one is
+    /// kept.
+    pub fn new_overlay(&self) -> Option<&Path> {
+        let own = self.overlay.is_relative() && self.image.format() != Format::Iso;
+        own.then_some(&self.overlay)
     }
 }
 
@@ -203,7 +213,7 @@ fn blocks(disk: &Disk) -> Vec<serde_json::Value> {
     let overlay = json!({
         "node-name": "disk",
         "driver": "qcow2",
-        "file": {"driver": "file", "filename": OVERLAY},
+        "file": {"driver": "file", "filename": disk.overlay.to_string_lossy()},
         "backing": "image",
     });
     match disk.format {

@@ -115,6 +115,8 @@ impl RunError {
                 | VmError::Port { .. }
                 | VmError::NoFreePort { .. }
                 | VmError::Folder { .. }
+                | VmError::OverlayHeld { .. }
+                | VmError::OverlayUnfit { .. }
                 | VmError::Spawn { .. },
             ) => Exit::CannotRun,
         }

@@ -247,10 +247,14 @@ impl Images<'_> {
         }
     }
 
-    /// The VMs that run from an image.
+    /// The VMs that run from an image, and the tasks that keep an overlay over it.
     fn users(&self, sha256: Sha256) -> Vec<String> {
         let running = vm::running(&self.host.state).into_iter();
-        running.filter(|vm| vm.image == Some(sha256)).map(|vm| vm.id).collect()
+        let running = running.filter(|vm| vm.image == Some(sha256)).map(|vm| vm.id);
+        let kept = vm::kept_over(&self.host.state).into_iter();
+        let kept = kept.filter(|(image, _)| *image == sha256);
+        let shown = |whose: String| format!("overlay:{}", printable::line(&whose, 120));
+        running.chain(kept.map(|(_, whose)| shown(whose))).collect()
     }
 
     fn shown<'s>(&self, stored: &'s Stored) -> Shown<'s> {

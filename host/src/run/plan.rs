@@ -9,6 +9,7 @@ use crate::{
     outcome::{Exit, Report},
     policy::Approved,
     qemu::{self, Disk, Fingerprint, Forward},
+    vm,
 };
 
 /// A report, and the command line that a run would use.
@@ -72,7 +73,11 @@ fn planned(
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
     // Of a list of checksums that was never fetched, nothing is known but its own.
     let sha256 = store.known_digest(image)?.unwrap_or(image.checksum.pin());
-    let disk = Disk { path: store.path(sha256), format };
+    let overlay = match approved.task().persist {
+        true => vm::kept_overlay(&host.state, approved.task()),
+        false => qemu::OVERLAY.into(),
+    };
+    let disk = Disk { path: store.path(sha256), format, overlay };
     let forward = |port: &crate::policy::PortMap| Forward {
         label: port.label.clone(),
         bind: port.bind,

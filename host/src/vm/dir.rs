@@ -74,10 +74,6 @@ impl VmDir {
         self.path.join("console.log")
     }
 
-    pub(super) fn overlay(&self) -> PathBuf {
-        self.path.join(OVERLAY)
-    }
-
     /// Writes one of the VM's records.
     pub(super) fn write(&self, name: &str, record: &impl Serialize) -> Result<(), VmError> {
         let path = self.path.join(name);
@@ -127,7 +123,7 @@ fn lock_all(vms: &Path) -> Result<File, VmError> {
 }
 
 /// Letters and digits of a name, for an id that people recognise and that needs no quoting anywhere.
-fn slug(name: &str) -> String {
+pub(super) fn slug(name: &str) -> String {
     let kept =
         name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
     let slug: String = kept.take(24).collect();

@@ -49,10 +49,10 @@ pub async fn run(
     dir: &mut VmDir,
     ports: Reserved,
     (stop, grace): (&mut Stop, Duration),
-    watcher: &dyn Watcher,
+    (watcher, overlay_bytes): (&dyn Watcher, u64),
 ) -> Result<Ended, VmError> {
-    if plan.needs_overlay() {
-        let path = dir.overlay();
+    if let Some(name) = plan.new_overlay() {
+        let path = dir.path().join(name);
         image::create_overlay(&path, plan.image().disk_bytes()).map_err(folder("create", &path))?;
     }
     let log_path = dir.console_log();
@@ -61,7 +61,7 @@ pub async fn run(
     let _port_locks = ports.release();
     let started_at = Timestamp::now();
     let spawn = |source| VmError::Spawn { program: plan.program().into(), source };
-    let mut qemu = Qemu::spawn(plan, dir.path(), log).map_err(spawn)?;
+    let mut qemu = Qemu::spawn(plan, dir.path(), log, overlay_bytes).map_err(spawn)?;
     let qmp = match qemu.start(dir.path(), stop).await {
         Ok(qmp) => qmp,
         Err(error) => {
@@ -124,9 +124,15 @@ struct Qemu {
 }
 
 impl Qemu {
-    fn spawn(plan: &LaunchPlan, folder: &Path, log: File) -> std::io::Result<Self> {
-        let mut child =
-            launcher::command(plan.program(), plan.argv()).current_dir(folder).spawn()?;
+    fn spawn(
+        plan: &LaunchPlan,
+        folder: &Path,
+        log: File,
+        overlay_bytes: u64,
+    ) -> std::io::Result<Self> {
+        let mut child = launcher::bounded_command(plan.program(), plan.argv(), overlay_bytes)
+            .current_dir(folder)
+            .spawn()?;
         let pipe = || std::io::Error::other("no pipe to QEMU");
         let stdout = child.stdout.take().ok_or_else(pipe)?;
         let stderr = child.stderr.take().ok_or_else(pipe)?;
