@@ -8,6 +8,7 @@ mod http;
 mod unpack;
 mod pipe;
 mod sums;
+mod retry;
 mod fetch;
 mod store;
 mod overlay;

@@ -82,8 +82,8 @@ pub enum Checksum {
         /// The digest of the list.
         sha256: Sha256,
     },
-    /// Of the file as served.
-    File {
+    /// Of the image's file as served.
+    Image {
         /// The digest of the file.
         sha256: Sha256,
     },
@@ -93,7 +93,7 @@ impl Checksum {
     /// The digest that the job names, whatever it is of.
     pub fn pin(&self) -> Sha256 {
         match self {
-            Self::List { sha256, .. } | Self::File { sha256 } => *sha256,
+            Self::List { sha256, .. } | Self::Image { sha256 } => *sha256,
         }
     }
 
@@ -101,7 +101,7 @@ impl Checksum {
     pub fn sums(&self) -> Option<&Url> {
         match self {
             Self::List { sums, .. } => Some(sums),
-            Self::File { .. } => None,
+            Self::Image { .. } => None,
         }
     }
 }

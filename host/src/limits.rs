@@ -210,6 +210,8 @@ pub const UNPACK_FREE_BYTES: u64 = 64 << 20;
 pub const UNPACK_MEMORY_KIB: u32 = 128 << 10;
 /// What is unpacked or read at a time in bytes.
 pub const BLOCK_BYTES: usize = 256 << 10;
+/// How much is written before the disk is told to begin with it, in bytes.
+pub const WRITE_BEHIND_BYTES: u64 = 32 << 20;
 /// What stays free of a disk that an image is written to, in bytes.
 pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
 /// A stored image's record in bytes.

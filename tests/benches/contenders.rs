@@ -47,7 +47,7 @@ pub(crate) fn request() -> Request {
             image: ImageRequest {
                 source: "https://images.example/web.qcow2".parse().expect("a URL"),
                 mirrors: vec![],
-                checksum: Checksum::File { sha256: Sha256::of(b"") },
+                checksum: Checksum::Image { sha256: Sha256::of(b"") },
             },
             resources: amount(1, 1024),
             accelerator: None,

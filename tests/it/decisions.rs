@@ -165,7 +165,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
             image: ImageRequest {
                 source: "https://images.example/web.qcow2".parse().unwrap(),
                 mirrors: vec![],
-                checksum: Checksum::File { sha256: Sha256::of(&index.to_le_bytes()) },
+                checksum: Checksum::Image { sha256: Sha256::of(&index.to_le_bytes()) },
             },
             resources,
             accelerator: index.is_multiple_of(2).then_some(Accelerator::Tcg),

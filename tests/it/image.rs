@@ -1,12 +1,11 @@
-//! Images: fetched, checked, stored once; and nothing left where that fails.
+//! Images as a run needs them: fetched, checked, stored once; and nothing left where that fails.
 
 use std::{fs, time::Duration};
 
-use axum::http::{HeaderName, HeaderValue, StatusCode};
 use qhost_tests::{
     ImageServer, Qhost, Reply,
     boot_sector::{self, Then},
-    command, wait_for,
+    wait_for,
 };
 use serde_json::json;
 
@@ -27,10 +26,6 @@ fn run(qhost: &Qhost, server: &ImageServer, sha256: &str) -> qhost_tests::Done {
 
 fn sha256(bytes: &[u8]) -> String {
     qhost::digest::Sha256::of(bytes).to_string()
-}
-
-fn header(name: &'static str, value: &'static str) -> (HeaderName, HeaderValue) {
-    (HeaderName::from_static(name), HeaderValue::from_static(value))
 }
 
 #[test]
@@ -88,93 +83,6 @@ fn a_mismatch_leaves_the_store_as_it_was() {
         .says(&format!("has sha256:{}", sha256(&disk())));
     assert_eq!(qhost.stored_images(), [other]);
     assert_eq!(qhost.vms().len(), 1, "the mismatch made no VM");
-}
-
-#[test]
-fn what_a_server_can_do_wrong() {
-    let file = || disk().into();
-    let no_length = |status| Reply::Status(status, vec![]);
-    for (toml, reply, requests, says) in [
-        (HASTY, no_length(StatusCode::NOT_FOUND), 1, "answered 404 Not Found, expected 200"),
-        ("", no_length(StatusCode::NOT_FOUND), 1, "404"),
-        ("", no_length(StatusCode::PARTIAL_CONTENT), 1, "206"),
-        ("[image]\nattempts = 2\n", no_length(StatusCode::BAD_GATEWAY), 2, "502 Bad Gateway"),
-        ("[image]\nattempts = 2\n", Reply::CutAfter(file(), 70_000), 2, "the body ended after"),
-        (
-            "[image]\nattempts = 1\nidle_timeout_s = 1\n",
-            Reply::StallAfter(file(), 70_000),
-            1,
-            "no bytes in time",
-        ),
-        ("[image]\ntotal_timeout_s = 1\n", Reply::StallAfter(file(), 70_000), 1, "longer than 1 s"),
-        (
-            "[image]\nmax_bytes = 1000000\n",
-            Reply::File(file()),
-            1,
-            "larger than image.max_bytes, 1000000",
-        ),
-        (
-            "",
-            Reply::WithHeaders(file(), vec![header("content-encoding", "gzip")]),
-            1,
-            "Content-Encoding gzip",
-        ),
-        (
-            "",
-            Reply::Status(StatusCode::SERVICE_UNAVAILABLE, vec![header("retry-after", "3600")]),
-            1,
-            "503",
-        ),
-    ] {
-        let (qhost, server) = (qhost(), ImageServer::start());
-        qhost.config(toml);
-        server.set("/image", reply);
-        run(&qhost, &server, &sha256(&disk())).exits(13).says(&server.url("/image")).says(says);
-        assert_eq!(server.requests().len(), requests, "{says}");
-        assert!(qhost.stored_images().is_empty() && qhost.vms().is_empty(), "{says}");
-    }
-}
-
-#[test]
-fn what_passes_is_tried_again() {
-    let (qhost, server) = (qhost(), ImageServer::start());
-    let first = vec![
-        Reply::Status(StatusCode::TOO_MANY_REQUESTS, vec![header("retry-after", "1")]),
-        Reply::CutAfter(disk().into(), 70_000),
-    ];
-    server.set("/image", Reply::First(first, Box::new(Reply::File(disk().into()))));
-    run(&qhost, &server, &sha256(&disk())).exits(0);
-    assert_eq!(server.requests().len(), 3);
-}
-
-#[test]
-fn redirects_are_followed_five_times_and_checked() {
-    let (qhost, server) = (qhost(), ImageServer::start());
-    let digest = sha256(&disk());
-    for hop in 0..5 {
-        server.set(&format!("/hop{hop}"), Reply::redirect(&format!("/hop{}", hop + 1)));
-    }
-    server.set("/hop5", Reply::File(disk().into()));
-    let job = |path: &str| qhost.job(&(server.url(path), digest.clone()), json!({}));
-    qhost.run(&["run", &job("/hop0")]).exits(0);
-    assert_eq!(server.requests().len(), 6);
-
-    let other = crate::qhost();
-    for (to, says) in [
-        ("/loop", "more than 5 redirects"),
-        ("file:///etc/shadow", "leads to file:"),
-        ("http://user:secret@127.0.0.1/", "carries a user name or password"),
-        (
-            "http://192.168.0.1/image",
-            "192.168.0.1 is at 192.168.0.1, from where images may not come",
-        ),
-        ("http://[::ffff:169.254.169.254]/latest", "169.254.169.254"),
-    ] {
-        server.set("/loop", Reply::redirect(to));
-        let job = other.job(&(server.url("/loop"), digest.clone()), json!({}));
-        let done = other.run(&["run", &job]).exits(13).says(says);
-        assert!(!done.stderr.contains("secret") && !done.stdout.contains("secret"));
-    }
 }
 
 #[test]
@@ -238,52 +146,6 @@ fn an_interrupted_fetch_leaves_nothing() {
     running.signal("INT");
     running.end().exits(130).says("interrupted before the guest ran");
     assert!(qhost.stored_images().is_empty() && qhost.vms().is_empty());
-}
-
-/// A real full disk: a file system of 600 KiB in a mount namespace of its own.
-#[test]
-fn a_full_disk_leaves_nothing() {
-    let (qhost, server) = (qhost(), ImageServer::start());
-    server.set("/image", Reply::File(disk().into()));
-    let job = qhost.job(&(server.url("/image"), sha256(&disk())), json!({}));
-    let state = qhost.folder().join("small");
-    fs::create_dir(&state).unwrap();
-    let script = format!(
-        "mount -t tmpfs -o size=600k,mode=700 tmpfs {state} && cp {kept} {state}/ && \
-         {{ {qhost} run --state-dir {state} --config {config} --image-allow 127.0.0.0/8 {job}; echo code $?; \
-         find {state} -name '*.part' -o -name '{digest}'; echo end; }}",
-        state = state.display(),
-        kept = qhost.state().join("fingerprint.json").display(),
-        qhost = qhost.program().display(),
-        config = qhost.folder().join("qhost.toml").display(),
-        digest = sha256(&disk()),
-    );
-    let output = command("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(errors.contains("No space left on device"), "{text}{errors}");
-    assert!(text.ends_with("code 16\nend\n"), "{text}{errors}");
-}
-
-#[test]
-fn https_is_checked() {
-    let qhost = qhost();
-    let server = qhost_tests::https::HttpsServer::start(disk());
-    let certificate = qhost.file("ca.pem", server.certificate());
-    let job = qhost.job(&(server.url(), sha256(&disk())), json!({}));
-    let done = qhost
-        .run(&["run", "-v", &job])
-        .exits(13)
-        .says("no trusted connection: invalid peer certificate");
-    assert!(
-        !done.stderr.contains("fetching again"),
-        "a certificate does not get better: {}",
-        done.stderr
-    );
-    qhost.env("SSL_CERT_FILE", &certificate).run(&["run", &job]).exits(0);
 }
 
 #[test]

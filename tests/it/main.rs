@@ -13,6 +13,8 @@ mod sandbox;
 mod hostile;
 mod image;
 mod inspect;
+mod faults;
+mod store;
 mod plan;
 mod fingerprint;
 mod vm;

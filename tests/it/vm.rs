@@ -417,8 +417,8 @@ fn an_overlay_is_kept_for_a_task_that_persists() {
 
     // What a guest that broke into QEMU would make of it.
     let overlays = qhost.state().join("overlays");
-    let folders = fs::read_dir(&overlays).unwrap().flatten().map(|entry| entry.path());
-    let kept = folders.filter(|path| path.to_str().unwrap().contains("/test-")).next().unwrap();
+    let mut folders = fs::read_dir(&overlays).unwrap().flatten().map(|entry| entry.path());
+    let kept = folders.find(|path| path.to_str().unwrap().contains("/test-")).unwrap();
     let mut bytes = fs::read(kept.join("overlay.qcow2")).unwrap();
     bytes[79] = 4;
     fs::write(kept.join("overlay.qcow2"), bytes).unwrap();

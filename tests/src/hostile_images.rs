@@ -178,8 +178,8 @@ pub fn made() -> Vec<HostileImage> {
 /// would unpack it until the host's disk is full. The cap on a disk's size is what holds it.
 fn bomb() -> Vec<u8> {
     let entries = 16_384_usize;
-    let l1 = ((4 * CLUSTER as u64) | 1 << 63).to_be_bytes().repeat(entries);
-    let compressed = (5 * CLUSTER as u64 | 1 << 62).to_be_bytes().repeat(CLUSTER / 8);
+    let l1 = ((4 * CLUSTER as u64) | (1 << 63)).to_be_bytes().repeat(entries);
+    let compressed = ((5 * CLUSTER as u64) | (1 << 62)).to_be_bytes().repeat(CLUSTER / 8);
     let mut image = qcow2(&[
         (24, &((entries * (CLUSTER / 8) * CLUSTER) as u64).to_be_bytes()),
         (36, &u32::try_from(entries).expect("a few").to_be_bytes()),

@@ -21,6 +21,20 @@ pub struct HttpsServer {
 impl HttpsServer {
     /// Serves a file under every path.
     pub fn start(file: Vec<u8>) -> Self {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}", file.len());
+        Self::answering(&head, file)
+    }
+
+    /// Redirects every request.
+    pub fn redirecting(to: &str) -> Self {
+        Self::answering(
+            &format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0"),
+            vec![],
+        )
+    }
+
+    fn answering(head: &str, body: Vec<u8>) -> Self {
+        let answer = [head.as_bytes(), b"\r\nconnection: close\r\n\r\n", &body].concat();
         let made =
             rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
         let certificate = made.cert.pem();
@@ -41,7 +55,7 @@ impl HttpsServer {
                 .expect("a runtime");
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, acceptor, file) => {}
+                    () = serve(listener, acceptor, answer) => {}
                     _ = stopped => {}
                 }
             });
@@ -60,7 +74,7 @@ impl HttpsServer {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, file: Vec<u8>) {
+async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, answer: Vec<u8>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
@@ -73,13 +87,7 @@ async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, file: Vec
                 Err(_) => break,
             }
         }
-        let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            file.len()
-        );
-        for bytes in [head.as_bytes(), &file] {
-            stream.write_all(bytes).await.expect("the client reads");
-        }
+        stream.write_all(&answer).await.expect("the client reads");
         stream.shutdown().await.expect("the client reads to the end");
     }
 }

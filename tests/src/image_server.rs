@@ -33,8 +33,118 @@ pub enum Reply {
     Status(StatusCode, Vec<(HeaderName, HeaderValue)>),
     /// The file with headers.
     WithHeaders(Bytes, Vec<(HeaderName, HeaderValue)>),
+    /// The file without saying how long it is.
+    Chunked(Bytes),
+    /// The file as servers do that know its versions and give parts of it.
+    Ranged(Ranged),
     /// The first answers, one a request, then the other for ever.
     First(Vec<Reply>, Box<Reply>),
+}
+
+/// A file with a version, of which parts may be asked for.
+#[derive(Clone)]
+pub struct Ranged {
+    /// The file.
+    pub file: Bytes,
+    /// The version, quoted.
+    pub etag: &'static str,
+    /// Every answer breaks off after so many bytes.
+    pub cut: Option<usize>,
+    /// The pause before every 64 KiB.
+    pub pause: Duration,
+    /// What the server does wrong with parts.
+    pub quirk: Quirk,
+}
+
+/// What a server does wrong when it is asked for a part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Quirk {
+    /// Nothing.
+    None,
+    /// It sends the whole.
+    IgnoresRange,
+    /// It sends another part.
+    WrongStart,
+    /// It says that the file has another size.
+    WrongTotal,
+    /// It does not say which part it sends.
+    SaysNotWhich,
+    /// It sends a part of another version.
+    OtherVersion,
+    /// It says that there is no such part.
+    NotSatisfiable,
+    /// It is too busy for parts with an end.
+    NoBoundedParts,
+}
+
+impl Ranged {
+    /// A server that does all well.
+    pub fn new(file: impl Into<Bytes>, etag: &'static str) -> Self {
+        let pause = Duration::ZERO;
+        Self { file: file.into(), etag, cut: None, pause, quirk: Quirk::None }
+    }
+
+    fn answer(self, seen: &Seen) -> Response {
+        let Self { file, etag, cut, pause, quirk } = self;
+        let length = file.len();
+        let wanted = seen.range.as_deref().filter(|_| seen.if_range.as_deref() == Some(etag));
+        let wanted = wanted.filter(|_| quirk != Quirk::IgnoresRange).map(|range| {
+            let (from, to) = range.trim_start_matches("bytes=").split_once('-').expect("a range");
+            (from.parse::<usize>().expect("a number"), to.parse::<usize>().ok())
+        });
+        let plain = |status| {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = status;
+            response
+        };
+        let (from, to) = match wanted {
+            Some(_) if quirk == Quirk::NotSatisfiable => {
+                return plain(StatusCode::RANGE_NOT_SATISFIABLE);
+            }
+            Some((_, Some(_))) if quirk == Quirk::NoBoundedParts => {
+                return plain(StatusCode::SERVICE_UNAVAILABLE);
+            }
+            Some((from, to)) => (from, to.unwrap_or(length - 1)),
+            None => (0, length - 1),
+        };
+        let part = file.slice(from..=to);
+        let sent = part.slice(..cut.unwrap_or(usize::MAX).min(part.len()));
+        let whole = sent.len() == part.len();
+        let end = if whole { Duration::ZERO } else { Duration::from_millis(100) };
+        let mut response = with_length(part.len(), pieces(sent, move |_| Some(pause), end));
+        let headers = response.headers_mut();
+        headers.insert("accept-ranges", HeaderValue::from_static("bytes"));
+        headers.insert("etag", HeaderValue::from_static(etag));
+        if wanted.is_some() {
+            let said = match quirk {
+                Quirk::WrongStart => Some(format!("bytes {}-{to}/{length}", from - 1)),
+                Quirk::WrongTotal => Some(format!("bytes {from}-{to}/{}", length + 1)),
+                Quirk::SaysNotWhich => None,
+                _ => Some(format!("bytes {from}-{to}/{length}")),
+            };
+            if let Some(said) = said {
+                headers.insert("content-range", said.parse().expect("a header"));
+            }
+            if quirk == Quirk::OtherVersion {
+                headers.insert("etag", HeaderValue::from_static("\"other\""));
+            }
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        response
+    }
+}
+
+/// A request as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The path.
+    pub path: String,
+    /// The part asked for.
+    pub range: Option<String>,
+    /// Of which version.
+    pub if_range: Option<String>,
+    /// The credentials.
+    pub authorization: Option<String>,
 }
 
 impl Reply {
@@ -48,7 +158,7 @@ impl Reply {
 #[derive(Default)]
 struct Shared {
     replies: HashMap<String, Reply>,
-    requests: Vec<String>,
+    requests: Vec<Seen>,
 }
 
 /// The server; ends when dropped.
@@ -108,15 +218,30 @@ impl ImageServer {
 
     /// The paths requested so far, in order.
     pub fn requests(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.path).collect()
+    }
+
+    /// The requests so far, in order.
+    pub fn seen(&self) -> Vec<Seen> {
         self.shared.lock().expect("the lock").requests.clone()
     }
 }
 
 async fn answer(State(shared): State<Arc<Mutex<Shared>>>, request: Request) -> Response {
+    let header = |name: &str| {
+        let value = request.headers().get(name)?.to_str().expect("text");
+        Some(value.to_owned())
+    };
     let path = request.uri().path().to_owned();
+    let seen = Seen {
+        path: path.clone(),
+        range: header("range"),
+        if_range: header("if-range"),
+        authorization: header("authorization"),
+    };
     let reply = {
         let mut shared = shared.lock().expect("the lock");
-        shared.requests.push(path.clone());
+        shared.requests.push(seen.clone());
         match shared.replies.get_mut(&path) {
             Some(Reply::First(first, rest)) if first.is_empty() => (**rest).clone(),
             Some(Reply::First(first, _)) => first.remove(0),
@@ -126,6 +251,10 @@ async fn answer(State(shared): State<Arc<Mutex<Shared>>>, request: Request) -> R
     };
     match reply {
         Reply::File(file) => with_length(file.len(), Body::from(file)),
+        Reply::Chunked(file) => {
+            Response::new(pieces(file, |_| Some(Duration::ZERO), Duration::ZERO))
+        }
+        Reply::Ranged(ranged) => ranged.answer(&seen),
         Reply::WithHeaders(file, headers) => {
             let mut response = with_length(file.len(), Body::from(file));
             response.headers_mut().extend(headers.into_iter().collect::<HeaderMap>());
@@ -139,17 +268,20 @@ async fn answer(State(shared): State<Arc<Mutex<Shared>>>, request: Request) -> R
         }
         Reply::Slow(file, pause) => {
             let length = file.len();
-            let pieces = pieces(file, move |_| Some(pause));
+            let pieces = pieces(file, move |_| Some(pause), Duration::ZERO);
             with_length(length, pieces)
         }
         Reply::CutAfter(file, most) => {
             let length = file.len();
-            with_length(length, pieces(file.slice(..most), |_| Some(Duration::ZERO)))
+            with_length(
+                length,
+                pieces(file.slice(..most), |_| Some(Duration::ZERO), Duration::ZERO),
+            )
         }
         Reply::StallAfter(file, most) => {
             let length = file.len();
             let stall = move |sent| (sent < most).then_some(Duration::ZERO);
-            with_length(length, pieces(file, stall))
+            with_length(length, pieces(file, stall, Duration::ZERO))
         }
         Reply::First(..) => unreachable!("answers in a row are not nested"),
     }
@@ -162,7 +294,12 @@ fn with_length(length: usize, body: Body) -> Response {
 }
 
 /// A body in pieces of 64 KiB, each after a pause that depends on what was sent; `None` is a pause without end.
-fn pieces(file: Bytes, pause: impl Fn(usize) -> Option<Duration> + Send + Sync + 'static) -> Body {
+/// Before a body that ends early, a pause at its end lets what was sent arrive.
+fn pieces(
+    file: Bytes,
+    pause: impl Fn(usize) -> Option<Duration> + Send + Sync + 'static,
+    end: Duration,
+) -> Body {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, io::Error>>(1);
     tokio::spawn(async move {
         let mut sent = 0;
@@ -177,6 +314,7 @@ fn pieces(file: Bytes, pause: impl Fn(usize) -> Option<Duration> + Send + Sync +
                 return;
             }
         }
+        tokio::time::sleep(end).await;
         // Reached with less than was announced, this makes the server close the connection.
     });
     Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))

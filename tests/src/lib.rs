@@ -8,6 +8,7 @@ pub mod https;
 pub mod image_server;
 pub mod languages;
 pub mod qhost;
+pub mod raw_server;
 pub mod registry;
 
 use std::{
@@ -17,8 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use image_server::{ImageServer, Reply};
+pub use image_server::{ImageServer, Quirk, Ranged, Reply};
 pub use qhost::{Done, Qhost, Running};
+pub use raw_server::RawServer;
 
 /// The repository's root.
 pub fn root() -> &'static Path {

@@ -2,12 +2,8 @@
 //! bounded in time and size; an attempt that breaks off is gone on with from there where the source can do that, in
 //! another process as well.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use reqwest::StatusCode;
-use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time::{self, Instant};
 use url::Url;
 
@@ -15,6 +11,7 @@ use super::{
     Doing, FetchFailure, ImageError, Progress,
     http::{self, Answer, Http},
     pipe::{Broken, Gone, Pipe, Through},
+    retry::Retry,
     shown,
     store::Part,
     unpack::{Bounds, Packing},
@@ -126,10 +123,13 @@ impl Fetch<'_> {
         let mut goes_on = part.version_from(self.source).is_some();
         loop {
             let (through, bytes) = self.download(expected, part).await?;
-            if through.served == expected {
+            if through.served == expected && through.fault.is_none() {
                 return Ok(through.content);
             }
             part.clear()?;
+            if let Some(refusal) = through.fault.filter(|_| through.served == expected) {
+                return Err(ImageError::Unsafe { sha256: expected, refusal });
+            }
             // What another process left may be what is wrong.
             if !std::mem::take(&mut goes_on) {
                 let url = shown(self.source);
@@ -443,69 +443,4 @@ fn stage_error(broken: Broken, sha256: Sha256, path: &std::path::Path) -> ImageE
         Broken::Disk(source) => ImageError::store(path)(source),
         Broken::Refused(refusal) => ImageError::Unsafe { sha256, refusal },
     }
-}
-
-/// How often, and after which wait, a source is asked again.
-struct Retry {
-    most: u32,
-    failed: u32,
-    backoff: Duration,
-    best: u64,
-}
-
-impl Retry {
-    fn new(config: &config::Image) -> Self {
-        Self { most: config.attempts, failed: 0, backoff: limits::FETCH_BACKOFF, best: 0 }
-    }
-
-    /// Waits before the next attempt, if there is to be one. `received` is how far the last one came.
-    async fn after(
-        &mut self,
-        failure: FetchFailure,
-        received: u64,
-        progress: &dyn Progress,
-    ) -> Result<(), FetchFailure> {
-        if received >= self.best.saturating_add(limits::FETCH_PROGRESS_BYTES) {
-            *self =
-                Self { most: self.most, failed: 0, backoff: limits::FETCH_BACKOFF, best: received };
-        }
-        self.failed += 1;
-        let Some(wait) = self.wait(&failure).filter(|_| self.failed < self.most) else {
-            return Err(failure);
-        };
-        progress.retrying(&format!("{failure}; trying again"));
-        time::sleep(wait).await;
-        self.backoff = self.backoff.saturating_mul(2).min(limits::FETCH_RETRY_AFTER);
-        Ok(())
-    }
-
-    /// Nothing where another attempt would end the same.
-    fn wait(&self, failure: &FetchFailure) -> Option<Duration> {
-        match failure {
-            FetchFailure::Connection(_) | FetchFailure::Short { .. } | FetchFailure::Range(_) => {
-                Some(jittered(self.backoff))
-            }
-            FetchFailure::Status { status, retry_after_s } => {
-                let worth = status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS;
-                let backoff = jittered(self.backoff);
-                let asked = retry_after_s.map_or(backoff, Duration::from_secs);
-                (worth && asked <= limits::FETCH_RETRY_AFTER).then_some(asked.max(backoff))
-            }
-            FetchFailure::Forbidden(_)
-            | FetchFailure::Tls(_)
-            | FetchFailure::Redirect(_)
-            | FetchFailure::TooLarge { .. }
-            | FetchFailure::Encoded(_)
-            | FetchFailure::TooSlow { .. } => None,
-        }
-    }
-}
-
-/// Half of the wait by chance, so that hosts that failed together do not come back together.
-fn jittered(wait: Duration) -> Duration {
-    let mut byte = [u8::MAX];
-    // Without randomness it is the whole wait.
-    let filled = getrandom(&mut byte, GetRandomFlags::empty()).unwrap_or(0);
-    let chance = if filled == 1 { byte[0] } else { u8::MAX };
-    wait / 2 + wait / 2 * u32::from(chance) / u32::from(u8::MAX)
 }

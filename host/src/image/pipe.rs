@@ -7,7 +7,11 @@
 //!
 //! What waits between two stages is bounded; a slow one holds up those before it.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -20,7 +24,7 @@ use tokio::{
 
 use super::{
     Refusal,
-    unpack::{Bounds, Packing, Stop, unpack},
+    unpack::{Bounds, Packing, Served, Stop, unpack},
 };
 use crate::{
     digest::{Hasher, Sha256},
@@ -32,18 +36,19 @@ pub(super) struct Pipe {
     pieces: Sender<Bytes>,
     /// Whether the network ever waited for the other stages.
     waited: bool,
-    unpacked: Option<JoinHandle<Result<Sha256, Stop>>>,
+    unpacked: Option<JoinHandle<Result<Served, Stop>>>,
     written: JoinHandle<io::Result<u64>>,
     hashed: JoinHandle<io::Result<Sha256>>,
 }
 
 /// What went through.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct Through {
     /// The digest of what arrived.
     pub(super) served: Sha256,
     /// The digest of what was written: the same, unless it was unpacked.
     pub(super) content: Sha256,
+    /// Why it could not be unpacked, though it may be what was asked for.
+    pub(super) fault: Option<Refusal>,
 }
 
 /// Why a stage ended early.
@@ -105,8 +110,8 @@ impl Pipe {
         self.written.await.map_err(panicked)?.map_err(Broken::Disk)?;
         let content = self.hashed.await.map_err(panicked)?.map_err(Broken::Disk)?;
         match unpacked {
-            None => Ok(Through { served: content, content }),
-            Some(Ok(served)) => Ok(Through { served, content }),
+            None => Ok(Through { served: content, content, fault: None }),
+            Some(Ok(Served { sha256, fault })) => Ok(Through { served: sha256, content, fault }),
             Some(Err(Stop::Refused(refusal))) => Err(Broken::Refused(refusal)),
             Some(Err(Stop::Gone)) => Err(Broken::Disk(io::Error::other("a stage ended early"))),
         }
@@ -122,13 +127,17 @@ fn write(
     onward: &Sender<Bytes>,
 ) -> io::Result<u64> {
     static ZEROS: [u8; limits::BLOCK_BYTES] = [0; limits::BLOCK_BYTES];
-    let mut end = start;
+    let (mut end, mut flushed) = (start, start);
     while let Some(piece) = arriving.blocking_recv() {
         for block in piece.chunks(limits::BLOCK_BYTES) {
             if ZEROS.get(..block.len()) != Some(block) {
                 file.write_all_at(block, end)?;
             }
             end += block.len() as u64;
+        }
+        if end - flushed >= limits::WRITE_BEHIND_BYTES {
+            begin_writeback(file, flushed, end - flushed);
+            flushed = end;
         }
         // The hash ends early only where it cannot read; its result says so.
         if onward.blocking_send(piece).is_err() {
@@ -137,6 +146,21 @@ fn write(
     }
     file.set_len(end)?;
     Ok(end)
+}
+
+/// Has the kernel begin to write a part to the disk, so that there is little left to wait for at the end.
+#[expect(unsafe_code, reason = "a system call that rustix has no function for")]
+fn begin_writeback(file: &File, from: u64, length: u64) {
+    let range = i64::try_from(from).ok().zip(i64::try_from(length).ok());
+    let Some((from, length)) = range else { return };
+    // SAFETY: it takes a descriptor, which is open here, and numbers.
+    let begun = unsafe {
+        libc::sync_file_range(file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE)
+    };
+    if begun != 0 {
+        // What could not be written is said again when the whole is made durable.
+        tracing::debug!(error = %io::Error::last_os_error(), "no early writing here");
+    }
 }
 
 fn hash(

@@ -135,7 +135,7 @@ impl Store {
     /// The digest of the file that will be served, if that is known without a request.
     pub fn known_digest(&self, request: &ImageRequest) -> Result<Option<Sha256>, ImageError> {
         match &request.checksum {
-            Checksum::File { sha256 } => Ok(Some(*sha256)),
+            Checksum::Image { sha256 } => Ok(Some(*sha256)),
             Checksum::List { sums: url, sha256 } => {
                 match fs::read(self.sums.join(sha256.to_string())) {
                     Ok(list) if Sha256::of(&list) == *sha256 => {
@@ -206,10 +206,9 @@ impl Store {
                 bytes,
             });
         }
-        let digest = listed(&list, url, request)?;
         let path = self.sums.join(expected.to_string());
         state::write_whole(&path, &list).map_err(ImageError::store(&path))?;
-        Ok(digest)
+        listed(&list, url, request)
     }
 
     fn find(

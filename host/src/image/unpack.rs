@@ -64,16 +64,16 @@ pub(super) enum Stop {
     Refused(Refusal),
 }
 
-/// Unpacks what arrives and hands it on; gives the digest of what arrived.
+/// Unpacks what arrives and hands it on.
 pub(super) fn unpack(
     packing: Packing,
     bounds: Bounds,
     arriving: Receiver<Bytes>,
     onward: &Sender<Bytes>,
-) -> Result<Sha256, Stop> {
+) -> Result<Served, Stop> {
     let arrived = Cell::new(0);
     let mut served =
-        Served { arriving, piece: Bytes::new(), hasher: Hasher::default(), arrived: &arrived };
+        Arriving { arriving, piece: Bytes::new(), hasher: Hasher::default(), arrived: &arrived };
     let mut unpacked = Unpacked { onward, bounds, bytes: 0, arrived: &arrived };
     let decoded = match packing {
         Packing::Gzip => unpacked.take(&mut flate2::bufread::MultiGzDecoder::new(&mut served)),
@@ -91,17 +91,21 @@ pub(super) fn unpack(
     };
     // To the end, so that another file than the one that was asked for is called that.
     served.drain();
-    let sha256 = served.hasher.finish();
-    match broken {
-        None => Ok(sha256),
-        Some(reason) => Err(Stop::Refused(Refusal {
-            check: "unpack",
-            reason: format!(
-                "its name says that it is {}-compressed, and it cannot be unpacked: {reason}",
-                packing.name()
-            ),
-        })),
-    }
+    let fault = broken.map(|reason| Refusal {
+        check: "unpack",
+        reason: format!(
+            "its name says that it is {}-compressed, and it cannot be unpacked: {reason}",
+            packing.name()
+        ),
+    });
+    Ok(Served { sha256: served.hasher.finish(), fault })
+}
+
+/// What arrived, once all has.
+pub(super) struct Served {
+    pub(super) sha256: Sha256,
+    /// Why it could not be unpacked.
+    pub(super) fault: Option<Refusal>,
 }
 
 /// How decoding ended before its end.
@@ -118,14 +122,14 @@ impl From<io::Error> for Ended {
 }
 
 /// What arrives, hashed as it is read.
-struct Served<'a> {
+struct Arriving<'a> {
     arriving: Receiver<Bytes>,
     piece: Bytes,
     hasher: Hasher,
     arrived: &'a Cell<u64>,
 }
 
-impl Served<'_> {
+impl Arriving<'_> {
     fn drain(&mut self) {
         while self.refill() {
             self.piece = Bytes::new();
@@ -144,7 +148,7 @@ impl Served<'_> {
     }
 }
 
-impl BufRead for Served<'_> {
+impl BufRead for Arriving<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.refill();
         Ok(&self.piece)
@@ -156,7 +160,7 @@ impl BufRead for Served<'_> {
     }
 }
 
-impl Read for Served<'_> {
+impl Read for Arriving<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.fill_buf()?.read(buffer)?;
         self.consume(read);
@@ -194,7 +198,7 @@ impl Unpacked<'_> {
     }
 
     /// A zstd file is frames in a row, some of which are for others to read (RFC 8878, 3.1).
-    fn take_frames(&mut self, served: &mut Served<'_>) -> Result<(), Ended> {
+    fn take_frames(&mut self, served: &mut Arriving<'_>) -> Result<(), Ended> {
         while !served.fill_buf()?.is_empty() {
             let window = u64::from(limits::UNPACK_MEMORY_KIB) << 10;
             match StreamingDecoder::new_with_max_window_size(&mut *served, window) {
@@ -257,10 +261,13 @@ mod tests {
         while let Some(piece) = out.blocking_recv() {
             bytes.extend_from_slice(&piece);
         }
-        let ended = ended.map_err(|stop| match stop {
-            Stop::Gone => "gone".into(),
-            Stop::Refused(refusal) => refusal.check.to_owned(),
-        });
+        let ended = match ended {
+            Ok(Served { sha256, fault: None }) => Ok(sha256),
+            Ok(Served { fault: Some(refusal), .. }) | Err(Stop::Refused(refusal)) => {
+                Err(refusal.check.to_owned())
+            }
+            Err(Stop::Gone) => Err("gone".into()),
+        };
         (ended, bytes)
     }
 

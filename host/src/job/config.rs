@@ -76,7 +76,7 @@ fn image_sources(cursor: Cursor<'_>) -> Option<(Url, Vec<Url>)> {
 fn checksum(cursor: Cursor<'_>) -> Option<Checksum> {
     let text = cursor.value().as_str().unwrap_or_default();
     if let Ok(sha256) = text.parse() {
-        return Some(Checksum::File { sha256 });
+        return Some(Checksum::Image { sha256 });
     }
     let expected = "64 hexadecimal digits, the SHA-256 of the image; or URL#sha256=DIGITS, a list of checksums with its own";
     let Some((list, pin)) = text.rsplit_once("#sha256=") else {

@@ -1,0 +1,75 @@
+//! Whether a source is asked again, and when.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::time;
+
+use super::{FetchFailure, Progress};
+use crate::{config, limits};
+
+/// How often, and after which wait, a source is asked again.
+pub(super) struct Retry {
+    most: u32,
+    failed: u32,
+    backoff: Duration,
+    best: u64,
+}
+
+impl Retry {
+    pub(super) fn new(config: &config::Image) -> Self {
+        Self { most: config.attempts, failed: 0, backoff: limits::FETCH_BACKOFF, best: 0 }
+    }
+
+    /// Waits before the next attempt, if there is to be one. `received` is how far the last one came.
+    pub(super) async fn after(
+        &mut self,
+        failure: FetchFailure,
+        received: u64,
+        progress: &dyn Progress,
+    ) -> Result<(), FetchFailure> {
+        if received >= self.best.saturating_add(limits::FETCH_PROGRESS_BYTES) {
+            *self =
+                Self { most: self.most, failed: 0, backoff: limits::FETCH_BACKOFF, best: received };
+        }
+        self.failed += 1;
+        let Some(wait) = self.wait(&failure).filter(|_| self.failed < self.most) else {
+            return Err(failure);
+        };
+        progress.retrying(&format!("{failure}; trying again"));
+        time::sleep(wait).await;
+        self.backoff = self.backoff.saturating_mul(2).min(limits::FETCH_RETRY_AFTER);
+        Ok(())
+    }
+
+    /// Nothing where another attempt would end the same.
+    fn wait(&self, failure: &FetchFailure) -> Option<Duration> {
+        match failure {
+            FetchFailure::Connection(_) | FetchFailure::Short { .. } | FetchFailure::Range(_) => {
+                Some(jittered(self.backoff))
+            }
+            FetchFailure::Status { status, retry_after_s } => {
+                let worth = status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS;
+                let backoff = jittered(self.backoff);
+                let asked = retry_after_s.map_or(backoff, Duration::from_secs);
+                (worth && asked <= limits::FETCH_RETRY_AFTER).then_some(asked.max(backoff))
+            }
+            FetchFailure::Forbidden(_)
+            | FetchFailure::Tls(_)
+            | FetchFailure::Redirect(_)
+            | FetchFailure::TooLarge { .. }
+            | FetchFailure::Encoded(_)
+            | FetchFailure::TooSlow { .. } => None,
+        }
+    }
+}
+
+/// Half of the wait by chance, so that hosts that failed together do not come back together.
+fn jittered(wait: Duration) -> Duration {
+    let mut byte = [u8::MAX];
+    // Without randomness it is the whole wait.
+    let filled = getrandom(&mut byte, GetRandomFlags::empty()).unwrap_or(0);
+    let chance = if filled == 1 { byte[0] } else { u8::MAX };
+    wait / 2 + wait / 2 * u32::from(chance) / u32::from(u8::MAX)
+}

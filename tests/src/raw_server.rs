@@ -1,0 +1,64 @@
+//! A TCP server on loopback that does with each connection what a test says: for what no HTTP server would do.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// The server; its thread ends with the tests.
+pub struct RawServer {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+impl RawServer {
+    /// Starts it on a free port. `serve` gets each connection, after its request was read, with its number from 0.
+    pub fn start(serve: impl Fn(usize, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = connections.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a connection");
+                let mut request = vec![];
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    match stream.read(&mut byte) {
+                        Ok(1) => request.push(byte[0]),
+                        Ok(_) | Err(_) => break,
+                    }
+                }
+                serve(counted.fetch_add(1, Ordering::Relaxed), &mut stream);
+            }
+        });
+        Self { address, connections }
+    }
+
+    /// Starts one that answers every request with the same bytes and closes the connection.
+    pub fn answering(answer: Vec<u8>) -> Self {
+        Self::start(move |_, stream| {
+            // A client that has seen enough may be gone.
+            if stream.write_all(&answer).is_err() {}
+        })
+    }
+
+    /// The URL of anything on it.
+    pub fn url(&self) -> String {
+        format!("http://{}/image", self.address)
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
