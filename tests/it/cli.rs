@@ -12,6 +12,9 @@ fn help() {
         &["run", "--help"],
         &["plan", "--help"],
         &["policy", "inspect", "--help"],
+        &["image", "--help"],
+        &["image", "pull", "--help"],
+        &["image", "gc", "--help"],
         &["completions", "--help"],
     ] {
         let done = qhost.run(args).exits(0);

@@ -120,6 +120,7 @@ const BEYOND_THE_SCHEMA: &[&str] = &[
     "image-source-newline",
     "image-source-bad-port",
     "image-source-no-host",
+    "mirror-with-a-password",
     // How parts of the job go together.
     "guest-ports-without-host-port",
     "guest-ports-two-without-reserved",

@@ -33,8 +33,8 @@ pub enum ImageCommand {
   qhost image pull https://images.example/web.raw.xz https://mirror.example/web.raw.xz \\
       --checksum 'https://images.example/SHA256SUMS#sha256=…'
 
-No policy is asked: this is for the operator. A broken download is gone on with by the next one. Exit code 13 when no
-source delivers, 14 for another checksum, 15 when the image is unsafe.")]
+No policy is asked: this is for the operator. A broken download is gone on with by the next one.
+Exit code 13 when no source delivers, 14 for another checksum, 15 when the image is unsafe.")]
 pub struct PullImageArgs {
     /// Where the image is served; further ones are mirrors, tried in order. .gz, .xz and .zst are unpacked
     #[arg(value_name = "URL", required = true)]
@@ -87,7 +87,8 @@ pub struct RemoveImageArgs {
   qhost image gc --older-than 30d
   qhost image gc --max-bytes 200GiB --dry-run
 
-Never an image that a VM uses or that a kept overlay lies over. With neither option only what killed runs left goes.")]
+Never an image that a VM uses or that a kept overlay lies over. With neither option, only what
+killed runs left goes.")]
 pub struct GcArgs {
     /// Remove images that no run has used for so long: 30d, 12h
     #[arg(long, value_name = "AGE")]
