@@ -28,6 +28,9 @@ const THROTTLED: usize = 200_000_000;
 const THROTTLE: f64 = 50e6;
 const SPARSE: u64 = 10 << 30;
 
+/// A name and what is timed.
+type Contender<'a> = (&'a str, Box<dyn Fn() + 'a>);
+
 fn main() {
     let folder = std::env::var_os("QHOST_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let scratch = tempfile::TempDir::new_in(&folder).expect("a scratch folder");
@@ -47,7 +50,7 @@ fn whole(qhost: &Qhost, server: &Server, scratch: &tempfile::TempDir, out: &std:
         server.data.chunks(256 << 10).for_each(|piece| hasher.update(piece));
         assert_eq!(hasher.finish().to_string(), digest);
     };
-    let mut contenders: Vec<(&str, Box<dyn Fn() + '_>)> = vec![
+    let contenders: Vec<Contender<'_>> = vec![
         ("qhost image pull, made durable", Box::new(|| pull(qhost, scratch, &url, &digest, ""))),
         ("curl -o", Box::new(|| curl(&url, out))),
         (
@@ -64,7 +67,7 @@ fn whole(qhost: &Qhost, server: &Server, scratch: &tempfile::TempDir, out: &std:
         ("SHA-256 by AWS-LC", Box::new(|| hash(Hasher::aws_lc()))),
         ("the disk: write, made durable", Box::new(|| write(&server.data, out))),
     ];
-    let medians = rounds(&mut contenders, || {
+    let medians = rounds(&contenders, || {
         // What one contender leaves to be written is not the next one's to wait for.
         drop(fs::remove_file(out));
         rustix::fs::sync();
@@ -86,7 +89,7 @@ fn throttled(qhost: &Qhost, server: &Server, scratch: &tempfile::TempDir, out: &
     let digest = server.digest(THROTTLED).to_string();
     for (what, path) in [("a link of 50 MB/s", "/link"), ("connections of 50 MB/s each", "/each")] {
         let url = server.url(path);
-        let mut contenders: Vec<(&str, Box<dyn Fn() + '_>)> = vec![
+        let contenders: Vec<Contender<'_>> = vec![
             ("qhost image pull", Box::new(|| pull(qhost, scratch, &url, &digest, ""))),
             (
                 "qhost, one connection",
@@ -94,7 +97,7 @@ fn throttled(qhost: &Qhost, server: &Server, scratch: &tempfile::TempDir, out: &
             ),
             ("curl -o", Box::new(|| curl(&url, out))),
         ];
-        let medians = rounds(&mut contenders, || drop(fs::remove_file(out)));
+        let medians = rounds(&contenders, || drop(fs::remove_file(out)));
         println!("\n200 MB over {what}");
         for ((name, _), median) in contenders.iter().zip(&medians) {
             println!("  {name:<34} {median:6.2} s  {:.2} of curl's", median / medians[2]);
@@ -143,7 +146,7 @@ impl Progress for Nobody {
     }
 }
 
-fn rounds(contenders: &mut [(&str, Box<dyn Fn() + '_>)], between: impl Fn()) -> Vec<f64> {
+fn rounds(contenders: &[Contender<'_>], between: impl Fn()) -> Vec<f64> {
     let mut took = vec![vec![]; contenders.len()];
     for _ in 0..ROUNDS {
         for ((_, contender), took) in contenders.iter().zip(&mut took) {

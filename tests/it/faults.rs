@@ -7,6 +7,7 @@ use std::{
     net::TcpStream,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
 };
@@ -536,7 +537,8 @@ fn a_read_only_folder() {
          $Q image pull {other} --checksum {other_sha256}; echo code $?"
     );
     let (said, errors) = with_small_disk(&qhost, &script);
-    assert!(said.contains("raw") && said.ends_with("code 16\n"), "{said}{errors}");
+    assert!(said.contains("raw") && said.contains("sound"), "{said}{errors}");
+    assert!(said.contains("code 0\n") && said.ends_with("code 16\n"), "{said}{errors}");
     assert!(errors.contains("Read-only file system"), "{said}{errors}");
     assert_eq!(server.requests(), ["/small"]);
 }
@@ -608,6 +610,35 @@ fn a_killed_fetch_is_gone_on_with() {
     pull(&qhost, &url, &digest(&file(1))).exits(0);
     assert_eq!(server.seen()[1].range.as_ref(), Some(&rest));
     has(&qhost, &file(1));
+}
+
+/// Killed at any moment, again and again, by chance: never does the store have what is not whole, and in the end it has
+/// the image.
+#[test]
+fn kill_9_at_any_moment() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let bytes: Vec<u8> = (1..=8).flat_map(file).collect();
+    server.set("/image", Reply::Ranged(Ranged::new(bytes.clone(), "\"1\"")));
+    let args = ["image", "pull", &server.url("/image"), "--checksum", &digest(&bytes)];
+    let mut killed = 0;
+    for round in 0..40 {
+        let mut child =
+            qhost.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // From before it begins until after its end.
+        std::thread::sleep(Duration::from_millis(round * 3));
+        child.kill().unwrap();
+        killed += usize::from(child.wait().unwrap().code().is_none());
+        if stored(&qhost, &bytes).exists() {
+            assert!(fs::read(stored(&qhost, &bytes)).unwrap() == bytes, "round {round}: not whole");
+            if qhost.run(&["image", "rm", &digest(&bytes)]).code == 0 {
+                assert!(!stored(&qhost, &bytes).exists());
+            }
+        }
+    }
+    assert!(killed > 5, "{killed} of 40 were killed on the way");
+    qhost.run(&args).exits(0);
+    qhost.run(&["image", "verify"]).exits(0);
+    has(&qhost, &bytes);
 }
 
 /// What another process left is hashed again. Where it is not of this image, the fetch begins anew.

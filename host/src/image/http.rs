@@ -1,7 +1,7 @@
 //! One request for a file or a part of one, with its redirects, each checked. What is given back has been checked
 //! against what was asked for.
 
-use std::{error::Error, fs, io, sync::Arc};
+use std::{error::Error, fs, io, sync::Arc, time::SystemTime};
 
 use reqwest::{Certificate, Client, Proxy, Response, StatusCode, header, redirect};
 use url::Url;
@@ -133,8 +133,7 @@ impl Http {
                 | StatusCode::TEMPORARY_REDIRECT
                 | StatusCode::PERMANENT_REDIRECT => url = redirected(&url, &response)?,
                 status => {
-                    let retry_after = text(&response, header::RETRY_AFTER);
-                    let retry_after_s = retry_after.and_then(|value| value.trim().parse().ok());
+                    let retry_after_s = text(&response, header::RETRY_AFTER).and_then(retry_after);
                     return Err(FetchFailure::Status { status, retry_after_s });
                 }
             }
@@ -145,6 +144,13 @@ impl Http {
             shown(&url)
         )))
     }
+}
+
+/// Seconds, or a date (RFC 9110, 10.2.3); one that has passed is now.
+fn retry_after(value: &str) -> Option<u64> {
+    let until = |date: SystemTime| date.duration_since(SystemTime::now()).unwrap_or_default();
+    let date = || httpdate::parse_http_date(value).map(until).ok();
+    value.trim().parse().ok().or_else(|| date().map(|wait| wait.as_secs()))
 }
 
 fn forbidden(error: Forbidden) -> FetchFailure {
@@ -254,7 +260,18 @@ fn tls_fault<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> 
 
 #[cfg(test)]
 mod tests {
-    use super::content_range;
+    use std::time::{Duration, SystemTime};
+
+    use super::{content_range, retry_after};
+
+    #[test]
+    fn waits_that_a_server_asks_for() {
+        assert_eq!(retry_after("7"), Some(7));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
+        let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
+        assert!(retry_after(&date).is_some_and(|wait| (90..=100).contains(&wait)));
+        assert_eq!(retry_after("soon"), None);
+    }
 
     #[test]
     fn content_ranges() {

@@ -75,7 +75,8 @@ impl Images<'_> {
             show::print(&show::json(&json!({ "images": images })));
             return Ok(Exit::Done);
         }
-        let header = ["DIGEST", "FORMAT", "DISK", "STORED", "LAST USED", "USED BY", "SOURCE"];
+        let header =
+            ["DIGEST", "FORMAT", "DISK", "STORED", "FETCHED", "LAST USED", "USED BY", "SOURCE"];
         let mut rows = vec![header.map(str::to_owned)];
         rows.extend(stored.iter().map(|one| {
             [
@@ -83,8 +84,9 @@ impl Images<'_> {
                 one.record.inspected.format.name().to_owned(),
                 BinaryBytes(one.record.inspected.disk_bytes).to_string(),
                 BinaryBytes(one.disk_usage).to_string(),
+                ago(one.record.fetched_at),
                 ago(one.used_at),
-                self.users(one.sha256).join(" "),
+                listed(&self.users(one.sha256)),
                 printable::line(&one.record.source, 120).to_string(),
             ]
         }));
@@ -122,7 +124,7 @@ impl Images<'_> {
             ago(record.fetched_at),
             used_at,
             ago(*used_at),
-            self.users(*sha256).join(" "),
+            listed(&self.users(*sha256)),
             self.store.path(*sha256).display(),
         ));
         Ok(Exit::Done)
@@ -274,6 +276,10 @@ struct Shown<'s> {
 
 fn short(sha256: Sha256) -> String {
     sha256.to_string().chars().take(12).collect()
+}
+
+fn listed(users: &[String]) -> String {
+    if users.is_empty() { "-".into() } else { users.join(" ") }
 }
 
 fn ago(time: Timestamp) -> String {

@@ -105,10 +105,19 @@ impl Store {
         stored: &Stored,
         progress: &dyn Progress,
     ) -> Result<Checked, ImageError> {
-        match self.try_lock(stored.sha256)? {
-            Some(_lock) => self.check(stored.sha256, stored.record.clone(), progress).await,
-            None => Ok(Checked::Busy),
-        }
+        let lock = match self.try_lock(stored.sha256) {
+            Ok(None) => return Ok(Checked::Busy),
+            // Nobody changes anything there, and looking needs no lock.
+            Err(ImageError::Store { source, .. })
+                if source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                None
+            }
+            lock => lock?,
+        };
+        let checked = self.check(stored.sha256, stored.record.clone(), progress).await;
+        drop(lock);
+        checked
     }
 
     /// Removes a stored image; false where somebody uses it.
