@@ -199,6 +199,8 @@ pub const FETCH_SEGMENT_BYTES: u64 = 8 << 20;
 pub const FETCH_PART_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// A list of checksums in bytes: a distribution's has some ten thousand.
 pub const SUMS_BYTES: u64 = 1 << 20;
+/// Lists of checksums that are kept; the oldest go first.
+pub const SUMS_KEPT: usize = 64;
 /// A file of credentials in bytes.
 pub const CREDENTIALS_BYTES: u64 = 1 << 20;
 /// How many times larger an image may become when unpacked, unless configured: an installed system in a disk that is

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::{
     Doing, FetchFailure, ImageError, Progress,
-    http::{self, Answer, Http},
+    http::{self, Answer, Http, Version},
     pipe::{Broken, Gone, Pipe, Through},
     retry::Retry,
     shown,
@@ -183,10 +183,15 @@ impl Fetch<'_> {
     }
 
     /// One of the parts that are fetched side by side.
-    async fn segment(&self, from: u64, to: u64, etag: &str) -> Result<Vec<Bytes>, FetchFailure> {
+    async fn segment(
+        &self,
+        (from, to): (u64, u64),
+        Version { etag, total }: &Version,
+    ) -> Result<Vec<Bytes>, FetchFailure> {
         let asked = http::Part { from, to: Some(to), etag };
-        let Answer { mut response, start, .. } = self.http.get(self.source, Some(asked)).await?;
-        if start != from {
+        let Answer { mut response, start, total: found, .. } =
+            self.http.get(self.source, Some(asked)).await?;
+        if start != from || found != Some(*total) {
             return Err(FetchFailure::Range("the server stopped sending parts".into()));
         }
         let mut pieces = vec![];
@@ -217,13 +222,6 @@ struct Download<'a, 'p> {
     version: Option<Version>,
     /// Whether several connections have been tried, to no good.
     alone: bool,
-}
-
-/// What tells one version of a file from others, byte by byte.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Version {
-    pub(super) etag: String,
-    pub(super) total: u64,
 }
 
 impl<'a, 'p> Download<'a, 'p> {
@@ -396,7 +394,8 @@ impl<'a, 'p> Download<'a, 'p> {
     }
 
     /// Fetches the rest in parts, several at a time, and takes them in their order.
-    async fn side_by_side(&mut self, Version { etag, total }: Version) -> Result<(), Failure> {
+    async fn side_by_side(&mut self, version: Version) -> Result<(), Failure> {
+        let total = version.total;
         // Whatever comes of it, it is tried once.
         self.alone = true;
         let fetch = self.fetch;
@@ -408,7 +407,7 @@ impl<'a, 'p> Download<'a, 'p> {
             "the network is slower than this host"
         );
         let mut segments = stream::iter(starts.collect::<Vec<_>>())
-            .map(|from| fetch.segment(from, total.min(from + size) - 1, &etag))
+            .map(|from| fetch.segment((from, total.min(from + size) - 1), &version))
             .buffered(fetch.config.connections);
         while let Some(segment) = segments.next().await {
             for piece in segment? {

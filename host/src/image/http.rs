@@ -30,6 +30,13 @@ pub(super) struct Part<'a> {
     pub(super) etag: &'a str,
 }
 
+/// What tells one version of a file from others, byte by byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) etag: String,
+    pub(super) total: u64,
+}
+
 /// An answer with a body.
 pub(super) struct Answer {
     pub(super) response: Response,

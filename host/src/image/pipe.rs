@@ -104,7 +104,11 @@ impl Pipe {
         drop(self.pieces);
         let panicked = |error| Broken::Disk(io::Error::other(error));
         let unpacked = match self.unpacked {
-            Some(unpacked) => Some(unpacked.await.map_err(panicked)?),
+            // Whatever a file makes of its decoder, it is that file's fault.
+            Some(unpacked) => Some(unpacked.await.unwrap_or_else(|error| {
+                let reason = format!("its decoder failed: {error}");
+                Err(Stop::Refused(Refusal { check: "unpack", reason }))
+            })),
             None => None,
         };
         self.written.await.map_err(panicked)?.map_err(Broken::Disk)?;

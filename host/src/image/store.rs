@@ -164,7 +164,7 @@ impl Store {
         state::create_private(shard).map_err(ImageError::store(shard))?;
         let _lock = self.lock(sha256, request, config, progress).await?;
         failpoint::reach("store.locked");
-        self.sweep();
+        self.sweep(limits::FETCH_PART_KEPT);
         // Whoever held the lock before may have fetched it.
         let mut found = self.find(sha256, request, config)?;
         if let Found::Changed(record) = found {
@@ -208,7 +208,23 @@ impl Store {
         }
         let path = self.sums.join(expected.to_string());
         state::write_whole(&path, &list).map_err(ImageError::store(&path))?;
+        self.forget_old_lists();
         listed(&list, url, request)
+    }
+
+    /// Tenants name lists, so there is an end to how many are kept. Best done, never in the way.
+    fn forget_old_lists(&self) {
+        let lists = fs::read_dir(&self.sums).into_iter().flatten().flatten();
+        let mut lists: Vec<_> = lists
+            .map(|list| (list.metadata().and_then(|list| list.modified()).ok(), list.path()))
+            .collect();
+        lists.sort();
+        let excess = lists.len().saturating_sub(limits::SUMS_KEPT);
+        for (_, path) in lists.into_iter().take(excess) {
+            if let Err(error) = part::remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old list of checksums");
+            }
+        }
     }
 
     fn find(

@@ -79,6 +79,10 @@ impl KeptOverlay {
 
     /// Makes it ready to lie over an image: new, or what an earlier run of the task left over the same one.
     pub fn over(&mut self, image: &VerifiedImage) -> Result<(), VmError> {
+        // A CD takes no writes.
+        if image.format() == Format::Iso {
+            return Ok(());
+        }
         if self.path.exists() {
             return self.check(image);
         }

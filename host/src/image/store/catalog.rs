@@ -17,7 +17,7 @@ use super::{
     part::remove,
     record::Record,
 };
-use crate::{digest::Sha256, state};
+use crate::{digest::Sha256, limits, state};
 
 /// A stored image.
 #[derive(Debug, Clone, Serialize)]
@@ -138,7 +138,9 @@ impl Store {
         dry_run: bool,
     ) -> Result<Collected, ImageError> {
         if !dry_run {
-            self.sweep();
+            // Room is wanted: a download that could be gone on with is kept no longer than an image.
+            let kept_for = limits::FETCH_PART_KEPT;
+            self.sweep(older.map_or(kept_for, |older| older.min(kept_for)));
         }
         let now = Timestamp::now();
         let is_old = |one: &Stored| {
@@ -168,12 +170,12 @@ impl Store {
     }
 
     /// Removes what killed runs left: parts, locks that nobody holds, files without a record. Best done, never in the way.
-    pub(super) fn sweep(&self) {
+    pub(super) fn sweep(&self, kept_for: Duration) {
         for (sha256, path) in self.named() {
             // Taken, and let go with the lock's file removed.
             let Ok(Some(_lock)) = Lock::try_take(&path.with_extension("lock")) else { continue };
             let orphan = matches!(Record::read(&path), Ok(None));
-            let swept = Part::sweep(&path).and_then(|()| match orphan && path.exists() {
+            let swept = Part::sweep(&path, kept_for).and_then(|()| match orphan && path.exists() {
                 true => self.remove_locked(sha256).map(drop).map_err(io::Error::other),
                 false => Ok(()),
             });

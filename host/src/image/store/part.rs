@@ -6,6 +6,7 @@ use std::{
     io,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::fs::fstatvfs;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{
-    super::{ImageError, fetch::Version, shown},
+    super::{ImageError, http::Version, shown},
     verity,
 };
 use crate::{digest::Sha256, failpoint, limits, state};
@@ -120,12 +121,12 @@ impl Part {
     }
 
     /// Removes what a killed run left of an image, unless a fetch could go on from there. Called under its lock.
-    pub(super) fn sweep(image: &Path) -> io::Result<()> {
+    pub(super) fn sweep(image: &Path, kept_for: Duration) -> io::Result<()> {
         let (path, resume) = (image.with_extension("part"), image.with_extension("resume"));
         let age =
             fs::metadata(&path).and_then(|part| part.modified()).map(|modified| modified.elapsed());
         // A clock that went back makes a part no older.
-        let is_fresh = age.is_ok_and(|age| age.unwrap_or_default() < limits::FETCH_PART_KEPT);
+        let is_fresh = age.is_ok_and(|age| age.unwrap_or_default() < kept_for);
         match is_fresh && resume.exists() {
             true => Ok(()),
             false => remove(&path).and(remove(&resume)),
