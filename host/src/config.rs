@@ -233,6 +233,7 @@ impl Config {
         config.lock = Lock::read(&Lock::place(path))?;
         let mut problems = vec![];
         config.check_policies(&mut problems);
+        config.image.check(&mut problems);
         if pins == Pins::Needed {
             config.check_pins(&mut problems);
         }

@@ -107,6 +107,16 @@ pub enum ImageError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Another process was at the image for as long as a fetch may take.
+    #[error(
+        "another process was at the image sha256:{sha256} for {seconds} s, image.total_timeout_s; try again"
+    )]
+    Waited {
+        /// The image, or the list of checksums that has it.
+        sha256: Sha256,
+        /// The limit in seconds.
+        seconds: u64,
+    },
     /// A file that the configuration names cannot be used.
     #[error("the configuration's {}: {reason}", path.display())]
     Configured {
@@ -209,10 +219,16 @@ pub enum FetchFailure {
     #[error("the server sent the file with Content-Encoding {0}, which was not asked for")]
     Encoded(String),
     /// It took longer than a whole fetch may.
-    #[error("it took longer than {seconds} s, image.total_timeout_s")]
+    #[error("it took longer than {seconds} s, its share of image.total_timeout_s")]
     TooSlow {
+        /// The limit in seconds.
+        seconds: f64,
+    },
+    /// A list of checksums is larger than any is.
+    #[error("a list of checksums has at most {most} bytes, and this one more")]
+    ListTooLarge {
         /// The limit.
-        seconds: u64,
+        most: u64,
     },
     /// The server is not who it should be, or does not speak TLS as it must.
     #[error("no trusted connection: {0}")]
@@ -225,7 +241,14 @@ pub enum FetchFailure {
 impl ImageError {
     /// Whether another source may do better.
     fn is_the_sources(&self) -> bool {
-        matches!(self, Self::Fetch { .. } | Self::Mismatch { .. } | Self::Unsafe { .. })
+        matches!(
+            self,
+            Self::Fetch { .. }
+                | Self::Mismatch { .. }
+                | Self::Unsafe { .. }
+                | Self::Client { .. }
+                | Self::NoSpace { .. }
+        )
     }
 
     fn store(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {

@@ -120,6 +120,8 @@ pub const FILE_SETTLED: Duration = Duration::from_secs(3);
 
 // Processes.
 
+/// How long a command that has ended waits for its own threads.
+pub const LEAVE: Duration = Duration::from_millis(200);
 /// How often a child process is looked at.
 pub const CHILD_POLL: Duration = Duration::from_millis(2);
 
@@ -171,8 +173,8 @@ pub const DISK_BYTES: u64 = 1 << 40;
 pub const FETCH_CONNECT: Duration = Duration::from_secs(10);
 /// Next to no bytes arriving for this long ends an attempt.
 pub const FETCH_IDLE: Duration = Duration::from_secs(30);
-/// What next to nothing is, in bytes: less than this in [`FETCH_IDLE`].
-pub const FETCH_IDLE_BYTES: u64 = 4096;
+/// What next to nothing is, in bytes: less than this in [`FETCH_IDLE`], which is 9 kB/s.
+pub const FETCH_IDLE_BYTES: u64 = 256 << 10;
 /// A whole fetch with all its attempts: Nomad's artifact limit.
 pub const FETCH_TOTAL: Duration = Duration::from_secs(30 * 60);
 /// Redirects followed in one attempt.
@@ -187,10 +189,16 @@ pub const FETCH_RETRY_AFTER: Duration = Duration::from_secs(30);
 pub const FETCH_PROGRESS_BYTES: u64 = 1 << 20;
 /// How often a run looks whether another has finished fetching the same image.
 pub const FETCH_LOCK_POLL: Duration = Duration::from_millis(20);
+/// How long another run's fetch is waited for before that is said.
+pub const FETCH_LOCK_TOLD: Duration = Duration::from_millis(100);
 /// Pieces of a body between two of its stages: with a piece of up to half a MiB, what a slow disk may lag behind.
 pub const FETCH_PIECES: usize = 32;
 /// Connections to one source, unless configured.
 pub const FETCH_CONNECTIONS: usize = 4;
+/// The most that can be configured.
+pub const FETCH_CONNECTIONS_MOST: u64 = 16;
+/// The longest wait that can be configured for any part of a fetch.
+pub const FETCH_TIMEOUT_MOST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How long one connection is watched before more are tried.
 pub const FETCH_ALONE: Duration = Duration::from_secs(1);
 /// What one of several connections asks for at a time, in bytes; all of that is in memory until its turn.
@@ -216,6 +224,10 @@ pub const BLOCK_BYTES: usize = 256 << 10;
 pub const WRITE_BEHIND_BYTES: u64 = 32 << 20;
 /// What stays free of a disk that an image is written to, in bytes.
 pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
+/// Origins of one image that are remembered; the latest stay.
+pub const IMAGE_ORIGINS: usize = 256;
+/// How long an image's lock is waited for that is held for moments only: by a sweep, while it is published or removed.
+pub const IMAGE_LOCK: Duration = Duration::from_secs(2);
 /// A stored image's record in bytes.
 pub const IMAGE_RECORD_BYTES: u64 = 1 << 20;
 /// What a guest may write to its disk in bytes, unless configured: 16 GiB.

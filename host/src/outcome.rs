@@ -233,8 +233,8 @@ impl Decision {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(mirror) = &self.mirror {
-            writeln!(f, "mirror    {}", crate::image::shown(mirror))?;
+        if let Some(place) = &self.place {
+            writeln!(f, "about     {}", crate::image::shown(place))?;
         }
         if self.policies.is_empty() {
             writeln!(f, "policy    {YELLOW}none{PLAIN}: the host's own rules decided alone")?;

@@ -244,9 +244,9 @@ pub struct Decision {
     /// Fields that policies wrote differently; the last one's word held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<Conflict>,
-    /// The mirror that this decision is about, where the image's source itself was let in.
+    /// The mirror or list of checksums that this decision is about, where the image's source itself was let in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mirror: Option<url::Url>,
+    pub place: Option<url::Url>,
     /// The launch as it stood at the end.
     pub launch: Launch,
 }
@@ -258,7 +258,7 @@ impl Decision {
             policies: vec![],
             host: HostRecord { answer: Answer::NotAsked, violations: vec![] },
             conflicts: vec![],
-            mirror: None,
+            place: None,
             launch: Launch::default_for(task),
         }
     }

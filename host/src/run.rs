@@ -26,7 +26,9 @@ use decide::{Decided, Keep, decide};
 use crate::{
     cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared},
     config::Config,
+    digest::Sha256,
     image::Store,
+    limits,
     outcome::{Exit, Report, VmReport},
     policy::{Cache, Loader},
     qemu::{self, Fingerprint},
@@ -63,8 +65,9 @@ fn wait(shared: &Shared, command: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(command);
-            // A policy that is still being compiled when the run was stopped is not waited for.
-            runtime.shutdown_background();
+            // A policy that is still being compiled when the run was stopped is not waited for; what was about to be written
+            // of an image is.
+            runtime.shutdown_timeout(limits::LEAVE);
             exit
         }
         Err(error) => show::failure(shared, &RunError::Runtime(error)),
@@ -92,18 +95,27 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         () = stop.asked(1) => return Err(RunError::Interrupted),
     };
     fingerprint.keep(&host.state.fingerprint());
-    let approved = tokio::select! {
-        decided = decide(&host, &fingerprint, &args.decide, Keep::Record, report) => match decided? {
+    let decision = Deciding { host: &host, fingerprint: &fingerprint, args: &args.decide };
+    let mut approved = match decision.make(None, report, &mut stop).await? {
+        Decided::Approved(approved) => *approved,
+        Decided::Not(exit) => return Ok(exit),
+    };
+    let store = Store::new(host.state.path());
+    if approved.task().image.checksum.sums().is_some() {
+        let sha256 = tokio::select! {
+            sha256 = store.resolve(&approved.task().image, &host.config.image, &steps) => sha256?,
+            () = stop.asked(1) => return Err(RunError::Interrupted),
+        };
+        // Policies go by the image's own digest too, which is known only now.
+        approved = match decision.make(Some(sha256), report, &mut stop).await? {
             Decided::Approved(approved) => *approved,
             Decided::Not(exit) => return Ok(exit),
-        },
-        () = stop.asked(1) => return Err(RunError::Interrupted),
-    };
+        };
+    }
     steps.decided(approved.decision());
     let ports = vm::reserve(&host.state, approved.launch(), &host.config.rules().ports)?;
     // Held from here on, so that no image is fetched for a run that another one keeps from starting.
     let mut kept = KeptOverlay::hold(&host.state, approved.task())?;
-    let store = Store::new(host.state.path());
     let image = tokio::select! {
         image = store.ensure(&approved.task().image, &host.config.image, &steps) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
@@ -123,9 +135,33 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let plan = qemu::plan(dir.id(), program, approved, image, forwards, overlay);
     let watcher = (&steps as &dyn vm::Watcher, host.config.overlay.max_bytes);
     let ended = vm::run(&plan, &mut dir, ports, (&mut stop, args.grace()), watcher).await?;
+    store.note_use(plan.image().sha256());
     let exit = exit_of(&ended.end);
     report.vm = Some(vm_report(&dir, plan.forwards().to_vec(), ended));
     Ok(exit)
+}
+
+/// What a decision is made from.
+struct Deciding<'a> {
+    host: &'a Host,
+    fingerprint: &'a Fingerprint,
+    args: &'a DecideArgs,
+}
+
+impl Deciding<'_> {
+    /// Makes one that is acted upon, unless it is stopped meanwhile.
+    async fn make(
+        &self,
+        resolved: Option<Sha256>,
+        report: &mut Report,
+        stop: &mut Stop,
+    ) -> Result<Decided, RunError> {
+        let Self { host, fingerprint, args } = self;
+        tokio::select! {
+            decided = decide(host, fingerprint, args, (Keep::Record, resolved), report) => decided,
+            () = stop.asked(1) => Err(RunError::Interrupted),
+        }
+    }
 }
 
 /// What every command that decides needs of this host.

@@ -118,6 +118,29 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_renamed(path, bytes, 0o600)
 }
 
+/// The same under a lock that keeps everybody else from writing it. What a killed process leaves has a name that is
+/// known: the file's own with `.tmp` behind it.
+pub(crate) fn write_locked(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = folder_of(path)?;
+    create_private(folder)?;
+    let mut new = path.as_os_str().to_owned();
+    new.push(".tmp");
+    let mut options = File::options();
+    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Removes a file that need not be there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// The same of a file that is elsewhere, for others to read: a configuration's, a policy, its signatures.
 pub(crate) fn write_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder_of(path)?)?;

@@ -61,6 +61,12 @@ fn has_nothing(qhost: &Qhost) {
     assert_eq!(qhost.stored_images(), [""; 0]);
 }
 
+/// The one unfinished image.
+fn part(qhost: &Qhost) -> Option<PathBuf> {
+    let name = qhost.stored_images().into_iter().find(|name| name.ends_with(".part"))?;
+    Some(qhost.state().join("images/sha256").join(&name[..2]).join(name))
+}
+
 /// One row: an answer that ends the fetch.
 #[track_caller]
 fn ends(toml: &str, reply: Reply, requests: usize, code: i32, says: &str) {
@@ -601,8 +607,7 @@ fn a_killed_fetch_is_gone_on_with() {
     server.set("/image", Reply::First(vec![slow], Box::new(fast)));
     let url = server.url("/image");
     let running = qhost.start(&["image", "pull", &url, "--checksum", &digest(&file(1))]);
-    let part = stored(&qhost, &file(1)).with_extension("part");
-    let length = || fs::metadata(&part).map_or(0, |part| part.len());
+    let length = || part(&qhost).map_or(0, |part| fs::metadata(part).map_or(0, |part| part.len()));
     wait_for("some of it", || (length() >= 128 << 10).then_some(()));
     running.signal("KILL");
     running.end();
@@ -651,7 +656,7 @@ fn a_part_that_is_not_what_it_was() {
     server.set("/image", Reply::First(vec![Reply::Ranged(cut)], Box::new(whole)));
     let url = server.url("/image");
     pull(&qhost, &url, &digest(&file(1))).exits(13).says("the body ended after 700000 of 1200000");
-    let part = stored(&qhost, &file(1)).with_extension("part");
+    let part = part(&qhost).unwrap();
     assert_eq!(fs::metadata(&part).unwrap().len(), 700_000);
     fs::write(&part, vec![7; 700_000]).unwrap();
     pull(&qhost, &url, &digest(&file(1)))
@@ -669,7 +674,7 @@ fn no_part_is_left_for_ever() {
     let cut = Ranged { cut: Some(700_000), ..Ranged::new(file(1), "\"1\"") };
     server.set("/image", Reply::Ranged(cut));
     pull(&qhost, &server.url("/image"), &digest(&file(1))).exits(13);
-    let part = stored(&qhost, &file(1)).with_extension("part");
+    let part = part(&qhost).unwrap();
     let (url, sha256) = server.serve("/other", file(2));
     pull(&qhost, &url, &sha256).exits(0);
     assert!(part.exists(), "a fetch can go on from there for a day");
@@ -760,6 +765,118 @@ fn mirrors() {
         server.requests(),
         ["/gone", "/wrong", "/gone", "/gone", "/gone", "/wrong", "/good"]
     );
+    has(&qhost, &file(1));
+}
+
+/// What a source that broke off has sent is still being written when the next one is asked: none of it may get into the
+/// image, whose zeros are not written at all.
+#[test]
+fn what_one_mirror_sent_is_not_in_what_another_did() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config(ONCE);
+    let mostly_zeros = [file(1), vec![0; 20 << 20], file(2)].concat();
+    let wrong: Vec<u8> = (10..30).flat_map(file).collect();
+    server.set("/wrong", Reply::CutAfter(wrong.into(), 20 << 20));
+    let (good, sha256) = server.serve("/good", mostly_zeros.clone());
+    let args = ["image", "pull", &server.url("/wrong"), &good, "--checksum", &sha256];
+    let done = qhost.command(&args).env("QHOST_SLOW_AT", "pipe.written").output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    has(&qhost, &mostly_zeros);
+    qhost.run(&["image", "verify"]).exits(0);
+}
+
+/// A mirror that is down takes nothing from what another has delivered already.
+#[test]
+fn a_dead_mirror_costs_no_progress() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config(ONCE);
+    let cut = Ranged { cut: Some(700_000), ..Ranged::new(file(1), "\"1\"") };
+    let whole = Reply::Ranged(Ranged::new(file(1), "\"1\""));
+    server.set("/good", Reply::First(vec![Reply::Ranged(cut)], Box::new(whole)));
+    let (dead, good) = (server.url("/dead"), server.url("/good"));
+    let pull = || qhost.run(&["image", "pull", &dead, &good, "--checksum", &digest(&file(1))]);
+    pull().exits(13);
+    pull().exits(0);
+    let seen: Vec<_> = server.seen().into_iter().map(|seen| (seen.path, seen.range)).collect();
+    let asked = |path: &str, range: Option<&str>| (path.to_owned(), range.map(str::to_owned));
+    assert_eq!(
+        seen,
+        [asked("/dead", None), asked("/good", None), asked("/good", Some("bytes=700000-"))]
+    );
+    has(&qhost, &file(1));
+}
+
+/// Each source has its share of the time: one that only drips does not keep a run from its mirrors, nor others from theirs.
+#[test]
+fn a_source_that_drips_holds_up_nobody_else() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[image]\ntotal_timeout_s = 4\n");
+    let drip = RawServer::start(|_, stream| {
+        let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1200000\r\n\r\n");
+        while sent.is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+            sent = stream.write_all(&[7; 2000]);
+        }
+    });
+    let (good, sha256) = server.serve("/good", file(1));
+    let hog = qhost.start(&["image", "pull", &drip.url(), "--checksum", &sha256]);
+    wait_for("a part", || part(&qhost));
+    // Somebody else's, by the same digest, is there before the hog has given up.
+    pull(&qhost, &good, &sha256).exits(0);
+    has_image(&qhost, &sha256);
+    hog.end().exits(13).says("longer than 4 s");
+    // A mirror has what is left of the time.
+    let (other, other_sha256) = server.serve("/other", file(2));
+    let done =
+        qhost.run(&["image", "pull", "-v", &drip.url(), &other, "--checksum", &other_sha256]);
+    done.exits(0)
+        .says("it took longer than 2 s, its share of image.total_timeout_s; another source");
+    qhost.run(&["image", "verify"]).exits(0);
+}
+
+fn has_image(qhost: &Qhost, sha256: &str) {
+    qhost.run(&["image", "inspect", sha256]).exits(0);
+}
+
+/// One digest stands for one image: a zstd file that begins with a frame for others to read is no raw disk, and an escaped
+/// ending is an ending.
+#[test]
+fn a_packed_file_is_not_a_disk_as_well() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let plain = qhost.file("plain", file(1));
+    let packed = command("sh").args(["-c", &format!("zstd -qc {plain}")]).output().unwrap().stdout;
+    let packed = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc", &packed].concat();
+    let (_, sha256) = server.serve("/disk", packed.clone());
+    pull(&qhost, &server.url("/disk"), &sha256).exits(15).says("it is zstd-compressed");
+    server.serve("/disk.raw.zst", packed.clone());
+    server.serve("/disk.raw%2Ezst", packed);
+    pull(&qhost, &server.url("/disk.raw%2Ezst"), &sha256).exits(0);
+    pull(&qhost, &server.url("/disk.raw.zst"), &sha256).exits(0);
+    let path = qhost.run(&["image", "path", &sha256]).exits(0).stdout;
+    assert!(fs::read(path.trim()).unwrap() == file(1));
+}
+
+/// A part that is larger than the server said, in a part and in the whole.
+#[test]
+fn more_than_was_announced() {
+    let first =
+        b"HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: 1200000\r\nconnection: close\r\n\r\n";
+    let rest = "HTTP/1.1 206 Partial Content\r\netag: \"1\"\r\ncontent-range: bytes 700000-1199999/1200000\r\nconnection: close\r\n\r\n";
+    let server = RawServer::start(move |number, stream| {
+        let answer = match number {
+            0 => [&first[..], &file(1)[..700_000]].concat(),
+            1 => [rest.as_bytes(), &file(1), &file(2)].concat(),
+            _ => [&first[..], &file(1)].concat(),
+        };
+        if stream.write_all(&answer).is_ok() {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    });
+    let qhost = qhost();
+    pull(&qhost, &server.url(), &digest(&file(1)))
+        .exits(0)
+        .says("sent more than the 1200000 bytes");
+    assert_eq!(server.connections(), 3);
     has(&qhost, &file(1));
 }
 

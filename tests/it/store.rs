@@ -87,6 +87,10 @@ fn what_is_stored() {
         .exits(2)
         .says("no stored image's digest begins with \"ffff\"");
     qhost.run(&["image", "path", ""]).exits(2).says("3 stored images");
+    // A folder that cannot be read is not an empty one.
+    fs::rename(qhost.state().join("images/sha256"), qhost.state().join("aside")).unwrap();
+    fs::write(qhost.state().join("images/sha256"), "").unwrap();
+    qhost.run(&["image", "ls"]).exits(16).says("images/sha256");
 }
 
 /// Before it is published, what a host would say of it.
@@ -226,6 +230,32 @@ fn room_is_made_by_age_and_by_size() {
         .says("expected a span of time: 30d, 12h");
 }
 
+/// A list of checksums is a place like a mirror, and the policies are asked about the image's own digest too.
+#[test]
+fn a_list_of_checksums_is_judged_and_so_is_what_it_says() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let (url, sha256) = server.serve("/image", boot_sector::disk("x", Then::PowerOff));
+    let (sums, pin) = server.serve("/SHA256SUMS", format!("{sha256}  image\n"));
+    let elsewhere = sums.replace("127.0.0.1", "localhost");
+    let trusted = qhost_tests::policy("trusted-images").display().to_string();
+    let run = |command: &str, list: &str, settings: Value| {
+        let job = qhost.job(&(url.clone(), format!("{list}#sha256={pin}")), json!({}));
+        let settings = format!("trusted-images={settings}");
+        qhost.run(&[command, "--policy", &trusted, "--policy-settings", &settings, "--json", &job])
+    };
+    let denied = run("run", &elsewhere, json!({"hosts": ["127.0.0.1"]})).exits(11).json();
+    assert_eq!(denied["decision"]["place"], json!(elsewhere));
+    assert_eq!(server.requests(), [""; 0]);
+    let report = run("run", &sums, json!({"hosts": ["127.0.0.1"]})).exits(0).json();
+    assert_eq!(report["task"]["image"]["sha256"], json!(sha256));
+    assert_eq!(server.requests(), ["/SHA256SUMS", "/image"]);
+    let records = fs::read_to_string(qhost.state().join("decisions/current.jsonl")).unwrap();
+    assert!(records.contains(&sha256) && records.contains(&pin));
+    let plan = run("plan", &sums, json!({"hosts": ["127.0.0.1"]})).exits(0).json();
+    assert_eq!(plan["task"]["image"]["sha256"], json!(sha256));
+    assert_eq!(plan["launch"]["image_stored"], json!(true));
+}
+
 /// A job's mirrors are all shown to its policies; one that is not trusted is not let in by one that is.
 #[test]
 fn every_mirror_is_judged() {
@@ -251,7 +281,7 @@ fn every_mirror_is_judged() {
     };
     let one = json!({"hosts": ["127.0.0.1"]});
     let denied = run(&job(json!([url, by_name])), one.clone()).exits(11);
-    denied.says(&format!("mirror    {by_name}")).says("image-not-trusted");
+    denied.says(&format!("about     {by_name}")).says("image-not-trusted");
     assert_eq!(server.requests(), [""; 0]);
     let both = json!({"hosts": ["127.0.0.1", "localhost"]});
     let gone = server.url("/gone");

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
+use super::ConfigProblem;
 use crate::limits;
 
 /// `[image]`
@@ -28,9 +29,9 @@ pub struct Image {
     idle_timeout_s: u64,
     /// Seconds for a fetch with all its attempts.
     total_timeout_s: u64,
-    /// Attempts in a row without progress at what is worth retrying, at least 1.
+    /// Attempts in a row without progress at what is worth retrying: 1 to 100.
     pub attempts: u32,
-    /// Connections to one source, where the network is what holds a fetch up; 1 for never more than one.
+    /// Connections to one source, where the network is what holds a fetch up: 1 to 16.
     pub connections: usize,
     /// A file of CA certificates in PEM that are trusted besides the system's.
     pub ca: Option<PathBuf>,
@@ -72,6 +73,29 @@ impl Image {
     /// The longest that a whole fetch may take.
     pub fn total_timeout(&self) -> Duration {
         Duration::from_secs(self.total_timeout_s)
+    }
+
+    /// What is out of its range.
+    pub(super) fn check(&self, problems: &mut Vec<ConfigProblem>) {
+        let mut range = |place: &str, found: u64, least: u64, most: u64| {
+            if !(least..=most).contains(&found) {
+                let place = format!("image.{place}");
+                problems.push(ConfigProblem {
+                    place,
+                    message: format!("{found}; expected {least} to {most}"),
+                });
+            }
+        };
+        range("attempts", self.attempts.into(), 1, 100);
+        range("connections", self.connections as u64, 1, limits::FETCH_CONNECTIONS_MOST);
+        range("max_unpack_ratio", self.max_unpack_ratio, 1, 1_000_000);
+        for (place, seconds) in [
+            ("connect_timeout_s", self.connect_timeout_s),
+            ("idle_timeout_s", self.idle_timeout_s),
+            ("total_timeout_s", self.total_timeout_s),
+        ] {
+            range(place, seconds, 1, limits::FETCH_TIMEOUT_MOST.as_secs());
+        }
     }
 
     /// Takes relative paths as relative to the configuration's folder.

@@ -48,20 +48,20 @@ impl Credentials {
             let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
             format!("line {line} is not understood; expected [\"HOST\"] with username and password, or bearer")
         })?;
-        match all.0.iter().find(|(_, secret)| secret.header().is_none()) {
-            None => Ok(all),
-            Some((host, _)) => {
-                Err(format!("{host:?} needs username and password, or bearer alone"))
-            }
+        if let Some((host, _)) = all.0.iter().find(|(_, secret)| secret.header().is_none()) {
+            return Err(format!("{host:?} needs username and password, or bearer alone"));
         }
+        let lower = |(host, secret): (String, Secret)| (host.to_ascii_lowercase(), secret);
+        Ok(Self(all.0.into_iter().map(lower).collect()))
     }
 
-    /// What a URL's host is told.
+    /// What a URL's host is told: `HOST` is for the scheme's own port.
     pub(super) fn header(&self, url: &Url) -> Option<HeaderValue> {
         let host = url.host_str()?;
+        let with_port = format!("{host}:{}", url.port_or_known_default()?);
         let secret = match url.port() {
-            None => self.0.get(host),
-            Some(port) => self.0.get(&format!("{host}:{port}")),
+            None => self.0.get(host).or_else(|| self.0.get(&with_port)),
+            Some(_) => self.0.get(&with_port),
         }?;
         (url.scheme() == "https" || secret.http).then(|| secret.header())?
     }

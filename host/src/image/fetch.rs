@@ -2,6 +2,8 @@
 //! bounded in time and size; an attempt that breaks off is gone on with from there where the source can do that, in
 //! another process as well.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{self, Instant};
@@ -24,7 +26,8 @@ pub(super) struct Fetched<'a> {
     pub(super) source: &'a Url,
 }
 
-/// Fetches the image of a digest into `part`, and finishes it there.
+/// Fetches the image of a digest into `part`, and finishes it there. Each source has an equal share of the time that is
+/// left when it is asked; one that an earlier fetch came some way with is asked first.
 pub(super) async fn image<'a>(
     sources: impl Iterator<Item = &'a Url>,
     expected: Sha256,
@@ -33,17 +36,23 @@ pub(super) async fn image<'a>(
     progress: &dyn Progress,
 ) -> Result<Fetched<'a>, ImageError> {
     let deadline = Instant::now() + config.total_timeout();
+    let mut sources: Vec<_> = sources.collect();
+    sources.sort_by_key(|source| part.version_from(source).is_none());
     let mut failures = vec![];
-    for source in sources {
+    for (number, source) in sources.iter().copied().enumerate() {
         if let Some(failure) = failures.last() {
             progress.retrying(&format!("{failure}; another source"));
         }
-        let fetch = Fetch { http: Http::new(config, source.scheme())?, source, config, progress };
-        match time::timeout_at(deadline, fetch.image(expected, part)).await {
-            Ok(Ok(content)) => return Ok(Fetched { content, source }),
-            Ok(Err(error)) if error.is_the_sources() => failures.push(error),
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(too_slow(source, config)),
+        let left = deadline.saturating_duration_since(Instant::now());
+        let time = left / u32::try_from(sources.len() - number).unwrap_or(1);
+        let fetched = match Http::new(config, source.scheme()) {
+            Ok(http) => Fetch { http, source, config, progress, time }.image(expected, part).await,
+            Err(error) => Err(error),
+        };
+        match fetched {
+            Ok(content) => return Ok(Fetched { content, source }),
+            Err(error) if error.is_the_sources() => failures.push(error),
+            Err(error) => return Err(error),
         }
     }
     match (failures.pop(), failures.is_empty()) {
@@ -61,11 +70,13 @@ pub(super) async fn sums(
     config: &config::Image,
     progress: &dyn Progress,
 ) -> Result<Vec<u8>, ImageError> {
-    let fetch = Fetch { http: Http::new(config, url.scheme())?, source: url, config, progress };
+    let time = config.total_timeout();
+    let fetch =
+        Fetch { http: Http::new(config, url.scheme())?, source: url, config, progress, time };
     let read = async {
         let mut retry = Retry::new(config);
         loop {
-            match fetch.small().await {
+            match fetch.http.small(url).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(failure) => retry
                     .after(failure, 0, progress)
@@ -74,16 +85,10 @@ pub(super) async fn sums(
             }
         }
     };
-    match time::timeout(config.total_timeout(), read).await {
+    match time::timeout(time, read).await {
         Ok(read) => read,
-        Err(_) => Err(too_slow(url, config)),
+        Err(_) => Err(fetch.too_slow()),
     }
-}
-
-/// A fetch that was not done in time.
-pub(super) fn too_slow(source: &Url, config: &config::Image) -> ImageError {
-    let reason = FetchFailure::TooSlow { seconds: config.total_timeout().as_secs() };
-    ImageError::Fetch { url: shown(source), reason }
 }
 
 struct Fetch<'a> {
@@ -91,6 +96,8 @@ struct Fetch<'a> {
     source: &'a Url,
     config: &'a config::Image,
     progress: &'a dyn Progress,
+    /// For all attempts at this source.
+    time: Duration,
 }
 
 /// Why an attempt ended.
@@ -118,11 +125,16 @@ impl Fetch<'_> {
         ImageError::Fetch { url: shown(self.source), reason }
     }
 
+    fn too_slow(&self) -> ImageError {
+        self.failed(FetchFailure::TooSlow { seconds: self.time.as_secs_f64().ceil() })
+    }
+
     /// The digest of what was written, once what was served has the one expected.
     async fn image(&self, expected: Sha256, part: &mut Part) -> Result<Sha256, ImageError> {
+        let deadline = Instant::now() + self.time;
         let mut goes_on = part.version_from(self.source).is_some();
         loop {
-            let (through, bytes) = self.download(expected, part).await?;
+            let (through, bytes) = self.download(expected, part, deadline).await?;
             if through.served == expected && through.fault.is_none() {
                 return Ok(through.content);
             }
@@ -143,43 +155,17 @@ impl Fetch<'_> {
         &self,
         expected: Sha256,
         part: &mut Part,
+        deadline: Instant,
     ) -> Result<(Through, u64), ImageError> {
-        let mut download = Download::begin(self, part).await?;
-        let mut retry = Retry::new(self.config);
-        loop {
-            let failure = match download.attempt().await {
-                Ok(()) => break,
-                Err(Failure::Source(failure)) => failure,
-                Err(Failure::Here(error)) => return Err(error),
-                Err(Failure::Stage) => return Err(download.broken(expected).await),
-            };
-            let received = download.received;
-            retry
-                .after(failure, received, self.progress)
-                .await
-                .map_err(|failure| self.failed(failure))?;
-        }
+        let mut download = Download::begin(self, part)?;
+        let ended = match time::timeout_at(deadline, download.attempts()).await {
+            Ok(ended) => ended,
+            Err(_) => Err(self.too_slow()),
+        };
+        // However it ended, nothing may write to the part any more when this is left.
         let received = download.received;
-        Ok((download.finish(expected).await?, received))
-    }
-
-    /// A file of little size, in memory.
-    async fn small(&self) -> Result<Vec<u8>, FetchFailure> {
-        let Answer { mut response, total, .. } = self.http.get(self.source, None).await?;
-        let mut bytes = vec![];
-        while let Some(piece) = response.chunk().await.map_err(|error| http::connection(&error))? {
-            bytes.extend_from_slice(&piece);
-            if bytes.len() as u64 > limits::SUMS_BYTES {
-                return Err(FetchFailure::Range(format!(
-                    "a list of checksums has at most {} bytes",
-                    limits::SUMS_BYTES
-                )));
-            }
-        }
-        match total.filter(|total| *total != bytes.len() as u64) {
-            None => Ok(bytes),
-            Some(expected) => Err(FetchFailure::Short { received: bytes.len() as u64, expected }),
-        }
+        let through = download.finish(expected).await;
+        ended.and(through).map(|through| (through, received))
     }
 
     /// One of the parts that are fetched side by side.
@@ -188,7 +174,7 @@ impl Fetch<'_> {
         (from, to): (u64, u64),
         Version { etag, total }: &Version,
     ) -> Result<Vec<Bytes>, FetchFailure> {
-        let asked = http::Part { from, to: Some(to), etag };
+        let asked = http::Span { from, to: Some(to), etag };
         let Answer { mut response, start, total: found, .. } =
             self.http.get(self.source, Some(asked)).await?;
         if start != from || found != Some(*total) {
@@ -225,7 +211,8 @@ struct Download<'a, 'p> {
 }
 
 impl<'a, 'p> Download<'a, 'p> {
-    async fn begin(fetch: &'a Fetch<'a>, part: &'p mut Part) -> Result<Self, ImageError> {
+    /// Touches nothing yet: what is there of an image is no worse for a source that does not answer.
+    fn begin(fetch: &'a Fetch<'a>, part: &'p mut Part) -> Result<Self, ImageError> {
         let packing = Packing::of(fetch.source);
         // A decoder cannot go on in the middle.
         let version = part.version_from(fetch.source).filter(|_| packing.is_none());
@@ -233,31 +220,24 @@ impl<'a, 'p> Download<'a, 'p> {
             Some(version) => part.length()?.min(version.total),
             None => 0,
         };
-        let mut download =
-            Self { fetch, part, packing, pipe: None, received, version, alone: false };
-        match download.received {
-            0 => download.restart().await?,
-            received => {
-                fetch.progress.begins(Doing::Checking, Some(received));
-                download.open().await?;
-            }
-        }
-        Ok(download)
+        Ok(Self { fetch, part, packing, pipe: None, received, version, alone: false })
     }
 
     async fn open(&mut self) -> Result<(), ImageError> {
-        let config = self.fetch.config;
+        let Fetch { config, progress, .. } = *self.fetch;
         let bounds = Bounds { bytes: config.max_bytes, ratio: config.max_unpack_ratio };
         let unpacking = self.packing.map(|packing| (packing, bounds));
-        let pipe = Pipe::open(self.part.file()?, self.received, unpacking).await;
-        self.pipe = Some(pipe.map_err(ImageError::store(self.part.path()))?);
+        if self.received > 0 {
+            progress.begins(Doing::Checking, Some(self.received));
+        }
+        self.pipe = Some(Pipe::open(self.part, self.received, unpacking, progress).await?);
         Ok(())
     }
 
     /// Forgets all that has arrived.
     async fn restart(&mut self) -> Result<(), ImageError> {
         if let Some(pipe) = self.pipe.take() {
-            // Only that it has ended matters: nothing writes to the file any more.
+            // Only that it has ended matters.
             drop(pipe.finish().await);
         }
         self.part.clear()?;
@@ -265,25 +245,42 @@ impl<'a, 'p> Download<'a, 'p> {
         self.open().await
     }
 
+    async fn attempts(&mut self) -> Result<(), ImageError> {
+        let mut retry = Retry::new(self.fetch.config);
+        loop {
+            let failure = match self.attempt().await {
+                // A stage's end says why it has ended.
+                Ok(()) | Err(Failure::Stage) => return Ok(()),
+                Err(Failure::Source(failure)) => failure,
+                Err(Failure::Here(error)) => return Err(error),
+            };
+            let retried = retry.after(failure, self.received, self.fetch.progress).await;
+            retried.map_err(|failure| self.fetch.failed(failure))?;
+        }
+    }
+
     async fn attempt(&mut self) -> Result<(), Failure> {
         if self.received > 0 && self.version.is_none() {
             self.restart().await.map_err(Failure::Here)?;
+        }
+        if self.received > 0 && self.pipe.is_none() {
+            self.open().await.map_err(Failure::Here)?;
         }
         let source = self.fetch.source;
         let answer = match &self.version {
             Some(version) if self.received == version.total => return Ok(()),
             Some(Version { etag, .. }) if self.received > 0 => {
-                let rest = http::Part { from: self.received, to: None, etag };
+                let rest = http::Span { from: self.received, to: None, etag };
                 self.fetch.http.get(source, Some(rest)).await
             }
             Some(_) | None => self.fetch.http.get(source, None).await,
         };
-        let mut answer = match answer {
+        let answer = match answer {
             Ok(answer) => answer,
             Err(failure @ FetchFailure::Range(_)) => return Err(self.refused_part(failure).await),
             Err(failure) => return Err(failure.into()),
         };
-        if answer.start != self.received {
+        if answer.start != self.received || self.pipe.is_none() {
             self.restart().await.map_err(Failure::Here)?;
         }
         match &self.version {
@@ -293,11 +290,13 @@ impl<'a, 'p> Download<'a, 'p> {
                         FetchFailure::Range("the file has another size than before".into());
                     return Err(self.refused_part(failure).await);
                 }
+                let rest = version.total - self.received;
+                self.part.has_room_for(rest, source).map_err(Failure::Here)?;
                 self.fetch.progress.begins(Doing::Fetching, answer.total);
             }
             Some(_) | None => self.begin_version(&answer)?,
         }
-        self.body(&mut answer).await
+        self.body(answer).await
     }
 
     /// A server that gives wrong parts is asked for the whole.
@@ -324,7 +323,7 @@ impl<'a, 'p> Download<'a, 'p> {
         Ok(())
     }
 
-    async fn body(&mut self, answer: &mut Answer) -> Result<(), Failure> {
+    async fn body(&mut self, mut answer: Answer) -> Result<(), Failure> {
         let began = Instant::now();
         let (mut since, mut before) = (began, self.received);
         let idle = self.fetch.config.idle_timeout();
@@ -351,6 +350,7 @@ impl<'a, 'p> Download<'a, 'p> {
                 && answer.ranges
                 && let Some(version) = self.would_gain_by_more()
             {
+                drop(answer);
                 return self.side_by_side(version).await;
             }
         }
@@ -367,6 +367,13 @@ impl<'a, 'p> Download<'a, 'p> {
         let most = self.fetch.config.max_bytes;
         if received > most {
             return Err(FetchFailure::TooLarge { most }.into());
+        }
+        if let Some(Version { total, .. }) =
+            self.version.as_ref().filter(|version| received > version.total)
+        {
+            let reason =
+                format!("the server sent more than the {total} bytes that it says the file has");
+            return Err(FetchFailure::Range(reason).into());
         }
         let Some(pipe) = &mut self.pipe else { return Err(Failure::Stage) };
         pipe.send(piece).await?;
@@ -390,7 +397,7 @@ impl<'a, 'p> Download<'a, 'p> {
         let much = limits::FETCH_SEGMENT_BYTES * connections;
         let ahead = self.pipe.as_ref().is_some_and(Pipe::is_ahead);
         let version = self.version.as_ref().filter(|_| ahead && !self.alone && connections > 1)?;
-        (version.total - self.received > much).then(|| version.clone())
+        (version.total.saturating_sub(self.received) > much).then(|| version.clone())
     }
 
     /// Fetches the rest in parts, several at a time, and takes them in their order.
@@ -417,23 +424,14 @@ impl<'a, 'p> Download<'a, 'p> {
         Ok(())
     }
 
-    /// Waits for what is in the pipe.
+    /// Waits until all that has arrived has gone through the pipe.
     async fn finish(mut self, expected: Sha256) -> Result<Through, ImageError> {
         failpoint::reach("fetch.received");
-        let Some(pipe) = self.pipe.take() else { return Err(self.broken(expected).await) };
         let path = self.part.path();
-        pipe.finish().await.map_err(|broken| stage_error(broken, expected, path))
-    }
-
-    /// Why a stage ended early.
-    async fn broken(mut self, expected: Sha256) -> ImageError {
-        let path = self.part.path().to_owned();
-        let ended = match self.pipe.take() {
-            Some(pipe) => pipe.finish().await.err(),
-            None => None,
-        };
-        let lost = || Broken::Disk(std::io::Error::other("a stage of the fetch got lost"));
-        stage_error(ended.unwrap_or_else(lost), expected, &path)
+        match self.pipe.take() {
+            Some(pipe) => pipe.finish().await.map_err(|broken| stage_error(broken, expected, path)),
+            None => Err(ImageError::store(path)(std::io::Error::other("nothing has arrived"))),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Http {
 }
 
 /// The part of a file that is asked for, and the version of the file that it must be a part of.
-pub(super) struct Part<'a> {
+pub(super) struct Span<'a> {
     pub(super) from: u64,
     /// The last byte's place; absent: to the end.
     pub(super) to: Option<u64>,
@@ -107,7 +107,7 @@ impl Http {
     pub(super) async fn get(
         &self,
         url: &Url,
-        part: Option<Part<'_>>,
+        part: Option<Span<'_>>,
     ) -> Result<Answer, FetchFailure> {
         let source = url;
         let mut url = url.clone();
@@ -121,7 +121,7 @@ impl Http {
             {
                 request = request.header(header::AUTHORIZATION, secret);
             }
-            if let Some(Part { from, to, etag }) = &part {
+            if let Some(Span { from, to, etag }) = &part {
                 let to = to.map(|to| to.to_string()).unwrap_or_default();
                 request = request
                     .header(header::RANGE, format!("bytes={from}-{to}"))
@@ -150,6 +150,22 @@ impl Http {
             "more than {most} redirects, the last to {}",
             shown(&url)
         )))
+    }
+
+    /// A list of checksums, in memory.
+    pub(super) async fn small(&self, url: &Url) -> Result<Vec<u8>, FetchFailure> {
+        let Answer { mut response, total, .. } = self.get(url, None).await?;
+        let mut bytes = vec![];
+        while let Some(piece) = response.chunk().await.map_err(|error| connection(&error))? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > limits::SUMS_BYTES {
+                return Err(FetchFailure::ListTooLarge { most: limits::SUMS_BYTES });
+            }
+        }
+        match total.filter(|total| *total != bytes.len() as u64) {
+            None => Ok(bytes),
+            Some(expected) => Err(FetchFailure::Short { received: bytes.len() as u64, expected }),
+        }
     }
 }
 
@@ -185,7 +201,7 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
     }
 }
 
-fn answer(response: Response, part: Option<Part<'_>>) -> Result<Answer, FetchFailure> {
+fn answer(response: Response, part: Option<Span<'_>>) -> Result<Answer, FetchFailure> {
     let encoding = response.headers().get(header::CONTENT_ENCODING);
     let encoding = encoding.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     if let Some(encoding) = encoding.filter(|encoding| encoding != "identity") {
@@ -199,7 +215,7 @@ fn answer(response: Response, part: Option<Part<'_>>) -> Result<Answer, FetchFai
         let total = response.content_length();
         return Ok(Answer { response, start: 0, total, etag, ranges });
     }
-    let Some(Part { from, to, etag: asked }) = part else {
+    let Some(Span { from, to, etag: asked }) = part else {
         let status = response.status();
         return Err(FetchFailure::Status { status, retry_after_s: None });
     };
@@ -213,6 +229,11 @@ fn answer(response: Response, part: Option<Part<'_>>) -> Result<Answer, FetchFai
         return Err(FetchFailure::Range(format!(
             "the server sent bytes {start}-{end} of {total}, asked for {from}-{last}"
         )));
+    }
+    if response.content_length().is_some_and(|length| length != end - start + 1) {
+        return Err(FetchFailure::Range(
+            "the server sent a part of another length than it says".into(),
+        ));
     }
     // A part of another version, of which If-Range should have made the whole.
     if etag.as_deref().is_some_and(|etag| etag != asked) {
@@ -238,7 +259,8 @@ pub(super) fn connection(error: &reqwest::Error) -> FetchFailure {
             return FetchFailure::Forbidden(forbidden.to_string());
         }
         if let Some(tls) = tls_fault(inner) {
-            return FetchFailure::Tls(tls.to_string());
+            // It quotes names out of the certificate.
+            return FetchFailure::Tls(printable::line(&tls.to_string(), 300).to_string());
         }
         cause = inner.source();
     }

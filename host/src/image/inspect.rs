@@ -116,7 +116,9 @@ fn judge(ends: Ends<'_>, max_disk_bytes: u64) -> Result<Inspected, Refusal> {
 }
 
 /// A disk that says it has a GUID partition table must have the protective entry that keeps older software off it (UEFI
-/// 2.10, 5.2.3), alone and in its place: OpenStack's inspector asks for the same.
+/// 2.10, 5.2.3), alone and in its place: OpenStack's inspector asks for the same. What it asks of other partition tables
+/// is not asked here: nothing on the host reads one, a boot sector may be code from end to end, and rescue floppies have no
+/// partition at all. Nor is the protective entry's CHS address, which partitioning tools write differently.
 fn raw(ends: Ends<'_>) -> Result<(), Refusal> {
     const PROTECTIVE: u8 = 0xee;
     if !ends.head.get(512..).is_some_and(|sector| sector.starts_with(b"EFI PART")) {

@@ -19,12 +19,14 @@ pub struct NetworkRules {
     hosts: Vec<WildMatch>,
     deny_hosts: Vec<WildMatch>,
     schemes: Vec<Scheme>,
+    /// This host's own addresses, public ones too: what listens there need not be meant for tenants.
+    own: Vec<IpAddr>,
     /// Its address is the operator's choice.
     proxy: Option<String>,
 }
 
 /// Not public: IANA's special-purpose registries of IPv4 and IPv6 addresses, and multicast.
-const DENIED_V4: [Ipv4Net; 16] = {
+const DENIED_V4: [Ipv4Net; 17] = {
     const fn net(a: u8, b: u8, c: u8, prefix: u8) -> Ipv4Net {
         Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix)
     }
@@ -45,6 +47,8 @@ const DENIED_V4: [Ipv4Net; 16] = {
         net(203, 0, 113, 24),
         net(224, 0, 0, 4),
         net(240, 0, 0, 4),
+        // Azure's metadata and agent service, which is public by its number alone.
+        Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32),
     ]
 };
 
@@ -78,6 +82,7 @@ impl NetworkRules {
             hosts: patterns(&config.hosts),
             deny_hosts: patterns(&config.deny_hosts),
             schemes: config.schemes.clone(),
+            own: own_addresses(),
             proxy: config.proxy.as_ref().and_then(Url::host_str).map(name),
         }
     }
@@ -87,8 +92,12 @@ impl NetworkRules {
         let address = unwrapped(address);
         let in_one_of = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&address));
         let public = || match address {
+            _ if self.own.contains(&address) => false,
             IpAddr::V4(v4) => !DENIED_V4.iter().any(|net| net.contains(&v4)),
-            IpAddr::V6(v6) => !DENIED_V6.iter().any(|net| net.contains(&v6)),
+            // Beyond 2000::/3 nothing is global unicast (RFC 4291, 2.4).
+            IpAddr::V6(v6) => {
+                v6.segments()[0] >> 13 == 1 && !DENIED_V6.iter().any(|net| net.contains(&v6))
+            }
         };
         !in_one_of(&self.deny) && (in_one_of(&self.allow) || public())
     }
@@ -127,17 +136,31 @@ impl NetworkRules {
     }
 }
 
+/// Without a list of them, the networks that are denied anyway have to do.
+fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs();
+    let addresses = interfaces.into_iter().flatten().filter_map(|interface| interface.address);
+    let ip = |address: nix::sys::socket::SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+    };
+    addresses.filter_map(ip).map(unwrapped).collect()
+}
+
 /// A host's name for comparison: the root's dot at its end changes nothing.
 fn name(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// The IPv4 address inside an IPv6 one that stands for it: mapped (RFC 4291), translated (RFC 6052), 6to4 (RFC 3056).
+/// The IPv4 address inside an IPv6 one that stands for it: mapped (RFC 4291), translated (RFC 2765, RFC 6052), 6to4 (RFC
+/// 3056).
 fn unwrapped(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)).into();
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
         _ => address,
     }
@@ -222,6 +245,9 @@ mod tests {
             "64:ff9b:1::1",
             "2002:7f00:1::",
             "2001::1",
+            "::ffff:0:127.0.0.1",
+            "4000::1",
+            "168.63.129.16",
         ] {
             check(denied, "", false);
         }
@@ -232,6 +258,15 @@ mod tests {
         check("127.0.0.1", "127.0.0.0/8", true);
         check("::ffff:127.0.0.1", "127.0.0.0/8", true);
         check("10.0.0.1", "127.0.0.0/8", false);
+    }
+
+    #[test]
+    fn this_hosts_own_addresses() {
+        let mut rules = rules(|_| {});
+        assert!(rules.own.contains(&"127.0.0.1".parse().unwrap()), "{:?}", rules.own);
+        rules.own.push("1.1.1.1".parse().unwrap());
+        assert!(!rules.permits("1.1.1.1".parse().unwrap()));
+        assert!(!rules.permits("::ffff:1.1.1.1".parse().unwrap()));
     }
 
     #[test]

@@ -17,18 +17,19 @@ use bytes::Bytes;
 use tokio::{
     sync::{
         mpsc::{self, Receiver, Sender},
-        oneshot,
+        watch,
     },
     task::{JoinHandle, spawn_blocking},
 };
 
 use super::{
-    Refusal,
+    ImageError, Progress, Refusal,
+    store::{Part, room},
     unpack::{Bounds, Packing, Served, Stop, unpack},
 };
 use crate::{
     digest::{Hasher, Sha256},
-    limits,
+    failpoint, limits,
 };
 
 /// The first stage's end, and all stages' results.
@@ -61,13 +62,19 @@ pub(super) enum Broken {
 pub(super) struct Gone;
 
 impl Pipe {
-    /// For a file of which the first `start` bytes are there already: they are hashed first. Gives the pipe once that is
-    /// done, so that no server is kept waiting for it.
+    /// For a part of which the first `start` bytes are there already, and nothing behind them: they are hashed first. Gives
+    /// the pipe once that is done, so that no server is kept waiting for it. The part's lock is held until nothing writes to
+    /// it any more, whatever becomes of the fetch.
     pub(super) async fn open(
-        file: File,
+        part: &Part,
         start: u64,
         unpacking: Option<(Packing, Bounds)>,
-    ) -> io::Result<Self> {
+        progress: &dyn Progress,
+    ) -> Result<Self, ImageError> {
+        let (file, lock) = (part.file()?, part.lock());
+        let prefix = part.file()?;
+        // Zeros are left out when they are written, so there must be none but zeros.
+        file.set_len(start).map_err(ImageError::store(part.path()))?;
         let (pieces, arriving) = mpsc::channel(limits::FETCH_PIECES);
         let (arriving, unpacked) = match unpacking {
             None => (arriving, None),
@@ -77,13 +84,16 @@ impl Pipe {
             }
         };
         let (onward, written_pieces) = mpsc::channel(limits::FETCH_PIECES);
-        let (ready, is_ready) = oneshot::channel();
-        let prefix = file.try_clone()?;
+        let (ready, mut prepared) = watch::channel(0);
         let hashed = spawn_blocking(move || hash(&prefix, start, ready, written_pieces));
-        let written = spawn_blocking(move || write(&file, start, arriving, &onward));
-        // Its sender goes away without a word where the prefix cannot be read: the result says so.
-        if is_ready.await.is_err() {
-            tracing::debug!("what is there of an image cannot be hashed");
+        let written = spawn_blocking(move || {
+            let written = write(&file, start, arriving, &onward);
+            drop(lock);
+            written
+        });
+        // Its sender goes away when the prefix is hashed, or cannot be: the result then says so.
+        while prepared.changed().await.is_ok() {
+            progress.done(*prepared.borrow_and_update());
         }
         Ok(Self { pieces, waited: false, unpacked, written, hashed })
     }
@@ -139,7 +149,13 @@ fn write(
             }
             end += block.len() as u64;
         }
+        failpoint::reach("pipe.written");
         if end - flushed >= limits::WRITE_BEHIND_BYTES {
+            let (free, reserve) = room(file)?;
+            if free < reserve {
+                let reason = format!("{free} bytes are free, of which {reserve} stay free");
+                return Err(io::Error::new(io::ErrorKind::StorageFull, reason));
+            }
             begin_writeback(file, flushed, end - flushed);
             flushed = end;
         }
@@ -170,15 +186,14 @@ fn begin_writeback(file: &File, from: u64, length: u64) {
 fn hash(
     prefix: &File,
     length: u64,
-    ready: oneshot::Sender<()>,
+    ready: watch::Sender<u64>,
     mut written: Receiver<Bytes>,
 ) -> io::Result<Sha256> {
     let mut hasher = Hasher::default();
-    hash_prefix(&mut hasher, prefix, length, &mut |_| {})?;
-    // Nobody waits for it any more where the fetch was given up.
-    if ready.send(()).is_err() {
-        return Ok(hasher.finish());
-    }
+    hash_prefix(&mut hasher, prefix, length, &mut |hashed| {
+        ready.send_replace(hashed);
+    })?;
+    drop(ready);
     while let Some(piece) = written.blocking_recv() {
         hasher.update(&piece);
     }

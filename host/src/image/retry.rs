@@ -59,6 +59,7 @@ impl Retry {
             | FetchFailure::Tls(_)
             | FetchFailure::Redirect(_)
             | FetchFailure::TooLarge { .. }
+            | FetchFailure::ListTooLarge { .. }
             | FetchFailure::Encoded(_)
             | FetchFailure::TooSlow { .. } => None,
         }

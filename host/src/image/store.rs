@@ -1,17 +1,19 @@
 //! The store: `images/sha256/<aa>/<digest>`, read-only files, each named by the digest of the file that was served.
 //!
 //! A file gets that name by a rename, after it was hashed, inspected and made durable; `<digest>.json` is written after
-//! that, and what has none is no image. Until then it is `<digest>.part`. `<digest>.lock` is held by whoever fetches it,
-//! so that several runs at once fetch once. What a killed run left is swept by the next fetch.
+//! that, and what has none is no image. Until then it is `<digest>.<flight>.part`, a flight being one list of sources:
+//! `<digest>.<flight>.lock` is held by whoever fetches from these, so that several runs at once fetch once, and a slow
+//! source holds up nobody who has another. What a killed run left is swept by the next fetch.
 //!
 //! A stored image is used again only if it looks as it did when its bytes were last hashed; one that does not is hashed
 //! again. Whoever uses one holds a shared lock on the file itself, a lease, which keeps it from being removed.
 //!
 //! The record lists the origins (RFC 6454) that were seen to serve the image. A job that names other ones has it fetched
 //! from there once more: policies trust origins, and a digest alone would let a tenant claim that an image comes from one
-//! that never served it, or boot an image that only another tenant may fetch.
+//! that never served it. Within an origin a digest is enough, as the digest of an image is no secret to be kept by.
 
 mod catalog;
+mod lists;
 mod lock;
 mod part;
 mod record;
@@ -23,7 +25,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -32,22 +34,22 @@ use tokio::{task::spawn_blocking, time};
 use url::Url;
 
 use super::{
-    Doing, Format, ImageError, Inspected, Progress, fetch,
+    Doing, Format, ImageError, Inspected, Progress, Refusal, fetch,
     inspect::{self, RULES},
-    pipe, shown, sums,
+    pipe, shown,
 };
 use crate::{
     config,
     digest::{Hasher, Sha256},
     failpoint,
-    job::{Checksum, ImageRequest},
+    job::ImageRequest,
     limits, state,
 };
 
 pub use catalog::{Checked, Collected, Stored};
 pub use record::Record;
 
-pub(super) use part::Part;
+pub(super) use part::{Part, room};
 
 use lock::Lock;
 use record::Stamp;
@@ -104,9 +106,9 @@ impl VerifiedImage {
 enum Found {
     Ready(VerifiedImage),
     /// It is not what was recorded, or not as it was recorded.
-    Changed(Record),
+    Changed,
     /// None of its origins is one that is asked for.
-    Elsewhere(Record),
+    Elsewhere,
     Nothing,
 }
 
@@ -126,24 +128,9 @@ impl Store {
         match self.known_digest(request)? {
             Some(sha256) => match self.find(sha256, request, config)? {
                 Found::Ready(image) => Ok(Some(image)),
-                Found::Changed(_) | Found::Elsewhere(_) | Found::Nothing => Ok(None),
+                Found::Changed | Found::Elsewhere | Found::Nothing => Ok(None),
             },
             None => Ok(None),
-        }
-    }
-
-    /// The digest of the file that will be served, if that is known without a request.
-    pub fn known_digest(&self, request: &ImageRequest) -> Result<Option<Sha256>, ImageError> {
-        match &request.checksum {
-            Checksum::Image { sha256 } => Ok(Some(*sha256)),
-            Checksum::List { sums: url, sha256 } => {
-                match fs::read(self.sums.join(sha256.to_string())) {
-                    Ok(list) if Sha256::of(&list) == *sha256 => {
-                        listed(&list, url, request).map(Some)
-                    }
-                    Ok(_) | Err(_) => Ok(None),
-                }
-            }
         }
     }
 
@@ -154,7 +141,7 @@ impl Store {
         config: &config::Image,
         progress: &dyn Progress,
     ) -> Result<VerifiedImage, ImageError> {
-        let sha256 = self.digest(request, config, progress).await?;
+        let sha256 = self.resolve(request, config, progress).await?;
         if let Found::Ready(image) = self.find(sha256, request, config)? {
             self.note_use(sha256);
             return Ok(image);
@@ -162,69 +149,29 @@ impl Store {
         let path = self.path(sha256);
         let shard = path.parent().unwrap_or(&self.root);
         state::create_private(shard).map_err(ImageError::store(shard))?;
-        let _lock = self.lock(sha256, request, config, progress).await?;
+        let flight = flight(request);
+        let lock =
+            self.lock(&beside(&path, &format!("{flight}.lock")), request, config, progress).await?;
         failpoint::reach("store.locked");
         self.sweep(limits::FETCH_PART_KEPT);
         // Whoever held the lock before may have fetched it.
         let mut found = self.find(sha256, request, config)?;
-        if let Found::Changed(record) = found {
-            self.check(sha256, record, progress).await?;
+        if let Found::Changed = found {
+            let _digest = self.lock(&beside(&path, "lock"), request, config, progress).await?;
+            if let Some(record) = Record::read(&path)? {
+                self.check(sha256, record, progress).await?;
+            }
             found = self.find(sha256, request, config)?;
         }
         let image = match found {
             Found::Ready(image) => image,
-            Found::Elsewhere(record) => {
-                self.fetch(sha256, request, Some(record), config, progress).await?
-            }
-            Found::Changed(_) | Found::Nothing => {
-                self.fetch(sha256, request, None, config, progress).await?
+            Found::Changed | Found::Elsewhere | Found::Nothing => {
+                let part = Part::open(&path, &flight, lock)?;
+                self.fetch(sha256, request, part, config, progress).await?
             }
         };
         self.note_use(sha256);
         Ok(image)
-    }
-
-    async fn digest(
-        &self,
-        request: &ImageRequest,
-        config: &config::Image,
-        progress: &dyn Progress,
-    ) -> Result<Sha256, ImageError> {
-        if let Some(known) = self.known_digest(request)? {
-            return Ok(known);
-        }
-        let Checksum::List { sums: url, sha256: expected } = &request.checksum else {
-            return Ok(request.checksum.pin());
-        };
-        let list = fetch::sums(url, config, progress).await?;
-        let (found, bytes) = (Sha256::of(&list), list.len() as u64);
-        if found != *expected {
-            return Err(ImageError::Mismatch {
-                url: shown(url),
-                expected: *expected,
-                found,
-                bytes,
-            });
-        }
-        let path = self.sums.join(expected.to_string());
-        state::write_whole(&path, &list).map_err(ImageError::store(&path))?;
-        self.forget_old_lists();
-        listed(&list, url, request)
-    }
-
-    /// Tenants name lists, so there is an end to how many are kept. Best done, never in the way.
-    fn forget_old_lists(&self) {
-        let lists = fs::read_dir(&self.sums).into_iter().flatten().flatten();
-        let mut lists: Vec<_> = lists
-            .map(|list| (list.metadata().and_then(|list| list.modified()).ok(), list.path()))
-            .collect();
-        lists.sort();
-        let excess = lists.len().saturating_sub(limits::SUMS_KEPT);
-        for (_, path) in lists.into_iter().take(excess) {
-            if let Err(error) = part::remove(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove an old list of checksums");
-            }
-        }
     }
 
     fn find(
@@ -240,11 +187,11 @@ impl Store {
             lease.metadata().map(|file| Stamp::of(&file)).map_err(ImageError::store(&path))?;
         if stamp != record.stamp || !stamp.is_guarded() {
             tracing::warn!(path = %path.display(), "a stored image changed since it was hashed");
-            return Ok(Found::Changed(record));
+            return Ok(Found::Changed);
         }
         let served = |source: &Url| record.origins.contains(&origin(source));
         if !request.sources().any(served) {
-            return Ok(Found::Elsewhere(record));
+            return Ok(Found::Elsewhere);
         }
         let inspected =
             match record.rules == RULES && record.inspected.disk_bytes <= config.max_disk_bytes {
@@ -260,18 +207,19 @@ impl Store {
         }))
     }
 
-    /// Fetches it under its lock. `known` is the record of the same bytes from elsewhere: the stored file, which VMs may
-    /// have open, then stays.
+    /// Fetches it under its flight's lock. Where the same bytes are stored already, from elsewhere or by another flight,
+    /// the stored file, which VMs may have open, stays.
     async fn fetch(
         &self,
         sha256: Sha256,
         request: &ImageRequest,
-        known: Option<Record>,
+        mut part: Part,
         config: &config::Image,
         progress: &dyn Progress,
     ) -> Result<VerifiedImage, ImageError> {
         let path = self.path(sha256);
-        let mut part = Part::open(&path)?;
+        // Held until the record is written: who waits for it would else fetch once more.
+        let _flight = part.lock();
         let fetched = fetch::image(request.sources(), sha256, &mut part, config, progress).await?;
         // Refused, it is nothing to go on with.
         let inspected = inspected(&part.file()?, part.path(), sha256, config).or_else(|error| {
@@ -279,12 +227,15 @@ impl Store {
             Err(error)
         })?;
         failpoint::reach("store.inspected");
-        let mut record = match known {
-            Some(record) => {
+        let _lock = self.lock(&beside(&path, "lock"), request, config, progress).await?;
+        let mut record = match self.find(sha256, request, config)? {
+            Found::Ready(_) | Found::Elsewhere => {
                 part.clear()?;
-                record
+                let known =
+                    Record::read(&path)?.filter(|known| known.content_sha256 == fetched.content);
+                known.ok_or_else(|| two_images(sha256))?
             }
-            None => {
+            Found::Changed | Found::Nothing => {
                 let at = path.clone();
                 // Making it durable takes as long as the disk does.
                 let published = spawn_blocking(move || part.publish(&at)).await;
@@ -302,12 +253,16 @@ impl Store {
                 }
             }
         };
-        record.origins.push(origin(fetched.source));
+        record.add_origin(origin(fetched.source));
         record.write(&path)?;
         failpoint::reach("store.recorded");
-        let gone = || ImageError::store(&path)(io::ErrorKind::NotFound.into());
-        let lease = lease(&path)?.ok_or_else(gone)?;
-        Ok(VerifiedImage { path, sha256, inspected, cached: false, _lease: Arc::new(lease) })
+        match self.find(sha256, request, config)? {
+            Found::Ready(image) => Ok(VerifiedImage { cached: false, ..image }),
+            Found::Changed | Found::Elsewhere | Found::Nothing => {
+                let lost = "what was just stored is not there any more";
+                Err(ImageError::store(&path)(io::Error::other(lost)))
+            }
+        }
     }
 
     /// Hashes a stored file again; one that is not what it was is put away. Called under its lock.
@@ -333,22 +288,24 @@ impl Store {
         self.quarantine(sha256).map(|to| Checked::Quarantined { found, to })
     }
 
-    /// Takes an image's lock, waiting while another run has it.
+    /// Takes a lock, waiting while another run has it.
     async fn lock(
         &self,
-        sha256: Sha256,
+        path: &Path,
         request: &ImageRequest,
         config: &config::Image,
         progress: &dyn Progress,
     ) -> Result<Lock, ImageError> {
-        let path = self.path(sha256).with_extension("lock");
+        let began = Instant::now();
         let acquired = async {
             let mut told = false;
             loop {
-                if let Some(lock) = Lock::try_take(&path).map_err(ImageError::store(&path))? {
+                if let Some(lock) = Lock::try_take(path).map_err(ImageError::store(path))? {
                     return Ok(lock);
                 }
-                if !std::mem::replace(&mut told, true) {
+                // Not of one that is held for a moment only.
+                if began.elapsed() > limits::FETCH_LOCK_TOLD && !std::mem::replace(&mut told, true)
+                {
                     progress.waiting();
                 }
                 time::sleep(limits::FETCH_LOCK_POLL).await;
@@ -356,13 +313,16 @@ impl Store {
         };
         match time::timeout(config.total_timeout(), acquired).await {
             Ok(locked) => locked,
-            Err(_) => Err(fetch::too_slow(&request.source, config)),
+            Err(_) => Err(ImageError::Waited {
+                sha256: request.checksum.pin(),
+                seconds: config.total_timeout().as_secs(),
+            }),
         }
     }
 
     /// Remembers when it was last used. Best done, never in the way: the store may be read-only.
-    fn note_use(&self, sha256: Sha256) {
-        let path = self.path(sha256).with_extension("used");
+    pub fn note_use(&self, sha256: Sha256) {
+        let path = beside(&self.path(sha256), "used");
         let touched = File::options().create(true).append(true).open(&path);
         if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now())) {
             tracing::debug!(path = %path.display(), %error, "when an image was used is not noted");
@@ -377,8 +337,25 @@ impl Store {
     }
 }
 
-fn listed(list: &[u8], url: &Url, request: &ImageRequest) -> Result<Sha256, ImageError> {
-    sums::find(list, &request.source).map_err(|reason| ImageError::Sums { url: shown(url), reason })
+/// A file beside an image: `<digest>.<ending>`.
+fn beside(image: &Path, ending: &str) -> PathBuf {
+    let mut name = image.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
+}
+
+/// What is asked of the same sources is fetched once.
+fn flight(request: &ImageRequest) -> String {
+    let sources: String = request.sources().map(|source| format!("{source}\n")).collect();
+    Sha256::of(sources.as_bytes()).to_string().chars().take(16).collect()
+}
+
+/// A packed file and what it unpacks to cannot both be the image of one digest.
+fn two_images(sha256: Sha256) -> ImageError {
+    let reason =
+        "the same file is stored unpacked, or packed, by another name of its source".into();
+    ImageError::Unsafe { sha256, refusal: Refusal { check: "one-format", reason } }
 }
 
 /// The file, shared with all who use it; nothing where it is not there or on its way out.

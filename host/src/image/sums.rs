@@ -3,15 +3,16 @@
 
 use std::collections::BTreeSet;
 
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::{digest::Sha256, limits, printable};
 
 /// The digest that a list has for what a URL's path ends in; or why there is none.
 pub(super) fn find(list: &[u8], source: &Url) -> Result<Sha256, String> {
-    let name =
-        source.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
-    let shown = || printable::line(name, limits::SHOWN_CHARS).to_string();
+    let name = source.path_segments().and_then(|mut segments| segments.next_back());
+    let name = percent_decode_str(name.unwrap_or_default()).decode_utf8_lossy().into_owned();
+    let shown = || printable::line(&name, limits::SHOWN_CHARS).to_string();
     let text = str::from_utf8(list).map_err(|_| "the list of checksums is not UTF-8".to_owned())?;
     let digests: BTreeSet<_> = text
         .lines()

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use ruzstd::decoding::{
     StreamingDecoder,
     errors::{FrameDecoderError, ReadFrameHeaderError},
@@ -32,7 +33,8 @@ impl Packing {
     /// By the ending of a URL's path. What is packed and does not say so is refused by inspection, so that a digest
     /// stands for one image however it is named.
     pub(super) fn of(url: &Url) -> Option<Self> {
-        let (_, ending) = url.path().rsplit_once('.')?;
+        let path = percent_decode_str(url.path()).decode_utf8_lossy();
+        let (_, ending) = path.rsplit_once('.')?;
         match ending.to_ascii_lowercase().as_str() {
             "gz" => Some(Self::Gzip),
             "xz" => Some(Self::Xz),

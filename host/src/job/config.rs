@@ -95,6 +95,9 @@ fn url(cursor: &Cursor<'_>, expected: &str) -> Option<Url> {
 
 /// URLs in job files are shown to policies, logs and other tenants' operators, so credentials have no place in them.
 fn plain_url(cursor: &Cursor<'_>, text: &str, expected: &str) -> Option<Url> {
+    if text.len() > limits::URL_BYTES {
+        return cursor.refuse(format!("{expected}: at most {} bytes", limits::URL_BYTES));
+    }
     let url = match Url::parse(text) {
         Ok(url) => url,
         Err(error) => return cursor.refuse_with_hint(expected, error.to_string()),

@@ -37,11 +37,12 @@ pub(super) struct Link {
 impl Chain {
     /// Decides one task. Every `choose` in order, every `validate` on the launch they chose, then the host's rules.
     ///
-    /// A task whose image has mirrors is decided for each as if it were the source. A policy is shown one place, and
-    /// lets none in that it was not shown.
+    /// A task whose image has mirrors or a list of checksums is decided for each of these places as if it were the source. A
+    /// policy is shown one place, and lets none in that it was not shown.
     pub fn decide(&self, mut request: Request) -> Verdict {
         let mirrors = std::mem::take(&mut request.task.image.mirrors);
-        if mirrors.is_empty() {
+        let sums = request.task.image.checksum.sums().cloned();
+        if mirrors.is_empty() && sums.is_none() {
             return self.decide_one(request);
         }
         let mut approved = match self.decide_one(request.clone()) {
@@ -50,10 +51,10 @@ impl Chain {
                 return other;
             }
         };
-        for mirror in &mirrors {
-            request.task.image.source = mirror.clone();
-            match self.decide_one(request.clone()).about(mirror) {
-                Verdict::Approved(same) if same.launch() == approved.launch() => {}
+        for place in mirrors.iter().chain(&sums) {
+            request.task.image.source = place.clone();
+            match self.decide_one(request.clone()).about(place) {
+                Verdict::Approved(same) if same.launch().is_like(approved.launch()) => {}
                 Verdict::Approved(other) => return Verdict::Denied(other.with_another_launch()),
                 other @ (Verdict::Denied(_) | Verdict::CannotRun(_) | Verdict::Failed(..)) => {
                     return other;
@@ -72,7 +73,7 @@ impl Chain {
             conflicts: round.conflicts(),
             policies: round.asked.into_iter().map(|asked| asked.record).collect(),
             host: HostRecord { answer: Answer::NotAsked, violations: vec![] },
-            mirror: None,
+            place: None,
             launch,
         };
         match ended {
@@ -99,16 +100,23 @@ impl Chain {
     }
 }
 
+impl Launch {
+    /// Whether it is the same but for remarks.
+    fn is_like(&self, other: &Self) -> bool {
+        Self { warnings: vec![], ..self.clone() } == Self { warnings: vec![], ..other.clone() }
+    }
+}
+
 impl Verdict {
-    /// Says which mirror it is about.
-    fn about(mut self, mirror: &Url) -> Self {
+    /// Says which place it is about.
+    fn about(mut self, place: &Url) -> Self {
         let decision = match &mut self {
             Self::Approved(approved) => &mut approved.decision,
             Self::Denied(decision) | Self::CannotRun(decision) | Self::Failed(_, decision) => {
                 decision
             }
         };
-        decision.mirror = Some(mirror.clone());
+        decision.place = Some(place.clone());
         self
     }
 }
@@ -116,11 +124,10 @@ impl Verdict {
 impl Approved {
     fn with_another_launch(mut self) -> Decision {
         let violation = Violation {
-            code: "host.mirror-launch".into(),
+            code: "host.another-launch".into(),
             field: "image.source".into(),
-            message:
-                "from this mirror, the policies would launch it otherwise than from its source"
-                    .into(),
+            message: "from this place, the policies would launch it otherwise than from its source"
+                .into(),
             hint: Some("name one place only, or places that the policies treat alike".into()),
         };
         self.decision.host = HostRecord { answer: Answer::Refused, violations: vec![violation] };

@@ -150,7 +150,10 @@ pub fn argv(
         "-device",
         match disk.format {
             Format::Iso => "ide-cd,drive=image,bootindex=0",
-            Format::Qcow2 | Format::Raw => "virtio-blk-pci,drive=disk,bootindex=0",
+            // A full disk is told to the guest as any failed write is; QEMU would pause it instead.
+            Format::Qcow2 | Format::Raw => {
+                "virtio-blk-pci,drive=disk,bootindex=0,werror=report,rerror=report"
+            }
         },
     )
     .option("-netdev", netdev(launch.egress, forwards))

@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use super::{Host, RunError, sources};
 use crate::{
     cli::DecideArgs,
+    digest::Sha256,
     facts,
-    job::{self, Task},
+    job::{self, Checksum, Task},
     limits,
     outcome::{Exit, Report},
     policy::{Approved, Journal, Loader, Masks, Record, Request, Verdict},
@@ -27,16 +28,18 @@ pub(super) enum Keep {
 }
 
 /// Decides on a thread of its own: reading, compiling and asking policies wait for nothing, and a request to stop is
-/// heard meanwhile. Downloads nothing: a denied task costs no fetch.
+/// heard meanwhile. Downloads nothing: a denied task costs no fetch. `resolved` is the image's digest where the job's list of
+/// checksums has said it.
 pub(super) async fn decide(
     host: &Host,
     fingerprint: &Fingerprint,
     args: &DecideArgs,
-    keep: Keep,
+    (keep, resolved): (Keep, Option<Sha256>),
     report: &mut Report,
 ) -> Result<Decided, RunError> {
     let (host, fingerprint, args) = (host.clone(), fingerprint.clone(), args.clone());
-    let judging = tokio::task::spawn_blocking(move || judge(&host, &fingerprint, &args, keep));
+    let judging =
+        tokio::task::spawn_blocking(move || judge(&host, &fingerprint, &args, (keep, resolved)));
     let (task, verdict) = match tokio::time::timeout(limits::DECISION, judging).await {
         Ok(Ok(judged)) => judged,
         Ok(Err(panicked)) => return Err(RunError::Runtime(panicked.into())),
@@ -58,13 +61,18 @@ fn judge(
     host: &Host,
     fingerprint: &Fingerprint,
     args: &DecideArgs,
-    keep: Keep,
+    (keep, resolved): (Keep, Option<Sha256>),
 ) -> (Option<Task>, Result<Verdict, RunError>) {
     let task = sources::job(&args.job).and_then(|(name, bytes)| {
         Ok(job::parse(&name, &bytes, &args.tenant, args.task.as_deref())?)
     });
     match task {
-        Ok(task) => (Some(task.clone()), verdict(host, fingerprint, args, keep, task)),
+        Ok(mut task) => {
+            if let Some(sha256) = resolved {
+                task.image.checksum = Checksum::Image { sha256 };
+            }
+            (Some(task.clone()), verdict(host, fingerprint, args, keep, task))
+        }
         Err(error) => (None, Err(error)),
     }
 }

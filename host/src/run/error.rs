@@ -154,14 +154,15 @@ fn image_exit(error: &ImageError) -> Exit {
         ImageError::Unsafe { .. } | ImageError::UnsafeFile { .. } => Exit::ImageRefused,
         ImageError::Configured { .. } | ImageError::NotStored(_) => Exit::Usage,
         ImageError::InUse { .. }
+        | ImageError::Waited { .. }
         | ImageError::Client { .. }
         | ImageError::NoSpace { .. }
         | ImageError::Store { .. } => Exit::CannotRun,
         // What a source served counts for more than that another served nothing.
         ImageError::NoSource(errors) => {
             let exits: Vec<_> = errors.iter().map(image_exit).collect();
-            let worst = [Exit::ChecksumMismatch, Exit::ImageRefused];
-            worst.into_iter().find(|exit| exits.contains(exit)).unwrap_or(Exit::NotFetched)
+            let worst = [Exit::ChecksumMismatch, Exit::ImageRefused, Exit::NotFetched];
+            worst.into_iter().find(|exit| exits.contains(exit)).unwrap_or(Exit::CannotRun)
         }
     }
 }

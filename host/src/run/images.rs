@@ -69,9 +69,9 @@ impl Images<'_> {
     }
 
     fn list(&self) -> Result<Exit, RunError> {
-        let stored = self.store.list()?;
+        let (stored, uses) = (self.store.list()?, self.uses());
         if self.shared.json {
-            let images: Vec<_> = stored.iter().map(|one| self.shown(one)).collect();
+            let images: Vec<_> = stored.iter().map(|one| self.shown(one, &uses)).collect();
             show::print(&show::json(&json!({ "images": images })));
             return Ok(Exit::Done);
         }
@@ -86,7 +86,7 @@ impl Images<'_> {
                 BinaryBytes(one.disk_usage).to_string(),
                 ago(one.record.fetched_at),
                 ago(one.used_at),
-                listed(&self.users(one.sha256)),
+                listed(&uses.of(one.sha256)),
                 printable::line(&one.record.source, 120).to_string(),
             ]
         }));
@@ -100,7 +100,7 @@ impl Images<'_> {
         }
         let stored = self.store.named_by(&args.image)?;
         if self.shared.json {
-            show::print(&show::json(&self.shown(&stored)));
+            show::print(&show::json(&self.shown(&stored, &self.uses())));
             return Ok(Exit::Done);
         }
         let Stored { sha256, record, disk_usage, used_at } = &stored;
@@ -124,7 +124,7 @@ impl Images<'_> {
             ago(record.fetched_at),
             used_at,
             ago(*used_at),
-            listed(&self.users(*sha256)),
+            listed(&self.uses().of(*sha256)),
             self.store.path(*sha256).display(),
         ));
         Ok(Exit::Done)
@@ -168,10 +168,12 @@ impl Images<'_> {
                     Checked::Sound => show::good("sound"),
                     Checked::Busy => "busy ".into(),
                     Checked::Quarantined { .. } => show::bad("wrong"),
+                    Checked::Unreadable { .. } => show::bad("error"),
                 };
                 let more = match &checked {
                     Checked::Sound => String::new(),
                     Checked::Busy => ": another process is at it".into(),
+                    Checked::Unreadable { reason } => format!(": it cannot be read: {reason}"),
                     Checked::Quarantined { found, to } => {
                         format!(": it has sha256:{found} now, and was put away as {}", to.display())
                     }
@@ -181,7 +183,7 @@ impl Images<'_> {
             checks.push((stored.sha256, checked));
         }
         let sound =
-            checks.iter().all(|(_, checked)| !matches!(checked, Checked::Quarantined { .. }));
+            checks.iter().all(|(_, checked)| matches!(checked, Checked::Sound | Checked::Busy));
         let exit = if sound { Exit::Done } else { Exit::CheckFailed };
         if self.shared.json {
             let images: Vec<_> = checks
@@ -196,7 +198,7 @@ impl Images<'_> {
     fn remove(&self, args: &RemoveImageArgs) -> Result<Exit, RunError> {
         let mut removed = vec![];
         for stored in self.chosen(&args.images)? {
-            let users = self.users(stored.sha256);
+            let users = self.uses().of(stored.sha256);
             if !users.is_empty() || !self.store.remove(&stored)? {
                 return Err(ImageError::InUse { sha256: stored.sha256, by: users.join(" ") }.into());
             }
@@ -214,7 +216,8 @@ impl Images<'_> {
     fn collect(&self, args: &GcArgs) -> Result<Exit, RunError> {
         let older = args.older_than.map(|age| age.0);
         let most = args.max_bytes.map(|size| size.as_u64());
-        let keeps = |sha256| !self.users(sha256).is_empty();
+        let uses = self.uses();
+        let keeps = |sha256| !uses.of(sha256).is_empty();
         let collected = self.store.collect(older, most, &keeps, args.dry_run)?;
         if self.shared.json {
             show::print(&show::json(&collected));
@@ -249,19 +252,27 @@ impl Images<'_> {
         }
     }
 
-    /// The VMs that run from an image, and the tasks that keep an overlay over it.
-    fn users(&self, sha256: Sha256) -> Vec<String> {
+    /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
+    fn uses(&self) -> Uses {
         let running = vm::running(&self.host.state).into_iter();
-        let running = running.filter(|vm| vm.image == Some(sha256)).map(|vm| vm.id);
+        let running = running.filter_map(|vm| Some((vm.image?, vm.id)));
         let kept = vm::kept_over(&self.host.state).into_iter();
-        let kept = kept.filter(|(image, _)| *image == sha256);
         let shown = |whose: String| format!("overlay:{}", printable::line(&whose, 120));
-        running.chain(kept.map(|(_, whose)| shown(whose))).collect()
+        Uses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect())
     }
 
-    fn shown<'s>(&self, stored: &'s Stored) -> Shown<'s> {
+    fn shown<'s>(&self, stored: &'s Stored, uses: &Uses) -> Shown<'s> {
         let sha256 = stored.sha256;
-        Shown { stored, used_by: self.users(sha256), path: self.store.path(sha256) }
+        Shown { stored, used_by: uses.of(sha256), path: self.store.path(sha256) }
+    }
+}
+
+/// Images and who uses them.
+struct Uses(Vec<(Sha256, String)>);
+
+impl Uses {
+    fn of(&self, sha256: Sha256) -> Vec<String> {
+        self.0.iter().filter(|(image, _)| *image == sha256).map(|(_, user)| user.clone()).collect()
     }
 }
 

@@ -55,10 +55,22 @@ async fn stages(
 ) -> Result<(Exit, Option<PlannedLaunch>), RunError> {
     let host = Host::new(shared)?.with_image_networks(args);
     let fingerprint = host.fingerprint(&show::Steps::new(shared)).await?;
-    let approved = match decide(&host, &fingerprint, args, Keep::Nothing, report).await? {
-        Decided::Approved(approved) => approved,
-        Decided::Not(exit) => return Ok((exit, None)),
-    };
+    let mut approved =
+        match decide(&host, &fingerprint, args, (Keep::Nothing, None), report).await? {
+            Decided::Approved(approved) => approved,
+            Decided::Not(exit) => return Ok((exit, None)),
+        };
+    let image = &approved.task().image;
+    // A run would fetch a list of checksums that is not here, and then decide once more.
+    if image.checksum.sums().is_some()
+        && let Some(sha256) = Store::new(host.state.path()).known_digest(image)?
+    {
+        let again = (Keep::Nothing, Some(sha256));
+        approved = match decide(&host, &fingerprint, args, again, report).await? {
+            Decided::Approved(approved) => approved,
+            Decided::Not(exit) => return Ok((exit, None)),
+        };
+    }
     Ok((Exit::Done, Some(planned(&host, &fingerprint, &approved)?)))
 }
 

@@ -73,7 +73,13 @@ impl KeptOverlay {
             task: task.name.clone(),
             image: None,
         };
-        let record = if path.exists() { read(parent).unwrap_or(whose) } else { whose };
+        let found = read(parent).filter(|_| path.exists());
+        let same = |found: &Record| Record { image: None, ..found.clone() } == whose;
+        if found.as_ref().is_some_and(|found| !same(found)) {
+            let reason = "it is another task's".into();
+            return Err(VmError::OverlayUnfit { path, reason });
+        }
+        let record = found.unwrap_or(whose);
         Ok(Some(Self { path, record, _lock: lock }))
     }
 
@@ -94,9 +100,12 @@ impl KeptOverlay {
             .and_then(|bytes| state::write_whole(&record, &bytes))
             .map_err(folder("write", &record))?;
         let new = self.path.with_extension("new");
-        remove_if_there(&new)
+        state::remove(&new)
             .and_then(|()| image::create_overlay(&new, image.disk_bytes()))
+            // An empty file would be taken for it after a power failure.
+            .and_then(|()| File::open(&new)?.sync_all())
             .and_then(|()| fs::rename(&new, &self.path))
+            .and_then(|()| File::open(parent)?.sync_all())
             .map_err(folder("create", &self.path))
     }
 
@@ -147,11 +156,4 @@ pub fn kept_over(state: &StateDir) -> Vec<(Sha256, String)> {
 
 fn read(folder: &Path) -> Option<Record> {
     serde_json::from_slice(&fs::read(folder.join(RECORD)).ok()?).ok()
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }

@@ -138,7 +138,6 @@ impl Header<'_> {
         }
         let end = cluster.min(self.bytes.len() as u64);
         let mut at = length;
-        // Without the end of the list, an image is one whose list fills the cluster.
         while at + 8 <= end {
             let place = usize::try_from(at).unwrap_or(usize::MAX);
             let (kind, length) = (self.u32(place)?, u64::from(self.u32(place.saturating_add(4))?));
@@ -167,7 +166,14 @@ impl Header<'_> {
                 ),
             );
         }
-        Ok(())
+        // A list without an end is one that fills its cluster, and that was seen whole.
+        match end == cluster {
+            true => Ok(()),
+            false => refused(
+                "qcow2-header-extension",
+                format!("its header extensions do not end within {end} bytes"),
+            ),
+        }
     }
 
     /// Both tables lie in the file, behind the header, from a cluster's beginning on.
@@ -330,6 +336,8 @@ mod tests {
             (image(3, extension(0x2385_2875, 24)), "qcow2-header-extension"),
             (image(3, extension(0x1234_5678, 0)), "qcow2-header-extension"),
             (image(3, extension(0x6803_f857, u32::MAX)), "qcow2-header-extension"),
+            // As long as what is looked at, and something behind it.
+            (image(3, extension(0x6803_f857, (36 << 10) - 112)), "qcow2-header-extension"),
             (image(3, put(28, &[0; 4])), "qcow2-size"),
             (image(3, put(24, &[0x80])), "qcow2-size"),
             (image(3, put(24, &[0x40])), "qcow2-l1-table"),

@@ -73,6 +73,10 @@ pub(super) fn found(ends: Ends<'_>) -> Vec<Signature> {
         found.then_some(signature)
     };
     let mut found: Vec<_> = AT.iter().filter_map(at).collect();
+    // A zstd file may begin with a frame for others to read (RFC 8878, 3.1.2), of which there are sixteen kinds.
+    if matches!(ends.head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]) {
+        found.push(compressed("zstd", ".zst"));
+    }
     // A fixed VHD has its footer alone, which old versions of its writer made a byte shorter.
     if footer(ends.tail, b"conectix") {
         found.push(refused("VHD"));
@@ -143,6 +147,13 @@ mod tests {
             assert_eq!(names(text.as_bytes(), &[]), ["VMDK"], "{text}");
         }
         assert_eq!(names(b"# a shell script\necho version=1\n", &[]), [""; 0]);
+    }
+
+    #[test]
+    fn zstd_with_a_frame_for_others_first() {
+        for kind in 0x50..=0x5f {
+            assert_eq!(names(&[kind, 0x2a, 0x4d, 0x18, 0, 0, 0, 0], &[]), ["zstd"]);
+        }
     }
 
     #[test]

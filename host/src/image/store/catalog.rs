@@ -1,11 +1,13 @@
 //! What an operator does with the store: look, check, remove, make room.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -13,9 +15,7 @@ use serde::Serialize;
 
 use super::{
     super::{ImageError, Progress},
-    Lock, Part, Store,
-    part::remove,
-    record::Record,
+    Lock, Part, Record, Store, beside,
 };
 use crate::{digest::Sha256, limits, state};
 
@@ -46,6 +46,11 @@ pub enum Checked {
         /// Where it is now.
         to: PathBuf,
     },
+    /// It cannot be read.
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
     /// Another process is at it.
     Busy,
 }
@@ -65,10 +70,10 @@ impl Store {
     /// All stored images, the one that was used last first.
     pub fn list(&self) -> Result<Vec<Stored>, ImageError> {
         let mut stored = vec![];
-        for (sha256, path) in self.named() {
+        for sha256 in self.named()?.into_keys() {
+            let path = self.path(sha256);
             if let (Some(record), Ok(file)) = (Record::read(&path)?, fs::metadata(&path)) {
-                let used =
-                    fs::metadata(path.with_extension("used")).and_then(|used| used.modified());
+                let used = fs::metadata(beside(&path, "used")).and_then(|used| used.modified());
                 let used = used.ok().and_then(|used| Timestamp::try_from(used).ok());
                 stored.push(Stored {
                     sha256,
@@ -115,9 +120,18 @@ impl Store {
             }
             lock => lock?,
         };
-        let checked = self.check(stored.sha256, stored.record.clone(), progress).await;
+        // It may have been removed, or fetched anew, since it was listed.
+        let Some(record) = Record::read(&self.path(stored.sha256))? else {
+            return Ok(Checked::Busy);
+        };
+        let checked = self.check(stored.sha256, record, progress).await;
         drop(lock);
-        checked
+        match checked {
+            Err(ImageError::Store { source, .. }) => {
+                Ok(Checked::Unreadable { reason: source.to_string() })
+            }
+            checked => checked,
+        }
     }
 
     /// Removes a stored image; false where somebody uses it.
@@ -139,7 +153,7 @@ impl Store {
     ) -> Result<Collected, ImageError> {
         if !dry_run {
             // Room is wanted: a download that could be gone on with is kept no longer than an image.
-            let kept_for = limits::FETCH_PART_KEPT;
+            let kept_for = if most.is_some() { Duration::ZERO } else { limits::FETCH_PART_KEPT };
             self.sweep(older.map_or(kept_for, |older| older.min(kept_for)));
         }
         let now = Timestamp::now();
@@ -169,19 +183,43 @@ impl Store {
         Ok(collected)
     }
 
-    /// Removes what killed runs left: parts, locks that nobody holds, files without a record. Best done, never in the way.
+    /// Removes what killed runs left: parts, locks that nobody holds, files without a record or without their image. Best
+    /// done, never in the way.
     pub(super) fn sweep(&self, kept_for: Duration) {
-        for (sha256, path) in self.named() {
-            // Taken, and let go with the lock's file removed.
-            let Ok(Some(_lock)) = Lock::try_take(&path.with_extension("lock")) else { continue };
-            let orphan = matches!(Record::read(&path), Ok(None));
-            let swept = Part::sweep(&path, kept_for).and_then(|()| match orphan && path.exists() {
-                true => self.remove_locked(sha256).map(drop).map_err(io::Error::other),
-                false => Ok(()),
-            });
-            if let Err(error) = swept {
+        for (sha256, endings) in self.named().unwrap_or_default() {
+            let path = self.path(sha256);
+            let flights: BTreeSet<_> =
+                endings.iter().filter_map(|ending| Some(ending.split_once('.')?.0)).collect();
+            for flight in flights.into_iter().filter(|flight| *flight != "json") {
+                // Taken, and let go with the lock's file removed.
+                let lock = Lock::try_take(&beside(&path, &format!("{flight}.lock")));
+                if let Ok(Some(_lock)) = lock
+                    && let Err(error) = Part::sweep(&path, flight, kept_for)
+                {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove what a killed run left");
+                }
+            }
+            let has = |ending: &str| endings.contains(ending);
+            let whole = has("") && has("json");
+            let left =
+                ["lock", "json.tmp"].into_iter().any(has) || (!whole && LEFT.into_iter().any(has));
+            if left
+                && let Ok(Some(_lock)) = Lock::try_take(&beside(&path, "lock"))
+                && let Err(error) = self.sweep_locked(sha256)
+            {
                 tracing::warn!(path = %path.display(), %error, "cannot remove what a killed run left");
             }
+        }
+    }
+
+    /// Called under its lock, so that nobody is about to write its record.
+    fn sweep_locked(&self, sha256: Sha256) -> Result<(), ImageError> {
+        let path = self.path(sha256);
+        let new = beside(&path, "json.tmp");
+        state::remove(&new).map_err(ImageError::store(&new))?;
+        match Record::read(&path)?.is_some() && path.exists() {
+            true => Ok(()),
+            false => self.remove_locked(sha256).map(drop),
         }
     }
 
@@ -191,7 +229,7 @@ impl Store {
         let folder = self.quarantined();
         let to = folder.join(sha256.to_string());
         state::create_private(&folder)
-            .and_then(|()| remove(&path.with_extension("json")))
+            .and_then(|()| state::remove(&beside(&path, "json")))
             .and_then(|()| fs::rename(&path, &to))
             .map_err(ImageError::store(&path))?;
         tracing::warn!(to = %to.display(), "a stored image is not what its digest says; it was put away");
@@ -207,51 +245,91 @@ impl Store {
             let put_there = entry.metadata().map(|file| file.ctime());
             let age = put_there.map(|at| Timestamp::now().as_second().saturating_sub(at));
             if age.is_ok_and(|age| u64::try_from(age).is_ok_and(|age| age > older.as_secs())) {
-                remove(&entry.path()).map_err(ImageError::store(entry.path()))?;
+                state::remove(&entry.path()).map_err(ImageError::store(entry.path()))?;
             }
         }
         Ok(())
     }
 
+    /// A lock that is held for a moment is waited for.
     fn try_lock(&self, sha256: Sha256) -> Result<Option<Lock>, ImageError> {
-        let path = self.path(sha256).with_extension("lock");
-        Lock::try_take(&path).map_err(ImageError::store(&path))
+        let path = beside(&self.path(sha256), "lock");
+        let began = Instant::now();
+        loop {
+            let lock = Lock::try_take(&path).map_err(ImageError::store(&path))?;
+            if lock.is_some() || began.elapsed() > limits::IMAGE_LOCK {
+                return Ok(lock);
+            }
+            thread::sleep(limits::FETCH_LOCK_POLL);
+        }
     }
 
-    /// Called under its lock. The record goes first: what is left is no image.
+    /// Called under its lock. The record goes first: what is left is no image. False where somebody uses it.
     fn remove_locked(&self, sha256: Sha256) -> Result<bool, ImageError> {
         let path = self.path(sha256);
-        let Some(_alone) = alone(&path)? else { return Ok(false) };
-        ["json", "used"]
-            .into_iter()
-            .try_for_each(|extension| remove(&path.with_extension(extension)))
-            .and_then(|()| remove(&path))
+        let _alone = match hold(&path)? {
+            Hold::Used => return Ok(false),
+            Hold::Mine(file) => Some(file),
+            Hold::Gone => None,
+        };
+        LEFT.into_iter()
+            .filter(|ending| !ending.is_empty())
+            .try_for_each(|ending| state::remove(&beside(&path, ending)))
+            .and_then(|()| state::remove(&path))
             .map_err(ImageError::store(&path))?;
         Ok(true)
     }
 
     fn is_used(&self, sha256: Sha256) -> bool {
-        !matches!(alone(&self.path(sha256)), Ok(Some(_)))
+        !matches!(hold(&self.path(sha256)), Ok(Hold::Mine(_) | Hold::Gone))
     }
 
-    /// Every digest that has a file of any kind, with the path of its image.
-    fn named(&self) -> Vec<(Sha256, PathBuf)> {
-        let shards = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let files = shards.filter_map(|shard| fs::read_dir(shard.path()).ok()).flatten().flatten();
-        let stem = |file: fs::DirEntry| file.path().file_stem()?.to_str()?.parse::<Sha256>().ok();
-        let mut digests: Vec<_> = files.filter_map(stem).collect();
-        digests.sort_by_key(|digest| digest.to_bytes());
-        digests.dedup();
-        digests.into_iter().map(|digest| (digest, self.path(digest))).collect()
+    /// Every digest that has a file of any kind, with the endings of its files; the image's own is empty.
+    fn named(&self) -> Result<BTreeMap<Sha256, BTreeSet<String>>, ImageError> {
+        let mut named = BTreeMap::<_, BTreeSet<_>>::new();
+        for shard in entries(&self.root)? {
+            for file in entries(&shard)? {
+                let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let (digest, ending) = name.split_once('.').unwrap_or((&name, ""));
+                if let Ok(sha256) = digest.parse::<Sha256>() {
+                    named.entry(sha256).or_default().insert(ending.to_owned());
+                }
+            }
+        }
+        Ok(named)
     }
 }
 
-/// The file, if nobody else uses it.
-fn alone(path: &Path) -> Result<Option<File>, ImageError> {
-    let file = File::open(path).map_err(ImageError::store(path))?;
+/// The endings of an image and of what goes with it; `origins` is of an earlier version.
+const LEFT: [&str; 4] = ["", "json", "used", "origins"];
+
+/// What is in a folder; nothing where there is none.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
+    let read =
+        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        read => read.map_err(ImageError::store(folder)),
+    }
+}
+
+/// Who uses a file.
+enum Hold {
+    /// Nobody else, for as long as this is open.
+    Mine(File),
+    Used,
+    Gone,
+}
+
+fn hold(path: &Path) -> Result<Hold, ImageError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Hold::Gone),
+        Err(error) => return Err(ImageError::store(path)(error)),
+    };
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
+        Ok(()) => Ok(Hold::Mine(file)),
+        Err(TryLockError::WouldBlock) => Ok(Hold::Used),
         Err(TryLockError::Error(error)) => Err(ImageError::store(path)(error)),
     }
 }

@@ -1,4 +1,5 @@
-//! A digest's lock, `<digest>.lock`: held by whoever fetches, checks or removes that image. Its file goes away with it.
+//! Locks that are files beside an image: `<digest>.lock`, held by whoever publishes, checks or removes it, and
+//! `<digest>.<flight>.lock`, held by whoever fetches it from one list of sources. The file goes away with the lock.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -7,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) struct Lock {
+pub(in crate::image) struct Lock {
     path: PathBuf,
     _file: File,
 }

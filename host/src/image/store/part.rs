@@ -1,11 +1,13 @@
-//! An image that is not one yet: `<digest>.part`, and in `<digest>.resume` what it takes to go on with it. Nothing takes
-//! it for an image. Dropped unpublished, it stays only where a later fetch can go on from there.
+//! An image that is not one yet: `<digest>.<flight>.part`, and in `<digest>.<flight>.resume` what it takes to go on with
+//! it; a flight is one list of sources, so that a slow one holds up nobody who has another. Nothing takes it for an image.
+//! Dropped unpublished, it stays only where a later fetch can go on from there.
 
 use std::{
     fs::{self, File, Permissions},
     io,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +17,7 @@ use url::Url;
 
 use super::{
     super::{ImageError, http::Version, shown},
-    verity,
+    Lock, beside, verity,
 };
 use crate::{digest::Sha256, failpoint, limits, state};
 
@@ -24,6 +26,7 @@ pub(in crate::image) struct Part {
     path: PathBuf,
     resume: PathBuf,
     published: bool,
+    lock: Arc<Lock>,
 }
 
 /// What `<digest>.resume` has.
@@ -36,14 +39,27 @@ struct Note {
 }
 
 impl Part {
-    /// The unfinished image with what it has so far. Called under the image's lock.
-    pub(super) fn open(image: &Path) -> Result<Self, ImageError> {
-        let path = image.with_extension("part");
-        let mut options = File::options();
-        options.create(true).truncate(false).read(true).write(true).mode(0o600);
-        let file = options.open(&path).map_err(ImageError::store(&path))?;
+    /// The unfinished image with what it has so far.
+    pub(super) fn open(image: &Path, flight: &str, lock: Lock) -> Result<Self, ImageError> {
+        let path = beside(image, &format!("{flight}.part"));
+        let file = match open(&path) {
+            // One that was about to be published can be written to by nobody.
+            Ok(file) if file.metadata().is_ok_and(|found| found.mode() & 0o777 == 0o600) => {
+                Ok(file)
+            }
+            Ok(_) => anew(&path),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => anew(&path),
+            Err(error) => Err(error),
+        };
+        let file = file.map_err(ImageError::store(&path))?;
         failpoint::reach("store.part");
-        Ok(Self { file, path, resume: image.with_extension("resume"), published: false })
+        let resume = beside(image, &format!("{flight}.resume"));
+        Ok(Self { file, path, resume, published: false, lock: Arc::new(lock) })
+    }
+
+    /// Its lock, for whoever may still write to it when this is gone.
+    pub(in crate::image) fn lock(&self) -> Arc<Lock> {
+        self.lock.clone()
     }
 
     pub(in crate::image) fn path(&self) -> &Path {
@@ -71,14 +87,16 @@ impl Part {
         let note = Note { source, etag: version.etag.clone(), total: version.total };
         let bytes = serde_json::to_vec(&note).map_err(io::Error::other);
         bytes
-            .and_then(|bytes| state::write_whole(&self.resume, &bytes))
+            .and_then(|bytes| state::write_locked(&self.resume, &bytes))
             .map_err(ImageError::store(&self.resume))
     }
 
-    /// Makes it empty, and nothing to go on with.
+    /// Makes it empty, and nothing to go on with: another file, so that what may still be on its way into the old one does
+    /// not get into this.
     pub(in crate::image) fn clear(&mut self) -> Result<(), ImageError> {
-        remove(&self.resume).map_err(ImageError::store(&self.resume))?;
-        self.file.set_len(0).map_err(ImageError::store(&self.path))
+        state::remove(&self.resume).map_err(ImageError::store(&self.resume))?;
+        self.file = anew(&self.path).map_err(ImageError::store(&self.path))?;
+        Ok(())
     }
 
     /// Whether the disk has room for a file of so many bytes from a source.
@@ -87,11 +105,7 @@ impl Part {
         needed: u64,
         source: &Url,
     ) -> Result<(), ImageError> {
-        let disk =
-            fstatvfs(&self.file).map_err(|error| ImageError::store(&self.path)(error.into()))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let reserve =
-            limits::DISK_RESERVE_BYTES.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 10);
+        let (free, reserve) = room(&self.file).map_err(ImageError::store(&self.path))?;
         match needed.saturating_add(reserve) <= free {
             true => Ok(()),
             false => {
@@ -104,6 +118,8 @@ impl Part {
 
     /// Makes it durable, read-only and an image, in this order. Whether the file system guards it from then on.
     pub(super) fn publish(mut self, path: &Path) -> io::Result<bool> {
+        // What takes long comes first: killed there, it can still be gone on with.
+        self.file.sync_all()?;
         self.file.set_permissions(Permissions::from_mode(0o444))?;
         self.file.sync_all()?;
         failpoint::reach("store.synced");
@@ -113,23 +129,24 @@ impl Part {
         fs::rename(&self.path, path)?;
         self.published = true;
         failpoint::reach("store.renamed");
-        remove(&self.resume)?;
+        state::remove(&self.resume)?;
         if let Some(shard) = path.parent() {
             File::open(shard)?.sync_all()?;
         }
         Ok(guarded)
     }
 
-    /// Removes what a killed run left of an image, unless a fetch could go on from there. Called under its lock.
-    pub(super) fn sweep(image: &Path, kept_for: Duration) -> io::Result<()> {
-        let (path, resume) = (image.with_extension("part"), image.with_extension("resume"));
-        let age =
-            fs::metadata(&path).and_then(|part| part.modified()).map(|modified| modified.elapsed());
+    /// Removes what a killed run left of a flight, unless a fetch could go on from there. Called under its lock.
+    pub(super) fn sweep(image: &Path, flight: &str, kept_for: Duration) -> io::Result<()> {
+        let [part, resume, new] =
+            ["part", "resume", "resume.tmp"].map(|end| beside(image, &format!("{flight}.{end}")));
+        let modified = fs::metadata(&part).and_then(|part| part.modified());
         // A clock that went back makes a part no older.
-        let is_fresh = age.is_ok_and(|age| age.unwrap_or_default() < kept_for);
-        match is_fresh && resume.exists() {
+        let age = modified.map(|modified| modified.elapsed().unwrap_or_default());
+        state::remove(&new)?;
+        match age.is_ok_and(|age| age < kept_for) && resume.exists() {
             true => Ok(()),
-            false => remove(&path).and(remove(&resume)),
+            false => state::remove(&part).and(state::remove(&resume)),
         }
     }
 }
@@ -140,16 +157,25 @@ impl Drop for Part {
         if self.published || kept {
             return;
         }
-        if let Err(error) = remove(&self.path).and(remove(&self.resume)) {
+        if let Err(error) = state::remove(&self.path).and(state::remove(&self.resume)) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished image");
         }
     }
 }
 
-/// Removes a file that need not be there.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
+}
+
+fn anew(path: &Path) -> io::Result<File> {
+    state::remove(path)?;
+    open(path)
+}
+
+/// Bytes free on a file's disk, and how many of these stay free.
+pub(in crate::image) fn room(file: &File) -> io::Result<(u64, u64)> {
+    let disk = fstatvfs(file)?;
+    let reserve = limits::DISK_RESERVE_BYTES.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 10);
+    Ok((disk.f_bavail.saturating_mul(disk.f_frsize), reserve))
 }

@@ -11,7 +11,10 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::super::{ImageError, Inspected};
+use super::{
+    super::{ImageError, Inspected},
+    beside,
+};
 use crate::{digest::Sha256, limits, state};
 
 /// A stored image's record.
@@ -67,7 +70,7 @@ impl Stamp {
 impl Record {
     /// An image's record; nothing where there is none that makes sense.
     pub(super) fn read(image: &Path) -> Result<Option<Self>, ImageError> {
-        let path = image.with_extension("json");
+        let path = beside(image, "json");
         let mut bytes = vec![];
         let read = File::open(&path)
             .and_then(|file| file.take(limits::IMAGE_RECORD_BYTES).read_to_end(&mut bytes));
@@ -85,12 +88,19 @@ impl Record {
         }
     }
 
+    /// Remembers who served it; of very many, the latest.
+    pub(super) fn add_origin(&mut self, origin: String) {
+        self.origins.retain(|known| *known != origin);
+        self.origins.push(origin);
+        self.origins.drain(..self.origins.len().saturating_sub(limits::IMAGE_ORIGINS));
+    }
+
     /// Called under the image's lock.
     pub(super) fn write(&self, image: &Path) -> Result<(), ImageError> {
-        let path = image.with_extension("json");
+        let path = beside(image, "json");
         serde_json::to_vec_pretty(self)
             .map_err(io::Error::other)
-            .and_then(|bytes| state::write_whole(&path, &bytes))
+            .and_then(|bytes| state::write_locked(&path, &bytes))
             .map_err(ImageError::store(&path))
     }
 }
