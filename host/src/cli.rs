@@ -2,6 +2,7 @@
 
 mod run;
 mod image;
+mod overlay;
 mod config;
 mod policy;
 mod trial;
@@ -19,6 +20,7 @@ pub use image::{
     Age, GcArgs, ImageCommand, ImagePathArgs, InspectImageArgs, PullImageArgs, RemoveImageArgs,
     VerifyImageArgs,
 };
+pub use overlay::{OverlayCommand, RemoveOverlayArgs};
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
@@ -87,6 +89,9 @@ pub enum Command {
     /// About stored images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// About what tasks keep of what their guests write
+    #[command(subcommand)]
+    Overlay(OverlayCommand),
     /// About policies
     #[command(subcommand)]
     Policy(PolicyCommand),

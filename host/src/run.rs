@@ -7,6 +7,7 @@ mod config;
 mod decide;
 mod error;
 mod images;
+mod overlays;
 mod plan;
 mod replay;
 mod show;
@@ -48,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Job(JobCommand::Schema) => commands::job_schema(),
         Command::Config(command) => config::config(&shared, &command),
         Command::Image(command) => wait(&shared, images::image(&shared, &command)),
+        Command::Overlay(command) => overlays::overlay(&shared, &command),
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(shell),
         Command::Launch { file_bytes, parent, command } => {

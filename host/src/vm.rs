@@ -20,7 +20,7 @@ use std::io;
 use serde::Serialize;
 
 pub use dir::{Running, VmDir, running};
-pub use kept::{KeptOverlay, kept_over, kept_overlay};
+pub use kept::{Kept, KeptOverlay, Owner, kept, kept_over, kept_overlay, remove as remove_kept};
 pub use ports::{Reserved, held as held_ports, reserve};
 pub use supervise::{Ended, Watcher, run};
 
@@ -116,13 +116,20 @@ pub enum VmError {
         path: std::path::PathBuf,
     },
     /// A kept overlay does not go with the task's image.
-    #[error("the task's kept overlay {}: {reason}; to begin anew, remove it", path.display())]
+    #[error(
+        "the task's kept overlay {}: {reason}; to begin anew: qhost overlay rm {}",
+        path.display(),
+        path.parent().and_then(|folder| folder.file_name()).unwrap_or_default().display()
+    )]
     OverlayUnfit {
         /// The overlay.
         path: std::path::PathBuf,
         /// Why.
         reason: String,
     },
+    /// No overlay of a name is kept.
+    #[error("no overlay is kept by the name {0:?}; see qhost overlay ls")]
+    NoOverlay(String),
     /// QEMU cannot be spawned.
     #[error("cannot start {}", program.display())]
     Spawn {

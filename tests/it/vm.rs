@@ -413,7 +413,8 @@ fn an_overlay_is_kept_for_a_task_that_persists() {
     // Nor does it lie over another.
     let changed = server.serve("/changed", boot_sector::disk("changed", Then::Count));
     let changed = qhost.job(&changed, json!({"persist": true}));
-    qhost.run(&["run", &changed]).exits(16).says("it lies over sha256:").says("remove it");
+    let refused = qhost.run(&["run", &changed]).exits(16).says("it lies over sha256:");
+    let (_, name) = refused.stderr.trim().rsplit_once("qhost overlay rm ").expect("what to do");
 
     // What a guest that broke into QEMU would make of it.
     let overlays = qhost.state().join("overlays");
@@ -424,6 +425,13 @@ fn an_overlay_is_kept_for_a_task_that_persists() {
     fs::write(kept.join("overlay.qcow2"), bytes).unwrap();
     let job = qhost.job(&image, json!({"persist": true}));
     qhost.run(&["run", &job]).exits(16).says("qcow2-data-file");
+
+    // The operator's way out.
+    let list = qhost.run(&["overlay", "ls"]).exits(0).says(name).says("other");
+    assert_eq!(list.stdout.lines().count(), 3, "{}", list.stdout);
+    qhost.run(&["overlay", "rm", "../vms"]).exits(2).says("no overlay is kept by the name");
+    qhost.run(&["overlay", "rm", name]).exits(0);
+    run(&job, '1');
 }
 
 #[test]
@@ -435,6 +443,10 @@ fn a_kept_overlay_has_one_run_at_a_time() {
     let first = qhost.start(&["run", "--grace", "0", &job]);
     qhost.console_has("the guest runs");
     qhost.run(&["run", &job]).exits(16).says("another run of test has its kept overlay");
+    let kept = qhost.run(&["overlay", "ls", "--json"]).exits(0).json()["overlays"][0].clone();
+    assert_eq!(kept["in_use"], json!(true));
+    let name = kept["name"].as_str().unwrap();
+    qhost.run(&["overlay", "rm", name]).exits(16).says("another run of test has its kept overlay");
     first.signal("INT");
     first.end().exits(130);
 }

@@ -106,6 +106,7 @@ impl RunError {
                 Exit::CannotRun
             }
             Self::Image(error) => image_exit(error),
+            Self::Vm(VmError::NoOverlay(_)) => Exit::Usage,
             Self::Vm(VmError::Interrupted) | Self::Interrupted => Exit::Interrupted,
             Self::Vm(VmError::Start { .. } | VmError::Control(_) | VmError::NoGreeting) => {
                 Exit::VmFailed

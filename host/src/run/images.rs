@@ -285,7 +285,7 @@ struct Shown<'s> {
     path: PathBuf,
 }
 
-fn short(sha256: Sha256) -> String {
+pub(super) fn short(sha256: Sha256) -> String {
     sha256.to_string().chars().take(12).collect()
 }
 
@@ -293,7 +293,7 @@ fn listed(users: &[String]) -> String {
     if users.is_empty() { "-".into() } else { users.join(" ") }
 }
 
-fn ago(time: Timestamp) -> String {
+pub(super) fn ago(time: Timestamp) -> String {
     let since = Timestamp::now().duration_since(time).unsigned_abs();
     format!("{} ago", indicatif::HumanDuration(since))
 }

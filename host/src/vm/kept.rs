@@ -4,9 +4,12 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    thread,
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -17,6 +20,7 @@ use crate::{
     digest::Sha256,
     image::{self, Format, VerifiedImage},
     job::Task,
+    limits,
     qemu::OVERLAY,
     state::{self, StateDir},
 };
@@ -27,18 +31,37 @@ const RECORD: &str = "overlay.json";
 #[derive(Debug)]
 pub struct KeptOverlay {
     path: PathBuf,
-    record: Record,
+    record: Owner,
     _lock: File,
 }
 
 /// Whose an overlay is, and what it lies over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Record {
-    tenant: String,
-    job: String,
-    task: String,
-    /// Absent until it lies over one.
-    image: Option<Sha256>,
+pub struct Owner {
+    /// The tenant.
+    pub tenant: String,
+    /// The job's name.
+    pub job: String,
+    /// The task's name.
+    pub task: String,
+    /// The image's digest; absent until it lies over one.
+    pub image: Option<Sha256>,
+}
+
+/// A kept overlay, for its operator.
+#[derive(Debug, Serialize)]
+pub struct Kept {
+    /// Its folder's name.
+    pub name: String,
+    /// Whose it is.
+    #[serde(flatten)]
+    pub of: Owner,
+    /// What it takes of the disk in bytes.
+    pub disk_usage: u64,
+    /// When it was last written to.
+    pub written_at: Timestamp,
+    /// Whether a VM has it.
+    pub in_use: bool,
 }
 
 /// Where a task's overlay is kept.
@@ -57,24 +80,17 @@ impl KeptOverlay {
         let path = kept_overlay(state, task);
         let parent = path.parent().unwrap_or(&path);
         state::create_private(parent).map_err(folder("create", parent))?;
-        let lock_path = parent.join("lock");
-        let lock = File::options().create(true).append(true).open(&lock_path);
-        let lock = lock.map_err(folder("open", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(VmError::OverlayHeld { task: task.name.clone(), path });
-            }
-            Err(TryLockError::Error(error)) => return Err(folder("lock", &lock_path)(error)),
-        }
-        let whose = Record {
+        let lock = lock(parent)?;
+        let held = || VmError::OverlayHeld { task: task.name.clone(), path: path.clone() };
+        let lock = lock.ok_or_else(held)?;
+        let whose = Owner {
             tenant: task.tenant.clone(),
             job: task.job.clone(),
             task: task.name.clone(),
             image: None,
         };
         let found = read(parent).filter(|_| path.exists());
-        let same = |found: &Record| Record { image: None, ..found.clone() } == whose;
+        let same = |found: &Owner| Owner { image: None, ..found.clone() } == whose;
         if found.as_ref().is_some_and(|found| !same(found)) {
             let reason = "it is another task's".into();
             return Err(VmError::OverlayUnfit { path, reason });
@@ -143,17 +159,65 @@ impl KeptOverlay {
     }
 }
 
-/// The images that kept overlays lie over, with whose they are.
-pub fn kept_over(state: &StateDir) -> Vec<(Sha256, String)> {
-    let folders = fs::read_dir(state.overlays()).into_iter().flatten().flatten();
-    let of = |folder: fs::DirEntry| {
-        let record = read(&folder.path())?;
-        folder.path().join(OVERLAY).exists().then_some(())?;
-        Some((record.image?, format!("{}/{}", record.tenant, record.task)))
+/// All that are kept, the one written to last first.
+pub fn kept(state: &StateDir) -> Result<Vec<Kept>, VmError> {
+    let all = state.overlays();
+    let folders = match fs::read_dir(&all) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        folders => folders.map_err(folder("read", &all))?,
     };
-    folders.filter_map(of).collect()
+    let one = |found: PathBuf| {
+        let overlay = fs::metadata(found.join(OVERLAY)).ok()?;
+        Some(Kept {
+            name: found.file_name()?.to_string_lossy().into_owned(),
+            of: read(&found)?,
+            disk_usage: overlay.blocks() * 512,
+            written_at: overlay.modified().ok()?.try_into().ok()?,
+            in_use: !matches!(lock(&found), Ok(Some(_))),
+        })
+    };
+    let mut kept: Vec<_> = folders.flatten().filter_map(|found| one(found.path())).collect();
+    kept.sort_by_key(|one| std::cmp::Reverse(one.written_at));
+    Ok(kept)
 }
 
-fn read(folder: &Path) -> Option<Record> {
+/// Removes one by its folder's name.
+pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
+    let found = state.overlays().join(name);
+    let is_name = Path::new(name).file_name().is_some_and(|last| last == name);
+    if !is_name || !found.is_dir() {
+        return Err(VmError::NoOverlay(name.to_owned()));
+    }
+    let path = found.join(OVERLAY);
+    let task = read(&found).map_or_else(|| name.to_owned(), |of| of.task);
+    let _lock = lock(&found)?.ok_or_else(|| VmError::OverlayHeld { task, path: path.clone() })?;
+    // The overlay first: what is left is none.
+    state::remove(&path).and_then(|()| fs::remove_dir_all(&found)).map_err(folder("remove", &found))
+}
+
+/// The images that kept overlays lie over, with whose they are.
+pub fn kept_over(state: &StateDir) -> Vec<(Sha256, String)> {
+    let kept = kept(state).unwrap_or_default().into_iter();
+    kept.filter_map(|one| Some((one.of.image?, format!("{}/{}", one.of.tenant, one.of.task))))
+        .collect()
+}
+
+/// A folder's lock, unless a VM has it.
+fn lock(folder: &Path) -> Result<Option<File>, VmError> {
+    let path = folder.join("lock");
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.map_err(self::folder("open", &path))?;
+    // Whoever looks which are in use holds each for a moment.
+    for _ in 0..limits::PORT_LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => thread::sleep(limits::PORT_LOCK_POLL),
+            Err(TryLockError::Error(error)) => return Err(self::folder("lock", &path)(error)),
+        }
+    }
+    Ok(None)
+}
+
+fn read(folder: &Path) -> Option<Owner> {
     serde_json::from_slice(&fs::read(folder.join(RECORD)).ok()?).ok()
 }
