@@ -7,6 +7,7 @@ mod config;
 mod policy;
 mod trial;
 mod trust;
+mod vm;
 
 use std::path::PathBuf;
 
@@ -25,6 +26,7 @@ pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
 pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, VerifyArgs};
+pub use vm::{LogsArgs, PsArgs, VmArgs, VmsArgs, WaitArgs};
 
 /// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.
 ///
@@ -78,6 +80,20 @@ pub enum Command {
     Run(RunArgs),
     /// Say what `run` would do, and do none of it: no download, no VM, nothing written
     Plan(PlanArgs),
+    /// List VMs
+    Ps(PsArgs),
+    /// Say what is known of a VM
+    Inspect(VmArgs),
+    /// Print a VM's console
+    Logs(LogsArgs),
+    /// Stop VMs: press the guest's power button, then make QEMU quit
+    Stop(VmsArgs),
+    /// End VMs without asking their guests
+    Kill(VmsArgs),
+    /// Wait for a VM's end
+    Wait(WaitArgs),
+    /// Remove what is left of ended VMs
+    Rm(VmsArgs),
     /// Say what QEMU and this host can do
     Fingerprint,
     /// About job files

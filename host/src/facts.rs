@@ -12,7 +12,7 @@ use crate::{
     policy::{HostFacts, Usage},
     qemu::Fingerprint,
     state::StateDir,
-    vm::{self, Running},
+    vm::{self, Takes, Vm},
 };
 
 /// The host does not say what it has.
@@ -30,7 +30,8 @@ pub fn gather(
     tenant: &str,
 ) -> Result<HostFacts, FactsError> {
     let running = vm::running(state);
-    let taken: u32 = running.iter().map(|vm| vm.resources.cpus).fold(0, u32::saturating_add);
+    let takes = running.iter().filter_map(|vm| vm.takes.as_ref());
+    let taken: u32 = takes.map(|takes| takes.resources.cpus).fold(0, u32::saturating_add);
     let (resources, available_mib) = resources()?;
     let mut ports = listening_ports();
     ports.extend(vm::held_ports(state));
@@ -59,15 +60,16 @@ pub fn resources() -> Result<(Resources, u32), FactsError> {
     Ok((all, mib(memory.mem_available.unwrap_or(memory.mem_free))))
 }
 
-fn usage<'a>(running: impl Iterator<Item = &'a Running>) -> Usage {
+fn usage<'a>(running: impl Iterator<Item = &'a Vm>) -> Usage {
     let none = Usage { vms: 0, resources: Resources { cpus: 0, memory_mib: 0 }, ports: 0 };
-    running.fold(none, |sum, vm| Usage {
+    let takes = running.filter_map(|vm| vm.takes.as_ref());
+    takes.fold(none, |sum, Takes { resources, forwards, .. }| Usage {
         vms: sum.vms + 1,
         resources: Resources {
-            cpus: sum.resources.cpus.saturating_add(vm.resources.cpus),
-            memory_mib: sum.resources.memory_mib.saturating_add(vm.resources.memory_mib),
+            cpus: sum.resources.cpus.saturating_add(resources.cpus),
+            memory_mib: sum.resources.memory_mib.saturating_add(resources.memory_mib),
         },
-        ports: sum.ports.saturating_add(vm.ports),
+        ports: sum.ports.saturating_add(u32::try_from(forwards.len()).unwrap_or(u32::MAX)),
     })
 }
 

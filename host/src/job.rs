@@ -51,6 +51,14 @@ pub struct Task {
     pub meta: BTreeMap<String, String>,
 }
 
+impl Task {
+    /// The same task, once its list of checksums has said what its image's is.
+    pub fn with_image(&self, sha256: Sha256) -> Self {
+        let checksum = Checksum::Image { sha256 };
+        Self { image: ImageRequest { checksum, ..self.image.clone() }, ..self.clone() }
+    }
+}
+
 /// Which image, and what its bytes must hash to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageRequest {

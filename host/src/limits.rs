@@ -246,10 +246,10 @@ pub const KVM_PROBE: Duration = Duration::from_secs(3);
 pub const STATE_LOCK: Duration = Duration::from_secs(10);
 /// How often that lock is tried.
 pub const STATE_LOCK_POLL: Duration = Duration::from_millis(10);
-/// How often a port's lock is tried.
-pub const PORT_LOCK_TRIES: u32 = 5;
+/// How often a lock is tried that others hold for moments only, to look whether anybody does.
+pub const LOCK_TRIES: u32 = 5;
 /// The wait between two tries.
-pub const PORT_LOCK_POLL: Duration = Duration::from_millis(5);
+pub const LOCK_POLL: Duration = Duration::from_millis(5);
 /// QEMU's start up to its QMP greeting: 40 to 90 ms on an idle machine.
 pub const QMP_GREETING: Duration = Duration::from_secs(30);
 /// How often the QMP socket is tried until QEMU has made it.
@@ -262,6 +262,12 @@ pub const QMP_LINE_BYTES: usize = 1 << 20;
 pub const QMP_EVENTS: usize = 1024;
 /// From `system_powerdown` to `quit`, unless asked otherwise.
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
+/// The longest grace that can be asked for, and a little: what `qhost stop` waits.
+pub const STOP_GRACE_MOST: Duration = Duration::from_secs(3600 + 30);
+/// What `qhost wait` waits unless asked otherwise, and at most: 30 days.
+pub const WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How often a VM that is waited for is looked at.
+pub const VM_POLL: Duration = Duration::from_millis(20);
 /// From `quit` to SIGKILL: QEMU takes 7 to 36 ms.
 pub const STOP_QUIT: Duration = Duration::from_secs(5);
 /// What is kept of a guest's console in bytes.

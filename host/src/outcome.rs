@@ -12,7 +12,7 @@ use crate::{
     policy::{Answer, Change, Conflict, Decision, Mode, PolicyRecord, Violation, Writer},
     printable,
     qemu::Forward,
-    vm::{End, StoppedBy},
+    vm::End,
 };
 
 /// The exit codes. [`Exit::ALL`] is the table that `--help` and the README print.
@@ -189,20 +189,12 @@ impl fmt::Display for Report {
 
 impl VmReport {
     fn summary(&self, f: &mut fmt::Formatter<'_>, task: &str) -> fmt::Result {
-        let (style, how) = match &self.end {
-            End::ShutDown => (GREEN, "the guest shut down".to_owned()),
-            End::Stopped { by: StoppedBy::Powerdown } => {
-                (YELLOW, "stopped; the guest powered off".into())
-            }
-            End::Stopped { by: StoppedBy::Quit } => {
-                (YELLOW, "stopped; the guest did not power off in time, QEMU quit".into())
-            }
-            End::Stopped { by: StoppedBy::Kill } => {
-                (YELLOW, "stopped; QEMU had to be killed".into())
-            }
-            End::Panicked => (RED, "the guest's kernel panicked".into()),
-            End::Failed { message } => (RED, message.clone()),
+        let style = match &self.end {
+            End::ShutDown => GREEN,
+            End::Stopped { .. } => YELLOW,
+            End::Panicked | End::Failed { .. } => RED,
         };
+        let how = &self.end;
         let ran = self.ended_at.duration_since(self.started_at).as_secs_f64();
         writeln!(
             f,

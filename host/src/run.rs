@@ -14,6 +14,7 @@ mod show;
 mod sources;
 mod trial;
 mod trust;
+mod vms;
 
 use std::process::ExitCode;
 
@@ -27,15 +28,15 @@ use decide::{Decided, Keep, decide};
 use crate::{
     cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared},
     config::Config,
-    digest::Sha256,
     image::Store,
+    job::Task,
     limits,
     outcome::{Exit, Report, VmReport},
     policy::{Cache, Loader},
     qemu::{self, Fingerprint},
     state::StateDir,
     stop::Stop,
-    vm::{self, End, Ended, KeptOverlay, VmDir},
+    vm::{self, End, Ended, KeptOverlay, State, VmDir},
 };
 
 /// The whole program: parse, run, exit code.
@@ -45,6 +46,13 @@ pub fn main() -> ExitCode {
     let exit = match command {
         Command::Run(args) => wait(&shared, run(&shared, &args)),
         Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
+        Command::Ps(args) => vms::ps(&shared, &args),
+        Command::Inspect(args) => vms::inspect(&shared, &args),
+        Command::Logs(args) => wait(&shared, vms::logs(&shared, &args)),
+        Command::Stop(args) => wait(&shared, vms::stop(&shared, &args)),
+        Command::Kill(args) => wait(&shared, vms::kill(&shared, &args)),
+        Command::Wait(args) => wait(&shared, vms::wait(&shared, &args)),
+        Command::Rm(args) => vms::rm(&shared, &args),
         Command::Fingerprint => wait(&shared, commands::fingerprint(&shared)),
         Command::Job(JobCommand::Schema) => commands::job_schema(),
         Command::Config(command) => config::config(&shared, &command),
@@ -109,22 +117,25 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
         // Policies go by the image's own digest too, which is known only now.
-        approved = match decision.make(Some(sha256), report, &mut stop).await? {
-            Decided::Approved(approved) => *approved,
-            Decided::Not(exit) => return Ok(exit),
-        };
+        approved =
+            match decision.make(Some(approved.task().with_image(sha256)), report, &mut stop).await?
+            {
+                Decided::Approved(approved) => *approved,
+                Decided::Not(exit) => return Ok(exit),
+            };
     }
     steps.decided(approved.decision());
     let ports = vm::reserve(&host.state, approved.launch(), &host.config.rules().ports)?;
     // Held from here on, so that no image is fetched for a run that another one keeps from starting.
     let mut kept = KeptOverlay::hold(&host.state, approved.task())?;
+    let mut dir = VmDir::create(&host.state, approved.task())?;
+    dir.enter(State::Fetching, None);
     let image = tokio::select! {
         image = store.ensure(&approved.task().image, &host.config.image, &steps) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
     };
     steps.verified(&image);
     report.image = Some(image.clone());
-    let mut dir = VmDir::create(&host.state, &approved.task().name)?;
     let forwards = ports.forwards().to_vec();
     let program = fingerprint.path().to_owned();
     let overlay = match &mut kept {
@@ -154,13 +165,13 @@ impl Deciding<'_> {
     /// Makes one that is acted upon, unless it is stopped meanwhile.
     async fn make(
         &self,
-        resolved: Option<Sha256>,
+        known: Option<Task>,
         report: &mut Report,
         stop: &mut Stop,
     ) -> Result<Decided, RunError> {
         let Self { host, fingerprint, args } = self;
         tokio::select! {
-            decided = decide(host, fingerprint, args, (Keep::Record, resolved), report) => decided,
+            decided = decide(host, fingerprint, args, (Keep::Record, known), report) => decided,
             () = stop.asked(1) => Err(RunError::Interrupted),
         }
     }

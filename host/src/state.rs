@@ -112,6 +112,23 @@ pub(crate) fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
+/// The lock that a file of this name is, unless somebody holds it. The file may be removed with the lock: whoever waited for
+/// the one that was there before has a lock on nothing, and is given the one that is there now.
+pub(crate) fn try_lock_named(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let named = fs::metadata(path).map(|named| named.ino());
+        if named.is_ok_and(|named| file.metadata().is_ok_and(|held| held.ino() == named)) {
+            return Ok(Some(file));
+        }
+    }
+}
+
 /// Writes a file of the state folder through a temporary one beside it and a rename.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private(folder_of(path)?)?;

@@ -9,25 +9,27 @@
 //!                        └─────────────────────────────────────────────────▶ failed to start
 //! ```
 
+mod status;
 mod dir;
 mod kept;
 mod ports;
 mod console;
 mod supervise;
 
-use std::io;
+use std::{fmt, io};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-pub use dir::{Running, VmDir, running};
+pub use dir::{Takes, Vm, VmDir, list, named, running};
 pub use kept::{Kept, KeptOverlay, Owner, kept, kept_over, kept_overlay, remove as remove_kept};
 pub use ports::{Reserved, held as held_ports, reserve};
+pub use status::{Change, Process, State, Status};
 pub use supervise::{Ended, Watcher, run};
 
 use crate::qemu::QmpError;
 
 /// How a VM that ran came to its end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "reason")]
 pub enum End {
     /// The guest powered itself off.
@@ -46,8 +48,30 @@ pub enum End {
     },
 }
 
+impl End {
+    /// Whether it is the guest's or QEMU's fault.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Panicked | Self::Failed { .. })
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ShutDown => "the guest shut down",
+            Self::Stopped { by: StoppedBy::Powerdown } => "stopped; the guest powered off",
+            Self::Stopped { by: StoppedBy::Quit } => {
+                "stopped; the guest did not power off in time, QEMU quit"
+            }
+            Self::Stopped { by: StoppedBy::Kill } => "stopped; QEMU had to be killed",
+            Self::Panicked => "the guest's kernel panicked",
+            Self::Failed { message } => message,
+        })
+    }
+}
+
 /// What it took to stop a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StoppedBy {
     /// The guest powered off when its power button was pressed.
@@ -130,6 +154,42 @@ pub enum VmError {
     /// No overlay of a name is kept.
     #[error("no overlay is kept by the name {0:?}; see qhost overlay ls")]
     NoOverlay(String),
+    /// No VM by a name.
+    #[error("no VM's id begins with {name:?}, and no task has that name; see qhost ps --all")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// Several VMs by a name.
+    #[error("several VMs are meant by {name:?}: {}; give one's id", ids.join(", "))]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// Their ids.
+        ids: Vec<String>,
+    },
+    /// It goes on.
+    #[error("the VM {id} has not ended; stop it first: qhost stop {id}")]
+    GoesOn {
+        /// Its id.
+        id: String,
+    },
+    /// Nobody looks after it.
+    #[error("the VM {id} has ended: {state}")]
+    HasEnded {
+        /// Its id.
+        id: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// It did not end.
+    #[error("the VM {id} has not ended within {seconds} s")]
+    Stays {
+        /// Its id.
+        id: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// QEMU cannot be spawned.
     #[error("cannot start {}", program.display())]
     Spawn {

@@ -758,12 +758,12 @@ fn mirrors() {
         .says("none of 2 sources delivered")
         .says("404")
         .says("checksum mismatch");
-    pull(&[&gone, &gone]).exits(13).says("none of 2 sources");
+    pull(&[&gone, &server.url("/away")]).exits(13).says("none of 2 sources");
     has_nothing(&qhost);
     pull(&[&gone, &wrong, &good]).exits(0).says("404").says("checksum mismatch");
     assert_eq!(
         server.requests(),
-        ["/gone", "/wrong", "/gone", "/gone", "/gone", "/wrong", "/good"]
+        ["/gone", "/wrong", "/gone", "/away", "/gone", "/wrong", "/good"]
     );
     has(&qhost, &file(1));
 }

@@ -121,6 +121,7 @@ const BEYOND_THE_SCHEMA: &[&str] = &[
     "image-source-bad-port",
     "image-source-no-host",
     "mirror-with-a-password",
+    "mirror-twice",
     // How parts of the job go together.
     "guest-ports-without-host-port",
     "guest-ports-two-without-reserved",

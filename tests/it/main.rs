@@ -18,6 +18,7 @@ mod store;
 mod plan;
 mod fingerprint;
 mod vm;
+mod vms;
 mod linux;
 mod readme;
 mod tidy;

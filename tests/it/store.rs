@@ -251,6 +251,11 @@ fn a_list_of_checksums_is_judged_and_so_is_what_it_says() {
     assert_eq!(server.requests(), ["/SHA256SUMS", "/image"]);
     let records = fs::read_to_string(qhost.state().join("decisions/current.jsonl")).unwrap();
     assert!(records.contains(&sha256) && records.contains(&pin));
+    // A job that can be read once only.
+    let job = qhost.job(&(url.clone(), format!("{sums}#sha256={pin}")), json!({}));
+    let mut piped = qhost.command(&["run", "-"]);
+    let output = piped.stdin(fs::File::open(job).unwrap()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let plan = run("plan", &sums, json!({"hosts": ["127.0.0.1"]})).exits(0).json();
     assert_eq!(plan["task"]["image"]["sha256"], json!(sha256));
     assert_eq!(plan["launch"]["image_stored"], json!(true));

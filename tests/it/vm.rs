@@ -36,7 +36,7 @@ fn a_guest_that_powers_off() {
     assert!(log.contains("the guest runs"), "{log}");
     let status = fs::read(qhost.vms()[0].join("status.json")).unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
-    assert_eq!(status["state"], "ended");
+    assert_eq!(status["state"], "exited");
     qhost.assert_nothing_left();
 }
 

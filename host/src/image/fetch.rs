@@ -12,7 +12,7 @@ use url::Url;
 use super::{
     Doing, FetchFailure, ImageError, Progress,
     http::{self, Answer, Http, Version},
-    pipe::{Broken, Gone, Pipe, Through},
+    pipe::{Gone, Pipe, Through},
     retry::Retry,
     shown,
     store::Part,
@@ -234,14 +234,15 @@ impl<'a, 'p> Download<'a, 'p> {
         Ok(())
     }
 
-    /// Forgets all that has arrived.
+    /// Forgets all that has arrived. The part is another file before anything is waited for: should this be dropped, what is
+    /// still on its way goes into a file that is gone.
     async fn restart(&mut self) -> Result<(), ImageError> {
+        self.part.clear()?;
+        (self.received, self.version) = (0, None);
         if let Some(pipe) = self.pipe.take() {
             // Only that it has ended matters.
             drop(pipe.finish().await);
         }
-        self.part.clear()?;
-        (self.received, self.version) = (0, None);
         self.open().await
     }
 
@@ -268,7 +269,9 @@ impl<'a, 'p> Download<'a, 'p> {
         }
         let source = self.fetch.source;
         let answer = match &self.version {
-            Some(version) if self.received == version.total => return Ok(()),
+            Some(version) if self.received > 0 && self.received == version.total => {
+                return Ok(());
+            }
             Some(Version { etag, .. }) if self.received > 0 => {
                 let rest = http::Span { from: self.received, to: None, etag };
                 self.fetch.http.get(source, Some(rest)).await
@@ -280,6 +283,8 @@ impl<'a, 'p> Download<'a, 'p> {
             Err(failure @ FetchFailure::Range(_)) => return Err(self.refused_part(failure).await),
             Err(failure) => return Err(failure.into()),
         };
+        // Before anything that is there goes.
+        self.is_acceptable(&answer)?;
         if answer.start != self.received || self.pipe.is_none() {
             self.restart().await.map_err(Failure::Here)?;
         }
@@ -290,8 +295,6 @@ impl<'a, 'p> Download<'a, 'p> {
                         FetchFailure::Range("the file has another size than before".into());
                     return Err(self.refused_part(failure).await);
                 }
-                let rest = version.total - self.received;
-                self.part.has_room_for(rest, source).map_err(Failure::Here)?;
                 self.fetch.progress.begins(Doing::Fetching, answer.total);
             }
             Some(_) | None => self.begin_version(&answer)?,
@@ -307,13 +310,18 @@ impl<'a, 'p> Download<'a, 'p> {
         }
     }
 
-    /// The first byte of a file is next.
-    fn begin_version(&mut self, answer: &Answer) -> Result<(), Failure> {
-        let Fetch { source, config, progress, .. } = self.fetch;
-        if answer.total.is_some_and(|total| total > config.max_bytes) {
+    fn is_acceptable(&self, answer: &Answer) -> Result<(), Failure> {
+        let Fetch { source, config, .. } = self.fetch;
+        let total = answer.total.unwrap_or(0);
+        if total > config.max_bytes {
             return Err(FetchFailure::TooLarge { most: config.max_bytes }.into());
         }
-        self.part.has_room_for(answer.total.unwrap_or(0), source).map_err(Failure::Here)?;
+        self.part.has_room_for(total.saturating_sub(answer.start), source).map_err(Failure::Here)
+    }
+
+    /// The first byte of a file is next.
+    fn begin_version(&mut self, answer: &Answer) -> Result<(), Failure> {
+        let Fetch { source, progress, .. } = self.fetch;
         self.version =
             answer.etag.clone().zip(answer.total).map(|(etag, total)| Version { etag, total });
         if let Some(version) = self.version.as_ref().filter(|_| self.packing.is_none()) {
@@ -429,15 +437,8 @@ impl<'a, 'p> Download<'a, 'p> {
         failpoint::reach("fetch.received");
         let path = self.part.path();
         match self.pipe.take() {
-            Some(pipe) => pipe.finish().await.map_err(|broken| stage_error(broken, expected, path)),
+            Some(pipe) => pipe.finish().await.map_err(|broken| broken.error(expected, path)),
             None => Err(ImageError::store(path)(std::io::Error::other("nothing has arrived"))),
         }
-    }
-}
-
-fn stage_error(broken: Broken, sha256: Sha256, path: &std::path::Path) -> ImageError {
-    match broken {
-        Broken::Disk(source) => ImageError::store(path)(source),
-        Broken::Refused(refusal) => ImageError::Unsafe { sha256, refusal },
     }
 }

@@ -11,6 +11,7 @@ use std::{
     fs::File,
     io,
     os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+    path::Path,
 };
 
 use bytes::Bytes;
@@ -56,6 +57,16 @@ pub(super) struct Through {
 pub(super) enum Broken {
     Disk(io::Error),
     Refused(Refusal),
+}
+
+impl Broken {
+    /// Of an image of this digest, in this file.
+    pub(super) fn error(self, sha256: Sha256, path: &Path) -> ImageError {
+        match self {
+            Self::Disk(source) => ImageError::store(path)(source),
+            Self::Refused(refusal) => ImageError::Unsafe { sha256, refusal },
+        }
+    }
 }
 
 /// A stage has ended early; [`Pipe::finish`] says why.
@@ -164,7 +175,10 @@ fn write(
             break;
         }
     }
-    file.set_len(end)?;
+    // Zeros at the end are only a length.
+    if end != start {
+        file.set_len(end)?;
+    }
     Ok(end)
 }
 

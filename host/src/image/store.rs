@@ -25,6 +25,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::{Instant, SystemTime},
 };
 
@@ -227,7 +228,7 @@ impl Store {
             Err(error)
         })?;
         failpoint::reach("store.inspected");
-        let _lock = self.lock(&beside(&path, "lock"), request, config, progress).await?;
+        let mut lock = self.lock(&beside(&path, "lock"), request, config, progress).await?;
         let mut record = match self.find(sha256, request, config)? {
             Found::Ready(_) | Found::Elsewhere => {
                 part.clear()?;
@@ -238,8 +239,12 @@ impl Store {
             Found::Changed | Found::Nothing => {
                 let at = path.clone();
                 // Making it durable takes as long as the disk does.
-                let published = spawn_blocking(move || part.publish(&at)).await;
-                let guarded = published.map_err(io::Error::other).and_then(|done| done);
+                // Its lock goes along: this may be dropped meanwhile.
+                let held = lock;
+                let published = spawn_blocking(move || (part.publish(&at), held)).await;
+                let published = published.map_err(io::Error::other);
+                let (guarded, held) = published.map_err(ImageError::store(&path))?;
+                lock = held;
                 let guarded = guarded.map_err(ImageError::store(&path))?;
                 Record {
                     inspected,
@@ -255,6 +260,7 @@ impl Store {
         };
         record.add_origin(origin(fetched.source));
         record.write(&path)?;
+        drop(lock);
         failpoint::reach("store.recorded");
         match self.find(sha256, request, config)? {
             Found::Ready(image) => Ok(VerifiedImage { cached: false, ..image }),
@@ -365,10 +371,16 @@ fn lease(path: &Path) -> Result<Option<File>, ImageError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(ImageError::store(path)(error)),
     };
-    match file.try_lock_shared() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(error)) => return Err(ImageError::store(path)(error)),
+    // Whoever looks whether anybody uses it holds it for a moment.
+    for attempt in 1.. {
+        match file.try_lock_shared() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if attempt < limits::LOCK_TRIES => {
+                thread::sleep(limits::LOCK_POLL);
+            }
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(ImageError::store(path)(error)),
+        }
     }
     let linked = file.metadata().map_err(ImageError::store(path))?.nlink() > 0;
     Ok(linked.then_some(file))

@@ -68,7 +68,13 @@ fn image_sources(cursor: Cursor<'_>) -> Option<(Url, Vec<Url>)> {
     }
     let urls: Vec<_> =
         items.iter().map(|item| url(item, "an absolute http or https URL")).collect();
-    let mut urls = urls.into_iter().collect::<Option<Vec<_>>>()?.into_iter();
+    let urls = urls.into_iter().collect::<Option<Vec<_>>>()?;
+    for (number, item) in items.iter().enumerate() {
+        if urls.iter().take(number).any(|earlier| urls.get(number) == Some(earlier)) {
+            return item.fault("a URL that is in the list already", "each place once");
+        }
+    }
+    let mut urls = urls.into_iter();
     Some((urls.next()?, urls.collect()))
 }
 

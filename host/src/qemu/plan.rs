@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
@@ -22,7 +22,7 @@ pub const QMP_SOCKET: &str = "qmp.sock";
 pub const OVERLAY: &str = "overlay.qcow2";
 
 /// One forwarded port with its host side settled.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
     /// The request's label.
     pub label: String,

@@ -5,9 +5,8 @@ use jiff::Timestamp;
 use super::{Host, RunError, sources};
 use crate::{
     cli::DecideArgs,
-    digest::Sha256,
     facts,
-    job::{self, Checksum, Task},
+    job::{self, Task},
     limits,
     outcome::{Exit, Report},
     policy::{Approved, Journal, Loader, Masks, Record, Request, Verdict},
@@ -28,18 +27,18 @@ pub(super) enum Keep {
 }
 
 /// Decides on a thread of its own: reading, compiling and asking policies wait for nothing, and a request to stop is
-/// heard meanwhile. Downloads nothing: a denied task costs no fetch. `resolved` is the image's digest where the job's list of
-/// checksums has said it.
+/// heard meanwhile. Downloads nothing: a denied task costs no fetch. `known` is the task where the job was read
+/// already.
 pub(super) async fn decide(
     host: &Host,
     fingerprint: &Fingerprint,
     args: &DecideArgs,
-    (keep, resolved): (Keep, Option<Sha256>),
+    (keep, known): (Keep, Option<Task>),
     report: &mut Report,
 ) -> Result<Decided, RunError> {
     let (host, fingerprint, args) = (host.clone(), fingerprint.clone(), args.clone());
     let judging =
-        tokio::task::spawn_blocking(move || judge(&host, &fingerprint, &args, (keep, resolved)));
+        tokio::task::spawn_blocking(move || judge(&host, &fingerprint, &args, (keep, known)));
     let (task, verdict) = match tokio::time::timeout(limits::DECISION, judging).await {
         Ok(Ok(judged)) => judged,
         Ok(Err(panicked)) => return Err(RunError::Runtime(panicked.into())),
@@ -61,18 +60,14 @@ fn judge(
     host: &Host,
     fingerprint: &Fingerprint,
     args: &DecideArgs,
-    (keep, resolved): (Keep, Option<Sha256>),
+    (keep, known): (Keep, Option<Task>),
 ) -> (Option<Task>, Result<Verdict, RunError>) {
-    let task = sources::job(&args.job).and_then(|(name, bytes)| {
+    let read = || {
+        let (name, bytes) = sources::job(&args.job)?;
         Ok(job::parse(&name, &bytes, &args.tenant, args.task.as_deref())?)
-    });
-    match task {
-        Ok(mut task) => {
-            if let Some(sha256) = resolved {
-                task.image.checksum = Checksum::Image { sha256 };
-            }
-            (Some(task.clone()), verdict(host, fingerprint, args, keep, task))
-        }
+    };
+    match known.map_or_else(read, Ok) {
+        Ok(task) => (Some(task.clone()), verdict(host, fingerprint, args, keep, task)),
         Err(error) => (None, Err(error)),
     }
 }

@@ -106,7 +106,9 @@ impl RunError {
                 Exit::CannotRun
             }
             Self::Image(error) => image_exit(error),
-            Self::Vm(VmError::NoOverlay(_)) => Exit::Usage,
+            Self::Vm(
+                VmError::NoOverlay(_) | VmError::Unknown { .. } | VmError::Ambiguous { .. },
+            ) => Exit::Usage,
             Self::Vm(VmError::Interrupted) | Self::Interrupted => Exit::Interrupted,
             Self::Vm(VmError::Start { .. } | VmError::Control(_) | VmError::NoGreeting) => {
                 Exit::VmFailed
@@ -118,6 +120,9 @@ impl RunError {
                 | VmError::Folder { .. }
                 | VmError::OverlayHeld { .. }
                 | VmError::OverlayUnfit { .. }
+                | VmError::GoesOn { .. }
+                | VmError::HasEnded { .. }
+                | VmError::Stays { .. }
                 | VmError::Spawn { .. },
             ) => Exit::CannotRun,
         }

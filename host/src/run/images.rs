@@ -69,7 +69,7 @@ impl Images<'_> {
     }
 
     fn list(&self) -> Result<Exit, RunError> {
-        let (stored, uses) = (self.store.list()?, self.uses());
+        let (stored, uses) = (self.store.list()?, self.uses()?);
         if self.shared.json {
             let images: Vec<_> = stored.iter().map(|one| self.shown(one, &uses)).collect();
             show::print(&show::json(&json!({ "images": images })));
@@ -100,7 +100,7 @@ impl Images<'_> {
         }
         let stored = self.store.named_by(&args.image)?;
         if self.shared.json {
-            show::print(&show::json(&self.shown(&stored, &self.uses())));
+            show::print(&show::json(&self.shown(&stored, &self.uses()?)));
             return Ok(Exit::Done);
         }
         let Stored { sha256, record, disk_usage, used_at } = &stored;
@@ -124,7 +124,7 @@ impl Images<'_> {
             ago(record.fetched_at),
             used_at,
             ago(*used_at),
-            listed(&self.uses().of(*sha256)),
+            listed(&self.uses()?.of(*sha256)),
             self.store.path(*sha256).display(),
         ));
         Ok(Exit::Done)
@@ -198,7 +198,7 @@ impl Images<'_> {
     fn remove(&self, args: &RemoveImageArgs) -> Result<Exit, RunError> {
         let mut removed = vec![];
         for stored in self.chosen(&args.images)? {
-            let users = self.uses().of(stored.sha256);
+            let users = self.uses()?.of(stored.sha256);
             if !users.is_empty() || !self.store.remove(&stored)? {
                 return Err(ImageError::InUse { sha256: stored.sha256, by: users.join(" ") }.into());
             }
@@ -216,7 +216,7 @@ impl Images<'_> {
     fn collect(&self, args: &GcArgs) -> Result<Exit, RunError> {
         let older = args.older_than.map(|age| age.0);
         let most = args.max_bytes.map(|size| size.as_u64());
-        let uses = self.uses();
+        let uses = self.uses()?;
         let keeps = |sha256| !uses.of(sha256).is_empty();
         let collected = self.store.collect(older, most, &keeps, args.dry_run)?;
         if self.shared.json {
@@ -253,12 +253,12 @@ impl Images<'_> {
     }
 
     /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
-    fn uses(&self) -> Uses {
+    fn uses(&self) -> Result<Uses, RunError> {
         let running = vm::running(&self.host.state).into_iter();
-        let running = running.filter_map(|vm| Some((vm.image?, vm.id)));
-        let kept = vm::kept_over(&self.host.state).into_iter();
+        let running = running.filter_map(|vm| Some((vm.takes?.image(), vm.id)));
+        let kept = vm::kept_over(&self.host.state)?.into_iter();
         let shown = |whose: String| format!("overlay:{}", printable::line(&whose, 120));
-        Uses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect())
+        Ok(Uses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect()))
     }
 
     fn shown<'s>(&self, stored: &'s Stored, uses: &Uses) -> Shown<'s> {

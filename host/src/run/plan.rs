@@ -65,7 +65,7 @@ async fn stages(
     if image.checksum.sums().is_some()
         && let Some(sha256) = Store::new(host.state.path()).known_digest(image)?
     {
-        let again = (Keep::Nothing, Some(sha256));
+        let again = (Keep::Nothing, Some(approved.task().with_image(sha256)));
         approved = match decide(&host, &fingerprint, args, again, report).await? {
             Decided::Approved(approved) => approved,
             Decided::Not(exit) => return Ok((exit, None)),

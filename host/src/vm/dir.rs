@@ -12,21 +12,23 @@ use std::{
     time::SystemTime,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::VmError;
+use super::{State, Status, VmError};
 use crate::{
     digest::Sha256,
-    job::Resources,
+    job::{Resources, Task},
     limits,
-    qemu::{OVERLAY, QMP_SOCKET},
+    qemu::{Forward, OVERLAY, QMP_SOCKET},
     state::{self, StateDir},
 };
 
 const LOCK: &str = "lock";
 const PLAN: &str = "plan.json";
 const STATUS: &str = "status.json";
+const CONSOLE: &str = "console.log";
+const TASK: &str = "task.json";
 
 /// The folder of a VM that this process looks after. Dropped before a launch, it is removed.
 #[derive(Debug)]
@@ -36,17 +38,18 @@ pub struct VmDir {
     /// Held until dropped.
     _lock: File,
     launched: bool,
+    status: Status,
 }
 
 impl VmDir {
     /// Makes a folder for a task, under an id that starts with something like its name.
-    pub fn create(state: &StateDir, task_name: &str) -> Result<Self, VmError> {
+    pub fn create(state: &StateDir, task: &Task) -> Result<Self, VmError> {
         let vms = state.vms();
         state::create_private(&vms).map_err(folder("create", &vms))?;
         let _all = lock_all(&vms)?;
         sweep(&vms);
         let made = tempfile::Builder::new()
-            .prefix(&format!("{}-", slug(task_name)))
+            .prefix(&format!("{}-", slug(&task.name)))
             .rand_bytes(8)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&vms)
@@ -56,7 +59,10 @@ impl VmDir {
         lock.lock().map_err(folder("lock", &lock_path))?;
         let path = made.keep();
         let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { path, id, _lock: lock, launched: false })
+        let dir = Self { path, id, _lock: lock, launched: false, status: Status::new() };
+        dir.write(TASK, task)?;
+        dir.write(STATUS, &dir.status)?;
+        Ok(dir)
     }
 
     /// The VM's id: the folder's name.
@@ -71,7 +77,7 @@ impl VmDir {
 
     /// The guest's console log.
     pub fn console_log(&self) -> PathBuf {
-        self.path.join("console.log")
+        self.path.join(CONSOLE)
     }
 
     /// Writes one of the VM's records.
@@ -83,9 +89,25 @@ impl VmDir {
             .map_err(folder("write", &path))
     }
 
-    /// Writes how the VM is doing.
-    pub(super) fn write_status(&self, status: &Value) -> Result<(), VmError> {
-        self.write(STATUS, status)
+    /// Goes on to a state and writes that down. On a full disk it is not written, and the VM goes on all the same.
+    pub fn enter(&mut self, state: State, reason: Option<String>) {
+        self.enter_with(state, reason, |_| {});
+    }
+
+    pub(super) fn enter_with(
+        &mut self,
+        state: State,
+        reason: Option<String>,
+        note: impl FnOnce(&mut Status),
+    ) {
+        if !self.status.enter(state, reason) {
+            tracing::debug!(vm = self.id, ?state, "no state to go on to");
+            return;
+        }
+        note(&mut self.status);
+        if let Err(error) = self.write(STATUS, &self.status) {
+            tracing::warn!(%error, "the VM's status was not written");
+        }
     }
 
     /// Writes the plan, which also tells other runs what this VM takes.
@@ -166,17 +188,16 @@ fn sweep(vms: &Path) {
     }
 }
 
-/// Tells the truth about a VM whose supervisor was killed: its record still says that it runs.
+/// Tells the truth about a VM whose supervisor was killed: its record still says that it goes on.
 fn mark_lost(path: &Path) -> io::Result<()> {
-    let status = path.join(STATUS);
-    let Ok(bytes) = fs::read(&status) else { return Ok(()) };
-    let mut record: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    match record.get_mut("state") {
-        Some(state) if *state == "running" => *state = "lost".into(),
-        Some(_) | None => return Ok(()),
+    let Some(mut status) = read_record::<Status>(&path.join(STATUS)) else { return Ok(()) };
+    match status.enter(State::Lost, Some(LOST.into())) {
+        true => state::write_whole(&path.join(STATUS), &serde_json::to_vec_pretty(&status)?),
+        false => Ok(()),
     }
-    state::write_whole(&status, &serde_json::to_vec_pretty(&record)?)
 }
+
+const LOST: &str = "whoever looked after it was killed";
 
 fn remove_leftovers(path: &Path) -> io::Result<()> {
     for name in [OVERLAY, QMP_SOCKET] {
@@ -188,41 +209,134 @@ fn remove_leftovers(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What a running VM takes of the host.
-#[derive(Debug)]
-pub struct Running {
+/// A VM, as far as its folder tells.
+#[derive(Debug, Serialize)]
+pub struct Vm {
     /// Its id.
     pub id: String,
-    /// The image that it runs from.
-    pub image: Option<Sha256>,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The task's name.
+    pub task: String,
+    /// The job's name.
+    pub job: String,
     /// Whose it is.
     pub tenant: String,
-    /// Its CPUs and memory.
-    pub resources: Resources,
-    /// The number of its forwarded ports.
-    pub ports: u32,
+    /// How it is doing.
+    #[serde(flatten)]
+    pub status: Status,
+    /// What it takes of the host; absent until it is about to start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub takes: Option<Takes>,
+    /// Whether somebody looks after it.
+    #[serde(skip)]
+    pub held: bool,
 }
 
-/// The VMs that somebody looks after now. A folder without a readable plan is one that has not started yet.
-pub fn running(state: &StateDir) -> Vec<Running> {
+/// What a VM takes of the host, of `plan.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Takes {
+    /// CPUs and memory.
+    pub resources: Resources,
+    /// Its forwarded ports.
+    pub forwards: Vec<Forward>,
+    /// The image that it runs from.
+    image: ImageOf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ImageOf {
+    sha256: Sha256,
+}
+
+impl Takes {
+    /// The image's digest.
+    pub fn image(&self) -> Sha256 {
+        self.image.sha256
+    }
+}
+
+impl Vm {
+    fn read(path: &Path) -> Option<Self> {
+        let held = !is_abandoned(path);
+        let task: Task = read_record(&path.join(TASK))?;
+        let mut status: Status = read_record(&path.join(STATUS))?;
+        // Nobody has come by yet to write it down.
+        if !held {
+            status.enter(State::Lost, Some(LOST.into()));
+        }
+        Some(Self {
+            id: path.file_name()?.to_string_lossy().into_owned(),
+            folder: path.to_owned(),
+            task: task.name,
+            job: task.job,
+            tenant: task.tenant,
+            status,
+            takes: read_record(&path.join(PLAN)),
+            held,
+        })
+    }
+
+    /// The guest's console log.
+    pub fn console_log(&self) -> PathBuf {
+        self.folder.join(CONSOLE)
+    }
+
+    /// Reads it again; nothing where it was removed meanwhile.
+    pub fn again(&self) -> Option<Self> {
+        Self::read(&self.folder)
+    }
+
+    /// Removes what is left of an ended VM; false where somebody looks after it.
+    pub fn remove(&self, state: &StateDir) -> Result<bool, VmError> {
+        let _all = lock_all(&state.vms())?;
+        match is_abandoned(&self.folder) {
+            true => fs::remove_dir_all(&self.folder)
+                .map(|()| true)
+                .map_err(folder("remove", &self.folder)),
+            false => Ok(false),
+        }
+    }
+}
+
+fn read_record<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// All VMs, running and ended, the latest first.
+pub fn list(state: &StateDir) -> Vec<Vm> {
+    let mut vms: Vec<_> = folders(&state.vms()).filter_map(|path| Vm::read(&path)).collect();
+    vms.sort_by_key(|vm| std::cmp::Reverse(vm.status.changes().first().map(|change| change.at)));
+    vms
+}
+
+/// The VMs that somebody looks after now.
+pub fn running(state: &StateDir) -> Vec<Vm> {
     folders(&state.vms())
         .filter(|path| !is_abandoned(path))
-        .filter_map(|path| read(&path))
+        .filter_map(|path| Vm::read(&path))
         .collect()
 }
 
-fn read(path: &Path) -> Option<Running> {
-    let plan: Value = serde_json::from_slice(&fs::read(path.join(PLAN)).ok()?).ok()?;
-    let resources = plan.get("resources")?;
-    let number = |key| u32::try_from(resources.get(key)?.as_u64()?).ok();
-    let image = plan.get("image").and_then(|image| image.get("sha256")?.as_str()?.parse().ok());
-    Some(Running {
-        id: path.file_name()?.to_string_lossy().into_owned(),
-        image,
-        tenant: plan.get("tenant")?.as_str()?.to_owned(),
-        resources: Resources { cpus: number("cpus")?, memory_mib: number("memory_mib")? },
-        ports: u32::try_from(plan.get("forwards")?.as_array()?.len()).ok()?,
-    })
+/// The one VM whose id begins like this, or whose task has this name: of several of a name, the one that goes on.
+pub fn named(state: &StateDir, name: &str) -> Result<Vm, VmError> {
+    let mut vms = list(state);
+    if vms.iter().any(|vm| vm.id == name) {
+        vms.retain(|vm| vm.id == name);
+    } else if vms.iter().any(|vm| vm.task == name) {
+        vms.retain(|vm| vm.task == name);
+        if vms.iter().filter(|vm| vm.held).count() == 1 {
+            vms.retain(|vm| vm.held);
+        }
+    } else {
+        vms.retain(|vm| vm.id.starts_with(name));
+    }
+    let ids: Vec<_> = vms.iter().map(|vm| vm.id.clone()).collect();
+    match (vms.pop(), ids.len()) {
+        (Some(only), 1) => Ok(only),
+        (_, 0) => Err(VmError::Unknown { name: name.to_owned() }),
+        (_, _) => Err(VmError::Ambiguous { name: name.to_owned(), ids }),
+    }
 }
 
 #[cfg(test)]

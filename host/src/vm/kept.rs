@@ -2,7 +2,7 @@
 //! and a lock that the VM holds. The key is of tenant, job and task, so that no name leads to another's.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -36,7 +36,7 @@ pub struct KeptOverlay {
 }
 
 /// Whose an overlay is, and what it lies over.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Owner {
     /// The tenant.
     pub tenant: String,
@@ -170,7 +170,7 @@ pub fn kept(state: &StateDir) -> Result<Vec<Kept>, VmError> {
         let overlay = fs::metadata(found.join(OVERLAY)).ok()?;
         Some(Kept {
             name: found.file_name()?.to_string_lossy().into_owned(),
-            of: read(&found)?,
+            of: read(&found).unwrap_or_default(),
             disk_usage: overlay.blocks() * 512,
             written_at: overlay.modified().ok()?.try_into().ok()?,
             in_use: !matches!(lock(&found), Ok(Some(_))),
@@ -196,24 +196,21 @@ pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
 }
 
 /// The images that kept overlays lie over, with whose they are.
-pub fn kept_over(state: &StateDir) -> Vec<(Sha256, String)> {
-    let kept = kept(state).unwrap_or_default().into_iter();
-    kept.filter_map(|one| Some((one.of.image?, format!("{}/{}", one.of.tenant, one.of.task))))
-        .collect()
+pub fn kept_over(state: &StateDir) -> Result<Vec<(Sha256, String)>, VmError> {
+    let over = |one: Kept| Some((one.of.image?, format!("{}/{}", one.of.tenant, one.of.task)));
+    Ok(kept(state)?.into_iter().filter_map(over).collect())
 }
 
 /// A folder's lock, unless a VM has it.
 fn lock(folder: &Path) -> Result<Option<File>, VmError> {
     let path = folder.join("lock");
-    let file = File::options().create(true).append(true).open(&path);
-    let file = file.map_err(self::folder("open", &path))?;
     // Whoever looks which are in use holds each for a moment.
-    for _ in 0..limits::PORT_LOCK_TRIES {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => thread::sleep(limits::PORT_LOCK_POLL),
-            Err(TryLockError::Error(error)) => return Err(self::folder("lock", &path)(error)),
+    for _ in 0..limits::LOCK_TRIES {
+        let lock = state::try_lock_named(&path).map_err(self::folder("lock", &path))?;
+        if lock.is_some() {
+            return Ok(lock);
         }
+        thread::sleep(limits::LOCK_POLL);
     }
     Ok(None)
 }

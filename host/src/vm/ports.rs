@@ -133,10 +133,10 @@ fn lock(folder: &Path, protocol: Protocol, port: u16) -> Result<Option<File>, Vm
     let open = File::options().create(true).append(true).open(&path);
     let file = open.map_err(self::folder("open", &path))?;
     // A run that looks which ports are held holds each lock for a moment itself; only a longer hold is a run's own.
-    for _ in 0..limits::PORT_LOCK_TRIES {
+    for _ in 0..limits::LOCK_TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => thread::sleep(limits::PORT_LOCK_POLL),
+            Err(TryLockError::WouldBlock) => thread::sleep(limits::LOCK_POLL),
             Err(TryLockError::Error(error)) => return Err(self::folder("lock", &path)(error)),
         }
     }

@@ -4,7 +4,7 @@
 use std::{fs::File, os::fd::AsRawFd as _, path::Path, process::ExitStatus, time::Duration};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     net::UnixStream,
@@ -13,7 +13,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{End, Reserved, StoppedBy, VmDir, VmError, console, dir::folder};
+use super::{End, Process, Reserved, State, StoppedBy, VmDir, VmError, console, dir::folder};
 use crate::{
     image, launcher, limits, printable,
     qemu::{Event, LaunchPlan, QMP_SOCKET, Qmp, QmpError},
@@ -29,7 +29,7 @@ pub trait Watcher {
 }
 
 /// A VM that has ended.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ended {
     /// How it ended.
     #[serde(flatten)]
@@ -58,6 +58,7 @@ pub async fn run(
     let log_path = dir.console_log();
     let log = File::create(&log_path).map_err(folder("create", &log_path))?;
     write_records(plan, dir)?;
+    dir.enter(State::Starting, None);
     let _port_locks = ports.release();
     let started_at = Timestamp::now();
     let spawn = |source| VmError::Spawn { program: plan.program().into(), source };
@@ -72,9 +73,11 @@ pub async fn run(
         }
     };
     dir.launched();
-    record(dir, &json!({"state": "running", "pid": qemu.child.id(), "started_at": started_at}));
+    let process = qemu.child.id().and_then(Process::of);
+    dir.enter_with(State::Running, None, |status| status.qemu = process);
     watcher.running(dir, plan);
     let mut watch = Watch {
+        dir,
         qemu: &mut qemu,
         qmp: Some(qmp),
         seen: Seen::default(),
@@ -91,19 +94,13 @@ pub async fn run(
         ended_at: Timestamp::now(),
         console_tail,
     };
-    record(dir, &json!({"state": "ended", "end": ended}));
+    let (state, reason) = ended.state();
+    let kept = ended.clone();
+    dir.enter_with(state, Some(reason), |status| status.ended = Some(kept));
     Ok(ended)
 }
 
-/// Writes how a VM is doing. On a full disk it is not written, and the VM's end still counts.
-fn record(dir: &VmDir, status: &Value) {
-    if let Err(error) = dir.write_status(status) {
-        tracing::warn!(%error, "the VM's status was not written");
-    }
-}
-
 fn write_records(plan: &LaunchPlan, dir: &VmDir) -> Result<(), VmError> {
-    dir.write("task.json", plan.task())?;
     dir.write("decision.json", plan.decision())?;
     dir.write_plan(&json!({
         "vm": plan.vm(),
@@ -249,6 +246,7 @@ enum Phase {
 }
 
 struct Watch<'a> {
+    dir: &'a mut VmDir,
     qemu: &'a mut Qemu,
     /// Gone once it has failed.
     qmp: Option<Qmp>,
@@ -321,6 +319,7 @@ impl Watch<'_> {
         };
         self.phase = phase;
         if self.seen.asked {
+            self.dir.enter(State::Stopping, Some("asked to".into()));
             watcher.stopping(doing);
         }
         let done = match (&mut self.qmp, phase) {

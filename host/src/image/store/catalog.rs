@@ -186,11 +186,16 @@ impl Store {
     /// Removes what killed runs left: parts, locks that nobody holds, files without a record or without their image. Best
     /// done, never in the way.
     pub(super) fn sweep(&self, kept_for: Duration) {
-        for (sha256, endings) in self.named().unwrap_or_default() {
+        let named = self.named().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what killed runs left is not looked for");
+            BTreeMap::new()
+        });
+        for (sha256, endings) in named {
             let path = self.path(sha256);
             let flights: BTreeSet<_> =
                 endings.iter().filter_map(|ending| Some(ending.split_once('.')?.0)).collect();
-            for flight in flights.into_iter().filter(|flight| *flight != "json") {
+            for flight in flights.into_iter().filter(|flight| !["json", "resume"].contains(flight))
+            {
                 // Taken, and let go with the lock's file removed.
                 let lock = Lock::try_take(&beside(&path, &format!("{flight}.lock")));
                 if let Ok(Some(_lock)) = lock
@@ -215,8 +220,10 @@ impl Store {
     /// Called under its lock, so that nobody is about to write its record.
     fn sweep_locked(&self, sha256: Sha256) -> Result<(), ImageError> {
         let path = self.path(sha256);
-        let new = beside(&path, "json.tmp");
-        state::remove(&new).map_err(ImageError::store(&new))?;
+        for ending in LEFT_OVER.into_iter().filter(|ending| *ending != "lock") {
+            let left = beside(&path, ending);
+            state::remove(&left).map_err(ImageError::store(&left))?;
+        }
         match Record::read(&path)?.is_some() && path.exists() {
             true => Ok(()),
             false => self.remove_locked(sha256).map(drop),
@@ -280,14 +287,18 @@ impl Store {
         Ok(true)
     }
 
+    /// Under its lock: who looks for the image just then waits for that, instead of finding none.
     fn is_used(&self, sha256: Sha256) -> bool {
-        !matches!(hold(&self.path(sha256)), Ok(Hold::Mine(_) | Hold::Gone))
+        let lock = self.try_lock(sha256);
+        let held = hold(&self.path(sha256));
+        drop(lock);
+        !matches!(held, Ok(Hold::Mine(_) | Hold::Gone))
     }
 
     /// Every digest that has a file of any kind, with the endings of its files; the image's own is empty.
     fn named(&self) -> Result<BTreeMap<Sha256, BTreeSet<String>>, ImageError> {
         let mut named = BTreeMap::<_, BTreeSet<_>>::new();
-        for shard in entries(&self.root)? {
+        for shard in entries(&self.root)?.into_iter().filter(|shard| is_shard(shard)) {
             for file in entries(&shard)? {
                 let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let (digest, ending) = name.split_once('.').unwrap_or((&name, ""));
@@ -300,8 +311,17 @@ impl Store {
     }
 }
 
+/// The endings of what nobody goes on with; parts are named otherwise since there are flights.
+const LEFT_OVER: [&str; 5] = ["lock", "json.tmp", "part", "resume", "resume.tmp"];
+
 /// The endings of an image and of what goes with it; `origins` is of an earlier version.
 const LEFT: [&str; 4] = ["", "json", "used", "origins"];
+
+/// A folder of images is named by two hexadecimal digits; a file system's own `lost+found` is none.
+fn is_shard(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
 
 /// What is in a folder; nothing where there is none.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
