@@ -96,6 +96,9 @@ pub enum Command {
     Rm(VmsArgs),
     /// Say what QEMU and this host can do
     Fingerprint,
+    /// Say what this host lacks, and what would mend it
+    #[command(after_help = "Exit code 0 when VMs can run here, 16 when not.")]
+    Doctor,
     /// About job files
     #[command(subcommand)]
     Job(JobCommand),

@@ -33,15 +33,13 @@ pub fn gather(
     let takes = running.iter().filter_map(|vm| vm.takes.as_ref());
     let taken: u32 = takes.map(|takes| takes.resources.cpus).fold(0, u32::saturating_add);
     let (resources, available_mib) = resources()?;
-    let mut ports = listening_ports();
-    ports.extend(vm::held_ports(state));
     Ok(HostFacts {
         name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         qemu_version: fingerprint.version.clone(),
         accelerators: fingerprint.working(),
         resources,
         free: Resources { cpus: resources.cpus.saturating_sub(taken), memory_mib: available_mib },
-        ports_in_use: ports.into_iter().collect(),
+        ports_in_use: ports_in_use(state),
         tenant_usage: usage(running.iter().filter(|vm| vm.tenant == tenant)),
     })
 }
@@ -71,6 +69,13 @@ fn usage<'a>(running: impl Iterator<Item = &'a Vm>) -> Usage {
         },
         ports: sum.ports.saturating_add(u32::try_from(forwards.len()).unwrap_or(u32::MAX)),
     })
+}
+
+/// Ports with a listener, and those that runs hold, ascending.
+pub fn ports_in_use(state: &StateDir) -> Vec<u16> {
+    let mut ports = listening_ports();
+    ports.extend(vm::held_ports(state));
+    ports.into_iter().collect()
 }
 
 /// Ports with a listener, whatever the address. A table that cannot be read adds none: the ports that a launch gets

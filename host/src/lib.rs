@@ -22,6 +22,7 @@ pub mod config;
 pub mod digest;
 pub mod job;
 pub mod facts;
+pub mod doctor;
 pub mod policy;
 pub mod author;
 pub mod trial;

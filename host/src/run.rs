@@ -53,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Kill(args) => wait(&shared, vms::kill(&shared, &args)),
         Command::Wait(args) => wait(&shared, vms::wait(&shared, &args)),
         Command::Rm(args) => vms::rm(&shared, &args),
+        Command::Doctor => wait(&shared, commands::doctor(&shared)),
         Command::Fingerprint => wait(&shared, commands::fingerprint(&shared)),
         Command::Job(JobCommand::Schema) => commands::job_schema(),
         Command::Config(command) => config::config(&shared, &command),

@@ -94,3 +94,48 @@ fn it_is_kept_until_qemu_changes() {
     qhost.run(&["plan", &job]).exits(0);
     assert!(count() > asked, "not asked again although QEMU changed");
 }
+
+/// One line a finding, with what would mend it; and what is really so on this machine.
+#[test]
+fn the_doctor() {
+    let qhost = crate::qhost();
+    let report = qhost.run(&["doctor", "--json"]).exits(0).json();
+    let findings = report["findings"].as_array().unwrap();
+    let about = |what: &str| {
+        let found = findings.iter().find(|finding| finding["about"] == what);
+        found.unwrap_or_else(|| panic!("nothing about {what}")).clone()
+    };
+    for what in [
+        "qemu",
+        "tcg",
+        "kvm",
+        "cgroups",
+        "landlock",
+        "user namespaces",
+        "file system",
+        "free space",
+        "memory",
+        "ports",
+        "time since boot",
+    ] {
+        let finding = about(what);
+        assert_eq!(finding["fix"].is_null(), finding["health"] == "good", "{finding}");
+    }
+    assert!(about("qemu")["found"].as_str().unwrap().contains("qemu-system-x86_64"));
+    assert_eq!(about("tcg")["health"], "good");
+    let text = qhost.run(&["doctor"]).exits(0).stdout;
+    assert_eq!(text.lines().count(), findings.len(), "{text}");
+    // What is wrong is found, and VMs cannot run then.
+    let without = qhost.command(&["doctor"]).env("PATH", "/nonexistent").output().unwrap();
+    assert_eq!(without.status.code(), Some(16));
+    assert!(
+        String::from_utf8_lossy(&without.stdout)
+            .contains("bad   qemu             qemu-system-x86_64 is not on PATH")
+    );
+    qhost.config("[overlay]\nmax_bytes = 9000000000000000\n[ports]\nallow = []\n");
+    qhost
+        .run(&["doctor"])
+        .exits(0)
+        .says("lack  free space")
+        .says("lack  ports            0 of 0 taken");
+}

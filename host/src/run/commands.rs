@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{Host, RunError, show, state_dir};
 use crate::{
     cli::{Cli, InspectArgs, PolicyCommand, Shared},
+    doctor::{self, Finding, Health},
     facts,
     job::{self, Resources},
     launcher,
@@ -66,6 +67,33 @@ pub(super) async fn fingerprint(shared: &Shared) -> Exit {
         }
         Err(error) => show::failure(shared, &error),
     }
+}
+
+/// What this host lacks. A configuration that cannot be read is an error of its own.
+pub(super) async fn doctor(shared: &Shared) -> Exit {
+    let host = match Host::new(shared) {
+        Ok(host) => host,
+        Err(error) => return show::failure(shared, &error),
+    };
+    let fingerprint = Fingerprint::take().await;
+    let findings = doctor::examine(&host.state, &host.config, fingerprint.as_ref());
+    let bad = findings.iter().any(|finding| finding.health == Health::Bad);
+    let exit = if bad { Exit::CannotRun } else { Exit::Done };
+    if shared.json {
+        show::print(&show::json(&json!({"outcome": exit, "findings": findings})));
+        return exit;
+    }
+    for Finding { about, health, found, fix } in &findings {
+        let word = match health {
+            Health::Good => show::good("good"),
+            Health::Lacking => show::warning("lack"),
+            Health::Bad => show::bad("bad "),
+        };
+        let found = printable::line(found, 300);
+        let fix = fix.as_ref().map(|fix| format!("; {fix}")).unwrap_or_default();
+        show::print(&format!("{word}  {about:<16} {found}{fix}\n"));
+    }
+    exit
 }
 
 /// Fresh, because somebody asks; and kept, for the runs that follow.

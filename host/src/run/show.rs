@@ -235,6 +235,12 @@ pub(super) fn good(word: &str) -> String {
     format!("{style}{word}{style:#}")
 }
 
+/// A word in yellow.
+pub(super) fn warning(word: &str) -> String {
+    let style = anstyle::AnsiColor::Yellow.on_default();
+    format!("{style}{word}{style:#}")
+}
+
 /// A word in red.
 pub(super) fn bad(word: &str) -> String {
     let style = anstyle::AnsiColor::Red.on_default().bold();

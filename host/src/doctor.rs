@@ -1,0 +1,266 @@
+//! What this host can and cannot do for VMs, and what would mend it: one finding a line. Looks, and changes nothing.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use procfs::{Current as _, Uptime};
+use rustix::fs::{Access, access, statfs, statvfs};
+use serde::Serialize;
+
+use crate::{
+    config::Config,
+    facts, limits,
+    qemu::{Fingerprint, FingerprintError},
+    state::StateDir,
+};
+
+/// How good or bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// As it should be.
+    Good,
+    /// VMs run, but something is missing that makes them safer, faster or more useful.
+    Lacking,
+    /// VMs cannot run.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub about: &'static str,
+    /// How it stands.
+    pub health: Health,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+fn finding(about: &'static str, health: Health, found: impl Into<String>, fix: &str) -> Finding {
+    let fix = (health != Health::Good).then(|| fix.to_owned());
+    Finding { about, health, found: found.into(), fix }
+}
+
+/// The nearest a condition comes to a health.
+fn unless(holds: bool, otherwise: Health) -> Health {
+    if holds { Health::Good } else { otherwise }
+}
+
+/// Looks at everything. `fingerprint` is what was found out of QEMU.
+pub fn examine(
+    state: &StateDir,
+    config: &Config,
+    fingerprint: Result<&Fingerprint, &FingerprintError>,
+) -> Vec<Finding> {
+    let mut findings = qemu(fingerprint);
+    findings.extend([
+        cgroups(),
+        landlock(),
+        user_namespaces(),
+        file_system(state),
+        free_space(state, config),
+    ]);
+    findings.extend([memory(), ports(state, config), uptime()]);
+    findings
+}
+
+fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
+    let fingerprint = match fingerprint {
+        Ok(fingerprint) => fingerprint,
+        Err(error) => {
+            let fix = "install qemu-system-x86, or mend what keeps it from answering";
+            return vec![finding("qemu", Health::Bad, error.to_string(), fix)];
+        }
+    };
+    let found = format!("{} at {}", fingerprint.version, fingerprint.path().display());
+    let mut findings = vec![finding("qemu", Health::Good, found, "")];
+    findings.extend(fingerprint.accelerators.iter().map(|accelerator| {
+        let (about, otherwise, fix) = match accelerator.name.as_str() {
+            "kvm" => (
+                "kvm",
+                Health::Lacking,
+                "without hardware virtualization guests run some ten times slower and QEMU promises no isolation: enable it \
+                 in the firmware or the hypervisor above, load kvm_intel or kvm_amd, let this user open /dev/kvm",
+            ),
+            _ => ("tcg", Health::Bad, "install a QEMU that has its own translator"),
+        };
+        finding(about, unless(accelerator.works, otherwise), &accelerator.evidence, fix)
+    }));
+    findings
+}
+
+/// `CGROUP2_SUPER_MAGIC` (statfs(2)).
+const CGROUP2: i64 = 0x6367_7270;
+
+fn cgroups() -> Finding {
+    let unified = Path::new("/sys/fs/cgroup");
+    let fix = "boot with systemd.unified_cgroup_hierarchy=1, so that QEMU's CPUs, memory and processes can be bounded";
+    if !statfs(unified).is_ok_and(|found| found.f_type == CGROUP2) {
+        let version = if unified.join("memory").exists() { "version 1" } else { "none" };
+        return finding("cgroups", Health::Lacking, version, fix);
+    }
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let own: PathBuf = unified.join(own);
+    let controllers = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
+    let missing: Vec<_> = ["cpu", "memory", "pids"]
+        .into_iter()
+        .filter(|wanted| !controllers.split_whitespace().any(|has| has == *wanted))
+        .collect();
+    let delegated = access(own.join("cgroup.subtree_control"), Access::WRITE_OK).is_ok();
+    let found = format!("version 2 at {}, controllers {}", own.display(), controllers.trim());
+    match (missing.as_slice(), delegated) {
+        ([], true) => finding("cgroups", Health::Good, found + ", delegated", ""),
+        ([], false) => {
+            let fix = "run as root, or in a systemd unit or scope with Delegate=yes";
+            finding("cgroups", Health::Lacking, found + ", not delegated", fix)
+        }
+        (missing, _) => {
+            let fix = format!("have these delegated too: {}", missing.join(", "));
+            finding("cgroups", Health::Lacking, found, &fix)
+        }
+    }
+}
+
+/// The version of the kernel's interface (landlock(7)); asking makes nothing.
+#[expect(unsafe_code, reason = "a system call that neither std nor rustix has a function for")]
+fn landlock() -> Finding {
+    const VERSION: libc::c_ulong = 1;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call takes no attributes, and returns a number.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };
+    let fix = "boot a kernel from 5.13 on with landlock among lsm=, so that QEMU can be kept from the host's files";
+    match version {
+        1.. => finding("landlock", Health::Good, format!("version {version}"), ""),
+        _ => finding("landlock", Health::Lacking, io::Error::last_os_error().to_string(), fix),
+    }
+}
+
+fn user_namespaces() -> Finding {
+    let number = |name: &str| -> Option<u64> {
+        fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?.trim().parse().ok()
+    };
+    let (found, fix) = match (
+        number("user/max_user_namespaces"),
+        number("kernel/unprivileged_userns_clone"),
+        number("kernel/apparmor_restrict_unprivileged_userns"),
+    ) {
+        (None, _, _) => ("the kernel has none", "boot a kernel with CONFIG_USER_NS"),
+        (Some(0), _, _) => ("turned off", "sysctl user.max_user_namespaces=15000"),
+        (_, Some(0), _) => {
+            ("for root only", "sysctl kernel.unprivileged_userns_clone=1, or run as root")
+        }
+        (_, _, Some(1)) => {
+            ("restricted by AppArmor", "give qhost a profile that allows userns, or run as root")
+        }
+        (Some(_), _, _) => return finding("user namespaces", Health::Good, "for everybody", ""),
+    };
+    finding("user namespaces", Health::Lacking, found, fix)
+}
+
+/// The folder, or the nearest above it that is there.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path)
+}
+
+fn file_system(state: &StateDir) -> Finding {
+    let folder = nearest(state.path());
+    // Magic numbers of statfs(2).
+    let name = match statfs(folder).map(|found| found.f_type) {
+        Ok(0xef53) => "ext4",
+        Ok(0x5846_5342) => "xfs",
+        Ok(0x9123_683e) => "btrfs",
+        Ok(0xf2f5_2010) => "f2fs",
+        Ok(0x0102_1994) => "tmpfs",
+        Ok(0x794c_7630) => "overlayfs",
+        Ok(0x6969) => "nfs",
+        Ok(_) => "another",
+        Err(error) => {
+            return finding(
+                "file system",
+                Health::Bad,
+                error.to_string(),
+                "choose another --state-dir",
+            );
+        }
+    };
+    let verity = Path::new("/sys/fs/verity").exists() || Path::new("/proc/sys/fs/verity").exists();
+    let found = format!(
+        "{name} at {}{}",
+        folder.display(),
+        if verity { ", the kernel has fs-verity" } else { "" }
+    );
+    match name {
+        "tmpfs" => {
+            let fix = "images and overlays are in memory here, and gone after a restart: choose another --state-dir";
+            finding("file system", Health::Lacking, found, fix)
+        }
+        "nfs" => {
+            let fix = "locks between hosts are not to be relied upon: choose a local --state-dir";
+            finding("file system", Health::Lacking, found, fix)
+        }
+        _ => finding("file system", Health::Good, found, ""),
+    }
+}
+
+fn free_space(state: &StateDir, config: &Config) -> Finding {
+    let folder = nearest(state.path());
+    let found = match statvfs(folder) {
+        Ok(found) => found,
+        Err(error) => {
+            return finding(
+                "free space",
+                Health::Bad,
+                error.to_string(),
+                "choose another --state-dir",
+            );
+        }
+    };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let text = format!("{} at {}", indicatif::BinaryBytes(free), folder.display());
+    if free < limits::DISK_RESERVE_BYTES {
+        let fix = "make room: qhost image gc --older-than 30d";
+        return finding("free space", Health::Bad, text, fix);
+    }
+    let fix = "one guest alone may fill it (overlay.max_bytes): make room, or lower that";
+    finding("free space", unless(free >= config.overlay.max_bytes, Health::Lacking), text, fix)
+}
+
+fn memory() -> Finding {
+    match facts::resources() {
+        Ok((all, available)) => {
+            let found =
+                format!("{available} of {} MiB available, {} CPUs", all.memory_mib, all.cpus);
+            let enough = available >= *limits::MEMORY_MIB.start();
+            finding("memory", unless(enough, Health::Bad), found, "end what takes it")
+        }
+        Err(error) => finding("memory", Health::Bad, error.to_string(), "mount /proc"),
+    }
+}
+
+fn ports(state: &StateDir, config: &Config) -> Finding {
+    let allowed = config.rules().ports;
+    let inside = |port: &u16| allowed.iter().any(|range| range.contains(*port));
+    let taken = facts::ports_in_use(state).into_iter().filter(inside).count();
+    let all = allowed.iter().map(|range| usize::from(range.last() - range.first()) + 1);
+    let all: usize = all.sum();
+    let ranges: Vec<_> = allowed.iter().map(ToString::to_string).collect();
+    let found = format!("{taken} of {all} taken, of {}", ranges.join(", "));
+    let fix = "allow more of them: ports.allow in qhost.toml";
+    finding("ports", unless(taken < all, Health::Lacking), found, fix)
+}
+
+fn uptime() -> Finding {
+    let since = Uptime::current().map(|uptime| uptime.uptime_duration());
+    let found = since.map_or_else(
+        |error| error.to_string(),
+        |since| indicatif::HumanDuration(since).to_string(),
+    );
+    finding("time since boot", Health::Good, found, "")
+}
