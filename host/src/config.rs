@@ -24,7 +24,7 @@ use crate::{
 
 pub use image::{Image, ImageNetwork, Overlay, Scheme};
 pub use lock::{Lock, Locked};
-pub use policies::{Configured, Settings, UnknownTenant};
+pub use policies::{Configured, Quota, Settings, UnknownTenant};
 
 use policies::Named;
 

@@ -12,7 +12,7 @@ use crate::{
     policy::{HostFacts, Usage},
     qemu::Fingerprint,
     state::StateDir,
-    vm::{self, Takes, Vm},
+    vm::{self, Amounts, Vm},
 };
 
 /// The host does not say what it has.
@@ -30,8 +30,7 @@ pub fn gather(
     tenant: &str,
 ) -> Result<HostFacts, FactsError> {
     let running = vm::running(state);
-    let takes = running.iter().filter_map(|vm| vm.takes.as_ref());
-    let taken: u32 = takes.map(|takes| takes.resources.cpus).fold(0, u32::saturating_add);
+    let taken = usage(running.iter()).resources.cpus;
     let (resources, available_mib) = resources()?;
     Ok(HostFacts {
         name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -59,16 +58,13 @@ pub fn resources() -> Result<(Resources, u32), FactsError> {
 }
 
 fn usage<'a>(running: impl Iterator<Item = &'a Vm>) -> Usage {
-    let none = Usage { vms: 0, resources: Resources { cpus: 0, memory_mib: 0 }, ports: 0 };
-    let takes = running.filter_map(|vm| vm.takes.as_ref());
-    takes.fold(none, |sum, Takes { resources, forwards, .. }| Usage {
-        vms: sum.vms + 1,
-        resources: Resources {
-            cpus: sum.resources.cpus.saturating_add(resources.cpus),
-            memory_mib: sum.resources.memory_mib.saturating_add(resources.memory_mib),
-        },
-        ports: sum.ports.saturating_add(u32::try_from(forwards.len()).unwrap_or(u32::MAX)),
-    })
+    let sum = running.fold(Amounts::default(), |sum, vm| sum + vm.reserved);
+    let number = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
+    Usage {
+        vms: number(sum.vms),
+        resources: Resources { cpus: number(sum.cpus), memory_mib: number(sum.memory_mib) },
+        ports: number(sum.ports),
+    }
 }
 
 /// Ports with a listener, and those that runs hold, ascending.

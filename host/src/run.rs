@@ -36,7 +36,7 @@ use crate::{
     qemu::{self, Fingerprint},
     state::StateDir,
     stop::Stop,
-    vm::{self, End, Ended, KeptOverlay, State, VmDir},
+    vm::{self, Amounts, End, Ended, KeptOverlay, State, VmDir},
 };
 
 /// The whole program: parse, run, exit code.
@@ -129,7 +129,9 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let ports = vm::reserve(&host.state, approved.launch(), &host.config.rules().ports)?;
     // Held from here on, so that no image is fetched for a run that another one keeps from starting.
     let mut kept = KeptOverlay::hold(&host.state, approved.task())?;
-    let mut dir = VmDir::create(&host.state, approved.task())?;
+    let takes = Amounts::of(approved.launch(), host.config.overlay.max_bytes);
+    let quotas = host.config.quotas(&approved.task().tenant);
+    let mut dir = VmDir::create(&host.state, approved.task(), takes, quotas)?;
     dir.enter(State::Fetching, None);
     let image = tokio::select! {
         image = store.ensure(&approved.task().image, &host.config.image, &steps) => image?,

@@ -10,6 +10,7 @@
 //! ```
 
 mod status;
+mod quota;
 mod dir;
 mod kept;
 mod ports;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use dir::{Takes, Vm, VmDir, list, named, running};
 pub use kept::{Kept, KeptOverlay, Owner, kept, kept_over, kept_overlay, remove as remove_kept};
 pub use ports::{Reserved, held as held_ports, reserve};
+pub use quota::{Amounts, Whose};
 pub use status::{Change, Process, State, Status};
 pub use supervise::{Ended, Watcher, run};
 
@@ -150,6 +152,14 @@ pub enum VmError {
         path: std::path::PathBuf,
         /// Why.
         reason: String,
+    },
+    /// It would be more than its tenant, or all, may have.
+    #[error("{reason}")]
+    Quota {
+        /// How much of what, and what to do.
+        reason: String,
+        /// Whether it is all tenants' together.
+        is_hosts: bool,
     },
     /// No overlay of a name is kept.
     #[error("no overlay is kept by the name {0:?}; see qhost overlay ls")]

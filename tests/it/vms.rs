@@ -151,3 +151,79 @@ fn the_truth_about_the_lost() {
     again.end().exits(130);
     qhost.run(&["inspect", "web"]).exits(2).says("several VMs are meant by \"web\"");
 }
+
+/// Many launches at once: exactly as many VMs as the quota has, and a clear refusal for every other.
+fn quota(launches: usize, toml: &str, vms: usize, code: i32, says: &str) {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config(&toml.replace("[tenants.other]", "[tenants.acme]"));
+    let image = server.serve("/image", boot_sector::disk("I run", Then::Hang));
+    let job = qhost.job(&image, json!({"port_map": {"http": 80}}));
+    // Stored beforehand, so that all of them come to the same point at about the same time.
+    qhost.run(&["image", "pull", &image.0, "--checksum", &image.1]).exits(0);
+    let args = ["run", "--grace", "0", "--tenant", "acme", &job];
+    let mut runs: Vec<_> = (0..launches).map(|_| Some(qhost.start(&args))).collect();
+    let mut refused = 0;
+    wait_for("the refusals", || {
+        for run in &mut runs {
+            if run.as_mut().is_some_and(Running::has_ended) {
+                run.take().expect("one that has ended").end().exits(code).says(says);
+                refused += 1;
+            }
+        }
+        (refused == launches - vms).then_some(())
+    });
+    wait_for("the VMs", || {
+        let running = self::vms(&qhost, &[]);
+        (running.iter().filter(|vm| vm["state"] == "running").count() == vms).then_some(())
+    });
+    assert_eq!(self::vms(&qhost, &["--all"]).len(), vms, "a refusal left something");
+    // One that ends makes room for one.
+    let one = runs.iter_mut().find_map(Option::take).expect("one that runs");
+    one.signal("INT");
+    one.end().exits(130);
+    let next = qhost.start(&args);
+    wait_for("the next", || {
+        let running = self::vms(&qhost, &[]);
+        (running.iter().filter(|vm| vm["state"] == "running").count() == vms).then_some(())
+    });
+    runs.push(Some(next));
+    for run in runs.into_iter().flatten() {
+        run.signal("INT");
+        run.end().exits(130);
+    }
+    qhost.assert_nothing_left();
+}
+
+#[test]
+fn a_quota_of_vms() {
+    let toml = "[tenants.acme.quota]\nvms = 8\n[tenants.other]";
+    quota(
+        32,
+        toml,
+        8,
+        11,
+        "tenant acme may have 8 VMs on this host, 8 are taken and this VM takes 1",
+    );
+}
+
+#[test]
+fn quotas_of_cpus_memory_disk_and_ports() {
+    let acme = |line: &str| format!("[tenants.acme.quota]\n{line}\n[tenants.other]");
+    quota(6, &acme("cpus = 2"), 2, 11, "tenants.acme.quota.cpus");
+    quota(
+        6,
+        &acme("memory_mib = 95"),
+        2,
+        11,
+        "may have 95 MiB of memory on this host, 64 are taken and this VM takes 32",
+    );
+    quota(6, &acme("disk_bytes = 34359738368"), 2, 11, "tenants.acme.quota.disk_bytes");
+    quota(6, &acme("ports = 2"), 2, 11, "tenants.acme.quota.ports");
+    quota(
+        6,
+        "[host.quota]\nvms = 2\n[tenants.other]",
+        2,
+        16,
+        "all tenants together may have 2 VMs",
+    );
+}

@@ -282,6 +282,11 @@ impl Running {
         wait_for(text, || (says("stdout") || says("stderr")).then_some(()));
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("qhost can be waited for").is_some()
+    }
+
     /// Waits for its end.
     pub fn end(mut self) -> Done {
         let status =

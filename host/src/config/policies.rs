@@ -70,6 +70,24 @@ fn default_memory() -> usize {
 pub(super) struct Asked {
     /// The policies to ask, by name, in order.
     chain: Vec<String>,
+    /// What the tenant's VMs, or of the host all, may take together at a time.
+    quota: Quota,
+}
+
+/// `quota`: what is absent has no bound but the host's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// VMs.
+    pub vms: Option<u64>,
+    /// Virtual CPUs.
+    pub cpus: Option<u64>,
+    /// Memory of guests in MiB.
+    pub memory_mib: Option<u64>,
+    /// What guests may write to their disks in bytes: `overlay.max_bytes` for each.
+    pub disk_bytes: Option<u64>,
+    /// Forwarded ports.
+    pub ports: Option<u64>,
 }
 
 /// A configured policy, its paths resolved.
@@ -120,6 +138,12 @@ impl Config {
         let of = |layer| move |name: &String| self.configured(name, layer);
         let host = self.host.chain.iter().filter_map(of(Layer::Host));
         Ok(host.chain(own.iter().filter_map(of(Layer::Tenant))).collect())
+    }
+
+    /// What all VMs may take together, and what a tenant's may.
+    pub fn quotas(&self, tenant: &str) -> (Quota, Quota) {
+        let own = self.tenants.get(tenant).map(|own| own.quota.clone());
+        (self.host.quota.clone(), own.unwrap_or_default())
     }
 
     /// Every configured policy, in a chain or not.

@@ -106,6 +106,7 @@ impl RunError {
                 Exit::CannotRun
             }
             Self::Image(error) => image_exit(error),
+            Self::Vm(VmError::Quota { is_hosts: false, .. }) => Exit::Denied,
             Self::Vm(
                 VmError::NoOverlay(_) | VmError::Unknown { .. } | VmError::Ambiguous { .. },
             ) => Exit::Usage,
@@ -121,6 +122,7 @@ impl RunError {
                 | VmError::OverlayHeld { .. }
                 | VmError::OverlayUnfit { .. }
                 | VmError::GoesOn { .. }
+                | VmError::Quota { .. }
                 | VmError::HasEnded { .. }
                 | VmError::Stays { .. }
                 | VmError::Spawn { .. },

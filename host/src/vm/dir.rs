@@ -15,8 +15,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{State, Status, VmError};
+use super::{Amounts, State, Status, VmError, Whose};
 use crate::{
+    config::Quota,
     digest::Sha256,
     job::{Resources, Task},
     limits,
@@ -29,6 +30,7 @@ const PLAN: &str = "plan.json";
 const STATUS: &str = "status.json";
 const CONSOLE: &str = "console.log";
 const TASK: &str = "task.json";
+const RESERVED: &str = "reserved.json";
 
 /// The folder of a VM that this process looks after. Dropped before a launch, it is removed.
 #[derive(Debug)]
@@ -42,12 +44,29 @@ pub struct VmDir {
 }
 
 impl VmDir {
-    /// Makes a folder for a task, under an id that starts with something like its name.
-    pub fn create(state: &StateDir, task: &Task) -> Result<Self, VmError> {
+    /// Makes a folder for a task, under an id that starts with something like its name, and reserves what it takes: not
+    /// beyond the quotas of all and of its tenant.
+    pub fn create(
+        state: &StateDir,
+        task: &Task,
+        takes: Amounts,
+        (all, own): (Quota, Quota),
+    ) -> Result<Self, VmError> {
         let vms = state.vms();
         state::create_private(&vms).map_err(folder("create", &vms))?;
         let _all = lock_all(&vms)?;
         sweep(&vms);
+        let running = running(state);
+        let sum = |whose: Whose<'_>| {
+            let taken = running.iter().filter(|vm| match whose {
+                Whose::Host => true,
+                Whose::Tenant(tenant) => vm.tenant == tenant,
+            });
+            taken.fold(Amounts::default(), |sum, vm| sum + vm.reserved)
+        };
+        for (whose, quota) in [(Whose::Host, all), (Whose::Tenant(&task.tenant), own)] {
+            quota.admits(whose, sum(whose), takes)?;
+        }
         let made = tempfile::Builder::new()
             .prefix(&format!("{}-", slug(&task.name)))
             .rand_bytes(8)
@@ -60,6 +79,7 @@ impl VmDir {
         let path = made.keep();
         let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let dir = Self { path, id, _lock: lock, launched: false, status: Status::new() };
+        dir.write(RESERVED, &takes)?;
         dir.write(TASK, task)?;
         dir.write(STATUS, &dir.status)?;
         Ok(dir)
@@ -228,6 +248,8 @@ pub struct Vm {
     /// What it takes of the host; absent until it is about to start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takes: Option<Takes>,
+    /// What is reserved for it.
+    pub reserved: Amounts,
     /// Whether somebody looks after it.
     #[serde(skip)]
     pub held: bool,
@@ -273,6 +295,7 @@ impl Vm {
             tenant: task.tenant,
             status,
             takes: read_record(&path.join(PLAN)),
+            reserved: read_record(&path.join(RESERVED)).unwrap_or_default(),
             held,
         })
     }
