@@ -196,7 +196,7 @@ impl Host {
     }
 
     fn with_image_networks(mut self, args: &DecideArgs) -> Self {
-        self.config.image.network.allow.extend(&args.image_allow);
+        self.config.image.network.allow.extend(&args.networks.image_allow);
         self
     }
 

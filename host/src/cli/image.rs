@@ -4,7 +4,8 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use ipnet::IpNet;
+
+use super::run::ImageNetworks;
 
 /// About stored images.
 #[derive(Debug, Subcommand)]
@@ -42,15 +43,9 @@ pub struct PullImageArgs {
     /// The SHA-256 of the file as served; or URL#sha256=DIGITS, a list of checksums with its own
     #[arg(long, value_name = "SHA256")]
     pub checksum: String,
-    /// Networks that images may come from besides public ones, for this command: 127.0.0.0/8
-    #[arg(
-        long,
-        env = "QHOST_IMAGE_ALLOW",
-        hide_env_values = true,
-        value_delimiter = ',',
-        value_name = "CIDR"
-    )]
-    pub image_allow: Vec<IpNet>,
+    #[command(flatten)]
+    /// Where images may come from.
+    pub networks: ImageNetworks,
 }
 
 /// `qhost image inspect`

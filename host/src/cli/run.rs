@@ -24,6 +24,17 @@ pub struct DecideArgs {
     /// Which task to run, where a Nomad job has several qemu tasks: TASK or GROUP/TASK
     #[arg(long)]
     pub task: Option<String>,
+    #[command(flatten)]
+    /// Where images may come from.
+    pub networks: ImageNetworks,
+    /// The job: qhost's own form, or Nomad's job JSON; - for standard input
+    #[arg(value_name = "JOB.json")]
+    pub job: PathBuf,
+}
+
+/// Where images may come from, for one command.
+#[derive(Debug, Clone, Args)]
+pub struct ImageNetworks {
     /// Networks that images may come from besides public ones, for this command: 127.0.0.0/8
     #[arg(
         long,
@@ -33,9 +44,6 @@ pub struct DecideArgs {
         value_name = "CIDR"
     )]
     pub image_allow: Vec<IpNet>,
-    /// The job: qhost's own form, or Nomad's job JSON; - for standard input
-    #[arg(value_name = "JOB.json")]
-    pub job: PathBuf,
 }
 
 /// `qhost run`

@@ -53,7 +53,7 @@ impl Images<'_> {
     async fn pull(&self, args: &PullImageArgs) -> Result<Exit, RunError> {
         let request = job::image_request(&args.sources, &args.checksum).map_err(RunError::Usage)?;
         let mut config = self.host.config.image.clone();
-        config.network.allow.extend(&args.image_allow);
+        config.network.allow.extend(&args.networks.image_allow);
         let mut stop = crate::stop::Stop::on_signals().map_err(RunError::Runtime)?;
         let steps = show::Steps::new(self.shared);
         let image = tokio::select! {
