@@ -129,6 +129,15 @@ pub(crate) fn try_lock_named(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Whether somebody holds the lock that a file is; one that is not there is held by nobody. Those who ask so do not get in
+/// each other's way.
+pub(crate) fn is_held(path: &Path) -> bool {
+    match File::open(path) {
+        Ok(file) => file.try_lock_shared().is_err(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 /// Writes a file of the state folder through a temporary one beside it and a rename.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private(folder_of(path)?)?;

@@ -70,6 +70,8 @@ fn from_its_start_to_its_end() {
         .exits(0)
         .says("takes      1 CPUs, 32 MiB")
         .says("qemu       process");
+    qhost.run(&["kill", ""]).exits(2).says("no VM's id begins with \"\"");
+    qhost.run(&["stop", "web", "none"]).exits(2);
     qhost.run(&["inspect", "none"]).exits(2).says("no VM's id begins with \"none\"");
     qhost.run(&["rm", "web"]).exits(16).says("has not ended; stop it first: qhost stop web-");
     qhost.console_has("I am web");
@@ -143,6 +145,12 @@ fn the_truth_about_the_lost() {
     qhost.run(&["inspect", "web"]).exits(0).says("lost").says("whoever looked after it was killed");
     qhost.run(&["stop", "web"]).exits(16).says("has ended: lost");
     qhost.run(&["wait", "web"]).exits(20);
+    // One of an earlier version, whose records say less, is listed and can be removed.
+    let old = qhost.state().join("vms/old-1");
+    fs::create_dir(&old).unwrap();
+    fs::write(old.join("status.json"), r#"{"state": "running", "pid": 1}"#).unwrap();
+    qhost.run(&["inspect", "old"]).exits(0).says("lost");
+    qhost.run(&["rm", "old"]).exits(0);
     // Of two of a name, one that goes on is meant.
     let again = start(&qhost, &server, "web", Then::Hang);
     runs(&qhost, "web");

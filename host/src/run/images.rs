@@ -255,7 +255,7 @@ impl Images<'_> {
     /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
     fn uses(&self) -> Result<Uses, RunError> {
         let running = vm::running(&self.host.state).into_iter();
-        let running = running.filter_map(|vm| Some((vm.takes?.image(), vm.id)));
+        let running = running.filter_map(|vm| Some((vm.takes?.image()?, vm.id)));
         let kept = vm::kept_over(&self.host.state)?.into_iter();
         let shown = |whose: String| format!("overlay:{}", printable::line(&whose, 120));
         Ok(Uses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect()))

@@ -33,12 +33,11 @@ pub(super) async fn logs(shared: &Shared, args: &LogsArgs) -> Exit {
 }
 
 pub(super) async fn stop(shared: &Shared, args: &VmsArgs) -> Exit {
-    ended(shared, end(shared, args, 1).await)
+    ended(shared, end(shared, args, How::Asked).await)
 }
 
-/// Asking for more than the second time kills QEMU.
 pub(super) async fn kill(shared: &Shared, args: &VmsArgs) -> Exit {
-    ended(shared, end(shared, args, 3).await)
+    ended(shared, end(shared, args, How::Hastened).await)
 }
 
 pub(super) async fn wait(shared: &Shared, args: &WaitArgs) -> Exit {
@@ -108,12 +107,10 @@ fn inspected(shared: &Shared, args: &VmArgs) -> Result<Exit, RunError> {
     }
     if let Some(takes) = &vm.takes {
         let resources = takes.resources;
-        text += &format!(
-            "takes      {} CPUs, {} MiB\nimage      sha256:{}\n",
-            resources.cpus,
-            resources.memory_mib,
-            takes.image()
-        );
+        text += &format!("takes      {} CPUs, {} MiB\n", resources.cpus, resources.memory_mib);
+        if let Some(image) = takes.image() {
+            text += &format!("image      sha256:{image}\n");
+        }
     }
     for port in ports(&vm) {
         text += &format!("port       {port}\n");
@@ -163,57 +160,77 @@ async fn console(shared: &Shared, args: &LogsArgs) -> Result<Exit, RunError> {
     }
 }
 
-/// Asks whoever looks after VMs to stop them, so many times, and waits for their ends.
-async fn end(shared: &Shared, args: &VmsArgs, times: u32) -> Result<Exit, RunError> {
+/// How hard a VM is made to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Its guest has its grace.
+    Asked,
+    /// Whoever looks after it is hastened until it is gone.
+    Hastened,
+}
+
+/// Asks whoever looks after VMs to stop them, and waits for their ends. None is asked where one has ended already.
+async fn end(shared: &Shared, args: &VmsArgs, how: How) -> Result<Exit, RunError> {
     let state = state_dir(shared)?;
-    let vms = args.vms.iter().map(|name| vm::named(&state, name)).collect::<Result<Vec<_>, _>>()?;
+    let mut vms = vec![];
+    for name in &args.vms {
+        let vm = vm::named(&state, name)?;
+        if !vm.held || vm.status.supervisor.is_none() {
+            let state = vm.status.state().name();
+            return Err(VmError::HasEnded { id: vm.id, state }.into());
+        }
+        vms.push(vm);
+    }
     for vm in &vms {
-        let has_ended = || VmError::HasEnded { id: vm.id.clone(), state: vm.status.state().name() };
-        let supervisor = vm.status.supervisor.as_ref().filter(|_| vm.held);
-        let supervisor = supervisor.ok_or_else(has_ended)?;
-        for time in 0..times {
-            if time > 0 {
-                // Signals of one kind that come at once are heard as one.
-                time::sleep(limits::VM_POLL).await;
-            }
-            if !supervisor.signal(Signal::TERM) && time == 0 {
-                return Err(has_ended().into());
-            }
+        if !ask(vm) {
+            // Found so below.
+            tracing::info!(vm = vm.id, "it ended before it was asked to");
         }
     }
-    let mut stopped = vec![];
+    let mut ended = vec![];
     for vm in vms {
-        let vm = until_end(vm, limits::STOP_GRACE_MOST).await?;
+        let vm = until_end(vm, limits::STOP_GRACE_MOST, how).await?;
         if !shared.json {
             show::print(&summary(&vm));
         }
-        stopped.push(vm);
+        ended.push(vm);
     }
     if shared.json {
-        show::print(&show::json(&json!({ "vms": stopped })));
+        show::print(&show::json(&json!({ "vms": ended })));
     }
     Ok(Exit::Done)
 }
 
+/// Whether whoever looks after a VM was there to be asked.
+fn ask(vm: &Vm) -> bool {
+    vm.status.supervisor.as_ref().is_some_and(|supervisor| supervisor.signal(Signal::TERM))
+}
+
 async fn waited(shared: &Shared, args: &WaitArgs) -> Result<Exit, RunError> {
     let vm = vm::named(&state_dir(shared)?, &args.vm)?;
-    let vm = until_end(vm, Duration::from_secs(args.timeout)).await?;
+    let vm = until_end(vm, Duration::from_secs(args.timeout), How::Asked).await?;
     show::print(&if shared.json { show::json(&vm) } else { summary(&vm) });
     let exited = vm.status.state() == State::Exited;
     Ok(if exited { Exit::Done } else { Exit::VmFailed })
 }
 
-async fn until_end(mut vm: Vm, most: Duration) -> Result<Vm, VmError> {
+async fn until_end(mut vm: Vm, most: Duration, how: How) -> Result<Vm, VmError> {
     let began = Instant::now();
+    let mut asked = began;
     while vm.held {
         if began.elapsed() > most {
             return Err(VmError::Stays { id: vm.id, seconds: most.as_secs() });
         }
+        // Requests that come while nobody listens are heard as one.
+        if how == How::Hastened && asked.elapsed() > limits::KILL_AGAIN {
+            ask(&vm);
+            asked = Instant::now();
+        }
         time::sleep(limits::VM_POLL).await;
-        // One that was never launched takes its folder along.
         match vm.again() {
             Some(now) => vm = now,
-            None => vm.held = false,
+            // One that was never launched takes its folder along; another was removed since it ended.
+            None => return Ok(vm.gone()),
         }
     }
     Ok(vm)

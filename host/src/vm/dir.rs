@@ -54,7 +54,7 @@ impl VmDir {
     ) -> Result<Self, VmError> {
         let vms = state.vms();
         state::create_private(&vms).map_err(folder("create", &vms))?;
-        let _all = lock_all(&vms)?;
+        let all_folders = lock_all(&vms)?;
         sweep(&vms);
         let running = running(state);
         let sum = |whose: Whose<'_>| {
@@ -79,7 +79,10 @@ impl VmDir {
         let path = made.keep();
         let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let dir = Self { path, id, _lock: lock, launched: false, status: Status::new() };
-        dir.write(RESERVED, &takes)?;
+        let reserved = dir.write(RESERVED, &Reserved { tenant: task.tenant.clone(), takes });
+        // What counts is written; whoever waits for the lock need not wait for the rest.
+        drop(all_folders);
+        reserved?;
         dir.write(TASK, task)?;
         dir.write(STATUS, &dir.status)?;
         Ok(dir)
@@ -145,7 +148,11 @@ impl Drop for VmDir {
     fn drop(&mut self) {
         let removed = match self.launched {
             true => remove_leftovers(&self.path),
-            false => fs::remove_dir_all(&self.path),
+            false => {
+                // Nobody is to see it half gone; without the lock of all it still goes.
+                let _all = self.path.parent().map(lock_all);
+                fs::remove_dir_all(&self.path)
+            }
         };
         if let Err(error) = removed {
             tracing::warn!(path = %self.path.display(), %error, "cannot clean up the VM's folder");
@@ -180,13 +187,9 @@ fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir())
 }
 
-/// Whether nobody looks after a folder's VM. The lock is let go at once: only the sweep, which holds the lock of all,
-/// acts on the answer.
+/// Whether nobody looks after a folder's VM.
 fn is_abandoned(path: &Path) -> bool {
-    match File::open(path.join(LOCK)) {
-        Ok(lock) => lock.try_lock().is_ok(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
+    !state::is_held(&path.join(LOCK))
 }
 
 /// Removes what killed runs left, and the oldest folders of ended VMs. Best done, never in the way.
@@ -262,8 +265,8 @@ pub struct Takes {
     pub resources: Resources,
     /// Its forwarded ports.
     pub forwards: Vec<Forward>,
-    /// The image that it runs from.
-    image: ImageOf,
+    /// The image that it runs from; absent of an earlier version.
+    image: Option<ImageOf>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -273,29 +276,50 @@ struct ImageOf {
 
 impl Takes {
     /// The image's digest.
-    pub fn image(&self) -> Sha256 {
-        self.image.sha256
+    pub fn image(&self) -> Option<Sha256> {
+        self.image.as_ref().map(|image| image.sha256)
     }
 }
 
+/// What a VM has reserved, and for whom.
+#[derive(Debug, Serialize, Deserialize)]
+struct Reserved {
+    tenant: String,
+    #[serde(flatten)]
+    takes: Amounts,
+}
+
 impl Vm {
+    /// A folder whose records cannot be read, or are an earlier version's, is a VM all the same.
     fn read(path: &Path) -> Option<Self> {
         let held = !is_abandoned(path);
-        let task: Task = read_record(&path.join(TASK))?;
-        let mut status: Status = read_record(&path.join(STATUS))?;
+        let task: Option<Task> = read_record(&path.join(TASK));
+        let takes: Option<Takes> = read_record(&path.join(PLAN));
+        let reserved: Option<Reserved> = read_record(&path.join(RESERVED));
+        let mut status: Status = read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
         // Nobody has come by yet to write it down.
         if !held {
             status.enter(State::Lost, Some(LOST.into()));
         }
+        let name = |of: fn(Task) -> String| task.clone().map(of).unwrap_or_default();
         Some(Self {
             id: path.file_name()?.to_string_lossy().into_owned(),
             folder: path.to_owned(),
-            task: task.name,
-            job: task.job,
-            tenant: task.tenant,
+            task: name(|task| task.name),
+            job: name(|task| task.job),
+            tenant: match &reserved {
+                Some(reserved) => reserved.tenant.clone(),
+                None => name(|task| task.tenant),
+            },
             status,
-            takes: read_record(&path.join(PLAN)),
-            reserved: read_record(&path.join(RESERVED)).unwrap_or_default(),
+            reserved: reserved.map(|reserved| reserved.takes).unwrap_or_else(|| Amounts {
+                vms: 1,
+                cpus: takes.as_ref().map_or(0, |takes| takes.resources.cpus.into()),
+                memory_mib: takes.as_ref().map_or(0, |takes| takes.resources.memory_mib.into()),
+                disk_bytes: 0,
+                ports: takes.as_ref().map_or(0, |takes| takes.forwards.len() as u64),
+            }),
+            takes,
             held,
         })
     }
@@ -305,9 +329,16 @@ impl Vm {
         self.folder.join(CONSOLE)
     }
 
+    /// What is known of one whose folder has gone.
+    pub fn gone(mut self) -> Self {
+        self.held = false;
+        self.status.enter(State::Lost, Some("it never ran, or was removed since it ended".into()));
+        self
+    }
+
     /// Reads it again; nothing where it was removed meanwhile.
     pub fn again(&self) -> Option<Self> {
-        Self::read(&self.folder)
+        self.folder.exists().then(|| Self::read(&self.folder))?
     }
 
     /// Removes what is left of an ended VM; false where somebody looks after it.
@@ -344,6 +375,8 @@ pub fn running(state: &StateDir) -> Vec<Vm> {
 /// The one VM whose id begins like this, or whose task has this name: of several of a name, the one that goes on.
 pub fn named(state: &StateDir, name: &str) -> Result<Vm, VmError> {
     let mut vms = list(state);
+    // An empty name, as of a variable that is not set, is no beginning of any.
+    vms.retain(|_| !name.is_empty());
     if vms.iter().any(|vm| vm.id == name) {
         vms.retain(|vm| vm.id == name);
     } else if vms.iter().any(|vm| vm.task == name) {

@@ -173,7 +173,7 @@ pub fn kept(state: &StateDir) -> Result<Vec<Kept>, VmError> {
             of: read(&found).unwrap_or_default(),
             disk_usage: overlay.blocks() * 512,
             written_at: overlay.modified().ok()?.try_into().ok()?,
-            in_use: !matches!(lock(&found), Ok(Some(_))),
+            in_use: state::is_held(&found.join("lock")),
         })
     };
     let mut kept: Vec<_> = folders.flatten().filter_map(|found| one(found.path())).collect();

@@ -114,6 +114,11 @@ impl Status {
         }
     }
 
+    /// Of a VM whose record cannot be read: it may be running.
+    pub(super) fn unknown() -> Self {
+        Self { state: State::Running, changes: vec![], supervisor: None, qemu: None, ended: None }
+    }
+
     /// Where it is.
     pub fn state(&self) -> State {
         self.state
