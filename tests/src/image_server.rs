@@ -104,6 +104,8 @@ impl Ranged {
             Some((_, Some(_))) if quirk == Quirk::NoBoundedParts => {
                 return plain(StatusCode::SERVICE_UNAVAILABLE);
             }
+            // With the header that goes with it.
+            Some((from, _)) if quirk == Quirk::WrongStart => (from - 1, length - 1),
             Some((from, to)) => (from, to.unwrap_or(length - 1)),
             None => (0, length - 1),
         };
@@ -117,7 +119,6 @@ impl Ranged {
         headers.insert("etag", HeaderValue::from_static(etag));
         if wanted.is_some() {
             let said = match quirk {
-                Quirk::WrongStart => Some(format!("bytes {}-{to}/{length}", from - 1)),
                 Quirk::WrongTotal => Some(format!("bytes {from}-{to}/{}", length + 1)),
                 Quirk::SaysNotWhich => None,
                 _ => Some(format!("bytes {from}-{to}/{length}")),

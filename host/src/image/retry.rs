@@ -74,3 +74,39 @@ fn jittered(wait: Duration) -> Duration {
     let chance = if filled == 1 { byte[0] } else { u8::MAX };
     wait / 2 + wait / 2 * u32::from(chance) / u32::from(u8::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: StatusCode, retry_after_s: Option<u64>) -> FetchFailure {
+        FetchFailure::Status { status, retry_after_s }
+    }
+
+    #[test]
+    fn what_is_worth_another_attempt() {
+        let retry = Retry::new(&config::Image::default());
+        let waits = |failure: FetchFailure| retry.wait(&failure);
+        assert!(waits(FetchFailure::Connection("refused".into())).is_some());
+        assert!(waits(FetchFailure::Short { received: 1, expected: 2 }).is_some());
+        for worth in [StatusCode::TOO_MANY_REQUESTS, StatusCode::INTERNAL_SERVER_ERROR] {
+            assert!(waits(status(worth, None)).is_some());
+            assert_eq!(waits(status(worth, Some(7))), Some(Duration::from_secs(7)));
+            // Beyond the cap, it is not waited for.
+            assert_eq!(waits(status(worth, Some(31))), None);
+        }
+        for not in [StatusCode::NOT_FOUND, StatusCode::FORBIDDEN, StatusCode::GONE] {
+            assert_eq!(waits(status(not, None)), None);
+        }
+        assert_eq!(waits(FetchFailure::Tls("expired".into())), None);
+        assert_eq!(waits(FetchFailure::Forbidden("private".into())), None);
+    }
+
+    #[test]
+    fn waits_are_half_chance() {
+        let wait = Duration::from_millis(500);
+        let waits: std::collections::BTreeSet<_> = (0..100).map(|_| jittered(wait)).collect();
+        assert!(waits.len() > 10, "{waits:?}");
+        assert!(waits.iter().all(|one| (wait / 2..=wait).contains(one)), "{waits:?}");
+    }
+}
