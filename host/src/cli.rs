@@ -23,10 +23,10 @@ pub use image::{
 };
 pub use overlay::{OverlayCommand, RemoveOverlayArgs};
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
-pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
+pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs, Until};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
 pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, VerifyArgs};
-pub use vm::{LogsArgs, PsArgs, VmArgs, VmsArgs, WaitArgs};
+pub use vm::{EventsArgs, LogsArgs, PsArgs, StopArgs, VmArgs, VmCommand, VmsArgs, WaitArgs};
 
 /// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.
 ///
@@ -80,20 +80,9 @@ pub enum Command {
     Run(RunArgs),
     /// Say what `run` would do, and do none of it: no download, no VM, nothing written
     Plan(PlanArgs),
-    /// List VMs
-    Ps(PsArgs),
-    /// Say what is known of a VM
-    Inspect(VmArgs),
-    /// Print a VM's console
-    Logs(LogsArgs),
-    /// Stop VMs: press the guest's power button, then make QEMU quit
-    Stop(VmsArgs),
-    /// End VMs without asking their guests
-    Kill(VmsArgs),
-    /// Wait for a VM's end
-    Wait(WaitArgs),
-    /// Remove what is left of ended VMs
-    Rm(VmsArgs),
+    #[command(flatten)]
+    /// About VMs.
+    Vm(VmCommand),
     /// Say what QEMU and this host can do
     Fingerprint,
     /// Say what this host lacks, and what would mend it
@@ -125,9 +114,6 @@ pub enum Command {
     /// Become QEMU: the step between a VM's supervisor and QEMU
     #[command(name = crate::launcher::SUBCOMMAND, hide = true)]
     Launch {
-        /// The most that a file it writes may have, in bytes
-        #[arg(long)]
-        file_bytes: Option<u64>,
         /// The supervisor's process id
         parent: i32,
         /// The program and its arguments

@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    limits,
+    cage, limits,
     policy::{CompileLimits, PortRange, Rules},
     printable,
 };
@@ -46,6 +46,8 @@ pub struct Config {
     pub image: Image,
     /// What guests may write.
     pub overlay: Overlay,
+    /// What QEMU is kept in.
+    pub cage: cage::Settings,
     /// How decisions are recorded.
     pub decisions: Decisions,
     /// What compiling a policy may take.
@@ -78,7 +80,8 @@ impl Default for Ports {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Network {
-    /// Whether guests may be given egress `internet`. It reaches whatever this host reaches, its loopback included.
+    /// Whether guests may be given egress `internet`: what is public of it, neither this host nor private networks. Under
+    /// `cage.level = "best-effort"` and without pasta it is whatever this host reaches, its loopback included.
     internet: bool,
 }
 

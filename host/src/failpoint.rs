@@ -11,6 +11,16 @@ pub fn at_every_point(act: fn(&str)) {
     REACHED.get_or_init(|| act);
 }
 
+/// What of the environment a process gets that otherwise has none: which points to act at.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    let is_ours = |(key, _): &(String, String)| {
+        cfg!(feature = "failpoints") && matches!(key.as_str(), "QHOST_KILL_AT" | "QHOST_SLOW_AT")
+    };
+    std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .filter(is_ours)
+}
+
 /// Says that a point is reached.
 pub(crate) fn reach(point: &str) {
     #[cfg(feature = "failpoints")]

@@ -26,7 +26,7 @@ use crate::digest::Sha256;
 pub use inspect::{Inspected, Refusal, inspect};
 pub use network::NetworkRules;
 pub use overlay::create as create_overlay;
-pub use store::{Checked, Collected, Record, Store, Stored, VerifiedImage};
+pub use store::{Checked, Collected, Record, Store, Stored, VerifiedImage, hold};
 
 /// What QEMU is told an image is. It never finds out by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

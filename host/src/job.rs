@@ -7,6 +7,7 @@ mod cursor;
 mod error;
 mod config;
 mod ports;
+mod lifecycle;
 mod own;
 mod nomad;
 
@@ -19,6 +20,7 @@ use url::Url;
 use crate::{digest::Sha256, limits};
 
 pub use error::{JobError, Problem};
+pub use lifecycle::{Ready, ReadyCheck, Restart, RestartWhen};
 
 /// The JSON Schema of both forms.
 pub const SCHEMA: &str = include_str!("job/schema.json");
@@ -47,6 +49,12 @@ pub struct Task {
     /// Whether what the guest writes is kept for the next run of the same task.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub persist: bool,
+    /// When it is started again after its end.
+    #[serde(default, skip_serializing_if = "Restart::is_default")]
+    pub restart: Restart,
+    /// How it is known that its guest is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Ready>,
     /// The job's own notes.
     pub meta: BTreeMap<String, String>,
 }

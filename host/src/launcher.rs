@@ -2,33 +2,34 @@
 //! program once more, which sets what the process must start with and then becomes it. An author's own tools, cargo and
 //! the like, are started as that author would.
 //!
-//! Here that is three things. The process inherits no descriptor but its standard ones: whatever started qhost may have
-//! left others open, and a guest that breaks into QEMU is not to have them. No file that it writes grows beyond a bound:
-//! the write that would fails, as it does on a full disk. And the process dies with qhost, however
-//! that ends, so that a run that was killed leaves nothing behind. It is started from a thread that outlives it: the
-//! kernel sends the signal at the end of the thread that forked (prctl(2), `PR_SET_PDEATHSIG`).
+//! For what a command needs for itself, that is two things. The process inherits no descriptor but its standard ones: whatever
+//! started qhost may have left others open. And it dies with qhost, however that ends, so that a command that was killed leaves
+//! nothing behind. It is started from a thread that outlives it: the kernel sends the signal at the end of the thread that
+//! forked (prctl(2), `PR_SET_PDEATHSIG`).
+//!
+//! A VM outlives the command that started it: its supervisor is a program of its own, and between that and QEMU is the cage.
 
 use std::{
     ffi::{OsStr, OsString},
-    fs, io,
+    fs::{self, File},
+    io,
     os::{
-        fd::{BorrowedFd, RawFd},
+        fd::{BorrowedFd, OwnedFd, RawFd},
         unix::process::CommandExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::{
     io::{FdFlags, fcntl_setfd},
-    process::{
-        Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit,
-    },
+    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
 };
 
-use crate::limits;
+use crate::{cage, failpoint, limits, qemu::descriptors};
 
 /// The hidden subcommand of `qhost` that ends up in [`exec`].
 pub const SUBCOMMAND: &str = "__launch";
@@ -36,32 +37,74 @@ pub const SUBCOMMAND: &str = "__launch";
 /// This very program, even where its file has been replaced meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
+/// The first descriptor that is not QEMU's; see [`crate::qemu::descriptors`].
+pub(crate) const FIRST_FREE_DESCRIPTOR: RawFd = descriptors::OVERLAY + 1;
+
 /// A program to start: with an empty environment and no input, in a process group of its own, so that a terminal's
 /// Ctrl-C reaches only qhost, and killed if it is not waited for.
 pub(crate) fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::process::Command {
-    started(launched(program, args, None))
-}
+    let mut command = tokio::process::Command::from(launched(program, args));
 
-/// The same, and no file that it writes may grow beyond so many bytes.
-pub(crate) fn bounded_command(
-    program: &Path,
-    args: &[impl AsRef<OsStr>],
-    file_bytes: u64,
-) -> tokio::process::Command {
-    started(launched(program, args, Some(file_bytes)))
-}
-
-fn started(command: Command) -> tokio::process::Command {
-    let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
+}
+
+/// What looks after a VM: a small program of its own, named like this one and beside it, so that a hundred of them cost
+/// little. It outlives this one: a session of its own, no death signal. What is held stays open in it; its standard output says
+/// what it does, and its standard error goes to a log.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub(crate) fn supervisor(
+    vm: &Path,
+    how: &str,
+    holds: &[File],
+    log: File,
+) -> Result<Child, (PathBuf, io::Error)> {
+    let program = match supervisor_program() {
+        Ok(program) => program,
+        Err(error) => return Err((THIS_PROGRAM.into(), error)),
+    };
+    let mut command = Command::new(&program);
+    command.arg(how).arg(vm).current_dir(vm).env_clear().envs(failpoint::environment());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let inherited = |flags| holds.iter().try_for_each(|held| fcntl_setfd(held, flags));
+    let child = inherited(FdFlags::empty()).map_err(io::Error::from).and_then(|()| {
+        let child = command.spawn();
+        inherited(FdFlags::CLOEXEC)?;
+        child
+    });
+    child.map_err(|error| (program, error))
+}
+
+/// `qhost-supervisor` beside `qhost`.
+pub(crate) fn supervisor_program() -> io::Result<PathBuf> {
+    let this = fs::read_link(THIS_PROGRAM)?;
+    let mut name = this.file_name().unwrap_or_default().to_owned();
+    // Of a program whose file was replaced since it was started.
+    if let Some(replaced) = name.to_str().and_then(|name| name.strip_suffix(" (deleted)")) {
+        name = replaced.into();
+    }
+    name.push("-supervisor");
+    Ok(this.with_file_name(name))
+}
+
+/// The step between a VM's supervisor and QEMU, with its streams piped and these descriptors by these numbers.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub(crate) fn caged(vm: &Path, descriptors: Vec<(OwnedFd, RawFd)>) -> io::Result<Child> {
+    let mut command = Command::new(THIS_PROGRAM);
+    command.arg(cage::SUBCOMMAND).current_dir(vm).env_clear().envs(failpoint::environment());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
+    command
+        .fd_mappings(descriptors.into_iter().map(mapping).collect())
+        .map_err(io::Error::other)?
+        .spawn()
 }
 
 /// Another subcommand of this program, as a process of its own; the caller sets its standard streams.
 pub(crate) fn this_program(subcommand: &str, args: &[impl AsRef<OsStr>]) -> Command {
     let args = args.iter().map(AsRef::as_ref);
     let args: Vec<&OsStr> = [OsStr::new(subcommand)].into_iter().chain(args).collect();
-    launched(Path::new(THIS_PROGRAM), &args, None)
+    launched(Path::new(THIS_PROGRAM), &args)
 }
 
 /// One of a policy author's own tools, with the author's environment and in the terminal's process group.
@@ -89,11 +132,10 @@ pub(crate) fn wait(child: &mut Child, most: Duration) -> io::Result<Option<ExitS
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
-fn launched(program: &Path, args: &[impl AsRef<OsStr>], file_bytes: Option<u64>) -> Command {
+fn launched(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(THIS_PROGRAM);
     command
         .arg(SUBCOMMAND)
-        .args(file_bytes.map(|bytes| format!("--file-bytes={bytes}")))
         .arg(getpid().as_raw_nonzero().to_string())
         .arg(program)
         .args(args)
@@ -104,44 +146,28 @@ fn launched(program: &Path, args: &[impl AsRef<OsStr>], file_bytes: Option<u64>)
 
 /// Becomes `program`, unless the process that asked for it, of id `parent`, is gone already. Returns only on failure.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
-pub fn exec(file_bytes: Option<u64>, parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
+pub fn exec(parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
     }
     if getppid().map(Pid::as_raw_nonzero).is_none_or(|now| now.get() != parent) {
         return io::Error::other("the process that asked for it is gone");
     }
-    if let Err(error) = keep_standard_descriptors_only() {
-        return error;
-    }
-    if let Some(bytes) = file_bytes
-        && let Err(error) = bound_files(bytes)
-    {
+    if let Err(error) = close_on_exec(3) {
         return error;
     }
     Command::new(program).args(args).exec()
 }
 
-/// Has writes beyond a file's bound fail; their signal, which would end the program, is ignored from here on.
-#[expect(unsafe_code, reason = "rustix has no function that sets what a signal does")]
-fn bound_files(bytes: u64) -> io::Result<()> {
-    setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
-    // SAFETY: ignoring a signal installs no handler, and this process has one thread.
-    match unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } {
-        libc::SIG_ERR => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
-}
-
-/// Has every other descriptor closed when the program begins.
+/// Has every descriptor from one on closed when the program begins.
 #[expect(
     unsafe_code,
     reason = "descriptors that somebody else opened have no owner here to borrow from"
 )]
-fn keep_standard_descriptors_only() -> io::Result<()> {
+pub(crate) fn close_on_exec(first: RawFd) -> io::Result<()> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
-        let Some(number) = number.filter(|number| *number > 2) else { continue };
+        let Some(number) = number.filter(|number| *number >= first) else { continue };
         // SAFETY: the kernel has just listed it as open, and this process has one thread, which closes none meanwhile.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;

@@ -11,8 +11,9 @@
 //! Rooms, in the order of the flow, and what each keeps to:
 //!
 //! - [`job`], [`digest`], [`qemu::plan`] and [`outcome`] do no I/O.
-//! - Only [`launcher`] starts processes; only [`image`] and [`registry`] open network
-//!   connections.
+//! - Only [`launcher`] starts processes, and [`cage`] becomes QEMU; only [`image`] and [`registry`] open network connections to
+//!   other hosts.
+//! - [`supervisor`] is a program of its own, one for each VM: all of [`vm`] that goes on after the launch.
 //! - [`policy`] knows nothing of images, QEMU or VMs.
 //! - Every wait and every size has a bound in [`limits`].
 
@@ -30,6 +31,8 @@ pub mod registry;
 pub mod image;
 pub mod qemu;
 pub mod vm;
+pub mod cage;
+pub mod supervisor;
 pub mod launcher;
 pub mod outcome;
 pub mod stop;

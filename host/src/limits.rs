@@ -36,6 +36,23 @@ pub const MEMORY_MIB: RangeInclusive<u32> = 16..=4 * 1024 * 1024;
 /// A configuration in bytes.
 pub const CONFIG_BYTES: u64 = 1 << 20;
 
+/// Restarts in a row, unless the job says otherwise.
+pub const RESTART_ATTEMPTS: u32 = 10;
+/// The most that a job can ask for.
+pub const RESTART_ATTEMPTS_MOST: u32 = 1_000_000;
+/// The wait before the first restart, unless the job says otherwise.
+pub const RESTART_DELAY: Duration = Duration::from_secs(1);
+/// The longest wait before a restart, unless the job says otherwise.
+pub const RESTART_DELAY_MOST: Duration = Duration::from_secs(60);
+/// A VM that ran for so long begins to count its restarts anew.
+pub const RESTART_SETTLED: Duration = Duration::from_secs(600);
+/// How long a guest may take to be ready, unless the job says otherwise: Linux under tcg takes 5 to 15 s.
+pub const READY: Duration = Duration::from_secs(120);
+/// The longest wait that a job can ask for in its restart policy or its ready check.
+pub const LIFECYCLE_MOST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The text of a ready check in bytes.
+pub const READY_TEXT_BYTES: usize = 256;
+
 // What is shown of input in errors.
 
 /// Characters shown of one piece of text that somebody else wrote, and of one step of a JSON pointer.
@@ -272,8 +289,20 @@ pub const KILL_AGAIN: Duration = Duration::from_millis(500);
 pub const VM_POLL: Duration = Duration::from_millis(20);
 /// From `quit` to SIGKILL: QEMU takes 7 to 36 ms.
 pub const STOP_QUIT: Duration = Duration::from_secs(5);
-/// What is kept of a guest's console in bytes.
-pub const CONSOLE_BYTES: u64 = 16 << 20;
+/// A console log in bytes before a new one is begun; one older one is kept.
+pub const CONSOLE_LOG_BYTES: u64 = 8 << 20;
+/// How often it is noted when what was written to it, at most.
+pub const CONSOLE_TIME: Duration = Duration::from_secs(1);
+/// Such notes before a new log is begun: of a guest that says a word a second, 18 hours.
+pub const CONSOLE_TIMES: u64 = 1 << 16;
+/// What is read of a console at a time, in bytes.
+pub const CONSOLE_READ_BYTES: usize = 8 << 10;
+/// How long a guest may take to accept what is typed: its serial port's buffer has 16 bytes.
+pub const CONSOLE_TYPED: Duration = Duration::from_millis(200);
+/// Pieces of a console's output that wait for somebody who is attached and slow; older ones are left out.
+pub const CONSOLE_PIECES: usize = 64;
+/// Changes of a VM's state that are kept.
+pub const STATUS_CHANGES: usize = 64;
 /// The console text kept for the summary of a VM that failed, in bytes.
 pub const CONSOLE_TAIL_BYTES: usize = 2048;
 /// What is kept of QEMU's own messages in bytes.
@@ -284,3 +313,55 @@ pub const DRAIN: Duration = Duration::from_secs(2);
 pub const ENDED_VMS: usize = 100;
 /// QEMU's cache of translated code under tcg, in MiB: bounds what it takes beside the guest's memory.
 pub const TCG_TB_SIZE_MIB: u32 = 64;
+
+// The cage.
+
+/// The first of the users that VMs are, unless configured: of a range that nobody else uses (systemd's UIDS-GIDS.md).
+pub const CAGE_FIRST_USER: u32 = 1_900_000_000;
+/// The last of them.
+pub const CAGE_LAST_USER: u32 = 1_900_065_535;
+/// Open files of a QEMU: each connection to a forwarded port is one.
+pub const CAGE_FILES: u64 = 1024;
+/// Threads of a QEMU beside those of its guest's CPUs: its pool of workers has up to 64.
+pub const CAGE_PROCESSES: u64 = 80;
+/// CPU time of a QEMU beside that of its guest's CPUs, in percent of one: its own devices.
+pub const CAGE_CPU_EXTRA_PERCENT: u64 = 25;
+/// Memory of a QEMU beside its guest's, in percent of that...
+pub const CAGE_MEMORY_PERCENT: u64 = 15;
+/// ...and at least so many bytes. QEMU has some 47 MiB before the guest runs, and up to 100 MiB more with one.
+pub const CAGE_MEMORY_BYTES: u64 = 256 << 20;
+/// The cgroup below which each VM gets one, unless configured.
+pub const CGROUP: &str = "qhost";
+/// What CPU time is counted by, in microseconds: the kernel's default.
+pub const CGROUP_PERIOD_US: u64 = 100_000;
+/// How often a cgroup is tried to be removed whose last process has just ended.
+pub const CGROUP_TRIES: u32 = 400;
+/// Events of all VMs in bytes before a new file is begun; one older one is kept.
+pub const EVENTS_BYTES: u64 = 4 << 20;
+
+// Asking supervisors.
+
+/// A request in bytes.
+pub const CONTROL_LINE_BYTES: u64 = 4096;
+/// An answer in bytes.
+pub const CONTROL_ANSWER_BYTES: u64 = 1 << 20;
+/// How long whoever connects may take to say what is asked.
+pub const CONTROL_REQUEST: Duration = Duration::from_secs(5);
+/// How long a supervisor may take to answer: QEMU's own answer, and a little.
+pub const CONTROL_REPLY: Duration = Duration::from_secs(QMP_REPLY.as_secs() * 3);
+/// What is read of somebody's typing at a time, in bytes.
+pub const CONSOLE_TYPED_BYTES: usize = 1024;
+/// How long somebody who is attached to a console may take to read what it says.
+pub const CONSOLE_SLOW: Duration = Duration::from_secs(10);
+/// How long a supervisor may take from its start to the first thing that it says.
+pub const SUPERVISOR: Duration = Duration::from_secs(30);
+/// What a supervisor says in one line, in bytes.
+pub const NOTE_BYTES: usize = 64 << 10;
+/// Requests that wait for a supervisor.
+pub const CONTROL_ASKS: usize = 16;
+/// One try of a ready check by a port.
+pub const READY_TRY: Duration = Duration::from_secs(5);
+/// The wait before the next.
+pub const READY_AGAIN: Duration = Duration::from_millis(100);
+/// Disks of a VM that are told of.
+pub const DISKS: usize = 16;

@@ -12,7 +12,7 @@ use crate::{
     policy::{Answer, Change, Conflict, Decision, Mode, PolicyRecord, Violation, Writer},
     printable,
     qemu::Forward,
-    vm::End,
+    vm::{End, State},
 };
 
 /// The exit codes. [`Exit::ALL`] is the table that `--help` and the README print.
@@ -115,12 +115,19 @@ pub struct VmReport {
     pub console_log: String,
     /// Its forwarded ports.
     pub ports: Vec<Forward>,
-    /// How it ended.
-    pub end: End,
+    /// Where it is.
+    pub state: State,
+    /// How it ended; absent of one that goes on, or of which nobody knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
     /// When QEMU was started.
-    pub started_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
     /// When QEMU was gone.
-    pub ended_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// What QEMU is kept in.
+    pub cage: String,
     /// The last of its console, if it failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub console_tail: String,
@@ -189,18 +196,32 @@ impl fmt::Display for Report {
 
 impl VmReport {
     fn summary(&self, f: &mut fmt::Formatter<'_>, task: &str) -> fmt::Result {
-        let style = match &self.end {
-            End::ShutDown => GREEN,
-            End::Stopped { .. } => YELLOW,
-            End::Panicked | End::Failed { .. } => RED,
-        };
-        let how = &self.end;
-        let ran = self.ended_at.duration_since(self.started_at).as_secs_f64();
-        writeln!(
-            f,
-            "{style}ended{PLAIN}     {task}: {how} {DIM}(ran {ran:.1} s, VM {}){PLAIN}",
-            self.id
-        )?;
+        let id = &self.id;
+        match (&self.end, self.state.is_final()) {
+            (Some(end), _) => {
+                let style = match end {
+                    End::ShutDown => GREEN,
+                    End::Stopped { .. } => YELLOW,
+                    End::Panicked | End::Failed { .. } | End::NotStarted { .. } => RED,
+                };
+                let ran = self.started_at.zip(self.ended_at);
+                let ran = ran.map_or(0.0, |(from, to)| to.duration_since(from).as_secs_f64());
+                writeln!(
+                    f,
+                    "{style}ended{PLAIN}     {task}: {end} {DIM}(ran {ran:.1} s, VM {id}){PLAIN}"
+                )?;
+            }
+            (None, true) => {
+                writeln!(f, "{RED}lost{PLAIN}      {task}: nobody knows how VM {id} ended")?
+            }
+            (None, false) => {
+                let state = self.state.name();
+                writeln!(f, "{GREEN}{state:<9}{PLAIN} {task} as VM {id}")?;
+                for forward in &self.ports {
+                    writeln!(f, "port      {forward}")?;
+                }
+            }
+        }
         if !self.console_tail.is_empty() {
             writeln!(f, "{DIM}the console's last lines:{PLAIN}")?;
             for line in self.console_tail.lines() {

@@ -6,5 +6,5 @@ mod plan;
 mod qmp;
 
 pub use fingerprint::{AcceleratorCheck, Fingerprint, FingerprintError};
-pub use plan::{Disk, Forward, LaunchPlan, OVERLAY, QMP_SOCKET, argv, plan};
+pub use plan::{CONSOLE_SOCKET, Forward, LaunchPlan, OVERLAY, QMP_SOCKET, argv, descriptors, plan};
 pub use qmp::{Event, Qmp, QmpError};

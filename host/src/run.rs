@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod decide;
 mod error;
+mod follow;
 mod images;
 mod overlays;
 mod plan;
@@ -26,17 +27,18 @@ pub use trust::TrustError;
 use decide::{Decided, Keep, decide};
 
 use crate::{
+    cage,
     cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared},
     config::Config,
     image::Store,
     job::Task,
     limits,
-    outcome::{Exit, Report, VmReport},
+    outcome::{Exit, Report},
     policy::{Cache, Loader},
     qemu::{self, Fingerprint},
     state::StateDir,
     stop::Stop,
-    vm::{self, Amounts, End, Ended, KeptOverlay, State, VmDir},
+    vm::{self, Amounts, Held, KeptOverlay, Spec, State, VmDir},
 };
 
 /// The whole program: parse, run, exit code.
@@ -46,13 +48,7 @@ pub fn main() -> ExitCode {
     let exit = match command {
         Command::Run(args) => wait(&shared, run(&shared, &args)),
         Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
-        Command::Ps(args) => vms::ps(&shared, &args),
-        Command::Inspect(args) => vms::inspect(&shared, &args),
-        Command::Logs(args) => wait(&shared, vms::logs(&shared, &args)),
-        Command::Stop(args) => wait(&shared, vms::stop(&shared, &args)),
-        Command::Kill(args) => wait(&shared, vms::kill(&shared, &args)),
-        Command::Wait(args) => wait(&shared, vms::wait(&shared, &args)),
-        Command::Rm(args) => vms::rm(&shared, &args),
+        Command::Vm(command) => wait(&shared, vms::command(&shared, &command)),
         Command::Doctor => wait(&shared, commands::doctor(&shared)),
         Command::Fingerprint => wait(&shared, commands::fingerprint(&shared)),
         Command::Job(JobCommand::Schema) => commands::job_schema(),
@@ -61,9 +57,7 @@ pub fn main() -> ExitCode {
         Command::Overlay(command) => overlays::overlay(&shared, &command),
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(shell),
-        Command::Launch { file_bytes, parent, command } => {
-            return commands::launch(file_bytes, parent, &command);
-        }
+        Command::Launch { parent, command } => return commands::launch(parent, &command),
         Command::Compile { product, memory, seconds } => {
             return commands::compile(product, memory, seconds);
         }
@@ -101,6 +95,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let steps = show::Steps::new(shared);
     let host = Host::new(shared)?.with_image_networks(&args.decide);
+    vm::recover(&host.state).await;
     let fingerprint = tokio::select! {
         fingerprint = host.fingerprint(&steps) => fingerprint?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
@@ -129,7 +124,14 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let ports = vm::reserve(&host.state, approved.launch(), &host.config.rules().ports)?;
     // Held from here on, so that no image is fetched for a run that another one keeps from starting.
     let mut kept = KeptOverlay::hold(&host.state, approved.task())?;
-    let takes = Amounts::of(approved.launch(), host.config.overlay.max_bytes);
+    let overlay_bytes = host.config.overlay.max_bytes;
+    let cage = {
+        let (launch, forwards) = (approved.launch(), ports.forwards());
+        let program = fingerprint.path();
+        let needs = cage::Needs { launch, forwards, overlay_bytes, program };
+        cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?
+    };
+    let takes = Amounts::of(approved.launch(), overlay_bytes);
     let quotas = host.config.quotas(&approved.task().tenant);
     let mut dir = VmDir::create(&host.state, approved.task(), takes, quotas)?;
     dir.enter(State::Fetching, None);
@@ -149,12 +151,16 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         None => qemu::OVERLAY.into(),
     };
     let plan = qemu::plan(dir.id(), program, approved, image, forwards, overlay);
-    let watcher = (&steps as &dyn vm::Watcher, host.config.overlay.max_bytes);
-    let ended = vm::run(&plan, &mut dir, ports, (&mut stop, args.grace()), watcher).await?;
+    let mut spec = Spec::new(&plan, args.grace().as_secs(), overlay_bytes, cage);
+    let mut held = Held::new(plan.image(), ports, kept)?;
+    held.user(&host.state, &mut spec.cage.user, host.config.cage.users)?;
+    let folder = dir.path().to_owned();
+    let attached = vm::launch(dir, &spec, Some(plan.decision()), held)?;
+    let vm =
+        follow::until(args.until(), &host, &folder, (attached, &spec), &steps, &mut stop).await;
     store.note_use(plan.image().sha256());
-    let exit = exit_of(&ended.end);
-    report.vm = Some(vm_report(&dir, plan.forwards().to_vec(), ended));
-    Ok(exit)
+    report.vm = Some(follow::report(&vm, &spec));
+    Ok(follow::exit(&vm, args.until()))
 }
 
 /// What a decision is made from.
@@ -227,26 +233,4 @@ fn state_dir(shared: &Shared) -> Result<StateDir, RunError> {
     let named = shared.state_dir.clone().or_else(crate::config::default_state_dir);
     let no_home = || RunError::Usage("this user has no home folder; give --state-dir".into());
     Ok(StateDir::new(&named.ok_or_else(no_home)?)?)
-}
-
-fn exit_of(end: &End) -> Exit {
-    match end {
-        End::ShutDown => Exit::Done,
-        End::Stopped { .. } => Exit::Interrupted,
-        End::Panicked | End::Failed { .. } => Exit::VmFailed,
-    }
-}
-
-fn vm_report(dir: &VmDir, ports: Vec<qemu::Forward>, ended: Ended) -> VmReport {
-    let failed = exit_of(&ended.end) == Exit::VmFailed;
-    VmReport {
-        id: dir.id().to_owned(),
-        folder: dir.path().display().to_string(),
-        console_log: dir.console_log().display().to_string(),
-        ports,
-        console_tail: if failed { ended.console_tail } else { String::new() },
-        end: ended.end,
-        started_at: ended.started_at,
-        ended_at: ended.ended_at,
-    }
 }

@@ -1,32 +1,59 @@
-//! A running VM: its folder, its ports, starting QEMU, looking after it until it ends, and leaving nothing behind.
+//! A VM from its launch to its end: its folder, its ports, its supervisor, and whatever becomes of them.
 //!
 //! ```text
-//!            spawn          QMP greeting, cont          SHUTDOWN, exit
-//! planned ──────────▶ starting ──────────▶ running ──────────────────────▶ ended
-//!                        │                    │ stop asked                   ▲
-//!                        │ exit               ▼                              │ exit
-//!                        │            powering down ──grace──▶ quitting ──▶ killing
-//!                        └─────────────────────────────────────────────────▶ failed to start
+//!          command                     supervisor                            QEMU
+//! folder, ports, image ──locks──▶ cage, start, greet, cont ──QMP──▶ runs, exits
+//!    │                                │  ▲      │                    │
+//!    └── reads notes, asks ───────────┘  │      └── console.log ◀────┘
+//!        (pipe, control.sock)            └── killed: another adopts QEMU, by its sockets
 //! ```
+//!
+//! The command first holds the VM's folder, its ports, its image and its overlay, each by a lock on a file, and hands the open
+//! files over to the supervisor. So whatever is killed, the kernel gives back what nobody uses any more.
 
+mod process;
 mod status;
+mod events;
 mod quota;
+mod spec;
 mod dir;
+mod list;
 mod kept;
 mod ports;
 mod console;
+mod control;
+mod qemu;
+mod ready;
+mod stats;
+mod watch;
 mod supervise;
+mod attach;
+mod recover;
+mod launch;
 
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
-pub use dir::{Takes, Vm, VmDir, list, named, running};
-pub use kept::{Kept, KeptOverlay, Owner, kept, kept_over, kept_overlay, remove as remove_kept};
-pub use ports::{Reserved, held as held_ports, reserve};
+pub use attach::{Attached, Note};
+pub use console::{Reader, tail as console_tail};
+pub use control::{AskError, Request, ask, attach};
+pub use dir::VmDir;
+pub use events::{Event, Events};
+pub use kept::{Kept, KeptOverlay, Owner, kept, kept_over, remove as remove_kept};
+pub use launch::{Held, launch};
+pub use list::{Takes, Vm, going_on, list, named, running};
+pub use ports::{Reserved, held as held_ports, reserve, reserve_again};
+pub use process::Process;
 pub use quota::{Amounts, Whose};
-pub use status::{Change, Process, State, Status};
-pub use supervise::{Ended, Watcher, run};
+pub use recover::{Recovered, kill_qemu, recover};
+pub use spec::Spec;
+pub use stats::{Disk, Stats};
+pub use status::{Change, State, Status};
+pub use supervise::{Begin, supervise};
+
+use attach::Notes;
+use jiff::Timestamp;
 
 use crate::qemu::QmpError;
 
@@ -48,12 +75,31 @@ pub enum End {
         /// What happened, in QEMU's own words where it had some.
         message: String,
     },
+    /// QEMU did not come so far that the guest ran.
+    NotStarted {
+        /// Why.
+        message: String,
+        /// Whether it is for this host to mend.
+        cannot_run: bool,
+    },
+}
+
+/// A VM that has ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ended {
+    /// How it ended.
+    #[serde(flatten)]
+    pub end: End,
+    /// When QEMU was started.
+    pub started_at: Timestamp,
+    /// When QEMU was gone.
+    pub ended_at: Timestamp,
 }
 
 impl End {
     /// Whether it is the guest's or QEMU's fault.
     pub fn is_failure(&self) -> bool {
-        matches!(self, Self::Panicked | Self::Failed { .. })
+        matches!(self, Self::Panicked | Self::Failed { .. } | Self::NotStarted { .. })
     }
 }
 
@@ -66,8 +112,9 @@ impl fmt::Display for End {
                 "stopped; the guest did not power off in time, QEMU quit"
             }
             Self::Stopped { by: StoppedBy::Kill } => "stopped; QEMU had to be killed",
+            Self::Stopped { by: StoppedBy::BetweenStarts } => "stopped before the guest ran",
             Self::Panicked => "the guest's kernel panicked",
-            Self::Failed { message } => message,
+            Self::Failed { message } | Self::NotStarted { message, .. } => message,
         })
     }
 }
@@ -82,6 +129,8 @@ pub enum StoppedBy {
     Quit,
     /// QEMU was killed.
     Kill,
+    /// Nothing: no guest ran.
+    BetweenStarts,
 }
 
 /// Why a VM did not start.
@@ -200,6 +249,34 @@ pub enum VmError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// Its supervisor cannot be started.
+    #[error("cannot start the VM's supervisor, {}; it is installed beside qhost", program.display())]
+    Supervisor {
+        /// The program.
+        program: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A supervisor cannot work.
+    #[error("cannot set up this process")]
+    Runtime(#[source] io::Error),
+    /// QEMU ended while nobody looked after it.
+    #[error("QEMU is gone, and nobody saw how it ended")]
+    Unseen,
+    /// The cage cannot be put up.
+    #[error("QEMU was not started, as its cage failed: {message}")]
+    Cage {
+        /// What the step between supervisor and QEMU said.
+        message: String,
+    },
+    /// A supervisor does not do what it is asked.
+    #[error("the VM {id}: {reason}")]
+    Refused {
+        /// Its id.
+        id: String,
+        /// Why.
+        reason: String,
+    },
     /// QEMU cannot be spawned.
     #[error("cannot start {}", program.display())]
     Spawn {
@@ -225,4 +302,11 @@ pub enum VmError {
     /// qhost was asked to stop before the guest ran.
     #[error("interrupted before the guest ran")]
     Interrupted,
+}
+
+impl VmError {
+    /// Whether it is for this host's operator to mend, and not for whoever wrote the job.
+    fn is_the_hosts(&self) -> bool {
+        !matches!(self, Self::Start { .. } | Self::Control(_) | Self::NoGreeting)
+    }
 }

@@ -41,6 +41,8 @@ pub(crate) fn request() -> Request {
     let amount = |cpus, memory_mib| Resources { cpus, memory_mib };
     Request {
         task: Task {
+            restart: qhost::job::Restart::default(),
+            ready: None,
             tenant: "acme".into(),
             job: "web".into(),
             name: "web".into(),

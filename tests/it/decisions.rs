@@ -5,7 +5,10 @@ use std::fs;
 use jiff::Timestamp;
 use qhost::{
     digest::Sha256,
-    job::{Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
+    job::{
+        Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Restart,
+        Task,
+    },
     policy::{
         Allowance, HostFacts, Journal, Layer, Loader, Masks, Mode, Outcome, PortRange, Record,
         Request, Rules, Source, Usage,
@@ -159,6 +162,8 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
     let resources = Resources { cpus: 1 + index % 3, memory_mib: 16 + index };
     Request {
         task: Task {
+            restart: Restart::default(),
+            ready: None,
             tenant: tenant.into(),
             job: format!("job-{}", index / 10),
             name: format!("task-{index}"),

@@ -7,7 +7,7 @@ use qhost::{
     image::Format,
     job::{self, Accelerator, Egress, Protocol, Resources},
     policy::{Launch, PortMap},
-    qemu::{Disk, Forward, OVERLAY, argv},
+    qemu::{Forward, argv},
 };
 use serde_json::{Value, json};
 
@@ -17,11 +17,7 @@ use crate::{qhost, snapshot};
 fn planned(job: &Value) -> Option<Vec<String>> {
     let task = job::parse("job.json", job.to_string().as_bytes(), "acme", None).ok()?;
     let launch = Launch::default_for(&task);
-    let disk = Disk {
-        path: "/state/images/x".into(),
-        format: Format::guess(task.image.source.path()),
-        overlay: OVERLAY.into(),
-    };
+    let format = Format::guess(task.image.source.path());
     let forward = |port: &PortMap| Forward {
         label: port.label.clone(),
         bind: port.bind,
@@ -30,7 +26,7 @@ fn planned(job: &Value) -> Option<Vec<String>> {
         protocol: port.protocol,
     };
     let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
-    Some(argv("VM-ID", &launch, &[], &disk, &forwards))
+    Some(argv("VM-ID", &launch, &[], format, &forwards))
 }
 
 fn job() -> Value {
@@ -64,13 +60,7 @@ fn every_format_is_stated() {
     for (format, drivers) in [(Format::Qcow2, 2), (Format::Raw, 2), (Format::Iso, 1)] {
         let launch =
             Launch::default_for(&job::parse("j", job().to_string().as_bytes(), "t", None).unwrap());
-        let argv = argv(
-            "vm",
-            &launch,
-            &[],
-            &Disk { path: "/x".into(), format, overlay: OVERLAY.into() },
-            &[],
-        );
+        let argv = argv("vm", &launch, &[], format, &[]);
         let blocks: Vec<Value> =
             values(&argv, "-blockdev").map(|json| serde_json::from_str(json).unwrap()).collect();
         assert_eq!(blocks.len(), drivers);
@@ -241,8 +231,7 @@ proptest! {
             protocol: if *udp { Protocol::Udp } else { Protocol::Tcp },
         };
         let forwards: Vec<_> = ports.iter().map(forward).collect();
-        let disk = Disk { path: "/x".into(), format: Format::Raw, overlay: OVERLAY.into() };
-        let argv = argv("vm", &launch, &[], &disk, &forwards);
+        let argv = argv("vm", &launch, &[], Format::Raw, &forwards);
         let netdev = values(&argv, "-netdev").next().expect("a network");
         prop_assert_eq!(netdev.matches("hostfwd=").count(), ports.len());
         prop_assert_eq!(netdev.contains("restrict=on"), !internet);

@@ -85,6 +85,19 @@ pub fn linux_guest() -> &'static Path {
     })
 }
 
+/// Has the programs under test do what `QHOST_KILL_AT` and `QHOST_SLOW_AT` say.
+pub fn fail_points() {
+    use rustix::process::{Signal, getpid, kill_process};
+    ::qhost::failpoint::at_every_point(|point| {
+        if std::env::var("QHOST_KILL_AT").is_ok_and(|fatal| fatal == point) {
+            kill_process(getpid(), Signal::KILL).expect("a signal to oneself");
+        }
+        if std::env::var("QHOST_SLOW_AT").is_ok_and(|slow| slow == point) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+}
+
 /// Waits until something is so. The bound is for a machine that is busy; nothing is asserted of how long it took.
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(120);

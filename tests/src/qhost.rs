@@ -183,7 +183,7 @@ impl Qhost {
     /// Asserts that ended VMs left their records and nothing else, and that no process works in this folder.
     pub fn assert_nothing_left(&self) {
         for vm in self.vms() {
-            for name in ["overlay.qcow2", "qmp.sock"] {
+            for name in ["overlay.qcow2", "qmp.sock", "console.sock", "control.sock"] {
                 assert!(!vm.join(name).exists(), "{name} is left in {}", vm.display());
             }
         }
@@ -205,17 +205,45 @@ fn wait_for_no_processes(folder: &Path) -> Vec<String> {
     left
 }
 
-/// The process ids of processes whose working folder is inside `folder`.
+/// The process ids of processes that work inside `folder`: supervisors, which have it as their working folder, and QEMUs,
+/// which see nothing of it but have files of it open.
 pub fn processes_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
-    let inside = |pid: &String| {
-        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
+    let works = |pid: &String| {
+        let inside = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(folder));
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        inside(format!("/proc/{pid}/cwd").into()) || open.map(|one| one.path()).any(inside)
     };
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(inside).collect()
+    let numbers = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let me = std::process::id().to_string();
+    numbers
+        .filter(|pid| pid.bytes().all(|digit| digit.is_ascii_digit()) && *pid != me)
+        .filter(works)
+        .collect()
 }
 
 impl Drop for Qhost {
     fn drop(&mut self) {
+        // VMs outlive the commands that started them; those of a test do not outlive it.
+        let mut tries = 0;
+        while let Some(left) = Some(processes_in(&self.state())).filter(|left| !left.is_empty()) {
+            for pid in left {
+                // One that has ended meanwhile is what is wanted.
+                let killed = command("kill").args(["-KILL", &pid]).stderr(Stdio::null()).status();
+                killed.expect("kill runs");
+            }
+            tries += 1;
+            assert!(tries < 100 || std::thread::panicking(), "processes do not end");
+        }
+        for controller in ["cpu", "memory", "pids", ""] {
+            for vm in self.vms() {
+                let name = vm.file_name().expect("an id");
+                let group = Path::new("/sys/fs/cgroup").join(controller).join("qhost").join(name);
+                if group.exists() {
+                    wait_for("the cgroup to be empty", || fs::remove_dir(&group).ok());
+                }
+            }
+        }
         let keep = std::thread::panicking() || std::env::var_os("QHOST_KEEP_SCRATCH").is_some();
         if let Some(scratch) = self.scratch.take().filter(|_| keep) {
             eprintln!("kept: {}", scratch.keep().display());

@@ -61,9 +61,35 @@ pub struct RunArgs {
     /// Seconds that a guest has to power off when it is stopped
     #[arg(long, value_name = "SECONDS", default_value_t = limits::STOP_GRACE.as_secs(), value_parser = clap::value_parser!(u64).range(..=3600))]
     grace: u64,
+    /// Return when the guest runs, and leave it running
+    #[arg(short, long)]
+    detach: bool,
+    /// With --detach, return when the job's ready check holds
+    #[arg(long, requires = "detach")]
+    wait_ready: bool,
+}
+
+/// What a run waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The VM's end.
+    End,
+    /// That the guest runs.
+    Running,
+    /// That it is ready.
+    Ready,
 }
 
 impl RunArgs {
+    /// What is waited for.
+    pub fn until(&self) -> Until {
+        match (self.detach, self.wait_ready) {
+            (false, _) => Until::End,
+            (true, false) => Until::Running,
+            (true, true) => Until::Ready,
+        }
+    }
+
     /// How long a guest has to power off.
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace)

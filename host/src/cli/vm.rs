@@ -1,8 +1,48 @@
-//! `qhost ps`, `inspect`, `logs`, `stop`, `kill`, `wait` and `rm`.
+//! VMs: `qhost ps`, `inspect`, `logs`, `console`, `stats`, `events`, `stop`, `kill`, `pause`, `resume`, `restart`, `wait`,
+//! `rm` and `recover`.
 
-use clap::Args;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::limits;
+
+/// About VMs.
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// List VMs
+    Ps(PsArgs),
+    /// Say what is known of a VM
+    Inspect(VmArgs),
+    /// Print a VM's console
+    Logs(LogsArgs),
+    /// Attach to a VM's serial console; Ctrl-] detaches
+    Console(VmArgs),
+    /// Say what VMs use: CPU, memory, disks, connections
+    Stats(StatsArgs),
+    /// Say what happened to VMs
+    Events(EventsArgs),
+    /// Press the guest's power button, then, after its grace, make QEMU quit
+    Stop(StopArgs),
+    /// End VMs without asking their guests
+    Kill(VmsArgs),
+    /// Stop guests where they are
+    Pause(VmsArgs),
+    /// Let paused guests go on
+    Resume(VmsArgs),
+    /// Stop VMs and start them again; ended ones are started again
+    Restart(StopArgs),
+    /// Wait for a VM's end
+    Wait(WaitArgs),
+    /// Remove what is left of ended VMs
+    Rm(VmsArgs),
+    /// Look after VMs whose supervisors were killed, and start lost ones again as their restart policies say
+    #[command(
+        after_help = "For a unit that runs when the host has started: what ran before is lost then.\nEvery command about VMs adopts those that live; this one also starts the lost ones again."
+    )]
+    Recover,
+}
 
 /// `qhost ps`
 #[derive(Debug, Args)]
@@ -28,6 +68,25 @@ pub struct VmsArgs {
     pub vms: Vec<String>,
 }
 
+/// `qhost stats`
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// The beginnings of their ids, or their tasks' names; all that run when none is given
+    #[arg(value_name = "VM")]
+    pub vms: Vec<String>,
+}
+
+/// `qhost stop` and `qhost restart`
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    /// Which.
+    pub which: VmsArgs,
+    /// Seconds that a guest has to power off [default: what its run said]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
+    pub grace: Option<u64>,
+}
+
 /// `qhost logs`
 #[derive(Debug, Args)]
 pub struct LogsArgs {
@@ -37,6 +96,37 @@ pub struct LogsArgs {
     /// Go on until the VM ends
     #[arg(short, long)]
     pub follow: bool,
+    /// Only what came since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+}
+
+/// `qhost events`
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Go on with what happens from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what happened since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+}
+
+/// A time from which on something is shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Since(pub Timestamp);
+
+impl FromStr for Since {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let expected = "expected a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h";
+        if let Ok(time) = text.parse::<Timestamp>() {
+            return Ok(Self(time));
+        }
+        let ago: SignedDuration = text.parse().map_err(|_| expected)?;
+        Timestamp::now().checked_sub(ago.abs()).map(Self).map_err(|_| expected)
+    }
 }
 
 /// `qhost wait`
@@ -51,4 +141,19 @@ pub struct WaitArgs {
     /// Seconds after which it is waited for no longer: exit code 16
     #[arg(long, value_name = "SECONDS", default_value_t = limits::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(..=limits::WAIT.as_secs()))]
     pub timeout: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for good in ["2026-11-24T10:00:00Z", "90s", "10m", "2h", "1h 30m"] {
+            assert!(good.parse::<Since>().is_ok(), "{good}");
+        }
+        for bad in ["", "yesterday", "10", "10x"] {
+            assert!(bad.parse::<Since>().is_err(), "{bad}");
+        }
+    }
 }

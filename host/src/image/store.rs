@@ -73,7 +73,7 @@ pub struct VerifiedImage {
     cached: bool,
     /// Keeps it from being removed.
     #[serde(skip)]
-    _lease: Arc<File>,
+    lease: Arc<File>,
 }
 
 impl VerifiedImage {
@@ -95,6 +95,11 @@ impl VerifiedImage {
     /// The size in bytes of the disk that a guest sees.
     pub fn disk_bytes(&self) -> u64 {
         self.inspected.disk_bytes
+    }
+
+    /// What keeps it from being removed, for whoever uses it next.
+    pub fn lease(&self) -> io::Result<File> {
+        self.lease.try_clone()
     }
 
     /// Whether it was in the store already.
@@ -204,7 +209,7 @@ impl Store {
             sha256,
             inspected,
             cached: true,
-            _lease: Arc::new(lease),
+            lease: Arc::new(lease),
         }))
     }
 
@@ -362,6 +367,11 @@ fn two_images(sha256: Sha256) -> ImageError {
     let reason =
         "the same file is stored unpacked, or packed, by another name of its source".into();
     ImageError::Unsafe { sha256, refusal: Refusal { check: "one-format", reason } }
+}
+
+/// What keeps a stored image from being removed that a VM's QEMU has open; nothing where it has been.
+pub fn hold(path: &Path) -> Option<File> {
+    lease(path).ok().flatten()
 }
 
 /// The file, shared with all who use it; nothing where it is not there or on its way out.

@@ -3,8 +3,9 @@
 use url::Url;
 
 use super::{
-    Accelerator, Checksum, Egress, ImageRequest,
+    Accelerator, Checksum, Egress, ImageRequest, Restart,
     cursor::{Cursor, Object},
+    lifecycle,
 };
 use crate::limits;
 
@@ -18,6 +19,8 @@ pub(super) const KEYS: &[&str] = &[
     "args",
     "egress",
     "persist",
+    "restart",
+    "ready",
 ];
 
 /// The block's values but for the ports, which need the rest of the job to be understood.
@@ -27,6 +30,7 @@ pub(super) struct Config {
     pub(super) args: Vec<String>,
     pub(super) egress: Egress,
     pub(super) persist: bool,
+    pub(super) restart: Option<Restart>,
 }
 
 /// Which image, from the keys that say so.
@@ -54,6 +58,10 @@ pub(super) fn read(config: &Object<'_>) -> Config {
             .and_then(|egress| egress.word(Egress::ALL, Egress::name))
             .unwrap_or(Egress::Isolated),
         persist: config.optional("persist").and_then(persist).unwrap_or(false),
+        restart: match config.optional("restart") {
+            Some(restart) => lifecycle::restart(restart),
+            None => Some(Restart::default()),
+        },
     }
 }
 

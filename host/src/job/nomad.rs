@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{
     Resources, Task, config,
     cursor::{Cursor, Object, quoted},
-    own,
+    lifecycle, own,
     ports::{self, Declared},
 };
 use crate::limits;
@@ -246,12 +246,13 @@ impl<'a> Candidate<'a> {
         let declared = self.declared(resources.as_ref());
         let config = self.task.required("Config", "the task's config");
         let config = config.and_then(|config| config.object(config::KEYS));
-        let (config, ports) = match &config {
+        let (config, ports, ready) = match &config {
             Some(block) => {
                 let ports = declared.and_then(|declared| ports::read(block, Some(&declared)));
-                (Some(config::read(block)), ports)
+                let ready = lifecycle::ready_of(block, ports.as_deref());
+                (Some(config::read(block)), ports, ready)
             }
-            None => (None, None),
+            None => (None, None, None),
         };
         let mut meta = Some(BTreeMap::new());
         for object in [job, &self.group, &self.task] {
@@ -270,6 +271,8 @@ impl<'a> Candidate<'a> {
             ports: ports?,
             egress: config.egress,
             persist: config.persist,
+            restart: config.restart?,
+            ready: ready?,
             args: config.args,
             meta: meta?,
         })

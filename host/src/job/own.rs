@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Resources, Task, config,
     cursor::{Cursor, Object},
-    ports,
+    lifecycle, ports,
 };
 use crate::limits;
 
@@ -19,9 +19,13 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
     let driver =
         job.required("driver", "\"qemu\"").and_then(|driver| driver.word(&["qemu"], |d| d));
     let config = job.required("config", "the task's config").and_then(|c| c.object(config::KEYS));
-    let (config, ports) = match &config {
-        Some(block) => (Some(config::read(block)), ports::read(block, None)),
-        None => (None, None),
+    let (config, ports, ready) = match &config {
+        Some(block) => {
+            let ports = ports::read(block, None);
+            let ready = lifecycle::ready_of(block, ports.as_deref());
+            (Some(config::read(block)), ports, ready)
+        }
+        None => (None, None, None),
     };
     let resources = job.required("resources", "the task's resources").and_then(resources);
     let meta = match job.optional("meta") {
@@ -45,6 +49,8 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
         ports: ports?,
         egress: config.egress,
         persist: config.persist,
+        restart: config.restart?,
+        ready: ready?,
         args: config.args,
         meta: meta?,
     })

@@ -2,6 +2,7 @@
 //! or a policy's is in it, but for extra arguments that the operator's configuration spells out.
 
 use std::{
+    fmt,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
@@ -16,10 +17,24 @@ use crate::{
     policy::{Approved, Decision, Launch},
 };
 
-/// QEMU's control socket, in the VM's folder, which is QEMU's working directory.
+/// QEMU's control socket, in the VM's folder.
 pub const QMP_SOCKET: &str = "qmp.sock";
+/// The guest's serial console, in the same place.
+pub const CONSOLE_SOCKET: &str = "console.sock";
 /// The overlay, in the same place, unless it outlives its VM.
 pub const OVERLAY: &str = "overlay.qcow2";
+
+/// The descriptors that QEMU is started with. It gets what it needs open, so that it needs no path of the host.
+pub mod descriptors {
+    /// Its control socket, listening.
+    pub const QMP: i32 = 3;
+    /// The console's socket, listening.
+    pub const CONSOLE: i32 = 4;
+    /// The stored image, for reading.
+    pub const IMAGE: i32 = 5;
+    /// The overlay, for reading and writing.
+    pub const OVERLAY: i32 = 6;
+}
 
 /// One forwarded port with its host side settled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,15 +51,11 @@ pub struct Forward {
     pub protocol: Protocol,
 }
 
-/// The disk that QEMU opens.
-#[derive(Debug, Clone)]
-pub struct Disk {
-    /// The stored image.
-    pub path: PathBuf,
-    /// What it is.
-    pub format: Format,
-    /// The overlay that takes its writes; [`OVERLAY`] in the VM's folder, or elsewhere by an absolute path.
-    pub overlay: PathBuf,
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { label, bind, host, guest, protocol } = self;
+        write!(f, "{label}: {bind}:{host} → guest {guest}/{}", protocol.name())
+    }
 }
 
 /// Everything that is needed to start QEMU. Made only by [`plan`], from an approved task and a verified image.
@@ -68,9 +79,7 @@ pub fn plan(
     forwards: Vec<Forward>,
     overlay: PathBuf,
 ) -> LaunchPlan {
-    let disk =
-        Disk { path: image.path().to_owned(), format: image.format(), overlay: overlay.clone() };
-    let argv = argv(vm, approved.launch(), &approved.task().args, &disk, &forwards);
+    let argv = argv(vm, approved.launch(), &approved.task().args, image.format(), &forwards);
     LaunchPlan { vm: vm.to_owned(), program, argv, forwards, image, overlay, approved }
 }
 
@@ -110,11 +119,10 @@ impl LaunchPlan {
         self.approved.decision()
     }
 
-    /// The overlay that is to be made for this VM alone: none for a CD, which takes no writes, and none where one is
-    /// kept.
-    pub fn new_overlay(&self) -> Option<&Path> {
-        let own = self.overlay.is_relative() && self.image.format() != Format::Iso;
-        own.then_some(&self.overlay)
+    /// The overlay that takes the guest's writes, [`OVERLAY`] in the VM's folder or elsewhere by an absolute path; none for a
+    /// CD, which takes no writes.
+    pub fn overlay(&self) -> Option<&Path> {
+        (self.image.format() != Format::Iso).then_some(&self.overlay)
     }
 }
 
@@ -123,7 +131,7 @@ pub fn argv(
     vm: &str,
     launch: &Launch,
     extra: &[String],
-    disk: &Disk,
+    format: Format,
     forwards: &[Forward],
 ) -> Vec<String> {
     let mut argv = Argv(vec![]);
@@ -143,12 +151,19 @@ pub fn argv(
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         )
         .option("-display", "none");
-    for node in blocks(disk) {
+    let disks: &[i32] = match format {
+        Format::Iso => &[descriptors::IMAGE],
+        Format::Qcow2 | Format::Raw => &[descriptors::IMAGE, descriptors::OVERLAY],
+    };
+    for disk in disks {
+        argv.option("-add-fd", format!("fd={disk},set={disk}"));
+    }
+    for node in blocks(format) {
         argv.option("-blockdev", node.to_string());
     }
     argv.option(
         "-device",
-        match disk.format {
+        match format {
             Format::Iso => "ide-cd,drive=image,bootindex=0",
             // A full disk is told to the guest as any failed write is; QEMU would pause it instead.
             Format::Qcow2 | Format::Raw => {
@@ -162,10 +177,10 @@ pub fn argv(
     .option("-object", "rng-builtin,id=rng")
     .option("-device", "virtio-rng-pci,rng=rng")
     .option("-device", "pvpanic")
-    .option("-chardev", format!("socket,id=qmp,path={QMP_SOCKET},server=on,wait=off"))
+    // Both listen, so that whoever looks after the VM next can connect when who did so was killed.
+    .option("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", descriptors::QMP))
     .option("-mon", "chardev=qmp,mode=control")
-    // QEMU's standard output is a pipe that qhost reads into a capped log.
-    .option("-chardev", "stdio,id=console,signal=off")
+    .option("-chardev", format!("socket,id=console,fd={},server=on,wait=off", descriptors::CONSOLE))
     .option("-serial", "chardev:console");
     for argument in extra {
         argv.flag(argument);
@@ -201,25 +216,24 @@ fn accel(accelerator: Accelerator) -> String {
 
 /// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
 /// following a name inside the image even if inspection had missed one.
-fn blocks(disk: &Disk) -> Vec<serde_json::Value> {
-    // A state folder whose name is not UTF-8 was refused when it was given.
-    let path = disk.path.to_string_lossy();
-    let file = json!({"driver": "file", "filename": path, "read-only": true});
-    let image = match disk.format {
+fn blocks(format: Format) -> Vec<serde_json::Value> {
+    let file = |descriptor: i32, read_only: bool| json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only});
+    let image = file(descriptors::IMAGE, true);
+    let image = match format {
         Format::Qcow2 => {
-            json!({"node-name": "image", "driver": "qcow2", "read-only": true, "file": file, "backing": null})
+            json!({"node-name": "image", "driver": "qcow2", "read-only": true, "file": image, "backing": null})
         }
         Format::Raw | Format::Iso => {
-            json!({"node-name": "image", "driver": "raw", "read-only": true, "file": file})
+            json!({"node-name": "image", "driver": "raw", "read-only": true, "file": image})
         }
     };
     let overlay = json!({
         "node-name": "disk",
         "driver": "qcow2",
-        "file": {"driver": "file", "filename": disk.overlay.to_string_lossy()},
+        "file": file(descriptors::OVERLAY, false),
         "backing": "image",
     });
-    match disk.format {
+    match format {
         Format::Iso => vec![image],
         Format::Qcow2 | Format::Raw => vec![image, overlay],
     }

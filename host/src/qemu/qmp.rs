@@ -81,16 +81,28 @@ impl Qmp {
 
     /// Runs a command that takes no arguments, and gives what it returns.
     pub async fn execute(&mut self, command: &str) -> Result<Value, QmpError> {
-        match time::timeout(limits::QMP_REPLY, self.exchange(command)).await {
+        self.run(command, json!({})).await
+    }
+
+    /// What QEMU's monitor for people prints: some of what QEMU knows, it tells nobody else.
+    pub async fn human(&mut self, command: &str) -> Result<String, QmpError> {
+        let arguments = json!({ "command-line": command });
+        let answer = self.run("human-monitor-command", arguments).await?;
+        Ok(answer.as_str().unwrap_or_default().to_owned())
+    }
+
+    async fn run(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        match time::timeout(limits::QMP_REPLY, self.exchange(command, arguments)).await {
             Ok(answer) => answer,
             Err(_) => Err(QmpError::Timeout { command: command.into() }),
         }
     }
 
-    async fn exchange(&mut self, command: &str) -> Result<Value, QmpError> {
+    async fn exchange(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         let id = self.next_id;
         self.next_id += 1;
-        let line = format!("{}\n", json!({"execute": command, "id": id}));
+        let line = json!({"execute": command, "arguments": arguments, "id": id});
+        let line = format!("{line}\n");
         self.writer.write_all(line.as_bytes()).await?;
         loop {
             let mut message = self.read().await?;

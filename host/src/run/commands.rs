@@ -20,12 +20,12 @@ use crate::{
 };
 
 /// Becomes QEMU, or says why not; that text ends up where QEMU's own messages do.
-pub(super) fn launch(file_bytes: Option<u64>, parent: i32, command: &[OsString]) -> ExitCode {
+pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
     use std::io::Write as _;
     let Some((program, args)) = command.split_first() else {
         return ExitCode::from(Exit::Usage.code());
     };
-    let error = launcher::exec(file_bytes, parent, program, args);
+    let error = launcher::exec(parent, program, args);
     let said = writeln!(std::io::stderr(), "cannot run {}: {error}", program.display());
     // The status of a shell whose command was not found, whether or not anybody hears why.
     ExitCode::from(if said.is_ok() { 127 } else { 126 })

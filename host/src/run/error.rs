@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use super::trust::TrustError;
 use crate::{
     author::AuthorError,
+    cage::Lacking,
     config::ConfigError,
     facts::FactsError,
     image::ImageError,
@@ -78,6 +79,9 @@ pub enum RunError {
     /// The VM.
     #[error(transparent)]
     Vm(#[from] VmError),
+    /// What VMs are to be kept in.
+    #[error(transparent)]
+    Cage(#[from] Lacking),
     /// The process itself cannot work.
     #[error("cannot set up this process")]
     Runtime(#[source] io::Error),
@@ -102,9 +106,11 @@ impl RunError {
             }
             Self::Author(_) | Self::Trial(_) => Exit::Usage,
             Self::Policy(_) | Self::SlowDecision => Exit::PolicyFailed,
-            Self::Fingerprint(_) | Self::Facts(_) | Self::Runtime(_) | Self::Record(_) => {
-                Exit::CannotRun
-            }
+            Self::Fingerprint(_)
+            | Self::Facts(_)
+            | Self::Runtime(_)
+            | Self::Record(_)
+            | Self::Cage(_) => Exit::CannotRun,
             Self::Image(error) => image_exit(error),
             Self::Vm(VmError::Quota { is_hosts: false, .. }) => Exit::Denied,
             Self::Vm(
@@ -125,6 +131,11 @@ impl RunError {
                 | VmError::Quota { .. }
                 | VmError::HasEnded { .. }
                 | VmError::Stays { .. }
+                | VmError::Supervisor { .. }
+                | VmError::Runtime(_)
+                | VmError::Unseen
+                | VmError::Cage { .. }
+                | VmError::Refused { .. }
                 | VmError::Spawn { .. },
             ) => Exit::CannotRun,
         }
@@ -149,6 +160,7 @@ impl RunError {
             | Self::SlowDecision
             | Self::Image(_)
             | Self::Vm(_)
+            | Self::Cage(_)
             | Self::Runtime(_)
             | Self::Interrupted => &[],
         }

@@ -8,8 +8,7 @@ use crate::{
     image::{Format, Store},
     outcome::{Exit, Report},
     policy::Approved,
-    qemu::{self, Disk, Fingerprint, Forward},
-    vm,
+    qemu::{self, Fingerprint, Forward},
 };
 
 /// A report, and the command line that a run would use.
@@ -83,13 +82,6 @@ fn planned(
     let store = Store::new(host.state.path());
     let stored = store.get(image, &host.config.image)?;
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
-    // Of a list of checksums that was never fetched, nothing is known but its own.
-    let sha256 = store.known_digest(image)?.unwrap_or(image.checksum.pin());
-    let overlay = match approved.task().persist {
-        true => vm::kept_overlay(&host.state, approved.task()),
-        false => qemu::OVERLAY.into(),
-    };
-    let disk = Disk { path: store.path(sha256), format, overlay };
     let forward = |port: &crate::policy::PortMap| Forward {
         label: port.label.clone(),
         bind: port.bind,
@@ -102,7 +94,7 @@ fn planned(
         image_stored: stored.is_some(),
         image_format: format,
         program: fingerprint.path().display().to_string(),
-        argv: qemu::argv("VM-ID", approved.launch(), &approved.task().args, &disk, &forwards),
+        argv: qemu::argv("VM-ID", approved.launch(), &approved.task().args, format, &forwards),
     })
 }
 

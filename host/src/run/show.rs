@@ -1,6 +1,9 @@
 //! What a run shows while it goes on, on standard error, and its report at the end, on standard output.
 
-use std::io::{IsTerminal as _, stderr};
+use std::{
+    io::{IsTerminal as _, stderr},
+    path::Path,
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::filter::LevelFilter;
@@ -12,8 +15,7 @@ use crate::{
     outcome::{ErrorReport, Exit, Report},
     policy::Decision,
     printable,
-    qemu::LaunchPlan,
-    vm::{VmDir, Watcher},
+    vm::Spec,
 };
 
 /// Logs go to standard error: warnings, or with -v what is done.
@@ -183,28 +185,32 @@ impl Progress for Steps {
     }
 }
 
-impl Watcher for Steps {
-    fn running(&self, dir: &VmDir, plan: &LaunchPlan) {
-        tracing::info!(vm = plan.vm(), "running");
+impl Steps {
+    /// The guest runs.
+    pub(super) fn running(&self, spec: &Spec, console: &Path) {
+        tracing::info!(vm = spec.vm, "running");
         if self.quiet {
             return;
         }
-        let name = printable::line(&plan.task().name, 40).to_string();
-        say(&format!("running   {name} as VM {}", plan.vm()));
-        for forward in plan.forwards() {
-            let crate::qemu::Forward { label, bind, host, guest, protocol } = forward;
-            say(&format!("port      {label}: {bind}:{host} → guest {guest}/{}", protocol.name()));
+        let name = printable::line(&spec.task, 40).to_string();
+        say(&format!("running   {name} as VM {}", spec.vm));
+        for forward in &spec.forwards {
+            say(&format!("port      {forward}"));
+        }
+        if !spec.cage.lacks.is_empty() {
+            say(&format!("cage      {}", warning(&spec.cage.summary())));
         }
         if self.terminal {
-            say(&format!("console   {}", dir.console_log().display()));
+            say(&format!("console   {}", console.display()));
             say("          Ctrl-C stops it");
         }
     }
 
-    fn stopping(&self, doing: &str) {
-        tracing::info!(doing, "stopping");
+    /// Something else that its supervisor does.
+    pub(super) fn doing(&self, what: &str, doing: &str) {
+        tracing::info!(doing, what);
         if !self.quiet {
-            say(&format!("stopping  {doing}"));
+            say(&format!("{what:<9} {doing}"));
         }
     }
 }

@@ -1,8 +1,7 @@
-//! A VM's folder, `vms/<id>/`, and its lock, held for as long as somebody looks after the VM.
+//! A VM's folder, `vms/<id>/`, and its lock, held for as long as somebody looks after the VM: the run that makes it, then
+//! its supervisor.
 //!
-//! A folder whose lock is free belongs to nobody: its VM has ended, or its supervisor was killed, and QEMU with it
-//! (see `launcher`). The next run sweeps what such a folder still has of sockets and overlays, and removes
-//! the oldest.
+//! A folder whose lock is free belongs to nobody: its VM has ended, or its supervisor was killed. `recover` says what then.
 
 use std::{
     fs::{self, File},
@@ -12,34 +11,39 @@ use std::{
     time::SystemTime,
 };
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use jiff::Timestamp;
+use serde::Serialize;
 
-use super::{Amounts, State, Status, VmError, Whose};
+use super::{
+    Amounts, Event, Process, Spec, State, Status, VmError, Whose, console, control, list,
+    list::Reserved, spec::PLAN,
+};
 use crate::{
+    cage::Cage,
     config::Quota,
-    digest::Sha256,
-    job::{Resources, Task},
+    job::Task,
     limits,
-    qemu::{Forward, OVERLAY, QMP_SOCKET},
+    qemu::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET},
     state::{self, StateDir},
 };
 
-const LOCK: &str = "lock";
-const PLAN: &str = "plan.json";
-const STATUS: &str = "status.json";
-const CONSOLE: &str = "console.log";
-const TASK: &str = "task.json";
-const RESERVED: &str = "reserved.json";
+pub(super) const LOCK: &str = "lock";
+pub(super) const STATUS: &str = "status.json";
+pub(super) const TASK: &str = "task.json";
+pub(super) const RESERVED: &str = "reserved.json";
 
-/// The folder of a VM that this process looks after. Dropped before a launch, it is removed.
+/// The folder of a VM that this process looks after. Dropped before its supervisor has it, it is removed.
 #[derive(Debug)]
 pub struct VmDir {
     path: PathBuf,
     id: String,
-    /// Held until dropped.
-    _lock: File,
-    launched: bool,
+    /// For events.
+    task: String,
+    tenant: String,
+    /// Held until dropped. A supervisor has its own from whoever started it, open for as long as it lives.
+    lock: Option<File>,
+    /// Whether it was made for this run: one that was started before has records that are worth something.
+    is_new: bool,
     status: Status,
 }
 
@@ -55,18 +59,8 @@ impl VmDir {
         let vms = state.vms();
         state::create_private(&vms).map_err(folder("create", &vms))?;
         let all_folders = lock_all(&vms)?;
-        sweep(&vms);
-        let running = running(state);
-        let sum = |whose: Whose<'_>| {
-            let taken = running.iter().filter(|vm| match whose {
-                Whose::Host => true,
-                Whose::Tenant(tenant) => vm.tenant == tenant,
-            });
-            taken.fold(Amounts::default(), |sum, vm| sum + vm.reserved)
-        };
-        for (whose, quota) in [(Whose::Host, all), (Whose::Tenant(&task.tenant), own)] {
-            quota.admits(whose, sum(whose), takes)?;
-        }
+        remove_oldest(&vms);
+        admit(state, &task.tenant, takes, (all, own))?;
         let made = tempfile::Builder::new()
             .prefix(&format!("{}-", slug(&task.name)))
             .rand_bytes(8)
@@ -77,15 +71,69 @@ impl VmDir {
         let lock = File::create_new(&lock_path).map_err(folder("create", &lock_path))?;
         lock.lock().map_err(folder("lock", &lock_path))?;
         let path = made.keep();
-        let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let dir = Self { path, id, _lock: lock, launched: false, status: Status::new() };
-        let reserved = dir.write(RESERVED, &Reserved { tenant: task.tenant.clone(), takes });
+        let dir = Self {
+            id: name_of(&path),
+            path,
+            task: task.name.clone(),
+            tenant: task.tenant.clone(),
+            lock: Some(lock),
+            is_new: true,
+            status: Status::new(),
+        };
+        let reserved = dir.write(RESERVED, &Reserved::new(task, takes));
         // What counts is written; whoever waits for the lock need not wait for the rest.
         drop(all_folders);
         reserved?;
         dir.write(TASK, task)?;
         dir.write(STATUS, &dir.status)?;
+        dir.tell(State::Created.name(), None);
         Ok(dir)
+    }
+
+    /// The folder of a VM that has ended, taken to start it once more; nothing where somebody has it.
+    pub fn take_again(
+        state: &StateDir,
+        vm: &list::Vm,
+        (all, own): (Quota, Quota),
+    ) -> Result<Option<Self>, VmError> {
+        let _all = lock_all(&state.vms())?;
+        let Some(lock) = try_lock(&vm.folder)? else { return Ok(None) };
+        let spec = Spec::read(&vm.folder)?;
+        admit(state, &spec.tenant, vm.reserved, (all, own))?;
+        let mut dir = Self::looked_after(&vm.folder, &spec);
+        dir.lock = Some(lock);
+        dir.status.supervisor = Process::this();
+        Ok(Some(dir))
+    }
+
+    /// The folder as a supervisor has it.
+    pub(super) fn looked_after(path: &Path, spec: &Spec) -> Self {
+        let status = list::read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
+        Self {
+            path: path.to_owned(),
+            id: spec.vm.clone(),
+            task: spec.task.clone(),
+            tenant: spec.tenant.clone(),
+            lock: None,
+            is_new: false,
+            status,
+        }
+    }
+
+    /// The folder of a VM whose run was killed before it was settled what it is run from.
+    pub(super) fn never_launched(path: &Path) -> Self {
+        let task: Option<Task> = list::read_record(&path.join(TASK));
+        let status = list::read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
+        let name = |of: fn(&Task) -> &String| task.as_ref().map(of).cloned().unwrap_or_default();
+        Self {
+            path: path.to_owned(),
+            id: name_of(path),
+            task: name(|task| &task.name),
+            tenant: name(|task| &task.tenant),
+            lock: None,
+            is_new: false,
+            status,
+        }
     }
 
     /// The VM's id: the folder's name.
@@ -100,7 +148,12 @@ impl VmDir {
 
     /// The guest's console log.
     pub fn console_log(&self) -> PathBuf {
-        self.path.join(CONSOLE)
+        console::log(&self.path)
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> &Status {
+        &self.status
     }
 
     /// Writes one of the VM's records.
@@ -110,6 +163,11 @@ impl VmDir {
             .map_err(io::Error::other)
             .and_then(|bytes| state::write_whole(&path, &bytes))
             .map_err(folder("write", &path))
+    }
+
+    /// Writes what the VM is run from, which also tells other runs what it takes.
+    pub(super) fn write_spec(&self, spec: &Spec) -> Result<(), VmError> {
+        self.write(PLAN, spec)
     }
 
     /// Goes on to a state and writes that down. On a full disk it is not written, and the VM goes on all the same.
@@ -123,41 +181,91 @@ impl VmDir {
         reason: Option<String>,
         note: impl FnOnce(&mut Status),
     ) {
-        if !self.status.enter(state, reason) {
+        if !self.status.enter(state, reason.clone()) {
             tracing::debug!(vm = self.id, ?state, "no state to go on to");
             return;
         }
+        self.note(note);
+        self.tell(state.name(), reason);
+    }
+
+    /// A VM that has ended begins once more.
+    pub fn start_again(&mut self, reason: &str) {
+        if self.status.start_again(reason.to_owned()) {
+            self.note(|_| {});
+            self.tell(State::Starting.name(), Some(reason.to_owned()));
+        }
+    }
+
+    /// Writes down something of its status.
+    pub(super) fn note(&mut self, note: impl FnOnce(&mut Status)) {
         note(&mut self.status);
         if let Err(error) = self.write(STATUS, &self.status) {
             tracing::warn!(%error, "the VM's status was not written");
         }
     }
 
-    /// Writes the plan, which also tells other runs what this VM takes.
-    pub(super) fn write_plan(&self, plan: &Value) -> Result<(), VmError> {
-        self.write(PLAN, plan)
+    /// Adds to what happened on this host.
+    pub(super) fn tell(&self, event: &str, reason: Option<String>) {
+        let event = Event {
+            at: Timestamp::now(),
+            vm: self.id.clone(),
+            task: self.task.clone(),
+            tenant: self.tenant.clone(),
+            event: event.to_owned(),
+            reason,
+        };
+        if let Some(state) = self.path.ancestors().nth(2) {
+            event.append(state);
+        }
     }
 
-    /// From here on the folder stays, for reading.
-    pub(super) fn launched(&mut self) {
-        self.launched = true;
+    /// Its lock, for the supervisor.
+    pub(super) fn share_lock(&self) -> Result<File, VmError> {
+        let none = || io::Error::other("it is another process's");
+        let shared = self.lock.as_ref().ok_or_else(none).and_then(File::try_clone);
+        shared.map_err(folder("hold the lock of", &self.path))
+    }
+
+    /// The supervisor has it. From here on the folder stays, whatever becomes of this process.
+    pub(super) fn hand_over(&mut self) {
+        self.lock = None;
     }
 }
 
 impl Drop for VmDir {
     fn drop(&mut self) {
-        let removed = match self.launched {
-            true => remove_leftovers(&self.path),
-            false => {
-                // Nobody is to see it half gone; without the lock of all it still goes.
-                let _all = self.path.parent().map(lock_all);
-                fs::remove_dir_all(&self.path)
-            }
-        };
-        if let Err(error) = removed {
-            tracing::warn!(path = %self.path.display(), %error, "cannot clean up the VM's folder");
+        if self.lock.is_none() || !self.is_new {
+            return;
+        }
+        self.tell("removed", Some("it was not started".into()));
+        // Nobody is to see it half gone; without the lock of all it still goes.
+        let _all = self.path.parent().map(lock_all);
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the VM's folder");
         }
     }
+}
+
+/// Whether there is room for one more.
+fn admit(
+    state: &StateDir,
+    tenant: &str,
+    takes: Amounts,
+    (all, own): (Quota, Quota),
+) -> Result<(), VmError> {
+    let going_on = list::running(state);
+    let sum = |whose: Whose<'_>| {
+        let taken = going_on.iter().filter(|vm| match whose {
+            Whose::Host => true,
+            Whose::Tenant(tenant) => vm.tenant == tenant,
+        });
+        taken.fold(Amounts::default(), |sum, vm| sum + vm.reserved)
+    };
+    for (whose, quota) in [(Whose::Host, all), (Whose::Tenant(tenant), own)] {
+        quota.admits(whose, sum(whose), takes)?;
+    }
+    Ok(())
 }
 
 pub(super) fn folder(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmError {
@@ -166,9 +274,24 @@ pub(super) fn folder(doing: &'static str, path: &Path) -> impl FnOnce(io::Error)
 }
 
 /// Held for the moment in which folders are made or swept, so that neither sees the other half done.
-fn lock_all(vms: &Path) -> Result<File, VmError> {
+pub(super) fn lock_all(vms: &Path) -> Result<File, VmError> {
     let path = vms.join(".lock");
     state::lock(&path).map_err(folder("lock", &path))
+}
+
+/// A VM's lock, unless somebody has it. Whoever only looks has it for a moment.
+pub(super) fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
+    let path = vm.join(LOCK);
+    for _ in 0..limits::LOCK_TRIES {
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.map_err(folder("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(limits::LOCK_POLL),
+            Err(fs::TryLockError::Error(error)) => return Err(folder("lock", &path)(error)),
+        }
+    }
+    Ok(None)
 }
 
 /// Letters and digits of a name, for an id that people recognise and that needs no quoting anywhere.
@@ -182,217 +305,37 @@ pub(super) fn slug(name: &str) -> String {
     }
 }
 
-fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(vms).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_dir())
+pub(super) fn name_of(vm: &Path) -> String {
+    vm.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Whether nobody looks after a folder's VM.
-fn is_abandoned(path: &Path) -> bool {
-    !state::is_held(&path.join(LOCK))
-}
-
-/// Removes what killed runs left, and the oldest folders of ended VMs. Best done, never in the way.
-fn sweep(vms: &Path) {
-    let mut ended: Vec<(SystemTime, PathBuf)> = vec![];
-    for path in folders(vms).filter(|path| is_abandoned(path)) {
-        if let Err(error) = remove_leftovers(&path).and_then(|()| mark_lost(&path)) {
-            tracing::warn!(path = %path.display(), %error, "cannot sweep an ended VM's folder");
-        }
-        let modified = fs::metadata(&path).and_then(|folder| folder.modified());
-        ended.push((modified.unwrap_or(SystemTime::UNIX_EPOCH), path));
-    }
+/// Removes the folders of the VMs that ended first. Best done, never in the way.
+fn remove_oldest(vms: &Path) {
+    let ended = list::folders(vms).filter(|path| list::is_over(path));
+    let mut ended: Vec<(SystemTime, PathBuf)> = ended
+        .map(|path| {
+            let modified = fs::metadata(&path).and_then(|folder| folder.modified());
+            (modified.unwrap_or(SystemTime::UNIX_EPOCH), path)
+        })
+        .collect();
     ended.sort();
     let excess = ended.len().saturating_sub(limits::ENDED_VMS);
     for (_, path) in ended.into_iter().take(excess) {
-        if let Err(error) = fs::remove_dir_all(&path) {
+        if let Err(error) = remove_leftovers(&path).and_then(|()| fs::remove_dir_all(&path)) {
             tracing::warn!(path = %path.display(), %error, "cannot remove an ended VM's folder");
         }
     }
 }
 
-/// Tells the truth about a VM whose supervisor was killed: its record still says that it goes on.
-fn mark_lost(path: &Path) -> io::Result<()> {
-    let Some(mut status) = read_record::<Status>(&path.join(STATUS)) else { return Ok(()) };
-    match status.enter(State::Lost, Some(LOST.into())) {
-        true => state::write_whole(&path.join(STATUS), &serde_json::to_vec_pretty(&status)?),
-        false => Ok(()),
+/// Removes what a VM had only for running: its overlay, unless that is kept, its sockets, its cgroup.
+pub(super) fn remove_leftovers(path: &Path) -> io::Result<()> {
+    if let Ok(spec) = Spec::read(path) {
+        Cage::remove_cgroup(&spec.cage, &spec.vm)?;
     }
-}
-
-const LOST: &str = "whoever looked after it was killed";
-
-fn remove_leftovers(path: &Path) -> io::Result<()> {
-    for name in [OVERLAY, QMP_SOCKET] {
-        match fs::remove_file(path.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+    for name in [OVERLAY, QMP_SOCKET, CONSOLE_SOCKET, control::SOCKET] {
+        state::remove(&path.join(name))?;
     }
     Ok(())
-}
-
-/// A VM, as far as its folder tells.
-#[derive(Debug, Serialize)]
-pub struct Vm {
-    /// Its id.
-    pub id: String,
-    /// Its folder.
-    pub folder: PathBuf,
-    /// The task's name.
-    pub task: String,
-    /// The job's name.
-    pub job: String,
-    /// Whose it is.
-    pub tenant: String,
-    /// How it is doing.
-    #[serde(flatten)]
-    pub status: Status,
-    /// What it takes of the host; absent until it is about to start.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub takes: Option<Takes>,
-    /// What is reserved for it.
-    pub reserved: Amounts,
-    /// Whether somebody looks after it.
-    #[serde(skip)]
-    pub held: bool,
-}
-
-/// What a VM takes of the host, of `plan.json`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Takes {
-    /// CPUs and memory.
-    pub resources: Resources,
-    /// Its forwarded ports.
-    pub forwards: Vec<Forward>,
-    /// The image that it runs from; absent of an earlier version.
-    image: Option<ImageOf>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct ImageOf {
-    sha256: Sha256,
-}
-
-impl Takes {
-    /// The image's digest.
-    pub fn image(&self) -> Option<Sha256> {
-        self.image.as_ref().map(|image| image.sha256)
-    }
-}
-
-/// What a VM has reserved, and for whom.
-#[derive(Debug, Serialize, Deserialize)]
-struct Reserved {
-    tenant: String,
-    #[serde(flatten)]
-    takes: Amounts,
-}
-
-impl Vm {
-    /// A folder whose records cannot be read, or are an earlier version's, is a VM all the same.
-    fn read(path: &Path) -> Option<Self> {
-        let held = !is_abandoned(path);
-        let task: Option<Task> = read_record(&path.join(TASK));
-        let takes: Option<Takes> = read_record(&path.join(PLAN));
-        let reserved: Option<Reserved> = read_record(&path.join(RESERVED));
-        let mut status: Status = read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
-        // Nobody has come by yet to write it down.
-        if !held {
-            status.enter(State::Lost, Some(LOST.into()));
-        }
-        let name = |of: fn(Task) -> String| task.clone().map(of).unwrap_or_default();
-        Some(Self {
-            id: path.file_name()?.to_string_lossy().into_owned(),
-            folder: path.to_owned(),
-            task: name(|task| task.name),
-            job: name(|task| task.job),
-            tenant: match &reserved {
-                Some(reserved) => reserved.tenant.clone(),
-                None => name(|task| task.tenant),
-            },
-            status,
-            reserved: reserved.map(|reserved| reserved.takes).unwrap_or_else(|| Amounts {
-                vms: 1,
-                cpus: takes.as_ref().map_or(0, |takes| takes.resources.cpus.into()),
-                memory_mib: takes.as_ref().map_or(0, |takes| takes.resources.memory_mib.into()),
-                disk_bytes: 0,
-                ports: takes.as_ref().map_or(0, |takes| takes.forwards.len() as u64),
-            }),
-            takes,
-            held,
-        })
-    }
-
-    /// The guest's console log.
-    pub fn console_log(&self) -> PathBuf {
-        self.folder.join(CONSOLE)
-    }
-
-    /// What is known of one whose folder has gone.
-    pub fn gone(mut self) -> Self {
-        self.held = false;
-        self.status.enter(State::Lost, Some("it never ran, or was removed since it ended".into()));
-        self
-    }
-
-    /// Reads it again; nothing where it was removed meanwhile.
-    pub fn again(&self) -> Option<Self> {
-        self.folder.exists().then(|| Self::read(&self.folder))?
-    }
-
-    /// Removes what is left of an ended VM; false where somebody looks after it.
-    pub fn remove(&self, state: &StateDir) -> Result<bool, VmError> {
-        let _all = lock_all(&state.vms())?;
-        match is_abandoned(&self.folder) {
-            true => fs::remove_dir_all(&self.folder)
-                .map(|()| true)
-                .map_err(folder("remove", &self.folder)),
-            false => Ok(false),
-        }
-    }
-}
-
-fn read_record<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
-}
-
-/// All VMs, running and ended, the latest first.
-pub fn list(state: &StateDir) -> Vec<Vm> {
-    let mut vms: Vec<_> = folders(&state.vms()).filter_map(|path| Vm::read(&path)).collect();
-    vms.sort_by_key(|vm| std::cmp::Reverse(vm.status.changes().first().map(|change| change.at)));
-    vms
-}
-
-/// The VMs that somebody looks after now.
-pub fn running(state: &StateDir) -> Vec<Vm> {
-    folders(&state.vms())
-        .filter(|path| !is_abandoned(path))
-        .filter_map(|path| Vm::read(&path))
-        .collect()
-}
-
-/// The one VM whose id begins like this, or whose task has this name: of several of a name, the one that goes on.
-pub fn named(state: &StateDir, name: &str) -> Result<Vm, VmError> {
-    let mut vms = list(state);
-    // An empty name, as of a variable that is not set, is no beginning of any.
-    vms.retain(|_| !name.is_empty());
-    if vms.iter().any(|vm| vm.id == name) {
-        vms.retain(|vm| vm.id == name);
-    } else if vms.iter().any(|vm| vm.task == name) {
-        vms.retain(|vm| vm.task == name);
-        if vms.iter().filter(|vm| vm.held).count() == 1 {
-            vms.retain(|vm| vm.held);
-        }
-    } else {
-        vms.retain(|vm| vm.id.starts_with(name));
-    }
-    let ids: Vec<_> = vms.iter().map(|vm| vm.id.clone()).collect();
-    match (vms.pop(), ids.len()) {
-        (Some(only), 1) => Ok(only),
-        (_, 0) => Err(VmError::Unknown { name: name.to_owned() }),
-        (_, _) => Err(VmError::Ambiguous { name: name.to_owned(), ids }),
-    }
 }
 
 #[cfg(test)]

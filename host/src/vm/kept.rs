@@ -32,7 +32,7 @@ const RECORD: &str = "overlay.json";
 pub struct KeptOverlay {
     path: PathBuf,
     record: Owner,
-    _lock: File,
+    lock: File,
 }
 
 /// Whose an overlay is, and what it lies over.
@@ -65,7 +65,7 @@ pub struct Kept {
 }
 
 /// Where a task's overlay is kept.
-pub fn kept_overlay(state: &StateDir, task: &Task) -> PathBuf {
+fn kept_overlay(state: &StateDir, task: &Task) -> PathBuf {
     let key = [&task.tenant, &task.job, &task.name].map(|part| format!("{}:{part}", part.len()));
     let key: String = Sha256::of(key.concat().as_bytes()).to_string().chars().take(16).collect();
     state.overlays().join(format!("{}-{key}", slug(&task.name))).join(OVERLAY)
@@ -96,7 +96,7 @@ impl KeptOverlay {
             return Err(VmError::OverlayUnfit { path, reason });
         }
         let record = found.unwrap_or(whose);
-        Ok(Some(Self { path, record, _lock: lock }))
+        Ok(Some(Self { path, record, lock }))
     }
 
     /// Makes it ready to lie over an image: new, or what an earlier run of the task left over the same one.
@@ -157,6 +157,16 @@ impl KeptOverlay {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// What keeps it from other runs.
+    pub(super) fn into_lock(self) -> File {
+        self.lock
+    }
+}
+
+/// The lock of an overlay that a VM's QEMU has, unless another run got hold of it meanwhile.
+pub(super) fn hold_again(overlay: &Path) -> Result<Option<File>, VmError> {
+    lock(overlay.parent().unwrap_or(overlay))
 }
 
 /// All that are kept, the one written to last first.

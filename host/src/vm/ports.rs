@@ -38,22 +38,32 @@ struct Held {
     lock: File,
 }
 
-/// What keeps other runs off the ports of a VM that runs.
-#[derive(Debug)]
-pub(super) struct PortLocks {
-    _files: Vec<File>,
-}
-
 impl Reserved {
     /// The ports with their host sides settled.
     pub fn forwards(&self) -> &[Forward] {
         &self.forwards
     }
 
-    /// Gives the sockets up, for QEMU to take.
-    pub(super) fn release(self) -> PortLocks {
-        PortLocks { _files: self.held.into_iter().map(|Held { lock, _socket: _ }| lock).collect() }
+    /// Gives the sockets up, for QEMU to take; what keeps other runs off stays.
+    pub(super) fn release(self) -> Vec<File> {
+        self.held.into_iter().map(|Held { lock, _socket: _ }| lock).collect()
     }
+}
+
+/// The same ports once more, for a VM that ran before.
+pub fn reserve_again(state: &StateDir, forwards: &[Forward]) -> Result<Reserved, VmError> {
+    let folder = state.ports();
+    state::create_private(&folder).map_err(self::folder("create", &folder))?;
+    let held = forwards.iter().map(|forward| take(&folder, forward));
+    Ok(Reserved { forwards: forwards.to_vec(), held: held.collect::<Result<_, _>>()? })
+}
+
+/// The locks of ports that a VM's QEMU has; those that another run got hold of meanwhile are left out.
+pub(super) fn hold(state: &StateDir, forwards: &[Forward]) -> Result<Vec<File>, VmError> {
+    let folder = state.ports();
+    state::create_private(&folder).map_err(self::folder("create", &folder))?;
+    let locks = forwards.iter().map(|forward| lock(&folder, forward.protocol, forward.host));
+    Ok(locks.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
 /// Reserves every port of a launch; those without a host port get a free one of the allowed ranges.
@@ -68,18 +78,19 @@ pub fn reserve(
     // Those asked for by number first, so that none is picked for another label.
     let (named, any): (Vec<_>, Vec<_>) = launch.ports.iter().partition(|port| port.host.is_some());
     for port in named.into_iter().chain(any) {
-        let (held, host) = match port.host {
-            Some(host) => (take(&folder, port, host)?, host),
-            None => pick(&folder, port, allowed)?,
-        };
-        reserved.held.push(held);
-        reserved.forwards.push(Forward {
+        let forward = |host| Forward {
             label: port.label.clone(),
             bind: port.bind,
             host,
             guest: port.guest,
             protocol: port.protocol,
-        });
+        };
+        let (held, host) = match port.host {
+            Some(host) => (take(&folder, &forward(host))?, host),
+            None => pick(&folder, port, allowed)?,
+        };
+        reserved.held.push(held);
+        reserved.forwards.push(forward(host));
     }
     Ok(reserved)
 }
@@ -95,11 +106,12 @@ pub fn held(state: &StateDir) -> Vec<u16> {
     files.map(|file| file.path()).filter(held).filter_map(port).collect()
 }
 
-fn take(folder: &Path, port: &PortMap, host: u16) -> Result<Held, VmError> {
-    let (bind, protocol) = (port.bind, port.protocol.name());
+fn take(folder: &Path, forward: &Forward) -> Result<Held, VmError> {
+    let Forward { bind, host, protocol, .. } = *forward;
+    let (port, protocol) = (protocol, protocol.name());
     let taken = || VmError::PortTaken { port: host, bind, protocol };
-    let lock = lock(folder, port.protocol, host)?.ok_or_else(taken)?;
-    match bound(bind, host, port.protocol, Reuse::AfterClose) {
+    let lock = lock(folder, port, host)?.ok_or_else(taken)?;
+    match bound(bind, host, port, Reuse::AfterClose) {
         Ok(socket) => Ok(Held { _socket: socket, lock }),
         Err(Errno::ADDRINUSE) => Err(taken()),
         Err(error) => Err(VmError::Port { port: host, bind, protocol, source: error.into() }),

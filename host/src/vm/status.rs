@@ -1,11 +1,9 @@
 //! How a VM is doing: its states, which may follow which, and when and why each began. In its folder, `status.json`.
 
 use jiff::Timestamp;
-use procfs::process;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use super::Ended;
+use super::{Ended, Process};
 use crate::limits;
 
 /// Where a VM is between its decision and its end.
@@ -16,17 +14,19 @@ pub enum State {
     Created,
     /// Its image is being fetched or looked for.
     Fetching,
-    /// QEMU is being started.
+    /// QEMU is being started, or will be, once more.
     Starting,
     /// The guest runs.
     Running,
+    /// The guest was stopped where it was, and can go on.
+    Paused,
     /// It was asked to stop.
     Stopping,
     /// It shut down, by itself or because it was asked to.
     Exited,
     /// QEMU or the guest's kernel failed.
     Failed,
-    /// Nobody knows how it ended: whoever looked after it was killed.
+    /// Nobody knows how it ended: whoever looked after it was killed, and QEMU is gone.
     Lost,
 }
 
@@ -38,6 +38,7 @@ impl State {
             Self::Fetching => "fetching",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Exited => "exited",
             Self::Failed => "failed",
@@ -45,32 +46,45 @@ impl State {
         }
     }
 
-    /// Whether nothing comes after it.
+    /// Whether the VM is over, unless somebody starts it again.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Exited | Self::Failed | Self::Lost)
     }
 
+    /// What may come next by itself. A final state is left only by [`Status::start_again`].
     fn may_become(self, next: Self) -> bool {
-        let order = |state| match state {
-            Self::Created => 0,
-            Self::Fetching => 1,
-            Self::Starting => 2,
-            Self::Running => 3,
-            Self::Stopping => 4,
-            Self::Exited | Self::Failed | Self::Lost => 5,
+        let after: &[Self] = match self {
+            Self::Created => &[Self::Fetching, Self::Starting, Self::Failed, Self::Lost],
+            Self::Fetching => &[Self::Starting, Self::Failed, Self::Lost],
+            // One that fails to start may be tried again; one that is stopped before its guest ran has exited.
+            Self::Starting => &[
+                Self::Starting,
+                Self::Running,
+                Self::Stopping,
+                Self::Exited,
+                Self::Failed,
+                Self::Lost,
+            ],
+            Self::Running => &[
+                Self::Paused,
+                Self::Stopping,
+                Self::Starting,
+                Self::Exited,
+                Self::Failed,
+                Self::Lost,
+            ],
+            Self::Paused => &[
+                Self::Running,
+                Self::Stopping,
+                Self::Starting,
+                Self::Exited,
+                Self::Failed,
+                Self::Lost,
+            ],
+            Self::Stopping => &[Self::Starting, Self::Exited, Self::Failed, Self::Lost],
+            Self::Exited | Self::Failed | Self::Lost => &[],
         };
-        let begins_after = match next {
-            // A guest that has not run has not shut down.
-            Self::Exited => Self::Running,
-            Self::Stopping => Self::Starting,
-            Self::Created
-            | Self::Fetching
-            | Self::Starting
-            | Self::Running
-            | Self::Failed
-            | Self::Lost => Self::Created,
-        };
-        !self.is_final() && order(next) > order(self) && order(self) >= order(begins_after)
+        after.contains(&next)
     }
 }
 
@@ -78,12 +92,24 @@ impl State {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
     state: State,
-    /// Every state so far, with when it began and why.
+    /// Every state so far, with when it began and why; of very many, the first and the latest.
     changes: Vec<Change>,
     /// Who looks after it.
     pub supervisor: Option<Process>,
     /// Its QEMU, once there is one.
     pub qemu: Option<Process>,
+    /// When a guest that was asked to stop has had its grace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_by: Option<Timestamp>,
+    /// When the job's ready check held, since QEMU was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<Timestamp>,
+    /// How often it was started again by its restart policy, in a row.
+    #[serde(default)]
+    pub restarts: u32,
+    /// When QEMU was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
     /// How it ended, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -104,19 +130,26 @@ pub struct Change {
 impl Status {
     /// A VM that this process is going to look after.
     pub(super) fn new() -> Self {
-        let change = Change { state: State::Created, at: Timestamp::now(), reason: None };
-        Self {
-            state: State::Created,
-            changes: vec![change],
-            supervisor: Process::of(std::process::id()),
-            qemu: None,
-            ended: None,
-        }
+        let mut status = Self::unknown();
+        status.state = State::Created;
+        status.changes = vec![Change { state: State::Created, at: Timestamp::now(), reason: None }];
+        status.supervisor = Process::this();
+        status
     }
 
     /// Of a VM whose record cannot be read: it may be running.
     pub(super) fn unknown() -> Self {
-        Self { state: State::Running, changes: vec![], supervisor: None, qemu: None, ended: None }
+        Self {
+            state: State::Running,
+            changes: vec![],
+            supervisor: None,
+            qemu: None,
+            stop_by: None,
+            ready_at: None,
+            restarts: 0,
+            started_at: None,
+            ended: None,
+        }
     }
 
     /// Where it is.
@@ -134,48 +167,37 @@ impl Status {
         self.changes.last().map(|change| change.at)
     }
 
-    /// When the guest began to run.
-    pub fn running_since(&self) -> Option<Timestamp> {
-        let running = self.changes.iter().find(|change| change.state == State::Running);
-        running.map(|change| change.at)
+    /// Whether QEMU is there, whoever looks after it.
+    pub fn qemu_lives(&self) -> bool {
+        !self.state.is_final() && self.qemu.as_ref().is_some_and(Process::lives)
     }
 
     /// Goes on to a state; one that cannot follow is not entered. Whether it was.
     pub(super) fn enter(&mut self, state: State, reason: Option<String>) -> bool {
         let may = self.state.may_become(state);
         if may {
-            self.state = state;
-            self.changes.push(Change { state, at: Timestamp::now(), reason });
+            self.change(state, reason);
         }
         may
     }
-}
 
-/// A process that is told apart from later ones of the same number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// Its number.
-    pub pid: u32,
-    /// When it began, in clock ticks since the host's start (proc_pid_stat(5), field 22).
-    started_ticks: u64,
-    /// Which start of the host that was.
-    boot_id: String,
-}
-
-impl Process {
-    /// A process that is there now.
-    pub(super) fn of(pid: u32) -> Option<Self> {
-        let stat = process::Process::new(pid.try_into().ok()?).ok()?.stat().ok()?;
-        let boot_id = procfs::sys::kernel::random::boot_id().ok()?;
-        Some(Self { pid, started_ticks: stat.starttime, boot_id })
+    /// A VM that has ended begins once more, because somebody wants it to. Whether it does.
+    pub(super) fn start_again(&mut self, reason: String) -> bool {
+        let may = self.state.is_final();
+        if may {
+            (self.qemu, self.ended, self.ready_at, self.stop_by) = (None, None, None, None);
+            self.restarts = 0;
+            self.change(State::Starting, Some(reason));
+        }
+        may
     }
 
-    /// Sends it a signal; false where it is gone.
-    pub fn signal(&self, signal: Signal) -> bool {
-        let Some(pid) = self.pid.try_into().ok().and_then(Pid::from_raw) else { return false };
-        let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-        // The handle is of whoever has the number now; from here on that cannot change.
-        Self::of(self.pid).as_ref() == Some(self) && pidfd_send_signal(&handle, signal).is_ok()
+    fn change(&mut self, state: State, reason: Option<String>) {
+        self.state = state;
+        self.changes.push(Change { state, at: Timestamp::now(), reason });
+        if self.changes.len() > limits::STATUS_CHANGES {
+            self.changes.remove(1);
+        }
     }
 }
 
@@ -192,11 +214,12 @@ impl Ended {
 mod tests {
     use super::*;
 
-    const ALL: [State; 8] = [
+    const ALL: [State; 9] = [
         State::Created,
         State::Fetching,
         State::Starting,
         State::Running,
+        State::Paused,
         State::Stopping,
         State::Exited,
         State::Failed,
@@ -206,31 +229,33 @@ mod tests {
     #[test]
     fn only_legal_changes() {
         for from in ALL {
-            assert!(!from.may_become(from), "{from:?}");
             assert!(!from.may_become(State::Created), "{from:?}");
+            assert_eq!(from.may_become(State::Lost), !from.is_final(), "{from:?}");
             for to in ALL {
                 assert!(!(from.is_final() && from.may_become(to)), "{from:?} to {to:?}");
             }
         }
         let legal = |from: State| ALL.into_iter().filter(move |to| from.may_become(*to)).count();
-        assert_eq!(ALL.map(legal), [5, 4, 4, 4, 3, 0, 0, 0]);
+        assert_eq!(ALL.map(legal), [4, 3, 6, 6, 6, 4, 0, 0, 0]);
         let mut status = Status::new();
-        assert!(!status.enter(State::Exited, None));
+        assert!(!status.enter(State::Exited, None), "a guest that has not run has not shut down");
+        assert!(!status.start_again("not yet over".into()));
         assert!(status.enter(State::Starting, None) && status.enter(State::Running, None));
         assert!(!status.enter(State::Fetching, None));
         assert!(status.enter(State::Lost, Some("killed".into())));
         assert!(!status.enter(State::Running, None));
         assert_eq!(status.changes().len(), 4);
+        assert!(status.start_again("asked to".into()));
+        assert_eq!(status.state(), State::Starting);
     }
 
     #[test]
-    fn a_process_is_told_apart_from_a_later_one() {
-        let me = Process::of(std::process::id()).unwrap();
-        assert_eq!(Process::of(std::process::id()).as_ref(), Some(&me));
-        assert!(me.signal(Signal::CONT));
-        assert!(
-            !Process { started_ticks: me.started_ticks - 1, ..me.clone() }.signal(Signal::CONT)
-        );
-        assert!(!Process { boot_id: "another".into(), ..me }.signal(Signal::CONT));
+    fn a_vm_that_restarts_for_ever_has_a_short_history() {
+        let mut status = Status::new();
+        for _ in 0..1000 {
+            status.enter(State::Starting, None);
+        }
+        assert_eq!(status.changes().len(), limits::STATUS_CHANGES);
+        assert_eq!(status.changes()[0].state, State::Created);
     }
 }

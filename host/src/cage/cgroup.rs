@@ -1,0 +1,233 @@
+//! Control groups (cgroups(7)): what QEMU may take of the host's CPUs, memory and processes. Version 2, or version 1 where the
+//! controllers are there. A group lives as long as its VM and is removed by whoever ends or sweeps that.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use rustix::fs::{Access, access};
+use serde::{Deserialize, Serialize};
+
+use super::CageError;
+use crate::limits;
+
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// The group below which each VM gets one, and what one may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    /// Its folder; of version 1 one for each controller.
+    at: At,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// CPU time in percent of one CPU.
+    pub cpu_percent: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum At {
+    /// One hierarchy with all controllers.
+    V2 {
+        /// Where it is mounted.
+        root: PathBuf,
+        /// The group.
+        group: PathBuf,
+    },
+    /// One for each, in the order of [`CONTROLLERS`].
+    V1([PathBuf; 3]),
+}
+
+/// What a group has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Memory now, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Its most so far.
+    pub memory_peak_bytes: Option<u64>,
+    /// How often the kernel killed it for taking more than it may.
+    pub oom_kills: Option<u64>,
+}
+
+impl Cgroup {
+    /// The version and place that this host has for a group, if it can be used.
+    pub fn find(group: &Path) -> Option<Self> {
+        let group = group.strip_prefix("/").unwrap_or(group);
+        let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+        let at = v2(&mounts, group).or_else(|| v1(&mounts, group))?;
+        Some(Self { at, memory_bytes: 0, cpu_percent: 0, pids: 0 })
+    }
+
+    /// Makes a VM's group, if it is not there, sets its bounds, and moves this process there.
+    pub(super) fn enter(&self, vm: &str) -> Result<(), CageError> {
+        let failed = CageError::at::<io::Error>("making a cgroup and moving there");
+        self.prepare().map_err(&failed)?;
+        for (folder, bounds) in self.bounds() {
+            let group = folder.join(vm);
+            match fs::create_dir(&group) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(failed(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            for (file, value, needed) in bounds {
+                match fs::write(group.join(file), value) {
+                    Err(error) if needed || error.kind() != io::ErrorKind::NotFound => {
+                        return Err(failed(error));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            fs::write(group.join("cgroup.procs"), "0").map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    /// The groups' parent, and of version 2 the controllers on the way there.
+    fn prepare(&self) -> io::Result<()> {
+        let At::V2 { root, group } = &self.at else {
+            return self.folders().into_iter().try_for_each(fs::create_dir_all);
+        };
+        fs::create_dir_all(group)?;
+        let below = group.strip_prefix(root).unwrap_or(group);
+        let ways = below.ancestors().map(|part| root.join(part)).collect::<Vec<_>>();
+        for folder in ways.into_iter().rev() {
+            let enabled = fs::read_to_string(folder.join("cgroup.subtree_control"))?;
+            let missing = CONTROLLERS.iter().chain(&["io"]).filter(|one| !has(&enabled, one));
+            for controller in missing {
+                let turned_on =
+                    fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+                // Only where it is present is it asked for.
+                match turned_on {
+                    Err(error) if *controller != "io" => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn folders(&self) -> Vec<&PathBuf> {
+        match &self.at {
+            At::V2 { group, .. } => vec![group],
+            At::V1(folders) => folders.iter().collect(),
+        }
+    }
+
+    /// The files of each folder with what is written there, and whether there must be one.
+    #[expect(clippy::type_complexity, reason = "a table that is read in one place")]
+    fn bounds(&self) -> Vec<(&PathBuf, Vec<(&'static str, String, bool)>)> {
+        let period = limits::CGROUP_PERIOD_US;
+        let quota = self.cpu_percent.saturating_mul(period) / 100;
+        let (memory, pids) = (self.memory_bytes.to_string(), self.pids.to_string());
+        match &self.at {
+            At::V2 { group, .. } => vec![(
+                group,
+                vec![
+                    ("cpu.max", format!("{quota} {period}"), true),
+                    ("memory.max", memory, true),
+                    // A guest's memory on a disk that it shares with others would be slow for all.
+                    ("memory.swap.max", "0".into(), false),
+                    ("memory.oom.group", "1".into(), false),
+                    ("pids.max", pids, true),
+                    // As much of the disk as every other VM.
+                    ("io.weight", "100".into(), false),
+                ],
+            )],
+            At::V1([cpu, memory_folder, pids_folder]) => vec![
+                (
+                    cpu,
+                    vec![
+                        ("cpu.cfs_period_us", period.to_string(), true),
+                        ("cpu.cfs_quota_us", quota.to_string(), true),
+                    ],
+                ),
+                (memory_folder, vec![("memory.limit_in_bytes", memory, true)]),
+                (pids_folder, vec![("pids.max", pids, true)]),
+            ],
+        }
+    }
+
+    /// Removes a VM's group; it may take a moment until the kernel has let the last process go.
+    pub(super) fn remove(&self, vm: &str) -> io::Result<()> {
+        for folder in self.folders() {
+            let group = folder.join(vm);
+            let mut tries = 0;
+            while let Err(error) = fs::remove_dir(&group) {
+                match error.kind() {
+                    io::ErrorKind::NotFound => break,
+                    io::ErrorKind::ResourceBusy if tries < limits::CGROUP_TRIES => {
+                        tries += 1;
+                        thread::sleep(limits::LOCK_POLL);
+                    }
+                    _ => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a VM's group has used.
+    pub(super) fn usage(&self, vm: &str) -> Usage {
+        let read = |folder: &Path, file: &str| fs::read_to_string(folder.join(vm).join(file)).ok();
+        let number = |text: Option<String>| text.and_then(|text| text.trim().parse().ok());
+        let kills = |text: Option<String>| {
+            text?.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+        };
+        match &self.at {
+            At::V2 { group, .. } => Usage {
+                memory_bytes: number(read(group, "memory.current")),
+                memory_peak_bytes: number(read(group, "memory.peak")),
+                oom_kills: kills(read(group, "memory.events")),
+            },
+            At::V1([_, memory, _]) => Usage {
+                memory_bytes: number(read(memory, "memory.usage_in_bytes")),
+                memory_peak_bytes: number(read(memory, "memory.max_usage_in_bytes")),
+                oom_kills: kills(read(memory, "memory.oom_control")),
+            },
+        }
+    }
+}
+
+fn has(words: &str, wanted: &str) -> bool {
+    words.split([' ', ',', '\n']).any(|word| word == wanted)
+}
+
+/// Each mount of a type: where, and with which options.
+fn mounts<'a>(all: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a Path, &'a str)> {
+    all.lines().filter_map(move |line| {
+        let mut words = line.split(' ').skip(1);
+        let (at, found, options) = (words.next()?, words.next()?, words.next()?);
+        (found == kind).then_some((Path::new(at), options))
+    })
+}
+
+/// Whether a folder can be made there, or is there and can be used.
+fn is_ours(folder: &Path) -> bool {
+    let there = folder.ancestors().find(|folder| folder.exists());
+    there.is_some_and(|folder| access(folder, Access::WRITE_OK).is_ok())
+}
+
+fn v2(all: &str, group: &Path) -> Option<At> {
+    let (root, _) = mounts(all, "cgroup2").next()?;
+    let there = root.join(group);
+    let nearest = there.ancestors().find(|folder| folder.exists())?;
+    let controllers = fs::read_to_string(nearest.join("cgroup.controllers")).ok()?;
+    let delegated = access(nearest.join("cgroup.subtree_control"), Access::WRITE_OK).is_ok();
+    let usable =
+        is_ours(&there) && delegated && CONTROLLERS.iter().all(|one| has(&controllers, one));
+    usable.then(|| At::V2 { root: root.to_owned(), group: there })
+}
+
+fn v1(all: &str, group: &Path) -> Option<At> {
+    let folder = |controller: &str| {
+        let (at, _) = mounts(all, "cgroup").find(|(_, options)| has(options, controller))?;
+        Some(at.join(group)).filter(|folder| is_ours(folder))
+    };
+    let [cpu, memory, pids] = CONTROLLERS.map(folder);
+    Some(At::V1([cpu?, memory?, pids?]))
+}

@@ -1,0 +1,156 @@
+//! The step between a VM's supervisor and QEMU: puts the walls up around itself, in the one order in which that can be done,
+//! and becomes QEMU when it is told to.
+//!
+//! What is said: the supervisor writes the orders to its standard input, a line. It writes to its standard output the process
+//! id of QEMU-to-be, a line of JSON; the supervisor writes that down, and `go`. So no QEMU runs that is in no record, whatever
+//! is killed when: without `go` it ends with the supervisor. What goes wrong is a line of JSON, too.
+
+use std::{
+    io::{self, BufRead as _, Write as _},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, ExitCode, exit},
+};
+
+use rustix::stdio::{dup2_stdin, dup2_stdout};
+use serde::{Deserialize, Serialize};
+
+use super::{Cage, CageError, cgroup, landlock, namespaces, rlimits, seccomp, user};
+use crate::{failpoint, launcher};
+
+/// The word that starts this step.
+pub const SUBCOMMAND: &str = "__cage";
+
+/// What is to be started in which cage.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Orders {
+    /// The VM's id.
+    pub vm: String,
+    /// The cage.
+    pub cage: Cage,
+    /// The emulator.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub argv: Vec<String>,
+}
+
+/// What this step says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Said {
+    /// The process id of QEMU-to-be.
+    Pid(u32),
+    /// What went wrong.
+    Failed(String),
+}
+
+/// The program: returns only where QEMU is not started by this process.
+pub fn enter() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&Said::Failed(format!("{error}: {}", error.source)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(said: &Said) {
+    let mut line = serde_json::to_vec(said).unwrap_or_default();
+    line.push(b'\n');
+    // With the supervisor gone, nobody is left to tell.
+    if io::stdout().write_all(&line).and_then(|()| io::stdout().flush()).is_err() {
+        exit(1);
+    }
+}
+
+fn start() -> Result<(), CageError> {
+    let unheard = CageError::at::<io::Error>("reading what is to be started");
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(&unheard)?;
+    let orders: Orders =
+        serde_json::from_str(&line).map_err(|error| unheard(io::Error::other(error)))?;
+    let cage = &orders.cage;
+    if let Some(cgroup) = &cage.cgroup {
+        cgroup::Cgroup::enter(cgroup, &orders.vm)?;
+    }
+    // Who may open it is to be known before the host's files are out of sight.
+    let kvm = cage.kvm.then(|| std::fs::metadata("/dev/kvm").ok()).flatten();
+    let kvm = kvm.map(|device| std::os::unix::fs::MetadataExt::gid(&device));
+    namespaces::leave(cage)?;
+    failpoint::reach("cage.left");
+    // In the first process of the new process namespace; where there is none, in a child all the same, so that QEMU is always
+    // started the same way.
+    match fork().map_err(CageError::at("making a process"))? {
+        Some(child) => {
+            say(&Said::Pid(child));
+            Ok(())
+        }
+        None => {
+            let error = become_qemu(&orders, kvm);
+            say(&Said::Failed(format!("{error}: {}", error.source)));
+            exit(1)
+        }
+    }
+}
+
+/// The child's process id, as it is seen here; nothing in the child.
+#[expect(unsafe_code, reason = "no library has a safe fork(2)")]
+fn fork() -> io::Result<Option<u32>> {
+    // SAFETY: this process has one thread, so that its copy is whole.
+    match unsafe { libc::fork() } {
+        0 => Ok(None),
+        child @ 1.. => Ok(Some(child.unsigned_abs())),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that becomes QEMU")]
+fn become_qemu(orders: &Orders, kvm: Option<u32>) -> CageError {
+    let prepare = || -> Result<Command, CageError> {
+        let cage = &orders.cage;
+        launcher::close_on_exec(launcher::FIRST_FREE_DESCRIPTOR)
+            .map_err(CageError::at("closing what is not QEMU's"))?;
+        namespaces::see_only(cage)?;
+        rlimits::apply(&cage.rlimits)?;
+        user::become_it(cage.user, kvm)?;
+        landlock::restrict(cage)?;
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+        let null = null.map_err(CageError::at("opening /dev/null"))?;
+        // Where there is a root of its own, the program is there by its real name only.
+        let program = cage.paths.first().unwrap_or(&orders.program);
+        let mut command = Command::new(program);
+        command.args(&orders.argv).env_clear();
+        let mut go = String::new();
+        io::stdin().lock().read_line(&mut go).map_err(CageError::at("waiting for the word"))?;
+        if go != "go\n" {
+            // The supervisor is gone.
+            exit(1);
+        }
+        dup2_stdin(&null).map_err(CageError::at("closing standard input"))?;
+        seccomp::restrict(cage)?;
+        Ok(command)
+    };
+    match prepare() {
+        // Standard output closes by itself, which says that QEMU has begun.
+        Ok(mut command) => {
+            let told = CageError::at::<io::Error>("starting QEMU");
+            let report = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 10);
+            let report = match report {
+                Ok(report) => report,
+                Err(error) => return told(error.into()),
+            };
+            let null = std::fs::File::options().write(true).open("/dev/null");
+            if let Err(error) = null.and_then(|null| Ok(dup2_stdout(&null)?)) {
+                return told(error);
+            }
+            let error = command.exec();
+            // Back to where it is heard.
+            match dup2_stdout(&report) {
+                Ok(()) => told(error),
+                Err(error) => told(error.into()),
+            }
+        }
+        Err(error) => error,
+    }
+}

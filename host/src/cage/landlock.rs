@@ -1,0 +1,83 @@
+//! Landlock (landlock(7)): which files QEMU may open and start, and which TCP ports it may listen on.
+
+use std::{io, path::Path};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, Scope,
+};
+
+use super::{Cage, CageError, Network};
+
+/// The version of the kernel's interface; asking makes nothing.
+#[expect(unsafe_code, reason = "a system call that neither std nor rustix has a function for")]
+pub fn version() -> io::Result<i64> {
+    const VERSION: libc::c_ulong = 1;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call takes no attributes, and returns a number.
+    match unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) } {
+        version @ 1.. => Ok(version),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// From here on this process reads only what the cage lists, writes no file by its name, starts only the first of them, and
+/// listens only on the forwarded ports. Whatever of it an older kernel does not know was found to be missing before.
+pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
+    if !cage.landlock {
+        return Ok(());
+    }
+    let failed = CageError::other("restricting files and ports by Landlock");
+    let files = AccessFs::from_all(ABI::V6);
+    let mut ruleset = Ruleset::default().handle_access(files).map_err(&failed)?;
+    if let Network::Listen { .. } | Network::None = &cage.network {
+        ruleset = ruleset.handle_access(AccessNet::from_all(ABI::V6)).map_err(&failed)?;
+    }
+    let scopes = Scope::AbstractUnixSocket | Scope::Signal;
+    let mut rules = ruleset.scope(scopes).map_err(&failed)?.create().map_err(&failed)?;
+    let failed = CageError::other("a path of the cage");
+    let program = cage.paths.first();
+    for path in &cage.paths {
+        let opened = PathFd::new(path).map_err(&failed)?;
+        let access = access(path, program == Some(path));
+        rules = rules
+            .add_rule(PathBeneath::new(opened, access))
+            .map_err(CageError::other("a path of the cage"))?;
+    }
+    for loader in ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1"] {
+        // The kernel starts it for every program that is not linked statically.
+        if let Ok(opened) = PathFd::new(loader) {
+            let access = AccessFs::Execute | AccessFs::ReadFile;
+            rules = rules
+                .add_rule(PathBeneath::new(opened, access))
+                .map_err(CageError::other("the loader"))?;
+        }
+    }
+    if cage.kvm {
+        let opened = PathFd::new("/dev/kvm").map_err(&failed)?;
+        let access = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        rules = rules
+            .add_rule(PathBeneath::new(opened, access))
+            .map_err(CageError::other("/dev/kvm"))?;
+    }
+    if let Network::Listen { tcp, .. } = &cage.network {
+        for port in tcp {
+            let rule = NetPort::new(*port, AccessNet::BindTcp);
+            rules = rules.add_rule(rule).map_err(CageError::other("a port of the cage"))?;
+        }
+    }
+    // Whether all of it is enforced was looked at before: `strict` does not come here without.
+    rules.restrict_self().map_err(CageError::other("restricting files and ports by Landlock"))?;
+    Ok(())
+}
+
+fn access(path: &Path, is_program: bool) -> BitFlags<AccessFs> {
+    match (is_program, path.is_dir()) {
+        (true, _) => AccessFs::Execute | AccessFs::ReadFile,
+        (false, true) => AccessFs::ReadFile | AccessFs::ReadDir,
+        (false, false) if path == Path::new("/dev/null") => {
+            AccessFs::ReadFile | AccessFs::WriteFile
+        }
+        (false, false) => AccessFs::ReadFile.into(),
+    }
+}

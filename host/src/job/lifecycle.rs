@@ -1,0 +1,203 @@
+//! What is to be done when a VM ends, and how it is known that its guest is ready: the same keys in both forms.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    PortRequest, Protocol,
+    cursor::{Cursor, Object},
+};
+use crate::limits;
+
+/// When a VM that has ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartWhen {
+    /// Never.
+    #[default]
+    Never,
+    /// When QEMU or the guest's kernel failed, or nobody knows how it ended.
+    OnFailure,
+    /// Whenever nobody asked for its end.
+    Always,
+}
+
+impl RestartWhen {
+    /// All there are.
+    const ALL: [Self; 3] = [Self::Never, Self::OnFailure, Self::Always];
+
+    /// As in job files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::OnFailure => "on-failure",
+            Self::Always => "always",
+        }
+    }
+}
+
+/// The restart policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// When.
+    pub policy: RestartWhen,
+    /// How often in a row; a VM that then ran for [`limits::RESTART_SETTLED`] begins anew.
+    pub attempts: u32,
+    /// Seconds before the first; each further one in a row waits twice as long.
+    pub delay_s: u64,
+    /// The longest wait in seconds.
+    pub max_delay_s: u64,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self {
+            policy: RestartWhen::Never,
+            attempts: limits::RESTART_ATTEMPTS,
+            delay_s: limits::RESTART_DELAY.as_secs(),
+            max_delay_s: limits::RESTART_DELAY_MOST.as_secs(),
+        }
+    }
+}
+
+impl Restart {
+    /// Whether it is the one of jobs that say nothing.
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a VM that ended so is started again.
+    pub fn wants(&self, failed: bool) -> bool {
+        match self.policy {
+            RestartWhen::Never => false,
+            RestartWhen::OnFailure => failed,
+            RestartWhen::Always => true,
+        }
+    }
+
+    /// The wait before the restart that follows so many in a row, in seconds; none where the cap is reached.
+    pub fn delay_s(&self, restarts: u32) -> Option<u64> {
+        let doubled = self.delay_s.saturating_mul(1 << restarts.min(32));
+        (restarts < self.attempts).then_some(doubled.min(self.max_delay_s))
+    }
+}
+
+/// How it is known that a guest does what it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// What must be seen.
+    #[serde(flatten)]
+    pub check: ReadyCheck,
+    /// Seconds after which a guest that is not ready has failed.
+    pub timeout_s: u64,
+}
+
+/// What must be seen of a guest that is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadyCheck {
+    /// A text on its serial console.
+    Serial(String),
+    /// Bytes from the port of this label: connecting alone says nothing, as QEMU accepts before any guest runs.
+    Tcp(String),
+    /// An HTTP status from 200 to 399.
+    Http {
+        /// The port's label.
+        port: String,
+        /// What is asked for.
+        path: String,
+    },
+}
+
+pub(super) fn restart(cursor: Cursor<'_>) -> Option<Restart> {
+    let default = Restart::default();
+    if cursor.value().is_string() {
+        let policy = cursor.word(&RestartWhen::ALL, RestartWhen::name)?;
+        return Some(Restart { policy, ..default });
+    }
+    let block = cursor.object(&["policy", "attempts", "delay_s", "max_delay_s"])?;
+    let policy = block
+        .required("policy", "never, on-failure or always")
+        .and_then(|policy| policy.word(&RestartWhen::ALL, RestartWhen::name));
+    let attempts = match block.optional("attempts") {
+        Some(attempts) => attempts.number(0..=limits::RESTART_ATTEMPTS_MOST, "restarts in a row"),
+        None => Some(default.attempts),
+    };
+    let seconds = |key: &str, default: u64| match block.optional(key) {
+        Some(seconds) => seconds.number(0..=limits::LIFECYCLE_MOST.as_secs(), "seconds"),
+        None => Some(default),
+    };
+    let delay_s = seconds("delay_s", default.delay_s);
+    let max_delay_s = seconds("max_delay_s", default.max_delay_s);
+    Some(Restart {
+        policy: policy?,
+        attempts: attempts?,
+        delay_s: delay_s?,
+        max_delay_s: max_delay_s?,
+    })
+}
+
+/// The ready check of a config block, whose port must be one that is forwarded; `ports` is absent where they are wrong.
+pub(super) fn ready_of(
+    config: &Object<'_>,
+    ports: Option<&[PortRequest]>,
+) -> Option<Option<Ready>> {
+    match config.optional("ready") {
+        Some(block) => ready(block, ports?).map(Some),
+        None => Some(None),
+    }
+}
+
+fn ready(cursor: Cursor<'_>, ports: &[PortRequest]) -> Option<Ready> {
+    let block = cursor.object(&["serial", "tcp", "http", "path", "timeout_s"])?;
+    let timeout_s = match block.optional("timeout_s") {
+        Some(timeout) => timeout.number(1..=limits::LIFECYCLE_MOST.as_secs(), "seconds"),
+        None => Some(limits::READY.as_secs()),
+    };
+    let kinds = ["serial", "tcp", "http"].map(|key| block.optional(key));
+    let check = match kinds {
+        [Some(text), None, None] => text
+            .text(limits::READY_TEXT_BYTES, "a text")
+            .map(|text| ReadyCheck::Serial(text.into())),
+        [None, Some(port), None] => label(&port, ports).map(ReadyCheck::Tcp),
+        [None, None, Some(port)] => {
+            let path = path(&block);
+            label(&port, ports).zip(path).map(|(port, path)| ReadyCheck::Http { port, path })
+        }
+        [_, _, _] => block.here().refuse("one of serial, tcp and http"),
+    };
+    Some(Ready { check: check?, timeout_s: timeout_s? })
+}
+
+fn label(cursor: &Cursor<'_>, ports: &[PortRequest]) -> Option<String> {
+    let label = cursor.text(limits::LABEL_BYTES, "a port's label")?;
+    match ports.iter().find(|port| port.label == label) {
+        Some(port) if port.protocol == Protocol::Tcp => Some(label.to_owned()),
+        Some(_) => cursor.refuse("the label of a port that is forwarded by TCP"),
+        None => cursor.refuse("the label of a port that the task forwards"),
+    }
+}
+
+fn path(block: &Object<'_>) -> Option<String> {
+    let Some(cursor) = block.optional("path") else { return Some("/".into()) };
+    let path = cursor.text(limits::URL_BYTES, "a path")?;
+    // It goes into a request line as it is.
+    match path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Some(path.to_owned()),
+        false => cursor.refuse("a path that begins with /, of printable ASCII, no spaces"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_cap() {
+        let restart =
+            Restart { policy: RestartWhen::OnFailure, attempts: 5, delay_s: 3, max_delay_s: 10 };
+        let waits: Vec<_> = (0..6).map(|restarts| restart.delay_s(restarts)).collect();
+        assert_eq!(waits, [Some(3), Some(6), Some(10), Some(10), Some(10), None]);
+        assert!(restart.wants(true) && !restart.wants(false));
+        assert_eq!(Restart { attempts: u32::MAX, ..restart }.delay_s(1000), Some(10));
+    }
+}

@@ -1,0 +1,103 @@
+//! A VM that runs, seen from the command that started it.
+
+use std::path::Path;
+
+use tokio::time;
+
+use super::{Host, show::Steps, vms};
+use crate::{
+    cli::Until,
+    limits,
+    outcome::{Exit, VmReport},
+    stop::Stop,
+    vm::{self, Attached, End, Note, Spec, State, Vm},
+};
+
+/// Follows it until what is waited for, or its end.
+pub(super) async fn until(
+    until: Until,
+    host: &Host,
+    folder: &Path,
+    (mut attached, spec): (Attached, &Spec),
+    steps: &Steps,
+    stop: &mut Stop,
+) -> Vm {
+    let mut asked = 0;
+    loop {
+        tokio::select! {
+            note = attached.note() => match note {
+                Some(Note::Changed(change)) if change.state == State::Running => {
+                    steps.running(spec, &Vm::at(folder).console_log());
+                    if until == Until::Running {
+                        return Vm::at(folder);
+                    }
+                }
+                Some(Note::Changed(change)) if change.state == State::Starting => {
+                    if let Some(reason) = &change.reason {
+                        steps.doing("starting", reason);
+                    }
+                }
+                Some(Note::Ready) => {
+                    steps.doing("ready", "the job's ready check holds");
+                    if until == Until::Ready {
+                        return Vm::at(folder);
+                    }
+                }
+                Some(Note::Doing(doing)) => steps.doing("stopping", &doing),
+                Some(Note::Changed(_) | Note::Adopted) => {}
+                None => break,
+            },
+            () = stop.asked(asked + 1) => {
+                asked += 1;
+                attached.ask_to_stop();
+            }
+        }
+    }
+    // The supervisor has ended: with its VM, or it was killed, and somebody else looks after the VM from now on.
+    loop {
+        let now = Vm::at(folder);
+        if now.status.state().is_final() && now.is_over() {
+            return now;
+        }
+        vm::recover(&host.state).await;
+        tokio::select! {
+            () = time::sleep(limits::VM_POLL) => {}
+            () = stop.asked(asked + 1) => {
+                asked += 1;
+                vms::ask_to_stop(&now);
+            }
+        }
+    }
+}
+
+/// The exit code of a command that has followed it so far.
+pub(super) fn exit(vm: &Vm, until: Until) -> Exit {
+    if !vm.status.state().is_final() {
+        return Exit::Done;
+    }
+    match vm.status.ended.as_ref().map(|ended| &ended.end) {
+        Some(End::ShutDown) if until == Until::Ready => Exit::VmFailed,
+        Some(End::ShutDown) => Exit::Done,
+        Some(End::Stopped { .. }) => Exit::Interrupted,
+        Some(End::NotStarted { cannot_run: true, .. }) => Exit::CannotRun,
+        Some(End::Panicked | End::Failed { .. } | End::NotStarted { .. }) | None => Exit::VmFailed,
+    }
+}
+
+/// What is known of it.
+pub(super) fn report(vm: &Vm, spec: &Spec) -> VmReport {
+    let ended = vm.status.ended.clone();
+    let failed = ended.as_ref().is_some_and(|ended| ended.end.is_failure());
+    VmReport {
+        id: vm.id.clone(),
+        folder: vm.folder.display().to_string(),
+        console_log: vm.console_log().display().to_string(),
+        ports: spec.forwards.clone(),
+        state: vm.status.state(),
+        started_at: vm.status.started_at,
+        ended_at: ended.as_ref().map(|ended| ended.ended_at),
+        end: ended.map(|ended| ended.end),
+        cage: spec.cage.summary(),
+        console_tail: if failed { vm::console_tail(&vm.folder) } else { String::new() },
+    }
+}

@@ -1,0 +1,133 @@
+//! `qhost restart` and `qhost recover`: VMs that are started again.
+
+use serde_json::json;
+use tokio::time;
+
+use super::{Host, RunError, ending::summary, show};
+use crate::{
+    cage::User,
+    cli::{Shared, StopArgs, Until},
+    image::Store,
+    job::Task,
+    limits,
+    outcome::Exit,
+    run::follow,
+    stop::Stop,
+    vm::{self, AskError, Held, KeptOverlay, Recovered, Request, Spec, State, Vm, VmDir, VmError},
+};
+
+pub(super) async fn restart(shared: &Shared, args: &StopArgs) -> Result<Exit, RunError> {
+    let host = Host::new(shared)?;
+    let mut vms = vec![];
+    for name in &args.which.vms {
+        let vm = vm::named(&host.state, name)?;
+        let vm = match vm.status.state().is_final() {
+            true => start(shared, &host, &vm, "asked to restart").await?,
+            false => stop_and_start(&vm, args.grace).await?,
+        };
+        if !shared.json {
+            show::print(&summary(&vm));
+        }
+        vms.push(vm);
+    }
+    let failed = vms.iter().any(|vm| vm.status.state().is_final());
+    if shared.json {
+        show::print(&show::json(&json!({ "vms": vms })));
+    }
+    Ok(if failed { Exit::VmFailed } else { Exit::Done })
+}
+
+/// Its supervisor stops QEMU and starts it again; waits until the guest runs, or has ended.
+async fn stop_and_start(vm: &Vm, grace_s: Option<u64>) -> Result<Vm, RunError> {
+    let refused =
+        |error: AskError| VmError::Refused { id: vm.id.clone(), reason: error.to_string() };
+    let was = vm.status.started_at;
+    vm::ask(&vm.folder, Request::Restart { grace_s }, limits::CONTROL_REPLY)
+        .await
+        .map_err(refused)?;
+    let most = std::time::Instant::now() + limits::STOP_GRACE_MOST;
+    loop {
+        let now = Vm::at(&vm.folder);
+        let runs = now.status.state() == State::Running && now.status.started_at != was;
+        if runs || now.status.state().is_final() {
+            return Ok(now);
+        }
+        if std::time::Instant::now() > most {
+            let seconds = limits::STOP_GRACE_MOST.as_secs();
+            return Err(VmError::Stays { id: now.id, seconds }.into());
+        }
+        time::sleep(limits::VM_POLL).await;
+    }
+}
+
+/// Starts a VM that has ended: what was decided about it holds, and all that it uses is held anew.
+async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, RunError> {
+    let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
+    let steps = show::Steps::new(shared);
+    let mut spec = Spec::read(&vm.folder)?;
+    let task = vm.folder.join("task.json");
+    let unreadable = |source| VmError::Folder { doing: "read", path: task.clone(), source };
+    let read = || std::io::Result::Ok(serde_json::from_slice::<Task>(&std::fs::read(&task)?)?);
+    let task: Task = read().map_err(unreadable)?;
+    let ports = vm::reserve_again(&host.state, &spec.forwards)?;
+    let mut kept = KeptOverlay::hold(&host.state, &task)?;
+    let quotas = host.config.quotas(&task.tenant);
+    let goes_on = || VmError::GoesOn { id: vm.id.clone() };
+    let mut dir = VmDir::take_again(&host.state, vm, quotas)?.ok_or_else(goes_on)?;
+    let store = Store::new(host.state.path());
+    let image = tokio::select! {
+        image = store.ensure(&task.image, &host.config.image, &steps) => image?,
+        () = stop.asked(1) => return Err(RunError::Interrupted),
+    };
+    if let Some(kept) = &mut kept {
+        kept.over(&image)?;
+    }
+    let mut held = Held::new(&image, ports, kept)?;
+    if let User::Own(_) = spec.cage.user {
+        held.user(&host.state, &mut spec.cage.user, host.config.cage.users)?;
+    }
+    dir.start_again(why);
+    let attached = vm::launch(dir, &spec, None, held)?;
+    let until = Until::Running;
+    Ok(follow::until(until, host, &vm.folder, (attached, &spec), &steps, &mut stop).await)
+}
+
+/// After what lives was adopted: starts those again that are lost and whose jobs want that.
+pub(super) async fn recover(shared: &Shared, recovered: Recovered) -> Result<Exit, RunError> {
+    let host = Host::new(shared)?;
+    let mut restarted = vec![];
+    let mut failed = vec![];
+    for vm in vm::list(&host.state) {
+        let wants = Spec::read(&vm.folder).is_ok_and(|spec| spec.restart.wants(true));
+        if vm.status.state() != State::Lost || !wants {
+            continue;
+        }
+        match start(shared, &host, &vm, "it was lost").await {
+            Ok(now) if !now.status.state().is_final() => restarted.push(now.id),
+            Ok(now) => failed.push((now.id.clone(), summary(&now))),
+            Err(error) => {
+                // The others are not to wait for this one's trouble.
+                tracing::warn!(vm = vm.id, %error, "it was not started again");
+                failed.push((vm.id, error.to_string()));
+            }
+        }
+    }
+    let Recovered { adopted, lost } = recovered;
+    if shared.json {
+        let failed: Vec<_> =
+            failed.iter().map(|(id, why)| json!({"id": id, "reason": why.trim()})).collect();
+        let report =
+            json!({"adopted": adopted, "lost": lost, "restarted": restarted, "failed": failed});
+        show::print(&show::json(&report));
+    } else {
+        for (what, ids) in [("adopted", &adopted), ("lost", &lost), ("restarted", &restarted)] {
+            for id in ids {
+                show::print(&format!("{what:<10} {id}\n"));
+            }
+        }
+        for (id, why) in &failed {
+            show::print(&format!("{:<10} {id}  {}\n", "failed", why.trim()));
+        }
+    }
+    Ok(if failed.is_empty() { Exit::Done } else { Exit::VmFailed })
+}

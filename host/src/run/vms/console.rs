@@ -1,0 +1,104 @@
+//! `qhost console`: a terminal on a guest's serial port.
+
+use std::io::{IsTerminal as _, Write as _, stdin, stdout};
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::RunError;
+use crate::{
+    limits,
+    outcome::Exit,
+    vm::{self, Vm, VmError},
+};
+
+/// Ctrl-], as in telnet and virsh.
+const DETACH: u8 = 0x1d;
+
+/// The terminal as it was, to be given back.
+struct Raw(Option<Termios>);
+
+impl Raw {
+    /// Every key goes to the guest; nothing where standard input is no terminal.
+    fn begin() -> Self {
+        let was = tcgetattr(stdin()).ok();
+        if let Some(was) = &was {
+            let mut raw = was.clone();
+            raw.make_raw();
+            if tcsetattr(stdin(), OptionalActions::Now, &raw).is_err() {
+                return Self(None);
+            }
+        }
+        Self(was)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(was) = &self.0
+            && tcsetattr(stdin(), OptionalActions::Now, was).is_err()
+        {
+            tracing::warn!("the terminal stays as it is: type reset");
+        }
+    }
+}
+
+pub(super) async fn attach(vm: &Vm) -> Result<Exit, RunError> {
+    if vm.status.state().is_final() {
+        let state = vm.status.state().name();
+        return Err(VmError::HasEnded { id: vm.id.clone(), state }.into());
+    }
+    let refused =
+        |error: vm::AskError| VmError::Refused { id: vm.id.clone(), reason: error.to_string() };
+    let mut console = vm::attach(&vm.folder).await.map_err(refused)?;
+    if stdin().is_terminal() {
+        tracing::info!("attached");
+        eprint_line(&format!("attached to {}; Ctrl-] detaches", vm.id));
+    }
+    let raw = Raw::begin();
+    let (mut said, mut typed) = ([0; limits::CONSOLE_READ_BYTES], [0; limits::CONSOLE_TYPED_BYTES]);
+    let mut input = Some(tokio::io::stdin());
+    let done = loop {
+        tokio::select! {
+            read = console.read(&mut said) => match read {
+                Ok(read @ 1..) => {
+                    let bytes = said.get(..read).unwrap_or_default();
+                    if stdout().write_all(bytes).and_then(|()| stdout().flush()).is_err() {
+                        break "detached";
+                    }
+                }
+                Ok(0) | Err(_) => break "the VM's supervisor has closed the console",
+            },
+            read = next(&mut input, &mut typed) => match read {
+                // A pipe that has ended types no more; what the guest says still comes.
+                0 => input = None,
+                read => {
+                    let bytes = typed.get(..read).unwrap_or_default();
+                    let until = bytes.iter().position(|byte| *byte == DETACH);
+                    let send = bytes.get(..until.unwrap_or(read)).unwrap_or_default();
+                    if console.write_all(send).await.is_err() || until.is_some() {
+                        break "detached";
+                    }
+                }
+            }
+        }
+    };
+    drop(raw);
+    if stdin().is_terminal() {
+        eprint_line(&format!("\n{done}"));
+    }
+    Ok(Exit::Done)
+}
+
+async fn next(input: &mut Option<tokio::io::Stdin>, buffer: &mut [u8]) -> usize {
+    match input {
+        Some(input) => input.read(buffer).await.unwrap_or(0),
+        None => std::future::pending().await,
+    }
+}
+
+fn eprint_line(text: &str) {
+    if writeln!(std::io::stderr(), "{text}").is_err() {
+        tracing::debug!("standard error was not written");
+    }
+}

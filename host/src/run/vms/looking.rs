@@ -1,0 +1,135 @@
+//! `qhost logs`, `stats` and `events`.
+
+use std::io::{Write as _, stdout};
+
+use serde::Serialize;
+use serde_json::json;
+use tokio::time;
+
+use super::{RunError, ending::going_on, show};
+use crate::{
+    cli::{EventsArgs, LogsArgs, Shared},
+    limits,
+    outcome::Exit,
+    printable,
+    state::StateDir,
+    vm::{self, AskError, Event, Events, Request, Stats, Vm, VmError},
+};
+
+/// The console as the guest wrote it: bytes, which are the terminal's to show or the pipe's to carry.
+pub(super) async fn logs(vm: &Vm, args: &LogsArgs) -> Result<Exit, RunError> {
+    let path = vm.console_log();
+    let unreadable = |source| VmError::Folder { doing: "read", path: path.clone(), source };
+    let mut console = vm.console(args.since.map(|since| since.0));
+    let mut buffer = vec![0; limits::BLOCK_BYTES];
+    loop {
+        // Asked first, so that what was written before the end is read after it.
+        let goes_on = vm.again().is_some_and(|vm| !vm.is_over());
+        loop {
+            let read = console.read(&mut buffer).map_err(unreadable)?;
+            if read == 0 {
+                break;
+            }
+            let bytes = buffer.get(..read).unwrap_or_default();
+            // A closed pipe is the reader's choice and no error of ours.
+            if stdout().write_all(bytes).and_then(|()| stdout().flush()).is_err() {
+                return Ok(Exit::Done);
+            }
+        }
+        if !args.follow || !goes_on {
+            return Ok(Exit::Done);
+        }
+        time::sleep(limits::VM_POLL).await;
+    }
+}
+
+#[derive(Serialize)]
+struct Used {
+    id: String,
+    task: String,
+    #[serde(flatten)]
+    stats: Stats,
+}
+
+pub(super) async fn stats(
+    shared: &Shared,
+    state: &StateDir,
+    names: &[String],
+) -> Result<Exit, RunError> {
+    let vms = match names {
+        [] => vm::going_on(state),
+        names => going_on(state, names)?,
+    };
+    let mut used = vec![];
+    for vm in vms {
+        let stats = vm::ask(&vm.folder, Request::Stats, limits::CONTROL_REPLY).await;
+        let stats = stats
+            .and_then(|stats| Ok(serde_json::from_value(stats).map_err(std::io::Error::from)?));
+        match stats {
+            Ok(stats) => used.push(Used { id: vm.id, task: vm.task, stats }),
+            // Of all, those that are only beginning or have just ended are left out.
+            Err(AskError::Unanswered(_) | AskError::Refused(_)) if names.is_empty() => {}
+            Err(error) => {
+                return Err(VmError::Refused { id: vm.id, reason: error.to_string() }.into());
+            }
+        }
+    }
+    if shared.json {
+        show::print(&show::json(&json!({ "vms": used })));
+        return Ok(Exit::Done);
+    }
+    let header = ["ID", "TASK", "CPU TIME", "MEMORY", "READ", "WRITTEN", "CONNECTIONS", "THREADS"];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(used.iter().map(|Used { id, task, stats }| {
+        let bytes = |bytes: u64| indicatif::BinaryBytes(bytes).to_string();
+        let number = |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
+        let cpu = stats.cpu_ms.map(|ms| std::time::Duration::from_millis(ms).as_secs_f64());
+        [
+            id.clone(),
+            printable::line(task, 40).to_string(),
+            cpu.map_or("-".into(), |seconds| format!("{seconds:.1} s")),
+            stats.resident_bytes.map_or("-".into(), bytes),
+            bytes(stats.disks.iter().map(|disk| disk.read_bytes).sum()),
+            bytes(stats.disks.iter().map(|disk| disk.written_bytes).sum()),
+            number(stats.connections),
+            number(stats.threads),
+        ]
+    }));
+    show::print(&show::table(&rows));
+    Ok(Exit::Done)
+}
+
+pub(super) async fn events(
+    shared: &Shared,
+    state: &StateDir,
+    args: &EventsArgs,
+) -> Result<Exit, RunError> {
+    let unreadable =
+        |source| VmError::Folder { doing: "read events in", path: state.path().into(), source };
+    let mut events = Events::new(state.path());
+    loop {
+        let mut text = String::new();
+        for event in events.read().map_err(unreadable)? {
+            if args.since.is_none_or(|since| event.at >= since.0) {
+                text += &if shared.json { show::json(&event) } else { line(&event) };
+            }
+        }
+        // A closed pipe is the reader's choice and no error of ours.
+        let written = anstream::stdout().lock().write_all(text.as_bytes());
+        if written.and_then(|()| stdout().flush()).is_err() || !args.follow {
+            return Ok(Exit::Done);
+        }
+        time::sleep(limits::VM_POLL).await;
+    }
+}
+
+fn line(event: &Event) -> String {
+    let Event { at, vm, task, tenant, event, reason } = event;
+    let shown = |text: &str, most| printable::line(text, most).to_string();
+    let reason = reason.as_deref().map(|reason| shown(reason, 300)).unwrap_or_default();
+    let (task, tenant) = (shown(task, 40), shown(tenant, 40));
+    format!("{at:.3}  {:<9}  {vm}  {tenant}/{task}  {reason}", shown(event, 40))
+        .trim_end()
+        .to_owned()
+        + "\n"
+}

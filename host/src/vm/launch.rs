@@ -1,0 +1,76 @@
+//! The launch: what a VM is run from is written down, and a supervisor is started with all that is held for it.
+
+use std::fs::File;
+
+use super::{Attached, Begin, KeptOverlay, Reserved, Spec, VmDir, VmError, dir::folder};
+use crate::{
+    cage::{Uids, User, UserRange},
+    failpoint,
+    image::{self, VerifiedImage},
+    policy::Decision,
+    qemu::OVERLAY,
+    state::StateDir,
+};
+
+/// What is held for a VM by open files, from before its launch until it has ended.
+#[derive(Debug)]
+pub struct Held {
+    files: Vec<File>,
+}
+
+impl Held {
+    /// The image, the ports, which QEMU takes from here on, and the overlay, if that is kept.
+    pub fn new(
+        image: &VerifiedImage,
+        ports: Reserved,
+        kept: Option<KeptOverlay>,
+    ) -> Result<Self, VmError> {
+        let mut files = ports.release();
+        files.push(image.lease().map_err(folder("hold", image.path()))?);
+        files.extend(kept.map(KeptOverlay::into_lock));
+        Ok(Self { files })
+    }
+
+    /// A user that no other VM is, where that is how QEMU is kept.
+    pub fn user(
+        &mut self,
+        state: &StateDir,
+        user: &mut User,
+        range: UserRange,
+    ) -> Result<(), VmError> {
+        let User::Own(uid) = user else { return Ok(()) };
+        let path = state.uids();
+        let reserved = Uids(&path).reserve(range).map_err(folder("reserve a user in", &path))?;
+        let Some((free, lock)) = reserved else {
+            let message = format!("every user of cage.users, {range}, is a VM's");
+            return Err(VmError::Cage { message });
+        };
+        *uid = free;
+        self.files.push(lock);
+        Ok(())
+    }
+}
+
+/// Starts a VM's supervisor. Until that has begun, dropping the folder removes it.
+pub fn launch(
+    mut dir: VmDir,
+    spec: &Spec,
+    decision: Option<&Decision>,
+    held: Held,
+) -> Result<Attached, VmError> {
+    if spec.has_own_overlay() {
+        let path = dir.path().join(OVERLAY);
+        image::create_overlay(&path, spec.image.disk_bytes).map_err(folder("create", &path))?;
+    }
+    if let Some(decision) = decision {
+        dir.write("decision.json", decision)?;
+    }
+    dir.write_spec(spec)?;
+    failpoint::reach("launch.written");
+    let mut files = held.files;
+    files.push(dir.share_lock()?);
+    let attached = Attached::start(dir.path(), Begin::Launch, files)?;
+    dir.hand_over();
+    failpoint::reach("launch.supervisor");
+    Ok(attached)
+}

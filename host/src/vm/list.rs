@@ -1,0 +1,253 @@
+//! The VMs of this host, as their folders tell.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    Amounts, Reader, State, Status, VmError, console,
+    dir::{LOCK, RESERVED, STATUS, TASK, folder, lock_all, name_of, remove_leftovers},
+    spec::PLAN,
+};
+use crate::{
+    cage::Cage,
+    digest::Sha256,
+    job::{Resources, Task},
+    qemu::Forward,
+    state::{self, StateDir},
+};
+
+pub(super) const LOST: &str = "whoever looked after it was killed, and QEMU is gone";
+
+/// A VM, as far as its folder tells.
+#[derive(Debug, Serialize)]
+pub struct Vm {
+    /// Its id.
+    pub id: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The task's name.
+    pub task: String,
+    /// The job's name.
+    pub job: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// How it is doing.
+    #[serde(flatten)]
+    pub status: Status,
+    /// What it takes of the host; absent until it is about to start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub takes: Option<Takes>,
+    /// What is reserved for it.
+    pub reserved: Amounts,
+    /// Whether somebody looks after it.
+    #[serde(skip)]
+    pub held: bool,
+}
+
+/// What a VM takes of the host, of `plan.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Takes {
+    /// CPUs and memory.
+    pub resources: Resources,
+    /// Its forwarded ports.
+    pub forwards: Vec<Forward>,
+    /// The image that it runs from; absent of an earlier version.
+    image: Option<Image>,
+    /// What its QEMU is kept in; absent of an earlier version.
+    pub cage: Option<Cage>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Image {
+    sha256: Sha256,
+}
+
+impl Takes {
+    /// The image's digest.
+    pub fn image(&self) -> Option<Sha256> {
+        self.image.as_ref().map(|image| image.sha256)
+    }
+}
+
+/// What a VM has reserved, and for whom.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Reserved {
+    tenant: String,
+    #[serde(default)]
+    job: String,
+    #[serde(default)]
+    task: String,
+    #[serde(flatten)]
+    takes: Amounts,
+}
+
+impl Reserved {
+    pub(super) fn new(task: &Task, takes: Amounts) -> Self {
+        Self { tenant: task.tenant.clone(), job: task.job.clone(), task: task.name.clone(), takes }
+    }
+}
+
+impl Vm {
+    /// A folder whose records cannot be read, or are an earlier version's, is a VM all the same.
+    fn read(path: &Path) -> Self {
+        let status = read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
+        Self::with_status(path, status)
+    }
+
+    fn with_status(path: &Path, mut status: Status) -> Self {
+        // Of one that has ended, nobody need be asked.
+        let held = !status.state().is_final() && !is_abandoned(path);
+        // Nobody has come by yet to write it down.
+        if !held && !status.qemu_lives() {
+            status.enter(State::Lost, Some(LOST.into()));
+        }
+        let takes: Option<Takes> = read_record(&path.join(PLAN));
+        let reserved = read_record(&path.join(RESERVED)).unwrap_or_else(|| {
+            let task: Option<Task> = read_record(&path.join(TASK));
+            let cpus = takes.as_ref().map_or(0, |takes| takes.resources.cpus.into());
+            let memory_mib = takes.as_ref().map_or(0, |takes| takes.resources.memory_mib.into());
+            let ports = takes.as_ref().map_or(0, |takes| takes.forwards.len() as u64);
+            let name = |of: fn(Task) -> String| task.clone().map(of).unwrap_or_default();
+            Reserved {
+                tenant: name(|task| task.tenant),
+                job: name(|task| task.job),
+                task: name(|task| task.name),
+                takes: Amounts { vms: 1, cpus, memory_mib, disk_bytes: 0, ports },
+            }
+        });
+        Self {
+            id: name_of(path),
+            folder: path.to_owned(),
+            task: reserved.task,
+            job: reserved.job,
+            tenant: reserved.tenant,
+            status,
+            takes,
+            reserved: reserved.takes,
+            held,
+        }
+    }
+
+    /// The VM of a folder.
+    pub fn at(folder: &Path) -> Self {
+        Self::read(folder)
+    }
+
+    /// The guest's console log.
+    pub fn console_log(&self) -> PathBuf {
+        console::log(&self.folder)
+    }
+
+    /// The same, to be read.
+    pub fn console(&self, since: Option<jiff::Timestamp>) -> Reader {
+        Reader::new(&self.folder, since)
+    }
+
+    /// Whether it is over: its state is final, and whoever looked after it has cleaned up.
+    pub fn is_over(&self) -> bool {
+        self.status.state().is_final() && is_abandoned(&self.folder)
+    }
+
+    /// What is known of one whose folder has gone.
+    pub fn gone(mut self) -> Self {
+        self.held = false;
+        self.status.enter(State::Lost, Some("it never ran, or was removed since it ended".into()));
+        self
+    }
+
+    /// Reads it again; nothing where it was removed meanwhile.
+    pub fn again(&self) -> Option<Self> {
+        self.folder.exists().then(|| Self::read(&self.folder))
+    }
+
+    /// Removes what is left of an ended VM; false where it goes on.
+    pub fn remove(&self, state: &StateDir) -> Result<bool, VmError> {
+        let _all = lock_all(&state.vms())?;
+        match is_over(&self.folder) {
+            true => remove_leftovers(&self.folder)
+                .and_then(|()| fs::remove_dir_all(&self.folder))
+                .map(|()| true)
+                .map_err(folder("remove", &self.folder)),
+            false => Ok(false),
+        }
+    }
+}
+
+pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+pub(super) fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(vms).into_iter().flatten().flatten();
+    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    entries.filter(is_folder).map(|entry| entry.path())
+}
+
+/// Whether nobody looks after a folder's VM.
+pub(super) fn is_abandoned(path: &Path) -> bool {
+    !state::is_held(&path.join(LOCK))
+}
+
+/// Whether a folder's VM has ended, however: nobody looks after it, and QEMU is gone.
+pub(super) fn is_over(path: &Path) -> bool {
+    let lives = |status: Status| status.qemu_lives();
+    is_abandoned(path) && !read_record(&path.join(STATUS)).is_some_and(lives)
+}
+
+/// All VMs, running and ended, the latest first.
+pub fn list(state: &StateDir) -> Vec<Vm> {
+    latest_first(folders(&state.vms()).map(|path| Vm::read(&path)).collect())
+}
+
+/// Those that are not over, the latest first.
+pub fn going_on(state: &StateDir) -> Vec<Vm> {
+    let of = |path: PathBuf| {
+        let status = read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
+        let vm = (!status.state().is_final()).then(|| Vm::with_status(&path, status))?;
+        (!vm.status.state().is_final()).then_some(vm)
+    };
+    latest_first(folders(&state.vms()).filter_map(of).collect())
+}
+
+fn latest_first(mut vms: Vec<Vm>) -> Vec<Vm> {
+    vms.sort_by_key(|vm| std::cmp::Reverse(vm.status.changes().first().map(|change| change.at)));
+    vms
+}
+
+/// The VMs that take something of this host now: somebody looks after them, or their QEMU is there.
+pub fn running(state: &StateDir) -> Vec<Vm> {
+    let takes = |path: &PathBuf| !is_over(path);
+    folders(&state.vms()).filter(takes).map(|path| Vm::read(&path)).collect()
+}
+
+/// The one VM whose id begins like this, or whose task has this name: of several of a name, the one that goes on.
+pub fn named(state: &StateDir, name: &str) -> Result<Vm, VmError> {
+    // An empty name, as of a variable that is not set, is no beginning of any.
+    let mut vms = if name.is_empty() { vec![] } else { list(state) };
+    let goes_on = |vm: &Vm| !vm.status.state().is_final();
+    if vms.iter().any(|vm| vm.id == name) {
+        vms.retain(|vm| vm.id == name);
+    } else if vms.iter().any(|vm| vm.task == name) {
+        vms.retain(|vm| vm.task == name);
+        if vms.iter().filter(|vm| goes_on(vm)).count() == 1 {
+            vms.retain(goes_on);
+        }
+    } else {
+        vms.retain(|vm| vm.id.starts_with(name));
+    }
+    let ids: Vec<_> = vms.iter().map(|vm| vm.id.clone()).collect();
+    match (vms.pop(), ids.len()) {
+        (Some(only), 1) => Ok(only),
+        (_, 0) => Err(VmError::Unknown { name: name.to_owned() }),
+        (_, _) => Err(VmError::Ambiguous { name: name.to_owned(), ids }),
+    }
+}
+
+/// The folders that no lock tells anything about, for whoever sweeps.
+pub(super) fn abandoned(state: &StateDir) -> Vec<PathBuf> {
+    folders(&state.vms()).filter(|path| is_abandoned(path)).collect()
+}

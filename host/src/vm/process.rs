@@ -1,0 +1,142 @@
+//! A process that need not be a child of this one: told apart from later ones of the same number, signalled and waited
+//! for through a descriptor of it (pidfd_open(2)).
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use procfs::process::{self, ProcState};
+use rustix::{
+    io::Errno,
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    },
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// A process by its number, and by what no other process of that number has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it began, in clock ticks since the host's start (proc_pid_stat(5), field 22).
+    started_ticks: u64,
+    /// Which start of the host that was.
+    boot_id: String,
+}
+
+impl Process {
+    /// A process that is there now, and has not ended.
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        let stat = process::Process::new(pid.try_into().ok()?).ok()?.stat().ok()?;
+        if matches!(stat.state(), Ok(ProcState::Zombie | ProcState::Dead) | Err(_)) {
+            return None;
+        }
+        let boot_id = procfs::sys::kernel::random::boot_id().ok()?;
+        Some(Self { pid, started_ticks: stat.starttime, boot_id })
+    }
+
+    /// This one.
+    pub(super) fn this() -> Option<Self> {
+        Self::of(std::process::id())
+    }
+
+    /// Whether it is there.
+    pub fn lives(&self) -> bool {
+        Self::of(self.pid).as_ref() == Some(self)
+    }
+
+    /// Sends it a signal; false where it is gone.
+    pub fn signal(&self, signal: Signal) -> bool {
+        self.open().is_some_and(|handle| pidfd_send_signal(&handle, signal).is_ok())
+    }
+
+    fn open(&self) -> Option<OwnedFd> {
+        let pid = self.pid.try_into().ok().and_then(Pid::from_raw)?;
+        let handle = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+        // The handle is of whoever has the number now; from here on that cannot change.
+        self.lives().then_some(handle)
+    }
+}
+
+/// A process whose end is waited for.
+#[derive(Debug)]
+pub(super) struct Watched {
+    handle: AsyncFd<OwnedFd>,
+}
+
+impl Watched {
+    /// None where it is gone.
+    #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+    pub(super) fn new(process: &Process) -> io::Result<Option<Self>> {
+        let Some(handle) = process.open() else { return Ok(None) };
+        // SAFETY: an `OwnedFd` stays open, and the same, for as long as it is owned, which is by this alone.
+        let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }?;
+        Ok(Some(Self { handle }))
+    }
+
+    /// Waits for its end. May be dropped while it waits: nothing is lost.
+    pub(super) async fn end(&self) -> Ending {
+        if self.handle.readable().await.is_err() {
+            return Ending::Unseen;
+        }
+        loop {
+            match waitid(WaitId::PidFd(self.handle.get_ref().as_fd()), WaitIdOptions::EXITED) {
+                Ok(Some(status)) => {
+                    return match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => Ending::Code(code),
+                        (None, Some(signal)) => Ending::Signal(signal),
+                        (None, None) => Ending::Unseen,
+                    };
+                }
+                Err(Errno::INTR) => {}
+                // It is the child of somebody else: of a supervisor that was killed.
+                Ok(None) | Err(_) => return Ending::Unseen,
+            }
+        }
+    }
+
+    /// Kills it.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(self.handle.get_ref(), Signal::KILL)?)
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It exited.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// Only its parent is told, and that was another.
+    Unseen,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit status: {code}"),
+            Self::Signal(signal) => write!(f, "signal: {signal}"),
+            Self::Unseen => f.write_str("an exit status that nobody saw"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_apart_from_a_later_one() {
+        let me = Process::this().unwrap();
+        assert_eq!(Process::this().as_ref(), Some(&me));
+        assert!(me.lives() && me.signal(Signal::CONT));
+        let earlier = Process { started_ticks: me.started_ticks - 1, ..me.clone() };
+        assert!(!earlier.lives() && !earlier.signal(Signal::CONT));
+        let before_the_boot = Process { boot_id: "another".into(), ..me };
+        assert!(!before_the_boot.lives() && !before_the_boot.signal(Signal::CONT));
+    }
+}

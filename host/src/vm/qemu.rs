@@ -1,0 +1,261 @@
+//! One QEMU: started through the cage with all that it needs open, or found again, and what comes out of it.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, Read as _, Write as _},
+    os::fd::OwnedFd,
+    path::Path,
+    process::{Child, ChildStdout},
+};
+
+use tokio::{net::UnixStream, sync::broadcast, task::JoinHandle, time};
+
+use super::{
+    Process, Spec, VmDir, VmError,
+    console::{self, Log},
+    control::{self, Console},
+    dir::folder,
+    process::{Ending, Watched},
+};
+use crate::{
+    cage::{Orders, Said},
+    failpoint, launcher, limits, printable,
+    qemu::{CONSOLE_SOCKET, QMP_SOCKET, Qmp, QmpError, descriptors},
+};
+
+/// A QEMU that is there.
+pub(super) struct Qemu {
+    process: Watched,
+    console: Option<JoinHandle<()>>,
+    /// What it says itself, unless it was started by a supervisor that is gone.
+    stderr: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl Qemu {
+    /// Starts it. Its process is in the VM's status before it runs.
+    pub(super) async fn start(
+        spec: &Spec,
+        dir: &mut VmDir,
+        console: &Console,
+    ) -> Result<(Self, UnixStream), VmError> {
+        let vm = dir.path().to_owned();
+        let spawn = |source| VmError::Spawn { program: spec.program.clone(), source };
+        let (descriptors, qmp, serial) = open(spec, &vm).await?;
+        failpoint::reach("launch.opened");
+        let mut child = launcher::caged(&vm, descriptors).map_err(spawn)?;
+        failpoint::reach("launch.spawned");
+        let pipe = || spawn(std::io::Error::other("no pipe to it"));
+        let stderr = child.stderr.take().ok_or_else(pipe)?;
+        let stderr = tokio::net::unix::pipe::Receiver::from_owned_fd(OwnedFd::from(stderr));
+        let stderr = console::keep_first(stderr.map_err(spawn)?, limits::QEMU_STDERR_BYTES);
+        let stderr = tokio::spawn(stderr);
+        // This waits for the steps of the cage, which are some milliseconds.
+        let process = match caged(spec, &mut child, dir).map_err(spawn) {
+            Ok(Ok(process)) => process,
+            Ok(Err(message)) => {
+                let said = finished(Some(stderr)).await;
+                let said = String::from_utf8_lossy(&said);
+                let message = format!("{message} {}", said.trim());
+                return Err(VmError::Cage { message: message.trim().to_owned() });
+            }
+            Err(error) => return Err(error),
+        };
+        let stderr = Some(stderr);
+        let console = Some(tokio::spawn(console::run(
+            serial,
+            Log::open(&vm),
+            console.said.clone(),
+            console.typed.subscribe(),
+        )));
+        Ok((Self { process, console, stderr }, qmp))
+    }
+
+    /// Finds it again, after whoever looked after it was killed; nothing where it is gone.
+    pub(super) async fn adopt(
+        process: &Process,
+        vm: &Path,
+        console: &Console,
+    ) -> Result<Option<(Self, UnixStream)>, VmError> {
+        let process = Watched::new(process);
+        let process = process.map_err(folder("watch the QEMU of", vm))?;
+        let Some(process) = process else { return Ok(None) };
+        let connect = async |name| {
+            let connected = control::connect(vm, name).await;
+            connected.map_err(folder("connect to a socket in", vm))
+        };
+        let console = match connect(CONSOLE_SOCKET).await {
+            Ok(serial) => Some(tokio::spawn(console::run(
+                serial,
+                Log::open(vm),
+                console.said.clone(),
+                console.typed.subscribe(),
+            ))),
+            Err(error) => {
+                tracing::warn!(%error, "the console is not kept from here on");
+                None
+            }
+        };
+        let qmp = connect(QMP_SOCKET).await?;
+        Ok(Some((Self { process, console, stderr: None }, qmp)))
+    }
+
+    /// Waits for its end. May be dropped while it waits.
+    pub(super) async fn end(&self) -> Ending {
+        self.process.end().await
+    }
+
+    /// Its greeting. QEMU closes the socket when it exits; its exit says why.
+    pub(super) async fn greet(&mut self, stream: UnixStream) -> Result<Qmp, VmError> {
+        tokio::select! {
+            biased;
+            ending = self.process.end() => Err(self.did_not_start(ending).await),
+            qmp = time::timeout(limits::QMP_GREETING, Qmp::connect(stream)) => match qmp {
+                Ok(Err(QmpError::Closed | QmpError::Io(_))) => {
+                    match time::timeout(limits::STOP_QUIT, self.process.end()).await {
+                        Ok(ending) => Err(self.did_not_start(ending).await),
+                        Err(_) => Err(QmpError::Closed.into()),
+                    }
+                }
+                Ok(qmp) => Ok(qmp?),
+                Err(_) => Err(VmError::NoGreeting),
+            },
+        }
+    }
+
+    async fn did_not_start(&mut self, ending: Ending) -> VmError {
+        let stderr = self.output().await;
+        port_taken(&stderr).unwrap_or(VmError::Start {
+            status: ending.to_string(),
+            message: if stderr.is_empty() { "it said nothing".into() } else { stderr },
+        })
+    }
+
+    /// What QEMU said itself, after its end, safe to print; and the console's last bytes are in the log.
+    pub(super) async fn output(&mut self) -> String {
+        finished(self.console.take()).await;
+        let said = finished(self.stderr.take()).await;
+        let said = String::from_utf8_lossy(&said);
+        printable::lines(said.trim(), limits::QEMU_STDERR_BYTES).to_string()
+    }
+
+    /// Whether it ended.
+    pub(super) async fn kill(&mut self) -> bool {
+        if let Err(error) = self.process.kill() {
+            tracing::debug!(%error, "killing QEMU");
+        }
+        time::timeout(limits::STOP_QUIT, self.process.end()).await.is_ok()
+    }
+}
+
+/// All that QEMU needs, open, and the other ends of its sockets: connected before it runs, so that nobody waits for it.
+async fn open(
+    spec: &Spec,
+    vm: &Path,
+) -> Result<(Vec<(OwnedFd, i32)>, UnixStream, UnixStream), VmError> {
+    let mut descriptors: Vec<(OwnedFd, i32)> = vec![];
+    let mut streams = vec![];
+    for (name, number) in [(QMP_SOCKET, descriptors::QMP), (CONSOLE_SOCKET, descriptors::CONSOLE)] {
+        let listener = control::listen(vm, name).map_err(folder("listen on a socket in", vm))?;
+        streams
+            .push(control::connect(vm, name).await.map_err(folder("connect to a socket in", vm))?);
+        descriptors.push((listener.into(), number));
+    }
+    let image = File::open(&spec.image.path).map_err(folder("open", &spec.image.path))?;
+    descriptors.push((image.into(), descriptors::IMAGE));
+    if let Some(overlay) = &spec.overlay {
+        let path = vm.join(overlay);
+        let overlay = File::options().read(true).write(true).open(&path);
+        descriptors.push((overlay.map_err(folder("open", &path))?.into(), descriptors::OVERLAY));
+    }
+    let no_streams = || folder("connect to a socket in", vm)(std::io::Error::other("none"));
+    let serial = streams.pop().ok_or_else(no_streams)?;
+    let qmp = streams.pop().ok_or_else(no_streams)?;
+    Ok((descriptors, qmp, serial))
+}
+
+/// Has the cage put up and QEMU started in it; or what the step there said went wrong.
+fn caged(
+    spec: &Spec,
+    child: &mut Child,
+    dir: &mut VmDir,
+) -> std::io::Result<Result<Watched, String>> {
+    let pipe = || std::io::Error::other("no pipe to the cage");
+    let mut orders = child.stdin.take().ok_or_else(pipe)?;
+    let mut said = std::io::BufReader::new(child.stdout.take().ok_or_else(pipe)?);
+    let line = Orders {
+        vm: spec.vm.clone(),
+        cage: spec.cage.clone(),
+        program: spec.program.clone(),
+        argv: spec.argv.clone(),
+    };
+    let written = orders.write_all(format!("{}\n", serde_json::to_string(&line)?).as_bytes());
+    let first = said_by(&mut said)?;
+    let waited = child.wait();
+    let pid = match (first, written) {
+        (Some(Said::Pid(pid)), Ok(())) => pid,
+        (Some(Said::Failed(message)), _) => return Ok(Err(message)),
+        (_, _) => {
+            let status = waited.map_or_else(|error| error.to_string(), |status| status.to_string());
+            return Ok(Err(format!("the step that becomes QEMU ended with {status}")));
+        }
+    };
+    let gone = || "the process that was to be QEMU is gone".to_owned();
+    let Some(process) = Process::of(pid) else {
+        // It may have said why.
+        return Ok(match said_by(&mut said)? {
+            Some(Said::Failed(message)) => Err(message),
+            Some(Said::Pid(_)) | None => Err(gone()),
+        });
+    };
+    failpoint::reach("launch.caged");
+    // It runs only once it is written down.
+    dir.note(|status| status.qemu = Some(process.clone()));
+    failpoint::reach("launch.recorded");
+    let Some(watched) = Watched::new(&process)? else { return Ok(Err(gone())) };
+    let go = orders.write_all(b"go\n");
+    failpoint::reach("launch.go");
+    // Its standard output closes when QEMU begins.
+    match (said_by(&mut said)?, go) {
+        (Some(Said::Failed(message)), _) => Ok(Err(message)),
+        (_, Err(error)) => Err(error),
+        (_, Ok(())) => Ok(Ok(watched)),
+    }
+}
+
+fn said_by(said: &mut std::io::BufReader<ChildStdout>) -> std::io::Result<Option<Said>> {
+    let mut line = String::new();
+    said.take(limits::NOTE_BYTES as u64).read_line(&mut line)?;
+    Ok(serde_json::from_str(&line).ok())
+}
+
+/// A task that ends with its stream; a process that QEMU left behind could hold that open.
+async fn finished<T: Default>(task: Option<JoinHandle<T>>) -> T {
+    let Some(mut task) = task else { return T::default() };
+    match time::timeout(limits::DRAIN, &mut task).await {
+        Ok(output) => output.unwrap_or_default(),
+        Err(_) => {
+            task.abort();
+            T::default()
+        }
+    }
+}
+
+/// The port in QEMU's message that it could not forward one; between our giving it up and QEMU's taking it, another
+/// process took it.
+fn port_taken(stderr: &str) -> Option<VmError> {
+    let rule = stderr.split_once("Could not set up host forwarding rule '")?.1;
+    let (protocol, rest) = rule.split_once(':')?;
+    let (bind, rest) = rest.split_once(':')?;
+    let (port, _) = rest.split_once('-')?;
+    Some(VmError::PortTaken {
+        port: port.parse().ok()?,
+        bind: bind.parse().ok()?,
+        protocol: if protocol == "udp" { "udp" } else { "tcp" },
+    })
+}
+
+/// A new pair of channels for a VM's console.
+pub(super) fn console() -> Console {
+    let channel = || broadcast::channel(limits::CONSOLE_PIECES).0;
+    Console { said: channel(), typed: channel() }
+}

@@ -1,0 +1,8 @@
+//! The `qhost-supervisor` command, for `qhost-under-test`, with the same points to act at.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    qhost_tests::fail_points();
+    qhost::supervisor::main()
+}
