@@ -97,8 +97,6 @@ pub enum Network {
         /// Whether UDP ports are forwarded too.
         udp: bool,
     },
-    /// A network namespace of its own that pasta connects to the internet, but not to private networks.
-    Internet,
     /// The host's, all of it.
     Host,
 }

@@ -80,8 +80,8 @@ impl Default for Ports {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Network {
-    /// Whether guests may be given egress `internet`: what is public of it, neither this host nor private networks. Under
-    /// `cage.level = "best-effort"` and without pasta it is whatever this host reaches, its loopback included.
+    /// Whether guests may be given egress `internet`. It reaches whatever this host reaches, its loopback included, which is
+    /// why `cage.level = "strict"` refuses it.
     internet: bool,
 }
 

@@ -269,8 +269,6 @@ pub const LOCK_TRIES: u32 = 5;
 pub const LOCK_POLL: Duration = Duration::from_millis(5);
 /// QEMU's start up to its QMP greeting: 40 to 90 ms on an idle machine.
 pub const QMP_GREETING: Duration = Duration::from_secs(30);
-/// How often the QMP socket is tried until QEMU has made it.
-pub const QMP_CONNECT_POLL: Duration = Duration::from_millis(5);
 /// The answer to one QMP command.
 pub const QMP_REPLY: Duration = Duration::from_secs(5);
 /// One line of QMP in bytes: `query-qmp-schema`, the longest answer known, has 236 kB.

@@ -75,6 +75,8 @@ pub enum End {
         /// What happened, in QEMU's own words where it had some.
         message: String,
     },
+    /// QEMU ended while nobody looked after it.
+    Unseen,
     /// QEMU did not come so far that the guest ran.
     NotStarted {
         /// Why.
@@ -99,7 +101,7 @@ pub struct Ended {
 impl End {
     /// Whether it is the guest's or QEMU's fault.
     pub fn is_failure(&self) -> bool {
-        matches!(self, Self::Panicked | Self::Failed { .. } | Self::NotStarted { .. })
+        !matches!(self, Self::ShutDown | Self::Stopped { .. })
     }
 }
 
@@ -114,6 +116,7 @@ impl fmt::Display for End {
             Self::Stopped { by: StoppedBy::Kill } => "stopped; QEMU had to be killed",
             Self::Stopped { by: StoppedBy::BetweenStarts } => "stopped before the guest ran",
             Self::Panicked => "the guest's kernel panicked",
+            Self::Unseen => "QEMU is gone, and nobody saw how it ended",
             Self::Failed { message } | Self::NotStarted { message, .. } => message,
         })
     }

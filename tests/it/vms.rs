@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use qhost_tests::{
     ImageServer, Qhost, Reply, Running,
     boot_sector::{self, Then},
-    wait_for,
+    succeed, wait_for,
 };
 use serde_json::{Value, json};
 
@@ -131,20 +131,22 @@ fn one_whose_image_is_on_its_way() {
     assert!(qhost.vms().is_empty());
 }
 
-/// Whoever looked after it was killed: nobody says that it runs.
+/// Whoever looked after it was killed, and its QEMU too: nobody says that it runs.
 #[test]
 fn the_truth_about_the_lost() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let run = start(&qhost, &server, "web", Then::Hang);
     runs(&qhost, "web");
-    run.signal("KILL");
-    run.end();
-    let lost = || vms(&qhost, &["--all"]).iter().any(|vm| vm["state"] == "lost").then_some(());
-    wait_for("the truth", lost);
+    let (supervisor, qemu) = (qhost.supervisors().remove(0), qhost.qemus().remove(0));
+    // Stopped first, so that it does not see the end of its QEMU.
+    succeed("kill", &["-STOP", &supervisor]);
+    succeed("kill", &["-KILL", &qemu, &supervisor]);
+    run.end().exits(20).says("nobody knows how VM web-");
     assert!(vms(&qhost, &[]).is_empty());
     qhost.run(&["inspect", "web"]).exits(0).says("lost").says("whoever looked after it was killed");
     qhost.run(&["stop", "web"]).exits(16).says("has ended: lost");
     qhost.run(&["wait", "web"]).exits(20);
+    qhost.assert_nothing_left();
     // One of an earlier version, whose records say less, is listed and can be removed.
     let old = qhost.state().join("vms/old-1");
     fs::create_dir(&old).unwrap();

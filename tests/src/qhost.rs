@@ -180,6 +180,24 @@ impl Qhost {
         names
     }
 
+    /// The process ids of the QEMUs of this folder's VMs.
+    pub fn qemus(&self) -> Vec<String> {
+        let is_qemu = |pid: &String| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name.starts_with("qemu-"))
+        };
+        processes_in(&self.state()).into_iter().filter(is_qemu).collect()
+    }
+
+    /// The process ids of its supervisors.
+    pub fn supervisors(&self) -> Vec<String> {
+        let is_one = |pid: &String| {
+            let program = fs::read_link(format!("/proc/{pid}/exe"));
+            program.is_ok_and(|program| program.to_string_lossy().ends_with("-supervisor"))
+        };
+        processes_in(&self.state()).into_iter().filter(is_one).collect()
+    }
+
     /// Asserts that ended VMs left their records and nothing else, and that no process works in this folder.
     pub fn assert_nothing_left(&self) {
         for vm in self.vms() {

@@ -29,7 +29,7 @@ pub enum Wall {
     LandlockTcp,
     /// A cgroup.
     Cgroup,
-    /// What connects a guest to the internet and to nothing else.
+    /// What keeps a guest that has egress from this host and from private networks.
     Egress,
 }
 
@@ -42,7 +42,7 @@ impl Wall {
             Self::Landlock => "Landlock",
             Self::LandlockTcp => "Landlock for TCP",
             Self::Cgroup => "a cgroup",
-            Self::Egress => "pasta",
+            Self::Egress => "a filter between guests with egress and this host",
         }
     }
 
@@ -58,7 +58,7 @@ impl Wall {
                 "run qhost as root, or in a systemd unit with Delegate=yes that cage.cgroup names; its controllers must be cpu, \
                  memory and pids"
             }
-            Self::Egress => "install pasta: the package passt",
+            Self::Egress => "qhost has none yet; leave egress \"internet\" out of the job",
         }
     }
 }
@@ -98,7 +98,6 @@ pub struct Host {
     user_namespaces: bool,
     landlock: i64,
     cgroup: Option<Cgroup>,
-    pasta: Option<PathBuf>,
 }
 
 /// CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN and CAP_SYS_ADMIN (capabilities(7)).
@@ -116,7 +115,6 @@ impl Host {
             user_namespaces: user_namespaces().is_ok(),
             landlock: landlock::version().unwrap_or(0),
             cgroup: Cgroup::find(&settings.cgroup),
-            pasta: which::which("pasta").ok(),
         }
     }
 
@@ -141,10 +139,10 @@ impl Host {
         let namespaces = has(Wall::Namespaces, root || self.user_namespaces);
         let tcp = forwards.iter().filter(|forward| forward.protocol == Protocol::Tcp);
         let network = match launch.egress {
-            Egress::Internet if has(Wall::Egress, namespaces && self.pasta.is_some()) => {
-                Network::Internet
+            Egress::Internet => {
+                has(Wall::Egress, false);
+                Network::Host
             }
-            Egress::Internet => Network::Host,
             Egress::Isolated if forwards.is_empty() && namespaces => Network::None,
             Egress::Isolated => Network::Listen {
                 tcp: tcp.map(|forward| forward.host).collect(),

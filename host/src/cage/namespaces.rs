@@ -32,7 +32,7 @@ pub(super) fn leave(cage: &Cage) -> Result<(), CageError> {
     if matches!(cage.user, User::Namespace(_)) {
         flags |= UnshareFlags::NEWUSER;
     }
-    if matches!(cage.network, Network::None | Network::Internet) {
+    if cage.network == Network::None {
         flags |= UnshareFlags::NEWNET;
     }
     // SAFETY: the step between supervisor and QEMU has one thread.

@@ -137,7 +137,7 @@ fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompil
     let (no_udp, no_connect) = match network {
         Network::None | Network::Listen { udp: false, .. } => (true, true),
         Network::Listen { udp: true, .. } => (false, true),
-        Network::Internet | Network::Host => (false, false),
+        Network::Host => (false, false),
     };
     if no_udp {
         socket.push(SeccompRule::new(vec![kind(libc::SOCK_DGRAM)?])?);

@@ -80,7 +80,9 @@ pub(super) fn exit(vm: &Vm, until: Until) -> Exit {
         Some(End::ShutDown) => Exit::Done,
         Some(End::Stopped { .. }) => Exit::Interrupted,
         Some(End::NotStarted { cannot_run: true, .. }) => Exit::CannotRun,
-        Some(End::Panicked | End::Failed { .. } | End::NotStarted { .. }) | None => Exit::VmFailed,
+        Some(End::Panicked | End::Unseen | End::Failed { .. } | End::NotStarted { .. }) | None => {
+            Exit::VmFailed
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use super::{Decided, Host, Keep, RunError, decide, show};
 use crate::{
+    cage::{self, Cage},
     cli::{DecideArgs, Shared},
+    digest::Sha256,
     image::{Format, Store},
     outcome::{Exit, Report},
     policy::Approved,
@@ -24,7 +26,11 @@ struct Plan {
 struct PlannedLaunch {
     /// Whether the image is in the store; if not, its format is a guess from its name.
     image_stored: bool,
+    /// Its digest; of a list of checksums that was never fetched, the list's own.
+    image_sha256: Sha256,
     image_format: Format,
+    /// What QEMU would be kept in.
+    cage: Cage,
     program: String,
     argv: Vec<String>,
 }
@@ -90,9 +96,18 @@ fn planned(
         protocol: port.protocol,
     };
     let forwards: Vec<_> = approved.launch().ports.iter().map(forward).collect();
+    let needs = cage::Needs {
+        launch: approved.launch(),
+        forwards: &forwards,
+        overlay_bytes: host.config.overlay.max_bytes,
+        program: fingerprint.path(),
+    };
+    let cage = cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
     Ok(PlannedLaunch {
         image_stored: stored.is_some(),
+        image_sha256: store.known_digest(image)?.unwrap_or(image.checksum.pin()),
         image_format: format,
+        cage,
         program: fingerprint.path().display().to_string(),
         argv: qemu::argv("VM-ID", approved.launch(), &approved.task().args, format, &forwards),
     })
@@ -123,6 +138,7 @@ impl PlannedLaunch {
                 "image     not in the store; a run would fetch it. Its format below is a guess from its name\n"
             }
         };
+        text += &format!("digest    sha256:{}\ncage      {}\n", self.image_sha256, self.cage.summary());
         text += &format!("command   {}", shell_words::quote(&self.program));
         // One option a line: those that start with a dash, with what follows them.
         for argument in &self.argv {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Ended, Process};
+use super::{End, Ended, Process};
 use crate::limits;
 
 /// Where a VM is between its decision and its end.
@@ -204,7 +204,11 @@ impl Status {
 impl Ended {
     /// The state that a VM is in for good.
     pub(super) fn state(&self) -> (State, String) {
-        let state = if self.end.is_failure() { State::Failed } else { State::Exited };
+        let state = match self.end {
+            End::ShutDown | End::Stopped { .. } => State::Exited,
+            End::Unseen => State::Lost,
+            End::Panicked | End::Failed { .. } | End::NotStarted { .. } => State::Failed,
+        };
         let reason = self.end.to_string();
         (state, crate::printable::line(&reason, limits::QEMU_STDERR_BYTES).to_string())
     }

@@ -161,7 +161,7 @@ impl Supervisor {
         let now = Timestamp::now();
         let end = match error {
             VmError::Interrupted => End::Stopped { by: super::StoppedBy::BetweenStarts },
-            VmError::Unseen => End::Failed { message: error.to_string() },
+            VmError::Unseen => End::Unseen,
             _ => {
                 let causes =
                     std::iter::successors(std::error::Error::source(error), |cause| cause.source());
