@@ -64,7 +64,11 @@ pub(crate) fn supervisor(
         Err(error) => return Err((THIS_PROGRAM.into(), error)),
     };
     let mut command = Command::new(&program);
-    command.arg(how).arg(vm).current_dir(vm).env_clear().envs(failpoint::environment());
+    command.arg(how).arg(vm).current_dir(vm).env_clear();
+    // Whoever adopts is not to be killed where the one before was.
+    if how == "launch" {
+        command.envs(failpoint::environment());
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let inherited = |flags| holds.iter().try_for_each(|held| fcntl_setfd(held, flags));
     let child = inherited(FdFlags::empty()).map_err(io::Error::from).and_then(|()| {

@@ -28,7 +28,7 @@ use decide::{Decided, Keep, decide};
 
 use crate::{
     cage,
-    cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared},
+    cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared, Until},
     config::Config,
     image::Store,
     job::Task,
@@ -119,6 +119,10 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
                 Decided::Approved(approved) => *approved,
                 Decided::Not(exit) => return Ok(exit),
             };
+    }
+    if args.until() == Until::Ready && approved.task().ready.is_none() {
+        let why = "the job has no ready check that --wait-ready could wait for: config.ready";
+        return Err(RunError::Usage(why.into()));
     }
     steps.decided(approved.decision());
     let ports = vm::reserve(&host.state, approved.launch(), &host.config.rules().ports)?;

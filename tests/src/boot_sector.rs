@@ -14,6 +14,10 @@ pub enum Then {
     /// Writes the disk's first 32 MiB but the first 32 KiB; prints `K` when that is done, `F` as soon as a write fails, and
     /// powers off.
     Fill,
+    /// Prints whatever is typed.
+    Echo,
+    /// Prints as fast as it can, for ever.
+    Flood,
 }
 
 /// A disk of 1 MiB that starts with the boot sector: SeaBIOS boots no smaller one from virtio.
@@ -59,6 +63,16 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
         Then::Hang => &[],
         Then::Count => &count,
         Then::Fill => &fill,
+        // again: mov dx, 0x3fd; in al, dx; test al, 1; jz $-3; mov dx, 0x3f8; in al, dx; out dx, al; jmp again
+        Then::Echo => &[
+            0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb,
+            0xf1,
+        ],
+        // again: mov dx, 0x3fd; in al, dx; test al, 0x20; jz $-3; mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp again
+        Then::Flood => &[
+            0xba, 0xfd, 0x03, 0xec, 0xa8, 0x20, 0x74, 0xfb, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee,
+            0xeb, 0xf0,
+        ],
     };
     let halt = [0xfa, 0xf4, 0xeb, 0xfd]; // cli; hlt; jmp $-1
     let mut code = vec![

@@ -158,14 +158,14 @@ impl Cgroup {
             let group = folder.join(vm);
             let mut tries = 0;
             while let Err(error) = fs::remove_dir(&group) {
-                match error.kind() {
-                    io::ErrorKind::NotFound => break,
-                    io::ErrorKind::ResourceBusy if tries < limits::CGROUP_TRIES => {
-                        tries += 1;
-                        thread::sleep(limits::LOCK_POLL);
-                    }
-                    _ => return Err(error),
+                if error.kind() == io::ErrorKind::NotFound {
+                    break;
                 }
+                if error.kind() != io::ErrorKind::ResourceBusy || tries >= limits::CGROUP_TRIES {
+                    return Err(error);
+                }
+                tries += 1;
+                thread::sleep(limits::LOCK_POLL);
             }
         }
         Ok(())

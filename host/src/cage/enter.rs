@@ -9,13 +9,16 @@ use std::{
     io::{self, BufRead as _, Write as _},
     os::unix::process::CommandExt as _,
     path::PathBuf,
-    process::{Command, ExitCode, exit},
+    process::{Command, ExitCode},
 };
 
-use rustix::stdio::{dup2_stdin, dup2_stdout};
+use rustix::{
+    io::fcntl_dupfd_cloexec,
+    stdio::{dup2_stdin, dup2_stdout},
+};
 use serde::{Deserialize, Serialize};
 
-use super::{Cage, CageError, cgroup, landlock, namespaces, rlimits, seccomp, user};
+use super::{Cage, CageError, landlock, namespaces, rlimits, seccomp, user};
 use crate::{failpoint, launcher};
 
 /// The word that starts this step.
@@ -55,12 +58,12 @@ pub fn enter() -> ExitCode {
     }
 }
 
+/// With the supervisor gone, nobody is left to tell, and no word to go will come.
 fn say(said: &Said) {
     let mut line = serde_json::to_vec(said).unwrap_or_default();
     line.push(b'\n');
-    // With the supervisor gone, nobody is left to tell.
     if io::stdout().write_all(&line).and_then(|()| io::stdout().flush()).is_err() {
-        exit(1);
+        tracing::debug!("nobody listens");
     }
 }
 
@@ -72,7 +75,7 @@ fn start() -> Result<(), CageError> {
         serde_json::from_str(&line).map_err(|error| unheard(io::Error::other(error)))?;
     let cage = &orders.cage;
     if let Some(cgroup) = &cage.cgroup {
-        cgroup::Cgroup::enter(cgroup, &orders.vm)?;
+        cgroup.enter(&orders.vm)?;
     }
     // Who may open it is to be known before the host's files are out of sight.
     let kvm = cage.kvm.then(|| std::fs::metadata("/dev/kvm").ok()).flatten();
@@ -86,11 +89,7 @@ fn start() -> Result<(), CageError> {
             say(&Said::Pid(child));
             Ok(())
         }
-        None => {
-            let error = become_qemu(&orders, kvm);
-            say(&Said::Failed(format!("{error}: {}", error.source)));
-            exit(1)
-        }
+        None => become_qemu(&orders, kvm),
     }
 }
 
@@ -105,52 +104,40 @@ fn fork() -> io::Result<Option<u32>> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that becomes QEMU")]
-fn become_qemu(orders: &Orders, kvm: Option<u32>) -> CageError {
-    let prepare = || -> Result<Command, CageError> {
-        let cage = &orders.cage;
-        launcher::close_on_exec(launcher::FIRST_FREE_DESCRIPTOR)
-            .map_err(CageError::at("closing what is not QEMU's"))?;
-        namespaces::see_only(cage)?;
-        rlimits::apply(&cage.rlimits)?;
-        user::become_it(cage.user, kvm)?;
-        landlock::restrict(cage)?;
-        let null = std::fs::File::options().read(true).write(true).open("/dev/null");
-        let null = null.map_err(CageError::at("opening /dev/null"))?;
-        // Where there is a root of its own, the program is there by its real name only.
-        let program = cage.paths.first().unwrap_or(&orders.program);
-        let mut command = Command::new(program);
-        command.args(&orders.argv).env_clear();
-        let mut go = String::new();
-        io::stdin().lock().read_line(&mut go).map_err(CageError::at("waiting for the word"))?;
-        if go != "go\n" {
-            // The supervisor is gone.
-            exit(1);
-        }
-        dup2_stdin(&null).map_err(CageError::at("closing standard input"))?;
-        seccomp::restrict(cage)?;
-        Ok(command)
-    };
-    match prepare() {
-        // Standard output closes by itself, which says that QEMU has begun.
-        Ok(mut command) => {
-            let told = CageError::at::<io::Error>("starting QEMU");
-            let report = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 10);
-            let report = match report {
-                Ok(report) => report,
-                Err(error) => return told(error.into()),
-            };
-            let null = std::fs::File::options().write(true).open("/dev/null");
-            if let Err(error) = null.and_then(|null| Ok(dup2_stdout(&null)?)) {
-                return told(error);
-            }
-            let error = command.exec();
-            // Back to where it is heard.
-            match dup2_stdout(&report) {
-                Ok(()) => told(error),
-                Err(error) => told(error.into()),
-            }
-        }
-        Err(error) => error,
+/// Returns only where QEMU was not started: that is not to be, or cannot be.
+fn become_qemu(orders: &Orders, kvm: Option<u32>) -> Result<(), CageError> {
+    let cage = &orders.cage;
+    // A stopped process whose session loses its last parent is sent SIGHUP and SIGCONT (setpgid(2)); one of its own has none.
+    rustix::process::setsid().map_err(CageError::at("making a session"))?;
+    launcher::close_on_exec(launcher::FIRST_FREE_DESCRIPTOR)
+        .map_err(CageError::at("closing what is not QEMU's"))?;
+    namespaces::see_only(cage)?;
+    rlimits::apply(&cage.rlimits)?;
+    user::become_it(cage.user, kvm)?;
+    landlock::restrict(cage)?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+    let null = null.map_err(CageError::at("opening /dev/null"))?;
+    let mut go = String::new();
+    io::stdin().lock().read_line(&mut go).map_err(CageError::at("waiting for the word"))?;
+    if go != "go\n" {
+        // The supervisor is gone.
+        return Ok(());
     }
+    dup2_stdin(&null).map_err(CageError::at("closing standard input"))?;
+    seccomp::restrict(cage)?;
+    exec(orders, &null)
+}
+
+/// Standard output closes by itself, which says that QEMU has begun; what goes wrong is still heard.
+#[expect(clippy::disallowed_methods, reason = "the one place that becomes QEMU")]
+fn exec(orders: &Orders, null: &std::fs::File) -> Result<(), CageError> {
+    let failed = CageError::at::<io::Error>("starting QEMU");
+    // Where there is a root of its own, the program is there by its real name only.
+    let program = orders.cage.paths.first().unwrap_or(&orders.program);
+    let heard = fcntl_dupfd_cloexec(io::stdout(), launcher::FIRST_FREE_DESCRIPTOR)
+        .map_err(|error| failed(error.into()))?;
+    dup2_stdout(null).map_err(|error| failed(error.into()))?;
+    let error = Command::new(program).args(&orders.argv).env_clear().exec();
+    dup2_stdout(&heard).map_err(|error| failed(error.into()))?;
+    Err(failed(error))
 }

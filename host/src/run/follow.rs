@@ -56,7 +56,12 @@ pub(super) async fn until(
     // The supervisor has ended: with its VM, or it was killed, and somebody else looks after the VM from now on.
     loop {
         let now = Vm::at(folder);
-        if now.status.state().is_final() && now.is_over() {
+        let is_reached = match until {
+            Until::End => false,
+            Until::Running => now.held && now.status.state() == State::Running,
+            Until::Ready => now.held && now.status.ready_at.is_some(),
+        };
+        if is_reached || (now.status.state().is_final() && now.is_over()) {
             return now;
         }
         vm::recover(&host.state).await;

@@ -138,7 +138,8 @@ impl PlannedLaunch {
                 "image     not in the store; a run would fetch it. Its format below is a guess from its name\n"
             }
         };
-        text += &format!("digest    sha256:{}\ncage      {}\n", self.image_sha256, self.cage.summary());
+        text +=
+            &format!("digest    sha256:{}\ncage      {}\n", self.image_sha256, self.cage.summary());
         text += &format!("command   {}", shell_words::quote(&self.program));
         // One option a line: those that start with a dash, with what follows them.
         for argument in &self.argv {

@@ -6,6 +6,7 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     process::{Child, ChildStdout},
+    time::Duration,
 };
 
 use tokio::{net::UnixStream, sync::broadcast, task::JoinHandle, time};
@@ -105,11 +106,15 @@ impl Qemu {
     }
 
     /// Its greeting. QEMU closes the socket when it exits; its exit says why.
-    pub(super) async fn greet(&mut self, stream: UnixStream) -> Result<Qmp, VmError> {
+    pub(super) async fn greet(
+        &mut self,
+        stream: UnixStream,
+        within: Duration,
+    ) -> Result<Qmp, VmError> {
         tokio::select! {
             biased;
             ending = self.process.end() => Err(self.did_not_start(ending).await),
-            qmp = time::timeout(limits::QMP_GREETING, Qmp::connect(stream)) => match qmp {
+            qmp = time::timeout(within, Qmp::connect(stream)) => match qmp {
                 Ok(Err(QmpError::Closed | QmpError::Io(_))) => {
                     match time::timeout(limits::STOP_QUIT, self.process.end()).await {
                         Ok(ending) => Err(self.did_not_start(ending).await),

@@ -117,9 +117,15 @@ impl Supervisor {
             }
         };
         let (mut qemu, stream) = started;
+        // One that is being stopped is waited for no longer than it has left.
+        let is_stopping = self.dir.status().state() == State::Stopping;
+        let within = match is_stopping {
+            true => self.grace_left().max(limits::STOP_QUIT),
+            false => limits::QMP_GREETING,
+        };
         let (stop, heard) = (&mut self.stop, self.heard + 1);
         let greeted = tokio::select! {
-            greeted = qemu.greet(stream) => greeted,
+            greeted = qemu.greet(stream, within) => greeted,
             () = stop.asked(heard) => Err(VmError::Interrupted),
         };
         let qmp = match greeted {
@@ -150,6 +156,12 @@ impl Supervisor {
         Ok((Ended { end, started_at, ended_at: Timestamp::now() }, asked))
     }
 
+    /// Of the grace of a guest that was asked to stop.
+    pub(super) fn grace_left(&self) -> Duration {
+        let by = self.dir.status().stop_by;
+        by.and_then(|by| by.duration_since(Timestamp::now()).try_into().ok()).unwrap_or_default()
+    }
+
     fn ready_check(&self) -> Option<ready::Check> {
         let is_due = self.dir.status().ready_at.is_none();
         let ready = self.spec.ready.clone().filter(|_| is_due)?;
@@ -159,16 +171,15 @@ impl Supervisor {
 
     fn did_not_start(&self, error: &VmError) -> Ended {
         let now = Timestamp::now();
-        let end = match error {
-            VmError::Interrupted => End::Stopped { by: super::StoppedBy::BetweenStarts },
-            VmError::Unseen => End::Unseen,
-            _ => {
-                let causes =
-                    std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-                let message =
-                    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-                End::NotStarted { message, cannot_run: error.is_the_hosts() }
-            }
+        let end = if matches!(error, VmError::Interrupted) {
+            End::Stopped { by: super::StoppedBy::BetweenStarts }
+        } else if matches!(error, VmError::Unseen) {
+            End::Unseen
+        } else {
+            let first = std::error::Error::source(error);
+            let causes = std::iter::successors(first, |cause| cause.source());
+            let message = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+            End::NotStarted { message, cannot_run: error.is_the_hosts() }
         };
         Ended { end, started_at: self.dir.status().started_at.unwrap_or(now), ended_at: now }
     }

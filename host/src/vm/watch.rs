@@ -101,10 +101,7 @@ impl<'a> Watch<'a> {
         if self.of.dir.status().state() == State::Stopping {
             self.seen.asked = true;
             self.seen.phase = Phase::PoweringDown;
-            let left = self.of.dir.status().stop_by.map_or(Duration::ZERO, |by| {
-                by.duration_since(Timestamp::now()).try_into().unwrap_or_default()
-            });
-            self.deadline = Some(Instant::now() + left);
+            self.deadline = Some(Instant::now() + self.of.grace_left());
         }
         Ok(())
     }

@@ -1,0 +1,357 @@
+//! What the cage holds, from inside: a program that runs in QEMU's place, as a guest would that had broken out into QEMU. One
+//! test a claim. Where this machine cannot show one, the test says so by name.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::PermissionsExt as _,
+            net::{SocketAddr, UnixListener},
+        },
+    },
+};
+
+use qhost_tests::{
+    ImageServer, Qhost,
+    boot_sector::{self, Then},
+    command, succeed, wait_for,
+};
+use serde_json::{Value, json};
+
+use crate::qhost;
+
+/// The program that does what it is asked in QEMU's place, and says what came of it.
+const STAND_IN: &str = env!("CARGO_BIN_EXE_qemu-stand-in");
+
+struct Caged {
+    qhost: Qhost,
+    _server: ImageServer,
+    /// What is done in the cage, and what it says: the console is its voice.
+    port: u16,
+}
+
+impl Caged {
+    /// A VM whose QEMU is the stand-in, and which does these things.
+    fn doing(deeds: &[&str], config: Value) -> Self {
+        Self::with(qhost(), deeds, config)
+    }
+
+    fn with(qhost: Qhost, deeds: &[&str], config: Value) -> Self {
+        let server = ImageServer::start();
+        // It is found as QEMU is, and answers what QEMU is asked before a launch by asking QEMU.
+        let bin = qhost.folder().join("bin");
+        fs::create_dir(&bin).unwrap();
+        fs::copy(STAND_IN, bin.join("qemu-system-x86_64")).unwrap();
+        let real = succeed("sh", &["-c", "command -v qemu-system-x86_64"]);
+        fs::write(bin.join("real"), real.trim()).unwrap();
+        fs::remove_file(qhost.state().join("fingerprint.json")).unwrap();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let qhost = qhost.env("PATH", &path);
+        // What it is to do is on its disk, as all that a guest brings is.
+        let mut disk = boot_sector::disk("never boots", Then::Hang);
+        let text = deeds.join("\n") + "\n\0";
+        disk[512..512 + text.len()].copy_from_slice(text.as_bytes());
+        let mut more = json!({"port_map": {"http": 80}});
+        more.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+        let job = qhost.job(&server.serve("/image", disk), more);
+        let report = qhost.run(&["run", "--json", "--detach", &job]).exits(0).json();
+        let port = report["vm"]["ports"][0]["host"].as_u64().unwrap_or(0);
+        Self { qhost, _server: server, port: u16::try_from(port).unwrap() }
+    }
+
+    /// What it said of its last deed, once all are done.
+    fn said(&self) -> String {
+        self.qhost.console_has("DONE")
+    }
+}
+
+impl Drop for Caged {
+    fn drop(&mut self) {
+        self.qhost.run(&["kill", "test"]);
+    }
+}
+
+/// Each deed was refused, with this error.
+#[track_caller]
+fn refused(said: &str, deed: &str, error: &str) {
+    let line = said.lines().find(|line| line.starts_with(&format!("{deed}: ")));
+    let line = line.unwrap_or_else(|| panic!("{deed} was not tried:\n{said}"));
+    assert!(line.contains(error), "{line}");
+}
+
+#[test]
+fn it_reads_none_of_the_hosts_files() {
+    let mut secret = qhost();
+    let own = secret.file("secret", "of the host");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o644)).unwrap();
+    secret = secret.env("X", "x");
+    let read = format!("read {own}");
+    let deeds = [
+        "read /etc/passwd",
+        "read /etc/hostname",
+        "read /proc/self/environ",
+        "read /root/.bashrc",
+        &read,
+        "list /",
+        "list /home",
+    ];
+    let caged = Caged::with(secret, &deeds, json!({}));
+    let said = caged.said();
+    for deed in deeds.iter().filter(|deed| deed.starts_with("read")) {
+        refused(&said, deed, "No such file or directory");
+    }
+    refused(&said, "list /home", "No such file or directory");
+    // What it does see is what QEMU cannot do without.
+    let root = said.lines().find(|line| line.starts_with("list /: ")).unwrap();
+    assert!(!root.contains("proc") && !root.contains("home") && !root.contains("var"), "{root}");
+}
+
+#[test]
+fn it_reads_no_other_vms_disk_or_console() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let other = qhost
+        .job(&server.serve("/other", boot_sector::disk("I am private", Then::Hang)), json!({}));
+    let other = qhost
+        .file("other.json", fs::read_to_string(other).unwrap().replace("\"test\"", "\"other\""));
+    qhost.run(&["run", "--detach", &other]).exits(0);
+    let vm = qhost.vms().remove(0);
+    let at = |name: &str| vm.join(name).display().to_string();
+    let deeds = [
+        format!("read {}", at("overlay.qcow2")),
+        format!("read {}", at("console.log")),
+        format!("unix {}", at("qmp.sock")),
+        format!("unix {}", at("console.sock")),
+        // Its own supervisor is no nearer.
+        format!("unix {}", at("control.sock")),
+    ];
+    let pid = qhost.qemus()[0].clone();
+    let signal = format!("signal {pid}");
+    let deeds: Vec<&str> = deeds.iter().map(String::as_str).chain([signal.as_str()]).collect();
+    let caged = Caged::with(qhost, &deeds, json!({}));
+    let said = caged.said();
+    for deed in &deeds {
+        let error = match deed {
+            deed if deed.starts_with("read") => "No such file or directory",
+            deed if deed.starts_with("unix") => "Operation not permitted",
+            // There is no such process where it is.
+            _ => "No such process",
+        };
+        refused(&said, deed, error);
+    }
+    caged.qhost.run(&["kill", "other"]).exits(0);
+}
+
+#[test]
+fn it_reaches_no_port_but_its_own() {
+    let host = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let there = format!("tcp 127.0.0.1:{}", host.local_addr().unwrap().port());
+    let udp = format!("udp 127.0.0.1:{}", host.local_addr().unwrap().port());
+    let name = format!("\0qhost-test-{}", std::process::id());
+    let abstract_name = SocketAddr::from_abstract_name(&name[1..]);
+    let _abstract = UnixListener::bind_addr(&abstract_name.unwrap()).unwrap();
+    let unix = format!("abstract {}", &name[1..]);
+    let deeds = [
+        there.as_str(),
+        udp.as_str(),
+        unix.as_str(),
+        "tcp 1.1.1.1:53",
+        "listen 127.0.0.1:9",
+        "packet",
+        "netlink",
+    ];
+    let caged = Caged::doing(&deeds, json!({}));
+    let said = caged.said();
+    for deed in [there.as_str(), "tcp 1.1.1.1:53", &udp, &unix, "packet", "netlink"] {
+        refused(&said, deed, "Operation not permitted");
+    }
+    refused(&said, "listen 127.0.0.1:9", "Permission denied");
+    // The control: its own port it may listen on.
+    assert!(caged.port > 0);
+    drop(caged);
+    let probe = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    let listen = format!("listen 127.0.0.1:{port}");
+    let ports = json!({"port_map": {"http": {"guest": 80, "host": port}}});
+    let said = Caged::doing(&[&listen], ports).said();
+    assert!(said.contains(&format!("{listen}: done")), "{said}");
+}
+
+/// Without a forwarded port it has no network at all.
+#[test]
+fn without_ports_it_has_no_network() {
+    let deeds = ["interfaces", "listen 127.0.0.1:20000"];
+    let said = Caged::doing(&deeds, json!({"port_map": {}})).said();
+    refused(&said, "listen 127.0.0.1:20000", "Permission denied");
+    assert!(said.contains("interfaces: only lo, and that is down"), "{said}");
+}
+
+#[test]
+fn it_starts_no_program() {
+    let deeds =
+        ["exec /bin/sh", "exec /usr/bin/env", "exec /lib64/../bin/ls", "memfd", "write-and-exec"];
+    let said = Caged::doing(&deeds, json!({})).said();
+    for deed in &deeds[..3] {
+        refused(&said, deed, "No such file or directory");
+    }
+    refused(&said, "memfd", "Operation not permitted");
+    refused(&said, "write-and-exec", "Read-only file system");
+}
+
+#[test]
+fn it_gains_no_capability() {
+    let deeds = ["capabilities", "setuid", "unshare", "mount", "chroot"];
+    let said = Caged::doing(&deeds, json!({})).said();
+    assert!(said.contains("capabilities: none, no new privileges, not root"), "{said}");
+    for deed in &deeds[1..] {
+        refused(&said, deed, "Operation not permitted");
+    }
+}
+
+/// Each VM is another user.
+#[test]
+fn vms_are_users_of_their_own() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let job = qhost.job(&server.serve("/image", boot_sector::disk("up", Then::Hang)), json!({}));
+    for _ in 0..2 {
+        qhost.run(&["run", "--detach", &job]).exits(0);
+    }
+    let uids: Vec<String> = qhost
+        .qemus()
+        .iter()
+        .map(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.lines().find_map(|line| line.strip_prefix("Uid:\t")).unwrap().to_owned()
+        })
+        .collect();
+    if !is_root() {
+        eprintln!("not shown here: vms_are_users_of_their_own needs root");
+        return;
+    }
+    assert_eq!(uids.len(), 2);
+    assert_ne!(uids[0], uids[1]);
+    assert!(uids.iter().all(|uid| uid.starts_with("19000")), "{uids:?}");
+}
+
+fn is_root() -> bool {
+    succeed("id", &["-u"]).trim() == "0"
+}
+
+#[test]
+fn it_has_no_more_processes_than_it_may() {
+    let said = Caged::doing(&["threads 1000"], json!({})).said();
+    let most = qhost::limits::CAGE_PROCESSES + 1;
+    refused(&said, "threads 1000", "Resource temporarily unavailable");
+    let made = said.lines().find_map(|line| line.strip_prefix("threads 1000: after ")).unwrap();
+    let made: u64 = made.split(' ').next().unwrap().parse().unwrap();
+    assert!(made <= most, "{made}");
+}
+
+#[test]
+fn it_has_no_more_open_files_than_it_may() {
+    let said = Caged::doing(&["files 5000"], json!({})).said();
+    refused(&said, "files 5000", "Too many open files");
+}
+
+#[test]
+fn it_writes_no_more_than_its_disk_may_have() {
+    let qhost = qhost();
+    qhost.config("[overlay]\nmax_bytes = 4194304\n");
+    let said = Caged::with(qhost, &["fill"], json!({})).said();
+    refused(&said, "fill", "File too large");
+}
+
+/// The kernel ends it, and that is said.
+#[test]
+fn it_takes_no_more_memory_than_it_may() {
+    let caged = Caged::doing(&["memory 4096"], json!({}));
+    let done = caged.qhost.run(&["wait", "test"]).exits(20);
+    done.says("it took more memory than its cgroup may have");
+}
+
+/// What a guest does with its CPU time is bounded by the kernel.
+#[test]
+fn it_takes_no_more_cpu_time_than_it_may() {
+    let caged = Caged::doing(&["spin 4"], json!({}));
+    caged.said();
+    let vm = caged.qhost.vms().remove(0).file_name().unwrap().to_string_lossy().into_owned();
+    let v1 = format!("/sys/fs/cgroup/cpu/qhost/{vm}/cpu.cfs_quota_us");
+    let v2 = format!("/sys/fs/cgroup/qhost/{vm}/cpu.max");
+    let quota = fs::read_to_string(&v1).or_else(|_| fs::read_to_string(v2)).unwrap();
+    assert_eq!(quota.split_whitespace().next(), Some("125000"), "1.25 CPUs of 100 ms");
+}
+
+/// What this host lacks refuses a launch, or is said.
+#[test]
+fn what_is_lacking_is_said() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("up", Then::PowerOff));
+    let job = qhost.job(&image, json!({"egress": "internet"}));
+    qhost.config("[network]\ninternet = true\n");
+    let refused = qhost.run(&["run", &job]).exits(16);
+    refused.says("this host lacks what a VM is to be kept in").says("cage.level = \"best-effort\"");
+    assert_eq!(server.requests(), [""; 0], "before anything was fetched");
+    qhost.run(&["plan", &job]).exits(16);
+    qhost.config("[network]\ninternet = true\n[cage]\nlevel = \"best-effort\"\n");
+    qhost.run(&["plan", &job]).exits(0).says("cage      best-effort; without a filter");
+    qhost.run(&["run", &job]).exits(0).says("best-effort; without a filter");
+    qhost.run(&["inspect", "test"]).exits(0).says("best-effort; without a filter");
+    // Somewhere that is no cgroup.
+    qhost.config("[cage]\ncgroup = \"../../../proc/none\"\n");
+    let job = qhost.job(&image, json!({}));
+    let done = qhost.run(&["run", &job]);
+    assert!([16].contains(&done.code), "{} {}", done.stdout, done.stderr);
+    qhost.config("[cage]\nusers = \"9-7\"\n");
+    qhost.run(&["run", &job]).exits(2).says("expected FIRST-LAST");
+}
+
+/// Somebody who is not root has a cage too: a user namespace.
+#[test]
+fn without_root_it_is_a_user_namespace() {
+    if !is_root() {
+        eprintln!("not shown here: without_root_it_is_a_user_namespace drops root first");
+        return;
+    }
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[cage]\nlevel = \"best-effort\"\n");
+    let job = qhost.job(&server.serve("/image", boot_sector::disk("up", Then::Hang)), json!({}));
+    succeed("chown", &["-R", "65534:65534", qhost.folder().to_str().unwrap()]);
+    // The build's folder may be one that only root gets into.
+    let bin = qhost.folder().join("bin");
+    fs::create_dir(&bin).unwrap();
+    for name in ["qhost-under-test", "qhost-under-test-supervisor"] {
+        fs::copy(qhost.program().with_file_name(name), bin.join(name)).unwrap();
+    }
+    let run = |args: &[&str]| {
+        let as_root = qhost.command(args);
+        let mut run = command("setpriv");
+        run.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        run.arg(bin.join("qhost-under-test")).args(as_root.get_args());
+        run.env_clear().current_dir(qhost.folder());
+        run.envs(as_root.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let output = run.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run(&["run", "--detach", &job]);
+    assert_eq!(code, Some(0), "{said}");
+    let qemu = qhost.qemus().remove(0);
+    let status = fs::read_to_string(format!("/proc/{qemu}/status")).unwrap();
+    let value = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().to_owned()
+    };
+    assert!(value("Uid:").starts_with("65534"), "{status}");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(u64::from_str_radix(&value(set), 16), Ok(0), "{set}");
+    }
+    assert_eq!((value("NoNewPrivs:"), value("Seccomp:")), ("1".into(), "2".into()));
+    let namespace =
+        |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    for kind in ["user", "mnt", "pid", "ipc", "uts", "net"] {
+        assert_ne!(namespace(&qemu, kind), namespace("self", kind), "{kind}");
+    }
+    assert_eq!(run(&["kill", "test"]).0, Some(0));
+    wait_for("its end", || qhost.qemus().is_empty().then_some(()));
+}

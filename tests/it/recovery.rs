@@ -1,0 +1,284 @@
+//! What is found after anything was killed: at each step of a launch and of a stop, whoever did that step.
+
+use std::{collections::BTreeSet, fs};
+
+use qhost_tests::{
+    ImageServer, Qhost, Running,
+    boot_sector::{self, Then},
+    succeed, wait_for,
+};
+use serde_json::{Value, json};
+
+use crate::qhost;
+
+fn job(qhost: &Qhost, server: &ImageServer, more: Value) -> String {
+    qhost.job(&server.serve("/image", boot_sector::disk("the guest runs", Then::Hang)), more)
+}
+
+fn vms(qhost: &Qhost) -> Vec<Value> {
+    let list = qhost.run(&["ps", "--all", "--json"]).exits(0).json();
+    list["vms"].as_array().unwrap().clone()
+}
+
+/// After whatever was killed: what is said to run does, what does not is said to have ended, and the same job runs again.
+fn settles(qhost: &Qhost, job: &str) {
+    for vm in vms(qhost) {
+        let (id, state) = (vm["id"].as_str().unwrap(), vm["state"].as_str().unwrap());
+        match state {
+            "starting" | "running" | "stopping" => {
+                wait_for("a supervisor", || (qhost.supervisors().len() == 1).then_some(()));
+                let pid = vm["qemu"]["pid"].as_u64().map(|pid| pid.to_string());
+                if let Some(pid) = pid.filter(|_| state == "running") {
+                    assert!(qhost.qemus().contains(&pid), "{vm}");
+                }
+                qhost.run(&["kill", id]).code.to_string();
+                qhost.run(&["wait", "--timeout", "30", id]).code.to_string();
+            }
+            "exited" | "failed" | "lost" => {}
+            _ => panic!("{vm}"),
+        }
+    }
+    qhost.assert_nothing_left();
+    // Its port, its disk and its place in the quota are free.
+    qhost.run(&["run", "--detach", job]).exits(0);
+    let going_on = qhost.run(&["ps", "--json"]).exits(0).json();
+    assert_eq!(going_on["vms"].as_array().unwrap().len(), 1, "{going_on}");
+    let id = going_on["vms"][0]["id"].as_str().unwrap().to_owned();
+    qhost.run(&["kill", &id]).exits(0);
+    qhost.assert_nothing_left();
+}
+
+fn setup(qhost: &Qhost, server: &ImageServer) -> String {
+    qhost.config("[host.quota]\nvms = 1\n[overlay]\npersist = true\n");
+    job(
+        qhost,
+        server,
+        json!({"persist": true, "port_map": {"http": {"guest": 80, "host": free_port()}}}),
+    )
+}
+
+/// One that is free now, and that this test alone asks for.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Whoever reaches this point of a launch kills itself there.
+fn killed_at(point: &str) {
+    let server = ImageServer::start();
+    let qhost = qhost().env("QHOST_KILL_AT", point);
+    let job = setup(&qhost, &server);
+    // Killed itself, or it has seen that its supervisor was.
+    let output = qhost.command(&["run", "--detach", &job]).output().unwrap();
+    let qhost = qhost.env("QHOST_KILL_AT", "nowhere");
+    assert!(was_reached(&qhost, &output), "{point} was not reached: {output:?}");
+    settles(&qhost, &job);
+}
+
+/// Nobody who reaches a point in earnest comes to a good end by himself, but for those that come after the launch.
+fn was_reached(qhost: &Qhost, output: &std::process::Output) -> bool {
+    output.status.code() != Some(0)
+        || qhost.supervisors().is_empty()
+        || vms(qhost).iter().any(|vm| vm["changes"].as_array().unwrap().len() > 3)
+}
+
+/// The same of a stop: the VM is started by others.
+fn killed_while_stopping_at(point: &str) {
+    let server = ImageServer::start();
+    let qhost = qhost().env("QHOST_KILL_AT", point);
+    let job = setup(&qhost, &server);
+    let started = qhost.run(&["run", "--json", "--detach", &job]).exits(0).json();
+    let id = started["vm"]["id"].as_str().unwrap();
+    let supervisor = qhost.supervisors();
+    // The command that stops it finds the supervisor killed, and another that goes on.
+    let qhost = qhost.env("QHOST_KILL_AT", "nowhere");
+    if point == "stop.kill" {
+        for qemu in qhost.qemus() {
+            succeed("kill", &["-STOP", &qemu]);
+        }
+    }
+    qhost.run(&["stop", "--grace", "1", id]).exits(0);
+    let vm = qhost.run(&["inspect", "--json", id]).exits(0).json();
+    let state = vm["state"].as_str().unwrap();
+    assert!(["exited", "failed", "lost"].contains(&state), "{vm}");
+    assert!(!qhost.supervisors().contains(&supervisor[0]));
+    let events = qhost.run(&["events", "--json"]).exits(0).stdout;
+    let adopted = events.contains("\"adopted\"");
+    let after_its_end = ["stop.ended", "stop.recorded", "stop.swept"].contains(&point);
+    assert_eq!(adopted, !after_its_end, "{point}: {events}");
+    if ["stop.recorded", "stop.swept"].contains(&point) {
+        assert_eq!(state, "exited", "it was written down");
+    }
+    settles(&qhost, &job);
+}
+
+macro_rules! points {
+    ($($function:ident: $($name:ident = $point:literal),+;)+) => {
+        $($(#[test] fn $name() { $function($point); })+)+
+        /// Every point of the code, but for those of the image store, which has tests of its own.
+        const POINTS: &[&str] = &[$($($point),+),+];
+    };
+}
+
+points! {
+    killed_at:
+        launch_written = "launch.written",
+        launch_supervisor = "launch.supervisor",
+        supervise_begun = "supervise.begun",
+        launch_starting = "launch.starting",
+        launch_opened = "launch.opened",
+        launch_spawned = "launch.spawned",
+        cage_left = "cage.left",
+        launch_caged = "launch.caged",
+        launch_recorded = "launch.recorded",
+        launch_go = "launch.go",
+        launch_greeted = "launch.greeted",
+        launch_running = "launch.running";
+    killed_while_stopping_at:
+        stop_powerdown = "stop.powerdown",
+        stop_quit = "stop.quit",
+        stop_kill = "stop.kill",
+        stop_ended = "stop.ended",
+        stop_recorded = "stop.recorded",
+        stop_swept = "stop.swept";
+    killed_while_recovering_at:
+        recover_held = "recover.held";
+}
+
+#[test]
+fn every_point_has_a_test() {
+    let tested: BTreeSet<&str> = POINTS.iter().copied().collect();
+    let root = qhost_tests::root().join("host/src");
+    let found = succeed(
+        "grep",
+        &["-rhoE", "\"(launch|supervise|cage|stop|recover)\\.[a-z]+\"", root.to_str().unwrap()],
+    );
+    let found: BTreeSet<&str> = found.lines().map(|line| line.trim_matches('"')).collect();
+    assert_eq!(found, tested);
+}
+
+/// A command that adopts is killed before it has: the next one adopts.
+fn killed_while_recovering_at(point: &str) {
+    let server = ImageServer::start();
+    let qhost = qhost();
+    let job = setup(&qhost, &server);
+    qhost.run(&["run", "--detach", &job]).exits(0);
+    let qemu = qhost.qemus();
+    succeed("kill", &["-KILL", &qhost.supervisors()[0]]);
+    let qhost = qhost.env("QHOST_KILL_AT", point);
+    let output = qhost.command(&["ps"]).output().unwrap();
+    assert_eq!(output.status.code(), None, "it was killed");
+    let qhost = qhost.env("QHOST_KILL_AT", "nowhere");
+    assert_eq!(vms(&qhost)[0]["state"], "running");
+    assert_eq!(qhost.qemus(), qemu);
+    settles(&qhost, &job);
+}
+
+#[test]
+fn a_killed_supervisor_is_followed_by_another() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let job = setup(&qhost, &server);
+    let run = qhost.start(&["run", "--json", &job]);
+    qhost.console_has("the guest runs");
+    let qemu = qhost.qemus();
+    for _ in 0..3 {
+        let supervisor = qhost.supervisors().remove(0);
+        succeed("kill", &["-KILL", &supervisor]);
+        // The command that waits for it adopts it, or this one does.
+        wait_for("another", || {
+            qhost.run(&["ps"]).exits(0);
+            let now = qhost.supervisors();
+            (now.len() == 1 && now[0] != supervisor).then_some(())
+        });
+        assert_eq!(qhost.qemus(), qemu, "the VM ran on");
+    }
+    // All that it uses is held again.
+    qhost.run(&["run", &job]).exits(16).says("host port").says("is taken");
+    qhost.run(&["image", "gc", "--max-bytes", "0"]).exits(0).says("0 B freed");
+    qhost.run(&["stop", "--grace", "0", "test"]).exits(0);
+    assert_eq!(run.end().exits(130).json()["vm"]["end"]["by"], "quit");
+    qhost.assert_nothing_left();
+}
+
+/// Many commands at once come to a VM that nobody looks after: it gets one supervisor.
+#[test]
+fn commands_at_once_adopt_once() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let job = setup(&qhost, &server);
+    qhost.run(&["run", "--detach", &job]).exits(0);
+    for _ in 0..3 {
+        succeed("kill", &["-KILL", &qhost.supervisors()[0]]);
+        let commands: Vec<Running> = (0..8).map(|_| qhost.start(&["ps", "--json"])).collect();
+        for command in commands {
+            let list = command.end().exits(0).json();
+            assert_eq!(list["vms"][0]["state"], "running", "{list}");
+        }
+        assert_eq!(qhost.supervisors().len(), 1);
+    }
+    // Two that end it at once.
+    let stops = [qhost.start(&["stop", "--grace", "0", "test"]), qhost.start(&["kill", "test"])];
+    let codes = stops.map(|stop| stop.end().code);
+    assert!(codes.contains(&0), "{codes:?}");
+    qhost.assert_nothing_left();
+}
+
+/// A stopped VM's grace goes on under whoever adopts it.
+#[test]
+fn an_adopted_stop_goes_on() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let job = setup(&qhost, &server);
+    let run = qhost.start(&["run", "--grace", "2", &job]);
+    qhost.console_has("the guest runs");
+    run.signal("INT");
+    run.says("pressing the guest's power button");
+    succeed("kill", &["-KILL", &qhost.supervisors()[0]]);
+    run.end().exits(130);
+    let vm = qhost.run(&["inspect", "--json", "test"]).exits(0).json();
+    assert_eq!(vm["ended"]["by"], "quit", "{vm}");
+    qhost.assert_nothing_left();
+}
+
+/// After a reboot no process is what it was: VMs are lost, and their restart policies apply with `qhost recover`.
+#[test]
+fn after_a_reboot() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let restart =
+        json!({"restart": {"policy": "on-failure", "delay_s": 0}, "port_map": {"http": 80}});
+    let wants_not = fs::read_to_string(job(&qhost, &server, json!({}))).unwrap();
+    let wants_not = qhost.file("other.json", wants_not.replace("\"test\"", "\"other\""));
+    let wants = job(&qhost, &server, restart);
+    qhost.run(&["run", "--detach", &wants]).exits(0);
+    qhost.run(&["run", "--detach", &wants_not]).exits(0);
+    let supervisors = qhost.supervisors();
+    succeed(
+        "kill",
+        &[&["-STOP"][..], &supervisors.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
+    );
+    let all: Vec<_> = qhost.qemus().into_iter().chain(supervisors).collect();
+    succeed(
+        "kill",
+        &[&["-KILL"][..], &all.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
+    );
+    wait_for("their ends", || qhost.qemus().is_empty().then_some(()));
+    // Processes of the same numbers have come since; of another start of the host.
+    for vm in qhost.vms() {
+        let path = vm.join("status.json");
+        let mut status: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        for process in ["qemu", "supervisor"] {
+            status[process]["pid"] = json!(std::process::id());
+            status[process]["boot_id"] = json!("another start");
+        }
+        fs::write(&path, status.to_string()).unwrap();
+    }
+    let recovered = qhost.run(&["recover", "--json"]).exits(0).json();
+    assert_eq!(recovered["lost"].as_array().unwrap().len(), 2, "{recovered}");
+    assert_eq!(recovered["restarted"].as_array().unwrap().len(), 1, "{recovered}");
+    assert_eq!(qhost.run(&["inspect", "--json", "test"]).exits(0).json()["state"], "running");
+    assert_eq!(qhost.run(&["inspect", "--json", "other"]).exits(0).json()["state"], "lost");
+    assert_eq!(qhost.qemus().len(), 1);
+    // Asked again, there is nothing to be done.
+    let again = qhost.run(&["recover", "--json"]).exits(0).json();
+    assert_eq!(again, json!({"adopted": [], "lost": [], "restarted": [], "failed": []}));
+    qhost.run(&["kill", "test"]).exits(0);
+    qhost.assert_nothing_left();
+}

@@ -1,0 +1,188 @@
+//! A program in QEMU's place: what a guest could do that had broken out into QEMU. It does the deeds that are written on its
+//! disk, a line each, and says on the console what came of them. What QEMU is asked without a VM, it asks QEMU.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::{
+        fd::FromRawFd as _,
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::PermissionsExt as _,
+            net::{SocketAddr, UnixListener, UnixStream},
+            process::CommandExt as _,
+        },
+    },
+    thread,
+    time::Duration,
+};
+
+use qhost::qemu::descriptors;
+use qhost_tests::command;
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    mount::{MountFlags, mount},
+    net::{AddressFamily, SocketType, netdevice, socket},
+    process::{Pid, Signal, kill_process},
+    thread::{CapabilitySet, UnshareFlags, capabilities},
+};
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if !args.iter().any(|arg| arg == "-add-fd") {
+        let beside = std::env::current_exe().unwrap().with_file_name("real");
+        let real = fs::read_to_string(beside).unwrap();
+        panic!("{}", command(real).args(args).exec());
+    }
+    #[expect(unsafe_code, reason = "descriptors that were handed over by their numbers")]
+    // SAFETY: whoever starts QEMU hands these over, and nothing else here has them.
+    let (qmp, console, image, overlay) = unsafe {
+        (
+            UnixListener::from_raw_fd(descriptors::QMP),
+            UnixListener::from_raw_fd(descriptors::CONSOLE),
+            File::from_raw_fd(descriptors::IMAGE),
+            File::from_raw_fd(descriptors::OVERLAY),
+        )
+    };
+    thread::spawn(move || {
+        loop {
+            serve(qmp.accept().unwrap().0);
+        }
+    });
+    let (mut console, _) = console.accept().unwrap();
+    let mut deeds = String::new();
+    let mut reader = BufReader::new(image);
+    reader.seek(SeekFrom::Start(512)).unwrap();
+    let mut bytes = vec![];
+    reader.read_until(0, &mut bytes).unwrap();
+    deeds.push_str(&String::from_utf8_lossy(&bytes));
+    for deed in deeds.trim_end_matches('\0').lines() {
+        let said = match done(deed, &overlay) {
+            Ok(said) => said,
+            Err(error) => error.to_string(),
+        };
+        writeln!(console, "{deed}: {said}").unwrap();
+    }
+    writeln!(console, "DONE").unwrap();
+    thread::sleep(Duration::from_secs(3600));
+}
+
+/// Just enough of QMP for a supervisor to go on.
+fn serve(mut stream: UnixStream) {
+    stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+    let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    for line in lines.map_while(Result::ok) {
+        let request: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let answer = serde_json::json!({"return": {"status": "running"}, "id": request["id"]});
+        if writeln!(stream, "{answer}").is_err() {
+            return;
+        }
+        if request["execute"] == "quit" {
+            std::process::exit(0);
+        }
+    }
+}
+
+fn done(deed: &str, mut overlay: &File) -> io::Result<String> {
+    let (what, with) = deed.split_once(' ').unwrap_or((deed, ""));
+    let number = || with.parse::<usize>().unwrap();
+    match what {
+        "read" => drop(fs::read(with)?),
+        "list" => {
+            let names = fs::read_dir(with)?.map(|entry| entry.unwrap().file_name());
+            return Ok(format!("{:?}", names.collect::<Vec<_>>()));
+        }
+        "unix" => drop(UnixStream::connect(with)?),
+        "abstract" => drop(UnixStream::connect_addr(&SocketAddr::from_abstract_name(with)?)?),
+        "tcp" => drop(TcpStream::connect(with)?),
+        "udp" => drop(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", with)?),
+        "packet" => drop(socket(AddressFamily::PACKET, SocketType::RAW, None)?),
+        "netlink" => drop(socket(AddressFamily::NETLINK, SocketType::RAW, None)?),
+        "listen" => drop(TcpListener::bind(with)?),
+        "interfaces" => {
+            let probe = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            let second = netdevice::index_to_name(&probe, 2);
+            let first = netdevice::index_to_name(&probe, 1)?;
+            let up = TcpListener::bind("127.0.0.1:0")
+                .and_then(|listener| TcpStream::connect(listener.local_addr()?));
+            let alone = second.is_err() && up.is_err();
+            return Ok(if alone {
+                format!("only {first}, and that is down")
+            } else {
+                "more".into()
+            });
+        }
+        "signal" => kill_process(Pid::from_raw(with.parse().unwrap()).unwrap(), Signal::CONT)?,
+        "exec" => drop(command(with).arg("-c").arg("true").status()?),
+        "memfd" => drop(memfd_create("program", MemfdFlags::empty())?),
+        "write-and-exec" => {
+            let mut file = File::create("/program")?;
+            file.write_all(b"#!/bin/sh\n")?;
+            file.set_permissions(fs::Permissions::from_mode(0o755))?;
+            drop(file);
+            command("/program").status()?;
+        }
+        "capabilities" => {
+            let sets = capabilities(None)?;
+            let none = CapabilitySet::empty();
+            let has_none = (sets.effective, sets.permitted, sets.inheritable) == (none, none, none);
+            let no_new = rustix::thread::no_new_privs()?;
+            let root = rustix::process::getuid().is_root() || rustix::process::getgid().is_root();
+            let fine = has_none && no_new && !root;
+            return Ok(if fine {
+                "none, no new privileges, not root".into()
+            } else {
+                format!("{sets:?}")
+            });
+        }
+        "setuid" => rustix::thread::set_thread_uid(rustix::fs::Uid::ROOT)?,
+        "unshare" => {
+            #[expect(unsafe_code, reason = "rustix calls unshare(2) unsafe")]
+            // SAFETY: nothing here goes by the namespace that this thread is in.
+            unsafe {
+                rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER)?;
+            }
+        }
+        "mount" => mount("none", "/", "tmpfs", MountFlags::empty(), c"")?,
+        "chroot" => rustix::process::chroot("/")?,
+        "threads" => {
+            for made in 0..number() {
+                let sleeps = || thread::sleep(Duration::from_secs(600));
+                if let Err(error) = thread::Builder::new().spawn(sleeps) {
+                    return Ok(format!("after {made} {error}"));
+                }
+            }
+        }
+        "files" => {
+            let mut open = vec![];
+            for _ in 0..number() {
+                open.push(File::open("/dev/null")?);
+            }
+        }
+        "fill" => {
+            let block = vec![1; 1 << 20];
+            for _ in 0..64 {
+                overlay.write_all(&block)?;
+            }
+        }
+        "memory" => {
+            let mut taken = vec![];
+            for _ in 0..number() {
+                taken.push(vec![1_u8; 1 << 20]);
+            }
+            return Ok(format!("took {} MiB", taken.len()));
+        }
+        "spin" => {
+            for _ in 0..number() {
+                thread::spawn(|| {
+                    loop {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+        }
+        _ => return Err(io::Error::other("an unknown deed")),
+    }
+    Ok("done".into())
+}
