@@ -321,6 +321,13 @@ impl Running {
         crate::succeed("kill", &[&format!("-{signal}"), &self.child.id().to_string()]);
     }
 
+    /// The same of one that may have ended.
+    pub fn try_signal(&self, signal: &str) {
+        let mut kill = command("kill");
+        kill.args([&format!("-{signal}"), &self.child.id().to_string()]).stderr(Stdio::null());
+        kill.status().expect("kill runs");
+    }
+
     /// Waits until it has said something.
     pub fn says(&self, text: &str) {
         let says =

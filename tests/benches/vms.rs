@@ -1,0 +1,230 @@
+//! What a VM costs beside its QEMU, each beside a named baseline in the same run: its start against the same QEMU command line
+//! started by hand, its supervisor's memory, `ps` over a thousand VMs, a hundred adoptions, fifty starts at once.
+//!
+//! `cargo bench -p qhost-tests --bench vms`
+
+use std::{
+    fs,
+    io::Read as _,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use qhost_tests::{
+    ImageServer, Qhost,
+    boot_sector::{self, Then},
+    command, policy, succeed, wait_for,
+};
+use serde_json::{Value, json};
+
+/// As released: built by `cargo bench` with the benchmarks themselves.
+const QHOST: &str = env!("CARGO_BIN_EXE_qhost-under-test");
+
+fn main() {
+    let qhost = Qhost::new(QHOST);
+    let server = ImageServer::start();
+    let image = server.serve("/image", boot_sector::disk("the guest runs", Then::Hang));
+    let job = qhost.job(&image, json!({}));
+    qhost.run(&["image", "pull", &image.0, "--checksum", &image.1]).exits(0);
+    starts(&qhost, &job);
+    for vms in [1, 20, 100] {
+        memory(&qhost, &job, vms);
+    }
+    at_once(&qhost, &job);
+    listing(&qhost, &job);
+}
+
+fn median(mut times: Vec<f64>) -> (f64, f64) {
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[times.len() * 95 / 100])
+}
+
+fn kill_all(qhost: &Qhost) {
+    let list = qhost.run(&["ps", "--json"]).exits(0).json();
+    let ids: Vec<&str> =
+        list["vms"].as_array().unwrap().iter().map(|vm| vm["id"].as_str().unwrap()).collect();
+    if !ids.is_empty() {
+        qhost.run(&[&["kill"][..], &ids].concat()).exits(0);
+    }
+}
+
+/// From the start of `qhost run --detach` to QEMU's greeting, in pairs with the same command line by hand.
+fn starts(qhost: &Qhost, job: &str) {
+    let policy = policy("limits");
+    let settings = "limits={\"max-cpus\": 4, \"max-memory-mib\": 4096}";
+    let policies = format!("limits={}", policy.display());
+    let args =
+        ["run", "--json", "--detach", "--policy", &policies, "--policy-settings", settings, job];
+    let (mut by_qhost, mut by_hand, mut more) = (vec![], vec![], vec![]);
+    for round in 0..55 {
+        let began = jiff::Timestamp::now();
+        let report = qhost.run(&args).exits(0).json();
+        let folder = PathBuf::from(report["vm"]["folder"].as_str().unwrap());
+        let status: Value =
+            serde_json::from_slice(&fs::read(folder.join("status.json")).unwrap()).unwrap();
+        // The guest is let run right after the greeting, which is what is written down; a little later than that.
+        let running = status["changes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|change| change["state"] == "running");
+        let running: jiff::Timestamp = running.unwrap()["at"].as_str().unwrap().parse().unwrap();
+        let qhost_took = running.duration_since(began).as_secs_f64() * 1e3;
+        let spec: Value =
+            serde_json::from_slice(&fs::read(folder.join("plan.json")).unwrap()).unwrap();
+        kill_all(qhost);
+        let hand_took = started_by_hand(qhost, &spec);
+        // The first ones warm what is to be warm.
+        if round >= 5 {
+            by_qhost.push(qhost_took);
+            by_hand.push(hand_took);
+            more.push(qhost_took - hand_took);
+        }
+    }
+    let (qhost, _) = median(by_qhost);
+    let (hand, _) = median(by_hand);
+    let (middle, most) = median(more);
+    println!(
+        "start to greeting: qhost {qhost:.1} ms, by hand {hand:.1} ms, ratio {:.2}",
+        qhost / hand
+    );
+    println!(
+        "  qhost later by {middle:.1} ms (median), {most:.1} ms (95th percentile) of 50 pairs"
+    );
+}
+
+fn started_by_hand(qhost: &Qhost, spec: &Value) -> f64 {
+    let folder = qhost.folder();
+    let overlay = folder.join("by-hand.qcow2");
+    let size = spec["image"]["disk_bytes"].to_string();
+    succeed("qemu-img", &["create", "-q", "-f", "qcow2", overlay.to_str().unwrap(), &size]);
+    let listen = |name: &str| {
+        let path = folder.join(name);
+        if path.exists() {
+            fs::remove_file(&path).unwrap();
+        }
+        std::os::unix::net::UnixListener::bind(path).unwrap()
+    };
+    let began = Instant::now();
+    let files: [OwnedFd; 4] = [
+        listen("by-hand.qmp").into(),
+        listen("by-hand.console").into(),
+        fs::File::open(spec["image"]["path"].as_str().unwrap()).unwrap().into(),
+        fs::File::options().read(true).write(true).open(&overlay).unwrap().into(),
+    ];
+    let mappings =
+        files.into_iter().zip(3..).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
+    let mut greeting = UnixStream::connect(folder.join("by-hand.qmp")).unwrap();
+    let mut qemu: Command = command(spec["program"].as_str().unwrap());
+    qemu.args(spec["argv"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()));
+    qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let mut qemu = qemu.fd_mappings(mappings.collect()).unwrap().spawn().unwrap();
+    greeting.read_exact(&mut [0; 6]).unwrap();
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
+    took
+}
+
+/// What each supervisor costs; Nomad's executor and log collector cost 13 MiB of PSS and 5.5 MiB of private dirty memory.
+fn memory(qhost: &Qhost, job: &str, vms: usize) {
+    for _ in 0..vms {
+        qhost.run(&["run", "--detach", job]).exits(0);
+    }
+    let supervisors = qhost.supervisors();
+    assert_eq!(supervisors.len(), vms);
+    let sum = |key: &str| -> f64 {
+        let of = |pid: &String| {
+            let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+            let line = rollup.lines().find(|line| line.starts_with(key)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+        };
+        supervisors.iter().map(of).sum::<f64>() / vms as f64
+    };
+    println!(
+        "{vms} VMs: a supervisor costs {:.2} MiB PSS, {:.2} MiB private dirty",
+        sum("Pss:"),
+        sum("Private_Dirty:")
+    );
+    if vms == 100 {
+        massacre(qhost, &supervisors);
+    }
+    kill_all(qhost);
+}
+
+/// All supervisors at once; how long the next command takes, which adopts all VMs.
+fn massacre(qhost: &Qhost, supervisors: &[String]) {
+    let began = Instant::now();
+    qhost.run(&["ps"]).exits(0);
+    let with_all = began.elapsed().as_secs_f64() * 1e3;
+    let pids: Vec<&str> = supervisors.iter().map(String::as_str).collect();
+    succeed("kill", &[&["-KILL"][..], &pids].concat());
+    wait_for("their ends", || qhost.supervisors().is_empty().then_some(()));
+    let began = Instant::now();
+    qhost.run(&["ps"]).exits(0);
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    let adopted = qhost.supervisors().len();
+    println!(
+        "adopting {adopted} VMs: {took:.0} ms, against {with_all:.0} ms of the same command with nothing to adopt"
+    );
+}
+
+fn at_once(qhost: &Qhost, job: &str) {
+    let began = Instant::now();
+    qhost.run(&["run", "--detach", job]).exits(0);
+    let one = began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    let runs: Vec<_> = (0..50).map(|_| qhost.start(&["run", "--detach", job])).collect();
+    for run in runs {
+        run.end().exits(0);
+    }
+    let all = began.elapsed().as_secs_f64();
+    println!("50 starts at once: {all:.2} s, {:.2} of 50 one after the other", all / (50.0 * one));
+    kill_all(qhost);
+}
+
+/// A thousand VMs that go on, as far as their folders tell, against a thousand files read by cat.
+fn listing(qhost: &Qhost, job: &str) {
+    qhost.run(&["run", "--detach", job]).exits(0);
+    let list = qhost.run(&["ps", "--json"]).exits(0).json();
+    let real = PathBuf::from(list["vms"][0]["folder"].as_str().unwrap());
+    let mut locks = vec![];
+    for number in 0..999 {
+        locks.push(copied(&real, &qhost.state().join(format!("vms/copy-{number:08}"))));
+    }
+    let times = |args: &[&str]| {
+        let times = (0..21).map(|_| {
+            let began = Instant::now();
+            qhost.run(args).exits(0);
+            began.elapsed().as_secs_f64() * 1e3
+        });
+        median(times.collect()).0
+    };
+    let (all, none) = (times(&["ps"]), times(&["job", "schema"]));
+    println!(
+        "ps over 1,000 VMs: {all:.1} ms, against {none:.1} ms of a command that looks at none"
+    );
+    drop(locks);
+    for number in 0..999 {
+        fs::remove_dir_all(qhost.state().join(format!("vms/copy-{number:08}"))).unwrap();
+    }
+    kill_all(qhost);
+    std::thread::sleep(Duration::from_millis(10));
+}
+
+/// A folder like that of a VM that runs, whose lock is held.
+fn copied(from: &Path, to: &Path) -> fs::File {
+    fs::create_dir(to).unwrap();
+    for name in ["status.json", "reserved.json", "plan.json", "task.json"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    let lock = fs::File::create(to.join("lock")).unwrap();
+    lock.lock().unwrap();
+    lock
+}
