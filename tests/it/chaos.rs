@@ -5,8 +5,9 @@
 use std::{
     collections::BTreeSet,
     env, fs,
+    io::Write as _,
     net::{TcpListener, UdpSocket},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -60,12 +61,17 @@ fn nothing_is_left_and_every_record_is_true() {
     let mut dice = Dice(seed);
     let (qhost, server) = (qhost(), ImageServer::start());
     qhost.config("[overlay]\nmax_bytes = 8388608\n");
+    let disk = SmallDisk::under(&qhost);
     let jobs = jobs(&qhost, &server);
+    for job in &jobs {
+        // Stored beforehand: a fetch wants room, and is tried elsewhere.
+        qhost.run(&["run", "--detach", "--grace", "0", job]).exits(0);
+    }
     let outside = bystander(&qhost);
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut commands: Vec<Running> = vec![];
     let mut stopped: Vec<String> = vec![];
-    let mut deeds = [0_u32; 10];
+    let mut deeds = [0_u32; 12];
     while Instant::now() < end {
         let deed = dice.roll(deeds.len());
         deeds[deed] += 1;
@@ -97,6 +103,8 @@ fn nothing_is_left_and_every_record_is_true() {
                     stopped.push(pid.clone());
                 }
             }
+            10 => disk.iter().for_each(SmallDisk::fill),
+            11 => disk.iter().for_each(SmallDisk::empty),
             _ => stopped.drain(..).for_each(|pid| signal("-CONT", &pid)),
         }
         commands.retain_mut(|command| !command.has_ended());
@@ -105,6 +113,7 @@ fn nothing_is_left_and_every_record_is_true() {
     eprintln!("chaos: {deeds:?}");
     // Let go of what was held, and end what is left.
     stopped.drain(..).for_each(|pid| signal("-CONT", &pid));
+    disk.iter().for_each(SmallDisk::empty);
     for vm in going_on(&qhost) {
         // Some end by themselves meanwhile.
         commands.push(qhost.start(&["kill", &vm]));
@@ -124,10 +133,52 @@ fn nothing_is_left_and_every_record_is_true() {
     for job in &jobs {
         qhost.run(&["run", "--detach", job]).exits(0);
     }
-    for vm in going_on(&qhost) {
-        qhost.run(&["kill", &vm]).exits(0);
-    }
+    wait_for("their ends", || {
+        let left = going_on(&qhost);
+        for vm in &left {
+            // Some end by themselves meanwhile.
+            qhost.run(&["kill", vm]);
+        }
+        left.is_empty().then_some(())
+    });
     is_clean(&qhost);
+}
+
+/// A disk that can be filled without anybody else's noticing; nothing where this user may not mount one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn under(qhost: &Qhost) -> Option<Self> {
+        let fingerprint = fs::read(qhost.state().join("fingerprint.json")).unwrap();
+        let at = qhost.state();
+        let mut mount = command("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=320m,mode=700", "tmpfs"]).arg(&at);
+        if !mount.stderr(std::process::Stdio::null()).status().unwrap().success() {
+            eprintln!("not shown here: a full disk needs the right to mount one");
+            return None;
+        }
+        fs::write(at.join("fingerprint.json"), fingerprint).unwrap();
+        Some(Self(at))
+    }
+
+    fn fill(&self) {
+        let mut file = fs::File::create(self.0.join("filler")).unwrap();
+        let block = vec![1; 1 << 20];
+        while file.write_all(&block).is_ok() {}
+    }
+
+    fn empty(&self) {
+        // It need not be full.
+        if self.0.join("filler").exists() {
+            fs::remove_file(self.0.join("filler")).unwrap();
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        succeed("umount", &["-l", self.0.to_str().unwrap()]);
+    }
 }
 
 /// Guests of every kind, some with ports that they ask for by number.
