@@ -21,7 +21,7 @@ use crate::limits;
 pub use cgroup::{Cgroup, Usage};
 pub use enter::{Orders, SUBCOMMAND, Said, enter};
 pub use landlock::version as landlock_version;
-pub use look::{Host, Lacking, Needs, Wall, memory_bytes};
+pub use look::{Host, Lacking, Needs, Wall, memory_bytes, user_namespaces};
 pub use user::{Uids, UserRange};
 
 /// How much of the cage a launch insists on.

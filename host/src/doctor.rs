@@ -1,15 +1,13 @@
 //! What this host can and cannot do for VMs, and what would mend it: one finding a line. Looks, and changes nothing.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use procfs::{Current as _, Uptime};
-use rustix::fs::{Access, access, statfs, statvfs};
+use rustix::fs::{statfs, statvfs};
 use serde::Serialize;
 
 use crate::{
+    cage::{self, Level, Wall},
     config::Config,
     facts, limits,
     qemu::{Fingerprint, FingerprintError},
@@ -59,14 +57,9 @@ pub fn examine(
     fingerprint: Result<&Fingerprint, &FingerprintError>,
 ) -> Vec<Finding> {
     let mut findings = qemu(fingerprint);
-    findings.extend([
-        cgroups(),
-        landlock(),
-        user_namespaces(),
-        file_system(state),
-        free_space(state, config),
-    ]);
-    findings.extend([memory(), ports(state, config), uptime()]);
+    findings.extend(cage(config));
+    findings.extend([file_system(state), free_space(state, config), memory()]);
+    findings.extend([ports(state, config), uptime()]);
     findings
 }
 
@@ -95,73 +88,46 @@ fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
     findings
 }
 
-/// `CGROUP2_SUPER_MAGIC` (statfs(2)).
-const CGROUP2: i64 = 0x6367_7270;
-
-fn cgroups() -> Finding {
-    let unified = Path::new("/sys/fs/cgroup");
-    let fix = "boot with systemd.unified_cgroup_hierarchy=1, so that QEMU's CPUs, memory and processes can be bounded";
-    if !statfs(unified).is_ok_and(|found| found.f_type == CGROUP2) {
-        let version = if unified.join("memory").exists() { "version 1" } else { "none" };
-        return finding("cgroups", Health::Lacking, version, fix);
-    }
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let own: PathBuf = unified.join(own);
-    let controllers = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
-    let missing: Vec<_> = ["cpu", "memory", "pids"]
-        .into_iter()
-        .filter(|wanted| !controllers.split_whitespace().any(|has| has == *wanted))
-        .collect();
-    let delegated = access(own.join("cgroup.subtree_control"), Access::WRITE_OK).is_ok();
-    let found = format!("version 2 at {}, controllers {}", own.display(), controllers.trim());
-    match (missing.as_slice(), delegated) {
-        ([], true) => finding("cgroups", Health::Good, found + ", delegated", ""),
-        ([], false) => {
-            let fix = "run as root, or in a systemd unit or scope with Delegate=yes";
-            finding("cgroups", Health::Lacking, found + ", not delegated", fix)
-        }
-        (missing, _) => {
-            let fix = format!("have these delegated too: {}", missing.join(", "));
-            finding("cgroups", Health::Lacking, found, &fix)
-        }
-    }
-}
-
-/// The version of the kernel's interface (landlock(7)); asking makes nothing.
-#[expect(unsafe_code, reason = "a system call that neither std nor rustix has a function for")]
-fn landlock() -> Finding {
-    const VERSION: libc::c_ulong = 1;
-    let none = std::ptr::null::<libc::c_void>();
-    // SAFETY: with this flag the call takes no attributes, and returns a number.
-    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };
-    let fix = "boot a kernel from 5.13 on with landlock among lsm=, so that QEMU can be kept from the host's files";
-    match version {
-        1.. => finding("landlock", Health::Good, format!("version {version}"), ""),
-        _ => finding("landlock", Health::Lacking, io::Error::last_os_error().to_string(), fix),
-    }
-}
-
-fn user_namespaces() -> Finding {
-    let number = |name: &str| -> Option<u64> {
-        fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?.trim().parse().ok()
+/// What a VM would be kept in: whether all of it can be had, and each part.
+fn cage(config: &Config) -> [Finding; 4] {
+    let host = cage::Host::look(&config.cage);
+    let lacks = host.lacks();
+    let each: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
+    let otherwise = match config.cage.level {
+        Level::Strict => Health::Bad,
+        Level::BestEffort => Health::Lacking,
     };
-    let (found, fix) = match (
-        number("user/max_user_namespaces"),
-        number("kernel/unprivileged_userns_clone"),
-        number("kernel/apparmor_restrict_unprivileged_userns"),
-    ) {
-        (None, _, _) => ("the kernel has none", "boot a kernel with CONFIG_USER_NS"),
-        (Some(0), _, _) => ("turned off", "sysctl user.max_user_namespaces=15000"),
-        (_, Some(0), _) => {
-            ("for root only", "sysctl kernel.unprivileged_userns_clone=1, or run as root")
-        }
-        (_, _, Some(1)) => {
-            ("restricted by AppArmor", "give qhost a profile that allows userns, or run as root")
-        }
-        (Some(_), _, _) => return finding("user namespaces", Health::Good, "for everybody", ""),
+    let found = match each.as_slice() {
+        [] => "whole".to_owned(),
+        each => format!("without {}", each.join(", ")),
     };
-    finding("user namespaces", Health::Lacking, found, fix)
+    let fix = "mend what is named below, or leave it out: cage.level = \"best-effort\"";
+    let whole = finding("cage", unless(lacks.is_empty(), otherwise), found, fix);
+    let cgroups = match host.cgroup() {
+        Some(cgroup) => finding("cgroups", Health::Good, cgroup.to_string(), ""),
+        None => {
+            let found =
+                format!("none for {} with cpu, memory and pids", config.cage.cgroup.display());
+            finding("cgroups", Health::Lacking, found, Wall::Cgroup.fix())
+        }
+    };
+    let landlock = match cage::landlock_version() {
+        Ok(version) => {
+            let fix = Wall::LandlockTcp.fix();
+            finding(
+                "landlock",
+                unless(version >= 4, Health::Lacking),
+                format!("version {version}"),
+                fix,
+            )
+        }
+        Err(error) => finding("landlock", Health::Lacking, error.to_string(), Wall::Landlock.fix()),
+    };
+    let users = match cage::user_namespaces() {
+        Ok(()) => finding("user namespaces", Health::Good, "for everybody", ""),
+        Err((found, fix)) => finding("user namespaces", Health::Lacking, found, fix),
+    };
+    [whole, cgroups, landlock, users]
 }
 
 /// The folder, or the nearest above it that is there.

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use qhost_tests::{ImageServer, Qhost, linux_guest, wait_for};
+use qhost_tests::{
+    ImageServer, Qhost,
+    boot_sector::{self, Then},
+    linux_guest, wait_for,
+};
 use serde_json::json;
 
 use crate::qhost;
@@ -30,7 +34,8 @@ fn with_guest(image: &str, config: serde_json::Value, toml: &str, visit: impl Fn
         .and_then(|port| u16::try_from(port).ok())
         .expect("a port");
     visit(&qhost, port);
-    running.signal("INT");
+    // Within its grace, by its power button.
+    qhost.run(&["stop", "test"]).exits(0).says("stopped; the guest powered off");
     let report = running.end().exits(130).json();
     assert_eq!(report["vm"]["end"], json!({"reason": "stopped", "by": "powerdown"}));
     qhost.console_has("GUEST-POWEROFF");
@@ -75,12 +80,22 @@ fn a_raw_disk() {
 fn a_qcow2_disk_and_an_isolated_guest() {
     let host = ImageServer::start();
     host.serve("/", &b"the host"[..]);
-    with_guest("guest.qcow2", http(), "", |_, port| {
+    with_guest("guest.qcow2", http(), "", |qhost, port| {
         let reach = get(port, &format!("/cgi-bin/reach?{}", host.port()));
         assert!(reach.starts_with("unreachable"), "{reach}");
+        // Nor another VM's port, which is on that loopback too, nor its own.
+        let image = host.serve("/sector", boot_sector::disk("up", Then::Hang));
+        let other = fs::read_to_string(qhost.job(&image, http())).unwrap();
+        let other = qhost.file("other.json", other.replace("\"test\"", "\"other\""));
+        let other = qhost.run(&["run", "--json", "--detach", &other]).exits(0).json();
+        for port_of in [&other["vm"]["ports"][0]["host"], &json!(port)] {
+            let reach = get(port, &format!("/cgi-bin/reach?{port_of}"));
+            assert!(reach.starts_with("unreachable"), "{reach}");
+        }
+        qhost.run(&["kill", "other"]).exits(0);
         assert_eq!(get(port, "/"), "hello from the guest");
     });
-    assert_eq!(host.requests(), [""; 0]);
+    assert_eq!(host.requests(), ["/sector"], "the one for the other VM's image");
 }
 
 /// The control: granted the internet, the same guest reaches the same server, so the test above can fail.

@@ -2,7 +2,7 @@
 //! controllers are there. A group lives as long as its VM and is removed by whoever ends or sweeps that.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     thread,
 };
@@ -51,6 +51,15 @@ pub struct Usage {
     pub memory_peak_bytes: Option<u64>,
     /// How often the kernel killed it for taking more than it may.
     pub oom_kills: Option<u64>,
+}
+
+impl fmt::Display for Cgroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.at {
+            At::V2 { group, .. } => write!(f, "version 2 at {}", group.display()),
+            At::V1([cpu, ..]) => write!(f, "version 1 at {} and beside it", cpu.display()),
+        }
+    }
 }
 
 impl Cgroup {

@@ -47,7 +47,7 @@ impl Wall {
     }
 
     /// What would mend it.
-    fn fix(self) -> &'static str {
+    pub fn fix(self) -> &'static str {
         match self {
             Self::User | Self::Namespaces => {
                 "run qhost as root, or allow user namespaces (sysctl user.max_user_namespaces)"
@@ -116,6 +116,25 @@ impl Host {
             landlock: landlock::version().unwrap_or(0),
             cgroup: Cgroup::find(&settings.cgroup),
         }
+    }
+
+    /// What any VM would be without.
+    pub fn lacks(&self) -> Vec<Wall> {
+        let root = self.is_root && self.is_able;
+        let users = root || self.user_namespaces;
+        let walls = [
+            (Wall::User, users),
+            (Wall::Namespaces, users),
+            (Wall::Landlock, self.landlock >= 1),
+            (Wall::LandlockTcp, self.landlock >= 4),
+            (Wall::Cgroup, self.cgroup.is_some()),
+        ];
+        walls.into_iter().filter(|(_, has)| !has).map(|(wall, _)| wall).collect()
+    }
+
+    /// The cgroup that VMs' own are below.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
     }
 
     /// The cage for a launch; under `strict`, only a whole one.
@@ -221,7 +240,7 @@ fn paths(program: &Path, more: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// Whether whoever is not root may make user namespaces; if not, why and what would mend it.
-pub(crate) fn user_namespaces() -> Result<(), (&'static str, &'static str)> {
+pub fn user_namespaces() -> Result<(), (&'static str, &'static str)> {
     let number = |name: &str| -> io::Result<u64> {
         let text = fs::read_to_string(Path::new("/proc/sys").join(name))?;
         text.trim().parse().map_err(io::Error::other)
