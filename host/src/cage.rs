@@ -115,8 +115,12 @@ pub struct Rlimits {
 impl Cage {
     /// What the cage holds, in a few words.
     pub fn summary(&self) -> String {
+        let udp = match &self.network {
+            Network::Listen { udp: true, .. } => ", but for UDP, which may leave",
+            Network::Listen { udp: false, .. } | Network::None | Network::Host => "",
+        };
         match self.lacks.as_slice() {
-            [] => self.level.name().to_owned(),
+            [] => self.level.name().to_owned() + udp,
             lacks => {
                 let lacks: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
                 format!("{}; without {}", self.level.name(), lacks.join(", "))

@@ -285,6 +285,8 @@ pub const WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub const KILL_AGAIN: Duration = Duration::from_millis(500);
 /// How often a VM that is waited for is looked at.
 pub const VM_POLL: Duration = Duration::from_millis(20);
+/// How often a change between paused and running is written down, at most.
+pub const TURN_AGAIN: Duration = Duration::from_millis(500);
 /// From `quit` to SIGKILL: QEMU takes 7 to 36 ms.
 pub const STOP_QUIT: Duration = Duration::from_secs(5);
 /// A console log in bytes before a new one is begun; one older one is kept.

@@ -159,7 +159,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let mut held = Held::new(plan.image(), ports, kept)?;
     held.user(&host.state, &mut spec.cage.user, host.config.cage.users)?;
     let folder = dir.path().to_owned();
-    let attached = vm::launch(dir, &spec, Some(plan.decision()), held)?;
+    let attached = vm::launch(dir, &spec, plan.decision(), held)?;
     let vm =
         follow::until(args.until(), &host, &folder, (attached, &spec), &steps, &mut stop).await;
     store.note_use(plan.image().sha256());

@@ -41,7 +41,7 @@ pub use control::{AskError, Request, ask, attach};
 pub use dir::VmDir;
 pub use events::{Event, Events};
 pub use kept::{Kept, KeptOverlay, Owner, kept, kept_over, remove as remove_kept};
-pub use launch::{Held, launch};
+pub use launch::{Held, launch, launch_again};
 pub use list::{Takes, Vm, going_on, list, named, running};
 pub use ports::{Reserved, held as held_ports, reserve, reserve_again};
 pub use process::Process;

@@ -152,21 +152,32 @@ fn it_reaches_no_port_but_its_own() {
     let abstract_name = SocketAddr::from_abstract_name(&name[1..]);
     let _abstract = UnixListener::bind_addr(&abstract_name.unwrap()).unwrap();
     let unix = format!("abstract {}", &name[1..]);
+    let fast = there.replace("tcp", "fastopen");
+    // One that everybody else may listen on.
+    let probe = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let other = format!("listen {}", probe.local_addr().unwrap());
+    drop(probe);
     let deeds = [
         there.as_str(),
         udp.as_str(),
         unix.as_str(),
         "tcp 1.1.1.1:53",
-        "listen 127.0.0.1:9",
+        fast.as_str(),
+        "multipath",
+        "datagram-pair",
+        "chmod",
+        other.as_str(),
         "packet",
         "netlink",
     ];
     let caged = Caged::doing(&deeds, json!({}));
     let said = caged.said();
-    for deed in [there.as_str(), "tcp 1.1.1.1:53", &udp, &unix, "packet", "netlink"] {
+    let more = [fast.as_str(), "multipath", "datagram-pair", "chmod"];
+    let all = [there.as_str(), "tcp 1.1.1.1:53", &udp, &unix, "packet", "netlink"];
+    for deed in more.into_iter().chain(all) {
         refused(&said, deed, "Operation not permitted");
     }
-    refused(&said, "listen 127.0.0.1:9", "Permission denied");
+    refused(&said, &other, "Permission denied");
     // The control: its own port it may listen on.
     assert!(caged.port > 0);
     drop(caged);

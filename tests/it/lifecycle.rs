@@ -125,6 +125,10 @@ fn restart_keeps_the_disk_of_what_runs_and_begins_what_has_ended_anew() {
     assert_eq!(again["id"], after["id"]);
     assert_eq!(again["takes"]["forwards"], after["takes"]["forwards"], "the same ports");
     qhost.run(&["rm", "test"]).exits(16).says("has not ended");
+    // Its own place in a quota is enough for it.
+    qhost.run(&["kill", "test"]).exits(0);
+    qhost.config("[host.quota]\nvms = 1\n");
+    qhost.run(&["restart", "test"]).exits(0).says("running");
     // Its port is taken: it stays as it was.
     qhost.run(&["kill", "test"]).exits(0);
     let port = after["takes"]["forwards"][0]["host"].as_u64().unwrap();

@@ -2,8 +2,10 @@
 //! controllers are there. A group lives as long as its VM and is removed by whoever ends or sweeps that.
 
 use std::{
-    fmt, fs, io,
-    path::{Path, PathBuf},
+    fmt,
+    fs::{self, File},
+    io,
+    path::{Component, Path, PathBuf},
     thread,
 };
 
@@ -66,6 +68,10 @@ impl Cgroup {
     /// The version and place that this host has for a group, if it can be used.
     pub fn find(group: &Path) -> Option<Self> {
         let group = group.strip_prefix("/").unwrap_or(group);
+        // Nowhere else than among cgroups.
+        if !group.components().all(|part| matches!(part, Component::Normal(_))) {
+            return None;
+        }
         let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
         let at = v2(&mounts, group).or_else(|| v1(&mounts, group))?;
         Some(Self { at, memory_bytes: 0, cpu_percent: 0, pids: 0 })
@@ -84,14 +90,14 @@ impl Cgroup {
                 Ok(()) | Err(_) => {}
             }
             for (file, value, needed) in bounds {
-                match fs::write(group.join(file), value) {
+                match write(&group.join(file), &value) {
                     Err(error) if needed || error.kind() != io::ErrorKind::NotFound => {
                         return Err(failed(error));
                     }
                     Ok(()) | Err(_) => {}
                 }
             }
-            fs::write(group.join("cgroup.procs"), "0").map_err(&failed)?;
+            write(&group.join("cgroup.procs"), "0").map_err(&failed)?;
         }
         Ok(())
     }
@@ -108,8 +114,8 @@ impl Cgroup {
             let enabled = fs::read_to_string(folder.join("cgroup.subtree_control"))?;
             let missing = CONTROLLERS.iter().chain(&["io"]).filter(|one| !has(&enabled, one));
             for controller in missing {
-                let turned_on =
-                    fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+                let control = folder.join("cgroup.subtree_control");
+                let turned_on = write(&control, &format!("+{controller}"));
                 // Only where it is present is it asked for.
                 match turned_on {
                     Err(error) if *controller != "io" => return Err(error),
@@ -202,6 +208,12 @@ impl Cgroup {
     }
 }
 
+/// Writes to a file that the kernel has put there; one that is not there is not made.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    use std::io::Write as _;
+    File::options().write(true).open(path)?.write_all(value.as_bytes())
+}
+
 fn has(words: &str, wanted: &str) -> bool {
     words.split([' ', ',', '\n']).any(|word| word == wanted)
 }
@@ -224,12 +236,29 @@ fn is_ours(folder: &Path) -> bool {
 fn v2(all: &str, group: &Path) -> Option<At> {
     let (root, _) = mounts(all, "cgroup2").next()?;
     let there = root.join(group);
-    let nearest = there.ancestors().find(|folder| folder.exists())?;
-    let controllers = fs::read_to_string(nearest.join("cgroup.controllers")).ok()?;
-    let delegated = access(nearest.join("cgroup.subtree_control"), Access::WRITE_OK).is_ok();
-    let usable =
-        is_ours(&there) && delegated && CONTROLLERS.iter().all(|one| has(&controllers, one));
-    usable.then(|| At::V2 { root: root.to_owned(), group: there })
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let own = root.join(own);
+    // Whoever moves a process must be able to write where both groups meet (cgroups(7), delegation).
+    let meet = there.ancestors().find(|folder| own.starts_with(folder))?;
+    let may_move = access(meet.join("cgroup.procs"), Access::WRITE_OK).is_ok();
+    let way = there.ancestors().filter(|folder| folder.starts_with(root) && folder.exists());
+    let usable = is_ours(&there) && may_move && way.into_iter().all(passes_on);
+    usable.then(|| At::V2 { root: root.to_owned(), group: there.clone() })
+}
+
+/// Whether a group's controllers are there for those below it, or can be made so: only if no process is in it, or it is the
+/// first of all.
+fn passes_on(folder: &Path) -> bool {
+    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+    let (enabled, present) = (read("cgroup.subtree_control"), read("cgroup.controllers"));
+    if CONTROLLERS.iter().all(|one| has(&enabled, one)) {
+        return true;
+    }
+    let writable = access(folder.join("cgroup.subtree_control"), Access::WRITE_OK).is_ok();
+    let is_first = !folder.join("cgroup.type").exists();
+    let is_free = is_first || read("cgroup.procs").trim().is_empty();
+    writable && is_free && CONTROLLERS.iter().all(|one| has(&present, one))
 }
 
 fn v1(all: &str, group: &Path) -> Option<At> {

@@ -13,7 +13,9 @@ use std::{
 };
 
 use rustix::{
+    fs::Mode,
     io::fcntl_dupfd_cloexec,
+    process::umask,
     stdio::{dup2_stdin, dup2_stdout},
 };
 use serde::{Deserialize, Serialize};
@@ -78,8 +80,10 @@ fn start() -> Result<(), CageError> {
         cgroup.enter(&orders.vm)?;
     }
     // Who may open it is to be known before the host's files are out of sight.
-    let kvm = cage.kvm.then(|| std::fs::metadata("/dev/kvm").ok()).flatten();
-    let kvm = kvm.map(|device| std::os::unix::fs::MetadataExt::gid(&device));
+    let kvm = match cage.kvm {
+        true => group_of("/dev/kvm")?,
+        false => None,
+    };
     namespaces::leave(cage)?;
     failpoint::reach("cage.left");
     // In the first process of the new process namespace; where there is none, in a child all the same, so that QEMU is always
@@ -90,6 +94,20 @@ fn start() -> Result<(), CageError> {
             Ok(())
         }
         None => become_qemu(&orders, kvm),
+    }
+}
+
+/// The group that may open a device; none where everybody may.
+fn group_of(device: &str) -> Result<Option<u32>, CageError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let failed = CageError::at::<io::Error>("looking who may open /dev/kvm");
+    let found = std::fs::metadata(device).map_err(&failed)?;
+    match (found.mode() & 0o006 == 0o006, found.gid()) {
+        (true, _) => Ok(None),
+        (false, 0) => {
+            Err(failed(io::Error::other("only root's group may, and QEMU gets no part in that")))
+        }
+        (false, group) => Ok(Some(group)),
     }
 }
 
@@ -111,6 +129,8 @@ fn become_qemu(orders: &Orders, kvm: Option<u32>) -> Result<(), CageError> {
     rustix::process::setsid().map_err(CageError::at("making a session"))?;
     launcher::close_on_exec(launcher::FIRST_FREE_DESCRIPTOR)
         .map_err(CageError::at("closing what is not QEMU's"))?;
+    // What is made here, QEMU's user must get through.
+    umask(Mode::from_raw_mode(0o022));
     namespaces::see_only(cage)?;
     rlimits::apply(&cage.rlimits)?;
     user::become_it(cage.user, kvm)?;

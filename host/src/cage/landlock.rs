@@ -3,11 +3,13 @@
 use std::{io, path::Path};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset,
-    RulesetAttr as _, RulesetCreatedAttr as _, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
+    PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 
 use super::{Cage, CageError, Network};
+
+const STEP: &str = "restricting files and ports by Landlock";
 
 /// The version of the kernel's interface; asking makes nothing.
 #[expect(unsafe_code, reason = "a system call that neither std nor rustix has a function for")]
@@ -22,19 +24,35 @@ pub fn version() -> io::Result<i64> {
 }
 
 /// From here on this process reads only what the cage lists, writes no file by its name, starts only the first of them, and
-/// listens only on the forwarded ports. Whatever of it an older kernel does not know was found to be missing before.
+/// listens only on the forwarded ports. What the kernel's version of it knows is required, and nothing is left out in silence;
+/// what an older one does not know (truncation, devices' ioctl(2), signals and abstract sockets), the other walls cover.
 pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
     if !cage.landlock {
         return Ok(());
     }
-    let failed = CageError::other("restricting files and ports by Landlock");
-    let files = AccessFs::from_all(ABI::V6);
-    let mut ruleset = Ruleset::default().handle_access(files).map_err(&failed)?;
-    if let Network::Listen { .. } | Network::None = &cage.network {
-        ruleset = ruleset.handle_access(AccessNet::from_all(ABI::V6)).map_err(&failed)?;
+    let failed = CageError::other(STEP);
+    let found = version().map_err(CageError::at("asking for Landlock's version"))?;
+    let abi = match found {
+        ..=1 => ABI::V1,
+        2 => ABI::V2,
+        3 => ABI::V3,
+        4 => ABI::V4,
+        5 => ABI::V5,
+        6.. => ABI::V6,
+    };
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(abi))
+        .map_err(&failed)?;
+    // Where a version knows no ports, `strict` has refused what would need it.
+    if found >= 4 && matches!(&cage.network, Network::Listen { .. } | Network::None) {
+        ruleset = ruleset.handle_access(AccessNet::from_all(abi)).map_err(&failed)?;
     }
-    let scopes = Scope::AbstractUnixSocket | Scope::Signal;
-    let mut rules = ruleset.scope(scopes).map_err(&failed)?.create().map_err(&failed)?;
+    if found >= 6 {
+        let scopes = Scope::AbstractUnixSocket | Scope::Signal;
+        ruleset = ruleset.scope(scopes).map_err(&failed)?;
+    }
+    let mut rules = ruleset.create().map_err(&failed)?;
     let failed = CageError::other("a path of the cage");
     let program = cage.paths.first();
     for path in &cage.paths {
@@ -55,20 +73,27 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
     }
     if cage.kvm {
         let opened = PathFd::new("/dev/kvm").map_err(&failed)?;
-        let access = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        let mut access = AccessFs::ReadFile | AccessFs::WriteFile;
+        if found >= 5 {
+            access |= AccessFs::IoctlDev;
+        }
         rules = rules
             .add_rule(PathBeneath::new(opened, access))
             .map_err(CageError::other("/dev/kvm"))?;
     }
     if let Network::Listen { tcp, .. } = &cage.network {
-        for port in tcp {
+        for port in tcp.iter().filter(|_| found >= 4) {
             let rule = NetPort::new(*port, AccessNet::BindTcp);
             rules = rules.add_rule(rule).map_err(CageError::other("a port of the cage"))?;
         }
     }
-    // Whether all of it is enforced was looked at before: `strict` does not come here without.
-    rules.restrict_self().map_err(CageError::other("restricting files and ports by Landlock"))?;
-    Ok(())
+    let done = rules.restrict_self().map_err(CageError::other(STEP))?;
+    match done.ruleset {
+        RulesetStatus::FullyEnforced => Ok(()),
+        RulesetStatus::PartiallyEnforced | RulesetStatus::NotEnforced => {
+            Err(CageError::at(STEP)(io::Error::other("not all of it is enforced")))
+        }
+    }
 }
 
 fn access(path: &Path, is_program: bool) -> BitFlags<AccessFs> {

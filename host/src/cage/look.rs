@@ -118,10 +118,15 @@ impl Host {
         }
     }
 
+    /// Those of a root without its rights, as in a container, would make QEMU the owner of all that is there.
+    fn has_user_namespaces(&self) -> bool {
+        self.user_namespaces && !self.is_root
+    }
+
     /// What any VM would be without.
     pub fn lacks(&self) -> Vec<Wall> {
         let root = self.is_root && self.is_able;
-        let users = root || self.user_namespaces;
+        let users = root || self.has_user_namespaces();
         let walls = [
             (Wall::User, users),
             (Wall::Namespaces, users),
@@ -149,13 +154,13 @@ impl Host {
         };
         let root = self.is_root && self.is_able;
         let caller = geteuid().as_raw();
-        let user = match (root, has(Wall::User, root || self.user_namespaces)) {
+        let user = match (root, has(Wall::User, root || self.has_user_namespaces())) {
             // Which one, is settled when it is reserved.
             (true, _) => User::Own(settings.users.first()),
             (false, true) => User::Namespace(caller),
             (false, false) => User::Caller,
         };
-        let namespaces = has(Wall::Namespaces, root || self.user_namespaces);
+        let namespaces = has(Wall::Namespaces, root || self.has_user_namespaces());
         let tcp = forwards.iter().filter(|forward| forward.protocol == Protocol::Tcp);
         let network = match launch.egress {
             Egress::Internet => {

@@ -12,8 +12,8 @@ use std::{
 use rustix::{
     fs::{StatVfsMountFlags, statvfs},
     mount::{
-        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
-        mount_remount, unmount,
+        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
+        mount_change, mount_remount, unmount,
     },
     process::pivot_root,
     thread::{UnshareFlags, unshare_unsafe},
@@ -57,7 +57,7 @@ pub(super) fn see_only(cage: &Cage) -> Result<(), CageError> {
     env::set_current_dir(&root).map_err(&failed)?;
     let kvm = cage.kvm.then(|| PathBuf::from("/dev/kvm"));
     for path in cage.paths.iter().chain(&kvm) {
-        show(&root, path).map_err(CageError::at("showing QEMU its files"))?;
+        show(&root, path, cage.user).map_err(CageError::at("showing QEMU its files"))?;
     }
     pivot_root(".", ".")
         .and_then(|()| unmount(".", UnmountFlags::DETACH))
@@ -67,7 +67,7 @@ pub(super) fn see_only(cage: &Cage) -> Result<(), CageError> {
 }
 
 /// Puts a file or folder of the host where it was, below another root.
-fn show(root: &Path, path: &Path) -> io::Result<()> {
+fn show(root: &Path, path: &Path, user: User) -> io::Result<()> {
     let inside = root.join(path.strip_prefix("/").unwrap_or(path));
     if inside.exists() {
         // Below a folder that is shown already.
@@ -84,7 +84,11 @@ fn show(root: &Path, path: &Path) -> io::Result<()> {
         true => fs::create_dir(&inside)?,
         false => drop(File::create_new(&inside)?),
     }
-    mount_bind_recursive(path, &inside)?;
+    // What is mounted below it would stay writable; only in a user namespace it cannot be left out (mount_namespaces(7)).
+    match user {
+        User::Namespace(_) => mount_bind_recursive(path, &inside)?,
+        User::Own(_) | User::Caller => mount_bind(path, &inside)?,
+    }
     // What the mount forbids already must stay forbidden; more is.
     let now = statvfs(&inside)?.f_flag;
     let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID;

@@ -37,12 +37,28 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_fsmount,
     libc::SYS_fspick,
     libc::SYS_mount_setattr,
+    OPEN_TREE_ATTR,
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
     libc::SYS_fanotify_init,
     libc::SYS_quotactl,
     libc::SYS_swapon,
     libc::SYS_swapoff,
+    // The owner's rights to what is handed over open, where QEMU is that owner.
+    libc::SYS_chmod,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_chown,
+    libc::SYS_fchown,
+    libc::SYS_lchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
     // The kernel's larger surfaces.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
@@ -74,6 +90,10 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_vhangup,
 ];
 
+/// Calls that libc has no number for yet.
+const FCHMODAT2: libc::c_long = 452;
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
 /// What clone(2) would make a namespace with.
 const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWUSER,
@@ -84,6 +104,12 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWUTS,
     libc::CLONE_NEWCGROUP,
 ];
+
+/// Types of sockets that QEMU has no use for: raw, reliable datagrams, sequences, DCCP's, packets.
+const OTHER_SOCKETS: [libc::c_int; 5] =
+    [libc::SOCK_RAW, libc::SOCK_RDM, libc::SOCK_SEQPACKET, SOCK_DCCP, SOCK_PACKET];
+const SOCK_DCCP: libc::c_int = 6;
+const SOCK_PACKET: libc::c_int = 10;
 
 /// Its type without SOCK_CLOEXEC and SOCK_NONBLOCK.
 const SOCKET_TYPE: u64 = 0xf;
@@ -125,27 +151,43 @@ fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompil
         clone.push(rule(0, SeccompCmpOp::MaskedEq(bit), namespace)?);
     }
     rules.insert(libc::SYS_clone, clone);
-    let family = |operator, family: i32| {
-        SeccompCondition::new(0, word.clone(), operator, u64::from(family.unsigned_abs()))
+    let number = |value: i32| u64::from(value.unsigned_abs());
+    let masked = |argument, mask: u64, value: i32| {
+        let operator = SeccompCmpOp::MaskedEq(mask);
+        SeccompCondition::new(argument, word.clone(), operator, number(value))
     };
-    let kind = |kind: i32| {
-        let operator = SeccompCmpOp::MaskedEq(SOCKET_TYPE);
-        SeccompCondition::new(1, word.clone(), operator, u64::from(kind.unsigned_abs()))
+    let other = |argument, value: i32| {
+        SeccompCondition::new(argument, word.clone(), SeccompCmpOp::Ne, number(value))
     };
-    // Only QEMU's user-mode network needs sockets, and only of IPv4.
-    let mut socket = vec![SeccompRule::new(vec![family(SeccompCmpOp::Ne, libc::AF_INET)?])?];
+    // Only QEMU's user-mode network needs sockets, and only TCP and UDP over IPv4. By default a kernel has several protocols that
+    // connect without connect(2), or that no rule of Landlock is about.
     let (no_udp, no_connect) = match network {
         Network::None | Network::Listen { udp: false, .. } => (true, true),
         Network::Listen { udp: true, .. } => (false, true),
         Network::Host => (false, false),
     };
-    if no_udp {
-        socket.push(SeccompRule::new(vec![kind(libc::SOCK_DGRAM)?])?);
+    let known = [other(2, 0)?, other(2, libc::IPPROTO_TCP)?, other(2, libc::IPPROTO_UDP)?];
+    let mut socket =
+        vec![SeccompRule::new(vec![other(0, libc::AF_INET)?])?, SeccompRule::new(known.to_vec())?];
+    let datagrams = if no_udp { &[libc::SOCK_DGRAM][..] } else { &[] };
+    for kind in datagrams.iter().chain(&OTHER_SOCKETS) {
+        socket.push(SeccompRule::new(vec![masked(1, SOCKET_TYPE, *kind)?])?);
     }
-    socket.push(SeccompRule::new(vec![kind(libc::SOCK_RAW)?])?);
     rules.insert(libc::SYS_socket, socket);
+    // Of a pair of datagram sockets, one could send to somebody else's by name.
+    let pairs = [libc::SOCK_DGRAM].iter().chain(&OTHER_SOCKETS);
+    let pairs = pairs.map(|kind| SeccompRule::new(vec![masked(1, SOCKET_TYPE, *kind)?]));
+    rules.insert(libc::SYS_socketpair, pairs.collect::<Result<_, _>>()?);
     if no_connect {
         rules.insert(libc::SYS_connect, vec![]);
+        // With this flag, sending connects.
+        let bit = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
+        for (call, flags) in
+            [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)]
+        {
+            let connects = SeccompRule::new(vec![masked(flags, bit, libc::MSG_FASTOPEN)?])?;
+            rules.insert(call, vec![connects]);
+        }
     }
     Ok(rules)
 }

@@ -32,8 +32,8 @@ pub struct Qmp {
 pub struct Event {
     /// For example `SHUTDOWN`.
     pub name: String,
-    /// Its data; null where it has none.
-    pub data: Value,
+    /// Why, where it says so.
+    pub reason: Option<String>,
 }
 
 /// Why a connection is of no use any more, or a command failed.
@@ -156,7 +156,10 @@ impl Qmp {
 
 fn event(message: &Value) -> Option<Event> {
     let name = message.get("event")?.as_str()?.to_owned();
-    Some(Event { name, data: message.get("data").cloned().unwrap_or_default() })
+    // Of all that QEMU may say, only this is of use, and only so much: events are kept while an answer is awaited.
+    let reason = message.get("data").and_then(|data| data.get("reason")?.as_str());
+    let short = |text: &str| text.chars().take(limits::SHOWN_CHARS).collect::<String>();
+    Some(Event { name: short(&name), reason: reason.map(short) })
 }
 
 fn garbage(line: &str) -> QmpError {

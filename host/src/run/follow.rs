@@ -54,7 +54,9 @@ pub(super) async fn until(
         }
     }
     // The supervisor has ended: with its VM, or it was killed, and somebody else looks after the VM from now on.
+    let mut tries: u32 = 0;
     loop {
+        tries = tries.saturating_add(1);
         let now = Vm::at(folder);
         let is_reached = match until {
             Until::End => false,
@@ -64,7 +66,9 @@ pub(super) async fn until(
         if is_reached || (now.status.state().is_final() && now.is_over()) {
             return now;
         }
-        vm::recover(&host.state).await;
+        if tries % 25 == 1 {
+            vm::recover(&host.state).await;
+        }
         tokio::select! {
             () = time::sleep(limits::VM_POLL) => {}
             () = stop.asked(asked + 1) => {

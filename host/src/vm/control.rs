@@ -53,6 +53,11 @@ pub(super) struct Ask {
 }
 
 impl Ask {
+    /// Whether nobody waits for its answer any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
+
     /// Answers it; whoever asked may have gone.
     pub(super) fn answer(self, answer: Result<Value, String>) {
         if self.answer.send(answer).is_err() {

@@ -97,10 +97,15 @@ impl VmDir {
         (all, own): (Quota, Quota),
     ) -> Result<Option<Self>, VmError> {
         let _all = lock_all(&state.vms())?;
-        let Some(lock) = try_lock(&vm.folder)? else { return Ok(None) };
         let spec = Spec::read(&vm.folder)?;
+        // Before its lock is held, which says that it takes something already.
         admit(state, &spec.tenant, vm.reserved, (all, own))?;
+        let Some(lock) = try_lock(&vm.folder)? else { return Ok(None) };
         let mut dir = Self::looked_after(&vm.folder, &spec);
+        // Since it was looked at, somebody may have started it and been killed.
+        if !dir.status.state().is_final() {
+            return Ok(None);
+        }
         dir.lock = Some(lock);
         dir.status.supervisor = Process::this();
         Ok(Some(dir))
@@ -190,19 +195,30 @@ impl VmDir {
     }
 
     /// A VM that has ended begins once more.
-    pub fn start_again(&mut self, reason: &str) {
+    pub fn start_again(&mut self, reason: &str) -> Result<(), VmError> {
         if self.status.start_again(reason.to_owned()) {
-            self.note(|_| {});
+            self.must_note(|_| {})?;
             self.tell(State::Starting.name(), Some(reason.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// It was not started again after all.
+    pub fn did_not_start(&mut self, error: &VmError) {
+        self.enter(State::Failed, Some(error.to_string()));
+    }
+
+    /// Writes down something of its status. On a full disk it is not written, and the VM goes on all the same.
+    pub(super) fn note(&mut self, note: impl FnOnce(&mut Status)) {
+        if let Err(error) = self.must_note(note) {
+            tracing::warn!(%error, "the VM's status was not written");
         }
     }
 
-    /// Writes down something of its status.
-    pub(super) fn note(&mut self, note: impl FnOnce(&mut Status)) {
+    /// The same of what must be known before anything goes on.
+    pub(super) fn must_note(&mut self, note: impl FnOnce(&mut Status)) -> Result<(), VmError> {
         note(&mut self.status);
-        if let Err(error) = self.write(STATUS, &self.status) {
-            tracing::warn!(%error, "the VM's status was not written");
-        }
+        self.write(STATUS, &self.status)
     }
 
     /// Adds to what happened on this host.
@@ -329,13 +345,14 @@ fn remove_oldest(vms: &Path) {
 
 /// Removes what a VM had only for running: its overlay, unless that is kept, its sockets, its cgroup.
 pub(super) fn remove_leftovers(path: &Path) -> io::Result<()> {
+    for name in [OVERLAY, QMP_SOCKET, CONSOLE_SOCKET] {
+        state::remove(&path.join(name))?;
+    }
     if let Ok(spec) = Spec::read(path) {
         Cage::remove_cgroup(&spec.cage, &spec.vm)?;
     }
-    for name in [OVERLAY, QMP_SOCKET, CONSOLE_SOCKET, control::SOCKET] {
-        state::remove(&path.join(name))?;
-    }
-    Ok(())
+    // The last: what has none has been swept.
+    state::remove(&path.join(control::SOCKET))
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    VmError,
+    Spec, VmError,
     dir::{folder, slug},
+    list,
 };
 use crate::{
     digest::Sha256,
@@ -80,7 +81,7 @@ impl KeptOverlay {
         let path = kept_overlay(state, task);
         let parent = path.parent().unwrap_or(&path);
         state::create_private(parent).map_err(folder("create", parent))?;
-        let lock = lock(parent)?;
+        let lock = lock(parent)?.filter(|_| !is_used(state, &path));
         let held = || VmError::OverlayHeld { task: task.name.clone(), path: path.clone() };
         let lock = lock.ok_or_else(held)?;
         let whose = Owner {
@@ -200,7 +201,8 @@ pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
     }
     let path = found.join(OVERLAY);
     let task = read(&found).map_or_else(|| name.to_owned(), |of| of.task);
-    let _lock = lock(&found)?.ok_or_else(|| VmError::OverlayHeld { task, path: path.clone() })?;
+    let lock = lock(&found)?.filter(|_| !is_used(state, &path));
+    let _lock = lock.ok_or_else(|| VmError::OverlayHeld { task, path: path.clone() })?;
     // The overlay first: what is left is none.
     state::remove(&path).and_then(|()| fs::remove_dir_all(&found)).map_err(folder("remove", &found))
 }
@@ -209,6 +211,15 @@ pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
 pub fn kept_over(state: &StateDir) -> Result<Vec<(Sha256, String)>, VmError> {
     let over = |one: Kept| Some((one.of.image?, format!("{}/{}", one.of.tenant, one.of.task)));
     Ok(kept(state)?.into_iter().filter_map(over).collect())
+}
+
+/// Whether a QEMU has it that nobody looks after at the moment.
+fn is_used(state: &StateDir, overlay: &Path) -> bool {
+    let uses = |vm: list::Vm| {
+        vm.status.qemu_lives()
+            && Spec::read(&vm.folder).is_ok_and(|spec| spec.overlay.as_deref() == Some(overlay))
+    };
+    list::running(state).into_iter().any(uses)
 }
 
 /// A folder's lock, unless a VM has it.

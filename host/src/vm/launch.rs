@@ -51,19 +51,38 @@ impl Held {
     }
 }
 
+/// Starts a VM that has ended once more: the same of a folder that was taken again.
+pub fn launch_again(
+    mut dir: VmDir,
+    spec: &Spec,
+    why: &str,
+    held: Held,
+) -> Result<Attached, VmError> {
+    dir.start_again(why)?;
+    match start(&mut dir, spec, held) {
+        Ok(attached) => Ok(attached),
+        Err(error) => {
+            dir.did_not_start(&error);
+            Err(error)
+        }
+    }
+}
+
 /// Starts a VM's supervisor. Until that has begun, dropping the folder removes it.
 pub fn launch(
     mut dir: VmDir,
     spec: &Spec,
-    decision: Option<&Decision>,
+    decision: &Decision,
     held: Held,
 ) -> Result<Attached, VmError> {
+    dir.write("decision.json", decision)?;
+    start(&mut dir, spec, held)
+}
+
+fn start(dir: &mut VmDir, spec: &Spec, held: Held) -> Result<Attached, VmError> {
     if spec.has_own_overlay() {
         let path = dir.path().join(OVERLAY);
         image::create_overlay(&path, spec.image.disk_bytes).map_err(folder("create", &path))?;
-    }
-    if let Some(decision) = decision {
-        dir.write("decision.json", decision)?;
     }
     dir.write_spec(spec)?;
     failpoint::reach("launch.written");

@@ -101,6 +101,10 @@ impl Vm {
     fn with_status(path: &Path, mut status: Status) -> Self {
         // Of one that has ended, nobody need be asked.
         let held = !status.state().is_final() && !is_abandoned(path);
+        // What was read is of before its lock was seen to be free: it may have ended in between.
+        if !held && !status.state().is_final() {
+            status = read_record(&path.join(STATUS)).unwrap_or(status);
+        }
         // Nobody has come by yet to write it down.
         if !held && !status.qemu_lives() {
             status.enter(State::Lost, Some(LOST.into()));

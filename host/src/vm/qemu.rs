@@ -61,43 +61,36 @@ impl Qemu {
             }
             Err(error) => return Err(error),
         };
-        let stderr = Some(stderr);
-        let console = Some(tokio::spawn(console::run(
-            serial,
-            Log::open(&vm),
-            console.said.clone(),
-            console.typed.subscribe(),
-        )));
-        Ok((Self { process, console, stderr }, qmp))
+        let mut qemu = Self { process, console: None, stderr: Some(stderr) };
+        qemu.listen_to(serial, &vm, console);
+        Ok((qemu, qmp))
     }
 
-    /// Finds it again, after whoever looked after it was killed; nothing where it is gone.
+    /// Finds it again, after whoever looked after it was killed. One that cannot be controlled is ended.
     pub(super) async fn adopt(
         process: &Process,
         vm: &Path,
         console: &Console,
-    ) -> Result<Option<(Self, UnixStream)>, VmError> {
-        let process = Watched::new(process);
-        let process = process.map_err(folder("watch the QEMU of", vm))?;
-        let Some(process) = process else { return Ok(None) };
-        let connect = async |name| {
-            let connected = control::connect(vm, name).await;
-            connected.map_err(folder("connect to a socket in", vm))
-        };
-        let console = match connect(CONSOLE_SOCKET).await {
-            Ok(serial) => Some(tokio::spawn(console::run(
-                serial,
-                Log::open(vm),
-                console.said.clone(),
-                console.typed.subscribe(),
-            ))),
+    ) -> Result<(Self, UnixStream), VmError> {
+        let process = Watched::new(process).map_err(folder("watch the QEMU of", vm))?;
+        let mut qemu =
+            Self { process: process.ok_or(VmError::Unseen)?, console: None, stderr: None };
+        match control::connect(vm, CONSOLE_SOCKET).await {
+            Ok(serial) => qemu.listen_to(serial, vm, console),
+            Err(error) => tracing::warn!(%error, "the console is not kept from here on"),
+        }
+        match control::connect(vm, QMP_SOCKET).await {
+            Ok(qmp) => Ok((qemu, qmp)),
             Err(error) => {
-                tracing::warn!(%error, "the console is not kept from here on");
-                None
+                qemu.kill_for_good().await;
+                Err(folder("connect to QEMU's control socket in", vm)(error))
             }
-        };
-        let qmp = connect(QMP_SOCKET).await?;
-        Ok(Some((Self { process, console, stderr: None }, qmp)))
+        }
+    }
+
+    fn listen_to(&mut self, serial: UnixStream, vm: &Path, console: &Console) {
+        let (said, typed) = (console.said.clone(), console.typed.subscribe());
+        self.console = Some(tokio::spawn(console::run(serial, Log::open(vm), said, typed)));
     }
 
     /// Waits for its end. May be dropped while it waits.
@@ -143,12 +136,17 @@ impl Qemu {
         printable::lines(said.trim(), limits::QEMU_STDERR_BYTES).to_string()
     }
 
-    /// Whether it ended.
-    pub(super) async fn kill(&mut self) -> bool {
+    /// Kills it. Its end comes when the kernel lets it go, which a disk that hangs can delay.
+    pub(super) fn kill(&mut self) {
         if let Err(error) = self.process.kill() {
             tracing::debug!(%error, "killing QEMU");
         }
-        time::timeout(limits::STOP_QUIT, self.process.end()).await.is_ok()
+    }
+
+    /// The same, and waits for that, however long: as long as it is there, nobody else is to use what it uses.
+    pub(super) async fn kill_for_good(&mut self) {
+        self.kill();
+        self.process.end().await;
     }
 }
 
@@ -213,8 +211,8 @@ fn caged(
         });
     };
     failpoint::reach("launch.caged");
-    // It runs only once it is written down.
-    dir.note(|status| status.qemu = Some(process.clone()));
+    // It runs only once it is written down; on a full disk it does not run.
+    dir.must_note(|status| status.qemu = Some(process.clone())).map_err(std::io::Error::other)?;
     failpoint::reach("launch.recorded");
     let Some(watched) = Watched::new(&process)? else { return Ok(Err(gone())) };
     let go = orders.write_all(b"go\n");

@@ -101,6 +101,9 @@ pub struct Status {
     /// When a guest that was asked to stop has had its grace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_by: Option<Timestamp>,
+    /// Whether it is to be started again when it has stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start_again_after: bool,
     /// When the job's ready check held, since QEMU was last started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Timestamp>,
@@ -145,6 +148,7 @@ impl Status {
             supervisor: None,
             qemu: None,
             stop_by: None,
+            start_again_after: false,
             ready_at: None,
             restarts: 0,
             started_at: None,
@@ -186,6 +190,7 @@ impl Status {
         let may = self.state.is_final();
         if may {
             (self.qemu, self.ended, self.ready_at, self.stop_by) = (None, None, None, None);
+            self.start_again_after = false;
             self.restarts = 0;
             self.change(State::Starting, Some(reason));
         }

@@ -18,7 +18,12 @@ use super::{
     ready,
     watch::{Asked, Watch},
 };
-use crate::{failpoint, limits, stop::Stop};
+use crate::{
+    failpoint,
+    job::{Ready, ReadyCheck},
+    limits,
+    stop::Stop,
+};
 
 /// Whether QEMU is to be started, or there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +109,7 @@ impl Supervisor {
                 self.dir.note(|status| {
                     status.supervisor = Process::this();
                     (status.started_at, status.ready_at) = (Some(now), None);
-                    status.stop_by = None;
+                    (status.stop_by, status.start_again_after) = (None, false);
                 });
                 failpoint::reach("launch.starting");
                 Qemu::start(&self.spec, &mut self.dir, &self.console).await?
@@ -112,8 +117,7 @@ impl Supervisor {
             Begin::Adopt => {
                 let process = self.dir.status().qemu.clone();
                 let process = process.ok_or(VmError::Unseen)?;
-                let found = Qemu::adopt(&process, self.dir.path(), &self.console).await?;
-                found.ok_or(VmError::Unseen)?
+                Qemu::adopt(&process, self.dir.path(), &self.console).await?
             }
         };
         let (mut qemu, stream) = started;
@@ -128,22 +132,25 @@ impl Supervisor {
             greeted = qemu.greet(stream, within) => greeted,
             () = stop.asked(heard) => Err(VmError::Interrupted),
         };
+        // Whatever fails from here on, QEMU is gone before anything that it uses is given up.
         let qmp = match greeted {
             Ok(qmp) => qmp,
             Err(error) => {
-                if !qemu.kill().await {
-                    tracing::warn!(vm = self.spec.vm, "QEMU was killed and does not end");
-                }
+                qemu.kill_for_good().await;
                 return Err(error);
             }
         };
         failpoint::reach("launch.greeted");
-        let ready = self.ready_check();
+        let ready = self.ready_check(begin);
         let mut watch = Watch::new(self, &mut qemu, qmp, ready);
-        if begin == Begin::Launch {
-            watch.go_on().await?;
-        } else {
-            watch.find_out().await?;
+        let begun = match begin {
+            Begin::Launch => watch.go_on().await,
+            Begin::Adopt => watch.find_out().await,
+        };
+        if let Err(error) = begun {
+            drop(watch);
+            qemu.kill_for_good().await;
+            return Err(error);
         }
         failpoint::reach("launch.running");
         let (ending, seen) = watch.until_exit().await;
@@ -162,9 +169,16 @@ impl Supervisor {
         by.and_then(|by| by.duration_since(Timestamp::now()).try_into().ok()).unwrap_or_default()
     }
 
-    fn ready_check(&self) -> Option<ready::Check> {
+    /// The job's ready check, unless it held already. What an adopted guest has said meanwhile nobody heard, so that its console is
+    /// no reason to end it.
+    fn ready_check(&self, begin: Begin) -> Option<ready::Check> {
         let is_due = self.dir.status().ready_at.is_none();
-        let ready = self.spec.ready.clone().filter(|_| is_due)?;
+        let is_serial = |ready: &Ready| matches!(ready.check, ReadyCheck::Serial(_));
+        let ready = self
+            .spec
+            .ready
+            .clone()
+            .filter(|ready| is_due && !(begin == Begin::Adopt && is_serial(ready)))?;
         let said = self.console.said.subscribe();
         Some(ready::Check::begin(ready, &self.spec.forwards, said))
     }
@@ -246,6 +260,8 @@ impl Supervisor {
         if let Err(error) = remove_leftovers(self.dir.path()) {
             tracing::warn!(vm = self.spec.vm, %error, "cannot remove what an ended VM had");
         }
+        // On a disk that was full there is room now.
+        self.dir.note(|_| {});
         failpoint::reach("stop.swept");
     }
 

@@ -46,8 +46,8 @@ pub(super) struct Watch<'a> {
     seen: Seen,
     /// When the next phase begins by itself.
     deadline: Option<Instant>,
-    /// QEMU was killed and did not end: the kernel holds it.
-    given_up: bool,
+    /// When the guest was last said to be paused or to go on.
+    turned: Option<Instant>,
 }
 
 /// What comes first.
@@ -68,7 +68,7 @@ impl<'a> Watch<'a> {
         ready: Option<ready::Check>,
     ) -> Self {
         let (qmp, seen) = (Some(qmp), Seen::default());
-        Self { of, qemu, qmp, ready, seen, deadline: None, given_up: false }
+        Self { of, qemu, qmp, ready, seen, deadline: None, turned: None }
     }
 
     /// Lets the guest run.
@@ -100,14 +100,21 @@ impl<'a> Watch<'a> {
         // Somebody asked it to stop: its grace goes on.
         if self.of.dir.status().state() == State::Stopping {
             self.seen.asked = true;
+            self.seen.again = self.of.dir.status().start_again_after;
             self.seen.phase = Phase::PoweringDown;
+            // Whoever began may have been killed before it was pressed; a guest that was told twice powers off once.
+            if let Some(qmp) = &mut self.qmp
+                && let Err(error) = qmp.execute("system_powerdown").await
+            {
+                tracing::warn!(%error, "pressing the guest's power button");
+            }
             self.deadline = Some(Instant::now() + self.of.grace_left());
         }
         Ok(())
     }
 
     pub(super) async fn until_exit(mut self) -> (Ending, Seen) {
-        while !self.given_up {
+        loop {
             match self.next().await {
                 Next::Exit(ending) => {
                     self.last_events().await;
@@ -146,7 +153,6 @@ impl<'a> Watch<'a> {
                 Next::Deadline => self.next_phase().await,
             }
         }
-        (Ending::Unseen, self.seen)
     }
 
     async fn next(&mut self) -> Next {
@@ -162,6 +168,10 @@ impl<'a> Watch<'a> {
     }
 
     async fn answer(&mut self, ask: Ask) {
+        // Whoever asked has given up, and asks by other ways.
+        if ask.is_abandoned() {
+            return;
+        }
         match ask.request {
             Request::Stop { grace_s } => {
                 self.seen.again = false;
@@ -192,7 +202,16 @@ impl<'a> Watch<'a> {
         }
     }
 
+    async fn status(&mut self) -> Result<Value, QmpError> {
+        match &mut self.qmp {
+            Some(qmp) => qmp.execute("query-status").await,
+            None => Err(QmpError::Closed),
+        }
+    }
+
     async fn command(&mut self, command: &str) -> Result<Value, String> {
+        // What somebody asked for is told at once.
+        self.turned = None;
         match &mut self.qmp {
             Some(qmp) if self.seen.phase == Phase::Running => {
                 qmp.execute(command).await.map_err(|error| error.to_string())
@@ -265,18 +284,25 @@ impl<'a> Watch<'a> {
         // A command that failed leaves nothing to wait for.
         self.deadline = Some(Instant::now() + if done { wait } else { Duration::ZERO });
         if phase == Phase::Killing {
-            self.given_up = !self.qemu.kill().await;
+            self.qemu.kill();
+            // Again, should the kernel hold it: nothing is given up before its end.
+            self.deadline = Some(Instant::now() + limits::STOP_QUIT);
         }
     }
 
     /// From here on it is stopping, by a time that whoever looks after it next will keep to.
     fn enter_stopping(&mut self, wait: Duration) {
         if self.of.dir.status().state() == State::Stopping {
+            let again = self.seen.again;
+            if self.of.dir.status().start_again_after != again {
+                self.of.dir.note(|status| status.start_again_after = again);
+            }
             return;
         }
-        let by = Timestamp::now() + wait;
+        let (by, again) = (Timestamp::now() + wait, self.seen.again);
         self.of.enter_with(State::Stopping, Some("asked to".into()), |status| {
             status.stop_by = Some(by);
+            status.start_again_after = again;
         });
     }
 
@@ -284,21 +310,33 @@ impl<'a> Watch<'a> {
         self.seen.note(&event);
         match event.name.as_str() {
             // A guest that stops without being told has hit an error inside QEMU, which stays alive.
-            "STOP" => match self.command("query-status").await {
+            "STOP" => match self.status().await {
                 Ok(status) => match status.get("status").and_then(Value::as_str) {
                     Some(status @ ("internal-error" | "io-error")) => {
                         self.fail(format!("QEMU stopped the guest: {status}"));
                     }
-                    Some("paused") => self.of.enter_with(State::Paused, None, |_| {}),
+                    Some("paused") if self.may_turn() => {
+                        self.of.enter_with(State::Paused, None, |_| {});
+                    }
                     Some(_) | None => {}
                 },
-                Err(error) => tracing::debug!(error, "asking QEMU how it is"),
+                Err(error) => tracing::debug!(%error, "asking QEMU how it is"),
             },
-            "RESUME" if self.of.dir.status().state() == State::Paused => {
+            "RESUME" if self.of.dir.status().state() == State::Paused && self.may_turn() => {
                 self.of.enter_with(State::Running, None, |_| {});
             }
             _ => {}
         }
+    }
+
+    /// Whether a change between paused and running is written down: not as often as a QEMU that wants to fill everybody's
+    /// history can say so.
+    fn may_turn(&mut self) -> bool {
+        let may = self.turned.is_none_or(|last| last.elapsed() >= limits::TURN_AGAIN);
+        if may {
+            self.turned = Some(Instant::now());
+        }
+        may
     }
 
     /// Events that were sent just before the end are still in the socket.
@@ -369,11 +407,11 @@ impl Seen {
     }
 
     fn note(&mut self, event: &Event) {
-        tracing::debug!(event = %event.name, data = %event.data, "QEMU");
+        tracing::debug!(event = %event.name, reason = ?event.reason, "QEMU");
         match event.name.as_str() {
             "GUEST_PANICKED" => self.panicked = true,
             "SHUTDOWN" => {
-                let reason = event.data.get("reason").and_then(Value::as_str).unwrap_or_default();
+                let reason = event.reason.as_deref().unwrap_or_default();
                 self.shutdown
                     .get_or_insert(printable::line(reason, limits::SHOWN_CHARS).to_string());
             }

@@ -23,7 +23,7 @@ use qhost_tests::command;
 use rustix::{
     fs::{MemfdFlags, memfd_create},
     mount::{MountFlags, mount},
-    net::{AddressFamily, SocketType, netdevice, socket},
+    net::{AddressFamily, Protocol, SendFlags, SocketType, netdevice, sendto, socket},
     process::{Pid, Signal, kill_process},
     thread::{CapabilitySet, UnshareFlags, capabilities},
 };
@@ -99,6 +99,18 @@ fn done(deed: &str, mut overlay: &File) -> io::Result<String> {
         "udp" => drop(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", with)?),
         "packet" => drop(socket(AddressFamily::PACKET, SocketType::RAW, None)?),
         "netlink" => drop(socket(AddressFamily::NETLINK, SocketType::RAW, None)?),
+        "fastopen" => {
+            let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            let to: std::net::SocketAddrV4 = with.parse().unwrap();
+            let connecting = SendFlags::from_bits_retain(0x2000_0000);
+            sendto(&socket, b"x", connecting, &to)?;
+        }
+        "multipath" => {
+            let mptcp = Protocol::from_raw(std::num::NonZeroU32::new(262).unwrap());
+            drop(socket(AddressFamily::INET, SocketType::STREAM, Some(mptcp))?);
+        }
+        "datagram-pair" => drop(std::os::unix::net::UnixDatagram::pair()?),
+        "chmod" => overlay.set_permissions(fs::Permissions::from_mode(0o777))?,
         "listen" => drop(TcpListener::bind(with)?),
         "interfaces" => {
             let probe = socket(AddressFamily::INET, SocketType::STREAM, None)?;

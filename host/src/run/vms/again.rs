@@ -12,6 +12,7 @@ use crate::{
     limits,
     outcome::Exit,
     run::follow,
+    state::StateDir,
     stop::Stop,
     vm::{self, AskError, Held, KeptOverlay, Recovered, Request, Spec, State, Vm, VmDir, VmError},
 };
@@ -23,7 +24,7 @@ pub(super) async fn restart(shared: &Shared, args: &StopArgs) -> Result<Exit, Ru
         let vm = vm::named(&host.state, name)?;
         let vm = match vm.status.state().is_final() {
             true => start(shared, &host, &vm, "asked to restart").await?,
-            false => stop_and_start(&vm, args.grace).await?,
+            false => stop_and_start(&host.state, &vm, args.grace).await?,
         };
         if !shared.json {
             show::print(&summary(&vm));
@@ -38,7 +39,7 @@ pub(super) async fn restart(shared: &Shared, args: &StopArgs) -> Result<Exit, Ru
 }
 
 /// Its supervisor stops QEMU and starts it again; waits until the guest runs, or has ended.
-async fn stop_and_start(vm: &Vm, grace_s: Option<u64>) -> Result<Vm, RunError> {
+async fn stop_and_start(state: &StateDir, vm: &Vm, grace_s: Option<u64>) -> Result<Vm, RunError> {
     let refused =
         |error: AskError| VmError::Refused { id: vm.id.clone(), reason: error.to_string() };
     let was = vm.status.started_at;
@@ -46,7 +47,13 @@ async fn stop_and_start(vm: &Vm, grace_s: Option<u64>) -> Result<Vm, RunError> {
         .await
         .map_err(refused)?;
     let most = std::time::Instant::now() + limits::STOP_GRACE_MOST;
+    let mut looked = std::time::Instant::now();
     loop {
+        // Whoever heard it may have been killed.
+        if looked.elapsed() > limits::KILL_AGAIN {
+            vm::recover(state).await;
+            looked = std::time::Instant::now();
+        }
         let now = Vm::at(&vm.folder);
         let runs = now.status.state() == State::Running && now.status.started_at != was;
         if runs || now.status.state().is_final() {
@@ -73,7 +80,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     let mut kept = KeptOverlay::hold(&host.state, &task)?;
     let quotas = host.config.quotas(&task.tenant);
     let goes_on = || VmError::GoesOn { id: vm.id.clone() };
-    let mut dir = VmDir::take_again(&host.state, vm, quotas)?.ok_or_else(goes_on)?;
+    let dir = VmDir::take_again(&host.state, vm, quotas)?.ok_or_else(goes_on)?;
     let store = Store::new(host.state.path());
     let image = tokio::select! {
         image = store.ensure(&task.image, &host.config.image, &steps) => image?,
@@ -86,8 +93,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     if let User::Own(_) = spec.cage.user {
         held.user(&host.state, &mut spec.cage.user, host.config.cage.users)?;
     }
-    dir.start_again(why);
-    let attached = vm::launch(dir, &spec, None, held)?;
+    let attached = vm::launch_again(dir, &spec, why, held)?;
     let until = Until::Running;
     Ok(follow::until(until, host, &vm.folder, (attached, &spec), &steps, &mut stop).await)
 }
