@@ -14,7 +14,8 @@ pub fn at_every_point(act: fn(&str)) {
 /// What of the environment a process gets that otherwise has none: which points to act at.
 pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
     let is_ours = |(key, _): &(String, String)| {
-        cfg!(feature = "failpoints") && matches!(key.as_str(), "QHOST_KILL_AT" | "QHOST_SLOW_AT")
+        cfg!(feature = "failpoints")
+            && matches!(key.as_str(), "QHOST_KILL_AT" | "QHOST_SLOW_AT" | "QHOST_TIMES_OF_POINTS")
     };
     std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))

@@ -25,6 +25,7 @@ mod control;
 mod qemu;
 mod ready;
 mod stats;
+mod seen;
 mod watch;
 mod supervise;
 mod attach;

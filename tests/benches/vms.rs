@@ -90,16 +90,47 @@ fn starts(qhost: &Qhost, job: &str) {
             more.push(qhost_took - hand_took);
         }
     }
-    let (qhost, _) = median(by_qhost);
+    breakdown(qhost, &args);
+    let (took, _) = median(by_qhost);
     let (hand, _) = median(by_hand);
     let (middle, most) = median(more);
     println!(
-        "start to greeting: qhost {qhost:.1} ms, by hand {hand:.1} ms, ratio {:.2}",
-        qhost / hand
+        "start to greeting: qhost {took:.1} ms, by hand {hand:.1} ms, ratio {:.2}",
+        took / hand
     );
     println!(
         "  qhost later by {middle:.1} ms (median), {most:.1} ms (95th percentile) of 50 pairs"
     );
+}
+
+/// Where the time of a start goes, by the named points of its code.
+fn breakdown(qhost: &Qhost, args: &[&str]) {
+    let path = qhost.folder().join("times");
+    let rounds = 10;
+    let mut sums: Vec<(String, f64)> = vec![];
+    for _ in 0..rounds {
+        if path.exists() {
+            fs::remove_file(&path).unwrap();
+        }
+        let mut before = jiff::Timestamp::now().as_microsecond();
+        let mut run = qhost.command(args);
+        let done = run.env("QHOST_TIMES_OF_POINTS", &path).output().unwrap();
+        assert!(done.status.success());
+        let times = fs::read_to_string(&path).unwrap();
+        for (number, line) in times.lines().enumerate() {
+            let (point, at) = line.split_once(' ').unwrap();
+            let at: i64 = at.parse().unwrap();
+            if sums.len() <= number {
+                sums.push((point.to_owned(), 0.0));
+            }
+            sums[number].1 += (at - before) as f64 / 1e3;
+            before = at;
+        }
+        kill_all(qhost);
+    }
+    let part = |(point, sum): &(String, f64)| format!("{point} {:.1}", sum / f64::from(rounds));
+    let parts: Vec<_> = sums.iter().map(part).collect();
+    println!("  ms from point to point, on average: {}", parts.join(", "));
 }
 
 fn started_by_hand(qhost: &Qhost, spec: &Value) -> f64 {

@@ -85,7 +85,8 @@ pub fn linux_guest() -> &'static Path {
     })
 }
 
-/// Has the programs under test do what `QHOST_KILL_AT` and `QHOST_SLOW_AT` say.
+/// Has the programs under test do what `QHOST_KILL_AT` and `QHOST_SLOW_AT` say, and append each point with the microseconds
+/// since 1970 to the file that `QHOST_TIMES_OF_POINTS` names.
 pub fn fail_points() {
     use rustix::process::{Signal, getpid, kill_process};
     ::qhost::failpoint::at_every_point(|point| {
@@ -94,6 +95,14 @@ pub fn fail_points() {
         }
         if std::env::var("QHOST_SLOW_AT").is_ok_and(|slow| slow == point) {
             std::thread::sleep(Duration::from_millis(2));
+        }
+        if let Ok(path) = std::env::var("QHOST_TIMES_OF_POINTS") {
+            use std::io::Write as _;
+            let now = jiff::Timestamp::now().as_microsecond();
+            // Where the host's files are out of sight already, there is none.
+            if let Ok(mut times) = std::fs::File::options().create(true).append(true).open(path) {
+                writeln!(times, "{point} {now}").expect("a line");
+            }
         }
     });
 }

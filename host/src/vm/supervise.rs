@@ -16,7 +16,8 @@ use super::{
     dir::remove_leftovers,
     qemu::{self, Qemu},
     ready,
-    watch::{Asked, Watch},
+    seen::Asked,
+    watch::Watch,
 };
 use crate::{
     failpoint,
