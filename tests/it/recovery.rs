@@ -66,26 +66,29 @@ fn free_port() -> u16 {
 /// Whoever reaches this point of a launch kills itself there.
 fn killed_at(point: &str) {
     let server = ImageServer::start();
-    let qhost = qhost().env("QHOST_KILL_AT", point);
+    let qhost = reaching(point);
     let job = setup(&qhost, &server);
-    // Killed itself, or it has seen that its supervisor was.
     let output = qhost.command(&["run", "--detach", &job]).output().unwrap();
-    let qhost = qhost.env("QHOST_KILL_AT", "nowhere");
-    assert!(was_reached(&qhost, &output), "{point} was not reached: {output:?}");
-    settles(&qhost, &job);
+    assert!(was_reached(&qhost, point), "{point} was not reached: {output:?}");
+    settles(&qhost.env("QHOST_KILL_AT", "nowhere"), &job);
 }
 
-/// Nobody who reaches a point in earnest comes to a good end by himself, but for those that come after the launch.
-fn was_reached(qhost: &Qhost, output: &std::process::Output) -> bool {
-    output.status.code() != Some(0)
-        || qhost.supervisors().is_empty()
-        || vms(qhost).iter().any(|vm| vm["changes"].as_array().unwrap().len() > 3)
+/// Whoever reaches this point writes that down and kills itself.
+fn reaching(point: &str) -> Qhost {
+    let qhost = qhost().env("QHOST_KILL_AT", point);
+    let times = qhost.folder().join("times").display().to_string();
+    qhost.env("QHOST_TIMES_OF_POINTS", &times)
+}
+
+fn was_reached(qhost: &Qhost, point: &str) -> bool {
+    let times = fs::read_to_string(qhost.folder().join("times")).unwrap();
+    times.lines().any(|line| line.starts_with(&format!("{point} ")))
 }
 
 /// The same of a stop: the VM is started by others.
 fn killed_while_stopping_at(point: &str) {
     let server = ImageServer::start();
-    let qhost = qhost().env("QHOST_KILL_AT", point);
+    let qhost = reaching(point);
     let job = setup(&qhost, &server);
     let started = qhost.run(&["run", "--json", "--detach", &job]).exits(0).json();
     let id = started["vm"]["id"].as_str().unwrap();
@@ -98,6 +101,7 @@ fn killed_while_stopping_at(point: &str) {
         }
     }
     qhost.run(&["stop", "--grace", "1", id]).exits(0);
+    assert!(was_reached(&qhost, point), "{point} was not reached");
     let vm = qhost.run(&["inspect", "--json", id]).exits(0).json();
     let state = vm["state"].as_str().unwrap();
     assert!(["exited", "failed", "lost"].contains(&state), "{vm}");

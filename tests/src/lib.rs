@@ -90,12 +90,6 @@ pub fn linux_guest() -> &'static Path {
 pub fn fail_points() {
     use rustix::process::{Signal, getpid, kill_process};
     ::qhost::failpoint::at_every_point(|point| {
-        if std::env::var("QHOST_KILL_AT").is_ok_and(|fatal| fatal == point) {
-            kill_process(getpid(), Signal::KILL).expect("a signal to oneself");
-        }
-        if std::env::var("QHOST_SLOW_AT").is_ok_and(|slow| slow == point) {
-            std::thread::sleep(Duration::from_millis(2));
-        }
         if let Ok(path) = std::env::var("QHOST_TIMES_OF_POINTS") {
             use std::io::Write as _;
             let now = jiff::Timestamp::now().as_microsecond();
@@ -103,6 +97,12 @@ pub fn fail_points() {
             if let Ok(mut times) = std::fs::File::options().create(true).append(true).open(path) {
                 writeln!(times, "{point} {now}").expect("a line");
             }
+        }
+        if std::env::var("QHOST_KILL_AT").is_ok_and(|fatal| fatal == point) {
+            kill_process(getpid(), Signal::KILL).expect("a signal to oneself");
+        }
+        if std::env::var("QHOST_SLOW_AT").is_ok_and(|slow| slow == point) {
+            std::thread::sleep(Duration::from_millis(2));
         }
     });
 }
