@@ -1,11 +1,10 @@
 //! What this host offers a task, and what is in use on it now: what policies and the host's rules decide from.
 
-use std::{collections::BTreeSet, io};
+mod sockets;
 
-use procfs::{
-    Current as _, Meminfo,
-    net::{TcpState, tcp, tcp6, udp, udp6},
-};
+use std::io;
+
+use procfs::{Current as _, Meminfo};
 
 use crate::{
     job::Resources,
@@ -69,17 +68,7 @@ fn usage<'a>(running: impl Iterator<Item = &'a Vm>) -> Usage {
 
 /// Ports with a listener, and those that runs hold, ascending.
 pub fn ports_in_use(state: &StateDir) -> Vec<u16> {
-    let mut ports = listening_ports();
+    let mut ports = sockets::bound_ports();
     ports.extend(vm::held_ports(state));
     ports.into_iter().collect()
-}
-
-/// Ports with a listener, whatever the address. A table that cannot be read adds none: the ports that a launch gets
-/// are bound in any case.
-fn listening_ports() -> BTreeSet<u16> {
-    let listening = [tcp(), tcp6()].into_iter().flatten().flatten();
-    let listening = listening.filter(|entry| entry.state == TcpState::Listen);
-    let bound = [udp(), udp6()].into_iter().flatten().flatten();
-    let tcp = listening.map(|entry| entry.local_address.port());
-    tcp.chain(bound.map(|entry| entry.local_address.port())).collect()
 }

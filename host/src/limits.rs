@@ -355,6 +355,8 @@ pub const CONSOLE_TYPED_BYTES: usize = 1024;
 pub const CONSOLE_SLOW: Duration = Duration::from_secs(10);
 /// How long a supervisor may take from its start to the first thing that it says.
 pub const SUPERVISOR: Duration = Duration::from_secs(30);
+/// One answer of the kernel over netlink in bytes: it writes up to 32 KiB of a list (`netlink_dump` of its af_netlink.c).
+pub const NETLINK_BYTES: usize = 64 << 10;
 /// What a supervisor says in one line, in bytes.
 pub const NOTE_BYTES: usize = 64 << 10;
 /// Requests that wait for a supervisor.

@@ -64,21 +64,12 @@ fn starts(qhost: &Qhost, job: &str) {
     let policies = format!("limits={}", policy.display());
     let args =
         ["run", "--json", "--detach", "--policy", &policies, "--policy-settings", settings, job];
-    let (mut by_qhost, mut by_hand, mut more) = (vec![], vec![], vec![]);
+    let (mut by_qhost, mut by_hand, mut more, mut until_running) = (vec![], vec![], vec![], vec![]);
     for round in 0..55 {
-        let began = jiff::Timestamp::now();
-        let report = qhost.run(&args).exits(0).json();
+        let (report, times) = timed(qhost, &args);
+        let qhost_took = times.iter().find(|(point, _)| point == "launch.greeted").unwrap().1;
+        until_running.push(times.last().unwrap().1);
         let folder = PathBuf::from(report["vm"]["folder"].as_str().unwrap());
-        let status: Value =
-            serde_json::from_slice(&fs::read(folder.join("status.json")).unwrap()).unwrap();
-        // The guest is let run right after the greeting, which is what is written down; a little later than that.
-        let running = status["changes"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|change| change["state"] == "running");
-        let running: jiff::Timestamp = running.unwrap()["at"].as_str().unwrap().parse().unwrap();
-        let qhost_took = running.duration_since(began).as_secs_f64() * 1e3;
         let spec: Value =
             serde_json::from_slice(&fs::read(folder.join("plan.json")).unwrap()).unwrap();
         kill_all(qhost);
@@ -101,29 +92,36 @@ fn starts(qhost: &Qhost, job: &str) {
     println!(
         "  qhost later by {middle:.1} ms (median), {most:.1} ms (95th percentile) of 50 pairs"
     );
+    println!("  qhost until the guest runs {:.1} ms", median(until_running).0);
+}
+
+/// A start, with the milliseconds from its begin to each named point of the code.
+fn timed(qhost: &Qhost, args: &[&str]) -> (Value, Vec<(String, f64)>) {
+    let path = qhost.folder().join("times");
+    fs::write(&path, "").unwrap();
+    let mut run = qhost.command(args);
+    let began = jiff::Timestamp::now().as_microsecond();
+    let done = run.env("QHOST_TIMES_OF_POINTS", &path).output().unwrap();
+    assert!(done.status.success());
+    let times = fs::read_to_string(&path).unwrap();
+    let times = times.lines().map(|line| {
+        let (point, at) = line.split_once(' ').unwrap();
+        (point.to_owned(), (at.parse::<i64>().unwrap() - began) as f64 / 1e3)
+    });
+    (serde_json::from_slice(&done.stdout).unwrap(), times.collect())
 }
 
 /// Where the time of a start goes, by the named points of its code.
 fn breakdown(qhost: &Qhost, args: &[&str]) {
-    let path = qhost.folder().join("times");
     let rounds = 10;
     let mut sums: Vec<(String, f64)> = vec![];
     for _ in 0..rounds {
-        if path.exists() {
-            fs::remove_file(&path).unwrap();
-        }
-        let mut before = jiff::Timestamp::now().as_microsecond();
-        let mut run = qhost.command(args);
-        let done = run.env("QHOST_TIMES_OF_POINTS", &path).output().unwrap();
-        assert!(done.status.success());
-        let times = fs::read_to_string(&path).unwrap();
-        for (number, line) in times.lines().enumerate() {
-            let (point, at) = line.split_once(' ').unwrap();
-            let at: i64 = at.parse().unwrap();
+        let mut before = 0.0;
+        for (number, (point, at)) in timed(qhost, args).1.into_iter().enumerate() {
             if sums.len() <= number {
-                sums.push((point.to_owned(), 0.0));
+                sums.push((point, 0.0));
             }
-            sums[number].1 += (at - before) as f64 / 1e3;
+            sums[number].1 += at - before;
             before = at;
         }
         kill_all(qhost);

@@ -137,6 +137,7 @@ points! {
         launch_recorded = "launch.recorded",
         launch_go = "launch.go",
         launch_greeted = "launch.greeted",
+        launch_negotiated = "launch.negotiated",
         launch_running = "launch.running";
     killed_while_stopping_at:
         stop_powerdown = "stop.powerdown",

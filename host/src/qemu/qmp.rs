@@ -18,7 +18,7 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
 use crate::{limits, printable};
 
-/// A connection whose greeting was read and whose capabilities were negotiated.
+/// A connection whose greeting was read.
 #[derive(Debug)]
 pub struct Qmp {
     lines: FramedRead<OwnedReadHalf, LinesCodec>,
@@ -65,8 +65,8 @@ pub enum QmpError {
 }
 
 impl Qmp {
-    /// Reads the greeting and negotiates.
-    pub async fn connect(stream: UnixStream) -> Result<Self, QmpError> {
+    /// Reads the greeting. QEMU takes commands once [`Qmp::negotiate`] was heard.
+    pub async fn greeted(stream: UnixStream) -> Result<Self, QmpError> {
         let (reader, writer) = stream.into_split();
         let lines =
             FramedRead::new(reader, LinesCodec::new_with_max_length(limits::QMP_LINE_BYTES));
@@ -75,8 +75,13 @@ impl Qmp {
         if greeting.get("QMP").is_none() {
             return Err(garbage(&greeting.to_string()));
         }
-        qmp.execute("qmp_capabilities").await?;
         Ok(qmp)
+    }
+
+    /// Leaves the state in which QEMU takes no other command. It hears this when its machine is built, some time after its
+    /// greeting.
+    pub async fn negotiate(&mut self) -> Result<(), QmpError> {
+        self.execute("qmp_capabilities").await.map(drop)
     }
 
     /// Runs a command that takes no arguments, and gives what it returns.

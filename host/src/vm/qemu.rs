@@ -107,7 +107,7 @@ impl Qemu {
         tokio::select! {
             biased;
             ending = self.process.end() => Err(self.did_not_start(ending).await),
-            qmp = time::timeout(within, Qmp::connect(stream)) => match qmp {
+            qmp = time::timeout(within, greeted(stream)) => match qmp {
                 Ok(Err(QmpError::Closed | QmpError::Io(_))) => {
                     match time::timeout(limits::STOP_QUIT, self.process.end()).await {
                         Ok(ending) => Err(self.did_not_start(ending).await),
@@ -148,6 +148,13 @@ impl Qemu {
         self.kill();
         self.process.end().await;
     }
+}
+
+async fn greeted(stream: UnixStream) -> Result<Qmp, QmpError> {
+    let mut qmp = Qmp::greeted(stream).await?;
+    failpoint::reach("launch.greeted");
+    qmp.negotiate().await?;
+    Ok(qmp)
 }
 
 /// All that QEMU needs, open, and the other ends of its sockets: connected before it runs, so that nobody waits for it.

@@ -141,7 +141,7 @@ impl Supervisor {
                 return Err(error);
             }
         };
-        failpoint::reach("launch.greeted");
+        failpoint::reach("launch.negotiated");
         let ready = self.ready_check(begin);
         let mut watch = Watch::new(self, &mut qemu, qmp, ready);
         let begun = match begin {
