@@ -5,6 +5,7 @@
 mod look;
 mod enter;
 mod cgroup;
+mod egress;
 mod namespaces;
 mod user;
 mod rlimits;
@@ -97,6 +98,15 @@ pub enum Network {
         /// Whether UDP ports are forwarded too.
         udp: bool,
     },
+    /// The host's, only to listen on the forwarded ports and to reach public addresses.
+    Internet {
+        /// The group below which the VM has one for that.
+        groups: PathBuf,
+        /// TCP ports.
+        tcp: Vec<u16>,
+        /// Whether UDP ports are forwarded too.
+        udp: bool,
+    },
     /// The host's, all of it.
     Host,
 }
@@ -117,7 +127,11 @@ impl Cage {
     pub fn summary(&self) -> String {
         let udp = match &self.network {
             Network::Listen { udp: true, .. } => ", but for UDP, which may leave",
-            Network::Listen { udp: false, .. } | Network::None | Network::Host => "",
+            Network::Internet { udp: true, .. } => ", UDP ports answer public addresses only",
+            Network::Listen { udp: false, .. }
+            | Network::Internet { udp: false, .. }
+            | Network::None
+            | Network::Host => "",
         };
         match self.lacks.as_slice() {
             [] => self.level.name().to_owned() + udp,
@@ -128,8 +142,11 @@ impl Cage {
         }
     }
 
-    /// Removes what a VM's cgroup is, once nothing is left in it; fine where there is none.
-    pub(crate) fn remove_cgroup(&self, vm: &str) -> io::Result<()> {
+    /// Removes a VM's cgroups, once nothing is left in them; fine where there are none.
+    pub(crate) fn remove_cgroups(&self, vm: &str) -> io::Result<()> {
+        if let Network::Internet { groups, .. } = &self.network {
+            cgroup::remove(&groups.join(vm))?;
+        }
         self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(vm))
     }
 

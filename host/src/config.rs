@@ -80,8 +80,8 @@ impl Default for Ports {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Network {
-    /// Whether guests may be given egress `internet`. It reaches whatever this host reaches, its loopback included, which is
-    /// why `cage.level = "strict"` refuses it.
+    /// Whether guests may be given egress `internet`: public IPv4 addresses, none of this host's or of a private network.
+    /// Under `cage.level = "best-effort"`, where this host lacks what keeps them to those, it is whatever this host reaches.
     internet: bool,
 }
 

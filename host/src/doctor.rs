@@ -89,7 +89,7 @@ fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
 }
 
 /// What a VM would be kept in: whether all of it can be had, and each part.
-fn cage(config: &Config) -> [Finding; 4] {
+fn cage(config: &Config) -> [Finding; 5] {
     let host = cage::Host::look(&config.cage);
     let lacks = host.lacks();
     let each: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
@@ -127,7 +127,14 @@ fn cage(config: &Config) -> [Finding; 4] {
         Ok(()) => finding("user namespaces", Health::Good, "for everybody", ""),
         Err((found, fix)) => finding("user namespaces", Health::Lacking, found, fix),
     };
-    [whole, cgroups, landlock, users]
+    let egress = match host.egress() {
+        Ok(groups) => {
+            let found = format!("to public addresses only, by cgroups at {}", groups.display());
+            finding("egress", Health::Good, found, "")
+        }
+        Err(error) => finding("egress", Health::Lacking, error.to_string(), Wall::Egress.fix()),
+    };
+    [whole, cgroups, landlock, users, egress]
 }
 
 /// The folder, or the nearest above it that is there.

@@ -11,12 +11,13 @@ use std::{
             net::{SocketAddr, UnixListener},
         },
     },
+    path::PathBuf,
 };
 
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    command, succeed, wait_for,
+    command, outside, succeed, wait_for,
 };
 use serde_json::{Value, json};
 
@@ -294,26 +295,114 @@ fn it_takes_no_more_cpu_time_than_it_may() {
     assert_eq!(quota.split_whitespace().next(), Some("125000"), "1.25 CPUs of 100 ms");
 }
 
+/// With egress it reaches public addresses and the host's resolver, and nothing else: not this host by any of its addresses, no
+/// private network, no other port of the resolver's. What is asked for by datagram counts as much as what is connected to.
+#[test]
+fn with_egress_it_reaches_public_addresses_only() {
+    if !outside::is_there() {
+        eprintln!("not shown here: with_egress_it_reaches_public_addresses_only needs root");
+        return;
+    }
+    let qhost = qhost();
+    qhost.config("[network]\ninternet = true\n");
+    let loopback = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let loopback = loopback.local_addr().unwrap();
+    let own = TcpListener::bind((outside::OWN, 0)).unwrap();
+    let own = own.local_addr().unwrap();
+    let (public, private) = (outside::PUBLIC, outside::PRIVATE);
+    let mut denied = vec![
+        format!("tcp {loopback}"),
+        format!("udp {loopback}"),
+        format!("fastopen {loopback}"),
+        format!("tcp {own}"),
+        format!("udp {own}"),
+        format!("tcp {private}:80"),
+        format!("udp {private}:80"),
+        format!("fastopen {private}:80"),
+        format!("udp-connect {private}:80"),
+        format!("tcp 0.0.0.0:{}", loopback.port()),
+        "multipath".into(),
+        "six".into(),
+        "packet".into(),
+    ];
+    // The first and the last address of each network, some of them of clouds' metadata.
+    for of in "10.0.0.0 10.255.255.255 100.64.0.1 127.255.255.254 169.254.169.254 172.16.0.1 172.31.255.255 \
+               192.168.0.1 192.168.255.255 168.63.129.16 224.0.0.1 240.0.0.1"
+        .split_whitespace()
+    {
+        denied.push(format!("udp {of}:80"));
+    }
+    let public = [
+        format!("tcp {public}:80"),
+        format!("udp {public}:80"),
+        format!("udp-connect {public}:80"),
+    ];
+    let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolver = resolvers.lines().find_map(|line| line.strip_prefix("nameserver "));
+    let resolver = resolver.map(str::trim).filter(|resolver| !resolver.contains(':'));
+    let mut names = vec![];
+    if let Some(resolver) = resolver {
+        denied.push(format!("udp {resolver}:54"));
+        names.extend([format!("udp {resolver}:53"), "read /etc/resolv.conf".into()]);
+    } else {
+        eprintln!("not shown here: that the host's resolver is reached, for it has none");
+    }
+    let elsewhere = "listen 0.0.0.0:0".to_owned();
+    let all = denied.iter().chain(&public).chain(&names).chain([&elsewhere]);
+    let deeds: Vec<&str> = all.map(String::as_str).collect();
+    let caged = Caged::with(qhost, &deeds, json!({"egress": "internet"}));
+    let said = caged.said();
+    for deed in &denied {
+        refused(&said, deed, "Operation not permitted");
+    }
+    for deed in public.iter().chain(&names) {
+        assert!(said.contains(&format!("{deed}: done")), "{deed}\n{said}");
+    }
+    refused(&said, &elsewhere, "Permission denied");
+    let inspected = caged.qhost.run(&["inspect", "test"]).exits(0);
+    assert!(inspected.stdout.contains("cage       strict\n"), "{}", inspected.stdout);
+    // The program is gone with the VM.
+    let vm = caged.qhost.vms().remove(0).file_name().unwrap().to_string_lossy().into_owned();
+    let group = egress_group(&vm);
+    assert!(group.exists());
+    drop(caged);
+    wait_for("the group's end", || (!group.exists()).then_some(()));
+}
+
+fn egress_group(vm: &str) -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let root = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let at = words.next()?;
+        (words.next()? == "cgroup2").then(|| PathBuf::from(at))
+    });
+    root.expect("cgroups of version 2").join("qhost").join(vm)
+}
+
 /// What this host lacks refuses a launch, or is said.
 #[test]
 fn what_is_lacking_is_said() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let image = server.serve("/image", boot_sector::disk("up", Then::PowerOff));
-    let job = qhost.job(&image, json!({"egress": "internet"}));
-    qhost.config("[network]\ninternet = true\n");
+    let job = qhost.job(&image, json!({}));
+    // Somewhere that is no cgroup.
+    let nowhere = "cgroup = \"../../../proc/none\"\n";
+    qhost.config(&format!("[cage]\n{nowhere}"));
     let refused = qhost.run(&["run", &job]).exits(16);
     refused.says("this host lacks what a VM is to be kept in").says("cage.level = \"best-effort\"");
     assert_eq!(server.requests(), [""; 0], "before anything was fetched");
     qhost.run(&["plan", &job]).exits(16);
-    qhost.config("[network]\ninternet = true\n[cage]\nlevel = \"best-effort\"\n");
-    qhost.run(&["plan", &job]).exits(0).says("cage      best-effort; without a filter");
-    qhost.run(&["run", &job]).exits(0).says("best-effort; without a filter");
-    qhost.run(&["inspect", "test"]).exits(0).says("best-effort; without a filter");
-    // Somewhere that is no cgroup.
-    qhost.config("[cage]\ncgroup = \"../../../proc/none\"\n");
-    let job = qhost.job(&image, json!({}));
-    let done = qhost.run(&["run", &job]);
-    assert!([16].contains(&done.code), "{} {}", done.stdout, done.stderr);
+    qhost.config(&format!("[cage]\nlevel = \"best-effort\"\n{nowhere}"));
+    qhost.run(&["plan", &job]).exits(0).says("cage      best-effort; without a cgroup");
+    qhost.run(&["run", &job]).exits(0).says("best-effort; without a cgroup");
+    qhost.run(&["inspect", "test"]).exits(0).says("best-effort; without a cgroup");
+    // The filter of egress is a cgroup's, too.
+    let job = qhost.job(&image, json!({"egress": "internet"}));
+    qhost.config(&format!("[network]\ninternet = true\n[cage]\n{nowhere}"));
+    qhost.run(&["run", &job]).exits(16).says("a filter between guests with egress and this host");
+    qhost
+        .config(&format!("[network]\ninternet = true\n[cage]\nlevel = \"best-effort\"\n{nowhere}"));
+    qhost.run(&["run", &job]).exits(0).says("without a filter");
     qhost.config("[cage]\nusers = \"9-7\"\n");
     qhost.run(&["run", &job]).exits(2).says("expected FIRST-LAST");
 }

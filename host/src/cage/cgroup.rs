@@ -67,11 +67,7 @@ impl fmt::Display for Cgroup {
 impl Cgroup {
     /// The version and place that this host has for a group, if it can be used.
     pub fn find(group: &Path) -> Option<Self> {
-        let group = group.strip_prefix("/").unwrap_or(group);
-        // Nowhere else than among cgroups.
-        if !group.components().all(|part| matches!(part, Component::Normal(_))) {
-            return None;
-        }
+        let group = named(group)?;
         let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
         let at = v2(&mounts, group).or_else(|| v1(&mounts, group))?;
         Some(Self { at, memory_bytes: 0, cpu_percent: 0, pids: 0 })
@@ -173,23 +169,9 @@ impl Cgroup {
         }
     }
 
-    /// Removes a VM's group; it may take a moment until the kernel has let the last process go.
+    /// Removes a VM's group.
     pub(super) fn remove(&self, vm: &str) -> io::Result<()> {
-        for folder in self.folders() {
-            let group = folder.join(vm);
-            let mut tries = 0;
-            while let Err(error) = fs::remove_dir(&group) {
-                if error.kind() == io::ErrorKind::NotFound {
-                    break;
-                }
-                if error.kind() != io::ErrorKind::ResourceBusy || tries >= limits::CGROUP_TRIES {
-                    return Err(error);
-                }
-                tries += 1;
-                thread::sleep(limits::LOCK_POLL);
-            }
-        }
-        Ok(())
+        self.folders().into_iter().try_for_each(|folder| remove(&folder.join(vm)))
     }
 
     /// What a VM's group has used.
@@ -212,6 +194,42 @@ impl Cgroup {
             },
         }
     }
+}
+
+/// Removes a group, if it is there; it may take a moment until the kernel has let the last process go.
+pub(super) fn remove(group: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    while let Err(error) = fs::remove_dir(group) {
+        if error.kind() == io::ErrorKind::NotFound {
+            break;
+        }
+        if error.kind() != io::ErrorKind::ResourceBusy || tries >= limits::CGROUP_TRIES {
+            return Err(error);
+        }
+        tries += 1;
+        thread::sleep(limits::LOCK_POLL);
+    }
+    Ok(())
+}
+
+/// Where the group of this name is or would be in the hierarchy of version 2, which a host whose controllers are of version 1
+/// can have besides.
+pub(super) fn unified(group: &Path) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let (root, _) = self::mounts(&mounts, "cgroup2").next()?;
+    let folder = root.join(named(group)?);
+    is_ours(&folder).then_some(folder)
+}
+
+/// A group's name below the root of a hierarchy, and nowhere else.
+fn named(group: &Path) -> Option<&Path> {
+    let group = group.strip_prefix("/").unwrap_or(group);
+    group.components().all(|part| matches!(part, Component::Normal(_))).then_some(group)
+}
+
+/// Moves this process into a group of version 2.
+pub(super) fn join(group: &Path) -> io::Result<()> {
+    write(&group.join("cgroup.procs"), "0")
 }
 
 /// Writes to a file that the kernel has put there; one that is not there is not made.

@@ -20,7 +20,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Cage, CageError, landlock, namespaces, rlimits, seccomp, user};
+use super::{Cage, CageError, Network, egress, landlock, namespaces, rlimits, seccomp, user};
 use crate::{failpoint, launcher};
 
 /// The word that starts this step.
@@ -76,6 +76,9 @@ fn start() -> Result<(), CageError> {
     let orders: Orders =
         serde_json::from_str(&line).map_err(|error| unheard(io::Error::other(error)))?;
     let cage = &orders.cage;
+    if let Network::Internet { groups, .. } = &cage.network {
+        egress::enter(groups, &orders.vm)?;
+    }
     if let Some(cgroup) = &cage.cgroup {
         cgroup.enter(&orders.vm)?;
     }

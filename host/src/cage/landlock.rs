@@ -45,8 +45,14 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
         .handle_access(AccessFs::from_all(abi))
         .map_err(&failed)?;
     // Where a version knows no ports, `strict` has refused what would need it.
-    if found >= 4 && matches!(&cage.network, Network::Listen { .. } | Network::None) {
-        ruleset = ruleset.handle_access(AccessNet::from_all(abi)).map_err(&failed)?;
+    let ports = match &cage.network {
+        Network::None | Network::Listen { .. } => AccessNet::from_all(abi),
+        // Where it connects to, is the filter's to say.
+        Network::Internet { .. } => AccessNet::BindTcp.into(),
+        Network::Host => BitFlags::EMPTY,
+    };
+    if found >= 4 && !ports.is_empty() {
+        ruleset = ruleset.handle_access(ports).map_err(&failed)?;
     }
     if found >= 6 {
         let scopes = Scope::AbstractUnixSocket | Scope::Signal;
@@ -81,7 +87,7 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
             .add_rule(PathBeneath::new(opened, access))
             .map_err(CageError::other("/dev/kvm"))?;
     }
-    if let Network::Listen { tcp, .. } = &cage.network {
+    if let Network::Listen { tcp, .. } | Network::Internet { tcp, .. } = &cage.network {
         for port in tcp.iter().filter(|_| found >= 4) {
             let rule = NetPort::new(*port, AccessNet::BindTcp);
             rules = rules.add_rule(rule).map_err(CageError::other("a port of the cage"))?;

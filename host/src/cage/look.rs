@@ -8,7 +8,7 @@ use std::{
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::{Cage, Cgroup, Level, Network, Rlimits, Settings, User, landlock};
+use super::{Cage, Cgroup, Level, Network, Rlimits, Settings, User, egress, landlock};
 use crate::{
     job::{Accelerator, Egress, Protocol},
     limits,
@@ -58,7 +58,10 @@ impl Wall {
                 "run qhost as root, or in a systemd unit with Delegate=yes that cage.cgroup names; its controllers must be cpu, \
                  memory and pids"
             }
-            Self::Egress => "qhost has none yet; leave egress \"internet\" out of the job",
+            Self::Egress => {
+                "run qhost as root, on a kernel with CONFIG_CGROUP_BPF, and have cgroups of version 2 mounted \
+                 (mount -t cgroup2 none /sys/fs/cgroup/unified, where the controllers are of version 1)"
+            }
         }
     }
 }
@@ -98,6 +101,8 @@ pub struct Host {
     user_namespaces: bool,
     landlock: i64,
     cgroup: Option<Cgroup>,
+    /// As the configuration names it.
+    group: PathBuf,
 }
 
 /// CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN and CAP_SYS_ADMIN (capabilities(7)).
@@ -115,6 +120,7 @@ impl Host {
             user_namespaces: user_namespaces().is_ok(),
             landlock: landlock::version().unwrap_or(0),
             cgroup: Cgroup::find(&settings.cgroup),
+            group: settings.cgroup.clone(),
         }
     }
 
@@ -142,6 +148,11 @@ impl Host {
         self.cgroup.as_ref()
     }
 
+    /// The group that guests with egress are kept to public addresses by; or why there is none.
+    pub fn egress(&self) -> io::Result<PathBuf> {
+        egress::groups(&self.group)
+    }
+
     /// The cage for a launch; under `strict`, only a whole one.
     pub fn cage(&self, settings: &Settings, needs: Needs<'_>) -> Result<Cage, Lacking> {
         let Needs { launch, forwards, overlay_bytes, program } = needs;
@@ -162,19 +173,22 @@ impl Host {
         };
         let namespaces = has(Wall::Namespaces, root || self.has_user_namespaces());
         let tcp = forwards.iter().filter(|forward| forward.protocol == Protocol::Tcp);
+        let tcp = tcp.map(|forward| forward.host).collect();
+        let udp = forwards.iter().any(|forward| forward.protocol == Protocol::Udp);
         let network = match launch.egress {
-            Egress::Internet => {
-                has(Wall::Egress, false);
-                Network::Host
-            }
-            Egress::Isolated if forwards.is_empty() && namespaces => Network::None,
-            Egress::Isolated => Network::Listen {
-                tcp: tcp.map(|forward| forward.host).collect(),
-                udp: forwards.iter().any(|forward| forward.protocol == Protocol::Udp),
+            Egress::Internet => match self.egress() {
+                Ok(groups) => Network::Internet { groups, tcp, udp },
+                Err(error) => {
+                    tracing::debug!(%error, "no filter");
+                    has(Wall::Egress, false);
+                    Network::Host
+                }
             },
+            Egress::Isolated if forwards.is_empty() && namespaces => Network::None,
+            Egress::Isolated => Network::Listen { tcp, udp },
         };
         let landlock = has(Wall::Landlock, self.landlock >= 1);
-        if landlock && matches!(network, Network::Listen { .. }) {
+        if landlock && matches!(network, Network::Listen { .. } | Network::Internet { .. }) {
             has(Wall::LandlockTcp, self.landlock >= 4);
         }
         has(Wall::Cgroup, self.cgroup.is_some());
@@ -204,7 +218,7 @@ impl Host {
                 file_bytes: overlay_bytes,
                 processes: own_user.then(|| processes(launch.resources.cpus)),
             },
-            paths: paths(program, &settings.paths),
+            paths: paths(program, launch.egress, &settings.paths),
         })
     }
 }
@@ -225,7 +239,7 @@ fn processes(cpus: u32) -> u64 {
 const MULTIARCH: &str = "lib/x86_64-linux-gnu";
 
 /// The emulator, its own files beside it, and the system's libraries; those that are there.
-fn paths(program: &Path, more: &[PathBuf]) -> Vec<PathBuf> {
+fn paths(program: &Path, egress: Egress, more: &[PathBuf]) -> Vec<PathBuf> {
     let program = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
     let own = program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
     let mut seen = vec![];
@@ -235,8 +249,15 @@ fn paths(program: &Path, more: &[PathBuf]) -> Vec<PathBuf> {
         seen.extend([libraries, "lib64", "share/qemu", "share/seabios"].map(|at| root.join(at)));
     }
     let system = ["/etc/ld.so.cache", "/dev/null", "/dev/urandom", "/dev/zero"].map(PathBuf::from);
+    // By which QEMU's user-mode network resolves names for its guest; often a link.
+    let resolver = match egress {
+        Egress::Internet => vec![egress::RESOLVERS.into()],
+        Egress::Isolated => vec![],
+    };
+    let linked = resolver.iter().filter_map(|link| fs::canonicalize(link).ok());
+    let resolver = linked.chain(resolver.clone()).collect::<Vec<_>>();
     let mut paths = vec![program.clone()];
-    for path in seen.into_iter().chain(system).chain(more.iter().cloned()) {
+    for path in seen.into_iter().chain(system).chain(resolver).chain(more.iter().cloned()) {
         if path.exists() && !paths.contains(&path) {
             paths.push(path);
         }

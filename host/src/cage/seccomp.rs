@@ -164,7 +164,7 @@ fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompil
     let (no_udp, no_connect) = match network {
         Network::None | Network::Listen { udp: false, .. } => (true, true),
         Network::Listen { udp: true, .. } => (false, true),
-        Network::Host => (false, false),
+        Network::Internet { .. } | Network::Host => (false, false),
     };
     let known = [other(2, 0)?, other(2, libc::IPPROTO_TCP)?, other(2, libc::IPPROTO_UDP)?];
     let mut socket =

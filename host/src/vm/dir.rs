@@ -349,7 +349,7 @@ pub(super) fn remove_leftovers(path: &Path) -> io::Result<()> {
         state::remove(&path.join(name))?;
     }
     if let Ok(spec) = Spec::read(path) {
-        Cage::remove_cgroup(&spec.cage, &spec.vm)?;
+        Cage::remove_cgroups(&spec.cage, &spec.vm)?;
     }
     // The last: what has none has been swept.
     state::remove(&path.join(control::SOCKET))

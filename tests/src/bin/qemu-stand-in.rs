@@ -97,6 +97,8 @@ fn done(deed: &str, mut overlay: &File) -> io::Result<String> {
         "abstract" => drop(UnixStream::connect_addr(&SocketAddr::from_abstract_name(with)?)?),
         "tcp" => drop(TcpStream::connect(with)?),
         "udp" => drop(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", with)?),
+        "udp-connect" => UdpSocket::bind("0.0.0.0:0")?.connect(with)?,
+        "six" => drop(socket(AddressFamily::INET6, SocketType::STREAM, None)?),
         "packet" => drop(socket(AddressFamily::PACKET, SocketType::RAW, None)?),
         "netlink" => drop(socket(AddressFamily::NETLINK, SocketType::RAW, None)?),
         "fastopen" => {
