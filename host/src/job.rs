@@ -170,7 +170,7 @@ pub enum Protocol {
 pub enum Egress {
     /// Nothing.
     Isolated,
-    /// Whatever QEMU's user-mode network reaches.
+    /// Public addresses.
     Internet,
 }
 

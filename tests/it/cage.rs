@@ -361,6 +361,16 @@ fn with_egress_it_reaches_public_addresses_only() {
     refused(&said, &elsewhere, "Permission denied");
     let inspected = caged.qhost.run(&["inspect", "test"]).exits(0);
     assert!(inspected.stdout.contains("cage       strict\n"), "{}", inspected.stdout);
+    // The same of another start of the same VM.
+    caged.qhost.run(&["restart", "--grace", "0", "test"]).exits(0);
+    let again = wait_for("the second start", || {
+        let log = fs::read_to_string(caged.qhost.vms()[0].join("console.log")).ok()?;
+        (log.matches("DONE").count() == 2).then_some(log)
+    });
+    let second = again.split_once("DONE").unwrap().1;
+    for deed in &denied {
+        refused(second, deed, "Operation not permitted");
+    }
     // The program is gone with the VM.
     let vm = caged.qhost.vms().remove(0).file_name().unwrap().to_string_lossy().into_owned();
     let group = egress_group(&vm);

@@ -14,7 +14,7 @@ use std::{
 use qhost_tests::{
     ImageServer, Qhost, Running,
     boot_sector::{self, Then},
-    command, succeed, wait_for,
+    command, outside, succeed, wait_for,
 };
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ fn nothing_is_left_and_every_record_is_true() {
     eprintln!("chaos: seed {seed}, {seconds} s");
     let mut dice = Dice(seed);
     let (qhost, server) = (qhost(), ImageServer::start());
-    qhost.config("[overlay]\nmax_bytes = 8388608\n");
+    qhost.config("[overlay]\nmax_bytes = 8388608\n[network]\ninternet = true\n");
     let disk = SmallDisk::under(&qhost);
     let jobs = jobs(&qhost, &server);
     for job in &jobs {
@@ -185,6 +185,8 @@ impl Drop for SmallDisk {
 fn jobs(qhost: &Qhost, server: &ImageServer) -> Vec<String> {
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let udp = UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    // Which takes root.
+    let egress = if outside::is_there() { "internet" } else { "isolated" };
     let all = [
         (Then::Hang, json!({"port_map": {"http": 80}})),
         (Then::Hang, json!({"port_map": {"http": {"guest": 80, "host": port}}})),
@@ -194,7 +196,7 @@ fn jobs(qhost: &Qhost, server: &ImageServer) -> Vec<String> {
         (Then::Flood, json!({})),
         // Beyond its quota of disk.
         (Then::Fill, json!({})),
-        (Then::Hang, json!({"ready": {"serial": "chaos"}, "restart": "always"})),
+        (Then::Hang, json!({"ready": {"serial": "chaos"}, "restart": "always", "egress": egress})),
     ];
     let job = |(number, (then, config)): (usize, (Then, Value))| {
         let mut disk = boot_sector::disk("chaos", then);
@@ -218,7 +220,7 @@ fn is_clean(qhost: &Qhost) {
         .iter()
         .map(|vm| vm.file_name().unwrap().to_string_lossy().into_owned())
         .collect();
-    for controller in ["cpu", "memory", "pids", ""] {
+    for controller in ["cpu", "memory", "pids", "unified", ""] {
         let groups = Path::new("/sys/fs/cgroup").join(controller).join("qhost");
         let left: Vec<_> = fs::read_dir(groups)
             .into_iter()

@@ -253,7 +253,7 @@ impl Drop for Qhost {
             tries += 1;
             assert!(tries < 100 || std::thread::panicking(), "processes do not end");
         }
-        for controller in ["cpu", "memory", "pids", ""] {
+        for controller in ["cpu", "memory", "pids", "unified", ""] {
             for vm in self.vms() {
                 let name = vm.file_name().expect("an id");
                 let group = Path::new("/sys/fs/cgroup").join(controller).join("qhost").join(name);
