@@ -1,9 +1,13 @@
 //! Which addresses are public, and which are this host's own: neither an image nor a guest's connection comes near any other
 //! unless the operator says so.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use nix::sys::socket::SockaddrStorage;
 
 /// Not public: IANA's special-purpose registry of IPv4 addresses, and multicast.
 pub(crate) const NOT_PUBLIC_V4: [Ipv4Net; 17] = {
@@ -63,15 +67,24 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// This host's own addresses, public ones too. Without a list of them, the networks that are not public have to do.
-pub(crate) fn own() -> Vec<IpAddr> {
-    let interfaces = nix::ifaddrs::getifaddrs();
-    let addresses = interfaces.into_iter().flatten().filter_map(|interface| interface.address);
-    let ip = |address: nix::sys::socket::SockaddrStorage| {
-        let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
-    };
-    addresses.filter_map(ip).map(unwrapped).collect()
+/// This host's own addresses, public ones too, and those by which a datagram reaches all hosts of its networks, this one among
+/// them.
+pub(crate) fn own() -> io::Result<Vec<IpAddr>> {
+    let mut own = vec![];
+    for interface in nix::ifaddrs::getifaddrs()? {
+        let v4 = |address: Option<SockaddrStorage>| Some(address?.as_sockaddr_in()?.ip());
+        let v6 = interface.address.and_then(|address| Some(address.as_sockaddr_in6()?.ip()));
+        own.extend(v6.map(|v6| unwrapped(v6.into())));
+        let Some(address) = v4(interface.address) else { continue };
+        own.push(address.into());
+        let net = v4(interface.netmask)
+            .and_then(|mask| Ipv4Net::with_netmask(address, mask).ok())
+            // Smaller ones have no such addresses (RFC 3021).
+            .filter(|net| net.prefix_len() <= 30);
+        let all_of = net.into_iter().flat_map(|net| [net.network(), net.broadcast()]);
+        own.extend(all_of.map(IpAddr::V4));
+    }
+    Ok(own)
 }
 
 /// The IPv4 address inside an IPv6 one that stands for it: mapped (RFC 4291), translated (RFC 2765, RFC 6052), 6to4 (RFC

@@ -144,10 +144,12 @@ impl Cage {
 
     /// Removes a VM's cgroups, once nothing is left in them; fine where there are none.
     pub(crate) fn remove_cgroups(&self, vm: &str) -> io::Result<()> {
-        if let Network::Internet { groups, .. } = &self.network {
-            cgroup::remove(&groups.join(vm))?;
-        }
-        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(vm))
+        // What keeps one from being removed is no reason to leave the other.
+        let egress = match &self.network {
+            Network::Internet { groups, .. } => cgroup::remove(&groups.join(vm)),
+            Network::None | Network::Listen { .. } | Network::Host => Ok(()),
+        };
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(vm)).and(egress)
     }
 
     /// What the VM used, where it has a cgroup that counts.

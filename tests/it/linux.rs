@@ -11,7 +11,9 @@ use std::{
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    linux_guest, outside, wait_for,
+    linux_guest,
+    outside::outside,
+    wait_for,
 };
 use serde_json::json;
 
@@ -117,25 +119,25 @@ fn resolver_answers() -> bool {
 /// its loopback or a public address of its own, nor a private network.
 #[test]
 fn a_compressed_qcow2_disk_and_a_guest_with_egress() {
-    if !outside::is_there() {
+    let Some(outside) = outside().filter(|_| qhost().has_egress()) else {
         eprintln!(
-            "not shown here: a_compressed_qcow2_disk_and_a_guest_with_egress needs root for a network outside"
+            "not shown here: a_compressed_qcow2_disk_and_a_guest_with_egress needs root and BPF"
         );
         return;
-    }
+    };
     let host = TcpListener::bind(("0.0.0.0", 0)).unwrap();
     let host_port = host.local_addr().unwrap().port();
     let config = json!({"port_map": {"http": 8080}, "egress": "internet"});
     with_guest("guest-compressed.qcow2", config, "[network]\ninternet = true\n", |_, port| {
         // The guest gives up after three seconds, which pass soon on a machine that is busy with other tests.
-        let page = format!("/cgi-bin/reach?{}:80", outside::PUBLIC);
+        let page = format!("/cgi-bin/reach?{}:80", outside.public);
         wait_for("the guest to reach what is outside", || {
             (get(port, &page) == "reached").then_some(())
         });
         for denied in [
             format!("{host_port}"),
-            format!("{}:{host_port}", outside::OWN),
-            format!("{}:80", outside::PRIVATE),
+            format!("{}:{host_port}", outside.own),
+            format!("{}:80", outside.private),
         ] {
             let reach = get(port, &format!("/cgi-bin/reach?{denied}"));
             assert!(reach.starts_with("unreachable"), "{denied}: {reach}");

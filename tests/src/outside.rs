@@ -10,29 +10,47 @@ use std::{
 
 use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
 
-use crate::succeed;
+use crate::{command, succeed};
 
-/// A public address out there; the network that it is of is in no public route.
-pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(25, 255, 0, 2);
-/// A public address of this host.
-pub const OWN: Ipv4Addr = Ipv4Addr::new(25, 255, 0, 1);
-/// A private address out there.
-pub const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 254, 253, 2);
-const OWN_PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 254, 253, 1);
+/// The network's addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct Outside {
+    /// A public address out there; the network that it is of is in no public route.
+    pub public: Ipv4Addr,
+    /// A private address out there.
+    pub private: Ipv4Addr,
+    /// A public address of this host.
+    pub own: Ipv4Addr,
+    /// Where datagrams go to all of the public network.
+    pub broadcast: Ipv4Addr,
+}
 
-/// Has it there; false where that takes root, and this is not.
-pub fn is_there() -> bool {
-    static THERE: OnceLock<bool> = OnceLock::new();
+/// The network, made by whoever asks first; none where this is not root with all its rights, or has no ip(8).
+pub fn outside() -> Option<Outside> {
+    static THERE: OnceLock<Option<Outside>> = OnceLock::new();
     *THERE.get_or_init(|| {
-        let is_root = rustix::process::geteuid().is_root();
-        if is_root {
-            make();
+        let may = command("ip").args(["link", "add", "qhost-may", "type", "veth"]).output();
+        if !may.is_ok_and(|may| may.status.success()) {
+            return None;
         }
-        is_root
+        succeed("ip", &["link", "del", "qhost-may"]);
+        Some(make())
     })
 }
 
-fn make() {
+fn make() -> Outside {
+    // Tests that run at the same time have networks of their own.
+    let [low, high, ..] = (std::process::id() % (1 << 14)).to_le_bytes();
+    let of = |first: u8, second: u8, host: u8| {
+        Ipv4Addr::new(first, second, high | 0x40, low & !3 | host)
+    };
+    let outside = Outside {
+        public: of(25, 255, 2),
+        private: of(10, 254, 2),
+        own: of(25, 255, 1),
+        broadcast: of(25, 255, 3),
+    };
+    let own_private = of(10, 254, 1);
     let (said, heard) = mpsc::channel();
     let (linked, go) = mpsc::channel();
     let (done, ready) = mpsc::channel();
@@ -42,7 +60,7 @@ fn make() {
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace");
         said.send(gettid().as_raw_nonzero()).expect("a listener");
         go.recv().expect("the word");
-        set_up("eth0", [PUBLIC, PRIVATE]);
+        set_up("eth0", [outside.public, outside.private]);
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).expect("port 80");
         done.send(()).expect("a listener");
         for stream in listener.incoming() {
@@ -56,9 +74,10 @@ fn make() {
     let device = format!("qhost{}", std::process::id() % 100_000);
     let pair = ["link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns", &thread];
     succeed("ip", &pair);
-    set_up(&device, [OWN, OWN_PRIVATE]);
+    set_up(&device, [outside.own, own_private]);
     linked.send(()).expect("the thread");
     ready.recv().expect("the thread");
+    outside
 }
 
 fn set_up(device: &str, addresses: [Ipv4Addr; 2]) {

@@ -158,6 +158,13 @@ impl Qhost {
         })
     }
 
+    /// Whether a guest can have egress under a strict cage here.
+    pub fn has_egress(&self) -> bool {
+        let doctor = self.run(&["doctor", "--json"]).json();
+        let findings = doctor["findings"].as_array().expect("findings");
+        findings.iter().any(|one| one["about"] == "egress" && one["health"] == "good")
+    }
+
     /// The names of all files in the image store, but for what is known of stored images.
     pub fn stored_images(&self) -> Vec<String> {
         let mut names = vec![];

@@ -59,7 +59,7 @@ impl Wall {
                  memory and pids"
             }
             Self::Egress => {
-                "run qhost as root, on a kernel with CONFIG_CGROUP_BPF, and have cgroups of version 2 mounted \
+                "run qhost as root, on a kernel from 5.1 on with CONFIG_CGROUP_BPF, and have cgroups of version 2 mounted \
                  (mount -t cgroup2 none /sys/fs/cgroup/unified, where the controllers are of version 1)"
             }
         }
@@ -249,13 +249,11 @@ fn paths(program: &Path, egress: Egress, more: &[PathBuf]) -> Vec<PathBuf> {
         seen.extend([libraries, "lib64", "share/qemu", "share/seabios"].map(|at| root.join(at)));
     }
     let system = ["/etc/ld.so.cache", "/dev/null", "/dev/urandom", "/dev/zero"].map(PathBuf::from);
-    // By which QEMU's user-mode network resolves names for its guest; often a link.
+    // By which QEMU's user-mode network resolves names for its guest.
     let resolver = match egress {
-        Egress::Internet => vec![egress::RESOLVERS.into()],
-        Egress::Isolated => vec![],
+        Egress::Internet => Some(PathBuf::from(egress::RESOLVERS)),
+        Egress::Isolated => None,
     };
-    let linked = resolver.iter().filter_map(|link| fs::canonicalize(link).ok());
-    let resolver = linked.chain(resolver.clone()).collect::<Vec<_>>();
     let mut paths = vec![program.clone()];
     for path in seen.into_iter().chain(system).chain(resolver).chain(more.iter().cloned()) {
         if path.exists() && !paths.contains(&path) {

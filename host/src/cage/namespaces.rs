@@ -77,10 +77,11 @@ fn show(root: &Path, path: &Path, user: User) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     let found = fs::symlink_metadata(path)?;
-    if found.is_symlink() {
+    // A link to a file becomes that file: what is in between, in a long way of links, is not shown.
+    if found.is_symlink() && path.is_dir() {
         return symlink(fs::read_link(path)?, inside);
     }
-    match found.is_dir() {
+    match path.is_dir() {
         true => fs::create_dir(&inside)?,
         false => drop(File::create_new(&inside)?),
     }

@@ -39,7 +39,8 @@ impl NetworkRules {
             hosts: patterns(&config.hosts),
             deny_hosts: patterns(&config.deny_hosts),
             schemes: config.schemes.clone(),
-            own: addresses::own(),
+            // Without a list of them, the networks that are not public have to do.
+            own: addresses::own().unwrap_or_default(),
             proxy: config.proxy.as_ref().and_then(Url::host_str).map(name),
         }
     }

@@ -1,15 +1,15 @@
 //! One QEMU: started through the cage with all that it needs open, or found again, and what comes out of it.
 
-use std::{
-    fs::File,
-    io::{BufRead as _, Read as _, Write as _},
-    os::fd::OwnedFd,
-    path::Path,
-    process::{Child, ChildStdout},
-    time::Duration,
-};
+use std::{fs::File, os::fd::OwnedFd, path::Path, process::Child, time::Duration};
 
-use tokio::{net::UnixStream, sync::broadcast, task::JoinHandle, time};
+use rustix::process::Signal;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixStream, unix::pipe},
+    sync::broadcast,
+    task::JoinHandle,
+    time,
+};
 
 use super::{
     Process, Spec, VmDir, VmError,
@@ -45,21 +45,23 @@ impl Qemu {
         failpoint::reach("launch.opened");
         let mut child = launcher::caged(&vm, descriptors).map_err(spawn)?;
         failpoint::reach("launch.spawned");
-        let pipe = || spawn(std::io::Error::other("no pipe to it"));
-        let stderr = child.stderr.take().ok_or_else(pipe)?;
-        let stderr = tokio::net::unix::pipe::Receiver::from_owned_fd(OwnedFd::from(stderr));
+        let no_pipe = || spawn(std::io::Error::other("no pipe to it"));
+        let stderr = child.stderr.take().ok_or_else(no_pipe)?;
+        let stderr = pipe::Receiver::from_owned_fd(OwnedFd::from(stderr));
         let stderr = console::keep_first(stderr.map_err(spawn)?, limits::QEMU_STDERR_BYTES);
         let stderr = tokio::spawn(stderr);
-        // This waits for the steps of the cage, which are some milliseconds.
-        let process = match caged(spec, &mut child, dir).map_err(spawn) {
-            Ok(Ok(process)) => process,
-            Ok(Err(message)) => {
+        let process = match time::timeout(limits::CAGE, caged(spec, &mut child, dir)).await {
+            Ok(caged) => caged.map_err(spawn)?,
+            Err(_) => Err(given_up(&mut child, dir)),
+        };
+        let process = match process {
+            Ok(process) => process,
+            Err(message) => {
                 let said = finished(Some(stderr)).await;
                 let said = String::from_utf8_lossy(&said);
                 let message = format!("{message} {}", said.trim());
                 return Err(VmError::Cage { message: message.trim().to_owned() });
             }
-            Err(error) => return Err(error),
         };
         let mut qemu = Self { process, console: None, stderr: Some(stderr) };
         qemu.listen_to(serial, &vm, console);
@@ -107,7 +109,7 @@ impl Qemu {
         tokio::select! {
             biased;
             ending = self.process.end() => Err(self.did_not_start(ending).await),
-            qmp = time::timeout(within, greeted(stream)) => match qmp {
+            qmp = time::timeout(within, negotiated(stream)) => match qmp {
                 Ok(Err(QmpError::Closed | QmpError::Io(_))) => {
                     match time::timeout(limits::STOP_QUIT, self.process.end()).await {
                         Ok(ending) => Err(self.did_not_start(ending).await),
@@ -150,7 +152,7 @@ impl Qemu {
     }
 }
 
-async fn greeted(stream: UnixStream) -> Result<Qmp, QmpError> {
+async fn negotiated(stream: UnixStream) -> Result<Qmp, QmpError> {
     let mut qmp = Qmp::greeted(stream).await?;
     failpoint::reach("launch.greeted");
     qmp.negotiate().await?;
@@ -183,23 +185,37 @@ async fn open(
     Ok((descriptors, qmp, serial))
 }
 
+/// Ends what takes too long to put a cage up, and what is to be QEMU, if there is one.
+fn given_up(child: &mut Child, dir: &VmDir) -> String {
+    if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
+        tracing::warn!(%error, "the step that becomes QEMU is not ended");
+    }
+    if let Some(qemu) = &dir.status().qemu {
+        qemu.signal(Signal::KILL);
+    }
+    format!("it was not put up within {} s", limits::CAGE.as_secs())
+}
+
 /// Has the cage put up and QEMU started in it; or what the step there said went wrong.
-fn caged(
+async fn caged(
     spec: &Spec,
     child: &mut Child,
     dir: &mut VmDir,
 ) -> std::io::Result<Result<Watched, String>> {
-    let pipe = || std::io::Error::other("no pipe to the cage");
-    let mut orders = child.stdin.take().ok_or_else(pipe)?;
-    let mut said = std::io::BufReader::new(child.stdout.take().ok_or_else(pipe)?);
+    let no_pipe = || std::io::Error::other("no pipe to the cage");
+    let orders = child.stdin.take().ok_or_else(no_pipe)?;
+    let mut orders = pipe::Sender::from_owned_fd(orders.into())?;
+    let said = child.stdout.take().ok_or_else(no_pipe)?;
+    let mut said = BufReader::new(pipe::Receiver::from_owned_fd(said.into())?);
     let line = Orders {
         vm: spec.vm.clone(),
         cage: spec.cage.clone(),
         program: spec.program.clone(),
         argv: spec.argv.clone(),
     };
-    let written = orders.write_all(format!("{}\n", serde_json::to_string(&line)?).as_bytes());
-    let first = said_by(&mut said)?;
+    let line = format!("{}\n", serde_json::to_string(&line)?);
+    let written = orders.write_all(line.as_bytes()).await;
+    let first = said_by(&mut said).await?;
     let waited = child.wait();
     let pid = match (first, written) {
         (Some(Said::Pid(pid)), Ok(())) => pid,
@@ -212,7 +228,7 @@ fn caged(
     let gone = || "the process that was to be QEMU is gone".to_owned();
     let Some(process) = Process::of(pid) else {
         // It may have said why.
-        return Ok(match said_by(&mut said)? {
+        return Ok(match said_by(&mut said).await? {
             Some(Said::Failed(message)) => Err(message),
             Some(Said::Pid(_)) | None => Err(gone()),
         });
@@ -222,19 +238,19 @@ fn caged(
     dir.must_note(|status| status.qemu = Some(process.clone())).map_err(std::io::Error::other)?;
     failpoint::reach("launch.recorded");
     let Some(watched) = Watched::new(&process)? else { return Ok(Err(gone())) };
-    let go = orders.write_all(b"go\n");
+    let go = orders.write_all(b"go\n").await;
     failpoint::reach("launch.go");
     // Its standard output closes when QEMU begins.
-    match (said_by(&mut said)?, go) {
+    match (said_by(&mut said).await?, go) {
         (Some(Said::Failed(message)), _) => Ok(Err(message)),
         (_, Err(error)) => Err(error),
         (_, Ok(())) => Ok(Ok(watched)),
     }
 }
 
-fn said_by(said: &mut std::io::BufReader<ChildStdout>) -> std::io::Result<Option<Said>> {
+async fn said_by(said: &mut BufReader<pipe::Receiver>) -> std::io::Result<Option<Said>> {
     let mut line = String::new();
-    said.take(limits::NOTE_BYTES as u64).read_line(&mut line)?;
+    said.take(limits::NOTE_BYTES as u64).read_line(&mut line).await?;
     Ok(serde_json::from_str(&line).ok())
 }
 

@@ -4,9 +4,9 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::{
-        fd::FromRawFd as _,
+        fd::{AsRawFd as _, FromRawFd as _},
         linux::net::SocketAddrExt as _,
         unix::{
             fs::PermissionsExt as _,
@@ -84,6 +84,21 @@ fn serve(mut stream: UnixStream) {
     }
 }
 
+fn send_with_options(options: &[u8], to: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let length = u32::try_from(options.len()).unwrap();
+    #[expect(unsafe_code, reason = "an option that no library sets")]
+    // SAFETY: the kernel reads as many bytes as there are.
+    let set = unsafe {
+        let at = options.as_ptr().cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, at, length)
+    };
+    match set {
+        0 => socket.send_to(b"x", to).map(drop),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn done(deed: &str, mut overlay: &File) -> io::Result<String> {
     let (what, with) = deed.split_once(' ').unwrap_or((deed, ""));
     let number = || with.parse::<usize>().unwrap();
@@ -99,11 +114,23 @@ fn done(deed: &str, mut overlay: &File) -> io::Result<String> {
         "udp" => drop(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", with)?),
         "udp-connect" => UdpSocket::bind("0.0.0.0:0")?.connect(with)?,
         "six" => drop(socket(AddressFamily::INET6, SocketType::STREAM, None)?),
+        "broadcast" => {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_broadcast(true)?;
+            socket.send_to(b"x", with)?;
+        }
+        "source-routed" => {
+            let [a, b, c, d] = with.parse::<SocketAddrV4>().unwrap().ip().octets();
+            // Loosely, by way of one hop (RFC 791, 3.1), which is of no matter here.
+            send_with_options(&[131, 7, 4, a, b, c, d, 0], with)?;
+        }
+        // Four times none.
+        "ip-options" => send_with_options(&[1, 1, 1, 1], with)?,
         "packet" => drop(socket(AddressFamily::PACKET, SocketType::RAW, None)?),
         "netlink" => drop(socket(AddressFamily::NETLINK, SocketType::RAW, None)?),
         "fastopen" => {
             let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-            let to: std::net::SocketAddrV4 = with.parse().unwrap();
+            let to: SocketAddrV4 = with.parse().unwrap();
             let connecting = SendFlags::from_bits_retain(0x2000_0000);
             sendto(&socket, b"x", connecting, &to)?;
         }

@@ -1,16 +1,20 @@
 //! `qhost restart` and `qhost recover`: VMs that are started again.
 
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time;
 
 use super::{Host, RunError, ending::summary, show};
 use crate::{
-    cage::User,
+    cage,
     cli::{Shared, StopArgs, Until},
     image::Store,
     job::Task,
     limits,
     outcome::Exit,
+    policy::Decision,
     run::follow,
     state::StateDir,
     stop::Stop,
@@ -67,15 +71,21 @@ async fn stop_and_start(state: &StateDir, vm: &Vm, grace_s: Option<u64>) -> Resu
     }
 }
 
-/// Starts a VM that has ended: what was decided about it holds, and all that it uses is held anew.
+/// Starts a VM that has ended: what was decided about it holds; its cage is settled, and all that it uses is held, anew.
 async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, RunError> {
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let steps = show::Steps::new(shared);
     let mut spec = Spec::read(&vm.folder)?;
-    let task = vm.folder.join("task.json");
-    let unreadable = |source| VmError::Folder { doing: "read", path: task.clone(), source };
-    let read = || std::io::Result::Ok(serde_json::from_slice::<Task>(&std::fs::read(&task)?)?);
-    let task: Task = read().map_err(unreadable)?;
+    let task: Task = read(vm.folder.join("task.json"))?;
+    let decision: Decision = read(vm.folder.join("decision.json"))?;
+    // This host and its configuration may have changed since.
+    let needs = cage::Needs {
+        launch: &decision.launch,
+        forwards: &spec.forwards,
+        overlay_bytes: spec.overlay_bytes,
+        program: &spec.program,
+    };
+    spec.cage = cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
     let ports = vm::reserve_again(&host.state, &spec.forwards)?;
     let mut kept = KeptOverlay::hold(&host.state, &task)?;
     let quotas = host.config.quotas(&task.tenant);
@@ -90,12 +100,15 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
         kept.over(&image)?;
     }
     let mut held = Held::new(&image, ports, kept)?;
-    if let User::Own(_) = spec.cage.user {
-        held.user(&host.state, &mut spec.cage.user, host.config.cage.users)?;
-    }
+    held.user(&host.state, &mut spec.cage.user, host.config.cage.users)?;
     let attached = vm::launch_again(dir, &spec, why, held)?;
     let until = Until::Running;
     Ok(follow::until(until, host, &vm.folder, (attached, &spec), &steps, &mut stop).await)
+}
+
+fn read<T: DeserializeOwned>(path: PathBuf) -> Result<T, VmError> {
+    let read = || std::io::Result::Ok(serde_json::from_slice(&std::fs::read(&path)?)?);
+    read().map_err(|source| VmError::Folder { doing: "read", path: path.clone(), source })
 }
 
 /// After what lives was adopted: starts those again that are lost and whose jobs want that.
