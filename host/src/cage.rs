@@ -4,6 +4,7 @@
 
 mod look;
 mod enter;
+mod bpf;
 mod cgroup;
 mod egress;
 mod namespaces;
@@ -98,14 +99,14 @@ pub enum Network {
         /// Whether UDP ports are forwarded too.
         udp: bool,
     },
-    /// The host's, only to listen on the forwarded ports and to reach public addresses.
-    Internet {
+    /// The host's, only to listen on the forwarded ports and to answer datagrams, and maybe to reach public addresses.
+    Filtered {
         /// The group below which the VM has one for that.
         groups: PathBuf,
         /// TCP ports.
         tcp: Vec<u16>,
-        /// Whether UDP ports are forwarded too.
-        udp: bool,
+        /// Whether public addresses are reached.
+        internet: bool,
     },
     /// The host's, all of it.
     Host,
@@ -125,16 +126,8 @@ pub struct Rlimits {
 impl Cage {
     /// What the cage holds, in a few words.
     pub fn summary(&self) -> String {
-        let udp = match &self.network {
-            Network::Listen { udp: true, .. } => ", but for UDP, which may leave",
-            Network::Internet { udp: true, .. } => ", UDP ports answer public addresses only",
-            Network::Listen { udp: false, .. }
-            | Network::Internet { udp: false, .. }
-            | Network::None
-            | Network::Host => "",
-        };
         match self.lacks.as_slice() {
-            [] => self.level.name().to_owned() + udp,
+            [] => self.level.name().to_owned(),
             lacks => {
                 let lacks: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
                 format!("{}; without {}", self.level.name(), lacks.join(", "))
@@ -146,7 +139,7 @@ impl Cage {
     pub(crate) fn remove_cgroups(&self, vm: &str) -> io::Result<()> {
         // What keeps one from being removed is no reason to leave the other.
         let egress = match &self.network {
-            Network::Internet { groups, .. } => cgroup::remove(&groups.join(vm)),
+            Network::Filtered { groups, .. } => cgroup::remove(&groups.join(vm)),
             Network::None | Network::Listen { .. } | Network::Host => Ok(()),
         };
         self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(vm)).and(egress)

@@ -129,7 +129,7 @@ fn cage(config: &Config) -> [Finding; 5] {
     };
     let egress = match host.egress() {
         Ok(groups) => {
-            let found = format!("to public addresses only, by cgroups at {}", groups.display());
+            let found = format!("filtered by cgroups at {}", groups.display());
             finding("egress", Health::Good, found, "")
         }
         Err(error) => finding("egress", Health::Lacking, error.to_string(), Wall::Egress.fix()),

@@ -353,6 +353,8 @@ pub const CONTROL_REPLY: Duration = Duration::from_secs(QMP_REPLY.as_secs() * 3)
 pub const CONSOLE_TYPED_BYTES: usize = 1024;
 /// How long somebody who is attached to a console may take to read what it says.
 pub const CONSOLE_SLOW: Duration = Duration::from_secs(10);
+/// Addresses and ports that have sent a VM a datagram, and may be answered; the kernel forgets those not heard for longest.
+pub const CAGE_UDP_PEERS: u32 = 4096;
 /// How long the cage may take to be put up.
 pub const CAGE: Duration = Duration::from_secs(30);
 /// How long a supervisor may take from its start to the first thing that it says.

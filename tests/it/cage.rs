@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{TcpListener, UdpSocket},
     os::{
         linux::net::SocketAddrExt as _,
         unix::{
@@ -12,6 +12,7 @@ use std::{
         },
     },
     path::PathBuf,
+    time::Duration,
 };
 
 use qhost_tests::{
@@ -297,6 +298,43 @@ fn it_takes_no_more_cpu_time_than_it_may() {
     assert_eq!(quota.split_whitespace().next(), Some("125000"), "1.25 CPUs of 100 ms");
 }
 
+/// A forwarded UDP port answers whoever asked, and nothing is sent to anybody else, with egress or without.
+#[test]
+fn a_udp_port_answers_only() {
+    for egress in ["isolated", "internet"] {
+        let qhost = qhost();
+        if !qhost.has_egress() {
+            eprintln!("not shown here: a_udp_port_answers_only needs root and BPF");
+            return;
+        }
+        qhost.config("[network]\ninternet = true\n");
+        let local = || UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let (asker, other, free) = (local(), local(), local().local_addr().unwrap());
+        asker.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let answer = format!("answer {free}");
+        let (to_asker, to_other) = (
+            format!("udp {}", asker.local_addr().unwrap()),
+            format!("udp {}", other.local_addr().unwrap()),
+        );
+        // To the asker's address, but not to its port.
+        let connect = format!("udp-connect {}", other.local_addr().unwrap());
+        let deeds = [to_asker.as_str(), &answer, &to_asker, &to_other, &connect];
+        let port = json!({"dns": {"guest": 53, "host": free.port(), "protocol": "udp"}});
+        let caged = Caged::with(qhost, &deeds, json!({"port_map": port, "egress": egress}));
+        let mut heard = [0; 16];
+        let length = wait_for("an answer", || {
+            asker.send_to(b"?", free).unwrap();
+            asker.recv(&mut heard).ok()
+        });
+        assert_eq!(&heard[..length], b"answered");
+        let said = caged.said();
+        refused(&said, &to_asker, "Operation not permitted");
+        assert!(said.contains(&format!("{to_asker}: done")), "{said}");
+        refused(&said, &to_other, "Operation not permitted");
+        refused(&said, &connect, "Operation not permitted");
+    }
+}
+
 /// With egress it reaches public addresses and the host's resolver, and nothing else: not this host by any of its addresses, no
 /// private network, no other port of the resolver's. What is asked for by datagram counts as much as what is connected to.
 #[test]
@@ -435,10 +473,10 @@ fn what_is_lacking_is_said() {
     // The filter of egress is a cgroup's, too; in this test it lacks with that.
     let job = qhost.job(&image, json!({"egress": "internet"}));
     qhost.config(&format!("[network]\ninternet = true\n[cage]\n{nowhere}"));
-    qhost.run(&["run", &job]).exits(16).says("a filter between guests with egress and this host");
+    qhost.run(&["run", &job]).exits(16).says("a filter of what QEMU sends");
     qhost
         .config(&format!("[network]\ninternet = true\n[cage]\nlevel = \"best-effort\"\n{nowhere}"));
-    qhost.run(&["run", &job]).exits(0).says("without a filter");
+    qhost.run(&["run", &job]).exits(0).says("a filter of what QEMU sends");
     qhost.config("[cage]\nusers = \"9-7\"\n");
     qhost.run(&["run", &job]).exits(2).says("expected FIRST-LAST");
 }

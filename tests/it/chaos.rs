@@ -60,7 +60,10 @@ fn nothing_is_left_and_every_record_is_true() {
     eprintln!("chaos: seed {seed}, {seconds} s");
     let mut dice = Dice(seed);
     let (qhost, server) = (qhost(), ImageServer::start());
-    qhost.config("[overlay]\nmax_bytes = 8388608\n[network]\ninternet = true\n");
+    qhost.config(&format!(
+        "[overlay]\nmax_bytes = 8388608\n[network]\ninternet = true\n{}",
+        qhost.cage_for_udp()
+    ));
     let disk = SmallDisk::under(&qhost);
     let jobs = jobs(&qhost, &server);
     for job in &jobs {

@@ -202,6 +202,7 @@ fn a_port_that_another_run_has_is_known() {
     let image = server.serve("/image", boot_sector::disk("the guest runs", Then::Hang));
     let port = free_ports(1);
     let dns = json!({"dns": {"guest": 53, "host": port, "protocol": "udp"}});
+    qhost.config(qhost.cage_for_udp());
     let job = qhost.job(&image, json!({ "port_map": dns }));
     let running = qhost.start(&["run", "--grace", "0", &job]);
     qhost.console_has("the guest runs");
@@ -304,7 +305,8 @@ fn ports_are_picked_within_what_is_allowed() {
     let image = server.serve("/image", boot_sector::disk("up", Then::PowerOff));
     let first = free_ports(3);
     let taken = TcpListener::bind(("127.0.0.1", first)).expect("a free port");
-    qhost.config(&format!("[ports]\nallow = [\"{first}-{}\"]\n", first + 2));
+    let allowed = format!("[ports]\nallow = [\"{first}-{}\"]\n", first + 2);
+    qhost.config(&(allowed + qhost.cage_for_udp()));
     let ports = json!({"a": 80, "b": {"guest": 81, "protocol": "udp"}, "c": 82});
     let report = qhost
         .run(&["run", "--json", &qhost.job(&image, json!({"port_map": ports}))])

@@ -158,6 +158,11 @@ impl Qhost {
         })
     }
 
+    /// What a configuration needs where a job has UDP ports: a cage without a filter of what QEMU sends, where there is none.
+    pub fn cage_for_udp(&self) -> &'static str {
+        if self.has_egress() { "" } else { "[cage]\nlevel = \"best-effort\"\n" }
+    }
+
     /// Whether a guest can have egress under a strict cage here.
     pub fn has_egress(&self) -> bool {
         let doctor = self.run(&["doctor", "--json"]).json();

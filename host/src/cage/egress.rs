@@ -1,7 +1,7 @@
-//! What a guest with egress reaches: public IPv4 addresses, and no other. Small programs that the kernel runs before each
-//! connect(2), each datagram and each packet of a cgroup's processes (bpf(2), `BPF_PROG_TYPE_CGROUP_SOCK_ADDR` and
-//! `BPF_PROG_TYPE_CGROUP_SKB`; Linux 5.1). They are in force for as long as the group is there, whatever is killed, and no
-//! firewall of the host's is changed.
+//! What QEMU's sockets reach where they are in the host's network: with egress `internet` public IPv4 addresses and no other,
+//! without it nothing; and in both cases those that a datagram has come from, which is how forwarded UDP ports answer. Small
+//! programs that the kernel runs before each connect(2), each datagram and each packet of a cgroup's processes (Linux 5.1).
+//! They are in force for as long as the group is there, whatever is killed, and no firewall of the host's is changed.
 //!
 //! Not by a network namespace and passt: ports are forwarded by QEMU's own user-mode network, which has to be the host's for
 //! that; passt would be a second process for each VM, and what it reaches is what the host reaches, loopback or not.
@@ -10,32 +10,49 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, UdpSocket},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use ipnet::Ipv4Net;
 
-use super::{CageError, cgroup};
-use crate::addresses;
+use super::{
+    CageError,
+    bpf::{self, Call, Hook, Instruction, Map, Register},
+    cgroup,
+};
+use crate::{addresses, limits};
+
+use Register::{Kept, R0, R1, R2, R3, R4, Stack};
+
+const fn answer(answer: u32) -> [Instruction; 2] {
+    Instruction::answer(answer)
+}
 
 /// Where the C library, and QEMU's user-mode network, look for who resolves names.
 pub(super) const RESOLVERS: &str = "/etc/resolv.conf";
 
-/// The group below which each VM with egress has one; why not, where that cannot be.
+/// Where QEMU's sockets may connect to, and send to unasked.
+#[derive(Clone, Copy)]
+enum Reach<'a> {
+    Nowhere,
+    /// Not these networks; but of the resolver its port for names.
+    AllBut(&'a [Ipv4Net], Option<Ipv4Addr>),
+}
+
+/// The group below which each VM that needs it has one; why not, where that cannot be.
 pub(super) fn groups(group: &Path) -> io::Result<PathBuf> {
     let none = || io::Error::other("no cgroups of version 2 that this user may write to");
     let groups = cgroup::unified(group).ok_or_else(none)?;
     // Loaded and let go: whether the kernel takes them, only the kernel can say.
-    programs(&[], None)
-        .into_iter()
-        .try_for_each(|(hook, program)| load(&program, hook).map(drop))?;
+    for (hook, program) in programs(Reach::Nowhere)? {
+        bpf::load(&program, hook)?;
+    }
     Ok(groups)
 }
 
-/// Moves this process, and so all that it starts, into a group that reaches only public addresses. One of an earlier start of
-/// the same VM makes room for it: this host's addresses may have changed.
-pub(super) fn enter(groups: &Path, vm: &str) -> Result<(), CageError> {
+/// Moves this process, and so all that it starts, into a group that reaches only what it may. One of an earlier start of the same
+/// VM makes room for it: this host's addresses may have changed.
+pub(super) fn enter(groups: &Path, vm: &str, internet: bool) -> Result<(), CageError> {
     let group = groups.join(vm);
     let own = addresses::own().map_err(CageError::at("listing this host's addresses"))?;
     let own = own.into_iter().filter_map(|address| match address {
@@ -43,17 +60,24 @@ pub(super) fn enter(groups: &Path, vm: &str) -> Result<(), CageError> {
         IpAddr::V6(_) => None,
     });
     let denied: Vec<_> = addresses::NOT_PUBLIC_V4.into_iter().chain(own).collect();
-    let made = CageError::at::<io::Error>("making a cgroup for egress");
+    let reach = match internet {
+        true => Reach::AllBut(&denied, resolver()),
+        false => Reach::Nowhere,
+    };
+    let made = CageError::at::<io::Error>("making a cgroup for what QEMU sends");
     cgroup::remove(&group).map_err(&made)?;
     fs::create_dir_all(&group).map_err(&made)?;
     let opened = File::open(&group).map_err(&made)?;
-    for (hook, program) in programs(&denied, resolver()) {
-        load(&program, hook).and_then(|program| attach(&opened, &program, hook)).map_err(
-            CageError::at("attaching the filter of egress, which one of a group above can forbid"),
-        )?;
+    let attached = CageError::at::<io::Error>(
+        "attaching a filter of what QEMU sends, which one of a group above can forbid",
+    );
+    for (hook, program) in programs(reach).map_err(&attached)? {
+        bpf::load(&program, hook)
+            .and_then(|program| bpf::attach(&opened, &program, hook))
+            .map_err(&attached)?;
     }
-    cgroup::join(&group).map_err(CageError::at("moving to the cgroup for egress"))?;
-    try_it().map_err(CageError::at("trying the filter of egress"))
+    cgroup::join(&group).map_err(CageError::at("moving to the cgroup for what QEMU sends"))?;
+    try_it().map_err(CageError::at("trying the filter of what QEMU sends"))
 }
 
 /// A datagram socket that is connected sends nothing by that. Where processes are in groups of version 1 for the network
@@ -78,106 +102,65 @@ fn first_of(resolvers: &str) -> Option<Ipv4Addr> {
     })
 }
 
-/// Before what the kernel runs a program: `enum bpf_attach_type` of linux/bpf.h.
-#[derive(Clone, Copy)]
-enum Hook {
-    Packet = 1,
-    Connect4 = 10,
-    Connect6 = 11,
-    Send4 = 14,
-    Send6 = 15,
-}
-
-impl Hook {
-    /// `enum bpf_prog_type`.
-    fn kind(self) -> u32 {
-        match self {
-            Self::Packet => 8,
-            Self::Connect4 | Self::Connect6 | Self::Send4 | Self::Send6 => 18,
-        }
-    }
-}
-
-fn programs(denied: &[Ipv4Net], resolver: Option<Ipv4Addr>) -> [(Hook, Vec<Instruction>); 5] {
-    let of_address = of_address(denied, resolver);
-    [
-        (Hook::Connect4, of_address.clone()),
-        (Hook::Send4, of_address),
+/// What the kernel runs before what.
+fn programs(reach: Reach<'_>) -> io::Result<[(Hook, Vec<Instruction>); 6]> {
+    let peers = Map::new(limits::CAGE_UDP_PEERS)?;
+    let connect = match reach {
+        Reach::Nowhere => answer(0).to_vec(),
+        Reach::AllBut(denied, resolver) => of_address(denied, resolver),
+    };
+    let send = [of_peer(&peers), connect.clone()].concat();
+    Ok([
+        (Hook::Connect4, connect),
+        (Hook::Send4, send),
         // QEMU gets no socket of IPv6 (`seccomp`), and needs none.
         (Hook::Connect6, answer(0).to_vec()),
         (Hook::Send6, answer(0).to_vec()),
-        (Hook::Packet, of_packet()),
-    ]
+        (Hook::PacketOut, of_packet()),
+        (Hook::PacketIn, note_peer(&peers)),
+    ])
 }
-
-/// `struct bpf_insn` of linux/bpf.h.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Instruction {
-    code: u8,
-    /// The destination in the low half, the source in the high one.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// One instruction; of the codes, those that are needed (RFC 9669).
-const fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: u32) -> Instruction {
-    Instruction { code, registers: to | from << 4, offset, immediate: immediate.cast_signed() }
-}
-
-const LOAD_WORD: u8 = 0x61;
-const LOAD_BYTE: u8 = 0x71;
-const MOVE: u8 = 0xbc;
-const MOVE_LONG: u8 = 0xbf;
-const MOVE_IMMEDIATE: u8 = 0xb4;
-const ADD_IMMEDIATE_LONG: u8 = 0x07;
-const AND_IMMEDIATE: u8 = 0x54;
-const FROM_NETWORK_ORDER: u8 = 0xdc;
-const SKIP_UNLESS_EQUAL: u8 = 0x56;
-const SKIP_IF_GREATER: u8 = 0x2d;
-const EXIT: u8 = 0x95;
-
-/// Registers: what a program answers, what it is given, and three of its own.
-const ANSWER: u8 = 0;
-const GIVEN: u8 = 1;
-const A: u8 = 2;
-const B: u8 = 3;
-const C: u8 = 4;
 
 /// `user_ip4` and `user_port` of `struct bpf_sock_addr`, both in network order.
 const ADDRESS: i16 = 4;
 const PORT: i16 = 24;
 const DNS: u32 = 53;
 
-/// `data` and `data_end` of `struct __sk_buff`.
+/// `data` and `data_end` of `struct __sk_buff`: a packet from its IP header on (RFC 791, 3.1; RFC 768).
 const DATA: i16 = 76;
 const DATA_END: i16 = 80;
+const IP_BYTES: i32 = 20;
+const UDP_BYTES: i32 = 8;
+const VERSION_4_WITHOUT_OPTIONS: u32 = 0x45;
+const PROTOCOL: i16 = 9;
+const UDP: u32 = 17;
+const SOURCE: i16 = 12;
+const SOURCE_PORT: i16 = 20;
 
-/// 1 lets it through, 0 refuses it.
-fn answer(answer: u32) -> [Instruction; 2] {
-    [instruction(MOVE_IMMEDIATE, ANSWER, 0, 0, answer), instruction(EXIT, 0, 0, 0, 0)]
-}
+/// Where on the stack an address and its port are, as they are on the wire, which is a map's key; and a value.
+const PEER: i16 = -8;
+const PEER_PORT: i16 = -4;
+const VALUE: i16 = -12;
 
 /// Lets through what goes to the resolver's port for names, and else what goes to none of these networks.
 fn of_address(denied: &[Ipv4Net], resolver: Option<Ipv4Addr>) -> Vec<Instruction> {
-    let (address, port, masked) = (A, B, C);
+    let (given, address, port, masked) = (R1, R2, R3, R4);
     let mut program = vec![
-        instruction(LOAD_WORD, address, GIVEN, ADDRESS, 0),
-        instruction(FROM_NETWORK_ORDER, address, 0, 0, 32),
-        instruction(LOAD_WORD, port, GIVEN, PORT, 0),
-        instruction(FROM_NETWORK_ORDER, port, 0, 0, 16),
+        Instruction::load_word(address, given, ADDRESS),
+        Instruction::from_network_order(address, 32),
+        Instruction::load_word(port, given, PORT),
+        Instruction::from_network_order(port, 16),
     ];
     if let Some(resolver) = resolver {
-        program.push(instruction(SKIP_UNLESS_EQUAL, address, 0, 3, resolver.to_bits()));
-        program.push(instruction(SKIP_UNLESS_EQUAL, port, 0, 2, DNS));
+        program.push(Instruction::skip_unless(address, resolver.to_bits(), 3));
+        program.push(Instruction::skip_unless(port, DNS, 2));
         program.extend(answer(1));
     }
     for net in denied {
         program.extend([
-            instruction(MOVE, masked, address, 0, 0),
-            instruction(AND_IMMEDIATE, masked, 0, 0, net.netmask().to_bits()),
-            instruction(SKIP_UNLESS_EQUAL, masked, 0, 2, net.network().to_bits()),
+            Instruction::copy_word(masked, address),
+            Instruction::and_word(masked, net.netmask().to_bits()),
+            Instruction::skip_unless(masked, net.network().to_bits(), 2),
         ]);
         program.extend(answer(0));
     }
@@ -185,90 +168,78 @@ fn of_address(denied: &[Ipv4Net], resolver: Option<Ipv4Addr>) -> Vec<Instruction
     program
 }
 
+/// Lets a datagram through that goes to where one has come from; else goes on.
+fn of_peer(peers: &Map) -> Vec<Instruction> {
+    let mut program = vec![
+        Instruction::copy(Kept, R1),
+        Instruction::load_word(R2, R1, ADDRESS),
+        Instruction::store_word(Stack, PEER, R2),
+        Instruction::load_word(R2, R1, PORT),
+        Instruction::store_word(Stack, PEER_PORT, R2),
+    ];
+    program.extend(Instruction::map(R1, peers));
+    program.extend([
+        Instruction::copy(R2, Stack),
+        Instruction::add(R2, PEER.into()),
+        Instruction::call(Call::MapLookup),
+        Instruction::skip_if_null(R0, 2),
+    ]);
+    program.extend(answer(1));
+    program.push(Instruction::copy(R1, Kept));
+    program
+}
+
+/// Notes where a datagram comes from; refuses nothing.
+fn note_peer(peers: &Map) -> Vec<Instruction> {
+    let (data, end, some) = (R2, R3, R4);
+    let mut note = vec![
+        Instruction::load_word(some, data, SOURCE),
+        Instruction::store_word(Stack, PEER, some),
+        Instruction::load_half(some, data, SOURCE_PORT),
+        Instruction::store_word(Stack, PEER_PORT, some),
+        Instruction::store_number(Stack, VALUE, 1),
+    ];
+    note.extend(Instruction::map(R1, peers));
+    note.extend([
+        Instruction::copy(R2, Stack),
+        Instruction::add(R2, PEER.into()),
+        Instruction::copy(R3, Stack),
+        Instruction::add(R3, VALUE.into()),
+        Instruction::set(R4, 0),
+        Instruction::call(Call::MapUpdate),
+    ]);
+    let notes = i16::try_from(note.len()).unwrap_or(i16::MAX);
+    let mut program = vec![
+        Instruction::load_word(data, R1, DATA),
+        Instruction::load_word(end, R1, DATA_END),
+        Instruction::copy(some, data),
+        Instruction::add(some, IP_BYTES + UDP_BYTES),
+        Instruction::skip_if_greater(some, end, notes + 4),
+        Instruction::load_byte(some, data, 0),
+        Instruction::skip_unless(some, VERSION_4_WITHOUT_OPTIONS, notes + 2),
+        Instruction::load_byte(some, data, PROTOCOL),
+        Instruction::skip_unless(some, UDP, notes),
+    ];
+    program.extend(note);
+    program.extend(answer(1));
+    program
+}
+
 /// Refuses packets with IP options: by source routing (RFC 791, 3.1) they go elsewhere than the socket's address says.
 fn of_packet() -> Vec<Instruction> {
-    const HEADER_BYTES: u32 = 20;
-    const VERSION_4_WITHOUT_OPTIONS: u32 = 0x45;
-    let (data, end, most) = (A, B, C);
+    let (data, end, most) = (R2, R3, R4);
     let mut program = vec![
-        instruction(LOAD_WORD, data, GIVEN, DATA, 0),
-        instruction(LOAD_WORD, end, GIVEN, DATA_END, 0),
-        instruction(MOVE_LONG, most, data, 0, 0),
-        instruction(ADD_IMMEDIATE_LONG, most, 0, 0, HEADER_BYTES),
-        instruction(SKIP_IF_GREATER, most, end, 4, 0),
-        instruction(LOAD_BYTE, data, data, 0, 0),
-        instruction(SKIP_UNLESS_EQUAL, data, 0, 2, VERSION_4_WITHOUT_OPTIONS),
+        Instruction::load_word(data, R1, DATA),
+        Instruction::load_word(end, R1, DATA_END),
+        Instruction::copy(most, data),
+        Instruction::add(most, IP_BYTES),
+        Instruction::skip_if_greater(most, end, 4),
+        Instruction::load_byte(data, data, 0),
+        Instruction::skip_unless(data, VERSION_4_WITHOUT_OPTIONS, 2),
     ];
     program.extend(answer(1));
     program.extend(answer(0));
     program
-}
-
-/// `union bpf_attr` as `BPF_PROG_LOAD` reads it; the kernel takes what is not there to be zero.
-#[repr(C)]
-struct Load {
-    kind: u32,
-    instructions: u32,
-    first: u64,
-    licence: u64,
-    log: [u32; 2],
-    log_buffer: u64,
-    kernel: u32,
-    flags: u32,
-    name: [u8; 16],
-    interface: u32,
-    hook: u32,
-}
-
-/// The same for `BPF_PROG_ATTACH`.
-#[repr(C)]
-struct Attach {
-    group: i32,
-    program: i32,
-    hook: u32,
-    flags: u32,
-}
-
-const PROG_LOAD: libc::c_long = 5;
-const PROG_ATTACH: libc::c_long = 8;
-/// Beside those that others have attached.
-const ALLOW_MULTI: u32 = 2;
-
-#[expect(unsafe_code, reason = "the descriptor that the kernel has just opened")]
-fn load(program: &[Instruction], hook: Hook) -> io::Result<OwnedFd> {
-    let load = Load {
-        kind: hook.kind(),
-        instructions: u32::try_from(program.len()).map_err(io::Error::other)?,
-        first: program.as_ptr().expose_provenance() as u64,
-        licence: c"Apache-2.0".as_ptr().expose_provenance() as u64,
-        log: [0; 2],
-        log_buffer: 0,
-        kernel: 0,
-        flags: 0,
-        name: *b"qhost_egress\0\0\0\0",
-        interface: 0,
-        hook: hook as u32,
-    };
-    let opened = bpf(PROG_LOAD, &load)?;
-    // SAFETY: it is open, closed when the program begins, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
-}
-
-fn attach(group: &File, program: &OwnedFd, hook: Hook) -> io::Result<()> {
-    let (group, program) = (group.as_raw_fd(), program.as_raw_fd());
-    bpf(PROG_ATTACH, &Attach { group, program, hook: hook as u32, flags: ALLOW_MULTI }).map(drop)
-}
-
-#[expect(unsafe_code, reason = "a system call that neither std nor rustix has a function for")]
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
-    let at = std::ptr::from_ref(attributes);
-    // SAFETY: the structures above are as the kernel's header has them, without padding, and what they point to lives longer
-    // than the call.
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, at, size_of::<T>()) };
-    match i32::try_from(answer) {
-        Ok(answer @ 0..) => Ok(answer),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]
@@ -277,15 +248,7 @@ mod tests {
 
     /// What the program answers of an address and a port, as the kernel would have it run.
     fn answer(program: &[Instruction], address: Ipv4Addr, port: u16) -> u64 {
-        let bytes: Vec<u8> = program
-            .iter()
-            .flat_map(|one| {
-                let mut bytes = vec![one.code, one.registers];
-                bytes.extend(one.offset.to_le_bytes());
-                bytes.extend(one.immediate.to_le_bytes());
-                bytes
-            })
-            .collect();
+        let bytes: Vec<u8> = program.iter().flat_map(|one| one.bytes()).collect();
         let mut context = [0; 32];
         context[4..8].copy_from_slice(&address.octets());
         context[24..26].copy_from_slice(&port.to_be_bytes());

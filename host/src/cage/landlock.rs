@@ -46,9 +46,11 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
         .map_err(&failed)?;
     // Where a version knows no ports, `strict` has refused what would need it.
     let ports = match &cage.network {
-        Network::None | Network::Listen { .. } => AccessNet::from_all(abi),
+        Network::None | Network::Listen { .. } | Network::Filtered { internet: false, .. } => {
+            AccessNet::from_all(abi)
+        }
         // Where it connects to, is the filter's to say.
-        Network::Internet { .. } => AccessNet::BindTcp.into(),
+        Network::Filtered { internet: true, .. } => AccessNet::BindTcp.into(),
         Network::Host => BitFlags::EMPTY,
     };
     if found >= 4 && !ports.is_empty() {
@@ -87,7 +89,7 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
             .add_rule(PathBeneath::new(opened, access))
             .map_err(CageError::other("/dev/kvm"))?;
     }
-    if let Network::Listen { tcp, .. } | Network::Internet { tcp, .. } = &cage.network {
+    if let Network::Listen { tcp, .. } | Network::Filtered { tcp, .. } = &cage.network {
         for port in tcp.iter().filter(|_| found >= 4) {
             let rule = NetPort::new(*port, AccessNet::BindTcp);
             rules = rules.add_rule(rule).map_err(CageError::other("a port of the cage"))?;

@@ -29,7 +29,7 @@ pub enum Wall {
     LandlockTcp,
     /// A cgroup.
     Cgroup,
-    /// What keeps a guest that has egress from this host and from private networks.
+    /// What keeps QEMU, where it has egress or UDP ports, from this host and from private networks.
     Egress,
 }
 
@@ -42,7 +42,7 @@ impl Wall {
             Self::Landlock => "Landlock",
             Self::LandlockTcp => "Landlock for TCP",
             Self::Cgroup => "a cgroup",
-            Self::Egress => "a filter between guests with egress and this host",
+            Self::Egress => "a filter of what QEMU sends",
         }
     }
 
@@ -148,7 +148,7 @@ impl Host {
         self.cgroup.as_ref()
     }
 
-    /// The group that guests with egress are kept to public addresses by; or why there is none.
+    /// The group by which the kernel filters what QEMU sends; or why there is none.
     pub fn egress(&self) -> io::Result<PathBuf> {
         egress::groups(&self.group)
     }
@@ -175,20 +175,20 @@ impl Host {
         let tcp = forwards.iter().filter(|forward| forward.protocol == Protocol::Tcp);
         let tcp = tcp.map(|forward| forward.host).collect();
         let udp = forwards.iter().any(|forward| forward.protocol == Protocol::Udp);
-        let network = match launch.egress {
-            Egress::Internet => match self.egress() {
-                Ok(groups) => Network::Internet { groups, tcp, udp },
-                Err(error) => {
-                    tracing::debug!(%error, "no filter");
-                    has(Wall::Egress, false);
-                    Network::Host
-                }
-            },
-            Egress::Isolated if forwards.is_empty() && namespaces => Network::None,
-            Egress::Isolated => Network::Listen { tcp, udp },
+        let internet = launch.egress == Egress::Internet;
+        // Where QEMU has neither, seccomp and Landlock are enough.
+        let network = match (internet || udp).then(|| self.egress()) {
+            Some(Ok(groups)) => Network::Filtered { groups, tcp, internet },
+            None if forwards.is_empty() && namespaces => Network::None,
+            None => Network::Listen { tcp, udp },
+            Some(Err(error)) => {
+                tracing::debug!(%error, "no filter");
+                has(Wall::Egress, false);
+                if internet { Network::Host } else { Network::Listen { tcp, udp } }
+            }
         };
         let landlock = has(Wall::Landlock, self.landlock >= 1);
-        if landlock && matches!(network, Network::Listen { .. } | Network::Internet { .. }) {
+        if landlock && matches!(network, Network::Listen { .. } | Network::Filtered { .. }) {
             has(Wall::LandlockTcp, self.landlock >= 4);
         }
         has(Wall::Cgroup, self.cgroup.is_some());

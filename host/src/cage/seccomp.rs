@@ -163,8 +163,10 @@ fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompil
     // connect without connect(2), or that no rule of Landlock is about.
     let (no_udp, no_connect) = match network {
         Network::None | Network::Listen { udp: false, .. } => (true, true),
-        Network::Listen { udp: true, .. } => (false, true),
-        Network::Internet { .. } | Network::Host => (false, false),
+        Network::Listen { udp: true, .. } | Network::Filtered { internet: false, .. } => {
+            (false, true)
+        }
+        Network::Filtered { internet: true, .. } | Network::Host => (false, false),
     };
     let known = [other(2, 0)?, other(2, libc::IPPROTO_TCP)?, other(2, libc::IPPROTO_UDP)?];
     let mut socket =

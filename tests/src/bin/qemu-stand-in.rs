@@ -112,6 +112,11 @@ fn done(deed: &str, mut overlay: &File) -> io::Result<String> {
         "abstract" => drop(UnixStream::connect_addr(&SocketAddr::from_abstract_name(with)?)?),
         "tcp" => drop(TcpStream::connect(with)?),
         "udp" => drop(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", with)?),
+        "answer" => {
+            let socket = UdpSocket::bind(with)?;
+            let (_, asker) = socket.recv_from(&mut [0; 16])?;
+            socket.send_to(b"answered", asker)?;
+        }
         "udp-connect" => UdpSocket::bind("0.0.0.0:0")?.connect(with)?,
         "six" => drop(socket(AddressFamily::INET6, SocketType::STREAM, None)?),
         "broadcast" => {
