@@ -14,7 +14,7 @@ use std::{
 use qhost_tests::{
     ImageServer, Qhost, Running,
     boot_sector::{self, Then},
-    command, succeed, wait_for,
+    can_filter, command, succeed, wait_for,
 };
 use serde_json::{Value, json};
 
@@ -189,7 +189,7 @@ fn jobs(qhost: &Qhost, server: &ImageServer) -> Vec<String> {
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let udp = UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     // Which takes root and BPF.
-    let egress = if qhost.has_egress() { "internet" } else { "isolated" };
+    let egress = if can_filter() { "internet" } else { "isolated" };
     let all = [
         (Then::Hang, json!({"port_map": {"http": 80}})),
         (Then::Hang, json!({"port_map": {"http": {"guest": 80, "host": port}}})),

@@ -11,7 +11,7 @@ use std::{
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    linux_guest,
+    can_filter, linux_guest,
     outside::outside,
     wait_for,
 };
@@ -119,7 +119,7 @@ fn resolver_answers() -> bool {
 /// its loopback or a public address of its own, nor a private network.
 #[test]
 fn a_compressed_qcow2_disk_and_a_guest_with_egress() {
-    let Some(outside) = outside().filter(|_| qhost().has_egress()) else {
+    let Some(outside) = outside().filter(|_| can_filter()) else {
         eprintln!(
             "not shown here: a_compressed_qcow2_disk_and_a_guest_with_egress needs root and BPF"
         );

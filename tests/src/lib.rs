@@ -108,6 +108,17 @@ pub fn fail_points() {
     });
 }
 
+/// Whether what QEMU sends can be filtered here, whatever qhost says: this is root with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN
+/// (capabilities(7)), and cgroups of version 2 are mounted.
+pub fn can_filter() -> bool {
+    const ABLE: u64 = 1 << 39 | 1 << 12 | 1 << 21;
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let status = read("/proc/self/status");
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
+    let effective = effective.and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
+    effective & ABLE == ABLE && read("/proc/self/mounts").contains(" cgroup2 ")
+}
+
 /// Waits until something is so. The bound is for a machine that is busy; nothing is asserted of how long it took.
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(120);

@@ -10,6 +10,7 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, UdpSocket},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -44,9 +45,7 @@ pub(super) fn groups(group: &Path) -> io::Result<PathBuf> {
     let none = || io::Error::other("no cgroups of version 2 that this user may write to");
     let groups = cgroup::unified(group).ok_or_else(none)?;
     // Loaded and let go: whether the kernel takes them, only the kernel can say.
-    for (hook, program) in programs(Reach::Nowhere)? {
-        bpf::load(&program, hook)?;
-    }
+    programs(Reach::Nowhere)?;
     Ok(groups)
 }
 
@@ -72,9 +71,7 @@ pub(super) fn enter(groups: &Path, vm: &str, internet: bool) -> Result<(), CageE
         "attaching a filter of what QEMU sends, which one of a group above can forbid",
     );
     for (hook, program) in programs(reach).map_err(&attached)? {
-        bpf::load(&program, hook)
-            .and_then(|program| bpf::attach(&opened, &program, hook))
-            .map_err(&attached)?;
+        bpf::attach(&opened, &program, hook).map_err(&attached)?;
     }
     cgroup::join(&group).map_err(CageError::at("moving to the cgroup for what QEMU sends"))?;
     try_it().map_err(CageError::at("trying the filter of what QEMU sends"))
@@ -102,15 +99,15 @@ fn first_of(resolvers: &str) -> Option<Ipv4Addr> {
     })
 }
 
-/// What the kernel runs before what.
-fn programs(reach: Reach<'_>) -> io::Result<[(Hook, Vec<Instruction>); 6]> {
+/// What the kernel runs before what, loaded.
+fn programs(reach: Reach<'_>) -> io::Result<Vec<(Hook, OwnedFd)>> {
     let peers = Map::new(limits::CAGE_UDP_PEERS)?;
     let connect = match reach {
         Reach::Nowhere => answer(0).to_vec(),
         Reach::AllBut(denied, resolver) => of_address(denied, resolver),
     };
     let send = [of_peer(&peers), connect.clone()].concat();
-    Ok([
+    let programs = [
         (Hook::Connect4, connect),
         (Hook::Send4, send),
         // QEMU gets no socket of IPv6 (`seccomp`), and needs none.
@@ -118,7 +115,8 @@ fn programs(reach: Reach<'_>) -> io::Result<[(Hook, Vec<Instruction>); 6]> {
         (Hook::Send6, answer(0).to_vec()),
         (Hook::PacketOut, of_packet()),
         (Hook::PacketIn, note_peer(&peers)),
-    ])
+    ];
+    programs.into_iter().map(|(hook, program)| Ok((hook, bpf::load(&program, hook)?))).collect()
 }
 
 /// `user_ip4` and `user_port` of `struct bpf_sock_addr`, both in network order.
