@@ -140,7 +140,10 @@ fn the_truth_about_the_lost() {
     let (supervisor, qemu) = (qhost.supervisors().remove(0), qhost.qemus().remove(0));
     // Stopped first, so that it does not see the end of its QEMU.
     succeed("kill", &["-STOP", &supervisor]);
-    succeed("kill", &["-KILL", &qemu, &supervisor]);
+    succeed("kill", &["-KILL", &qemu]);
+    // Before that, it would be adopted, if only to see it end.
+    wait_for("QEMU's end", || qhost.qemus().is_empty().then_some(()));
+    succeed("kill", &["-KILL", &supervisor]);
     run.end().exits(20).says("nobody knows how VM web-");
     assert!(vms(&qhost, &[]).is_empty());
     qhost.run(&["inspect", "web"]).exits(0).says("lost").says("whoever looked after it was killed");
