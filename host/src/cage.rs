@@ -24,7 +24,7 @@ pub use cgroup::{Cgroup, Usage};
 pub use enter::{Orders, SUBCOMMAND, Said, enter};
 pub use landlock::version as landlock_version;
 pub use look::{Host, Lacking, Needs, Wall, memory_bytes, user_namespaces};
-pub use user::{Uids, UserRange};
+pub use user::{UIDS, Uids, UserRange};
 
 /// How much of the cage a launch insists on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

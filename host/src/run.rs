@@ -157,7 +157,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let plan = qemu::plan(dir.id(), program, approved, image, forwards, overlay);
     let mut spec = Spec::new(&plan, args.grace().as_secs(), overlay_bytes, cage);
     let mut held = Held::new(plan.image(), ports, kept)?;
-    held.user(&host.state, &mut spec.cage.user, host.config.cage.users)?;
+    held.user(&mut spec.cage.user, host.config.cage.users)?;
     let folder = dir.path().to_owned();
     let attached = vm::launch(dir, &spec, plan.decision(), held)?;
     let vm =

@@ -61,11 +61,6 @@ impl StateDir {
         self.0.join("ports")
     }
 
-    /// Where the locks of the users are that VMs are.
-    pub fn uids(&self) -> PathBuf {
-        self.0.join("uids")
-    }
-
     /// Where compiled policies are.
     pub fn compiled(&self) -> PathBuf {
         self.0.join("compiled")

@@ -215,7 +215,7 @@ fn jobs(qhost: &Qhost, server: &ImageServer) -> Vec<String> {
     all.into_iter().enumerate().map(job).collect()
 }
 
-/// No process, cgroup, socket, overlay, reserved port or user is left.
+/// No process, cgroup, socket, overlay or reserved port is left.
 fn is_clean(qhost: &Qhost) {
     qhost.assert_nothing_left();
     let ids: BTreeSet<String> = qhost
@@ -233,15 +233,10 @@ fn is_clean(qhost: &Qhost) {
             .collect();
         assert!(left.is_empty(), "{left:?}");
     }
-    for locks in ["ports", "uids"] {
-        for lock in fs::read_dir(qhost.state().join(locks)).into_iter().flatten() {
-            let path = lock.unwrap().path();
-            assert!(
-                fs::File::open(&path).unwrap().try_lock().is_ok(),
-                "{} is held",
-                path.display()
-            );
-        }
+    for lock in fs::read_dir(qhost.state().join("ports")).into_iter().flatten() {
+        let path = lock.unwrap().path();
+        let held = fs::File::open(&path).unwrap().try_lock().is_err();
+        assert!(!held, "{} is held", path.display());
     }
 }
 

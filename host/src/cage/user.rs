@@ -70,13 +70,17 @@ impl fmt::Display for UserRange {
     }
 }
 
-/// The users of a state folder's VMs, each a lock file.
-pub struct Uids<'a>(pub &'a Path);
+/// The users of VMs, each a lock file of a folder.
+#[derive(Debug)]
+pub struct Uids<'a>(pub &'a str);
+
+/// Those of this host: a user has the same bounds and rights whatever state folder its VM is of.
+pub const UIDS: Uids<'static> = Uids("/run/qhost/uids");
 
 impl Uids<'_> {
     /// The first of a range that no VM is, and its lock; nothing where all are taken.
     pub fn reserve(&self, range: UserRange) -> io::Result<Option<(u32, File)>> {
-        state::create_private(self.0)?;
+        state::create_private(Path::new(self.0))?;
         for uid in range.first..=range.last {
             if let Some(lock) = self.lock(uid)? {
                 return Ok(Some((uid, lock)));
@@ -87,7 +91,10 @@ impl Uids<'_> {
 
     /// One user's lock, unless a VM has it.
     pub fn lock(&self, uid: u32) -> io::Result<Option<File>> {
-        let file = File::options().create(true).append(true).open(self.0.join(uid.to_string()))?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(Path::new(self.0).join(uid.to_string()))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -153,7 +160,7 @@ mod tests {
     #[test]
     fn each_user_once() {
         let folder = tempfile::tempdir().unwrap();
-        let users = Uids(folder.path());
+        let users = Uids(folder.path().to_str().unwrap());
         let range = UserRange { first: 7, last: 8 };
         let (first, lock) = users.reserve(range).unwrap().unwrap();
         let (second, _lock) = users.reserve(range).unwrap().unwrap();

@@ -1,15 +1,14 @@
 //! The launch: what a VM is run from is written down, and a supervisor is started with all that is held for it.
 
-use std::fs::File;
+use std::{fs::File, path::Path};
 
 use super::{Attached, Begin, KeptOverlay, Reserved, Spec, VmDir, VmError, dir::folder};
 use crate::{
-    cage::{Uids, User, UserRange},
+    cage::{UIDS, User, UserRange},
     failpoint,
     image::{self, VerifiedImage},
     policy::Decision,
     qemu::OVERLAY,
-    state::StateDir,
 };
 
 /// What is held for a VM by open files, from before its launch until it has ended.
@@ -32,15 +31,10 @@ impl Held {
     }
 
     /// A user that no other VM is, where that is how QEMU is kept.
-    pub fn user(
-        &mut self,
-        state: &StateDir,
-        user: &mut User,
-        range: UserRange,
-    ) -> Result<(), VmError> {
+    pub fn user(&mut self, user: &mut User, range: UserRange) -> Result<(), VmError> {
         let User::Own(uid) = user else { return Ok(()) };
-        let path = state.uids();
-        let reserved = Uids(&path).reserve(range).map_err(folder("reserve a user in", &path))?;
+        let reserved =
+            UIDS.reserve(range).map_err(folder("reserve a user in", Path::new(UIDS.0)))?;
         let Some((free, lock)) = reserved else {
             let message = format!("every user of cage.users, {range}, is a VM's");
             return Err(VmError::Cage { message });

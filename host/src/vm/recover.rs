@@ -16,7 +16,7 @@ use super::{
     kept, list, ports,
 };
 use crate::{
-    cage::{Uids, User},
+    cage::{UIDS, User},
     failpoint, image, limits,
     state::StateDir,
 };
@@ -109,7 +109,7 @@ fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<Attached, VmError> {
     holds.extend(ports::hold(state, &spec.forwards)?);
     holds.extend(image::hold(&spec.image.path));
     if let User::Own(uid) = spec.cage.user {
-        holds.extend(Uids(&state.uids()).lock(uid).ok().flatten());
+        holds.extend(UIDS.lock(uid).ok().flatten());
     }
     if let Some(overlay) = spec.overlay.as_deref().filter(|_| !spec.has_own_overlay()) {
         holds.extend(kept::hold_again(overlay)?);

@@ -100,7 +100,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
         kept.over(&image)?;
     }
     let mut held = Held::new(&image, ports, kept)?;
-    held.user(&host.state, &mut spec.cage.user, host.config.cage.users)?;
+    held.user(&mut spec.cage.user, host.config.cage.users)?;
     let attached = vm::launch_again(dir, &spec, why, held)?;
     let until = Until::Running;
     Ok(follow::until(until, host, &vm.folder, (attached, &spec), &steps, &mut stop).await)
