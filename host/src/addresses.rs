@@ -77,6 +77,7 @@ pub(crate) fn own() -> io::Result<Vec<IpAddr>> {
         own.extend(v6.map(|v6| unwrapped(v6.into())));
         let Some(address) = v4(interface.address) else { continue };
         own.push(address.into());
+        own.extend(v4(interface.broadcast).map(IpAddr::V4));
         let net = v4(interface.netmask)
             .and_then(|mask| Ipv4Net::with_netmask(address, mask).ok())
             // Smaller ones have no such addresses (RFC 3021).

@@ -105,6 +105,8 @@ pub enum Network {
         groups: PathBuf,
         /// TCP ports.
         tcp: Vec<u16>,
+        /// UDP ports.
+        udp: Vec<u16>,
         /// Whether public addresses are reached.
         internet: bool,
     },

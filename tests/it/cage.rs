@@ -318,7 +318,10 @@ fn a_udp_port_answers_only() {
         );
         // To the asker's address, but not to its port.
         let connect = format!("udp-connect {}", other.local_addr().unwrap());
-        let deeds = [to_asker.as_str(), &answer, &to_asker, &to_other, &connect];
+        // Whoever sends to a port that is not forwarded is not to be answered.
+        let not_forwarded = local().local_addr().unwrap();
+        let ask_there = format!("answer {not_forwarded}");
+        let deeds = [to_asker.as_str(), &answer, &to_asker, &to_other, &connect, &ask_there];
         let port = json!({"dns": {"guest": 53, "host": free.port(), "protocol": "udp"}});
         let caged = Caged::with(qhost, &deeds, json!({"port_map": port, "egress": egress}));
         let mut heard = [0; 16];
@@ -327,7 +330,12 @@ fn a_udp_port_answers_only() {
             asker.recv(&mut heard).ok()
         });
         assert_eq!(&heard[..length], b"answered");
-        let said = caged.said();
+        let said = wait_for("the last deed", || {
+            other.send_to(b"?", not_forwarded).unwrap();
+            let log = fs::read_to_string(caged.qhost.vms()[0].join("console.log")).ok()?;
+            log.contains("DONE").then_some(log)
+        });
+        refused(&said, &ask_there, "Operation not permitted");
         refused(&said, &to_asker, "Operation not permitted");
         assert!(said.contains(&format!("{to_asker}: done")), "{said}");
         refused(&said, &to_other, "Operation not permitted");

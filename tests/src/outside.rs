@@ -29,21 +29,20 @@ pub struct Outside {
 pub fn outside() -> Option<Outside> {
     static THERE: OnceLock<Option<Outside>> = OnceLock::new();
     *THERE.get_or_init(|| {
-        let may = command("ip").args(["link", "add", "qhost-may", "type", "veth"]).output();
+        let trial = format!("qhost-may{}", std::process::id() % 10_000);
+        let may = command("ip").args(["link", "add", &trial, "type", "veth"]).output();
         if !may.is_ok_and(|may| may.status.success()) {
             return None;
         }
-        succeed("ip", &["link", "del", "qhost-may"]);
+        succeed("ip", &["link", "del", &trial]);
         Some(make())
     })
 }
 
 fn make() -> Outside {
     // Tests that run at the same time have networks of their own.
-    let [low, high, ..] = (std::process::id() % (1 << 14)).to_le_bytes();
-    let of = |first: u8, second: u8, host: u8| {
-        Ipv4Addr::new(first, second, high | 0x40, low & !3 | host)
-    };
+    let [low, high, ..] = ((std::process::id() % (1 << 12)) << 2).to_le_bytes();
+    let of = |first, second, host| Ipv4Addr::new(first, second, high | 0x40, low | host);
     let outside = Outside {
         public: of(25, 255, 2),
         private: of(10, 254, 2),

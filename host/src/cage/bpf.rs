@@ -118,8 +118,20 @@ impl Instruction {
         Self::new(0x56, register, R0, skip, number)
     }
 
+    pub(super) const fn skip_if(register: Register, number: u32, skip: i16) -> Self {
+        Self::new(0x16, register, R0, skip, number)
+    }
+
+    pub(super) const fn skip(skip: i16) -> Self {
+        Self::new(0x05, R0, R0, skip, 0)
+    }
+
     pub(super) const fn skip_if_null(register: Register, skip: i16) -> Self {
         Self::new(0x15, register, R0, skip, 0)
+    }
+
+    pub(super) const fn skip_unless_null(register: Register, skip: i16) -> Self {
+        Self::new(0x55, register, R0, skip, 0)
     }
 
     pub(super) const fn skip_if_greater(one: Register, other: Register, skip: i16) -> Self {

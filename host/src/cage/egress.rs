@@ -1,5 +1,5 @@
 //! What QEMU's sockets reach where they are in the host's network: with egress `internet` public IPv4 addresses and no other,
-//! without it nothing; and in both cases those that a datagram has come from, which is how forwarded UDP ports answer. Small
+//! without it nothing; and in both cases those that a datagram to a forwarded UDP port has come from, to be answered. Small
 //! programs that the kernel runs before each connect(2), each datagram and each packet of a cgroup's processes (Linux 5.1).
 //! They are in force for as long as the group is there, whatever is killed, and no firewall of the host's is changed.
 //!
@@ -45,13 +45,17 @@ pub(super) fn groups(group: &Path) -> io::Result<PathBuf> {
     let none = || io::Error::other("no cgroups of version 2 that this user may write to");
     let groups = cgroup::unified(group).ok_or_else(none)?;
     // Loaded and let go: whether the kernel takes them, only the kernel can say.
-    programs(Reach::Nowhere)?;
+    programs(Reach::Nowhere, &[1])?;
     Ok(groups)
 }
 
 /// Moves this process, and so all that it starts, into a group that reaches only what it may. One of an earlier start of the same
 /// VM makes room for it: this host's addresses may have changed.
-pub(super) fn enter(groups: &Path, vm: &str, internet: bool) -> Result<(), CageError> {
+pub(super) fn enter(
+    groups: &Path,
+    vm: &str,
+    (udp, internet): (&[u16], bool),
+) -> Result<(), CageError> {
     let group = groups.join(vm);
     let own = addresses::own().map_err(CageError::at("listing this host's addresses"))?;
     let own = own.into_iter().filter_map(|address| match address {
@@ -70,7 +74,7 @@ pub(super) fn enter(groups: &Path, vm: &str, internet: bool) -> Result<(), CageE
     let attached = CageError::at::<io::Error>(
         "attaching a filter of what QEMU sends, which one of a group above can forbid",
     );
-    for (hook, program) in programs(reach).map_err(&attached)? {
+    for (hook, program) in programs(reach, udp).map_err(&attached)? {
         bpf::attach(&opened, &program, hook).map_err(&attached)?;
     }
     cgroup::join(&group).map_err(CageError::at("moving to the cgroup for what QEMU sends"))?;
@@ -100,22 +104,26 @@ fn first_of(resolvers: &str) -> Option<Ipv4Addr> {
 }
 
 /// What the kernel runs before what, loaded.
-fn programs(reach: Reach<'_>) -> io::Result<Vec<(Hook, OwnedFd)>> {
-    let peers = Map::new(limits::CAGE_UDP_PEERS)?;
+fn programs(reach: Reach<'_>, udp: &[u16]) -> io::Result<Vec<(Hook, OwnedFd)>> {
     let connect = match reach {
         Reach::Nowhere => answer(0).to_vec(),
         Reach::AllBut(denied, resolver) => of_address(denied, resolver),
     };
-    let send = [of_peer(&peers), connect.clone()].concat();
-    let programs = [
-        (Hook::Connect4, connect),
-        (Hook::Send4, send),
+    let mut programs = vec![
+        (Hook::Connect4, connect.clone()),
         // QEMU gets no socket of IPv6 (`seccomp`), and needs none.
         (Hook::Connect6, answer(0).to_vec()),
         (Hook::Send6, answer(0).to_vec()),
         (Hook::PacketOut, of_packet()),
-        (Hook::PacketIn, note_peer(&peers)),
     ];
+    // Open until what goes by it is loaded.
+    let peers = Map::new(limits::CAGE_UDP_PEERS)?;
+    if udp.is_empty() {
+        programs.push((Hook::Send4, connect));
+    } else {
+        programs.push((Hook::Send4, [of_peer(&peers), connect].concat()));
+        programs.push((Hook::PacketIn, note_peer(&peers, udp)));
+    }
     programs.into_iter().map(|(hook, program)| Ok((hook, bpf::load(&program, hook)?))).collect()
 }
 
@@ -134,6 +142,7 @@ const PROTOCOL: i16 = 9;
 const UDP: u32 = 17;
 const SOURCE: i16 = 12;
 const SOURCE_PORT: i16 = 20;
+const DESTINATION_PORT: i16 = 22;
 
 /// Where on the stack an address and its port are, as they are on the wire, which is a map's key; and a value.
 const PEER: i16 = -8;
@@ -187,40 +196,70 @@ fn of_peer(peers: &Map) -> Vec<Instruction> {
     program
 }
 
-/// Notes where a datagram comes from; refuses nothing.
-fn note_peer(peers: &Map) -> Vec<Instruction> {
+/// Notes where a datagram to one of these ports comes from; refuses nothing. To others, QEMU could have itself sent something by
+/// whoever sends to all.
+fn note_peer(peers: &Map, ports: &[u16]) -> Vec<Instruction> {
     let (data, end, some) = (R2, R3, R4);
-    let mut note = vec![
-        Instruction::load_word(some, data, SOURCE),
-        Instruction::store_word(Stack, PEER, some),
-        Instruction::load_half(some, data, SOURCE_PORT),
-        Instruction::store_word(Stack, PEER_PORT, some),
-        Instruction::store_number(Stack, VALUE, 1),
+    let update = [
+        Instruction::map(R1, peers).to_vec(),
+        vec![
+            Instruction::copy(R2, Stack),
+            Instruction::add(R2, PEER.into()),
+            Instruction::copy(R3, Stack),
+            Instruction::add(R3, VALUE.into()),
+            Instruction::set(R4, 0),
+            Instruction::call(Call::MapUpdate),
+        ],
+    ]
+    .concat();
+    let note = [
+        vec![
+            Instruction::load_word(some, data, SOURCE),
+            Instruction::store_word(Stack, PEER, some),
+            Instruction::load_half(some, data, SOURCE_PORT),
+            Instruction::store_word(Stack, PEER_PORT, some),
+            Instruction::store_number(Stack, VALUE, 1),
+        ],
+        // One that is there already is heard again by being looked up, which is cheaper.
+        Instruction::map(R1, peers).to_vec(),
+        vec![
+            Instruction::copy(R2, Stack),
+            Instruction::add(R2, PEER.into()),
+            Instruction::call(Call::MapLookup),
+            Instruction::skip_unless_null(R0, length(&update)),
+        ],
+        update,
+    ]
+    .concat();
+    let mut by_port = vec![
+        Instruction::load_half(some, data, DESTINATION_PORT),
+        Instruction::from_network_order(some, 16),
     ];
-    note.extend(Instruction::map(R1, peers));
-    note.extend([
-        Instruction::copy(R2, Stack),
-        Instruction::add(R2, PEER.into()),
-        Instruction::copy(R3, Stack),
-        Instruction::add(R3, VALUE.into()),
-        Instruction::set(R4, 0),
-        Instruction::call(Call::MapUpdate),
-    ]);
-    let notes = i16::try_from(note.len()).unwrap_or(i16::MAX);
+    let left = (0..=length(ports)).rev();
+    let ports = ports.iter().zip(left);
+    by_port.extend(ports.map(|(port, left)| Instruction::skip_if(some, (*port).into(), left)));
+    by_port.push(Instruction::skip(length(&note)));
+    by_port.extend(note);
+    let rest = length(&by_port);
     let mut program = vec![
         Instruction::load_word(data, R1, DATA),
         Instruction::load_word(end, R1, DATA_END),
         Instruction::copy(some, data),
         Instruction::add(some, IP_BYTES + UDP_BYTES),
-        Instruction::skip_if_greater(some, end, notes + 4),
+        Instruction::skip_if_greater(some, end, rest + 4),
         Instruction::load_byte(some, data, 0),
-        Instruction::skip_unless(some, VERSION_4_WITHOUT_OPTIONS, notes + 2),
+        Instruction::skip_unless(some, VERSION_4_WITHOUT_OPTIONS, rest + 2),
         Instruction::load_byte(some, data, PROTOCOL),
-        Instruction::skip_unless(some, UDP, notes),
+        Instruction::skip_unless(some, UDP, rest),
     ];
-    program.extend(note);
+    program.extend(by_port);
     program.extend(answer(1));
     program
+}
+
+/// To skip it; the kernel refuses a program of so many instructions that this is not right.
+fn length<T>(instructions: &[T]) -> i16 {
+    i16::try_from(instructions.len()).unwrap_or(i16::MAX)
 }
 
 /// Refuses packets with IP options: by source routing (RFC 791, 3.1) they go elsewhere than the socket's address says.

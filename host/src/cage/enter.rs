@@ -76,8 +76,8 @@ fn start() -> Result<(), CageError> {
     let orders: Orders =
         serde_json::from_str(&line).map_err(|error| unheard(io::Error::other(error)))?;
     let cage = &orders.cage;
-    if let Network::Filtered { groups, internet, .. } = &cage.network {
-        egress::enter(groups, &orders.vm, *internet)?;
+    if let Network::Filtered { groups, udp, internet, .. } = &cage.network {
+        egress::enter(groups, &orders.vm, (udp, *internet))?;
     }
     if let Some(cgroup) = &cage.cgroup {
         cgroup.enter(&orders.vm)?;

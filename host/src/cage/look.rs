@@ -59,7 +59,7 @@ impl Wall {
                  memory and pids"
             }
             Self::Egress => {
-                "run qhost as root, on a kernel from 5.1 on with CONFIG_CGROUP_BPF, and have cgroups of version 2 mounted \
+                "run qhost as root, on a kernel from 5.11 on with CONFIG_CGROUP_BPF, and have cgroups of version 2 mounted \
                  (mount -t cgroup2 none /sys/fs/cgroup/unified, where the controllers are of version 1)"
             }
         }
@@ -172,19 +172,21 @@ impl Host {
             (false, false) => User::Caller,
         };
         let namespaces = has(Wall::Namespaces, root || self.has_user_namespaces());
-        let tcp = forwards.iter().filter(|forward| forward.protocol == Protocol::Tcp);
-        let tcp = tcp.map(|forward| forward.host).collect();
-        let udp = forwards.iter().any(|forward| forward.protocol == Protocol::Udp);
+        let ports = |protocol| -> Vec<u16> {
+            let of = forwards.iter().filter(|forward| forward.protocol == protocol);
+            of.map(|forward| forward.host).collect()
+        };
+        let (tcp, udp) = (ports(Protocol::Tcp), ports(Protocol::Udp));
         let internet = launch.egress == Egress::Internet;
         // Where QEMU has neither, seccomp and Landlock are enough.
-        let network = match (internet || udp).then(|| self.egress()) {
-            Some(Ok(groups)) => Network::Filtered { groups, tcp, internet },
+        let network = match (internet || !udp.is_empty()).then(|| self.egress()) {
+            Some(Ok(groups)) => Network::Filtered { groups, tcp, udp, internet },
             None if forwards.is_empty() && namespaces => Network::None,
-            None => Network::Listen { tcp, udp },
+            None => Network::Listen { tcp, udp: false },
             Some(Err(error)) => {
                 tracing::debug!(%error, "no filter");
                 has(Wall::Egress, false);
-                if internet { Network::Host } else { Network::Listen { tcp, udp } }
+                if internet { Network::Host } else { Network::Listen { tcp, udp: true } }
             }
         };
         let landlock = has(Wall::Landlock, self.landlock >= 1);

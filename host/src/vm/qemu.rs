@@ -1,6 +1,12 @@
 //! One QEMU: started through the cage with all that it needs open, or found again, and what comes out of it.
 
-use std::{fs::File, os::fd::OwnedFd, path::Path, process::Child, time::Duration};
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    path::Path,
+    process::{Child, ExitStatus},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use tokio::{
@@ -52,7 +58,7 @@ impl Qemu {
         let stderr = tokio::spawn(stderr);
         let process = match time::timeout(limits::CAGE, caged(spec, &mut child, dir)).await {
             Ok(caged) => caged.map_err(spawn)?,
-            Err(_) => Err(given_up(&mut child, dir)),
+            Err(_) => Err(given_up(&mut child, dir).await),
         };
         let process = match process {
             Ok(process) => process,
@@ -185,15 +191,30 @@ async fn open(
     Ok((descriptors, qmp, serial))
 }
 
-/// Ends what takes too long to put a cage up, and what is to be QEMU, if there is one.
-fn given_up(child: &mut Child, dir: &VmDir) -> String {
-    if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
+/// Ends what takes too long to put a cage up, and what is to be QEMU, and waits for that, however long: as long as it is there,
+/// nobody else is to use what it uses. One that is not in the record yet ends by itself, for nobody will say that it is to go.
+async fn given_up(child: &mut Child, dir: &VmDir) -> String {
+    let killed = child.kill();
+    if let Err(error) = killed.and(ended(child).await.map(drop)) {
         tracing::warn!(%error, "the step that becomes QEMU is not ended");
     }
     if let Some(qemu) = &dir.status().qemu {
         qemu.signal(Signal::KILL);
+        if let Ok(Some(watched)) = Watched::new(qemu) {
+            watched.end().await;
+        }
     }
     format!("it was not put up within {} s", limits::CAGE.as_secs())
+}
+
+/// Waits for a child's end without keeping others from going on.
+async fn ended(child: &mut Child) -> std::io::Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        time::sleep(limits::CHILD_POLL).await;
+    }
 }
 
 /// Has the cage put up and QEMU started in it; or what the step there said went wrong.
@@ -216,12 +237,15 @@ async fn caged(
     let line = format!("{}\n", serde_json::to_string(&line)?);
     let written = orders.write_all(line.as_bytes()).await;
     let first = said_by(&mut said).await?;
-    let waited = child.wait();
     let pid = match (first, written) {
         (Some(Said::Pid(pid)), Ok(())) => pid,
-        (Some(Said::Failed(message)), _) => return Ok(Err(message)),
+        (Some(Said::Failed(message)), _) => {
+            ended(child).await?;
+            return Ok(Err(message));
+        }
         (_, _) => {
-            let status = waited.map_or_else(|error| error.to_string(), |status| status.to_string());
+            let status = ended(child).await;
+            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
             return Ok(Err(format!("the step that becomes QEMU ended with {status}")));
         }
     };
@@ -240,8 +264,10 @@ async fn caged(
     let Some(watched) = Watched::new(&process)? else { return Ok(Err(gone())) };
     let go = orders.write_all(b"go\n").await;
     failpoint::reach("launch.go");
-    // Its standard output closes when QEMU begins.
-    match (said_by(&mut said).await?, go) {
+    // Its standard output closes when QEMU begins; that of the step's first half has, long since.
+    let said = said_by(&mut said).await?;
+    ended(child).await?;
+    match (said, go) {
         (Some(Said::Failed(message)), _) => Ok(Err(message)),
         (_, Err(error)) => Err(error),
         (_, Ok(())) => Ok(Ok(watched)),
