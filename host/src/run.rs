@@ -38,7 +38,7 @@ use crate::{
     qemu::{self, Fingerprint},
     state::StateDir,
     stop::Stop,
-    vm::{self, Amounts, Held, KeptOverlay, Spec, State, VmDir},
+    vm::{self, Amounts, Held, KeptOverlay, Spec, VmDir},
 };
 
 /// The whole program: parse, run, exit code.
@@ -137,8 +137,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     };
     let takes = Amounts::of(approved.launch(), overlay_bytes);
     let quotas = host.config.quotas(&approved.task().tenant);
-    let mut dir = VmDir::create(&host.state, approved.task(), takes, quotas)?;
-    dir.enter(State::Fetching, None);
+    let dir = VmDir::create(&host.state, approved.task(), takes, quotas)?;
     let image = tokio::select! {
         image = store.ensure(&approved.task().image, &host.config.image, &steps) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),

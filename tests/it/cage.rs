@@ -1,26 +1,14 @@
 //! What the cage holds, from inside: a program that runs in QEMU's place, as a guest would that had broken out into QEMU. One
 //! test a claim. Where this machine cannot show one, the test says so by name.
 
-use std::{
-    fs,
-    net::{TcpListener, UdpSocket},
-    os::{
-        linux::net::SocketAddrExt as _,
-        unix::{
-            fs::PermissionsExt as _,
-            net::{SocketAddr, UnixListener},
-        },
-    },
-    path::PathBuf,
-    time::Duration,
-};
+mod network;
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    can_filter, command,
-    outside::outside,
-    succeed, wait_for,
+    command, succeed, wait_for,
 };
 use serde_json::{Value, json};
 
@@ -148,62 +136,6 @@ fn it_reads_no_other_vms_disk_or_console() {
 }
 
 #[test]
-fn it_reaches_no_port_but_its_own() {
-    let host = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let there = format!("tcp 127.0.0.1:{}", host.local_addr().unwrap().port());
-    let udp = format!("udp 127.0.0.1:{}", host.local_addr().unwrap().port());
-    let name = format!("\0qhost-test-{}", std::process::id());
-    let abstract_name = SocketAddr::from_abstract_name(&name[1..]);
-    let _abstract = UnixListener::bind_addr(&abstract_name.unwrap()).unwrap();
-    let unix = format!("abstract {}", &name[1..]);
-    let fast = there.replace("tcp", "fastopen");
-    // One that everybody else may listen on.
-    let probe = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let other = format!("listen {}", probe.local_addr().unwrap());
-    drop(probe);
-    let deeds = [
-        there.as_str(),
-        udp.as_str(),
-        unix.as_str(),
-        "tcp 1.1.1.1:53",
-        fast.as_str(),
-        "multipath",
-        "datagram-pair",
-        "chmod",
-        other.as_str(),
-        "packet",
-        "netlink",
-    ];
-    let caged = Caged::doing(&deeds, json!({}));
-    let said = caged.said();
-    let more = [fast.as_str(), "multipath", "datagram-pair", "chmod"];
-    let all = [there.as_str(), "tcp 1.1.1.1:53", &udp, &unix, "packet", "netlink"];
-    for deed in more.into_iter().chain(all) {
-        refused(&said, deed, "Operation not permitted");
-    }
-    refused(&said, &other, "Permission denied");
-    // The control: its own port it may listen on.
-    assert!(caged.port > 0);
-    drop(caged);
-    let probe = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let port = probe.local_addr().unwrap().port();
-    drop(probe);
-    let listen = format!("listen 127.0.0.1:{port}");
-    let ports = json!({"port_map": {"http": {"guest": 80, "host": port}}});
-    let said = Caged::doing(&[&listen], ports).said();
-    assert!(said.contains(&format!("{listen}: done")), "{said}");
-}
-
-/// Without a forwarded port it has no network at all.
-#[test]
-fn without_ports_it_has_no_network() {
-    let deeds = ["interfaces", "listen 127.0.0.1:20000"];
-    let said = Caged::doing(&deeds, json!({"port_map": {}})).said();
-    refused(&said, "listen 127.0.0.1:20000", "Permission denied");
-    assert!(said.contains("interfaces: only lo, and that is down"), "{said}");
-}
-
-#[test]
 fn it_starts_no_program() {
     let deeds =
         ["exec /bin/sh", "exec /usr/bin/env", "exec /lib64/../bin/ls", "memfd", "write-and-exec"];
@@ -217,7 +149,7 @@ fn it_starts_no_program() {
 
 #[test]
 fn it_gains_no_capability() {
-    let deeds = ["capabilities", "setuid", "unshare", "mount", "chroot"];
+    let deeds = ["capabilities", "setuid", "unshare", "mount", "chroot", "x32"];
     let said = Caged::doing(&deeds, json!({})).said();
     assert!(said.contains("capabilities: none, no new privileges, not root"), "{said}");
     for deed in &deeds[1..] {
@@ -296,160 +228,6 @@ fn it_takes_no_more_cpu_time_than_it_may() {
     let v2 = format!("/sys/fs/cgroup/qhost/{vm}/cpu.max");
     let quota = fs::read_to_string(&v1).or_else(|_| fs::read_to_string(v2)).unwrap();
     assert_eq!(quota.split_whitespace().next(), Some("125000"), "1.25 CPUs of 100 ms");
-}
-
-/// A forwarded UDP port answers whoever asked, and nothing is sent to anybody else, with egress or without.
-#[test]
-fn a_udp_port_answers_only() {
-    for egress in ["isolated", "internet"] {
-        let qhost = qhost();
-        if !can_filter() {
-            eprintln!("not shown here: a_udp_port_answers_only needs root and BPF");
-            return;
-        }
-        qhost.config("[network]\ninternet = true\n");
-        let local = || UdpSocket::bind(("127.0.0.1", 0)).unwrap();
-        let (asker, other, free) = (local(), local(), local().local_addr().unwrap());
-        asker.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let answer = format!("answer {free}");
-        let (to_asker, to_other) = (
-            format!("udp {}", asker.local_addr().unwrap()),
-            format!("udp {}", other.local_addr().unwrap()),
-        );
-        // To the asker's address, but not to its port.
-        let connect = format!("udp-connect {}", other.local_addr().unwrap());
-        // Whoever sends to a port that is not forwarded is not to be answered.
-        let not_forwarded = local().local_addr().unwrap();
-        let ask_there = format!("answer {not_forwarded}");
-        let deeds = [to_asker.as_str(), &answer, &to_asker, &to_other, &connect, &ask_there];
-        let port = json!({"dns": {"guest": 53, "host": free.port(), "protocol": "udp"}});
-        let caged = Caged::with(qhost, &deeds, json!({"port_map": port, "egress": egress}));
-        let mut heard = [0; 16];
-        let length = wait_for("an answer", || {
-            asker.send_to(b"?", free).unwrap();
-            asker.recv(&mut heard).ok()
-        });
-        assert_eq!(&heard[..length], b"answered");
-        let said = wait_for("the last deed", || {
-            other.send_to(b"?", not_forwarded).unwrap();
-            let log = fs::read_to_string(caged.qhost.vms()[0].join("console.log")).ok()?;
-            log.contains("DONE").then_some(log)
-        });
-        refused(&said, &ask_there, "Operation not permitted");
-        refused(&said, &to_asker, "Operation not permitted");
-        assert!(said.contains(&format!("{to_asker}: done")), "{said}");
-        refused(&said, &to_other, "Operation not permitted");
-        refused(&said, &connect, "Operation not permitted");
-    }
-}
-
-/// With egress it reaches public addresses and the host's resolver, and nothing else: not this host by any of its addresses, no
-/// private network, no other port of the resolver's. What is asked for by datagram counts as much as what is connected to.
-#[test]
-fn with_egress_it_reaches_public_addresses_only() {
-    let qhost = qhost();
-    let Some(outside) = outside().filter(|_| can_filter()) else {
-        eprintln!(
-            "not shown here: with_egress_it_reaches_public_addresses_only needs root and BPF"
-        );
-        return;
-    };
-    qhost.config("[network]\ninternet = true\n");
-    let loopback = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let loopback = loopback.local_addr().unwrap();
-    let own = TcpListener::bind((outside.own, 0)).unwrap();
-    let own = own.local_addr().unwrap();
-    let (public, private) = (outside.public, outside.private);
-    let mut denied = vec![
-        format!("tcp {loopback}"),
-        format!("udp {loopback}"),
-        format!("fastopen {loopback}"),
-        format!("tcp {own}"),
-        format!("udp {own}"),
-        format!("tcp {private}:80"),
-        format!("udp {private}:80"),
-        format!("fastopen {private}:80"),
-        format!("udp-connect {private}:80"),
-        format!("tcp 0.0.0.0:{}", loopback.port()),
-        // This host hears what is said to all of its network.
-        format!("broadcast {}:80", outside.broadcast),
-        // A packet that asks to be passed on by way of somebody else, or could.
-        format!("source-routed {public}:80"),
-        format!("ip-options {public}:80"),
-        "multipath".into(),
-        "six".into(),
-        "packet".into(),
-    ];
-    // The first and the last address of each network, some of them of clouds' metadata.
-    for of in "10.0.0.0 10.255.255.255 100.64.0.1 127.255.255.254 169.254.169.254 172.16.0.1 172.31.255.255 \
-               192.168.0.1 192.168.255.255 168.63.129.16 224.0.0.1 240.0.0.1"
-        .split_whitespace()
-    {
-        denied.push(format!("udp {of}:80"));
-    }
-    let public = [
-        format!("tcp {public}:80"),
-        format!("udp {public}:80"),
-        format!("udp-connect {public}:80"),
-    ];
-    let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let resolver = resolvers.lines().find_map(|line| line.strip_prefix("nameserver "));
-    let resolver = resolver.map(str::trim).filter(|resolver| !resolver.contains(':'));
-    let mut names = None;
-    if let Some(resolver) = resolver {
-        if resolver.starts_with("10.") || resolver.starts_with("127.") {
-            denied.push(format!("udp {resolver}:54"));
-        }
-        names = Some(format!("udp {resolver}:53"));
-    } else {
-        eprintln!("not shown here: that the host's resolver is reached, for it has none");
-    }
-    let elsewhere = "listen 0.0.0.0:0".to_owned();
-    let read = "read /etc/resolv.conf".to_owned();
-    let all = denied.iter().chain(&public).chain(&names).chain([&elsewhere, &read]);
-    let deeds: Vec<&str> = all.map(String::as_str).collect();
-    let caged = Caged::with(qhost, &deeds, json!({"egress": "internet"}));
-    let said = caged.said();
-    for deed in &denied {
-        refused(&said, deed, "Operation not permitted");
-    }
-    for deed in &public {
-        assert!(said.contains(&format!("{deed}: done")), "{deed}\n{said}");
-    }
-    if let Some(deed) = names {
-        // There may be no way there.
-        assert!(!said.contains(&format!("{deed}: Operation not permitted")), "{said}");
-        assert!(said.contains("read /etc/resolv.conf: done"), "{said}");
-    }
-    refused(&said, &elsewhere, "Permission denied");
-    let inspected = caged.qhost.run(&["inspect", "test"]).exits(0);
-    assert!(inspected.stdout.contains("cage       strict\n"), "{}", inspected.stdout);
-    // The same of another start of the same VM.
-    caged.qhost.run(&["restart", "--grace", "0", "test"]).exits(0);
-    let again = wait_for("the second start", || {
-        let log = fs::read_to_string(caged.qhost.vms()[0].join("console.log")).ok()?;
-        (log.matches("DONE").count() == 2).then_some(log)
-    });
-    let second = again.split_once("DONE").unwrap().1;
-    for deed in &denied {
-        refused(second, deed, "Operation not permitted");
-    }
-    // The program is gone with the VM.
-    let vm = caged.qhost.vms().remove(0).file_name().unwrap().to_string_lossy().into_owned();
-    let group = egress_group(&vm);
-    assert!(group.exists());
-    caged.qhost.run(&["kill", "test"]).exits(0);
-    assert!(!group.exists());
-}
-
-fn egress_group(vm: &str) -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let root = mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        let at = words.next()?;
-        (words.next()? == "cgroup2").then(|| PathBuf::from(at))
-    });
-    root.expect("cgroups of version 2").join("qhost").join(vm)
 }
 
 /// What this host lacks refuses a launch, or is said.

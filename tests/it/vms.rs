@@ -141,8 +141,9 @@ fn the_truth_about_the_lost() {
     // Stopped first, so that it does not see the end of its QEMU.
     succeed("kill", &["-STOP", &supervisor]);
     succeed("kill", &["-KILL", &qemu]);
-    // Before that, it would be adopted, if only to see it end.
-    wait_for("QEMU's end", || qhost.qemus().is_empty().then_some(()));
+    // Before that, it would be adopted, if only to see it end. Its number stays until its supervisor asks for it.
+    let stat = format!("/proc/{qemu}/stat");
+    wait_for("QEMU's end", || fs::read_to_string(&stat).unwrap().contains(") Z ").then_some(()));
     succeed("kill", &["-KILL", &supervisor]);
     run.end().exits(20).says("nobody knows how VM web-");
     assert!(vms(&qhost, &[]).is_empty());

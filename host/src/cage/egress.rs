@@ -33,11 +33,23 @@ const fn answer(answer: u32) -> [Instruction; 2] {
 pub(super) const RESOLVERS: &str = "/etc/resolv.conf";
 
 /// Where QEMU's sockets may connect to, and send to unasked.
-#[derive(Clone, Copy)]
-enum Reach<'a> {
+enum Reach {
     Nowhere,
     /// Not these networks; but of the resolver its port for names.
-    AllBut(&'a [Ipv4Net], Option<Ipv4Addr>),
+    AllBut(Vec<Ipv4Net>, Option<Ipv4Addr>),
+}
+
+impl Reach {
+    /// Public addresses, of which none is this host's, and its resolver.
+    fn internet() -> Result<Self, CageError> {
+        let own = addresses::own().map_err(CageError::at("listing this host's addresses"))?;
+        let own = own.into_iter().filter_map(|address| match address {
+            IpAddr::V4(own) => Some(Ipv4Net::from(own)),
+            IpAddr::V6(_) => None,
+        });
+        let denied = addresses::NOT_PUBLIC_V4.into_iter().chain(own).collect();
+        Ok(Self::AllBut(denied, resolver()))
+    }
 }
 
 /// The group below which each VM that needs it has one; why not, where that cannot be.
@@ -45,7 +57,7 @@ pub(super) fn groups(group: &Path) -> io::Result<PathBuf> {
     let none = || io::Error::other("no cgroups of version 2 that this user may write to");
     let groups = cgroup::unified(group).ok_or_else(none)?;
     // Loaded and let go: whether the kernel takes them, only the kernel can say.
-    programs(Reach::Nowhere, &[1])?;
+    programs(&Reach::Nowhere, &[1])?;
     Ok(groups)
 }
 
@@ -57,16 +69,7 @@ pub(super) fn enter(
     (udp, internet): (&[u16], bool),
 ) -> Result<(), CageError> {
     let group = groups.join(vm);
-    let own = addresses::own().map_err(CageError::at("listing this host's addresses"))?;
-    let own = own.into_iter().filter_map(|address| match address {
-        IpAddr::V4(own) => Some(Ipv4Net::from(own)),
-        IpAddr::V6(_) => None,
-    });
-    let denied: Vec<_> = addresses::NOT_PUBLIC_V4.into_iter().chain(own).collect();
-    let reach = match internet {
-        true => Reach::AllBut(&denied, resolver()),
-        false => Reach::Nowhere,
-    };
+    let reach = if internet { Reach::internet()? } else { Reach::Nowhere };
     let made = CageError::at::<io::Error>("making a cgroup for what QEMU sends");
     cgroup::remove(&group).map_err(&made)?;
     fs::create_dir_all(&group).map_err(&made)?;
@@ -74,7 +77,7 @@ pub(super) fn enter(
     let attached = CageError::at::<io::Error>(
         "attaching a filter of what QEMU sends, which one of a group above can forbid",
     );
-    for (hook, program) in programs(reach, udp).map_err(&attached)? {
+    for (hook, program) in programs(&reach, udp).map_err(&attached)? {
         bpf::attach(&opened, &program, hook).map_err(&attached)?;
     }
     cgroup::join(&group).map_err(CageError::at("moving to the cgroup for what QEMU sends"))?;
@@ -104,10 +107,10 @@ fn first_of(resolvers: &str) -> Option<Ipv4Addr> {
 }
 
 /// What the kernel runs before what, loaded.
-fn programs(reach: Reach<'_>, udp: &[u16]) -> io::Result<Vec<(Hook, OwnedFd)>> {
+fn programs(reach: &Reach, udp: &[u16]) -> io::Result<Vec<(Hook, OwnedFd)>> {
     let connect = match reach {
         Reach::Nowhere => answer(0).to_vec(),
-        Reach::AllBut(denied, resolver) => of_address(denied, resolver),
+        Reach::AllBut(denied, resolver) => of_address(denied, *resolver),
     };
     let mut programs = vec![
         (Hook::Connect4, connect.clone()),
@@ -117,12 +120,13 @@ fn programs(reach: Reach<'_>, udp: &[u16]) -> io::Result<Vec<(Hook, OwnedFd)>> {
         (Hook::PacketOut, of_packet()),
     ];
     // Open until what goes by it is loaded.
-    let peers = Map::new(limits::CAGE_UDP_PEERS)?;
-    if udp.is_empty() {
-        programs.push((Hook::Send4, connect));
-    } else {
-        programs.push((Hook::Send4, [of_peer(&peers), connect].concat()));
-        programs.push((Hook::PacketIn, note_peer(&peers, udp)));
+    let peers = if udp.is_empty() { None } else { Some(Map::new(limits::CAGE_UDP_PEERS)?) };
+    match &peers {
+        None => programs.push((Hook::Send4, connect)),
+        Some(peers) => {
+            programs.push((Hook::Send4, [of_peer(peers), connect].concat()));
+            programs.push((Hook::PacketIn, note_peer(peers, udp)));
+        }
     }
     programs.into_iter().map(|(hook, program)| Ok((hook, bpf::load(&program, hook)?))).collect()
 }

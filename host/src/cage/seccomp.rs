@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use seccompiler::{
     BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, apply_filter,
+    SeccompFilter, SeccompRule, apply_filter, sock_filter,
 };
 
 use super::{Cage, CageError, Network};
@@ -94,6 +94,9 @@ const REFUSED: &[libc::c_long] = &[
 const FCHMODAT2: libc::c_long = 452;
 const OPEN_TREE_ATTR: libc::c_long = 467;
 
+/// Set in the number of a call by x32's table (`__X32_SYSCALL_BIT`), which a kernel may have beside x86-64's own.
+const X32_CALL: u32 = 0x4000_0000;
+
 /// What clone(2) would make a namespace with.
 const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWUSER,
@@ -130,10 +133,23 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
         apply_filter(&program)
     };
     let failed = CageError::other("refusing system calls");
+    // By its other number a call would go by every rule below.
+    apply_filter(&without_x32()).map_err(&failed)?;
     // Its arguments are in memory, where a filter cannot look; this answer makes the C library use clone(2).
     let clone3 = BTreeMap::from([(libc::SYS_clone3, vec![])]);
     refuse(clone3, libc::ENOSYS).map_err(&failed)?;
     refuse(rules(&cage.network).map_err(Error::from).map_err(&failed)?, libc::EPERM).map_err(failed)
+}
+
+fn without_x32() -> BpfProgram {
+    let line = |code: u32, jf, k| sock_filter { code: code as u16, jt: 0, jf, k };
+    vec![
+        // The call's number is the first word (`struct seccomp_data`).
+        line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        line(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, X32_CALL),
+        line(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
+        line(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }
 
 fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {

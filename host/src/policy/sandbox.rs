@@ -52,6 +52,8 @@ fn pool() -> PoolingAllocationConfig {
         .total_core_instances(limits::POLICY_SANDBOXES * 16)
         .total_memories(limits::POLICY_SANDBOXES)
         .total_tables(limits::POLICY_SANDBOXES * 4)
+        // Of stacks for asynchronous calls none is used here; each of the usual thousand would be a system call at every start.
+        .total_stacks(0)
         .max_memory_size(limits::POLICY_ADDRESSABLE_BYTES)
         .table_elements(limits::POLICY_TABLE_ELEMENTS)
         .linear_memory_keep_resident(limits::POLICY_KEPT_BYTES)

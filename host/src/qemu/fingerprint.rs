@@ -101,14 +101,17 @@ impl Fingerprint {
         &self.key.path
     }
 
-    /// Keeps the answer for the next time. A host where that fails is only slower.
+    /// Keeps the answer for the next time, unless it is kept already. A host where that fails is only slower.
     pub fn keep(&self, cache: &Path) {
         if self.inconclusive {
             return;
         }
-        let kept = serde_json::to_vec_pretty(self)
-            .map_err(io::Error::other)
-            .and_then(|bytes| crate::state::write_whole(cache, &bytes));
+        let kept = serde_json::to_vec_pretty(self).map_err(io::Error::other).and_then(|bytes| {
+            match fs::read(cache).is_ok_and(|kept| kept == bytes) {
+                true => Ok(()),
+                false => crate::state::write_whole(cache, &bytes),
+            }
+        });
         if let Err(error) = kept {
             tracing::warn!(path = %cache.display(), %error, "cannot keep the fingerprint");
         }

@@ -49,7 +49,7 @@ pub struct VmDir {
 
 impl VmDir {
     /// Makes a folder for a task, under an id that starts with something like its name, and reserves what it takes: not
-    /// beyond the quotas of all and of its tenant.
+    /// beyond the quotas of all and of its tenant. Its image is fetched next.
     pub fn create(
         state: &StateDir,
         task: &Task,
@@ -71,7 +71,7 @@ impl VmDir {
         let lock = File::create_new(&lock_path).map_err(folder("create", &lock_path))?;
         lock.lock().map_err(folder("lock", &lock_path))?;
         let path = made.keep();
-        let dir = Self {
+        let mut dir = Self {
             id: name_of(&path),
             path,
             task: task.name.clone(),
@@ -85,8 +85,10 @@ impl VmDir {
         drop(all_folders);
         reserved?;
         dir.write(TASK, task)?;
-        dir.write(STATUS, &dir.status)?;
         dir.tell(State::Created.name(), None);
+        dir.status.enter(State::Fetching, None);
+        dir.must_note(|_| {})?;
+        dir.tell(State::Fetching.name(), None);
         Ok(dir)
     }
 
@@ -327,7 +329,11 @@ pub(super) fn name_of(vm: &Path) -> String {
 
 /// Removes the folders of the VMs that ended first. Best done, never in the way.
 fn remove_oldest(vms: &Path) {
-    let ended = list::folders(vms).filter(|path| list::is_over(path));
+    let folders: Vec<_> = list::folders(vms).collect();
+    if folders.len() <= limits::ENDED_VMS {
+        return;
+    }
+    let ended = folders.into_iter().filter(|path| list::is_over(path));
     let mut ended: Vec<(SystemTime, PathBuf)> = ended
         .map(|path| {
             let modified = fs::metadata(&path).and_then(|folder| folder.modified());

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    End, Ended, Note, Notes, Process, Spec, State, VmDir, VmError,
+    End, Ended, Note, Notes, Process, Spec, State, Status, VmDir, VmError,
     control::{self, Ask, Console, Request},
     dir::remove_leftovers,
     qemu::{self, Qemu},
@@ -104,14 +104,16 @@ impl Supervisor {
         let started = match begin {
             Begin::Launch => {
                 let now = Timestamp::now();
-                if self.dir.status().state() != State::Starting {
-                    self.enter_with(State::Starting, None, |_| {});
-                }
-                self.dir.note(|status| {
+                let begin = |status: &mut Status| {
                     status.supervisor = Process::this();
                     (status.started_at, status.ready_at) = (Some(now), None);
                     (status.stop_by, status.start_again_after) = (None, false);
-                });
+                };
+                if self.dir.status().state() == State::Starting {
+                    self.dir.note(begin);
+                } else {
+                    self.enter_with(State::Starting, None, begin);
+                }
                 failpoint::reach("launch.starting");
                 Qemu::start(&self.spec, &mut self.dir, &self.console).await?
             }
@@ -271,7 +273,7 @@ impl Supervisor {
         &mut self,
         state: State,
         reason: Option<String>,
-        note: impl FnOnce(&mut super::Status),
+        note: impl FnOnce(&mut Status),
     ) {
         self.dir.enter_with(state, reason, note);
         if let Some(change) = self.dir.status().changes().last() {
