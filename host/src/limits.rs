@@ -281,7 +281,7 @@ pub const STOP_GRACE: Duration = Duration::from_secs(30);
 pub const STOP_GRACE_MOST: Duration = Duration::from_secs(3600 + 30);
 /// What `qhost wait` waits unless asked otherwise, and at most: 30 days.
 pub const WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// How often whoever looks after a VM that is to be killed is hastened.
+/// How often it is looked whether whoever looks after a VM that is to end has heard that; of one that is to be killed, it is hastened.
 pub const KILL_AGAIN: Duration = Duration::from_millis(500);
 /// How often a VM that is waited for is looked at.
 pub const VM_POLL: Duration = Duration::from_millis(20);

@@ -25,7 +25,8 @@ fn settles(qhost: &Qhost, job: &str) {
     for vm in vms(qhost) {
         let (id, state) = (vm["id"].as_str().unwrap(), vm["state"].as_str().unwrap());
         match state {
-            "starting" | "running" | "stopping" => {
+            // Its supervisor may be just about to begin.
+            "fetching" | "starting" | "running" | "stopping" => {
                 wait_for("a supervisor", || (qhost.supervisors().len() == 1).then_some(()));
                 let pid = vm["qemu"]["pid"].as_u64().map(|pid| pid.to_string());
                 if let Some(pid) = pid.filter(|_| state == "running") {
@@ -114,6 +115,20 @@ fn killed_while_stopping_at(point: &str) {
         assert_eq!(state, "exited", "it was written down");
     }
     settles(&qhost, &job);
+}
+
+/// Whoever was to hear it had been killed, and its supervisor had not yet begun: it is asked again.
+#[test]
+fn a_stop_that_nobody_heard() {
+    let server = ImageServer::start();
+    let qhost = reaching("launch.supervisor").env("QHOST_SLOW_AT", "supervise.begun=2000");
+    let job = setup(&qhost, &server);
+    qhost.command(&["run", "--detach", &job]).output().unwrap();
+    assert_eq!(vms(&qhost)[0]["state"], "fetching");
+    let stop = qhost.start(&["stop", "--json", "--grace", "1", "test"]);
+    wait_for("its end", || qhost.supervisors().is_empty().then_some(()));
+    assert_eq!(stop.end().exits(0).json()["vms"][0]["state"], "exited");
+    qhost.assert_nothing_left();
 }
 
 macro_rules! points {

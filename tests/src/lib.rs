@@ -102,8 +102,9 @@ pub fn fail_points() {
         if std::env::var("QHOST_KILL_AT").is_ok_and(|fatal| fatal == point) {
             kill_process(getpid(), Signal::KILL).expect("a signal to oneself");
         }
-        if std::env::var("QHOST_SLOW_AT").is_ok_and(|slow| slow == point) {
-            std::thread::sleep(Duration::from_millis(2));
+        let slow = std::env::var("QHOST_SLOW_AT").unwrap_or_default();
+        if let Some((_, milliseconds)) = slow.split_once('=').filter(|(at, _)| *at == point) {
+            std::thread::sleep(Duration::from_millis(milliseconds.parse().expect("a number")));
         }
     });
 }

@@ -35,10 +35,10 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         VmCommand::Stats(args) => looking::stats(shared, &state, &args.vms).await,
         VmCommand::Events(args) => looking::events(shared, &state, args).await,
         VmCommand::Stop(args) => {
-            let how = ending::How::Asked { grace_s: args.grace };
-            ending::end(shared, &state, &args.which.vms, how).await
+            let stop = vm::Request::Stop { grace_s: args.grace };
+            ending::end(shared, &state, &args.which.vms, stop).await
         }
-        VmCommand::Kill(args) => ending::end(shared, &state, &args.vms, ending::How::Killed).await,
+        VmCommand::Kill(args) => ending::end(shared, &state, &args.vms, vm::Request::Kill).await,
         VmCommand::Pause(args) => {
             ending::each(shared, &state, &args.vms, (vm::Request::Pause, "paused")).await
         }

@@ -47,7 +47,7 @@ fn what_one_mirror_sent_is_not_in_what_another_did() {
     server.set("/wrong", Reply::CutAfter(wrong.into(), 20 << 20));
     let (good, sha256) = server.serve("/good", mostly_zeros.clone());
     let args = ["image", "pull", &server.url("/wrong"), &good, "--checksum", &sha256];
-    let done = qhost.command(&args).env("QHOST_SLOW_AT", "pipe.written").output().unwrap();
+    let done = qhost.command(&args).env("QHOST_SLOW_AT", "pipe.written=2").output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     has(&qhost, &mostly_zeros);
     qhost.run(&["image", "verify"]).exits(0);

@@ -16,32 +16,20 @@ use crate::{
     vm::{self, AskError, Request, State, Vm, VmError},
 };
 
-/// How a VM is made to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum How {
-    /// Its guest has its grace.
-    Asked { grace_s: Option<u64> },
-    /// At once.
-    Killed,
-}
-
-/// Ends VMs, and waits for their ends. None is asked where one has ended already.
+/// Ends VMs by a request to stop or to kill them, and waits for their ends. None is asked where one has ended already.
 pub(super) async fn end(
     shared: &Shared,
     state: &StateDir,
     names: &[String],
-    how: How,
+    request: Request,
 ) -> Result<Exit, RunError> {
     let vms = going_on(state, names)?;
     for vm in &vms {
-        match how {
-            How::Asked { grace_s } => ask(vm, Request::Stop { grace_s }).await,
-            How::Killed => ask(vm, Request::Kill).await,
-        }
+        ask(vm, request).await;
     }
     let mut ended = vec![];
     for vm in vms {
-        let vm = until_end(vm, limits::STOP_GRACE_MOST, how == How::Killed).await?;
+        let vm = until_end(vm, limits::STOP_GRACE_MOST, Some(request)).await?;
         if !shared.json {
             show::print(&summary(&vm));
         }
@@ -123,24 +111,29 @@ pub(super) async fn wait(
     args: &WaitArgs,
 ) -> Result<Exit, RunError> {
     let vm = vm::named(state, &args.vm)?;
-    let vm = until_end(vm, Duration::from_secs(args.timeout), false).await?;
+    let vm = until_end(vm, Duration::from_secs(args.timeout), None).await?;
     show::print(&if shared.json { show::json(&vm) } else { summary(&vm) });
     let exited = vm.status.state() == State::Exited;
     Ok(if exited { Exit::Done } else { Exit::VmFailed })
 }
 
-/// Waits until a VM is over; one that is to be killed is asked again, should whoever heard it have been killed itself.
-async fn until_end(mut vm: Vm, most: Duration, killed: bool) -> Result<Vm, VmError> {
+/// Waits until a VM is over. What was requested is asked again of somebody else who looks after it meanwhile, for whoever was
+/// asked may have been killed; and to be killed it is asked again in any case.
+async fn until_end(mut vm: Vm, most: Duration, request: Option<Request>) -> Result<Vm, VmError> {
     let began = Instant::now();
     let mut asked = began;
+    let mut asked_of = vm.status.supervisor.clone();
     let state = StateDir::new(vm.folder.ancestors().nth(2).unwrap_or(&vm.folder)).ok();
     while !vm.is_over() {
         if began.elapsed() > most {
             return Err(VmError::Stays { id: vm.id, seconds: most.as_secs() });
         }
         if asked.elapsed() > limits::KILL_AGAIN {
-            if killed {
-                ask(&vm, Request::Kill).await;
+            let is_unheard =
+                vm.status.supervisor != asked_of && vm.status.state() != State::Stopping;
+            if let Some(request) = request.filter(|it| *it == Request::Kill || is_unheard) {
+                asked_of.clone_from(&vm.status.supervisor);
+                ask(&vm, request).await;
             }
             // Whoever looked after it may have been killed meanwhile.
             if let Some(state) = &state {
