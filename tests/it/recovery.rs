@@ -141,6 +141,7 @@ macro_rules! points {
 
 points! {
     killed_at:
+        launch_reserved = "launch.reserved",
         launch_written = "launch.written",
         launch_supervisor = "launch.supervisor",
         supervise_begun = "supervise.begun",

@@ -131,6 +131,20 @@ fn one_whose_image_is_on_its_way() {
     assert!(qhost.vms().is_empty());
 }
 
+/// Nobody says that one runs whose folder is only being made.
+#[test]
+fn one_that_is_being_made() {
+    let (qhost, server) =
+        (qhost().env("QHOST_SLOW_AT", "launch.reserved=2000"), ImageServer::start());
+    let run = start(&qhost, &server, "web", Then::Hang);
+    let is_web = |vm: &Value| vm["task"] == "web";
+    let first = wait_for("the VM", || vms(&qhost, &[]).into_iter().find(is_web));
+    assert_eq!(first["state"], "created", "{first}");
+    runs(&qhost, "web");
+    qhost.run(&["kill", "web"]).exits(0);
+    run.end().exits(130);
+}
+
 /// Whoever looked after it was killed, and its QEMU too: nobody says that it runs.
 #[test]
 fn the_truth_about_the_lost() {

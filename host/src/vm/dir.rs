@@ -21,6 +21,7 @@ use super::{
 use crate::{
     cage::Cage,
     config::Quota,
+    failpoint,
     job::Task,
     limits,
     qemu::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET},
@@ -84,6 +85,7 @@ impl VmDir {
         // What counts is written; whoever waits for the lock need not wait for the rest.
         drop(all_folders);
         reserved?;
+        failpoint::reach("launch.reserved");
         dir.write(TASK, task)?;
         dir.tell(State::Created.name(), None);
         dir.status.enter(State::Fetching, None);
@@ -115,7 +117,7 @@ impl VmDir {
 
     /// The folder as a supervisor has it.
     pub(super) fn looked_after(path: &Path, spec: &Spec) -> Self {
-        let status = list::read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
+        let status = list::read_status(path);
         Self {
             path: path.to_owned(),
             id: spec.vm.clone(),
@@ -130,7 +132,7 @@ impl VmDir {
     /// The folder of a VM whose run was killed before it was settled what it is run from.
     pub(super) fn never_launched(path: &Path) -> Self {
         let task: Option<Task> = list::read_record(&path.join(TASK));
-        let status = list::read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
+        let status = list::read_status(path);
         let name = |of: fn(&Task) -> &String| task.as_ref().map(of).cloned().unwrap_or_default();
         Self {
             path: path.to_owned(),

@@ -1,7 +1,7 @@
 //! The VMs of this host, as their folders tell.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -94,8 +94,7 @@ impl Reserved {
 impl Vm {
     /// A folder whose records cannot be read, or are an earlier version's, is a VM all the same.
     fn read(path: &Path) -> Self {
-        let status = read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
-        Self::with_status(path, status)
+        Self::with_status(path, read_status(path))
     }
 
     fn with_status(path: &Path, mut status: Status) -> Self {
@@ -185,6 +184,15 @@ pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// How a folder's VM is doing, as far as is written down.
+pub(super) fn read_status(path: &Path) -> Status {
+    match fs::read(path.join(STATUS)) {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| Status::unknown()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Status::unwritten(),
+        Err(_) => Status::unknown(),
+    }
+}
+
 pub(super) fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(vms).into_iter().flatten().flatten();
     let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -210,7 +218,7 @@ pub fn list(state: &StateDir) -> Vec<Vm> {
 /// Those that are not over, the latest first.
 pub fn going_on(state: &StateDir) -> Vec<Vm> {
     let of = |path: PathBuf| {
-        let status = read_record(&path.join(STATUS)).unwrap_or_else(Status::unknown);
+        let status = read_status(&path);
         let vm = (!status.state().is_final()).then(|| Vm::with_status(&path, status))?;
         (!vm.status.state().is_final()).then_some(vm)
     };

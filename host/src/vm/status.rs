@@ -133,17 +133,25 @@ pub struct Change {
 impl Status {
     /// A VM that this process is going to look after.
     pub(super) fn new() -> Self {
-        let mut status = Self::unknown();
-        status.state = State::Created;
+        let mut status = Self::unwritten();
         status.changes = vec![Change { state: State::Created, at: Timestamp::now(), reason: None }];
         status.supervisor = Process::this();
         status
     }
 
+    /// Of a VM whose folder is just being made.
+    pub(super) fn unwritten() -> Self {
+        Self::without_history(State::Created)
+    }
+
     /// Of a VM whose record cannot be read: it may be running.
     pub(super) fn unknown() -> Self {
+        Self::without_history(State::Running)
+    }
+
+    fn without_history(state: State) -> Self {
         Self {
-            state: State::Running,
+            state,
             changes: vec![],
             supervisor: None,
             qemu: None,

@@ -175,8 +175,8 @@ impl<'a> Watch<'a> {
                 self.seen.phase = Phase::Quitting;
                 self.next_phase().await;
             }
-            Request::Pause => ask.answer(self.command("stop").await),
-            Request::Resume => ask.answer(self.command("cont").await),
+            Request::Pause => ask.answer(self.turn("stop").await),
+            Request::Resume => ask.answer(self.turn("cont").await),
             Request::Stats => {
                 let process = self.of.dir.status().qemu.clone();
                 let stats = stats::gather(&self.of.spec, process.as_ref(), &mut self.qmp).await;
@@ -193,16 +193,18 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn command(&mut self, command: &str) -> Result<Value, String> {
-        // What somebody asked for is told at once.
-        self.turned = None;
-        match &mut self.qmp {
+    /// Has the guest pause or go on. Whoever asked finds it written down, however often it was so before.
+    async fn turn(&mut self, command: &str) -> Result<Value, String> {
+        let done = match &mut self.qmp {
             Some(qmp) if self.seen.phase == Phase::Running => {
-                qmp.execute(command).await.map_err(|error| error.to_string())
+                qmp.execute(command).await.map_err(|error| error.to_string())?
             }
-            Some(_) => Err("it is stopping".into()),
-            None => Err("QEMU cannot be controlled".into()),
-        }
+            Some(_) => return Err("it is stopping".into()),
+            None => return Err("QEMU cannot be controlled".into()),
+        };
+        self.turned = None;
+        self.note_whether_it_runs().await;
+        Ok(done)
     }
 
     /// Begins to stop it; where that has begun, makes its grace no longer than this.
@@ -292,24 +294,28 @@ impl<'a> Watch<'a> {
 
     async fn note(&mut self, event: Event) {
         self.seen.note(&event);
-        match event.name.as_str() {
-            // A guest that stops without being told has hit an error inside QEMU, which stays alive.
-            "STOP" => match self.status().await {
-                Ok(status) => match status.get("status").and_then(Value::as_str) {
-                    Some(status @ ("internal-error" | "io-error")) => {
-                        self.fail(format!("QEMU stopped the guest: {status}"));
-                    }
-                    Some("paused") if self.may_turn() => {
-                        self.of.enter_with(State::Paused, None, |_| {});
-                    }
-                    Some(_) | None => {}
-                },
-                Err(error) => tracing::debug!(%error, "asking QEMU how it is"),
-            },
-            "RESUME" if self.of.dir.status().state() == State::Paused && self.may_turn() => {
-                self.of.enter_with(State::Running, None, |_| {});
+        if ["STOP", "RESUME"].contains(&event.name.as_str()) {
+            self.note_whether_it_runs().await;
+        }
+    }
+
+    /// A guest that stops without being told has hit an error inside QEMU, which stays alive.
+    async fn note_whether_it_runs(&mut self) {
+        let status = match self.status().await {
+            Ok(status) => status,
+            Err(error) => return tracing::debug!(%error, "asking QEMU how it is"),
+        };
+        let status = status.get("status").and_then(Value::as_str);
+        let state = match (status, self.of.dir.status().state()) {
+            (Some(status @ ("internal-error" | "io-error")), _) => {
+                return self.fail(format!("QEMU stopped the guest: {status}"));
             }
-            _ => {}
+            (Some("paused"), State::Running) => State::Paused,
+            (Some("running"), State::Paused) => State::Running,
+            (_, _) => return,
+        };
+        if self.may_turn() {
+            self.of.enter_with(state, None, |_| {});
         }
     }
 
