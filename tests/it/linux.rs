@@ -44,10 +44,6 @@ fn with_guest(image: &str, config: serde_json::Value, toml: &str, visit: impl Fn
     qhost.assert_nothing_left();
 }
 
-fn http() -> serde_json::Value {
-    json!({"port_map": {"http": 8080}})
-}
-
 /// The body of a page. Tried again while the guest's server comes up behind its forwarded port.
 fn get(port: u16, path: &str) -> String {
     wait_for("the guest's web server", || {
@@ -63,31 +59,43 @@ fn get(port: u16, path: &str) -> String {
     })
 }
 
+/// Whether the job's ready check has held.
+fn is_ready(qhost: &Qhost) -> bool {
+    qhost.run(&["inspect", "--json", "test"]).exits(0).json()["ready_at"].is_string()
+}
+
 #[test]
-fn an_iso() {
-    with_guest("guest.iso", http(), "", |_, port| {
-        assert_eq!(get(port, "/"), "hello from the guest")
+fn an_iso_that_is_ready_when_it_serves_a_page() {
+    let config = json!({"port_map": {"http": 8080}, "ready": {"http": "http", "path": "/"}});
+    with_guest("guest.iso", config, "", |qhost, port| {
+        wait_for("the page", || is_ready(qhost).then_some(()));
+        assert_eq!(get(port, "/"), "hello from the guest");
     });
 }
 
 #[test]
-fn a_raw_disk() {
-    with_guest("guest.raw", http(), "", |_, port| {
-        assert_eq!(get(port, "/"), "hello from the guest")
+fn a_raw_disk_that_is_ready_when_it_says_something() {
+    let config = json!({"port_map": {"hello": 7000}, "ready": {"tcp": "hello"}});
+    with_guest("guest.raw", config, "", |qhost, _| {
+        wait_for("the greeting", || is_ready(qhost).then_some(()));
     });
 }
 
-/// And with it: the guest cannot reach a server on the host's loopback, while its mapped port answers.
+/// The guest cannot reach a server on the host's loopback, while its mapped port answers. With a page that is not there, it is not
+/// ready.
 #[test]
 fn a_qcow2_disk_and_an_isolated_guest() {
     let host = ImageServer::start();
     host.serve("/", &b"the host"[..]);
-    with_guest("guest.qcow2", http(), "", |qhost, port| {
+    let ready = json!({"http": "http", "path": "/none", "timeout_s": 3600});
+    let config = json!({"port_map": {"http": 8080}, "ready": ready});
+    with_guest("guest.qcow2", config, "", |qhost, port| {
         let reach = get(port, &format!("/cgi-bin/reach?{}", host.port()));
         assert!(reach.starts_with("unreachable"), "{reach}");
         // Nor another VM's port, which is on that loopback too, nor its own.
         let image = host.serve("/sector", boot_sector::disk("up", Then::Hang));
-        let other = fs::read_to_string(qhost.job(&image, http())).unwrap();
+        let other = json!({"port_map": {"http": 8080}});
+        let other = fs::read_to_string(qhost.job(&image, other)).unwrap();
         let other = qhost.file("other.json", other.replace("\"test\"", "\"other\""));
         let other = qhost.run(&["run", "--json", "--detach", &other]).exits(0).json();
         for port_of in [&other["vm"]["ports"][0]["host"], &json!(port)] {
@@ -96,6 +104,7 @@ fn a_qcow2_disk_and_an_isolated_guest() {
         }
         qhost.run(&["kill", "other"]).exits(0);
         assert_eq!(get(port, "/"), "hello from the guest");
+        assert!(!is_ready(qhost));
     });
     assert_eq!(host.requests(), ["/sector"], "the one for the other VM's image");
 }
