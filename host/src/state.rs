@@ -138,8 +138,15 @@ pub(crate) fn is_held(path: &Path) -> bool {
     }
 }
 
-/// Writes a file of the state folder through a temporary one beside it and a rename.
+/// Writes a file of the state folder through a temporary one beside it and a rename, and it is there whatever becomes of this host.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_replacing(path, bytes)?;
+    File::open(folder_of(path)?)?.sync_all()
+}
+
+/// The same, but should this host lose its power before anything else of the folder is synced, the old file may be there, or none.
+/// Half the time of the above.
+pub(crate) fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private(folder_of(path)?)?;
     write_renamed(path, bytes, 0o600)
 }
@@ -171,7 +178,8 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 pub(crate) fn write_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder_of(path)?)?;
     // Less what the user's umask takes away, as with any program.
-    write_renamed(path, bytes, 0o666)
+    write_renamed(path, bytes, 0o666)?;
+    File::open(folder_of(path)?)?.sync_all()
 }
 
 fn folder_of(path: &Path) -> io::Result<&Path> {
@@ -185,5 +193,5 @@ fn write_renamed(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    File::open(folder)?.sync_all()
+    Ok(())
 }

@@ -165,18 +165,27 @@ impl VmDir {
         &self.status
     }
 
-    /// Writes one of the VM's records.
+    /// Writes one of the VM's records. After a power cut the one before it may be there: no VM goes on then.
     pub(super) fn write(&self, name: &str, record: &impl Serialize) -> Result<(), VmError> {
+        self.write_by(state::write_replacing, name, record)
+    }
+
+    /// Writes what the VM is run from, which also tells other runs what it takes. With it all records of its launch are there.
+    pub(super) fn write_spec(&self, spec: &Spec) -> Result<(), VmError> {
+        self.write_by(state::write_whole, PLAN, spec)
+    }
+
+    fn write_by(
+        &self,
+        write: fn(&Path, &[u8]) -> io::Result<()>,
+        name: &str,
+        record: &impl Serialize,
+    ) -> Result<(), VmError> {
         let path = self.path.join(name);
         serde_json::to_vec_pretty(record)
             .map_err(io::Error::other)
-            .and_then(|bytes| state::write_whole(&path, &bytes))
+            .and_then(|bytes| write(&path, &bytes))
             .map_err(folder("write", &path))
-    }
-
-    /// Writes what the VM is run from, which also tells other runs what it takes.
-    pub(super) fn write_spec(&self, spec: &Spec) -> Result<(), VmError> {
-        self.write(PLAN, spec)
     }
 
     /// Goes on to a state and writes that down. On a full disk it is not written, and the VM goes on all the same.
@@ -222,7 +231,10 @@ impl VmDir {
     /// The same of what must be known before anything goes on.
     pub(super) fn must_note(&mut self, note: impl FnOnce(&mut Status)) -> Result<(), VmError> {
         note(&mut self.status);
-        self.write(STATUS, &self.status)
+        // How it ended is known to nobody else.
+        let is_final = self.status.state().is_final();
+        let write = if is_final { state::write_whole } else { state::write_replacing };
+        self.write_by(write, STATUS, &self.status)
     }
 
     /// Adds to what happened on this host.
