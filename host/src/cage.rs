@@ -12,8 +12,9 @@ mod user;
 mod rlimits;
 mod landlock;
 mod seccomp;
+mod sockets;
 
-use std::{io, path::PathBuf};
+use std::{borrow::Cow, io, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ pub use cgroup::{Cgroup, Usage};
 pub use enter::{Orders, SUBCOMMAND, Said, enter};
 pub use landlock::version as landlock_version;
 pub use look::{Host, Lacking, Needs, Wall, memory_bytes, user_namespaces};
+pub(crate) use sockets::bound;
+pub use sockets::{Binds, Handed};
 pub use user::{UIDS, Uids, UserRange};
 
 /// How much of the cage a launch insists on.
@@ -58,7 +61,7 @@ pub struct Cage {
     pub user: User,
     /// Whether it has mount, process, IPC and host name namespaces of its own.
     pub namespaces: bool,
-    /// Whether Landlock keeps it from files and TCP ports.
+    /// Whether Landlock keeps it from files and from TCP.
     pub landlock: bool,
     /// Whether system calls that QEMU does not need are refused.
     pub seccomp: bool,
@@ -90,16 +93,16 @@ pub enum User {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
-    /// Nothing: a network namespace with nothing in it.
+    /// Nothing but the sockets of the forwarded ports, which are handed over: a network namespace with nothing in it.
     None,
-    /// The host's, only to listen on the forwarded ports.
+    /// The same where it has no network namespace of its own, or has UDP ports whose answers are not filtered.
     Listen {
         /// TCP ports.
         tcp: Vec<u16>,
         /// Whether UDP ports are forwarded too.
         udp: bool,
     },
-    /// The host's, only to listen on the forwarded ports and to answer datagrams, and maybe to reach public addresses.
+    /// What comes and goes through its sockets is filtered: answers to datagrams, and maybe public addresses.
     Filtered {
         /// The group below which the VM has one for that.
         groups: PathBuf,
@@ -110,7 +113,7 @@ pub enum Network {
         /// Whether public addresses are reached.
         internet: bool,
     },
-    /// The host's, all of it.
+    /// All that the host reaches, loopback and private networks included: what `network.unfiltered_internet` allows.
     Host,
 }
 
@@ -125,6 +128,16 @@ pub struct Rlimits {
     pub processes: Option<u64>,
 }
 
+impl Network {
+    /// Whether QEMU has a network namespace of its own, where it has namespaces at all.
+    fn is_apart(&self) -> bool {
+        match self {
+            Self::None | Self::Listen { .. } | Self::Filtered { internet: false, .. } => true,
+            Self::Filtered { internet: true, .. } | Self::Host => false,
+        }
+    }
+}
+
 impl Cage {
     /// What the cage holds, in a few words.
     pub fn summary(&self) -> String {
@@ -132,7 +145,13 @@ impl Cage {
             [] => self.level.name().to_owned(),
             lacks => {
                 let lacks: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
-                format!("{}; without {}", self.level.name(), lacks.join(", "))
+                let open = match self.network {
+                    Network::Host => {
+                        ", so that its guest reaches this host's loopback, private networks and cloud metadata"
+                    }
+                    Network::None | Network::Listen { .. } | Network::Filtered { .. } => "",
+                };
+                format!("{}; without {}{open}", self.level.name(), lacks.join(", "))
             }
         }
     }
@@ -183,18 +202,18 @@ impl Default for Settings {
 #[derive(Debug, thiserror::Error)]
 #[error("{step}")]
 pub struct CageError {
-    step: &'static str,
+    step: Cow<'static, str>,
     source: io::Error,
 }
 
 impl CageError {
     fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Self {
-        move |error| Self { step, source: error.into() }
+        move |error| Self { step: step.into(), source: error.into() }
     }
 
     fn other<E: std::error::Error + Send + Sync + 'static>(
         step: &'static str,
     ) -> impl Fn(E) -> Self {
-        move |error| Self { step, source: io::Error::other(error) }
+        move |error| Self { step: step.into(), source: io::Error::other(error) }
     }
 }

@@ -81,8 +81,10 @@ impl Default for Ports {
 #[serde(deny_unknown_fields, default)]
 struct Network {
     /// Whether guests may be given egress `internet`: public IPv4 addresses, none of this host's or of a private network.
-    /// Under `cage.level = "best-effort"`, where this host lacks what keeps them to those, it is whatever this host reaches.
     internet: bool,
+    /// Whether, under `cage.level = "best-effort"`, they may be given that also where this host lacks the filter that keeps them to
+    /// those: they then reach all that this host does, its loopback, private networks and cloud metadata.
+    unfiltered_internet: bool,
 }
 
 /// `[qemu]`
@@ -256,6 +258,11 @@ impl Config {
         named
             .map(Path::to_owned)
             .or_else(|| default_places().into_iter().find(|path| path.exists()))
+    }
+
+    /// Whether guests may reach all that this host does.
+    pub fn unfiltered_internet(&self) -> bool {
+        self.network.unfiltered_internet
     }
 
     /// The rules that a final launch is checked against.

@@ -112,15 +112,7 @@ fn cage(config: &Config) -> [Finding; 5] {
         }
     };
     let landlock = match cage::landlock_version() {
-        Ok(version) => {
-            let fix = Wall::LandlockTcp.fix();
-            finding(
-                "landlock",
-                unless(version >= 4, Health::Lacking),
-                format!("version {version}"),
-                fix,
-            )
-        }
+        Ok(version) => finding("landlock", Health::Good, format!("version {version}"), ""),
         Err(error) => finding("landlock", Health::Lacking, error.to_string(), Wall::Landlock.fix()),
     };
     let users = match cage::user_namespaces() {
@@ -131,6 +123,12 @@ fn cage(config: &Config) -> [Finding; 5] {
         Ok(groups) => {
             let found = format!("filtered by cgroups at {}", groups.display());
             finding("egress", Health::Good, found, "")
+        }
+        Err(error) if config.unfiltered_internet() => {
+            let found = format!(
+                "{error}; network.unfiltered_internet lets guests reach this host's loopback, private networks and cloud metadata"
+            );
+            finding("egress", Health::Lacking, found, Wall::Egress.fix())
         }
         Err(error) => finding("egress", Health::Lacking, error.to_string(), Wall::Egress.fix()),
     };

@@ -320,6 +320,10 @@ pub const TCG_TB_SIZE_MIB: u32 = 64;
 pub const CAGE_FIRST_USER: u32 = 1_900_000_000;
 /// The last of them.
 pub const CAGE_LAST_USER: u32 = 1_900_065_535;
+/// Connections that wait to be accepted at a forwarded port: the kernel's own default bound is 4096, and a guest accepts in milliseconds.
+pub const CAGE_BACKLOG: i32 = 128;
+/// Binds that are answered beside those of forwarded ports: QEMU makes none.
+pub const CAGE_BINDS: usize = 16;
 /// Open files of a QEMU: each connection to a forwarded port is one.
 pub const CAGE_FILES: u64 = 1024;
 /// Threads of a QEMU beside those of its guest's CPUs: its pool of workers has up to 64.
@@ -355,6 +359,8 @@ pub const CONSOLE_TYPED_BYTES: usize = 1024;
 pub const CONSOLE_SLOW: Duration = Duration::from_secs(10);
 /// Addresses and ports that have sent a VM a datagram, and may be answered; the kernel forgets those not heard for longest.
 pub const CAGE_UDP_PEERS: u32 = 4096;
+/// Addresses and ports that a VM with egress has sent a datagram to, and whose answers are let in; the kernel forgets those not heard for longest.
+pub const CAGE_UDP_ASKED: u32 = 16 << 10;
 /// How long the cage may take to be put up.
 pub const CAGE: Duration = Duration::from_secs(30);
 /// How long a supervisor may take from its start to the first thing that it says.

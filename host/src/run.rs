@@ -132,7 +132,8 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let cage = {
         let (launch, forwards) = (approved.launch(), ports.forwards());
         let program = fingerprint.path();
-        let needs = cage::Needs { launch, forwards, overlay_bytes, program };
+        let unfiltered_internet = host.config.unfiltered_internet();
+        let needs = cage::Needs { launch, forwards, overlay_bytes, program, unfiltered_internet };
         cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?
     };
     let takes = Amounts::of(approved.launch(), overlay_bytes);

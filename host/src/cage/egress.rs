@@ -1,6 +1,7 @@
 //! What QEMU's sockets reach where they are in the host's network: with egress `internet` public IPv4 addresses and no other,
-//! without it nothing; and in both cases those that a datagram to a forwarded UDP port has come from, to be answered. Small
-//! programs that the kernel runs before each connect(2), each datagram and each packet of a cgroup's processes (Linux 5.1).
+//! without it nothing; and in both cases those that a datagram to a forwarded UDP port has come from, to be answered. What reaches them:
+//! connections and datagrams to forwarded ports, and with egress the answers of those that it sent to. Small programs that the kernel
+//! runs before each connect(2), each datagram and each packet of a cgroup's processes (Linux 5.1).
 //! They are in force for as long as the group is there, whatever is killed, and no firewall of the host's is changed.
 //!
 //! Not by a network namespace and passt: ports are forwarded by QEMU's own user-mode network, which has to be the host's for
@@ -52,12 +53,19 @@ impl Reach {
     }
 }
 
+/// The forwarded ports.
+#[derive(Clone, Copy)]
+pub(super) struct Ports<'a> {
+    pub(super) tcp: &'a [u16],
+    pub(super) udp: &'a [u16],
+}
+
 /// The group below which each VM that needs it has one; why not, where that cannot be.
 pub(super) fn groups(group: &Path) -> io::Result<PathBuf> {
     let none = || io::Error::other("no cgroups of version 2 that this user may write to");
     let groups = cgroup::unified(group).ok_or_else(none)?;
     // Loaded and let go: whether the kernel takes them, only the kernel can say.
-    programs(&Reach::Nowhere, &[1])?;
+    programs(&Reach::Nowhere, Ports { tcp: &[], udp: &[1] })?;
     Ok(groups)
 }
 
@@ -66,7 +74,8 @@ pub(super) fn groups(group: &Path) -> io::Result<PathBuf> {
 pub(super) fn enter(
     groups: &Path,
     vm: &str,
-    (udp, internet): (&[u16], bool),
+    ports: Ports<'_>,
+    internet: bool,
 ) -> Result<(), CageError> {
     let group = groups.join(vm);
     let reach = if internet { Reach::internet()? } else { Reach::Nowhere };
@@ -77,7 +86,7 @@ pub(super) fn enter(
     let attached = CageError::at::<io::Error>(
         "attaching a filter of what QEMU sends, which one of a group above can forbid",
     );
-    for (hook, program) in programs(&reach, udp).map_err(&attached)? {
+    for (hook, program) in programs(&reach, ports).map_err(&attached)? {
         bpf::attach(&opened, &program, hook).map_err(&attached)?;
     }
     cgroup::join(&group).map_err(CageError::at("moving to the cgroup for what QEMU sends"))?;
@@ -107,7 +116,7 @@ fn first_of(resolvers: &str) -> Option<Ipv4Addr> {
 }
 
 /// What the kernel runs before what, loaded.
-fn programs(reach: &Reach, udp: &[u16]) -> io::Result<Vec<(Hook, OwnedFd)>> {
+fn programs(reach: &Reach, ports: Ports<'_>) -> io::Result<Vec<(Hook, OwnedFd)>> {
     let connect = match reach {
         Reach::Nowhere => answer(0).to_vec(),
         Reach::AllBut(denied, resolver) => of_address(denied, *resolver),
@@ -117,15 +126,27 @@ fn programs(reach: &Reach, udp: &[u16]) -> io::Result<Vec<(Hook, OwnedFd)>> {
         // QEMU gets no socket of IPv6 (`seccomp`), and needs none.
         (Hook::Connect6, answer(0).to_vec()),
         (Hook::Send6, answer(0).to_vec()),
-        (Hook::PacketOut, of_packet()),
     ];
-    // Open until what goes by it is loaded.
-    let peers = if udp.is_empty() { None } else { Some(Map::new(limits::CAGE_UDP_PEERS)?) };
-    match &peers {
-        None => programs.push((Hook::Send4, connect)),
-        Some(peers) => {
-            programs.push((Hook::Send4, [of_peer(peers), connect].concat()));
-            programs.push((Hook::PacketIn, note_peer(peers, udp)));
+    // The maps are open until what goes by them is loaded.
+    let askers = if ports.udp.is_empty() { None } else { Some(Map::new(limits::CAGE_UDP_PEERS)?) };
+    let send = match &askers {
+        None => connect,
+        Some(askers) => [is_asker(askers), connect].concat(),
+    };
+    programs.push((Hook::Send4, send));
+    let asked = match reach {
+        Reach::Nowhere => None,
+        Reach::AllBut(..) => Some(Map::new(limits::CAGE_UDP_ASKED)?),
+    };
+    match (&asked, &askers) {
+        (Some(asked), askers) => {
+            programs.push((Hook::PacketOut, outgoing(Some(asked))));
+            programs.push((Hook::PacketIn, incoming(asked, askers.as_ref(), ports)));
+        }
+        (None, askers) => {
+            programs.push((Hook::PacketOut, outgoing(None)));
+            let note = askers.iter().map(|askers| (Hook::PacketIn, note_askers(askers, ports.udp)));
+            programs.extend(note);
         }
     }
     programs.into_iter().map(|(hook, program)| Ok((hook, bpf::load(&program, hook)?))).collect()
@@ -136,17 +157,22 @@ const ADDRESS: i16 = 4;
 const PORT: i16 = 24;
 const DNS: u32 = 53;
 
-/// `data` and `data_end` of `struct __sk_buff`: a packet from its IP header on (RFC 791, 3.1; RFC 768).
+/// `data` and `data_end` of `struct __sk_buff`: a packet from its IP header on (RFC 791, 3.1; RFC 768; RFC 9293, 3.1).
 const DATA: i16 = 76;
 const DATA_END: i16 = 80;
 const IP_BYTES: i32 = 20;
 const UDP_BYTES: i32 = 8;
 const VERSION_4_WITHOUT_OPTIONS: u32 = 0x45;
 const PROTOCOL: i16 = 9;
+const TCP: u32 = 6;
 const UDP: u32 = 17;
 const SOURCE: i16 = 12;
+const DESTINATION: i16 = 16;
 const SOURCE_PORT: i16 = 20;
 const DESTINATION_PORT: i16 = 22;
+const TCP_FLAGS: i16 = 33;
+const SYN: u32 = 0x02;
+const SYN_OR_ACK: u32 = 0x12;
 
 /// Where on the stack an address and its port are, as they are on the wire, which is a map's key; and a value.
 const PEER: i16 = -8;
@@ -180,7 +206,7 @@ fn of_address(denied: &[Ipv4Net], resolver: Option<Ipv4Addr>) -> Vec<Instruction
 }
 
 /// Lets a datagram through that goes to where one has come from; else goes on.
-fn of_peer(peers: &Map) -> Vec<Instruction> {
+fn is_asker(peers: &Map) -> Vec<Instruction> {
     let mut program = vec![
         Instruction::copy(Kept, R1),
         Instruction::load_word(R2, R1, ADDRESS),
@@ -200,87 +226,168 @@ fn of_peer(peers: &Map) -> Vec<Instruction> {
     program
 }
 
-/// Notes where a datagram to one of these ports comes from; refuses nothing. To others, QEMU could have itself sent something by
-/// whoever sends to all.
-fn note_peer(peers: &Map, ports: &[u16]) -> Vec<Instruction> {
-    let (data, end, some) = (R2, R3, R4);
-    let update = [
-        Instruction::map(R1, peers).to_vec(),
-        vec![
-            Instruction::copy(R2, Stack),
-            Instruction::add(R2, PEER.into()),
-            Instruction::copy(R3, Stack),
-            Instruction::add(R3, VALUE.into()),
-            Instruction::set(R4, 0),
-            Instruction::call(Call::MapUpdate),
-        ],
+/// Where a program has a packet's beginning and end, and what it is about to look at.
+const PACKET: Register = R2;
+const END: Register = R3;
+const SOME: Register = R4;
+
+/// The packet, if it has so many bytes and no IP options; else goes on behind so many instructions more.
+fn packet(bytes: i32, otherwise: i16) -> Vec<Instruction> {
+    vec![
+        Instruction::load_word(PACKET, R1, DATA),
+        Instruction::load_word(END, R1, DATA_END),
+        Instruction::copy(SOME, PACKET),
+        Instruction::add(SOME, bytes),
+        Instruction::skip_if_greater(SOME, END, otherwise + 2),
+        Instruction::load_byte(SOME, PACKET, 0),
+        Instruction::skip_unless(SOME, VERSION_4_WITHOUT_OPTIONS, otherwise),
     ]
-    .concat();
-    let note = [
-        vec![
-            Instruction::load_word(some, data, SOURCE),
-            Instruction::store_word(Stack, PEER, some),
-            Instruction::load_half(some, data, SOURCE_PORT),
-            Instruction::store_word(Stack, PEER_PORT, some),
-            Instruction::store_number(Stack, VALUE, 1),
-        ],
-        // One that is there already is heard again by being looked up, which is cheaper.
-        Instruction::map(R1, peers).to_vec(),
-        vec![
-            Instruction::copy(R2, Stack),
-            Instruction::add(R2, PEER.into()),
-            Instruction::call(Call::MapLookup),
-            Instruction::skip_unless_null(R0, length(&update)),
-        ],
-        update,
+}
+
+/// Puts a packet's address and port onto the stack, as a map's key.
+fn key(address: i16, port: i16) -> [Instruction; 4] {
+    [
+        Instruction::load_word(SOME, PACKET, address),
+        Instruction::store_word(Stack, PEER, SOME),
+        Instruction::load_half(SOME, PACKET, port),
+        Instruction::store_word(Stack, PEER_PORT, SOME),
     ]
-    .concat();
-    let mut by_port = vec![
-        Instruction::load_half(some, data, DESTINATION_PORT),
-        Instruction::from_network_order(some, 16),
-    ];
-    let left = (0..=length(ports)).rev();
-    let ports = ports.iter().zip(left);
-    by_port.extend(ports.map(|(port, left)| Instruction::skip_if(some, (*port).into(), left)));
-    by_port.push(Instruction::skip(length(&note)));
-    by_port.extend(note);
-    let rest = length(&by_port);
+}
+
+/// What a map has for the key on the stack.
+fn look_up(peers: &Map) -> Vec<Instruction> {
+    let mut program = Instruction::map(R1, peers).to_vec();
+    program.extend([
+        Instruction::copy(R2, Stack),
+        Instruction::add(R2, PEER.into()),
+        Instruction::call(Call::MapLookup),
+    ]);
+    program
+}
+
+/// Notes an address and a port of the packet.
+fn note(peers: &Map, address: i16, port: i16) -> Vec<Instruction> {
+    let mut update = Instruction::map(R1, peers).to_vec();
+    update.extend([
+        Instruction::copy(R2, Stack),
+        Instruction::add(R2, PEER.into()),
+        Instruction::copy(R3, Stack),
+        Instruction::add(R3, VALUE.into()),
+        Instruction::set(R4, 0),
+        Instruction::call(Call::MapUpdate),
+    ]);
+    let mut program = key(address, port).to_vec();
+    program.push(Instruction::store_number(Stack, VALUE, 1));
+    // One that is there already is heard again by being looked up, which is cheaper.
+    program.extend(look_up(peers));
+    program.push(Instruction::skip_unless_null(R0, length(&update)));
+    program.extend(update);
+    program
+}
+
+/// Goes on behind so many instructions more where the packet goes to one of these ports.
+fn skip_if_to(ports: &[u16], skip: i16) -> Vec<Instruction> {
     let mut program = vec![
-        Instruction::load_word(data, R1, DATA),
-        Instruction::load_word(end, R1, DATA_END),
-        Instruction::copy(some, data),
-        Instruction::add(some, IP_BYTES + UDP_BYTES),
-        Instruction::skip_if_greater(some, end, rest + 4),
-        Instruction::load_byte(some, data, 0),
-        Instruction::skip_unless(some, VERSION_4_WITHOUT_OPTIONS, rest + 2),
-        Instruction::load_byte(some, data, PROTOCOL),
-        Instruction::skip_unless(some, UDP, rest),
+        Instruction::load_half(SOME, PACKET, DESTINATION_PORT),
+        Instruction::from_network_order(SOME, 16),
     ];
-    program.extend(by_port);
+    let behind = (0..length(ports)).rev().map(|left| left + skip);
+    let ports = ports.iter().zip(behind);
+    program.extend(ports.map(|(port, skip)| Instruction::skip_if(SOME, (*port).into(), skip)));
+    program
+}
+
+/// Notes where a datagram to one of these ports comes from; refuses nothing. To others, QEMU could have itself sent something by
+/// what sends to all.
+fn note_askers(askers: &Map, ports: &[u16]) -> Vec<Instruction> {
+    let note = note(askers, SOURCE, SOURCE_PORT);
+    let mut to_port = skip_if_to(ports, 1);
+    to_port.push(Instruction::skip(length(&note)));
+    to_port.extend(note);
+    let rest = length(&to_port);
+    let mut program = packet(IP_BYTES + UDP_BYTES, rest + 2);
+    program.push(Instruction::load_byte(SOME, PACKET, PROTOCOL));
+    program.push(Instruction::skip_unless(SOME, UDP, rest));
+    program.extend(to_port);
     program.extend(answer(1));
+    program
+}
+
+/// Lets in what begins a connection to a forwarded port, what belongs to one, datagrams to a forwarded port, and those from where
+/// one has gone to. A socket that sends is given a port of its own, at which anything could come in otherwise.
+fn incoming(asked: &Map, askers: Option<&Map>, ports: Ports<'_>) -> Vec<Instruction> {
+    let (tcp, udp) = (to_tcp(ports.tcp), to_udp(asked, askers, ports.udp));
+    let rest = length(&tcp) + length(&udp) + 3;
+    let mut program = packet(IP_BYTES + UDP_BYTES, rest);
+    program.push(Instruction::load_byte(SOME, PACKET, PROTOCOL));
+    program.push(Instruction::skip_unless(SOME, TCP, length(&tcp)));
+    program.extend(tcp);
+    program.push(Instruction::skip_unless(SOME, UDP, length(&udp)));
+    program.extend(udp);
+    program.extend(answer(0));
+    program
+}
+
+fn to_tcp(ports: &[u16]) -> Vec<Instruction> {
+    let to_port = skip_if_to(ports, 2);
+    let rest = length(&to_port) + 2;
+    let mut program = vec![
+        Instruction::copy(SOME, PACKET),
+        Instruction::add(SOME, i32::from(TCP_FLAGS) + 1),
+        // Onward to the refusal.
+        Instruction::skip_if_greater(SOME, END, rest + 1),
+        Instruction::load_byte(SOME, PACKET, TCP_FLAGS),
+        Instruction::and_word(SOME, SYN_OR_ACK),
+        Instruction::skip_unless(SOME, SYN, rest),
+    ];
+    program.extend(to_port);
+    program.extend(answer(0));
+    program.extend(answer(1));
+    program
+}
+
+fn to_udp(asked: &Map, askers: Option<&Map>, ports: &[u16]) -> Vec<Instruction> {
+    let mut is_answer = key(SOURCE, SOURCE_PORT).to_vec();
+    is_answer.extend(look_up(asked));
+    is_answer.push(Instruction::skip_if_null(R0, 2));
+    is_answer.extend(answer(1));
+    is_answer.extend(answer(0));
+    if ports.is_empty() {
+        return is_answer;
+    }
+    let mut program = skip_if_to(ports, length(&is_answer));
+    program.extend(is_answer);
+    program.extend(askers.map(|askers| note(askers, SOURCE, SOURCE_PORT)).unwrap_or_default());
+    program.extend(answer(1));
+    program
+}
+
+/// Refuses packets with IP options: by source routing (RFC 791, 3.1) they go elsewhere than the socket's address says. Notes where
+/// datagrams go to, where their answers are to be let in.
+fn outgoing(asked: Option<&Map>) -> Vec<Instruction> {
+    let note = asked.map(|asked| {
+        let note = note(asked, DESTINATION, DESTINATION_PORT);
+        let mut of_udp = vec![
+            Instruction::load_byte(SOME, PACKET, PROTOCOL),
+            Instruction::skip_unless(SOME, UDP, length(&note) + 3),
+            Instruction::copy(SOME, PACKET),
+            Instruction::add(SOME, IP_BYTES + UDP_BYTES),
+            Instruction::skip_if_greater(SOME, END, length(&note) + 2),
+        ];
+        of_udp.extend(note);
+        of_udp
+    });
+    let note = note.unwrap_or_default();
+    let mut program = packet(IP_BYTES, length(&note) + 2);
+    program.extend(note);
+    program.extend(answer(1));
+    program.extend(answer(0));
     program
 }
 
 /// To skip it; the kernel refuses a program of so many instructions that this is not right.
 fn length<T>(instructions: &[T]) -> i16 {
     i16::try_from(instructions.len()).unwrap_or(i16::MAX)
-}
-
-/// Refuses packets with IP options: by source routing (RFC 791, 3.1) they go elsewhere than the socket's address says.
-fn of_packet() -> Vec<Instruction> {
-    let (data, end, most) = (R2, R3, R4);
-    let mut program = vec![
-        Instruction::load_word(data, R1, DATA),
-        Instruction::load_word(end, R1, DATA_END),
-        Instruction::copy(most, data),
-        Instruction::add(most, IP_BYTES),
-        Instruction::skip_if_greater(most, end, 4),
-        Instruction::load_byte(data, data, 0),
-        Instruction::skip_unless(data, VERSION_4_WITHOUT_OPTIONS, 2),
-    ];
-    program.extend(answer(1));
-    program.extend(answer(0));
-    program
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! The step between a VM's supervisor and QEMU: puts the walls up around itself, in the one order in which that can be done,
 //! and becomes QEMU when it is told to.
 //!
-//! What is said: the supervisor writes the orders to its standard input, a line. It writes to its standard output the process
-//! id of QEMU-to-be, a line of JSON; the supervisor writes that down, and `go`. So no QEMU runs that is in no record, whatever
-//! is killed when: without `go` it ends with the supervisor. What goes wrong is a line of JSON, too.
+//! What is said: the supervisor writes the orders to its standard input, a line. It writes to its standard output, lines of JSON, the
+//! process id of QEMU-to-be, and that this is ready; the supervisor writes the process down, and `go`. So no QEMU runs that is in no
+//! record, whatever is killed when: without `go` it ends with the supervisor. What goes wrong is a line of JSON, too.
 
 use std::{
     io::{self, BufRead as _, Write as _},
-    os::unix::process::CommandExt as _,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::PathBuf,
     process::{Command, ExitCode},
 };
@@ -20,8 +20,10 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Cage, CageError, Network, egress, landlock, namespaces, rlimits, seccomp, user};
-use crate::{failpoint, launcher};
+use super::{
+    Cage, CageError, Handed, Network, egress, landlock, namespaces, rlimits, seccomp, sockets, user,
+};
+use crate::{failpoint, launcher, qemu::Forward};
 
 /// The word that starts this step.
 pub const SUBCOMMAND: &str = "__cage";
@@ -33,6 +35,8 @@ pub struct Orders {
     pub vm: String,
     /// The cage.
     pub cage: Cage,
+    /// What is forwarded to the guest.
+    pub forwards: Vec<Forward>,
     /// The emulator.
     pub program: PathBuf,
     /// Its arguments.
@@ -45,6 +49,8 @@ pub struct Orders {
 pub enum Said {
     /// The process id of QEMU-to-be.
     Pid(u32),
+    /// It waits for the word to go; and what the supervisor takes from it first, where something is forwarded.
+    Ready(Option<Handed>),
     /// What went wrong.
     Failed(String),
 }
@@ -76,12 +82,14 @@ fn start() -> Result<(), CageError> {
     let orders: Orders =
         serde_json::from_str(&line).map_err(|error| unheard(io::Error::other(error)))?;
     let cage = &orders.cage;
-    if let Network::Filtered { groups, udp, internet, .. } = &cage.network {
-        egress::enter(groups, &orders.vm, (udp, *internet))?;
+    if let Network::Filtered { groups, tcp, udp, internet } = &cage.network {
+        egress::enter(groups, &orders.vm, egress::Ports { tcp, udp }, *internet)?;
     }
     if let Some(cgroup) = &cage.cgroup {
         cgroup.enter(&orders.vm)?;
     }
+    // In the cgroup that filters them, and where the host's network still is.
+    let sockets = sockets::open(&orders.forwards)?;
     // Who may open it is to be known before the host's files are out of sight.
     let kvm = match cage.kvm {
         true => group_of("/dev/kvm")?,
@@ -96,7 +104,7 @@ fn start() -> Result<(), CageError> {
             say(&Said::Pid(child));
             Ok(())
         }
-        None => become_qemu(&orders, kvm),
+        None => become_qemu(&orders, &sockets, kvm),
     }
 }
 
@@ -126,7 +134,7 @@ fn fork() -> io::Result<Option<u32>> {
 }
 
 /// Returns only where QEMU was not started: that is not to be, or cannot be.
-fn become_qemu(orders: &Orders, kvm: Option<u32>) -> Result<(), CageError> {
+fn become_qemu(orders: &Orders, sockets: &[OwnedFd], kvm: Option<u32>) -> Result<(), CageError> {
     let cage = &orders.cage;
     // A stopped process whose session loses its last parent is sent SIGHUP and SIGCONT (setpgid(2)); one of its own has none.
     rustix::process::setsid().map_err(CageError::at("making a session"))?;
@@ -140,6 +148,10 @@ fn become_qemu(orders: &Orders, kvm: Option<u32>) -> Result<(), CageError> {
     landlock::restrict(cage)?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(CageError::at("opening /dev/null"))?;
+    seccomp::restrict(cage)?;
+    let binds = sockets::restrict(!sockets.is_empty());
+    let binds = binds.map_err(CageError::at("having each bind asked about"))?;
+    say(&Said::Ready(binds.as_ref().map(|binds| Handed::new(binds, sockets))));
     let mut go = String::new();
     io::stdin().lock().read_line(&mut go).map_err(CageError::at("waiting for the word"))?;
     if go != "go\n" {
@@ -147,7 +159,6 @@ fn become_qemu(orders: &Orders, kvm: Option<u32>) -> Result<(), CageError> {
         return Ok(());
     }
     dup2_stdin(&null).map_err(CageError::at("closing standard input"))?;
-    seccomp::restrict(cage)?;
     exec(orders, &null)
 }
 

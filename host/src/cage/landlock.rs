@@ -1,15 +1,15 @@
-//! Landlock (landlock(7)): which files QEMU may open and start, and which TCP ports it may listen on.
+//! Landlock (landlock(7)): which files QEMU may open and start, and that it binds and connects nothing by TCP.
 
 use std::{io, path::Path};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
-    PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
+    PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 
-use super::{Cage, CageError, Network};
+use super::{Cage, CageError};
 
-const STEP: &str = "restricting files and ports by Landlock";
+const STEP: &str = "restricting files and TCP by Landlock";
 
 /// The version of the kernel's interface; asking makes nothing.
 #[expect(unsafe_code, reason = "a system call that neither std nor rustix has a function for")]
@@ -23,8 +23,7 @@ pub fn version() -> io::Result<i64> {
     }
 }
 
-/// From here on this process reads only what the cage lists, writes no file by its name, starts only the first of them, and
-/// listens only on the forwarded ports. What the kernel's version of it knows is required, and nothing is left out in silence;
+/// From here on this process reads only what the cage lists, writes no file by its name, and starts only the first of them. What the kernel's version of it knows is required, and nothing is left out in silence;
 /// what an older one does not know (truncation, devices' ioctl(2), signals and abstract sockets), the other walls cover.
 pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
     if !cage.landlock {
@@ -44,16 +43,13 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))
         .map_err(&failed)?;
-    // Where a version knows no ports, `strict` has refused what would need it.
-    let ports = match &cage.network {
-        Network::None | Network::Listen { .. } | Network::Filtered { internet: false, .. } => {
-            AccessNet::from_all(abi)
-        }
+    // The sockets that it listens with are bound already (`sockets`). A version that knows no TCP leaves this to that file and to seccomp.
+    let ports = match cage.network.is_apart() {
+        true => AccessNet::from_all(abi),
         // Where it connects to, is the filter's to say.
-        Network::Filtered { internet: true, .. } => AccessNet::BindTcp.into(),
-        Network::Host => BitFlags::EMPTY,
+        false => AccessNet::BindTcp.into(),
     };
-    if found >= 4 && !ports.is_empty() {
+    if found >= 4 {
         ruleset = ruleset.handle_access(ports).map_err(&failed)?;
     }
     if found >= 6 {
@@ -88,12 +84,6 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
         rules = rules
             .add_rule(PathBeneath::new(opened, access))
             .map_err(CageError::other("/dev/kvm"))?;
-    }
-    if let Network::Listen { tcp, .. } | Network::Filtered { tcp, .. } = &cage.network {
-        for port in tcp.iter().filter(|_| found >= 4) {
-            let rule = NetPort::new(*port, AccessNet::BindTcp);
-            rules = rules.add_rule(rule).map_err(CageError::other("a port of the cage"))?;
-        }
     }
     let done = rules.restrict_self().map_err(CageError::other(STEP))?;
     match done.ruleset {

@@ -5,10 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::process::geteuid;
+use rustix::{
+    process::{Resource, geteuid, getrlimit},
+    system::uname,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{Cage, Cgroup, Level, Network, Rlimits, Settings, User, egress, landlock};
+use super::{Cage, Cgroup, Level, Network, Rlimits, Settings, User, egress, landlock, sockets};
 use crate::{
     job::{Accelerator, Egress, Protocol},
     limits,
@@ -25,10 +28,15 @@ pub enum Wall {
     Namespaces,
     /// Landlock for files.
     Landlock,
-    /// Landlock for TCP.
-    LandlockTcp,
+    /// What binds the sockets that QEMU listens with, and no others.
+    #[serde(alias = "landlock-tcp")]
+    Listening,
     /// A cgroup.
     Cgroup,
+    /// A bound on its processes, where there is no cgroup.
+    Processes,
+    /// As many open files as QEMU may need.
+    Files,
     /// What keeps QEMU, where it has egress or UDP ports, from this host and from private networks.
     Egress,
 }
@@ -40,9 +48,11 @@ impl Wall {
             Self::User => "a user of its own",
             Self::Namespaces => "namespaces",
             Self::Landlock => "Landlock",
-            Self::LandlockTcp => "Landlock for TCP",
+            Self::Listening => "a bound on what QEMU listens to",
             Self::Cgroup => "a cgroup",
-            Self::Egress => "a filter of what QEMU sends",
+            Self::Processes => "a bound on QEMU's processes",
+            Self::Files => "a hard limit of 1024 open files or more",
+            Self::Egress => "a filter of what QEMU sends and receives",
         }
     }
 
@@ -53,7 +63,17 @@ impl Wall {
                 "run qhost as root, or allow user namespaces (sysctl user.max_user_namespaces)"
             }
             Self::Landlock => "boot a kernel from 5.13 on with landlock among lsm=",
-            Self::LandlockTcp => "boot a kernel from 6.7 on with landlock among lsm=",
+            Self::Listening => {
+                "boot a kernel from 5.9 on with CONFIG_SECCOMP_FILTER, and let qhost look into its own processes (sysctl \
+                 kernel.yama.ptrace_scope=1)"
+            }
+            Self::Files => {
+                "raise this user's hard limit on open files to 1024 or more (ulimit -Hn; LimitNOFILE= of a systemd unit; nofile in \
+                 /etc/security/limits.conf)"
+            }
+            Self::Processes => {
+                "boot a kernel from 5.14 on and allow user namespaces, or have cgroups that qhost may write to"
+            }
             Self::Cgroup => {
                 "run qhost as root, or in a systemd unit with Delegate=yes that cage.cgroup names; its controllers must be cpu, \
                  memory and pids"
@@ -66,17 +86,34 @@ impl Wall {
     }
 }
 
-/// This host lacks walls that the configuration insists on.
+/// This host lacks what a launch insists on.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", said(.0))]
-pub struct Lacking(Vec<Wall>);
+pub enum Lacking {
+    /// Walls.
+    #[error("{}", said(walls, *may_be_left_out))]
+    Walls {
+        /// Which.
+        walls: Vec<Wall>,
+        /// Whether the configuration could leave them out.
+        may_be_left_out: bool,
+    },
+    /// The filter without which egress reaches everything.
+    #[error(
+        "without {} a guest with egress \"internet\" reaches this host's loopback, private networks and cloud metadata: {}; \
+         or ask for egress \"isolated\"; or have the operator allow all that, by cage.level = \"best-effort\" and \
+         network.unfiltered_internet = true",
+        Wall::Egress.what(), Wall::Egress.fix()
+    )]
+    OpenInternet,
+}
 
-fn said(walls: &[Wall]) -> String {
+fn said(walls: &[Wall], may_be_left_out: bool) -> String {
     let each = walls.iter().map(|wall| format!("\n  {}: {}", wall.what(), wall.fix()));
-    format!(
-        "this host lacks what a VM is to be kept in:{}\nor have the operator set cage.level = \"best-effort\", which leaves it out",
-        each.collect::<String>()
-    )
+    let otherwise = match may_be_left_out {
+        true => "\nor have the operator set cage.level = \"best-effort\", which leaves it out",
+        false => "",
+    };
+    format!("this host lacks what a VM is to be kept in:{}{otherwise}", each.collect::<String>())
 }
 
 /// What a launch needs of the cage.
@@ -90,6 +127,8 @@ pub struct Needs<'a> {
     pub overlay_bytes: u64,
     /// The emulator.
     pub program: &'a Path,
+    /// Whether egress may go without its filter.
+    pub unfiltered_internet: bool,
 }
 
 /// What this host has.
@@ -100,13 +139,21 @@ pub struct Host {
     is_able: bool,
     user_namespaces: bool,
     landlock: i64,
+    /// Whether QEMU's sockets can be bound for it.
+    listening: bool,
     cgroup: Option<Cgroup>,
     /// As the configuration names it.
     group: PathBuf,
+    /// The most files that a process may be let open.
+    files: u64,
+    /// Whether a user namespace's processes are counted by themselves.
+    counts_processes: bool,
 }
 
-/// CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN and CAP_SYS_ADMIN (capabilities(7)).
-const ABLE: u64 = 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 21;
+/// CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_SYS_ADMIN (capabilities(7)).
+const ABLE: u64 = 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 19 | 1 << 21;
+/// Which may raise limits of its own.
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 impl Host {
     /// Looks.
@@ -114,13 +161,21 @@ impl Host {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
         let effective = effective.and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
+        let is_root = geteuid().is_root();
+        let files = match effective & CAP_SYS_RESOURCE {
+            0 => getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
+            _ => u64::MAX,
+        };
         Self {
-            is_root: geteuid().is_root(),
+            is_root,
             is_able: effective & ABLE == ABLE,
             user_namespaces: user_namespaces().is_ok(),
             landlock: landlock::version().unwrap_or(0),
+            listening: sockets::is_possible(is_root),
             cgroup: Cgroup::find(&settings.cgroup),
             group: settings.cgroup.clone(),
+            files,
+            counts_processes: kernel() >= (5, 14),
         }
     }
 
@@ -129,16 +184,25 @@ impl Host {
         self.user_namespaces && !self.is_root
     }
 
+    fn has_users(&self) -> bool {
+        self.is_root && self.is_able || self.has_user_namespaces()
+    }
+
+    /// Whether processes can be bounded where there is no cgroup.
+    fn bounds_processes(&self) -> bool {
+        self.is_root && self.is_able || self.has_user_namespaces() && self.counts_processes
+    }
+
     /// What any VM would be without.
     pub fn lacks(&self) -> Vec<Wall> {
-        let root = self.is_root && self.is_able;
-        let users = root || self.has_user_namespaces();
         let walls = [
-            (Wall::User, users),
-            (Wall::Namespaces, users),
+            (Wall::User, self.has_users()),
+            (Wall::Namespaces, self.has_users()),
             (Wall::Landlock, self.landlock >= 1),
-            (Wall::LandlockTcp, self.landlock >= 4),
+            (Wall::Listening, self.listening),
             (Wall::Cgroup, self.cgroup.is_some()),
+            (Wall::Processes, self.cgroup.is_some() || self.bounds_processes()),
+            (Wall::Files, self.files >= limits::CAGE_FILES),
         ];
         walls.into_iter().filter(|(_, has)| !has).map(|(wall, _)| wall).collect()
     }
@@ -155,74 +219,94 @@ impl Host {
 
     /// The cage for a launch; under `strict`, only a whole one.
     pub fn cage(&self, settings: &Settings, needs: Needs<'_>) -> Result<Cage, Lacking> {
-        let Needs { launch, forwards, overlay_bytes, program } = needs;
-        let mut lacks = vec![];
-        let mut has = |wall: Wall, has: bool| {
-            if !has {
-                lacks.push(wall);
-            }
-            has
-        };
-        let root = self.is_root && self.is_able;
-        let caller = geteuid().as_raw();
-        let user = match (root, has(Wall::User, root || self.has_user_namespaces())) {
-            // Which one, is settled when it is reserved.
-            (true, _) => User::Own(settings.users.first()),
-            (false, true) => User::Namespace(caller),
-            (false, false) => User::Caller,
-        };
-        let namespaces = has(Wall::Namespaces, root || self.has_user_namespaces());
-        let ports = |protocol| -> Vec<u16> {
-            let of = forwards.iter().filter(|forward| forward.protocol == protocol);
-            of.map(|forward| forward.host).collect()
-        };
-        let (tcp, udp) = (ports(Protocol::Tcp), ports(Protocol::Udp));
-        let internet = launch.egress == Egress::Internet;
-        // Where QEMU has neither, seccomp and Landlock are enough.
-        let network = match (internet || !udp.is_empty()).then(|| self.egress()) {
-            Some(Ok(groups)) => Network::Filtered { groups, tcp, udp, internet },
-            None if forwards.is_empty() && namespaces => Network::None,
-            None => Network::Listen { tcp, udp: false },
-            Some(Err(error)) => {
-                tracing::debug!(%error, "no filter");
-                has(Wall::Egress, false);
-                if internet { Network::Host } else { Network::Listen { tcp, udp: true } }
-            }
-        };
-        let landlock = has(Wall::Landlock, self.landlock >= 1);
-        if landlock && matches!(network, Network::Listen { .. } | Network::Filtered { .. }) {
-            has(Wall::LandlockTcp, self.landlock >= 4);
+        let Needs { launch, overlay_bytes, program, .. } = needs;
+        let mut lacks = self.lacks();
+        if needs.forwards.is_empty() {
+            lacks.retain(|wall| *wall != Wall::Listening);
         }
-        has(Wall::Cgroup, self.cgroup.is_some());
+        let network = match self.network(needs) {
+            Ok(network) => network,
+            Err(without) => {
+                lacks.push(Wall::Egress);
+                without.ok_or(Lacking::OpenInternet)?
+            }
+        };
+        // No port is forwarded by a QEMU that could listen anywhere.
+        if lacks.contains(&Wall::Listening) {
+            return Err(Lacking::Walls { walls: vec![Wall::Listening], may_be_left_out: false });
+        }
+        if settings.level == Level::Strict && !lacks.is_empty() {
+            return Err(Lacking::Walls { walls: lacks, may_be_left_out: true });
+        }
+        let cpus = launch.resources.cpus;
         let cgroup = self.cgroup.clone().map(|mut cgroup| {
-            let cpus = u64::from(launch.resources.cpus);
             cgroup.memory_bytes = memory_bytes(launch.resources.memory_mib);
-            cgroup.cpu_percent = cpus * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
-            cgroup.pids = processes(launch.resources.cpus);
+            cgroup.cpu_percent = u64::from(cpus) * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
+            cgroup.pids = processes(cpus);
             cgroup
         });
-        if settings.level == Level::Strict && !lacks.is_empty() {
-            return Err(Lacking(lacks));
-        }
-        let own_user = matches!(user, User::Own(_));
         Ok(Cage {
             level: settings.level,
             lacks,
-            user,
-            namespaces,
-            landlock,
+            user: self.user(settings),
+            namespaces: self.has_users(),
+            landlock: self.landlock >= 1,
             seccomp: true,
             cgroup,
             network,
             kvm: launch.accelerator == Accelerator::Kvm,
             rlimits: Rlimits {
-                files: limits::CAGE_FILES,
+                files: limits::CAGE_FILES.min(self.files),
                 file_bytes: overlay_bytes,
-                processes: own_user.then(|| processes(launch.resources.cpus)),
+                processes: self.bounds_processes().then(|| processes(cpus)),
             },
             paths: paths(program, launch.egress, &settings.paths),
         })
     }
+
+    fn user(&self, settings: &Settings) -> User {
+        match (self.is_root && self.is_able, self.has_user_namespaces()) {
+            // Which one, is settled when it is reserved.
+            (true, _) => User::Own(settings.users.first()),
+            (false, true) => User::Namespace(geteuid().as_raw()),
+            (false, false) => User::Caller,
+        }
+    }
+
+    /// What it reaches of the network; where the filter for that is missing, what it would reach without, if it may.
+    fn network(&self, needs: Needs<'_>) -> Result<Network, Option<Network>> {
+        let ports = |protocol| -> Vec<u16> {
+            let of = needs.forwards.iter().filter(|forward| forward.protocol == protocol);
+            of.map(|forward| forward.host).collect()
+        };
+        let (tcp, udp) = (ports(Protocol::Tcp), ports(Protocol::Udp));
+        let internet = needs.launch.egress == Egress::Internet;
+        if !internet && udp.is_empty() {
+            return Ok(match self.has_users() || tcp.is_empty() {
+                true => Network::None,
+                false => Network::Listen { tcp, udp: false },
+            });
+        }
+        match self.egress() {
+            Ok(groups) => Ok(Network::Filtered { groups, tcp, udp, internet }),
+            Err(error) => {
+                tracing::debug!(%error, "no filter");
+                Err(match (internet, needs.unfiltered_internet) {
+                    (false, _) => Some(Network::Listen { tcp, udp: true }),
+                    (true, true) => Some(Network::Host),
+                    (true, false) => None,
+                })
+            }
+        }
+    }
+}
+
+/// The kernel's version.
+fn kernel() -> (u32, u32) {
+    let uname = uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// What QEMU may take of the host's memory: its guest's, and head room, without which it is killed for what its guest has a

@@ -19,7 +19,7 @@ use rustix::{
     thread::{UnshareFlags, unshare_unsafe},
 };
 
-use super::{Cage, CageError, Network, User};
+use super::{Cage, CageError, User};
 
 /// Leaves those of the host. The process namespace begins with this process's next child.
 #[expect(unsafe_code, reason = "rustix calls unshare(2) unsafe for what it does to other threads")]
@@ -32,7 +32,7 @@ pub(super) fn leave(cage: &Cage) -> Result<(), CageError> {
     if matches!(cage.user, User::Namespace(_)) {
         flags |= UnshareFlags::NEWUSER;
     }
-    if cage.network == Network::None {
+    if cage.network.is_apart() {
         flags |= UnshareFlags::NEWNET;
     }
     // SAFETY: the step between supervisor and QEMU has one thread.

@@ -44,7 +44,15 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_quotactl,
     libc::SYS_swapon,
     libc::SYS_swapoff,
-    // The owner's rights to what is handed over open, where QEMU is that owner.
+    // The owner's rights to what is handed over open, where QEMU is that owner: a stored image is other tenants' too.
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
+    libc::SYS_utimensat,
+    libc::SYS_flock,
+    FILE_SETATTR,
+    SETXATTRAT,
+    REMOVEXATTRAT,
     libc::SYS_chmod,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
@@ -70,7 +78,10 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_request_key,
     libc::SYS_keyctl,
     libc::SYS_personality,
-    // The host itself.
+    // The host itself, and the disks of all.
+    libc::SYS_sync,
+    libc::SYS_syncfs,
+    libc::SYS_quotactl_fd,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
@@ -93,6 +104,33 @@ const REFUSED: &[libc::c_long] = &[
 /// Calls that libc has no number for yet.
 const FCHMODAT2: libc::c_long = 452;
 const OPEN_TREE_ATTR: libc::c_long = 467;
+const SETXATTRAT: libc::c_long = 463;
+const REMOVEXATTRAT: libc::c_long = 466;
+const FILE_SETATTR: libc::c_long = 469;
+
+/// Commands of fcntl(2) by which an open file is locked, leased or watched: what is handed over is open for others too.
+const FILE_LOCKS: [libc::c_int; 6] = [
+    libc::F_SETLK,
+    libc::F_SETLKW,
+    libc::F_OFD_SETLK,
+    libc::F_OFD_SETLKW,
+    libc::F_SETLEASE,
+    libc::F_NOTIFY,
+];
+
+/// Requests of ioctl(2) by which a file's owner changes what goes with it, though it is open for reading only (linux/fs.h,
+/// linux/fsverity.h, linux/fscrypt.h): `FS_IOC_SETFLAGS`, `FS_IOC_SETVERSION` and their 32-bit forms, `FS_IOC_FSSETXATTR`,
+/// `FS_IOC_ENABLE_VERITY`, `FS_IOC_SET_ENCRYPTION_POLICY`, `FIDEDUPERANGE`.
+const FILE_CHANGES: [u32; 8] = [
+    0x4008_6602,
+    0x4004_6602,
+    0x4008_7602,
+    0x4004_7602,
+    0x401c_5820,
+    0x4080_6685,
+    0x800c_6613,
+    0xc018_9436,
+];
 
 /// Set in the number of a call by x32's table (`__X32_SYSCALL_BIT`), which a kernel may have beside x86-64's own.
 const X32_CALL: u32 = 0x4000_0000;
@@ -142,14 +180,23 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
 }
 
 fn without_x32() -> BpfProgram {
-    let line = |code: u32, jf, k| sock_filter { code: code as u16, jt: 0, jf, k };
     vec![
         // The call's number is the first word (`struct seccomp_data`).
-        line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
-        line(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, X32_CALL),
-        line(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
-        line(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+        line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        line(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, X32_CALL),
+        line(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs(),
+        ),
+        line(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ]
+}
+
+/// An instruction of a filter: what it does, how many to skip where it holds and where it does not, and its number.
+pub(super) fn line(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt, jf, k }
 }
 
 fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
@@ -167,7 +214,15 @@ fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompil
         clone.push(rule(0, SeccompCmpOp::MaskedEq(bit), namespace)?);
     }
     rules.insert(libc::SYS_clone, clone);
+    let equal = |value: u64| {
+        SeccompCondition::new(1, word.clone(), SeccompCmpOp::Eq, value)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+    };
     let number = |value: i32| u64::from(value.unsigned_abs());
+    let locks = FILE_LOCKS.iter().map(|command| equal(number(*command)));
+    rules.insert(libc::SYS_fcntl, locks.collect::<Result<_, _>>()?);
+    let changes = FILE_CHANGES.iter().map(|request| equal(u64::from(*request)));
+    rules.insert(libc::SYS_ioctl, changes.collect::<Result<_, _>>()?);
     let masked = |argument, mask: u64, value: i32| {
         let operator = SeccompCmpOp::MaskedEq(mask);
         SeccompCondition::new(argument, word.clone(), operator, number(value))

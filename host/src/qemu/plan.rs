@@ -215,9 +215,10 @@ fn accel(accelerator: Accelerator) -> String {
 }
 
 /// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
-/// following a name inside the image even if inspection had missed one.
+/// following a name inside the image even if inspection had missed one. QEMU locks neither: other VMs have the same image open, and a
+/// lock of one would keep the next from starting; qhost has leases of its own.
 fn blocks(format: Format) -> Vec<serde_json::Value> {
-    let file = |descriptor: i32, read_only: bool| json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only});
+    let file = |descriptor: i32, read_only: bool| json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off"});
     let image = file(descriptors::IMAGE, true);
     let image = match format {
         Format::Qcow2 => {

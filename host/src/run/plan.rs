@@ -101,6 +101,7 @@ fn planned(
         forwards: &forwards,
         overlay_bytes: host.config.overlay.max_bytes,
         program: fingerprint.path(),
+        unfiltered_internet: host.config.unfiltered_internet(),
     };
     let cage = cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
     Ok(PlannedLaunch {

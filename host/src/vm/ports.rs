@@ -4,19 +4,17 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::SocketAddrV4,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     thread,
 };
 
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt},
-};
+use rustix::{io::Errno, net::getsockname};
 
 use super::{VmError, dir::folder};
 use crate::{
+    cage::bound,
     job::Protocol,
     limits,
     policy::{Launch, PortMap, PortRange},
@@ -111,7 +109,8 @@ fn take(folder: &Path, forward: &Forward) -> Result<Held, VmError> {
     let (port, protocol) = (protocol, protocol.name());
     let taken = || VmError::PortTaken { port: host, bind, protocol };
     let lock = lock(folder, port, host)?.ok_or_else(taken)?;
-    match bound(bind, host, port, Reuse::AfterClose) {
+    // Its VM may have ended a moment ago, and connections of a socket that was closed linger (TIME-WAIT).
+    match bound(bind, host, port, true) {
         Ok(socket) => Ok(Held { _socket: socket, lock }),
         Err(Errno::ADDRINUSE) => Err(taken()),
         Err(error) => Err(VmError::Port { port: host, bind, protocol, source: error.into() }),
@@ -120,7 +119,7 @@ fn take(folder: &Path, forward: &Forward) -> Result<Held, VmError> {
 
 /// The kernel's choice where that is allowed, else the first free one of the ranges.
 fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(Held, u16), VmError> {
-    if let Ok(socket) = bound(port.bind, 0, port.protocol, Reuse::Never)
+    if let Ok(socket) = bound(port.bind, 0, port.protocol, false)
         && let Ok(host) = port_of(&socket)
         && allowed.iter().any(|range| range.contains(host))
         && let Some(lock) = lock(folder, port.protocol, host)?
@@ -129,7 +128,7 @@ fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(Held, u
     }
     let all = allowed.iter().flat_map(|range| range.first()..=range.last());
     for host in all {
-        if let Ok(socket) = bound(port.bind, host, port.protocol, Reuse::Never)
+        if let Ok(socket) = bound(port.bind, host, port.protocol, false)
             && let Some(lock) = lock(folder, port.protocol, host)?
         {
             return Ok((Held { _socket: socket, lock }, host));
@@ -153,30 +152,6 @@ fn lock(folder: &Path, protocol: Protocol, port: u16) -> Result<Option<File>, Vm
         }
     }
     Ok(None)
-}
-
-/// Whether a port counts as free while connections of a socket that was closed linger (TIME-WAIT).
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reuse {
-    /// For a port that was asked for: its VM may have ended a moment ago.
-    AfterClose,
-    /// For a port that is picked: another will do as well.
-    Never,
-}
-
-/// Bound, not listening: a client is refused rather than left to wait.
-fn bound(address: Ipv4Addr, port: u16, protocol: Protocol, reuse: Reuse) -> Result<OwnedFd, Errno> {
-    let kind = match protocol {
-        Protocol::Tcp => SocketType::STREAM,
-        Protocol::Udp => SocketType::DGRAM,
-    };
-    let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
-    // As QEMU does. For UDP it would let two processes share a port.
-    if protocol == Protocol::Tcp && reuse == Reuse::AfterClose {
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-    }
-    bind(&socket, &SocketAddrV4::new(address, port))?;
-    Ok(socket)
 }
 
 fn port_of(socket: &OwnedFd) -> io::Result<u16> {

@@ -3,7 +3,7 @@
 
 use std::{
     fmt, io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use procfs::process::{self, ProcState};
@@ -75,6 +75,11 @@ impl Watched {
         // SAFETY: an `OwnedFd` stays open, and the same, for as long as it is owned, which is by this alone.
         let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }?;
         Ok(Some(Self { handle }))
+    }
+
+    /// A descriptor of the process.
+    pub(super) fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.get_ref().as_fd()
     }
 
     /// Waits for its end. May be dropped while it waits: nothing is lost.

@@ -10,7 +10,10 @@ use std::{
 
 use rustix::process::Signal;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{
+        AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest,
+        unix::AsyncFd,
+    },
     net::{UnixStream, unix::pipe},
     sync::broadcast,
     task::JoinHandle,
@@ -25,7 +28,7 @@ use super::{
     process::{Ending, Watched},
 };
 use crate::{
-    cage::{Orders, Said},
+    cage::{Binds, Handed, Orders, Said},
     failpoint, launcher, limits, printable,
     qemu::{CONSOLE_SOCKET, QMP_SOCKET, Qmp, QmpError, descriptors},
 };
@@ -231,37 +234,37 @@ async fn caged(
     let line = Orders {
         vm: spec.vm.clone(),
         cage: spec.cage.clone(),
+        forwards: spec.forwards.clone(),
         program: spec.program.clone(),
         argv: spec.argv.clone(),
     };
     let line = format!("{}\n", serde_json::to_string(&line)?);
-    let written = orders.write_all(line.as_bytes()).await;
-    let first = said_by(&mut said).await?;
-    let pid = match (first, written) {
-        (Some(Said::Pid(pid)), Ok(())) => pid,
-        (Some(Said::Failed(message)), _) => {
+    // Where the step is gone already, what it says, or its status, tells why.
+    if let Err(error) = orders.write_all(line.as_bytes()).await {
+        tracing::debug!(%error, "the orders were not written whole");
+    }
+    let Ready { pid, handed } = match ready(&mut said).await? {
+        Ok(ready) => ready,
+        Err(Some(message)) => {
             ended(child).await?;
             return Ok(Err(message));
         }
-        (_, _) => {
+        Err(None) => {
             let status = ended(child).await;
             let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
             return Ok(Err(format!("the step that becomes QEMU ended with {status}")));
         }
     };
     let gone = || "the process that was to be QEMU is gone".to_owned();
-    let Some(process) = Process::of(pid) else {
-        // It may have said why.
-        return Ok(match said_by(&mut said).await? {
-            Some(Said::Failed(message)) => Err(message),
-            Some(Said::Pid(_)) | None => Err(gone()),
-        });
-    };
+    let Some(process) = Process::of(pid) else { return Ok(Err(gone())) };
     failpoint::reach("launch.caged");
     // It runs only once it is written down; on a full disk it does not run.
     dir.must_note(|status| status.qemu = Some(process.clone())).map_err(std::io::Error::other)?;
     failpoint::reach("launch.recorded");
     let Some(watched) = Watched::new(&process)? else { return Ok(Err(gone())) };
+    if let Some(handed) = handed {
+        tokio::spawn(bind(Binds::take(watched.handle(), &handed, &spec.forwards)?));
+    }
     let go = orders.write_all(b"go\n").await;
     failpoint::reach("launch.go");
     // Its standard output closes when QEMU begins; that of the step's first half has, long since.
@@ -271,6 +274,56 @@ async fn caged(
         (Some(Said::Failed(message)), _) => Ok(Err(message)),
         (_, Err(error)) => Err(error),
         (_, Ok(())) => Ok(Ok(watched)),
+    }
+}
+
+/// A step that waits for the word to become QEMU.
+struct Ready {
+    pid: u32,
+    /// What the supervisor takes from it first.
+    handed: Option<Handed>,
+}
+
+/// Reads that it is ready, or what went wrong; nothing where it ended without a word. Its first half says the process id and its second half
+/// that it is ready, in either order.
+async fn ready(
+    said: &mut BufReader<pipe::Receiver>,
+) -> std::io::Result<Result<Ready, Option<String>>> {
+    let (mut pid, mut handed) = (None, None);
+    loop {
+        match said_by(said).await? {
+            Some(Said::Pid(found)) => pid = Some(found),
+            Some(Said::Ready(found)) => handed = Some(found),
+            Some(Said::Failed(message)) => return Ok(Err(Some(message))),
+            None => return Ok(Err(None)),
+        }
+        if let (Some(pid), Some(handed)) = (pid, &handed) {
+            return Ok(Ok(Ready { pid, handed: handed.clone() }));
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+fn watched(binds: Binds) -> std::io::Result<AsyncFd<Binds>> {
+    // SAFETY: `Binds` owns its descriptor, which stays open, and the same, for as long as it is there.
+    Ok(unsafe { AsyncFd::register_with_interest(binds, Interest::READABLE) }?)
+}
+
+/// Answers QEMU's requests to bind a socket, until it has all of them or has ended.
+async fn bind(binds: Binds) {
+    let answered = async {
+        let mut binds = watched(binds)?;
+        loop {
+            let mut readable = binds.readable_mut().await?;
+            if !readable.get_inner_mut().answer()? {
+                return std::io::Result::Ok(());
+            }
+            readable.clear_ready();
+        }
+    };
+    // QEMU then says which port it could not forward.
+    if let Err(error) = answered.await {
+        tracing::debug!(%error, "no more of QEMU's sockets are bound");
     }
 }
 

@@ -51,7 +51,7 @@ fn it_reaches_no_port_but_its_own() {
     for deed in more.into_iter().chain(all) {
         refused(&said, deed, "Operation not permitted");
     }
-    refused(&said, &other, "Permission denied");
+    refused(&said, &other, "Operation not permitted");
     // The control: its own port it may listen on.
     assert!(caged.port > 0);
     drop(caged);
@@ -61,7 +61,7 @@ fn it_reaches_no_port_but_its_own() {
     let listen = format!("listen 127.0.0.1:{port}");
     let ports = json!({"port_map": {"http": {"guest": 80, "host": port}}});
     let said = Caged::doing(&[&listen], ports).said();
-    assert!(said.contains(&format!("{listen}: done")), "{said}");
+    assert!(said.contains(&format!("{listen}: listens at")), "{said}");
 }
 
 /// Without a forwarded port it has no network at all.
@@ -69,7 +69,7 @@ fn it_reaches_no_port_but_its_own() {
 fn without_ports_it_has_no_network() {
     let deeds = ["interfaces", "listen 127.0.0.1:20000"];
     let said = Caged::doing(&deeds, json!({"port_map": {}})).said();
-    refused(&said, "listen 127.0.0.1:20000", "Permission denied");
+    refused(&said, "listen 127.0.0.1:20000", "Operation not permitted");
     assert!(said.contains("interfaces: only lo, and that is down"), "{said}");
 }
 
@@ -196,7 +196,7 @@ fn with_egress_it_reaches_public_addresses_only() {
         assert!(!said.contains(&format!("{deed}: Operation not permitted")), "{said}");
         assert!(said.contains("read /etc/resolv.conf: done"), "{said}");
     }
-    refused(&said, &elsewhere, "Permission denied");
+    refused(&said, &elsewhere, "Operation not permitted");
     let inspected = caged.qhost.run(&["inspect", "test"]).exits(0);
     assert!(inspected.stdout.contains("cage       strict\n"), "{}", inspected.stdout);
     // The same of another start of the same VM.

@@ -6,7 +6,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
     net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::{
-        fd::{AsRawFd as _, FromRawFd as _},
+        fd::{AsFd, AsRawFd as _, FromRawFd as _},
         linux::net::SocketAddrExt as _,
         unix::{
             fs::PermissionsExt as _,
@@ -23,7 +23,10 @@ use qhost_tests::command;
 use rustix::{
     fs::{MemfdFlags, memfd_create},
     mount::{MountFlags, mount},
-    net::{AddressFamily, Protocol, SendFlags, SocketType, netdevice, sendto, socket},
+    net::{
+        AddressFamily, Protocol, SendFlags, SocketType, getsockname, netdevice, sendto, socket,
+        sockopt,
+    },
     process::{Pid, Signal, kill_process},
     thread::{CapabilitySet, UnshareFlags, capabilities},
 };
@@ -52,13 +55,13 @@ fn main() {
     });
     let (mut console, _) = console.accept().unwrap();
     let mut deeds = String::new();
-    let mut reader = BufReader::new(image);
+    let mut reader = BufReader::new(image.try_clone().unwrap());
     reader.seek(SeekFrom::Start(512)).unwrap();
     let mut bytes = vec![];
     reader.read_until(0, &mut bytes).unwrap();
     deeds.push_str(&String::from_utf8_lossy(&bytes));
     for deed in deeds.trim_end_matches('\0').lines() {
-        let said = match done(deed, &overlay) {
+        let said = match done(deed, &image, &overlay) {
             Ok(said) => said,
             Err(error) => error.to_string(),
         };
@@ -84,8 +87,13 @@ fn serve(mut stream: UnixStream) {
     }
 }
 
+/// A socket for datagrams, which is bound to nothing yet.
+fn datagrams() -> io::Result<UdpSocket> {
+    Ok(socket(AddressFamily::INET, SocketType::DGRAM, None)?.into())
+}
+
 fn send_with_options(options: &[u8], to: &str) -> io::Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let socket = datagrams()?;
     let length = u32::try_from(options.len()).unwrap();
     #[expect(unsafe_code, reason = "an option that no library sets")]
     // SAFETY: the kernel reads as many bytes as there are.
@@ -99,7 +107,41 @@ fn send_with_options(options: &[u8], to: &str) -> io::Result<()> {
     }
 }
 
-fn done(deed: &str, mut overlay: &File) -> io::Result<String> {
+/// Whether a socket listens, and where.
+fn listens(socket: &impl AsFd) -> io::Result<String> {
+    Ok(match sockopt::socket_acceptconn(socket)? {
+        true => format!("listens at {:?}", SocketAddrV4::try_from(getsockname(socket)?)),
+        false => "listens at nothing".into(),
+    })
+}
+
+/// Has the kernel do something with an open file that is of no use to QEMU.
+fn control(file: &File, request: libc::Ioctl, with: &mut [u64]) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "requests that no library makes")]
+    // SAFETY: none of those made here writes beyond what is lent.
+    match unsafe { libc::ioctl(file.as_raw_fd(), request, with.as_mut_ptr()) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The same by fcntl(2).
+fn command_file(file: &File, command: i32, with: i64) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "commands that no library gives")]
+    // SAFETY: none of those made here is given a pointer but to a lock that is lent.
+    match unsafe { libc::fcntl(file.as_raw_fd(), command, with) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A lock on all of a file, for readers or for one writer.
+fn lock(file: &File, kind: i32) -> io::Result<()> {
+    let lock = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    command_file(file, libc::F_OFD_SETLK, std::ptr::from_ref(&lock).expose_provenance() as i64)
+}
+
+fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
     let (what, with) = deed.split_once(' ').unwrap_or((deed, ""));
     let number = || with.parse::<usize>().unwrap();
     match what {
@@ -111,16 +153,25 @@ fn done(deed: &str, mut overlay: &File) -> io::Result<String> {
         "unix" => drop(UnixStream::connect(with)?),
         "abstract" => drop(UnixStream::connect_addr(&SocketAddr::from_abstract_name(with)?)?),
         "tcp" => drop(TcpStream::connect(with)?),
-        "udp" => drop(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", with)?),
+        "udp" => drop(datagrams()?.send_to(b"x", with)?),
         "answer" => {
             let socket = UdpSocket::bind(with)?;
             let (_, asker) = socket.recv_from(&mut [0; 16])?;
             socket.send_to(b"answered", asker)?;
         }
-        "udp-connect" => UdpSocket::bind("0.0.0.0:0")?.connect(with)?,
+        "udp-connect" => datagrams()?.connect(with)?,
+        // A socket that has sent has a port of its own, at which it hears.
+        "hear" => {
+            let socket = datagrams()?;
+            socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+            socket.send_to(b"x", with)?;
+            let mut heard = [0; 64];
+            let (length, from) = socket.recv_from(&mut heard)?;
+            return Ok(format!("{:?} from {from}", String::from_utf8_lossy(&heard[..length])));
+        }
         "six" => drop(socket(AddressFamily::INET6, SocketType::STREAM, None)?),
         "broadcast" => {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let socket = datagrams()?;
             socket.set_broadcast(true)?;
             socket.send_to(b"x", with)?;
         }
@@ -145,7 +196,33 @@ fn done(deed: &str, mut overlay: &File) -> io::Result<String> {
         }
         "datagram-pair" => drop(std::os::unix::net::UnixDatagram::pair()?),
         "chmod" => overlay.set_permissions(fs::Permissions::from_mode(0o777))?,
-        "listen" => drop(TcpListener::bind(with)?),
+        "listen" => return listens(&TcpListener::bind(with)?),
+        "listen-unbound" => {
+            let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            rustix::net::listen(&socket, 1)?;
+            return listens(&socket);
+        }
+        "accept" => {
+            let (mut stream, from) = TcpListener::bind(with)?.accept()?;
+            stream.write_all(b"accepted")?;
+            return Ok(format!("from {}", from.ip()));
+        }
+        "bind-udp" => drop(UdpSocket::bind(with)?),
+        "read-lock-image" => lock(image, libc::F_RDLCK)?,
+        "read-lock-overlay" => lock(overlay, libc::F_RDLCK)?,
+        "flock-image" => image.lock_shared()?,
+        "lease-image" => command_file(image, libc::F_SETLEASE, libc::F_RDLCK.into())?,
+        "times-of-image" => image.set_modified(std::time::SystemTime::now())?,
+        "mode-of-image" => image.set_permissions(fs::Permissions::from_mode(0o777))?,
+        // FS_IOC_SETFLAGS: FS_NOATIME_FL, which a file's owner may set.
+        "flags-of-image" => control(image, 0x4008_6602, &mut [0x80])?,
+        // FS_IOC_ENABLE_VERITY
+        "verity-of-image" => {
+            control(image, 0x4080_6685, &mut [1, 4096, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?
+        }
+        "write-image" => drop((&*image).write_all(b"x")?),
+        "truncate-image" => image.set_len(0)?,
+        "sync" => rustix::fs::syncfs(image)?,
         "interfaces" => {
             let probe = socket(AddressFamily::INET, SocketType::STREAM, None)?;
             let second = netdevice::index_to_name(&probe, 2);

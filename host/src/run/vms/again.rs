@@ -84,6 +84,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
         forwards: &spec.forwards,
         overlay_bytes: spec.overlay_bytes,
         program: &spec.program,
+        unfiltered_internet: host.config.unfiltered_internet(),
     };
     spec.cage = cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
     let ports = vm::reserve_again(&host.state, &spec.forwards)?;
