@@ -2,13 +2,14 @@
 //! test a claim. Where this machine cannot show one, the test says so by name.
 
 mod network;
+mod tried;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    command, succeed, wait_for,
+    succeed, wait_for,
 };
 use serde_json::{Value, json};
 
@@ -260,9 +261,26 @@ fn what_is_lacking_is_said() {
     let job = qhost.job(&image, json!({"egress": "internet"}));
     qhost.config(&format!("[network]\ninternet = true\n[cage]\n{nowhere}"));
     qhost.run(&["run", &job]).exits(16).says("a filter of what QEMU sends");
+    // Without it a guest reaches all that this host does, whatever else is left out.
+    let best_effort = format!("[cage]\nlevel = \"best-effort\"\n{nowhere}");
+    qhost.config(&format!("[network]\ninternet = true\n{best_effort}"));
+    for verb in ["plan", "run"] {
+        qhost.run(&[verb, &job]).exits(16).says("reaches this host's loopback, private networks");
+    }
+    let open = "[network]\ninternet = true\nunfiltered_internet = true\n";
+    qhost.config(&format!("{open}[cage]\n{nowhere}"));
+    qhost.run(&["run", &job]).exits(16).says("a filter of what QEMU sends");
+    qhost.config(&format!("{open}{best_effort}"));
+    for verb in ["plan", "run"] {
+        qhost
+            .run(&[verb, &job])
+            .exits(0)
+            .says("a filter of what QEMU sends")
+            .says("its guest reaches this host's loopback, private networks and cloud metadata");
+    }
     qhost
-        .config(&format!("[network]\ninternet = true\n[cage]\nlevel = \"best-effort\"\n{nowhere}"));
-    qhost.run(&["run", &job]).exits(0).says("a filter of what QEMU sends");
+        .run(&["doctor"])
+        .says("network.unfiltered_internet lets guests reach this host's loopback");
     qhost.config("[cage]\nusers = \"9-7\"\n");
     qhost.run(&["run", &job]).exits(2).says("expected FIRST-LAST");
 }
@@ -274,28 +292,10 @@ fn without_root_it_is_a_user_namespace() {
         eprintln!("not shown here: without_root_it_is_a_user_namespace drops root first");
         return;
     }
-    let (qhost, server) = (qhost(), ImageServer::start());
+    let (qhost, server) = (qhost().as_user(), ImageServer::start());
     qhost.config("[cage]\nlevel = \"best-effort\"\n");
     let job = qhost.job(&server.serve("/image", boot_sector::disk("up", Then::Hang)), json!({}));
-    succeed("chown", &["-R", "65534:65534", qhost.folder().to_str().unwrap()]);
-    // The build's folder may be one that only root gets into.
-    let bin = qhost.folder().join("bin");
-    fs::create_dir(&bin).unwrap();
-    for name in ["qhost-under-test", "qhost-under-test-supervisor"] {
-        fs::copy(qhost.program().with_file_name(name), bin.join(name)).unwrap();
-    }
-    let run = |args: &[&str]| {
-        let as_root = qhost.command(args);
-        let mut run = command("setpriv");
-        run.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-        run.arg(bin.join("qhost-under-test")).args(as_root.get_args());
-        run.env_clear().current_dir(qhost.folder());
-        run.envs(as_root.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        let output = run.output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    let (code, said) = run(&["run", "--detach", &job]);
-    assert_eq!(code, Some(0), "{said}");
+    qhost.run(&["run", "--detach", &job]).exits(0);
     let qemu = qhost.qemus().remove(0);
     let status = fs::read_to_string(format!("/proc/{qemu}/status")).unwrap();
     let value = |key: &str| {
@@ -312,6 +312,6 @@ fn without_root_it_is_a_user_namespace() {
     for kind in ["user", "mnt", "pid", "ipc", "uts", "net"] {
         assert_ne!(namespace(&qemu, kind), namespace("self", kind), "{kind}");
     }
-    assert_eq!(run(&["kill", "test"]).0, Some(0));
+    qhost.run(&["kill", "test"]).exits(0);
     wait_for("its end", || qhost.qemus().is_empty().then_some(()));
 }

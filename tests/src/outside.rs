@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpListener, UdpSocket},
     sync::{OnceLock, mpsc},
     thread,
 };
@@ -61,6 +61,7 @@ fn make() -> Outside {
         go.recv().expect("the word");
         set_up("eth0", [outside.public, outside.private]);
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).expect("port 80");
+        thread::spawn(answer_datagrams);
         done.send(()).expect("a listener");
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
@@ -77,6 +78,17 @@ fn make() -> Outside {
     linked.send(()).expect("the thread");
     ready.recv().expect("the thread");
     outside
+}
+
+/// Answers a datagram from another port first, and then from its own.
+fn answer_datagrams() {
+    let [asked, other] = [80, 81]
+        .map(|port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a port for datagrams"));
+    loop {
+        let (_, from) = asked.recv_from(&mut [0; 64]).expect("a datagram");
+        other.send_to(b"from another port", from).expect("a way back");
+        asked.send_to(b"outside", from).expect("a way back");
+    }
 }
 
 fn set_up(device: &str, addresses: [Ipv4Addr; 2]) {

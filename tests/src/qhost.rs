@@ -18,6 +18,8 @@ pub struct Qhost {
     scratch: Option<TempDir>,
     environment: Vec<(String, String)>,
     program: PathBuf,
+    /// What starts the program, if that is not the tests themselves: setpriv(1) with its options.
+    through: Vec<String>,
 }
 
 /// The fingerprint is the same for all tests, and trying kvm takes seconds on machines where it does not work.
@@ -40,7 +42,12 @@ impl Qhost {
     /// A new scratch folder. `program` is `env!("CARGO_BIN_EXE_qhost-under-test")`.
     pub fn new(program: &str) -> Self {
         let scratch = TempDir::with_prefix("qhost-test-").expect("a scratch folder");
-        let qhost = Self { scratch: Some(scratch), environment: vec![], program: program.into() };
+        let qhost = Self {
+            scratch: Some(scratch),
+            environment: vec![],
+            program: program.into(),
+            through: vec![],
+        };
         fs::create_dir(qhost.state()).expect("a state folder");
         let kept = fingerprint(&qhost.program);
         fs::write(qhost.state().join("fingerprint.json"), kept).expect("the fingerprint");
@@ -61,6 +68,30 @@ impl Qhost {
     /// The program under test.
     pub fn program(&self) -> &Path {
         &self.program
+    }
+
+    /// Runs it as a user that is not root, who owns this folder.
+    pub fn as_user(mut self) -> Self {
+        // The build's folder may be one that only root gets into.
+        let bin = self.folder().join("qhost-bin");
+        fs::create_dir(&bin).expect("a folder for programs");
+        for name in ["qhost-under-test", "qhost-under-test-supervisor"] {
+            fs::copy(self.program.with_file_name(name), bin.join(name)).expect("the program");
+        }
+        self.program = bin.join("qhost-under-test");
+        let folder = self.folder().to_str().expect("UTF-8").to_owned();
+        crate::succeed("chown", &["-R", "65534:65534", &folder]);
+        self.through = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+            .map(str::to_owned)
+            .into();
+        self
+    }
+
+    /// Runs it as a root without any of root's rights, as in a container.
+    pub fn without_rights(mut self) -> Self {
+        self.through =
+            ["setpriv", "--bounding-set=-all", "--inh-caps=-all"].map(str::to_owned).into();
+        self
     }
 
     /// Adds to the environment of what is run.
@@ -107,8 +138,10 @@ impl Qhost {
 
     /// The command with these arguments, in this folder, with nothing of the tests' own environment but PATH.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = command(&self.program);
+        let mut words = self.through.iter().map(PathBuf::from).chain([self.program.clone()]);
+        let mut command = command(words.next().expect("a program"));
         command
+            .args(words)
             .args(args)
             .current_dir(self.folder())
             .env_clear()

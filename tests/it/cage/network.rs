@@ -86,7 +86,7 @@ fn a_udp_port_answers_only() {
         let local = || UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         let (asker, other, free) = (local(), local(), local().local_addr().unwrap());
         asker.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let answer = format!("answer {free}");
+        let answer = format!("answer {free} {}", other.local_addr().unwrap());
         let (to_asker, to_other) = (
             format!("udp {}", asker.local_addr().unwrap()),
             format!("udp {}", other.local_addr().unwrap()),
@@ -110,9 +110,18 @@ fn a_udp_port_answers_only() {
             let log = fs::read_to_string(caged.qhost.vms()[0].join("console.log")).ok()?;
             log.contains("DONE").then_some(log)
         });
-        refused(&said, &ask_there, "Operation not permitted");
+        // All that is forwarded is bound by now, and the kernel asks nobody about more.
+        refused(&said, &ask_there, "Function not implemented");
         refused(&said, &to_asker, "Operation not permitted");
-        assert!(said.contains(&format!("{to_asker}: done")), "{said}");
+        // The forwarded socket answers whoever asked, and sends to no other.
+        refused(&said, &answer, "Operation not permitted");
+        let again = said.rmatch_indices(&format!("{to_asker}: ")).next().unwrap().0;
+        let again = said[again..].lines().next().unwrap();
+        match egress {
+            "internet" => assert!(again.ends_with(": done"), "{said}"),
+            // Any other socket is in a network of its own.
+            _ => assert!(again.contains("Network is unreachable"), "{said}"),
+        }
         refused(&said, &to_other, "Operation not permitted");
         refused(&said, &connect, "Operation not permitted");
     }

@@ -155,9 +155,13 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         "tcp" => drop(TcpStream::connect(with)?),
         "udp" => drop(datagrams()?.send_to(b"x", with)?),
         "answer" => {
-            let socket = UdpSocket::bind(with)?;
+            let (at, other) = with.split_once(' ').unwrap_or((with, ""));
+            let socket = UdpSocket::bind(at)?;
             let (_, asker) = socket.recv_from(&mut [0; 16])?;
             socket.send_to(b"answered", asker)?;
+            if !other.is_empty() {
+                socket.send_to(b"unasked", other)?;
+            }
         }
         "udp-connect" => datagrams()?.connect(with)?,
         // A socket that has sent has a port of its own, at which it hears.

@@ -1,0 +1,214 @@
+//! What was tried from QEMU's place, and what each got: a snapshot for each kind of host, with what `plan` says of it. The list for
+//! cgroups of version 2 alone is the same as the first (`tests/cgroup2`).
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+};
+
+use qhost_tests::{Qhost, can_filter, outside::outside};
+use serde_json::{Value, json};
+
+use super::{Caged, is_root};
+use crate::{qhost, snapshot};
+
+/// What needs no port of the host's to be named.
+const ANYWHERE: &[&str] = &[
+    "read /etc/passwd",
+    "read /proc/self/environ",
+    "list /home",
+    "exec /bin/sh",
+    "memfd",
+    "write-and-exec",
+    "capabilities",
+    "setuid",
+    "unshare",
+    "mount",
+    "chroot",
+    "x32",
+    "threads 1000",
+    "files 5000",
+    "packet",
+    "netlink",
+    "six",
+    "multipath",
+    "datagram-pair",
+    // The stored image is other tenants' too.
+    "read-lock-image",
+    "flock-image",
+    "lease-image",
+    "times-of-image",
+    "mode-of-image",
+    "flags-of-image",
+    "verity-of-image",
+    "write-image",
+    "truncate-image",
+    "read-lock-overlay",
+    "chmod",
+    "sync",
+    "listen-unbound",
+];
+
+/// Ports that are free now, by the names that they have in a list.
+struct Ports {
+    forwarded: u16,
+    other: u16,
+    listening: TcpListener,
+}
+
+impl Ports {
+    fn new() -> Self {
+        let free = || TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let [a, b] = [free(), free()].map(|listener| listener.local_addr().unwrap().port());
+        Self { forwarded: a, other: b, listening: free() }
+    }
+
+    fn named(&self) -> [(String, &'static str); 3] {
+        let listening = self.listening.local_addr().unwrap().port();
+        [
+            (format!(":{}", self.forwarded), ":FORWARDED"),
+            (format!(":{}", self.other), ":OTHER"),
+            (format!(":{listening}"), ":OF-THE-HOST"),
+        ]
+    }
+
+    fn fill_in(&self, deed: &str) -> String {
+        self.named().iter().fold(deed.into(), |deed, (port, name)| deed.replace(name, port))
+    }
+
+    fn take_out(&self, text: &str) -> String {
+        self.named().iter().fold(text.into(), |text, (port, name)| text.replace(port, name))
+    }
+}
+
+/// What each got, a line each, below what `plan` says that it is kept in.
+fn tried(qhost: Qhost, ports: &Ports, deeds: &[&str], config: Value) -> String {
+    let deeds: Vec<String> = deeds.iter().map(|deed| ports.fill_in(deed)).collect();
+    let caged = Caged::with(qhost, &deeds.iter().map(String::as_str).collect::<Vec<_>>(), config);
+    let job = caged.qhost.folder().join("job.json").display().to_string();
+    let plan = caged.qhost.run(&["plan", &job]).exits(0).stdout;
+    let cage = plan.lines().find(|line| line.starts_with("cage ")).unwrap().to_owned();
+    let said = caged.said();
+    let got = deeds.iter().map(|deed| {
+        let line = said.lines().find(|line| line.starts_with(&format!("{deed}: ")));
+        let (_, got) = line.unwrap_or_else(|| panic!("{deed}: {said}")).split_once(": ").unwrap();
+        let got = if got.starts_with("after ") { "bounded" } else { got };
+        format!("{:<40} {got}\n", ports.take_out(deed))
+    });
+    let got: String = got.collect();
+    format!("{cage}\n\n{}", ports.take_out(&got))
+}
+
+fn forwarded(ports: &Ports, protocol: &str) -> Value {
+    json!({"port_map": {"http": {"guest": 80, "host": ports.forwarded, "protocol": protocol}}})
+}
+
+const BY_TCP: &[&str] = &[
+    "tcp 127.0.0.1:OF-THE-HOST",
+    "fastopen 127.0.0.1:OF-THE-HOST",
+    "udp 127.0.0.1:OF-THE-HOST",
+    "tcp 1.1.1.1:53",
+    "listen 0.0.0.0:OTHER",
+    "listen 127.0.0.1:OTHER",
+    "listen 0.0.0.0:FORWARDED",
+    "listen 127.0.0.1:FORWARDED",
+];
+
+fn with_a_tcp_port(qhost: Qhost) -> String {
+    let ports = Ports::new();
+    tried(qhost, &ports, &[ANYWHERE, BY_TCP].concat(), forwarded(&ports, "tcp"))
+}
+
+#[test]
+fn with_a_forwarded_tcp_port() {
+    if !is_root() {
+        eprintln!("not shown here: with_a_forwarded_tcp_port needs root");
+        return;
+    }
+    let list = with_a_tcp_port(qhost());
+    snapshot("hostile-qemu", &list, &qhost());
+}
+
+#[test]
+fn as_an_ordinary_user() {
+    if !is_root() {
+        eprintln!("not shown here: as_an_ordinary_user drops root first");
+        return;
+    }
+    let user = qhost().as_user();
+    user.config("[cage]\nlevel = \"best-effort\"\n");
+    snapshot("hostile-qemu-user", &with_a_tcp_port(user), &qhost());
+}
+
+/// Neither a user nor namespaces nor a cgroup of its own: system calls, files and sockets are what is left.
+#[test]
+fn on_a_host_with_neither() {
+    if !is_root() {
+        eprintln!("not shown here: on_a_host_with_neither drops root's rights first");
+        return;
+    }
+    let bare = qhost().without_rights();
+    bare.config("[cage]\nlevel = \"best-effort\"\ncgroup = \"../none\"\n");
+    snapshot("hostile-qemu-bare", &with_a_tcp_port(bare), &qhost());
+}
+
+#[test]
+fn with_egress_and_udp() {
+    let Some(outside) = outside().filter(|_| can_filter()) else {
+        eprintln!("not shown here: with_egress_and_udp needs root and BPF");
+        return;
+    };
+    let ports = Ports::new();
+    let (hear, own) = (format!("hear {}:80", outside.public), format!("udp {}:80", outside.own));
+    let deeds = [
+        &[
+            // What answers is the address and the port that was asked, and no other.
+            hear.as_str(),
+            own.as_str(),
+            "udp 127.0.0.1:OF-THE-HOST",
+            "bind-udp 0.0.0.0:OTHER",
+            "bind-udp 0.0.0.0:FORWARDED",
+            "bind-udp 127.0.0.1:FORWARDED",
+            "listen 0.0.0.0:OTHER",
+            "listen-unbound",
+        ][..],
+        ANYWHERE,
+    ]
+    .concat();
+    let qhost = qhost();
+    qhost.config("[network]\ninternet = true\n");
+    let mut config = forwarded(&ports, "udp");
+    config["egress"] = json!("internet");
+    let list = tried(qhost, &ports, &deeds, config)
+        .replace(&outside.public.to_string(), "OUTSIDE")
+        .replace(&outside.own.to_string(), "THIS-HOST");
+    snapshot("hostile-qemu-egress", &list, &self::qhost());
+}
+
+/// It accepts what comes to the forwarded address; the lists above have that nothing else listens.
+#[test]
+fn it_accepts_at_the_forwarded_address_only() {
+    let ports = Ports::new();
+    let accept = ports.fill_in("accept 127.0.0.1:FORWARDED");
+    let deeds = ["listen-unbound", "listen-unbound", &accept];
+    let caged = Caged::doing(&deeds, forwarded(&ports, "tcp"));
+    let mut stream = TcpStream::connect(("127.0.0.1", ports.forwarded)).unwrap();
+    let mut heard = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut heard).unwrap();
+    assert_eq!(heard, "accepted");
+    let said = caged.said();
+    assert!(said.contains(&format!("{accept}: from 127.0.0.1")), "{said}");
+}
+
+/// A lock or a lease that a VM takes on the stored image would keep other tenants' VMs from starting.
+#[test]
+fn a_shared_image_is_no_weapon() {
+    let deeds = ["read-lock-image", "flock-image", "lease-image", "times-of-image"];
+    let caged = Caged::doing(&deeds, json!({}));
+    caged.said();
+    let job = fs::read_to_string(caged.qhost.folder().join("job.json")).unwrap();
+    let other = caged.qhost.file("other.json", job.replace("\"test\"", "\"other\""));
+    let report = caged.qhost.run(&["run", "--json", "--detach", &other]).exits(0).json();
+    assert_eq!(report["image"]["cached"], true, "it was neither hashed again nor put away");
+    caged.qhost.run(&["kill", "other"]).exits(0);
+}
