@@ -37,6 +37,9 @@ pub const SUBCOMMAND: &str = "__launch";
 /// This very program, even where its file has been replaced meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
+/// The first descriptor that a supervisor holds for its VM.
+pub(crate) const FIRST_HELD: RawFd = 3;
+
 /// The first descriptor that is not QEMU's; see [`crate::qemu::descriptors`].
 pub(crate) const FIRST_FREE_DESCRIPTOR: RawFd = descriptors::OVERLAY + 1;
 
@@ -50,13 +53,14 @@ pub(crate) fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::proc
 }
 
 /// What looks after a VM: a small program of its own, named like this one and beside it, so that a hundred of them cost
-/// little. It outlives this one: a session of its own, no death signal. What is held stays open in it; its standard output says
-/// what it does, and its standard error goes to a log.
+/// little. It outlives this one: a session of its own, no death signal. What is held is its by mapping, from descriptor 3 on, so that no
+/// other start inherits it; it closes what else this process was started with. Its standard output says what it does, and its standard
+/// error goes to a log.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 pub(crate) fn supervisor(
     vm: &Path,
     how: &str,
-    holds: &[File],
+    holds: Vec<File>,
     log: File,
 ) -> Result<Child, (PathBuf, io::Error)> {
     let program = match supervisor_program() {
@@ -64,19 +68,27 @@ pub(crate) fn supervisor(
         Err(error) => return Err((THIS_PROGRAM.into(), error)),
     };
     let mut command = Command::new(&program);
-    command.arg(how).arg(vm).current_dir(vm).env_clear();
+    command.arg(how).arg(vm).arg(holds.len().to_string()).current_dir(vm).env_clear();
     // Whoever adopts is not to be killed where the one before was.
     if how == "launch" {
         command.envs(failpoint::environment());
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    let inherited = |flags| holds.iter().try_for_each(|held| fcntl_setfd(held, flags));
-    let child = inherited(FdFlags::empty()).map_err(io::Error::from).and_then(|()| {
-        let child = command.spawn();
-        inherited(FdFlags::CLOEXEC)?;
-        child
-    });
-    child.map_err(|error| (program, error))
+    let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
+    let holds = holds.into_iter().map(OwnedFd::from).zip(FIRST_HELD..).map(mapping).collect();
+    let mapped = command.fd_mappings(holds).map_err(io::Error::other);
+    mapped.and_then(|command| command.spawn()).map_err(|error| (program, error))
+}
+
+/// Closes every descriptor from one on: what a process was started with that nothing has to do with.
+#[expect(unsafe_code, reason = "rustix has no function that closes what has no owner")]
+pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
+    let first = libc::c_uint::try_from(first).map_err(io::Error::other)?;
+    // SAFETY: this process has just begun, and owns none of them.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// `qhost-supervisor` beside `qhost`.

@@ -2,6 +2,8 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use crate::qemu::Rate;
+
 // What a job file may hold.
 
 /// A job file in bytes: a Nomad job of a hundred tasks is a tenth of this.
@@ -275,6 +277,17 @@ pub const QMP_REPLY: Duration = Duration::from_secs(5);
 pub const QMP_LINE_BYTES: usize = 1 << 20;
 /// QMP events kept while a command's answer is awaited.
 pub const QMP_EVENTS: usize = 1024;
+/// What is taken in of QMP: of a QEMU with a thousand connections, ten answers to `info usernet` at once and two a second, and more than any
+/// events that are no flood.
+pub const QMP_RATE: Rate = Rate { per_second: 256 << 10, at_once: 2 << 20 };
+/// What a line of QMP is taken to cost besides its bytes.
+pub const QMP_MESSAGE_BYTES: u64 = 256;
+/// For how long more may come than that before the VM is ended.
+pub const QMP_FLOOD: Duration = Duration::from_secs(10);
+/// How long QEMU may take to tell what its disks and connections did, before that is left out.
+pub const QMP_STATS: Duration = Duration::from_secs(1);
+/// From `quit` to SIGKILL of a VM that is to be killed.
+pub const KILL_QUIT: Duration = Duration::from_secs(1);
 /// From `system_powerdown` to `quit`, unless asked otherwise.
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
 /// The longest grace that can be asked for, and a little: what `qhost stop` waits.
@@ -295,6 +308,8 @@ pub const CONSOLE_LOG_BYTES: u64 = 8 << 20;
 pub const CONSOLE_TIME: Duration = Duration::from_secs(1);
 /// Such notes before a new log is begun: of a guest that says a word a second, 18 hours.
 pub const CONSOLE_TIMES: u64 = 1 << 16;
+/// What is taken in of a console: ninety times what a serial port of 115200 baud carries.
+pub const CONSOLE_RATE: Rate = Rate { per_second: 1 << 20, at_once: 4 << 20 };
 /// What is read of a console at a time, in bytes.
 pub const CONSOLE_READ_BYTES: usize = 8 << 10;
 /// How long a guest may take to accept what is typed: its serial port's buffer has 16 bytes.
@@ -353,6 +368,13 @@ pub const CONTROL_ANSWER_BYTES: u64 = 1 << 20;
 pub const CONTROL_REQUEST: Duration = Duration::from_secs(5);
 /// How long a supervisor may take to answer: QEMU's own answer, and a little.
 pub const CONTROL_REPLY: Duration = Duration::from_secs(QMP_REPLY.as_secs() * 3);
+/// How long a supervisor whose VM is over waits until what it answered has been sent.
+pub const CONTROL_SENT: Duration = Duration::from_millis(200);
+/// How long a supervisor that is to end a VM may be silent before what is done about it is said, and a VM that is to be killed is killed
+/// without it.
+pub const CONTROL_SILENT: Duration = Duration::from_secs(2);
+/// How long a supervisor may take to tell what its VM uses, when that is asked of many: QEMU's own answer, and a little.
+pub const CONTROL_STATS: Duration = Duration::from_secs(3);
 /// What is read of somebody's typing at a time, in bytes.
 pub const CONSOLE_TYPED_BYTES: usize = 1024;
 /// How long somebody who is attached to a console may take to read what it says.
@@ -363,6 +385,8 @@ pub const CAGE_UDP_PEERS: u32 = 4096;
 pub const CAGE_UDP_ASKED: u32 = 16 << 10;
 /// How long the cage may take to be put up.
 pub const CAGE: Duration = Duration::from_secs(30);
+/// What a supervisor writes to its log in bytes: a few hundred lines, as a VM that fails in one way says so again and again.
+pub const SUPERVISOR_LOG_BYTES: u64 = 256 << 10;
 /// How long a supervisor may take from its start to the first thing that it says.
 pub const SUPERVISOR: Duration = Duration::from_secs(30);
 /// One answer of the kernel over netlink in bytes: it writes up to 32 KiB of a list (`netlink_dump` of its af_netlink.c).

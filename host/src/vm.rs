@@ -26,6 +26,7 @@ mod qemu;
 mod ready;
 mod stats;
 mod seen;
+mod pending;
 mod watch;
 mod supervise;
 mod attach;

@@ -1,21 +1,22 @@
 //! QEMU's control protocol, QMP: JSON lines over a Unix socket (QEMU's `docs/interop/qmp-spec.rst`).
 //!
-//! QEMU is not trusted once a guest runs in it: lines, events and waits are bounded.
+//! QEMU is not trusted once a guest runs in it: lines, their rate and waits are bounded, and what it says may say anything.
 
 use std::{collections::VecDeque, io};
 
+use rustix::{io::Errno, net::SendFlags};
 use serde_json::{Value, json};
 use tokio::{
-    io::AsyncWriteExt as _,
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time,
+    time::{self, Instant},
 };
 use tokio_stream::StreamExt as _;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
+use super::pace::Pace;
 use crate::{limits, printable};
 
 /// A connection whose greeting was read.
@@ -23,8 +24,26 @@ use crate::{limits, printable};
 pub struct Qmp {
     lines: FramedRead<OwnedReadHalf, LinesCodec>,
     writer: OwnedWriteHalf,
+    /// Events that came while an answer was awaited.
     events: VecDeque<Event>,
     next_id: u64,
+    pace: Pace,
+    /// When the next line may be read.
+    read_at: Option<Instant>,
+}
+
+/// What QEMU says.
+#[derive(Debug)]
+pub enum Message {
+    /// Of its own accord.
+    Event(Event),
+    /// To a command.
+    Answer {
+        /// The command's number.
+        id: u64,
+        /// What the command returns; or QEMU's words of refusal.
+        result: Result<Value, String>,
+    },
 }
 
 /// Something that QEMU says of its own accord.
@@ -59,6 +78,16 @@ pub enum QmpError {
         /// QEMU's words.
         reason: String,
     },
+    /// It does not read what is sent.
+    #[error("QEMU does not read its control socket")]
+    Deaf,
+    /// More came than may, for too long.
+    #[error(
+        "QEMU flooded its control socket: for {} s it sent more than {} KiB a second",
+        limits::QMP_FLOOD.as_secs(),
+        limits::QMP_RATE.per_second >> 10
+    )]
+    Flood,
     /// What came is not QMP.
     #[error("QEMU's control socket sent what is not QMP: {0}")]
     Garbage(String),
@@ -70,7 +99,9 @@ impl Qmp {
         let (reader, writer) = stream.into_split();
         let lines =
             FramedRead::new(reader, LinesCodec::new_with_max_length(limits::QMP_LINE_BYTES));
-        let mut qmp = Self { lines, writer, events: VecDeque::new(), next_id: 0 };
+        let pace = Pace::new(limits::QMP_RATE);
+        let mut qmp =
+            Self { lines, writer, events: VecDeque::new(), next_id: 0, pace, read_at: None };
         let greeting = qmp.read().await?;
         if greeting.get("QMP").is_none() {
             return Err(garbage(&greeting.to_string()));
@@ -84,65 +115,89 @@ impl Qmp {
         self.execute("qmp_capabilities").await.map(drop)
     }
 
-    /// Runs a command that takes no arguments, and gives what it returns.
+    /// Runs a command that takes no arguments, and gives what it returns; events that come meanwhile are kept.
     pub async fn execute(&mut self, command: &str) -> Result<Value, QmpError> {
-        self.run(command, json!({})).await
-    }
-
-    /// What QEMU's monitor for people prints: some of what QEMU knows, it tells nobody else.
-    pub async fn human(&mut self, command: &str) -> Result<String, QmpError> {
-        let arguments = json!({ "command-line": command });
-        let answer = self.run("human-monitor-command", arguments).await?;
-        Ok(answer.as_str().unwrap_or_default().to_owned())
-    }
-
-    async fn run(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        match time::timeout(limits::QMP_REPLY, self.exchange(command, arguments)).await {
+        match time::timeout(limits::QMP_REPLY, self.exchange(command)).await {
             Ok(answer) => answer,
             Err(_) => Err(QmpError::Timeout { command: command.into() }),
         }
     }
 
-    async fn exchange(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+    async fn exchange(&mut self, command: &str) -> Result<Value, QmpError> {
+        let asked = self.send(command, &json!({}))?;
+        loop {
+            match self.message().await? {
+                Message::Event(event) => {
+                    if self.events.len() < limits::QMP_EVENTS {
+                        self.events.push_back(event);
+                    }
+                }
+                Message::Answer { id, result } if id == asked => {
+                    let refused = |reason| QmpError::Refused { command: command.into(), reason };
+                    return result.map_err(refused);
+                }
+                Message::Answer { .. } => {}
+            }
+        }
+    }
+
+    /// Sends a command and waits for nothing; gives the number that its answer will have.
+    pub fn send(&mut self, command: &str, arguments: &Value) -> Result<u64, QmpError> {
         let id = self.next_id;
         self.next_id += 1;
         let line = json!({"execute": command, "arguments": arguments, "id": id});
         let line = format!("{line}\n");
-        self.writer.write_all(line.as_bytes()).await?;
-        loop {
-            let mut message = self.read().await?;
-            if let Some(event) = event(&message) {
-                if self.events.len() < limits::QMP_EVENTS {
-                    self.events.push_back(event);
-                }
-            } else if message.get("id") == Some(&id.into()) {
-                return match message.get("error") {
-                    Some(error) => {
-                        let reason = error.get("desc").and_then(Value::as_str).unwrap_or_default();
-                        let reason = printable::line(reason, 300).to_string();
-                        Err(QmpError::Refused { command: command.into(), reason })
-                    }
-                    None => Ok(message.get_mut("return").map(Value::take).unwrap_or_default()),
-                };
-            }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(self.writer.as_ref(), line.as_bytes(), flags) {
+            Ok(written) if written == line.len() => Ok(id),
+            // A command is short, so that the socket takes it whole unless QEMU reads none.
+            Ok(_) | Err(Errno::AGAIN) => Err(QmpError::Deaf),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(QmpError::Closed),
+            Err(error) => Err(io::Error::from(error).into()),
         }
     }
 
-    /// The next event. May be dropped while it waits: nothing is lost.
-    pub async fn event(&mut self) -> Result<Event, QmpError> {
+    /// The next event or answer. May be dropped while it waits: nothing is lost.
+    pub async fn next(&mut self) -> Result<Message, QmpError> {
+        match self.events.pop_front() {
+            Some(event) => Ok(Message::Event(event)),
+            None => self.message().await,
+        }
+    }
+
+    async fn message(&mut self) -> Result<Message, QmpError> {
         loop {
-            if let Some(event) = self.events.pop_front() {
-                return Ok(event);
+            let mut message = self.read().await?;
+            if let Some(event) = event(&message) {
+                return Ok(Message::Event(event));
             }
-            if let Some(event) = event(&self.read().await?) {
-                return Ok(event);
-            }
+            let Some(id) = message.get("id").and_then(Value::as_u64) else { continue };
+            let result = match message.get("error") {
+                Some(error) => {
+                    let reason = error.get("desc").and_then(Value::as_str).unwrap_or_default();
+                    Err(printable::line(reason, 300).to_string())
+                }
+                None => Ok(message.get_mut("return").map(Value::take).unwrap_or_default()),
+            };
+            return Ok(Message::Answer { id, result });
         }
     }
 
     async fn read(&mut self) -> Result<Value, QmpError> {
+        if let Some(at) = self.read_at {
+            time::sleep_until(at).await;
+            self.read_at = None;
+        }
         match self.lines.next().await {
-            Some(Ok(line)) => serde_json::from_str(&line).map_err(|_| garbage(&line)),
+            Some(Ok(line)) => {
+                // A short line costs something too.
+                let wait = self.pace.take(line.len() as u64 + limits::QMP_MESSAGE_BYTES);
+                self.read_at = (!wait.is_zero()).then(|| Instant::now() + wait);
+                if self.pace.short_for() > limits::QMP_FLOOD {
+                    return Err(QmpError::Flood);
+                }
+                serde_json::from_str(&line).map_err(|_| garbage(&line))
+            }
             Some(Err(LinesCodecError::MaxLineLengthExceeded)) => Err(QmpError::Garbage(format!(
                 "a line of more than {} bytes",
                 limits::QMP_LINE_BYTES

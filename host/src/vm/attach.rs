@@ -82,7 +82,7 @@ impl Attached {
         };
         let failed =
             |(program, source): (PathBuf, std::io::Error)| VmError::Supervisor { program, source };
-        let mut child = launcher::supervisor(vm, how, &holds, log).map_err(failed)?;
+        let mut child = launcher::supervisor(vm, how, holds, log).map_err(failed)?;
         let process = Process::of(child.id());
         let stdout = child
             .stdout

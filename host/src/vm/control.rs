@@ -10,6 +10,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{broadcast, mpsc, oneshot},
+    task::JoinHandle,
     time,
 };
 
@@ -41,6 +42,8 @@ pub enum Request {
     Resume,
     /// What the VM uses.
     Stats,
+    /// Answered when the VM is over, with its status: that is true even where no record of it can be written.
+    End,
     /// Its console.
     Console,
 }
@@ -73,17 +76,41 @@ pub(super) struct Console {
     pub(super) typed: broadcast::Sender<Bytes>,
 }
 
+/// The control socket, served.
+pub(super) struct Served {
+    listening: JoinHandle<()>,
+    /// Closed when the last connection is.
+    connections: mpsc::Receiver<()>,
+}
+
+impl Served {
+    /// Takes no further connection, and waits until what was answered has been sent.
+    pub(super) async fn finish(mut self) {
+        self.listening.abort();
+        // One that is attached to the console may stay.
+        if time::timeout(limits::CONTROL_SENT, self.connections.recv()).await.is_err() {
+            tracing::debug!("connections to the control socket are still open");
+        }
+    }
+}
+
 /// Listens from now on.
-pub(super) fn serve(vm: &Path, asks: mpsc::Sender<Ask>, console: Console) -> Result<(), VmError> {
+pub(super) fn serve(
+    vm: &Path,
+    asks: mpsc::Sender<Ask>,
+    console: Console,
+) -> Result<Served, VmError> {
+    let (open, connections) = mpsc::channel::<()>(1);
     let path = vm.join(SOCKET);
     let listener = listen(vm, SOCKET).and_then(UnixListener::from_std);
     let listener = listener.map_err(folder("listen on", &path))?;
-    tokio::spawn(async move {
+    let listening = tokio::spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let (asks, console) = (asks.clone(), console.clone());
+                    let (asks, console, open) = (asks.clone(), console.clone(), open.clone());
                     tokio::spawn(async move {
+                        let _open = open;
                         if let Err(error) = answered(stream, asks, console).await {
                             tracing::debug!(%error, "a connection to the control socket");
                         }
@@ -94,7 +121,7 @@ pub(super) fn serve(vm: &Path, asks: mpsc::Sender<Ask>, console: Console) -> Res
             }
         }
     });
-    Ok(())
+    Ok(Served { listening, connections })
 }
 
 /// A listening socket in the VM's folder. Through a descriptor of the folder: a socket's whole path may have no more than 107

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Process, Spec};
-use crate::{cage::Usage, limits, printable, qemu::Qmp};
+use crate::{cage::Usage, limits, printable};
 
 /// What a VM uses.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -43,8 +43,8 @@ pub struct Disk {
     pub failed: u64,
 }
 
-/// Asks the kernel and QEMU. What does not answer is left out.
-pub(super) async fn gather(spec: &Spec, process: Option<&Process>, qmp: &mut Option<Qmp>) -> Stats {
+/// What the kernel counts. What QEMU knows is added when it answers, or left out.
+pub(super) fn of_process(spec: &Spec, process: Option<&Process>) -> Stats {
     let mut stats = Stats { cgroup: spec.cage.usage(&spec.vm), ..Stats::default() };
     let number = process.filter(|process| process.lives()).and_then(|one| one.pid.try_into().ok());
     if let Some(stat) = number.and_then(|pid| process::Process::new(pid).ok()?.stat().ok()) {
@@ -53,15 +53,21 @@ pub(super) async fn gather(spec: &Spec, process: Option<&Process>, qmp: &mut Opt
         stats.resident_bytes = Some(stat.rss_bytes().get());
         stats.threads = stat.num_threads.try_into().ok();
     }
-    let Some(qmp) = qmp else { return stats };
-    if let Ok(answer) = qmp.execute("query-blockstats").await {
-        let disks = answer.as_array().into_iter().flatten();
-        stats.disks = disks.take(limits::DISKS).map(disk).collect();
-    }
-    if let Ok(answer) = qmp.human("info usernet").await {
-        stats.connections = Some(answer.lines().filter(|line| is_connection(line)).count() as u64);
-    }
     stats
+}
+
+impl Stats {
+    /// An answer to `query-blockstats`.
+    pub(super) fn note_disks(&mut self, answer: &Value) {
+        let disks = answer.as_array().into_iter().flatten();
+        self.disks = disks.take(limits::DISKS).map(disk).collect();
+    }
+
+    /// What QEMU's monitor for people says to `info usernet`.
+    pub(super) fn note_connections(&mut self, answer: &Value) {
+        let lines = answer.as_str().unwrap_or_default().lines();
+        self.connections = Some(lines.filter(|line| is_connection(line)).count() as u64);
+    }
 }
 
 /// QEMU is not trusted: what it says is taken as numbers, and its names as text to be shown.

@@ -6,6 +6,7 @@ use std::{path::Path, time::Duration};
 use jiff::Timestamp;
 use rustix::process::{getpid, set_child_subreaper};
 use tokio::{
+    net::UnixStream,
     sync::{broadcast, mpsc},
     time::{self, Instant},
 };
@@ -23,6 +24,7 @@ use crate::{
     failpoint,
     job::{Ready, ReadyCheck},
     limits,
+    qemu::Qmp,
     stop::Stop,
 };
 
@@ -43,6 +45,8 @@ pub(super) struct Supervisor {
     /// Requests by signals that were heard so far.
     pub(super) heard: u32,
     pub(super) asks: mpsc::Receiver<Ask>,
+    /// Requests to be told of the VM's end.
+    pub(super) ends: Vec<Ask>,
     pub(super) console: Console,
     pub(super) notes: Notes,
 }
@@ -65,8 +69,10 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
         dir.note(|status| status.supervisor = Process::this());
         dir.tell("adopted", Some("whoever looked after it was killed".into()));
     }
-    control::serve(vm, asking, console.clone())?;
-    Supervisor { spec, dir, stop, heard: 0, asks, console, notes }.until_over(begin).await;
+    let served = control::serve(vm, asking, console.clone())?;
+    let ends = vec![];
+    Supervisor { spec, dir, stop, heard: 0, asks, ends, console, notes }.until_over(begin).await;
+    served.finish().await;
     Ok(())
 }
 
@@ -130,11 +136,7 @@ impl Supervisor {
             true => self.grace_left().max(limits::STOP_QUIT),
             false => limits::QMP_GREETING,
         };
-        let (stop, heard) = (&mut self.stop, self.heard + 1);
-        let greeted = tokio::select! {
-            greeted = qemu.greet(stream, within) => greeted,
-            () = stop.asked(heard) => Err(VmError::Interrupted),
-        };
+        let greeted = self.greet(&mut qemu, stream, within).await;
         // Whatever fails from here on, QEMU is gone before anything that it uses is given up.
         let qmp = match greeted {
             Ok(qmp) => qmp,
@@ -164,6 +166,44 @@ impl Supervisor {
         let started_at = self.dir.status().started_at.unwrap_or_else(Timestamp::now);
         let end = seen.end(ending, &stderr, killed.is_some_and(|kills| kills > 0));
         Ok((Ended { end, started_at, ended_at: Timestamp::now() }, asked))
+    }
+
+    /// QEMU's greeting, unless it is to stop meanwhile.
+    async fn greet(
+        &mut self,
+        qemu: &mut Qemu,
+        stream: UnixStream,
+        within: Duration,
+    ) -> Result<Qmp, VmError> {
+        let mut greeted = std::pin::pin!(qemu.greet(stream, within));
+        loop {
+            let (stop, heard) = (&mut self.stop, self.heard + 1);
+            tokio::select! {
+                biased;
+                () = stop.asked(heard) => return Err(VmError::Interrupted),
+                Some(ask) = self.asks.recv() => if self.is_to_end(ask, "it is starting") {
+                    return Err(VmError::Interrupted);
+                },
+                greeted = &mut greeted => return greeted,
+            }
+        }
+    }
+
+    /// Answers a request while no guest runs; whether it ends the VM.
+    fn is_to_end(&mut self, ask: Ask, why_not: &str) -> bool {
+        match ask.request {
+            Request::Stop { .. } | Request::Kill => {
+                ask.answer(Ok(true.into()));
+                return true;
+            }
+            Request::End => self.ends.push(ask),
+            Request::Restart { .. }
+            | Request::Pause
+            | Request::Resume
+            | Request::Stats
+            | Request::Console => ask.answer(Err(why_not.to_owned())),
+        }
+        false
     }
 
     /// Of the grace of a guest that was asked to stop.
@@ -239,17 +279,13 @@ impl Supervisor {
                     self.heard = heard;
                     return false;
                 }
-                Some(ask) = self.asks.recv() => match ask.request {
-                    Request::Stop { .. } | Request::Kill => {
-                        ask.answer(Ok(true.into()));
-                        return false;
-                    }
-                    Request::Restart { .. } => {
+                Some(ask) = self.asks.recv() => {
+                    if matches!(ask.request, Request::Restart { .. }) {
                         ask.answer(Ok(true.into()));
                         return true;
                     }
-                    Request::Pause | Request::Resume | Request::Stats | Request::Console => {
-                        ask.answer(Err("it waits to be started again".into()));
+                    if self.is_to_end(ask, "it waits to be started again") {
+                        return false;
                     }
                 }
             }
@@ -265,6 +301,10 @@ impl Supervisor {
         }
         // On a disk that was full there is room now.
         self.dir.note(|_| {});
+        let status = self.dir.status();
+        for ask in self.ends {
+            ask.answer(serde_json::to_value(status).map_err(|error| error.to_string()));
+        }
         failpoint::reach("stop.swept");
     }
 

@@ -1,14 +1,16 @@
-//! One QEMU from its greeting to its exit: its events, what it is asked, and the phases of stopping it.
+//! One QEMU from its greeting to its exit: its events, what it is asked, and the phases of stopping it. Nothing here waits for QEMU alone:
+//! what it is asked is answered in its time, or late, while requests and signals are heard.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{self, Instant};
 
 use super::{
     Note, State, VmError,
     control::{Ask, Request},
+    pending::{Gathering, Late, Pending, What, run_state},
     process::Ending,
     qemu::Qemu,
     ready,
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::{
     failpoint, limits,
-    qemu::{Event, Qmp, QmpError},
+    qemu::{Event, Message, Qmp, QmpError},
 };
 
 pub(super) struct Watch<'a> {
@@ -28,20 +30,25 @@ pub(super) struct Watch<'a> {
     qmp: Option<Qmp>,
     ready: Option<ready::Check>,
     seen: Seen,
+    pending: Pending,
     /// When the next phase begins by itself.
     deadline: Option<Instant>,
     /// When the guest was last said to be paused or to go on.
     turned: Option<Instant>,
+    /// When it is to be looked again whether it runs.
+    look_at: Option<Instant>,
 }
 
 /// What comes first.
 enum Next {
     Exit(Ending),
-    Event(Result<Event, QmpError>),
     Signal,
     Ask(Ask),
-    Ready(Result<(), String>),
     Deadline,
+    Late(Late),
+    Look,
+    Ready(Result<(), String>),
+    Said(Result<Message, QmpError>),
 }
 
 impl<'a> Watch<'a> {
@@ -51,8 +58,17 @@ impl<'a> Watch<'a> {
         qmp: Qmp,
         ready: Option<ready::Check>,
     ) -> Self {
-        let (qmp, seen) = (Some(qmp), Seen::default());
-        Self { of, qemu, qmp, ready, seen, deadline: None, turned: None }
+        Self {
+            of,
+            qemu,
+            qmp: Some(qmp),
+            ready,
+            seen: Seen::default(),
+            pending: Pending::default(),
+            deadline: None,
+            turned: None,
+            look_at: None,
+        }
     }
 
     /// Lets the guest run.
@@ -64,11 +80,11 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Finds out how a QEMU is doing that somebody else started.
+    /// Finds out how a QEMU is doing that another supervisor started.
     pub(super) async fn find_out(&mut self) -> Result<(), VmError> {
         let Some(qmp) = &mut self.qmp else { return Ok(()) };
         let status = qmp.execute("query-status").await?;
-        match status.get("status").and_then(Value::as_str).unwrap_or_default() {
+        match run_state(&status) {
             // It was killed before the guest ran.
             "prelaunch" => self.go_on().await?,
             "running" => self.of.enter_with(State::Running, None, |_| {}),
@@ -81,18 +97,14 @@ impl<'a> Watch<'a> {
             _ => {}
         }
         self.of.notes.say(&Note::Adopted);
-        // Somebody asked it to stop: its grace goes on.
+        // It was asked to stop: its grace goes on.
         if self.of.dir.status().state() == State::Stopping {
             self.seen.asked = true;
             self.seen.again = self.of.dir.status().start_again_after;
             self.seen.phase = Phase::PoweringDown;
-            // Whoever began may have been killed before it was pressed; a guest that was told twice powers off once.
-            if let Some(qmp) = &mut self.qmp
-                && let Err(error) = qmp.execute("system_powerdown").await
-            {
-                tracing::warn!(%error, "pressing the guest's power button");
-            }
             self.deadline = Some(Instant::now() + self.of.grace_left());
+            // The supervisor before may have been killed before it was pressed; a guest that was told twice powers off once.
+            self.command("system_powerdown", What::Stop);
         }
         Ok(())
     }
@@ -101,58 +113,61 @@ impl<'a> Watch<'a> {
         loop {
             match self.next().await {
                 Next::Exit(ending) => {
-                    self.last_events().await;
+                    self.last_words().await;
                     return (ending, self.seen);
-                }
-                Next::Event(Ok(event)) => self.note(event).await,
-                Next::Event(Err(error)) => {
-                    self.qmp = None;
-                    // The socket closes when QEMU exits. One that only closed it, or sends garbage, is ended.
-                    if !matches!(error, QmpError::Closed) {
-                        self.seen.failure.get_or_insert(error.to_string());
-                    }
-                    self.deadline.get_or_insert(Instant::now() + limits::STOP_QUIT);
                 }
                 Next::Signal => {
                     self.of.heard += 1;
                     match self.seen.phase {
-                        Phase::Running => self.stop(None).await,
+                        Phase::Running => self.stop(None),
                         Phase::PoweringDown | Phase::Quitting | Phase::Killing => {
                             self.seen.again = false;
-                            self.next_phase().await;
+                            self.next_phase();
                         }
                     }
                 }
-                Next::Ask(ask) => self.answer(ask).await,
-                Next::Ready(Ok(())) => {
-                    self.ready = None;
-                    self.of.dir.note(|status| status.ready_at = Some(Timestamp::now()));
-                    self.of.dir.tell("ready", None);
-                    self.of.notes.say(&Note::Ready);
-                }
-                Next::Ready(Err(message)) => {
-                    self.ready = None;
-                    self.fail(message);
-                }
-                Next::Deadline => self.next_phase().await,
+                Next::Ask(ask) => self.answer(ask),
+                Next::Deadline => self.next_phase(),
+                Next::Late(late) => self.late(late),
+                Next::Look => self.look(None),
+                Next::Ready(held) => self.is_ready(held),
+                Next::Said(Ok(Message::Event(event))) => self.note(&event),
+                Next::Said(Ok(Message::Answer { id, result })) => self.heard(id, result),
+                Next::Said(Err(error)) => self.lost(&error),
             }
         }
     }
 
+    /// QEMU's end, signals and requests first, whatever else there is.
     async fn next(&mut self) -> Next {
         let (stop, heard) = (&mut self.of.stop, self.of.heard + 1);
         tokio::select! {
+            biased;
             ending = self.qemu.end() => Next::Exit(ending),
-            event = next_event(&mut self.qmp) => Next::Event(event),
             () = stop.asked(heard) => Next::Signal,
             Some(ask) = self.of.asks.recv() => Next::Ask(ask),
-            held = is_ready(&mut self.ready) => Next::Ready(held),
             () = until(self.deadline) => Next::Deadline,
+            late = self.pending.late() => Next::Late(late),
+            () = until(self.look_at) => Next::Look,
+            held = is_ready(&mut self.ready) => Next::Ready(held),
+            said = says(&mut self.qmp) => Next::Said(said),
         }
     }
 
-    async fn answer(&mut self, ask: Ask) {
-        // Whoever asked has given up, and asks by other ways.
+    fn is_ready(&mut self, held: Result<(), String>) {
+        self.ready = None;
+        match held {
+            Ok(()) => {
+                self.of.dir.note(|status| status.ready_at = Some(Timestamp::now()));
+                self.of.dir.tell("ready", None);
+                self.of.notes.say(&Note::Ready);
+            }
+            Err(message) => self.fail(message),
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        // What asked has given up, and asks by other ways.
         if ask.is_abandoned() {
             return;
         }
@@ -160,59 +175,151 @@ impl<'a> Watch<'a> {
             Request::Stop { grace_s } => {
                 self.seen.again = false;
                 ask.answer(Ok(true.into()));
-                self.stop(grace_s).await;
+                self.stop(grace_s);
             }
             Request::Restart { grace_s } => {
                 self.seen.again = true;
                 ask.answer(Ok(true.into()));
-                self.stop(grace_s).await;
+                self.stop(grace_s);
             }
             Request::Kill => {
-                self.seen.again = false;
-                self.seen.asked = true;
                 ask.answer(Ok(true.into()));
-                self.enter_stopping(Duration::ZERO);
-                self.seen.phase = Phase::Quitting;
-                self.next_phase().await;
+                self.kill();
             }
-            Request::Pause => ask.answer(self.turn("stop").await),
-            Request::Resume => ask.answer(self.turn("cont").await),
-            Request::Stats => {
-                let process = self.of.dir.status().qemu.clone();
-                let stats = stats::gather(&self.of.spec, process.as_ref(), &mut self.qmp).await;
-                ask.answer(serde_json::to_value(stats).map_err(|error| error.to_string()));
-            }
+            Request::Pause => self.turn("stop", ask),
+            Request::Resume => self.turn("cont", ask),
+            Request::Stats => self.gather(ask),
+            Request::End => self.of.ends.push(ask),
             Request::Console => ask.answer(Err("that is no question".into())),
         }
     }
 
-    async fn status(&mut self) -> Result<Value, QmpError> {
-        match &mut self.qmp {
-            Some(qmp) => qmp.execute("query-status").await,
-            None => Err(QmpError::Closed),
+    /// Sends a command whose answer is heard later. Whether it was sent.
+    fn command(&mut self, command: &str, what: What) {
+        self.command_with(command, &json!({}), what, limits::QMP_REPLY);
+    }
+
+    fn command_with(&mut self, command: &str, arguments: &Value, what: What, within: Duration) {
+        match self.qmp.as_mut().ok_or(QmpError::Closed).and_then(|qmp| qmp.send(command, arguments))
+        {
+            Ok(id) => self.pending.add(id, what, within),
+            Err(error) => {
+                tracing::debug!(%error, command, "not sent");
+                self.unheard(what, &error.to_string());
+            }
         }
     }
 
-    /// Has the guest pause or go on. Whoever asked finds it written down, however often it was so before.
-    async fn turn(&mut self, command: &str) -> Result<Value, String> {
-        let done = match &mut self.qmp {
-            Some(qmp) if self.seen.phase == Phase::Running => {
-                qmp.execute(command).await.map_err(|error| error.to_string())?
+    /// Has the guest pause or go on. What asked finds it written down, however often it was so before.
+    fn turn(&mut self, command: &str, ask: Ask) {
+        match self.seen.phase {
+            Phase::Running => self.command(command, What::Turn(ask)),
+            Phase::PoweringDown | Phase::Quitting | Phase::Killing => {
+                ask.answer(Err("it is stopping".into()));
             }
-            Some(_) => return Err("it is stopping".into()),
-            None => return Err("QEMU cannot be controlled".into()),
+        }
+    }
+
+    fn gather(&mut self, ask: Ask) {
+        if let Some(gathering) = &mut self.pending.gathering {
+            gathering.asks.push(ask);
+            return;
+        }
+        let process = self.of.dir.status().qemu.clone();
+        let stats = stats::of_process(&self.of.spec, process.as_ref());
+        self.pending.gathering = Some(Gathering::begin(ask, stats));
+        let none = json!({});
+        self.command_with("query-blockstats", &none, What::Disks, limits::QMP_STATS);
+        // QEMU tells it nowhere else.
+        let usernet = json!({"command-line": "info usernet"});
+        let human = "human-monitor-command";
+        self.command_with(human, &usernet, What::Connections, limits::QMP_STATS);
+        self.tell_what_was_gathered();
+    }
+
+    fn tell_what_was_gathered(&mut self) {
+        if self.pending.has_gathered()
+            && let Some(gathering) = self.pending.gathering.take()
+        {
+            gathering.answer();
+        }
+    }
+
+    /// An answer of QEMU's.
+    fn heard(&mut self, id: u64, result: Result<Value, String>) {
+        let Some(what) = self.pending.take(id) else { return };
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(reason) => return self.unheard(what, &format!("QEMU refused: {reason}")),
         };
-        self.turned = None;
-        self.note_whether_it_runs().await;
-        Ok(done)
+        match what {
+            What::Turn(ask) => {
+                self.turned = None;
+                self.look(Some(ask));
+            }
+            What::Status(ask) => {
+                self.note_run_state(run_state(&answer));
+                if let Some(ask) = ask {
+                    ask.answer(Ok(Value::Null));
+                }
+            }
+            What::Stop => {}
+            What::Disks | What::Connections => {
+                if let Some(gathering) = &mut self.pending.gathering {
+                    match what {
+                        What::Disks => gathering.stats.note_disks(&answer),
+                        _ => gathering.stats.note_connections(&answer),
+                    }
+                }
+                self.tell_what_was_gathered();
+            }
+        }
+    }
+
+    fn late(&mut self, late: Late) {
+        match late {
+            Late::Command(what) => {
+                let seconds = limits::QMP_REPLY.as_secs();
+                self.unheard(what, &format!("QEMU did not answer within {seconds} s"));
+            }
+            Late::Gathering(gathering) => gathering.answer(),
+        }
+    }
+
+    /// A command that comes to nothing.
+    fn unheard(&mut self, what: What, why: &str) {
+        match what {
+            What::Turn(ask) | What::Status(Some(ask)) => ask.answer(Err(why.to_owned())),
+            What::Status(None) => tracing::debug!(why, "asking QEMU how it is"),
+            // A command that failed leaves nothing to wait for.
+            What::Stop => self.deadline = Some(Instant::now()),
+            What::Disks | What::Connections => self.tell_what_was_gathered(),
+        }
+    }
+
+    /// The control connection is of no use any more.
+    fn lost(&mut self, error: &QmpError) {
+        self.qmp = None;
+        // The socket closes when QEMU exits. One that only closed it, or sends garbage or a flood, is ended.
+        if !matches!(error, QmpError::Closed) {
+            self.seen.failure.get_or_insert(error.to_string());
+        }
+        self.deadline.get_or_insert(Instant::now() + limits::STOP_QUIT);
+        let late: Vec<_> = self.pending.give_up().collect();
+        for late in late {
+            match late {
+                Late::Command(what) => self.unheard(what, &error.to_string()),
+                Late::Gathering(gathering) => gathering.answer(),
+            }
+        }
     }
 
     /// Begins to stop it; where that has begun, makes its grace no longer than this.
-    async fn stop(&mut self, grace_s: Option<u64>) {
+    fn stop(&mut self, grace_s: Option<u64>) {
         let grace = Duration::from_secs(grace_s.unwrap_or(self.of.spec.grace_s));
         self.seen.asked = true;
         match self.seen.phase {
-            Phase::Running => self.next_phase_with(grace).await,
+            Phase::Running => self.next_phase_with(grace, limits::STOP_QUIT),
             Phase::PoweringDown => {
                 let by = Instant::now() + grace;
                 self.deadline = Some(self.deadline.map_or(by, |deadline| deadline.min(by)));
@@ -221,17 +328,32 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Whatever was wrong with it ends it.
+    /// Has QEMU quit, and kills it a moment later.
+    fn kill(&mut self) {
+        self.seen.again = false;
+        self.seen.asked = true;
+        self.enter_stopping(Duration::ZERO);
+        match self.seen.phase {
+            Phase::Running | Phase::PoweringDown => {
+                self.seen.phase = Phase::PoweringDown;
+                self.next_phase_with(Duration::ZERO, limits::KILL_QUIT);
+            }
+            Phase::Quitting | Phase::Killing => self.next_phase(),
+        }
+    }
+
+    /// What was wrong with it ends it.
     fn fail(&mut self, message: String) {
         self.seen.failure.get_or_insert(message);
         self.deadline = Some(Instant::now());
     }
 
-    async fn next_phase(&mut self) {
-        self.next_phase_with(Duration::from_secs(self.of.spec.grace_s)).await;
+    fn next_phase(&mut self) {
+        let grace = Duration::from_secs(self.of.spec.grace_s);
+        self.next_phase_with(grace, limits::STOP_QUIT);
     }
 
-    async fn next_phase_with(&mut self, grace: Duration) {
+    fn next_phase_with(&mut self, grace: Duration, quit: Duration) {
         let (phase, doing, command, wait) = match self.seen.phase {
             Phase::Running if self.qmp.is_some() && self.seen.failure.is_none() => (
                 Phase::PoweringDown,
@@ -240,8 +362,9 @@ impl<'a> Watch<'a> {
                 grace,
             ),
             Phase::Running | Phase::PoweringDown => {
-                (Phase::Quitting, "telling QEMU to quit", "quit", limits::STOP_QUIT)
+                (Phase::Quitting, "telling QEMU to quit", "quit", quit)
             }
+            // Again, should the kernel hold it: nothing is given up before its end.
             Phase::Quitting | Phase::Killing => {
                 (Phase::Killing, "killing QEMU", "", limits::STOP_QUIT)
             }
@@ -256,27 +379,16 @@ impl<'a> Watch<'a> {
             Phase::Quitting => "stop.quit",
             Phase::Killing => "stop.kill",
         });
-        let (stop, hasten) = (&mut self.of.stop, self.of.heard + 1);
-        let done = match (&mut self.qmp, phase) {
-            (Some(qmp), Phase::PoweringDown | Phase::Quitting) => {
-                // Asked to stop once more, a QEMU that does not answer is not waited for.
-                tokio::select! {
-                    answer = qmp.execute(command) => answer.is_ok(),
-                    () = stop.asked(hasten) => false,
-                }
+        self.deadline = Some(Instant::now() + wait);
+        match phase {
+            Phase::Killing => self.qemu.kill(),
+            Phase::Running | Phase::PoweringDown | Phase::Quitting => {
+                self.command(command, What::Stop);
             }
-            (_, _) => false,
-        };
-        // A command that failed leaves nothing to wait for.
-        self.deadline = Some(Instant::now() + if done { wait } else { Duration::ZERO });
-        if phase == Phase::Killing {
-            self.qemu.kill();
-            // Again, should the kernel hold it: nothing is given up before its end.
-            self.deadline = Some(Instant::now() + limits::STOP_QUIT);
         }
     }
 
-    /// From here on it is stopping, by a time that whoever looks after it next will keep to.
+    /// From here on it is stopping, by a time that the supervisor that comes next will keep to.
     fn enter_stopping(&mut self, wait: Duration) {
         if self.of.dir.status().state() == State::Stopping {
             let again = self.seen.again;
@@ -292,49 +404,64 @@ impl<'a> Watch<'a> {
         });
     }
 
-    async fn note(&mut self, event: Event) {
-        self.seen.note(&event);
+    fn note(&mut self, event: &Event) {
+        self.seen.note(event);
         if ["STOP", "RESUME"].contains(&event.name.as_str()) {
-            self.note_whether_it_runs().await;
+            match self.pending.asks_status() {
+                // The answer that is on its way may be of before.
+                true => self.look_at = Some(Instant::now() + limits::TURN_AGAIN),
+                false => self.look(None),
+            }
         }
+    }
+
+    /// Asks whether the guest runs; what asked for a change is told once that is known.
+    fn look(&mut self, ask: Option<Ask>) {
+        self.look_at = None;
+        self.command("query-status", What::Status(ask));
     }
 
     /// A guest that stops without being told has hit an error inside QEMU, which stays alive.
-    async fn note_whether_it_runs(&mut self) {
-        let status = match self.status().await {
-            Ok(status) => status,
-            Err(error) => return tracing::debug!(%error, "asking QEMU how it is"),
-        };
-        let status = status.get("status").and_then(Value::as_str);
-        let state = match (status, self.of.dir.status().state()) {
-            (Some(status @ ("internal-error" | "io-error")), _) => {
-                return self.fail(format!("QEMU stopped the guest: {status}"));
+    fn note_run_state(&mut self, run_state: &str) {
+        let state = match (run_state, self.of.dir.status().state()) {
+            ("internal-error" | "io-error", _) => {
+                return self.fail(format!("QEMU stopped the guest: {run_state}"));
             }
-            (Some("paused"), State::Running) => State::Paused,
-            (Some("running"), State::Paused) => State::Running,
+            ("paused", State::Running) => State::Paused,
+            ("running", State::Paused) => State::Running,
             (_, _) => return,
         };
-        if self.may_turn() {
-            self.of.enter_with(state, None, |_| {});
+        // Not as often as a QEMU that wants to fill its history can say so.
+        let now = Instant::now();
+        match self.turned.map(|last| last + limits::TURN_AGAIN).filter(|again| *again > now) {
+            Some(again) => self.look_at = Some(again),
+            None => {
+                self.turned = Some(now);
+                self.of.enter_with(state, None, |_| {});
+            }
         }
     }
 
-    /// Whether a change between paused and running is written down: not as often as a QEMU that wants to fill everybody's
-    /// history can say so.
-    fn may_turn(&mut self) -> bool {
-        let may = self.turned.is_none_or(|last| last.elapsed() >= limits::TURN_AGAIN);
-        if may {
-            self.turned = Some(Instant::now());
+    /// Events that were sent just before the end are still in the socket, and requests that came before it were not heard.
+    async fn last_words(&mut self) {
+        while let Ok(ask) = self.of.asks.try_recv() {
+            let is_end = matches!(ask.request, Request::Stop { .. } | Request::Kill);
+            self.seen.asked |= is_end;
+            if ask.request == Request::Kill {
+                self.seen.phase = Phase::Killing;
+            }
+            match ask.request {
+                Request::End => self.of.ends.push(ask),
+                _ if is_end => ask.answer(Ok(true.into())),
+                _ => ask.answer(Err("its QEMU has ended".into())),
+            }
         }
-        may
-    }
-
-    /// Events that were sent just before the end are still in the socket.
-    async fn last_events(&mut self) {
         let Some(qmp) = &mut self.qmp else { return };
         let rest = async {
-            while let Ok(event) = qmp.event().await {
-                self.seen.note(&event);
+            while let Ok(message) = qmp.next().await {
+                if let Message::Event(event) = message {
+                    self.seen.note(&event);
+                }
             }
         };
         // Its end is the socket's, which QEMU's end has closed.
@@ -344,9 +471,9 @@ impl<'a> Watch<'a> {
     }
 }
 
-async fn next_event(qmp: &mut Option<Qmp>) -> Result<Event, QmpError> {
+async fn says(qmp: &mut Option<Qmp>) -> Result<Message, QmpError> {
     match qmp {
-        Some(qmp) => qmp.event().await,
+        Some(qmp) => qmp.next().await,
         None => std::future::pending().await,
     }
 }

@@ -1,0 +1,88 @@
+//! How much of what QEMU sends is taken in: a bucket that fills at a rate. What comes faster waits in QEMU's socket, where it costs QEMU
+//! and nothing else.
+
+use std::time::{Duration, Instant};
+
+/// A rate and what may come at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    /// Bytes a second.
+    pub per_second: u64,
+    /// Bytes at once.
+    pub at_once: u64,
+}
+
+/// What may still be taken in.
+#[derive(Debug)]
+pub struct Pace {
+    rate: Rate,
+    /// Bytes; less than none where more was taken in than may be.
+    left: i64,
+    filled: Instant,
+    /// Since when it has not been full again.
+    short: Option<Instant>,
+}
+
+impl Pace {
+    /// All that may come at once.
+    pub fn new(rate: Rate) -> Self {
+        let left = i64::try_from(rate.at_once).unwrap_or(i64::MAX);
+        Self { rate, left, filled: Instant::now(), short: None }
+    }
+
+    /// Takes in so many bytes. Gives the wait until more may be taken in.
+    pub fn take(&mut self, bytes: u64) -> Duration {
+        self.take_at(bytes, Instant::now())
+    }
+
+    fn take_at(&mut self, bytes: u64, now: Instant) -> Duration {
+        self.fill(now);
+        self.left = self.left.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        if self.left < 0 {
+            self.short.get_or_insert(now);
+        }
+        let missing = self.left.min(0).unsigned_abs();
+        Duration::from_secs_f64(missing as f64 / self.rate.per_second.max(1) as f64)
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let most = i64::try_from(self.rate.at_once).unwrap_or(i64::MAX);
+        let since = now.saturating_duration_since(self.filled).as_secs_f64();
+        // What comes to less than a byte is not lost: the time is not moved on.
+        let more = (since * self.rate.per_second as f64) as i64;
+        if more > 0 {
+            self.left = self.left.saturating_add(more).min(most);
+            self.filled = now;
+        }
+        if self.left >= most / 2 {
+            self.short = None;
+        }
+    }
+
+    /// For how long as much has come as may, without a pause in which half of what may come at once was free again.
+    pub fn short_for(&self) -> Duration {
+        self.short.map(|since| since.elapsed()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_at_once_and_what_comes_on_and_on() {
+        let mut pace = Pace::new(Rate { per_second: 100, at_once: 1000 });
+        let now = pace.filled;
+        assert_eq!(pace.take_at(1000, now), Duration::ZERO);
+        assert_eq!(pace.take_at(50, now), Duration::from_millis(500));
+        assert!(pace.short.is_some());
+        let later = now + Duration::from_secs(1);
+        assert_eq!(pace.take_at(50, later), Duration::ZERO, "filled by 100");
+        assert!(pace.short.is_some(), "it has had no rest");
+        let rested = now + Duration::from_secs(10);
+        pace.take_at(0, rested);
+        assert!(pace.short.is_none());
+        pace.take_at(0, now + Duration::from_secs(1000));
+        assert_eq!(pace.left, 1000, "no more than may come at once");
+    }
+}
