@@ -158,12 +158,23 @@ impl Cage {
 
     /// Removes a VM's cgroups, once nothing is left in them; fine where there are none.
     pub(crate) fn remove_cgroups(&self, vm: &str) -> io::Result<()> {
+        let bounds = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(vm));
         // What keeps one from being removed is no reason to leave the other.
         let egress = match &self.network {
-            Network::Filtered { groups, .. } => cgroup::remove(&groups.join(vm)),
+            Network::Filtered { groups, .. } => cgroup::remove_with(&groups.join(vm)),
             Network::None | Network::Listen { .. } | Network::Host => Ok(()),
         };
-        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(vm)).and(egress)
+        bounds.and(egress)
+    }
+
+    /// Has this process, the VM's supervisor, count as a part of the VM.
+    pub(crate) fn enter_supervisor(&self, vm: &str) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.enter_supervisor(vm))
+    }
+
+    /// The end of that, so that the VM's cgroups can be removed.
+    pub(crate) fn leave_supervisor(&self) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), Cgroup::leave)
     }
 
     /// What the VM used, where it has a cgroup that counts.

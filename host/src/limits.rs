@@ -286,8 +286,6 @@ pub const QMP_MESSAGE_BYTES: u64 = 256;
 pub const QMP_FLOOD: Duration = Duration::from_secs(10);
 /// How long QEMU may take to tell what its disks and connections did, before that is left out.
 pub const QMP_STATS: Duration = Duration::from_secs(1);
-/// From `quit` to SIGKILL of a VM that is to be killed.
-pub const KILL_QUIT: Duration = Duration::from_secs(1);
 /// From `system_powerdown` to `quit`, unless asked otherwise.
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
 /// The longest grace that can be asked for, and a little: what `qhost stop` waits.

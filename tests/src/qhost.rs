@@ -295,8 +295,10 @@ impl Drop for Qhost {
             for vm in self.vms() {
                 let name = vm.file_name().expect("an id");
                 let group = Path::new("/sys/fs/cgroup").join(controller).join("qhost").join(name);
-                if group.exists() {
-                    wait_for("the cgroup to be empty", || fs::remove_dir(&group).ok());
+                for group in [group.join("qemu"), group.join("supervisor"), group] {
+                    if group.exists() {
+                        wait_for("the cgroup to be empty", || fs::remove_dir(&group).ok());
+                    }
                 }
             }
         }

@@ -1,5 +1,6 @@
-//! Control groups (cgroups(7)): what QEMU may take of the host's CPUs, memory and processes. Version 2, or version 1 where the
-//! controllers are there. A group lives as long as its VM and is removed by whoever ends or sweeps that.
+//! Control groups (cgroups(7)): what a VM may take of the host's CPUs, memory and processes. Version 2, or version 1 where the
+//! controllers are there. A VM's group has one below it for QEMU and one for its supervisor, whose work for the VM counts as the VM's.
+//! It lives as long as its VM and is removed by what ends or sweeps that.
 
 use std::{
     fmt,
@@ -16,6 +17,13 @@ use super::CageError;
 use crate::limits;
 
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Below a VM's group: QEMU's own.
+pub(super) const QEMU: &str = "qemu";
+/// Below a VM's group: its supervisor's.
+const SUPERVISOR: &str = "supervisor";
+/// Beside the VMs' groups: of supervisors whose VMs are over, for the moment until they end.
+const ENDING: &str = "supervisors";
 
 /// The group below which each VM gets one, and what one may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,35 +81,57 @@ impl Cgroup {
         Some(Self { at, memory_bytes: 0, cpu_percent: 0, pids: 0 })
     }
 
-    /// Makes a VM's group, if it is not there, sets its bounds, and moves this process there.
+    /// Makes a VM's group and those below it, if they are not there, sets its bounds, and moves this process to QEMU's.
     pub(super) fn enter(&self, vm: &str) -> Result<(), CageError> {
         let failed = CageError::at::<io::Error>("making a cgroup and moving there");
         self.prepare().map_err(&failed)?;
-        // This process has one thread. Moving just that, where version 1 lets one, takes no lock that all processes of the host
-        // share, and which takes 15 ms to get.
+        for (folder, bounds) in self.bounds() {
+            let group = folder.join(vm);
+            create(&group).map_err(&failed)?;
+            set(&group, bounds).map_err(&failed)?;
+        }
+        if let At::V2 { group, .. } = &self.at {
+            pass_on(&group.join(vm), &["cpu", "memory"]).map_err(&failed)?;
+        }
+        for (folder, shares) in self.shares() {
+            let group = folder.join(vm).join(QEMU);
+            create(&group).map_err(&failed)?;
+            set(&group, shares).map_err(&failed)?;
+        }
+        self.join(&Path::new(vm).join(QEMU)).map_err(failed)
+    }
+
+    /// Moves this process, a VM's supervisor, to the VM's group, where it comes before QEMU.
+    pub(super) fn enter_supervisor(&self, vm: &str) -> io::Result<()> {
+        let below = Path::new(vm).join(SUPERVISOR);
+        for folder in self.folders() {
+            create(&folder.join(&below))?;
+        }
+        let (file, most) = match &self.at {
+            At::V2 { .. } => ("cpu.weight", "10000"),
+            At::V1(_) => ("cpu.shares", "262144"),
+        };
+        if let Some(first) = self.folders().first() {
+            write(&first.join(&below).join(file), most)?;
+        }
+        self.join(&below)
+    }
+
+    /// Moves this process, a VM's supervisor, out of the VM's group, which can then be removed.
+    pub(super) fn leave(&self) -> io::Result<()> {
+        self.folders().into_iter().try_for_each(|folder| create(&folder.join(ENDING)))?;
+        self.join(Path::new(ENDING))
+    }
+
+    /// This process has one thread. Moving just that, where version 1 lets one, takes no lock that all processes of the host share, and
+    /// which takes 15 ms to get.
+    fn join(&self, below: &Path) -> io::Result<()> {
         let joining = match &self.at {
             At::V2 { .. } => "cgroup.procs",
             At::V1(_) => "tasks",
         };
-        for (folder, bounds) in self.bounds() {
-            let group = folder.join(vm);
-            match fs::create_dir(&group) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(failed(error));
-                }
-                Ok(()) | Err(_) => {}
-            }
-            for (file, value, needed) in bounds {
-                match write(&group.join(file), &value) {
-                    Err(error) if needed || error.kind() != io::ErrorKind::NotFound => {
-                        return Err(failed(error));
-                    }
-                    Ok(()) | Err(_) => {}
-                }
-            }
-            write(&group.join(joining), "0").map_err(&failed)?;
-        }
-        Ok(())
+        let mut folders = self.folders().into_iter();
+        folders.try_for_each(|folder| write(&folder.join(below).join(joining), "0"))
     }
 
     /// The groups' parent, and of version 2 the controllers on the way there.
@@ -112,20 +142,8 @@ impl Cgroup {
         fs::create_dir_all(group)?;
         let below = group.strip_prefix(root).unwrap_or(group);
         let ways = below.ancestors().map(|part| root.join(part)).collect::<Vec<_>>();
-        for folder in ways.into_iter().rev() {
-            let enabled = fs::read_to_string(folder.join("cgroup.subtree_control"))?;
-            let missing = CONTROLLERS.iter().chain(&["io"]).filter(|one| !has(&enabled, one));
-            for controller in missing {
-                let control = folder.join("cgroup.subtree_control");
-                let turned_on = write(&control, &format!("+{controller}"));
-                // Only where it is present is it asked for.
-                match turned_on {
-                    Err(error) if *controller != "io" => return Err(error),
-                    Ok(()) | Err(_) => {}
-                }
-            }
-        }
-        Ok(())
+        let all = [&CONTROLLERS[..], &["io"]].concat();
+        ways.into_iter().rev().try_for_each(|folder| pass_on(&folder, &all))
     }
 
     fn folders(&self) -> Vec<&PathBuf> {
@@ -135,9 +153,8 @@ impl Cgroup {
         }
     }
 
-    /// The files of each folder with what is written there, and whether there must be one.
-    #[expect(clippy::type_complexity, reason = "a table that is read in one place")]
-    fn bounds(&self) -> Vec<(&PathBuf, Vec<(&'static str, String, bool)>)> {
+    /// What is written to each folder's group of a VM.
+    fn bounds(&self) -> Vec<(&PathBuf, Vec<Bound>)> {
         let period = limits::CGROUP_PERIOD_US;
         let quota = self.cpu_percent.saturating_mul(period) / 100;
         let (memory, pids) = (self.memory_bytes.to_string(), self.pids.to_string());
@@ -145,38 +162,61 @@ impl Cgroup {
             At::V2 { group, .. } => vec![(
                 group,
                 vec![
-                    ("cpu.max", format!("{quota} {period}"), true),
-                    ("memory.max", memory, true),
+                    Bound::needed("cpu.max", format!("{quota} {period}")),
+                    Bound::needed("memory.max", memory),
                     // A guest's memory on a disk that it shares with others would be slow for all.
-                    ("memory.swap.max", "0".into(), false),
-                    ("memory.oom.group", "1".into(), false),
-                    ("pids.max", pids, true),
+                    Bound::if_there("memory.swap.max", "0"),
+                    Bound::needed("pids.max", pids),
                     // As much of the disk as every other VM.
-                    ("io.weight", "100".into(), false),
+                    Bound::if_there("io.weight", "100"),
                 ],
             )],
             At::V1([cpu, memory_folder, pids_folder]) => vec![
                 (
                     cpu,
                     vec![
-                        ("cpu.cfs_period_us", period.to_string(), true),
-                        ("cpu.cfs_quota_us", quota.to_string(), true),
+                        Bound::needed("cpu.cfs_period_us", period.to_string()),
+                        Bound::needed("cpu.cfs_quota_us", quota.to_string()),
                     ],
                 ),
-                (memory_folder, vec![("memory.limit_in_bytes", memory, true)]),
-                (pids_folder, vec![("pids.max", pids, true)]),
+                (
+                    memory_folder,
+                    vec![
+                        // Of kernels before 5.11: what is below counts too.
+                        Bound::if_there("memory.use_hierarchy", "1"),
+                        Bound::needed("memory.limit_in_bytes", memory.clone()),
+                        // Memory and swap together: none of the latter. Only kernels that count it have this file.
+                        Bound::if_there("memory.memsw.limit_in_bytes", memory),
+                        Bound::if_there("memory.swappiness", "0"),
+                    ],
+                ),
+                (pids_folder, vec![Bound::needed("pids.max", pids)]),
             ],
         }
     }
 
-    /// Removes a VM's group.
+    /// What is written to each folder's group of QEMU.
+    fn shares(&self) -> Vec<(&PathBuf, Vec<Bound>)> {
+        match &self.at {
+            // It ends as a whole, and the supervisor goes on to say why.
+            At::V2 { group, .. } => vec![(group, vec![Bound::if_there("memory.oom.group", "1")])],
+            At::V1(folders) => folders.iter().map(|folder| (folder, vec![])).collect(),
+        }
+    }
+
+    /// Removes a VM's group and those below it.
     pub(super) fn remove(&self, vm: &str) -> io::Result<()> {
-        self.folders().into_iter().try_for_each(|folder| remove(&folder.join(vm)))
+        self.folders().into_iter().try_for_each(|folder| remove_with(&folder.join(vm)))
     }
 
     /// What a VM's group has used.
     pub(super) fn usage(&self, vm: &str) -> Usage {
         let read = |folder: &Path, file: &str| fs::read_to_string(folder.join(vm).join(file)).ok();
+        // Version 1 counts these where they happen; a group of the version before has none below it.
+        let killed = |folder: &Path| {
+            let below = Path::new(QEMU).join("memory.oom_control");
+            read(folder, &below.to_string_lossy()).or_else(|| read(folder, "memory.oom_control"))
+        };
         let number = |text: Option<String>| text.and_then(|text| text.trim().parse().ok());
         let kills = |text: Option<String>| {
             text?.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
@@ -190,10 +230,65 @@ impl Cgroup {
             At::V1([_, memory, _]) => Usage {
                 memory_bytes: number(read(memory, "memory.usage_in_bytes")),
                 memory_peak_bytes: number(read(memory, "memory.max_usage_in_bytes")),
-                oom_kills: kills(read(memory, "memory.oom_control")),
+                oom_kills: kills(killed(memory)),
             },
         }
     }
+}
+
+/// What is written to a file of a group.
+struct Bound {
+    file: &'static str,
+    value: String,
+    /// Whether there must be such a file.
+    needed: bool,
+}
+
+impl Bound {
+    fn needed(file: &'static str, value: String) -> Self {
+        Self { file, value, needed: true }
+    }
+
+    fn if_there(file: &'static str, value: impl Into<String>) -> Self {
+        Self { file, value: value.into(), needed: false }
+    }
+}
+
+fn set(group: &Path, bounds: Vec<Bound>) -> io::Result<()> {
+    for Bound { file, value, needed } in bounds {
+        match write(&group.join(file), &value) {
+            Err(error) if needed || error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes a group, if it is not there.
+fn create(group: &Path) -> io::Result<()> {
+    match fs::create_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Lets the groups below one of version 2 have controllers. That of disks need not be present.
+fn pass_on(folder: &Path, controllers: &[&str]) -> io::Result<()> {
+    let control = folder.join("cgroup.subtree_control");
+    let enabled = fs::read_to_string(&control)?;
+    for controller in controllers.iter().filter(|one| !has(&enabled, one)) {
+        match write(&control, &format!("+{controller}")) {
+            Err(error) if *controller != "io" => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes a VM's group, with those below it.
+pub(super) fn remove_with(group: &Path) -> io::Result<()> {
+    [QEMU, SUPERVISOR].iter().try_for_each(|below| remove(&group.join(below)))?;
+    remove(group)
 }
 
 /// Removes a group, if it is there; it may take a moment until the kernel has let the last process go.

@@ -77,7 +77,7 @@ pub(super) fn enter(
     ports: Ports<'_>,
     internet: bool,
 ) -> Result<(), CageError> {
-    let group = groups.join(vm);
+    let group = groups.join(vm).join(cgroup::QEMU);
     let reach = if internet { Reach::internet()? } else { Reach::Nowhere };
     let made = CageError::at::<io::Error>("making a cgroup for what QEMU sends");
     cgroup::remove(&group).map_err(&made)?;

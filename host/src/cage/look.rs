@@ -242,7 +242,8 @@ impl Host {
         let cgroup = self.cgroup.clone().map(|mut cgroup| {
             cgroup.memory_bytes = memory_bytes(launch.resources.memory_mib);
             cgroup.cpu_percent = u64::from(cpus) * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
-            cgroup.pids = processes(cpus);
+            // Its supervisor is one more.
+            cgroup.pids = processes(cpus) + 1;
             cgroup
         });
         Ok(Cage {

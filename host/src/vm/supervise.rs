@@ -158,6 +158,7 @@ impl Supervisor {
             return Err(error);
         }
         failpoint::reach("launch.running");
+        watch.count_as_the_vm();
         let (ending, seen) = watch.until_exit().await;
         failpoint::reach("stop.ended");
         let stderr = qemu.output().await;
@@ -296,6 +297,9 @@ impl Supervisor {
         let (state, reason) = ended.state();
         self.enter_with(state, Some(reason), |status| status.ended = Some(ended));
         failpoint::reach("stop.recorded");
+        if let Err(error) = self.spec.cage.leave_supervisor() {
+            tracing::warn!(vm = self.spec.vm, %error, "cannot leave the VM's cgroup");
+        }
         if let Err(error) = remove_leftovers(self.dir.path()) {
             tracing::warn!(vm = self.spec.vm, %error, "cannot remove what an ended VM had");
         }

@@ -109,6 +109,13 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
+    /// What this does for the VM from here on counts against the VM. After the start, which would take longer by it.
+    pub(super) fn count_as_the_vm(&self) {
+        if let Err(error) = self.of.spec.cage.enter_supervisor(&self.of.spec.vm) {
+            tracing::warn!(%error, "this supervisor's work does not count as its VM's");
+        }
+    }
+
     pub(super) async fn until_exit(mut self) -> (Ending, Seen) {
         loop {
             match self.next().await {
@@ -319,7 +326,7 @@ impl<'a> Watch<'a> {
         let grace = Duration::from_secs(grace_s.unwrap_or(self.of.spec.grace_s));
         self.seen.asked = true;
         match self.seen.phase {
-            Phase::Running => self.next_phase_with(grace, limits::STOP_QUIT),
+            Phase::Running => self.next_phase_with(grace),
             Phase::PoweringDown => {
                 let by = Instant::now() + grace;
                 self.deadline = Some(self.deadline.map_or(by, |deadline| deadline.min(by)));
@@ -328,18 +335,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Has QEMU quit, and kills it a moment later.
     fn kill(&mut self) {
         self.seen.again = false;
         self.seen.asked = true;
         self.enter_stopping(Duration::ZERO);
-        match self.seen.phase {
-            Phase::Running | Phase::PoweringDown => {
-                self.seen.phase = Phase::PoweringDown;
-                self.next_phase_with(Duration::ZERO, limits::KILL_QUIT);
-            }
-            Phase::Quitting | Phase::Killing => self.next_phase(),
-        }
+        self.seen.phase = Phase::Quitting;
+        self.next_phase();
     }
 
     /// What was wrong with it ends it.
@@ -349,11 +350,10 @@ impl<'a> Watch<'a> {
     }
 
     fn next_phase(&mut self) {
-        let grace = Duration::from_secs(self.of.spec.grace_s);
-        self.next_phase_with(grace, limits::STOP_QUIT);
+        self.next_phase_with(Duration::from_secs(self.of.spec.grace_s));
     }
 
-    fn next_phase_with(&mut self, grace: Duration, quit: Duration) {
+    fn next_phase_with(&mut self, grace: Duration) {
         let (phase, doing, command, wait) = match self.seen.phase {
             Phase::Running if self.qmp.is_some() && self.seen.failure.is_none() => (
                 Phase::PoweringDown,
@@ -362,7 +362,7 @@ impl<'a> Watch<'a> {
                 grace,
             ),
             Phase::Running | Phase::PoweringDown => {
-                (Phase::Quitting, "telling QEMU to quit", "quit", quit)
+                (Phase::Quitting, "telling QEMU to quit", "quit", limits::STOP_QUIT)
             }
             // Again, should the kernel hold it: nothing is given up before its end.
             Phase::Quitting | Phase::Killing => {

@@ -54,22 +54,26 @@ struct Ports {
     forwarded: u16,
     other: u16,
     listening: TcpListener,
+    /// Addresses by the names that they have in a list.
+    addresses: Vec<(String, &'static str)>,
 }
 
 impl Ports {
     fn new() -> Self {
         let free = || TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let [a, b] = [free(), free()].map(|listener| listener.local_addr().unwrap().port());
-        Self { forwarded: a, other: b, listening: free() }
+        Self { forwarded: a, other: b, listening: free(), addresses: vec![] }
     }
 
-    fn named(&self) -> [(String, &'static str); 3] {
+    fn named(&self) -> Vec<(String, &'static str)> {
         let listening = self.listening.local_addr().unwrap().port();
-        [
+        let mut named = vec![
             (format!(":{}", self.forwarded), ":FORWARDED"),
             (format!(":{}", self.other), ":OTHER"),
             (format!(":{listening}"), ":OF-THE-HOST"),
-        ]
+        ];
+        named.extend(self.addresses.clone());
+        named
     }
 
     fn fill_in(&self, deed: &str) -> String {
@@ -158,13 +162,14 @@ fn with_egress_and_udp() {
         eprintln!("not shown here: with_egress_and_udp needs root and BPF");
         return;
     };
-    let ports = Ports::new();
-    let (hear, own) = (format!("hear {}:80", outside.public), format!("udp {}:80", outside.own));
+    let mut ports = Ports::new();
+    ports.addresses =
+        vec![(outside.public.to_string(), "OUTSIDE"), (outside.own.to_string(), "THIS-HOST")];
     let deeds = [
         &[
             // What answers is the address and the port that was asked, and no other.
-            hear.as_str(),
-            own.as_str(),
+            "hear OUTSIDE:80",
+            "udp THIS-HOST:80",
             "udp 127.0.0.1:OF-THE-HOST",
             "bind-udp 0.0.0.0:OTHER",
             "bind-udp 0.0.0.0:FORWARDED",
@@ -179,9 +184,7 @@ fn with_egress_and_udp() {
     qhost.config("[network]\ninternet = true\n");
     let mut config = forwarded(&ports, "udp");
     config["egress"] = json!("internet");
-    let list = tried(qhost, &ports, &deeds, config)
-        .replace(&outside.public.to_string(), "OUTSIDE")
-        .replace(&outside.own.to_string(), "THIS-HOST");
+    let list = tried(qhost, &ports, &deeds, config);
     snapshot("hostile-qemu-egress", &list, &self::qhost());
 }
 
