@@ -57,6 +57,12 @@ pub const READY_TEXT_BYTES: usize = 256;
 
 /// Characters shown of one piece of text that somebody else wrote, and of one step of a JSON pointer.
 pub const SHOWN_CHARS: usize = 80;
+/// Characters shown of an error's message: of a job file's problems, all that are listed.
+pub const SHOWN_ERROR_CHARS: usize = 64 << 10;
+/// Characters shown of an error's cause, which often comes from a library or from another host.
+pub const SHOWN_CAUSE_CHARS: usize = 1000;
+/// Characters of one line of a log.
+pub const LOG_LINE_CHARS: usize = 8 << 10;
 /// Problems of one job file that are looked for.
 pub const PROBLEMS: usize = 1000;
 /// Problems of one job file that are listed for people; the rest is counted.
