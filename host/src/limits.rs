@@ -173,6 +173,14 @@ pub const SIGNATURE_BYTES: u64 = 16 << 10;
 
 /// One step of a push or pull: a policy of the largest size at 1 MB/s.
 pub const REGISTRY: Duration = Duration::from_secs(120);
+/// A manifest in bytes: what a registry must take (OCI Distribution 1.1, "Pushing Manifests").
+pub const REGISTRY_MANIFEST_BYTES: u64 = 4 << 20;
+/// A token service's answer in bytes: tokens stand in headers, of which servers take some 16 KiB.
+pub const REGISTRY_TOKEN_BYTES: u64 = 64 << 10;
+/// What is read of a registry's refusal in bytes.
+pub const REGISTRY_REFUSAL_BYTES: u64 = 64 << 10;
+/// Characters shown of what a registry says.
+pub const REGISTRY_SAID_CHARS: usize = 300;
 
 // Recording decisions.
 

@@ -8,6 +8,7 @@ mod decisions;
 mod compiled;
 mod author;
 mod trust;
+mod registries;
 mod trial;
 mod sandbox;
 mod hostile;
