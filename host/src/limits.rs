@@ -42,8 +42,13 @@ pub const RESTART_ATTEMPTS: u32 = 10;
 pub const RESTART_ATTEMPTS_MOST: u32 = 1_000_000;
 /// The wait before the first restart, unless the job says otherwise.
 pub const RESTART_DELAY: Duration = Duration::from_secs(1);
-/// The longest wait before a restart, unless the job says otherwise.
+/// The longest wait before a restart, unless the job says otherwise, and the most that the least wait grows to.
 pub const RESTART_DELAY_MOST: Duration = Duration::from_secs(60);
+/// Restarts in a row that are made as soon as the job says; those after them wait no less than [`RESTART_DELAY_LEAST`].
+pub const RESTARTS_AT_WILL: u32 = 3;
+/// The least wait before the next restart, which doubles up to [`RESTART_DELAY_MOST`]: a start costs its host some 0.1 s of CPU
+/// time, whatever tenant it is for.
+pub const RESTART_DELAY_LEAST: Duration = Duration::from_secs(1);
 /// A VM that ran for so long begins to count its restarts anew.
 pub const RESTART_SETTLED: Duration = Duration::from_secs(600);
 /// How long a guest may take to be ready, unless the job says otherwise: Linux under tcg takes 5 to 15 s.
