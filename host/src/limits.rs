@@ -121,6 +121,8 @@ pub const POLICY_TEXT_BYTES: usize = 1024;
 pub const POLICY_NAME_BYTES: usize = 64;
 /// A policy's settings schema in bytes.
 pub const POLICY_SCHEMA_BYTES: usize = 64 << 10;
+/// Names that a policy imports, and that it exports: an interpreter for Python imports some 30 of WASI.
+pub const POLICY_INTERFACES: usize = 256;
 /// Items of a list in a policy's answer: ports, warnings, violations, extensions.
 pub const POLICY_LIST: usize = 64;
 /// Policies of one chain.

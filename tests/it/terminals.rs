@@ -152,3 +152,29 @@ fn a_policys_version_is_one_word() {
         .run(&["plan", "--policy", &format!("hostile={file}"), &job])
         .says(&format!("hostile 1.0\\u{{20}}47dd0c61466a sha256:{}\n", &sha256[..12]));
 }
+
+/// A settings schema that is longer than any may be is cut, wherever that falls.
+#[test]
+fn a_settings_schema_has_a_bound() {
+    let qhost = qhost();
+    // A JSON text of a million letters, with one across the 65,536th byte that has two bytes.
+    let module = module(
+        r#"(memory $memory 40)
+           (func $describe (result i32)
+             (memory.fill (i32.const 131072) (i32.const 97) (i32.const 1000000))
+             (i32.store8 (i32.const 131072) (i32.const 34))
+             (i32.store16 (i32.const 196607) (i32.const 0xa9c3))
+             (i32.store8 (i32.const 1131071) (i32.const 34))
+             i32.const 1024)
+           (data (i32.const 1048) "\01\00\00\00\00\00\02\00\40\42\0f\00")"#,
+    );
+    let file = qhost.file("hostile.wasm", module);
+    let inspect = ["policy", "inspect", &file, "--json"];
+    let inspected = qhost.run(&inspect).exits(0).json();
+    let schema = inspected["settings_schema"].as_str().unwrap();
+    assert!(schema.starts_with("\"aaa") && schema.len() <= 1100, "{}", schema.len());
+    // What is known of it is kept: it is compiled once.
+    qhost.run(&[&["-v"][..], &inspect].concat()).exits(0);
+    let again = qhost.run(&[&["-v"][..], &inspect].concat()).exits(0);
+    assert!(!again.stderr.contains("compiling"), "{}", again.stderr);
+}
