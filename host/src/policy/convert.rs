@@ -168,8 +168,7 @@ fn port_in(port: wit::PortMapResult) -> Result<PortMap, Fault> {
         wit::ProtocolResult::Udp => Protocol::Udp,
         wit::ProtocolResult::Other(name) => return Err(unknown("protocol", &name)),
     };
-    let label = printable::line(&port.label, limits::LABEL_BYTES).to_string();
-    Ok(PortMap { label, guest: port.guest, host: port.host, bind, protocol })
+    Ok(PortMap { label: name(&port.label), guest: port.guest, host: port.host, bind, protocol })
 }
 
 pub(super) fn violations_in(violations: Vec<wit::Violation>) -> Result<Vec<Violation>, Fault> {
