@@ -167,12 +167,12 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file's text is not a configuration.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// Where and why, in several lines.
+        error: Box<toml::de::Error>,
     },
     /// It is one, but what it says does not go together.
     #[error("{}: {}", path.display(), listed(problems))]
@@ -231,7 +231,7 @@ impl Config {
             let reason = format!("it has more than {} bytes", limits::CONFIG_BYTES);
             return Err(unreadable(io::Error::other(reason)));
         }
-        let invalid = |source| ConfigError::Invalid { path: path.into(), source: Box::new(source) };
+        let invalid = |error| ConfigError::Invalid { path: path.into(), error: Box::new(error) };
         let mut config: Self = toml::from_str(&text).map_err(invalid)?;
         config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
         config.image.start_at(&config.folder);

@@ -44,8 +44,13 @@ pub const RESTART_ATTEMPTS: u32 = 10;
 pub const RESTART_ATTEMPTS_MOST: u32 = 1_000_000;
 /// The wait before the first restart, unless the job says otherwise.
 pub const RESTART_DELAY: Duration = Duration::from_secs(1);
-/// The longest wait before a restart, unless the job says otherwise.
+/// The longest wait before a restart, unless the job says otherwise, and the most that the least wait grows to.
 pub const RESTART_DELAY_MOST: Duration = Duration::from_secs(60);
+/// Restarts in a row that are made as soon as the job says; those after them wait no less than [`RESTART_DELAY_LEAST`].
+pub const RESTARTS_AT_WILL: u32 = 3;
+/// The least wait before the next restart, which doubles up to [`RESTART_DELAY_MOST`]: a start costs its host some 0.1 s of CPU
+/// time, whatever tenant it is for.
+pub const RESTART_DELAY_LEAST: Duration = Duration::from_secs(1);
 /// A VM that ran for so long begins to count its restarts anew.
 pub const RESTART_SETTLED: Duration = Duration::from_secs(600);
 /// How long a guest may take to be ready, unless the job says otherwise: Linux under tcg takes 5 to 15 s.
@@ -59,6 +64,12 @@ pub const READY_TEXT_BYTES: usize = 256;
 
 /// Characters shown of one piece of text that somebody else wrote, and of one step of a JSON pointer.
 pub const SHOWN_CHARS: usize = 80;
+/// Characters shown of an error's message: of a job file's problems, all that are listed.
+pub const SHOWN_ERROR_CHARS: usize = 64 << 10;
+/// Characters shown of an error's cause, which often comes from a library or from another host.
+pub const SHOWN_CAUSE_CHARS: usize = 1000;
+/// Characters of one line of a log.
+pub const LOG_LINE_CHARS: usize = 8 << 10;
 /// Problems of one job file that are looked for.
 pub const PROBLEMS: usize = 1000;
 /// Problems of one job file that are listed for people; the rest is counted.
@@ -112,6 +123,8 @@ pub const POLICY_TEXT_BYTES: usize = 1024;
 pub const POLICY_NAME_BYTES: usize = 64;
 /// A policy's settings schema in bytes.
 pub const POLICY_SCHEMA_BYTES: usize = 64 << 10;
+/// Names that a policy imports, and that it exports: an interpreter for Python imports some 30 of WASI.
+pub const POLICY_INTERFACES: usize = 256;
 /// Items of a list in a policy's answer: ports, warnings, violations, extensions.
 pub const POLICY_LIST: usize = 64;
 /// Policies of one chain.
@@ -169,6 +182,14 @@ pub const SIGNATURE_BYTES: u64 = 16 << 10;
 
 /// One step of a push or pull: a policy of the largest size at 1 MB/s.
 pub const REGISTRY: Duration = Duration::from_secs(120);
+/// A manifest in bytes: what a registry must take (OCI Distribution 1.1, "Pushing Manifests").
+pub const REGISTRY_MANIFEST_BYTES: u64 = 4 << 20;
+/// A token service's answer in bytes: tokens stand in headers, of which servers take some 16 KiB.
+pub const REGISTRY_TOKEN_BYTES: u64 = 64 << 10;
+/// What is read of a registry's refusal in bytes.
+pub const REGISTRY_REFUSAL_BYTES: u64 = 64 << 10;
+/// Characters shown of what a registry says.
+pub const REGISTRY_SAID_CHARS: usize = 300;
 
 // Recording decisions.
 

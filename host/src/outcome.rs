@@ -160,8 +160,13 @@ impl ErrorReport {
 
 impl fmt::Display for ErrorReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{RED}error{PLAIN}: {}", self.message)?;
-        self.causes.iter().try_for_each(|cause| write!(f, "\n  because: {cause}"))
+        let message = printable::lines(&self.message, limits::SHOWN_ERROR_CHARS);
+        write!(f, "{RED}error{PLAIN}: {message}")?;
+        for cause in &self.causes {
+            let cause = printable::line(cause, limits::SHOWN_CAUSE_CHARS);
+            write!(f, "\n  because: {cause}")?;
+        }
+        Ok(())
     }
 }
 
@@ -208,10 +213,15 @@ impl VmReport {
                 };
                 let ran = self.started_at.zip(self.ended_at);
                 let ran = ran.map_or(0.0, |(from, to)| to.duration_since(from).as_secs_f64());
+                // QEMU's own words may have several lines.
+                let end = end.to_string();
+                let (end, more) = end.split_once('\n').unwrap_or((&end, ""));
+                let end = printable::line(end, limits::QEMU_STDERR_BYTES);
                 writeln!(
                     f,
                     "{style}ended{PLAIN}     {task}: {end} {DIM}(ran {ran:.1} s, VM {id}){PLAIN}"
                 )?;
+                quote(f, more)?;
             }
             (None, true) => {
                 writeln!(f, "{RED}lost{PLAIN}      {task}: nobody knows how VM {id} ended")?
@@ -226,12 +236,18 @@ impl VmReport {
         }
         if !self.console_tail.is_empty() {
             writeln!(f, "{DIM}the console's last lines:{PLAIN}")?;
-            for line in self.console_tail.lines() {
-                writeln!(f, "  {line}")?;
-            }
+            quote(f, &self.console_tail)?;
         }
         writeln!(f, "console   {}", self.console_log)
     }
+}
+
+/// Lines of QEMU's or a guest's, which are not to look like ours.
+fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for line in text.lines() {
+        writeln!(f, "          | {}", printable::line(line, limits::QEMU_STDERR_BYTES))?;
+    }
+    Ok(())
 }
 
 impl Decision {
@@ -281,7 +297,10 @@ impl fmt::Display for PolicyRecord {
             Mode::Monitor => ["in monitor mode by", "would change"],
         };
         let (name, version) = (&self.name, &self.version);
-        writeln!(f, "policy    {style}{answer}{PLAIN} {by} {name} {version} {DIM}{digest}{PLAIN}")?;
+        writeln!(
+            f,
+            "policy    {style}{answer}{PLAIN} {by} {name} {version} {DIM}sha256:{digest}{PLAIN}"
+        )?;
         for Change { field, from, to } in &self.changes {
             writeln!(f, "          {changed} {field}: {} → {}", shown(from), shown(to))?;
         }

@@ -4,27 +4,30 @@
 //! A push of the same file gives the same digest, so nothing in it depends on when it was made. What is pulled is
 //! checked against the digests that its manifest names, and the manifest against its own.
 
-use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
+mod session;
 
-use oci_client::{
-    Client, Reference,
-    client::{ClientConfig, ClientProtocol, Config, ImageLayer, SizedStream},
-    errors::OciDistributionError,
-    manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest, WASM_LAYER_MEDIA_TYPE},
-    secrets::RegistryAuth,
-};
-use reqwest::header::HeaderValue;
+use std::{collections::BTreeMap, str::FromStr};
+
+use bytes::Bytes;
+use oci_spec::distribution::Reference;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio_stream::StreamExt as _;
+use url::Url;
 
 use crate::{
     digest::Sha256,
     limits,
     policy::{Facts, Signature},
+    printable,
 };
+pub use session::SessionError;
+use session::{Credentials, Scope, Session};
 
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.wasm.config.v0+json";
 const LAYER: &str = "application/wasm";
+/// What layers with components were called before.
+const OLD_LAYER: &str = "application/vnd.wasm.content.layer.v1+wasm";
 /// Annotations with a signature; the key's id follows.
 const SIGNATURE: &str = "qhost.minisig.";
 
@@ -53,6 +56,11 @@ impl std::fmt::Display for Place {
 }
 
 impl Place {
+    /// The host, and its port where that is named.
+    fn registry(&self) -> &str {
+        self.0.resolve_registry()
+    }
+
     /// The last part of the repository's name.
     pub fn name(&self) -> &str {
         self.0.repository().rsplit('/').next().unwrap_or_default()
@@ -96,7 +104,7 @@ pub enum RegistryError {
         /// What it was asked about.
         place: String,
         /// Why.
-        source: Box<OciDistributionError>,
+        source: Box<SessionError>,
     },
     /// It took too long.
     #[error("{place}: the registry took longer than {} s", limits::REGISTRY.as_secs())]
@@ -140,106 +148,119 @@ pub async fn push(
     facts: &Facts,
     signatures: &[Signature],
 ) -> Result<Pushed, RegistryError> {
-    if place.0.digest().is_some() || place.0.tag().is_none() {
-        return Err(RegistryError::NoTag { place: place.to_string() });
-    }
-    let layer = ImageLayer::new(file, LAYER.into(), None);
+    let tag = place.0.tag().filter(|_| place.0.digest().is_none());
+    let tag = tag.ok_or_else(|| RegistryError::NoTag { place: place.to_string() })?;
+    let layer = Descriptor::of(LAYER, &file);
     let config = json!({
         // A time would give the same policy another digest with every push.
         "created": "1970-01-01T00:00:00Z",
         "architecture": "wasm",
         "os": "wasip2",
-        "layerDigests": [layer.sha256_digest()],
+        "layerDigests": [layer.digest],
         "component": {"exports": facts.exports, "imports": facts.imports, "target": null},
     });
-    let config = Config::new(config.to_string(), CONFIG.into(), None);
-    let layers = [layer];
-    let mut manifest =
-        OciImageManifest::build(&layers, &config, Some(annotations(facts, signatures)));
-    manifest.media_type = Some(OCI_IMAGE_MEDIA_TYPE.into());
-    // Written here: the client's own "canonical" JSON leaves line breaks in texts as they are, which is no JSON.
+    let config_file = config.to_string().into_bytes();
+    let config = Descriptor::of(CONFIG, &config_file);
+    let blobs = [(layer.digest.clone(), file), (config.digest.clone(), config_file)];
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(MANIFEST.into()),
+        config,
+        layers: vec![layer],
+        annotations: Some(annotations(facts, signatures)),
+    };
     // It is plain data with text keys, which JSON can always hold.
     let body = serde_json::to_vec(&manifest).unwrap_or_default();
     let pushed = Pushed { manifest: format!("sha256:{}", Sha256::of(&body)) };
-    let client = client(transport);
+    let mut session = session(place, transport, Scope::Push)?;
     let steps = async {
-        client.store_auth_if_needed(place.0.resolve_registry(), &auth(place, transport)).await;
-        for (blob, digest) in
-            layers.into_iter().map(|layer| layer.data).chain([config.data]).zip(digests(&manifest))
-        {
-            if !client.blob_exists(&place.0, digest).await? {
-                client.push_blob(&place.0, blob, digest).await?;
-            }
+        for (digest, blob) in blobs {
+            session.put_blob(&digest, blob.into()).await?;
         }
-        let kind = HeaderValue::from_static(OCI_IMAGE_MEDIA_TYPE);
-        client.push_manifest_raw(&place.0, body, kind).await
+        session.put_manifest(tag, MANIFEST, Bytes::from(body)).await
     };
     within(place, steps).await?;
     Ok(pushed)
 }
 
-/// The digests that a manifest names: its layers', its config's.
-fn digests(manifest: &OciImageManifest) -> impl Iterator<Item = &str> {
-    manifest.layers.iter().chain([&manifest.config]).map(|blob| blob.digest.as_str())
+/// What a tag or a digest stands for.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    schema_version: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_type: Option<String>,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// A file that a manifest names.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: String,
+    digest: String,
+    size: u64,
+}
+
+impl Descriptor {
+    fn of(media_type: &str, file: &[u8]) -> Self {
+        let digest = format!("sha256:{}", Sha256::of(file));
+        Self { media_type: media_type.into(), digest, size: file.len() as u64 }
+    }
 }
 
 /// Gets a policy from a registry.
 pub async fn pull(place: &Place, transport: Transport) -> Result<Pulled, RegistryError> {
-    let client = client(transport);
-    let auth = auth(place, transport);
-    let (bytes, digest) =
-        within(place, client.pull_manifest_raw(&place.0, &auth, &[OCI_IMAGE_MEDIA_TYPE])).await?;
-    let found = format!("sha256:{}", Sha256::of(&bytes));
-    let expected = place.0.digest().unwrap_or(&digest);
-    if found != expected {
-        return Err(differs(place, "its manifest", found, expected));
+    let mut session = session(place, transport, Scope::Pull)?;
+    let named = place.0.digest().or(place.0.tag()).unwrap_or("latest");
+    let path = format!("manifests/{named}");
+    let got = within(place, session.get(&path, MANIFEST, limits::REGISTRY_MANIFEST_BYTES)).await?;
+    let found = format!("sha256:{}", Sha256::of(&got.bytes));
+    let expected = place.0.digest().map(str::to_owned).or(got.digest);
+    if let Some(expected) = expected.filter(|expected| *expected != found) {
+        return Err(differs(place, "its manifest", found, &expected));
     }
-    let unfit = |reason: String| RegistryError::Unfit { place: place.to_string(), reason };
-    let manifest: OciImageManifest = serde_json::from_slice(&bytes)
+    let unfit = |reason: String| {
+        let reason = printable::line(&reason, limits::REGISTRY_SAID_CHARS).to_string();
+        RegistryError::Unfit { place: place.to_string(), reason }
+    };
+    let manifest: Manifest = serde_json::from_slice(&got.bytes)
         .map_err(|error| unfit(format!("its manifest is no OCI image manifest: {error}")))?;
-    // Only from this registry, wherever else a manifest says it might be.
-    let layer = &OciDescriptor { urls: None, ..layer(&manifest).map_err(unfit)?.clone() };
-    let stream = within(place, client.pull_blob_stream(&place.0, layer)).await?;
-    let bytes = within(place, read(stream)).await?;
-    let found = format!("sha256:{}", Sha256::of(&bytes));
-    match found == layer.digest {
-        true => Ok(Pulled { bytes, signatures: signatures(&manifest), manifest: digest }),
-        false => Err(differs(place, "its file", found, &layer.digest)),
+    let digest = layer(&manifest).map_err(unfit)?;
+    let path = format!("blobs/sha256:{digest}");
+    // A registry may send more than its manifest says.
+    let blob = within(place, session.get(&path, "*/*", limits::POLICY_FILE_BYTES)).await?;
+    let sha256 = Sha256::of(&blob.bytes);
+    if sha256 != digest {
+        let [found, expected] = [sha256, digest].map(|sha256| format!("sha256:{sha256}"));
+        return Err(differs(place, "its file", found, &expected));
     }
+    Ok(Pulled { bytes: blob.bytes, signatures: signatures(&manifest), manifest: found })
 }
 
 fn differs(place: &Place, what: &'static str, found: String, expected: &str) -> RegistryError {
-    RegistryError::Digest { place: place.to_string(), what, found, expected: expected.into() }
+    let expected = printable::line(expected, limits::REGISTRY_SAID_CHARS).to_string();
+    RegistryError::Digest { place: place.to_string(), what, found, expected }
 }
 
-/// The one layer with the component.
-fn layer(manifest: &OciImageManifest) -> Result<&OciDescriptor, String> {
+/// The digest of the one layer, which has the component.
+fn layer(manifest: &Manifest) -> Result<Sha256, String> {
     let [layer] = manifest.layers.as_slice() else {
         return Err(format!("it has {} layers, and a policy has one", manifest.layers.len()));
     };
-    let kind = layer.media_type.as_str();
-    if ![LAYER, WASM_LAYER_MEDIA_TYPE].contains(&kind) {
-        return Err(format!("its layer is {kind:?}, and a policy's is {LAYER:?}"));
+    let Descriptor { media_type, digest, size } = layer;
+    if ![LAYER, OLD_LAYER].contains(&media_type.as_str()) {
+        return Err(format!("its layer is {media_type:?}, and a policy's is {LAYER:?}"));
     }
     let most = limits::POLICY_FILE_BYTES;
-    match u64::try_from(layer.size).is_ok_and(|size| size <= most) {
-        true => Ok(layer),
-        false => Err(format!("its layer has {} bytes, more than {most}", layer.size)),
+    if *size > most {
+        return Err(format!("its layer has {size} bytes, more than {most}"));
     }
-}
-
-/// What comes, up to a policy's size: a registry may send more than it said.
-async fn read(stream: SizedStream) -> Result<Vec<u8>, OciDistributionError> {
-    let mut stream = stream.stream;
-    let mut bytes = vec![];
-    while let Some(more) = stream.next().await {
-        bytes.extend_from_slice(&more?);
-        if bytes.len() as u64 > limits::POLICY_FILE_BYTES {
-            let reason = format!("more than {} bytes came", limits::POLICY_FILE_BYTES);
-            return Err(std::io::Error::other(reason).into());
-        }
-    }
-    Ok(bytes)
+    let sha256 = digest.strip_prefix("sha256:").and_then(|digest| digest.parse().ok());
+    sha256.ok_or_else(|| format!("its layer's digest is {digest:?}, and no SHA-256"))
 }
 
 fn annotations(facts: &Facts, signatures: &[Signature]) -> BTreeMap<String, String> {
@@ -256,7 +277,7 @@ fn annotations(facts: &Facts, signatures: &[Signature]) -> BTreeMap<String, Stri
     plain.into_iter().chain(signed).collect()
 }
 
-fn signatures(manifest: &OciImageManifest) -> Vec<Signature> {
+fn signatures(manifest: &Manifest) -> Vec<Signature> {
     let annotations = manifest.annotations.iter().flatten();
     let fits = |text: &&String| text.len() as u64 <= limits::SIGNATURE_BYTES;
     let texts = annotations.filter(|(key, _)| key.starts_with(SIGNATURE)).map(|(_, text)| text);
@@ -264,51 +285,40 @@ fn signatures(manifest: &OciImageManifest) -> Vec<Signature> {
     texts.take(limits::SIGNATURES).filter_map(|text| Signature::parse(text.clone()).ok()).collect()
 }
 
-fn client(transport: Transport) -> Client {
-    Client::new(ClientConfig {
-        protocol: match transport {
-            Transport::Tls => ClientProtocol::Https,
-            Transport::Plain => ClientProtocol::Http,
-        },
-        connect_timeout: Some(limits::FETCH_CONNECT),
-        read_timeout: Some(limits::FETCH_IDLE),
-        user_agent: concat!("qhost/", env!("CARGO_PKG_VERSION")),
-        ..ClientConfig::default()
-    })
+fn session(place: &Place, transport: Transport, scope: Scope) -> Result<Session, RegistryError> {
+    let credentials = credentials(place, transport);
+    Session::new(place, transport, credentials, scope).map_err(|error| refused(place, error))
 }
 
-/// Whom `docker login` has made known to the registry. No password goes over a network in clear.
-fn auth(place: &Place, transport: Transport) -> RegistryAuth {
-    let host = place.0.resolve_registry().rsplit_once(':').map_or("", |(host, _)| host);
-    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    if transport == Transport::Plain && !loopback {
-        return RegistryAuth::Anonymous;
+/// Those that `docker login` has kept for the registry. No password goes over a network in clear.
+fn credentials(place: &Place, transport: Transport) -> Credentials {
+    let url = Url::parse(&format!("http://{}", place.registry()));
+    if transport == Transport::Plain && !url.is_ok_and(|url| session::is_private(&url)) {
+        return Credentials::Anonymous;
     }
-    match docker_credential::get_credential(place.0.resolve_registry()) {
+    match docker_credential::get_credential(place.registry()) {
         Ok(docker_credential::DockerCredential::UsernamePassword(user, password)) => {
-            RegistryAuth::Basic(user, password)
+            Credentials::Password { user, password }
         }
-        Ok(docker_credential::DockerCredential::IdentityToken(token)) => {
-            RegistryAuth::Bearer(token)
-        }
+        Ok(docker_credential::DockerCredential::IdentityToken(token)) => Credentials::Token(token),
         Err(error) => {
             tracing::info!(?error, "no credentials for the registry");
-            RegistryAuth::Anonymous
+            Credentials::Anonymous
         }
     }
 }
 
 async fn within<T>(
     place: &Place,
-    step: impl Future<Output = Result<T, OciDistributionError>>,
+    step: impl Future<Output = Result<T, SessionError>>,
 ) -> Result<T, RegistryError> {
     match tokio::time::timeout(limits::REGISTRY, step).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(source)) => Err(RegistryError::Registry {
-            registry: place.0.resolve_registry().into(),
-            place: place.to_string(),
-            source: Box::new(source),
-        }),
+        Ok(done) => done.map_err(|error| refused(place, error)),
         Err(_elapsed) => Err(RegistryError::Slow { place: place.to_string() }),
     }
+}
+
+fn refused(place: &Place, error: SessionError) -> RegistryError {
+    let (registry, place) = (place.registry().into(), place.to_string());
+    RegistryError::Registry { registry, place, source: Box::new(error) }
 }

@@ -18,6 +18,26 @@ use crate::qhost;
 /// The program that does what it is asked in QEMU's place, and says what came of it.
 const STAND_IN: &str = env!("CARGO_BIN_EXE_qemu-stand-in");
 
+/// A scratch folder in which the stand-in is found as QEMU is; what QEMU is asked before a launch, it asks QEMU.
+pub(crate) fn with_stand_in(qhost: Qhost) -> Qhost {
+    let bin = qhost.folder().join("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::copy(STAND_IN, bin.join("qemu-system-x86_64")).unwrap();
+    let real = succeed("sh", &["-c", "command -v qemu-system-x86_64"]);
+    fs::write(bin.join("real"), real.trim()).unwrap();
+    fs::remove_file(qhost.state().join("fingerprint.json")).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    qhost.env("PATH", &path)
+}
+
+/// What the stand-in is to do is on its disk, as all that a guest brings is.
+pub(crate) fn deeds_on_disk(deeds: &[&str]) -> Vec<u8> {
+    let mut disk = boot_sector::disk("never boots", Then::Hang);
+    let text = deeds.join("\n") + "\n\0";
+    disk[512..512 + text.len()].copy_from_slice(text.as_bytes());
+    disk
+}
+
 struct Caged {
     qhost: Qhost,
     _server: ImageServer,
@@ -33,19 +53,8 @@ impl Caged {
 
     fn with(qhost: Qhost, deeds: &[&str], config: Value) -> Self {
         let server = ImageServer::start();
-        // It is found as QEMU is, and answers what QEMU is asked before a launch by asking QEMU.
-        let bin = qhost.folder().join("bin");
-        fs::create_dir(&bin).unwrap();
-        fs::copy(STAND_IN, bin.join("qemu-system-x86_64")).unwrap();
-        let real = succeed("sh", &["-c", "command -v qemu-system-x86_64"]);
-        fs::write(bin.join("real"), real.trim()).unwrap();
-        fs::remove_file(qhost.state().join("fingerprint.json")).unwrap();
-        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-        let qhost = qhost.env("PATH", &path);
-        // What it is to do is on its disk, as all that a guest brings is.
-        let mut disk = boot_sector::disk("never boots", Then::Hang);
-        let text = deeds.join("\n") + "\n\0";
-        disk[512..512 + text.len()].copy_from_slice(text.as_bytes());
+        let qhost = with_stand_in(qhost);
+        let disk = deeds_on_disk(deeds);
         let mut more = json!({"port_map": {"http": 80}});
         more.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
         let job = qhost.job(&server.serve("/image", disk), more);

@@ -207,7 +207,10 @@ fn without_digests(text: &str) -> String {
     let short = |word: &str| word.len() == 12 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let line = |line: &str| {
         line.split(' ')
-            .map(|word| if short(word) { "DIGEST" } else { word })
+            .map(|word| match word.strip_prefix("sha256:") {
+                Some(digest) if short(digest) => "sha256:DIGEST",
+                Some(_) | None => word,
+            })
             .collect::<Vec<_>>()
             .join(" ")
     };

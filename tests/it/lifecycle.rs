@@ -91,6 +91,20 @@ fn restarted_by_its_policy_up_to_a_cap() {
     qhost.assert_nothing_left();
 }
 
+/// A guest that fails at once would keep its host busy with starts, for whatever its job asks.
+#[test]
+fn further_restarts_wait_whatever_the_job_says() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let restart = json!({"policy": "on-failure", "attempts": 1_000_000, "delay_s": 0});
+    let failing = job(&qhost, &server, Then::Panic, json!({ "restart": restart }));
+    let run = qhost.start(&["run", &failing]);
+    run.says("restart 3 of 1000000 in 0 s");
+    run.says("restart 4 of 1000000 in 1 s");
+    run.says("restart 5 of 1000000 in 2 s");
+    qhost.run(&["kill", "test"]).exits(0);
+    run.end().exits(130);
+}
+
 /// Waiting for its next start, it can be stopped; asked for, it is not restarted.
 #[test]
 fn stopped_it_is_not_restarted() {

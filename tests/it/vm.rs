@@ -67,7 +67,7 @@ fn a_guest_that_panics() {
     let job = job(&qhost, &server, Then::Panic);
     let done = qhost.run(&["run", &job]).exits(20).says("the guest's kernel panicked");
     // The console's last lines are shown with it.
-    done.says("  the guest runs");
+    done.says("          | the guest runs\n");
     qhost.assert_nothing_left();
 }
 

@@ -11,6 +11,7 @@ pub mod outside;
 pub mod qhost;
 pub mod raw_server;
 pub mod registry;
+pub mod terminal;
 
 use std::{
     path::{Path, PathBuf},

@@ -356,6 +356,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal: `INT`, `TERM`, `KILL`.
     pub fn signal(&self, signal: &str) {
         crate::succeed("kill", &[&format!("-{signal}"), &self.child.id().to_string()]);

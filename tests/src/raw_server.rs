@@ -18,6 +18,11 @@ pub struct RawServer {
 impl RawServer {
     /// Starts it on a free port. `serve` gets each connection, after its request was read, with its number from 0.
     pub fn start(serve: impl Fn(usize, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        Self::asked(move |number, _, stream| serve(number, stream))
+    }
+
+    /// The same; `serve` gets the request's head as well.
+    pub fn asked(serve: impl Fn(usize, &str, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let connections = Arc::new(AtomicUsize::new(0));
@@ -33,7 +38,8 @@ impl RawServer {
                         Ok(_) | Err(_) => break,
                     }
                 }
-                serve(counted.fetch_add(1, Ordering::Relaxed), &mut stream);
+                let head = String::from_utf8_lossy(&request);
+                serve(counted.fetch_add(1, Ordering::Relaxed), &head, &mut stream);
             }
         });
         Self { address, connections }

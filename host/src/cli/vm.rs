@@ -15,9 +15,9 @@ pub enum VmCommand {
     Ps(PsArgs),
     /// Say what is known of a VM
     Inspect(VmArgs),
-    /// Print a VM's console
+    /// Print a VM's console; on a terminal, what would steer the terminal is escaped
     Logs(LogsArgs),
-    /// Attach to a VM's serial console; Ctrl-] detaches
+    /// Attach to a VM's serial console, whose bytes reach the terminal as they are; Ctrl-] detaches
     Console(VmArgs),
     /// Say what VMs use: CPU, memory, disks, connections
     Stats(StatsArgs),
@@ -99,6 +99,9 @@ pub struct LogsArgs {
     /// Only what came since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Since>,
+    /// The guest's bytes as they are, on a terminal too
+    #[arg(long)]
+    pub raw: bool,
 }
 
 /// `qhost events`

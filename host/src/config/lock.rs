@@ -50,7 +50,7 @@ impl Lock {
             Err(source) => return Err(ConfigError::Unreadable { path: path.into(), source }),
         };
         toml::from_str(&text)
-            .map_err(|source| ConfigError::Invalid { path: path.into(), source: Box::new(source) })
+            .map_err(|error| ConfigError::Invalid { path: path.into(), error: Box::new(error) })
     }
 
     /// Writes a lock file.

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use ruzstd::decoding::{
-    StreamingDecoder,
+    BlockDecodingStrategy, FrameDecoder,
     errors::{FrameDecoderError, ReadFrameHeaderError},
 };
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -84,7 +84,7 @@ pub(super) fn unpack(
             true,
             limits::UNPACK_MEMORY_KIB,
         )),
-        Packing::Zstd => unpacked.take_frames(&mut served),
+        Packing::Zstd => unpacked.take(&mut Frames::new(&mut served)),
     };
     let broken = match decoded {
         Ok(()) => None,
@@ -170,6 +170,54 @@ impl Read for Arriving<'_> {
     }
 }
 
+/// A zstd file: frames in a row, some of which are for others to read (RFC 8878, 3.1). One decoder reads them all, for each new
+/// one would have a window and tables of its own, and a frame need not have more than ten bytes.
+struct Frames<'a, 'b> {
+    served: &'a mut Arriving<'b>,
+    decoder: FrameDecoder,
+}
+
+impl<'a, 'b> Frames<'a, 'b> {
+    fn new(served: &'a mut Arriving<'b>) -> Self {
+        let mut decoder = FrameDecoder::new();
+        decoder.set_max_window_size(u64::from(limits::UNPACK_MEMORY_KIB) << 10);
+        Self { served, decoder }
+    }
+
+    /// Begins the next frame; false where there is none.
+    fn begin(&mut self) -> io::Result<bool> {
+        while !self.served.fill_buf()?.is_empty() {
+            match self.decoder.reset(&mut *self.served) {
+                Ok(()) => return Ok(true),
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                    length,
+                    ..
+                })) => {
+                    io::copy(&mut self.served.take(length.into()), &mut io::sink())?;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Read for Frames<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // A decoder that has begun no frame is finished, too.
+        while self.decoder.can_collect() == 0 {
+            if !self.decoder.is_finished() {
+                let one = BlockDecodingStrategy::UptoBlocks(1);
+                let decoded = self.decoder.decode_blocks(&mut *self.served, one);
+                decoded.map_err(io::Error::other)?;
+            } else if !self.begin()? {
+                return Ok(0);
+            }
+        }
+        self.decoder.read(buffer)
+    }
+}
+
 /// What comes out, counted and handed on.
 struct Unpacked<'a> {
     onward: &'a Sender<Bytes>,
@@ -197,24 +245,6 @@ impl Unpacked<'_> {
             self.within_bounds().map_err(|refusal| Ended::Early(Stop::Refused(refusal)))?;
             self.onward.blocking_send(block.into()).map_err(|_| Ended::Early(Stop::Gone))?;
         }
-    }
-
-    /// A zstd file is frames in a row, some of which are for others to read (RFC 8878, 3.1).
-    fn take_frames(&mut self, served: &mut Arriving<'_>) -> Result<(), Ended> {
-        while !served.fill_buf()?.is_empty() {
-            let window = u64::from(limits::UNPACK_MEMORY_KIB) << 10;
-            match StreamingDecoder::new_with_max_window_size(&mut *served, window) {
-                Ok(mut decoder) => self.take(&mut decoder)?,
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
-                    length,
-                    ..
-                })) => {
-                    io::copy(&mut served.take(length.into()), &mut io::sink())?;
-                }
-                Err(error) => return Err(Ended::Broken(error.to_string())),
-            }
-        }
-        Ok(())
     }
 
     fn within_bounds(&self) -> Result<(), Refusal> {
@@ -298,6 +328,18 @@ mod tests {
         let (digest, bytes) = unpacked(Packing::Zstd, &packed, WIDE);
         assert_eq!(bytes, [&b"one, "[..], &[7; 100_000]].concat());
         assert_eq!(digest, Ok(Sha256::of(&packed)));
+    }
+
+    /// Each of ten bytes, with the largest window that there may be: as pzstd and seekable files have them, but smaller.
+    #[test]
+    fn many_small_frames_in_zstd() {
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, (1 << 3) | (1 << 1) | 1, 0, 0, b'x'];
+        let packed = frame.repeat((256 << 10) / frame.len());
+        let (digest, bytes) = unpacked(Packing::Zstd, &packed, WIDE);
+        assert_eq!(bytes, vec![b'x'; packed.len() / frame.len()]);
+        assert_eq!(digest, Ok(Sha256::of(&packed)));
+        let wider = [0x28, 0xb5, 0x2f, 0xfd, 0, (17 << 3) + 1, (1 << 3) | (1 << 1) | 1, 0, 0, b'x'];
+        assert_eq!(unpacked(Packing::Zstd, &wider, WIDE).0, Err("unpack".into()));
     }
 
     #[test]

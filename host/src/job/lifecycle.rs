@@ -42,9 +42,10 @@ pub struct Restart {
     pub policy: RestartWhen,
     /// How often in a row; a VM that then ran for [`limits::RESTART_SETTLED`] begins anew.
     pub attempts: u32,
-    /// Seconds before the first; each further one in a row waits twice as long.
+    /// Seconds before the first; each further one in a row waits twice as long. From the fourth on, no less than
+    /// [`limits::RESTART_DELAY_LEAST`], which doubles too.
     pub delay_s: u64,
-    /// The longest wait in seconds.
+    /// The longest wait in seconds, unless the least that a host allows is longer.
     pub max_delay_s: u64,
 }
 
@@ -76,8 +77,20 @@ impl Restart {
 
     /// The wait before the restart that follows so many in a row, in seconds; none where the cap is reached.
     pub fn delay_s(&self, restarts: u32) -> Option<u64> {
-        let doubled = self.delay_s.saturating_mul(1 << restarts.min(32));
-        (restarts < self.attempts).then_some(doubled.min(self.max_delay_s))
+        let doubled = self.delay_s.saturating_mul(1 << restarts.min(32)).min(self.max_delay_s);
+        (restarts < self.attempts).then_some(doubled.max(least_delay_s(restarts)))
+    }
+}
+
+/// The least wait before a restart, whatever a job says: a guest that fails at once would keep its host busy with starts.
+fn least_delay_s(restarts: u32) -> u64 {
+    match restarts.checked_sub(limits::RESTARTS_AT_WILL) {
+        Some(further) => {
+            let doubled =
+                limits::RESTART_DELAY_LEAST.as_secs().saturating_mul(1 << further.min(32));
+            doubled.min(limits::RESTART_DELAY_MOST.as_secs())
+        }
+        None => 0,
     }
 }
 
@@ -197,7 +210,14 @@ mod tests {
             Restart { policy: RestartWhen::OnFailure, attempts: 5, delay_s: 3, max_delay_s: 10 };
         let waits: Vec<_> = (0..6).map(|restarts| restart.delay_s(restarts)).collect();
         assert_eq!(waits, [Some(3), Some(6), Some(10), Some(10), Some(10), None]);
+        let at_once = Restart { attempts: 1_000_000, delay_s: 0, max_delay_s: 0, ..restart };
+        let waits = |range: std::ops::Range<u32>| {
+            range.filter_map(|restarts| at_once.delay_s(restarts)).collect::<Vec<_>>()
+        };
+        assert_eq!(waits(0..11), [0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(waits(999_998..1_000_001), [60, 60]);
         assert!(restart.wants(true) && !restart.wants(false));
-        assert_eq!(Restart { attempts: u32::MAX, ..restart }.delay_s(1000), Some(10));
+        let patient = Restart { attempts: u32::MAX, delay_s: 3600, max_delay_s: 7200, ..restart };
+        assert_eq!(patient.delay_s(1000), Some(7200));
     }
 }

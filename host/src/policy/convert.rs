@@ -175,16 +175,17 @@ pub(super) fn violations_in(violations: Vec<wit::Violation>) -> Result<Vec<Viola
     few("violations", violations.len())?;
     let one = |violation: wit::Violation| Violation {
         code: name(&violation.code),
-        field: name(&violation.field),
+        field: printable::line(&violation.field, limits::POLICY_NAME_BYTES).to_string(),
         message: text(&violation.message),
         hint: violation.hint.as_deref().map(text),
     };
     Ok(violations.into_iter().map(one).collect())
 }
 
-/// A name of a policy's making: escaped, and cut where it is too long.
+/// A name, version or code of a policy's making: one word, which looks like nothing else that stands on its line; cut where
+/// it is too long.
 pub(super) fn name(text: &str) -> String {
-    printable::line(text, limits::POLICY_NAME_BYTES).to_string()
+    printable::word(text, limits::POLICY_NAME_BYTES)
 }
 
 /// A sentence of a policy's making: escaped, and cut where it is too long.

@@ -240,6 +240,13 @@ impl Loader {
         };
         let component = component.map_err(|error| not_loadable(format!("{error:#}")))?;
         let (imports, exports) = interfaces(&self.sandbox, &component);
+        let count = imports.len().max(exports.len());
+        if count > limits::POLICY_INTERFACES {
+            let most = limits::POLICY_INTERFACES;
+            return Err(not_loadable(format!(
+                "it imports or exports {count} names, more than {most}"
+            )));
+        }
         let facts = Facts { kind, bytes: bytes.len(), imports, exports, about: About::default() };
         let mut module = Module::new(&self.sandbox, name, sha256, &component, facts, allowance)?;
         module.facts.about = module.describe(&self.sandbox, allowance)?;
@@ -328,7 +335,8 @@ impl Module {
         let about = opened.call(|policy, store| policy.qhost_policy_decide().call_describe(store));
         let about = about.map_err(|fault| self.failed("describe", fault))?;
         let schema = about.settings_schema.map(|schema| {
-            let cut = schema.get(..limits::POLICY_SCHEMA_BYTES).unwrap_or(&schema);
+            let end = schema.floor_char_boundary(limits::POLICY_SCHEMA_BYTES);
+            let cut = schema.get(..end).unwrap_or_default();
             serde_json::from_str(cut).unwrap_or_else(|_| convert::text(cut).into())
         });
         Ok(About {

@@ -54,7 +54,13 @@ impl Sealed {
         let json = serde_json::to_string(note)?;
         let mac = self.mac(name, &json).ok_or(io::ErrorKind::InvalidInput)?;
         let code = base16ct::lower::encode_string(&mac.finalize().into_bytes());
-        state::write_whole(&self.folder.join(name), format!("{code}\n{json}").as_bytes())
+        let text = format!("{code}\n{json}");
+        // It would not be read again.
+        if text.len() as u64 > limits::COMPILED_NOTE_BYTES {
+            let reason = format!("it has more than {} bytes", limits::COMPILED_NOTE_BYTES);
+            return Err(io::Error::other(reason));
+        }
+        state::write_whole(&self.folder.join(name), text.as_bytes())
     }
 
     /// The name is in it, so that one note cannot stand in another's place.

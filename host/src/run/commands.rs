@@ -160,7 +160,7 @@ fn inspect(shared: &Shared, InspectArgs { policy }: &InspectArgs) -> Exit {
             Exit::Done
         }
         Ok(inspection) => {
-            show::print(&inspected(&inspection));
+            show::tell(&inspected(&inspection));
             Exit::Done
         }
         Err(error) => show::failure(shared, &error),

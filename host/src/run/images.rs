@@ -110,7 +110,7 @@ impl Images<'_> {
             false => format!("unpacked   sha256:{}\n", record.content_sha256),
         };
         let guard = if record.fs_verity { "fs-verity" } else { "read-only file" };
-        show::print(&format!(
+        show::tell(&format!(
             "digest     sha256:{sha256}\n{packed}format     {}\ndisk       {} ({disk_bytes} bytes)\n\
              file       {} ({bytes} bytes), {} on disk, {guard}\nsource     {}\norigins    {}\n\
              fetched    {}, {}\nlast used  {}, {}\nused by    {}\npath       {}\n",

@@ -1,7 +1,9 @@
 //! What a run shows while it goes on, on standard error, and its report at the end, on standard output.
 
+mod terminal;
+
 use std::{
-    io::{IsTerminal as _, stderr},
+    io::{IsTerminal as _, stderr, stdout},
     path::Path,
 };
 
@@ -12,6 +14,7 @@ use super::RunError;
 use crate::{
     cli::Shared,
     image::{Doing, Progress, VerifiedImage},
+    limits,
     outcome::{ErrorReport, Exit, Report},
     policy::Decision,
     printable,
@@ -28,8 +31,8 @@ pub(super) fn log(verbose: u8) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
+        .with_writer(|| printable::LogWriter(stderr()))
+        .with_ansi(false)
         .init();
 }
 
@@ -42,8 +45,14 @@ pub(super) fn print(text: &str) {
     }
 }
 
+/// Prints text for people, among which is text of others': no line of it can look like one of ours.
+pub(super) fn tell(text: &str) {
+    print(&terminal::folded(text, terminal::width(stdout())));
+}
+
 fn say(text: &str) {
     use std::io::Write as _;
+    let text = terminal::folded(text, terminal::width(stderr()));
     let written = writeln!(anstream::stderr().lock(), "{text}");
     if let Err(error) = written {
         tracing::info!(%error, "standard error was not written");
@@ -66,7 +75,7 @@ pub(super) fn report(shared: &Shared, report: &Report) {
     if shared.json {
         return print(&json(report));
     }
-    print(&report.to_string());
+    tell(&report.to_string());
     if let Some(error) = &report.error {
         say(&error.to_string());
     }
@@ -180,6 +189,7 @@ impl Progress for Steps {
     fn retrying(&self, why: &str) {
         tracing::info!(why, "fetching again");
         if self.terminal {
+            let why = printable::line(why, limits::SHOWN_CAUSE_CHARS).to_string();
             self.bar.suspend(|| say(&format!("image     {why}")));
         }
     }
@@ -210,29 +220,20 @@ impl Steps {
     pub(super) fn doing(&self, what: &str, doing: &str) {
         tracing::info!(doing, what);
         if !self.quiet {
+            let doing = printable::line(doing, limits::SHOWN_CAUSE_CHARS);
             say(&format!("{what:<9} {doing}"));
         }
     }
 }
 
-/// Rows in columns, each as wide as it must be; the first row in bold.
+/// Rows in columns; the first row in bold.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
-    };
-    let widths: Vec<_> = (0..N).map(width).collect();
-    let bold = anstyle::Style::new().bold();
-    let mut text = String::new();
-    for (number, row) in rows.iter().enumerate() {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        text += &match number {
-            0 => format!("{bold}{}{bold:#}\n", line.trim_end()),
-            _ => format!("{}\n", line.trim_end()),
-        };
-    }
-    text
+    terminal::table(rows, terminal::width(stdout()))
+}
+
+/// A line that is cut where the terminal ends.
+pub(super) fn one_line(text: &str) -> String {
+    terminal::width(stdout()).map_or_else(|| text.to_owned(), |width| terminal::cut(text, width))
 }
 
 /// A word in green.

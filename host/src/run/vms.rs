@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{Host, RunError, images::ago, show, state_dir};
 use crate::{
     cli::{PsArgs, Shared, VmArgs, VmCommand},
+    limits,
     outcome::Exit,
     printable,
     vm::{self, Vm},
@@ -89,7 +90,7 @@ fn inspect(shared: &Shared, vm: &Vm) -> Result<Exit, RunError> {
         show::print(&show::json(vm));
         return Ok(Exit::Done);
     }
-    let line = |text: &str| printable::line(text, 120).to_string();
+    let line = |text: &str| printable::line(text, limits::SHOWN_CAUSE_CHARS).to_string();
     let mut text = format!(
         "id         {}\ntask       {}\njob        {}\ntenant     {}\nstate      {}\n",
         vm.id,
@@ -132,6 +133,6 @@ fn inspect(shared: &Shared, vm: &Vm) -> Result<Exit, RunError> {
     }
     text +=
         &format!("console    {}\nfolder     {}\n", vm.console_log().display(), vm.folder.display());
-    show::print(&text);
+    show::tell(&text);
     Ok(Exit::Done)
 }

@@ -16,7 +16,7 @@ use tokio::{
     sync::broadcast,
 };
 
-use crate::{limits, qemu::Pace};
+use crate::{limits, printable, qemu::Pace};
 
 const LOG: &str = "console.log";
 /// The log before the last rotation.
@@ -239,10 +239,9 @@ pub fn tail(vm: &Path) -> String {
         file.take(most).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let text = crate::printable::lines(text.trim(), limits::CONSOLE_TAIL_BYTES).to_string();
-    text.replace("\\r\n", "\n")
+    let mut console = printable::Console::default();
+    let text = console.push(&read().unwrap_or_default()) + &console.finish();
+    text.trim().to_owned()
 }
 
 #[cfg(test)]

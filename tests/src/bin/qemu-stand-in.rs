@@ -272,6 +272,10 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
             }
         }
         "mount" => mount("none", "/", "tmpfs", MountFlags::empty(), c"")?,
+        "fail" => {
+            io::stderr().write_all(with.replace("\\n", "\n").as_bytes())?;
+            std::process::exit(1);
+        }
         "chroot" => rustix::process::chroot("/")?,
         "x32" => {
             #[expect(unsafe_code, reason = "a call that no library has")]

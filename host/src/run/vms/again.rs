@@ -15,6 +15,7 @@ use crate::{
     limits,
     outcome::Exit,
     policy::Decision,
+    printable,
     run::follow,
     state::StateDir,
     stop::Stop,
@@ -31,7 +32,7 @@ pub(super) async fn restart(shared: &Shared, args: &StopArgs) -> Result<Exit, Ru
             false => stop_and_start(&host.state, &vm, args.grace).await?,
         };
         if !shared.json {
-            show::print(&summary(&vm));
+            show::tell(&summary(&vm));
         }
         vms.push(vm);
     }
@@ -146,7 +147,8 @@ pub(super) async fn recover(shared: &Shared, recovered: Recovered) -> Result<Exi
             }
         }
         for (id, why) in &failed {
-            show::print(&format!("{:<10} {id}  {}\n", "failed", why.trim()));
+            let why = printable::line(why.trim(), limits::SHOWN_CAUSE_CHARS);
+            show::tell(&format!("{:<10} {id}  {why}\n", "failed"));
         }
     }
     Ok(if failed.is_empty() { Exit::Done } else { Exit::VmFailed })

@@ -31,7 +31,7 @@ pub(super) async fn end(
     for vm in vms {
         let vm = until_end(vm, limits::STOP_GRACE_MOST, Some(request)).await?;
         if !shared.json {
-            show::print(&summary(&vm));
+            show::tell(&summary(&vm));
         }
         ended.push(vm);
     }
@@ -112,7 +112,10 @@ pub(super) async fn wait(
 ) -> Result<Exit, RunError> {
     let vm = vm::named(state, &args.vm)?;
     let vm = until_end(vm, Duration::from_secs(args.timeout), None).await?;
-    show::print(&if shared.json { show::json(&vm) } else { summary(&vm) });
+    match shared.json {
+        true => show::print(&show::json(&vm)),
+        false => show::tell(&summary(&vm)),
+    }
     let exited = vm.status.state() == State::Exited;
     Ok(if exited { Exit::Done } else { Exit::VmFailed })
 }

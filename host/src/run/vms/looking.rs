@@ -1,6 +1,6 @@
 //! `qhost logs`, `stats` and `events`.
 
-use std::io::{Write as _, stdout};
+use std::io::{self, IsTerminal as _, Write as _, stdout};
 
 use serde::Serialize;
 use serde_json::json;
@@ -16,12 +16,13 @@ use crate::{
     vm::{self, AskError, Event, Events, Request, Stats, Vm, VmError},
 };
 
-/// The console as the guest wrote it: bytes, which are the terminal's to show or the pipe's to carry.
+/// The console: in a pipe the bytes that the guest wrote, on a terminal what of them is text.
 pub(super) async fn logs(vm: &Vm, args: &LogsArgs) -> Result<Exit, RunError> {
     let path = vm.console_log();
     let unreadable = |source| VmError::Folder { doing: "read", path: path.clone(), source };
     let mut console = vm.console(args.since.map(|since| since.0));
     let mut buffer = vec![0; limits::BLOCK_BYTES];
+    let mut shown = (stdout().is_terminal() && !args.raw).then(printable::Console::default);
     loop {
         // Asked first, so that what was written before the end is read after it.
         let goes_on = vm.again().is_some_and(|vm| !vm.is_over());
@@ -31,16 +32,28 @@ pub(super) async fn logs(vm: &Vm, args: &LogsArgs) -> Result<Exit, RunError> {
                 break;
             }
             let bytes = buffer.get(..read).unwrap_or_default();
+            let written = match &mut shown {
+                Some(console) => write(console.push(bytes).as_bytes()),
+                None => write(bytes),
+            };
             // A closed pipe is the reader's choice and no error of ours.
-            if stdout().write_all(bytes).and_then(|()| stdout().flush()).is_err() {
+            if written.is_err() {
                 return Ok(Exit::Done);
             }
         }
         if !args.follow || !goes_on {
+            let rest = shown.as_mut().map(printable::Console::finish).unwrap_or_default();
+            if let Err(error) = write(rest.as_bytes()) {
+                tracing::debug!(%error, "the console's last bytes were not written");
+            }
             return Ok(Exit::Done);
         }
         time::sleep(limits::VM_POLL).await;
     }
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    stdout().write_all(bytes).and_then(|()| stdout().flush())
 }
 
 #[derive(Serialize)]
@@ -63,8 +76,8 @@ pub(super) async fn stats(
     let mut used = vec![];
     for vm in vms {
         let stats = vm::ask(&vm.folder, Request::Stats, limits::CONTROL_REPLY).await;
-        let stats = stats
-            .and_then(|stats| Ok(serde_json::from_value(stats).map_err(std::io::Error::from)?));
+        let stats =
+            stats.and_then(|stats| Ok(serde_json::from_value(stats).map_err(io::Error::from)?));
         match stats {
             Ok(stats) => used.push(Used { id: vm.id, task: vm.task, stats }),
             // Of all, those that are only beginning or have just ended are left out.
@@ -128,8 +141,6 @@ fn line(event: &Event) -> String {
     let shown = |text: &str, most| printable::line(text, most).to_string();
     let reason = reason.as_deref().map(|reason| shown(reason, 300)).unwrap_or_default();
     let (task, tenant) = (shown(task, 40), shown(tenant, 40));
-    format!("{at:.3}  {:<9}  {vm}  {tenant}/{task}  {reason}", shown(event, 40))
-        .trim_end()
-        .to_owned()
-        + "\n"
+    let text = format!("{at:.3}  {:<9}  {vm}  {tenant}/{task}  {reason}", shown(event, 40));
+    show::one_line(text.trim_end()) + "\n"
 }

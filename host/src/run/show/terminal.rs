@@ -1,0 +1,136 @@
+//! What fits a terminal: text that is wider than it is cut or goes on indented, for a terminal that breaks a line by itself
+//! goes on where our own lines begin. In a pipe, text stays as it is.
+
+use std::os::fd::AsFd;
+
+use rustix::termios::{isatty, tcgetwinsize};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+/// Columns of a table get no narrower than this.
+const COLUMN: usize = 8;
+/// What a folded line goes on with: as wide as the words that our lines begin with.
+const INDENT: &str = "          ";
+
+/// How many columns a terminal has; none where it is none.
+pub(super) fn width(stream: impl AsFd) -> Option<usize> {
+    let columns = tcgetwinsize(&stream).ok()?.ws_col;
+    // One that does not say is taken to be as the first ones were.
+    let columns = if columns == 0 { 80 } else { columns };
+    isatty(&stream).then_some(usize::from(columns).max(2 * INDENT.len()))
+}
+
+/// Lines that are wider than the terminal go on indented.
+pub(super) fn folded(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width else { return text.to_owned() };
+    let mut folded = String::with_capacity(text.len());
+    let (mut column, mut in_style) = (0, false);
+    for character in text.chars() {
+        // The only control characters in our texts are line breaks and the styles that we give words.
+        in_style |= character == '\x1b';
+        let wide = if in_style { 0 } else { character.width().unwrap_or(0) };
+        if character == '\n' {
+            column = 0;
+        } else if column + wide > width {
+            folded += "\n";
+            folded += INDENT;
+            column = INDENT.len();
+        }
+        column += wide;
+        folded.push(character);
+        in_style &= character != 'm';
+    }
+    folded
+}
+
+/// The beginning of a text that is as wide as this, with a mark where more follows.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut cut = String::new();
+    for character in text.chars() {
+        if cut.width() + character.width().unwrap_or(0) + 1 > width {
+            break;
+        }
+        cut.push(character);
+    }
+    cut + "…"
+}
+
+/// Rows in columns, each as wide as it must be, the widest ones narrower where the terminal is; the first row in bold.
+pub(super) fn table<const N: usize>(rows: &[[String; N]], width: Option<usize>) -> String {
+    let widest = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0)
+    };
+    let widths = narrowed((0..N).map(widest).collect(), width);
+    let bold = anstyle::Style::new().bold();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| {
+            let cell = cut(cell, *width);
+            let blanks = " ".repeat(width.saturating_sub(cell.width()));
+            cell + &blanks
+        });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        let line = cut(line.trim_end(), width.unwrap_or(usize::MAX));
+        text += &match number {
+            0 => format!("{bold}{line}{bold:#}\n"),
+            _ => format!("{line}\n"),
+        };
+    }
+    text
+}
+
+/// The widths of columns, of which the widest give way until all fit.
+fn narrowed(mut widths: Vec<usize>, most: Option<usize>) -> Vec<usize> {
+    let Some(most) = most else { return widths };
+    let between = 2 * widths.len().saturating_sub(1);
+    while widths.iter().sum::<usize>() + between > most {
+        match widths.iter_mut().max() {
+            Some(widest) if *widest > COLUMN => *widest -= 1,
+            Some(_) | None => break,
+        }
+    }
+    widths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_by_what_is_seen() {
+        let rows = [["NAME", "N"], ["ウェブ", "1"], ["gru\u{308}n", "2"], ["web", "3"]];
+        let rows = rows.map(|row| row.map(str::to_owned));
+        let shown = table(&rows, None);
+        let bold = anstyle::Style::new().bold();
+        let expected = format!("{bold}NAME    N{bold:#}\nウェブ  1\ngru\u{308}n    2\nweb     3\n");
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn the_widest_columns_give_way() {
+        let long = "x".repeat(40);
+        let rows = [["ID", "TASK", "TENANT"], ["web-12345678", &long, &long]];
+        let rows = rows.map(|row| row.map(str::to_owned));
+        let shown = table(&rows, Some(60));
+        let last = shown.lines().last().unwrap();
+        assert_eq!(last, format!("web-12345678  {0}…  {0}…", "x".repeat(21)));
+        assert!(shown.lines().all(|line| line.width() <= 60 + 4), "{shown}");
+        assert!(table(&rows, None).contains(&long));
+        // Where nothing can give way any more, lines are cut.
+        assert!(table(&rows, Some(20)).lines().last().unwrap().width() <= 20);
+    }
+
+    #[test]
+    fn folded_lines_go_on_indented() {
+        let style = anstyle::AnsiColor::Red.on_default();
+        let text = format!("{style}ended{style:#}     {}host      allowed\nnext\n", "x".repeat(30));
+        let folded = folded(&text, Some(40));
+        let lines: Vec<_> = folded.lines().collect();
+        assert_eq!(lines[1..], ["          host      allowed", "next"]);
+        assert_eq!(super::folded(&text, None), text);
+        assert_eq!(cut("ウェブ", 5), "ウェ…");
+        assert_eq!(cut("abc", 3), "abc");
+    }
+}
