@@ -57,6 +57,10 @@ pub const READY_TEXT_BYTES: usize = 256;
 
 /// Characters shown of one piece of text that somebody else wrote, and of one step of a JSON pointer.
 pub const SHOWN_CHARS: usize = 80;
+/// VMs that are listed where a name may mean any of them.
+pub const SHOWN_VMS: usize = 16;
+/// Random characters of an id that tell it from all others: of 62 kinds each, one launch in fifteen million has a given four.
+pub const ID_CHARS_TOLD_APART: usize = 4;
 /// Problems of one job file that are looked for.
 pub const PROBLEMS: usize = 1000;
 /// Problems of one job file that are listed for people; the rest is counted.

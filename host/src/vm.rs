@@ -19,6 +19,7 @@ mod spec;
 mod dir;
 mod list;
 mod kept;
+mod name;
 mod ports;
 mod console;
 mod control;
@@ -43,7 +44,8 @@ pub use dir::VmDir;
 pub use events::{Event, Events};
 pub use kept::{Kept, KeptOverlay, Owner, kept, kept_over, remove as remove_kept};
 pub use launch::{Held, launch, launch_again};
-pub use list::{Takes, Vm, going_on, list, named, running};
+pub use list::{Takes, Vm, going_on, list, running};
+pub use name::named;
 pub use ports::{Reserved, held as held_ports, reserve, reserve_again};
 pub use process::Process;
 pub use quota::{Amounts, Whose};
@@ -218,18 +220,21 @@ pub enum VmError {
     #[error("no overlay is kept by the name {0:?}; see qhost overlay ls")]
     NoOverlay(String),
     /// No VM by a name.
-    #[error("no VM's id begins with {name:?}, and no task has that name; see qhost ps --all")]
+    #[error(
+        "no VM's id begins with {name:?}, and no task has that name; see qhost ps --all{}",
+        slash(name)
+    )]
     Unknown {
         /// The name.
         name: String,
     },
     /// Several VMs by a name.
-    #[error("several VMs are meant by {name:?}: {}; give one's id", ids.join(", "))]
+    #[error("several VMs are meant by {name:?}; give one's id, or TENANT/TASK:{found}")]
     Ambiguous {
         /// The name.
         name: String,
-        /// Their ids.
-        ids: Vec<String>,
+        /// Whose they are, and their ids, a line each.
+        found: String,
     },
     /// It goes on.
     #[error("the VM {id} has not ended; stop it first: qhost stop {id}")]
@@ -309,6 +314,14 @@ pub enum VmError {
 }
 
 impl VmError {
+/// What a name with a slash means.
+fn slash(name: &str) -> &'static str {
+    match name.contains('/') {
+        true => "; before the first slash is a tenant's name",
+        false => "",
+    }
+}
+
     /// Whether it is for this host's operator to mend, and not for whoever wrote the job.
     fn is_the_hosts(&self) -> bool {
         !matches!(self, Self::Start { .. } | Self::Control(_) | Self::NoGreeting)

@@ -19,6 +19,7 @@ mod plan;
 mod fingerprint;
 mod vm;
 mod vms;
+mod tenants;
 mod lifecycle;
 mod recovery;
 mod cage;

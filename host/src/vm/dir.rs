@@ -34,6 +34,8 @@ pub(super) const TASK: &str = "task.json";
 pub(super) const RESERVED: &str = "reserved.json";
 
 /// The folder of a VM that this process looks after. Dropped before its supervisor has it, it is removed.
+/// Characters of an id that are random.
+pub(super) const RANDOM_BYTES: usize = 8;
 #[derive(Debug)]
 pub struct VmDir {
     path: PathBuf,
@@ -64,7 +66,7 @@ impl VmDir {
         admit(state, &task.tenant, takes, (all, own))?;
         let made = tempfile::Builder::new()
             .prefix(&format!("{}-", slug(&task.name)))
-            .rand_bytes(8)
+            .rand_bytes(RANDOM_BYTES)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&vms)
             .map_err(folder("create a folder in", &vms))?;

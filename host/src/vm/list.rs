@@ -236,29 +236,6 @@ pub fn running(state: &StateDir) -> Vec<Vm> {
     folders(&state.vms()).filter(takes).map(|path| Vm::read(&path)).collect()
 }
 
-/// The one VM whose id begins like this, or whose task has this name: of several of a name, the one that goes on.
-pub fn named(state: &StateDir, name: &str) -> Result<Vm, VmError> {
-    // An empty name, as of a variable that is not set, is no beginning of any.
-    let mut vms = if name.is_empty() { vec![] } else { list(state) };
-    let goes_on = |vm: &Vm| !vm.status.state().is_final();
-    if vms.iter().any(|vm| vm.id == name) {
-        vms.retain(|vm| vm.id == name);
-    } else if vms.iter().any(|vm| vm.task == name) {
-        vms.retain(|vm| vm.task == name);
-        if vms.iter().filter(|vm| goes_on(vm)).count() == 1 {
-            vms.retain(goes_on);
-        }
-    } else {
-        vms.retain(|vm| vm.id.starts_with(name));
-    }
-    let ids: Vec<_> = vms.iter().map(|vm| vm.id.clone()).collect();
-    match (vms.pop(), ids.len()) {
-        (Some(only), 1) => Ok(only),
-        (_, 0) => Err(VmError::Unknown { name: name.to_owned() }),
-        (_, _) => Err(VmError::Ambiguous { name: name.to_owned(), ids }),
-    }
-}
-
 /// The folders that no lock tells anything about, for whoever sweeps.
 pub(super) fn abandoned(state: &StateDir) -> Vec<PathBuf> {
     folders(&state.vms()).filter(|path| is_abandoned(path)).collect()

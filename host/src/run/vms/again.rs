@@ -24,7 +24,7 @@ use crate::{
 pub(super) async fn restart(shared: &Shared, args: &StopArgs) -> Result<Exit, RunError> {
     let host = Host::new(shared)?;
     let mut vms = vec![];
-    for name in &args.which.vms {
+    for name in &args.which.names() {
         let vm = vm::named(&host.state, name)?;
         let vm = match vm.status.state().is_final() {
             true => start(shared, &host, &vm, "asked to restart").await?,
