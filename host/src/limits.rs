@@ -340,7 +340,7 @@ pub const CGROUP: &str = "qhost";
 pub const CGROUP_PERIOD_US: u64 = 100_000;
 /// How often a cgroup is tried to be removed whose last process has just ended.
 pub const CGROUP_TRIES: u32 = 400;
-/// Events of all VMs in bytes before a new file is begun; one older one is kept.
+/// Events of a tenant's VMs in bytes before a new file is begun; one older one is kept.
 pub const EVENTS_BYTES: u64 = 4 << 20;
 
 // Asking supervisors.
