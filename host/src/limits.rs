@@ -313,7 +313,7 @@ pub const CONSOLE_TAIL_BYTES: usize = 2048;
 pub const QEMU_STDERR_BYTES: usize = 16 << 10;
 /// How long QEMU's pipes are read after its end: their last bytes are already there.
 pub const DRAIN: Duration = Duration::from_secs(2);
-/// Folders of ended VMs that are kept for reading; older ones are swept by the next run.
+/// Folders of a tenant's ended VMs that are kept for reading, unless configured; older ones are swept by the next run.
 pub const ENDED_VMS: usize = 100;
 /// QEMU's cache of translated code under tcg, in MiB: bounds what it takes beside the guest's memory.
 pub const TCG_TB_SIZE_MIB: u32 = 64;
@@ -321,6 +321,10 @@ pub const TCG_TB_SIZE_MIB: u32 = 64;
 // The cage.
 
 /// The first of the users that VMs are, unless configured: of a range that nobody else uses (systemd's UIDS-GIDS.md).
+/// What these take in bytes, unless configured: with console logs that are full, a little more than as many.
+pub const ENDED_BYTES: u64 = 2 << 30;
+/// Days for which they are kept, unless configured.
+pub const ENDED_DAYS: u64 = 365;
 pub const CAGE_FIRST_USER: u32 = 1_900_000_000;
 /// The last of them.
 pub const CAGE_LAST_USER: u32 = 1_900_065_535;

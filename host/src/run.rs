@@ -136,8 +136,8 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?
     };
     let takes = Amounts::of(approved.launch(), overlay_bytes);
-    let quotas = host.config.quotas(&approved.task().tenant);
-    let dir = VmDir::create(&host.state, approved.task(), takes, quotas)?;
+    let terms = host.config.terms(&approved.task().tenant);
+    let dir = VmDir::create(&host.state, approved.task(), takes, &terms)?;
     let image = tokio::select! {
         image = store.ensure(&approved.task().image, &host.config.image, &steps) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),

@@ -17,9 +17,10 @@ mod events;
 mod quota;
 mod spec;
 mod dir;
+mod admission;
 mod list;
-mod kept;
 mod name;
+mod kept;
 mod ports;
 mod console;
 mod control;
@@ -313,7 +314,6 @@ pub enum VmError {
     Interrupted,
 }
 
-impl VmError {
 /// What a name with a slash means.
 fn slash(name: &str) -> &'static str {
     match name.contains('/') {
@@ -322,6 +322,7 @@ fn slash(name: &str) -> &'static str {
     }
 }
 
+impl VmError {
     /// Whether it is for this host's operator to mend, and not for whoever wrote the job.
     fn is_the_hosts(&self) -> bool {
         !matches!(self, Self::Start { .. } | Self::Control(_) | Self::NoGreeting)

@@ -1,6 +1,8 @@
 //! One tenant beside another, mallory, who means harm: names, records, quotas.
 
 mod names;
+mod records;
+mod disks;
 
 use std::fs;
 

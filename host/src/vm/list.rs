@@ -184,6 +184,14 @@ pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Whose a folder's VM is; empty where that cannot be read.
+pub(super) fn tenant_of(path: &Path) -> String {
+    let reserved = read_record(&path.join(RESERVED)).map(|reserved: Reserved| reserved.tenant);
+    // An earlier version's has none.
+    let task = || read_record(&path.join(TASK)).map(|task: Task| task.tenant);
+    reserved.or_else(task).unwrap_or_default()
+}
+
 /// How a folder's VM is doing, as far as is written down.
 pub(super) fn read_status(path: &Path) -> Status {
     match fs::read(path.join(STATUS)) {

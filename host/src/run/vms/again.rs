@@ -88,9 +88,9 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     spec.cage = cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
     let ports = vm::reserve_again(&host.state, &spec.forwards)?;
     let mut kept = KeptOverlay::hold(&host.state, &task)?;
-    let quotas = host.config.quotas(&task.tenant);
+    let terms = host.config.terms(&task.tenant);
     let goes_on = || VmError::GoesOn { id: vm.id.clone() };
-    let dir = VmDir::take_again(&host.state, vm, quotas)?.ok_or_else(goes_on)?;
+    let dir = VmDir::take_again(&host.state, vm, &terms)?.ok_or_else(goes_on)?;
     let store = Store::new(host.state.path());
     let image = tokio::select! {
         image = store.ensure(&task.image, &host.config.image, &steps) => image?,
