@@ -226,9 +226,15 @@ pub const FETCH_ALONE: Duration = Duration::from_secs(1);
 pub const FETCH_SEGMENT_BYTES: u64 = 8 << 20;
 /// How long an unfinished image is kept for a fetch that goes on from there.
 pub const FETCH_PART_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Unfinished images of one tenant that are kept; the oldest go first.
+pub const UNFINISHED_KEPT: usize = 8;
+/// What is claimed of a quota at a time for an image whose size is not known, in bytes: at 1 GB/s, some hundred claims a second.
+pub const CLAIM_BYTES: u64 = 8 << 20;
+/// What the lock of a fetch says of its claim, in bytes: a tenant's name and a number.
+pub const CLAIM_RECORD_BYTES: u64 = 4096;
 /// A list of checksums in bytes: a distribution's has some ten thousand.
 pub const SUMS_BYTES: u64 = 1 << 20;
-/// Lists of checksums that are kept; the oldest go first.
+/// Lists of checksums that are kept of one tenant; the oldest go first.
 pub const SUMS_KEPT: usize = 64;
 /// A file of credentials in bytes.
 pub const CREDENTIALS_BYTES: u64 = 1 << 20;
@@ -315,16 +321,16 @@ pub const QEMU_STDERR_BYTES: usize = 16 << 10;
 pub const DRAIN: Duration = Duration::from_secs(2);
 /// Folders of a tenant's ended VMs that are kept for reading, unless configured; older ones are swept by the next run.
 pub const ENDED_VMS: usize = 100;
+/// What these take in bytes, unless configured: with console logs that are full, a little more than as many.
+pub const ENDED_BYTES: u64 = 2 << 30;
+/// Days for which they are kept, unless configured.
+pub const ENDED_DAYS: u64 = 365;
 /// QEMU's cache of translated code under tcg, in MiB: bounds what it takes beside the guest's memory.
 pub const TCG_TB_SIZE_MIB: u32 = 64;
 
 // The cage.
 
 /// The first of the users that VMs are, unless configured: of a range that nobody else uses (systemd's UIDS-GIDS.md).
-/// What these take in bytes, unless configured: with console logs that are full, a little more than as many.
-pub const ENDED_BYTES: u64 = 2 << 30;
-/// Days for which they are kept, unless configured.
-pub const ENDED_DAYS: u64 = 365;
 pub const CAGE_FIRST_USER: u32 = 1_900_000_000;
 /// The last of them.
 pub const CAGE_LAST_USER: u32 = 1_900_065_535;

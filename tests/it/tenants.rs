@@ -3,6 +3,7 @@
 mod names;
 mod records;
 mod disks;
+mod images;
 
 use std::fs;
 

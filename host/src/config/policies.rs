@@ -88,6 +88,8 @@ pub struct Quota {
     pub disk_bytes: Option<u64>,
     /// Forwarded ports.
     pub ports: Option<u64>,
+    /// What fetched images and unfinished downloads take of the disk in bytes; an image is the tenant's that fetched it first.
+    pub image_bytes: Option<u64>,
 }
 
 /// On what terms a tenant has VMs.
@@ -159,6 +161,11 @@ impl Config {
             tenant: own.unwrap_or_default(),
             retention: self.retention,
         }
+    }
+
+    /// What all tenants may take together.
+    pub fn host_quota(&self) -> &Quota {
+        &self.host.quota
     }
 
     /// Every configured policy, in a chain or not.

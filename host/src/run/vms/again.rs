@@ -10,7 +10,7 @@ use super::{Host, RunError, ending::summary, show};
 use crate::{
     cage,
     cli::{Shared, StopArgs, Until},
-    image::Store,
+    image::{Fetcher, Store},
     job::Task,
     limits,
     outcome::Exit,
@@ -92,8 +92,9 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     let goes_on = || VmError::GoesOn { id: vm.id.clone() };
     let dir = VmDir::take_again(&host.state, vm, &terms)?.ok_or_else(goes_on)?;
     let store = Store::new(host.state.path());
+    let fetcher = Fetcher::of_tenant(&host.config, &task.tenant, &steps);
     let image = tokio::select! {
-        image = store.ensure(&task.image, &host.config.image, &steps) => image?,
+        image = store.ensure(&task.image, fetcher) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
     };
     if let Some(kept) = &mut kept {
