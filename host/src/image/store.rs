@@ -270,7 +270,7 @@ impl Store {
         };
         record.add_origin(origin(fetched.source));
         record.write(&path)?;
-        claim.is_stored()?;
+        claim.give_back()?;
         drop(lock);
         failpoint::reach("store.recorded");
         match self.find(sha256, request, config)? {

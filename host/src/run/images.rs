@@ -126,7 +126,7 @@ impl Images<'_> {
         let guard = if record.fs_verity { "fs-verity" } else { "read-only file" };
         show::print(&format!(
             "digest     sha256:{sha256}\n{packed}format     {}\ndisk       {} ({disk_bytes} bytes)\n\
-             file       {} ({bytes} bytes), {} on disk, {guard}\nsource     {}\norigins    {}\n\
+             file       {} ({bytes} bytes), {} on disk, {guard}\nsource     {}\norigins    {}\ntenant     {}\n\
              fetched    {}, {}\nlast used  {}, {}\nused by    {}\npath       {}\n",
             format.name(),
             BinaryBytes(disk_bytes),
@@ -134,6 +134,7 @@ impl Images<'_> {
             BinaryBytes(*disk_usage),
             printable::line(&record.source, usize::MAX),
             record.origins.join(" "),
+            whose(record.tenant.as_ref()),
             record.fetched_at,
             ago(record.fetched_at),
             used_at,

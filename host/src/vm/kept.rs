@@ -224,8 +224,8 @@ pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
     remove_folder(&found).map_err(folder("remove", &found))
 }
 
-/// Removes an overlay's folder, under its lock. The overlay goes first: what is left is none. The lock goes last: whoever waits
-/// for it may make it anew, and then the folder stays.
+/// Removes an overlay's folder, under its lock. The overlay goes first: what is left is none. The lock goes last: a launch that
+/// waits for it may make it anew, and then the folder stays.
 fn remove_folder(folder: &Path) -> io::Result<()> {
     state::remove(&folder.join(OVERLAY))?;
     for file in fs::read_dir(folder)? {

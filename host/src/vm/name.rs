@@ -1,7 +1,7 @@
 //! Which VM is meant by a word: its id, the beginning of that, or its task's name; `TENANT/` before it says whose.
 //!
-//! A tenant chooses its tasks' names, and an id begins with something like one. What is random in an id is nobody's choice, so
-//! that counts for more than a name does, and what fits VMs of several tenants is never guessed at.
+//! A tenant chooses its tasks' names, and an id begins with something like one. What is random in an id no tenant chooses, so that
+//! counts for more than a name does; and where VMs of several tenants fit, none of them is taken to be meant.
 
 use super::{Vm, VmError, dir::RANDOM_BYTES, list};
 use crate::{limits, printable, state::StateDir};

@@ -47,7 +47,7 @@ fn a_full_disk() {
     }
 }
 
-/// What somebody else left of a download keeps no fetch from its room, whether its size is known or not; nothing goes for what
+/// What another fetch left of a download keeps no fetch from its room, whether its size is known or not; nothing goes for what
 /// would not fit all the same.
 #[test]
 fn unfinished_downloads_make_room() {

@@ -39,7 +39,7 @@ fn kept_overlays_count() {
         .says(&format!("{taken} of them by kept overlays"))
         .says("tenants.mallory.quota.disk_bytes");
     assert_eq!(overlays(&qhost).len(), 2);
-    // A task's own is not counted twice, and nobody else's is counted.
+    // A task's own is not counted twice, and no other tenant's is counted.
     run("mallory", "two").exits(0);
     run("acme", "web").exits(0);
     // The host's sum counts all.

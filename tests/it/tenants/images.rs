@@ -126,7 +126,7 @@ fn fetches_at_once_share_a_quota() {
 }
 
 #[test]
-fn unfinished_downloads_are_somebodys() {
+fn unfinished_downloads_are_a_tenants() {
     let (qhost, server) = (qhost(), ImageServer::start());
     config(&qhost, "");
     as_tenant(&qhost, "mallory", &job(&qhost, &server, 1, cut)).exits(13);
@@ -159,7 +159,7 @@ fn a_download_that_goes_on_is_not_removed() {
     assert_eq!(unfinished(&qhost)[0]["fetching"], json!(true));
     qhost.run(&["image", "gc", "--unfinished", "--max-bytes", "0"]).exits(0).says("0 B freed");
     assert_eq!(unfinished(&qhost).len(), 1);
-    // Killed, it is still somebody's, and goes with the next who looks.
+    // Killed, it is still that tenant's, and goes with the next look.
     running.signal("KILL");
     running.end();
     assert_eq!(unfinished(&qhost)[0]["tenant"], json!("mallory"));

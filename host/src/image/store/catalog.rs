@@ -157,8 +157,8 @@ impl Store {
         }
     }
 
-    /// Makes room: removes what is wanted, and what killed runs left. Never an image that `keeps` names or that somebody uses,
-    /// nor a download that a process is at.
+    /// Makes room: removes what is wanted, and what killed runs left. Never an image that `keeps` names or that is in use, nor a
+    /// download that a process is at.
     pub fn collect(
         &self,
         wanted: &Collect,
@@ -221,7 +221,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what killed runs left, and unfinished downloads that nobody goes on with. Best done, never in the way.
+    /// Removes what killed runs left, and unfinished downloads that are too old to go on with. Best done, never in the way.
     pub(super) fn sweep(&self) {
         if let Err(error) = self.sweep_unfinished(limits::FETCH_PART_KEPT) {
             tracing::warn!(%error, "what killed runs left is not looked for");
@@ -229,7 +229,7 @@ impl Store {
         self.sweep_images();
     }
 
-    /// Removes locks that nobody holds, and files without a record or without their image. What that freed, in bytes.
+    /// Removes locks that are not held, and files without a record or without their image. What that freed, in bytes.
     fn sweep_images(&self) -> u64 {
         let named = self.named().unwrap_or_else(|error| {
             tracing::warn!(%error, "what killed runs left is not looked for");

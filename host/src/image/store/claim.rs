@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _},
+    io::{self, ErrorKind, Read as _},
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -100,8 +100,8 @@ impl Claim {
         }
     }
 
-    /// The image is stored, and counted with what is.
-    pub(super) fn is_stored(&self) -> Result<(), ImageError> {
+    /// Claims nothing any more: the image is stored, and counted with what is.
+    pub(super) fn give_back(&self) -> Result<(), ImageError> {
         self.granted.store(0, Ordering::Relaxed);
         self.write(0)
     }
@@ -179,7 +179,12 @@ impl Claim {
 
     fn write(&self, bytes: u64) -> Result<(), ImageError> {
         let claimed = Claimed { tenant: self.tenant.clone(), bytes };
-        self.lock.write(&claimed).map_err(ImageError::store(self.lock.path()))
+        loop {
+            match self.lock.write(&claimed) {
+                Err(error) if error.kind() == ErrorKind::StorageFull && self.remove_oldest() => {}
+                written => return written.map_err(ImageError::store(self.lock.path())),
+            }
+        }
     }
 }
 
@@ -214,6 +219,8 @@ fn exceeded(tenant: Option<&str>, Numbers { most, taken, more }: Numbers) -> Str
 
 /// What a lock's file says; nothing where it says nothing.
 pub(super) fn claimed(lock: &Path) -> Claimed {
-    let file = File::open(lock).ok().map(|file| file.take(limits::CLAIM_RECORD_BYTES));
-    file.and_then(|file| serde_json::from_reader(file).ok()).unwrap_or_default()
+    let mut bytes = vec![];
+    let read = File::open(lock)
+        .and_then(|file| file.take(limits::CLAIM_RECORD_BYTES).read_to_end(&mut bytes));
+    read.ok().and_then(|_| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }

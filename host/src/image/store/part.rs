@@ -71,7 +71,7 @@ impl Part {
         let file = file.map_err(ImageError::store(&path))?;
         failpoint::reach("store.part");
         let resume = beside(image, &format!("{flight}.resume"));
-        // Whoever goes on with another's has it from then on.
+        // A download that another tenant's fetch goes on with is that tenant's from then on.
         if let Some(note) = Note::read(&resume).filter(|it| it.tenant.as_deref() != claim.tenant())
         {
             Note { tenant: claim.tenant().map(str::to_owned), ..note }.write(&resume)?;
@@ -79,7 +79,7 @@ impl Part {
         Ok(Self { file, path, resume, published: false, claim: Arc::new(claim) })
     }
 
-    /// What it may take, with its lock, for whoever may still write to it when this is gone.
+    /// What it may take, with its lock, for the stages that may still write to it when this is gone.
     pub(in crate::image) fn claim(&self) -> Arc<Claim> {
         self.claim.clone()
     }

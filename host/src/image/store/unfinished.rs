@@ -135,7 +135,7 @@ impl Store {
         Ok(false)
     }
 
-    /// Removes those that nobody goes on with, and of each tenant the oldest beyond a number.
+    /// Removes those that are too old to go on with, and of each tenant the oldest beyond a number.
     pub(super) fn sweep_unfinished(&self, kept_for: Duration) -> Result<(), ImageError> {
         let mut kept: BTreeMap<Option<String>, usize> = BTreeMap::new();
         for one in self.flights()?.into_iter().rev().filter(|one| !one.fetching) {
