@@ -26,7 +26,10 @@ pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs, Until};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
 pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, VerifyArgs};
-pub use vm::{EventsArgs, LogsArgs, PsArgs, StopArgs, VmArgs, VmCommand, VmsArgs, WaitArgs};
+pub use vm::{
+    EventsArgs, LogsArgs, OfTenant, PsArgs, StatsArgs, StopArgs, VmArgs, VmCommand, VmsArgs,
+    WaitArgs,
+};
 
 /// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.
 ///

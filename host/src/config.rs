@@ -4,6 +4,7 @@
 mod image;
 mod lock;
 mod policies;
+mod retention;
 
 use std::{
     fs,
@@ -24,7 +25,8 @@ use crate::{
 
 pub use image::{Image, ImageNetwork, Overlay, Scheme};
 pub use lock::{Lock, Locked};
-pub use policies::{Configured, Quota, Settings, UnknownTenant};
+pub use policies::{Configured, Quota, Settings, Terms, UnknownTenant};
+pub use retention::Retention;
 
 use policies::Named;
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub overlay: Overlay,
     /// What QEMU is kept in.
     pub cage: cage::Settings,
+    /// What is kept of VMs that have ended.
+    pub retention: Retention,
     /// How decisions are recorded.
     pub decisions: Decisions,
     /// What compiling a policy may take.

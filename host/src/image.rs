@@ -26,7 +26,9 @@ use crate::digest::Sha256;
 pub use inspect::{Inspected, Refusal, inspect};
 pub use network::NetworkRules;
 pub use overlay::create as create_overlay;
-pub use store::{Checked, Collected, Record, Store, Stored, VerifiedImage, hold};
+pub use store::{
+    Checked, Collect, Collected, Fetcher, Record, Store, Stored, Unfinished, VerifiedImage, hold,
+};
 
 /// What QEMU is told an image is. It never finds out by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +132,14 @@ pub enum ImageError {
     Client {
         /// Why.
         reason: String,
+    },
+    /// It would be more than its tenant's images, or all, may take of the disk.
+    #[error("{reason}")]
+    Quota {
+        /// How much, and what to do.
+        reason: String,
+        /// Whether it is all tenants' together.
+        is_hosts: bool,
     },
     /// The disk is too full for the image.
     #[error(

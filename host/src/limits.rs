@@ -70,6 +70,10 @@ pub const SHOWN_ERROR_CHARS: usize = 64 << 10;
 pub const SHOWN_CAUSE_CHARS: usize = 1000;
 /// Characters of one line of a log.
 pub const LOG_LINE_CHARS: usize = 8 << 10;
+/// VMs that are listed where a name may mean any of them.
+pub const SHOWN_VMS: usize = 16;
+/// Random characters of an id that tell it from all others: of 62 kinds each, one launch in fifteen million has a given four.
+pub const ID_CHARS_TOLD_APART: usize = 4;
 /// Problems of one job file that are looked for.
 pub const PROBLEMS: usize = 1000;
 /// Problems of one job file that are listed for people; the rest is counted.
@@ -245,9 +249,15 @@ pub const FETCH_ALONE: Duration = Duration::from_secs(1);
 pub const FETCH_SEGMENT_BYTES: u64 = 8 << 20;
 /// How long an unfinished image is kept for a fetch that goes on from there.
 pub const FETCH_PART_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Unfinished images of one tenant that are kept; the oldest go first.
+pub const UNFINISHED_KEPT: usize = 8;
+/// What is claimed of a quota at a time for an image whose size is not known, in bytes: at 1 GB/s, some hundred claims a second.
+pub const CLAIM_BYTES: u64 = 8 << 20;
+/// What the lock of a fetch says of its claim, in bytes: a tenant's name and a number.
+pub const CLAIM_RECORD_BYTES: u64 = 4096;
 /// A list of checksums in bytes: a distribution's has some ten thousand.
 pub const SUMS_BYTES: u64 = 1 << 20;
-/// Lists of checksums that are kept; the oldest go first.
+/// Lists of checksums that are kept of one tenant; the oldest go first.
 pub const SUMS_KEPT: usize = 64;
 /// A file of credentials in bytes.
 pub const CREDENTIALS_BYTES: u64 = 1 << 20;
@@ -343,8 +353,12 @@ pub const CONSOLE_TAIL_BYTES: usize = 2048;
 pub const QEMU_STDERR_BYTES: usize = 16 << 10;
 /// How long QEMU's pipes are read after its end: their last bytes are already there.
 pub const DRAIN: Duration = Duration::from_secs(2);
-/// Folders of ended VMs that are kept for reading; older ones are swept by the next run.
+/// Folders of a tenant's ended VMs that are kept for reading, unless configured; older ones are swept by the next run.
 pub const ENDED_VMS: usize = 100;
+/// What these take in bytes, unless configured: with console logs that are full, a little more than as many.
+pub const ENDED_BYTES: u64 = 2 << 30;
+/// Days for which they are kept, unless configured.
+pub const ENDED_DAYS: u64 = 365;
 /// QEMU's cache of translated code under tcg, in MiB: bounds what it takes beside the guest's memory.
 pub const TCG_TB_SIZE_MIB: u32 = 64;
 
@@ -374,7 +388,7 @@ pub const CGROUP: &str = "qhost";
 pub const CGROUP_PERIOD_US: u64 = 100_000;
 /// How often a cgroup is tried to be removed whose last process has just ended.
 pub const CGROUP_TRIES: u32 = 400;
-/// Events of all VMs in bytes before a new file is begun; one older one is kept.
+/// Events of a tenant's VMs in bytes before a new file is begun; one older one is kept.
 pub const EVENTS_BYTES: u64 = 4 << 20;
 
 // Asking supervisors.

@@ -30,7 +30,7 @@ use crate::{
     cage,
     cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared, Until},
     config::Config,
-    image::Store,
+    image::{Fetcher, Store},
     job::Task,
     limits,
     outcome::{Exit, Report},
@@ -107,9 +107,10 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         Decided::Not(exit) => return Ok(exit),
     };
     let store = Store::new(host.state.path());
+    let fetcher = Fetcher::of_tenant(&host.config, &args.decide.tenant, &steps);
     if approved.task().image.checksum.sums().is_some() {
         let sha256 = tokio::select! {
-            sha256 = store.resolve(&approved.task().image, &host.config.image, &steps) => sha256?,
+            sha256 = store.resolve(&approved.task().image, fetcher) => sha256?,
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
         // Policies go by the image's own digest too, which is known only now.
@@ -137,10 +138,10 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?
     };
     let takes = Amounts::of(approved.launch(), overlay_bytes);
-    let quotas = host.config.quotas(&approved.task().tenant);
-    let dir = VmDir::create(&host.state, approved.task(), takes, quotas)?;
+    let terms = host.config.terms(&approved.task().tenant);
+    let dir = VmDir::create(&host.state, approved.task(), takes, &terms)?;
     let image = tokio::select! {
-        image = store.ensure(&approved.task().image, &host.config.image, &steps) => image?,
+        image = store.ensure(&approved.task().image, fetcher) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
     };
     steps.verified(&image);

@@ -17,7 +17,9 @@ mod events;
 mod quota;
 mod spec;
 mod dir;
+mod admission;
 mod list;
+mod name;
 mod kept;
 mod ports;
 mod console;
@@ -44,7 +46,8 @@ pub use dir::VmDir;
 pub use events::{Event, Events};
 pub use kept::{Kept, KeptOverlay, Owner, kept, kept_over, remove as remove_kept};
 pub use launch::{Held, launch, launch_again};
-pub use list::{Takes, Vm, going_on, list, named, running};
+pub use list::{Takes, Vm, going_on, list, running};
+pub use name::named;
 pub use ports::{Reserved, held as held_ports, reserve, reserve_again};
 pub use process::Process;
 pub use quota::{Amounts, Whose};
@@ -219,18 +222,21 @@ pub enum VmError {
     #[error("no overlay is kept by the name {0:?}; see qhost overlay ls")]
     NoOverlay(String),
     /// No VM by a name.
-    #[error("no VM's id begins with {name:?}, and no task has that name; see qhost ps --all")]
+    #[error(
+        "no VM's id begins with {name:?}, and no task has that name; see qhost ps --all{}",
+        slash(name)
+    )]
     Unknown {
         /// The name.
         name: String,
     },
     /// Several VMs by a name.
-    #[error("several VMs are meant by {name:?}: {}; give one's id", ids.join(", "))]
+    #[error("several VMs are meant by {name:?}; give one's id, or TENANT/TASK:{found}")]
     Ambiguous {
         /// The name.
         name: String,
-        /// Their ids.
-        ids: Vec<String>,
+        /// Whose they are, and their ids, a line each.
+        found: String,
     },
     /// It goes on.
     #[error("the VM {id} has not ended; stop it first: qhost stop {id}")]
@@ -307,6 +313,14 @@ pub enum VmError {
     /// qhost was asked to stop before the guest ran.
     #[error("interrupted before the guest ran")]
     Interrupted,
+}
+
+/// What a name with a slash means.
+fn slash(name: &str) -> &'static str {
+    match name.contains('/') {
+        true => "; before the first slash is a tenant's name",
+        false => "",
+    }
 }
 
 impl VmError {

@@ -17,7 +17,7 @@ use std::{
 use qhost::{
     config::Config,
     digest::{Hasher, Sha256},
-    image::{Doing, Progress, Store},
+    image::{Doing, Fetcher, Progress, Store},
     job,
 };
 use qhost_tests::{Qhost, command};
@@ -115,11 +115,12 @@ fn cached(server: &Server, scratch: &tempfile::TempDir) {
     (0..SPARSE >> 20).for_each(|_| hasher.update(&zeros));
     let request = job::image_request(&[server.url("/sparse")], &hasher.finish().to_string())
         .expect("a request");
-    let mut config = Config::default().image;
-    config.network.allow.push("127.0.0.0/8".parse().expect("a network"));
+    let mut config = Config::default();
+    config.image.network.allow.push("127.0.0.0/8".parse().expect("a network"));
     let ensure = || {
         let began = Instant::now();
-        let image = runtime.block_on(store.ensure(&request, &config, &Nobody)).expect("the image");
+        let fetcher = Fetcher::operator(&config, &Nobody);
+        let image = runtime.block_on(store.ensure(&request, fetcher)).expect("the image");
         (image.cached(), began.elapsed().as_secs_f64())
     };
     let (was_stored, first) = ensure();

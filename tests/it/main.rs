@@ -21,6 +21,7 @@ mod fingerprint;
 mod vm;
 mod vms;
 mod terminals;
+mod tenants;
 mod lifecycle;
 mod recovery;
 mod cage;

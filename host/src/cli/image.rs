@@ -12,7 +12,7 @@ use super::run::ImageNetworks;
 pub enum ImageCommand {
     /// Fetch an image into the store, checked and inspected
     Pull(PullImageArgs),
-    /// List stored images, the one used last first
+    /// List stored images, the one used last first, and unfinished downloads
     #[command(alias = "list")]
     Ls,
     /// Say what is known of a stored image, or what the rules say of a file
@@ -82,15 +82,19 @@ pub struct RemoveImageArgs {
   qhost image gc --older-than 30d
   qhost image gc --max-bytes 200GiB --dry-run
 
-Never an image that a VM uses or that a kept overlay lies over. With neither option, only what
-killed runs left goes.")]
+Never an image that a VM uses or that a kept overlay lies over, nor a download that a process is at.
+Without options, only what killed runs left goes, and downloads that were not gone on with for a day.")]
 pub struct GcArgs {
     /// Remove images that no run has used for so long: 30d, 12h
     #[arg(long, value_name = "AGE")]
     pub older_than: Option<Age>,
-    /// Remove the longest unused until the rest takes no more than this of the disk: 200GiB
+    /// Remove unfinished downloads, then the images that are the longest unused, until the rest takes no more than this of the
+    /// disk: 200GiB
     #[arg(long, value_name = "SIZE")]
     pub max_bytes: Option<ByteSize>,
+    /// Remove all unfinished downloads
+    #[arg(long)]
+    pub unfinished: bool,
     /// Say what would go, and remove nothing
     #[arg(long)]
     pub dry_run: bool,

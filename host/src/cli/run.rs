@@ -151,7 +151,7 @@ impl FromStr for NamedSettings {
     }
 }
 
-fn tenant(text: &str) -> Result<String, String> {
+pub(super) fn tenant(text: &str) -> Result<String, String> {
     match is_name(text) {
         true => Ok(text.into()),
         false => Err("expected 1 to 64 letters, digits, -, _ and .".into()),

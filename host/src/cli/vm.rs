@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 
+use super::run::tenant;
 use crate::limits;
 
 /// About VMs.
@@ -44,9 +45,36 @@ pub enum VmCommand {
     Recover,
 }
 
+/// Whose VMs a command is about.
+#[derive(Debug, Args)]
+pub struct OfTenant {
+    /// Only VMs of this tenant
+    #[arg(long, value_parser = tenant)]
+    pub tenant: Option<String>,
+}
+
+impl OfTenant {
+    /// Whether something of a tenant is meant.
+    pub fn includes(&self, tenant: &str) -> bool {
+        self.tenant.as_deref().is_none_or(|only| only == tenant)
+    }
+
+    /// A VM's name with whose it is.
+    fn name(&self, vm: &str) -> String {
+        self.tenant.as_ref().map_or_else(|| vm.to_owned(), |tenant| format!("{tenant}/{vm}"))
+    }
+
+    fn names(&self, vms: &[String]) -> Vec<String> {
+        vms.iter().map(|vm| self.name(vm)).collect()
+    }
+}
+
 /// `qhost ps`
 #[derive(Debug, Args)]
 pub struct PsArgs {
+    #[command(flatten)]
+    /// Whose.
+    pub of: OfTenant,
     /// Ended VMs too, as far as they are kept
     #[arg(short, long)]
     pub all: bool,
@@ -55,25 +83,55 @@ pub struct PsArgs {
 /// One VM by name.
 #[derive(Debug, Args)]
 pub struct VmArgs {
-    /// The beginning of its id, or its task's name
+    #[command(flatten)]
+    /// Whose.
+    pub of: OfTenant,
+    /// Its id or the beginning of that, or its task's name; TENANT/ before it says whose
     #[arg(value_name = "VM")]
-    pub vm: String,
+    vm: String,
+}
+
+impl VmArgs {
+    /// Its name with whose it is.
+    pub fn name(&self) -> String {
+        self.of.name(&self.vm)
+    }
 }
 
 /// Several VMs by name.
 #[derive(Debug, Args)]
 pub struct VmsArgs {
-    /// The beginnings of their ids, or their tasks' names
+    #[command(flatten)]
+    /// Whose.
+    pub of: OfTenant,
+    /// Their ids or the beginnings of these, or their tasks' names; TENANT/ before one says whose
     #[arg(value_name = "VM", required = true)]
-    pub vms: Vec<String>,
+    vms: Vec<String>,
+}
+
+impl VmsArgs {
+    /// Their names with whose they are.
+    pub fn names(&self) -> Vec<String> {
+        self.of.names(&self.vms)
+    }
 }
 
 /// `qhost stats`
 #[derive(Debug, Args)]
 pub struct StatsArgs {
-    /// The beginnings of their ids, or their tasks' names; all that run when none is given
+    #[command(flatten)]
+    /// Whose.
+    pub of: OfTenant,
+    /// Their ids or the beginnings of these, or their tasks' names; all that run when none is given
     #[arg(value_name = "VM")]
-    pub vms: Vec<String>,
+    vms: Vec<String>,
+}
+
+impl StatsArgs {
+    /// Their names with whose they are.
+    pub fn names(&self) -> Vec<String> {
+        self.of.names(&self.vms)
+    }
 }
 
 /// `qhost stop` and `qhost restart`
@@ -90,9 +148,9 @@ pub struct StopArgs {
 /// `qhost logs`
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// The beginning of its id, or its task's name
-    #[arg(value_name = "VM")]
-    pub vm: String,
+    #[command(flatten)]
+    /// Which.
+    pub which: VmArgs,
     /// Go on until the VM ends
     #[arg(short, long)]
     pub follow: bool,
@@ -107,6 +165,9 @@ pub struct LogsArgs {
 /// `qhost events`
 #[derive(Debug, Args)]
 pub struct EventsArgs {
+    #[command(flatten)]
+    /// Whose.
+    pub of: OfTenant,
     /// Go on with what happens from now on
     #[arg(short, long)]
     pub follow: bool,
@@ -138,9 +199,9 @@ impl FromStr for Since {
     after_help = "Exit code 0 when it shut down or was stopped, 20 when it failed or nobody knows how it ended."
 )]
 pub struct WaitArgs {
-    /// The beginning of its id, or its task's name
-    #[arg(value_name = "VM")]
-    pub vm: String,
+    #[command(flatten)]
+    /// Which.
+    pub which: VmArgs,
     /// Seconds after which it is waited for no longer: exit code 16
     #[arg(long, value_name = "SECONDS", default_value_t = limits::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(..=limits::WAIT.as_secs()))]
     pub timeout: u64,

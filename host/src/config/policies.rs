@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Config, ConfigProblem};
+use super::{Config, ConfigProblem, Retention};
 use crate::{
     digest::Sha256,
     limits,
@@ -84,10 +84,23 @@ pub struct Quota {
     pub cpus: Option<u64>,
     /// Memory of guests in MiB.
     pub memory_mib: Option<u64>,
-    /// What guests may write to their disks in bytes: `overlay.max_bytes` for each.
+    /// What guests may write to their disks in bytes, `overlay.max_bytes` for each; and what kept overlays take that no VM has.
     pub disk_bytes: Option<u64>,
     /// Forwarded ports.
     pub ports: Option<u64>,
+    /// What fetched images and unfinished downloads take of the disk in bytes; an image is the tenant's that fetched it first.
+    pub image_bytes: Option<u64>,
+}
+
+/// On what terms a tenant has VMs.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// What all tenants may take together.
+    pub host: Quota,
+    /// What the tenant may take.
+    pub tenant: Quota,
+    /// What is kept of each tenant's ended VMs.
+    pub retention: Retention,
 }
 
 /// A configured policy, its paths resolved.
@@ -140,10 +153,19 @@ impl Config {
         Ok(host.chain(own.iter().filter_map(of(Layer::Tenant))).collect())
     }
 
-    /// What all VMs may take together, and what a tenant's may.
-    pub fn quotas(&self, tenant: &str) -> (Quota, Quota) {
+    /// What all VMs may take together, what a tenant's may, and what is kept of those that have ended.
+    pub fn terms(&self, tenant: &str) -> Terms {
         let own = self.tenants.get(tenant).map(|own| own.quota.clone());
-        (self.host.quota.clone(), own.unwrap_or_default())
+        Terms {
+            host: self.host.quota.clone(),
+            tenant: own.unwrap_or_default(),
+            retention: self.retention,
+        }
+    }
+
+    /// What all tenants may take together.
+    pub fn host_quota(&self) -> &Quota {
+        &self.host.quota
     }
 
     /// Every configured policy, in a chain or not.

@@ -15,7 +15,7 @@ use super::{
     pipe::{Gone, Pipe, Through},
     retry::Retry,
     shown,
-    store::Part,
+    store::{Fetcher, Part},
     unpack::{Bounds, Packing},
 };
 use crate::{config, digest::Sha256, failpoint, limits};
@@ -32,9 +32,9 @@ pub(super) async fn image<'a>(
     sources: impl Iterator<Item = &'a Url>,
     expected: Sha256,
     part: &mut Part,
-    config: &config::Image,
-    progress: &dyn Progress,
+    fetcher: Fetcher<'_>,
 ) -> Result<Fetched<'a>, ImageError> {
+    let Fetcher { config, progress, .. } = fetcher;
     let deadline = Instant::now() + config.total_timeout();
     let mut sources: Vec<_> = sources.collect();
     sources.sort_by_key(|source| part.version_from(source).is_none());
@@ -67,8 +67,7 @@ pub(super) async fn image<'a>(
 /// Fetches a list of checksums whole.
 pub(super) async fn sums(
     url: &Url,
-    config: &config::Image,
-    progress: &dyn Progress,
+    Fetcher { config, progress, .. }: Fetcher<'_>,
 ) -> Result<Vec<u8>, ImageError> {
     let time = config.total_timeout();
     let fetch =
@@ -316,6 +315,7 @@ impl<'a, 'p> Download<'a, 'p> {
         if total > config.max_bytes {
             return Err(FetchFailure::TooLarge { most: config.max_bytes }.into());
         }
+        self.part.claim().all(total).map_err(Failure::Here)?;
         self.part.has_room_for(total.saturating_sub(answer.start), source).map_err(Failure::Here)
     }
 

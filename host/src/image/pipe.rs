@@ -10,7 +10,10 @@
 use std::{
     fs::File,
     io,
-    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
     path::Path,
 };
 
@@ -25,7 +28,7 @@ use tokio::{
 
 use super::{
     ImageError, Progress, Refusal,
-    store::{Part, room},
+    store::{Claim, Part},
     unpack::{Bounds, Packing, Served, Stop, unpack},
 };
 use crate::{
@@ -39,7 +42,7 @@ pub(super) struct Pipe {
     /// Whether the network ever waited for the other stages.
     waited: bool,
     unpacked: Option<JoinHandle<Result<Served, Stop>>>,
-    written: JoinHandle<io::Result<u64>>,
+    written: JoinHandle<Result<u64, Broken>>,
     hashed: JoinHandle<io::Result<Sha256>>,
 }
 
@@ -57,6 +60,14 @@ pub(super) struct Through {
 pub(super) enum Broken {
     Disk(io::Error),
     Refused(Refusal),
+    /// It is more than may be stored.
+    Beyond(ImageError),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
 }
 
 impl Broken {
@@ -65,6 +76,7 @@ impl Broken {
         match self {
             Self::Disk(source) => ImageError::store(path)(source),
             Self::Refused(refusal) => ImageError::Unsafe { sha256, refusal },
+            Self::Beyond(error) => error,
         }
     }
 }
@@ -82,7 +94,7 @@ impl Pipe {
         unpacking: Option<(Packing, Bounds)>,
         progress: &dyn Progress,
     ) -> Result<Self, ImageError> {
-        let (file, lock) = (part.file()?, part.lock());
+        let (file, claim) = (part.file()?, part.claim());
         let prefix = part.file()?;
         // Zeros are left out when they are written, so there must be none but zeros.
         file.set_len(start).map_err(ImageError::store(part.path()))?;
@@ -97,11 +109,7 @@ impl Pipe {
         let (onward, written_pieces) = mpsc::channel(limits::FETCH_PIECES);
         let (ready, mut prepared) = watch::channel(0);
         let hashed = spawn_blocking(move || hash(&prefix, start, ready, written_pieces));
-        let written = spawn_blocking(move || {
-            let written = write(&file, start, arriving, &onward);
-            drop(lock);
-            written
-        });
+        let written = spawn_blocking(move || write(&file, start, &claim, arriving, &onward));
         // Its sender goes away when the prefix is hashed, or cannot be: the result then says so.
         while prepared.changed().await.is_ok() {
             progress.done(*prepared.borrow_and_update());
@@ -132,7 +140,7 @@ impl Pipe {
             })),
             None => None,
         };
-        self.written.await.map_err(panicked)?.map_err(Broken::Disk)?;
+        self.written.await.map_err(panicked)??;
         let content = self.hashed.await.map_err(panicked)?.map_err(Broken::Disk)?;
         match unpacked {
             None => Ok(Through { served: content, content, fault: None }),
@@ -148,24 +156,28 @@ impl Pipe {
 fn write(
     file: &File,
     start: u64,
+    claim: &Claim,
     mut arriving: Receiver<Bytes>,
     onward: &Sender<Bytes>,
-) -> io::Result<u64> {
+) -> Result<u64, Broken> {
     static ZEROS: [u8; limits::BLOCK_BYTES] = [0; limits::BLOCK_BYTES];
     let (mut end, mut flushed) = (start, start);
+    let mut taken = file.metadata()?.blocks() * 512;
     while let Some(piece) = arriving.blocking_recv() {
         for block in piece.chunks(limits::BLOCK_BYTES) {
             if ZEROS.get(..block.len()) != Some(block) {
-                file.write_all_at(block, end)?;
+                taken += block.len() as u64;
+                claim.at_least(taken).map_err(Broken::Beyond)?;
+                write_block(file, end, block, claim)?;
             }
             end += block.len() as u64;
         }
         failpoint::reach("pipe.written");
         if end - flushed >= limits::WRITE_BEHIND_BYTES {
-            let (free, reserve) = room(file)?;
+            let (free, reserve) = claim.make_room(file, 0)?;
             if free < reserve {
                 let reason = format!("{free} bytes are free, of which {reserve} stay free");
-                return Err(io::Error::new(io::ErrorKind::StorageFull, reason));
+                return Err(io::Error::new(io::ErrorKind::StorageFull, reason).into());
             }
             begin_writeback(file, flushed, end - flushed);
             flushed = end;
@@ -180,6 +192,16 @@ fn write(
         file.set_len(end)?;
     }
     Ok(end)
+}
+
+/// On a disk that is full, unfinished downloads that no process is at make room.
+fn write_block(file: &File, at: u64, block: &[u8], claim: &Claim) -> io::Result<()> {
+    loop {
+        match file.write_all_at(block, at) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && claim.remove_oldest() => {}
+            written => return written,
+        }
+    }
 }
 
 /// Has the kernel begin to write a part to the disk, so that there is little left to wait for at the end.

@@ -13,6 +13,8 @@
 //! that never served it. Within an origin a digest is enough, as the digest of an image is no secret to be kept by.
 
 mod catalog;
+mod unfinished;
+mod claim;
 mod lists;
 mod lock;
 mod part;
@@ -47,16 +49,19 @@ use crate::{
     limits, state,
 };
 
-pub use catalog::{Checked, Collected, Stored};
+pub use catalog::{Checked, Collect, Collected, Stored};
+pub use claim::Fetcher;
 pub use record::Record;
+pub use unfinished::Unfinished;
 
-pub(super) use part::{Part, room};
+pub(super) use claim::Claim;
+pub(super) use part::Part;
 
 use lock::Lock;
 use record::Stamp;
 
 /// The folder of images.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
     sums: PathBuf,
@@ -129,9 +134,10 @@ impl Store {
     pub fn get(
         &self,
         request: &ImageRequest,
+        tenant: &str,
         config: &config::Image,
     ) -> Result<Option<VerifiedImage>, ImageError> {
-        match self.known_digest(request)? {
+        match self.known_digest(request, Some(tenant))? {
             Some(sha256) => match self.find(sha256, request, config)? {
                 Found::Ready(image) => Ok(Some(image)),
                 Found::Changed | Found::Elsewhere | Found::Nothing => Ok(None),
@@ -144,10 +150,10 @@ impl Store {
     pub async fn ensure(
         &self,
         request: &ImageRequest,
-        config: &config::Image,
-        progress: &dyn Progress,
+        fetcher: Fetcher<'_>,
     ) -> Result<VerifiedImage, ImageError> {
-        let sha256 = self.resolve(request, config, progress).await?;
+        let config = fetcher.config;
+        let sha256 = self.resolve(request, fetcher).await?;
         if let Found::Ready(image) = self.find(sha256, request, config)? {
             self.note_use(sha256);
             return Ok(image);
@@ -156,24 +162,23 @@ impl Store {
         let shard = path.parent().unwrap_or(&self.root);
         state::create_private(shard).map_err(ImageError::store(shard))?;
         let flight = flight(request);
-        let lock =
-            self.lock(&beside(&path, &format!("{flight}.lock")), request, config, progress).await?;
+        let lock = self.lock(&beside(&path, &format!("{flight}.lock")), request, fetcher).await?;
         failpoint::reach("store.locked");
-        self.sweep(limits::FETCH_PART_KEPT);
+        self.sweep();
         // Whoever held the lock before may have fetched it.
         let mut found = self.find(sha256, request, config)?;
         if let Found::Changed = found {
-            let _digest = self.lock(&beside(&path, "lock"), request, config, progress).await?;
+            let _digest = self.lock(&beside(&path, "lock"), request, fetcher).await?;
             if let Some(record) = Record::read(&path)? {
-                self.check(sha256, record, progress).await?;
+                self.check(sha256, record, fetcher.progress).await?;
             }
             found = self.find(sha256, request, config)?;
         }
         let image = match found {
             Found::Ready(image) => image,
             Found::Changed | Found::Elsewhere | Found::Nothing => {
-                let part = Part::open(&path, &flight, lock)?;
-                self.fetch(sha256, request, part, config, progress).await?
+                let part = Part::open(&path, &flight, fetcher.claim(self, lock)?)?;
+                self.fetch(sha256, request, part, fetcher).await?
             }
         };
         self.note_use(sha256);
@@ -220,20 +225,19 @@ impl Store {
         sha256: Sha256,
         request: &ImageRequest,
         mut part: Part,
-        config: &config::Image,
-        progress: &dyn Progress,
+        fetcher: Fetcher<'_>,
     ) -> Result<VerifiedImage, ImageError> {
-        let path = self.path(sha256);
+        let (path, config) = (self.path(sha256), fetcher.config);
         // Held until the record is written: who waits for it would else fetch once more.
-        let _flight = part.lock();
-        let fetched = fetch::image(request.sources(), sha256, &mut part, config, progress).await?;
+        let claim = part.claim();
+        let fetched = fetch::image(request.sources(), sha256, &mut part, fetcher).await?;
         // Refused, it is nothing to go on with.
         let inspected = inspected(&part.file()?, part.path(), sha256, config).or_else(|error| {
             part.clear()?;
             Err(error)
         })?;
         failpoint::reach("store.inspected");
-        let mut lock = self.lock(&beside(&path, "lock"), request, config, progress).await?;
+        let mut lock = self.lock(&beside(&path, "lock"), request, fetcher).await?;
         let mut record = match self.find(sha256, request, config)? {
             Found::Ready(_) | Found::Elsewhere => {
                 part.clear()?;
@@ -258,6 +262,7 @@ impl Store {
                     origins: vec![],
                     source: shown(fetched.source),
                     fetched_at: Timestamp::now(),
+                    tenant: claim.tenant().map(str::to_owned),
                     fs_verity: guarded,
                     stamp: stamp(&path)?,
                 }
@@ -265,6 +270,7 @@ impl Store {
         };
         record.add_origin(origin(fetched.source));
         record.write(&path)?;
+        claim.give_back()?;
         drop(lock);
         failpoint::reach("store.recorded");
         match self.find(sha256, request, config)? {
@@ -304,8 +310,7 @@ impl Store {
         &self,
         path: &Path,
         request: &ImageRequest,
-        config: &config::Image,
-        progress: &dyn Progress,
+        Fetcher { config, progress, .. }: Fetcher<'_>,
     ) -> Result<Lock, ImageError> {
         let began = Instant::now();
         let acquired = async {
@@ -338,6 +343,11 @@ impl Store {
         if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now())) {
             tracing::debug!(path = %path.display(), %error, "when an image was used is not noted");
         }
+    }
+
+    /// The lock under which what images take is counted, and more of it claimed.
+    fn claims(&self) -> PathBuf {
+        self.root.parent().unwrap_or(&self.root).with_file_name(".images.lock")
     }
 
     /// Where an image of this digest is or would be.

@@ -173,7 +173,9 @@ fn image_exit(error: &ImageError) -> Exit {
         ImageError::Mismatch { .. } => Exit::ChecksumMismatch,
         ImageError::Unsafe { .. } | ImageError::UnsafeFile { .. } => Exit::ImageRefused,
         ImageError::Configured { .. } | ImageError::NotStored(_) => Exit::Usage,
-        ImageError::InUse { .. }
+        ImageError::Quota { is_hosts: false, .. } => Exit::Denied,
+        ImageError::Quota { .. }
+        | ImageError::InUse { .. }
         | ImageError::Waited { .. }
         | ImageError::Client { .. }
         | ImageError::NoSpace { .. }

@@ -17,7 +17,7 @@ use crate::{
         VerifyImageArgs,
     },
     digest::Sha256,
-    image::{self, Checked, ImageError, Inspected, Store, Stored},
+    image::{self, Checked, Collect, Fetcher, ImageError, Inspected, Store, Stored, Unfinished},
     job,
     outcome::Exit,
     printable, vm,
@@ -52,12 +52,12 @@ struct Images<'a> {
 impl Images<'_> {
     async fn pull(&self, args: &PullImageArgs) -> Result<Exit, RunError> {
         let request = job::image_request(&args.sources, &args.checksum).map_err(RunError::Usage)?;
-        let mut config = self.host.config.image.clone();
-        config.network.allow.extend(&args.networks.image_allow);
+        let mut config = self.host.config.clone();
+        config.image.network.allow.extend(&args.networks.image_allow);
         let mut stop = crate::stop::Stop::on_signals().map_err(RunError::Runtime)?;
         let steps = show::Steps::new(self.shared);
         let image = tokio::select! {
-            image = self.store.ensure(&request, &config, &steps) => image?,
+            image = self.store.ensure(&request, Fetcher::operator(&config, &steps)) => image?,
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
         steps.verified(&image);
@@ -69,14 +69,24 @@ impl Images<'_> {
     }
 
     fn list(&self) -> Result<Exit, RunError> {
-        let (stored, uses) = (self.store.list()?, self.uses()?);
+        let (stored, uses, unfinished) =
+            (self.store.list()?, self.uses()?, self.store.unfinished()?);
         if self.shared.json {
             let images: Vec<_> = stored.iter().map(|one| self.shown(one, &uses)).collect();
-            show::print(&show::json(&json!({ "images": images })));
+            show::print(&show::json(&json!({ "images": images, "unfinished": unfinished })));
             return Ok(Exit::Done);
         }
-        let header =
-            ["DIGEST", "FORMAT", "DISK", "STORED", "FETCHED", "LAST USED", "USED BY", "SOURCE"];
+        let header = [
+            "DIGEST",
+            "FORMAT",
+            "DISK",
+            "STORED",
+            "TENANT",
+            "FETCHED",
+            "LAST USED",
+            "USED BY",
+            "SOURCE",
+        ];
         let mut rows = vec![header.map(str::to_owned)];
         rows.extend(stored.iter().map(|one| {
             [
@@ -84,6 +94,7 @@ impl Images<'_> {
                 one.record.inspected.format.name().to_owned(),
                 BinaryBytes(one.record.inspected.disk_bytes).to_string(),
                 BinaryBytes(one.disk_usage).to_string(),
+                whose(one.record.tenant.as_ref()),
                 ago(one.record.fetched_at),
                 ago(one.used_at),
                 listed(&uses.of(one.sha256)),
@@ -91,6 +102,9 @@ impl Images<'_> {
             ]
         }));
         show::print(&show::table(&rows));
+        if !unfinished.is_empty() {
+            show::print(&format!("\n{}", table(&unfinished)));
+        }
         Ok(Exit::Done)
     }
 
@@ -112,7 +126,7 @@ impl Images<'_> {
         let guard = if record.fs_verity { "fs-verity" } else { "read-only file" };
         show::tell(&format!(
             "digest     sha256:{sha256}\n{packed}format     {}\ndisk       {} ({disk_bytes} bytes)\n\
-             file       {} ({bytes} bytes), {} on disk, {guard}\nsource     {}\norigins    {}\n\
+             file       {} ({bytes} bytes), {} on disk, {guard}\nsource     {}\norigins    {}\ntenant     {}\n\
              fetched    {}, {}\nlast used  {}, {}\nused by    {}\npath       {}\n",
             format.name(),
             BinaryBytes(disk_bytes),
@@ -120,6 +134,7 @@ impl Images<'_> {
             BinaryBytes(*disk_usage),
             printable::line(&record.source, usize::MAX),
             record.origins.join(" "),
+            whose(record.tenant.as_ref()),
             record.fetched_at,
             ago(record.fetched_at),
             used_at,
@@ -214,16 +229,24 @@ impl Images<'_> {
     }
 
     fn collect(&self, args: &GcArgs) -> Result<Exit, RunError> {
-        let older = args.older_than.map(|age| age.0);
-        let most = args.max_bytes.map(|size| size.as_u64());
+        let wanted = Collect {
+            older: args.older_than.map(|age| age.0),
+            most: args.max_bytes.map(|size| size.as_u64()),
+            unfinished: args.unfinished,
+            dry_run: args.dry_run,
+        };
         let uses = self.uses()?;
         let keeps = |sha256| !uses.of(sha256).is_empty();
-        let collected = self.store.collect(older, most, &keeps, args.dry_run)?;
+        let collected = self.store.collect(&wanted, &keeps)?;
         if self.shared.json {
             show::print(&show::json(&collected));
             return Ok(Exit::Done);
         }
         let word = if args.dry_run { "would go  " } else { "removed   " };
+        for one in &collected.unfinished {
+            let (size, tenant) = (BinaryBytes(one.disk_usage), whose(one.tenant.as_ref()));
+            show::print(&format!("{word} {}  unfinished, {size}  {tenant}\n", short(one.sha256)));
+        }
         for one in &collected.removed {
             let (used, source) = (ago(one.used_at), printable::line(&one.record.source, 120));
             show::print(&format!("{word} {}  used {used}  {source}\n", short(one.sha256)));
@@ -283,6 +306,26 @@ struct Shown<'s> {
     stored: &'s Stored,
     used_by: Vec<String>,
     path: PathBuf,
+}
+
+fn table(unfinished: &[Unfinished]) -> String {
+    let header = ["UNFINISHED", "TENANT", "STORED", "WRITTEN", "BEING FETCHED"];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(unfinished.iter().map(|one| {
+        [
+            short(one.sha256),
+            whose(one.tenant.as_ref()),
+            BinaryBytes(one.disk_usage).to_string(),
+            ago(one.written_at),
+            if one.fetching { "yes" } else { "-" }.to_owned(),
+        ]
+    }));
+    show::table(&rows)
+}
+
+/// A tenant; the operator has no name.
+fn whose(tenant: Option<&String>) -> String {
+    tenant.map_or("-".into(), |tenant| printable::line(tenant, 40).to_string())
 }
 
 pub(super) fn short(sha256: Sha256) -> String {

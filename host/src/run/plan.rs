@@ -68,7 +68,8 @@ async fn stages(
     let image = &approved.task().image;
     // A run would fetch a list of checksums that is not here, and then decide once more.
     if image.checksum.sums().is_some()
-        && let Some(sha256) = Store::new(host.state.path()).known_digest(image)?
+        && let Some(sha256) =
+            Store::new(host.state.path()).known_digest(image, Some(&args.tenant))?
     {
         let again = (Keep::Nothing, Some(approved.task().with_image(sha256)));
         approved = match decide(&host, &fingerprint, args, again, report).await? {
@@ -86,7 +87,8 @@ fn planned(
 ) -> Result<PlannedLaunch, RunError> {
     let image = &approved.task().image;
     let store = Store::new(host.state.path());
-    let stored = store.get(image, &host.config.image)?;
+    let tenant = &approved.task().tenant;
+    let stored = store.get(image, tenant, &host.config.image)?;
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
     let forward = |port: &crate::policy::PortMap| Forward {
         label: port.label.clone(),
@@ -106,7 +108,7 @@ fn planned(
     let cage = cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
     Ok(PlannedLaunch {
         image_stored: stored.is_some(),
-        image_sha256: store.known_digest(image)?.unwrap_or(image.checksum.pin()),
+        image_sha256: store.known_digest(image, Some(tenant))?.unwrap_or(image.checksum.pin()),
         image_format: format,
         cage,
         program: fingerprint.path().display().to_string(),

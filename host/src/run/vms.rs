@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Host, RunError, images::ago, show, state_dir};
 use crate::{
-    cli::{PsArgs, Shared, VmArgs, VmCommand},
+    cli::{PsArgs, Shared, VmCommand},
     limits,
     outcome::Exit,
     printable,
@@ -30,31 +30,34 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
     let recovered = vm::recover(&state).await;
     match command {
         VmCommand::Ps(args) => Ok(ps(shared, args, &state)),
-        VmCommand::Inspect(args) => inspect(shared, &vm::named(&state, &args.vm)?),
-        VmCommand::Logs(args) => looking::logs(&vm::named(&state, &args.vm)?, args).await,
-        VmCommand::Console(VmArgs { vm }) => console::attach(&vm::named(&state, vm)?).await,
-        VmCommand::Stats(args) => looking::stats(shared, &state, &args.vms).await,
+        VmCommand::Inspect(args) => inspect(shared, &vm::named(&state, &args.name())?),
+        VmCommand::Logs(args) => looking::logs(&vm::named(&state, &args.which.name())?, args).await,
+        VmCommand::Console(args) => console::attach(&vm::named(&state, &args.name())?).await,
+        VmCommand::Stats(args) => looking::stats(shared, &state, args).await,
         VmCommand::Events(args) => looking::events(shared, &state, args).await,
         VmCommand::Stop(args) => {
             let stop = vm::Request::Stop { grace_s: args.grace };
-            ending::end(shared, &state, &args.which.vms, stop).await
+            ending::end(shared, &state, &args.which.names(), stop).await
         }
-        VmCommand::Kill(args) => ending::end(shared, &state, &args.vms, vm::Request::Kill).await,
+        VmCommand::Kill(args) => {
+            ending::end(shared, &state, &args.names(), vm::Request::Kill).await
+        }
         VmCommand::Pause(args) => {
-            ending::each(shared, &state, &args.vms, (vm::Request::Pause, "paused")).await
+            ending::each(shared, &state, &args.names(), (vm::Request::Pause, "paused")).await
         }
         VmCommand::Resume(args) => {
-            ending::each(shared, &state, &args.vms, (vm::Request::Resume, "running")).await
+            ending::each(shared, &state, &args.names(), (vm::Request::Resume, "running")).await
         }
         VmCommand::Restart(args) => again::restart(shared, args).await,
         VmCommand::Wait(args) => ending::wait(shared, &state, args).await,
-        VmCommand::Rm(args) => ending::remove(shared, &state, &args.vms),
+        VmCommand::Rm(args) => ending::remove(shared, &state, &args.names()),
         VmCommand::Recover => again::recover(shared, recovered).await,
     }
 }
 
 fn ps(shared: &Shared, args: &PsArgs, state: &crate::state::StateDir) -> Exit {
-    let vms = if args.all { vm::list(state) } else { vm::going_on(state) };
+    let mut vms = if args.all { vm::list(state) } else { vm::going_on(state) };
+    vms.retain(|vm| args.of.includes(&vm.tenant));
     if shared.json {
         show::print(&show::json(&json!({ "vms": vms })));
         return Exit::Done;

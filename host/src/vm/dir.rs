@@ -8,19 +8,21 @@ use std::{
     io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    Amounts, Event, Process, Spec, State, Status, VmError, Whose, console, control, list,
-    list::Reserved, spec::PLAN,
+    Amounts, Event, Process, Spec, State, Status, VmError,
+    admission::{self, Asking, admit},
+    console, control, list,
+    list::Reserved,
+    spec::PLAN,
 };
 use crate::{
     cage::Cage,
-    config::Quota,
+    config::Terms,
     failpoint,
     job::Task,
     limits,
@@ -32,6 +34,8 @@ pub(super) const LOCK: &str = "lock";
 pub(super) const STATUS: &str = "status.json";
 pub(super) const TASK: &str = "task.json";
 pub(super) const RESERVED: &str = "reserved.json";
+/// Characters of an id that are random.
+pub(super) const RANDOM_BYTES: usize = 8;
 
 /// The folder of a VM that this process looks after. Dropped before its supervisor has it, it is removed.
 #[derive(Debug)]
@@ -55,16 +59,16 @@ impl VmDir {
         state: &StateDir,
         task: &Task,
         takes: Amounts,
-        (all, own): (Quota, Quota),
+        terms: &Terms,
     ) -> Result<Self, VmError> {
         let vms = state.vms();
         state::create_private(&vms).map_err(folder("create", &vms))?;
         let all_folders = lock_all(&vms)?;
-        remove_oldest(&vms);
-        admit(state, &task.tenant, takes, (all, own))?;
+        let Task { tenant, job, name, .. } = task;
+        admit(state, &Asking { tenant, job, task: name, takes }, terms)?;
         let made = tempfile::Builder::new()
             .prefix(&format!("{}-", slug(&task.name)))
-            .rand_bytes(8)
+            .rand_bytes(RANDOM_BYTES)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&vms)
             .map_err(folder("create a folder in", &vms))?;
@@ -98,12 +102,13 @@ impl VmDir {
     pub fn take_again(
         state: &StateDir,
         vm: &list::Vm,
-        (all, own): (Quota, Quota),
+        terms: &Terms,
     ) -> Result<Option<Self>, VmError> {
         let _all = lock_all(&state.vms())?;
         let spec = Spec::read(&vm.folder)?;
         // Before its lock is held, which says that it takes something already.
-        admit(state, &spec.tenant, vm.reserved, (all, own))?;
+        let list::Vm { job, task, reserved: takes, .. } = vm;
+        admit(state, &Asking { tenant: &spec.tenant, job, task, takes: *takes }, terms)?;
         let Some(lock) = try_lock(&vm.folder)? else { return Ok(None) };
         let mut dir = Self::looked_after(&vm.folder, &spec);
         // Since it was looked at, somebody may have started it and been killed.
@@ -234,6 +239,7 @@ impl VmDir {
         // How it ended is known to nobody else.
         let is_final = self.status.state().is_final();
         let write = if is_final { state::write_whole } else { state::write_replacing };
+        self.status.kept_bytes = is_final.then(|| admission::bytes_of(&self.path));
         self.write_by(write, STATUS, &self.status)
     }
 
@@ -279,27 +285,6 @@ impl Drop for VmDir {
     }
 }
 
-/// Whether there is room for one more.
-fn admit(
-    state: &StateDir,
-    tenant: &str,
-    takes: Amounts,
-    (all, own): (Quota, Quota),
-) -> Result<(), VmError> {
-    let going_on = list::running(state);
-    let sum = |whose: Whose<'_>| {
-        let taken = going_on.iter().filter(|vm| match whose {
-            Whose::Host => true,
-            Whose::Tenant(tenant) => vm.tenant == tenant,
-        });
-        taken.fold(Amounts::default(), |sum, vm| sum + vm.reserved)
-    };
-    for (whose, quota) in [(Whose::Host, all), (Whose::Tenant(tenant), own)] {
-        quota.admits(whose, sum(whose), takes)?;
-    }
-    Ok(())
-}
-
 pub(super) fn folder(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmError {
     let path = path.to_owned();
     move |source| VmError::Folder { doing, path, source }
@@ -339,28 +324,6 @@ pub(super) fn slug(name: &str) -> String {
 
 pub(super) fn name_of(vm: &Path) -> String {
     vm.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// Removes the folders of the VMs that ended first. Best done, never in the way.
-fn remove_oldest(vms: &Path) {
-    let folders: Vec<_> = list::folders(vms).collect();
-    if folders.len() <= limits::ENDED_VMS {
-        return;
-    }
-    let ended = folders.into_iter().filter(|path| list::is_over(path));
-    let mut ended: Vec<(SystemTime, PathBuf)> = ended
-        .map(|path| {
-            let modified = fs::metadata(&path).and_then(|folder| folder.modified());
-            (modified.unwrap_or(SystemTime::UNIX_EPOCH), path)
-        })
-        .collect();
-    ended.sort();
-    let excess = ended.len().saturating_sub(limits::ENDED_VMS);
-    for (_, path) in ended.into_iter().take(excess) {
-        if let Err(error) = remove_leftovers(&path).and_then(|()| fs::remove_dir_all(&path)) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove an ended VM's folder");
-        }
-    }
 }
 
 /// Removes what a VM had only for running: its overlay, unless that is kept, its sockets, its cgroup.

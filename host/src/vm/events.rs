@@ -1,6 +1,9 @@
-//! What happened to VMs, all of them, in one file that rotates: `events.jsonl`, a line each.
+//! What happened to VMs, a line each: `events/<tenant>.jsonl`, which rotates, so that no tenant's events push out another's.
+//! `events.jsonl` beside that is an earlier version's, whose supervisors may still write to it.
 
 use std::{
+    collections::BTreeSet,
+    ffi::OsString,
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -10,10 +13,11 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{limits, state};
+use crate::{digest::Sha256, limits, policy, state};
 
-const EVENTS: &str = "events.jsonl";
-const OLD_EVENTS: &str = "events.jsonl.1";
+const FOLDER: &str = "events";
+const ENDING: &str = ".jsonl";
+const OLD_ENDING: &str = ".jsonl.1";
 
 /// Something that happened to a VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,17 +46,29 @@ impl Event {
     }
 
     fn try_append(&self, state: &Path) -> io::Result<()> {
-        let path = state.join(EVENTS);
+        let folder = state.join(FOLDER);
+        let of = |ending: &str| folder.join(stem(&self.tenant) + ending);
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
+        state::create_private(&folder)?;
         // For the moment in which it is written or rotated.
-        let _lock = state::lock(&state.join(".events.lock"))?;
-        let mut file = File::options().create(true).append(true).mode(0o600).open(&path)?;
+        let _lock = state::lock(&of(".lock"))?;
+        let open = || File::options().create(true).append(true).mode(0o600).open(of(ENDING));
+        let mut file = open()?;
         if file.metadata()?.len() >= limits::EVENTS_BYTES {
-            fs::rename(&path, state.join(OLD_EVENTS))?;
-            file = File::options().create(true).append(true).mode(0o600).open(&path)?;
+            fs::rename(of(ENDING), of(OLD_ENDING))?;
+            file = open()?;
         }
         file.write_all(&line)
+    }
+}
+
+/// What the files of a tenant begin with. With an ending, no tenant's name leads out of the folder; a record's may be none.
+fn stem(tenant: &str) -> String {
+    match policy::is_name(tenant) {
+        true => tenant.to_owned(),
+        // No name has this character.
+        false => format!("~{}", Sha256::of(tenant.as_bytes())),
     }
 }
 
@@ -60,25 +76,77 @@ impl Event {
 #[derive(Debug)]
 pub struct Events {
     state: PathBuf,
+    files: Vec<Rotated>,
+}
+
+impl Events {
+    /// From the beginning of what is kept.
+    pub fn new(state: &Path) -> Self {
+        // An earlier version's.
+        Self { state: state.to_owned(), files: vec![Rotated::new(state.join(FOLDER).into())] }
+    }
+
+    /// What came since it was last asked for, by time.
+    pub fn read(&mut self) -> io::Result<Vec<Event>> {
+        self.find()?;
+        let mut events = vec![];
+        for file in &mut self.files {
+            file.read(&mut events)?;
+        }
+        events.sort_by_key(|event| event.at);
+        Ok(events)
+    }
+
+    /// Tenants who had no events before.
+    fn find(&mut self) -> io::Result<()> {
+        let folder = self.state.join(FOLDER);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let stems: BTreeSet<_> = names
+            .filter_map(|name| {
+                let stem = name.strip_suffix(ENDING).or_else(|| name.strip_suffix(OLD_ENDING));
+                stem.map(|stem| folder.join(stem).into_os_string())
+            })
+            .collect();
+        for stem in stems {
+            if !self.files.iter().any(|known| known.stem == stem) {
+                self.files.push(Rotated::new(stem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One file of events, and the one before it.
+#[derive(Debug)]
+struct Rotated {
+    /// The files' path, but for its ending: no path of its own, as a tenant may be called `..`.
+    stem: OsString,
     file: Option<File>,
     /// The beginning of a line whose end is not written yet.
     partial: Vec<u8>,
     old: bool,
 }
 
-impl Events {
-    /// From the beginning of what is kept.
-    pub fn new(state: &Path) -> Self {
-        Self { state: state.to_owned(), file: None, partial: vec![], old: true }
+impl Rotated {
+    fn new(stem: OsString) -> Self {
+        Self { stem, file: None, partial: vec![], old: true }
     }
 
-    /// What came since it was last asked for.
-    pub fn read(&mut self) -> io::Result<Vec<Event>> {
-        let mut events = vec![];
+    fn path(&self, ending: &str) -> PathBuf {
+        let mut path = self.stem.clone();
+        path.push(ending);
+        path.into()
+    }
+
+    fn read(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         loop {
             if self.file.is_none() {
-                let name = if self.old { OLD_EVENTS } else { EVENTS };
-                self.file = match File::open(self.state.join(name)) {
+                let path = self.path(if self.old { OLD_ENDING } else { ENDING });
+                self.file = match File::open(path) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                     file => Some(file?),
                 };
@@ -90,20 +158,21 @@ impl Events {
                 let read = file.take(2 * limits::EVENTS_BYTES).read_to_end(&mut self.partial);
                 file.seek(SeekFrom::Start(from + read? as u64))?;
             }
-            while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.partial.drain(..=end).collect();
-                events.extend(serde_json::from_slice::<Event>(&line).ok());
-            }
+            let whole =
+                self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let lines: Vec<u8> = self.partial.drain(..whole).collect();
+            let lines = lines.split(|byte| *byte == b'\n');
+            events.extend(lines.filter_map(|line| serde_json::from_slice::<Event>(line).ok()));
             if std::mem::take(&mut self.old) || rotated {
                 self.file = None;
                 continue;
             }
-            return Ok(events);
+            return Ok(());
         }
     }
 
     fn has_rotated(&self) -> bool {
-        let named = fs::metadata(self.state.join(EVENTS)).map(|named| named.ino());
+        let named = fs::metadata(self.path(ENDING)).map(|named| named.ino());
         let Some(file) = self.file.as_ref().filter(|_| !self.old) else { return false };
         named.is_ok_and(|named| file.metadata().is_ok_and(|file| file.ino() != named))
     }
@@ -113,31 +182,55 @@ impl Events {
 mod tests {
     use super::*;
 
+    fn event(tenant: &str, vm: usize, reason: Option<String>) -> Event {
+        Event {
+            at: Timestamp::now(),
+            vm: vm.to_string(),
+            task: "t".into(),
+            tenant: tenant.into(),
+            event: "running".into(),
+            reason,
+        }
+    }
+
     #[test]
-    fn events_are_read_through_rotations() {
+    fn events_are_read_through_rotations_and_are_each_tenants_own() {
         let state = tempfile::tempdir().unwrap();
         let mut events = Events::new(state.path());
         assert!(events.read().unwrap().is_empty());
-        let reason = Some("x".repeat(4096));
+        event("acme", 0, None).append(state.path());
         let mut seen = 0;
         let most = usize::try_from(limits::EVENTS_BYTES / 4096 * 3).unwrap();
         for number in 0..most {
-            let event = Event {
-                at: Timestamp::now(),
-                vm: number.to_string(),
-                task: "t".into(),
-                tenant: "t".into(),
-                event: "running".into(),
-                reason: reason.clone(),
-            };
-            event.append(state.path());
+            event("mallory", number, Some("x".repeat(4096))).append(state.path());
             if number % 100 == 0 {
                 seen += events.read().unwrap().len();
             }
         }
         seen += events.read().unwrap().len();
-        assert_eq!(seen, most);
+        assert_eq!(seen, most + 1);
         let kept = Events::new(state.path()).read().unwrap();
         assert!(kept.len() < most && kept.last().unwrap().vm == (most - 1).to_string());
+        assert_eq!(kept[0].tenant, "acme", "another's events pushed it out");
+    }
+
+    #[test]
+    fn tenants_of_any_name_are_read_by_time() {
+        let state = tempfile::tempdir().unwrap();
+        let mut events = Events::new(state.path());
+        let earlier = serde_json::to_string(&event("acme", 0, None)).unwrap();
+        fs::write(state.path().join("events.jsonl"), earlier + "\n").unwrap();
+        let tenants = ["..", "acme", ".", "", "../../x", "a.jsonl.1", "a", "acme"];
+        for (number, tenant) in tenants.into_iter().enumerate() {
+            event(tenant, number + 1, None).append(state.path());
+        }
+        let mut found = events.read().unwrap();
+        event("new", 9, None).append(state.path());
+        event("acme", 10, None).append(state.path());
+        found.extend(events.read().unwrap());
+        let vms: Vec<usize> = found.iter().map(|event| event.vm.parse().unwrap()).collect();
+        assert_eq!(vms, (0..=10).collect::<Vec<_>>());
+        let made = fs::read_dir(state.path()).unwrap().count();
+        assert_eq!(made, 2, "a tenant's name led out of the folder");
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Spec, VmError,
+    admission::Asking,
     dir::{folder, slug},
     list,
 };
@@ -27,13 +28,17 @@ use crate::{
 };
 
 const RECORD: &str = "overlay.json";
+const LOCK: &str = "lock";
 
 /// A task's kept overlay, held until dropped.
 #[derive(Debug)]
 pub struct KeptOverlay {
     path: PathBuf,
     record: Owner,
-    lock: File,
+    /// Until a VM has it.
+    lock: Option<File>,
+    /// Whether this launch has made it.
+    is_new: bool,
 }
 
 /// Whose an overlay is, and what it lies over.
@@ -78,10 +83,10 @@ impl KeptOverlay {
         if !task.persist {
             return Ok(None);
         }
+        sweep(&state.overlays());
         let path = kept_overlay(state, task);
         let parent = path.parent().unwrap_or(&path);
-        state::create_private(parent).map_err(folder("create", parent))?;
-        let lock = lock(parent)?.filter(|_| !is_used(state, &path));
+        let lock = make(parent)?.filter(|_| !is_used(state, &path));
         let held = || VmError::OverlayHeld { task: task.name.clone(), path: path.clone() };
         let lock = lock.ok_or_else(held)?;
         let whose = Owner {
@@ -90,14 +95,15 @@ impl KeptOverlay {
             task: task.name.clone(),
             image: None,
         };
-        let found = read(parent).filter(|_| path.exists());
+        let is_new = !path.exists();
+        let found = read(parent).filter(|_| !is_new);
         let same = |found: &Owner| Owner { image: None, ..found.clone() } == whose;
         if found.as_ref().is_some_and(|found| !same(found)) {
             let reason = "it is another task's".into();
             return Err(VmError::OverlayUnfit { path, reason });
         }
         let record = found.unwrap_or(whose);
-        Ok(Some(Self { path, record, lock }))
+        Ok(Some(Self { path, record, lock: Some(lock), is_new }))
     }
 
     /// Makes it ready to lie over an image: new, or what an earlier run of the task left over the same one.
@@ -159,9 +165,21 @@ impl KeptOverlay {
         &self.path
     }
 
-    /// What keeps it from other runs.
-    pub(super) fn into_lock(self) -> File {
-        self.lock
+    /// What keeps it from other runs, for its VM. From here on it stays, whatever becomes of the launch.
+    pub(super) fn into_lock(mut self) -> Option<File> {
+        self.lock.take()
+    }
+}
+
+impl Drop for KeptOverlay {
+    fn drop(&mut self) {
+        let Some(_lock) = self.lock.take().filter(|_| self.is_new) else { return };
+        // No guest has written to it.
+        let folder = self.path.parent().unwrap_or(&self.path);
+        if let Err(error) = remove_folder(folder) {
+            let path = folder.display();
+            tracing::warn!(%path, %error, "cannot remove the overlay of a failed launch");
+        }
     }
 }
 
@@ -184,7 +202,7 @@ pub fn kept(state: &StateDir) -> Result<Vec<Kept>, VmError> {
             of: read(&found).unwrap_or_default(),
             disk_usage: overlay.blocks() * 512,
             written_at: overlay.modified().ok()?.try_into().ok()?,
-            in_use: state::is_held(&found.join("lock")),
+            in_use: state::is_held(&found.join(LOCK)),
         })
     };
     let mut kept: Vec<_> = folders.flatten().filter_map(|found| one(found.path())).collect();
@@ -203,8 +221,56 @@ pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
     let task = read(&found).map_or_else(|| name.to_owned(), |of| of.task);
     let lock = lock(&found)?.filter(|_| !is_used(state, &path));
     let _lock = lock.ok_or_else(|| VmError::OverlayHeld { task, path: path.clone() })?;
-    // The overlay first: what is left is none.
-    state::remove(&path).and_then(|()| fs::remove_dir_all(&found)).map_err(folder("remove", &found))
+    remove_folder(&found).map_err(folder("remove", &found))
+}
+
+/// Removes an overlay's folder, under its lock. The overlay goes first: what is left is none. The lock goes last: a launch that
+/// waits for it may make it anew, and then the folder stays.
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    state::remove(&folder.join(OVERLAY))?;
+    for file in fs::read_dir(folder)? {
+        let file = file?;
+        if file.file_name() != LOCK {
+            state::remove(&file.path())?;
+        }
+    }
+    state::remove(&folder.join(LOCK))?;
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Removes the folders without an overlay that killed launches left. Best done, never in the way.
+fn sweep(overlays: &Path) {
+    for found in list::folders(overlays) {
+        let is_left = || !found.join(OVERLAY).exists();
+        if is_left()
+            && let Ok(Some(_lock)) = state::try_lock_named(&found.join(LOCK))
+            && is_left()
+            && let Err(error) = remove_folder(&found)
+        {
+            tracing::warn!(path = %found.display(), %error, "cannot remove what a killed launch left");
+        }
+    }
+}
+
+/// The kept overlays that no VM has, but for the one of the task that asks.
+pub(super) fn unused(
+    state: &StateDir,
+    going_on: &[list::Vm],
+    asking: &Asking<'_>,
+) -> Result<Vec<Kept>, VmError> {
+    let is_of = |of: &Owner, tenant: &str, job: &str, task: &str| {
+        (of.tenant.as_str(), of.job.as_str(), of.task.as_str()) == (tenant, job, task)
+    };
+    let counts = |one: &Kept| {
+        let asks = is_of(&one.of, asking.tenant, asking.job, asking.task);
+        let has = |vm: &list::Vm| is_of(&one.of, &vm.tenant, &vm.job, &vm.task);
+        // What a VM or a launch has is held; that VM's writes are counted with it.
+        !one.in_use || !(asks || going_on.iter().any(has))
+    };
+    Ok(kept(state)?.into_iter().filter(counts).collect())
 }
 
 /// The images that kept overlays lie over, with whose they are.
@@ -222,9 +288,21 @@ fn is_used(state: &StateDir, overlay: &Path) -> bool {
     list::running(state).into_iter().any(uses)
 }
 
+/// The same of a folder that need not be there; another process may be removing it.
+fn make(folder: &Path) -> Result<Option<File>, VmError> {
+    for _ in 0..limits::LOCK_TRIES {
+        state::create_private(folder).map_err(self::folder("create", folder))?;
+        match lock(folder) {
+            Err(VmError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            lock => return lock,
+        }
+    }
+    Ok(None)
+}
+
 /// A folder's lock, unless a VM has it.
 fn lock(folder: &Path) -> Result<Option<File>, VmError> {
-    let path = folder.join("lock");
+    let path = folder.join(LOCK);
     // Whoever looks which are in use holds each for a moment.
     for _ in 0..limits::LOCK_TRIES {
         let lock = state::try_lock_named(&path).map_err(self::folder("lock", &path))?;

@@ -26,7 +26,7 @@ impl Held {
     ) -> Result<Self, VmError> {
         let mut files = ports.release();
         files.push(image.lease().map_err(folder("hold", image.path()))?);
-        files.extend(kept.map(KeptOverlay::into_lock));
+        files.extend(kept.and_then(KeptOverlay::into_lock));
         Ok(Self { files })
     }
 

@@ -184,6 +184,14 @@ pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Whose a folder's VM is; empty where that cannot be read.
+pub(super) fn tenant_of(path: &Path) -> String {
+    let reserved = read_record(&path.join(RESERVED)).map(|reserved: Reserved| reserved.tenant);
+    // An earlier version's has none.
+    let task = || read_record(&path.join(TASK)).map(|task: Task| task.tenant);
+    reserved.or_else(task).unwrap_or_default()
+}
+
 /// How a folder's VM is doing, as far as is written down.
 pub(super) fn read_status(path: &Path) -> Status {
     match fs::read(path.join(STATUS)) {
@@ -234,29 +242,6 @@ fn latest_first(mut vms: Vec<Vm>) -> Vec<Vm> {
 pub fn running(state: &StateDir) -> Vec<Vm> {
     let takes = |path: &PathBuf| !is_over(path);
     folders(&state.vms()).filter(takes).map(|path| Vm::read(&path)).collect()
-}
-
-/// The one VM whose id begins like this, or whose task has this name: of several of a name, the one that goes on.
-pub fn named(state: &StateDir, name: &str) -> Result<Vm, VmError> {
-    // An empty name, as of a variable that is not set, is no beginning of any.
-    let mut vms = if name.is_empty() { vec![] } else { list(state) };
-    let goes_on = |vm: &Vm| !vm.status.state().is_final();
-    if vms.iter().any(|vm| vm.id == name) {
-        vms.retain(|vm| vm.id == name);
-    } else if vms.iter().any(|vm| vm.task == name) {
-        vms.retain(|vm| vm.task == name);
-        if vms.iter().filter(|vm| goes_on(vm)).count() == 1 {
-            vms.retain(goes_on);
-        }
-    } else {
-        vms.retain(|vm| vm.id.starts_with(name));
-    }
-    let ids: Vec<_> = vms.iter().map(|vm| vm.id.clone()).collect();
-    match (vms.pop(), ids.len()) {
-        (Some(only), 1) => Ok(only),
-        (_, 0) => Err(VmError::Unknown { name: name.to_owned() }),
-        (_, _) => Err(VmError::Ambiguous { name: name.to_owned(), ids }),
-    }
 }
 
 /// The folders that no lock tells anything about, for whoever sweeps.

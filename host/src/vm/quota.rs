@@ -50,6 +50,15 @@ impl Add for Amounts {
     }
 }
 
+/// What is taken already.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Taken {
+    /// By VMs.
+    pub(super) vms: Amounts,
+    /// By kept overlays that no VM has.
+    pub(super) kept_bytes: u64,
+}
+
 /// Whose quota it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose<'a> {
@@ -64,14 +73,15 @@ impl Quota {
     pub(super) fn admits(
         &self,
         whose: Whose<'_>,
-        taken: Amounts,
+        Taken { vms: taken, kept_bytes }: Taken,
         more: Amounts,
     ) -> Result<(), VmError> {
+        let disk_bytes = taken.disk_bytes.saturating_add(kept_bytes);
         let each = [
             ("vms", "VMs", self.vms, taken.vms, more.vms),
             ("cpus", "CPUs", self.cpus, taken.cpus, more.cpus),
             ("memory_mib", "MiB of memory", self.memory_mib, taken.memory_mib, more.memory_mib),
-            ("disk_bytes", "bytes of disk", self.disk_bytes, taken.disk_bytes, more.disk_bytes),
+            ("disk_bytes", "bytes of disk", self.disk_bytes, disk_bytes, more.disk_bytes),
             ("ports", "ports", self.ports, taken.ports, more.ports),
         ];
         let exceeded = each.into_iter().find(|(_, _, most, taken, more)| {
@@ -84,8 +94,15 @@ impl Quota {
                 (format!("tenant {tenant}"), format!("tenants.{tenant}.quota"))
             }
         };
+        let (kept, remove) = match key == "disk_bytes" && kept_bytes > 0 {
+            true => (
+                format!(", {kept_bytes} of them by kept overlays (qhost overlay ls),"),
+                " remove kept overlays,",
+            ),
+            false => (String::new(), ""),
+        };
         let reason = format!(
-            "{who} may have {most} {what} on this host, {taken} are taken and this VM takes {more}; wait for another to end, \
+            "{who} may have {most} {what} on this host, {taken} are taken{kept} and this VM takes {more}; wait for another to end,{remove} \
              or have the operator raise {table}.{key}"
         );
         Err(VmError::Quota { reason, is_hosts: whose == Whose::Host })
@@ -100,7 +117,8 @@ mod tests {
     fn the_last_that_fits_and_the_first_that_does_not() {
         let one = Amounts { vms: 1, cpus: 2, memory_mib: 64, disk_bytes: 10, ports: 1 };
         let check = |quota: Quota, taken: u64, admitted: bool| {
-            let taken = (0..taken).fold(Amounts::default(), |sum, _| sum + one);
+            let vms = (0..taken).fold(Amounts::default(), |sum, _| sum + one);
+            let taken = Taken { vms, kept_bytes: 0 };
             let whose = Whose::Tenant("acme");
             assert_eq!(quota.admits(whose, taken, one).is_ok(), admitted, "{quota:?}");
         };

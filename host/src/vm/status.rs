@@ -113,6 +113,9 @@ pub struct Status {
     /// When QEMU was last started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// What is kept of it takes so many bytes, once it has ended; absent of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_bytes: Option<u64>,
     /// How it ended, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -160,6 +163,7 @@ impl Status {
             ready_at: None,
             restarts: 0,
             started_at: None,
+            kept_bytes: None,
             ended: None,
         }
     }

@@ -47,6 +47,38 @@ fn a_full_disk() {
     }
 }
 
+/// What another fetch left of a download keeps no fetch from its room, whether its size is known or not; nothing goes for what
+/// would not fit all the same.
+#[test]
+fn unfinished_downloads_make_room() {
+    let half = || file(2)[..500_000].to_vec();
+    for (reply, code) in [
+        (Reply::File(half().into()), 0),
+        (Reply::Chunked(half().into()), 0),
+        (Reply::File(file(1).into()), 16),
+    ] {
+        let (qhost, server) = (qhost(), ImageServer::start());
+        qhost.config(ONCE);
+        let left =
+            Ranged { cut: Some(450_000), ..Ranged::new(file(3)[..600_000].to_vec(), "\"1\"") };
+        server.set("/left", Reply::Ranged(left));
+        let bytes = if code == 0 { half() } else { file(1) };
+        server.set("/image", reply);
+        let script = format!(
+            "export QHOST_STATE_DIR=$S; $Q image pull {} --checksum {}; find $S -name '*.part'; \
+             $Q image pull {} --checksum {} >&2; echo code $?; find $S -name '*.part' | wc -l",
+            server.url("/left"),
+            digest(&file(3)[..600_000]),
+            server.url("/image"),
+            digest(&bytes)
+        );
+        let (said, errors) = with_small_disk(&qhost, &script);
+        assert!(said.contains(".part\n"), "{said}{errors}");
+        let parts = if code == 0 { 0 } else { 1 };
+        assert!(said.ends_with(&format!("code {code}\n{parts}\n")), "{said}{errors}");
+    }
+}
+
 /// A store that cannot be written to is of use for what is in it, and says so for what is not.
 #[test]
 fn a_read_only_folder() {

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     super::{ImageError, Progress},
-    Lock, Part, Record, Store, beside,
+    Lock, Record, Store, Unfinished, beside,
 };
 use crate::{digest::Sha256, limits, state};
 
@@ -55,14 +55,29 @@ pub enum Checked {
     Busy,
 }
 
+/// What is to go.
+#[derive(Debug, Default)]
+pub struct Collect {
+    /// What was not used for so long.
+    pub older: Option<Duration>,
+    /// Unfinished downloads, then images, until what is left takes no more than so many bytes.
+    pub most: Option<u64>,
+    /// All unfinished downloads.
+    pub unfinished: bool,
+    /// Nothing: it is only said what would go.
+    pub dry_run: bool,
+}
+
 /// What came of making room, or would.
 #[derive(Debug, Default, Serialize)]
 pub struct Collected {
     /// The images removed.
     pub removed: Vec<Stored>,
+    /// The unfinished downloads removed.
+    pub unfinished: Vec<Unfinished>,
     /// What that freed, in bytes.
     pub freed: u64,
-    /// What the images that are left take of the disk, in bytes.
+    /// What is left takes of the disk, in bytes: images and unfinished downloads.
     pub kept: u64,
 }
 
@@ -142,79 +157,105 @@ impl Store {
         }
     }
 
-    /// Removes images that were not used for so long, then the longest unused until the rest takes no more than so many
-    /// bytes; and what killed runs left. Never one that `keeps` names or that somebody uses.
+    /// Makes room: removes what is wanted, and what killed runs left. Never an image that `keeps` names or that is in use, nor a
+    /// download that a process is at.
     pub fn collect(
         &self,
-        older: Option<Duration>,
-        most: Option<u64>,
+        wanted: &Collect,
         keeps: &dyn Fn(Sha256) -> bool,
-        dry_run: bool,
     ) -> Result<Collected, ImageError> {
-        if !dry_run {
-            // Room is wanted: a download that could be gone on with is kept no longer than an image.
-            let kept_for = if most.is_some() { Duration::ZERO } else { limits::FETCH_PART_KEPT };
-            self.sweep(older.map_or(kept_for, |older| older.min(kept_for)));
-        }
+        let mut stored = self.list()?;
+        let mut collected = Collected {
+            kept: stored.iter().map(|one| one.disk_usage).sum(),
+            ..Collected::default()
+        };
+        self.collect_unfinished(wanted, &mut collected)?;
         let now = Timestamp::now();
         let is_old = |one: &Stored| {
-            older.is_some_and(|older| {
+            wanted.older.is_some_and(|older| {
                 now.duration_since(one.used_at).unsigned_abs() > older && one.used_at < now
             })
         };
-        let mut stored = self.list()?;
-        let mut left: u64 = stored.iter().map(|one| one.disk_usage).sum();
-        let mut collected = Collected::default();
         while let Some(oldest) = stored.pop() {
-            let goes = is_old(&oldest) || most.is_some_and(|most| left > most);
+            let goes = is_old(&oldest) || wanted.most.is_some_and(|most| collected.kept > most);
+            let dry_run = wanted.dry_run;
             if goes
                 && !keeps(oldest.sha256)
                 && (dry_run && !self.is_used(oldest.sha256) || !dry_run && self.remove(&oldest)?)
             {
-                left -= oldest.disk_usage;
-                collected.freed += oldest.disk_usage;
+                collected.went(oldest.disk_usage);
                 collected.removed.push(oldest);
             }
         }
-        collected.kept = left;
-        if !dry_run && let Some(older) = older {
-            self.empty_quarantine(older)?;
+        if !wanted.dry_run {
+            collected.freed += self.sweep_images();
+            wanted.older.map_or(Ok(()), |older| self.empty_quarantine(older))?;
         }
         Ok(collected)
     }
 
-    /// Removes what killed runs left: parts, locks that nobody holds, files without a record or without their image. Best
-    /// done, never in the way.
-    pub(super) fn sweep(&self, kept_for: Duration) {
+    fn collect_unfinished(
+        &self,
+        wanted: &Collect,
+        collected: &mut Collected,
+    ) -> Result<(), ImageError> {
+        let kept_for = match (wanted.unfinished, wanted.older) {
+            (true, _) => Duration::ZERO,
+            (false, older) => {
+                older.map_or(limits::FETCH_PART_KEPT, |older| older.min(limits::FETCH_PART_KEPT))
+            }
+        };
+        let flights = self.flights()?;
+        collected.kept += flights.iter().map(|one| one.disk_usage).sum::<u64>();
+        for one in flights.into_iter().filter(|one| !one.fetching) {
+            let is_much = wanted.most.is_some_and(|most| collected.kept > most);
+            let kept_for = if is_much { Duration::ZERO } else { kept_for };
+            if one.is_over(kept_for)
+                && (wanted.dry_run || self.remove_unfinished(&one, kept_for)?)
+            {
+                collected.went(one.disk_usage);
+                collected.unfinished.push(one);
+            }
+        }
+        collected.unfinished.retain(|one| one.begun);
+        Ok(())
+    }
+
+    /// Removes what killed runs left, and unfinished downloads that are too old to go on with. Best done, never in the way.
+    pub(super) fn sweep(&self) {
+        if let Err(error) = self.sweep_unfinished(limits::FETCH_PART_KEPT) {
+            tracing::warn!(%error, "what killed runs left is not looked for");
+        }
+        self.sweep_images();
+    }
+
+    /// Removes locks that are not held, and files without a record or without their image. What that freed, in bytes.
+    fn sweep_images(&self) -> u64 {
         let named = self.named().unwrap_or_else(|error| {
             tracing::warn!(%error, "what killed runs left is not looked for");
             BTreeMap::new()
         });
+        let mut freed = 0;
         for (sha256, endings) in named {
             let path = self.path(sha256);
-            let flights: BTreeSet<_> =
-                endings.iter().filter_map(|ending| Some(ending.split_once('.')?.0)).collect();
-            for flight in flights.into_iter().filter(|flight| !["json", "resume"].contains(flight))
-            {
-                // Taken, and let go with the lock's file removed.
-                let lock = Lock::try_take(&beside(&path, &format!("{flight}.lock")));
-                if let Ok(Some(_lock)) = lock
-                    && let Err(error) = Part::sweep(&path, flight, kept_for)
-                {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove what a killed run left");
-                }
-            }
             let has = |ending: &str| endings.contains(ending);
             let whole = has("") && has("json");
             let left =
                 ["lock", "json.tmp"].into_iter().any(has) || (!whole && LEFT.into_iter().any(has));
-            if left
-                && let Ok(Some(_lock)) = Lock::try_take(&beside(&path, "lock"))
-                && let Err(error) = self.sweep_locked(sha256)
-            {
-                tracing::warn!(path = %path.display(), %error, "cannot remove what a killed run left");
+            if !left {
+                continue;
+            }
+            let bytes = fs::metadata(&path).map_or(0, |file| file.blocks() * 512);
+            if let Ok(Some(_lock)) = Lock::try_take(&beside(&path, "lock")) {
+                match self.sweep_locked(sha256) {
+                    Ok(()) => freed += if path.exists() { 0 } else { bytes },
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "cannot remove what a killed run left");
+                    }
+                }
             }
         }
+        freed
     }
 
     /// Called under its lock, so that nobody is about to write its record.
@@ -296,7 +337,7 @@ impl Store {
     }
 
     /// Every digest that has a file of any kind, with the endings of its files; the image's own is empty.
-    fn named(&self) -> Result<BTreeMap<Sha256, BTreeSet<String>>, ImageError> {
+    pub(super) fn named(&self) -> Result<BTreeMap<Sha256, BTreeSet<String>>, ImageError> {
         let mut named = BTreeMap::<_, BTreeSet<_>>::new();
         for shard in entries(&self.root)?.into_iter().filter(|shard| is_shard(shard)) {
             for file in entries(&shard)? {
@@ -308,6 +349,13 @@ impl Store {
             }
         }
         Ok(named)
+    }
+}
+
+impl Collected {
+    fn went(&mut self, bytes: u64) {
+        self.freed += bytes;
+        self.kept = self.kept.saturating_sub(bytes);
     }
 }
 

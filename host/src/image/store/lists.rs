@@ -1,35 +1,49 @@
-//! Lists of checksums that jobs name instead of the image's own: kept by their digest in `images/sums`, so that each is
-//! fetched once.
+//! Lists of checksums that jobs name instead of the image's own: kept by their digest in `images/sums/<tenant>.lists`, so that
+//! each is fetched once and no tenant's push out another's. The operator's, and an earlier version's, are in `images/sums`.
 
-use std::{fs, fs::File, path::Path, time::SystemTime};
+use std::{
+    fs,
+    fs::File,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use url::Url;
 
 use super::{
-    super::{ImageError, Progress, fetch, shown, sums},
-    Store,
+    super::{ImageError, fetch, shown, sums},
+    Fetcher, Store,
 };
 use crate::{
-    config,
     digest::Sha256,
     job::{Checksum, ImageRequest},
-    limits, state,
+    limits, policy, state,
 };
 
 impl Store {
     /// The digest of the file that will be served, if that is known without a request.
-    pub fn known_digest(&self, request: &ImageRequest) -> Result<Option<Sha256>, ImageError> {
-        match &request.checksum {
-            Checksum::Image { sha256 } => Ok(Some(*sha256)),
-            Checksum::List { sums: url, sha256 } => {
-                match fs::read(self.sums.join(sha256.to_string())) {
-                    Ok(list) if Sha256::of(&list) == *sha256 => {
-                        listed(&list, url, request).map(Some)
-                    }
-                    Ok(_) | Err(_) => Ok(None),
-                }
-            }
-        }
+    pub fn known_digest(
+        &self,
+        request: &ImageRequest,
+        tenant: Option<&str>,
+    ) -> Result<Option<Sha256>, ImageError> {
+        let (url, sha256) = match &request.checksum {
+            Checksum::Image { sha256 } => return Ok(Some(*sha256)),
+            Checksum::List { sums, sha256 } => (sums, sha256),
+        };
+        let paths = self.lists(tenant, *sha256).into_iter();
+        let mut lists = paths.filter_map(|path| fs::read(path).ok());
+        let list = lists.find(|list| Sha256::of(list) == *sha256);
+        list.map(|list| listed(&list, url, request)).transpose()
+    }
+
+    /// Where a list may be that a tenant names; the first is where it is put.
+    fn lists(&self, tenant: Option<&str>, sha256: Sha256) -> Vec<PathBuf> {
+        // With an ending, no tenant's name leads out of the folder.
+        let own = tenant.filter(|tenant| policy::is_name(tenant));
+        let own = own.map(|tenant| self.sums.join(format!("{tenant}.lists")));
+        let folders = own.into_iter().chain([self.sums.clone()]);
+        folders.map(|folder| folder.join(sha256.to_string())).collect()
     }
 
     /// The digest of the image that is asked for: the job's own, or what the job's list says, fetched first if it is not
@@ -37,19 +51,19 @@ impl Store {
     pub async fn resolve(
         &self,
         request: &ImageRequest,
-        config: &config::Image,
-        progress: &dyn Progress,
+        fetcher: Fetcher<'_>,
     ) -> Result<Sha256, ImageError> {
-        if let Some(known) = self.known_digest(request)? {
+        let lists = self.lists(fetcher.tenant, request.checksum.pin());
+        if let Some(known) = self.known_digest(request, fetcher.tenant)? {
             if request.checksum.sums().is_some() {
-                note_use(&self.sums.join(request.checksum.pin().to_string()));
+                lists.iter().for_each(|list| note_use(list));
             }
             return Ok(known);
         }
         let Checksum::List { sums: url, sha256: expected } = &request.checksum else {
             return Ok(request.checksum.pin());
         };
-        let list = fetch::sums(url, config, progress).await?;
+        let list = fetch::sums(url, fetcher).await?;
         let (found, bytes) = (Sha256::of(&list), list.len() as u64);
         if found != *expected {
             return Err(ImageError::Mismatch {
@@ -59,24 +73,25 @@ impl Store {
                 bytes,
             });
         }
-        let path = self.sums.join(expected.to_string());
-        state::write_whole(&path, &list).map_err(ImageError::store(&path))?;
-        self.forget_old_lists();
+        if let Some(path) = lists.first() {
+            state::write_whole(path, &list).map_err(ImageError::store(path))?;
+            forget_old(path.parent().unwrap_or(&self.sums));
+        }
         listed(&list, url, request)
     }
+}
 
-    /// Tenants name lists, so there is an end to how many are kept. Best done, never in the way.
-    fn forget_old_lists(&self) {
-        let lists = fs::read_dir(&self.sums).into_iter().flatten().flatten();
-        let mut lists: Vec<_> = lists
-            .map(|list| (list.metadata().and_then(|list| list.modified()).ok(), list.path()))
-            .collect();
-        lists.sort();
-        let excess = lists.len().saturating_sub(limits::SUMS_KEPT);
-        for (_, path) in lists.into_iter().take(excess) {
-            if let Err(error) = state::remove(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove an old list of checksums");
-            }
+/// Tenants name lists, so there is an end to how many are kept of each. Best done, never in the way.
+fn forget_old(folder: &Path) {
+    let lists = fs::read_dir(folder).into_iter().flatten().flatten();
+    let lists = lists.filter_map(|list| Some((list.metadata().ok()?, list.path())));
+    let lists = lists.filter(|(list, _)| list.is_file());
+    let mut lists: Vec<_> = lists.map(|(list, path)| (list.modified().ok(), path)).collect();
+    lists.sort();
+    let excess = lists.len().saturating_sub(limits::SUMS_KEPT);
+    for (_, path) in lists.into_iter().take(excess) {
+        if let Err(error) = state::remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an old list of checksums");
         }
     }
 }

@@ -3,22 +3,35 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
+use serde::Serialize;
+
 use crate::state;
 
-pub(in crate::image) struct Lock {
+pub(super) struct Lock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Lock {
     /// The lock, unless somebody holds it.
     pub(super) fn try_take(path: &Path) -> io::Result<Option<Self>> {
         let file = state::try_lock_named(path)?;
-        Ok(file.map(|file| Self { path: path.to_owned(), _file: file }))
+        Ok(file.map(|file| Self { path: path.to_owned(), file }))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Says something to those who look at it.
+    pub(super) fn write(&self, record: &impl Serialize) -> io::Result<()> {
+        let bytes = serde_json::to_vec(record)?;
+        self.file.set_len(0)?;
+        (&self.file).write_all(&bytes)
     }
 }
 

@@ -17,7 +17,7 @@ use url::Url;
 
 use super::{
     super::{ImageError, http::Version, shown},
-    Lock, beside, verity,
+    Claim, beside, verity,
 };
 use crate::{digest::Sha256, failpoint, limits, state};
 
@@ -26,21 +26,38 @@ pub(in crate::image) struct Part {
     path: PathBuf,
     resume: PathBuf,
     published: bool,
-    lock: Arc<Lock>,
+    claim: Arc<Claim>,
 }
 
-/// What `<digest>.resume` has.
+/// What `<digest>.<flight>.resume` has.
 #[derive(Serialize, Deserialize)]
-struct Note {
+pub(super) struct Note {
     /// The digest of the source's URL, which may have secrets in its query.
     source: Sha256,
     etag: String,
     total: u64,
+    /// For whom it is fetched; absent: for the operator, or an earlier version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tenant: Option<String>,
+}
+
+impl Note {
+    /// Nothing where there is none that makes sense.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+
+    fn write(&self, path: &Path) -> Result<(), ImageError> {
+        serde_json::to_vec(self)
+            .map_err(io::Error::other)
+            .and_then(|bytes| state::write_locked(path, &bytes))
+            .map_err(ImageError::store(path))
+    }
 }
 
 impl Part {
     /// The unfinished image with what it has so far.
-    pub(super) fn open(image: &Path, flight: &str, lock: Lock) -> Result<Self, ImageError> {
+    pub(super) fn open(image: &Path, flight: &str, claim: Claim) -> Result<Self, ImageError> {
         let path = beside(image, &format!("{flight}.part"));
         let file = match open(&path) {
             // One that was about to be published can be written to by nobody.
@@ -54,12 +71,17 @@ impl Part {
         let file = file.map_err(ImageError::store(&path))?;
         failpoint::reach("store.part");
         let resume = beside(image, &format!("{flight}.resume"));
-        Ok(Self { file, path, resume, published: false, lock: Arc::new(lock) })
+        // A download that another tenant's fetch goes on with is that tenant's from then on.
+        if let Some(note) = Note::read(&resume).filter(|it| it.tenant.as_deref() != claim.tenant())
+        {
+            Note { tenant: claim.tenant().map(str::to_owned), ..note }.write(&resume)?;
+        }
+        Ok(Self { file, path, resume, published: false, claim: Arc::new(claim) })
     }
 
-    /// Its lock, for whoever may still write to it when this is gone.
-    pub(in crate::image) fn lock(&self) -> Arc<Lock> {
-        self.lock.clone()
+    /// What it may take, with its lock, for the stages that may still write to it when this is gone.
+    pub(in crate::image) fn claim(&self) -> Arc<Claim> {
+        self.claim.clone()
     }
 
     pub(in crate::image) fn path(&self) -> &Path {
@@ -76,19 +98,16 @@ impl Part {
 
     /// The version of a source's file that its bytes are of.
     pub(in crate::image) fn version_from(&self, source: &Url) -> Option<Version> {
-        let Note { source: of, etag, total } =
-            serde_json::from_slice(&fs::read(&self.resume).ok()?).ok()?;
+        let Note { source: of, etag, total, .. } = Note::read(&self.resume)?;
         (of == Sha256::of(source.as_str().as_bytes())).then_some(Version { etag, total })
     }
 
     /// Writes down of what the bytes that follow are.
     pub(in crate::image) fn note(&self, source: &Url, version: &Version) -> Result<(), ImageError> {
         let source = Sha256::of(source.as_str().as_bytes());
-        let note = Note { source, etag: version.etag.clone(), total: version.total };
-        let bytes = serde_json::to_vec(&note).map_err(io::Error::other);
-        bytes
-            .and_then(|bytes| state::write_locked(&self.resume, &bytes))
-            .map_err(ImageError::store(&self.resume))
+        let tenant = self.claim.tenant().map(str::to_owned);
+        Note { source, etag: version.etag.clone(), total: version.total, tenant }
+            .write(&self.resume)
     }
 
     /// Makes it empty, and nothing to go on with: another file, so that what may still be on its way into the old one does
@@ -105,7 +124,8 @@ impl Part {
         needed: u64,
         source: &Url,
     ) -> Result<(), ImageError> {
-        let (free, reserve) = room(&self.file).map_err(ImageError::store(&self.path))?;
+        let made = self.claim.make_room(&self.file, needed);
+        let (free, reserve) = made.map_err(ImageError::store(&self.path))?;
         match needed.saturating_add(reserve) <= free {
             true => Ok(()),
             false => {
@@ -136,8 +156,8 @@ impl Part {
         Ok(guarded)
     }
 
-    /// Removes what a killed run left of a flight, unless a fetch could go on from there. Called under its lock.
-    pub(super) fn sweep(image: &Path, flight: &str, kept_for: Duration) -> io::Result<()> {
+    /// Removes what a killed run left of a flight, unless a fetch could go on from there. Called under its lock. Whether it did.
+    pub(super) fn sweep(image: &Path, flight: &str, kept_for: Duration) -> io::Result<bool> {
         let [part, resume, new] =
             ["part", "resume", "resume.tmp"].map(|end| beside(image, &format!("{flight}.{end}")));
         let modified = fs::metadata(&part).and_then(|part| part.modified());
@@ -145,8 +165,8 @@ impl Part {
         let age = modified.map(|modified| modified.elapsed().unwrap_or_default());
         state::remove(&new)?;
         match age.is_ok_and(|age| age < kept_for) && resume.exists() {
-            true => Ok(()),
-            false => state::remove(&part).and(state::remove(&resume)),
+            true => Ok(false),
+            false => state::remove(&part).and(state::remove(&resume)).map(|()| true),
         }
     }
 }

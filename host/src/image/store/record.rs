@@ -33,6 +33,9 @@ pub struct Record {
     pub source: String,
     /// When that was.
     pub fetched_at: Timestamp,
+    /// For whom; absent: for the operator, or an earlier version fetched it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// Whether the file system guards it (fs-verity).
     pub fs_verity: bool,
     pub(super) stamp: Stamp,

@@ -10,7 +10,7 @@ use super::{Host, RunError, ending::summary, show};
 use crate::{
     cage,
     cli::{Shared, StopArgs, Until},
-    image::Store,
+    image::{Fetcher, Store},
     job::Task,
     limits,
     outcome::Exit,
@@ -25,7 +25,7 @@ use crate::{
 pub(super) async fn restart(shared: &Shared, args: &StopArgs) -> Result<Exit, RunError> {
     let host = Host::new(shared)?;
     let mut vms = vec![];
-    for name in &args.which.vms {
+    for name in &args.which.names() {
         let vm = vm::named(&host.state, name)?;
         let vm = match vm.status.state().is_final() {
             true => start(shared, &host, &vm, "asked to restart").await?,
@@ -90,12 +90,13 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     spec.cage = cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
     let ports = vm::reserve_again(&host.state, &spec.forwards)?;
     let mut kept = KeptOverlay::hold(&host.state, &task)?;
-    let quotas = host.config.quotas(&task.tenant);
+    let terms = host.config.terms(&task.tenant);
     let goes_on = || VmError::GoesOn { id: vm.id.clone() };
-    let dir = VmDir::take_again(&host.state, vm, quotas)?.ok_or_else(goes_on)?;
+    let dir = VmDir::take_again(&host.state, vm, &terms)?.ok_or_else(goes_on)?;
     let store = Store::new(host.state.path());
+    let fetcher = Fetcher::of_tenant(&host.config, &task.tenant, &steps);
     let image = tokio::select! {
-        image = store.ensure(&task.image, &host.config.image, &steps) => image?,
+        image = store.ensure(&task.image, fetcher) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
     };
     if let Some(kept) = &mut kept {

@@ -110,7 +110,7 @@ pub(super) async fn wait(
     state: &StateDir,
     args: &WaitArgs,
 ) -> Result<Exit, RunError> {
-    let vm = vm::named(state, &args.vm)?;
+    let vm = vm::named(state, &args.which.name())?;
     let vm = until_end(vm, Duration::from_secs(args.timeout), None).await?;
     match shared.json {
         true => show::print(&show::json(&vm)),

@@ -8,7 +8,7 @@ use tokio::time;
 
 use super::{RunError, ending::going_on, show};
 use crate::{
-    cli::{EventsArgs, LogsArgs, Shared},
+    cli::{EventsArgs, LogsArgs, Shared, StatsArgs},
     limits,
     outcome::Exit,
     printable,
@@ -67,12 +67,14 @@ struct Used {
 pub(super) async fn stats(
     shared: &Shared,
     state: &StateDir,
-    names: &[String],
+    args: &StatsArgs,
 ) -> Result<Exit, RunError> {
-    let vms = match names {
+    let names = args.names();
+    let mut vms = match names.as_slice() {
         [] => vm::going_on(state),
         names => going_on(state, names)?,
     };
+    vms.retain(|vm| args.of.includes(&vm.tenant));
     let mut used = vec![];
     for vm in vms {
         let stats = vm::ask(&vm.folder, Request::Stats, limits::CONTROL_REPLY).await;
@@ -123,7 +125,8 @@ pub(super) async fn events(
     loop {
         let mut text = String::new();
         for event in events.read().map_err(unreadable)? {
-            if args.since.is_none_or(|since| event.at >= since.0) {
+            let is_late = args.since.is_none_or(|since| event.at >= since.0);
+            if is_late && args.of.includes(&event.tenant) {
                 text += &if shared.json { show::json(&event) } else { line(&event) };
             }
         }

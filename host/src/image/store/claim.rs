@@ -1,0 +1,226 @@
+//! What fetched images take of the disk, and for whom: claimed under one lock before it is taken, so that fetches at once do not
+//! take more together than a quota has. A claim is written into the lock of its flight and ends with that.
+
+use std::{
+    fs::File,
+    io::{self, ErrorKind, Read as _},
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    super::{ImageError, Progress},
+    Lock, Store, Unfinished,
+    part::room,
+};
+use crate::{
+    config::{self, Config, Terms},
+    limits, state,
+};
+
+/// For whom an image is fetched, and on what terms.
+#[derive(Clone, Copy)]
+pub struct Fetcher<'a> {
+    pub(in crate::image) config: &'a config::Image,
+    pub(in crate::image) progress: &'a dyn Progress,
+    /// Absent: it is the operator's own.
+    pub(super) tenant: Option<&'a str>,
+    bounds: Bounds,
+}
+
+/// Bytes that all fetched images may take, and those of one tenant.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    host: Option<u64>,
+    tenant: Option<u64>,
+}
+
+impl<'a> Fetcher<'a> {
+    /// Who fetches for a tenant's task.
+    pub fn of_tenant(config: &'a Config, tenant: &'a str, progress: &'a dyn Progress) -> Self {
+        let Terms { host, tenant: own, .. } = config.terms(tenant);
+        let bounds = Bounds { host: host.image_bytes, tenant: own.image_bytes };
+        Self { config: &config.image, progress, tenant: Some(tenant), bounds }
+    }
+
+    /// The operator, whom only the host's quota binds.
+    pub fn operator(config: &'a Config, progress: &'a dyn Progress) -> Self {
+        let bounds = Bounds { host: config.host_quota().image_bytes, tenant: None };
+        Self { config: &config.image, progress, tenant: None, bounds }
+    }
+
+    /// What is fetched by a flight whose lock is held.
+    pub(super) fn claim(&self, store: &Store, lock: Lock) -> Result<Claim, ImageError> {
+        let tenant = self.tenant.map(str::to_owned);
+        let claim = Claim {
+            store: store.clone(),
+            lock,
+            tenant,
+            bounds: self.bounds,
+            granted: AtomicU64::new(0),
+        };
+        claim.write(0)?;
+        Ok(claim)
+    }
+}
+
+/// What a flight's lock says.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Claimed {
+    pub(super) tenant: Option<String>,
+    pub(super) bytes: u64,
+}
+
+/// What one fetch may take of the disk. The flight's lock is held for as long as this is there.
+pub(in crate::image) struct Claim {
+    store: Store,
+    lock: Lock,
+    tenant: Option<String>,
+    bounds: Bounds,
+    granted: AtomicU64,
+}
+
+impl Claim {
+    pub(super) fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+
+    /// Claims so many bytes for all of the image.
+    pub(in crate::image) fn all(&self, bytes: u64) -> Result<(), ImageError> {
+        self.grant(bytes, bytes)
+    }
+
+    /// Claims more where so many bytes are not claimed yet: for an image whose size is not known.
+    pub(in crate::image) fn at_least(&self, bytes: u64) -> Result<(), ImageError> {
+        match bytes <= self.granted.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => self.grant(bytes, bytes.saturating_add(limits::CLAIM_BYTES)),
+        }
+    }
+
+    /// Claims nothing any more: the image is stored, and counted with what is.
+    pub(super) fn give_back(&self) -> Result<(), ImageError> {
+        self.granted.store(0, Ordering::Relaxed);
+        self.write(0)
+    }
+
+    /// Grants what is wanted, or what there is room for if that is enough.
+    fn grant(&self, least: u64, wanted: u64) -> Result<(), ImageError> {
+        if self.bounds.host.or(self.bounds.tenant).is_none() {
+            self.granted.store(u64::MAX, Ordering::Relaxed);
+            return Ok(());
+        }
+        let path = self.store.claims();
+        let _alone = state::lock(&path).map_err(ImageError::store(&path))?;
+        let mut granted = wanted;
+        let of_tenant = self.tenant().and(self.bounds.tenant);
+        // What one tenant may not have makes no other's download go.
+        for (most, only) in [(of_tenant, self.tenant()), (self.bounds.host, None)] {
+            let Some(most) = most else { continue };
+            granted = granted.min(self.room(most, only, least)?);
+        }
+        self.write(granted)?;
+        self.granted.store(granted, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What is left of a quota for this fetch, at least so much. Unfinished downloads make room for it, the oldest first.
+    fn room(&self, most: u64, only: Option<&str>, least: u64) -> Result<u64, ImageError> {
+        let is_meant = |tenant: &Option<String>| only.is_none() || tenant.as_deref() == only;
+        let stored = self.store.list()?.into_iter();
+        let stored = stored.filter(|one| is_meant(&one.record.tenant));
+        let stored: u64 = stored.map(|one| one.disk_usage).sum();
+        loop {
+            let mut unfinished = self.store.flights()?;
+            unfinished.retain(|one| is_meant(&one.tenant) && !self.is_of(one));
+            let parts: u64 = unfinished.iter().map(|one| one.takes()).sum();
+            let taken = stored.saturating_add(parts);
+            let left = most.saturating_sub(taken);
+            if left >= least {
+                return Ok(left);
+            }
+            if left.saturating_add(idle(&unfinished)) < least
+                || !self.store.remove_oldest(&unfinished)?
+            {
+                let reason = exceeded(only, Numbers { most, taken, more: least });
+                return Err(ImageError::Quota { reason, is_hosts: only.is_none() });
+            }
+        }
+    }
+
+    /// Whether a file's disk has room for so many bytes more, once unfinished downloads have made room: bytes free, and how many
+    /// of these stay free.
+    pub(in crate::image) fn make_room(&self, file: &File, needed: u64) -> io::Result<(u64, u64)> {
+        let (mut free, mut reserve) = room(file)?;
+        let idle = self.store.flights().map_or(0, |all| idle(&all));
+        // Nothing goes for what would not fit all the same.
+        if needed.saturating_add(reserve) <= free.saturating_add(idle) {
+            while needed.saturating_add(reserve) > free && self.remove_oldest() {
+                (free, reserve) = room(file)?;
+            }
+        }
+        Ok((free, reserve))
+    }
+
+    /// Removes the oldest unfinished download that no process is at; false where there is none.
+    pub(in crate::image) fn remove_oldest(&self) -> bool {
+        let removed = self.store.flights().and_then(|all| self.store.remove_oldest(&all));
+        removed.unwrap_or_else(|error| {
+            tracing::warn!(%error, "no unfinished download makes room");
+            false
+        })
+    }
+
+    fn is_of(&self, one: &Unfinished) -> bool {
+        self.lock.path() == one.lock(&self.store)
+    }
+
+    fn write(&self, bytes: u64) -> Result<(), ImageError> {
+        let claimed = Claimed { tenant: self.tenant.clone(), bytes };
+        loop {
+            match self.lock.write(&claimed) {
+                Err(error) if error.kind() == ErrorKind::StorageFull && self.remove_oldest() => {}
+                written => return written.map_err(ImageError::store(self.lock.path())),
+            }
+        }
+    }
+}
+
+impl Unfinished {
+    /// What it takes, or will.
+    fn takes(&self) -> u64 {
+        self.disk_usage.max(self.claimed)
+    }
+}
+
+/// What those take that no process is at.
+fn idle(unfinished: &[Unfinished]) -> u64 {
+    unfinished.iter().filter(|one| !one.fetching).map(|one| one.disk_usage).sum()
+}
+
+struct Numbers {
+    most: u64,
+    taken: u64,
+    more: u64,
+}
+
+fn exceeded(tenant: Option<&str>, Numbers { most, taken, more }: Numbers) -> String {
+    let (who, table) = match tenant {
+        None => ("all tenants together".to_owned(), "host.quota".to_owned()),
+        Some(tenant) => (format!("tenant {tenant}"), format!("tenants.{tenant}.quota")),
+    };
+    format!(
+        "fetched images of {who} may take {most} bytes of this host's disk, {taken} are taken and this image takes {more} \
+         or more; have the operator remove images (qhost image ls, rm, gc) or raise {table}.image_bytes"
+    )
+}
+
+/// What a lock's file says; nothing where it says nothing.
+pub(super) fn claimed(lock: &Path) -> Claimed {
+    let mut bytes = vec![];
+    let read = File::open(lock)
+        .and_then(|file| file.take(limits::CLAIM_RECORD_BYTES).read_to_end(&mut bytes));
+    read.ok().and_then(|_| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
