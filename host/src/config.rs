@@ -20,6 +20,7 @@ use crate::{
     cage, limits,
     policy::{CompileLimits, PortRange, Rules},
     printable,
+    trusted::{self, Found, Untrusted},
 };
 
 pub use image::{Image, ImageNetwork, Overlay, Scheme};
@@ -156,6 +157,14 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
+    /// A file that others can change, or of which nobody knows whether it is there.
+    #[error("the configuration {} cannot be relied upon", path.display())]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Untrusted,
+    },
     /// A file cannot be written.
     #[error("cannot write {}", path.display())]
     Unwritable {
@@ -203,7 +212,7 @@ fn listed(problems: &[ConfigProblem]) -> String {
 impl Config {
     /// Reads the file that was named, or the first of the default places that has one, or takes the defaults.
     pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
-        match Self::place(named) {
+        match Self::place(named)? {
             Some(path) => Self::read(&path, Pins::Needed),
             None => Ok(Self::default()),
         }
@@ -221,6 +230,9 @@ impl Config {
 
     fn read(path: &Path, pins: Pins) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
+        // One that was named and is not there is an error when it is opened.
+        trusted::look(path)
+            .map_err(|source| ConfigError::Untrusted { path: path.into(), source })?;
         let mut text = String::new();
         let file = fs::File::open(path).map_err(unreadable)?;
         file.take(limits::CONFIG_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
@@ -251,11 +263,19 @@ impl Config {
         schemars::schema_for!(Self).to_value()
     }
 
-    /// The file that would be read.
-    pub fn place(named: Option<&Path>) -> Option<PathBuf> {
-        named
-            .map(Path::to_owned)
-            .or_else(|| default_places().into_iter().find(|path| path.exists()))
+    /// The file that would be read. A default place counts as empty only where nothing of that name is there.
+    pub fn place(named: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
+        if let Some(named) = named {
+            return Ok(Some(named.to_owned()));
+        }
+        for path in default_places() {
+            match trusted::look(&path) {
+                Ok(Found::There) => return Ok(Some(path)),
+                Ok(Found::Absent) => {}
+                Err(source) => return Err(ConfigError::Untrusted { path, source }),
+            }
+        }
+        Ok(None)
     }
 
     /// The rules that a final launch is checked against.
@@ -278,11 +298,19 @@ enum Pins {
 }
 
 fn default_places() -> Vec<PathBuf> {
-    let user = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::home_dir().map(|home| home.join(".config")));
+    let user = absolute("XDG_CONFIG_HOME").or_else(|| home().map(|home| home.join(".config")));
     let system = Some(PathBuf::from("/etc/qhost/qhost.toml"));
     [system, user.map(|dir| dir.join("qhost/qhost.toml"))].into_iter().flatten().collect()
+}
+
+/// A folder that the environment names. One that is empty or relative is to be passed over (XDG Base Directory Specification): it
+/// would be of whatever folder this command is run in.
+fn absolute(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|path| path.is_absolute())
 }
 
 /// Where state is kept when nothing says otherwise: `/var/lib/qhost` for root, else under the user's state folder.
@@ -291,8 +319,7 @@ pub fn default_state_dir() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some("/var/lib/qhost".into());
     }
-    std::env::var_os("XDG_STATE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::home_dir().map(|home| home.join(".local/state")))
+    absolute("XDG_STATE_HOME")
+        .or_else(|| home().map(|home| home.join(".local/state")))
         .map(|state| state.join("qhost"))
 }

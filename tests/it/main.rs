@@ -5,6 +5,7 @@ mod job;
 mod policy;
 mod host_policies;
 mod decisions;
+mod trusted;
 mod compiled;
 mod author;
 mod trust;

@@ -6,7 +6,7 @@ use super::{
     changes::{Change, listed, shown},
     signature::{Checked, PublicKey, Signers},
 };
-use crate::{digest::Sha256, limits};
+use crate::{digest::Sha256, limits, trusted::Untrusted};
 
 /// A policy could not be asked, or did not answer as it must.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,16 @@ pub enum PolicyError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Others can change the file.
+    #[error("policy {name}: {} cannot be relied upon", path.display())]
+    Untrusted {
+        /// The policy.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: Untrusted,
     },
     /// The file is larger than a policy may be.
     #[error("policy {name}: {} is larger than {} bytes, the most a policy may have", path.display(), limits::POLICY_FILE_BYTES)]

@@ -15,6 +15,7 @@ use crate::{
     qemu::FingerprintError,
     state::StateDirError,
     trial::TrialError,
+    trusted::Untrusted,
     vm::VmError,
 };
 
@@ -30,6 +31,14 @@ pub enum RunError {
     /// The state folder.
     #[error(transparent)]
     State(#[from] StateDirError),
+    /// A file that others can change.
+    #[error("{what} cannot be relied upon")]
+    Untrusted {
+        /// What names it.
+        what: String,
+        /// Why.
+        source: Untrusted,
+    },
     /// The job file cannot be read.
     #[error("cannot read the job file {}", path.display())]
     JobFile {
@@ -94,7 +103,11 @@ impl RunError {
     /// The exit code, by the table in [`crate::outcome`].
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) | Self::Config(_) | Self::State(_) | Self::Log { .. } => Exit::Usage,
+            Self::Usage(_)
+            | Self::Config(_)
+            | Self::State(_)
+            | Self::Untrusted { .. }
+            | Self::Log { .. } => Exit::Usage,
             Self::JobFile { .. } | Self::Job(_) => Exit::JobNotUnderstood,
             Self::Policy(PolicyError::Settings { .. }) => Exit::Usage,
             Self::Trial(TrialError::Policy(error)) if !error.is_about_settings() => {
@@ -148,6 +161,7 @@ impl RunError {
             Self::Usage(_)
             | Self::Config(_)
             | Self::State(_)
+            | Self::Untrusted { .. }
             | Self::JobFile { .. }
             | Self::Policy(_)
             | Self::Fingerprint(_)

@@ -142,6 +142,7 @@ impl Chains<'_> {
         let mut chain = configured.iter().map(sources::source).collect::<Result<Vec<_>, _>>()?;
         let mut front = vec![];
         for file in &self.args.policies {
+            sources::relied_upon(&file.name, &file.path)?;
             match chain.iter_mut().find(|source| source.name == file.name) {
                 Some(source) => (source.path, source.pin) = (file.path.clone(), None),
                 None => front.push(file.clone()),
