@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -93,6 +94,9 @@ pub struct Report {
     /// Who decided what, once it was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    /// Networks that images may come from for this command alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub image_allow: Vec<IpNet>,
     /// The image, once it was verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<VerifiedImage>,
@@ -165,6 +169,9 @@ impl fmt::Display for ErrorReport {
     }
 }
 
+/// What lets images come from more networks than the configuration does.
+pub const IMAGE_ALLOW: &str = "by --image-allow or QHOST_IMAGE_ALLOW";
+
 const RED: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();
 const GREEN: anstyle::Style = anstyle::AnsiColor::Green.on_default().bold();
 const YELLOW: anstyle::Style = anstyle::AnsiColor::Yellow.on_default();
@@ -176,6 +183,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(decision) = &self.decision {
             write!(f, "{decision}")?;
+        }
+        if self.decision.is_some() && !self.image_allow.is_empty() {
+            let networks: Vec<_> = self.image_allow.iter().map(IpNet::to_string).collect();
+            let networks = networks.join(", ");
+            writeln!(f, "images    {YELLOW}also from {networks}{PLAIN}, {IMAGE_ALLOW}")?;
         }
         if let (Some(vm), Some(task)) = (&self.vm, &self.task) {
             return vm.summary(f, &printable::line(&task.name, 40).to_string());

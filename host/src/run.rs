@@ -94,6 +94,7 @@ async fn run(shared: &Shared, args: &RunArgs) -> Exit {
 async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<Exit, RunError> {
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let steps = show::Steps::new(shared);
+    report.image_allow.clone_from(&args.decide.networks.image_allow);
     let host = Host::new(shared)?.with_image_networks(&args.decide);
     vm::recover(&host.state).await;
     let fingerprint = tokio::select! {

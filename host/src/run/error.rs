@@ -209,6 +209,7 @@ impl Report {
             exit_code: Exit::Done.code(),
             task: None,
             decision: None,
+            image_allow: vec![],
             image: None,
             vm: None,
             error: None,

@@ -58,6 +58,7 @@ async fn stages(
     args: &DecideArgs,
     report: &mut Report,
 ) -> Result<(Exit, Option<PlannedLaunch>), RunError> {
+    report.image_allow.clone_from(&args.networks.image_allow);
     let host = Host::new(shared)?.with_image_networks(args);
     let fingerprint = host.fingerprint(&show::Steps::new(shared)).await?;
     let mut approved =
