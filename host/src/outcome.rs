@@ -10,7 +10,9 @@ use crate::{
     image::VerifiedImage,
     job::{Problem, Task},
     limits,
-    policy::{Answer, Change, Conflict, Decision, Mode, PolicyRecord, Violation, Writer},
+    policy::{
+        Answer, Change, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Violation, Writer,
+    },
     printable,
     qemu::Forward,
     vm::{End, State},
@@ -269,19 +271,45 @@ impl fmt::Display for Decision {
         for policy in &self.policies {
             write!(f, "{policy}")?;
         }
-        for Conflict { field, writers } in &self.conflicts {
-            let one = |Writer { policy, to }: &Writer| format!("{policy} wrote {}", shown(to));
-            let writers: Vec<_> = writers.iter().map(one).collect();
-            writeln!(f, "          {YELLOW}conflict{PLAIN} {field}: {}", writers.join(", then "))?;
-        }
+        conflicts(f, &self.conflicts)?;
         let (style, answer) = word(self.host.answer);
         writeln!(f, "host      {style}{answer}{PLAIN} by the host's own rules")?;
         violations(f, &self.host.violations)?;
-        for warning in &self.launch.warnings {
-            writeln!(f, "          {YELLOW}warning{PLAIN} {warning}")?;
-        }
-        Ok(())
+        warnings(f, &self.launch.warnings)?;
+        self.places.iter().try_for_each(|other| write!(f, "{other}"))
     }
+}
+
+/// What policies said of this place alone that is worth a look; nothing where that is nothing.
+impl fmt::Display for OtherPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let notable = |policy: &&PolicyRecord| {
+            let watched = policy.mode == Mode::Monitor && !policy.changes.is_empty();
+            watched || !policy.violations.is_empty() || policy.fault.is_some()
+        };
+        let policies: Vec<_> = self.policies.iter().filter(notable).collect();
+        if policies.is_empty() && self.conflicts.is_empty() && self.warnings.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "place     {}", crate::image::shown(&self.place))?;
+        policies.iter().try_for_each(|policy| write!(f, "{policy}"))?;
+        conflicts(f, &self.conflicts)?;
+        warnings(f, &self.warnings)
+    }
+}
+
+fn conflicts(f: &mut fmt::Formatter<'_>, conflicts: &[Conflict]) -> fmt::Result {
+    for Conflict { field, writers } in conflicts {
+        let one = |Writer { policy, to }: &Writer| format!("{policy} wrote {}", shown(to));
+        let writers: Vec<_> = writers.iter().map(one).collect();
+        writeln!(f, "          {YELLOW}conflict{PLAIN} {field}: {}", writers.join(", then "))?;
+    }
+    Ok(())
+}
+
+fn warnings(f: &mut fmt::Formatter<'_>, warnings: &[String]) -> fmt::Result {
+    let mut warnings = warnings.iter();
+    warnings.try_for_each(|warning| writeln!(f, "          {YELLOW}warning{PLAIN} {warning}"))
 }
 
 impl fmt::Display for PolicyRecord {

@@ -153,6 +153,17 @@ pub enum PolicyError {
         /// Its own words.
         message: String,
     },
+    /// The decision as a whole took too long.
+    #[error(
+        "the decision took longer than {} s, the most that loading and asking its policies may take together; it was at policy {name}",
+        limit.as_secs_f64()
+    )]
+    Overdue {
+        /// The policy that was being loaded or asked.
+        name: String,
+        /// How long the decision had.
+        limit: Duration,
+    },
     /// The sandbox itself cannot be set up.
     #[error("the policy sandbox cannot be set up: {reason}")]
     Sandbox {
@@ -175,6 +186,12 @@ pub enum Fault {
     #[error("it ran longer than its deadline of {} ms", limit.as_millis())]
     Deadline {
         /// The longest it may.
+        limit: Duration,
+    },
+    /// The decision as a whole ran too long, this policy's share or not.
+    #[error("the decision's {} s were over", limit.as_secs_f64())]
+    Overdue {
+        /// How long the decision had.
         limit: Duration,
     },
     /// It asked for too much memory.

@@ -244,7 +244,10 @@ impl Difference {
 /// A decision as it can be compared: what asking cost is never the same twice.
 fn without_cost(decision: &Decision) -> Decision {
     let mut decision = decision.clone();
-    decision.policies.iter_mut().for_each(|policy| policy.cost = policy::Cost::default());
+    let others = decision.places.iter_mut().flat_map(|other| &mut other.policies);
+    for policy in decision.policies.iter_mut().chain(others) {
+        policy.cost = policy::Cost::default();
+    }
     decision
 }
 
