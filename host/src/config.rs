@@ -129,10 +129,12 @@ pub struct Decisions {
     pub mask_meta: Vec<String>,
     /// QEMU arguments that are secrets, as patterns: `*password=*`.
     pub mask_args: Vec<String>,
-    /// The size of the log in bytes from which on a new file is begun.
+    /// The size of a tenant's log in bytes from which on a new file is begun.
     pub max_bytes: u64,
-    /// How many full files are kept.
+    /// How many full files of a tenant are kept.
     pub files: usize,
+    /// Days for which a file is kept after its last decision.
+    pub max_days: u64,
 }
 
 impl Default for Decisions {
@@ -142,6 +144,16 @@ impl Default for Decisions {
             mask_args: vec![],
             max_bytes: limits::DECISION_LOG_BYTES,
             files: limits::DECISION_LOG_FILES,
+            max_days: limits::DECISION_LOG_DAYS,
+        }
+    }
+}
+
+impl Decisions {
+    fn check(&self, problems: &mut Vec<ConfigProblem>) {
+        if self.max_days == 0 {
+            let message = "0; expected 1 or more, else no decision is kept".into();
+            problems.push(ConfigProblem { place: "decisions.max_days".into(), message });
         }
     }
 }
@@ -249,6 +261,7 @@ impl Config {
         let mut problems = vec![];
         config.check_policies(&mut problems);
         config.image.check(&mut problems);
+        config.decisions.check(&mut problems);
         if pins == Pins::Needed {
             config.check_pins(&mut problems);
         }

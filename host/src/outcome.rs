@@ -11,7 +11,8 @@ use crate::{
     job::{Problem, Task},
     limits,
     policy::{
-        Answer, Change, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Violation, Writer,
+        Answer, Change, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Secrets, Violation,
+        Writer,
     },
     printable,
     qemu::Forward,
@@ -90,9 +91,12 @@ pub struct Report {
     pub outcome: Exit,
     /// The same as a number.
     pub exit_code: u8,
-    /// What was asked, once the job was understood.
+    /// What was asked, once the job was understood, without its secrets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
+    /// What was secret of it.
+    #[serde(skip)]
+    pub secrets: Secrets,
     /// Who decided what, once it was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
