@@ -169,7 +169,7 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
-    /// A file that others can change, or of which nobody knows whether it is there.
+    /// A file that others can change, or that cannot be looked for.
     #[error("the configuration {} cannot be relied upon", path.display())]
     Untrusted {
         /// The file.

@@ -75,7 +75,12 @@ fn trust(config: &Config) -> Vec<Finding> {
         .collect();
     match untrusted.is_empty() {
         true => {
-            vec![finding("trust", Health::Good, "nobody else can change what decides here", "")]
+            vec![finding(
+                "trust",
+                Health::Good,
+                "only this user and root can change what decides here",
+                "",
+            )]
         }
         false => untrusted,
     }

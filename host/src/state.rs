@@ -78,7 +78,7 @@ impl StateDir {
     }
 }
 
-/// Nobody else can write there, as was looked at before; whose it is counts too: root's is not an ordinary user's to use.
+/// That others cannot write there was looked at before. Whose it is counts too: root's folder is not an ordinary user's to use.
 fn own(folder: &Metadata) -> Result<(), String> {
     let user = rustix::process::geteuid().as_raw();
     match folder.uid() == user {

@@ -44,7 +44,7 @@ pub enum Untrusted {
         /// What is not there.
         to: PathBuf,
     },
-    /// It cannot be looked at, so that nobody knows whether it is there.
+    /// It cannot be looked at, so that it may or may not be there.
     #[error("cannot look for {}: {reason}", path.display())]
     Unseen {
         /// What cannot be looked at.
@@ -165,7 +165,7 @@ impl Walk {
         Ok(walk)
     }
 
-    /// Where a link leads. Whose it is counts, as whoever owns it can have it lead elsewhere where its folder is sticky.
+    /// Where a link leads. Whose it is counts: in a sticky folder its owner can have it lead elsewhere.
     fn follow(
         &mut self,
         link: &Path,
@@ -227,7 +227,7 @@ fn owned(path: &Path, found: &Metadata) -> Result<(), Untrusted> {
 fn others_may_write(path: &Path, found: &Metadata) -> bool {
     let mode = found.mode();
     let user = geteuid().as_raw();
-    // Many systems give each user a group of the same number, with nobody else in it, and let it write to all of the user's files.
+    // Many systems give each user a group of the same number, with no other member, and let it write to all of the user's files.
     let private = found.gid() == user && getegid().as_raw() == user;
     // With an access control list, the group's bits are those of all that it names (acl(5)).
     mode & 0o002 != 0 || (mode & 0o020 != 0 && (!private || has_access_list(path)))

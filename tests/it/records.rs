@@ -195,8 +195,8 @@ fn what_is_kept_is_kept_a_tenant() {
     assert!((3..12).contains(&kept("tenant-hostile")), "{}", kept("tenant-hostile"));
     assert!(!qhost.state().join("current.jsonl").exists());
     // A tenant that is not there has no decisions.
-    qhost.run(&["run", "--tenant", "nobody", &job]).exits(2);
-    assert!(!folder.join("tenant-nobody").exists());
+    qhost.run(&["run", "--tenant", "unknown", &job]).exits(2);
+    assert!(!folder.join("tenant-unknown").exists());
     let replayed = qhost.run(&["policy", "replay", "--json", folder.to_str().unwrap()]).exits(0);
     assert_eq!(replayed.json()["records"], json!(1 + kept("tenant-hostile")));
 }
@@ -258,7 +258,7 @@ fn a_job_that_is_too_long_is_recorded_by_its_digest() {
 
 const SIGNED: &str = "X-Id=AKIAEXAMPLE%2Feu&X-Signature=5ecr3t-of-an-image&for=http";
 
-/// A signed URL's query is the image's key. It is in nothing that is kept or shown, wherever it stood and whoever repeats it;
+/// A signed URL's query is the image's key. It is in nothing that is kept or shown, wherever it stood and whichever policy repeats it;
 /// policies see it all the same.
 #[test]
 fn a_signed_urls_query_is_masked() {

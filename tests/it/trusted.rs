@@ -20,7 +20,7 @@ fn plan(qhost: &Qhost) -> Done {
     qhost.run(&["plan", &job])
 }
 
-/// A folder that everybody may write to, with a file in it.
+/// A folder that all users may write to, with a file in it.
 fn open(qhost: &Qhost, name: &str, bytes: &[u8]) -> PathBuf {
     let folder = qhost.folder().join("open");
     fs::create_dir_all(&folder).unwrap();
@@ -60,7 +60,7 @@ fn a_configuration_that_others_can_write_is_refused() {
     plan(&qhost).exits(2).says("is a link to gone, and nothing is there");
 }
 
-/// Whoever owns a folder can put another in its place.
+/// A folder's owner can put another file in the place of one in it.
 #[test]
 fn what_lies_below_anothers_folder_is_refused() {
     let qhost = qhost();

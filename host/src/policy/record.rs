@@ -22,7 +22,7 @@ pub struct Record {
     pub input_sha256: Sha256,
     /// Who said what.
     pub decision: Decision,
-    /// Why there was none, where a policy failed or nobody was asked.
+    /// Why there was none, where a policy failed or none was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What was masked, as paths. A policy that looks at any of it may answer otherwise when it is asked again.
@@ -82,7 +82,7 @@ pub enum Outcome {
     CannotRun,
     /// A policy failed.
     Failed,
-    /// Somebody stopped the command before it was decided.
+    /// The command was stopped before it was decided.
     Interrupted,
     /// It could not be decided, for no fault of a policy's.
     Undecided,
@@ -134,7 +134,7 @@ impl Record {
         Self::new(request.into(), ended, masks)
     }
 
-    /// An input about which nobody was asked to the end.
+    /// An input that no verdict was reached about.
     pub fn undecided(input: Input, outcome: Outcome, error: String, masks: &Masks) -> Self {
         let decision = Decision::none(&input.task);
         Self::new(input, Ended { outcome, decision, error: Some(error) }, masks)
