@@ -21,6 +21,7 @@ use crate::{
     cage, limits,
     policy::{CompileLimits, PortRange, Rules},
     printable,
+    trusted::{self, Found, Untrusted},
 };
 
 pub use image::{Image, ImageNetwork, Overlay, Scheme};
@@ -134,10 +135,12 @@ pub struct Decisions {
     pub mask_meta: Vec<String>,
     /// QEMU arguments that are secrets, as patterns: `*password=*`.
     pub mask_args: Vec<String>,
-    /// The size of the log in bytes from which on a new file is begun.
+    /// The size of a tenant's log in bytes from which on a new file is begun.
     pub max_bytes: u64,
-    /// How many full files are kept.
+    /// How many full files of a tenant are kept.
     pub files: usize,
+    /// Days for which a file is kept after its last decision.
+    pub max_days: u64,
 }
 
 impl Default for Decisions {
@@ -147,6 +150,16 @@ impl Default for Decisions {
             mask_args: vec![],
             max_bytes: limits::DECISION_LOG_BYTES,
             files: limits::DECISION_LOG_FILES,
+            max_days: limits::DECISION_LOG_DAYS,
+        }
+    }
+}
+
+impl Decisions {
+    fn check(&self, problems: &mut Vec<ConfigProblem>) {
+        if self.max_days == 0 {
+            let message = "0; expected 1 or more, else no decision is kept".into();
+            problems.push(ConfigProblem { place: "decisions.max_days".into(), message });
         }
     }
 }
@@ -161,6 +174,14 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// A file that others can change, or that cannot be looked for.
+    #[error("the configuration {} cannot be relied upon", path.display())]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Untrusted,
     },
     /// A file cannot be written.
     #[error("cannot write {}", path.display())]
@@ -209,7 +230,7 @@ fn listed(problems: &[ConfigProblem]) -> String {
 impl Config {
     /// Reads the file that was named, or the first of the default places that has one, or takes the defaults.
     pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
-        match Self::place(named) {
+        match Self::place(named)? {
             Some(path) => Self::read(&path, Pins::Needed),
             None => Ok(Self::default()),
         }
@@ -227,6 +248,9 @@ impl Config {
 
     fn read(path: &Path, pins: Pins) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
+        // One that was named and is not there is an error when it is opened.
+        trusted::look(path)
+            .map_err(|source| ConfigError::Untrusted { path: path.into(), source })?;
         let mut text = String::new();
         let file = fs::File::open(path).map_err(unreadable)?;
         file.take(limits::CONFIG_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
@@ -243,6 +267,7 @@ impl Config {
         let mut problems = vec![];
         config.check_policies(&mut problems);
         config.image.check(&mut problems);
+        config.decisions.check(&mut problems);
         if pins == Pins::Needed {
             config.check_pins(&mut problems);
         }
@@ -257,11 +282,19 @@ impl Config {
         schemars::schema_for!(Self).to_value()
     }
 
-    /// The file that would be read.
-    pub fn place(named: Option<&Path>) -> Option<PathBuf> {
-        named
-            .map(Path::to_owned)
-            .or_else(|| default_places().into_iter().find(|path| path.exists()))
+    /// The file that would be read. A default place counts as empty only where nothing of that name is there.
+    pub fn place(named: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
+        if let Some(named) = named {
+            return Ok(Some(named.to_owned()));
+        }
+        for path in default_places() {
+            match trusted::look(&path) {
+                Ok(Found::There) => return Ok(Some(path)),
+                Ok(Found::Absent) => {}
+                Err(source) => return Err(ConfigError::Untrusted { path, source }),
+            }
+        }
+        Ok(None)
     }
 
     /// Whether guests may reach all that this host does.
@@ -289,11 +322,19 @@ enum Pins {
 }
 
 fn default_places() -> Vec<PathBuf> {
-    let user = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::home_dir().map(|home| home.join(".config")));
+    let user = absolute("XDG_CONFIG_HOME").or_else(|| home().map(|home| home.join(".config")));
     let system = Some(PathBuf::from("/etc/qhost/qhost.toml"));
     [system, user.map(|dir| dir.join("qhost/qhost.toml"))].into_iter().flatten().collect()
+}
+
+/// A folder that the environment names. One that is empty or relative is to be passed over (XDG Base Directory Specification): it
+/// would be of whatever folder this command is run in.
+fn absolute(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|path| path.is_absolute())
 }
 
 /// Where state is kept when nothing says otherwise: `/var/lib/qhost` for root, else under the user's state folder.
@@ -302,8 +343,7 @@ pub fn default_state_dir() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some("/var/lib/qhost".into());
     }
-    std::env::var_os("XDG_STATE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::home_dir().map(|home| home.join(".local/state")))
+    absolute("XDG_STATE_HOME")
+        .or_else(|| home().map(|home| home.join(".local/state")))
         .map(|state| state.join("qhost"))
 }

@@ -12,6 +12,7 @@ use crate::{
     facts, limits,
     qemu::{Fingerprint, FingerprintError},
     state::StateDir,
+    trusted,
 };
 
 /// How good or bad a finding is.
@@ -57,11 +58,42 @@ pub fn examine(
     fingerprint: Result<&Fingerprint, &FingerprintError>,
 ) -> Vec<Finding> {
     let mut findings = qemu(fingerprint);
+    findings.extend(trust(config));
     findings.extend(cage(config));
     findings.extend([file_system(state), free_space(state, config), memory()]);
     findings.extend([ports(state, config), uptime()]);
     findings
 }
+
+/// Files that the configuration names and others can change. The configuration itself and the state folder are not used at all then.
+fn trust(config: &Config) -> Vec<Finding> {
+    let files = config.image.files().map(|(key, path)| (key.to_owned(), path.to_owned()));
+    let files = files.chain(config.policy_files());
+    let untrusted: Vec<_> = files
+        .filter_map(|(key, path)| Some((key, trusted::look(&path).err()?)))
+        .map(|(key, error)| finding("trust", Health::Bad, format!("{key}: {error}"), UNTRUSTED))
+        .collect();
+    match untrusted.is_empty() {
+        true => {
+            vec![finding(
+                "trust",
+                Health::Good,
+                "only this user and root can change what decides here",
+                "",
+            )]
+        }
+        false => untrusted,
+    }
+}
+
+/// What to do about a configuration or a state folder that others can change.
+pub fn untrusted(error: &dyn std::error::Error) -> Finding {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let found: Vec<_> = causes.map(ToString::to_string).collect();
+    finding("trust", Health::Bad, found.join(": "), UNTRUSTED)
+}
+
+const UNTRUSTED: &str = "until then it is refused";
 
 fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
     let fingerprint = match fingerprint {

@@ -37,6 +37,7 @@ pub mod launcher;
 pub mod outcome;
 pub mod stop;
 pub mod state;
+pub mod trusted;
 pub mod addresses;
 pub mod failpoint;
 pub mod printable;

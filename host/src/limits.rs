@@ -90,6 +90,9 @@ pub const POLICY_SETTINGS_BYTES: u64 = 1 << 20;
 pub const POLICY_DEADLINE: Duration = Duration::from_secs(1);
 /// Reading the job, loading all policies and asking them. Compiling an interpreter for Python takes 25 s.
 pub const DECISION: Duration = Duration::from_secs(180);
+/// How much longer it is waited for before the command records by itself that it took too long: what reads a pipe, or waits for a
+/// disk, hears of no deadline.
+pub const DECISION_OVERDUE: Duration = Duration::from_secs(10);
 /// How often a policy's deadline is looked at; it can overrun by two of these.
 pub const POLICY_TICK: Duration = Duration::from_millis(1);
 /// All memories and tables of one sandbox together, in bytes.
@@ -197,12 +200,17 @@ pub const REGISTRY_SAID_CHARS: usize = 300;
 
 // Recording decisions.
 
-/// The log of decisions in bytes before a new file is begun, unless configured: some ten thousand decisions.
+/// A tenant's log of decisions in bytes before a new file is begun, unless configured: some ten thousand decisions.
 pub const DECISION_LOG_BYTES: u64 = 64 << 20;
-/// Full files of it that are kept, unless configured.
+/// Full files of a tenant's that are kept, unless configured.
 pub const DECISION_LOG_FILES: usize = 16;
 /// One record in bytes: every policy of the longest chain with the longest log.
 pub const DECISION_RECORD_BYTES: u64 = 32 << 20;
+/// A task in its record in bytes: beyond it, its notes and arguments are kept by their digest. Some 1,100 jobs of 1 MB would else push all
+/// others out of a log.
+pub const DECISION_TASK_BYTES: usize = 64 << 10;
+/// Days for which a file of decisions is kept after its last one, unless configured: a year's audit can look at all of it.
+pub const DECISION_LOG_DAYS: u64 = 365;
 /// Bytes of a masked value from which on it is looked for in all other text of its record: shorter ones are in too much
 /// that is no secret.
 pub const MASKED_BYTES: usize = 4;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -9,7 +10,10 @@ use crate::{
     image::VerifiedImage,
     job::{Problem, Task},
     limits,
-    policy::{Answer, Change, Conflict, Decision, Mode, PolicyRecord, Violation, Writer},
+    policy::{
+        Answer, Change, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Secrets, Violation,
+        Writer,
+    },
     printable,
     qemu::Forward,
     vm::{End, State},
@@ -87,12 +91,18 @@ pub struct Report {
     pub outcome: Exit,
     /// The same as a number.
     pub exit_code: u8,
-    /// What was asked, once the job was understood.
+    /// What was asked, once the job was understood, without its secrets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
+    /// What was secret of it.
+    #[serde(skip)]
+    pub secrets: Secrets,
     /// Who decided what, once it was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    /// Networks that images may come from for this command alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub image_allow: Vec<IpNet>,
     /// The image, once it was verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<VerifiedImage>,
@@ -170,6 +180,9 @@ impl fmt::Display for ErrorReport {
     }
 }
 
+/// What lets images come from more networks than the configuration does.
+pub const IMAGE_ALLOW: &str = "by --image-allow or QHOST_IMAGE_ALLOW";
+
 const RED: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();
 const GREEN: anstyle::Style = anstyle::AnsiColor::Green.on_default().bold();
 const YELLOW: anstyle::Style = anstyle::AnsiColor::Yellow.on_default();
@@ -181,6 +194,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(decision) = &self.decision {
             write!(f, "{decision}")?;
+        }
+        if self.decision.is_some() && !self.image_allow.is_empty() {
+            let networks: Vec<_> = self.image_allow.iter().map(IpNet::to_string).collect();
+            let networks = networks.join(", ");
+            writeln!(f, "images    {YELLOW}also from {networks}{PLAIN}, {IMAGE_ALLOW}")?;
         }
         if let (Some(vm), Some(task)) = (&self.vm, &self.task) {
             return vm.summary(f, &printable::line(&task.name, 40).to_string());
@@ -273,19 +291,45 @@ impl fmt::Display for Decision {
         for policy in &self.policies {
             write!(f, "{policy}")?;
         }
-        for Conflict { field, writers } in &self.conflicts {
-            let one = |Writer { policy, to }: &Writer| format!("{policy} wrote {}", shown(to));
-            let writers: Vec<_> = writers.iter().map(one).collect();
-            writeln!(f, "          {YELLOW}conflict{PLAIN} {field}: {}", writers.join(", then "))?;
-        }
+        conflicts(f, &self.conflicts)?;
         let (style, answer) = word(self.host.answer);
         writeln!(f, "host      {style}{answer}{PLAIN} by the host's own rules")?;
         violations(f, &self.host.violations)?;
-        for warning in &self.launch.warnings {
-            writeln!(f, "          {YELLOW}warning{PLAIN} {warning}")?;
-        }
-        Ok(())
+        warnings(f, &self.launch.warnings)?;
+        self.places.iter().try_for_each(|other| write!(f, "{other}"))
     }
+}
+
+/// What policies said of this place alone that is worth a look; nothing where that is nothing.
+impl fmt::Display for OtherPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let notable = |policy: &&PolicyRecord| {
+            let watched = policy.mode == Mode::Monitor && !policy.changes.is_empty();
+            watched || !policy.violations.is_empty() || policy.fault.is_some()
+        };
+        let policies: Vec<_> = self.policies.iter().filter(notable).collect();
+        if policies.is_empty() && self.conflicts.is_empty() && self.warnings.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "place     {}", crate::image::shown(&self.place))?;
+        policies.iter().try_for_each(|policy| write!(f, "{policy}"))?;
+        conflicts(f, &self.conflicts)?;
+        warnings(f, &self.warnings)
+    }
+}
+
+fn conflicts(f: &mut fmt::Formatter<'_>, conflicts: &[Conflict]) -> fmt::Result {
+    for Conflict { field, writers } in conflicts {
+        let one = |Writer { policy, to }: &Writer| format!("{policy} wrote {}", shown(to));
+        let writers: Vec<_> = writers.iter().map(one).collect();
+        writeln!(f, "          {YELLOW}conflict{PLAIN} {field}: {}", writers.join(", then "))?;
+    }
+    Ok(())
+}
+
+fn warnings(f: &mut fmt::Formatter<'_>, warnings: &[String]) -> fmt::Result {
+    let mut warnings = warnings.iter();
+    warnings.try_for_each(|warning| writeln!(f, "          {YELLOW}warning{PLAIN} {warning}"))
 }
 
 impl fmt::Display for PolicyRecord {

@@ -8,14 +8,18 @@
 //! or answered nonsense; then nothing is launched. This room knows nothing of images, QEMU or VMs.
 
 mod bindings;
+mod deadline;
 mod sandbox;
 mod wasi;
+mod loader;
 mod module;
 mod chain;
+mod places;
 mod convert;
 mod changes;
 mod tighten;
 mod rules;
+mod masks;
 mod record;
 mod journal;
 pub mod signature;
@@ -40,11 +44,14 @@ pub use chain::Chain;
 pub use changes::{Change, Conflict, Writer};
 pub(crate) use compile::componentize;
 pub use compile::{CompileLimits, Kind, Product, SUBCOMMAND as COMPILE, child as compile_child};
+pub use deadline::Deadline;
 pub use error::{Fault, PolicyError};
 pub use journal::{Journal, Lines, RecordError, lines};
+pub use loader::{Cache, Loader, Source};
+pub use masks::{Masks, Secrets, is_masked};
 pub(crate) use module::read as read_file;
-pub use module::{About, Cache, Facts, Inspection, Loader, Source};
-pub use record::{Masks, Outcome, Record};
+pub use module::{About, Facts, Inspection};
+pub use record::{Dropped, Input, Outcome, Record};
 pub use rules::{PortRange, Rules};
 pub use sandbox::{Cost, LogLine};
 pub use signature::{PublicKey, Signature, Signers};
@@ -247,8 +254,27 @@ pub struct Decision {
     /// The mirror or list of checksums that this decision is about, where the image's source itself was let in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<url::Url>,
+    /// What was decided about the image's other places that were looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<OtherPlace>,
     /// The launch as it stood at the end.
     pub launch: Launch,
+}
+
+/// What was decided about another of an image's places, as far as it differs from the decision that it stands in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OtherPlace {
+    /// The place: the source, a mirror or a list of checksums.
+    pub place: url::Url,
+    /// The policies that said something else about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyRecord>,
+    /// Fields that policies wrote differently for it alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
+    /// Policies' remarks on it alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Decision {
@@ -259,6 +285,7 @@ impl Decision {
             host: HostRecord { answer: Answer::NotAsked, violations: vec![] },
             conflicts: vec![],
             place: None,
+            places: vec![],
             launch: Launch::default_for(task),
         }
     }

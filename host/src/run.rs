@@ -5,6 +5,7 @@ mod author;
 mod commands;
 mod config;
 mod decide;
+mod docket;
 mod error;
 mod follow;
 mod images;
@@ -24,14 +25,14 @@ use clap::Parser as _;
 pub use error::RunError;
 pub use trust::TrustError;
 
-use decide::{Decided, Keep, decide};
+use decide::{Decided, Deciding};
+use docket::Keep;
 
 use crate::{
     cage,
     cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared, Until},
     config::Config,
     image::{Fetcher, Store},
-    job::Task,
     limits,
     outcome::{Exit, Report},
     policy::{Cache, Loader},
@@ -94,6 +95,7 @@ async fn run(shared: &Shared, args: &RunArgs) -> Exit {
 async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<Exit, RunError> {
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let steps = show::Steps::new(shared);
+    report.image_allow.clone_from(&args.decide.networks.image_allow);
     let host = Host::new(shared)?.with_image_networks(&args.decide);
     vm::recover(&host.state).await;
     let fingerprint = tokio::select! {
@@ -101,8 +103,13 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         () = stop.asked(1) => return Err(RunError::Interrupted),
     };
     fingerprint.keep(&host.state.fingerprint());
-    let decision = Deciding { host: &host, fingerprint: &fingerprint, args: &args.decide };
-    let mut approved = match decision.make(None, report, &mut stop).await? {
+    let decision = Deciding {
+        host: host.clone(),
+        fingerprint: fingerprint.clone(),
+        args: args.decide.clone(),
+        keep: Keep::Record,
+    };
+    let mut approved = match decision.make(None, report, stop.asked(1)).await? {
         Decided::Approved(approved) => *approved,
         Decided::Not(exit) => return Ok(exit),
     };
@@ -114,12 +121,11 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
         // Policies go by the image's own digest too, which is known only now.
-        approved =
-            match decision.make(Some(approved.task().with_image(sha256)), report, &mut stop).await?
-            {
-                Decided::Approved(approved) => *approved,
-                Decided::Not(exit) => return Ok(exit),
-            };
+        let known = Some(approved.task().with_image(sha256));
+        approved = match decision.make(known, report, stop.asked(1)).await? {
+            Decided::Approved(approved) => *approved,
+            Decided::Not(exit) => return Ok(exit),
+        };
     }
     if args.until() == Until::Ready && approved.task().ready.is_none() {
         let why = "the job has no ready check that --wait-ready could wait for: config.ready";
@@ -160,35 +166,12 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let mut held = Held::new(plan.image(), ports, kept)?;
     held.user(&mut spec.cage.user, host.config.cage.users)?;
     let folder = dir.path().to_owned();
-    let attached = vm::launch(dir, &spec, plan.decision(), held)?;
+    let attached = vm::launch(dir, &spec, &report.masked(plan.decision()), held)?;
     let vm =
         follow::until(args.until(), &host, &folder, (attached, &spec), &steps, &mut stop).await;
     store.note_use(plan.image().sha256());
     report.vm = Some(follow::report(&vm, &spec));
     Ok(follow::exit(&vm, args.until()))
-}
-
-/// What a decision is made from.
-struct Deciding<'a> {
-    host: &'a Host,
-    fingerprint: &'a Fingerprint,
-    args: &'a DecideArgs,
-}
-
-impl Deciding<'_> {
-    /// Makes one that is acted upon, unless it is stopped meanwhile.
-    async fn make(
-        &self,
-        known: Option<Task>,
-        report: &mut Report,
-        stop: &mut Stop,
-    ) -> Result<Decided, RunError> {
-        let Self { host, fingerprint, args } = self;
-        tokio::select! {
-            decided = decide(host, fingerprint, args, (Keep::Record, known), report) => decided,
-            () = stop.asked(1) => Err(RunError::Interrupted),
-        }
-    }
 }
 
 /// What every command that decides needs of this host.

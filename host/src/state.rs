@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use crate::limits;
+use crate::{limits, trusted};
 
 /// The folder named by `--state-dir`.
 #[derive(Debug, Clone)]
@@ -33,8 +33,9 @@ impl StateDir {
         if absolute.to_str().is_none() {
             return Err(refused("its name is not UTF-8".into()));
         }
+        trusted::check_to_make(&absolute).map_err(|error| refused(error.to_string()))?;
         match fs::metadata(&absolute) {
-            Ok(folder) => private(&folder).map_err(refused)?,
+            Ok(folder) => own(&folder).map_err(refused)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(refused(error.to_string())),
         }
@@ -77,18 +78,12 @@ impl StateDir {
     }
 }
 
-/// Whoever can write there decides what runs here, so that must be nobody else.
-fn private(folder: &Metadata) -> Result<(), String> {
+/// That others cannot write there was looked at before. Whose it is counts too: root's folder is not an ordinary user's to use.
+fn own(folder: &Metadata) -> Result<(), String> {
     let user = rustix::process::geteuid().as_raw();
-    if folder.uid() != user {
-        return Err(format!("it belongs to user {}, and this is user {user}", folder.uid()));
-    }
-    match folder.mode() & 0o022 {
-        0 => Ok(()),
-        _ => Err(format!(
-            "others may write to it (mode {:o}); use chmod go-w",
-            folder.mode() & 0o777
-        )),
+    match folder.uid() == user {
+        true => Ok(()),
+        false => Err(format!("it belongs to user {}, and this is user {user}", folder.uid())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The log of decisions, and making them again.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use jiff::Timestamp;
 use qhost::{
@@ -19,8 +19,9 @@ use serde_json::{Value, json};
 
 use crate::{qhost, snapshot};
 
-fn records(qhost: &Qhost) -> Vec<Value> {
-    let log = fs::read_to_string(qhost.state().join("decisions/current.jsonl")).expect("a log");
+pub(crate) fn records(qhost: &Qhost) -> Vec<Value> {
+    let log = fs::read_to_string(qhost.state().join("decisions/tenant-default/current.jsonl"))
+        .expect("a log");
     log.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
 }
 
@@ -109,7 +110,8 @@ fn secrets_are_masked_wherever_they_stand() {
     let file = qhost.file("job.json", job.to_string());
     let escapes = policy("probe-escapes");
     qhost.run(&["run", "--policy", escapes.to_str().unwrap(), &file]).exits(11);
-    let log = fs::read_to_string(qhost.state().join("decisions/current.jsonl")).unwrap();
+    let log =
+        fs::read_to_string(qhost.state().join("decisions/tenant-default/current.jsonl")).unwrap();
     assert!(!log.contains("s3cr3t-value") && !log.contains("hunter22"), "{log}");
     let record = &records(&qhost)[0];
     assert_eq!(record["task"]["meta"], json!({"API_TOKEN": "***", "team": "web"}));
@@ -130,7 +132,7 @@ fn a_full_log_is_set_aside_and_old_ones_go() {
     for _ in 0..12 {
         qhost.run(&["run", &job]).exits(11);
     }
-    let folder = qhost.state().join("decisions");
+    let folder = qhost.state().join("decisions/tenant-default");
     let names = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
     let full = names().filter(|name| name.to_string_lossy().starts_with("until-")).count();
     assert_eq!(full, 2, "{:?}", names().collect::<Vec<_>>());
@@ -150,13 +152,15 @@ fn half_a_line_costs_no_other_record() {
     let job = qhost
         .job(&("https://images.example/x".into(), "0".repeat(64)), json!({"egress": "internet"}));
     qhost.run(&["run", &job]).exits(11);
-    let log = qhost.state().join("decisions/current.jsonl");
+    let log = qhost.state().join("decisions/tenant-default/current.jsonl");
     let whole = fs::read_to_string(&log).unwrap();
     fs::write(&log, format!("{whole}{}", &whole[..100])).unwrap();
     qhost.run(&["run", &job]).exits(11);
     let done = qhost.run(&["policy", "replay", log.to_str().unwrap()]).exits(1);
     done.says("current.jsonl:2: not a record").says("2 decisions: 2 identical");
 }
+
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) fn request(tenant: &str, index: u32) -> Request {
     let resources = Resources { cpus: 1 + index % 3, memory_mib: 16 + index };
@@ -227,7 +231,7 @@ fn record_a_thousand(qhost: &Qhost) -> (std::path::PathBuf, Vec<Outcome>) {
     ];
     let chain = Loader::in_process().unwrap().chain(sources).unwrap();
     let folder = qhost.folder().join("recorded");
-    let journal = Journal { folder: folder.clone(), max_bytes: 300_000, files: 100 };
+    let journal = Journal { folder: folder.clone(), max_bytes: 300_000, files: 100, max_age: DAY };
     let outcomes = (0..1000).map(|index| {
         let request = request("acme", index);
         let verdict = chain.decide(request.clone());
@@ -287,7 +291,8 @@ fn a_thousand_decisions_made_again() {
 #[test]
 fn a_replay_reads_well() {
     let qhost = qhost();
-    let journal = Journal { folder: qhost.folder().join("log"), max_bytes: 1 << 20, files: 1 };
+    let journal =
+        Journal { folder: qhost.folder().join("log"), max_bytes: 1 << 20, files: 1, max_age: DAY };
     let chain = Loader::in_process().unwrap().chain(vec![]).unwrap();
     for index in 0..3 {
         let request = request("acme", index * 20);

@@ -5,6 +5,8 @@ mod job;
 mod policy;
 mod host_policies;
 mod decisions;
+mod records;
+mod trusted;
 mod compiled;
 mod author;
 mod trust;

@@ -249,7 +249,8 @@ fn a_list_of_checksums_is_judged_and_so_is_what_it_says() {
     let report = run("run", &sums, json!({"hosts": ["127.0.0.1"]})).exits(0).json();
     assert_eq!(report["task"]["image"]["sha256"], json!(sha256));
     assert_eq!(server.requests(), ["/SHA256SUMS", "/image"]);
-    let records = fs::read_to_string(qhost.state().join("decisions/current.jsonl")).unwrap();
+    let records =
+        fs::read_to_string(qhost.state().join("decisions/tenant-default/current.jsonl")).unwrap();
     assert!(records.contains(&sha256) && records.contains(&pin));
     // A job that can be read once only.
     let job = qhost.job(&(url.clone(), format!("{sums}#sha256={pin}")), json!({}));

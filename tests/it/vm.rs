@@ -193,7 +193,7 @@ fn a_state_folder_that_others_may_write_to_is_refused() {
     let qhost = qhost();
     let job = qhost.job(&("http://127.0.0.1:1/x".into(), "0".repeat(64)), json!({}));
     fs::set_permissions(qhost.state(), fs::Permissions::from_mode(0o777)).unwrap();
-    qhost.run(&["run", &job]).exits(2).says("others may write to it (mode 777)");
+    qhost.run(&["run", &job]).exits(2).says("(mode 777); use: chmod go-w");
 }
 
 #[test]

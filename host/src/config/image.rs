@@ -75,6 +75,12 @@ impl Image {
         Duration::from_secs(self.total_timeout_s)
     }
 
+    /// The files that it names, with the keys that do.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [("image.ca", &self.ca), ("image.credentials", &self.credentials)];
+        files.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)))
+    }
+
     /// What is out of its range.
     pub(super) fn check(&self, problems: &mut Vec<ConfigProblem>) {
         let mut range = |place: &str, found: u64, least: u64, most: u64| {

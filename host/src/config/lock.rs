@@ -9,7 +9,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, policies::Named};
-use crate::{digest::Sha256, state};
+use crate::{
+    digest::Sha256,
+    state,
+    trusted::{self, Found},
+};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -44,11 +48,13 @@ impl Lock {
 
     /// Reads a lock file; an absent one locks nothing.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => return Err(ConfigError::Unreadable { path: path.into(), source }),
-        };
+        match trusted::look(path) {
+            Ok(Found::There) => {}
+            Ok(Found::Absent) => return Ok(Self::default()),
+            Err(source) => return Err(ConfigError::Untrusted { path: path.into(), source }),
+        }
+        let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
+        let text = fs::read_to_string(path).map_err(unreadable)?;
         toml::from_str(&text)
             .map_err(|error| ConfigError::Invalid { path: path.into(), error: Box::new(error) })
     }

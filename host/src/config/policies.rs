@@ -206,6 +206,19 @@ impl Config {
         Some(self.folder.join(&self.policies.get(name)?.module))
     }
 
+    /// The files of policies and of their settings, with the keys that name them.
+    pub fn policy_files(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        self.policies.iter().flat_map(move |(name, policy)| {
+            let files = [
+                ("module", Some(&policy.module)),
+                ("settings_file", policy.settings_file.as_ref()),
+            ];
+            files.into_iter().filter_map(move |(key, path)| {
+                Some((format!("policies.{name}.{key}"), self.folder.join(path?)))
+            })
+        })
+    }
+
     /// The policies whose digests are for the lock file to say.
     pub fn to_lock(&self) -> Vec<String> {
         let of_lock = self.policies.iter().filter(|(_, policy)| policy.sha256.is_none());

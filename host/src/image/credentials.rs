@@ -10,7 +10,7 @@ use reqwest::header::HeaderValue;
 use serde::Deserialize;
 use url::Url;
 
-use crate::limits;
+use crate::{limits, trusted};
 
 /// What each host is told, by `HOST` or `HOST:PORT`.
 #[derive(Default, Deserialize)]
@@ -31,6 +31,7 @@ struct Secret {
 impl Credentials {
     /// Reads the file. The error says why it cannot be used, and has nothing of what is in it.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
+        trusted::check(path).map_err(|error| error.to_string())?;
         let file = File::open(path).map_err(|error| error.to_string())?;
         let found = file.metadata().map_err(|error| error.to_string())?;
         if found.mode() & 0o077 != 0 {

@@ -12,7 +12,7 @@ use super::{
     network::{Forbidden, NetworkRules},
     shown,
 };
-use crate::{config, limits, printable};
+use crate::{config, limits, printable, trusted};
 
 /// What is needed to ask.
 pub(super) struct Http {
@@ -62,8 +62,9 @@ impl Http {
             None => Credentials::default(),
         };
         let certificates = match &config.ca {
-            Some(path) => fs::read(path)
+            Some(path) => trusted::check(path)
                 .map_err(|error| error.to_string())
+                .and_then(|()| fs::read(path).map_err(|error| error.to_string()))
                 .and_then(|pem| {
                     Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string())
                 })

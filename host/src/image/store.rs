@@ -146,6 +146,19 @@ impl Store {
         }
     }
 
+    /// Whether it would be asked of its sources: it is not there, or from elsewhere.
+    pub fn would_fetch(
+        &self,
+        request: &ImageRequest,
+        config: &config::Image,
+    ) -> Result<bool, ImageError> {
+        let Some(sha256) = self.known_digest(request)? else { return Ok(true) };
+        Ok(match self.find(sha256, request, config)? {
+            Found::Ready(_) | Found::Changed => false,
+            Found::Elsewhere | Found::Nothing => true,
+        })
+    }
+
     /// The stored image, fetched first if it is not there.
     pub async fn ensure(
         &self,

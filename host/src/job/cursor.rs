@@ -229,11 +229,19 @@ fn describe(value: &Value) -> String {
         Value::Number(number) => format!("the number {number}"),
         Value::String(text) if text.is_empty() => "an empty string".into(),
         Value::String(text) if text.len() > limits::SHOWN_CHARS => {
-            format!("a string of {} bytes, {}", text.len(), quoted(text))
+            format!("a string of {} bytes, {}", text.len(), quoted(&without_query(text)))
         }
-        Value::String(text) => format!("the string {}", quoted(text)),
+        Value::String(text) => format!("the string {}", quoted(&without_query(text))),
         Value::Array(items) => format!("an array of {}", items.len()),
         Value::Object(_) => "an object".into(),
+    }
+}
+
+/// A URL's query may be a signature, so that errors show none.
+fn without_query(text: &str) -> String {
+    match text.split_once('?') {
+        Some((url, _)) if url.contains('/') => format!("{url}?…"),
+        Some(_) | None => text.to_owned(),
     }
 }
 

@@ -1,11 +1,10 @@
 //! Asks the policies of a chain, in order, and then the host's own rules.
 
 use jiff::Timestamp;
-use url::Url;
 
 use super::{
-    Allowance, Answer, Approved, Change, Decision, HostRecord, Launch, Layer, Mode, PolicyRecord,
-    Request, Verdict, Violation,
+    Allowance, Answer, Approved, Change, Deadline, Decision, HostRecord, Launch, Layer, Mode,
+    PolicyRecord, Request, Verdict, Violation,
     bindings::qhost::policy::types as wit,
     changes,
     convert::{self, Lent},
@@ -35,45 +34,18 @@ pub(super) struct Link {
 }
 
 impl Chain {
-    /// Decides one task. Every `choose` in order, every `validate` on the launch they chose, then the host's rules.
-    ///
-    /// A task whose image has mirrors or a list of checksums is decided for each of these places as if it were the source. A
-    /// policy is shown one place, and lets none in that it was not shown.
-    pub fn decide(&self, mut request: Request) -> Verdict {
-        let mirrors = std::mem::take(&mut request.task.image.mirrors);
-        let sums = request.task.image.checksum.sums().cloned();
-        if mirrors.is_empty() && sums.is_none() {
-            return self.decide_one(request);
-        }
-        let mut approved = match self.decide_one(request.clone()) {
-            Verdict::Approved(approved) => approved,
-            other @ (Verdict::Denied(_) | Verdict::CannotRun(_) | Verdict::Failed(..)) => {
-                return other;
-            }
-        };
-        for place in mirrors.iter().chain(&sums) {
-            request.task.image.source = place.clone();
-            match self.decide_one(request.clone()).about(place) {
-                Verdict::Approved(same) if same.launch().is_like(approved.launch()) => {}
-                Verdict::Approved(other) => return Verdict::Denied(other.with_another_launch()),
-                other @ (Verdict::Denied(_) | Verdict::CannotRun(_) | Verdict::Failed(..)) => {
-                    return other;
-                }
-            }
-        }
-        approved.task.image.mirrors = mirrors;
-        Verdict::Approved(approved)
-    }
-
-    fn decide_one(&self, request: Request) -> Verdict {
+    /// Decides about one place of a task's image. Every `choose` in order, every `validate` on the launch they chose, then the
+    /// host's rules.
+    pub(super) fn decide_one(&self, request: Request, deadline: Deadline) -> Verdict {
         let lent = Lent::of(&request);
-        let mut round = Round::new(self, &request, lent.request());
+        let mut round = Round::new(self, &request, lent.request(), deadline);
         let (launch, ended) = round.ask(Launch::default_for(&request.task));
         let mut decision = Decision {
             conflicts: round.conflicts(),
             policies: round.asked.into_iter().map(|asked| asked.record).collect(),
             host: HostRecord { answer: Answer::NotAsked, violations: vec![] },
             place: None,
+            places: vec![],
             launch,
         };
         match ended {
@@ -100,41 +72,6 @@ impl Chain {
     }
 }
 
-impl Launch {
-    /// Whether it is the same but for remarks.
-    fn is_like(&self, other: &Self) -> bool {
-        Self { warnings: vec![], ..self.clone() } == Self { warnings: vec![], ..other.clone() }
-    }
-}
-
-impl Verdict {
-    /// Says which place it is about.
-    fn about(mut self, place: &Url) -> Self {
-        let decision = match &mut self {
-            Self::Approved(approved) => &mut approved.decision,
-            Self::Denied(decision) | Self::CannotRun(decision) | Self::Failed(_, decision) => {
-                decision
-            }
-        };
-        decision.place = Some(place.clone());
-        self
-    }
-}
-
-impl Approved {
-    fn with_another_launch(mut self) -> Decision {
-        let violation = Violation {
-            code: "host.another-launch".into(),
-            field: "image.source".into(),
-            message: "from this place, the policies would launch it otherwise than from its source"
-                .into(),
-            hint: Some("name one place only, or places that the policies treat alike".into()),
-        };
-        self.decision.host = HostRecord { answer: Answer::Refused, violations: vec![violation] };
-        self.decision
-    }
-}
-
 enum Asking {
     /// Every policy has been asked.
     Done,
@@ -146,6 +83,7 @@ enum Asking {
 struct Round<'a> {
     sandbox: &'a Sandbox,
     asking: &'a Request,
+    deadline: Deadline,
     request: wit::Request<'a>,
     asked: Vec<Asked<'a>>,
 }
@@ -160,15 +98,20 @@ struct Asked<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn new(chain: &'a Chain, request: &'a Request, lent: wit::Request<'a>) -> Self {
+    fn new(
+        chain: &'a Chain,
+        request: &'a Request,
+        lent: wit::Request<'a>,
+        deadline: Deadline,
+    ) -> Self {
         let asked = |link: &'a Link| Asked {
             link,
-            opened: link.open(&chain.sandbox, request),
+            opened: link.open(&chain.sandbox, request, deadline),
             record: link.record(),
             shown: None,
         };
         let asked = chain.links.iter().map(asked).collect();
-        Self { sandbox: &chain.sandbox, asking: request, request: lent, asked }
+        Self { sandbox: &chain.sandbox, asking: request, deadline, request: lent, asked }
     }
 
     /// The launch as it stands at the end, and whether every policy was asked.
@@ -232,7 +175,7 @@ impl<'a> Round<'a> {
                 Some(_) => {
                     if asked.link.allowance.wasi {
                         // Its randomness begins anew in a fresh sandbox, as it did before.
-                        let fresh = asked.link.open(self.sandbox, self.asking);
+                        let fresh = asked.link.open(self.sandbox, self.asking, self.deadline);
                         asked.opened.begin_anew(fresh);
                     }
                     match asked.would_change(&self.request, launch, chosen)? {
@@ -344,13 +287,14 @@ impl<'a> Asked<'a> {
         Err(PolicyError::Widened { name: name.clone(), sha256: *sha256, change: change.into() })
     }
 
-    /// Ends the decision, unless the policy is only being watched.
+    /// Ends the decision, unless the policy is only being watched and there is time for others.
     fn fail(&mut self, call: &'static str, fault: Fault) -> Result<(), PolicyError> {
         self.record.answer = Answer::Failed;
         self.record.fault = Some(format!("in {call}: {fault}"));
-        match self.link.mode {
-            Mode::Enforce => Err(self.link.module.failed(call, fault)),
-            Mode::Monitor => Ok(()),
+        let goes_on = self.link.mode == Mode::Monitor && !matches!(fault, Fault::Overdue { .. });
+        match goes_on {
+            true => Ok(()),
+            false => Err(self.link.module.failed(call, fault)),
         }
     }
 
@@ -391,8 +335,8 @@ impl Request {
 
 impl Link {
     /// A fresh sandbox for one decision.
-    fn open(&self, sandbox: &Sandbox, request: &Request) -> Opened<'_> {
-        sandbox.open(&self.module.pre, &self.allowance, || request.moment())
+    fn open(&self, sandbox: &Sandbox, request: &Request, deadline: Deadline) -> Opened<'_> {
+        sandbox.open(&self.module.pre, &self.allowance, Some(deadline), || request.moment())
     }
 
     /// A request with this policy's settings.

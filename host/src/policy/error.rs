@@ -6,7 +6,7 @@ use super::{
     changes::{Change, listed, shown},
     signature::{Checked, PublicKey, Signers},
 };
-use crate::{digest::Sha256, limits};
+use crate::{digest::Sha256, limits, trusted::Untrusted};
 
 /// A policy could not be asked, or did not answer as it must.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,16 @@ pub enum PolicyError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Others can change the file.
+    #[error("policy {name}: {} cannot be relied upon", path.display())]
+    Untrusted {
+        /// The policy.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: Untrusted,
     },
     /// The file is larger than a policy may be.
     #[error("policy {name}: {} is larger than {} bytes, the most a policy may have", path.display(), limits::POLICY_FILE_BYTES)]
@@ -143,6 +153,17 @@ pub enum PolicyError {
         /// Its own words.
         message: String,
     },
+    /// The decision as a whole took too long.
+    #[error(
+        "the decision took longer than {} s, the most that loading and asking its policies may take together; it was at policy {name}",
+        limit.as_secs_f64()
+    )]
+    Overdue {
+        /// The policy that was being loaded or asked.
+        name: String,
+        /// How long the decision had.
+        limit: Duration,
+    },
     /// The sandbox itself cannot be set up.
     #[error("the policy sandbox cannot be set up: {reason}")]
     Sandbox {
@@ -165,6 +186,12 @@ pub enum Fault {
     #[error("it ran longer than its deadline of {} ms", limit.as_millis())]
     Deadline {
         /// The longest it may.
+        limit: Duration,
+    },
+    /// The decision as a whole ran too long, this policy's share or not.
+    #[error("the decision's {} s were over", limit.as_secs_f64())]
+    Overdue {
+        /// How long the decision had.
         limit: Duration,
     },
     /// It asked for too much memory.

@@ -1,16 +1,18 @@
-//! The log of decisions on disk: `current.jsonl` and full files beside it, a JSON record a line. A record is on disk
-//! before what it allows is done.
+//! The log of decisions on disk: for each tenant a folder `tenant-<name>` with `current.jsonl` and full files beside it, a JSON
+//! record a line. A record is on disk before what it allows is done. What is kept is kept a tenant, so that none pushes
+//! another's out.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::Record;
+use super::{Record, is_name};
 use crate::{limits, state};
 
 /// Where decisions are recorded, and how much of them is kept.
@@ -18,10 +20,12 @@ use crate::{limits, state};
 pub struct Journal {
     /// The folder.
     pub folder: PathBuf,
-    /// The size of a file from which on a new one is begun, in bytes.
+    /// The size of a tenant's file from which on a new one is begun, in bytes.
     pub max_bytes: u64,
-    /// How many full files are kept.
+    /// How many full files of a tenant are kept.
     pub files: usize,
+    /// How long a file is kept after its last record.
+    pub max_age: Duration,
 }
 
 /// A decision could not be recorded, so it must not be acted upon.
@@ -42,14 +46,15 @@ impl Journal {
     }
 
     fn try_append(&self, record: &Record) -> io::Result<()> {
-        let mut line = serde_json::to_string(record)?;
-        line.push('\n');
-        state::create_private(&self.folder)?;
-        let _lock = state::lock(&self.folder.join(".lock"))?;
-        let current = self.folder.join(CURRENT);
-        let begun = fs::metadata(&current).map_or(0, |file| file.len());
-        if begun > 0 && begun + line.len() as u64 > self.max_bytes {
-            self.rotate(&current)?;
+        let mut line = record.line()?;
+        let folder = self.folder.join(folder_of(&record.input.task.tenant)?);
+        state::create_private(&folder)?;
+        let lock = state::lock(&folder.join(LOCK))?;
+        let current = folder.join(CURRENT);
+        let mut begun = fs::metadata(&current).ok().filter(|file| file.len() > 0);
+        if begun.as_ref().is_some_and(|file| self.is_full(file, line.len())) {
+            self.rotate(&folder, &current)?;
+            begun = None;
         }
         let options = &mut File::options();
         let mut file = options.create(true).append(true).read(true).mode(0o600).open(&current)?;
@@ -59,22 +64,70 @@ impl Journal {
         }
         file.write_all(line.as_bytes())?;
         file.sync_data()?;
-        match begun {
-            0 => File::open(&self.folder)?.sync_all(),
-            _ => Ok(()),
+        if begun.is_none() {
+            File::open(&folder)?.sync_all()?;
+            File::open(&self.folder)?.sync_all()?;
+            drop(lock);
+            self.sweep();
         }
+        Ok(())
+    }
+
+    /// Whether a file with records takes no more of so many bytes, or its first record is as old as any is kept.
+    fn is_full(&self, file: &Metadata, more: usize) -> bool {
+        let begun = file.created().or_else(|_| file.modified());
+        file.len() + more as u64 > self.max_bytes || begun.is_ok_and(|begun| self.is_old(begun))
+    }
+
+    fn is_old(&self, time: SystemTime) -> bool {
+        time.elapsed().is_ok_and(|age| age > self.max_age)
     }
 
     /// Sets the full file aside under the time at which it was full, and removes the oldest beyond those to keep.
-    fn rotate(&self, current: &Path) -> io::Result<()> {
+    fn rotate(&self, folder: &Path, current: &Path) -> io::Result<()> {
         let now = Timestamp::now().to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S.%6f");
-        fs::rename(current, self.folder.join(format!("until-{now}Z.jsonl")))?;
-        let mut full = files(&self.folder)?;
+        fs::rename(current, folder.join(format!("until-{now}Z.jsonl")))?;
+        let mut full = files_in(folder)?;
         full.retain(|path| !path.ends_with(CURRENT));
         let surplus = full.len().saturating_sub(self.files);
         full.iter().take(surplus).try_for_each(fs::remove_file)
     }
+
+    /// Removes what is older than any is kept, of all tenants and of the version before. A decision is recorded whether or not this works.
+    fn sweep(&self) {
+        let folders = folders(&self.folder).unwrap_or_default();
+        for folder in std::iter::once(self.folder.clone()).chain(folders) {
+            if let Err(error) = self.sweep_folder(&folder) {
+                let folder = folder.display();
+                tracing::warn!(%folder, %error, "old decisions are not removed");
+            }
+        }
+    }
+
+    fn sweep_folder(&self, folder: &Path) -> io::Result<()> {
+        // A tenant's who is recording is swept another time: none waits for another here.
+        let Some(_lock) = state::try_lock_named(&folder.join(LOCK))? else { return Ok(()) };
+        for path in files_in(folder)? {
+            // Its last record is as old as that.
+            if self.is_old(fs::metadata(&path)?.modified()?) {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
 }
+
+const LOCK: &str = ".lock";
+
+/// The folder of a tenant's decisions. A tenant may be called `..`, and its folder never is.
+fn folder_of(tenant: &str) -> io::Result<String> {
+    match is_name(tenant) {
+        true => Ok(format!("{TENANT}{tenant}")),
+        false => Err(io::Error::other("its tenant has a name that no tenant can have")),
+    }
+}
+
+const TENANT: &str = "tenant-";
 
 /// Whether the last line of a file has no end.
 fn cut_short(file: &mut File) -> io::Result<bool> {
@@ -87,8 +140,8 @@ fn cut_short(file: &mut File) -> io::Result<bool> {
     Ok(last != *b"\n")
 }
 
-/// The files of a log, the oldest first. Their names sort by time, and `current` before `until`.
-fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// The files of one folder, the oldest first. Their names sort by time, and `current` before `until`.
+fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
     let mut files: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
@@ -96,7 +149,30 @@ fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The lines of a log that was named: a file, or the folder with all its files.
+/// The tenants' folders of a log.
+fn folders(log: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut folders = vec![];
+    for entry in fs::read_dir(log)? {
+        let entry = entry?;
+        let is_tenants = entry.file_name().to_string_lossy().starts_with(TENANT);
+        if is_tenants && entry.file_type()?.is_dir() {
+            folders.push(entry.path());
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// All files of a log. Those of the version before, which kept all tenants' in one place, are the oldest.
+fn files(log: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = files_in(log)?;
+    for folder in folders(log)? {
+        files.extend(files_in(&folder)?);
+    }
+    Ok(files)
+}
+
+/// The lines of a log that was named: a file, a tenant's folder, or the folder with all of these.
 pub struct Lines {
     files: std::vec::IntoIter<PathBuf>,
     open: Option<(PathBuf, BufReader<File>, usize)>,

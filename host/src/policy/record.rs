@@ -1,12 +1,12 @@
 //! What is kept of a decision: all that it was made from and all that was said, so that it can be explained, and made
-//! again. Secrets are masked here. Pure.
+//! again. Secrets are masked here, and what a tenant made too long is kept by its digest. Pure.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use wildmatch::WildMatch;
+use serde_json::json;
 
-use super::{Decision, PolicyError, Request, Verdict};
-use crate::{digest::Sha256, limits};
+use super::{Decision, HostFacts, Masks, PolicyError, Request, Rules, Verdict};
+use crate::{digest::Sha256, job::Task, limits};
 
 /// One line of the log of decisions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,19 +15,59 @@ pub struct Record {
     pub version: u32,
     /// How it ended.
     pub outcome: Outcome,
-    /// When, for whom, what, where and under which rules.
+    /// What it was made from.
     #[serde(flatten)]
-    pub request: Request,
-    /// The digest of the request as it stands here, masks and all.
+    pub input: Input,
+    /// The digest of that with all masks, and with what is kept by its digest.
     pub input_sha256: Sha256,
     /// Who said what.
     pub decision: Decision,
-    /// Why there was none, where a policy failed.
+    /// Why there was none, where a policy failed or none was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What was masked, as paths. A policy that looks at any of it may answer otherwise when it is asked again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub masked: Vec<String>,
+    /// What of the task is kept by its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<Dropped>,
+}
+
+/// When, for whom, what, where and under which rules: a request, as far as it was known when the decision ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// What is asked for.
+    pub task: Task,
+    /// Where it would run; absent where that was not found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostFacts>,
+    /// What the operator lets tenants do.
+    pub rules: Rules,
+    /// When it is decided.
+    pub time: Timestamp,
+}
+
+impl From<Request> for Input {
+    fn from(Request { task, host, rules, time }: Request) -> Self {
+        Self { task, host: Some(host), rules, time }
+    }
+}
+
+impl Input {
+    /// As of [`Request::digest`].
+    fn digest(&self) -> Sha256 {
+        let Self { task, host, rules, time: _ } = self;
+        Sha256::of(&serde_json::to_vec(&(task, host, rules)).unwrap_or_default())
+    }
+}
+
+/// A task's notes and arguments that are too long for the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Their size in bytes, as JSON: `{"args":[…],"meta":{…}}`.
+    pub bytes: usize,
+    /// The digest of that.
+    pub sha256: Sha256,
 }
 
 /// How a decision ended.
@@ -42,6 +82,10 @@ pub enum Outcome {
     CannotRun,
     /// A policy failed.
     Failed,
+    /// The command was stopped before it was decided.
+    Interrupted,
+    /// It could not be decided, for no fault of a policy's.
+    Undecided,
 }
 
 impl Outcome {
@@ -52,6 +96,8 @@ impl Outcome {
             Self::Denied => "denied",
             Self::CannotRun => "cannot run",
             Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+            Self::Undecided => "undecided",
         }
     }
 }
@@ -79,32 +125,37 @@ impl Verdict {
 /// The form that this host writes.
 const VERSION: u32 = 1;
 
-/// Patterns of what is secret in a task.
-#[derive(Debug, Clone, Default)]
-pub struct Masks {
-    /// Keys of `meta`.
-    pub meta: Vec<String>,
-    /// Arguments.
-    pub args: Vec<String>,
-}
-
 impl Record {
     /// What was decided about a request, secrets masked.
     pub fn of(request: Request, verdict: &Verdict, masks: &Masks) -> Self {
         let error = verdict.error().map(ToString::to_string);
-        let decision = verdict.decision().clone();
-        Self::new(request, verdict.outcome(), decision, error).masked(masks)
+        let ended =
+            Ended { outcome: verdict.outcome(), decision: verdict.decision().clone(), error };
+        Self::new(request.into(), ended, masks)
     }
 
-    /// A request about which nobody could be asked, because a policy did not load.
-    pub fn undecided(request: Request, error: &PolicyError, masks: &Masks) -> Self {
-        let decision = Decision::none(&request.task);
-        Self::new(request, Outcome::Failed, decision, Some(error.to_string())).masked(masks)
+    /// An input that no verdict was reached about.
+    pub fn undecided(input: Input, outcome: Outcome, error: String, masks: &Masks) -> Self {
+        let decision = Decision::none(&input.task);
+        Self::new(input, Ended { outcome, decision, error: Some(error) }, masks)
     }
 
-    fn new(request: Request, outcome: Outcome, decision: Decision, error: Option<String>) -> Self {
-        let input_sha256 = request.digest();
-        Self { version: VERSION, outcome, request, input_sha256, decision, error, masked: vec![] }
+    fn new(mut input: Input, ended: Ended, masks: &Masks) -> Self {
+        let Ended { outcome, decision, error } = ended;
+        let secrets = masks.mask(&mut input.task);
+        // Of what is masked: a digest of a short secret would tell it to anybody who tries them all.
+        let input_sha256 = input.digest();
+        let dropped = drop_what_is_long(&mut input.task);
+        Self {
+            version: VERSION,
+            outcome,
+            input,
+            input_sha256,
+            decision: secrets.masked(decision),
+            error: error.map(|error| secrets.without(&error)),
+            masked: secrets.places().to_vec(),
+            dropped,
+        }
     }
 
     /// Reads one line.
@@ -116,86 +167,53 @@ impl Record {
         }
     }
 
-    fn masked(mut self, masks: &Masks) -> Self {
-        let task = &mut self.request.task;
-        let mut secrets: Vec<String> = vec![];
-        for (key, value) in &mut task.meta {
-            if matches(&masks.meta, key) {
-                self.masked.push(format!("task.meta.{key}"));
-                secrets.push(std::mem::replace(value, MASK.into()));
-            }
+    /// The line. Where it would be longer than what is read of one, policies' logs and what was said about other places are
+    /// left out.
+    pub(super) fn line(&self) -> serde_json::Result<String> {
+        let line = serde_json::to_string(self)?;
+        if (line.len() as u64) < limits::DECISION_RECORD_BYTES {
+            return Ok(line + "\n");
         }
-        for (index, argument) in task.args.iter_mut().enumerate() {
-            if matches(&masks.args, argument) {
-                self.masked.push(format!("task.args.{index}"));
-                secrets.push(std::mem::replace(argument, MASK.into()));
-            }
+        let mut short = self.clone();
+        short.decision.places.clear();
+        for policy in &mut short.decision.policies {
+            policy.log_dropped += std::mem::take(&mut policy.log).len() as u64;
         }
-        // A digest of a short secret would tell it to whoever tries them all.
-        self.input_sha256 = self.request.digest();
-        // A policy may repeat a secret in what it says or logs.
-        secrets.retain(|secret| secret.len() >= limits::MASKED_BYTES);
-        if secrets.is_empty() {
-            return self;
+        Ok(serde_json::to_string(&short)? + "\n")
+    }
+
+    /// The request, to decide it again; or why that cannot be.
+    pub fn request(&self) -> Result<Request, String> {
+        let Input { task, host, rules, time } = self.input.clone();
+        if let Some(Dropped { bytes, sha256 }) = &self.dropped {
+            return Err(format!(
+                "its task's meta and args, {bytes} bytes with sha256:{sha256}, were too long to be kept"
+            ));
         }
-        // The longest first: one may be a part of another.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        self.error = self.error.map(|error| without(&secrets, &error));
-        self.decision = self.decision.without(&secrets);
-        self
+        match (self.outcome, host) {
+            (Outcome::Interrupted, _) => Err("it was interrupted before it was decided".into()),
+            (Outcome::Undecided, _) => Err("it was not decided".into()),
+            (_, None) => Err("it has no facts about its host".into()),
+            (_, Some(host)) => Ok(Request { task, host, rules, time }),
+        }
     }
 }
 
-/// What stands in a secret's place.
-const MASK: &str = "***";
-
-fn matches(patterns: &[String], text: &str) -> bool {
-    patterns.iter().any(|pattern| WildMatch::new_case_insensitive(pattern).matches(text))
+/// How a decision ended, and what was said until then.
+struct Ended {
+    outcome: Outcome,
+    decision: Decision,
+    error: Option<String>,
 }
 
-fn without(secrets: &[String], text: &str) -> String {
-    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))
-}
-
-impl Decision {
-    fn without(mut self, secrets: &[String]) -> Self {
-        let clean = |text: &mut String| *text = without(secrets, text);
-        let violations = self.policies.iter_mut().flat_map(|policy| &mut policy.violations);
-        for violation in violations.chain(&mut self.host.violations) {
-            clean(&mut violation.code);
-            clean(&mut violation.field);
-            clean(&mut violation.message);
-            violation.hint.iter_mut().for_each(clean);
-        }
-        for policy in &mut self.policies {
-            policy.log.iter_mut().for_each(|line| clean(&mut line.message));
-            policy.fault.iter_mut().for_each(clean);
-            for change in &mut policy.changes {
-                clean(&mut change.field);
-                mask_value(&mut change.from, secrets);
-                mask_value(&mut change.to, secrets);
-            }
-        }
-        for conflict in &mut self.conflicts {
-            clean(&mut conflict.field);
-            conflict.writers.iter_mut().for_each(|writer| mask_value(&mut writer.to, secrets));
-        }
-        let launch = &mut self.launch;
-        launch.warnings.iter_mut().for_each(clean);
-        launch.ports.iter_mut().for_each(|port| clean(&mut port.label));
-        for (key, value) in &mut launch.extensions {
-            clean(key);
-            clean(value);
-        }
-        self
+/// Takes what can be long out of a task whose record would be too long. What is left has bounds of its own.
+fn drop_what_is_long(task: &mut Task) -> Option<Dropped> {
+    // Plain data with text keys, which JSON can always hold.
+    let all = serde_json::to_vec(task).unwrap_or_default();
+    if all.len() <= limits::DECISION_TASK_BYTES {
+        return None;
     }
-}
-
-fn mask_value(value: &mut Value, secrets: &[String]) {
-    match value {
-        Value::String(text) => *text = without(secrets, text),
-        Value::Array(items) => items.iter_mut().for_each(|item| mask_value(item, secrets)),
-        Value::Object(map) => map.values_mut().for_each(|item| mask_value(item, secrets)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
+    let (args, meta) = (std::mem::take(&mut task.args), std::mem::take(&mut task.meta));
+    let bytes = json!({ "args": args, "meta": meta }).to_string();
+    Some(Dropped { bytes: bytes.len(), sha256: Sha256::of(bytes.as_bytes()) })
 }

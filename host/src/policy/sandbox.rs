@@ -18,7 +18,7 @@ use wasmtime::{
 };
 
 use super::{
-    Allowance,
+    Allowance, Deadline,
     bindings::{
         Policy, PolicyPre,
         qhost::policy::{log, types},
@@ -122,6 +122,7 @@ impl Sandbox {
         &self,
         policy: &'a PolicyPre<Guest>,
         allowance: &Allowance,
+        decision: Option<Deadline>,
         moment: impl FnOnce() -> Moment,
     ) -> Opened<'a> {
         let wasi = allowance.wasi.then(|| Box::new(Wasi::new(&moment())));
@@ -135,6 +136,7 @@ impl Sandbox {
             pre: policy,
             policy: None,
             deadline: allowance.deadline,
+            decision,
             spent: Duration::ZERO,
         }
     }
@@ -146,7 +148,10 @@ pub(super) struct Opened<'a> {
     pre: &'a PolicyPre<Guest>,
     /// Made by the first call, so that a start function counts against a deadline too.
     policy: Option<Policy>,
+    /// For one call.
     deadline: Duration,
+    /// For the decision that the calls are part of, if they are.
+    decision: Option<Deadline>,
     spent: Duration,
 }
 
@@ -157,10 +162,23 @@ impl Opened<'_> {
         call: impl FnOnce(&Policy, &mut Store<Guest>) -> wasmtime::Result<R>,
     ) -> Result<R, Fault> {
         let began = Instant::now();
-        self.store.set_epoch_deadline(ticks(self.deadline));
+        let (time, too_long) = self.time_for_a_call();
+        if time.is_zero() {
+            return Err(too_long);
+        }
+        self.store.set_epoch_deadline(ticks(time));
         let result = self.try_call(call);
         self.spent += began.elapsed();
-        result.map_err(|error| self.fault(&error))
+        result.map_err(|error| self.fault(&error, too_long))
+    }
+
+    /// How long the next call may take, and what it is called if it takes longer.
+    fn time_for_a_call(&self) -> (Duration, Fault) {
+        let own = (self.deadline, Fault::Deadline { limit: self.deadline });
+        match self.decision.map(|decision| (decision.left(), decision.limit())) {
+            Some((left, limit)) if left < self.deadline => (left, Fault::Overdue { limit }),
+            Some(_) | None => own,
+        }
     }
 
     fn try_call<R>(
@@ -184,12 +202,12 @@ impl Opened<'_> {
     }
 
     /// Which limit ended a call, if one did.
-    fn fault(&self, error: &wasmtime::Error) -> Fault {
+    fn fault(&self, error: &wasmtime::Error, too_long: Fault) -> Fault {
         let memory = &self.store.data().memory;
         // wasmtime's type for this is private, so its words are all there is; a test holds them in place.
         let copied_too_much = || format!("{error:#}").contains("fuel allocated for hostcalls");
         match error.downcast_ref::<Trap>() {
-            Some(Trap::Interrupt) => Fault::Deadline { limit: self.deadline },
+            Some(Trap::Interrupt) => too_long,
             Some(Trap::StackOverflow) => Fault::Stack,
             _ if memory.refused => Fault::Memory { limit: memory.most },
             Some(trap) => Fault::Trapped(trap.to_string()),

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{Host, RunError, show, state_dir};
 use crate::{
     cli::{Cli, InspectArgs, PolicyCommand, Shared},
+    config::ConfigError,
     doctor::{self, Finding, Health},
     facts,
     job::{self, Resources},
@@ -71,12 +72,17 @@ pub(super) async fn fingerprint(shared: &Shared) -> Exit {
 
 /// What this host lacks. A configuration that cannot be read is an error of its own.
 pub(super) async fn doctor(shared: &Shared) -> Exit {
-    let host = match Host::new(shared) {
-        Ok(host) => host,
+    let findings = match Host::new(shared) {
+        Ok(host) => {
+            let fingerprint = Fingerprint::take().await;
+            doctor::examine(&host.state, &host.config, fingerprint.as_ref())
+        }
+        Err(RunError::Config(error @ ConfigError::Untrusted { .. })) => {
+            vec![doctor::untrusted(&error)]
+        }
+        Err(RunError::State(error)) => vec![doctor::untrusted(&error)],
         Err(error) => return show::failure(shared, &error),
     };
-    let fingerprint = Fingerprint::take().await;
-    let findings = doctor::examine(&host.state, &host.config, fingerprint.as_ref());
     let bad = findings.iter().any(|finding| finding.health == Health::Bad);
     let exit = if bad { Exit::CannotRun } else { Exit::Done };
     if shared.json {

@@ -1,5 +1,7 @@
 //! `qhost config`: the configuration looked at with all that it names.
 
+use std::error::Error;
+
 use serde::Serialize;
 
 use super::{Host, RunError, show, sources};
@@ -9,7 +11,7 @@ use crate::{
     digest::Sha256,
     outcome::{ErrorReport, Exit},
     policy::{Loader, Mode},
-    printable,
+    printable, trusted,
 };
 
 /// What was found.
@@ -44,26 +46,38 @@ pub(super) fn config(shared: &Shared, command: &ConfigCommand) -> Exit {
 }
 
 fn check(shared: &Shared) -> Result<Checked, RunError> {
-    let file = Config::place(shared.config.as_deref()).map(|path| path.display().to_string());
-    let config = match Config::load(shared.config.as_deref()) {
+    let mut checked = Checked { file: None, policies: vec![], problems: vec![] };
+    let loaded = Config::place(shared.config.as_deref()).and_then(|place| {
+        checked.file = place.as_ref().map(|path| path.display().to_string());
+        Config::load(shared.config.as_deref())
+    });
+    let config = match loaded {
         Ok(config) => config,
-        Err(ConfigError::Problems { problems, .. }) => {
-            return Ok(Checked { file, policies: vec![], problems });
+        Err(ConfigError::Problems { problems, .. }) => return Ok(Checked { problems, ..checked }),
+        Err(ConfigError::Untrusted { path, source }) => {
+            checked.problem(path.display().to_string(), &source);
+            return Ok(checked);
         }
         Err(error) => return Err(error.into()),
     };
-    let host = Host::new(shared)?;
+    for (place, path) in config.image.files() {
+        if let Err(untrusted) = trusted::check(path) {
+            checked.problem(place.into(), &untrusted);
+        }
+    }
+    let host = match Host::new(shared) {
+        Ok(host) => host,
+        Err(RunError::State(error)) => {
+            checked.problem("the state folder".into(), &error);
+            return Ok(checked);
+        }
+        Err(error) => return Err(error),
+    };
     let loader = host.loader()?;
-    let mut checked = Checked { file, policies: vec![], problems: vec![] };
     for configured in config.policies() {
         match load(&loader, &configured) {
             Ok(policy) => checked.policies.push(policy),
-            Err(error) => {
-                let ErrorReport { message, causes, .. } = ErrorReport::new(&error, &[]);
-                let message = [vec![message], causes].concat().join(": ");
-                let place = format!("policies.{}", configured.name);
-                checked.problems.push(ConfigProblem { place, message });
-            }
+            Err(error) => checked.problem(format!("policies.{}", configured.name), &error),
         }
     }
     Ok(checked)
@@ -81,6 +95,12 @@ fn load(loader: &Loader, configured: &Configured) -> Result<CheckedPolicy, RunEr
 }
 
 impl Checked {
+    fn problem(&mut self, place: String, error: &dyn Error) {
+        let ErrorReport { message, causes, .. } = ErrorReport::new(error, &[]);
+        let message = [vec![message], causes].concat().join(": ");
+        self.problems.push(ConfigProblem { place, message });
+    }
+
     fn show(&self, shared: &Shared) -> Exit {
         let exit = if self.problems.is_empty() { Exit::Done } else { Exit::Usage };
         if shared.json {

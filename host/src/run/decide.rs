@@ -1,17 +1,21 @@
 //! From the job file to a verdict.
 
-use std::{io, thread};
+use std::{io, sync::Arc, thread, time::Duration};
 
-use jiff::Timestamp;
+use tokio::time;
 
-use super::{Host, RunError, sources};
+use super::{
+    Host, RunError,
+    docket::{Docket, Keep},
+    sources,
+};
 use crate::{
     cli::DecideArgs,
     facts,
     job::{self, Task},
     limits,
     outcome::{Exit, Report},
-    policy::{Approved, Journal, Loader, Masks, Record, Request, Verdict},
+    policy::{Approved, Deadline, Input, Journal, Loader, Masks, Request, Verdict},
     qemu::Fingerprint,
 };
 
@@ -21,110 +25,138 @@ pub(super) enum Decided {
     Not(Exit),
 }
 
-/// Whether a decision is recorded. One that is acted upon is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
-    Record,
-    Nothing,
+/// What a decision is made from.
+#[derive(Clone)]
+pub(super) struct Deciding {
+    pub(super) host: Host,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) args: DecideArgs,
+    pub(super) keep: Keep,
 }
 
-/// Decides on a thread of its own: reading, compiling and asking policies wait for nothing, and a request to stop is
-/// heard meanwhile. Downloads nothing: a denied task costs no fetch. `known` is the task where the job was read
-/// already.
-pub(super) async fn decide(
-    host: &Host,
-    fingerprint: &Fingerprint,
-    args: &DecideArgs,
-    (keep, known): (Keep, Option<Task>),
-    report: &mut Report,
-) -> Result<Decided, RunError> {
-    let (host, fingerprint, args) = (host.clone(), fingerprint.clone(), args.clone());
-    let judging =
-        tokio::task::spawn_blocking(move || judge(&host, &fingerprint, &args, (keep, known)));
-    let (task, verdict) = match tokio::time::timeout(limits::DECISION, judging).await {
-        Ok(Ok(judged)) => judged,
-        Ok(Err(panicked)) => return Err(RunError::Runtime(panicked.into())),
-        Err(_) => return Err(RunError::SlowDecision),
-    };
-    report.task = task;
-    let verdict = verdict?;
-    report.decision = Some(verdict.decision().clone());
-    match verdict {
-        Verdict::Approved(approved) => Ok(Decided::Approved(approved)),
-        Verdict::Denied(_) => Ok(Decided::Not(Exit::Denied)),
-        Verdict::CannotRun(_) => Ok(Decided::Not(Exit::CannotRun)),
-        Verdict::Failed(error, _) => Err(RunError::Policy(*error)),
+impl Deciding {
+    /// Decides on a thread of its own: reading, compiling and asking policies wait for nothing, and an interruption is
+    /// heard meanwhile. Downloads nothing: a denied task costs no fetch. `known` is the task where the job was read
+    /// already.
+    pub(super) async fn make(
+        &self,
+        known: Option<Task>,
+        report: &mut Report,
+        interrupted: impl Future<Output = ()>,
+    ) -> Result<Decided, RunError> {
+        let docket = Arc::new(Docket::new(&self.host, self.keep));
+        let deadline = Deadline::after(limits::DECISION);
+        let judging = {
+            let (judge, docket) = (self.clone(), Arc::clone(&docket));
+            tokio::task::spawn_blocking(move || judge.judge(known, &docket, deadline))
+        };
+        let ended = tokio::select! {
+            judged = judging => judged.map_err(|panicked| RunError::Runtime(panicked.into())),
+            () = time::sleep(limits::DECISION + limits::DECISION_OVERDUE) => Err(RunError::SlowDecision),
+            () = interrupted => Err(RunError::Interrupted),
+        };
+        let (task, verdict) = match ended {
+            Ok(judged) => judged,
+            Err(error) => return Err(record_end(docket, error).await),
+        };
+        report.task(task);
+        let verdict = verdict?;
+        report.decision(verdict.decision());
+        match verdict {
+            Verdict::Approved(approved) => Ok(Decided::Approved(approved)),
+            Verdict::Denied(_) => Ok(Decided::Not(Exit::Denied)),
+            Verdict::CannotRun(_) => Ok(Decided::Not(Exit::CannotRun)),
+            Verdict::Failed(error, _) => Err(RunError::Policy(*error)),
+        }
     }
-}
 
-/// The task, once it is understood, and what comes of it.
-fn judge(
-    host: &Host,
-    fingerprint: &Fingerprint,
-    args: &DecideArgs,
-    (keep, known): (Keep, Option<Task>),
-) -> (Option<Task>, Result<Verdict, RunError>) {
-    let read = || {
+    /// The task, once it is understood, and what comes of it.
+    fn judge(
+        &self,
+        known: Option<Task>,
+        docket: &Docket,
+        deadline: Deadline,
+    ) -> (Option<Task>, Result<Verdict, RunError>) {
+        let task = match known.map_or_else(|| self.task(), Ok) {
+            Ok(task) => task,
+            Err(error) => return (None, Err(error)),
+        };
+        let input = docket.begin(&self.host, task.clone());
+        let verdict = self.verdict(input, docket, deadline).or_else(|error| {
+            docket.ended(&error)?;
+            Err(error)
+        });
+        (Some(task), verdict)
+    }
+
+    fn task(&self) -> Result<Task, RunError> {
+        let Self { host, args, .. } = self;
+        // A tenant that is not there has no decisions.
+        host.config.chain(&args.tenant).map_err(|error| RunError::Usage(error.to_string()))?;
         let (name, bytes) = sources::job(&args.job)?;
         Ok(job::parse(&name, &bytes, &args.tenant, args.task.as_deref())?)
-    };
-    match known.map_or_else(read, Ok) {
-        Ok(task) => (Some(task.clone()), verdict(host, fingerprint, args, keep, task)),
-        Err(error) => (None, Err(error)),
+    }
+
+    fn verdict(
+        &self,
+        input: Input,
+        docket: &Docket,
+        deadline: Deadline,
+    ) -> Result<Verdict, RunError> {
+        let Self { host, fingerprint, args, .. } = self;
+        let sources = sources::policies(&host.config, args)?;
+        let load = || {
+            let loader = match sources.is_empty() {
+                // Nothing to compile, so nothing to keep.
+                true => Loader::in_process()?,
+                false => host.loader()?,
+            };
+            Ok::<_, RunError>(loader.until(deadline).chain(sources)?)
+        };
+        let gather = || {
+            let facts = facts::gather(fingerprint, &host.state, &args.tenant)?;
+            docket.learn(&facts);
+            Ok::<_, RunError>(facts)
+        };
+        // Each takes a millisecond, and neither needs the other.
+        let (facts, chain) = thread::scope(|scope| {
+            let gathering = thread::Builder::new().spawn_scoped(scope, gather)?;
+            let chain = load();
+            let panicked = |_| io::Error::other("gathering facts about this host failed");
+            Ok((gathering.join().map_err(panicked)?, chain))
+        })
+        .map_err(RunError::Runtime)?;
+        let Input { task, rules, time, .. } = input;
+        let request = Request { task, host: facts?, rules, time };
+        let verdict = chain?.decide_until(request.clone(), deadline);
+        docket.decided(request, &verdict)?;
+        Ok(verdict)
     }
 }
 
-fn verdict(
-    host: &Host,
-    fingerprint: &Fingerprint,
-    args: &DecideArgs,
-    keep: Keep,
-    task: Task,
-) -> Result<Verdict, RunError> {
-    let sources = sources::policies(&host.config, args)?;
-    let load = || {
-        let loader = match sources.is_empty() {
-            // Nothing to compile, so nothing to keep.
-            true => Loader::in_process()?,
-            false => host.loader()?,
-        };
-        Ok::<_, RunError>(loader.chain(sources))
-    };
-    let gather = || facts::gather(fingerprint, &host.state, &args.tenant);
-    // Each takes a millisecond, and neither needs the other.
-    let (facts, chain) = thread::scope(|scope| {
-        let gathering = thread::Builder::new().spawn_scoped(scope, gather)?;
-        let chain = load();
-        let panicked = |_| io::Error::other("gathering facts about this host failed");
-        Ok((gathering.join().map_err(panicked)?, chain))
-    })
-    .map_err(RunError::Runtime)?;
-    let request =
-        Request { task, host: facts?, rules: host.config.rules(), time: Timestamp::now() };
-    let decided = chain?.map(|chain| chain.decide(request.clone()));
-    if keep == Keep::Record {
-        let masks = host.masks();
-        let record = match &decided {
-            Ok(verdict) => Record::of(request, verdict, &masks),
-            Err(error) => Record::undecided(request, error, &masks),
-        };
-        host.journal().append(&record)?;
-    }
-    Ok(decided?)
+/// Records an end that is the command's own; what comes of it is the command's error. The thread that decides may be recording,
+/// and is waited for then.
+async fn record_end(docket: Arc<Docket>, error: RunError) -> RunError {
+    let recording = tokio::task::spawn_blocking(move || match docket.ended(&error) {
+        Ok(()) => error,
+        Err(unrecorded) => unrecorded.into(),
+    });
+    recording.await.unwrap_or_else(|panicked| RunError::Runtime(panicked.into()))
 }
 
 impl Host {
-    fn masks(&self) -> Masks {
+    pub(super) fn masks(&self) -> Masks {
         let settings = &self.config.decisions;
         Masks { meta: settings.mask_meta.clone(), args: settings.mask_args.clone() }
     }
 
-    fn journal(&self) -> Journal {
+    pub(super) fn journal(&self) -> Journal {
         let settings = &self.config.decisions;
         Journal {
             folder: self.state.decisions(),
             max_bytes: settings.max_bytes,
             files: settings.files,
+            max_age: Duration::from_secs(settings.max_days.saturating_mul(24 * 60 * 60)),
         }
     }
 }

@@ -7,14 +7,16 @@ use crate::{
     author::AuthorError,
     cage::Lacking,
     config::ConfigError,
+    digest::Sha256,
     facts::FactsError,
     image::ImageError,
-    job::{JobError, Problem},
+    job::{JobError, Problem, Task},
     outcome::{ErrorReport, Exit, Report},
-    policy::{PolicyError, RecordError},
+    policy::{Decision, Masks, PolicyError, RecordError, Secrets},
     qemu::FingerprintError,
     state::StateDirError,
     trial::TrialError,
+    trusted::Untrusted,
     vm::VmError,
 };
 
@@ -30,6 +32,24 @@ pub enum RunError {
     /// The state folder.
     #[error(transparent)]
     State(#[from] StateDirError),
+    /// A file that others can change.
+    #[error("{what} cannot be relied upon")]
+    Untrusted {
+        /// What names it.
+        what: String,
+        /// Why.
+        source: Untrusted,
+    },
+    /// The image is not stored any more, and what is kept of its source does not lead to it.
+    #[error(
+        "the image sha256:{sha256} is not in the store any more, and of its source {source_url} the query was not kept, as it may be a secret; run the job again"
+    )]
+    QueryNotKept {
+        /// The image.
+        sha256: Sha256,
+        /// The URL, without its query.
+        source_url: String,
+    },
     /// The job file cannot be read.
     #[error("cannot read the job file {}", path.display())]
     JobFile {
@@ -94,7 +114,11 @@ impl RunError {
     /// The exit code, by the table in [`crate::outcome`].
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) | Self::Config(_) | Self::State(_) | Self::Log { .. } => Exit::Usage,
+            Self::Usage(_)
+            | Self::Config(_)
+            | Self::State(_)
+            | Self::Untrusted { .. }
+            | Self::Log { .. } => Exit::Usage,
             Self::JobFile { .. } | Self::Job(_) => Exit::JobNotUnderstood,
             Self::Policy(PolicyError::Settings { .. }) => Exit::Usage,
             Self::Trial(TrialError::Policy(error)) if !error.is_about_settings() => {
@@ -112,6 +136,7 @@ impl RunError {
             | Self::Record(_)
             | Self::Cage(_) => Exit::CannotRun,
             Self::Image(error) => image_exit(error),
+            Self::QueryNotKept { .. } => Exit::NotFetched,
             Self::Vm(VmError::Quota { is_hosts: false, .. }) => Exit::Denied,
             Self::Vm(
                 VmError::NoOverlay(_) | VmError::Unknown { .. } | VmError::Ambiguous { .. },
@@ -148,6 +173,8 @@ impl RunError {
             Self::Usage(_)
             | Self::Config(_)
             | Self::State(_)
+            | Self::Untrusted { .. }
+            | Self::QueryNotKept { .. }
             | Self::JobFile { .. }
             | Self::Policy(_)
             | Self::Fingerprint(_)
@@ -196,16 +223,39 @@ impl Report {
             outcome: Exit::Done,
             exit_code: Exit::Done.code(),
             task: None,
+            secrets: Secrets::default(),
             decision: None,
+            image_allow: vec![],
             image: None,
             vm: None,
             error: None,
         }
     }
 
+    /// Takes a task in, without its secrets.
+    pub(super) fn task(&mut self, task: Option<Task>) {
+        self.task = task.map(|mut task| {
+            self.secrets = Masks::default().mask(&mut task);
+            task
+        });
+    }
+
+    /// Takes a decision about it in.
+    pub(super) fn decision(&mut self, decision: &Decision) {
+        self.decision = Some(self.masked(decision));
+    }
+
+    /// A decision without the task's secrets.
+    pub(super) fn masked(&self, decision: &Decision) -> Decision {
+        self.secrets.masked(decision.clone())
+    }
+
     /// Takes an error in.
     pub(super) fn fail(&mut self, error: &RunError) -> Exit {
-        self.error = Some(ErrorReport::new(error, error.problems()));
+        let ErrorReport { message, causes, problems } = ErrorReport::new(error, error.problems());
+        let without = |text: String| self.secrets.without(&text);
+        let causes = causes.into_iter().map(without).collect();
+        self.error = Some(ErrorReport { message: without(message), causes, problems });
         error.exit()
     }
 

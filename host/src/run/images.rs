@@ -19,7 +19,7 @@ use crate::{
     digest::Sha256,
     image::{self, Checked, Collect, Fetcher, ImageError, Inspected, Store, Stored, Unfinished},
     job,
-    outcome::Exit,
+    outcome::{Exit, IMAGE_ALLOW},
     printable, vm,
 };
 
@@ -56,13 +56,20 @@ impl Images<'_> {
         config.image.network.allow.extend(&args.networks.image_allow);
         let mut stop = crate::stop::Stop::on_signals().map_err(RunError::Runtime)?;
         let steps = show::Steps::new(self.shared);
+        let also = &args.networks.image_allow;
+        if !also.is_empty() {
+            let networks: Vec<_> = also.iter().map(ToString::to_string).collect();
+            steps.doing("images", &format!("also from {}, {IMAGE_ALLOW}", networks.join(", ")));
+        }
         let image = tokio::select! {
             image = self.store.ensure(&request, Fetcher::operator(&config, &steps)) => image?,
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
         steps.verified(&image);
         match self.shared.json {
-            true => show::print(&show::json(&json!({"image": image, "path": image.path()}))),
+            true => show::print(&show::json(
+                &json!({"image": image, "path": image.path(), "image_allow": also}),
+            )),
             false => show::print(&format!("{}\n", image.sha256())),
         }
         Ok(Exit::Done)

@@ -1,8 +1,10 @@
 //! `qhost plan`: the run's way up to the launch, then what it would be. Writes nothing, downloads nothing.
 
+use std::future;
+
 use serde::Serialize;
 
-use super::{Decided, Host, Keep, RunError, decide, show};
+use super::{Decided, Deciding, Host, Keep, RunError, show};
 use crate::{
     cage::{self, Cage},
     cli::{DecideArgs, Shared},
@@ -58,26 +60,28 @@ async fn stages(
     args: &DecideArgs,
     report: &mut Report,
 ) -> Result<(Exit, Option<PlannedLaunch>), RunError> {
+    report.image_allow.clone_from(&args.networks.image_allow);
     let host = Host::new(shared)?.with_image_networks(args);
     let fingerprint = host.fingerprint(&show::Steps::new(shared)).await?;
-    let mut approved =
-        match decide(&host, &fingerprint, args, (Keep::Nothing, None), report).await? {
-            Decided::Approved(approved) => approved,
-            Decided::Not(exit) => return Ok((exit, None)),
-        };
+    let decision = Deciding { host, fingerprint, args: args.clone(), keep: Keep::Nothing };
+    let mut approved = match decision.make(None, report, future::pending()).await? {
+        Decided::Approved(approved) => approved,
+        Decided::Not(exit) => return Ok((exit, None)),
+    };
+    let Deciding { host, fingerprint, .. } = &decision;
     let image = &approved.task().image;
     // A run would fetch a list of checksums that is not here, and then decide once more.
     if image.checksum.sums().is_some()
         && let Some(sha256) =
             Store::new(host.state.path()).known_digest(image, Some(&args.tenant))?
     {
-        let again = (Keep::Nothing, Some(approved.task().with_image(sha256)));
-        approved = match decide(&host, &fingerprint, args, again, report).await? {
+        let known = Some(approved.task().with_image(sha256));
+        approved = match decision.make(known, report, future::pending()).await? {
             Decided::Approved(approved) => approved,
             Decided::Not(exit) => return Ok((exit, None)),
         };
     }
-    Ok((Exit::Done, Some(planned(&host, &fingerprint, &approved)?)))
+    Ok((Exit::Done, Some(planned(host, fingerprint, &approved)?)))
 }
 
 fn planned(

@@ -11,7 +11,7 @@ use crate::{
     cli::{ReplayArgs, Shared},
     config::Config,
     outcome::Exit,
-    policy::{self, Chain, Change, Decision, Loader, Outcome, Record, Source},
+    policy::{self, Chain, Change, Decision, Input, Loader, Outcome, Record, Request, Source},
     printable,
 };
 
@@ -25,6 +25,8 @@ struct Replay {
     same: usize,
     /// Ended otherwise, or with another launch.
     differ: usize,
+    /// Records that do not say all that a decision is made from.
+    not_again: Vec<NotAgain>,
     /// Records in which something is masked, so that a policy may have been shown something else.
     masked: usize,
     differences: Vec<Difference>,
@@ -58,6 +60,14 @@ struct Why {
 }
 
 #[derive(Serialize)]
+struct NotAgain {
+    line: String,
+    tenant: String,
+    task: String,
+    reason: String,
+}
+
+#[derive(Serialize)]
 struct Unreadable {
     line: String,
     reason: String,
@@ -85,11 +95,10 @@ fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
     let mut replay = Replay::default();
     for line in policy::lines(&args.log).map_err(unreadable)? {
         let (file, number, text) = line.map_err(unreadable)?;
-        let line = format!("{}:{number}", name(&file));
+        let line = format!("{}:{number}", name(&args.log, &file));
         match Record::parse(&text) {
             Ok(record) => {
-                let chain = chains.of(&record.request.task.tenant)?;
-                replay.take(line, record, chain);
+                replay.record(line, record, &mut chains)?;
             }
             Err(reason) => {
                 let reason = printable::line(&reason, 300).to_string();
@@ -102,9 +111,11 @@ fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
     Ok(replay)
 }
 
-fn name(file: &Path) -> String {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    printable::line(&name, 80).to_string()
+/// A file of a log: its name, and its tenant's folder.
+fn name(log: &Path, file: &Path) -> String {
+    let below = file.strip_prefix(log).ok().filter(|below| !below.as_os_str().is_empty());
+    let name = below.or(file.file_name().map(Path::new)).unwrap_or(file);
+    printable::line(&name.to_string_lossy(), 120).to_string()
 }
 
 fn progress(shared: &Shared) -> ProgressBar {
@@ -142,6 +153,7 @@ impl Chains<'_> {
         let mut chain = configured.iter().map(sources::source).collect::<Result<Vec<_>, _>>()?;
         let mut front = vec![];
         for file in &self.args.policies {
+            sources::relied_upon(&file.name, &file.path)?;
             match chain.iter_mut().find(|source| source.name == file.name) {
                 Some(source) => (source.path, source.pin) = (file.path.clone(), None),
                 None => front.push(file.clone()),
@@ -164,11 +176,31 @@ impl Chains<'_> {
 }
 
 impl Replay {
-    fn take(&mut self, line: String, record: Record, chain: &Chain) {
+    fn record(
+        &mut self,
+        line: String,
+        record: Record,
+        chains: &mut Chains<'_>,
+    ) -> Result<(), RunError> {
         self.records += 1;
+        let task = &record.input.task;
+        match record.request() {
+            Ok(request) => {
+                let chain = chains.of(&task.tenant)?;
+                self.decide_again(line, record, request, chain);
+            }
+            Err(reason) => {
+                let (tenant, task) = (task.tenant.clone(), task.name.clone());
+                self.not_again.push(NotAgain { line, tenant, task, reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn decide_again(&mut self, line: String, record: Record, request: Request, chain: &Chain) {
         let masked = !record.masked.is_empty();
         self.masked += usize::from(masked);
-        let verdict = chain.decide(record.request.clone());
+        let verdict = chain.decide(request);
         let (was, now) = (&record.decision, verdict.decision());
         let error = verdict.error().map(ToString::to_string);
         let launch = was.launch.changes_to(&now.launch);
@@ -180,10 +212,10 @@ impl Replay {
             return;
         }
         self.differ += 1;
-        let task = record.request.task;
+        let Input { task, time, .. } = record.input;
         self.differences.push(Difference {
             line,
-            time: record.request.time,
+            time,
             tenant: task.tenant,
             job: task.job,
             task: task.name,
@@ -212,12 +244,19 @@ impl Replay {
                 &difference.why(),
             ]);
         }
+        for NotAgain { line, tenant, task, reason } in &self.not_again {
+            let task = printable::line(task, 24);
+            text += &format!("{line}: {tenant}'s {task} cannot be decided again: {reason}\n");
+        }
         for Unreadable { line, reason } in &self.unreadable {
             text += &format!("{line}: not a record: {reason}\n");
         }
         let Self { records, identical, same, differ, masked, .. } = self;
         text +=
             &format!("{records} decisions: {identical} identical, {same} same, {differ} different");
+        if !self.not_again.is_empty() {
+            text += &format!("; {} that cannot be made again", self.not_again.len());
+        }
         if *masked > 0 {
             text += &format!("; {masked} with masked values, which policies saw masked this time");
         }
@@ -226,7 +265,7 @@ impl Replay {
 }
 
 fn row([line, tenant, task, was, now, why]: [&str; 6]) -> String {
-    format!("{line:<20} {tenant:<12} {task:<24} {was:<10} {now:<10} {why}\n")
+    format!("{line:<32} {tenant:<12} {task:<24} {was:<10} {now:<10} {why}\n")
 }
 
 impl Difference {
@@ -243,7 +282,10 @@ impl Difference {
 /// A decision as it can be compared: what asking cost is never the same twice.
 fn without_cost(decision: &Decision) -> Decision {
     let mut decision = decision.clone();
-    decision.policies.iter_mut().for_each(|policy| policy.cost = policy::Cost::default());
+    let others = decision.places.iter_mut().flat_map(|other| &mut other.policies);
+    for policy in decision.policies.iter_mut().chain(others) {
+        policy.cost = policy::Cost::default();
+    }
     decision
 }
 

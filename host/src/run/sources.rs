@@ -11,7 +11,8 @@ use crate::{
     cli::{DecideArgs, NamedFile, NamedSettings},
     config::{Config, Configured, Settings},
     limits,
-    policy::{self, Allowance, Layer, Mode, Source},
+    policy::{self, Allowance, Layer, Mode, PolicyError, Source},
+    trusted::{self, Found},
 };
 
 /// The job file's name for errors, and its bytes; one more than allowed where there are too many.
@@ -55,6 +56,7 @@ pub(super) fn policies(config: &Config, args: &DecideArgs) -> Result<Vec<Source>
 pub(super) fn source(configured: &Configured) -> Result<Source, RunError> {
     let Configured { name, module, sha256, signers, settings, mode, allowance, layer } =
         configured.clone();
+    relied_upon(&name, &module)?;
     let settings = match settings {
         Settings::Here(settings) => serde_json::Value::Object(settings).to_string(),
         Settings::File(path) => {
@@ -78,6 +80,7 @@ pub(super) fn named(
                 "two policies are called {name}; give one another name: --policy NAME=FILE"
             )));
         }
+        relied_upon(name, path)?;
         sources.push(Source {
             name: name.clone(),
             path: path.clone(),
@@ -119,7 +122,19 @@ pub(super) fn given_settings(name: &str, value: &str) -> Result<String, RunError
     }
 }
 
+/// A policy that others can change decides as they like.
+pub(super) fn relied_upon(name: &str, path: &Path) -> Result<(), PolicyError> {
+    match trusted::look(path) {
+        // What is not there is an error when it is loaded.
+        Ok(Found::There | Found::Absent) => Ok(()),
+        Err(source) => Err(PolicyError::Untrusted { name: name.into(), path: path.into(), source }),
+    }
+}
+
 fn read(place: &str, path: &Path) -> Result<String, RunError> {
+    if let Err(source) = trusted::look(path) {
+        return Err(RunError::Untrusted { what: place.into(), source });
+    }
     let mut text = String::new();
     let most = limits::POLICY_SETTINGS_BYTES + 1;
     let read = File::open(path).and_then(|file| file.take(most).read_to_string(&mut text));

@@ -21,6 +21,7 @@ use crate::{
     },
     registry::{self, Pulled, RegistryError, Transport},
     state,
+    trusted::{self, Untrusted},
 };
 
 /// Why something about trust was not done.
@@ -41,6 +42,14 @@ pub enum TrustError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Others can change a key.
+    #[error("the key {} cannot be relied upon", path.display())]
+    Untrusted {
+        /// The key's file.
+        path: PathBuf,
+        /// Why.
+        source: Untrusted,
     },
     /// A key cannot be made or used.
     #[error("the key {}: {reason}", path.display())]
@@ -76,7 +85,10 @@ impl TrustError {
             Self::Moved(_) | Self::Registry(RegistryError::Digest { .. }) => Exit::CheckFailed,
             Self::Registry(RegistryError::NoTag { .. }) => Exit::Usage,
             Self::Registry(_) => Exit::NotFetched,
-            Self::Unreadable { .. } | Self::Unwritable { .. } | Self::Key { .. } => Exit::Usage,
+            Self::Unreadable { .. }
+            | Self::Unwritable { .. }
+            | Self::Untrusted { .. }
+            | Self::Key { .. } => Exit::Usage,
         }
     }
 }
@@ -174,7 +186,7 @@ pub(super) fn sign(shared: &Shared, args: &SignArgs) -> Exit {
 
 fn try_sign(SignArgs { file, key }: &SignArgs) -> Result<Said, RunError> {
     let bytes = fs::read(file).map_err(unreadable(file))?;
-    let text = fs::read_to_string(key).map_err(unreadable(key))?;
+    let text = read_key(key)?;
     let password = || std::env::var(PASSWORD).ok();
     let secret = SecretKey::read(&text, password).map_err(|error| needs_password(key, &error))?;
     let public = secret.public().map_err(|error| bad_key(key, error))?;
@@ -224,13 +236,19 @@ fn try_verify(VerifyArgs { file, keys, threshold }: &VerifyArgs) -> Result<Said,
     Ok(Said { text, json, holds })
 }
 
+/// A key's file, of which others must not have made another.
+fn read_key(path: &Path) -> Result<String, TrustError> {
+    trusted::look(path).map_err(|source| TrustError::Untrusted { path: path.into(), source })?;
+    fs::read_to_string(path).map_err(unreadable(path))
+}
+
 /// A public key: written out, or in a file.
 fn public_key(text: &str) -> Result<PublicKey, TrustError> {
     let path = Path::new(text);
     if let Ok(key) = text.parse() {
         return Ok(key);
     }
-    let file = fs::read_to_string(path).map_err(unreadable(path))?;
+    let file = read_key(path)?;
     let line =
         file.lines().find(|line| !line.starts_with("untrusted comment:")).unwrap_or_default();
     line.parse().map_err(|reason: String| bad_key(path, reason))
@@ -365,7 +383,7 @@ struct Locks {
 impl Locks {
     /// Of the configuration that is named or found; none where there is none.
     fn of(shared: &Shared) -> Result<Option<Self>, RunError> {
-        let Some(place) = Config::place(shared.config.as_deref()) else { return Ok(None) };
+        let Some(place) = Config::place(shared.config.as_deref())? else { return Ok(None) };
         let config = Config::load_to_lock(&place)?;
         let lock = config.lock().clone();
         Ok(Some(Self { config, lock, path: Lock::place(&place), place }))

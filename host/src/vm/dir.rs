@@ -26,6 +26,7 @@ use crate::{
     failpoint,
     job::Task,
     limits,
+    policy::Masks,
     qemu::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET},
     state::{self, StateDir},
 };
@@ -90,7 +91,10 @@ impl VmDir {
         drop(all_folders);
         reserved?;
         failpoint::reach("launch.reserved");
-        dir.write(TASK, task)?;
+        // What is secret of it is not needed any more once the image is here.
+        let mut kept = task.clone();
+        Masks::default().mask(&mut kept);
+        dir.write(TASK, &kept)?;
         dir.tell(State::Created.name(), None);
         dir.status.enter(State::Fetching, None);
         dir.must_note(|_| {})?;

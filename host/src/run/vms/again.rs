@@ -10,11 +10,11 @@ use super::{Host, RunError, ending::summary, show};
 use crate::{
     cage,
     cli::{Shared, StopArgs, Until},
-    image::{Fetcher, Store},
+    image::{self, Fetcher, Store},
     job::Task,
     limits,
     outcome::Exit,
-    policy::Decision,
+    policy::{self, Decision},
     printable,
     run::follow,
     state::StateDir,
@@ -94,6 +94,13 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     let goes_on = || VmError::GoesOn { id: vm.id.clone() };
     let dir = VmDir::take_again(&host.state, vm, &terms)?.ok_or_else(goes_on)?;
     let store = Store::new(host.state.path());
+    let lost = task.image.sources().find(|source| policy::is_masked(source));
+    if let Some(lost) = lost
+        && store.would_fetch(&task.image, &host.config.image)?
+    {
+        let (sha256, source_url) = (task.image.checksum.pin(), image::shown(lost));
+        return Err(RunError::QueryNotKept { sha256, source_url });
+    }
     let fetcher = Fetcher::of_tenant(&host.config, &task.tenant, &steps);
     let image = tokio::select! {
         image = store.ensure(&task.image, fetcher) => image?,
