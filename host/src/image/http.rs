@@ -111,14 +111,15 @@ impl Http {
     ) -> Result<Answer, FetchFailure> {
         let source = url;
         let mut url = url.clone();
+        let mut at_home = true;
         for _ in 0..=limits::FETCH_REDIRECTS {
             self.rules.check(&url).map_err(forbidden)?;
             let mut request =
                 self.client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
-            // A source could else redirect to where the host has rights that the source's owner has not.
-            if url.origin() == source.origin()
-                && let Some(secret) = self.credentials.header(&url)
-            {
+            // A source could else redirect to where the host has rights that the source's owner has not. What another host
+            // leads back to is that host's choice, too.
+            at_home &= url.origin() == source.origin();
+            if at_home && let Some(secret) = self.credentials.header(&url) {
                 request = request.header(header::AUTHORIZATION, secret);
             }
             if let Some(Span { from, to, etag }) = &part {
