@@ -190,6 +190,9 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
         |why: &str| FetchFailure::Redirect(format!("the redirect from {} {why}", shown(from)));
     let location = text(response, header::LOCATION);
     let location = location.ok_or_else(|| refused("says not where to"))?;
+    if location.len() > limits::URL_BYTES {
+        return Err(refused(&format!("leads to a URL of more than {} bytes", limits::URL_BYTES)));
+    }
     let to = from.join(location).map_err(|error| refused(&format!("is no URL: {error}")))?;
     match (from.scheme(), to.scheme()) {
         ("http", "http" | "https") | ("https", "https") => {}
