@@ -2,7 +2,7 @@
 //! addresses as well where they are literal, and else on all that a name resolves to, of which one is connected to. So
 //! neither a redirect nor a name that changes its mind reaches the host's own network.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -67,6 +67,7 @@ impl NetworkRules {
         let address = match url.host() {
             Some(Host::Ipv4(address)) => address.into(),
             Some(Host::Ipv6(address)) => address.into(),
+            Some(Host::Domain(_)) if is_loopback(&host) => Ipv4Addr::LOCALHOST.into(),
             Some(Host::Domain(_)) | None => return Ok(()),
         };
         match self.permits(address) {
@@ -90,6 +91,11 @@ impl NetworkRules {
 /// A host's name for comparison: the root's dot at its end changes nothing.
 fn name(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Whether a name stands for loopback wherever it is resolved (RFC 6761, 6.3).
+fn is_loopback(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Where images may not come from.
