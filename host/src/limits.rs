@@ -196,6 +196,10 @@ pub const FETCH_IDLE_BYTES: u64 = 256 << 10;
 pub const FETCH_TOTAL: Duration = Duration::from_secs(30 * 60);
 /// Redirects followed in one attempt.
 pub const FETCH_REDIRECTS: usize = 5;
+/// Addresses of one name that are tried: its owner can give it thousands.
+pub const ADDRESSES: usize = 16;
+/// Those of them that a message lists.
+pub const ADDRESSES_SHOWN: usize = 4;
 /// Attempts at what is worth retrying.
 pub const FETCH_ATTEMPTS: u32 = 4;
 /// The wait before the second attempt, half of it by chance; each further one doubles it.
