@@ -263,6 +263,8 @@ pub const KVM_PROBE: Duration = Duration::from_secs(3);
 
 // Running a VM.
 
+/// A record of the state folder in bytes: a job of the largest size, with every character escaped, has less.
+pub const RECORD_BYTES: u64 = 16 << 20;
 /// Waiting for the lock of all VM folders, which is held while one is made or old ones are swept.
 pub const STATE_LOCK: Duration = Duration::from_secs(10);
 /// How often that lock is tried.

@@ -315,8 +315,7 @@ pub(super) fn lock_all(vms: &Path) -> Result<File, VmError> {
 pub(super) fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
     let path = vm.join(LOCK);
     for _ in 0..limits::LOCK_TRIES {
-        let file = File::options().create(true).append(true).open(&path);
-        let file = file.map_err(folder("open", &path))?;
+        let file = state::open_to_append(&path).map_err(folder("open", &path))?;
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(limits::LOCK_POLL),

@@ -181,12 +181,12 @@ impl Vm {
 }
 
 pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    serde_json::from_slice(&state::read(path).ok()?).ok()
 }
 
 /// How a folder's VM is doing, as far as is written down.
 pub(super) fn read_status(path: &Path) -> Status {
-    match fs::read(path.join(STATUS)) {
+    match state::read(&path.join(STATUS)) {
         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| Status::unknown()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Status::unwritten(),
         Err(_) => Status::unknown(),
