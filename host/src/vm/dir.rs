@@ -336,6 +336,11 @@ pub(super) fn slug(name: &str) -> String {
     }
 }
 
+/// Whether a folder's name is an id: of a [`slug`] and characters by chance.
+pub(super) fn is_id(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
 pub(super) fn name_of(vm: &Path) -> String {
     vm.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     Amounts, Reader, State, Status, VmError, console,
-    dir::{LOCK, RESERVED, STATUS, TASK, folder, lock_all, name_of, remove_leftovers},
+    dir::{LOCK, RESERVED, STATUS, TASK, folder, is_id, lock_all, name_of, remove_leftovers},
     spec::PLAN,
 };
 use crate::{
@@ -193,10 +193,14 @@ pub(super) fn read_status(path: &Path) -> Status {
     }
 }
 
+/// Folders by names that are no VM's id are none of ours.
 pub(super) fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(vms).into_iter().flatten().flatten();
-    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    entries.filter(is_folder).map(|entry| entry.path())
+    let is_vm = |entry: &fs::DirEntry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        is_folder && entry.file_name().to_str().is_some_and(is_id)
+    };
+    entries.filter(is_vm).map(|entry| entry.path())
 }
 
 /// Whether nobody looks after a folder's VM.
