@@ -93,10 +93,13 @@ fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
     let _all = lock_all(&vms)?;
     let mut found = vec![];
     for vm in due {
-        if vm.exists()
-            && let Some(lock) = try_lock(&vm)?
-        {
-            found.push((vm, lock));
+        if !vm.exists() {
+            continue;
+        }
+        match try_lock(&vm) {
+            Ok(lock) => found.extend(lock.map(|lock| (vm, lock))),
+            // The others are not to wait for this one's trouble.
+            Err(error) => tracing::warn!(vm = %vm.display(), %error, "a VM is not looked after"),
         }
     }
     Ok(found)
