@@ -4,7 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -13,15 +13,27 @@ use std::{
 pub struct RawServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl RawServer {
     /// Starts it on a free port. `serve` gets each connection, after its request was read, with its number from 0.
     pub fn start(serve: impl Fn(usize, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        Self::serving(move |number, _, stream| serve(number, stream))
+    }
+
+    /// The same, but `serve` gets what was asked: the request without a body.
+    pub fn hearing(serve: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        Self::serving(move |_, head, stream| serve(head, stream))
+    }
+
+    fn serving(serve: impl Fn(usize, &str, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = connections.clone();
+        let heads = Arc::new(Mutex::new(vec![]));
+        let heard = heads.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.expect("a connection");
@@ -33,10 +45,12 @@ impl RawServer {
                         Ok(_) | Err(_) => break,
                     }
                 }
-                serve(counted.fetch_add(1, Ordering::Relaxed), &mut stream);
+                let head = String::from_utf8_lossy(&request).into_owned();
+                heard.lock().expect("the lock").push(head.clone());
+                serve(counted.fetch_add(1, Ordering::Relaxed), &head, &mut stream);
             }
         });
-        Self { address, connections }
+        Self { address, connections, heads }
     }
 
     /// Starts one that answers every request with the same bytes and closes the connection.
@@ -55,6 +69,11 @@ impl RawServer {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// The requests so far, without bodies, in order.
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("the lock").clone()
     }
 
     /// How many connections there were.
