@@ -15,6 +15,7 @@ mod image;
 mod inspect;
 mod faults;
 mod store;
+mod attacks;
 mod plan;
 mod fingerprint;
 mod vm;
