@@ -180,7 +180,7 @@ fn lies() -> Vec<(&'static str, &'static str, Lie)> {
     ]
 }
 
-/// Endless headers were always bounded by the HTTP library; a URL of 100 KB was followed, and shown whole in the message.
+/// All but one were bounded already, many by the HTTP library: a redirect to a URL of 100 KB was followed.
 #[test]
 fn what_a_lying_proxy_got() {
     let mut list = String::new();

@@ -232,7 +232,7 @@ fn anything_in_place_of_a_vms_files() {
     }
 }
 
-/// The same of what a VM is started with once more: QEMU was given another's file to write to, and logs were added to one.
+/// The same of what a VM is started with once more: what its console said was added to the file that a link named.
 #[test]
 fn links_in_the_folder_of_a_vm_that_is_started_again() {
     for file in [
