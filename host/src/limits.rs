@@ -231,6 +231,10 @@ pub const FETCH_IDLE_BYTES: u64 = 256 << 10;
 pub const FETCH_TOTAL: Duration = Duration::from_secs(30 * 60);
 /// Redirects followed in one attempt.
 pub const FETCH_REDIRECTS: usize = 5;
+/// Addresses of one name that are tried: its owner can give it thousands.
+pub const ADDRESSES: usize = 16;
+/// Those of them that a message lists.
+pub const ADDRESSES_SHOWN: usize = 4;
 /// Attempts at what is worth retrying.
 pub const FETCH_ATTEMPTS: u32 = 4;
 /// The wait before the second attempt, half of it by chance; each further one doubles it.
@@ -300,6 +304,8 @@ pub const KVM_PROBE: Duration = Duration::from_secs(3);
 
 // Running a VM.
 
+/// A record of the state folder in bytes: a job of the largest size, with every character escaped, has less.
+pub const RECORD_BYTES: u64 = 16 << 20;
 /// Waiting for the lock of all VM folders, which is held while one is made or old ones are swept.
 pub const STATE_LOCK: Duration = Duration::from_secs(10);
 /// How often that lock is tried.

@@ -1,8 +1,8 @@
 //! The state folder: where things are, and writing a file so that a reader finds the old one or the new one, whole.
 
 use std::{
-    fs::{self, DirBuilder, File, Metadata, Permissions, TryLockError},
-    io::{self, Write as _},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
     },
@@ -10,6 +10,8 @@ use std::{
     thread,
     time::Instant,
 };
+
+use rustix::{fs::OFlags, io::Errno};
 
 use crate::{limits, trusted};
 
@@ -92,9 +94,49 @@ pub(crate) fn create_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// The kind of the error that [`open_plain`] gives for what is no plain file.
+const NOT_PLAIN: io::ErrorKind = io::ErrorKind::InvalidData;
+
+/// Opens a file of the state folder, which must be a plain one: a link that was left by its name is not followed, and a pipe is
+/// not waited for.
+pub(crate) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let not_plain = |what| io::Error::new(NOT_PLAIN, format!("it is {what}, and no plain file"));
+    let opened = options.custom_flags(flags).open(path);
+    let file = opened.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => not_plain("a symbolic link"),
+        Some(Errno::NXIO) => not_plain("a pipe or a socket"),
+        Some(Errno::ISDIR) => not_plain("a folder"),
+        Some(_) | None => error,
+    })?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(not_plain("a folder, a pipe or a device")),
+    }
+}
+
+/// The same, to add to it; it is made where it is not there.
+pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
+    open_plain(File::options().create(true).append(true).mode(0o600), path)
+}
+
+/// Reads a record of the state folder whole.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open_plain(File::options().read(true), path)?;
+    let mut bytes = vec![];
+    file.take(limits::RECORD_BYTES + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 <= limits::RECORD_BYTES {
+        true => Ok(bytes),
+        false => Err(io::Error::other(format!(
+            "it has more than {} bytes, the most that a record has",
+            limits::RECORD_BYTES
+        ))),
+    }
+}
+
 /// Waits for a lock that is held for moments only. It is let go when the file is dropped.
 pub(crate) fn lock(path: &Path) -> io::Result<File> {
-    let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+    let file = open_to_append(path)?;
     let began = Instant::now();
     loop {
         match file.try_lock() {
@@ -111,7 +153,7 @@ pub(crate) fn lock(path: &Path) -> io::Result<File> {
 /// the one that was there before has a lock on nothing, and is given the one that is there now.
 pub(crate) fn try_lock_named(path: &Path) -> io::Result<Option<File>> {
     loop {
-        let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+        let file = open_to_append(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -124,12 +166,12 @@ pub(crate) fn try_lock_named(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether somebody holds the lock that a file is; one that is not there is held by nobody. Those who ask so do not get in
+/// Whether somebody holds the lock that a file is; one that is not there, or is no plain file, is held by nobody. Those who ask so do not get in
 /// each other's way.
 pub(crate) fn is_held(path: &Path) -> bool {
-    match File::open(path) {
+    match open_plain(File::options().read(true), path) {
         Ok(file) => file.try_lock_shared().is_err(),
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
+        Err(error) => ![io::ErrorKind::NotFound, NOT_PLAIN].contains(&error.kind()),
     }
 }
 

@@ -51,7 +51,7 @@ pub use name::named;
 pub use ports::{Reserved, held as held_ports, reserve, reserve_again};
 pub use process::Process;
 pub use quota::{Amounts, Whose};
-pub use recover::{Recovered, kill_qemu, recover};
+pub use recover::{Recovered, kill_qemu, recover, signal_supervisor};
 pub use spec::Spec;
 pub use stats::{Disk, Stats};
 pub use status::{Change, State, Status};

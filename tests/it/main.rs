@@ -18,6 +18,7 @@ mod image;
 mod inspect;
 mod faults;
 mod store;
+mod attacks;
 mod plan;
 mod fingerprint;
 mod vm;

@@ -7,6 +7,7 @@ pub mod hostile_images;
 pub mod https;
 pub mod image_server;
 pub mod languages;
+pub mod name_server;
 pub mod outside;
 pub mod qhost;
 pub mod raw_server;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::OnceLock,
 };
 
@@ -156,12 +156,22 @@ impl Qhost {
 
     /// Runs it to its end.
     pub fn run(&self, args: &[&str]) -> Done {
-        let output = self.command(args).output().expect("qhost runs");
-        Done {
-            code: code(output.status),
-            stdout: String::from_utf8(output.stdout).expect("UTF-8 on standard output"),
-            stderr: String::from_utf8(output.stderr).expect("UTF-8 on standard error"),
-        }
+        Done::of(self.command(args).output().expect("qhost runs"))
+    }
+
+    /// The same with a bound on the memory that is its own (setrlimit(2), `RLIMIT_DATA`).
+    pub fn run_within(&self, kib: u64, args: &[&str]) -> Done {
+        let plain = self.command(args);
+        let mut bounded = command("sh");
+        bounded
+            .args(["-c", &format!("ulimit -d {kib} && exec \"$0\" \"$@\"")])
+            .arg(&self.program)
+            .args(args)
+            .current_dir(self.folder())
+            .env_clear()
+            .envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))))
+            .stdin(Stdio::null());
+        Done::of(bounded.output().expect("qhost runs"))
     }
 
     /// Starts it, its output going to files.
@@ -325,6 +335,15 @@ pub struct Done {
 }
 
 impl Done {
+    /// Of a program that has ended.
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: code(output.status),
+            stdout: String::from_utf8(output.stdout).expect("UTF-8 on standard output"),
+            stderr: String::from_utf8(output.stderr).expect("UTF-8 on standard error"),
+        }
+    }
+
     /// Asserts its exit code.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {

@@ -4,7 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -13,6 +13,7 @@ use std::{
 pub struct RawServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl RawServer {
@@ -21,12 +22,19 @@ impl RawServer {
         Self::asked(move |number, _, stream| serve(number, stream))
     }
 
+    /// The same, but `serve` gets what was asked: the request without a body.
+    pub fn hearing(serve: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        Self::asked(move |_, head, stream| serve(head, stream))
+    }
+
     /// The same; `serve` gets the request's head as well.
     pub fn asked(serve: impl Fn(usize, &str, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = connections.clone();
+        let heads = Arc::new(Mutex::new(vec![]));
+        let heard = heads.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.expect("a connection");
@@ -38,11 +46,12 @@ impl RawServer {
                         Ok(_) | Err(_) => break,
                     }
                 }
-                let head = String::from_utf8_lossy(&request);
+                let head = String::from_utf8_lossy(&request).into_owned();
+                heard.lock().expect("the lock").push(head.clone());
                 serve(counted.fetch_add(1, Ordering::Relaxed), &head, &mut stream);
             }
         });
-        Self { address, connections }
+        Self { address, connections, heads }
     }
 
     /// Starts one that answers every request with the same bytes and closes the connection.
@@ -61,6 +70,11 @@ impl RawServer {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// The requests so far, without bodies, in order.
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("the lock").clone()
     }
 
     /// How many connections there were.

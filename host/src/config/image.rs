@@ -102,6 +102,18 @@ impl Image {
         ] {
             range(place, seconds, 1, limits::FETCH_TIMEOUT_MOST.as_secs());
         }
+        // Of another kind it would be left out, and images would be fetched past it.
+        if let Some(proxy) = self.network.proxy.as_ref()
+            && !(["http", "https"].contains(&proxy.scheme()) && proxy.has_host())
+        {
+            problems.push(ConfigProblem {
+                place: "image.network.proxy".into(),
+                message: format!(
+                    "a proxy by {}: cannot be used; expected http://HOST:PORT or https://HOST:PORT",
+                    proxy.scheme()
+                ),
+            });
+        }
     }
 
     /// Takes relative paths as relative to the configuration's folder.

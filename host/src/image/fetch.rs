@@ -174,14 +174,13 @@ impl Fetch<'_> {
         Version { etag, total }: &Version,
     ) -> Result<Vec<Bytes>, FetchFailure> {
         let asked = http::Span { from, to: Some(to), etag };
-        let Answer { mut response, start, total: found, .. } =
-            self.http.get(self.source, Some(asked)).await?;
-        if start != from || found != Some(*total) {
+        let mut answer = self.http.get(self.source, Some(asked)).await?;
+        if answer.start != from || answer.total != Some(*total) {
             return Err(FetchFailure::Range("the server stopped sending parts".into()));
         }
         let mut pieces = vec![];
         let (mut received, expected) = (0, to - from + 1);
-        while let Some(piece) = response.chunk().await.map_err(|error| http::connection(&error))? {
+        while let Some(piece) = answer.piece().await? {
             received += piece.len() as u64;
             if received > expected {
                 break;
@@ -333,27 +332,9 @@ impl<'a, 'p> Download<'a, 'p> {
 
     async fn body(&mut self, mut answer: Answer) -> Result<(), Failure> {
         let began = Instant::now();
-        let (mut since, mut before) = (began, self.received);
-        let idle = self.fetch.config.idle_timeout();
-        loop {
-            let piece = match answer.response.chunk().await {
-                Ok(Some(piece)) => piece,
-                Ok(None) => break,
-                Err(error) => return Err(self.broke_off(&error, answer.total).into()),
-            };
+        while let Some(piece) = answer.piece().await? {
             self.take(piece).await?;
             failpoint::reach("fetch.receiving");
-            if since.elapsed() >= idle {
-                let few = self.received - before;
-                if few < limits::FETCH_IDLE_BYTES {
-                    let seconds = idle.as_secs();
-                    return Err(FetchFailure::Connection(format!(
-                        "{few} bytes in {seconds} s (image.idle_timeout_s)"
-                    ))
-                    .into());
-                }
-                (since, before) = (Instant::now(), self.received);
-            }
             if began.elapsed() >= limits::FETCH_ALONE
                 && answer.ranges
                 && let Some(version) = self.would_gain_by_more()
@@ -388,15 +369,6 @@ impl<'a, 'p> Download<'a, 'p> {
         self.received = received;
         self.fetch.progress.done(received);
         Ok(())
-    }
-
-    fn broke_off(&self, error: &reqwest::Error, total: Option<u64>) -> FetchFailure {
-        match total {
-            Some(expected) if !error.is_timeout() => {
-                FetchFailure::Short { received: self.received, expected }
-            }
-            Some(_) | None => http::connection(error),
-        }
     }
 
     /// Whether the network is what holds the fetch up, and much is still to come.

@@ -1,8 +1,14 @@
 //! One request for a file or a part of one, with its redirects, each checked. What is given back has been checked
 //! against what was asked for.
 
-use std::{error::Error, fs, io, sync::Arc, time::SystemTime};
+use std::{
+    error::Error,
+    fs, io,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
+use bytes::Bytes;
 use reqwest::{Certificate, Client, Proxy, Response, StatusCode, header, redirect};
 use url::Url;
 
@@ -19,6 +25,7 @@ pub(super) struct Http {
     client: Client,
     rules: NetworkRules,
     credentials: Credentials,
+    idle: Duration,
 }
 
 /// The part of a file that is asked for, and the version of the file that it must be a part of.
@@ -39,7 +46,10 @@ pub(super) struct Version {
 
 /// An answer with a body.
 pub(super) struct Answer {
-    pub(super) response: Response,
+    response: Response,
+    pace: Pace,
+    /// Bytes of the body that have come.
+    received: u64,
     /// Where in the file the body begins.
     pub(super) start: u64,
     /// The file's size, if the server says.
@@ -101,7 +111,7 @@ impl Http {
             client => client,
         };
         let client = client.map_err(|error| ImageError::Client { reason: deepest(&error) })?;
-        Ok(Self { client, rules, credentials })
+        Ok(Self { client, rules, credentials, idle: config.idle_timeout() })
     }
 
     /// Asks for a file, or a part of it; what comes may be the whole all the same.
@@ -112,14 +122,15 @@ impl Http {
     ) -> Result<Answer, FetchFailure> {
         let source = url;
         let mut url = url.clone();
+        let mut at_home = true;
         for _ in 0..=limits::FETCH_REDIRECTS {
             self.rules.check(&url).map_err(forbidden)?;
             let mut request =
                 self.client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
-            // A source could else redirect to where the host has rights that the source's owner has not.
-            if url.origin() == source.origin()
-                && let Some(secret) = self.credentials.header(&url)
-            {
+            // A source could else redirect to where the host has rights that the source's owner has not. What another host
+            // leads back to is that host's choice, too.
+            at_home &= url.origin() == source.origin();
+            if at_home && let Some(secret) = self.credentials.header(&url) {
                 request = request.header(header::AUTHORIZATION, secret);
             }
             if let Some(Span { from, to, etag }) = &part {
@@ -131,7 +142,9 @@ impl Http {
             let response = request.send().await.map_err(|error| connection(&error))?;
             self.rules.check_peer(&url, response.remote_addr()).map_err(forbidden)?;
             match response.status() {
-                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return answer(response, part),
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
+                    return answer(response, part, Pace::new(self.idle));
+                }
                 StatusCode::RANGE_NOT_SATISFIABLE if part.is_some() => {
                     return Err(FetchFailure::Range("the server has no such part".into()));
                 }
@@ -155,18 +168,67 @@ impl Http {
 
     /// A list of checksums, in memory.
     pub(super) async fn small(&self, url: &Url) -> Result<Vec<u8>, FetchFailure> {
-        let Answer { mut response, total, .. } = self.get(url, None).await?;
+        let mut answer = self.get(url, None).await?;
         let mut bytes = vec![];
-        while let Some(piece) = response.chunk().await.map_err(|error| connection(&error))? {
+        while let Some(piece) = answer.piece().await? {
             bytes.extend_from_slice(&piece);
             if bytes.len() as u64 > limits::SUMS_BYTES {
                 return Err(FetchFailure::ListTooLarge { most: limits::SUMS_BYTES });
             }
         }
-        match total.filter(|total| *total != bytes.len() as u64) {
+        match answer.total.filter(|total| *total != bytes.len() as u64) {
             None => Ok(bytes),
             Some(expected) => Err(FetchFailure::Short { received: bytes.len() as u64, expected }),
         }
+    }
+}
+
+impl Answer {
+    /// The next piece of the body; nothing at its end.
+    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, FetchFailure> {
+        let piece = self.response.chunk().await.map_err(|error| self.broke_off(&error))?;
+        if let Some(piece) = &piece {
+            self.received += piece.len() as u64;
+            self.pace.kept_with(piece.len() as u64)?;
+        }
+        Ok(piece)
+    }
+
+    fn broke_off(&self, error: &reqwest::Error) -> FetchFailure {
+        match self.total {
+            Some(expected) if !error.is_timeout() => {
+                FetchFailure::Short { received: self.start + self.received, expected }
+            }
+            Some(_) | None => connection(error),
+        }
+    }
+}
+
+/// What a body must keep up: a server that sends a byte now and then would else hold a fetch until its last second.
+struct Pace {
+    idle: Duration,
+    since: Instant,
+    /// What came since then.
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(idle: Duration) -> Self {
+        Self { idle, since: Instant::now(), bytes: 0 }
+    }
+
+    fn kept_with(&mut self, more: u64) -> Result<(), FetchFailure> {
+        self.bytes += more;
+        if self.since.elapsed() < self.idle {
+            return Ok(());
+        }
+        let Self { bytes, idle, .. } = std::mem::replace(self, Self::new(self.idle));
+        if bytes >= limits::FETCH_IDLE_BYTES {
+            return Ok(());
+        }
+        let seconds = idle.as_secs();
+        let reason = format!("{bytes} bytes in {seconds} s (image.idle_timeout_s)");
+        Err(FetchFailure::Connection(reason))
     }
 }
 
@@ -190,6 +252,9 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
         |why: &str| FetchFailure::Redirect(format!("the redirect from {} {why}", shown(from)));
     let location = text(response, header::LOCATION);
     let location = location.ok_or_else(|| refused("says not where to"))?;
+    if location.len() > limits::URL_BYTES {
+        return Err(refused(&format!("leads to a URL of more than {} bytes", limits::URL_BYTES)));
+    }
     let to = from.join(location).map_err(|error| refused(&format!("is no URL: {error}")))?;
     match (from.scheme(), to.scheme()) {
         ("http", "http" | "https") | ("https", "https") => {}
@@ -202,7 +267,7 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
     }
 }
 
-fn answer(response: Response, part: Option<Span<'_>>) -> Result<Answer, FetchFailure> {
+fn answer(response: Response, part: Option<Span<'_>>, pace: Pace) -> Result<Answer, FetchFailure> {
     let encoding = response.headers().get(header::CONTENT_ENCODING);
     let encoding = encoding.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     if let Some(encoding) = encoding.filter(|encoding| encoding != "identity") {
@@ -214,7 +279,7 @@ fn answer(response: Response, part: Option<Span<'_>>) -> Result<Answer, FetchFai
     let ranges = text(&response, header::ACCEPT_RANGES).is_some_and(|unit| unit == "bytes");
     if response.status() == StatusCode::OK {
         let total = response.content_length();
-        return Ok(Answer { response, start: 0, total, etag, ranges });
+        return Ok(Answer { response, pace, received: 0, start: 0, total, etag, ranges });
     }
     let Some(Span { from, to, etag: asked }) = part else {
         let status = response.status();
@@ -242,7 +307,8 @@ fn answer(response: Response, part: Option<Span<'_>>) -> Result<Answer, FetchFai
             "the server sent a part of another version of the file".into(),
         ));
     }
-    Ok(Answer { response, start, total: Some(total), etag: Some(asked.to_owned()), ranges: true })
+    let (total, etag) = (Some(total), Some(asked.to_owned()));
+    Ok(Answer { response, pace, received: 0, start, total, etag, ranges: true })
 }
 
 /// `bytes START-END/TOTAL`
@@ -253,7 +319,7 @@ fn content_range(text: &str) -> Option<(u64, u64, u64)> {
 }
 
 /// What failed, in words of the deepest cause: reqwest's own are "error sending request".
-pub(super) fn connection(error: &reqwest::Error) -> FetchFailure {
+fn connection(error: &reqwest::Error) -> FetchFailure {
     let mut cause = error.source();
     while let Some(inner) = cause {
         if let Some(forbidden) = inner.downcast_ref::<Forbidden>() {

@@ -2,7 +2,7 @@
 //! addresses as well where they are literal, and else on all that a name resolves to, of which one is connected to. So
 //! neither a redirect nor a name that changes its mind reaches the host's own network.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -12,6 +12,7 @@ use wildmatch::WildMatch;
 use crate::{
     addresses,
     config::{ImageNetwork, Scheme},
+    limits,
 };
 
 /// The operator's rules.
@@ -63,10 +64,11 @@ impl NetworkRules {
         if in_one_of(&self.deny_hosts) || !(self.hosts.is_empty() || in_one_of(&self.hosts)) {
             return Err(Forbidden::Host(host));
         }
-        // The resolver is not asked about literal addresses.
+        // The resolver is not asked about literal addresses, nor is a proxy to be asked for what listens on its own loopback.
         let address = match url.host() {
             Some(Host::Ipv4(address)) => address.into(),
             Some(Host::Ipv6(address)) => address.into(),
+            Some(Host::Domain(_)) if is_loopback(&host) => Ipv4Addr::LOCALHOST.into(),
             Some(Host::Domain(_)) | None => return Ok(()),
         };
         match self.permits(address) {
@@ -90,6 +92,11 @@ impl NetworkRules {
 /// A host's name for comparison: the root's dot at its end changes nothing.
 fn name(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Whether a name stands for loopback wherever it is resolved (RFC 6761, 6.3).
+fn is_loopback(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Where images may not come from.
@@ -119,12 +126,20 @@ impl Resolve for NetworkRules {
                 all.into_iter().partition(|address| rules.permits(address.ip()));
             // One forbidden address among others is how a name is made to rebind: none of them is used.
             if !refused.is_empty() {
-                let addresses: Vec<_> =
-                    refused.iter().map(|address| address.ip().to_string()).collect();
-                return Err(Forbidden::Address { host, addresses: addresses.join(", ") }.into());
+                return Err(Forbidden::Address { host, addresses: listed(&refused) }.into());
             }
-            Ok(Box::new(permitted.into_iter()) as Addrs)
+            Ok(Box::new(permitted.into_iter().take(limits::ADDRESSES)) as Addrs)
         })
+    }
+}
+
+/// The first of some addresses: a name can have thousands.
+fn listed(addresses: &[SocketAddr]) -> String {
+    let first = addresses.iter().take(limits::ADDRESSES_SHOWN).map(|one| one.ip().to_string());
+    let first = first.collect::<Vec<_>>().join(", ");
+    match addresses.len().saturating_sub(limits::ADDRESSES_SHOWN) {
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_stream::StreamExt as _;
 use tokio_util::codec::{FramedRead, LinesCodec};
 
 use super::{Begin, Change, Process, VmError, dir::folder};
-use crate::{launcher, limits};
+use crate::{launcher, limits, state};
 
 /// What a supervisor writes to its log, in the VM's folder.
 const LOG: &str = "supervisor.log";
@@ -74,7 +74,7 @@ impl Attached {
     /// Starts a VM's supervisor. It keeps open what is held for the VM, so that this ends with it and not with us.
     pub(super) fn start(vm: &Path, begin: Begin, holds: Vec<File>) -> Result<Self, VmError> {
         let path = vm.join(LOG);
-        let log = File::options().create(true).append(true).open(&path);
+        let log = state::open_to_append(&path);
         let log = log.map_err(folder("open", &path))?;
         let how = match begin {
             Begin::Launch => "launch",

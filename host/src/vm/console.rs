@@ -16,7 +16,7 @@ use tokio::{
     sync::broadcast,
 };
 
-use crate::{limits, printable, qemu::Pace};
+use crate::{limits, printable, qemu::Pace, state};
 
 const LOG: &str = "console.log";
 /// The log before the last rotation.
@@ -49,7 +49,7 @@ impl Log {
     }
 
     fn begin(&mut self) {
-        let open = |name| File::options().create(true).append(true).open(self.folder.join(name));
+        let open = |name| state::open_to_append(&self.folder.join(name));
         let opened = open(LOG).and_then(|log| Ok((log.metadata()?.len(), log, open(TIMES)?)));
         (self.written, self.entries, self.noted) = (0, 0, None);
         self.files = match opened {
@@ -199,12 +199,13 @@ impl Reader {
 
     fn open(&self, log: &str, times: &str) -> io::Result<Option<File>> {
         use std::io::{Seek as _, SeekFrom};
-        let mut file = match File::open(self.vm.join(log)) {
+        let mut file = match state::open_plain(File::options().read(true), &self.vm.join(log)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
         if let Some(since) = self.since {
-            let times = fs::read_to_string(self.vm.join(times)).unwrap_or_default();
+            let times = state::read(&self.vm.join(times)).unwrap_or_default();
+            let times = String::from_utf8_lossy(&times);
             let offset = offset_at(&times, since.as_millisecond());
             let end = file.metadata()?.len();
             file.seek(SeekFrom::Start(offset.unwrap_or(end).min(end)))?;
@@ -232,7 +233,7 @@ fn offset_at(times: &str, since: i64) -> Option<u64> {
 pub fn tail(vm: &Path) -> String {
     use std::io::{Seek as _, SeekFrom};
     let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(log(vm))?;
+        let mut file = state::open_plain(File::options().read(true), &log(vm))?;
         let most = limits::CONSOLE_TAIL_BYTES as u64;
         file.seek(SeekFrom::Start(file.metadata()?.len().saturating_sub(most)))?;
         let mut bytes = vec![];

@@ -304,8 +304,7 @@ pub(super) fn lock_all(vms: &Path) -> Result<File, VmError> {
 pub(super) fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
     let path = vm.join(LOCK);
     for _ in 0..limits::LOCK_TRIES {
-        let file = File::options().create(true).append(true).open(&path);
-        let file = file.map_err(folder("open", &path))?;
+        let file = state::open_to_append(&path).map_err(folder("open", &path))?;
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(limits::LOCK_POLL),
@@ -324,6 +323,11 @@ pub(super) fn slug(name: &str) -> String {
         "" => "vm".into(),
         slug => slug.to_owned(),
     }
+}
+
+/// Whether a folder's name is an id: of a [`slug`] and characters by chance.
+pub(super) fn is_id(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 pub(super) fn name_of(vm: &Path) -> String {

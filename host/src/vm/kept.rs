@@ -143,7 +143,8 @@ impl KeptOverlay {
                 image.sha256()
             )));
         }
-        let read = File::open(&self.path).and_then(|file| image::inspect(&file, u64::MAX));
+        let file = state::open_plain(File::options().read(true), &self.path);
+        let read = file.and_then(|file| image::inspect(&file, u64::MAX));
         match read.map_err(folder("read", &self.path))? {
             Ok(found)
                 if (found.format, found.disk_bytes) == (Format::Qcow2, image.disk_bytes()) =>
@@ -315,5 +316,5 @@ fn lock(folder: &Path) -> Result<Option<File>, VmError> {
 }
 
 fn read(folder: &Path) -> Option<Owner> {
-    serde_json::from_slice(&fs::read(folder.join(RECORD)).ok()?).ok()
+    serde_json::from_slice(&state::read(&folder.join(RECORD)).ok()?).ok()
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     Amounts, Reader, State, Status, VmError, console,
-    dir::{LOCK, RESERVED, STATUS, TASK, folder, lock_all, name_of, remove_leftovers},
+    dir::{LOCK, RESERVED, STATUS, TASK, folder, is_id, lock_all, name_of, remove_leftovers},
     spec::PLAN,
 };
 use crate::{
@@ -181,7 +181,7 @@ impl Vm {
 }
 
 pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    serde_json::from_slice(&state::read(path).ok()?).ok()
 }
 
 /// Whose a folder's VM is; empty where that cannot be read.
@@ -194,17 +194,21 @@ pub(super) fn tenant_of(path: &Path) -> String {
 
 /// How a folder's VM is doing, as far as is written down.
 pub(super) fn read_status(path: &Path) -> Status {
-    match fs::read(path.join(STATUS)) {
+    match state::read(&path.join(STATUS)) {
         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| Status::unknown()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Status::unwritten(),
         Err(_) => Status::unknown(),
     }
 }
 
+/// Folders by names that are no VM's id are none of ours.
 pub(super) fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(vms).into_iter().flatten().flatten();
-    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    entries.filter(is_folder).map(|entry| entry.path())
+    let is_vm = |entry: &fs::DirEntry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        is_folder && entry.file_name().to_str().is_some_and(is_id)
+    };
+    entries.filter(is_vm).map(|entry| entry.path())
 }
 
 /// Whether nobody looks after a folder's VM.

@@ -97,7 +97,7 @@ pub fn reserve(
 pub fn held(state: &StateDir) -> Vec<u16> {
     let files = fs::read_dir(state.ports()).into_iter().flatten().flatten();
     let held = |path: &PathBuf| {
-        let file = File::open(path);
+        let file = state::open_plain(File::options().read(true), path);
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     };
     let port = |path: PathBuf| path.extension()?.to_str()?.parse().ok();
@@ -141,8 +141,7 @@ fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(Held, u
 /// A port's lock, unless another run holds it. The file is empty and stays: there are no more of them than ports.
 fn lock(folder: &Path, protocol: Protocol, port: u16) -> Result<Option<File>, VmError> {
     let path = folder.join(format!("{}.{port}", protocol.name()));
-    let open = File::options().create(true).append(true).open(&path);
-    let file = open.map_err(self::folder("open", &path))?;
+    let file = state::open_to_append(&path).map_err(self::folder("open", &path))?;
     // A run that looks which ports are held holds each lock for a moment itself; only a longer hold is a run's own.
     for _ in 0..limits::LOCK_TRIES {
         match file.try_lock() {

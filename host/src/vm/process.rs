@@ -2,8 +2,14 @@
 //! for through a descriptor of it (pidfd_open(2)).
 
 use std::{
-    fmt, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    fmt,
+    fs::{self, Metadata},
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
 };
 
 use procfs::process::{self, ProcState};
@@ -46,6 +52,22 @@ impl Process {
     /// Whether it is there.
     pub fn lives(&self) -> bool {
         Self::of(self.pid).as_ref() == Some(self)
+    }
+
+    /// Who it is (its real user id), as seen from here; nothing where it is gone.
+    pub(super) fn user(&self) -> Option<u32> {
+        let status = process::Process::new(self.pid.try_into().ok()?).ok()?.status().ok()?;
+        self.lives().then_some(status.ruid)
+    }
+
+    /// Whether it has a file open; not where that cannot be seen.
+    pub(super) fn has_open(&self, file: &Path) -> bool {
+        let id = |found: Metadata| (found.dev(), found.ino());
+        let Ok(wanted) = fs::symlink_metadata(file).map(id) else { return false };
+        let mut open =
+            fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
+        let has = open.any(|one| fs::metadata(one.path()).map(id).is_ok_and(|id| id == wanted));
+        has && self.lives()
     }
 
     /// Sends it a signal; false where it is gone.

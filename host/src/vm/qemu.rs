@@ -31,6 +31,7 @@ use crate::{
     cage::{Binds, Handed, Orders, Said},
     failpoint, launcher, limits, printable,
     qemu::{CONSOLE_SOCKET, QMP_SOCKET, Qmp, QmpError, descriptors},
+    state,
 };
 
 /// A QEMU that is there.
@@ -185,7 +186,7 @@ async fn open(
     descriptors.push((image.into(), descriptors::IMAGE));
     if let Some(overlay) = &spec.overlay {
         let path = vm.join(overlay);
-        let overlay = File::options().read(true).write(true).open(&path);
+        let overlay = state::open_plain(File::options().read(true).write(true), &path);
         descriptors.push((overlay.map_err(folder("open", &path))?.into(), descriptors::OVERLAY));
     }
     let no_streams = || folder("connect to a socket in", vm)(std::io::Error::other("none"));

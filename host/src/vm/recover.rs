@@ -44,10 +44,12 @@ pub async fn recover(state: &StateDir) -> Recovered {
     for (vm, lock) in found {
         let id = super::dir::name_of(&vm);
         match list::read_record::<super::Status>(&vm.join(super::dir::STATUS)) {
-            Some(status) if status.qemu_lives() => match adopt(state, &vm, lock) {
-                Ok(attached) => adopting.push((id, attached)),
-                Err(error) => tracing::warn!(id, %error, "a VM is not looked after"),
-            },
+            Some(status) if status.qemu_lives() && !is_anothers(&vm, &status) => {
+                match adopt(state, &vm, lock) {
+                    Ok(attached) => adopting.push((id, attached)),
+                    Err(error) => tracing::warn!(id, %error, "a VM is not looked after"),
+                }
+            }
             Some(status) if !status.state().is_final() => {
                 mark_lost(&vm);
                 sweep(&vm);
@@ -93,10 +95,13 @@ fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
     let _all = lock_all(&vms)?;
     let mut found = vec![];
     for vm in due {
-        if vm.exists()
-            && let Some(lock) = try_lock(&vm)?
-        {
-            found.push((vm, lock));
+        if !vm.exists() {
+            continue;
+        }
+        match try_lock(&vm) {
+            Ok(lock) => found.extend(lock.map(|lock| (vm, lock))),
+            // The others are not to wait for this one's trouble.
+            Err(error) => tracing::warn!(vm = %vm.display(), %error, "a VM is not looked after"),
         }
     }
     Ok(found)
@@ -104,6 +109,7 @@ fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
 
 fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<Attached, VmError> {
     let spec = Spec::read(vm)?;
+    spec.keeps_to_state_of(vm)?;
     let mut holds = vec![lock];
     // All of it was this VM's already, and its QEMU uses it, whether or not it can be held.
     holds.extend(ports::hold(state, &spec.forwards)?);
@@ -116,6 +122,12 @@ fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<Attached, VmError> {
     }
     failpoint::reach("recover.held");
     Attached::start(vm, Begin::Adopt, holds)
+}
+
+/// Whether the process that a VM's record names as its QEMU cannot be that: it is not to be killed for it.
+fn is_anothers(vm: &Path, status: &super::Status) -> bool {
+    let spec = Spec::read(vm);
+    spec.is_ok_and(|spec| status.qemu.as_ref().is_some_and(|qemu| !spec.can_be(qemu)))
 }
 
 /// Tells the truth about a VM whose supervisor and whose QEMU are gone: its record still says that it goes on.
@@ -133,7 +145,18 @@ fn sweep(vm: &Path) {
     }
 }
 
-/// Kills a VM's QEMU where its supervisor does not answer; false where it is gone.
+/// Asks a VM's supervisor, or the run that makes it, by a signal; false where it is gone, or where the record names a process that
+/// does not have the VM's lock.
+pub fn signal_supervisor(vm: &list::Vm) -> bool {
+    let lock = vm.folder.join(super::dir::LOCK);
+    let supervisor = vm.status.supervisor.as_ref().filter(|process| process.has_open(&lock));
+    supervisor.is_some_and(|supervisor| supervisor.signal(Signal::TERM))
+}
+
+/// Kills a VM's QEMU where its supervisor does not answer; false where it is gone, or its records do not go together.
 pub fn kill_qemu(vm: &list::Vm) -> bool {
-    vm.status.qemu.as_ref().is_some_and(|qemu| qemu.signal(Signal::KILL))
+    let spec = Spec::read(&vm.folder);
+    let qemu = vm.status.qemu.as_ref();
+    let qemu = qemu.filter(|qemu| spec.is_ok_and(|spec| spec.can_be(qemu)));
+    qemu.is_some_and(|qemu| qemu.signal(Signal::KILL))
 }

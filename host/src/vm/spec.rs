@@ -2,18 +2,22 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{VmError, dir::folder};
+use super::{
+    Process, VmError,
+    dir::{folder, name_of},
+};
 use crate::{
-    cage::Cage,
+    cage::{Cage, User},
     digest::Sha256,
     image::Format,
     job::{Ready, Resources, Restart},
     qemu::{Forward, LaunchPlan, OVERLAY},
+    state,
 };
 
 pub(super) const PLAN: &str = "plan.json";
@@ -94,12 +98,59 @@ impl Spec {
     /// The one of a VM's folder.
     pub fn read(vm: &Path) -> Result<Self, VmError> {
         let path = vm.join(PLAN);
-        let read = || serde_json::from_slice(&fs::read(&path)?).map_err(io::Error::from);
+        let read = || {
+            let spec: Self = serde_json::from_slice(&state::read(&path)?)?;
+            // The id is part of paths that are removed.
+            match spec.vm == name_of(vm) {
+                true => Ok(spec),
+                false => Err(io::Error::other("it is another VM's, by the id in it")),
+            }
+        };
         read().map_err(folder("read", &path))
+    }
+
+    /// Refuses a record by which QEMU would get files that are not of this state folder: its image, or an overlay that is kept.
+    pub(super) fn keeps_to_state_of(&self, vm: &Path) -> Result<(), VmError> {
+        let state = vm.ancestors().nth(2).unwrap_or(vm);
+        let outside = |path: &Path| {
+            folder("use", path)(io::Error::other(format!(
+                "{} of {} names it, and it is not where this state folder has such files",
+                PLAN,
+                vm.display()
+            )))
+        };
+        if !is_below(&self.image.path, &state.join("images/sha256")) {
+            return Err(outside(&self.image.path));
+        }
+        let kept = self.overlay.as_deref().filter(|_| !self.has_own_overlay());
+        match kept.filter(|overlay| {
+            overlay.file_name() != Some(OVERLAY.as_ref())
+                || !is_below(overlay, &state.join("overlays"))
+        }) {
+            None => Ok(()),
+            Some(overlay) => Err(outside(overlay)),
+        }
+    }
+
+    /// Whether a process can be this VM's QEMU: it is the user that the cage made it.
+    pub(super) fn can_be(&self, qemu: &Process) -> bool {
+        match self.cage.user {
+            User::Own(uid) => qemu.user() == Some(uid),
+            // The kernel keeps those who are not root from the processes of others.
+            User::Namespace(_) | User::Caller => true,
+        }
     }
 
     /// Whether the overlay goes with the VM.
     pub fn has_own_overlay(&self) -> bool {
         self.overlay.as_deref() == Some(Path::new(OVERLAY))
     }
+}
+
+/// Whether a file is in a folder of a folder, by whatever names the two go.
+fn is_below(file: &Path, folder: &Path) -> bool {
+    let is_plain = file.components().all(|part| part != Component::ParentDir);
+    let Some(above) = file.ancestors().nth(2).filter(|_| is_plain) else { return false };
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    above == folder || real(above).is_some_and(|above| Some(above) == real(folder))
 }

@@ -58,6 +58,7 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
         tracing::warn!(%error, "QEMU's exit status will not be known");
     }
     let spec = Spec::read(vm)?;
+    spec.keeps_to_state_of(vm)?;
     let runtime = VmError::Runtime;
     let stop = Stop::on_signals().map_err(runtime)?;
     let notes = Notes::on_stdout();

@@ -117,7 +117,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
 }
 
 fn read<T: DeserializeOwned>(path: PathBuf) -> Result<T, VmError> {
-    let read = || std::io::Result::Ok(serde_json::from_slice(&std::fs::read(&path)?)?);
+    let read = || std::io::Result::Ok(serde_json::from_slice(&crate::state::read(&path)?)?);
     read().map_err(|source| VmError::Folder { doing: "read", path: path.clone(), source })
 }
 

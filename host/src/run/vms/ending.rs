@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use serde_json::json;
 use tokio::time;
 
@@ -75,8 +74,7 @@ async fn ask(vm: &Vm, request: Request) {
 
 /// Asks by a signal, which whoever looks after a VM hears in any case.
 pub(in crate::run) fn ask_to_stop(vm: &Vm) {
-    let supervisor = vm.status.supervisor.as_ref();
-    if !supervisor.is_some_and(|supervisor| supervisor.signal(Signal::TERM)) {
+    if !vm::signal_supervisor(vm) {
         tracing::info!(vm = vm.id, "nobody was there to be asked");
     }
 }

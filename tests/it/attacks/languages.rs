@@ -1,0 +1,143 @@
+//! Policies in Python and JavaScript that try all that their languages have to get at a host: built as their authors build them,
+//! with no WASI, and granted the whole of it. What each try got is in the snapshots.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use qhost_tests::{Qhost, command, languages::can_build, root};
+use serde_json::json;
+
+use crate::{qhost, snapshot};
+
+/// What the tools are told to build, without their name for the file that they make.
+struct Tool {
+    language: &'static str,
+    source: &'static str,
+    program: &'static str,
+    /// With nothing to import, as `qhost policy build` has it. Python's then traps wherever it looks for a host, and takes long to
+    /// compile: `author.rs` has one.
+    bare: Option<&'static [&'static str]>,
+    /// With all that the tool has.
+    full: &'static [&'static str],
+}
+
+const PYTHON: Tool = Tool {
+    language: "python",
+    source: "probe.py",
+    program: "componentize-py",
+    bare: None,
+    full: &["-q", "-d", "wit", "-w", "policy", "componentize", "rules", "-o"],
+};
+
+const JS: Tool = Tool {
+    language: "js",
+    source: "probe.js",
+    program: "jco",
+    bare: Some(&[
+        "componentize",
+        "rules.js",
+        "--wit=wit",
+        "--world-name=policy",
+        "--backend=qjs",
+        "--backend-qjs-stub-wasi",
+        "--backend-qjs-disable-async",
+        "-o",
+    ]),
+    full: &[
+        "componentize",
+        "rules.js",
+        "--wit=wit",
+        "--world-name=policy",
+        "--backend=qjs",
+        "--backend-qjs-disable-async",
+        "-o",
+    ],
+};
+
+/// Makes a component of a probe in a project of its own.
+fn build(qhost: &Qhost, tool: &Tool, args: &[&str], made: &str) {
+    let project = qhost.folder().join("probe");
+    let source = root().join("tests/fixtures/policies").join(tool.source);
+    let rules = Path::new(tool.source).extension().unwrap();
+    fs::copy(source, project.join("rules").with_extension(rules)).unwrap();
+    let built = command(tool.program)
+        .args(args)
+        .arg(made)
+        .current_dir(&project)
+        .env("PATH", qhost.variable("PATH"))
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+}
+
+/// What a plan under a built probe says of one try, in a line.
+fn tried(qhost: &Qhost, made: &str, grant: bool, name: &str) -> String {
+    let file = qhost.folder().join("probe").join(made);
+    let sha256 = qhost::digest::Sha256::of(&fs::read(&file).unwrap());
+    // Long, so that on a busy machine nothing but what never ends meets it.
+    let deadline_ms = if ENDLESS.contains(&name) { 3000 } else { 20_000 };
+    qhost.config(&format!(
+        "[policies.probe]\nmodule = {file:?}\nsha256 = \"{sha256}\"\nwasi = {grant}\n\
+         settings = {{ try = {name:?} }}\ndeadline_ms = {deadline_ms}\n[host]\nchain = [\"probe\"]\n"
+    ));
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    let done = qhost.run(&["plan", &job]);
+    let said = format!("{}{}", done.stdout, done.stderr);
+    assert!(!said.contains("panicked") && !said.contains('\u{1b}'), "{said}");
+    let got = said.lines().find_map(|line| line.trim_start().strip_prefix("tried it: "));
+    let failed = || {
+        let error = said.lines().find(|line| line.starts_with("error:"))?;
+        let error = error.split_once(" failed in validate: ").map_or(error, |(_, why)| why);
+        // Where in an interpreter it was changes with that.
+        Some(error.split("\\n").next().unwrap_or_default())
+    };
+    got.or_else(failed).unwrap_or(&said).replace(&format!(" (sha256:{sha256})"), "")
+}
+
+/// What never ends by itself.
+const ENDLESS: [&str; 2] = ["spin", "backtrack"];
+
+/// The names of a probe's tries, as its source has them.
+fn tries(tool: &Tool) -> Vec<String> {
+    let source =
+        fs::read_to_string(root().join("tests/fixtures/policies").join(tool.source)).unwrap();
+    let names = source.lines().filter_map(|line| {
+        let line = line.strip_prefix("    ").or_else(|| line.strip_prefix("  "))?;
+        let (name, _) = line.strip_prefix('"')?.split_once("\": ")?;
+        Some(name.to_owned())
+    });
+    names.collect()
+}
+
+fn all(tool: &Tool) {
+    if !can_build(tool.language) {
+        return;
+    }
+    let qhost = qhost().as_author();
+    qhost.run(&["policy", "new", "probe", "--lang", tool.language]).exits(0);
+    let tries = tries(tool);
+    let mut text = String::new();
+    let builds = [("bare.wasm", tool.bare, false), ("full.wasm", Some(tool.full), true)];
+    for (made, args, grant) in builds {
+        let Some(args) = args else { continue };
+        build(&qhost, tool, args, made);
+        writeln!(text, "built {} WASI:", if grant { "with, and granted," } else { "without" })
+            .unwrap();
+        for name in &tries {
+            writeln!(text, "  {name:<40} {}", tried(&qhost, made, grant, name)).unwrap();
+        }
+    }
+    // Without the grant, what imports anything is not loaded.
+    text += "built with WASI, granted nothing:\n";
+    writeln!(text, "  {}", tried(&qhost, "full.wasm", false, "a file")).unwrap();
+    snapshot(&format!("hostile-{}", tool.language), &text, &qhost);
+}
+
+#[test]
+fn what_a_python_policy_got() {
+    all(&PYTHON);
+}
+
+#[test]
+fn what_a_javascript_policy_got() {
+    all(&JS);
+}
