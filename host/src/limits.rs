@@ -290,6 +290,8 @@ pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
 pub const IMAGE_ORIGINS: usize = 256;
 /// How long an image's lock is waited for that is held for moments only: by a sweep, while it is published or removed.
 pub const IMAGE_LOCK: Duration = Duration::from_secs(2);
+/// How often a stored image is hashed again that changes while it is hashed.
+pub const IMAGE_HASHES: u32 = 3;
 /// A stored image's record in bytes.
 pub const IMAGE_RECORD_BYTES: u64 = 1 << 20;
 /// What a guest may write to its disk in bytes, unless configured: 16 GiB.

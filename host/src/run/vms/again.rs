@@ -96,7 +96,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     let store = Store::new(host.state.path());
     let lost = task.image.sources().find(|source| policy::is_masked(source));
     if let Some(lost) = lost
-        && store.would_fetch(&task.image, &host.config.image)?
+        && store.would_fetch(&task.image, &task.tenant, &host.config.image)?
     {
         let (sha256, source_url) = (task.image.checksum.pin(), image::shown(lost));
         return Err(RunError::QueryNotKept { sha256, source_url });
