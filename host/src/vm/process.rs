@@ -2,9 +2,7 @@
 //! for through a descriptor of it (pidfd_open(2)).
 
 use std::{
-    fmt,
-    fs::{self, Metadata},
-    io,
+    fmt, fs, io,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -56,17 +54,29 @@ impl Process {
 
     /// Who it is (its real user id), as seen from here; nothing where it is gone.
     pub(super) fn user(&self) -> Option<u32> {
+        self.status().map(|status| status.ruid)
+    }
+
+    /// Whether it is in a process namespace below this process's own; not where that cannot be seen.
+    pub(super) fn is_namespaced(&self) -> bool {
+        let numbers = self.status().and_then(|status| status.nspid);
+        numbers.is_some_and(|numbers| numbers.len() > 1)
+    }
+
+    /// Whether it runs a program; not where that cannot be seen.
+    pub(super) fn runs(&self, program: &Path) -> bool {
+        is_same(Path::new(&format!("/proc/{}/exe", self.pid)), program) && self.lives()
+    }
+
+    fn status(&self) -> Option<process::Status> {
         let status = process::Process::new(self.pid.try_into().ok()?).ok()?.status().ok()?;
-        self.lives().then_some(status.ruid)
+        self.lives().then_some(status)
     }
 
     /// Whether it has a file open; not where that cannot be seen.
     pub(super) fn has_open(&self, file: &Path) -> bool {
-        let id = |found: Metadata| (found.dev(), found.ino());
-        let Ok(wanted) = fs::symlink_metadata(file).map(id) else { return false };
-        let mut open =
-            fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
-        let has = open.any(|one| fs::metadata(one.path()).map(id).is_ok_and(|id| id == wanted));
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
+        let has = open.map(|one| one.path()).any(|one| is_same(&one, file));
         has && self.lives()
     }
 
@@ -81,6 +91,12 @@ impl Process {
         // The handle is of whoever has the number now; from here on that cannot change.
         self.lives().then_some(handle)
     }
+}
+
+/// Whether two names are of one file; not where either cannot be seen.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    id(one).is_some_and(|one| Some(one) == id(other))
 }
 
 /// A process whose end is waited for.

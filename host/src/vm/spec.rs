@@ -16,6 +16,7 @@ use crate::{
     digest::Sha256,
     image::Format,
     job::{Ready, Resources, Restart},
+    launcher,
     qemu::{Forward, LaunchPlan, OVERLAY},
     state,
 };
@@ -132,13 +133,18 @@ impl Spec {
         }
     }
 
-    /// Whether a process can be this VM's QEMU: it is the user that the cage made it.
+    /// Whether a process can be this VM's QEMU, by what that cannot change of itself: the process namespace and the user that the
+    /// cage gives it. Until it has the user, it is a supervisor's program.
     pub(super) fn can_be(&self, qemu: &Process) -> bool {
-        match self.cage.user {
-            User::Own(uid) => qemu.user() == Some(uid),
+        let is_its_user = match self.cage.user {
+            User::Own(uid) => {
+                let step = launcher::supervisor_program();
+                qemu.user() == Some(uid) || step.is_ok_and(|step| qemu.runs(&step))
+            }
             // The kernel keeps those who are not root from the processes of others.
             User::Namespace(_) | User::Caller => true,
-        }
+        };
+        is_its_user && (!self.cage.namespaces || qemu.is_namespaced())
     }
 
     /// Whether the overlay goes with the VM.

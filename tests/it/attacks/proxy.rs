@@ -123,7 +123,7 @@ fn lies() -> Vec<(&'static str, &'static str, Lie)> {
             "redirects without end",
             PLAIN,
             says(
-                "HTTP/1.1 308 Permanent Redirect\r\nlocation: /image\r\ncontent-length: 0\r\n\r\n",
+                "HTTP/1.1 308 Permanent Redirect\r\nlocation: /image\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             ),
         ),
         (
