@@ -15,7 +15,14 @@ pub fn at_every_point(act: fn(&str)) {
 pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
     let is_ours = |(key, _): &(String, String)| {
         cfg!(feature = "failpoints")
-            && matches!(key.as_str(), "QHOST_KILL_AT" | "QHOST_SLOW_AT" | "QHOST_TIMES_OF_POINTS")
+            && matches!(
+                key.as_str(),
+                "QHOST_KILL_AT"
+                    | "QHOST_SLOW_AT"
+                    | "QHOST_FILL_AT"
+                    | "QHOST_FILL"
+                    | "QHOST_TIMES_OF_POINTS"
+            )
     };
     std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))

@@ -361,6 +361,12 @@ pub const CONSOLE_READ_BYTES: usize = 8 << 10;
 pub const CONSOLE_TYPED: Duration = Duration::from_millis(200);
 /// Pieces of a console's output that wait for somebody who is attached and slow; older ones are left out.
 pub const CONSOLE_PIECES: usize = 64;
+/// Room for a VM's status on a full disk in bytes: one block of most file systems.
+pub const STATUS_SPARE_BYTES: usize = 4096;
+/// Changes of its state that are written there.
+pub const STATUS_SPARE_CHANGES: usize = 6;
+/// Characters of a reason that is written there.
+pub const STATUS_SPARE_REASON: usize = 200;
 /// Changes of a VM's state that are kept.
 pub const STATUS_CHANGES: usize = 64;
 /// The console text kept for the summary of a VM that failed, in bytes.

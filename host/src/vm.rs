@@ -13,6 +13,7 @@
 
 mod process;
 mod status;
+mod spare;
 mod events;
 mod quota;
 mod spec;
@@ -41,7 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub use attach::{Attached, Note};
 pub use console::{Reader, tail as console_tail};
-pub use control::{AskError, Request, ask, attach};
+pub use control::{AskError, Request, ask, attach, end_of};
 pub use dir::VmDir;
 pub use events::{Event, Events};
 pub use kept::{Kept, KeptOverlay, Owner, kept, kept_over, remove as remove_kept};

@@ -5,16 +5,17 @@
 use std::{
     collections::BTreeSet,
     env, fs,
-    io::Write as _,
     net::{TcpListener, UdpSocket},
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use qhost_tests::{
     ImageServer, Qhost, Running,
     boot_sector::{self, Then},
-    can_filter, command, succeed, wait_for,
+    can_filter, command,
+    disk::SmallDisk,
+    succeed, wait_for,
 };
 use serde_json::{Value, json};
 
@@ -64,7 +65,7 @@ fn nothing_is_left_and_every_record_is_true() {
         "[overlay]\nmax_bytes = 8388608\n[network]\ninternet = true\n{}",
         qhost.cage_for_udp()
     ));
-    let disk = SmallDisk::under(&qhost);
+    let disk = SmallDisk::under(&qhost, 320);
     let jobs = jobs(&qhost, &server);
     for job in &jobs {
         // Stored beforehand: a fetch wants room, and is tried elsewhere.
@@ -145,43 +146,6 @@ fn nothing_is_left_and_every_record_is_true() {
         left.is_empty().then_some(())
     });
     is_clean(&qhost);
-}
-
-/// A disk that can be filled without anybody else's noticing; nothing where this user may not mount one.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn under(qhost: &Qhost) -> Option<Self> {
-        let fingerprint = fs::read(qhost.state().join("fingerprint.json")).unwrap();
-        let at = qhost.state();
-        let mut mount = command("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=320m,mode=700", "tmpfs"]).arg(&at);
-        if !mount.stderr(std::process::Stdio::null()).status().unwrap().success() {
-            eprintln!("not shown here: a full disk needs the right to mount one");
-            return None;
-        }
-        fs::write(at.join("fingerprint.json"), fingerprint).unwrap();
-        Some(Self(at))
-    }
-
-    fn fill(&self) {
-        let mut file = fs::File::create(self.0.join("filler")).unwrap();
-        let block = vec![1; 1 << 20];
-        while file.write_all(&block).is_ok() {}
-    }
-
-    fn empty(&self) {
-        // It need not be full.
-        if self.0.join("filler").exists() {
-            fs::remove_file(self.0.join("filler")).unwrap();
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        succeed("umount", &["-l", self.0.to_str().unwrap()]);
-    }
 }
 
 /// Guests of every kind, some with ports that they ask for by number.

@@ -27,6 +27,7 @@ mod terminals;
 mod tenants;
 mod lifecycle;
 mod recovery;
+mod full_disk;
 mod cage;
 mod chaos;
 mod linux;

@@ -2,6 +2,7 @@
 //! faults.
 
 pub mod boot_sector;
+pub mod disk;
 pub mod hostile;
 pub mod hostile_images;
 pub mod https;
@@ -88,7 +89,8 @@ pub fn linux_guest() -> &'static Path {
     })
 }
 
-/// Has the programs under test do what `QHOST_KILL_AT` and `QHOST_SLOW_AT` say, and append each point with the microseconds
+/// Has the programs under test do what `QHOST_KILL_AT` and `QHOST_SLOW_AT` say, fill the disk of `QHOST_FILL` at the point that
+/// `QHOST_FILL_AT` names, and append each point with the microseconds
 /// since 1970 to the file that `QHOST_TIMES_OF_POINTS` names.
 pub fn fail_points() {
     use rustix::process::{Signal, getpid, kill_process};
@@ -103,6 +105,11 @@ pub fn fail_points() {
         }
         if std::env::var("QHOST_KILL_AT").is_ok_and(|fatal| fatal == point) {
             kill_process(getpid(), Signal::KILL).expect("a signal to oneself");
+        }
+        if std::env::var("QHOST_FILL_AT").is_ok_and(|full| full == point)
+            && let Ok(disk) = std::env::var("QHOST_FILL")
+        {
+            disk::fill(Path::new(&disk));
         }
         let slow = std::env::var("QHOST_SLOW_AT").unwrap_or_default();
         if let Some((_, milliseconds)) = slow.split_once('=').filter(|(at, _)| *at == point) {

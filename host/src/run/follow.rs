@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tokio::time;
+use tokio::{task::JoinHandle, time};
 
 use super::{Host, show::Steps, vms};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     limits,
     outcome::{Exit, VmReport},
     stop::Stop,
-    vm::{self, Attached, End, Note, Spec, State, Vm},
+    vm::{self, Attached, End, Note, Spec, State, Status, Vm},
 };
 
 /// Follows it until what is waited for, or its end.
@@ -23,10 +23,13 @@ pub(super) async fn until(
     stop: &mut Stop,
 ) -> Vm {
     let mut asked = 0;
+    let mut told = None;
     loop {
         tokio::select! {
             note = attached.note() => match note {
                 Some(Note::Changed(change)) if change.state == State::Running => {
+                    let at = folder.to_owned();
+                    told.get_or_insert_with(|| tokio::spawn(async move { vm::end_of(&at).await }));
                     steps.running(spec, &Vm::at(folder).console_log());
                     if until == Until::Running {
                         return Vm::at(folder);
@@ -64,7 +67,7 @@ pub(super) async fn until(
             Until::Ready => now.held && now.status.ready_at.is_some(),
         };
         if is_reached || (now.status.state().is_final() && now.is_over()) {
-            return now;
+            return as_told(now, told).await;
         }
         if tries % 25 == 1 {
             vm::recover(&host.state).await;
@@ -77,6 +80,17 @@ pub(super) async fn until(
             }
         }
     }
+}
+
+/// Where its end could not be written down, what its supervisor has told is true.
+async fn as_told(mut vm: Vm, told: Option<JoinHandle<Option<Status>>>) -> Vm {
+    if vm.status.state() == State::Lost
+        && let Some(told) = told
+        && let Ok(Ok(Some(status))) = time::timeout(limits::VM_POLL, told).await
+    {
+        vm.status = status;
+    }
+    vm
 }
 
 /// The exit code of a command that has followed it so far.

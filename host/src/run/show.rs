@@ -50,6 +50,13 @@ pub(super) fn tell(text: &str) {
     print(&terminal::folded(text, terminal::width(stdout())));
 }
 
+/// Says something beside what a command prints.
+pub(super) fn aside(shared: &Shared, text: &str) {
+    if !shared.json {
+        say(text);
+    }
+}
+
 fn say(text: &str) {
     use std::io::Write as _;
     let text = terminal::folded(text, terminal::width(stderr()));

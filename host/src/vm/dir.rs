@@ -18,6 +18,7 @@ use super::{
     admission::{self, Asking, admit},
     console, control, list,
     list::Reserved,
+    spare,
     spec::PLAN,
 };
 use crate::{
@@ -94,6 +95,7 @@ impl VmDir {
         // What is secret of it is not needed any more once the image is here.
         let mut kept = task.clone();
         Masks::default().mask(&mut kept);
+        spare::make(&dir.path).map_err(folder("write to", &dir.path))?;
         dir.write(TASK, &kept)?;
         dir.tell(State::Created.name(), None);
         dir.status.enter(State::Fetching, None);
@@ -244,7 +246,13 @@ impl VmDir {
         let is_final = self.status.state().is_final();
         let write = if is_final { state::write_whole } else { state::write_replacing };
         self.status.kept_bytes = is_final.then(|| admission::bytes_of(&self.path));
-        self.write_by(write, STATUS, &self.status)
+        match self.write_by(write, STATUS, &self.status) {
+            Err(VmError::Folder { source, .. }) if spare::is_wanted(&source) => {
+                spare::write(&self.path, &self.status)
+                    .map_err(folder("write", &self.path.join(STATUS)))
+            }
+            written => written,
+        }
     }
 
     /// Adds to what happened on this host.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{End, Ended, Process};
-use crate::limits;
+use crate::{limits, printable};
 
 /// Where a VM is between its decision and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,6 +209,25 @@ impl Status {
         may
     }
 
+    /// The same with little of its history and short reasons.
+    pub(super) fn in_short(&self) -> Self {
+        let short = |text: &str| printable::line(text, limits::STATUS_SPARE_REASON).to_string();
+        let mut status = self.clone();
+        let left_out = status.changes.len().saturating_sub(limits::STATUS_SPARE_CHANGES);
+        if left_out > 0 {
+            status.changes.drain(1..=left_out);
+        }
+        for change in &mut status.changes {
+            change.reason = change.reason.as_deref().map(short);
+        }
+        if let Some(End::Failed { message } | End::NotStarted { message, .. }) =
+            status.ended.as_mut().map(|ended| &mut ended.end)
+        {
+            *message = short(message);
+        }
+        status
+    }
+
     fn change(&mut self, state: State, reason: Option<String>) {
         self.state = state;
         self.changes.push(Change { state, at: Timestamp::now(), reason });
@@ -227,7 +246,7 @@ impl Ended {
             End::Panicked | End::Failed { .. } | End::NotStarted { .. } => State::Failed,
         };
         let reason = self.end.to_string();
-        (state, crate::printable::line(&reason, limits::QEMU_STDERR_BYTES).to_string())
+        (state, printable::line(&reason, limits::QEMU_STDERR_BYTES).to_string())
     }
 }
 

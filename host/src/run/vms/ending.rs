@@ -1,9 +1,13 @@
 //! `qhost stop`, `kill`, `pause`, `resume`, `wait` and `rm`.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
+use futures_util::future::join_all;
 use serde_json::json;
-use tokio::time;
+use tokio::{task::JoinHandle, time};
 
 use super::{RunError, show};
 use crate::{
@@ -12,7 +16,7 @@ use crate::{
     outcome::Exit,
     printable,
     state::StateDir,
-    vm::{self, AskError, Request, State, Vm, VmError},
+    vm::{self, AskError, Request, State, Status, Vm, VmError},
 };
 
 /// Ends VMs by a request to stop or to kill them, and waits for their ends. None is asked where one has ended already.
@@ -22,13 +26,15 @@ pub(super) async fn end(
     names: &[String],
     request: Request,
 ) -> Result<Exit, RunError> {
-    let vms = going_on(state, names)?;
-    for vm in &vms {
-        ask(vm, request).await;
+    let vms: Vec<_> = going_on(state, names)?.into_iter().map(Ending::of).collect();
+    // One that does not answer keeps no other waiting.
+    let silent = join_all(vms.iter().map(|ending| ask(&ending.vm, request))).await;
+    for (ending, _) in vms.iter().zip(silent).filter(|(_, is_silent)| *is_silent) {
+        show::aside(shared, &silence(&ending.vm, request));
     }
     let mut ended = vec![];
-    for vm in vms {
-        let vm = until_end(vm, limits::STOP_GRACE_MOST, Some(request)).await?;
+    for ending in vms {
+        let vm = ending.wait(limits::STOP_GRACE_MOST, Some(request)).await?;
         if !shared.json {
             show::tell(&summary(&vm));
         }
@@ -56,20 +62,45 @@ pub(super) fn going_on(state: &StateDir, names: &[String]) -> Result<Vec<Vm>, Ru
     Ok(vms)
 }
 
-/// Asks whoever looks after a VM. A run that still fetches its image has no socket, and knows signals only.
-async fn ask(vm: &Vm, request: Request) {
-    match vm::ask(&vm.folder, request, limits::CONTROL_REPLY).await {
-        Ok(_) => {}
+/// Asks a VM's supervisor; whether that is silent. A run that still fetches its image has no socket, and knows signals only.
+async fn ask(vm: &Vm, request: Request) -> bool {
+    match vm::ask(&vm.folder, request, limits::CONTROL_SILENT).await {
+        Ok(_) => false,
         Err(AskError::Unanswered(error)) => {
             tracing::info!(vm = vm.id, %error, "its supervisor does not answer");
             if request == Request::Kill {
                 vm::kill_qemu(vm);
             }
             ask_to_stop(vm);
+            error.kind() == io::ErrorKind::TimedOut
         }
         // It ended before it was asked to, which is found so below.
-        Err(AskError::Refused(error)) => tracing::info!(vm = vm.id, error, "not done"),
+        Err(AskError::Refused(error)) => {
+            tracing::info!(vm = vm.id, error, "not done");
+            false
+        }
     }
+}
+
+/// What is done where a supervisor says nothing.
+fn silence(vm: &Vm, request: Request) -> String {
+    let seconds = limits::CONTROL_SILENT.as_secs();
+    let done = match request {
+        Request::Kill => "QEMU was sent SIGKILL, and its supervisor SIGTERM".to_owned(),
+        Request::Stop { .. }
+        | Request::Restart { .. }
+        | Request::Pause
+        | Request::Resume
+        | Request::Stats
+        | Request::End
+        | Request::Console => {
+            format!("it was sent SIGTERM; if that does not help: qhost kill {}", vm.id)
+        }
+    };
+    format!(
+        "waiting   {}: its supervisor has not answered for {seconds} s. {done}. Ctrl-C ends this wait, and takes nothing back",
+        vm.id
+    )
 }
 
 /// Asks by a signal, which whoever looks after a VM hears in any case.
@@ -109,7 +140,7 @@ pub(super) async fn wait(
     args: &WaitArgs,
 ) -> Result<Exit, RunError> {
     let vm = vm::named(state, &args.which.name())?;
-    let vm = until_end(vm, Duration::from_secs(args.timeout), None).await?;
+    let vm = Ending::of(vm).wait(Duration::from_secs(args.timeout), None).await?;
     match shared.json {
         true => show::print(&show::json(&vm)),
         false => show::tell(&summary(&vm)),
@@ -118,38 +149,68 @@ pub(super) async fn wait(
     Ok(if exited { Exit::Done } else { Exit::VmFailed })
 }
 
-/// Waits until a VM is over. What was requested is asked again of somebody else who looks after it meanwhile, for whoever was
-/// asked may have been killed; and to be killed it is asked again in any case.
-async fn until_end(mut vm: Vm, most: Duration, request: Option<Request>) -> Result<Vm, VmError> {
-    let began = Instant::now();
-    let mut asked = began;
-    let mut asked_of = vm.status.supervisor.clone();
-    let state = StateDir::new(vm.folder.ancestors().nth(2).unwrap_or(&vm.folder)).ok();
-    while !vm.is_over() {
-        if began.elapsed() > most {
-            return Err(VmError::Stays { id: vm.id, seconds: most.as_secs() });
-        }
-        if asked.elapsed() > limits::KILL_AGAIN {
-            let is_unheard =
-                vm.status.supervisor != asked_of && vm.status.state() != State::Stopping;
-            if let Some(request) = request.filter(|it| *it == Request::Kill || is_unheard) {
-                asked_of.clone_from(&vm.status.supervisor);
-                ask(&vm, request).await;
-            }
-            // Whoever looked after it may have been killed meanwhile.
-            if let Some(state) = &state {
-                vm::recover(state).await;
-            }
-            asked = Instant::now();
-        }
-        time::sleep(limits::VM_POLL).await;
-        match vm.again() {
-            Some(now) => vm = now,
-            // One that was never launched takes its folder along; another was removed since it ended.
-            None => return Ok(vm.gone()),
-        }
+/// A VM whose end is waited for.
+struct Ending {
+    vm: Vm,
+    /// What its supervisor tells of its end.
+    told: JoinHandle<Option<Status>>,
+}
+
+impl Ending {
+    fn of(vm: Vm) -> Self {
+        let folder = vm.folder.clone();
+        Self { vm, told: tokio::spawn(async move { vm::end_of(&folder).await }) }
     }
-    Ok(vm)
+
+    /// Waits until it is over. What was requested is asked again of another supervisor that comes meanwhile, for the one that was asked
+    /// may have been killed; and to be killed it is asked again in any case.
+    async fn wait(self, most: Duration, request: Option<Request>) -> Result<Vm, VmError> {
+        let Self { mut vm, mut told } = self;
+        let began = Instant::now();
+        let mut asked = began;
+        let mut asked_of = vm.status.supervisor.clone();
+        let state = StateDir::new(vm.folder.ancestors().nth(2).unwrap_or(&vm.folder)).ok();
+        let mut end: Option<Status> = None;
+        let mut may_be_told = true;
+        while !vm.is_over() {
+            if began.elapsed() > most {
+                return Err(VmError::Stays { id: vm.id, seconds: most.as_secs() });
+            }
+            if asked.elapsed() > limits::KILL_AGAIN {
+                let is_unheard =
+                    vm.status.supervisor != asked_of && vm.status.state() != State::Stopping;
+                if let Some(request) = request.filter(|it| *it == Request::Kill || is_unheard) {
+                    asked_of.clone_from(&vm.status.supervisor);
+                    ask(&vm, request).await;
+                }
+                // Its supervisor may have been killed meanwhile.
+                if let Some(state) = state.as_ref().filter(|_| end.is_none()) {
+                    vm::recover(state).await;
+                }
+                asked = Instant::now();
+            }
+            tokio::select! {
+                () = time::sleep(limits::VM_POLL) => {}
+                status = &mut told, if may_be_told => {
+                    (may_be_told, end) = (false, status.ok().flatten());
+                }
+            }
+            match vm.again() {
+                Some(now) => vm = now,
+                // One that was never launched takes its folder along; another was removed since it ended.
+                None => return Ok(vm.gone()),
+            }
+        }
+        // The supervisor tells it before it ends, so that it is known by now if it is ever.
+        if may_be_told && vm.status.state() == State::Lost {
+            end = time::timeout(limits::VM_POLL, told).await.ok().and_then(Result::ok).flatten();
+        }
+        // What it says is true where nothing could be written.
+        if let Some(end) = end.filter(|_| vm.status.state() == State::Lost) {
+            vm.status = end;
+        }
+        Ok(vm)
+    }
 }
 
 pub(super) fn summary(vm: &Vm) -> String {

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _, stdout};
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time;
@@ -76,13 +77,24 @@ pub(super) async fn stats(
     };
     vms.retain(|vm| args.of.includes(&vm.tenant));
     let mut used = vec![];
-    for vm in vms {
-        let stats = vm::ask(&vm.folder, Request::Stats, limits::CONTROL_REPLY).await;
+    // All at once: one that does not answer costs the others nothing.
+    let asked = join_all(vms.into_iter().map(async |vm| {
+        let stats = vm::ask(&vm.folder, Request::Stats, limits::CONTROL_STATS).await;
         let stats =
             stats.and_then(|stats| Ok(serde_json::from_value(stats).map_err(io::Error::from)?));
+        (vm, stats)
+    }));
+    for (vm, stats) in asked.await {
         match stats {
             Ok(stats) => used.push(Used { id: vm.id, task: vm.task, stats }),
             // Of all, those that are only beginning or have just ended are left out.
+            Err(AskError::Unanswered(error))
+                if names.is_empty() && error.kind() == io::ErrorKind::TimedOut =>
+            {
+                let seconds = limits::CONTROL_STATS.as_secs();
+                let id = &vm.id;
+                show::aside(shared, &format!("silent    {id}: no answer within {seconds} s"));
+            }
             Err(AskError::Unanswered(_) | AskError::Refused(_)) if names.is_empty() => {}
             Err(error) => {
                 return Err(VmError::Refused { id: vm.id, reason: error.to_string() }.into());
