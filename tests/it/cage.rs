@@ -1,6 +1,7 @@
 //! What the cage holds, from inside: a program that runs in QEMU's place, as a guest would that had broken out into QEMU. One
 //! test a claim. Where this machine cannot show one, the test says so by name.
 
+mod flood;
 mod network;
 mod tried;
 

@@ -12,7 +12,7 @@ use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
     hostile_images::{made, qcow2},
-    linux_guest,
+    linux_guest, wait_for,
 };
 use serde_json::{Value, json};
 
@@ -129,6 +129,24 @@ fn verify_puts_away_what_changed() {
     assert_eq!(server.requests(), ["/sound", "/changed", "/changed"]);
     qhost.run(&["image", "gc", "--older-than", "0s", "--dry-run"]).exits(0);
     assert!(PathBuf::from(&quarantined).exists());
+}
+
+/// What owns a stored file can set its times while it is hashed: it is hashed again, and not put away.
+#[test]
+fn an_image_whose_times_alone_move_stays() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let sha256 = pull(&qhost, &server, "/image", boot_sector::disk("sound", Then::PowerOff));
+    let path = qhost.run(&["image", "path", &sha256]).exits(0).stdout;
+    let qhost = qhost.env("QHOST_SLOW_AT", "store.hashed=1000");
+    let times = qhost.folder().join("times");
+    let qhost = qhost.env("QHOST_TIMES_OF_POINTS", times.to_str().unwrap());
+    let verify = qhost.start(&["image", "verify"]);
+    wait_for("the first hash", || fs::read_to_string(&times).ok().filter(|text| !text.is_empty()));
+    let file = fs::File::open(path.trim()).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    verify.end().exits(0).says("sound");
+    let hashed = fs::read_to_string(&times).unwrap().matches("store.hashed").count();
+    assert_eq!(hashed, 2);
 }
 
 /// A changed size, time or inode is noticed at use: the file is hashed again, and used, or put away and fetched again.

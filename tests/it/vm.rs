@@ -184,6 +184,11 @@ fn qemu_inherits_no_descriptor() {
     let entries = fs::read_dir(format!("/proc/{}/fd", qemu[0])).unwrap().flatten();
     let open: Vec<_> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
     assert!(!open.iter().any(|file| file.ends_with("secret")), "{open:?}");
+    // Nor does its supervisor keep it.
+    let supervisor = qhost.supervisors();
+    let entries = fs::read_dir(format!("/proc/{}/fd", supervisor[0])).unwrap().flatten();
+    let open: Vec<_> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    assert!(!open.iter().any(|file| file.ends_with("secret")), "{open:?}");
     succeed("kill", &["-INT", &child.id().to_string()]);
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }

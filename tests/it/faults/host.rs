@@ -113,7 +113,9 @@ fn kill_9_at_each_point() {
     ];
     let code = ["fetch.rs", "store.rs", "store/part.rs"]
         .map(|name| fs::read_to_string(root().join("host/src/image").join(name)).unwrap());
-    let named = code.concat().matches("failpoint::reach(\"").count();
+    // The point of hashing again is not on a fetch's way.
+    let named = code.concat().replace("failpoint::reach(\"store.hashed", "");
+    let named = named.matches("failpoint::reach(\"").count();
     assert_eq!(named, points.len(), "a point has no test");
     for point in points {
         for reply in [Reply::File(file(1).into()), Reply::Ranged(Ranged::new(file(1), "\"1\""))] {

@@ -14,6 +14,7 @@ use std::{
             process::CommandExt as _,
         },
     },
+    sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering},
     thread,
     time::Duration,
 };
@@ -30,6 +31,9 @@ use rustix::{
     process::{Pid, Signal, kill_process},
     thread::{CapabilitySet, UnshareFlags, capabilities},
 };
+
+/// The console's connection.
+static CONSOLE: AtomicI32 = AtomicI32::new(-1);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -54,6 +58,7 @@ fn main() {
         }
     });
     let (mut console, _) = console.accept().unwrap();
+    CONSOLE.store(console.as_raw_fd(), Ordering::Relaxed);
     let mut deeds = String::new();
     let mut reader = BufReader::new(image.try_clone().unwrap());
     reader.seek(SeekFrom::Start(512)).unwrap();
@@ -71,9 +76,43 @@ fn main() {
     thread::sleep(Duration::from_secs(3600));
 }
 
+/// What is sent on the control socket without end: nothing, events, or lines of 1 MB.
+static FLOOD: AtomicU8 = AtomicU8::new(0);
+/// How much of that was taken, in bytes.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+fn flood(mut stream: UnixStream) {
+    let event = b"{\"event\": \"RESUME\", \"timestamp\": {\"seconds\": 1, \"microseconds\": 1}}\n";
+    let long = format!("{{\"event\": \"{}\"}}\n", "x".repeat(1_000_000)).into_bytes();
+    loop {
+        let sent = match FLOOD.load(Ordering::Relaxed) {
+            0 => {
+                thread::sleep(Duration::from_millis(5));
+                continue;
+            }
+            1 => event.repeat(64),
+            _ => long.clone(),
+        };
+        if stream.write_all(&sent).is_err() {
+            return;
+        }
+        TAKEN.fetch_add(sent.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Floods for five seconds, and says how many KiB a second were taken, beyond what may come at once.
+fn flooded(kind: u8) -> String {
+    FLOOD.store(kind, Ordering::Relaxed);
+    thread::sleep(Duration::from_secs(5));
+    let taken = TAKEN.load(Ordering::Relaxed).saturating_sub(qhost::limits::QMP_RATE.at_once);
+    format!("{} KiB a second", taken / 5 / 1024)
+}
+
 /// Just enough of QMP for a supervisor to go on.
 fn serve(mut stream: UnixStream) {
     stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+    let flooding = stream.try_clone().unwrap();
+    thread::spawn(move || flood(flooding));
     let lines = BufReader::new(stream.try_clone().unwrap()).lines();
     for line in lines.map_while(Result::ok) {
         let request: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -227,6 +266,23 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         "write-image" => drop((&*image).write_all(b"x")?),
         "truncate-image" => image.set_len(0)?,
         "sync" => rustix::fs::syncfs(image)?,
+        "flood-events" => return Ok(flooded(1)),
+        "long-lines" => return Ok(flooded(2)),
+        // To a console that is its own, as whatever is in QEMU can write there.
+        "flood-console" => {
+            #[expect(unsafe_code, reason = "the console's connection, which the first thread has")]
+            // SAFETY: the descriptor is open for as long as this runs, and is not closed here.
+            let console = unsafe {
+                std::mem::ManuallyDrop::new(File::from_raw_fd(CONSOLE.load(Ordering::Relaxed)))
+            };
+            let (began, block, mut taken) = (std::time::Instant::now(), [b'x'; 65536], 0_u64);
+            while began.elapsed() < Duration::from_secs(5) {
+                (&*console).write_all(&block)?;
+                taken += block.len() as u64;
+            }
+            let taken = taken.saturating_sub(qhost::limits::CONSOLE_RATE.at_once);
+            return Ok(format!("{} KiB a second", taken / began.elapsed().as_secs() / 1024));
+        }
         "interfaces" => {
             let probe = socket(AddressFamily::INET, SocketType::STREAM, None)?;
             let second = netdevice::index_to_name(&probe, 2);
