@@ -37,7 +37,7 @@ pub struct KeptOverlay {
     record: Owner,
     /// Until a VM has it.
     lock: Option<File>,
-    /// Whether this launch has made it.
+    /// Whether this launch has made the overlay.
     is_new: bool,
 }
 
@@ -78,7 +78,7 @@ fn kept_overlay(state: &StateDir, task: &Task) -> PathBuf {
 }
 
 impl KeptOverlay {
-    /// Takes hold of a task's overlay, if it keeps one; nobody else's run may have it.
+    /// Takes the lock of a task's overlay, if the task keeps one; fails where another run has it.
     pub fn hold(state: &StateDir, task: &Task) -> Result<Option<Self>, VmError> {
         if !task.persist {
             return Ok(None);
