@@ -93,16 +93,18 @@ pub enum User {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
-    /// Nothing but the sockets of the forwarded ports, which are handed over: a network namespace with nothing in it.
+    /// A network namespace with nothing in it; the sockets of forwarded ports are bound in the host's and handed over.
     None,
-    /// The same where it has no network namespace of its own, or has UDP ports whose answers are not filtered.
+    /// The sockets of forwarded ports are handed over too, but the host lacks a network namespace around QEMU, or the filter
+    /// that keeps UDP sockets from sending to any address.
     Listen {
         /// TCP ports.
         tcp: Vec<u16>,
         /// Whether UDP ports are forwarded too.
         udp: bool,
     },
-    /// What comes and goes through its sockets is filtered: answers to datagrams, and maybe public addresses.
+    /// BPF programs filter what its sockets send and receive: forwarded UDP ports answer, and with egress public addresses are
+    /// reached.
     Filtered {
         /// The group below which the VM has one for that.
         groups: PathBuf,
@@ -167,12 +169,12 @@ impl Cage {
         bounds.and(egress)
     }
 
-    /// Has this process, the VM's supervisor, count as a part of the VM.
+    /// Moves this process, the VM's supervisor, into the VM's cgroup.
     pub(crate) fn enter_supervisor(&self, vm: &str) -> io::Result<()> {
         self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.enter_supervisor(vm))
     }
 
-    /// The end of that, so that the VM's cgroups can be removed.
+    /// Moves it out again, so that the VM's cgroups can be removed.
     pub(crate) fn leave_supervisor(&self) -> io::Result<()> {
         self.cgroup.as_ref().map_or(Ok(()), Cgroup::leave)
     }

@@ -248,7 +248,7 @@ impl Config {
 
     fn read(path: &Path, pins: Pins) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
-        // One that was named and is not there is an error when it is opened.
+        // A file that was named and is absent is an error when it is opened.
         trusted::look(path)
             .map_err(|source| ConfigError::Untrusted { path: path.into(), source })?;
         let mut text = String::new();

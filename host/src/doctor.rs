@@ -65,7 +65,8 @@ pub fn examine(
     findings
 }
 
-/// Files that the configuration names and others can change. The configuration itself and the state folder are not used at all then.
+/// Finds files that the configuration names and that others can change. If others can change the configuration itself or the
+/// state folder, no command gets as far as this.
 fn trust(config: &Config) -> Vec<Finding> {
     let files = config.image.files().map(|(key, path)| (key.to_owned(), path.to_owned()));
     let files = files.chain(config.policy_files());
@@ -86,7 +87,7 @@ fn trust(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// What to do about a configuration or a state folder that others can change.
+/// The finding for a configuration or a state folder that others can change.
 pub fn untrusted(error: &dyn std::error::Error) -> Finding {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let found: Vec<_> = causes.map(ToString::to_string).collect();

@@ -133,7 +133,7 @@ pub enum ImageError {
         /// Why.
         reason: String,
     },
-    /// It would be more than its tenant's images, or all, may take of the disk.
+    /// The image does not fit the quota of its tenant, or of the host.
     #[error("{reason}")]
     Quota {
         /// How much, and what to do.

@@ -80,7 +80,7 @@ pub(crate) fn supervisor(
     mapped.and_then(|command| command.spawn()).map_err(|error| (program, error))
 }
 
-/// Closes every descriptor from one on: what a process was started with that nothing has to do with.
+/// Closes every descriptor from one on, which this process was started with and does not use.
 #[expect(unsafe_code, reason = "rustix has no function that closes what has no owner")]
 pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
     let first = libc::c_uint::try_from(first).map_err(io::Error::other)?;

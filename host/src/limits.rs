@@ -72,7 +72,7 @@ pub const SHOWN_CAUSE_CHARS: usize = 1000;
 pub const LOG_LINE_CHARS: usize = 8 << 10;
 /// VMs that are listed where a name may mean any of them.
 pub const SHOWN_VMS: usize = 16;
-/// Random characters of an id that tell it from all others: of 62 kinds each, one launch in fifteen million has a given four.
+/// Random characters that tell an id from all others: of 62 kinds each, one launch in fifteen million has four that are given.
 pub const ID_CHARS_TOLD_APART: usize = 4;
 /// Problems of one job file that are looked for.
 pub const PROBLEMS: usize = 1000;
@@ -90,8 +90,8 @@ pub const POLICY_SETTINGS_BYTES: u64 = 1 << 20;
 pub const POLICY_DEADLINE: Duration = Duration::from_secs(1);
 /// Reading the job, loading all policies and asking them. Compiling an interpreter for Python takes 25 s.
 pub const DECISION: Duration = Duration::from_secs(180);
-/// How much longer it is waited for before the command records by itself that it took too long: what reads a pipe, or waits for a
-/// disk, hears of no deadline.
+/// How much longer than its deadline a decision is waited for, until the command records that it took too long: a thread that
+/// reads from a pipe or a slow disk looks at no deadline.
 pub const DECISION_OVERDUE: Duration = Duration::from_secs(10);
 /// How often a policy's deadline is looked at; it can overrun by two of these.
 pub const POLICY_TICK: Duration = Duration::from_millis(1);
@@ -233,7 +233,7 @@ pub const FETCH_TOTAL: Duration = Duration::from_secs(30 * 60);
 pub const FETCH_REDIRECTS: usize = 5;
 /// Addresses of one name that are tried: its owner can give it thousands.
 pub const ADDRESSES: usize = 16;
-/// Those of them that a message lists.
+/// How many of them a message shows.
 pub const ADDRESSES_SHOWN: usize = 4;
 /// Attempts at what is worth retrying.
 pub const FETCH_ATTEMPTS: u32 = 4;
@@ -290,7 +290,7 @@ pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
 pub const IMAGE_ORIGINS: usize = 256;
 /// How long an image's lock is waited for that is held for moments only: by a sweep, while it is published or removed.
 pub const IMAGE_LOCK: Duration = Duration::from_secs(2);
-/// How often a stored image is hashed again that changes while it is hashed.
+/// How often a stored image is hashed, where its times change meanwhile each time.
 pub const IMAGE_HASHES: u32 = 3;
 /// A stored image's record in bytes.
 pub const IMAGE_RECORD_BYTES: u64 = 1 << 20;
@@ -324,12 +324,12 @@ pub const QMP_REPLY: Duration = Duration::from_secs(5);
 pub const QMP_LINE_BYTES: usize = 1 << 20;
 /// QMP events kept while a command's answer is awaited.
 pub const QMP_EVENTS: usize = 1024;
-/// What is taken in of QMP: of a QEMU with a thousand connections, ten answers to `info usernet` at once and two a second, and more than any
-/// events that are no flood.
+/// The rate at which QMP is read. It has room for ten answers to `info usernet` at once and two a second, of a QEMU with a
+/// thousand connections, and for any events but a flood.
 pub const QMP_RATE: Rate = Rate { per_second: 256 << 10, at_once: 2 << 20 };
-/// What a line of QMP is taken to cost besides its bytes.
+/// What a line of QMP counts for besides its bytes, as a short one takes time too.
 pub const QMP_MESSAGE_BYTES: u64 = 256;
-/// For how long more may come than that before the VM is ended.
+/// For how long QEMU may send more than that before the VM is ended.
 pub const QMP_FLOOD: Duration = Duration::from_secs(10);
 /// How long QEMU may take to tell what its disks and connections did, before that is left out.
 pub const QMP_STATS: Duration = Duration::from_secs(1);
@@ -353,7 +353,7 @@ pub const CONSOLE_LOG_BYTES: u64 = 8 << 20;
 pub const CONSOLE_TIME: Duration = Duration::from_secs(1);
 /// Such notes before a new log is begun: of a guest that says a word a second, 18 hours.
 pub const CONSOLE_TIMES: u64 = 1 << 16;
-/// What is taken in of a console: ninety times what a serial port of 115200 baud carries.
+/// The rate at which a console is read: ninety times that of a serial port of 115200 baud.
 pub const CONSOLE_RATE: Rate = Rate { per_second: 1 << 20, at_once: 4 << 20 };
 /// What is read of a console at a time, in bytes.
 pub const CONSOLE_READ_BYTES: usize = 8 << 10;
@@ -377,7 +377,7 @@ pub const QEMU_STDERR_BYTES: usize = 16 << 10;
 pub const DRAIN: Duration = Duration::from_secs(2);
 /// Folders of a tenant's ended VMs that are kept for reading, unless configured; older ones are swept by the next run.
 pub const ENDED_VMS: usize = 100;
-/// What these take in bytes, unless configured: with console logs that are full, a little more than as many.
+/// What these may take in bytes, unless configured: room for a hundred with full console logs, and a little more.
 pub const ENDED_BYTES: u64 = 2 << 30;
 /// Days for which they are kept, unless configured.
 pub const ENDED_DAYS: u64 = 365;
@@ -392,7 +392,7 @@ pub const CAGE_FIRST_USER: u32 = 1_900_000_000;
 pub const CAGE_LAST_USER: u32 = 1_900_065_535;
 /// Connections that wait to be accepted at a forwarded port: the kernel's own default bound is 4096, and a guest accepts in milliseconds.
 pub const CAGE_BACKLOG: i32 = 128;
-/// Binds that are answered beside those of forwarded ports: QEMU makes none.
+/// Requests to bind that are answered beside those for forwarded ports: QEMU itself makes none.
 pub const CAGE_BINDS: usize = 16;
 /// Open files of a QEMU: each connection to a forwarded port is one.
 pub const CAGE_FILES: u64 = 1024;
@@ -425,8 +425,8 @@ pub const CONTROL_REQUEST: Duration = Duration::from_secs(5);
 pub const CONTROL_REPLY: Duration = Duration::from_secs(QMP_REPLY.as_secs() * 3);
 /// How long a supervisor whose VM is over waits until what it answered has been sent.
 pub const CONTROL_SENT: Duration = Duration::from_millis(200);
-/// How long a supervisor that is to end a VM may be silent before what is done about it is said, and a VM that is to be killed is killed
-/// without it.
+/// How long a supervisor that was asked to end a VM may be silent before a command says so, and kills the VM itself if that was
+/// asked.
 pub const CONTROL_SILENT: Duration = Duration::from_secs(2);
 /// How long a supervisor may take to tell what its VM uses, when that is asked of many: QEMU's own answer, and a little.
 pub const CONTROL_STATS: Duration = Duration::from_secs(3);
@@ -436,7 +436,7 @@ pub const CONSOLE_TYPED_BYTES: usize = 1024;
 pub const CONSOLE_SLOW: Duration = Duration::from_secs(10);
 /// Addresses and ports that have sent a VM a datagram, and may be answered; the kernel forgets those not heard for longest.
 pub const CAGE_UDP_PEERS: u32 = 4096;
-/// Addresses and ports that a VM with egress has sent a datagram to, and whose answers are let in; the kernel forgets those not heard for longest.
+/// Addresses and ports that a VM with egress has sent to, whose answers are let in; the kernel forgets the longest unused.
 pub const CAGE_UDP_ASKED: u32 = 16 << 10;
 /// How long the cage may take to be put up.
 pub const CAGE: Duration = Duration::from_secs(30);

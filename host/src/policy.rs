@@ -266,7 +266,7 @@ pub struct Decision {
 pub struct OtherPlace {
     /// The place: the source, a mirror or a list of checksums.
     pub place: url::Url,
-    /// The policies that said something else about it.
+    /// The policies that said something else about this place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<PolicyRecord>,
     /// Fields that policies wrote differently for it alone.

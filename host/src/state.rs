@@ -166,8 +166,8 @@ pub(crate) fn try_lock_named(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether somebody holds the lock that a file is; one that is not there, or is no plain file, is held by nobody. Those who ask so do not get in
-/// each other's way.
+/// Whether a process holds the lock that a file is; no process does where the file is absent or no plain file. Looking takes a
+/// shared lock, so that processes that look at once do not see each other.
 pub(crate) fn is_held(path: &Path) -> bool {
     match open_plain(File::options().read(true), path) {
         Ok(file) => file.try_lock_shared().is_err(),

@@ -69,8 +69,8 @@ fn supervise(vm: &Path, begin: Begin, held: RawFd) -> ExitCode {
     }
 }
 
-/// Standard error, which is the VM's log: as much as it may have, and what a full disk does not take is left out. A logger that
-/// fails has nothing left to say so with, and must not end the VM's supervisor.
+/// Standard error, which is the VM's log: up to a size, and without what a full disk does not take. Its writes never fail:
+/// tracing would complain on the same standard error, fail at that too, and panic.
 #[derive(Debug, Default)]
 struct Log(());
 

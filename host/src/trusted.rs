@@ -1,5 +1,5 @@
-//! Whether what is read can be relied upon: a file or folder that only this user and root can change, by itself or by any folder on
-//! the way to it. Others could else write a configuration, a policy or a key, or put another in its place.
+//! Whether what is read can be relied upon: a file or folder that only this user and root can change, by itself or by any
+//! folder on the way to it. Otherwise others could change a configuration, a policy or a key, or put another in its place.
 
 use std::{
     collections::VecDeque,
@@ -67,12 +67,12 @@ pub enum Found {
     Absent,
 }
 
-/// Looks for a file or folder and at all folders on the way to it, through links. Absent is only what is not there in a folder
-/// that can be looked into; where that folder is there, it too must be one to rely upon.
+/// Looks for a file or folder, and at all folders on the way to it, through links. Absent means that its folder was looked into
+/// and has nothing of that name, or that its folder is absent too. A folder that is there must be one to rely upon.
 pub fn look(path: &Path) -> Result<Found, Untrusted> {
     let walk = Walk::along(path)?;
     match (walk.end, walk.problem) {
-        // Not even its folder is there, so that nothing was taken away from it.
+        // Its folder is absent too, so that others cannot have removed the file from it.
         (End::FolderAbsent, _) => Ok(Found::Absent),
         (_, Some(problem)) => Err(problem),
         (End::Absent, None) => Ok(Found::Absent),
@@ -100,7 +100,7 @@ fn unseen(path: &Path) -> impl Fn(io::Error) -> Untrusted {
 /// Links that are followed on one way: the kernel's own bound (path_resolution(7)).
 const LINKS: usize = 40;
 
-/// A way through the file system, step by step as the kernel goes it.
+/// A path, followed step by step as the kernel does.
 struct Walk {
     /// What it came to.
     end: End,

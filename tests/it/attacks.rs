@@ -1,5 +1,5 @@
-//! Attacks from the places of those who are asked for images, who answer for names, who left records behind, and who write
-//! policies in languages with a runtime. What each try got is in a snapshot, or asserted where it is one thing.
+//! Attacks by image servers and proxies, by name servers, by records left in the state folder, and by policies in languages
+//! with a runtime. What each attempt got is in a snapshot, or asserted where all get the same.
 
 mod proxy;
 mod credentials;
@@ -10,7 +10,7 @@ mod languages;
 
 use qhost_tests::{Done, Qhost};
 
-/// What became of a command, in a line: its exit code and its last word on it.
+/// A command's outcome in a line: its exit code and its error.
 fn outcome(name: &str, done: &Done) -> String {
     let said = format!("{}{}", done.stdout, done.stderr);
     assert!(!said.contains("panicked"), "{name}: {said}");
@@ -18,7 +18,7 @@ fn outcome(name: &str, done: &Done) -> String {
     format!("{name:<52} exit {:<3} {}\n", done.code, message.trim_start_matches("error: "))
 }
 
-/// Bytes of no format, none of which is like another.
+/// Pseudo-random bytes, of no format.
 fn file(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {

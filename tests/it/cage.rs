@@ -19,7 +19,8 @@ use crate::qhost;
 /// The program that does what it is asked in QEMU's place, and says what came of it.
 const STAND_IN: &str = env!("CARGO_BIN_EXE_qemu-stand-in");
 
-/// A scratch folder in which the stand-in is found as QEMU is; what QEMU is asked before a launch, it asks QEMU.
+/// A scratch folder in which the stand-in is found as QEMU. Questions before a launch (version, accelerators) it passes on to
+/// the real QEMU.
 pub(crate) fn with_stand_in(qhost: Qhost) -> Qhost {
     let bin = qhost.folder().join("bin");
     fs::create_dir(&bin).unwrap();
@@ -31,7 +32,7 @@ pub(crate) fn with_stand_in(qhost: Qhost) -> Qhost {
     qhost.env("PATH", &path)
 }
 
-/// What the stand-in is to do is on its disk, as all that a guest brings is.
+/// The attempts of the stand-in are listed on its disk, as a guest brings all that it has on its disk.
 pub(crate) fn deeds_on_disk(deeds: &[&str]) -> Vec<u8> {
     let mut disk = boot_sector::disk("never boots", Then::Hang);
     let text = deeds.join("\n") + "\n\0";

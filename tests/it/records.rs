@@ -43,8 +43,7 @@ fn spins(mode: Mode) -> Source {
     }
 }
 
-/// However many sources there are, and whatever a policy's word counts for, a decision ends in its time, and by the code that
-/// records all ends.
+/// With any number of sources, in either mode of a policy, a decision ends in its time and is recorded.
 #[test]
 fn a_decision_that_runs_out_of_time_is_a_failure_with_a_record() {
     let qhost = qhost();
@@ -68,7 +67,7 @@ fn a_decision_that_runs_out_of_time_is_a_failure_with_a_record() {
     }
 }
 
-/// A policy in monitor mode that takes all its own time costs the decision no more than it has.
+/// A policy in monitor mode that takes all of its own time does not make the decision longer than its deadline.
 #[test]
 fn a_decision_runs_out_of_time_at_any_of_its_places() {
     let mut request = request("acme", 1);
@@ -145,7 +144,7 @@ fn a_decision_that_cannot_be_made_is_recorded() {
     assert!(records[0]["error"].as_str().unwrap().contains("gone.json"));
 }
 
-/// What a watched policy has against a mirror is for its operator to see before it is enforced.
+/// An operator sees what a policy in monitor mode would refuse of a mirror, before enforcing it.
 #[test]
 fn what_is_said_of_a_mirror_is_shown_and_recorded() {
     let (qhost, server) = (qhost(), ImageServer::start());

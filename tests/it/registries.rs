@@ -1,4 +1,4 @@
-//! Registries that lie, never end, or say what is not theirs to say; and one that wants to know who asks.
+//! Registries that lie, that answer without end, or whose words would steer a terminal; and one that wants a token.
 
 use std::{
     fs,
@@ -42,7 +42,7 @@ fn peak(qhost: &Qhost, args: &[&str], says: &str) -> u64 {
     peak
 }
 
-/// Writes for ever, or until nobody reads; counts what was taken.
+/// Writes until the client has closed; counts the bytes.
 fn endless(stream: &mut TcpStream, head: &str, sent: &AtomicU64) {
     let block = vec![b' '; 64 << 10];
     let head = format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
@@ -61,7 +61,7 @@ fn answer(stream: &mut TcpStream, head: &str, body: &str) {
     if stream.write_all(text.as_bytes()).is_err() {}
 }
 
-/// Whatever a registry answers, what is read of it has a bound, and so has the memory of who asked.
+/// Whatever a registry answers, what is read of it and the memory of `qhost` have a bound.
 #[test]
 fn answers_without_an_end() {
     let digest = "0".repeat(64);
@@ -168,7 +168,7 @@ fn words_that_would_steer_a_terminal() {
     }
 }
 
-/// A registry that asks who it is talks to gets the password of `docker login`, for its token service alone.
+/// A registry that asks for authorization: the password of `docker login` goes to its token service alone.
 #[test]
 fn a_registry_that_wants_a_token() {
     let file = fs::read(policy("limits")).unwrap();
@@ -193,7 +193,7 @@ fn a_registry_that_wants_a_token() {
                 answer(stream, "200 OK", &manifest);
             }
             _ if path.contains("/blobs/") && has("authorization: Bearer t0k") => {
-                // From elsewhere, which is told nothing.
+                // From another host, which gets no authorization.
                 let elsewhere = host.replace("127.0.0.1", "localhost");
                 answer(
                     stream,

@@ -31,7 +31,7 @@ fn job(qhost: &Qhost, server: &ImageServer, name: &str, disk: Vec<u8>) -> String
 #[test]
 fn a_console_is_shown_as_text() {
     let (qhost, server) = (qhost(), ImageServer::start());
-    // Without its last byte, as boot sectors are ASCII: what is said is written behind it.
+    // Without its last byte, since boot sectors are ASCII; the text is written behind it.
     let job = job(&qhost, &server, "web", boot_sector::disk("I am web", Then::Hang));
     let run = qhost.start(&["run", "--grace", "0", &job]);
     qhost.console_has("I am web");

@@ -18,7 +18,7 @@ pub struct Qhost {
     scratch: Option<TempDir>,
     environment: Vec<(String, String)>,
     program: PathBuf,
-    /// What starts the program, if that is not the tests themselves: setpriv(1) with its options.
+    /// The command that the program is started by, if any: setpriv(1) with its options.
     through: Vec<String>,
 }
 

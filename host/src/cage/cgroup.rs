@@ -18,11 +18,11 @@ use crate::limits;
 
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
-/// Below a VM's group: QEMU's own.
+/// QEMU's group, below its VM's.
 pub(super) const QEMU: &str = "qemu";
-/// Below a VM's group: its supervisor's.
+/// A supervisor's group, below its VM's.
 const SUPERVISOR: &str = "supervisor";
-/// Beside the VMs' groups: of supervisors whose VMs are over, for the moment until they end.
+/// A group beside the VMs': supervisors whose VMs are over are in it until they end.
 const ENDING: &str = "supervisors";
 
 /// The group below which each VM gets one, and what one may take.
@@ -101,7 +101,7 @@ impl Cgroup {
         self.join(&Path::new(vm).join(QEMU)).map_err(failed)
     }
 
-    /// Moves this process, a VM's supervisor, to the VM's group, where it comes before QEMU.
+    /// Moves this process, a VM's supervisor, to its group below the VM's, which has more CPU weight than QEMU's.
     pub(super) fn enter_supervisor(&self, vm: &str) -> io::Result<()> {
         let below = Path::new(vm).join(SUPERVISOR);
         for folder in self.folders() {
@@ -123,8 +123,8 @@ impl Cgroup {
         self.join(Path::new(ENDING))
     }
 
-    /// This process has one thread. Moving just that, where version 1 lets one, takes no lock that all processes of the host share, and
-    /// which takes 15 ms to get.
+    /// Moves this process, which has one thread. To move a whole process, the kernel takes a lock that all processes of the
+    /// host share, some 15 ms; version 1 can move the thread alone, without that lock.
     fn join(&self, below: &Path) -> io::Result<()> {
         let joining = match &self.at {
             At::V2 { .. } => "cgroup.procs",
@@ -153,7 +153,7 @@ impl Cgroup {
         }
     }
 
-    /// What is written to each folder's group of a VM.
+    /// What is written to a VM's group, in each hierarchy.
     fn bounds(&self) -> Vec<(&PathBuf, Vec<Bound>)> {
         let period = limits::CGROUP_PERIOD_US;
         let quota = self.cpu_percent.saturating_mul(period) / 100;
@@ -182,10 +182,10 @@ impl Cgroup {
                 (
                     memory_folder,
                     vec![
-                        // Of kernels before 5.11: what is below counts too.
+                        // Before Linux 5.11, a group counts those below it only where this is set.
                         Bound::if_there("memory.use_hierarchy", "1"),
                         Bound::needed("memory.limit_in_bytes", memory.clone()),
-                        // Memory and swap together: none of the latter. Only kernels that count it have this file.
+                        // Memory and swap together, so that there is no swap. Only kernels that count swap have this file.
                         Bound::if_there("memory.memsw.limit_in_bytes", memory),
                         Bound::if_there("memory.swappiness", "0"),
                     ],
@@ -195,10 +195,10 @@ impl Cgroup {
         }
     }
 
-    /// What is written to each folder's group of QEMU.
+    /// What is written to QEMU's group, in each hierarchy.
     fn shares(&self) -> Vec<(&PathBuf, Vec<Bound>)> {
         match &self.at {
-            // It ends as a whole, and the supervisor goes on to say why.
+            // Without memory, all of QEMU is killed, and the supervisor goes on to say why.
             At::V2 { group, .. } => vec![(group, vec![Bound::if_there("memory.oom.group", "1")])],
             At::V1(folders) => folders.iter().map(|folder| (folder, vec![])).collect(),
         }
@@ -212,7 +212,8 @@ impl Cgroup {
     /// What a VM's group has used.
     pub(super) fn usage(&self, vm: &str) -> Usage {
         let read = |folder: &Path, file: &str| fs::read_to_string(folder.join(vm).join(file)).ok();
-        // Version 1 counts these where they happen; a group of the version before has none below it.
+        // Version 1 counts kills in the group where they happen. VMs that an earlier qhost started have no group below their
+        // own.
         let killed = |folder: &Path| {
             let below = Path::new(QEMU).join("memory.oom_control");
             read(folder, &below.to_string_lossy()).or_else(|| read(folder, "memory.oom_control"))
@@ -272,7 +273,7 @@ fn create(group: &Path) -> io::Result<()> {
     }
 }
 
-/// Lets the groups below one of version 2 have controllers. That of disks need not be present.
+/// Enables controllers for the groups below one of version 2. `io`, that of disks, need not be present.
 fn pass_on(folder: &Path, controllers: &[&str]) -> io::Result<()> {
     let control = folder.join("cgroup.subtree_control");
     let enabled = fs::read_to_string(&control)?;

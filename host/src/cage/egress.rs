@@ -1,11 +1,11 @@
-//! What QEMU's sockets reach where they are in the host's network: with egress `internet` public IPv4 addresses and no other,
-//! without it nothing; and in both cases those that a datagram to a forwarded UDP port has come from, to be answered. What reaches them:
-//! connections and datagrams to forwarded ports, and with egress the answers of those that it sent to. Small programs that the kernel
-//! runs before each connect(2), each datagram and each packet of a cgroup's processes (Linux 5.1).
-//! They are in force for as long as the group is there, whatever is killed, and no firewall of the host's is changed.
+//! What QEMU's sockets reach where they are in the host's network. With egress `internet` they connect and send to public IPv4
+//! addresses and no others, without it to none; in both cases a forwarded UDP port answers the addresses that it was sent
+//! datagrams from. What comes in is connections and datagrams to forwarded ports, and with egress answers. The kernel runs
+//! small BPF programs before each connect(2), each datagram and each packet of a cgroup's processes (Linux 5.1). They are in
+//! force for as long as the group is there, whatever is killed, and no firewall of the host's is changed.
 //!
-//! Not by a network namespace and passt: ports are forwarded by QEMU's own user-mode network, which has to be the host's for
-//! that; passt would be a second process for each VM, and what it reaches is what the host reaches, loopback or not.
+//! Not by a network namespace and passt: that would be a second process for each VM, and what it reaches is what the host
+//! reaches, loopback or not.
 
 use std::{
     fs::{self, File},
@@ -127,7 +127,7 @@ fn programs(reach: &Reach, ports: Ports<'_>) -> io::Result<Vec<(Hook, OwnedFd)>>
         (Hook::Connect6, answer(0).to_vec()),
         (Hook::Send6, answer(0).to_vec()),
     ];
-    // The maps are open until what goes by them is loaded.
+    // The maps stay open until the programs that use them are loaded.
     let askers = if ports.udp.is_empty() { None } else { Some(Map::new(limits::CAGE_UDP_PEERS)?) };
     let send = match &askers {
         None => connect,
@@ -231,7 +231,7 @@ const PACKET: Register = R2;
 const END: Register = R3;
 const SOME: Register = R4;
 
-/// The packet, if it has so many bytes and no IP options; else goes on behind so many instructions more.
+/// Finds the packet where it has so many bytes and no IP options; otherwise skips so many instructions.
 fn packet(bytes: i32, otherwise: i16) -> Vec<Instruction> {
     vec![
         Instruction::load_word(PACKET, R1, DATA),
@@ -254,7 +254,7 @@ fn key(address: i16, port: i16) -> [Instruction; 4] {
     ]
 }
 
-/// What a map has for the key on the stack.
+/// Looks up the key on the stack: R0 points to the value, or is null.
 fn look_up(peers: &Map) -> Vec<Instruction> {
     let mut program = Instruction::map(R1, peers).to_vec();
     program.extend([
@@ -265,7 +265,7 @@ fn look_up(peers: &Map) -> Vec<Instruction> {
     program
 }
 
-/// Notes an address and a port of the packet.
+/// Adds an address and a port of the packet to a map.
 fn note(peers: &Map, address: i16, port: i16) -> Vec<Instruction> {
     let mut update = Instruction::map(R1, peers).to_vec();
     update.extend([
@@ -278,14 +278,14 @@ fn note(peers: &Map, address: i16, port: i16) -> Vec<Instruction> {
     ]);
     let mut program = key(address, port).to_vec();
     program.push(Instruction::store_number(Stack, VALUE, 1));
-    // One that is there already is heard again by being looked up, which is cheaper.
+    // Looking up an entry keeps it from being the next that the kernel forgets, and is cheaper than adding it again.
     program.extend(look_up(peers));
     program.push(Instruction::skip_unless_null(R0, length(&update)));
     program.extend(update);
     program
 }
 
-/// Goes on behind so many instructions more where the packet goes to one of these ports.
+/// Skips so many instructions where the packet is for one of these ports.
 fn skip_if_to(ports: &[u16], skip: i16) -> Vec<Instruction> {
     let mut program = vec![
         Instruction::load_half(SOME, PACKET, DESTINATION_PORT),
@@ -297,8 +297,8 @@ fn skip_if_to(ports: &[u16], skip: i16) -> Vec<Instruction> {
     program
 }
 
-/// Notes where a datagram to one of these ports comes from; refuses nothing. To others, QEMU could have itself sent something by
-/// what sends to all.
+/// Adds the sender of each datagram to one of these ports to a map; refuses nothing. Datagrams to other ports add no sender: a
+/// service that broadcasts would be one, and QEMU could then send to it.
 fn note_askers(askers: &Map, ports: &[u16]) -> Vec<Instruction> {
     let note = note(askers, SOURCE, SOURCE_PORT);
     let mut to_port = skip_if_to(ports, 1);
@@ -313,8 +313,9 @@ fn note_askers(askers: &Map, ports: &[u16]) -> Vec<Instruction> {
     program
 }
 
-/// Lets in what begins a connection to a forwarded port, what belongs to one, datagrams to a forwarded port, and those from where
-/// one has gone to. A socket that sends is given a port of its own, at which anything could come in otherwise.
+/// Lets in new connections to forwarded ports, packets of connections that exist, datagrams to forwarded ports, and datagrams
+/// from addresses and ports that QEMU sent one to. Without the last rule, any datagram would come in at the port that the
+/// kernel gives a socket that sends.
 fn incoming(asked: &Map, askers: Option<&Map>, ports: Ports<'_>) -> Vec<Instruction> {
     let (tcp, udp) = (to_tcp(ports.tcp), to_udp(asked, askers, ports.udp));
     let rest = length(&tcp) + length(&udp) + 3;
@@ -362,8 +363,8 @@ fn to_udp(asked: &Map, askers: Option<&Map>, ports: &[u16]) -> Vec<Instruction> 
     program
 }
 
-/// Refuses packets with IP options: by source routing (RFC 791, 3.1) they go elsewhere than the socket's address says. Notes where
-/// datagrams go to, where their answers are to be let in.
+/// Refuses packets with IP options: source routing (RFC 791, 3.1) sends them elsewhere than the socket's address says. Adds the
+/// destination of each datagram to `asked`, so that answers from there are let in.
 fn outgoing(asked: Option<&Map>) -> Vec<Instruction> {
     let note = asked.map(|asked| {
         let note = note(asked, DESTINATION, DESTINATION_PORT);
@@ -385,7 +386,7 @@ fn outgoing(asked: Option<&Map>) -> Vec<Instruction> {
     program
 }
 
-/// To skip it; the kernel refuses a program of so many instructions that this is not right.
+/// The number of instructions to skip. Where it does not fit, the kernel refuses the program as too long.
 fn length<T>(instructions: &[T]) -> i16 {
     i16::try_from(instructions.len()).unwrap_or(i16::MAX)
 }

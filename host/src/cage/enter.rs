@@ -1,9 +1,10 @@
 //! The step between a VM's supervisor and QEMU: puts the walls up around itself, in the one order in which that can be done,
 //! and becomes QEMU when it is told to.
 //!
-//! What is said: the supervisor writes the orders to its standard input, a line. It writes to its standard output, lines of JSON, the
-//! process id of QEMU-to-be, and that this is ready; the supervisor writes the process down, and `go`. So no QEMU runs that is in no
-//! record, whatever is killed when: without `go` it ends with the supervisor. What goes wrong is a line of JSON, too.
+//! The supervisor writes the orders, a line of JSON, to the standard input of this step. On its standard output the step says,
+//! a line of JSON each, the process id of QEMU-to-be and that it is ready, or what went wrong. The supervisor records the
+//! process and then writes `go`. So no QEMU runs that is in no record, whatever is killed when: without `go` the step ends with
+//! the supervisor.
 
 use std::{
     io::{self, BufRead as _, Write as _},
@@ -49,7 +50,7 @@ pub struct Orders {
 pub enum Said {
     /// The process id of QEMU-to-be.
     Pid(u32),
-    /// It waits for the word to go; and what the supervisor takes from it first, where something is forwarded.
+    /// The step waits for `go`. Where ports are forwarded, the supervisor takes these descriptors from it first.
     Ready(Option<Handed>),
     /// What went wrong.
     Failed(String),
@@ -88,7 +89,7 @@ fn start() -> Result<(), CageError> {
     if let Some(cgroup) = &cage.cgroup {
         cgroup.enter(&orders.vm)?;
     }
-    // In the cgroup that filters them, and where the host's network still is.
+    // After joining the cgroup that filters them, and before leaving the host's network.
     let sockets = sockets::open(&orders.forwards)?;
     // Who may open it is to be known before the host's files are out of sight.
     let kvm = match cage.kvm {

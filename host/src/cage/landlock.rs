@@ -23,8 +23,10 @@ pub fn version() -> io::Result<i64> {
     }
 }
 
-/// From here on this process reads only what the cage lists, writes no file by its name, and starts only the first of them. What the kernel's version of it knows is required, and nothing is left out in silence;
-/// what an older one does not know (truncation, devices' ioctl(2), signals and abstract sockets), the other walls cover.
+/// From here on this process opens only the paths that the cage lists, none for writing but devices, and starts only the first
+/// of them, by the system's loader. All access to files that the kernel's version of Landlock can restrict is restricted, or
+/// the launch fails. What an older version cannot (truncation, devices' ioctl(2), signals and abstract sockets), the other
+/// walls cover.
 pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
     if !cage.landlock {
         return Ok(());
@@ -43,10 +45,11 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))
         .map_err(&failed)?;
-    // The sockets that it listens with are bound already (`sockets`). A version that knows no TCP leaves this to that file and to seccomp.
+    // The sockets that QEMU listens with are bound already. Before version 4 Landlock cannot restrict TCP; `sockets` and
+    // `seccomp` then do so alone.
     let ports = match cage.network.is_apart() {
         true => AccessNet::from_all(abi),
-        // Where it connects to, is the filter's to say.
+        // Which addresses it connects to, `egress` restricts.
         false => AccessNet::BindTcp.into(),
     };
     if found >= 4 {

@@ -28,14 +28,14 @@ pub enum Wall {
     Namespaces,
     /// Landlock for files.
     Landlock,
-    /// What binds the sockets that QEMU listens with, and no others.
+    /// That QEMU's sockets are bound for it, so that it binds no others.
     #[serde(alias = "landlock-tcp")]
     Listening,
     /// A cgroup.
     Cgroup,
     /// A bound on its processes, where there is no cgroup.
     Processes,
-    /// As many open files as QEMU may need.
+    /// A hard limit on open files that is high enough for QEMU.
     Files,
     /// What keeps QEMU, where it has egress or UDP ports, from this host and from private networks.
     Egress,
@@ -144,15 +144,15 @@ pub struct Host {
     cgroup: Option<Cgroup>,
     /// As the configuration names it.
     group: PathBuf,
-    /// The most files that a process may be let open.
+    /// The hard limit on open files.
     files: u64,
-    /// Whether a user namespace's processes are counted by themselves.
+    /// Whether the kernel counts the processes of a user namespace apart from the user's others (Linux 5.14).
     counts_processes: bool,
 }
 
 /// CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_SYS_ADMIN (capabilities(7)).
 const ABLE: u64 = 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 19 | 1 << 21;
-/// Which may raise limits of its own.
+/// CAP_SYS_RESOURCE: a process with it may raise its own hard limits.
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 impl Host {
@@ -231,7 +231,7 @@ impl Host {
                 without.ok_or(Lacking::OpenInternet)?
             }
         };
-        // No port is forwarded by a QEMU that could listen anywhere.
+        // A QEMU that could listen on any port gets none forwarded, at any level.
         if lacks.contains(&Wall::Listening) {
             return Err(Lacking::Walls { walls: vec![Wall::Listening], may_be_left_out: false });
         }
@@ -242,7 +242,7 @@ impl Host {
         let cgroup = self.cgroup.clone().map(|mut cgroup| {
             cgroup.memory_bytes = memory_bytes(launch.resources.memory_mib);
             cgroup.cpu_percent = u64::from(cpus) * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
-            // Its supervisor is one more.
+            // Its supervisor is in the same group.
             cgroup.pids = processes(cpus) + 1;
             cgroup
         });
@@ -267,14 +267,15 @@ impl Host {
 
     fn user(&self, settings: &Settings) -> User {
         match (self.is_root && self.is_able, self.has_user_namespaces()) {
-            // Which one, is settled when it is reserved.
+            // Which one is settled when it is reserved.
             (true, _) => User::Own(settings.users.first()),
             (false, true) => User::Namespace(geteuid().as_raw()),
             (false, false) => User::Caller,
         }
     }
 
-    /// What it reaches of the network; where the filter for that is missing, what it would reach without, if it may.
+    /// What QEMU reaches of the network. The error is for a host that lacks the filter: what QEMU reaches without it, or
+    /// nothing where that is not allowed.
     fn network(&self, needs: Needs<'_>) -> Result<Network, Option<Network>> {
         let ports = |protocol| -> Vec<u16> {
             let of = needs.forwards.iter().filter(|forward| forward.protocol == protocol);

@@ -44,7 +44,8 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_quotactl,
     libc::SYS_swapon,
     libc::SYS_swapoff,
-    // The owner's rights to what is handed over open, where QEMU is that owner: a stored image is other tenants' too.
+    // What a file's owner can do to it by a descriptor. As an ordinary user QEMU owns the stored image, which other tenants'
+    // VMs use too.
     libc::SYS_utime,
     libc::SYS_utimes,
     libc::SYS_futimesat,
@@ -78,7 +79,7 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_request_key,
     libc::SYS_keyctl,
     libc::SYS_personality,
-    // The host itself, and the disks of all.
+    // The host itself, and the disks of all VMs.
     libc::SYS_sync,
     libc::SYS_syncfs,
     libc::SYS_quotactl_fd,
@@ -108,7 +109,7 @@ const SETXATTRAT: libc::c_long = 463;
 const REMOVEXATTRAT: libc::c_long = 466;
 const FILE_SETATTR: libc::c_long = 469;
 
-/// Commands of fcntl(2) by which an open file is locked, leased or watched: what is handed over is open for others too.
+/// Commands of fcntl(2) by which an open file is locked, leased or watched: other VMs have the same image open.
 const FILE_LOCKS: [libc::c_int; 6] = [
     libc::F_SETLK,
     libc::F_SETLKW,
@@ -118,9 +119,9 @@ const FILE_LOCKS: [libc::c_int; 6] = [
     libc::F_NOTIFY,
 ];
 
-/// Requests of ioctl(2) by which a file's owner changes what goes with it, though it is open for reading only (linux/fs.h,
-/// linux/fsverity.h, linux/fscrypt.h): `FS_IOC_SETFLAGS`, `FS_IOC_SETVERSION` and their 32-bit forms, `FS_IOC_FSSETXATTR`,
-/// `FS_IOC_ENABLE_VERITY`, `FS_IOC_SET_ENCRYPTION_POLICY`, `FIDEDUPERANGE`.
+/// Requests of ioctl(2) by which a file's owner changes its flags and attributes, though it is open for reading only
+/// (linux/fs.h, linux/fsverity.h, linux/fscrypt.h): `FS_IOC_SETFLAGS`, `FS_IOC_SETVERSION` and their 32-bit forms,
+/// `FS_IOC_FSSETXATTR`, `FS_IOC_ENABLE_VERITY`, `FS_IOC_SET_ENCRYPTION_POLICY`, `FIDEDUPERANGE`.
 const FILE_CHANGES: [u32; 8] = [
     0x4008_6602,
     0x4004_6602,
@@ -194,7 +195,7 @@ fn without_x32() -> BpfProgram {
     ]
 }
 
-/// An instruction of a filter: what it does, how many to skip where it holds and where it does not, and its number.
+/// An instruction of a filter: its code, how many to skip where its condition holds and where it does not, and its operand.
 pub(super) fn line(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }

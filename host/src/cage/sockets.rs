@@ -2,8 +2,9 @@
 //! when it asks to bind one of these addresses; any other bind(2) is refused, and listen(2) does nothing (seccomp_unotify(2)). So
 //! whatever runs in QEMU's place accepts and receives on the forwarded addresses alone, and its network namespace may be empty.
 //!
-//! The step that becomes QEMU binds them and has the kernel ask about each bind(2) of QEMU's; the supervisor takes both from that step
-//! (pidfd_getfd(2)) and answers. Landlock cannot do this: it knows ports and no addresses, and is not asked where listen(2) binds.
+//! The step that becomes QEMU binds them, and installs a filter by which the kernel asks about each bind(2). The supervisor
+//! takes the sockets and the filter's descriptor from that step (pidfd_getfd(2)), and answers. Landlock cannot do this: its
+//! rules have ports and no addresses, and it does not see the port that listen(2) binds.
 
 use std::{
     fs::{self, File},
@@ -39,7 +40,7 @@ pub(crate) fn bound(
         Protocol::Udp => SocketType::DGRAM,
     };
     let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
-    // Of UDP it would let two processes share a port.
+    // For UDP this option would let two processes share a port.
     if protocol == Protocol::Tcp && reuse {
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
@@ -47,7 +48,7 @@ pub(crate) fn bound(
     Ok(socket)
 }
 
-/// Binds what is forwarded, each as it is listed, and listens where that is TCP.
+/// Binds a socket for each forwarded port, in order. Those of TCP listen.
 pub(super) fn open(forwards: &[Forward]) -> Result<Vec<OwnedFd>, CageError> {
     forwards
         .iter()
@@ -69,10 +70,10 @@ fn refused(Forward { bind, host, protocol, .. }: &Forward, error: Errno) -> Cage
     CageError { step: step.into(), source: error.into() }
 }
 
-/// Where the step that becomes QEMU has what the supervisor takes from it: numbers of descriptors.
+/// Numbers of the descriptors that the supervisor takes from the step that becomes QEMU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handed {
-    /// What the kernel asks through.
+    /// The filter's, through which the kernel asks.
     binds: RawFd,
     /// The sockets, in the order of the forwarded ports.
     sockets: Vec<RawFd>,
@@ -85,7 +86,8 @@ impl Handed {
     }
 }
 
-/// From here on each bind(2) is asked about through what this gives; without anything to be bound, each is refused.
+/// From here on the kernel asks about each bind(2) through the descriptor that this returns. Without sockets it refuses each
+/// bind(2) instead.
 pub(super) fn restrict(has_sockets: bool) -> io::Result<Option<OwnedFd>> {
     let errno = |error: i32| libc::SECCOMP_RET_ERRNO | error.unsigned_abs();
     let bind = if has_sockets { libc::SECCOMP_RET_USER_NOTIF } else { errno(libc::EPERM) };
@@ -95,7 +97,7 @@ pub(super) fn restrict(has_sockets: bool) -> io::Result<Option<OwnedFd>> {
         line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number(libc::SYS_bind)),
         line(libc::BPF_RET | libc::BPF_K, 0, 0, bind),
         line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number(libc::SYS_listen)),
-        // Done, as far as QEMU can tell: what it was given listens already.
+        // QEMU is told that this succeeded: the sockets that it was given listen already.
         line(libc::BPF_RET | libc::BPF_K, 0, 0, errno(0)),
         line(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
@@ -127,11 +129,11 @@ fn install(filter: &[sock_filter], flags: libc::c_ulong) -> io::Result<Option<Ow
     }
 }
 
-/// Whether QEMU's binds can be asked about and answered here.
+/// Whether this host's kernel asks about binds, and lets a supervisor answer.
 pub(super) fn is_possible(is_root: bool) -> bool {
     let read = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}"));
     let asks = read("seccomp/actions_avail").is_ok_and(|known| known.contains("user_notif"));
-    // What Yama lets nobody, or nobody but root, do to a process of one's own (Yama.rst); without Yama, nothing.
+    // A supervisor takes descriptors only if Yama lets it: with scope 2 only root may, with scope 3 no process may (Yama.rst).
     let scope = read("yama/ptrace_scope").ok().and_then(|scope| scope.trim().parse().ok());
     let most = if is_root { 2 } else { 1 };
     asks && scope.unwrap_or(0) <= most
@@ -154,7 +156,7 @@ impl AsRawFd for Binds {
 }
 
 impl Binds {
-    /// Takes from the process that becomes QEMU what it has for this.
+    /// Takes the sockets and the filter's descriptor from the process that becomes QEMU.
     pub fn take(qemu: BorrowedFd<'_>, handed: &Handed, forwards: &[Forward]) -> io::Result<Self> {
         let take = |number| Ok(pidfd_getfd(qemu, number, PidfdGetfdFlags::empty())?);
         let sockets = handed.sockets.iter().map(|socket| take(*socket));
@@ -164,8 +166,8 @@ impl Binds {
         Ok(Self { asked: take(handed.binds)?, qemu: qemu.try_clone_to_owned()?, waiting, left })
     }
 
-    /// Answers the request that has come. False when no further one is to be waited for: every socket is handed over, or so many
-    /// were asked for that QEMU is not what asks.
+    /// Answers one request. False once no more are answered: every socket is handed over, or there were more requests than QEMU
+    /// makes.
     pub fn answer(&mut self) -> io::Result<bool> {
         self.left = self.left.saturating_sub(1);
         let mut request = libc::seccomp_notif { id: 0, pid: 0, flags: 0, data: NO_DATA };
@@ -183,7 +185,7 @@ impl Binds {
         self.goes_on()
     }
 
-    /// Whether anything may still ask.
+    /// Whether further requests are to be answered.
     fn goes_on(&self) -> io::Result<bool> {
         let mut asked = [PollFd::new(&self.asked, PollFlags::IN)];
         poll(&mut asked, Some(&Timespec::default()))?;
@@ -234,7 +236,7 @@ impl Binds {
         }
         let memory = File::open(format!("/proc/{}/mem", request.pid)).map_err(unreadable)?;
         memory.read_exact_at(&mut bytes, address).map_err(unreadable)?;
-        // Had the thread ended, its number could be another's by now.
+        // If the thread had ended, its id and so this memory could be another's by now.
         let mut id = request.id;
         control(&self.asked, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).map_err(unreadable)?;
         let [family_low, family_high, port_high, port_low, a, b, c, d, ..] = bytes;

@@ -102,7 +102,7 @@ impl Image {
         ] {
             range(place, seconds, 1, limits::FETCH_TIMEOUT_MOST.as_secs());
         }
-        // Of another kind it would be left out, and images would be fetched past it.
+        // The HTTP library leaves out a proxy of another kind, and images would be fetched without one.
         if let Some(proxy) = self.network.proxy.as_ref()
             && !(["http", "https"].contains(&proxy.scheme()) && proxy.has_host())
         {

@@ -104,7 +104,7 @@ impl Http {
         };
         let client = match builder().and_then(|client| client.tls_certs_merge(certificates).build())
         {
-            // A redirect to https then trusts nobody.
+            // A redirect to https then trusts no certificate.
             Err(_) if scheme == "http" => {
                 builder().and_then(|client| client.tls_certs_only([]).build())
             }
@@ -127,8 +127,8 @@ impl Http {
             self.rules.check(&url).map_err(forbidden)?;
             let mut request =
                 self.client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
-            // A source could else redirect to where the host has rights that the source's owner has not. What another host
-            // leads back to is that host's choice, too.
+            // Otherwise a source could redirect to what this host may read and the source's owner may not. After a redirect to
+            // another host, every further URL is that host's choice, also one that leads back to the source.
             at_home &= url.origin() == source.origin();
             if at_home && let Some(secret) = self.credentials.header(&url) {
                 request = request.header(header::AUTHORIZATION, secret);
@@ -204,7 +204,7 @@ impl Answer {
     }
 }
 
-/// What a body must keep up: a server that sends a byte now and then would else hold a fetch until its last second.
+/// The least rate of a body. Without it, a server that sends a byte now and then would hold a fetch for all of its time.
 struct Pace {
     idle: Duration,
     since: Instant,

@@ -194,7 +194,7 @@ fn write(
     Ok(end)
 }
 
-/// On a disk that is full, unfinished downloads that no process is at make room.
+/// When the disk is full, removes unfinished downloads that no process is fetching, to make room.
 fn write_block(file: &File, at: u64, block: &[u8], claim: &Claim) -> io::Result<()> {
     loop {
         match file.write_all_at(block, at) {

@@ -146,7 +146,7 @@ impl Store {
         }
     }
 
-    /// Whether it would be asked of its sources: it is not there, or from elsewhere.
+    /// Whether the image would have to be fetched: it is not stored, or no origin of its sources has served it.
     pub fn would_fetch(
         &self,
         request: &ImageRequest,
@@ -313,7 +313,7 @@ impl Store {
             if found != record.content_sha256 || !before.is_guarded() {
                 return self.quarantine(sha256).map(|to| Checked::Quarantined { found, to });
             }
-            // One that looks otherwise than when this began may be another one by now, or its times alone were set.
+            // Where the file looks different by now, it may have been replaced, or only its times were set.
             if before == stamp(&path)? {
                 if record.stamp != before {
                     record.stamp = before;
@@ -365,7 +365,7 @@ impl Store {
         }
     }
 
-    /// The lock under which what images take is counted, and more of it claimed.
+    /// The lock under which the disk space of images is counted and claimed.
     fn claims(&self) -> PathBuf {
         self.root.parent().unwrap_or(&self.root).with_file_name(".images.lock")
     }

@@ -170,8 +170,8 @@ impl Read for Arriving<'_> {
     }
 }
 
-/// A zstd file: frames in a row, some of which are for others to read (RFC 8878, 3.1). One decoder reads them all, for each new
-/// one would have a window and tables of its own, and a frame need not have more than ten bytes.
+/// A zstd file: frames in a row, some of which are for others to read (RFC 8878, 3.1). One decoder reads them all: each frame
+/// may be of ten bytes only, and a new decoder for each would allocate a window and tables every time.
 struct Frames<'a, 'b> {
     served: &'a mut Arriving<'b>,
     decoder: FrameDecoder,
@@ -184,7 +184,7 @@ impl<'a, 'b> Frames<'a, 'b> {
         Self { served, decoder }
     }
 
-    /// Begins the next frame; false where there is none.
+    /// Begins the next frame; false where there is no other.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.served.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut *self.served) {

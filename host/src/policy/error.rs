@@ -188,7 +188,7 @@ pub enum Fault {
         /// The longest it may.
         limit: Duration,
     },
-    /// The decision as a whole ran too long, this policy's share or not.
+    /// The decision as a whole took too long, whether or not this policy did.
     #[error("the decision's {} s were over", limit.as_secs_f64())]
     Overdue {
         /// How long the decision had.

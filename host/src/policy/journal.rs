@@ -73,7 +73,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether a file with records takes no more of so many bytes, or its first record is as old as any is kept.
+    /// Whether a file has no room for so many bytes more, or its first record is older than records are kept.
     fn is_full(&self, file: &Metadata, more: usize) -> bool {
         let begun = file.created().or_else(|_| file.modified());
         file.len() + more as u64 > self.max_bytes || begun.is_ok_and(|begun| self.is_old(begun))
@@ -93,7 +93,8 @@ impl Journal {
         full.iter().take(surplus).try_for_each(fs::remove_file)
     }
 
-    /// Removes what is older than any is kept, of all tenants and of the version before. A decision is recorded whether or not this works.
+    /// Removes files that are older than records are kept, of all tenants and of earlier versions. Where this fails, the
+    /// decision is recorded all the same.
     fn sweep(&self) {
         let folders = folders(&self.folder).unwrap_or_default();
         for folder in std::iter::once(self.folder.clone()).chain(folders) {
@@ -105,7 +106,8 @@ impl Journal {
     }
 
     fn sweep_folder(&self, folder: &Path) -> io::Result<()> {
-        // A tenant's who is recording is swept another time: none waits for another here.
+        // Where another decision of the tenant is being recorded, its folder is swept another time, so that this one does not
+        // wait.
         let Some(_lock) = state::try_lock_named(&folder.join(LOCK))? else { return Ok(()) };
         for path in files_in(folder)? {
             // Its last record is as old as that.

@@ -33,7 +33,7 @@ pub struct Secrets {
     places: Vec<String>,
 }
 
-/// Nothing of the secrets themselves.
+/// Shows where secrets stood, and none of them.
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secrets").field("places", &self.places).finish_non_exhaustive()
@@ -41,7 +41,7 @@ impl fmt::Debug for Secrets {
 }
 
 impl Masks {
-    /// Masks a task's secrets where they stand, and gives them.
+    /// Masks a task's secrets where they stand, and returns them.
     pub fn mask(&self, task: &mut Task) -> Secrets {
         let mut secrets = Secrets::default();
         secrets.queries(&mut task.image);
@@ -56,7 +56,7 @@ impl Masks {
                     .take(format!("task.args.{index}"), std::mem::replace(argument, MASK.into()));
             }
         }
-        // What the tenant calls a port by is none, and a launch without it would be another one.
+        // A port's label is no secret, and masking it would change the launch.
         secrets.texts.retain(|secret| task.ports.iter().all(|port| port.label != *secret));
         secrets.sort();
         secrets.mask_repeated(task);

@@ -1,5 +1,5 @@
-//! A task whose image can come from several places: its source, mirrors, a list of checksums. It is decided for each as if that
-//! were the source. A policy is shown one place, and lets none in that it was not shown.
+//! A task whose image can come from several places: its source, mirrors, a list of checksums. Policies decide it once for each
+//! place, as if that were the source, so that no image comes from a place that a policy was not shown.
 
 use url::Url;
 
@@ -49,7 +49,7 @@ impl Chain {
 }
 
 impl Launch {
-    /// Whether it is the same but for remarks.
+    /// Whether it is the same launch, warnings aside.
     fn is_like(&self, other: &Self) -> bool {
         Self { warnings: vec![], ..self.clone() } == Self { warnings: vec![], ..other.clone() }
     }

@@ -3,10 +3,11 @@
 
 use super::is_deceptive;
 
-/// A sequence that is longer than this before its end is none that sets colours.
+/// No sequence that sets colours is longer than this.
 const SEQUENCE_BYTES: usize = 64;
 
-/// What came and may yet be part of a character, of a line break or of a sequence that sets colours.
+/// The bytes read so far whose meaning depends on those to come: parts of a character, of a line break or of a sequence that
+/// sets colours.
 #[derive(Default)]
 pub struct Console {
     pending: Vec<u8>,
@@ -16,7 +17,7 @@ pub struct Console {
 enum Next {
     /// So many bytes, shown so.
     Shown(usize, String),
-    /// The beginning of something: more must come.
+    /// They begin something, which more bytes decide.
     Unfinished,
 }
 

@@ -1,5 +1,5 @@
-//! How much of what QEMU sends is taken in: a bucket that fills at a rate. What comes faster waits in QEMU's socket, where it costs QEMU
-//! and nothing else.
+//! How much of what QEMU sends is read: a token bucket. What comes faster waits in the socket, where it holds up QEMU and
+//! nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -12,25 +12,25 @@ pub struct Rate {
     pub at_once: u64,
 }
 
-/// What may still be taken in.
+/// The bucket: what may be read now.
 #[derive(Debug)]
 pub struct Pace {
     rate: Rate,
-    /// Bytes; less than none where more was taken in than may be.
+    /// Bytes; negative where more was read than the bucket had.
     left: i64,
     filled: Instant,
-    /// Since when it has not been full again.
+    /// Since when it has been short: it went below zero, and has not been half full since.
     short: Option<Instant>,
 }
 
 impl Pace {
-    /// All that may come at once.
+    /// A full bucket.
     pub fn new(rate: Rate) -> Self {
         let left = i64::try_from(rate.at_once).unwrap_or(i64::MAX);
         Self { rate, left, filled: Instant::now(), short: None }
     }
 
-    /// Takes in so many bytes. Gives the wait until more may be taken in.
+    /// Takes so many bytes, which were read, out of the bucket. Returns the wait until more may be read.
     pub fn take(&mut self, bytes: u64) -> Duration {
         self.take_at(bytes, Instant::now())
     }
@@ -48,7 +48,7 @@ impl Pace {
     fn fill(&mut self, now: Instant) {
         let most = i64::try_from(self.rate.at_once).unwrap_or(i64::MAX);
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
-        // What comes to less than a byte is not lost: the time is not moved on.
+        // Time that comes to less than a byte is not lost: `filled` stays as it is.
         let more = (since * self.rate.per_second as f64) as i64;
         if more > 0 {
             self.left = self.left.saturating_add(more).min(most);
@@ -59,7 +59,7 @@ impl Pace {
         }
     }
 
-    /// For how long as much has come as may, without a pause in which half of what may come at once was free again.
+    /// For how long it has been short.
     pub fn short_for(&self) -> Duration {
         self.short.map(|since| since.elapsed()).unwrap_or_default()
     }

@@ -78,10 +78,10 @@ pub enum QmpError {
         /// QEMU's words.
         reason: String,
     },
-    /// It does not read what is sent.
+    /// QEMU does not read what is sent to it.
     #[error("QEMU does not read its control socket")]
     Deaf,
-    /// More came than may, for too long.
+    /// QEMU has sent more than the rate for too long.
     #[error(
         "QEMU flooded its control socket: for {} s it sent more than {} KiB a second",
         limits::QMP_FLOOD.as_secs(),

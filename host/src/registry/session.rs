@@ -1,5 +1,5 @@
-//! A registry's protocol (OCI Distribution 1.1): requests with the authorization that the registry asks for, and answers
-//! that are read up to a bound, whatever is answered: files, tokens, refusals.
+//! A registry's protocol (OCI Distribution 1.1): requests with the authorization that the registry asks for, and answers that
+//! are read up to a bound, be they files, tokens or refusals.
 
 use bytes::Bytes;
 use http_auth::ChallengeRef;
@@ -17,7 +17,7 @@ use crate::{limits, printable};
 /// Why a registry did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The way to it.
+    /// The connection to it failed.
     #[error("the connection to {host} failed")]
     Connection {
         /// The registry, the token service, or where it redirects to.
@@ -35,7 +35,7 @@ pub enum SessionError {
         /// Its own words, on one line.
         said: String,
     },
-    /// It sends without an end.
+    /// Its answer is longer than the bound.
     #[error("the answer of {host} has more than {most} bytes")]
     TooLarge {
         /// The registry or the token service.
@@ -53,14 +53,14 @@ pub enum SessionError {
     },
 }
 
-/// Who asks.
+/// Who asks: without a name, by a password, or by a token.
 pub(super) enum Credentials {
     Anonymous,
     Password { user: String, password: String },
     Token(String),
 }
 
-/// What is done in a repository: the token is for that.
+/// What is done in a repository, which the token has to allow.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Scope {
     Pull,
@@ -169,7 +169,7 @@ impl Session {
         self.base.join(path).map_err(|error| malformed(&host(&self.base), &error))
     }
 
-    /// Asks, and once more where the registry says what authorization it wants.
+    /// Sends a request, and a second time with authorization where the registry says what it wants.
     async fn ask(&mut self, request: Request) -> Result<Response, SessionError> {
         let answer = self.send(&request).await?;
         let is_new = self.authorization.is_none();
@@ -188,7 +188,7 @@ impl Session {
         if let Some((bytes, kind)) = body {
             builder = builder.header(CONTENT_TYPE, *kind).body(bytes.clone());
         }
-        // An upload may go elsewhere than to the registry itself.
+        // The URL of an upload may be another host's, which gets no authorization.
         if url.origin() == self.base.origin()
             && let Some(authorization) = &self.authorization
         {
@@ -197,7 +197,7 @@ impl Session {
         builder.send().await.map_err(|error| failed(&host(url), error))
     }
 
-    /// Has what a refusal asks for; false where it asks for nothing that there is.
+    /// Gets the authorization that a refusal asks for; false where it asks for none that can be got.
     async fn authorize(&mut self, refusal: &Response) -> Result<bool, SessionError> {
         let texts = refusal.headers().get_all(WWW_AUTHENTICATE).into_iter();
         let texts = texts.filter_map(|text| text.to_str().ok());
@@ -215,7 +215,7 @@ impl Session {
         Ok(self.authorization.is_some())
     }
 
-    /// A token of the service that a challenge names.
+    /// Gets a token from the service that a challenge names.
     async fn token(&self, challenge: &ChallengeRef<'_>) -> Result<HeaderValue, SessionError> {
         let value = |name: &str| {
             let mut values = challenge.params.iter();
@@ -250,7 +250,7 @@ impl Session {
 const ANY: &str = "*/*";
 const BLOB: &str = "application/octet-stream";
 
-/// A file that came.
+/// A file that was read.
 pub(super) struct Got {
     pub(super) bytes: Vec<u8>,
     /// Its digest, as the registry says.

@@ -70,7 +70,7 @@ impl Deciding {
         }
     }
 
-    /// The task, once it is understood, and what comes of it.
+    /// Reads the job, and decides its task.
     fn judge(
         &self,
         known: Option<Task>,
@@ -91,7 +91,7 @@ impl Deciding {
 
     fn task(&self) -> Result<Task, RunError> {
         let Self { host, args, .. } = self;
-        // A tenant that is not there has no decisions.
+        // A tenant that the configuration does not have gets no log of decisions.
         host.config.chain(&args.tenant).map_err(|error| RunError::Usage(error.to_string()))?;
         let (name, bytes) = sources::job(&args.job)?;
         Ok(job::parse(&name, &bytes, &args.tenant, args.task.as_deref())?)
@@ -134,8 +134,8 @@ impl Deciding {
     }
 }
 
-/// Records an end that is the command's own; what comes of it is the command's error. The thread that decides may be recording,
-/// and is waited for then.
+/// Records that the command has ended the decision. Waits where the thread that decides is recording just then. Returns the
+/// error to report.
 async fn record_end(docket: Arc<Docket>, error: RunError) -> RunError {
     let recording = tokio::task::spawn_blocking(move || match docket.ended(&error) {
         Ok(()) => error,

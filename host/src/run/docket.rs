@@ -1,5 +1,5 @@
-//! The one record of a decision. It is written by the thread that decides, or, where the command is interrupted before that or
-//! has waited too long, by the command: by whichever ends the decision first.
+//! The one record of a decision. The thread that decides writes it, unless the command is interrupted or has waited too long
+//! before: then the command does.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,7 @@ use crate::{
     policy::{HostFacts, Input, Journal, Masks, Outcome, Record, RecordError, Request, Verdict},
 };
 
-/// Whether a decision is recorded. One that is acted upon is.
+/// Whether a decision is recorded. Every decision that a launch follows from is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
     Record,
@@ -68,7 +68,7 @@ impl Docket {
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Ended) {
             Stage::Deciding(_) => Ok(self.append(|| Record::of(request, verdict, &self.masks))?),
-            // The command ended it, and waits for no verdict any more.
+            // The command has recorded the end already, and does not wait for a verdict.
             Stage::Reading | Stage::Ended => Err(RunError::Interrupted),
         }
     }

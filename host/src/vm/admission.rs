@@ -1,5 +1,5 @@
-//! Whether one VM more is admitted, and what is kept of those that have ended: both settled by one look at all folders, under
-//! the lock of all.
+//! Whether one VM more is admitted, and which of those that have ended are kept. Both are settled by one reading of all VMs'
+//! folders, under the lock of all.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ pub(super) struct Asking<'a> {
     pub(super) takes: Amounts,
 }
 
-/// A VM that has ended, as far as it must be known whether it is kept.
+/// A VM that has ended: what decides whether it is kept.
 struct Ended {
     folder: PathBuf,
     at: Timestamp,
@@ -85,13 +85,14 @@ pub(super) fn bytes_of(folder: &Path) -> u64 {
     files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
-/// Removes the folders of those VMs that ended first, of each tenant that has more than is kept. Best done, never in the way.
+/// Removes the folders of VMs that ended first, of each tenant that has more than are kept. A failure is logged and ends no
+/// command.
 fn sweep(ended: Vec<Ended>, retention: &Retention) {
     let now = Timestamp::now();
     let is_old =
         |one: &Ended| one.at < now && now.duration_since(one.at).unsigned_abs() > retention.age();
     let bytes = ended.iter().fold(0_u64, |sum, one| sum.saturating_add(one.bytes));
-    // Then no tenant has more, and whose they are need not be read.
+    // Then no tenant has more, and their records need not be read.
     if ended.len() <= retention.ended_vms
         && bytes <= retention.ended_bytes
         && !ended.iter().any(is_old)

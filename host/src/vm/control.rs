@@ -79,7 +79,7 @@ pub(super) struct Console {
 /// The control socket, served.
 pub(super) struct Served {
     listening: JoinHandle<()>,
-    /// Closed when the last connection is.
+    /// Closed when the last connection has ended.
     connections: mpsc::Receiver<()>,
 }
 

@@ -63,7 +63,8 @@ impl Event {
     }
 }
 
-/// What the files of a tenant begin with. With an ending, no tenant's name leads out of the folder; a record's may be none.
+/// The path of a tenant's files, without the ending that is added to it: with one, a name such as `..` leads nowhere else. The
+/// name comes from a record, which may be damaged.
 fn stem(tenant: &str) -> String {
     match policy::is_name(tenant) {
         true => tenant.to_owned(),
@@ -86,7 +87,7 @@ impl Events {
         Self { state: state.to_owned(), files: vec![Rotated::new(state.join(FOLDER).into())] }
     }
 
-    /// What came since it was last asked for, by time.
+    /// The events since the last call, by time.
     pub fn read(&mut self) -> io::Result<Vec<Event>> {
         self.find()?;
         let mut events = vec![];
@@ -97,7 +98,7 @@ impl Events {
         Ok(events)
     }
 
-    /// Tenants who had no events before.
+    /// Begins with the files of tenants that had no events before.
     fn find(&mut self) -> io::Result<()> {
         let folder = self.state.join(FOLDER);
         let entries = match fs::read_dir(&folder) {

@@ -37,7 +37,7 @@ pub struct KeptOverlay {
     record: Owner,
     /// Until a VM has it.
     lock: Option<File>,
-    /// Whether this launch has made it.
+    /// Whether this launch has made the overlay.
     is_new: bool,
 }
 
@@ -78,7 +78,7 @@ fn kept_overlay(state: &StateDir, task: &Task) -> PathBuf {
 }
 
 impl KeptOverlay {
-    /// Takes hold of a task's overlay, if it keeps one; nobody else's run may have it.
+    /// Takes the lock of a task's overlay, if the task keeps one; fails where another run has it.
     pub fn hold(state: &StateDir, task: &Task) -> Result<Option<Self>, VmError> {
         if !task.persist {
             return Ok(None);
@@ -225,8 +225,8 @@ pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
     remove_folder(&found).map_err(folder("remove", &found))
 }
 
-/// Removes an overlay's folder, under its lock. The overlay goes first: what is left is none. The lock goes last: a launch that
-/// waits for it may make it anew, and then the folder stays.
+/// Removes an overlay's folder, under its lock. The overlay is removed first, so that a folder that is left by a failure is no
+/// kept overlay. The lock is removed last: a launch that waits for it may make it anew, and then the folder stays.
 fn remove_folder(folder: &Path) -> io::Result<()> {
     state::remove(&folder.join(OVERLAY))?;
     for file in fs::read_dir(folder)? {
@@ -242,7 +242,7 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the folders without an overlay that killed launches left. Best done, never in the way.
+/// Removes the folders without an overlay that killed launches left. A failure is logged and ends no command.
 fn sweep(overlays: &Path) {
     for found in list::folders(overlays) {
         let is_left = || !found.join(OVERLAY).exists();

@@ -1,14 +1,15 @@
 //! Which VM is meant by a word: its id, the beginning of that, or its task's name; `TENANT/` before it says whose.
 //!
-//! A tenant chooses its tasks' names, and an id begins with something like one. What is random in an id no tenant chooses, so that
-//! counts for more than a name does; and where VMs of several tenants fit, none of them is taken to be meant.
+//! An id is a short form of the task's name, which its tenant chooses, and random characters, which no tenant chooses. So a
+//! word that has some of the random characters of a VM's id means that VM, before any whose task has the word as its name.
+//! Where VMs of several tenants fit alike, the word means none of them.
 
 use super::{Vm, VmError, dir::RANDOM_BYTES, list};
 use crate::{limits, printable, state::StateDir};
 
-/// The one VM that is meant: of several of one tenant and one name, the one that goes on.
+/// The one VM that is meant: of one tenant's VMs of the same name, the one that has not ended.
 pub fn named(state: &StateDir, word: &str) -> Result<Vm, VmError> {
-    // No tenant's name has a slash, and a task's may.
+    // A task's name may have a slash, and a tenant's may not.
     let (tenant, name) = match word.split_once('/') {
         Some((tenant, name)) => (Some(tenant), name),
         None => (None, word),
@@ -27,17 +28,17 @@ pub fn named(state: &StateDir, word: &str) -> Result<Vm, VmError> {
     }
 }
 
-/// How well a name goes with a VM; the better is the greater.
+/// How well a word fits a VM; the greater is the better.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fit {
     Not,
-    /// Its id begins like this, and nothing random of it is given.
+    /// The id begins with the word, which ends before the random characters.
     Slug,
-    /// Its task has the name.
+    /// The word is the name of its task.
     Task,
-    /// Its id begins like this, and something random of it is given.
+    /// The id begins with the word, which has some of the random characters.
     Random,
-    /// It is its id.
+    /// The word is the id.
     Id,
 }
 
@@ -51,17 +52,18 @@ fn fit(vm: &Vm, name: &str) -> Fit {
     }
 }
 
-/// How many random characters of a VM's id a beginning of it has.
+/// How many of the random characters of a VM's id a beginning of it has.
 fn given(vm: &Vm, beginning: &str) -> usize {
     beginning.len().saturating_sub(vm.id.len().saturating_sub(RANDOM_BYTES))
 }
 
-/// The VMs that go best with a name.
+/// The VMs that a word fits best.
 fn fitting(vms: Vec<Vm>, name: &str) -> Vec<Vm> {
     let best = vms.iter().map(|vm| fit(vm, name)).max().filter(|best| *best > Fit::Not);
     let (mut fitting, others): (Vec<_>, Vec<_>) =
         vms.into_iter().partition(|vm| Some(fit(vm, name)) == best);
-    // By a few tries a tenant has a VM whose id begins like another's task.
+    // With few random characters, a tenant gets an id that begins with the name of another's task after some launches, so that
+    // such a task fits too.
     if best == Some(Fit::Random)
         && fitting.iter().all(|vm| given(vm, name) < limits::ID_CHARS_TOLD_APART)
     {
@@ -76,7 +78,7 @@ fn fitting(vms: Vec<Vm>, name: &str) -> Vec<Vm> {
     fitting
 }
 
-/// Of several of one tenant, the one that goes on.
+/// Of one tenant's VMs, leaves the one that has not ended, where that is exactly one.
 fn going_on(vms: &mut Vec<Vm>) {
     let goes_on = |vm: &Vm| !vm.status.state().is_final();
     let first = vms.first().map(|vm| vm.tenant.clone());

@@ -1,4 +1,5 @@
-//! What a supervisor has asked QEMU for and waits to hear, without waiting: requests and signals come first.
+//! Commands that a supervisor has sent to QEMU and that are not answered yet. Nothing here waits for the answers: meanwhile
+//! requests and signals are heard.
 
 use std::time::Duration;
 
@@ -19,9 +20,9 @@ pub(super) struct Command {
 /// What a command is for.
 #[derive(Debug)]
 pub(super) enum What {
-    /// To have the guest pause or go on, for whoever asked that.
+    /// To have the guest pause or go on, for this request.
     Turn(Ask),
-    /// To find out whether the guest runs, and to tell whoever had it turned.
+    /// To find out whether the guest runs, and to answer the request to pause it or let it go on.
     Status(Option<Ask>),
     /// To press its power button, or to quit.
     Stop,
@@ -31,7 +32,7 @@ pub(super) enum What {
     Connections,
 }
 
-/// What is gathered for whoever asks what the VM uses.
+/// What is gathered for requests for what the VM uses.
 #[derive(Debug)]
 pub(super) struct Gathering {
     pub(super) asks: Vec<Ask>,
@@ -44,7 +45,7 @@ impl Gathering {
         Self { asks: vec![ask], stats, by: Instant::now() + limits::QMP_STATS }
     }
 
-    /// Tells what is known.
+    /// Answers with what is known.
     pub(super) fn answer(self) {
         for ask in self.asks {
             let stats = serde_json::to_value(&self.stats).map_err(|error| error.to_string());
@@ -53,14 +54,14 @@ impl Gathering {
     }
 }
 
-/// All that is waited for.
+/// All that is not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     commands: Vec<Command>,
     pub(super) gathering: Option<Gathering>,
 }
 
-/// What was waited for in vain.
+/// What got no answer in time.
 pub(super) enum Late {
     Command(What),
     Gathering(Gathering),
@@ -71,31 +72,31 @@ impl Pending {
         self.commands.push(Command { id, what, by: Instant::now() + within });
     }
 
-    /// What an answer of this number is to; nothing where nothing was asked, or not any more.
+    /// What the command of this number was for; nothing where there is none, or it was given up.
     pub(super) fn take(&mut self, id: u64) -> Option<What> {
         let index = self.commands.iter().position(|command| command.id == id)?;
         Some(self.commands.swap_remove(index).what)
     }
 
-    /// Whether the guest's state is on its way.
+    /// Whether `query-status` is not answered yet.
     pub(super) fn asks_status(&self) -> bool {
         self.commands.iter().any(|command| matches!(command.what, What::Status(_)))
     }
 
-    /// Whether nothing is still to come of what is gathered.
+    /// Whether all commands of a gathering are answered.
     pub(super) fn has_gathered(&self) -> bool {
         let is_of_it = |what: &What| matches!(what, What::Disks | What::Connections);
         !self.commands.iter().any(|command| is_of_it(&command.what))
     }
 
-    /// Everything, where QEMU says nothing any more.
+    /// Everything that is not answered yet, once QEMU answers no more.
     pub(super) fn give_up(&mut self) -> impl Iterator<Item = Late> {
         let commands = std::mem::take(&mut self.commands).into_iter();
         let gathering = self.gathering.take().into_iter().map(Late::Gathering);
         commands.map(|command| Late::Command(command.what)).chain(gathering)
     }
 
-    /// The first that is late, once it is. May be dropped while it waits.
+    /// Waits until the first is late. May be dropped while it waits.
     pub(super) async fn late(&mut self) -> Late {
         let command = self.commands.iter().map(|command| command.by).min();
         let gathering = self.gathering.as_ref().map(|gathering| gathering.by);

@@ -100,7 +100,7 @@ fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
         }
         match try_lock(&vm) {
             Ok(lock) => found.extend(lock.map(|lock| (vm, lock))),
-            // The others are not to wait for this one's trouble.
+            // One VM's error keeps no other from being adopted.
             Err(error) => tracing::warn!(vm = %vm.display(), %error, "a VM is not looked after"),
         }
     }
@@ -124,7 +124,7 @@ fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<Attached, VmError> {
     Attached::start(vm, Begin::Adopt, holds)
 }
 
-/// Whether the process that a VM's record names as its QEMU cannot be that: it is not to be killed for it.
+/// Whether the process that a VM's record names as its QEMU cannot be its QEMU, so that it must not be killed.
 fn is_anothers(vm: &Path, status: &super::Status) -> bool {
     let spec = Spec::read(vm);
     spec.is_ok_and(|spec| status.qemu.as_ref().is_some_and(|qemu| !spec.can_be(qemu)))

@@ -133,8 +133,8 @@ impl Spec {
         }
     }
 
-    /// Whether a process can be this VM's QEMU, by what that cannot change of itself: the process namespace and the user that the
-    /// cage gives it. Until it has the user, it is a supervisor's program.
+    /// Whether a process can be this VM's QEMU, by what a process cannot change: its process namespace and its user, both the
+    /// cage's. Before it has that user, it runs the supervisor's program.
     pub(super) fn can_be(&self, qemu: &Process) -> bool {
         let is_its_user = match self.cage.user {
             User::Own(uid) => {
@@ -153,7 +153,7 @@ impl Spec {
     }
 }
 
-/// Whether a file is in a folder of a folder, by whatever names the two go.
+/// Whether a file is two levels below a folder, whose path may lead there by links.
 fn is_below(file: &Path, folder: &Path) -> bool {
     let is_plain = file.components().all(|part| part != Component::ParentDir);
     let Some(above) = file.ancestors().nth(2).filter(|_| is_plain) else { return false };

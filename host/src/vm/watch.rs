@@ -1,5 +1,5 @@
-//! One QEMU from its greeting to its exit: its events, what it is asked, and the phases of stopping it. Nothing here waits for QEMU alone:
-//! what it is asked is answered in its time, or late, while requests and signals are heard.
+//! One QEMU from its greeting to its exit: its events, commands to it, and the phases of stopping it. Nothing here waits for
+//! QEMU alone: while a command is not answered, requests and signals are heard.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) struct Watch<'a> {
     deadline: Option<Instant>,
     /// When the guest was last said to be paused or to go on.
     turned: Option<Instant>,
-    /// When it is to be looked again whether it runs.
+    /// When QEMU is asked again whether the guest runs.
     look_at: Option<Instant>,
 }
 
@@ -109,7 +109,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// What this does for the VM from here on counts against the VM. After the start, which would take longer by it.
+    /// Moves this supervisor into the VM's cgroup: its work counts as the VM's. After the start, which this would delay.
     pub(super) fn count_as_the_vm(&self) {
         if let Err(error) = self.of.spec.cage.enter_supervisor(&self.of.spec.vm) {
             tracing::warn!(%error, "this supervisor's work does not count as its VM's");
@@ -174,7 +174,7 @@ impl<'a> Watch<'a> {
     }
 
     fn answer(&mut self, ask: Ask) {
-        // What asked has given up, and asks by other ways.
+        // The command that asked has given up, and goes other ways.
         if ask.is_abandoned() {
             return;
         }
@@ -201,7 +201,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Sends a command whose answer is heard later. Whether it was sent.
+    /// Sends a command whose answer is heard later.
     fn command(&mut self, command: &str, what: What) {
         self.command_with(command, &json!({}), what, limits::QMP_REPLY);
     }
@@ -217,7 +217,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Has the guest pause or go on. What asked finds it written down, however often it was so before.
+    /// Has the guest pause or go on. The request is answered once the status on disk says so.
     fn turn(&mut self, command: &str, ask: Ask) {
         match self.seen.phase {
             Phase::Running => self.command(command, What::Turn(ask)),
@@ -293,7 +293,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// A command that comes to nothing.
+    /// A command that was not sent, not answered or refused.
     fn unheard(&mut self, what: What, why: &str) {
         match what {
             What::Turn(ask) | What::Status(Some(ask)) => ask.answer(Err(why.to_owned())),
@@ -343,7 +343,7 @@ impl<'a> Watch<'a> {
         self.next_phase();
     }
 
-    /// What was wrong with it ends it.
+    /// Ends the VM for a failure.
     fn fail(&mut self, message: String) {
         self.seen.failure.get_or_insert(message);
         self.deadline = Some(Instant::now());
@@ -431,7 +431,7 @@ impl<'a> Watch<'a> {
             ("running", State::Paused) => State::Running,
             (_, _) => return,
         };
-        // Not as often as a QEMU that wants to fill its history can say so.
+        // At a bounded rate, as QEMU could say so any number of times to fill the VM's history.
         let now = Instant::now();
         match self.turned.map(|last| last + limits::TURN_AGAIN).filter(|again| *again > now) {
             Some(again) => self.look_at = Some(again),

@@ -1,5 +1,5 @@
-//! Policies in Python and JavaScript that try all that their languages have to get at a host: built as their authors build them,
-//! with no WASI, and granted the whole of it. What each try got is in the snapshots.
+//! Policies in Python and JavaScript that try every way of their languages to a host: built as their authors would, with no
+//! WASI, and with all of it granted. What each try got is in the snapshots.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -13,10 +13,10 @@ struct Tool {
     language: &'static str,
     source: &'static str,
     program: &'static str,
-    /// With nothing to import, as `qhost policy build` has it. Python's then traps wherever it looks for a host, and takes long to
-    /// compile: `author.rs` has one.
+    /// Without imports, as `qhost policy build` makes them. A Python policy then traps wherever it would ask a host, and takes
+    /// long to compile; `author.rs` tests one.
     bare: Option<&'static [&'static str]>,
-    /// With all that the tool has.
+    /// With all of WASI that the tool can import.
     full: &'static [&'static str],
 }
 
@@ -73,7 +73,7 @@ fn build(qhost: &Qhost, tool: &Tool, args: &[&str], made: &str) {
 fn tried(qhost: &Qhost, made: &str, grant: bool, name: &str) -> String {
     let file = qhost.folder().join("probe").join(made);
     let sha256 = qhost::digest::Sha256::of(&fs::read(&file).unwrap());
-    // Long, so that on a busy machine nothing but what never ends meets it.
+    // Long, so that on a busy machine only attempts that never end meet it.
     let deadline_ms = if ENDLESS.contains(&name) { 3000 } else { 20_000 };
     qhost.config(&format!(
         "[policies.probe]\nmodule = {file:?}\nsha256 = \"{sha256}\"\nwasi = {grant}\n\
@@ -87,7 +87,7 @@ fn tried(qhost: &Qhost, made: &str, grant: bool, name: &str) -> String {
     let failed = || {
         let error = said.lines().find(|line| line.starts_with("error:"))?;
         let error = error.split_once(" failed in validate: ").map_or(error, |(_, why)| why);
-        // Where in an interpreter it was changes with that.
+        // The place in the interpreter differs with the machine's speed.
         Some(error.split("\\n").next().unwrap_or_default())
     };
     got.or_else(failed).unwrap_or(&said).replace(&format!(" (sha256:{sha256})"), "")

@@ -89,8 +89,8 @@ fn thousandth(network: &str, number: u32) -> Answer {
     v4(&format!("{network}.{}.{}", 1 + number / 250, 1 + number % 250))
 }
 
-/// Whatever a name has, all of it is judged before anything is connected to. The message of a name with 4,000 addresses had them
-/// all.
+/// All addresses of a name are judged before any is connected to, and a message shows a few of them: it had all 4,000 of one
+/// name's.
 #[test]
 fn names_with_forbidden_addresses() {
     let Some(names) = NameServer::start(answers) else { return };
@@ -125,7 +125,7 @@ fn names_with_forbidden_addresses() {
     assert_eq!(server.connections(), 2);
 }
 
-/// A name that has nothing, or only what nobody listens on, ends the fetch in time.
+/// A name without addresses, or with addresses where no server listens, ends the fetch in time.
 #[test]
 fn names_that_lead_nowhere() {
     let Some(names) = NameServer::start(answers) else { return };

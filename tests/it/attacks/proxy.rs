@@ -38,7 +38,7 @@ fn for_ever(stream: &mut TcpStream, first: &[u8], then: &[u8], pause: Duration) 
     }
 }
 
-/// An answer whose end the client sees.
+/// An answer that ends, so that the client sees its end.
 fn once(stream: &mut TcpStream, answer: &[u8]) {
     if stream.write_all(answer).and_then(|()| stream.shutdown(Shutdown::Write)).is_ok() {
         // It closes when it has seen enough.
@@ -219,8 +219,8 @@ fn a_proxy_in_the_middle() {
     pull(&qhost, &["https://localhost/image"], &digest(&image())).exits(0);
 }
 
-/// Names are the proxy's to resolve. What is forbidden by its number, or by a name that always means loopback, is not asked of
-/// it: it could reach it. `localhost` was.
+/// The proxy resolves names. It is not asked for a forbidden address, nor for a name that always means loopback, as it may
+/// reach these: it was asked for `localhost`.
 #[test]
 fn a_proxy_is_not_asked_for_forbidden_addresses() {
     let proxy = RawServer::answering(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec());
@@ -280,7 +280,7 @@ fn what_a_proxy_is_told() {
     }
 }
 
-/// One that cannot be used was left out without a word, and images were fetched past it.
+/// A proxy of a kind that cannot be used was left out without a word, and images were fetched without one.
 #[test]
 fn a_proxy_of_another_kind_is_not_left_out() {
     let server = qhost_tests::ImageServer::start();

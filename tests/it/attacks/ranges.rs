@@ -23,7 +23,7 @@ fn image() -> Vec<u8> {
 fn send(stream: &mut TcpStream, parts: &[&[u8]]) {
     let sent = parts.iter().try_for_each(|part| stream.write_all(part));
     if sent.and_then(|()| stream.shutdown(Shutdown::Write)).is_ok() {
-        // What is on its way is not to be lost by a close.
+        // Closing at once could lose bytes that are on their way.
         std::io::copy(stream, &mut std::io::sink()).unwrap_or_default();
     }
 }
@@ -114,7 +114,7 @@ fn what_lies_about_the_rest_got() {
         let left: Vec<_> = stored.iter().filter(|name| !name.contains('.')).collect();
         assert!(left.is_empty() || done.code == 0, "{name}: {stored:?}");
         let mut line = outcome(name, &done).replace(&server.port().to_string(), "PORT");
-        // How much of what is too much was taken is chance.
+        // How much was read of a body that is too long is chance.
         if let Some((what, _)) = line.split_once(", asked for 11") {
             line = format!("{what}, asked for another part\n");
         }
@@ -212,8 +212,8 @@ fn parts_side_by_side_that_are_the_whole() {
     );
 }
 
-/// What only drips has the time of one idle wait, whatever it is: a list of checksums had that of the whole fetch, as had each part
-/// of a file that is fetched in several.
+/// A body that only drips is given up after one idle time-out. A list of checksums, and each part of a file that is fetched in
+/// several, had the time of the whole fetch.
 #[test]
 fn a_list_of_checksums_that_drips() {
     let server = RawServer::start(|_, stream| {

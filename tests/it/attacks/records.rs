@@ -194,15 +194,16 @@ const FILES: [&str; 11] = [
     "control.sock",
 ];
 
-/// Each of these in place of each file of a VM that has ended, and of one that seems to go on. A pipe as a lock had every command
-/// wait for ever, a file of 4 GiB was read whole, and a folder as a lock kept all other VMs from being adopted.
+/// Puts each of these in the place of each file of a VM, one that has ended and one that seems to go on. Before, a pipe as a
+/// lock had every command wait for ever, a file of 4 GiB was read whole, and a folder as a lock kept all other VMs from being
+/// adopted.
 #[test]
 fn anything_in_place_of_a_vms_files() {
     let host = Host::new();
     let good = host.start();
     for (what, plant) in PLANTS {
         for file in FILES {
-            // A log is copied to whoever asks for it, however long.
+            // `logs` copies a log of any length.
             if file.starts_with("console.log") && what.contains("GiB") {
                 continue;
             }
@@ -236,7 +237,7 @@ fn anything_in_place_of_a_vms_files() {
     }
 }
 
-/// The same of what a VM is started with once more: what its console said was added to the file that a link named.
+/// The same for files that a restart of a VM opens. Before, its console's output was added to the file that a link named.
 #[test]
 fn links_in_the_folder_of_a_vm_that_is_started_again() {
     for file in [
@@ -318,7 +319,7 @@ fn a_record_that_names_another_process() {
         }
         assert_eq!(state_of(&host.qhost, &host.plant()), "exited");
     }
-    // With the lock held by somebody, so that the VM seems to be looked after.
+    // With the lock held by another process, so that the VM seems to have a supervisor.
     let host = Host::new();
     let mut bystander = Bystander::new();
     let planted = host.plant();
@@ -331,7 +332,7 @@ fn a_record_that_names_another_process() {
     lock.lock().unwrap();
     for ask in [["kill"].as_slice(), &["stop", "--grace", "0"]] {
         let running = host.qhost.start(&[ask, &[PLANTED]].concat());
-        // It asks by its socket first, and where nobody is, by a signal; and waits for an end that does not come.
+        // It asks by the control socket first, then by a signal, and waits for an end that does not come.
         std::thread::sleep(std::time::Duration::from_millis(500));
         assert!(bystander.lives(), "{ask:?}");
         running.signal("KILL");
@@ -377,7 +378,8 @@ fn a_plan_that_names_other_files() {
     }
 }
 
-/// Of a VM that has ended, its groups are removed: by an id that is not the folder's, any empty folder was.
+/// A VM's cgroups are removed when it has ended. Before, a record with another id than its folder's had any empty folder
+/// removed.
 #[test]
 fn a_plan_that_has_other_folders_removed() {
     let host = Host::new();
@@ -395,7 +397,7 @@ fn a_plan_that_has_other_folders_removed() {
     }
 }
 
-/// Numbers and times at the ends of what can be written, and names that are none.
+/// Records with the largest and smallest numbers and times, and with names that no VM can have.
 #[test]
 fn records_beyond_all_bounds() {
     let host = Host::new();

@@ -110,10 +110,10 @@ fn a_udp_port_answers_only() {
             let log = fs::read_to_string(caged.qhost.vms()[0].join("console.log")).ok()?;
             log.contains("DONE").then_some(log)
         });
-        // All that is forwarded is bound by now, and the kernel asks nobody about more.
+        // All forwarded ports are bound by now, so that the supervisor answers no further bind(2).
         refused(&said, &ask_there, "Function not implemented");
         refused(&said, &to_asker, "Operation not permitted");
-        // The forwarded socket answers whoever asked, and sends to no other.
+        // The forwarded socket answers the address that asked, and sends to no other.
         refused(&said, &answer, "Operation not permitted");
         let again = said.rmatch_indices(&format!("{to_asker}: ")).next().unwrap().0;
         let again = said[again..].lines().next().unwrap();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Caged, is_root};
 use crate::{qhost, snapshot};
 
-/// What needs no port of the host's to be named.
+/// Attempts that name no port of the host.
 const ANYWHERE: &[&str] = &[
     "read /etc/passwd",
     "read /proc/self/environ",
@@ -49,7 +49,7 @@ const ANYWHERE: &[&str] = &[
     "listen-unbound",
 ];
 
-/// Ports that are free now, by the names that they have in a list.
+/// Ports that are free now. In a list they stand by name, as their numbers differ each time.
 struct Ports {
     forwarded: u16,
     other: u16,
@@ -85,7 +85,7 @@ impl Ports {
     }
 }
 
-/// What each got, a line each, below what `plan` says that it is kept in.
+/// A line for each attempt with what it got, below what `plan` says of the cage.
 fn tried(qhost: Qhost, ports: &Ports, deeds: &[&str], config: Value) -> String {
     let deeds: Vec<String> = deeds.iter().map(|deed| ports.fill_in(deed)).collect();
     let caged = Caged::with(qhost, &deeds.iter().map(String::as_str).collect::<Vec<_>>(), config);
@@ -144,7 +144,7 @@ fn as_an_ordinary_user() {
     snapshot("hostile-qemu-user", &with_a_tcp_port(user), &qhost());
 }
 
-/// Neither a user nor namespaces nor a cgroup of its own: system calls, files and sockets are what is left.
+/// Without a user, namespaces and a cgroup of its own, seccomp, Landlock and the handed-over sockets still hold.
 #[test]
 fn on_a_host_with_neither() {
     if !is_root() {
@@ -167,7 +167,7 @@ fn with_egress_and_udp() {
         vec![(outside.public.to_string(), "OUTSIDE"), (outside.own.to_string(), "THIS-HOST")];
     let deeds = [
         &[
-            // What answers is the address and the port that was asked, and no other.
+            // An answer is heard from the address and port that was asked, and from no other port.
             "hear OUTSIDE:80",
             "udp THIS-HOST:80",
             "udp 127.0.0.1:OF-THE-HOST",
@@ -188,7 +188,7 @@ fn with_egress_and_udp() {
     snapshot("hostile-qemu-egress", &list, &self::qhost());
 }
 
-/// It accepts what comes to the forwarded address; the lists above have that nothing else listens.
+/// QEMU accepts connections at the forwarded address. The lists above show that it listens nowhere else.
 #[test]
 fn it_accepts_at_the_forwarded_address_only() {
     let ports = Ports::new();

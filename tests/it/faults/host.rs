@@ -47,8 +47,8 @@ fn a_full_disk() {
     }
 }
 
-/// What another fetch left of a download keeps no fetch from its room, whether its size is known or not; nothing goes for what
-/// would not fit all the same.
+/// Unfinished downloads are removed where a fetch has no room otherwise, whether its size is known or not; none is removed for
+/// a file that would not fit even then.
 #[test]
 fn unfinished_downloads_make_room() {
     let half = || file(2)[..500_000].to_vec();

@@ -59,7 +59,7 @@ fn overlays(qhost: &Qhost) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// A launch that fails leaves no folder of an overlay; what one left that was killed goes with the next.
+/// A launch that fails leaves no folder of an overlay. The next launch removes what a killed one left.
 #[test]
 fn failed_launches_leave_no_overlay() {
     let (qhost, server) = (qhost(), ImageServer::start());

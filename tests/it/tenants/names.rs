@@ -46,7 +46,7 @@ fn a_task_of_the_same_name() {
     running.end().exits(130);
 }
 
-/// Nor does one that is named like an id, or like the beginning of one, or like what says whose it is.
+/// Nor does a task that is named like an id, like the beginning of one, or like `TENANT/TASK`.
 #[test]
 fn a_task_named_like_anothers_vm() {
     let (qhost, server) = (qhost(), ImageServer::start());

@@ -154,7 +154,7 @@ fn listens(socket: &impl AsFd) -> io::Result<String> {
     })
 }
 
-/// Has the kernel do something with an open file that is of no use to QEMU.
+/// Asks the kernel for something with an open file that QEMU has no use for.
 fn control(file: &File, request: libc::Ioctl, with: &mut [u64]) -> io::Result<()> {
     #[expect(unsafe_code, reason = "requests that no library makes")]
     // SAFETY: none of those made here writes beyond what is lent.

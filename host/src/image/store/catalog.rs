@@ -157,8 +157,8 @@ impl Store {
         }
     }
 
-    /// Makes room: removes what is wanted, and what killed runs left. Never an image that `keeps` names or that is in use, nor a
-    /// download that a process is at.
+    /// Makes room: removes what is wanted, and what killed runs left. Never an image that `keeps` names or that is in use, nor
+    /// a download that a process is fetching.
     pub fn collect(
         &self,
         wanted: &Collect,
@@ -221,7 +221,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what killed runs left, and unfinished downloads that are too old to go on with. Best done, never in the way.
+    /// Removes what killed runs left, and unfinished downloads that are too old to go on with. A failure is logged and ends no
+    /// command.
     pub(super) fn sweep(&self) {
         if let Err(error) = self.sweep_unfinished(limits::FETCH_PART_KEPT) {
             tracing::warn!(%error, "what killed runs left is not looked for");

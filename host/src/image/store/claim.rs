@@ -1,5 +1,6 @@
-//! What fetched images take of the disk, and for whom: claimed under one lock before it is taken, so that fetches at once do not
-//! take more together than a quota has. A claim is written into the lock of its flight and ends with that.
+//! What fetched images take of the disk, and for whom. A fetch claims space before it takes it, under one lock, so that several
+//! at once do not take more than a quota together. A claim is written into the lock of its download (`flight`), and ends with
+//! that lock.
 
 use std::{
     fs::File,
@@ -25,7 +26,7 @@ use crate::{
 pub struct Fetcher<'a> {
     pub(in crate::image) config: &'a config::Image,
     pub(in crate::image) progress: &'a dyn Progress,
-    /// Absent: it is the operator's own.
+    /// Absent where the operator fetches.
     pub(super) tenant: Option<&'a str>,
     bounds: Bounds,
 }
@@ -38,20 +39,20 @@ struct Bounds {
 }
 
 impl<'a> Fetcher<'a> {
-    /// Who fetches for a tenant's task.
+    /// A fetcher for a tenant's task, which the quotas of the tenant and of the host bind.
     pub fn of_tenant(config: &'a Config, tenant: &'a str, progress: &'a dyn Progress) -> Self {
         let Terms { host, tenant: own, .. } = config.terms(tenant);
         let bounds = Bounds { host: host.image_bytes, tenant: own.image_bytes };
         Self { config: &config.image, progress, tenant: Some(tenant), bounds }
     }
 
-    /// The operator, whom only the host's quota binds.
+    /// A fetcher for the operator, whom only the host's quota binds.
     pub fn operator(config: &'a Config, progress: &'a dyn Progress) -> Self {
         let bounds = Bounds { host: config.host_quota().image_bytes, tenant: None };
         Self { config: &config.image, progress, tenant: None, bounds }
     }
 
-    /// What is fetched by a flight whose lock is held.
+    /// A claim of nothing yet, for a download whose lock is held.
     pub(super) fn claim(&self, store: &Store, lock: Lock) -> Result<Claim, ImageError> {
         let tenant = self.tenant.map(str::to_owned);
         let claim = Claim {
@@ -66,14 +67,14 @@ impl<'a> Fetcher<'a> {
     }
 }
 
-/// What a flight's lock says.
+/// What a download's lock says of its claim.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Claimed {
     pub(super) tenant: Option<String>,
     pub(super) bytes: u64,
 }
 
-/// What one fetch may take of the disk. The flight's lock is held for as long as this is there.
+/// What one fetch may take of the disk. Holds the download's lock.
 pub(in crate::image) struct Claim {
     store: Store,
     lock: Lock,
@@ -87,12 +88,12 @@ impl Claim {
         self.tenant.as_deref()
     }
 
-    /// Claims so many bytes for all of the image.
+    /// Claims so many bytes in all, for an image of known size.
     pub(in crate::image) fn all(&self, bytes: u64) -> Result<(), ImageError> {
         self.grant(bytes, bytes)
     }
 
-    /// Claims more where so many bytes are not claimed yet: for an image whose size is not known.
+    /// Claims more where so many bytes in all are not claimed yet, for an image of unknown size.
     pub(in crate::image) fn at_least(&self, bytes: u64) -> Result<(), ImageError> {
         match bytes <= self.granted.load(Ordering::Relaxed) {
             true => Ok(()),
@@ -100,13 +101,13 @@ impl Claim {
         }
     }
 
-    /// Claims nothing any more: the image is stored, and counted with what is.
+    /// Gives the claim up: the image is stored, and from here on counted as a stored one.
     pub(super) fn give_back(&self) -> Result<(), ImageError> {
         self.granted.store(0, Ordering::Relaxed);
         self.write(0)
     }
 
-    /// Grants what is wanted, or what there is room for if that is enough.
+    /// Claims as much of `wanted` as there is room for, if that is `least` or more.
     fn grant(&self, least: u64, wanted: u64) -> Result<(), ImageError> {
         if self.bounds.host.or(self.bounds.tenant).is_none() {
             self.granted.store(u64::MAX, Ordering::Relaxed);
@@ -116,7 +117,7 @@ impl Claim {
         let _alone = state::lock(&path).map_err(ImageError::store(&path))?;
         let mut granted = wanted;
         let of_tenant = self.tenant().and(self.bounds.tenant);
-        // What one tenant may not have makes no other's download go.
+        // For a tenant's quota, only that tenant's unfinished downloads are removed.
         for (most, only) in [(of_tenant, self.tenant()), (self.bounds.host, None)] {
             let Some(most) = most else { continue };
             granted = granted.min(self.room(most, only, least)?);
@@ -126,7 +127,8 @@ impl Claim {
         Ok(())
     }
 
-    /// What is left of a quota for this fetch, at least so much. Unfinished downloads make room for it, the oldest first.
+    /// What is left of a quota for this fetch. As long as that is less than `least`, the oldest unfinished downloads are
+    /// removed.
     fn room(&self, most: u64, only: Option<&str>, least: u64) -> Result<u64, ImageError> {
         let is_meant = |tenant: &Option<String>| only.is_none() || tenant.as_deref() == only;
         let stored = self.store.list()?.into_iter();
@@ -150,12 +152,12 @@ impl Claim {
         }
     }
 
-    /// Whether a file's disk has room for so many bytes more, once unfinished downloads have made room: bytes free, and how many
-    /// of these stay free.
+    /// Removes unfinished downloads until a file's disk has room for so many bytes more. Returns the bytes that are free, and
+    /// how many of these must stay free.
     pub(in crate::image) fn make_room(&self, file: &File, needed: u64) -> io::Result<(u64, u64)> {
         let (mut free, mut reserve) = room(file)?;
         let idle = self.store.flights().map_or(0, |all| idle(&all));
-        // Nothing goes for what would not fit all the same.
+        // Where removing all of them would not be enough, none is removed.
         if needed.saturating_add(reserve) <= free.saturating_add(idle) {
             while needed.saturating_add(reserve) > free && self.remove_oldest() {
                 (free, reserve) = room(file)?;
@@ -164,7 +166,7 @@ impl Claim {
         Ok((free, reserve))
     }
 
-    /// Removes the oldest unfinished download that no process is at; false where there is none.
+    /// Removes the oldest unfinished download that no process is fetching; false where there is none.
     pub(in crate::image) fn remove_oldest(&self) -> bool {
         let removed = self.store.flights().and_then(|all| self.store.remove_oldest(&all));
         removed.unwrap_or_else(|error| {
@@ -189,13 +191,13 @@ impl Claim {
 }
 
 impl Unfinished {
-    /// What it takes, or will.
+    /// What it takes of the disk, or has claimed, whichever is more.
     fn takes(&self) -> u64 {
         self.disk_usage.max(self.claimed)
     }
 }
 
-/// What those take that no process is at.
+/// What the unfinished downloads take that no process is fetching.
 fn idle(unfinished: &[Unfinished]) -> u64 {
     unfinished.iter().filter(|one| !one.fetching).map(|one| one.disk_usage).sum()
 }
@@ -217,7 +219,7 @@ fn exceeded(tenant: Option<&str>, Numbers { most, taken, more }: Numbers) -> Str
     )
 }
 
-/// What a lock's file says; nothing where it says nothing.
+/// What a lock's file says of a claim; no claim where it cannot be read.
 pub(super) fn claimed(lock: &Path) -> Claimed {
     let mut bytes = vec![];
     let read = File::open(lock)

@@ -81,7 +81,8 @@ impl Store {
     }
 }
 
-/// Tenants name lists, so there is an end to how many are kept of each. Best done, never in the way.
+/// Removes the oldest lists of a tenant beyond a number, as tenants can name any number. A failure is logged and ends no
+/// command.
 fn forget_old(folder: &Path) {
     let lists = fs::read_dir(folder).into_iter().flatten().flatten();
     let lists = lists.filter_map(|list| Some((list.metadata().ok()?, list.path())));
@@ -100,7 +101,7 @@ fn listed(list: &[u8], url: &Url, request: &ImageRequest) -> Result<Sha256, Imag
     sums::find(list, &request.source).map_err(|reason| ImageError::Sums { url: shown(url), reason })
 }
 
-/// The lists that are used stay. Best done, never in the way: the store may be read-only.
+/// Marks a list as used, so that it stays. A failure does no harm: the store may be read-only.
 fn note_use(list: &Path) {
     let touched = File::options().append(true).open(list);
     if let Err(error) = touched.and_then(|list| list.set_modified(SystemTime::now())) {

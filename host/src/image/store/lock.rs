@@ -17,7 +17,7 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// The lock, unless somebody holds it.
+    /// The lock, unless another process holds it.
     pub(super) fn try_take(path: &Path) -> io::Result<Option<Self>> {
         let file = state::try_lock_named(path)?;
         Ok(file.map(|file| Self { path: path.to_owned(), file }))
@@ -27,7 +27,7 @@ impl Lock {
         &self.path
     }
 
-    /// Says something to those who look at it.
+    /// Writes a record into the lock's file, for other processes to read.
     pub(super) fn write(&self, record: &impl Serialize) -> io::Result<()> {
         let bytes = serde_json::to_vec(record)?;
         self.file.set_len(0)?;

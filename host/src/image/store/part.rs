@@ -79,7 +79,7 @@ impl Part {
         Ok(Self { file, path, resume, published: false, claim: Arc::new(claim) })
     }
 
-    /// What it may take, with its lock, for the stages that may still write to it when this is gone.
+    /// The claim, which holds the download's lock, for stages that may write to the file after this has been dropped.
     pub(in crate::image) fn claim(&self) -> Arc<Claim> {
         self.claim.clone()
     }

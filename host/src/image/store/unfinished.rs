@@ -58,7 +58,7 @@ impl Unfinished {
         Duration::try_from(age).unwrap_or_default()
     }
 
-    /// Whether it is of no use any more after so long.
+    /// Whether it can be removed: it cannot be resumed, or was last written to so long ago.
     pub(super) fn is_over(&self, kept_for: Duration) -> bool {
         !self.fetching && (!self.resumable || self.age() >= kept_for)
     }
@@ -91,7 +91,7 @@ impl Store {
         let (part, lock) = (fs::metadata(file("part")).ok(), file("lock"));
         let fetching = state::is_held(&lock);
         let note = Note::read(&file("resume"));
-        // Of one that was killed only its lock may say whose it was.
+        // Of a fetch that was killed early, only the lock may say whose it was.
         let Claimed { tenant, bytes } = claim::claimed(&lock);
         let resumable = note.is_some();
         let modified = part.as_ref().and_then(|part| part.modified().ok());
@@ -109,7 +109,7 @@ impl Store {
         }
     }
 
-    /// Removes one, unless a process is at it; it is asked for its age again. Whether it was.
+    /// Removes a download, unless a process is fetching it or has written to it meanwhile. True where it was removed.
     pub(super) fn remove_unfinished(
         &self,
         one: &Unfinished,
@@ -125,7 +125,7 @@ impl Store {
         }
     }
 
-    /// Removes the first of these that no process is at; false where there is none.
+    /// Removes the first of these that no process is fetching; false where there is none.
     pub(super) fn remove_oldest(&self, oldest_first: &[Unfinished]) -> Result<bool, ImageError> {
         for one in oldest_first.iter().filter(|one| one.begun && !one.fetching) {
             if self.remove_unfinished(one, Duration::ZERO)? {
@@ -143,7 +143,7 @@ impl Store {
             if !one.is_over(kept_for) {
                 let count = kept.entry(one.tenant.clone()).or_default();
                 *count += 1;
-                // The fetch that sweeps may leave one more.
+                // The fetch that runs this may leave one more.
                 if *count < limits::UNFINISHED_KEPT {
                     continue;
                 }

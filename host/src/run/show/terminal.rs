@@ -11,10 +11,10 @@ const COLUMN: usize = 8;
 /// What a folded line goes on with: as wide as the words that our lines begin with.
 const INDENT: &str = "          ";
 
-/// How many columns a terminal has; none where it is none.
+/// How many columns a terminal has; none where this is no terminal.
 pub(super) fn width(stream: impl AsFd) -> Option<usize> {
     let columns = tcgetwinsize(&stream).ok()?.ws_col;
-    // One that does not say is taken to be as the first ones were.
+    // A terminal that does not say is taken to have 80, as the first ones had.
     let columns = if columns == 0 { 80 } else { columns };
     isatty(&stream).then_some(usize::from(columns).max(2 * INDENT.len()))
 }
