@@ -326,7 +326,7 @@ pub const QMP_LINE_BYTES: usize = 1 << 20;
 pub const QMP_EVENTS: usize = 1024;
 /// The rate at which QMP is read. It has room for ten answers to `info usernet` at once and two a second, of a QEMU with a
 /// thousand connections, and for any events but a flood.
-pub const QMP_RATE: Rate = Rate { per_second: 256 << 10, at_once: 2 << 20 };
+pub const QMP_RATE: Rate = Rate { per_second: 256 << 10, burst: 2 << 20 };
 /// What a line of QMP counts for besides its bytes, as a short one takes time too.
 pub const QMP_MESSAGE_BYTES: u64 = 256;
 /// For how long QEMU may send more than that before the VM is ended.
@@ -354,7 +354,7 @@ pub const CONSOLE_TIME: Duration = Duration::from_secs(1);
 /// Such notes before a new log is begun: of a guest that says a word a second, 18 hours.
 pub const CONSOLE_TIMES: u64 = 1 << 16;
 /// The rate at which a console is read: ninety times that of a serial port of 115200 baud.
-pub const CONSOLE_RATE: Rate = Rate { per_second: 1 << 20, at_once: 4 << 20 };
+pub const CONSOLE_RATE: Rate = Rate { per_second: 1 << 20, burst: 4 << 20 };
 /// What is read of a console at a time, in bytes.
 pub const CONSOLE_READ_BYTES: usize = 8 << 10;
 /// How long a guest may take to accept what is typed: its serial port's buffer has 16 bytes.

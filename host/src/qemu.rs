@@ -2,11 +2,11 @@
 
 mod fingerprint;
 mod kvm_probe;
-mod pace;
+mod token_bucket;
 mod plan;
 mod qmp;
 
 pub use fingerprint::{AcceleratorCheck, Fingerprint, FingerprintError};
-pub use pace::{Pace, Rate};
 pub use plan::{CONSOLE_SOCKET, Forward, LaunchPlan, OVERLAY, QMP_SOCKET, argv, descriptors, plan};
 pub use qmp::{Event, Message, Qmp, QmpError};
+pub use token_bucket::{Rate, TokenBucket};

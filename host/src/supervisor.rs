@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
 fn supervise(vm: &Path, begin: Begin, held: RawFd) -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::WARN)
-        .with_writer(|| Log::default())
+        .with_writer(Log::default)
         .log_internal_errors(false)
         .with_ansi(false)
         .init();

@@ -31,6 +31,7 @@ mod stats;
 mod seen;
 mod pending;
 mod watch;
+mod stopping;
 mod supervise;
 mod attach;
 mod recover;

@@ -157,7 +157,7 @@ fn a_stop_without_an_answer_says_so() {
     let supervisor = qhost.supervisors().remove(0);
     succeed("kill", &["-STOP", &supervisor]);
     let stop = qhost.start(&["stop", "--grace", "1", "test"]);
-    stop.says("its supervisor has not answered for 2 s. it was sent SIGTERM");
+    stop.says("its supervisor has not answered for 2 s; SIGTERM was sent to it");
     stop.says("Ctrl-C ends this wait, and takes nothing back");
     qhost.run(&["stats"]).exits(0).says("no answer within 3 s");
     succeed("kill", &["-CONT", &supervisor]);

@@ -112,7 +112,8 @@ impl Cgroup {
             At::V1(_) => ("cpu.shares", "262144"),
         };
         if let Some(first) = self.folders().first() {
-            write(&first.join(&below).join(file), most)?;
+            // Below a group of the version before there is no such file.
+            set(&first.join(&below), vec![Bound::if_there(file, most)])?;
         }
         self.join(&below)
     }

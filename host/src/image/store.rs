@@ -13,6 +13,7 @@
 //! that never served it. Within an origin a digest is enough, as the digest of an image is no secret to be kept by.
 
 mod catalog;
+mod check;
 mod unfinished;
 mod claim;
 mod lists;
@@ -37,17 +38,11 @@ use tokio::{task::spawn_blocking, time};
 use url::Url;
 
 use super::{
-    Doing, Format, ImageError, Inspected, Progress, Refusal, fetch,
+    Format, ImageError, Inspected, Refusal, fetch,
     inspect::{self, RULES},
-    pipe, shown,
+    shown,
 };
-use crate::{
-    config,
-    digest::{Hasher, Sha256},
-    failpoint,
-    job::ImageRequest,
-    limits, state,
-};
+use crate::{config, digest::Sha256, failpoint, job::ImageRequest, limits, state};
 
 pub use catalog::{Checked, Collect, Collected, Stored};
 pub use claim::Fetcher;
@@ -296,35 +291,6 @@ impl Store {
         }
     }
 
-    /// Hashes a stored file again; one that is not what it was is put away. Called under its lock.
-    async fn check(
-        &self,
-        sha256: Sha256,
-        mut record: Record,
-        progress: &dyn Progress,
-    ) -> Result<Checked, ImageError> {
-        let path = self.path(sha256);
-        for _ in 0..limits::IMAGE_HASHES {
-            let file = File::open(&path).map_err(ImageError::store(&path))?;
-            let before =
-                file.metadata().map(|file| Stamp::of(&file)).map_err(ImageError::store(&path))?;
-            let found = digest_of(file, progress).await.map_err(ImageError::store(&path))?;
-            failpoint::reach("store.hashed");
-            if found != record.content_sha256 || !before.is_guarded() {
-                return self.quarantine(sha256).map(|to| Checked::Quarantined { found, to });
-            }
-            // Where the file looks different by now, it may have been replaced, or only its times were set.
-            if before == stamp(&path)? {
-                if record.stamp != before {
-                    record.stamp = before;
-                    record.write(&path)?;
-                }
-                return Ok(Checked::Sound);
-            }
-        }
-        Ok(Checked::Busy)
-    }
-
     /// Takes a lock, waiting while another run has it.
     async fn lock(
         &self,
@@ -428,23 +394,6 @@ fn lease(path: &Path) -> Result<Option<File>, ImageError> {
 
 fn stamp(path: &Path) -> Result<Stamp, ImageError> {
     fs::metadata(path).map(|file| Stamp::of(&file)).map_err(ImageError::store(path))
-}
-
-async fn digest_of(file: File, progress: &dyn Progress) -> io::Result<Sha256> {
-    let length = file.metadata()?.len();
-    progress.begins(Doing::Checking, Some(length));
-    let (sender, mut hashed) = tokio::sync::watch::channel(0);
-    let hashing = spawn_blocking(move || {
-        let mut hasher = Hasher::default();
-        let hashed = &mut |bytes| {
-            sender.send_replace(bytes);
-        };
-        pipe::hash_prefix(&mut hasher, &file, length, hashed).map(|()| hasher.finish())
-    });
-    while hashed.changed().await.is_ok() {
-        progress.done(*hashed.borrow_and_update());
-    }
-    hashing.await.map_err(io::Error::other)?
 }
 
 fn inspected(

@@ -131,10 +131,10 @@ impl Module {
 
     pub(super) fn failed(&self, call: &'static str, fault: Fault) -> PolicyError {
         let name = self.name.clone();
-        match fault {
-            Fault::Overdue { limit } => PolicyError::Overdue { name, limit },
-            fault => PolicyError::Failed { name, sha256: self.sha256, call, fault },
+        if let Fault::Overdue { limit } = fault {
+            return PolicyError::Overdue { name, limit };
         }
+        PolicyError::Failed { name, sha256: self.sha256, call, fault }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_stream::StreamExt as _;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
-use super::pace::Pace;
+use super::token_bucket::TokenBucket;
 use crate::{limits, printable};
 
 /// A connection whose greeting was read.
@@ -27,7 +27,7 @@ pub struct Qmp {
     /// Events that came while an answer was awaited.
     events: VecDeque<Event>,
     next_id: u64,
-    pace: Pace,
+    bucket: TokenBucket,
     /// When the next line may be read.
     read_at: Option<Instant>,
 }
@@ -99,9 +99,9 @@ impl Qmp {
         let (reader, writer) = stream.into_split();
         let lines =
             FramedRead::new(reader, LinesCodec::new_with_max_length(limits::QMP_LINE_BYTES));
-        let pace = Pace::new(limits::QMP_RATE);
+        let bucket = TokenBucket::new(limits::QMP_RATE);
         let mut qmp =
-            Self { lines, writer, events: VecDeque::new(), next_id: 0, pace, read_at: None };
+            Self { lines, writer, events: VecDeque::new(), next_id: 0, bucket, read_at: None };
         let greeting = qmp.read().await?;
         if greeting.get("QMP").is_none() {
             return Err(garbage(&greeting.to_string()));
@@ -191,9 +191,9 @@ impl Qmp {
         match self.lines.next().await {
             Some(Ok(line)) => {
                 // A short line costs something too.
-                let wait = self.pace.take(line.len() as u64 + limits::QMP_MESSAGE_BYTES);
+                let wait = self.bucket.take(line.len() as u64 + limits::QMP_MESSAGE_BYTES);
                 self.read_at = (!wait.is_zero()).then(|| Instant::now() + wait);
-                if self.pace.short_for() > limits::QMP_FLOOD {
+                if self.bucket.empty_for() > limits::QMP_FLOOD {
                     return Err(QmpError::Flood);
                 }
                 serde_json::from_str(&line).map_err(|_| garbage(&line))

@@ -16,7 +16,7 @@ use tokio::{
     sync::broadcast,
 };
 
-use crate::{limits, printable, qemu::Pace, state};
+use crate::{limits, printable, qemu::TokenBucket, state};
 
 const LOG: &str = "console.log";
 /// The log before the last rotation.
@@ -109,7 +109,7 @@ pub(super) async fn run(
 ) {
     let (mut reader, mut writer) = console.split();
     let mut buffer = [0; limits::CONSOLE_READ_BYTES];
-    let mut pace = Pace::new(limits::CONSOLE_RATE);
+    let mut bucket = TokenBucket::new(limits::CONSOLE_RATE);
     let mut read_at = tokio::time::Instant::now();
     loop {
         tokio::select! {
@@ -117,7 +117,7 @@ pub(super) async fn run(
             read = async { tokio::time::sleep_until(read_at).await; reader.read(&mut buffer).await } => match read {
                 Ok(read @ 1..) => {
                     let bytes = buffer.get(..read).unwrap_or_default();
-                    read_at = tokio::time::Instant::now() + pace.take(read as u64);
+                    read_at = tokio::time::Instant::now() + bucket.take(read as u64);
                     log.write(bytes);
                     // Nobody need be there.
                     if listeners.receiver_count() > 0 && listeners.send(Bytes::copy_from_slice(bytes)).is_err() {

@@ -159,7 +159,7 @@ impl Supervisor {
             return Err(error);
         }
         failpoint::reach("launch.running");
-        watch.count_as_the_vm();
+        watch.count_as_the_vm(begin);
         let (ending, seen) = watch.until_exit().await;
         failpoint::reach("stop.ended");
         let stderr = qemu.output().await;
@@ -192,7 +192,7 @@ impl Supervisor {
     }
 
     /// Answers a request while no guest runs; whether it ends the VM.
-    fn is_to_end(&mut self, ask: Ask, why_not: &str) -> bool {
+    pub(super) fn is_to_end(&mut self, ask: Ask, why_not: &str) -> bool {
         match ask.request {
             Request::Stop { .. } | Request::Kill => {
                 ask.answer(Ok(true.into()));

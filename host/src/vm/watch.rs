@@ -16,23 +16,24 @@ use super::{
     ready,
     seen::{Phase, Seen},
     stats,
-    supervise::Supervisor,
+    supervise::{Begin, Supervisor},
 };
 use crate::{
-    failpoint, limits,
+    cage::Level,
+    limits,
     qemu::{Event, Message, Qmp, QmpError},
 };
 
 pub(super) struct Watch<'a> {
-    of: &'a mut Supervisor,
-    qemu: &'a mut Qemu,
+    pub(super) of: &'a mut Supervisor,
+    pub(super) qemu: &'a mut Qemu,
     /// Gone once it has failed.
-    qmp: Option<Qmp>,
+    pub(super) qmp: Option<Qmp>,
     ready: Option<ready::Check>,
-    seen: Seen,
+    pub(super) seen: Seen,
     pending: Pending,
     /// When the next phase begins by itself.
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     /// When the guest was last said to be paused or to go on.
     turned: Option<Instant>,
     /// When QEMU is asked again whether the guest runs.
@@ -109,10 +110,15 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Moves this supervisor into the VM's cgroup: its work counts as the VM's. After the start, which this would delay.
-    pub(super) fn count_as_the_vm(&self) {
-        if let Err(error) = self.of.spec.cage.enter_supervisor(&self.of.spec.vm) {
-            tracing::warn!(%error, "this supervisor's work does not count as its VM's");
+    /// What this does for the VM from here on counts against the VM: after the start, which would take longer by it. A VM that was launched
+    /// with all of its cage is ended where that fails.
+    pub(super) fn count_as_the_vm(&mut self, begin: Begin) {
+        let cage = &self.of.spec.cage;
+        let Err(error) = cage.enter_supervisor(&self.of.spec.vm) else { return };
+        let message = format!("its supervisor cannot join the VM's cgroup: {error}");
+        match begin == Begin::Launch && cage.level == Level::Strict {
+            true => self.fail(message),
+            false => tracing::warn!(message),
         }
     }
 
@@ -202,7 +208,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Sends a command whose answer is heard later.
-    fn command(&mut self, command: &str, what: What) {
+    pub(super) fn command(&mut self, command: &str, what: What) {
         self.command_with(command, &json!({}), what, limits::QMP_REPLY);
     }
 
@@ -271,12 +277,15 @@ impl<'a> Watch<'a> {
                 }
             }
             What::Stop => {}
-            What::Disks | What::Connections => {
+            What::Disks => {
                 if let Some(gathering) = &mut self.pending.gathering {
-                    match what {
-                        What::Disks => gathering.stats.note_disks(&answer),
-                        _ => gathering.stats.note_connections(&answer),
-                    }
+                    gathering.stats.note_disks(&answer);
+                }
+                self.tell_what_was_gathered();
+            }
+            What::Connections => {
+                if let Some(gathering) = &mut self.pending.gathering {
+                    gathering.stats.note_connections(&answer);
                 }
                 self.tell_what_was_gathered();
             }
@@ -321,89 +330,6 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Begins to stop it; where that has begun, makes its grace no longer than this.
-    fn stop(&mut self, grace_s: Option<u64>) {
-        let grace = Duration::from_secs(grace_s.unwrap_or(self.of.spec.grace_s));
-        self.seen.asked = true;
-        match self.seen.phase {
-            Phase::Running => self.next_phase_with(grace),
-            Phase::PoweringDown => {
-                let by = Instant::now() + grace;
-                self.deadline = Some(self.deadline.map_or(by, |deadline| deadline.min(by)));
-            }
-            Phase::Quitting | Phase::Killing => {}
-        }
-    }
-
-    fn kill(&mut self) {
-        self.seen.again = false;
-        self.seen.asked = true;
-        self.enter_stopping(Duration::ZERO);
-        self.seen.phase = Phase::Quitting;
-        self.next_phase();
-    }
-
-    /// Ends the VM for a failure.
-    fn fail(&mut self, message: String) {
-        self.seen.failure.get_or_insert(message);
-        self.deadline = Some(Instant::now());
-    }
-
-    fn next_phase(&mut self) {
-        self.next_phase_with(Duration::from_secs(self.of.spec.grace_s));
-    }
-
-    fn next_phase_with(&mut self, grace: Duration) {
-        let (phase, doing, command, wait) = match self.seen.phase {
-            Phase::Running if self.qmp.is_some() && self.seen.failure.is_none() => (
-                Phase::PoweringDown,
-                "pressing the guest's power button",
-                "system_powerdown",
-                grace,
-            ),
-            Phase::Running | Phase::PoweringDown => {
-                (Phase::Quitting, "telling QEMU to quit", "quit", limits::STOP_QUIT)
-            }
-            // Again, should the kernel hold it: nothing is given up before its end.
-            Phase::Quitting | Phase::Killing => {
-                (Phase::Killing, "killing QEMU", "", limits::STOP_QUIT)
-            }
-        };
-        self.seen.phase = phase;
-        if self.seen.asked {
-            self.enter_stopping(wait);
-            self.of.notes.say(&Note::Doing(doing.into()));
-        }
-        failpoint::reach(match phase {
-            Phase::Running | Phase::PoweringDown => "stop.powerdown",
-            Phase::Quitting => "stop.quit",
-            Phase::Killing => "stop.kill",
-        });
-        self.deadline = Some(Instant::now() + wait);
-        match phase {
-            Phase::Killing => self.qemu.kill(),
-            Phase::Running | Phase::PoweringDown | Phase::Quitting => {
-                self.command(command, What::Stop);
-            }
-        }
-    }
-
-    /// From here on it is stopping, by a time that the supervisor that comes next will keep to.
-    fn enter_stopping(&mut self, wait: Duration) {
-        if self.of.dir.status().state() == State::Stopping {
-            let again = self.seen.again;
-            if self.of.dir.status().start_again_after != again {
-                self.of.dir.note(|status| status.start_again_after = again);
-            }
-            return;
-        }
-        let (by, again) = (Timestamp::now() + wait, self.seen.again);
-        self.of.enter_with(State::Stopping, Some("asked to".into()), |status| {
-            status.stop_by = Some(by);
-            status.start_again_after = again;
-        });
-    }
-
     fn note(&mut self, event: &Event) {
         self.seen.note(event);
         if ["STOP", "RESUME"].contains(&event.name.as_str()) {
@@ -445,16 +371,10 @@ impl<'a> Watch<'a> {
     /// Events that were sent just before the end are still in the socket, and requests that came before it were not heard.
     async fn last_words(&mut self) {
         while let Ok(ask) = self.of.asks.try_recv() {
-            let is_end = matches!(ask.request, Request::Stop { .. } | Request::Kill);
-            self.seen.asked |= is_end;
             if ask.request == Request::Kill {
                 self.seen.phase = Phase::Killing;
             }
-            match ask.request {
-                Request::End => self.of.ends.push(ask),
-                _ if is_end => ask.answer(Ok(true.into())),
-                _ => ask.answer(Err("its QEMU has ended".into())),
-            }
+            self.seen.asked |= self.of.is_to_end(ask, "its QEMU has ended");
         }
         let Some(qmp) = &mut self.qmp else { return };
         let rest = async {

@@ -104,7 +104,7 @@ fn flood(mut stream: UnixStream) {
 fn flooded(kind: u8) -> String {
     FLOOD.store(kind, Ordering::Relaxed);
     thread::sleep(Duration::from_secs(5));
-    let taken = TAKEN.load(Ordering::Relaxed).saturating_sub(qhost::limits::QMP_RATE.at_once);
+    let taken = TAKEN.load(Ordering::Relaxed).saturating_sub(qhost::limits::QMP_RATE.burst);
     format!("{} KiB a second", taken / 5 / 1024)
 }
 
@@ -280,7 +280,7 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
                 (&*console).write_all(&block)?;
                 taken += block.len() as u64;
             }
-            let taken = taken.saturating_sub(qhost::limits::CONSOLE_RATE.at_once);
+            let taken = taken.saturating_sub(qhost::limits::CONSOLE_RATE.burst);
             return Ok(format!("{} KiB a second", taken / began.elapsed().as_secs() / 1024));
         }
         "interfaces" => {

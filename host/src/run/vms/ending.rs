@@ -86,7 +86,7 @@ async fn ask(vm: &Vm, request: Request) -> bool {
 fn silence(vm: &Vm, request: Request) -> String {
     let seconds = limits::CONTROL_SILENT.as_secs();
     let done = match request {
-        Request::Kill => "QEMU was sent SIGKILL, and its supervisor SIGTERM".to_owned(),
+        Request::Kill => "SIGKILL was sent to QEMU, and SIGTERM to it".to_owned(),
         Request::Stop { .. }
         | Request::Restart { .. }
         | Request::Pause
@@ -94,11 +94,11 @@ fn silence(vm: &Vm, request: Request) -> String {
         | Request::Stats
         | Request::End
         | Request::Console => {
-            format!("it was sent SIGTERM; if that does not help: qhost kill {}", vm.id)
+            format!("SIGTERM was sent to it; if that does not help: qhost kill {}", vm.id)
         }
     };
     format!(
-        "waiting   {}: its supervisor has not answered for {seconds} s. {done}. Ctrl-C ends this wait, and takes nothing back",
+        "waiting   {}: its supervisor has not answered for {seconds} s; {done}. Ctrl-C ends this wait, and takes nothing back",
         vm.id
     )
 }

@@ -9,12 +9,12 @@ pub struct Rate {
     /// Bytes a second.
     pub per_second: u64,
     /// Bytes at once.
-    pub at_once: u64,
+    pub burst: u64,
 }
 
 /// The bucket: what may be read now.
 #[derive(Debug)]
-pub struct Pace {
+pub struct TokenBucket {
     rate: Rate,
     /// Bytes; negative where more was read than the bucket had.
     left: i64,
@@ -23,10 +23,10 @@ pub struct Pace {
     short: Option<Instant>,
 }
 
-impl Pace {
+impl TokenBucket {
     /// A full bucket.
     pub fn new(rate: Rate) -> Self {
-        let left = i64::try_from(rate.at_once).unwrap_or(i64::MAX);
+        let left = i64::try_from(rate.burst).unwrap_or(i64::MAX);
         Self { rate, left, filled: Instant::now(), short: None }
     }
 
@@ -46,7 +46,7 @@ impl Pace {
     }
 
     fn fill(&mut self, now: Instant) {
-        let most = i64::try_from(self.rate.at_once).unwrap_or(i64::MAX);
+        let most = i64::try_from(self.rate.burst).unwrap_or(i64::MAX);
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
         // Time that comes to less than a byte is not lost: `filled` stays as it is.
         let more = (since * self.rate.per_second as f64) as i64;
@@ -60,7 +60,7 @@ impl Pace {
     }
 
     /// For how long it has been short.
-    pub fn short_for(&self) -> Duration {
+    pub fn empty_for(&self) -> Duration {
         self.short.map(|since| since.elapsed()).unwrap_or_default()
     }
 }
@@ -71,18 +71,18 @@ mod tests {
 
     #[test]
     fn what_comes_at_once_and_what_comes_on_and_on() {
-        let mut pace = Pace::new(Rate { per_second: 100, at_once: 1000 });
-        let now = pace.filled;
-        assert_eq!(pace.take_at(1000, now), Duration::ZERO);
-        assert_eq!(pace.take_at(50, now), Duration::from_millis(500));
-        assert!(pace.short.is_some());
+        let mut bucket = TokenBucket::new(Rate { per_second: 100, burst: 1000 });
+        let now = bucket.filled;
+        assert_eq!(bucket.take_at(1000, now), Duration::ZERO);
+        assert_eq!(bucket.take_at(50, now), Duration::from_millis(500));
+        assert!(bucket.short.is_some());
         let later = now + Duration::from_secs(1);
-        assert_eq!(pace.take_at(50, later), Duration::ZERO, "filled by 100");
-        assert!(pace.short.is_some(), "it has had no rest");
+        assert_eq!(bucket.take_at(50, later), Duration::ZERO, "filled by 100");
+        assert!(bucket.short.is_some(), "it has had no rest");
         let rested = now + Duration::from_secs(10);
-        pace.take_at(0, rested);
-        assert!(pace.short.is_none());
-        pace.take_at(0, now + Duration::from_secs(1000));
-        assert_eq!(pace.left, 1000, "no more than may come at once");
+        bucket.take_at(0, rested);
+        assert!(bucket.short.is_none());
+        bucket.take_at(0, now + Duration::from_secs(1000));
+        assert_eq!(bucket.left, 1000, "no more than may come at once");
     }
 }
