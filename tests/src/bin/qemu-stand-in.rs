@@ -14,7 +14,10 @@ use std::{
             process::CommandExt as _,
         },
     },
-    sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -81,7 +84,8 @@ static FLOOD: AtomicU8 = AtomicU8::new(0);
 /// How much of that was taken, in bytes.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
-fn flood(mut stream: UnixStream) {
+/// Each message is written whole, whoever writes it.
+fn flood(stream: &Mutex<UnixStream>) {
     let event = b"{\"event\": \"RESUME\", \"timestamp\": {\"seconds\": 1, \"microseconds\": 1}}\n";
     let long = format!("{{\"event\": \"{}\"}}\n", "x".repeat(1_000_000)).into_bytes();
     loop {
@@ -93,7 +97,7 @@ fn flood(mut stream: UnixStream) {
             1 => event.repeat(64),
             _ => long.clone(),
         };
-        if stream.write_all(&sent).is_err() {
+        if stream.lock().unwrap().write_all(&sent).is_err() {
             return;
         }
         TAKEN.fetch_add(sent.len() as u64, Ordering::Relaxed);
@@ -111,13 +115,15 @@ fn flooded(kind: u8) -> String {
 /// Just enough of QMP for a supervisor to go on.
 fn serve(mut stream: UnixStream) {
     stream.write_all(b"{\"QMP\": {}}\n").unwrap();
-    let flooding = stream.try_clone().unwrap();
-    thread::spawn(move || flood(flooding));
-    let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let reading = stream.try_clone().unwrap();
+    let stream = Arc::new(Mutex::new(stream));
+    let flooding = stream.clone();
+    thread::spawn(move || flood(&flooding));
+    let lines = BufReader::new(reading).lines();
     for line in lines.map_while(Result::ok) {
         let request: serde_json::Value = serde_json::from_str(&line).unwrap();
         let answer = serde_json::json!({"return": {"status": "running"}, "id": request["id"]});
-        if writeln!(stream, "{answer}").is_err() {
+        if writeln!(stream.lock().unwrap(), "{answer}").is_err() {
             return;
         }
         if request["execute"] == "quit" {
