@@ -28,6 +28,7 @@ mod tenants;
 mod lifecycle;
 mod recovery;
 mod cage;
+mod neighbours;
 mod chaos;
 mod linux;
 mod readme;

@@ -14,6 +14,10 @@ use std::{
             process::CommandExt as _,
         },
     },
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -61,6 +65,11 @@ fn main() {
     reader.read_until(0, &mut bytes).unwrap();
     deeds.push_str(&String::from_utf8_lossy(&bytes));
     for deed in deeds.trim_end_matches('\0').lines() {
+        // It has the console for itself until its end.
+        if deed == "flood-console" {
+            let text = b"\x1b]0;owned\x07host      allowed by everybody\r\n".repeat(1000);
+            while console.write_all(&text).is_ok() {}
+        }
         let said = match done(deed, &image, &overlay) {
             Ok(said) => said,
             Err(error) => error.to_string(),
@@ -72,19 +81,48 @@ fn main() {
 }
 
 /// Just enough of QMP for a supervisor to go on.
-fn serve(mut stream: UnixStream) {
-    stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+fn serve(stream: UnixStream) {
+    (&stream).write_all(b"{\"QMP\": {}}\n").unwrap();
     let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let stream = Arc::new(Mutex::new(stream));
+    let unasked = stream.clone();
+    thread::spawn(move || flood(&unasked));
     for line in lines.map_while(Result::ok) {
         let request: serde_json::Value = serde_json::from_str(&line).unwrap();
         let answer = serde_json::json!({"return": {"status": "running"}, "id": request["id"]});
-        if writeln!(stream, "{answer}").is_err() {
+        if !send(&stream, format!("{answer}\n").as_bytes()) {
             return;
         }
         if request["execute"] == "quit" {
             std::process::exit(0);
         }
     }
+}
+
+/// What is sent by QMP without being asked, a bit each.
+static FLOODS: AtomicU8 = AtomicU8::new(0);
+const EVENTS: u8 = 1;
+const LONG_LINES: u8 = 2;
+
+/// Sends what is to be sent without being asked for as long as the connection is there.
+fn flood(stream: &Mutex<UnixStream>) {
+    let events = b"{\"event\": \"RTC_CHANGE\", \"data\": {\"offset\": 1}}\n".repeat(1000);
+    let line = format!("{{\"event\": \"{}\"}}\n", "x".repeat(1_000_000));
+    loop {
+        let floods = FLOODS.load(Ordering::Relaxed);
+        let sent = (floods & EVENTS == 0 || send(stream, &events))
+            && (floods & LONG_LINES == 0 || send(stream, line.as_bytes()));
+        if !sent {
+            return;
+        }
+        // So that answers have a turn.
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whole lines, so that they are not mixed with others.
+fn send(stream: &Mutex<UnixStream>, lines: &[u8]) -> bool {
+    stream.lock().unwrap().write_all(lines).is_ok()
 }
 
 /// A socket for datagrams, which is bound to nothing yet.
@@ -312,6 +350,9 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
             }
             return Ok(format!("took {} MiB", taken.len()));
         }
+        "sleep-ms" => thread::sleep(Duration::from_millis(with.parse().unwrap())),
+        "flood-events" => drop(FLOODS.fetch_or(EVENTS, Ordering::Relaxed)),
+        "long-lines" => drop(FLOODS.fetch_or(LONG_LINES, Ordering::Relaxed)),
         "spin" => {
             for _ in 0..number() {
                 thread::spawn(|| {
