@@ -10,34 +10,26 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    succeed, wait_for,
+    stand_in, succeed, wait_for,
 };
 use serde_json::{Value, json};
 
 use crate::qhost;
 
 /// The program that does what it is asked in QEMU's place, and says what came of it.
-const STAND_IN: &str = env!("CARGO_BIN_EXE_qemu-stand-in");
+pub(crate) const STAND_IN: &str = env!("CARGO_BIN_EXE_qemu-stand-in");
 
 /// A scratch folder in which the stand-in is found as QEMU. Questions before a launch (version, accelerators) it passes on to
 /// the real QEMU.
 pub(crate) fn with_stand_in(qhost: Qhost) -> Qhost {
-    let bin = qhost.folder().join("bin");
-    fs::create_dir(&bin).unwrap();
-    fs::copy(STAND_IN, bin.join("qemu-system-x86_64")).unwrap();
-    let real = succeed("sh", &["-c", "command -v qemu-system-x86_64"]);
-    fs::write(bin.join("real"), real.trim()).unwrap();
+    let path = stand_in::path(&qhost, STAND_IN);
     fs::remove_file(qhost.state().join("fingerprint.json")).unwrap();
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     qhost.env("PATH", &path)
 }
 
 /// The attempts of the stand-in are listed on its disk, as a guest brings all that it has on its disk.
 pub(crate) fn deeds_on_disk(deeds: &[&str]) -> Vec<u8> {
-    let mut disk = boot_sector::disk("never boots", Then::Hang);
-    let text = deeds.join("\n") + "\n\0";
-    disk[512..512 + text.len()].copy_from_slice(text.as_bytes());
-    disk
+    stand_in::disk("never boots", deeds)
 }
 
 struct Caged {

@@ -29,6 +29,7 @@ mod lifecycle;
 mod recovery;
 mod full_disk;
 mod cage;
+mod neighbours;
 mod chaos;
 mod linux;
 mod readme;

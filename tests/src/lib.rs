@@ -5,6 +5,7 @@ pub mod boot_sector;
 pub mod disk;
 pub mod hostile;
 pub mod hostile_images;
+pub mod hostile_tenant;
 pub mod https;
 pub mod image_server;
 pub mod languages;
@@ -13,6 +14,7 @@ pub mod outside;
 pub mod qhost;
 pub mod raw_server;
 pub mod registry;
+pub mod stand_in;
 pub mod terminal;
 
 use std::{

@@ -17,7 +17,7 @@ fn rate(said: &str, deed: &str) -> u64 {
 /// says that it was killed.
 #[test]
 fn of_events_and_of_long_lines() {
-    for deed in ["flood-events", "long-lines"] {
+    for deed in ["measure-events", "measure-long-lines"] {
         let caged = Caged::doing(&[deed], json!({}));
         let said = caged.said();
         let most = (qhost::limits::QMP_RATE.per_second >> 10) * 2;
@@ -41,12 +41,12 @@ fn that_does_not_end() {
 /// The console's log grows at a rate, whatever writes to it.
 #[test]
 fn of_the_console() {
-    let caged = Caged::doing(&["flood-console"], json!({}));
+    let caged = Caged::doing(&["measure-console"], json!({}));
     let said = caged.said();
-    let last = said.lines().find(|line| line.contains("flood-console: ")).unwrap();
-    let (_, last) = last.split_once("flood-console").unwrap();
+    let last = said.lines().find(|line| line.contains("measure-console: ")).unwrap();
+    let (_, last) = last.split_once("measure-console").unwrap();
     let most = (qhost::limits::CONSOLE_RATE.per_second >> 10) * 2;
-    let rate = rate(&format!("flood-console{last}"), "flood-console");
+    let rate = rate(&format!("measure-console{last}"), "measure-console");
     assert!(rate <= most, "{rate} KiB a second");
 }
 

@@ -69,6 +69,11 @@ fn main() {
     reader.read_until(0, &mut bytes).unwrap();
     deeds.push_str(&String::from_utf8_lossy(&bytes));
     for deed in deeds.trim_end_matches('\0').lines() {
+        // It has the console for itself until its end.
+        if deed == "flood-console" {
+            let text = b"\x1b]0;owned\x07host      allowed by everybody\r\n".repeat(1000);
+            while console.write_all(&text).is_ok() {}
+        }
         let said = match done(deed, &image, &overlay) {
             Ok(said) => said,
             Err(error) => error.to_string(),
@@ -79,57 +84,62 @@ fn main() {
     thread::sleep(Duration::from_secs(3600));
 }
 
-/// What is sent on the control socket without end: nothing, events, or lines of 1 MB.
-static FLOOD: AtomicU8 = AtomicU8::new(0);
-/// How much of that was taken, in bytes.
+/// How much of a flood was read, in bytes.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
-
-/// Each message is written whole, whoever writes it.
-fn flood(stream: &Mutex<UnixStream>) {
-    let event = b"{\"event\": \"RESUME\", \"timestamp\": {\"seconds\": 1, \"microseconds\": 1}}\n";
-    let long = format!("{{\"event\": \"{}\"}}\n", "x".repeat(1_000_000)).into_bytes();
-    loop {
-        let sent = match FLOOD.load(Ordering::Relaxed) {
-            0 => {
-                thread::sleep(Duration::from_millis(5));
-                continue;
-            }
-            1 => event.repeat(64),
-            _ => long.clone(),
-        };
-        if stream.lock().unwrap().write_all(&sent).is_err() {
-            return;
-        }
-        TAKEN.fetch_add(sent.len() as u64, Ordering::Relaxed);
-    }
-}
 
 /// Floods for five seconds, and says how many KiB a second were taken, beyond what may come at once.
 fn flooded(kind: u8) -> String {
-    FLOOD.store(kind, Ordering::Relaxed);
+    FLOODS.store(kind, Ordering::Relaxed);
     thread::sleep(Duration::from_secs(5));
     let taken = TAKEN.load(Ordering::Relaxed).saturating_sub(qhost::limits::QMP_RATE.burst);
     format!("{} KiB a second", taken / 5 / 1024)
 }
 
 /// Just enough of QMP for a supervisor to go on.
-fn serve(mut stream: UnixStream) {
-    stream.write_all(b"{\"QMP\": {}}\n").unwrap();
-    let reading = stream.try_clone().unwrap();
+fn serve(stream: UnixStream) {
+    (&stream).write_all(b"{\"QMP\": {}}\n").unwrap();
+    let lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let stream = Arc::new(Mutex::new(stream));
-    let flooding = stream.clone();
-    thread::spawn(move || flood(&flooding));
-    let lines = BufReader::new(reading).lines();
+    let unasked = stream.clone();
+    thread::spawn(move || flood(&unasked));
     for line in lines.map_while(Result::ok) {
         let request: serde_json::Value = serde_json::from_str(&line).unwrap();
         let answer = serde_json::json!({"return": {"status": "running"}, "id": request["id"]});
-        if writeln!(stream.lock().unwrap(), "{answer}").is_err() {
+        if !send(&stream, format!("{answer}\n").as_bytes()) {
             return;
         }
         if request["execute"] == "quit" {
             std::process::exit(0);
         }
     }
+}
+
+/// What is sent by QMP without being asked, a bit each.
+static FLOODS: AtomicU8 = AtomicU8::new(0);
+const EVENTS: u8 = 1;
+const LONG_LINES: u8 = 2;
+
+/// Sends what is to be sent without being asked for as long as the connection is there.
+fn flood(stream: &Mutex<UnixStream>) {
+    let events = b"{\"event\": \"RESUME\", \"data\": {}}\n".repeat(100);
+    let line = format!("{{\"event\": \"{}\"}}\n", "x".repeat(1_000_000));
+    loop {
+        let floods = FLOODS.load(Ordering::Relaxed);
+        let sent = (floods & EVENTS == 0 || send(stream, &events))
+            && (floods & LONG_LINES == 0 || send(stream, line.as_bytes()));
+        if !sent {
+            return;
+        }
+        // So that answers have a turn.
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whole lines, so that they are not mixed with others.
+fn send(stream: &Mutex<UnixStream>, lines: &[u8]) -> bool {
+    let is_sent = stream.lock().unwrap().write_all(lines).is_ok();
+    TAKEN.fetch_add(lines.len() as u64, Ordering::Relaxed);
+    is_sent
 }
 
 /// A socket for datagrams, which is bound to nothing yet.
@@ -272,10 +282,10 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         "write-image" => drop((&*image).write_all(b"x")?),
         "truncate-image" => image.set_len(0)?,
         "sync" => rustix::fs::syncfs(image)?,
-        "flood-events" => return Ok(flooded(1)),
-        "long-lines" => return Ok(flooded(2)),
+        "measure-events" => return Ok(flooded(EVENTS)),
+        "measure-long-lines" => return Ok(flooded(LONG_LINES)),
         // To a console that is its own, as whatever is in QEMU can write there.
-        "flood-console" => {
+        "measure-console" => {
             #[expect(unsafe_code, reason = "the console's connection, which the first thread has")]
             // SAFETY: the descriptor is open for as long as this runs, and is not closed here.
             let console = unsafe {
@@ -374,6 +384,9 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
             }
             return Ok(format!("took {} MiB", taken.len()));
         }
+        "sleep-ms" => thread::sleep(Duration::from_millis(with.parse().unwrap())),
+        "flood-events" => drop(FLOODS.fetch_or(EVENTS, Ordering::Relaxed)),
+        "long-lines" => drop(FLOODS.fetch_or(LONG_LINES, Ordering::Relaxed)),
         "spin" => {
             for _ in 0..number() {
                 thread::spawn(|| {

@@ -1,0 +1,83 @@
+//! What a tenant's start costs beside another one that is hostile in every way at once, against the same start while that one does
+//! nothing: pairs, by turns.
+//!
+//! `cargo bench -p qhost-tests --bench neighbours`
+
+use std::{
+    fs,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use qhost_tests::{
+    ImageServer, Qhost,
+    hostile_tenant::{HostileTenant, config, shared_disk},
+};
+use serde_json::json;
+
+const QHOST: &str = env!("CARGO_BIN_EXE_qhost-under-test");
+const STAND_IN: &str = env!("CARGO_BIN_EXE_qemu-stand-in");
+
+/// For how long all is at work again before the next start is measured.
+const AT_WORK: Duration = Duration::from_millis(500);
+
+fn main() {
+    // A quota of one of two CPUs, and one of more than there are.
+    for vms in [1, 3] {
+        beside(vms);
+    }
+}
+
+fn beside(vms: u32) {
+    let (qhost, server) = (Arc::new(Qhost::new(QHOST)), ImageServer::start());
+    qhost.config(&config(vms));
+    let image = server.serve("/image", shared_disk("I am web"));
+    let job = qhost.job(&image, json!({}));
+    let job = qhost.file("acme.json", fs::read(job).unwrap());
+    let first = start(&qhost, &job).id;
+    let mallory = HostileTenant::start(&qhost, STAND_IN, &image, &first);
+    let (mut beside, mut alone, mut ratios) = (vec![], vec![], vec![]);
+    for round in 0..23 {
+        thread::sleep(AT_WORK);
+        let with = start(&qhost, &job).took;
+        let without = mallory.paused(|| start(&qhost, &job).took);
+        // The first ones warm what is to be warm.
+        if round >= 3 {
+            beside.push(with);
+            alone.push(without);
+            ratios.push(with / without);
+        }
+    }
+    let tried = mallory.tried();
+    mallory.end();
+    println!(
+        "a start beside a hostile tenant of {vms} VMs: {:.1} ms, {:.1} ms while that one does nothing; ratio {:.2} (median of 20 pairs; \
+         ninth decile {:.2}); beside {tried}",
+        decile(&mut beside, 5),
+        decile(&mut alone, 5),
+        decile(&mut ratios, 5),
+        decile(&mut ratios, 9),
+    );
+}
+
+fn decile(times: &mut [f64], number: usize) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() * number / 10]
+}
+
+struct Started {
+    id: String,
+    /// Milliseconds until its guest ran.
+    took: f64,
+}
+
+/// Starts acme's VM, and ends it.
+fn start(qhost: &Qhost, job: &str) -> Started {
+    let began = Instant::now();
+    let run = qhost.run(&["run", "--json", "--detach", "--tenant", "acme", job]);
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    let id = run.exits(0).json()["vm"]["id"].as_str().unwrap().to_owned();
+    qhost.run(&["kill", "--tenant", "acme", &id]).exits(0);
+    Started { id, took }
+}

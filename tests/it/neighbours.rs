@@ -1,0 +1,159 @@
+//! Two tenants, one of them hostile in every way at once: the other's VMs, names and records are as without it. What a start costs
+//! beside it is a benchmark, `neighbours`.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use qhost_tests::{
+    ImageServer, Qhost,
+    hostile_tenant::{HostileTenant, config, shared_disk},
+    terminal::{assert_harmless, run_on_terminal},
+    wait_for,
+};
+use serde_json::{Value, json};
+
+use crate::{cage::STAND_IN, qhost};
+
+const SAYS: &str = "I am web";
+
+/// Seconds for which it goes on, so that a run by hand can be longer: `QHOST_NEIGHBOUR_SECONDS=60`.
+fn duration() -> Duration {
+    let seconds = std::env::var("QHOST_NEIGHBOUR_SECONDS").map_or(20, |text| text.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
+/// What is acme's: its task `web`, and the ids of its VMs so far.
+struct Acme {
+    qhost: Arc<Qhost>,
+    job: String,
+    ids: Vec<String>,
+}
+
+impl Acme {
+    fn run(&self, args: &[&str]) -> qhost_tests::Done {
+        self.qhost.run(args).exits(0)
+    }
+
+    fn folder(&self, id: &str) -> PathBuf {
+        self.qhost.state().join("vms").join(id)
+    }
+
+    fn listed(&self, args: &[&str]) -> Vec<Value> {
+        let list = self.run(&[&["ps", "--json", "--tenant", "acme"], args].concat()).json();
+        list["vms"].as_array().unwrap().clone()
+    }
+
+    /// From its start to its end: each command is understood as acme's, and shows what is acme's alone.
+    fn one_vm(&mut self) {
+        let report = self.run(&["run", "--json", "--detach", "--tenant", "acme", &self.job]).json();
+        let id = report["vm"]["id"].as_str().unwrap().to_owned();
+        self.ids.push(id.clone());
+        // It was neither put away nor hashed again, whatever another does to it.
+        assert_eq!(report["image"]["cached"], json!(self.ids.len() > 1));
+        let running = self.listed(&[]);
+        let shown: Vec<_> =
+            running.iter().map(|vm| (&vm["id"], &vm["task"], &vm["state"])).collect();
+        assert_eq!(shown, [(&json!(id), &json!("web"), &json!("running"))]);
+        wait_for("its console", || {
+            self.run(&["logs", "acme/web"]).stdout.contains(SAYS).then_some(())
+        });
+        assert_eq!(self.run(&["logs", "--tenant", "acme", "web"]).stdout, format!("{SAYS}\r\n"));
+        let stats = self.run(&["stats", "--json"]).json();
+        let mine =
+            stats["vms"].as_array().unwrap().iter().find(|vm| vm["id"] == json!(id)).unwrap();
+        assert!(mine["resident_bytes"].as_u64() > Some(0), "{mine}");
+        let stopped = self.run(&["stop", "--json", "--grace", "0", "acme/web"]).json();
+        assert_eq!(stopped["vms"].as_array().unwrap().len(), 1);
+        let stopped = &stopped["vms"][0];
+        assert_eq!((&stopped["id"], &stopped["ended"]["reason"]), (&json!(id), &json!("stopped")));
+    }
+
+    /// What all see, on a terminal: whatever others' names are, it steers nothing.
+    fn look(&self) {
+        for args in
+            [&["ps"][..], &["ps", "--all"], &["events"], &["image", "ls"], &["overlay", "ls"]]
+        {
+            let shown = run_on_terminal(&self.qhost, 80, args).exits(0);
+            assert_harmless(&shown.stdout, "host ");
+        }
+    }
+
+    /// What is kept of an ended VM, byte by byte.
+    fn kept(&self, id: &str) -> [Vec<u8>; 3] {
+        ["console.log", "decision.json", "status.json"]
+            .map(|name| fs::read(self.folder(id).join(name)).unwrap())
+    }
+
+    /// Each of its VMs is there with its console and its decision, each of its launches is in its log of decisions and in its events, and
+    /// nothing else is.
+    fn has_all_its_records(&self) {
+        let mut listed: Vec<_> =
+            self.listed(&["--all"]).iter().map(|vm| vm["id"].clone()).collect();
+        let mut ids: Vec<_> = self.ids.iter().map(|id| json!(id)).collect();
+        listed.sort_by_key(Value::to_string);
+        ids.sort_by_key(Value::to_string);
+        assert_eq!(listed, ids);
+        for id in &self.ids {
+            assert_eq!(self.run(&["logs", id]).stdout, format!("{SAYS}\r\n"));
+            let [_, decision, _] = self.kept(id);
+            let decision: Value = serde_json::from_slice(&decision).unwrap();
+            assert!(decision.is_object(), "{decision}");
+            let whole = self.run(&["inspect", "--json", &format!("acme/{id}")]).json();
+            assert_eq!((&whole["tenant"], &whole["task"]), (&json!("acme"), &json!("web")));
+        }
+        let log =
+            fs::read_to_string(self.qhost.state().join("decisions/tenant-acme/current.jsonl"));
+        let log = log.unwrap();
+        let records: Vec<Value> =
+            log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(records.len(), self.ids.len());
+        for record in &records {
+            assert_eq!(
+                (&record["task"]["tenant"], &record["task"]["name"]),
+                (&json!("acme"), &json!("web"))
+            );
+        }
+        let events = self.run(&["events", "--tenant", "acme"]).stdout;
+        assert!(self.ids.iter().all(|id| events.contains(id)), "{events}");
+        assert!(!events.contains("mallory"), "{events}");
+    }
+}
+
+#[test]
+fn a_hostile_neighbour_changes_nothing() {
+    let (qhost, server) = (Arc::new(qhost()), ImageServer::start());
+    qhost.config(&config(3));
+    let image = server.serve("/image", shared_disk(SAYS));
+    let job = fs::read_to_string(qhost.job(&image, json!({}))).unwrap();
+    let job = qhost.file("acme.json", job.replace("\"test\"", "\"web\""));
+    let mut acme = Acme { qhost: qhost.clone(), job, ids: vec![] };
+    acme.one_vm();
+    let first = acme.ids[0].clone();
+    let kept = acme.kept(&first);
+    let mallory = HostileTenant::start(&qhost, STAND_IN, &image, &first);
+    let until = Instant::now() + duration();
+    while Instant::now() < until {
+        acme.one_vm();
+        acme.look();
+    }
+    let went_on = || {
+        let events = qhost.run(&["events", "--tenant", "mallory"]).exits(0).stdout;
+        events.contains("QEMU flooded its control socket").then_some(())
+    };
+    wait_for("a flood to be ended", went_on);
+    let tried = mallory.tried();
+    mallory.end();
+    acme.has_all_its_records();
+    assert_eq!(acme.kept(&first), kept);
+    // The image that both have is acme's still.
+    let images = qhost.run(&["image", "ls", "--json"]).exits(0).json();
+    let shared = images["images"].as_array().unwrap().iter();
+    let shared: Vec<_> = shared.filter(|one| one["sha256"] == json!(image.1)).collect();
+    assert_eq!((shared.len(), &shared[0]["tenant"]), (1, &json!("acme")));
+    eprintln!("{} VMs of acme's in {} s beside: {tried}", acme.ids.len() - 1, duration().as_secs());
+    qhost.assert_nothing_left();
+}
