@@ -12,7 +12,7 @@ use std::{
 
 use qhost_tests::{
     ImageServer, Qhost,
-    hostile_tenant::{HostileTenant, config, shared_disk},
+    hostile_tenant::{Harm, HostileTenant, config, shared_disk},
 };
 use serde_json::json;
 
@@ -24,19 +24,21 @@ const AT_WORK: Duration = Duration::from_millis(500);
 
 fn main() {
     // A quota of one of two CPUs, and one of more than there are.
-    for vms in [1, 3] {
-        beside(vms);
+    for (vms, harm) in
+        [(1, Harm::ByVms), (3, Harm::ByVms), (1, Harm::ByCommandsToo), (3, Harm::ByCommandsToo)]
+    {
+        beside(vms, harm);
     }
 }
 
-fn beside(vms: u32) {
+fn beside(vms: u32, harm: Harm) {
     let (qhost, server) = (Arc::new(Qhost::new(QHOST)), ImageServer::start());
     qhost.config(&config(vms));
     let image = server.serve("/image", shared_disk("I am web"));
     let job = qhost.job(&image, json!({}));
     let job = qhost.file("acme.json", fs::read(job).unwrap());
     let first = start(&qhost, &job).id;
-    let mallory = HostileTenant::start(&qhost, STAND_IN, &image, &first);
+    let mallory = HostileTenant::start(&qhost, STAND_IN, &image, &first, harm);
     let (mut beside, mut alone, mut ratios) = (vec![], vec![], vec![]);
     for round in 0..23 {
         thread::sleep(AT_WORK);
@@ -52,7 +54,7 @@ fn beside(vms: u32) {
     let tried = mallory.tried();
     mallory.end();
     println!(
-        "a start beside a hostile tenant of {vms} VMs: {:.1} ms, {:.1} ms while that one does nothing; ratio {:.2} (median of 20 pairs; \
+        "a start beside a hostile tenant of {vms} VMs ({harm:?}): {:.1} ms, {:.1} ms while that one does nothing; ratio {:.2} (median of 20 pairs; \
          ninth decile {:.2}); beside {tried}",
         decile(&mut beside, 5),
         decile(&mut alone, 5),

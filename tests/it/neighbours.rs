@@ -10,7 +10,7 @@ use std::{
 
 use qhost_tests::{
     ImageServer, Qhost,
-    hostile_tenant::{HostileTenant, config, shared_disk},
+    hostile_tenant::{Harm, HostileTenant, config, shared_disk},
     terminal::{assert_harmless, run_on_terminal},
     wait_for,
 };
@@ -134,7 +134,7 @@ fn a_hostile_neighbour_changes_nothing() {
     acme.one_vm();
     let first = acme.ids[0].clone();
     let kept = acme.kept(&first);
-    let mallory = HostileTenant::start(&qhost, STAND_IN, &image, &first);
+    let mallory = HostileTenant::start(&qhost, STAND_IN, &image, &first, Harm::ByCommandsToo);
     let until = Instant::now() + duration();
     while Instant::now() < until {
         acme.one_vm();

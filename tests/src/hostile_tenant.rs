@@ -70,10 +70,22 @@ const WAYS: [Way; 5] = [
     Way { name: "decisions that took long", attempt: long_decision, codes: &[12] },
 ];
 
+/// What of all that is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// What VMs that run can do: the floods, the locks, the restarts.
+    ByVms,
+    /// That, and what commands of mallory's have qhost do, each way by one command at a time.
+    ByCommandsToo,
+}
+
 /// Where mallory works, and what is known there of acme's.
 struct Place {
     qhost: Arc<Qhost>,
     server: ImageServer,
+    /// A disk that is filled, and one whose guest powers off at once.
+    fills: (String, String),
+    short: (String, String),
     /// An id of a VM of acme's that has ended.
     anothers: String,
 }
@@ -96,9 +108,9 @@ impl HostileTenant {
         stand_in: &str,
         shared: &(String, String),
         anothers: &str,
+        harm: Harm,
     ) -> Self {
-        let server = ImageServer::start();
-        let place = Place { qhost: qhost.clone(), server, anothers: anothers.into() };
+        let place = Place::new(qhost, anothers);
         place.start_stand_ins(stand_in, shared);
         let mut mallory = Self {
             place: Arc::new(place),
@@ -107,7 +119,9 @@ impl HostileTenant {
             tries: vec![],
             threads: vec![],
         };
-        WAYS.iter().for_each(|way| mallory.go(way));
+        if harm == Harm::ByCommandsToo {
+            WAYS.iter().for_each(|way| mallory.go(way));
+        }
         wait_for("each way to be tried", || {
             let tried = |tries: &Arc<AtomicUsize>| tries.load(Ordering::Relaxed) > 0;
             assert!(!mallory.threads.iter().any(JoinHandle::is_finished), "a way failed");
@@ -186,6 +200,15 @@ fn signal(signal: &str, pids: &[String]) {
 }
 
 impl Place {
+    fn new(qhost: &Arc<Qhost>, anothers: &str) -> Self {
+        let server = ImageServer::start();
+        let mut fills = boot_sector::disk("filling", Then::Fill);
+        fills.resize(34 << 20, 0);
+        let fills = server.serve("/fills", fills);
+        let short = server.serve("/short", boot_sector::disk("I am short", Then::PowerOff));
+        Self { qhost: qhost.clone(), server, fills, short, anothers: anothers.into() }
+    }
+
     /// VMs whose QEMU is the stand-in: one that floods and locks, one that fails as often as it is started. Later launches find QEMU
     /// itself, whose fingerprint is kept meanwhile; restarts are of what a VM was started with.
     fn start_stand_ins(&self, stand_in: &str, shared: &(String, String)) {
@@ -245,8 +268,8 @@ fn short_vm(place: &Place, number: usize) -> Done {
         "\u{1b}]0;owned\u{7}web".to_owned(),
         "web\u{3164}\u{202e}".to_owned(),
     ];
-    let image = place.server.serve("/short", boot_sector::disk("I am short", Then::PowerOff));
-    let done = place.run(&place.job("short", &names[number % names.len()], &image, json!({})));
+    let done =
+        place.run(&place.job("short", &names[number % names.len()], &place.short, json!({})));
     let ended = || place.qhost.vms().into_iter().find(|vm| has_ended(vm));
     if let Some(folder) = (number == 0).then(ended).flatten() {
         let folder = folder.to_str().expect("UTF-8");
@@ -279,17 +302,14 @@ fn large_job(place: &Place, _: usize) -> Done {
 }
 
 fn kept_overlay(place: &Place, number: usize) -> Done {
-    let mut disk = boot_sector::disk("filling", Then::Fill);
-    disk.resize(34 << 20, 0);
-    let image = place.server.serve("/fill", disk);
     let name = format!("keeps-{number}");
-    place.run(&place.job("keeps", &name, &image, json!({"persist": true})))
+    place.run(&place.job("keeps", &name, &place.fills, json!({"persist": true})))
 }
 
 /// An image of each try's own, whose server breaks off.
 fn unfinished(place: &Place, number: usize) -> Done {
     let mut disk = boot_sector::disk(&format!("disk {number}"), Then::PowerOff);
-    disk.resize(20 << 20, 1);
+    disk.resize(4 << 20, 1);
     let (path, sha256) = ("/cut", ::qhost::digest::Sha256::of(&disk).to_string());
     let cut = Ranged { cut: Some(disk.len() - 100_000), ..Ranged::new(disk, "\"1\"") };
     place.server.set(path, Reply::Ranged(cut));
