@@ -54,7 +54,7 @@ fn beside(vms: u32, harm: Harm) {
     let tried = mallory.tried();
     mallory.end();
     println!(
-        "a start beside a hostile tenant of {vms} VMs ({harm:?}): {:.1} ms, {:.1} ms while that one does nothing; ratio {:.2} (median of 20 pairs; \
+        "a start beside a hostile tenant with a quota of {vms} CPUs ({harm:?}): {:.1} ms, {:.1} ms while that one does nothing; ratio {:.2} (median of 20 pairs; \
          ninth decile {:.2}); beside {tried}",
         decile(&mut beside, 5),
         decile(&mut alone, 5),
