@@ -61,6 +61,19 @@ fn answer(stream: &mut TcpStream, head: &str, body: &str) {
     if stream.write_all(text.as_bytes()).is_err() {}
 }
 
+/// A registry whose answers begin well and then have no end.
+struct Case {
+    what: &'static str,
+    /// The heads and the bodies of the first answers.
+    first: &'static [(&'static str, &'static str)],
+    /// The head of the answer whose body has no end.
+    endless_head: &'static str,
+    /// The most bytes of that body that are read.
+    most: u64,
+    says: &'static str,
+    is_push: bool,
+}
+
 /// Whatever a registry answers, what is read of it and the memory of `qhost` have a bound.
 #[test]
 fn answers_without_an_end() {
@@ -72,28 +85,33 @@ fn answers_without_an_end() {
     });
     const CHALLENGE: &str =
         "401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"http://HOST/token\",service=\"s\"";
-    // What the first requests get, the first word that the endless one is answered with, the most that is read of it, what
-    // is said, and whether it is a push.
-    let cases: [(&str, &[(&str, &str)], &str, u64, &str, bool); 8] = [
-        ("a manifest", &[], "200 OK", 4 << 20, "has more than 4194304 bytes", false),
-        ("a refusal", &[], "500 Internal Server Error", 64 << 10, "answered 500", false),
-        ("a token", &[(CHALLENGE, "")], "200 OK", 64 << 10, "has more than 65536 bytes", false),
-        ("no token", &[(CHALLENGE, "")], "403 Forbidden", 64 << 10, "answered 403", false),
-        ("a file", &[("200 OK", "MANIFEST")], "200 OK", 64 << 20, "has more than 67108864", false),
-        (
-            "a redirect",
-            &[],
-            "307 Temporary Redirect\r\nLocation: /v2/elsewhere",
-            64 << 10,
-            "the connection to",
-            false,
-        ),
-        ("a blob that is asked for", &[], "500 Internal Server Error", 64 << 10, "500", true),
-        ("an upload", &[("404 Not Found", "")], "500 Internal Server Error", 64 << 10, "500", true),
+    let manifest = manifest.to_string();
+    let pull = |what, first, endless_head, most, says| Case {
+        what,
+        first,
+        endless_head,
+        most,
+        says,
+        is_push: false,
+    };
+    let push = |what, first| Case {
+        is_push: true,
+        ..pull(what, first, "500 Internal Server Error", 64 << 10, "500")
+    };
+    let redirect = "307 Temporary Redirect\r\nLocation: /v2/elsewhere";
+    let cases = [
+        pull("a manifest", &[], "200 OK", 4 << 20, "has more than 4194304 bytes"),
+        pull("a refusal", &[], "500 Internal Server Error", 64 << 10, "answered 500"),
+        pull("a token", &[(CHALLENGE, "")], "200 OK", 64 << 10, "has more than 65536 bytes"),
+        pull("no token", &[(CHALLENGE, "")], "403 Forbidden", 64 << 10, "answered 403"),
+        pull("a file", &[("200 OK", "MANIFEST")], "200 OK", 64 << 20, "has more than 67108864"),
+        pull("a redirect", &[], redirect, 64 << 10, "the connection to"),
+        push("a blob that is asked for", &[]),
+        push("an upload", &[("404 Not Found", "")]),
     ];
-    for (what, first, endless_head, most, says, is_push) in cases {
+    for Case { what, first, endless_head, most, says, is_push } in cases {
         let sent = Arc::new(AtomicU64::new(0));
-        let (counted, manifest) = (sent.clone(), manifest.to_string());
+        let (counted, manifest) = (sent.clone(), manifest.clone());
         let server = RawServer::asked(move |number, request, stream| match first.get(number) {
             Some((head, body)) => {
                 let host = request.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();

@@ -349,7 +349,8 @@ fn a_plan_that_names_other_files() {
     let outside = |name: &str| host.victim.0.join(name).display().to_string();
     let plan = fs::read(vm.join("plan.json")).unwrap();
     let qemu = host.qhost.qemus();
-    let changes: [(&str, Box<dyn Fn(&mut Value)>); 5] = [
+    type Change<'a> = Box<dyn Fn(&mut Value) + 'a>;
+    let changes: [(&str, Change<'_>); 5] = [
         ("another overlay", Box::new(|plan| plan["overlay"] = json!(outside("overlay.qcow2")))),
         (
             "an overlay above",
