@@ -120,15 +120,21 @@ impl Qemu {
             biased;
             ending = self.process.end() => Err(self.did_not_start(ending).await),
             qmp = time::timeout(within, negotiated(stream)) => match qmp {
-                Ok(Err(QmpError::Closed | QmpError::Io(_))) => {
-                    match time::timeout(limits::STOP_QUIT, self.process.end()).await {
-                        Ok(ending) => Err(self.did_not_start(ending).await),
-                        Err(_) => Err(QmpError::Closed.into()),
-                    }
-                }
-                Ok(qmp) => Ok(qmp?),
+                Ok(Err(error)) => Err(self.explained(error.into()).await),
+                Ok(Ok(qmp)) => Ok(qmp),
                 Err(_) => Err(VmError::NoGreeting),
             },
+        }
+    }
+
+    /// What a QEMU that closed its control socket said when it exited, which it does next; any other error as it is.
+    pub(super) async fn explained(&mut self, error: VmError) -> VmError {
+        if !matches!(error, VmError::Control(QmpError::Closed | QmpError::Io(_))) {
+            return error;
+        }
+        match time::timeout(limits::STOP_QUIT, self.process.end()).await {
+            Ok(ending) => self.did_not_start(ending).await,
+            Err(_) => error,
         }
     }
 

@@ -155,6 +155,7 @@ impl Supervisor {
         };
         if let Err(error) = begun {
             drop(watch);
+            let error = qemu.explained(error).await;
             qemu.kill_for_good().await;
             return Err(error);
         }
