@@ -37,7 +37,7 @@ fn run(qhost: &Qhost, server: &ImageServer, tenant: &str, name: &str) -> String 
     report["vm"]["id"].as_str().unwrap().to_owned()
 }
 
-/// The same of one that runs until it is stopped.
+/// The same for a VM that runs until it is stopped.
 fn start(qhost: &Qhost, server: &ImageServer, tenant: &str, name: &str) -> (Running, String) {
     let job = job(qhost, server, name, Then::Hang);
     let running = qhost.start(&["run", "--grace", "0", "--tenant", tenant, &job]);

@@ -93,7 +93,7 @@ struct Place {
 /// Mallory at work, until dropped.
 pub struct HostileTenant {
     place: Arc<Place>,
-    /// Held by each try, and by those who want to see the host without them.
+    /// Held shared by each try, and alone by [`Self::paused`], which needs the host without them.
     at_work: Arc<RwLock<()>>,
     over: Arc<AtomicBool>,
     tries: Vec<Arc<AtomicUsize>>,

@@ -143,7 +143,7 @@ impl Record {
     fn new(mut input: Input, ended: Ended, masks: &Masks) -> Self {
         let Ended { outcome, decision, error } = ended;
         let secrets = masks.mask(&mut input.task);
-        // Of what is masked: a digest of a short secret would tell it to anybody who tries them all.
+        // The digest is of the masked input: from a digest of a short secret, a reader could find the secret by trying them all.
         let input_sha256 = input.digest();
         let dropped = drop_what_is_long(&mut input.task);
         Self {

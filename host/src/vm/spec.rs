@@ -141,7 +141,7 @@ impl Spec {
                 let step = launcher::supervisor_program();
                 qemu.user() == Some(uid) || step.is_ok_and(|step| qemu.runs(&step))
             }
-            // The kernel keeps those who are not root from the processes of others.
+            // The kernel keeps users but root from the processes of other users.
             User::Namespace(_) | User::Caller => true,
         };
         is_its_user && (!self.cage.namespaces || qemu.is_namespaced())
