@@ -169,7 +169,7 @@ points! {
 #[test]
 fn every_point_has_a_test() {
     let tested: BTreeSet<&str> = POINTS.iter().copied().collect();
-    let root = qhost_tests::root().join("host/src");
+    let root = qhost_tests::root().join("host/qhost/src");
     let found = succeed(
         "grep",
         &["-rhoE", "\"(launch|supervise|cage|stop|recover)\\.[a-z]+\"", root.to_str().unwrap()],

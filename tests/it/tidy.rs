@@ -51,7 +51,7 @@ fn every_probe_has_a_test() {
 
 #[test]
 fn every_limit_is_used() {
-    let limits = read(&root().join("host/src/limits.rs"));
+    let limits = read(&root().join("host/qhost/src/limits.rs"));
     let code: String = files("rs")
         .iter()
         .filter(|path| !path.ends_with("limits.rs"))
@@ -76,7 +76,7 @@ fn invariants_of_the_rooms() {
         ("vm.rs", &["reqwest", "Command::new"]),
         ("run.rs", &["reqwest", "Command::new", "TcpStream"]),
     ] {
-        let path = root().join("host/src").join(room);
+        let path = root().join("host/qhost/src").join(room);
         let folder = path.with_extension("");
         let inside =
             files("rs").into_iter().filter(|file| *file == path || file.starts_with(&folder));
@@ -96,7 +96,7 @@ fn the_readme_has_the_exit_codes_and_the_rooms() {
         let line = format!("| {} | {meaning} |", exit.code());
         assert!(readme.contains(&line), "README.md lacks: {line}");
     }
-    for entry in fs::read_dir(root().join("host/src")).unwrap().flatten() {
+    for entry in fs::read_dir(root().join("host/qhost/src")).unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         assert!(
             !name.ends_with(".rs") || readme.contains(&format!("`{name}`")),

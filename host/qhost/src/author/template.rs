@@ -16,16 +16,16 @@ type File = (&'static str, &'static str);
 
 macro_rules! template {
     ($path:literal) => {
-        include_str!(concat!("../../../guest-policies/templates/", $path))
+        include_str!(concat!("../../../../guest-policies/templates/", $path))
     };
 }
 
 const CASES: &str = template!("cases.toml");
-const WIT: File = ("wit/policy.wit", include_str!("../../../wit/policy.wit"));
+const WIT: File = ("wit/policy.wit", include_str!("../../../../wit/policy.wit"));
 
 macro_rules! sdk {
     ($path:literal) => {
-        include_str!(concat!("../../../guest-policies/sdk/src/", $path))
+        include_str!(concat!("../../../../guest-policies/sdk/src/", $path))
     };
 }
 
