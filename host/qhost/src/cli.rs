@@ -115,7 +115,7 @@ pub enum Command {
         shell: Shell,
     },
     /// Become QEMU: the step between a VM's supervisor and QEMU
-    #[command(name = crate::launcher::SUBCOMMAND, hide = true)]
+    #[command(name = crate::spawn::SUBCOMMAND, hide = true)]
     Launch {
         /// The supervisor's process id
         parent: i32,

@@ -1,10 +1,8 @@
 //! `qhost.toml`: what the operator allows on this host. Every key has a default that allows little; an absent file is
 //! fine, an unknown key is an error.
 
-mod image;
 mod lock;
 mod policies;
-mod retention;
 
 use std::{
     fs,
@@ -18,16 +16,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cage, limits,
-    policy::{CompileLimits, PortRange, Rules},
+    cage, image,
+    launch::{PortRange, Rules},
+    limits,
+    policy::CompileLimits,
     printable,
+    retention::Retention,
     trusted::{self, Found, Untrusted},
 };
 
-pub use image::{Image, ImageNetwork, Overlay, Scheme};
 pub use lock::{Lock, Locked};
-pub use policies::{Configured, Quota, Settings, Terms, UnknownTenant};
-pub use retention::Retention;
+pub use policies::{Configured, Settings, UnknownTenant};
 
 use policies::Named;
 
@@ -46,7 +45,7 @@ pub struct Config {
     network: Network,
     qemu: Qemu,
     /// How images are fetched and what they may be.
-    pub image: Image,
+    pub image: image::Settings,
     /// What guests may write.
     pub overlay: Overlay,
     /// What QEMU is kept in.
@@ -164,6 +163,22 @@ impl Decisions {
     }
 }
 
+/// `[overlay]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Overlay {
+    /// What a guest may write to its disk in bytes, its bookkeeping included; beyond it the guest's writes fail.
+    pub max_bytes: u64,
+    /// Whether tasks may keep what their guests write for their next run.
+    pub persist: bool,
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        Self { max_bytes: limits::OVERLAY_BYTES, persist: false }
+    }
+}
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -266,7 +281,11 @@ impl Config {
         config.lock = Lock::read(&Lock::place(path))?;
         let mut problems = vec![];
         config.check_policies(&mut problems);
-        config.image.check(&mut problems);
+        let of_image = config.image.problems().into_iter();
+        problems.extend(of_image.map(|problem| ConfigProblem {
+            place: format!("image.{}", problem.key),
+            message: problem.message,
+        }));
         config.decisions.check(&mut problems);
         if pins == Pins::Needed {
             config.check_pins(&mut problems);

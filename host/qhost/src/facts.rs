@@ -7,11 +7,12 @@ use std::io;
 use procfs::{Current as _, Meminfo};
 
 use crate::{
+    host_facts::{HostFacts, Usage},
     job::Resources,
-    policy::{HostFacts, Usage},
     qemu::Fingerprint,
+    quota::Amounts,
     state::StateDir,
-    vm::{self, Amounts, Vm},
+    vm::{self, Vm},
 };
 
 /// The host does not say what it has.

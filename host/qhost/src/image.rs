@@ -1,6 +1,7 @@
 //! Images: fetched over HTTP into a store addressed by digest, inspected before QEMU sees them, and covered by an
 //! overlay for each run. The only room that opens network connections.
 
+mod settings;
 mod inspect;
 mod network;
 mod credentials;
@@ -18,7 +19,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::digest::Sha256;
@@ -26,44 +26,10 @@ use crate::digest::Sha256;
 pub use inspect::{Inspected, Refusal, inspect};
 pub use network::NetworkRules;
 pub use overlay::create as create_overlay;
+pub use settings::{NetworkSettings, Scheme, Settings, SettingsProblem};
 pub use store::{
     Checked, Collect, Collected, Fetcher, Record, Store, Stored, Unfinished, VerifiedImage, hold,
 };
-
-/// What QEMU is told an image is. It never finds out by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// QEMU's copy-on-write format, version 2 or 3, that stands by itself.
-    Qcow2,
-    /// A plain disk.
-    Raw,
-    /// A CD or DVD.
-    Iso,
-}
-
-impl Format {
-    /// As QEMU's users call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Qcow2 => "qcow2",
-            Self::Raw => "raw",
-            Self::Iso => "iso",
-        }
-    }
-
-    /// Guesses from a name, for showing a plan of an image that is not here yet. Never used for a launch.
-    pub fn guess(name: &str) -> Self {
-        match name.rsplit_once('.').map(|(_, extension)| extension) {
-            Some("qcow2" | "qcow") => Self::Qcow2,
-            Some("iso") => Self::Iso,
-            Some("gz" | "xz" | "zst") => {
-                Self::guess(name.rsplit_once('.').map_or("", |(name, _)| name))
-            }
-            Some(_) | None => Self::Raw,
-        }
-    }
-}
 
 /// Why there is no verified image.
 #[derive(Debug, thiserror::Error)]

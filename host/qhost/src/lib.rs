@@ -11,7 +11,7 @@
 //! Rooms, in the order of the flow, and what each keeps to:
 //!
 //! - [`job`], [`digest`], [`qemu::plan`] and [`outcome`] do no I/O.
-//! - Only [`launcher`] starts processes, and [`cage`] becomes QEMU; only [`image`] and [`registry`] open network connections to
+//! - Only [`spawn`] starts processes, and [`cage`] becomes QEMU; only [`image`] and [`registry`] open network connections to
 //!   other hosts.
 //! - [`supervisor`] is a program of its own, one for each VM: all of [`vm`] that goes on after the launch.
 //! - [`policy`] knows nothing of images, QEMU or VMs.
@@ -22,6 +22,13 @@ pub mod cli;
 pub mod config;
 pub mod digest;
 pub mod job;
+pub mod launch;
+pub mod host_facts;
+pub mod masks;
+pub mod quota;
+pub mod retention;
+pub mod format;
+pub mod name;
 pub mod facts;
 pub mod doctor;
 pub mod policy;
@@ -33,7 +40,7 @@ pub mod qemu;
 pub mod vm;
 pub mod cage;
 pub mod supervisor;
-pub mod launcher;
+pub mod spawn;
 pub mod outcome;
 pub mod stop;
 pub mod state;

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::qemu::Rate;
+use crate::vm::Rate;
 
 // What a job file may hold.
 

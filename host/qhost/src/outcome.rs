@@ -9,13 +9,11 @@ use serde::Serialize;
 use crate::{
     image::VerifiedImage,
     job::{Problem, Task},
+    launch::{Change, Forward, Violation},
     limits,
-    policy::{
-        Answer, Change, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Secrets, Violation,
-        Writer,
-    },
+    masks::Secrets,
+    policy::{Answer, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Writer},
     printable,
-    qemu::Forward,
     vm::{End, State},
 };
 
@@ -193,7 +191,7 @@ const PLAIN: anstyle::Reset = anstyle::Reset;
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(decision) = &self.decision {
-            write!(f, "{decision}")?;
+            write!(f, "{}", Shown(decision))?;
         }
         if self.decision.is_some() && !self.image_allow.is_empty() {
             let networks: Vec<_> = self.image_allow.iter().map(IpNet::to_string).collect();
@@ -206,7 +204,7 @@ impl fmt::Display for Report {
         match (self.outcome, &self.task, &self.decision) {
             (Exit::Denied, Some(task), Some(decision)) => {
                 let name = printable::line(&task.name, 40);
-                writeln!(f, "{RED}denied{PLAIN}    {name}: refused by {}", decision.refused_by())
+                writeln!(f, "{RED}denied{PLAIN}    {name}: refused by {}", refused_by(decision))
             }
             (Exit::CannotRun, Some(task), Some(_)) if self.error.is_none() => {
                 let name = printable::line(&task.name, 40);
@@ -268,53 +266,56 @@ fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     Ok(())
 }
 
-impl Decision {
-    /// Who refused, for a sentence.
-    fn refused_by(&self) -> String {
-        let policies = self.policies.iter().filter(|policy| policy.refuses());
-        let mut names: Vec<&str> = policies.map(|policy| policy.name.as_str()).collect();
-        if self.host.answer == Answer::Refused {
-            names.push("the host's own rules");
-        }
-        names.join(", ")
+/// Who refused, for a sentence.
+fn refused_by(decision: &Decision) -> String {
+    let policies = decision.policies.iter().filter(|policy| policy.refuses());
+    let mut names: Vec<&str> = policies.map(|policy| policy.name.as_str()).collect();
+    if decision.host.answer == Answer::Refused {
+        names.push("the host's own rules");
     }
+    names.join(", ")
 }
 
-impl fmt::Display for Decision {
+/// A part of a decision as people read it.
+pub struct Shown<'a, T>(pub &'a T);
+
+impl fmt::Display for Shown<'_, Decision> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = &self.place {
+        let Self(decision) = self;
+        if let Some(place) = &decision.place {
             writeln!(f, "about     {}", crate::image::shown(place))?;
         }
-        if self.policies.is_empty() {
+        if decision.policies.is_empty() {
             writeln!(f, "policy    {YELLOW}none{PLAIN}: the host's own rules decided alone")?;
         }
-        for policy in &self.policies {
-            write!(f, "{policy}")?;
+        for policy in &decision.policies {
+            write!(f, "{}", Shown(policy))?;
         }
-        conflicts(f, &self.conflicts)?;
-        let (style, answer) = word(self.host.answer);
+        conflicts(f, &decision.conflicts)?;
+        let (style, answer) = word(decision.host.answer);
         writeln!(f, "host      {style}{answer}{PLAIN} by the host's own rules")?;
-        violations(f, &self.host.violations)?;
-        warnings(f, &self.launch.warnings)?;
-        self.places.iter().try_for_each(|other| write!(f, "{other}"))
+        violations(f, &decision.host.violations)?;
+        warnings(f, &decision.launch.warnings)?;
+        decision.places.iter().try_for_each(|other| write!(f, "{}", Shown(other)))
     }
 }
 
 /// What policies said of this place alone that is worth a look; nothing where that is nothing.
-impl fmt::Display for OtherPlace {
+impl fmt::Display for Shown<'_, OtherPlace> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(other) = self;
         let notable = |policy: &&PolicyRecord| {
             let watched = policy.mode == Mode::Monitor && !policy.changes.is_empty();
             watched || !policy.violations.is_empty() || policy.fault.is_some()
         };
-        let policies: Vec<_> = self.policies.iter().filter(notable).collect();
-        if policies.is_empty() && self.conflicts.is_empty() && self.warnings.is_empty() {
+        let policies: Vec<_> = other.policies.iter().filter(notable).collect();
+        if policies.is_empty() && other.conflicts.is_empty() && other.warnings.is_empty() {
             return Ok(());
         }
-        writeln!(f, "place     {}", crate::image::shown(&self.place))?;
-        policies.iter().try_for_each(|policy| write!(f, "{policy}"))?;
-        conflicts(f, &self.conflicts)?;
-        warnings(f, &self.warnings)
+        writeln!(f, "place     {}", crate::image::shown(&other.place))?;
+        policies.iter().try_for_each(|policy| write!(f, "{}", Shown(*policy)))?;
+        conflicts(f, &other.conflicts)?;
+        warnings(f, &other.warnings)
     }
 }
 
@@ -332,30 +333,31 @@ fn warnings(f: &mut fmt::Formatter<'_>, warnings: &[String]) -> fmt::Result {
     warnings.try_for_each(|warning| writeln!(f, "          {YELLOW}warning{PLAIN} {warning}"))
 }
 
-impl fmt::Display for PolicyRecord {
+impl fmt::Display for Shown<'_, PolicyRecord> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (style, answer) = word(self.answer);
-        let digest: String = self.sha256.to_string().chars().take(12).collect();
-        let [by, changed] = match self.mode {
+        let Self(policy) = self;
+        let (style, answer) = word(policy.answer);
+        let digest: String = policy.sha256.to_string().chars().take(12).collect();
+        let [by, changed] = match policy.mode {
             Mode::Enforce => ["by", "changed"],
             Mode::Monitor => ["in monitor mode by", "would change"],
         };
-        let (name, version) = (&self.name, &self.version);
+        let (name, version) = (&policy.name, &policy.version);
         writeln!(
             f,
             "policy    {style}{answer}{PLAIN} {by} {name} {version} {DIM}sha256:{digest}{PLAIN}"
         )?;
-        for Change { field, from, to } in &self.changes {
+        for Change { field, from, to } in &policy.changes {
             writeln!(f, "          {changed} {field}: {} → {}", shown(from), shown(to))?;
         }
-        if let (Mode::Monitor, Some(fault)) = (self.mode, &self.fault) {
+        if let (Mode::Monitor, Some(fault)) = (policy.mode, &policy.fault) {
             writeln!(f, "          {RED}failed{PLAIN} {fault}")?;
         }
-        violations(f, &self.violations)?;
-        for line in &self.log {
+        violations(f, &policy.violations)?;
+        for line in &policy.log {
             writeln!(f, "          {DIM}{} {}{PLAIN}", line.level, line.message)?;
         }
-        match self.log_dropped {
+        match policy.log_dropped {
             0 => Ok(()),
             dropped => writeln!(
                 f,

@@ -16,10 +16,8 @@ mod module;
 mod chain;
 mod places;
 mod convert;
-mod changes;
-mod tighten;
-mod rules;
-mod masks;
+mod conflicts;
+mod masked;
 mod record;
 mod journal;
 pub mod signature;
@@ -28,7 +26,7 @@ mod compile;
 mod compiled;
 mod error;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -36,23 +34,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Sha256,
-    job::{Accelerator, Egress, PortRequest, Protocol, Resources, Task},
+    host_facts::HostFacts,
+    job::Task,
+    launch::{Change, Launch, Rules, Violation},
     limits,
 };
 
 pub use chain::Chain;
-pub use changes::{Change, Conflict, Writer};
 pub(crate) use compile::componentize;
 pub use compile::{CompileLimits, Kind, Product, SUBCOMMAND as COMPILE, child as compile_child};
+pub use conflicts::{Conflict, Writer};
 pub use deadline::Deadline;
 pub use error::{Fault, PolicyError};
 pub use journal::{Journal, Lines, RecordError, lines};
 pub use loader::{Cache, Loader, Source};
-pub use masks::{Masks, Secrets, is_masked};
+pub use masked::masked;
 pub(crate) use module::read as read_file;
 pub use module::{About, Facts, Inspection};
 pub use record::{Dropped, Input, Outcome, Record};
-pub use rules::{PortRange, Rules};
 pub use sandbox::{Cost, LogLine};
 pub use signature::{PublicKey, Signature, Signers};
 
@@ -91,12 +90,6 @@ pub fn settings(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whether a text can name a policy or a tenant: letters, digits, `-`, `_` and `.`, up to the contract's length.
-pub fn is_name(text: &str) -> bool {
-    (1..=limits::POLICY_NAME_BYTES).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-}
-
 /// What a policy's word counts for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -133,112 +126,6 @@ impl Default for Allowance {
     fn default() -> Self {
         Self { deadline: limits::POLICY_DEADLINE, memory: limits::POLICY_MEMORY_BYTES, wasi: false }
     }
-}
-
-/// How a task will be launched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Launch {
-    /// What runs the guest's instructions.
-    pub accelerator: Accelerator,
-    /// The forwarded ports.
-    pub ports: Vec<PortMap>,
-    /// What the guest gets.
-    pub resources: Resources,
-    /// What the guest may reach by itself.
-    pub egress: Egress,
-    /// Remarks of policies.
-    pub warnings: Vec<String>,
-    /// Room to grow, of the contract.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub extensions: Vec<(String, String)>,
-}
-
-impl Launch {
-    /// What the host would do for a task if no policy said otherwise: what was asked, tcg where nothing was, ports on
-    /// loopback.
-    pub fn default_for(task: &Task) -> Self {
-        let map = |port: &PortRequest| PortMap {
-            label: port.label.clone(),
-            guest: port.guest,
-            host: port.host,
-            bind: Ipv4Addr::LOCALHOST,
-            protocol: port.protocol,
-        };
-        Self {
-            accelerator: task.accelerator.unwrap_or(Accelerator::Tcg),
-            ports: task.ports.iter().map(map).collect(),
-            resources: task.resources,
-            egress: task.egress,
-            warnings: vec![],
-            extensions: vec![],
-        }
-    }
-}
-
-impl Launch {
-    /// What differs in another launch, field by field.
-    pub fn changes_to(&self, other: &Self) -> Vec<Change> {
-        changes::between(self, other)
-    }
-}
-
-/// One port that will be forwarded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortMap {
-    /// The request's label.
-    pub label: String,
-    /// The port in the guest.
-    pub guest: u16,
-    /// The port on the host; absent: the host picks one.
-    pub host: Option<u16>,
-    /// The host address to listen on.
-    pub bind: Ipv4Addr,
-    /// The transport.
-    pub protocol: Protocol,
-}
-
-/// What this host offers, and what is in use on it now.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HostFacts {
-    /// The host's name.
-    pub name: String,
-    /// QEMU's version.
-    pub qemu_version: String,
-    /// The accelerators that run guest code.
-    pub accelerators: Vec<Accelerator>,
-    /// All of the host.
-    pub resources: Resources,
-    /// What is not taken.
-    pub free: Resources,
-    /// Ports on which something listens, ascending.
-    pub ports_in_use: Vec<u16>,
-    /// What the task's tenant runs now.
-    pub tenant_usage: Usage,
-}
-
-/// What somebody's running VMs hold.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Running VMs.
-    pub vms: u32,
-    /// Their CPUs and memory together.
-    pub resources: Resources,
-    /// Their forwarded ports together.
-    pub ports: u32,
-}
-
-/// One reason why a task may not run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Violation {
-    /// A stable name for programs.
-    pub code: String,
-    /// What it is about.
-    pub field: String,
-    /// One sentence.
-    pub message: String,
-    /// What can be done about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
 }
 
 /// Everything that was said on the way to a verdict.

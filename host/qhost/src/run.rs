@@ -37,9 +37,10 @@ use crate::{
     outcome::{Exit, Report},
     policy::{Cache, Loader},
     qemu::{self, Fingerprint},
+    quota::Amounts,
     state::StateDir,
     stop::Stop,
-    vm::{self, Amounts, Held, KeptOverlay, Spec, VmDir},
+    vm::{self, Held, KeptOverlay},
 };
 
 /// The whole program: parse, run, exit code.
@@ -66,7 +67,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// One thread: `launcher` says why QEMU is to be started by the main one.
+/// One thread: `spawn` says why QEMU is to be started by the main one.
 fn wait(shared: &Shared, command: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
@@ -114,7 +115,8 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         Decided::Not(exit) => return Ok(exit),
     };
     let store = Store::new(host.state.path());
-    let fetcher = Fetcher::of_tenant(&host.config, &args.decide.tenant, &steps);
+    let terms = host.config.terms(&args.decide.tenant);
+    let fetcher = Fetcher::of_tenant(&host.config.image, &args.decide.tenant, &terms, &steps);
     if approved.task().image.checksum.sums().is_some() {
         let sha256 = tokio::select! {
             sha256 = store.resolve(&approved.task().image, fetcher) => sha256?,
@@ -145,7 +147,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     };
     let takes = Amounts::of(approved.launch(), overlay_bytes);
     let terms = host.config.terms(&approved.task().tenant);
-    let dir = VmDir::create(&host.state, approved.task(), takes, &terms)?;
+    let dir = vm::admit_new(&host.state, approved.task(), takes, &terms)?;
     let image = tokio::select! {
         image = store.ensure(&approved.task().image, fetcher) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
@@ -159,10 +161,10 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
             kept.over(&image)?;
             kept.path().to_owned()
         }
-        None => qemu::OVERLAY.into(),
+        None => vm::OVERLAY.into(),
     };
     let plan = qemu::plan(dir.id(), program, approved, image, forwards, overlay);
-    let mut spec = Spec::new(&plan, args.grace().as_secs(), overlay_bytes, cage);
+    let mut spec = plan.spec(args.grace().as_secs(), overlay_bytes, cage);
     let mut held = Held::new(plan.image(), ports, kept)?;
     held.user(&mut spec.cage.user, host.config.cage.users)?;
     let folder = dir.path().to_owned();

@@ -13,7 +13,7 @@ use std::{
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
-    cage, launcher, limits,
+    cage, limits, spawn,
     vm::{self, Begin},
 };
 
@@ -51,8 +51,8 @@ fn supervise(vm: &Path, begin: Begin, held: RawFd) -> ExitCode {
         tracing::warn!(%error, "no session of its own");
     }
     // What was handed over stays open here and goes no further; what else the command was started with is closed.
-    let closed = launcher::close_from(launcher::FIRST_HELD.saturating_add(held));
-    if let Err(error) = closed.and_then(|()| launcher::close_on_exec(launcher::FIRST_HELD)) {
+    let closed = spawn::close_from(spawn::FIRST_HELD.saturating_add(held));
+    if let Err(error) = closed.and_then(|()| spawn::close_on_exec(spawn::FIRST_HELD)) {
         tracing::error!(%error, "cannot keep descriptors from QEMU");
         return ExitCode::FAILURE;
     }

@@ -13,9 +13,9 @@ use serde::Serialize;
 use super::{AuthorError, Language, c, unreadable, unwritable};
 use crate::{
     digest::Sha256,
-    launcher, limits,
+    limits,
     policy::{self, Kind},
-    state,
+    spawn, state,
 };
 
 /// A component that was built.
@@ -168,12 +168,12 @@ impl Tool {
         let program = program.ok_or(AuthorError::NoTool { tool, language })?;
         let broken = |source| AuthorError::Tool { tool, source };
         let output = tempfile::tempfile().map_err(broken)?;
-        let mut child = launcher::tool(&program, args)
+        let mut child = spawn::tool(&program, args)
             .current_dir(folder)
             .stdout(Stdio::from(output.try_clone().map_err(broken)?))
             .spawn()
             .map_err(broken)?;
-        let status = launcher::wait(&mut child, limits::AUTHOR_TOOL).map_err(broken)?;
+        let status = spawn::wait(&mut child, limits::AUTHOR_TOOL).map_err(broken)?;
         let said = text(output).map_err(broken)?;
         let why = match status {
             Some(status) if status.success() => return Ok(said),

@@ -8,7 +8,10 @@
 
 use std::{
     io::{self, BufRead as _, Write as _},
-    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::process::CommandExt as _,
+    },
     path::PathBuf,
     process::{Command, ExitCode},
 };
@@ -24,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Cage, CageError, Handed, Network, egress, landlock, namespaces, rlimits, seccomp, sockets, user,
 };
-use crate::{failpoint, launcher, qemu::Forward};
+use crate::{failpoint, launch::Forward, spawn};
 
 /// The word that starts this step.
 pub const SUBCOMMAND: &str = "__cage";
@@ -42,6 +45,8 @@ pub struct Orders {
     pub program: PathBuf,
     /// Its arguments.
     pub argv: Vec<String>,
+    /// The first descriptor that is not QEMU's.
+    pub first_free: RawFd,
 }
 
 /// What this step says.
@@ -139,8 +144,7 @@ fn become_qemu(orders: &Orders, sockets: &[OwnedFd], kvm: Option<u32>) -> Result
     let cage = &orders.cage;
     // A stopped process whose session loses its last parent is sent SIGHUP and SIGCONT (setpgid(2)); one of its own has none.
     rustix::process::setsid().map_err(CageError::at("making a session"))?;
-    launcher::close_on_exec(launcher::FIRST_FREE_DESCRIPTOR)
-        .map_err(CageError::at("closing what is not QEMU's"))?;
+    spawn::close_on_exec(orders.first_free).map_err(CageError::at("closing what is not QEMU's"))?;
     // What is made here, QEMU's user must get through.
     umask(Mode::from_raw_mode(0o022));
     namespaces::see_only(cage)?;
@@ -169,7 +173,7 @@ fn exec(orders: &Orders, null: &std::fs::File) -> Result<(), CageError> {
     let failed = CageError::at::<io::Error>("starting QEMU");
     // Where there is a root of its own, the program is there by its real name only.
     let program = orders.cage.paths.first().unwrap_or(&orders.program);
-    let heard = fcntl_dupfd_cloexec(io::stdout(), launcher::FIRST_FREE_DESCRIPTOR)
+    let heard = fcntl_dupfd_cloexec(io::stdout(), orders.first_free)
         .map_err(|error| failed(error.into()))?;
     dup2_stdout(null).map_err(|error| failed(error.into()))?;
     let error = Command::new(program).args(&orders.argv).env_clear().exec();

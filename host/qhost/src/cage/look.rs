@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::{Cage, Cgroup, Level, Network, Rlimits, Settings, User, egress, landlock, sockets};
 use crate::{
     job::{Accelerator, Egress, Protocol},
+    launch::Launch,
     limits,
-    policy::Launch,
 };
 
 /// One wall of the cage.
@@ -122,7 +122,7 @@ pub struct Needs<'a> {
     /// The launch.
     pub launch: &'a Launch,
     /// The host's side of its ports.
-    pub forwards: &'a [crate::qemu::Forward],
+    pub forwards: &'a [crate::launch::Forward],
     /// What the guest may write to its disk, in bytes.
     pub overlay_bytes: u64,
     /// The emulator.

@@ -26,7 +26,7 @@ use seccompiler::sock_filter;
 use serde::{Deserialize, Serialize};
 
 use super::{CageError, seccomp::line};
-use crate::{job::Protocol, limits, qemu::Forward};
+use crate::{job::Protocol, launch::Forward, limits};
 
 /// A socket that is bound to an address and a port, and listens at nothing yet.
 pub(crate) fn bound(

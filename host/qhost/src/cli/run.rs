@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use clap::Args;
 use ipnet::IpNet;
 
-use crate::{limits, policy::is_name};
+use crate::{limits, name::is_name};
 
 /// What a decision is made from.
 #[derive(Debug, Clone, Args)]

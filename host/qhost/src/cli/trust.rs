@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr};
 use clap::Args;
 
 use super::run::NamedFile;
-use crate::{policy::is_name, registry::Place};
+use crate::{name::is_name, registry::Place};
 
 /// `qhost policy keygen`
 #[derive(Debug, Args)]

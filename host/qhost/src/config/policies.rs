@@ -6,11 +6,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Config, ConfigProblem, Retention};
+use super::{Config, ConfigProblem};
 use crate::{
     digest::Sha256,
     limits,
     policy::{Allowance, Layer, Mode, PublicKey, Signers},
+    quota::{Quota, Terms},
 };
 
 /// `[policies.NAME]`
@@ -72,35 +73,6 @@ pub(super) struct Asked {
     chain: Vec<String>,
     /// What the tenant's VMs, or of the host all, may take together at a time.
     quota: Quota,
-}
-
-/// `quota`: what is absent has no bound but the host's own.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Quota {
-    /// VMs.
-    pub vms: Option<u64>,
-    /// Virtual CPUs.
-    pub cpus: Option<u64>,
-    /// Memory of guests in MiB.
-    pub memory_mib: Option<u64>,
-    /// What guests may write to their disks in bytes, `overlay.max_bytes` for each; and what kept overlays take that no VM has.
-    pub disk_bytes: Option<u64>,
-    /// Forwarded ports.
-    pub ports: Option<u64>,
-    /// What fetched images and unfinished downloads take of the disk in bytes; an image is the tenant's that fetched it first.
-    pub image_bytes: Option<u64>,
-}
-
-/// On what terms a tenant has VMs.
-#[derive(Debug, Clone, Default)]
-pub struct Terms {
-    /// What all tenants may take together.
-    pub host: Quota,
-    /// What the tenant may take.
-    pub tenant: Quota,
-    /// What is kept of each tenant's ended VMs.
-    pub retention: Retention,
 }
 
 /// A configured policy, its paths resolved.
@@ -257,7 +229,7 @@ impl Config {
                 }
             };
             found(
-                !crate::policy::is_name(name),
+                !crate::name::is_name(name),
                 format!("policies.{name}"),
                 "expected a name of 1 to 64 letters, digits, -, _ and .".into(),
             );
@@ -290,7 +262,7 @@ impl Config {
         self.check_chain("host.chain", &[], &self.host.chain, problems);
         for (tenant, asked) in &self.tenants {
             let place = format!("tenants.{tenant}.chain");
-            if !crate::policy::is_name(tenant) {
+            if !crate::name::is_name(tenant) {
                 let message = "expected a name of 1 to 64 letters, digits, -, _ and .".into();
                 problems.push(ConfigProblem { place: format!("tenants.{tenant}"), message });
             }

@@ -10,7 +10,7 @@ use tokio::time::{self, Instant};
 use url::Url;
 
 use super::{
-    Doing, FetchFailure, ImageError, Progress,
+    Doing, FetchFailure, ImageError, Progress, Settings,
     http::{self, Answer, Http, Version},
     pipe::{Gone, Pipe, Through},
     retry::Retry,
@@ -18,7 +18,7 @@ use super::{
     store::{Fetcher, Part},
     unpack::{Bounds, Packing},
 };
-use crate::{config, digest::Sha256, failpoint, limits};
+use crate::{digest::Sha256, failpoint, limits};
 
 /// What arrived.
 pub(super) struct Fetched<'a> {
@@ -93,7 +93,7 @@ pub(super) async fn sums(
 struct Fetch<'a> {
     http: Http,
     source: &'a Url,
-    config: &'a config::Image,
+    config: &'a Settings,
     progress: &'a dyn Progress,
     /// For all attempts at this source.
     time: Duration,

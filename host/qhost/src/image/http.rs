@@ -13,12 +13,12 @@ use reqwest::{Certificate, Client, Proxy, Response, StatusCode, header, redirect
 use url::Url;
 
 use super::{
-    FetchFailure, ImageError,
+    FetchFailure, ImageError, Settings,
     credentials::Credentials,
     network::{Forbidden, NetworkRules},
     shown,
 };
-use crate::{config, limits, printable, trusted};
+use crate::{limits, printable, trusted};
 
 /// What is needed to ask.
 pub(super) struct Http {
@@ -62,7 +62,7 @@ pub(super) struct Answer {
 
 impl Http {
     /// For sources of a scheme: a machine without CA certificates can still fetch over http.
-    pub(super) fn new(config: &config::Image, scheme: &str) -> Result<Self, ImageError> {
+    pub(super) fn new(config: &Settings, scheme: &str) -> Result<Self, ImageError> {
         let unusable = |path: &std::path::Path, reason: String| ImageError::Configured {
             path: path.to_owned(),
             reason,

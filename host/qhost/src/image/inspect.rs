@@ -12,7 +12,7 @@ use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::Format;
+use crate::format::Format;
 use signatures::Signature;
 
 /// Changed with the rules, so that a verdict by older ones is not taken for one by these.

@@ -9,11 +9,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 use wildmatch::WildMatch;
 
-use crate::{
-    addresses,
-    config::{ImageNetwork, Scheme},
-    limits,
-};
+use super::{NetworkSettings, Scheme};
+use crate::{addresses, limits};
 
 /// The operator's rules.
 #[derive(Debug, Clone)]
@@ -31,7 +28,7 @@ pub struct NetworkRules {
 
 impl NetworkRules {
     /// The rules of a configuration.
-    pub fn new(config: &ImageNetwork) -> Self {
+    pub fn new(config: &NetworkSettings) -> Self {
         let patterns =
             |hosts: &[String]| hosts.iter().map(|host| WildMatch::new(&name(host))).collect();
         Self {
@@ -147,8 +144,8 @@ fn listed(addresses: &[SocketAddr]) -> String {
 mod tests {
     use super::*;
 
-    fn rules(edit: impl FnOnce(&mut ImageNetwork)) -> NetworkRules {
-        let mut config = ImageNetwork::default();
+    fn rules(edit: impl FnOnce(&mut NetworkSettings)) -> NetworkRules {
+        let mut config = NetworkSettings::default();
         edit(&mut config);
         NetworkRules::new(&config)
     }

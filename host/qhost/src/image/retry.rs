@@ -6,8 +6,8 @@ use reqwest::StatusCode;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time;
 
-use super::{FetchFailure, Progress};
-use crate::{config, limits};
+use super::{FetchFailure, Progress, Settings};
+use crate::limits;
 
 /// How often, and after which wait, a source is asked again.
 pub(super) struct Retry {
@@ -18,7 +18,7 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    pub(super) fn new(config: &config::Image) -> Self {
+    pub(super) fn new(config: &Settings) -> Self {
         Self { most: config.attempts, failed: 0, backoff: limits::FETCH_BACKOFF, best: 0 }
     }
 
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_is_worth_another_attempt() {
-        let retry = Retry::new(&config::Image::default());
+        let retry = Retry::new(&Settings::default());
         let waits = |failure: FetchFailure| retry.wait(&failure);
         assert!(waits(FetchFailure::Connection("refused".into())).is_some());
         assert!(waits(FetchFailure::Short { received: 1, expected: 2 }).is_some());

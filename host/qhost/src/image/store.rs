@@ -38,11 +38,11 @@ use tokio::{task::spawn_blocking, time};
 use url::Url;
 
 use super::{
-    Format, ImageError, Inspected, Refusal, fetch,
+    ImageError, Inspected, Refusal, Settings, fetch,
     inspect::{self, RULES},
     shown,
 };
-use crate::{config, digest::Sha256, failpoint, job::ImageRequest, limits, state};
+use crate::{digest::Sha256, failpoint, format::Format, job::ImageRequest, limits, state};
 
 pub use catalog::{Checked, Collect, Collected, Stored};
 pub use claim::Fetcher;
@@ -130,7 +130,7 @@ impl Store {
         &self,
         request: &ImageRequest,
         tenant: &str,
-        config: &config::Image,
+        config: &Settings,
     ) -> Result<Option<VerifiedImage>, ImageError> {
         match self.known_digest(request, Some(tenant))? {
             Some(sha256) => match self.find(sha256, request, config)? {
@@ -146,7 +146,7 @@ impl Store {
         &self,
         request: &ImageRequest,
         tenant: &str,
-        config: &config::Image,
+        config: &Settings,
     ) -> Result<bool, ImageError> {
         let Some(sha256) = self.known_digest(request, Some(tenant))? else { return Ok(true) };
         Ok(match self.find(sha256, request, config)? {
@@ -198,7 +198,7 @@ impl Store {
         &self,
         sha256: Sha256,
         request: &ImageRequest,
-        config: &config::Image,
+        config: &Settings,
     ) -> Result<Found, ImageError> {
         let path = self.path(sha256);
         let Some(record) = Record::read(&path)? else { return Ok(Found::Nothing) };
@@ -400,7 +400,7 @@ fn inspected(
     file: &File,
     path: &Path,
     sha256: Sha256,
-    config: &config::Image,
+    config: &Settings,
 ) -> Result<Inspected, ImageError> {
     match inspect::inspect(file, config.max_disk_bytes) {
         Ok(Ok(inspected)) => Ok(inspected),

@@ -3,19 +3,23 @@
 use jiff::Timestamp;
 
 use super::{
-    Allowance, Answer, Approved, Change, Deadline, Decision, HostRecord, Launch, Layer, Mode,
-    PolicyRecord, Request, Verdict, Violation,
+    Allowance, Answer, Approved, Deadline, Decision, HostRecord, Layer, Mode, PolicyRecord,
+    Request, Verdict,
     bindings::qhost::policy::types as wit,
-    changes,
+    conflicts::{self, Conflict},
     convert::{self, Lent},
     error::{Fault, PolicyError},
     module::Module,
-    rules::{self, Findings},
     sandbox::{Log, Opened, Sandbox},
-    tighten,
     wasi::Moment,
 };
-use crate::digest::Sha256;
+use crate::{
+    digest::Sha256,
+    launch::{
+        self, Change, Launch, Violation,
+        rules::{self, Findings},
+    },
+};
 
 /// Loaded policies whose settings they have accepted, the host's before a tenant's.
 pub struct Chain {
@@ -142,7 +146,7 @@ impl<'a> Round<'a> {
                     }
                 }
                 Ok(Ok(better)) => {
-                    asked.record.changes = changes::between(launch, &better);
+                    asked.record.changes = launch.changes_to(&better);
                     if !enforced {
                         continue;
                     }
@@ -233,9 +237,9 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    fn conflicts(&self) -> Vec<changes::Conflict> {
+    fn conflicts(&self) -> Vec<Conflict> {
         let records = self.asked.iter().map(|asked| &asked.record);
-        changes::conflicts(records.filter(|record| record.mode == Mode::Enforce))
+        conflicts::conflicts(records.filter(|record| record.mode == Mode::Enforce))
     }
 }
 
@@ -261,7 +265,7 @@ impl<'a> Asked<'a> {
         let again = choose(&mut self.opened, self.link, request, chosen);
         self.opened.take();
         match again {
-            Ok(answer) => Ok(answer.map(|again| changes::between(launch, &again))),
+            Ok(answer) => Ok(answer.map(|again| launch.changes_to(&again))),
             Err(fault) => self.fail("choose", fault).map(|()| Ok(vec![])),
         }
     }
@@ -281,7 +285,7 @@ impl<'a> Asked<'a> {
 
     /// Whether what a tenant's policy chose is no wider than what the host's chain did.
     fn tightens(&mut self, hosts: &Launch, better: &Launch) -> Result<(), PolicyError> {
-        let Some(change) = tighten::widened(hosts, better) else { return Ok(()) };
+        let Some(change) = launch::widened(hosts, better) else { return Ok(()) };
         self.record.answer = Answer::Failed;
         let Module { name, sha256, .. } = &self.link.module;
         Err(PolicyError::Widened { name: name.clone(), sha256: *sha256, change: change.into() })

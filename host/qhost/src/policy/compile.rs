@@ -20,7 +20,7 @@ use wasmtime::Engine;
 use wit_component::{ComponentEncoder, DecodedWasm};
 
 use super::{module, sandbox};
-use crate::{launcher, limits, printable};
+use crate::{limits, printable, spawn};
 
 /// The hidden subcommand of `qhost` that ends up in [`child`].
 pub const SUBCOMMAND: &str = "__compile";
@@ -154,12 +154,12 @@ fn run(
     input.rewind()?;
     let seconds = limits.time.as_secs().to_string();
     let args = [product.to_owned(), limits.memory.to_string(), seconds];
-    let mut child = launcher::this_program(SUBCOMMAND, &args)
+    let mut child = spawn::this_program(SUBCOMMAND, &args)
         .stdin(Stdio::from(input))
         .stdout(Stdio::from(output.try_clone()?))
         .stderr(Stdio::from(errors.try_clone()?))
         .spawn()?;
-    launcher::wait(&mut child, limits.time)
+    spawn::wait(&mut child, limits.time)
 }
 
 /// A file without a name, in memory.

@@ -2,11 +2,11 @@
 
 use std::{borrow::Cow, net::Ipv4Addr};
 
-use super::{
-    Launch, PortMap, Request, Usage, Violation, bindings::qhost::policy::types as wit, error::Fault,
-};
+use super::{Request, bindings::qhost::policy::types as wit, error::Fault};
 use crate::{
+    host_facts::Usage,
     job::{Accelerator, Egress, Protocol, Resources},
+    launch::{Launch, PortMap, PortRange, Violation},
     limits, printable,
 };
 
@@ -32,8 +32,7 @@ impl<'a> Lent<'a> {
             host: port.host,
             protocol: port.protocol.into(),
         };
-        let range =
-            |range: &super::PortRange| wit::PortRange { first: range.first(), last: range.last() };
+        let range = |range: &PortRange| wit::PortRange { first: range.first(), last: range.last() };
         let sums = task.image.checksum.sums().map(|sums| ("image.sums", sums.as_str()));
         let persist = task.persist.then_some(("persist", "true"));
         Self {

@@ -2,11 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{
-    changes::{Change, listed, shown},
-    signature::{Checked, PublicKey, Signers},
+use super::signature::{Checked, PublicKey, Signers};
+use crate::{
+    digest::Sha256,
+    launch::{Change, listed, shown},
+    limits,
+    trusted::Untrusted,
 };
-use crate::{digest::Sha256, limits, trusted::Untrusted};
 
 /// A policy could not be asked, or did not answer as it must.
 #[derive(Debug, thiserror::Error)]

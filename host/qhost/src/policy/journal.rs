@@ -12,8 +12,8 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{Record, is_name};
-use crate::{limits, state};
+use super::Record;
+use crate::{limits, name::is_name, state};
 
 /// Where decisions are recorded, and how much of them is kept.
 #[derive(Debug, Clone)]

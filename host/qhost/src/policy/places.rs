@@ -4,10 +4,13 @@
 use url::Url;
 
 use super::{
-    Answer, Approved, Chain, Deadline, Decision, HostRecord, Launch, OtherPlace, PolicyRecord,
-    Request, Verdict, Violation,
+    Answer, Approved, Chain, Deadline, Decision, HostRecord, OtherPlace, PolicyRecord, Request,
+    Verdict,
 };
-use crate::limits;
+use crate::{
+    launch::{Launch, Violation},
+    limits,
+};
 
 impl Chain {
     /// Decides one task, in the time that a decision has.

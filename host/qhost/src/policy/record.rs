@@ -5,8 +5,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Decision, HostFacts, Masks, PolicyError, Request, Rules, Verdict};
-use crate::{digest::Sha256, job::Task, limits};
+use super::{Decision, PolicyError, Request, Verdict, masked};
+use crate::{
+    digest::Sha256, host_facts::HostFacts, job::Task, launch::Rules, limits, masks::Masks,
+};
 
 /// One line of the log of decisions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -151,7 +153,7 @@ impl Record {
             outcome,
             input,
             input_sha256,
-            decision: secrets.masked(decision),
+            decision: masked(&secrets, decision),
             error: error.map(|error| secrets.without(&error)),
             masked: secrets.places().to_vec(),
             dropped,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time;
 
 use super::kvm_probe::{self, Probe};
-use crate::{job::Accelerator, launcher::command, limits, printable};
+use crate::{job::Accelerator, limits, printable, spawn::command};
 
 /// The emulator, as Nomad's driver names it.
 const EMULATOR: &str = "qemu-system-x86_64";

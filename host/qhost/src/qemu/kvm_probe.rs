@@ -11,7 +11,7 @@ use std::{
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::time::{self, Instant};
 
-use crate::{launcher::command, limits, printable};
+use crate::{limits, printable, spawn::command};
 
 /// Whether this process may use kvm at all.
 pub(super) fn device_opens() -> io::Result<File> {

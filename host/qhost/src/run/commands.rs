@@ -13,11 +13,11 @@ use crate::{
     doctor::{self, Finding, Health},
     facts,
     job::{self, Resources},
-    launcher,
     outcome::Exit,
     policy::{self, About, Allowance, Facts, Inspection, Product},
     printable,
     qemu::Fingerprint,
+    spawn,
 };
 
 /// Becomes QEMU, or says why not; that text ends up where QEMU's own messages do.
@@ -26,7 +26,7 @@ pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
     let Some((program, args)) = command.split_first() else {
         return ExitCode::from(Exit::Usage.code());
     };
-    let error = launcher::exec(parent, program, args);
+    let error = spawn::exec(parent, program, args);
     let said = writeln!(std::io::stderr(), "cannot run {}: {error}", program.display());
     // The status of a shell whose command was not found, whether or not anybody hears why.
     ExitCode::from(if said.is_ok() { 127 } else { 126 })

@@ -14,8 +14,9 @@ use crate::{
     facts,
     job::{self, Task},
     limits,
+    masks::Masks,
     outcome::{Exit, Report},
-    policy::{Approved, Deadline, Input, Journal, Loader, Masks, Request, Verdict},
+    policy::{Approved, Deadline, Input, Journal, Loader, Request, Verdict},
     qemu::Fingerprint,
 };
 

@@ -7,9 +7,11 @@ use jiff::Timestamp;
 
 use super::{Host, RunError};
 use crate::{
+    host_facts::HostFacts,
     job::Task,
+    masks::Masks,
     outcome::ErrorReport,
-    policy::{HostFacts, Input, Journal, Masks, Outcome, Record, RecordError, Request, Verdict},
+    policy::{Input, Journal, Outcome, Record, RecordError, Request, Verdict},
 };
 
 /// Whether a decision is recorded. Every decision that a launch follows from is.

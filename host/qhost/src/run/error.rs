@@ -11,8 +11,9 @@ use crate::{
     facts::FactsError,
     image::ImageError,
     job::{JobError, Problem, Task},
+    masks::{Masks, Secrets},
     outcome::{ErrorReport, Exit, Report},
-    policy::{Decision, Masks, PolicyError, RecordError, Secrets},
+    policy::{self, Decision, PolicyError, RecordError},
     qemu::FingerprintError,
     state::StateDirError,
     trial::TrialError,
@@ -247,7 +248,7 @@ impl Report {
 
     /// A decision without the task's secrets.
     pub(super) fn masked(&self, decision: &Decision) -> Decision {
-        self.secrets.masked(decision.clone())
+        policy::masked(&self.secrets, decision.clone())
     }
 
     /// Takes an error in.

@@ -62,7 +62,7 @@ impl Images<'_> {
             steps.doing("images", &format!("also from {}, {IMAGE_ALLOW}", networks.join(", ")));
         }
         let image = tokio::select! {
-            image = self.store.ensure(&request, Fetcher::operator(&config, &steps)) => image?,
+            image = self.store.ensure(&request, Fetcher::operator(&config.image, config.host_quota(), &steps)) => image?,
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
         steps.verified(&image);

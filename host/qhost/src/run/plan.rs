@@ -9,10 +9,13 @@ use crate::{
     cage::{self, Cage},
     cli::{DecideArgs, Shared},
     digest::Sha256,
-    image::{Format, Store},
+    format::Format,
+    image::Store,
+    launch::Forward,
     outcome::{Exit, Report},
     policy::Approved,
-    qemu::{self, Fingerprint, Forward},
+    qemu::Fingerprint,
+    vm,
 };
 
 /// A report, and the command line that a run would use.
@@ -94,7 +97,7 @@ fn planned(
     let tenant = &approved.task().tenant;
     let stored = store.get(image, tenant, &host.config.image)?;
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
-    let forward = |port: &crate::policy::PortMap| Forward {
+    let forward = |port: &crate::launch::PortMap| Forward {
         label: port.label.clone(),
         bind: port.bind,
         host: port.host.unwrap_or(0),
@@ -116,12 +119,12 @@ fn planned(
         image_format: format,
         cage,
         program: fingerprint.path().display().to_string(),
-        argv: qemu::argv("VM-ID", approved.launch(), &approved.task().args, format, &forwards),
+        argv: vm::argv("VM-ID", approved.launch(), &approved.task().args, format, &forwards),
     })
 }
 
 impl PlannedLaunch {
-    fn text(&self, launch: &crate::policy::Launch) -> String {
+    fn text(&self, launch: &crate::launch::Launch) -> String {
         let crate::job::Resources { cpus, memory_mib } = launch.resources;
         let mut text = format!(
             "launch    {}, {cpus} CPU{}, {memory_mib} MiB, egress {}\n",

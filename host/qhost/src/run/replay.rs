@@ -10,8 +10,9 @@ use super::{Host, RunError, show, sources};
 use crate::{
     cli::{ReplayArgs, Shared},
     config::Config,
+    launch::{Change, Violation},
     outcome::Exit,
-    policy::{self, Chain, Change, Decision, Input, Loader, Outcome, Record, Request, Source},
+    policy::{self, Chain, Decision, Input, Loader, Outcome, Record, Request, Source},
     printable,
 };
 
@@ -293,7 +294,7 @@ fn why(decision: &Decision) -> Vec<Why> {
     let policies = decision.policies.iter().filter(|policy| policy.refuses());
     let policies = policies.map(|policy| (policy.name.as_str(), &policy.violations));
     let all = policies.chain([("host", &decision.host.violations)]);
-    let why = |name: &str, violation: &policy::Violation| Why {
+    let why = |name: &str, violation: &Violation| Why {
         policy: name.into(),
         code: violation.code.clone(),
         field: violation.field.clone(),

@@ -11,10 +11,7 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 
 use super::{Expect, TrialError, example, unreadable};
-use crate::{
-    job, limits,
-    policy::{HostFacts, PortRange, Request},
-};
+use crate::{host_facts::HostFacts, job, launch::PortRange, limits, policy::Request};
 
 /// A file of cases.
 #[derive(Debug)]

@@ -117,11 +117,11 @@ fn found(project: &Project, loader: &Loader, case: &Case) -> Result<(Expect, u64
     if let Some(error) = verdict.error() {
         return Ok((failed(error.to_string()), policy.cost.micros));
     }
-    let reason = |violation: &crate::policy::Violation| Reason {
+    let reason = |violation: &crate::launch::Violation| Reason {
         code: violation.code.clone(),
         field: violation.field.clone(),
     };
-    let write = |change: &crate::policy::Change| Write {
+    let write = |change: &crate::launch::Change| Write {
         field: change.field.clone(),
         to: change.to.clone(),
     };

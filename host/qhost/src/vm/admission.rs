@@ -10,14 +10,14 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Amounts, Status, Vm, VmError, Whose,
-    dir::{STATUS, remove_leftovers},
+    Status, Vm, VmDir, VmError,
+    dir::{STATUS, bytes_of, remove_leftovers},
     kept, list,
-    quota::Taken,
 };
 use crate::{
-    config::{Retention, Terms},
-    qemu::OVERLAY,
+    job::Task,
+    quota::{Amounts, Quota, Terms},
+    retention::Retention,
     state::StateDir,
 };
 
@@ -36,8 +36,27 @@ struct Ended {
     bytes: u64,
 }
 
+/// Makes the folder of a new VM, if that is not beyond the quotas of all and of its tenant.
+pub fn admit_new(
+    state: &StateDir,
+    task: &Task,
+    takes: Amounts,
+    terms: &Terms,
+) -> Result<VmDir, VmError> {
+    let Task { tenant, job, name, .. } = task;
+    let asking = Asking { tenant, job, task: name, takes };
+    VmDir::create(state, task, takes, || admit(state, &asking, terms))
+}
+
+/// Takes the folder of a VM that has ended, to start it once more, if that is not beyond those quotas; nothing where it is held.
+pub fn admit_again(state: &StateDir, vm: &Vm, terms: &Terms) -> Result<Option<VmDir>, VmError> {
+    let Vm { tenant, job, task, reserved, .. } = vm;
+    let asking = Asking { tenant, job, task, takes: *reserved };
+    VmDir::take_again(state, vm, || admit(state, &asking, terms))
+}
+
 /// Removes what is not kept, and says whether there is room for one VM more. Called under the lock of all folders.
-pub(super) fn admit(state: &StateDir, asking: &Asking<'_>, terms: &Terms) -> Result<(), VmError> {
+fn admit(state: &StateDir, asking: &Asking<'_>, terms: &Terms) -> Result<(), VmError> {
     let (mut going_on, mut ended) = (vec![], vec![]);
     for folder in list::folders(&state.vms()) {
         let held = !list::is_abandoned(&folder);
@@ -63,7 +82,7 @@ pub(super) fn admit(state: &StateDir, asking: &Asking<'_>, terms: &Terms) -> Res
             vms: vms.fold(Amounts::default(), |sum, vm| sum + vm.reserved),
             kept_bytes: kept.map(|one| one.disk_usage).sum(),
         };
-        quota.admits(whose, taken, asking.takes)?;
+        admits(quota, whose, taken, asking.takes)?;
     }
     Ok(())
 }
@@ -76,13 +95,6 @@ impl Ended {
         let bytes = status.and_then(|status| status.kept_bytes);
         Self { at, bytes: bytes.unwrap_or_else(|| bytes_of(&folder)), folder }
     }
-}
-
-/// What a VM's records and console logs take, in bytes. Those that are gone take nothing.
-pub(super) fn bytes_of(folder: &Path) -> u64 {
-    let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = files.filter(|file| file.file_name() != OVERLAY);
-    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
 /// Removes the folders of VMs that ended first, of each tenant that has more than are kept. A failure is logged and ends no
@@ -123,4 +135,89 @@ fn sweep(ended: Vec<Ended>, retention: &Retention) {
 fn remove(folder: &Path) -> io::Result<()> {
     remove_leftovers(folder)?;
     fs::remove_dir_all(folder)
+}
+
+/// What is taken already.
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    /// By VMs.
+    vms: Amounts,
+    /// By kept overlays that no VM has.
+    kept_bytes: u64,
+}
+
+/// Whose quota it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose<'a> {
+    /// All tenants' together.
+    Host,
+    /// One tenant's.
+    Tenant(&'a str),
+}
+
+/// Whether there is room for more beside what is taken.
+fn admits(
+    quota: &Quota,
+    whose: Whose<'_>,
+    Taken { vms: taken, kept_bytes }: Taken,
+    more: Amounts,
+) -> Result<(), VmError> {
+    let disk_bytes = taken.disk_bytes.saturating_add(kept_bytes);
+    let each = [
+        ("vms", "VMs", quota.vms, taken.vms, more.vms),
+        ("cpus", "CPUs", quota.cpus, taken.cpus, more.cpus),
+        ("memory_mib", "MiB of memory", quota.memory_mib, taken.memory_mib, more.memory_mib),
+        ("disk_bytes", "bytes of disk", quota.disk_bytes, disk_bytes, more.disk_bytes),
+        ("ports", "ports", quota.ports, taken.ports, more.ports),
+    ];
+    let exceeded = each.into_iter().find(|(_, _, most, taken, more)| {
+        most.is_some_and(|most| taken.saturating_add(*more) > most)
+    });
+    let Some((key, what, Some(most), taken, more)) = exceeded else { return Ok(()) };
+    let (who, table) = match whose {
+        Whose::Host => ("all tenants together".to_owned(), "host.quota".to_owned()),
+        Whose::Tenant(tenant) => (format!("tenant {tenant}"), format!("tenants.{tenant}.quota")),
+    };
+    let (kept, remove) = match key == "disk_bytes" && kept_bytes > 0 {
+        true => (
+            format!(", {kept_bytes} of them by kept overlays (qhost overlay ls),"),
+            " remove kept overlays,",
+        ),
+        false => (String::new(), ""),
+    };
+    let reason = format!(
+        "{who} may have {most} {what} on this host, {taken} are taken{kept} and this VM takes {more}; wait for another to end,{remove} \
+             or have the operator raise {table}.{key}"
+    );
+    Err(VmError::Quota { reason, is_hosts: whose == Whose::Host })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_that_fits_and_the_first_that_does_not() {
+        let one = Amounts { vms: 1, cpus: 2, memory_mib: 64, disk_bytes: 10, ports: 1 };
+        let check = |quota: Quota, taken: u64, admitted: bool| {
+            let vms = (0..taken).fold(Amounts::default(), |sum, _| sum + one);
+            let taken = Taken { vms, kept_bytes: 0 };
+            let whose = Whose::Tenant("acme");
+            assert_eq!(admits(&quota, whose, taken, one).is_ok(), admitted, "{quota:?}");
+        };
+        let none = Quota::default();
+        check(none.clone(), 1000, true);
+        for (quota, fits) in [
+            (Quota { vms: Some(3), ..none.clone() }, 2),
+            (Quota { cpus: Some(6), ..none.clone() }, 2),
+            (Quota { cpus: Some(7), ..none.clone() }, 2),
+            (Quota { memory_mib: Some(64), ..none.clone() }, 0),
+            (Quota { disk_bytes: Some(29), ..none.clone() }, 1),
+            (Quota { ports: Some(1), ..none.clone() }, 0),
+        ] {
+            check(quota.clone(), fits, true);
+            check(quota, fits + 1, false);
+        }
+        check(Quota { vms: Some(0), ..none }, 0, false);
+    }
 }

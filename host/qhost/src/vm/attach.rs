@@ -17,8 +17,8 @@ use tokio::net::unix::pipe;
 use tokio_stream::StreamExt as _;
 use tokio_util::codec::{FramedRead, LinesCodec};
 
-use super::{Begin, Change, Process, VmError, dir::folder};
-use crate::{launcher, limits, state};
+use super::{Begin, Change, Process, VmError, error::folder};
+use crate::{limits, spawn, state};
 
 /// What a supervisor writes to its log, in the VM's folder.
 const LOG: &str = "supervisor.log";
@@ -82,7 +82,7 @@ impl Attached {
         };
         let failed =
             |(program, source): (PathBuf, std::io::Error)| VmError::Supervisor { program, source };
-        let mut child = launcher::supervisor(vm, how, holds, log).map_err(failed)?;
+        let mut child = spawn::supervisor(vm, how, holds, log).map_err(failed)?;
         let process = Process::of(child.id());
         let stdout = child
             .stdout

@@ -16,7 +16,8 @@ use tokio::{
     sync::broadcast,
 };
 
-use crate::{limits, printable, qemu::TokenBucket, state};
+use super::token_bucket::TokenBucket;
+use crate::{limits, printable, state};
 
 const LOG: &str = "console.log";
 /// The log before the last rotation.

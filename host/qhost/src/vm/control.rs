@@ -14,7 +14,7 @@ use tokio::{
     time,
 };
 
-use super::{Status, VmError, dir::folder};
+use super::{Status, VmError, error::folder};
 use crate::limits;
 
 /// The socket, in the VM's folder.

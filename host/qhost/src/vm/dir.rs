@@ -14,21 +14,21 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    Amounts, Event, Process, Spec, State, Status, VmError,
-    admission::{self, Asking, admit},
-    console, control, list,
-    list::Reserved,
+    Event, Process, Spec, State, Status, VmError,
+    argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET},
+    console, control,
+    error::folder,
+    list::{self, Reserved},
     spare,
     spec::PLAN,
 };
 use crate::{
     cage::Cage,
-    config::Terms,
     failpoint,
     job::Task,
     limits,
-    policy::Masks,
-    qemu::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET},
+    masks::Masks,
+    quota::Amounts,
     state::{self, StateDir},
 };
 
@@ -55,19 +55,18 @@ pub struct VmDir {
 }
 
 impl VmDir {
-    /// Makes a folder for a task, under an id that starts with something like its name, and reserves what it takes: not
-    /// beyond the quotas of all and of its tenant. Its image is fetched next.
+    /// Makes a folder for a task, under an id that starts with something like its name, and reserves what it takes. Under the lock
+    /// of all folders it is first asked whether the VM is admitted. Its image is fetched next.
     pub fn create(
         state: &StateDir,
         task: &Task,
         takes: Amounts,
-        terms: &Terms,
+        admit: impl FnOnce() -> Result<(), VmError>,
     ) -> Result<Self, VmError> {
         let vms = state.vms();
         state::create_private(&vms).map_err(folder("create", &vms))?;
         let all_folders = lock_all(&vms)?;
-        let Task { tenant, job, name, .. } = task;
-        admit(state, &Asking { tenant, job, task: name, takes }, terms)?;
+        admit()?;
         let made = tempfile::Builder::new()
             .prefix(&format!("{}-", slug(&task.name)))
             .rand_bytes(RANDOM_BYTES)
@@ -104,20 +103,19 @@ impl VmDir {
         Ok(dir)
     }
 
-    /// The folder of a VM that has ended, taken to start it once more; nothing where somebody has it.
+    /// The folder of a VM that has ended, taken to start it once more; nothing where it is held. Whether the VM is admitted is asked
+    /// under the lock of all folders, and before its own is held, which says that it takes something already.
     pub fn take_again(
         state: &StateDir,
         vm: &list::Vm,
-        terms: &Terms,
+        admit: impl FnOnce() -> Result<(), VmError>,
     ) -> Result<Option<Self>, VmError> {
         let _all = lock_all(&state.vms())?;
         let spec = Spec::read(&vm.folder)?;
-        // Before its lock is held, which says that it takes something already.
-        let list::Vm { job, task, reserved: takes, .. } = vm;
-        admit(state, &Asking { tenant: &spec.tenant, job, task, takes: *takes }, terms)?;
+        admit()?;
         let Some(lock) = try_lock(&vm.folder)? else { return Ok(None) };
         let mut dir = Self::looked_after(&vm.folder, &spec);
-        // Since it was looked at, somebody may have started it and been killed.
+        // Since it was looked at, another command may have started it and been killed.
         if !dir.status.state().is_final() {
             return Ok(None);
         }
@@ -245,7 +243,7 @@ impl VmDir {
         // How it ended is known to nobody else.
         let is_final = self.status.state().is_final();
         let write = if is_final { state::write_whole } else { state::write_replacing };
-        self.status.kept_bytes = is_final.then(|| admission::bytes_of(&self.path));
+        self.status.kept_bytes = is_final.then(|| bytes_of(&self.path));
         match self.write_by(write, STATUS, &self.status) {
             Err(VmError::Folder { source, .. }) if spare::is_wanted(&source) => {
                 spare::write(&self.path, &self.status)
@@ -295,11 +293,6 @@ impl Drop for VmDir {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the VM's folder");
         }
     }
-}
-
-pub(super) fn folder(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmError {
-    let path = path.to_owned();
-    move |source| VmError::Folder { doing, path, source }
 }
 
 /// Held for the moment in which folders are made or swept, so that neither sees the other half done.
@@ -352,6 +345,13 @@ pub(super) fn remove_leftovers(path: &Path) -> io::Result<()> {
     }
     // The last: what has none has been swept.
     state::remove(&path.join(control::SOCKET))
+}
+
+/// What a VM's records and console logs take, in bytes. Those that are gone take nothing.
+pub(super) fn bytes_of(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = files.filter(|file| file.file_name() != OVERLAY);
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Sha256, limits, policy, state};
+use crate::{digest::Sha256, limits, name::is_name, state};
 
 const FOLDER: &str = "events";
 const ENDING: &str = ".jsonl";
@@ -66,7 +66,7 @@ impl Event {
 /// The path of a tenant's files, without the ending that is added to it: with one, a name such as `..` leads nowhere else. The
 /// name comes from a record, which may be damaged.
 fn stem(tenant: &str) -> String {
-    match policy::is_name(tenant) {
+    match is_name(tenant) {
         true => tenant.to_owned(),
         // No name has this character.
         false => format!("~{}", Sha256::of(tenant.as_bytes())),

@@ -12,18 +12,13 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Spec, VmError,
-    admission::Asking,
-    dir::{folder, slug},
-    list,
-};
+use super::{Spec, VmError, admission::Asking, argv::OVERLAY, dir::slug, error::folder, list};
 use crate::{
     digest::Sha256,
-    image::{self, Format, VerifiedImage},
+    format::Format,
+    image::{self, VerifiedImage},
     job::Task,
     limits,
-    qemu::OVERLAY,
     state::{self, StateDir},
 };
 

@@ -2,13 +2,14 @@
 
 use std::{fs::File, path::Path};
 
-use super::{Attached, Begin, KeptOverlay, Reserved, Spec, VmDir, VmError, dir::folder};
+use super::{
+    Attached, Begin, KeptOverlay, Reserved, Spec, VmDir, VmError, argv::OVERLAY, error::folder,
+};
 use crate::{
     cage::{UIDS, User, UserRange},
     failpoint,
     image::{self, VerifiedImage},
     policy::Decision,
-    qemu::OVERLAY,
 };
 
 /// What is held for a VM by open files, from before its launch until it has ended.

@@ -5,18 +5,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Amounts, Reader, State, Status, VmError, console,
-    dir::{LOCK, RESERVED, STATUS, TASK, folder, is_id, lock_all, name_of, remove_leftovers},
-    spec::PLAN,
+    Reader, State, Status, VmError, console,
+    dir::{LOCK, RESERVED, STATUS, TASK, is_id, lock_all, name_of, remove_leftovers},
+    error::folder,
+    spec::{PLAN, Spec},
 };
 use crate::{
     cage::Cage,
     digest::Sha256,
     job::{Resources, Task},
-    qemu::Forward,
+    launch::Forward,
+    quota::Amounts,
     state::{self, StateDir},
 };
 
@@ -165,6 +168,23 @@ impl Vm {
     /// Reads it again; nothing where it was removed meanwhile.
     pub fn again(&self) -> Option<Self> {
         self.folder.exists().then(|| Self::read(&self.folder))
+    }
+
+    /// Asks its supervisor, or the run that makes it, by a signal; false where that is gone, or where the record names a process that
+    /// does not have the VM's lock.
+    pub fn signal_supervisor(&self) -> bool {
+        let lock = self.folder.join(LOCK);
+        let supervisor = self.status.supervisor.as_ref();
+        let supervisor = supervisor.filter(|process| process.has_open(&lock));
+        supervisor.is_some_and(|supervisor| supervisor.signal(Signal::TERM))
+    }
+
+    /// Kills its QEMU where its supervisor does not answer; false where QEMU is gone, or its records do not go together.
+    pub fn kill_qemu(&self) -> bool {
+        let spec = Spec::read(&self.folder);
+        let qemu = self.status.qemu.as_ref();
+        let qemu = qemu.filter(|qemu| spec.is_ok_and(|spec| spec.can_be(qemu)));
+        qemu.is_some_and(|qemu| qemu.signal(Signal::KILL))
     }
 
     /// Removes what is left of an ended VM; false where it goes on.

@@ -102,7 +102,10 @@ fn shown(vms: &[Vm]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::{Amounts, State, Status};
+    use crate::{
+        quota::Amounts,
+        vm::{State, Status},
+    };
 
     fn vm(tenant: &str, task: &str, id: &str, ended: bool) -> Vm {
         let mut status = Status::unknown();

@@ -12,13 +12,12 @@ use std::{
 
 use rustix::{io::Errno, net::getsockname};
 
-use super::{VmError, dir::folder};
+use super::{VmError, error::folder};
 use crate::{
     cage::bound,
     job::Protocol,
+    launch::{Forward, Launch, PortMap, PortRange},
     limits,
-    policy::{Launch, PortMap, PortRange},
-    qemu::Forward,
     state::{self, StateDir},
 };
 

@@ -22,15 +22,17 @@ use tokio::{
 
 use super::{
     Process, Spec, VmDir, VmError,
+    argv::{CONSOLE_SOCKET, QMP_SOCKET, descriptors},
     console::{self, Log},
     control::{self, Console},
-    dir::folder,
+    error::folder,
     process::{Ending, Watched},
+    qmp::{Qmp, QmpError},
 };
 use crate::{
-    cage::{Binds, Handed, Orders, Said},
-    failpoint, launcher, limits, printable,
-    qemu::{CONSOLE_SOCKET, QMP_SOCKET, Qmp, QmpError, descriptors},
+    cage::{self, Binds, Handed, Orders, Said},
+    failpoint, limits, printable,
+    spawn::{self, Mapped},
     state,
 };
 
@@ -53,7 +55,7 @@ impl Qemu {
         let spawn = |source| VmError::Spawn { program: spec.program.clone(), source };
         let (descriptors, qmp, serial) = open(spec, &vm).await?;
         failpoint::reach("launch.opened");
-        let mut child = launcher::caged(&vm, descriptors).map_err(spawn)?;
+        let mut child = spawn::caged(cage::SUBCOMMAND, &vm, descriptors).map_err(spawn)?;
         failpoint::reach("launch.spawned");
         let no_pipe = || spawn(std::io::Error::other("no pipe to it"));
         let stderr = child.stderr.take().ok_or_else(no_pipe)?;
@@ -176,24 +178,22 @@ async fn negotiated(stream: UnixStream) -> Result<Qmp, QmpError> {
 }
 
 /// All that QEMU needs, open, and the other ends of its sockets: connected before it runs, so that nobody waits for it.
-async fn open(
-    spec: &Spec,
-    vm: &Path,
-) -> Result<(Vec<(OwnedFd, i32)>, UnixStream, UnixStream), VmError> {
-    let mut descriptors: Vec<(OwnedFd, i32)> = vec![];
+async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixStream), VmError> {
+    let mut descriptors: Vec<Mapped> = vec![];
+    let mut give = |descriptor: OwnedFd, number| descriptors.push(Mapped { descriptor, number });
     let mut streams = vec![];
     for (name, number) in [(QMP_SOCKET, descriptors::QMP), (CONSOLE_SOCKET, descriptors::CONSOLE)] {
         let listener = control::listen(vm, name).map_err(folder("listen on a socket in", vm))?;
         streams
             .push(control::connect(vm, name).await.map_err(folder("connect to a socket in", vm))?);
-        descriptors.push((listener.into(), number));
+        give(listener.into(), number);
     }
     let image = File::open(&spec.image.path).map_err(folder("open", &spec.image.path))?;
-    descriptors.push((image.into(), descriptors::IMAGE));
+    give(image.into(), descriptors::IMAGE);
     if let Some(overlay) = &spec.overlay {
         let path = vm.join(overlay);
         let overlay = state::open_plain(File::options().read(true).write(true), &path);
-        descriptors.push((overlay.map_err(folder("open", &path))?.into(), descriptors::OVERLAY));
+        give(overlay.map_err(folder("open", &path))?.into(), descriptors::OVERLAY);
     }
     let no_streams = || folder("connect to a socket in", vm)(std::io::Error::other("none"));
     let serial = streams.pop().ok_or_else(no_streams)?;
@@ -244,6 +244,7 @@ async fn caged(
         forwards: spec.forwards.clone(),
         program: spec.program.clone(),
         argv: spec.argv.clone(),
+        first_free: descriptors::FIRST_FREE,
     };
     let line = format!("{}\n", serde_json::to_string(&line)?);
     // Where the step is gone already, what it says, or its status, tells why.

@@ -14,8 +14,8 @@ use tokio::{
 use super::supervise::console_says;
 use crate::{
     job::{Ready, ReadyCheck},
+    launch::Forward,
     limits,
-    qemu::Forward,
 };
 
 /// A check that goes on until it holds or its time is over.

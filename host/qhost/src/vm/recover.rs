@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use rustix::process::Signal;
 use tokio::time;
 
 use super::{
@@ -143,20 +142,4 @@ fn sweep(vm: &Path) {
     if let Err(error) = remove_leftovers(vm) {
         tracing::warn!(path = %vm.display(), %error, "cannot remove what an ended VM had");
     }
-}
-
-/// Asks a VM's supervisor, or the run that makes it, by a signal; false where it is gone, or where the record names a process that
-/// does not have the VM's lock.
-pub fn signal_supervisor(vm: &list::Vm) -> bool {
-    let lock = vm.folder.join(super::dir::LOCK);
-    let supervisor = vm.status.supervisor.as_ref().filter(|process| process.has_open(&lock));
-    supervisor.is_some_and(|supervisor| supervisor.signal(Signal::TERM))
-}
-
-/// Kills a VM's QEMU where its supervisor does not answer; false where it is gone, or its records do not go together.
-pub fn kill_qemu(vm: &list::Vm) -> bool {
-    let spec = Spec::read(&vm.folder);
-    let qemu = vm.status.qemu.as_ref();
-    let qemu = qemu.filter(|qemu| spec.is_ok_and(|spec| spec.can_be(qemu)));
-    qemu.is_some_and(|qemu| qemu.signal(Signal::KILL))
 }

@@ -1,7 +1,7 @@
 //! What was seen of one QEMU and asked of it, and the end that comes of that.
 
-use super::{End, StoppedBy, process::Ending};
-use crate::{limits, printable, qemu::Event};
+use super::{End, StoppedBy, process::Ending, qmp::Event};
+use crate::{limits, printable};
 
 /// How far stopping has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

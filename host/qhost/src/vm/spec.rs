@@ -7,18 +7,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Process, VmError,
-    dir::{folder, name_of},
-};
+use super::{Process, VmError, argv::OVERLAY, dir::name_of, error::folder};
 use crate::{
     cage::{Cage, User},
     digest::Sha256,
-    image::Format,
+    format::Format,
     job::{Ready, Resources, Restart},
-    launcher,
-    qemu::{Forward, LaunchPlan, OVERLAY},
-    state,
+    launch::Forward,
+    spawn, state,
 };
 
 pub(super) const PLAN: &str = "plan.json";
@@ -70,32 +66,6 @@ pub struct ImageOf {
 }
 
 impl Spec {
-    /// Of a plan, with what the operator has settled.
-    pub fn new(plan: &LaunchPlan, grace_s: u64, overlay_bytes: u64, cage: Cage) -> Self {
-        let (task, image) = (plan.task(), plan.image());
-        Self {
-            vm: plan.vm().to_owned(),
-            task: task.name.clone(),
-            tenant: task.tenant.clone(),
-            resources: plan.decision().launch.resources,
-            forwards: plan.forwards().to_vec(),
-            image: ImageOf {
-                path: image.path().to_owned(),
-                sha256: image.sha256(),
-                format: image.format(),
-                disk_bytes: image.disk_bytes(),
-            },
-            overlay: plan.overlay().map(Path::to_owned),
-            overlay_bytes,
-            grace_s,
-            restart: task.restart,
-            ready: task.ready.clone(),
-            cage,
-            program: plan.program().to_owned(),
-            argv: plan.argv().to_vec(),
-        }
-    }
-
     /// The one of a VM's folder.
     pub fn read(vm: &Path) -> Result<Self, VmError> {
         let path = vm.join(PLAN);
@@ -138,7 +108,7 @@ impl Spec {
     pub(super) fn can_be(&self, qemu: &Process) -> bool {
         let is_its_user = match self.cage.user {
             User::Own(uid) => {
-                let step = launcher::supervisor_program();
+                let step = spawn::supervisor_program();
                 qemu.user() == Some(uid) || step.is_ok_and(|step| qemu.runs(&step))
             }
             // The kernel keeps users but root from the processes of other users.

@@ -16,6 +16,7 @@ use super::{
     control::{self, Ask, Console, Request},
     dir::remove_leftovers,
     qemu::{self, Qemu},
+    qmp::Qmp,
     ready,
     seen::Asked,
     watch::Watch,
@@ -24,7 +25,6 @@ use crate::{
     failpoint,
     job::{Ready, ReadyCheck},
     limits,
-    qemu::Qmp,
     stop::Stop,
 };
 

@@ -13,16 +13,13 @@ use super::{
     pending::{Gathering, Late, Pending, What, run_state},
     process::Ending,
     qemu::Qemu,
+    qmp::{Event, Message, Qmp, QmpError},
     ready,
     seen::{Phase, Seen},
     stats,
     supervise::{Begin, Supervisor},
 };
-use crate::{
-    cage::Level,
-    limits,
-    qemu::{Event, Message, Qmp, QmpError},
-};
+use crate::{cage::Level, limits};
 
 pub(super) struct Watch<'a> {
     pub(super) of: &'a mut Supervisor,

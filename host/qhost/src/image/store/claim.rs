@@ -12,19 +12,20 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{ImageError, Progress},
+    super::{ImageError, Progress, Settings},
     Lock, Store, Unfinished,
     part::room,
 };
 use crate::{
-    config::{self, Config, Terms},
-    limits, state,
+    limits,
+    quota::{Quota, Terms},
+    state,
 };
 
 /// For whom an image is fetched, and on what terms.
 #[derive(Clone, Copy)]
 pub struct Fetcher<'a> {
-    pub(in crate::image) config: &'a config::Image,
+    pub(in crate::image) config: &'a Settings,
     pub(in crate::image) progress: &'a dyn Progress,
     /// Absent where the operator fetches.
     pub(super) tenant: Option<&'a str>,
@@ -40,16 +41,20 @@ struct Bounds {
 
 impl<'a> Fetcher<'a> {
     /// A fetcher for a tenant's task, which the quotas of the tenant and of the host bind.
-    pub fn of_tenant(config: &'a Config, tenant: &'a str, progress: &'a dyn Progress) -> Self {
-        let Terms { host, tenant: own, .. } = config.terms(tenant);
+    pub fn of_tenant(
+        config: &'a Settings,
+        tenant: &'a str,
+        Terms { host, tenant: own, .. }: &Terms,
+        progress: &'a dyn Progress,
+    ) -> Self {
         let bounds = Bounds { host: host.image_bytes, tenant: own.image_bytes };
-        Self { config: &config.image, progress, tenant: Some(tenant), bounds }
+        Self { config, progress, tenant: Some(tenant), bounds }
     }
 
     /// A fetcher for the operator, whom only the host's quota binds.
-    pub fn operator(config: &'a Config, progress: &'a dyn Progress) -> Self {
-        let bounds = Bounds { host: config.host_quota().image_bytes, tenant: None };
-        Self { config: &config.image, progress, tenant: None, bounds }
+    pub fn operator(config: &'a Settings, host: &Quota, progress: &'a dyn Progress) -> Self {
+        let bounds = Bounds { host: host.image_bytes, tenant: None };
+        Self { config, progress, tenant: None, bounds }
     }
 
     /// A claim of nothing yet, for a download whose lock is held.

@@ -17,7 +17,9 @@ use super::{
 use crate::{
     digest::Sha256,
     job::{Checksum, ImageRequest},
-    limits, policy, state,
+    limits,
+    name::is_name,
+    state,
 };
 
 impl Store {
@@ -40,7 +42,7 @@ impl Store {
     /// Where a list may be that a tenant names; the first is where it is put.
     fn lists(&self, tenant: Option<&str>, sha256: Sha256) -> Vec<PathBuf> {
         // With an ending, no tenant's name leads out of the folder.
-        let own = tenant.filter(|tenant| policy::is_name(tenant));
+        let own = tenant.filter(|tenant| is_name(tenant));
         let own = own.map(|tenant| self.sums.join(format!("{tenant}.lists")));
         let folders = own.into_iter().chain([self.sums.clone()]);
         folders.map(|folder| folder.join(sha256.to_string())).collect()

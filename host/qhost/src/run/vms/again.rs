@@ -13,13 +13,14 @@ use crate::{
     image::{self, Fetcher, Store},
     job::Task,
     limits,
+    masks::is_masked,
     outcome::Exit,
-    policy::{self, Decision},
+    policy::Decision,
     printable,
     run::follow,
     state::StateDir,
     stop::Stop,
-    vm::{self, AskError, Held, KeptOverlay, Recovered, Request, Spec, State, Vm, VmDir, VmError},
+    vm::{self, AskError, Held, KeptOverlay, Recovered, Request, Spec, State, Vm, VmError},
 };
 
 pub(super) async fn restart(shared: &Shared, args: &StopArgs) -> Result<Exit, RunError> {
@@ -92,16 +93,16 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     let mut kept = KeptOverlay::hold(&host.state, &task)?;
     let terms = host.config.terms(&task.tenant);
     let goes_on = || VmError::GoesOn { id: vm.id.clone() };
-    let dir = VmDir::take_again(&host.state, vm, &terms)?.ok_or_else(goes_on)?;
+    let dir = vm::admit_again(&host.state, vm, &terms)?.ok_or_else(goes_on)?;
     let store = Store::new(host.state.path());
-    let lost = task.image.sources().find(|source| policy::is_masked(source));
+    let lost = task.image.sources().find(|source| is_masked(source));
     if let Some(lost) = lost
         && store.would_fetch(&task.image, &task.tenant, &host.config.image)?
     {
         let (sha256, source_url) = (task.image.checksum.pin(), image::shown(lost));
         return Err(RunError::QueryNotKept { sha256, source_url });
     }
-    let fetcher = Fetcher::of_tenant(&host.config, &task.tenant, &steps);
+    let fetcher = Fetcher::of_tenant(&host.config.image, &task.tenant, &terms, &steps);
     let image = tokio::select! {
         image = store.ensure(&task.image, fetcher) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),

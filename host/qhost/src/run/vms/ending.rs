@@ -69,7 +69,7 @@ async fn ask(vm: &Vm, request: Request) -> bool {
         Err(AskError::Unanswered(error)) => {
             tracing::info!(vm = vm.id, %error, "its supervisor does not answer");
             if request == Request::Kill {
-                vm::kill_qemu(vm);
+                vm.kill_qemu();
             }
             ask_to_stop(vm);
             error.kind() == io::ErrorKind::TimedOut
@@ -105,7 +105,7 @@ fn silence(vm: &Vm, request: Request) -> String {
 
 /// Asks by a signal, which whoever looks after a VM hears in any case.
 pub(in crate::run) fn ask_to_stop(vm: &Vm) {
-    if !vm::signal_supervisor(vm) {
+    if !vm.signal_supervisor() {
         tracing::info!(vm = vm.id, "nobody was there to be asked");
     }
 }

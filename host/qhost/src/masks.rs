@@ -7,9 +7,9 @@ use serde_json::Value;
 use url::{Url, form_urlencoded};
 use wildmatch::WildMatch;
 
-use super::{Change, Conflict, Decision, OtherPlace, PolicyRecord, Violation};
 use crate::{
     job::{Checksum, ImageRequest, Task},
+    launch::{Launch, Violation},
     limits, printable,
 };
 
@@ -115,6 +115,11 @@ impl Secrets {
         }
     }
 
+    /// Whether there is nothing to mask.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
     /// The longest first: one may be a part of another. The shortest are in too much that is no secret.
     fn sort(&mut self) {
         self.texts.retain(|secret| secret.len() >= limits::MASKED_BYTES);
@@ -161,49 +166,23 @@ impl Secrets {
         shortest.unwrap_or_else(|| text.to_owned())
     }
 
-    /// A decision in which none of them is repeated.
-    pub fn masked(&self, mut decision: Decision) -> Decision {
-        decision.place.iter_mut().for_each(mask_query);
-        if self.texts.is_empty() {
-            return decision;
-        }
-        self.policies(&mut decision.policies);
-        self.violations(&mut decision.host.violations);
-        self.conflicts(&mut decision.conflicts);
-        for OtherPlace { place, policies, conflicts, warnings } in &mut decision.places {
-            mask_query(place);
-            self.policies(policies);
-            self.conflicts(conflicts);
-            warnings.iter_mut().for_each(|warning| self.clean(warning));
-        }
-        let launch = &mut decision.launch;
-        launch.warnings.iter_mut().for_each(|warning| self.clean(warning));
-        launch.ports.iter_mut().for_each(|port| self.clean(&mut port.label));
-        for (key, value) in &mut launch.extensions {
-            self.clean(key);
-            self.clean(value);
-        }
-        decision
-    }
-
-    fn clean(&self, text: &mut String) {
+    /// Masks them in a text.
+    pub fn clean(&self, text: &mut String) {
         *text = self.without(text);
     }
 
-    fn policies(&self, policies: &mut [PolicyRecord]) {
-        for policy in policies {
-            self.violations(&mut policy.violations);
-            policy.log.iter_mut().for_each(|line| self.clean(&mut line.message));
-            policy.fault.iter_mut().for_each(|fault| self.clean(fault));
-            for Change { field, from, to } in &mut policy.changes {
-                self.clean(field);
-                self.value_in(from);
-                self.value_in(to);
-            }
+    /// Masks them in every text of a value.
+    pub fn clean_value(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => self.clean(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.clean_value(item)),
+            Value::Object(map) => map.values_mut().for_each(|item| self.clean_value(item)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 
-    fn violations(&self, violations: &mut [Violation]) {
+    /// Masks them in violations.
+    pub fn clean_violations(&self, violations: &mut [Violation]) {
         for Violation { code, field, message, hint } in violations {
             for text in [code, field, message].into_iter().chain(hint) {
                 self.clean(text);
@@ -211,19 +190,15 @@ impl Secrets {
         }
     }
 
-    fn conflicts(&self, conflicts: &mut [Conflict]) {
-        for Conflict { field, writers } in conflicts {
-            self.clean(field);
-            writers.iter_mut().for_each(|writer| self.value_in(&mut writer.to));
-        }
-    }
-
-    fn value_in(&self, value: &mut Value) {
-        match value {
-            Value::String(text) => self.clean(text),
-            Value::Array(items) => items.iter_mut().for_each(|item| self.value_in(item)),
-            Value::Object(map) => map.values_mut().for_each(|item| self.value_in(item)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    /// Masks them in what policies wrote into a launch.
+    pub fn clean_launch(&self, launch: &mut Launch) {
+        let Launch { accelerator: _, ports, resources: _, egress: _, warnings, extensions } =
+            launch;
+        warnings.iter_mut().for_each(|warning| self.clean(warning));
+        ports.iter_mut().for_each(|port| self.clean(&mut port.label));
+        for (key, value) in extensions {
+            self.clean(key);
+            self.clean(value);
         }
     }
 }
@@ -231,7 +206,8 @@ impl Secrets {
 /// The mark at the end of a text that was cut.
 const CUT: &str = "…";
 
-fn mask_query(url: &mut Url) {
+/// Masks the query of a URL.
+pub fn mask_query(url: &mut Url) {
     if url.query().is_some_and(|query| !query.is_empty()) {
         url.set_query(Some(MASK));
     }

@@ -1,13 +1,13 @@
 //! The host's own rules, applied last to the one final launch: a policy can narrow what the host allows, never widen
 //! it. Pure.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::net::Ipv4Addr;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::{HostFacts, Launch, PortMap, Violation};
+use super::{Launch, PortMap, PortRange};
 use crate::{
+    host_facts::HostFacts,
     job::{Egress, Task},
     limits,
 };
@@ -28,73 +28,31 @@ pub struct Rules {
     pub persist: bool,
 }
 
-/// A range of ports, both ends included. Its text form is `FIRST-LAST`, or one port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
-#[schemars(with = "String")]
-pub struct PortRange {
-    first: u16,
-    last: u16,
-}
-
-impl PortRange {
-    /// Every port that needs no privilege.
-    pub const UNPRIVILEGED: Self = Self { first: 1024, last: u16::MAX };
-
-    /// The lowest port.
-    pub fn first(self) -> u16 {
-        self.first
-    }
-
-    /// The highest port.
-    pub fn last(self) -> u16 {
-        self.last
-    }
-
-    /// Whether a port is in the range.
-    pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-}
-
-impl FromStr for PortRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        match (first.trim().parse(), last.trim().parse()) {
-            (Ok(first), Ok(last)) if (1..=last).contains(&first) => Ok(Self { first, last }),
-            _ => Err(format!("{text:?} is no port range: expected FIRST-LAST from 1 to 65535")),
-        }
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-impl<'de> Deserialize<'de> for PortRange {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl Serialize for PortRange {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+/// One reason why a task may not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// A stable name for programs.
+    pub code: String,
+    /// What it is about.
+    pub field: String,
+    /// One sentence.
+    pub message: String,
+    /// What can be done about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// What the rules have against a launch.
-pub(super) struct Findings {
+#[derive(Debug)]
+pub struct Findings {
     /// What the operator does not allow.
-    pub(super) refused: Vec<Violation>,
+    pub refused: Vec<Violation>,
     /// What this host cannot do.
-    pub(super) impossible: Vec<Violation>,
+    pub impossible: Vec<Violation>,
 }
 
-pub(super) fn check(task: &Task, launch: &Launch, host: &HostFacts, rules: &Rules) -> Findings {
+/// Checks a launch against what the operator allows and what this host can do.
+pub fn check(task: &Task, launch: &Launch, host: &HostFacts, rules: &Rules) -> Findings {
     let refused = [
         ports(task, launch, rules),
         egress(launch, rules),

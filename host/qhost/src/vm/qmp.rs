@@ -21,7 +21,7 @@ use crate::{limits, printable};
 
 /// A connection whose greeting was read.
 #[derive(Debug)]
-pub struct Qmp {
+pub(super) struct Qmp {
     lines: FramedRead<OwnedReadHalf, LinesCodec>,
     writer: OwnedWriteHalf,
     /// Events that came while an answer was awaited.
@@ -34,7 +34,7 @@ pub struct Qmp {
 
 /// What QEMU says.
 #[derive(Debug)]
-pub enum Message {
+pub(super) enum Message {
     /// Of its own accord.
     Event(Event),
     /// To a command.
@@ -48,7 +48,7 @@ pub enum Message {
 
 /// Something that QEMU says of its own accord.
 #[derive(Debug, Clone)]
-pub struct Event {
+pub(super) struct Event {
     /// For example `SHUTDOWN`.
     pub name: String,
     /// Why, where it says so.
@@ -95,7 +95,7 @@ pub enum QmpError {
 
 impl Qmp {
     /// Reads the greeting. QEMU takes commands once [`Qmp::negotiate`] was heard.
-    pub async fn greeted(stream: UnixStream) -> Result<Self, QmpError> {
+    pub(super) async fn greeted(stream: UnixStream) -> Result<Self, QmpError> {
         let (reader, writer) = stream.into_split();
         let lines =
             FramedRead::new(reader, LinesCodec::new_with_max_length(limits::QMP_LINE_BYTES));
@@ -111,12 +111,12 @@ impl Qmp {
 
     /// Leaves the state in which QEMU takes no other command. It hears this when its machine is built, some time after its
     /// greeting.
-    pub async fn negotiate(&mut self) -> Result<(), QmpError> {
+    pub(super) async fn negotiate(&mut self) -> Result<(), QmpError> {
         self.execute("qmp_capabilities").await.map(drop)
     }
 
     /// Runs a command that takes no arguments, and gives what it returns; events that come meanwhile are kept.
-    pub async fn execute(&mut self, command: &str) -> Result<Value, QmpError> {
+    pub(super) async fn execute(&mut self, command: &str) -> Result<Value, QmpError> {
         match time::timeout(limits::QMP_REPLY, self.exchange(command)).await {
             Ok(answer) => answer,
             Err(_) => Err(QmpError::Timeout { command: command.into() }),
@@ -142,7 +142,7 @@ impl Qmp {
     }
 
     /// Sends a command and waits for nothing; gives the number that its answer will have.
-    pub fn send(&mut self, command: &str, arguments: &Value) -> Result<u64, QmpError> {
+    pub(super) fn send(&mut self, command: &str, arguments: &Value) -> Result<u64, QmpError> {
         let id = self.next_id;
         self.next_id += 1;
         let line = json!({"execute": command, "arguments": arguments, "id": id});
@@ -158,7 +158,7 @@ impl Qmp {
     }
 
     /// The next event or answer. May be dropped while it waits: nothing is lost.
-    pub async fn next(&mut self) -> Result<Message, QmpError> {
+    pub(super) async fn next(&mut self) -> Result<Message, QmpError> {
         match self.events.pop_front() {
             Some(event) => Ok(Message::Event(event)),
             None => self.message().await,

@@ -1,11 +1,11 @@
-//! What differs between two launches, field by field, and which policies wrote one field differently.
+//! What differs between two launches, field by field.
 
 use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Launch, PolicyRecord, PortMap};
+use super::{Launch, PortMap};
 use crate::{limits, printable};
 
 /// One field that a policy changed.
@@ -16,24 +16,6 @@ pub struct Change {
     /// Its value before; null where there was none.
     pub from: Value,
     /// Its value after; null where there is none.
-    pub to: Value,
-}
-
-/// A field that several policies wrote, and not the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Conflict {
-    /// The field.
-    pub field: String,
-    /// Who wrote it, in order; the last one's value held.
-    pub writers: Vec<Writer>,
-}
-
-/// A policy that wrote a field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Writer {
-    /// Its name.
-    pub policy: String,
-    /// What it wrote.
     pub to: Value,
 }
 
@@ -99,28 +81,8 @@ fn json(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
-/// The fields that several of these policies wrote, and not the same.
-pub(super) fn conflicts<'a>(records: impl Iterator<Item = &'a PolicyRecord>) -> Vec<Conflict> {
-    let records: Vec<_> = records.filter(|record| !record.changes.is_empty()).collect();
-    if records.len() < 2 {
-        return vec![];
-    }
-    let mut written: Vec<Conflict> = vec![];
-    for record in records {
-        for Change { field, from: _, to } in &record.changes {
-            let writer = Writer { policy: record.name.clone(), to: to.clone() };
-            match written.iter_mut().find(|one| one.field == *field) {
-                Some(one) => one.writers.push(writer),
-                None => written.push(Conflict { field: field.clone(), writers: vec![writer] }),
-            }
-        }
-    }
-    written.retain(|one| one.writers.windows(2).any(|pair| matches!(pair, [a, b] if a.to != b.to)));
-    written
-}
-
 /// Changes in one line: `resources.cpus from 1 to 2, ports.http.host from null to 80`.
-pub(super) fn listed(changes: &[Change]) -> String {
+pub fn listed(changes: &[Change]) -> String {
     let one = |change: &Change| {
         format!("{} from {} to {}", change.field, shown(&change.from), shown(&change.to))
     };
@@ -128,6 +90,6 @@ pub(super) fn listed(changes: &[Change]) -> String {
 }
 
 /// A value in an error, escaped and cut.
-pub(super) fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     printable::line(&value.to_string(), limits::SHOWN_CHARS).to_string()
 }

@@ -14,7 +14,7 @@ pub struct Rate {
 
 /// The bucket: what may be read now.
 #[derive(Debug)]
-pub struct TokenBucket {
+pub(super) struct TokenBucket {
     rate: Rate,
     /// Bytes; negative where more was read than the bucket had.
     left: i64,
@@ -25,13 +25,13 @@ pub struct TokenBucket {
 
 impl TokenBucket {
     /// A full bucket.
-    pub fn new(rate: Rate) -> Self {
+    pub(super) fn new(rate: Rate) -> Self {
         let left = i64::try_from(rate.burst).unwrap_or(i64::MAX);
         Self { rate, left, filled: Instant::now(), short: None }
     }
 
     /// Takes so many bytes, which were read, out of the bucket. Returns the wait until more may be read.
-    pub fn take(&mut self, bytes: u64) -> Duration {
+    pub(super) fn take(&mut self, bytes: u64) -> Duration {
         self.take_at(bytes, Instant::now())
     }
 
@@ -60,7 +60,7 @@ impl TokenBucket {
     }
 
     /// For how long it has been short.
-    pub fn empty_for(&self) -> Duration {
+    pub(super) fn empty_for(&self) -> Duration {
         self.short.map(|since| since.elapsed()).unwrap_or_default()
     }
 }

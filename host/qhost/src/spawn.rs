@@ -29,7 +29,7 @@ use rustix::{
     process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
 };
 
-use crate::{cage, failpoint, limits, qemu::descriptors};
+use crate::{failpoint, limits};
 
 /// The hidden subcommand of `qhost` that ends up in [`exec`].
 pub const SUBCOMMAND: &str = "__launch";
@@ -39,9 +39,6 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// The first descriptor that a supervisor holds for its VM.
 pub(crate) const FIRST_HELD: RawFd = 3;
-
-/// The first descriptor that is not QEMU's; see [`crate::qemu::descriptors`].
-pub(crate) const FIRST_FREE_DESCRIPTOR: RawFd = descriptors::OVERLAY + 1;
 
 /// A program to start: with an empty environment and no input, in a process group of its own, so that a terminal's
 /// Ctrl-C reaches only qhost, and killed if it is not waited for.
@@ -103,13 +100,24 @@ pub(crate) fn supervisor_program() -> io::Result<PathBuf> {
     Ok(this.with_file_name(name))
 }
 
-/// The step between a VM's supervisor and QEMU, with its streams piped and these descriptors by these numbers.
+/// A descriptor for a new process, and the number by which that has it.
+#[derive(Debug)]
+pub struct Mapped {
+    /// Open here.
+    pub descriptor: OwnedFd,
+    /// Its number there.
+    pub number: RawFd,
+}
+
+/// Another subcommand of this program, which becomes QEMU in the end: in a VM's folder, with its streams piped and only these
+/// descriptors besides.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
-pub(crate) fn caged(vm: &Path, descriptors: Vec<(OwnedFd, RawFd)>) -> io::Result<Child> {
+pub(crate) fn caged(subcommand: &str, vm: &Path, descriptors: Vec<Mapped>) -> io::Result<Child> {
     let mut command = Command::new(THIS_PROGRAM);
-    command.arg(cage::SUBCOMMAND).current_dir(vm).env_clear().envs(failpoint::environment());
+    command.arg(subcommand).current_dir(vm).env_clear().envs(failpoint::environment());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
+    let mapping =
+        |Mapped { descriptor, number }| FdMapping { parent_fd: descriptor, child_fd: number };
     command
         .fd_mappings(descriptors.into_iter().map(mapping).collect())
         .map_err(io::Error::other)?

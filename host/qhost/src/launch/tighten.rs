@@ -10,7 +10,7 @@ use super::{Change, Launch, PortMap};
 use crate::job::Egress;
 
 /// The first field that is wider than the host's chain allowed.
-pub(super) fn widened(host: &Launch, tenant: &Launch) -> Option<Change> {
+pub fn widened(host: &Launch, tenant: &Launch) -> Option<Change> {
     let wider = |field: &str, is: bool, from: Value, to: Value| {
         is.then(|| Change { field: field.into(), from, to })
     };

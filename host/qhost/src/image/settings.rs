@@ -1,4 +1,4 @@
-//! `[image]` and `[overlay]`: where images may come from, what they may be, and what guests may write over them.
+//! `[image]` of the configuration: where images may come from, and what they may be.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,13 +10,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
-use super::ConfigProblem;
 use crate::limits;
 
 /// `[image]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Image {
+#[schemars(rename = "Image")]
+pub struct Settings {
     /// The largest image file in bytes, as served and as unpacked.
     pub max_bytes: u64,
     /// The largest disk that a guest may see in bytes.
@@ -38,10 +38,19 @@ pub struct Image {
     /// A file of credentials by host, readable by its owner only.
     pub credentials: Option<PathBuf>,
     /// Where images may come from.
-    pub network: ImageNetwork,
+    pub network: NetworkSettings,
 }
 
-impl Default for Image {
+/// A setting that is out of its range.
+#[derive(Debug)]
+pub struct SettingsProblem {
+    /// The key below `image`.
+    pub key: String,
+    /// What was found there, and what was expected.
+    pub message: String,
+}
+
+impl Default for Settings {
     fn default() -> Self {
         Self {
             max_bytes: limits::IMAGE_BYTES,
@@ -54,12 +63,12 @@ impl Default for Image {
             connections: limits::FETCH_CONNECTIONS,
             ca: None,
             credentials: None,
-            network: ImageNetwork::default(),
+            network: NetworkSettings::default(),
         }
     }
 }
 
-impl Image {
+impl Settings {
     /// The longest wait for a connection.
     pub fn connect_timeout(&self) -> Duration {
         Duration::from_secs(self.connect_timeout_s)
@@ -82,14 +91,12 @@ impl Image {
     }
 
     /// What is out of its range.
-    pub(super) fn check(&self, problems: &mut Vec<ConfigProblem>) {
+    pub fn problems(&self) -> Vec<SettingsProblem> {
+        let mut problems = vec![];
         let mut range = |place: &str, found: u64, least: u64, most: u64| {
             if !(least..=most).contains(&found) {
-                let place = format!("image.{place}");
-                problems.push(ConfigProblem {
-                    place,
-                    message: format!("{found}; expected {least} to {most}"),
-                });
+                let message = format!("{found}; expected {least} to {most}");
+                problems.push(SettingsProblem { key: place.to_owned(), message });
             }
         };
         range("attempts", self.attempts.into(), 1, 100);
@@ -106,18 +113,19 @@ impl Image {
         if let Some(proxy) = self.network.proxy.as_ref()
             && !(["http", "https"].contains(&proxy.scheme()) && proxy.has_host())
         {
-            problems.push(ConfigProblem {
-                place: "image.network.proxy".into(),
+            problems.push(SettingsProblem {
+                key: "network.proxy".into(),
                 message: format!(
                     "a proxy by {}: cannot be used; expected http://HOST:PORT or https://HOST:PORT",
                     proxy.scheme()
                 ),
             });
         }
+        problems
     }
 
     /// Takes relative paths as relative to the configuration's folder.
-    pub(super) fn start_at(&mut self, folder: &Path) {
+    pub fn start_at(&mut self, folder: &Path) {
         for path in [&mut self.ca, &mut self.credentials].into_iter().flatten() {
             *path = folder.join(&*path);
         }
@@ -127,7 +135,8 @@ impl Image {
 /// `[image.network]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct ImageNetwork {
+#[schemars(rename = "ImageNetwork")]
+pub struct NetworkSettings {
     /// Networks that images may come from although they are loopback, private or otherwise not public.
     #[schemars(with = "Vec<String>")]
     pub allow: Vec<IpNet>,
@@ -144,7 +153,7 @@ pub struct ImageNetwork {
     pub proxy: Option<Url>,
 }
 
-impl Default for ImageNetwork {
+impl Default for NetworkSettings {
     fn default() -> Self {
         Self {
             allow: vec![],
@@ -174,21 +183,5 @@ impl Scheme {
             Self::Https => "https",
             Self::Http => "http",
         }
-    }
-}
-
-/// `[overlay]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Overlay {
-    /// What a guest may write to its disk in bytes, its bookkeeping included; beyond it the guest's writes fail.
-    pub max_bytes: u64,
-    /// Whether tasks may keep what their guests write for their next run.
-    pub persist: bool,
-}
-
-impl Default for Overlay {
-    fn default() -> Self {
-        Self { max_bytes: limits::OVERLAY_BYTES, persist: false }
     }
 }

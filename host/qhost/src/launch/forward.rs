@@ -1,0 +1,29 @@
+//! A forwarded port.
+
+use std::{fmt, net::Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::Protocol;
+
+/// One forwarded port with its host side settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// The request's label.
+    pub label: String,
+    /// The host address.
+    pub bind: Ipv4Addr,
+    /// The host port; 0 in a plan that was not reserved.
+    pub host: u16,
+    /// The guest port.
+    pub guest: u16,
+    /// The transport.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { label, bind, host, guest, protocol } = self;
+        write!(f, "{label}: {bind}:{host} → guest {guest}/{}", protocol.name())
+    }
+}

@@ -1,0 +1,79 @@
+//! What VMs take of the host together, and what a tenant's or all may take at most. Pure.
+
+use std::ops::Add;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{launch::Launch, retention::Retention};
+
+/// What VMs take, or one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amounts {
+    /// VMs.
+    pub vms: u64,
+    /// Virtual CPUs.
+    pub cpus: u64,
+    /// Memory of guests in MiB.
+    pub memory_mib: u64,
+    /// What guests may write to their disks, in bytes.
+    pub disk_bytes: u64,
+    /// Forwarded ports.
+    pub ports: u64,
+}
+
+impl Amounts {
+    /// What one VM of this launch takes; each guest may write so much.
+    pub fn of(launch: &Launch, overlay_bytes: u64) -> Self {
+        Self {
+            vms: 1,
+            cpus: launch.resources.cpus.into(),
+            memory_mib: launch.resources.memory_mib.into(),
+            disk_bytes: overlay_bytes,
+            ports: launch.ports.len() as u64,
+        }
+    }
+}
+
+impl Add for Amounts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            vms: self.vms.saturating_add(other.vms),
+            cpus: self.cpus.saturating_add(other.cpus),
+            memory_mib: self.memory_mib.saturating_add(other.memory_mib),
+            disk_bytes: self.disk_bytes.saturating_add(other.disk_bytes),
+            ports: self.ports.saturating_add(other.ports),
+        }
+    }
+}
+
+/// `quota`: what is absent has no bound but the host's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// VMs.
+    pub vms: Option<u64>,
+    /// Virtual CPUs.
+    pub cpus: Option<u64>,
+    /// Memory of guests in MiB.
+    pub memory_mib: Option<u64>,
+    /// What guests may write to their disks in bytes, `overlay.max_bytes` for each; and what kept overlays take that no VM has.
+    pub disk_bytes: Option<u64>,
+    /// Forwarded ports.
+    pub ports: Option<u64>,
+    /// What fetched images and unfinished downloads take of the disk in bytes; an image is the tenant's that fetched it first.
+    pub image_bytes: Option<u64>,
+}
+
+/// On what terms a tenant has VMs.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// What all tenants may take together.
+    pub host: Quota,
+    /// What the tenant may take.
+    pub tenant: Quota,
+    /// What is kept of each tenant's ended VMs.
+    pub retention: Retention,
+}

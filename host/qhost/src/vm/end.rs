@@ -1,0 +1,85 @@
+//! How VMs end.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// How a VM that ran came to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "reason")]
+pub enum End {
+    /// The guest powered itself off.
+    ShutDown,
+    /// qhost was asked to stop it.
+    Stopped {
+        /// What it took.
+        by: StoppedBy,
+    },
+    /// The guest's kernel said that it panicked.
+    Panicked,
+    /// QEMU failed.
+    Failed {
+        /// What happened, in QEMU's own words where it had some.
+        message: String,
+    },
+    /// QEMU ended while nobody looked after it.
+    Unseen,
+    /// QEMU did not come so far that the guest ran.
+    NotStarted {
+        /// Why.
+        message: String,
+        /// Whether it is for this host to mend.
+        cannot_run: bool,
+    },
+}
+
+/// A VM that has ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ended {
+    /// How it ended.
+    #[serde(flatten)]
+    pub end: End,
+    /// When QEMU was started.
+    pub started_at: Timestamp,
+    /// When QEMU was gone.
+    pub ended_at: Timestamp,
+}
+
+impl End {
+    /// Whether it is the guest's or QEMU's fault.
+    pub fn is_failure(&self) -> bool {
+        !matches!(self, Self::ShutDown | Self::Stopped { .. })
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ShutDown => "the guest shut down",
+            Self::Stopped { by: StoppedBy::Powerdown } => "stopped; the guest powered off",
+            Self::Stopped { by: StoppedBy::Quit } => {
+                "stopped; the guest did not power off in time, QEMU quit"
+            }
+            Self::Stopped { by: StoppedBy::Kill } => "stopped; QEMU had to be killed",
+            Self::Stopped { by: StoppedBy::BetweenStarts } => "stopped before the guest ran",
+            Self::Panicked => "the guest's kernel panicked",
+            Self::Unseen => "QEMU is gone, and nobody saw how it ended",
+            Self::Failed { message } | Self::NotStarted { message, .. } => message,
+        })
+    }
+}
+
+/// What it took to stop a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoppedBy {
+    /// The guest powered off when its power button was pressed.
+    Powerdown,
+    /// QEMU was told to quit.
+    Quit,
+    /// QEMU was killed.
+    Kill,
+    /// Nothing: no guest ran.
+    BetweenStarts,
+}
