@@ -2,19 +2,20 @@
 
 use std::{fs, net::Ipv4Addr};
 
-use qhost::{
-    digest::Sha256,
-    job::{Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
-    policy::{
-        Allowance, Chain, HostFacts, Layer, Loader, Mode, PortRange, Request, Rules, Source, Usage,
-    },
-};
-use qhost_tests::{policy, root};
 use serde_json::{Value, json};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
     component::{Component, HasSelf, Linker},
 };
+
+use qhost_model::{
+    digest::Sha256,
+    host_facts::{HostFacts, Usage},
+    job::{Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
+    launch::{PortRange, Rules},
+};
+use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, Request, Source};
+use qhost_tests::{policy, root};
 
 use crate::bare::{
     Policy, PolicyPre,
@@ -41,7 +42,7 @@ pub(crate) fn request() -> Request {
     let amount = |cpus, memory_mib| Resources { cpus, memory_mib };
     Request {
         task: Task {
-            restart: qhost::job::Restart::default(),
+            restart: qhost_model::job::Restart::default(),
             ready: None,
             tenant: "acme".into(),
             job: "web".into(),

@@ -13,9 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contenders::{Bare, Calls, Rego, arguments, chain, request, settled};
 use criterion::Criterion;
-use qhost::policy::Loader;
+
+use qhost_policy::Loader;
+
+use contenders::{Bare, Calls, Rego, arguments, chain, request, settled};
 
 /// Rounds of the side-by-side measurement.
 const ROUNDS: usize = 20_000;
@@ -111,7 +113,7 @@ fn row_line(name: &str, (p50, p99): (f64, f64), ratio: Option<(f64, &str)>) {
     println!("{name:<20} p50 {p50:>8.1} µs   p99 {p99:>8.1} µs{ratio}");
 }
 
-fn per_second(chain: &qhost::policy::Chain, threads: usize) -> f64 {
+fn per_second(chain: &qhost_policy::Chain, threads: usize) -> f64 {
     let (stop, decided) = (AtomicBool::new(false), AtomicU64::new(0));
     let began = Instant::now();
     thread::scope(|scope| {

@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use qhost::{
-    config::Config,
+use qhost_engine::config::Config;
+use qhost_image::{Doing, Fetcher, Progress, Store};
+use qhost_model::{
     digest::{Hasher, Sha256},
-    image::{Doing, Fetcher, Progress, Store},
     job,
 };
 use qhost_tests::{Qhost, command};
@@ -119,7 +119,7 @@ fn cached(server: &Server, scratch: &tempfile::TempDir) {
     config.image.network.allow.push("127.0.0.0/8".parse().expect("a network"));
     let ensure = || {
         let began = Instant::now();
-        let fetcher = Fetcher::operator(&config, &Nobody);
+        let fetcher = Fetcher::operator(&config.image, config.host_quota(), &Nobody);
         let image = runtime.block_on(store.ensure(&request, fetcher)).expect("the image");
         (image.cached(), began.elapsed().as_secs_f64())
     };

@@ -10,11 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
+
 use qhost_tests::{
     ImageServer, Qhost,
     hostile_tenant::{Harm, HostileTenant, config, shared_disk},
 };
-use serde_json::json;
 
 const QHOST: &str = env!("CARGO_BIN_EXE_qhost-under-test");
 const STAND_IN: &str = env!("CARGO_BIN_EXE_qemu-stand-in");

@@ -8,8 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use qhost_tests::{Qhost, languages::can_build, policy};
 use serde_json::json;
+
+use qhost_tests::{Qhost, languages::can_build, policy};
 
 const ROUNDS: usize = 60;
 
@@ -35,7 +36,7 @@ fn main() {
     }
     // Compiled once, and the policies' files old enough for their digests to be kept.
     contenders.iter().for_each(|(_, args, _)| drop(qhost.run(args)));
-    std::thread::sleep(qhost::limits::FILE_SETTLED + Duration::from_secs(1));
+    std::thread::sleep(qhost_policy::limits::FILE_SETTLED + Duration::from_secs(1));
     contenders.iter().for_each(|(_, args, _)| drop(qhost.run(args)));
     let mut took = vec![vec![]; contenders.len()];
     for _ in 0..ROUNDS {

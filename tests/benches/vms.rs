@@ -16,12 +16,13 @@ use std::{
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use serde_json::{Value, json};
+
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
     command, policy, succeed, wait_for,
 };
-use serde_json::{Value, json};
 
 /// As released: built by `cargo bench` with the benchmarks themselves.
 const QHOST: &str = env!("CARGO_BIN_EXE_qhost-under-test");

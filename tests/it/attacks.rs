@@ -30,7 +30,7 @@ fn file(seed: u64, length: usize) -> Vec<u8> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    qhost::digest::Sha256::of(bytes).to_string()
+    qhost_model::digest::Sha256::of(bytes).to_string()
 }
 
 /// Pulls with at most 400 MB of memory of its own.

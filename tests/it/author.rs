@@ -3,8 +3,9 @@
 
 use std::{fs, path::PathBuf};
 
-use qhost_tests::{ImageServer, Qhost, boot_sector, languages::can_build, root};
 use serde_json::json;
+
+use qhost_tests::{ImageServer, Qhost, boot_sector, languages::can_build, root};
 
 use crate::qhost;
 
@@ -79,7 +80,7 @@ fn a_python_policy_with_all_of_wasi_needs_the_grant() {
         .status();
     assert!(built.expect("componentize-py runs").success());
     let file = qhost.folder().join("team-rules/all.wasm");
-    let sha256 = qhost::digest::Sha256::of(&fs::read(&file).expect("a component"));
+    let sha256 = qhost_model::digest::Sha256::of(&fs::read(&file).expect("a component"));
     let configure = |more: &str| {
         qhost.config(&format!(
             "[policies.all]\nmodule = {file:?}\nsha256 = \"{sha256}\"\n\

@@ -7,12 +7,13 @@ mod tried;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
     stand_in, succeed, wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::qhost;
 
@@ -193,7 +194,7 @@ fn is_root() -> bool {
 #[test]
 fn it_has_no_more_processes_than_it_may() {
     let said = Caged::doing(&["threads 1000"], json!({})).said();
-    let most = qhost::limits::CAGE_PROCESSES + 1;
+    let most = qhost_cage::limits::CAGE_PROCESSES + 1;
     refused(&said, "threads 1000", "Resource temporarily unavailable");
     let made = said.lines().find_map(|line| line.strip_prefix("threads 1000: after ")).unwrap();
     let made: u64 = made.split(' ').next().unwrap().parse().unwrap();

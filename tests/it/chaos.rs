@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     ImageServer, Qhost, Running,
     boot_sector::{self, Then},
@@ -17,7 +19,6 @@ use qhost_tests::{
     disk::SmallDisk,
     succeed, wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::qhost;
 

@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qhost_tests::{Done, Qhost, policy, qhost::processes_in};
 use serde_json::json;
+
+use qhost_tests::{Done, Qhost, policy, qhost::processes_in};
 
 use crate::qhost;
 
@@ -164,7 +165,7 @@ fn a_policys_file_that_changed_is_another_policy() {
     };
     place("limits");
     // Long enough for the file's times to tell it from a later change.
-    std::thread::sleep(qhost::limits::FILE_SETTLED + std::time::Duration::from_secs(1));
+    std::thread::sleep(qhost_policy::limits::FILE_SETTLED + std::time::Duration::from_secs(1));
     plan(&qhost, &file).says(" by policy 0.1.0");
     assert_eq!(compiled(&qhost, "file").len(), 1, "its digest is kept");
     place("probe-traps");

@@ -3,19 +3,20 @@
 use std::{fs, time::Duration};
 
 use jiff::Timestamp;
-use qhost::{
+use serde_json::{Value, json};
+
+use qhost_model::{
     digest::Sha256,
+    host_facts::{HostFacts, Usage},
     job::{
         Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Restart,
         Task,
     },
-    policy::{
-        Allowance, HostFacts, Journal, Layer, Loader, Masks, Mode, Outcome, PortRange, Record,
-        Request, Rules, Source, Usage,
-    },
+    launch::{PortRange, Rules},
+    masks::Masks,
 };
+use qhost_policy::{Allowance, Journal, Layer, Loader, Mode, Outcome, Record, Request, Source};
 use qhost_tests::{ImageServer, Qhost, boot_sector, configured, policy};
-use serde_json::{Value, json};
 
 use crate::{qhost, snapshot};
 

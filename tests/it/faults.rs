@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use axum::http::StatusCode;
 use axum::http::{HeaderName, HeaderValue};
-use qhost::digest::Sha256;
+
+use qhost_model::digest::Sha256;
 use qhost_tests::{Done, ImageServer, Qhost, RawServer, Reply};
 
 use crate::qhost;

@@ -2,8 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use qhost_tests::{Qhost, succeed};
 use serde_json::json;
+
+use qhost_tests::{Qhost, succeed};
 
 use crate::qhost;
 

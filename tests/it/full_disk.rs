@@ -2,13 +2,14 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use qhost_tests::{
     Done, ImageServer, Qhost,
     boot_sector::{self, Then},
     disk::{FailingDisk, SmallDisk},
     succeed, wait_for,
 };
-use serde_json::json;
 
 use crate::qhost;
 

@@ -1,9 +1,10 @@
 //! The policies of the host's configuration: chains, tenants, pins, limits, monitor mode; and what happens when
 //! policies disagree.
 
-use qhost::digest::Sha256;
-use qhost_tests::{Done, Qhost, configured, policy};
 use serde_json::{Value, json};
+
+use qhost_model::digest::Sha256;
+use qhost_tests::{Done, Qhost, configured, policy};
 
 use crate::{qhost, snapshot};
 

@@ -3,12 +3,13 @@
 
 use std::{fs, path::PathBuf};
 
+use serde_json::json;
+
 use qhost_tests::{
     Qhost,
     hostile::{component, component_of, module, nested},
     policy, root, succeed,
 };
-use serde_json::json;
 
 use crate::{qhost, snapshot};
 

@@ -2,12 +2,13 @@
 
 use std::{fs, time::Duration};
 
+use serde_json::json;
+
 use qhost_tests::{
     ImageServer, Qhost, Reply,
     boot_sector::{self, Then},
     wait_for,
 };
-use serde_json::json;
 
 use crate::qhost;
 
@@ -25,7 +26,7 @@ fn run(qhost: &Qhost, server: &ImageServer, sha256: &str) -> qhost_tests::Done {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    qhost::digest::Sha256::of(bytes).to_string()
+    qhost_model::digest::Sha256::of(bytes).to_string()
 }
 
 #[test]

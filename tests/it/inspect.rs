@@ -4,12 +4,13 @@
 use std::{fs, io::Write as _};
 
 use proptest::prelude::*;
+use serde_json::json;
+
 use qhost_tests::{
     ImageServer,
     hostile_images::{made, made_by_qemu_img, qcow2},
     linux_guest,
 };
-use serde_json::json;
 
 use crate::{qhost, snapshot};
 
@@ -57,7 +58,7 @@ fn real_images_are_accepted() {
         let bytes = fs::read(linux_guest().join(name)).unwrap();
         let is_hybrid = bytes[510..512] == [0x55, 0xaa];
         assert_eq!(is_hybrid, format != "Qcow2", "{name}");
-        let inspected = qhost::image::inspect(&in_memory(&bytes), 1 << 40).unwrap().unwrap();
+        let inspected = qhost_image::inspect(&in_memory(&bytes), 1 << 40).unwrap().unwrap();
         assert_eq!(format!("{:?}", inspected.format), format, "{name}");
     }
 }
@@ -93,13 +94,13 @@ proptest! {
     #[test]
     fn anything_is_accepted_or_refused(image in any_image()) {
         let file = in_memory(&image);
-        let verdict = qhost::image::inspect(&file, 1 << 30).unwrap();
+        let verdict = qhost_image::inspect(&file, 1 << 30).unwrap();
         if let Ok(inspected) = &verdict {
             prop_assert_eq!(inspected.bytes, image.len() as u64);
             prop_assert!(inspected.disk_bytes <= 1 << 30);
             let raw = !image.starts_with(b"QFI\xfb");
             prop_assert!(!raw || inspected.disk_bytes == inspected.bytes.next_multiple_of(512));
         }
-        prop_assert_eq!(qhost::image::inspect(&file, 1 << 30).unwrap(), verdict);
+        prop_assert_eq!(qhost_image::inspect(&file, 1 << 30).unwrap(), verdict);
     }
 }

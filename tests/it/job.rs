@@ -3,9 +3,10 @@
 use std::{fs, path::PathBuf};
 
 use proptest::prelude::*;
-use qhost::job;
-use qhost_tests::root;
 use serde_json::Value;
+
+use qhost_model::job;
+use qhost_tests::root;
 
 use crate::{qhost, snapshot};
 
@@ -96,7 +97,7 @@ fn faults_without_end_are_bounded() {
     let unknown_keys = format!("{{{}}}", unknown.join(","));
     for file in [duplicates, port_map, unknown_keys] {
         let error = job::parse("j", file.as_bytes(), "t", None).unwrap_err();
-        assert!(error.problems().len() <= qhost::limits::PROBLEMS);
+        assert!(error.problems().len() <= qhost_model::limits::PROBLEMS);
         let size: usize = error.problems().iter().map(|problem| problem.to_string().len()).sum();
         assert!(size < 8 << 20, "{size} bytes of problems");
     }

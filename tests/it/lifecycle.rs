@@ -7,12 +7,13 @@ use std::{
     time::Instant,
 };
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
     wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::qhost;
 
@@ -296,6 +297,6 @@ fn a_flooded_console() {
     let (first, _) = wait_for("the flood", || Some(said(&qhost)).filter(|said| said.0 > 1 << 16));
     wait_for("more of it", || (said(&qhost) > (first, 0)).then_some(()));
     let (log, old) = said(&qhost);
-    assert!(log.max(old) <= qhost::limits::CONSOLE_LOG_BYTES + (1 << 20), "{log} {old}");
+    assert!(log.max(old) <= qhost_vm::limits::CONSOLE_LOG_BYTES + (1 << 20), "{log} {old}");
     qhost.run(&["stop", "--grace", "0", "test"]).exits(0);
 }

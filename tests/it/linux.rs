@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
+
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
@@ -15,7 +17,6 @@ use qhost_tests::{
     outside::outside,
     wait_for,
 };
-use serde_json::json;
 
 use crate::qhost;
 

@@ -33,6 +33,7 @@ mod neighbours;
 mod chaos;
 mod linux;
 mod readme;
+mod crates;
 mod tidy;
 
 use qhost_tests::Qhost;

@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     ImageServer, Qhost,
     hostile_tenant::{Harm, HostileTenant, config, shared_disk},
     terminal::{assert_harmless, run_on_terminal},
     wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::{cage::STAND_IN, qhost};
 

@@ -3,13 +3,14 @@
 use std::{collections::BTreeSet, fs, net::Ipv4Addr};
 
 use proptest::prelude::*;
-use qhost::{
-    image::Format,
-    job::{self, Accelerator, Egress, Protocol, Resources},
-    policy::{Launch, PortMap},
-    qemu::{Forward, argv},
-};
 use serde_json::{Value, json};
+
+use qhost_model::{
+    format::Format,
+    job::{self, Accelerator, Egress, Protocol, Resources},
+    launch::{Forward, Launch, PortMap},
+};
+use qhost_vm::argv::argv;
 
 use crate::{qhost, snapshot};
 

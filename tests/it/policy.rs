@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use qhost_tests::{ImageServer, Qhost, policy, root};
 use serde_json::{Value, json};
+
+use qhost_tests::{ImageServer, Qhost, policy, root};
 
 use crate::{qhost, snapshot};
 

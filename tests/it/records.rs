@@ -6,19 +6,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use qhost::{
-    digest::Sha256,
-    policy::{
-        Allowance, Deadline, Journal, Layer, Loader, Masks, Mode, Outcome, PolicyError, Record,
-        Source, Verdict,
-    },
+use serde_json::{Value, json};
+
+use qhost_model::{digest::Sha256, masks::Masks};
+use qhost_policy::{
+    Allowance, Deadline, Journal, Layer, Loader, Mode, Outcome, PolicyError, Record, Source,
+    Verdict,
 };
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
     configured, policy, wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::{
     decisions::{DAY, records, request},

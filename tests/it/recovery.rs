@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, fs};
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     ImageServer, Qhost, Running,
     boot_sector::{self, Then},
     succeed, wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::qhost;
 
@@ -169,7 +170,7 @@ points! {
 #[test]
 fn every_point_has_a_test() {
     let tested: BTreeSet<&str> = POINTS.iter().copied().collect();
-    let root = qhost_tests::root().join("host/qhost/src");
+    let root = qhost_tests::root().join("host");
     let found = succeed(
         "grep",
         &["-rhoE", "\"(launch|supervise|cage|stop|recover)\\.[a-z]+\"", root.to_str().unwrap()],

@@ -10,11 +10,12 @@ use std::{
     },
 };
 
+use serde_json::json;
+
 use qhost_tests::{
     Qhost, RawServer, policy,
     terminal::{assert_harmless, run_on_terminal},
 };
-use serde_json::json;
 
 use crate::qhost;
 
@@ -190,7 +191,7 @@ fn words_that_would_steer_a_terminal() {
 #[test]
 fn a_registry_that_wants_a_token() {
     let file = fs::read(policy("limits")).unwrap();
-    let sha256 = qhost::digest::Sha256::of(&file).to_string();
+    let sha256 = qhost_model::digest::Sha256::of(&file).to_string();
     let manifest = json!({
         "schemaVersion": 2,
         "config": {"mediaType": "application/vnd.wasm.config.v0+json", "digest": format!("sha256:{sha256}"), "size": 2},

@@ -1,9 +1,10 @@
 //! Hostile policies: each ends within its limit, in exit code 12 with the limit named, and QEMU is never started. One
 //! that is merely noisy ends in a log that is cut and escaped.
 
-use qhost::policy::{Allowance, Layer, Loader, Mode, Source};
-use qhost_tests::{Done, ImageServer, Qhost, boot_sector, policy};
 use serde_json::json;
+
+use qhost_policy::{Allowance, Layer, Loader, Mode, Source};
+use qhost_tests::{Done, ImageServer, Qhost, boot_sector, policy};
 
 use crate::qhost;
 
@@ -21,7 +22,7 @@ fn run_under(qhost: &Qhost, file: &str) -> Done {
 fn fails(probe: &str, says: &str) {
     let qhost = qhost();
     let path = policy(probe);
-    let digest = qhost::digest::Sha256::of(&std::fs::read(&path).unwrap()).to_string();
+    let digest = qhost_model::digest::Sha256::of(&std::fs::read(&path).unwrap()).to_string();
     let began = std::time::Instant::now();
     run_under(&qhost, path.to_str().unwrap())
         .exits(12)

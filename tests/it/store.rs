@@ -8,13 +8,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
     hostile_images::{made, qcow2},
     linux_guest, wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::qhost;
 

@@ -7,12 +7,13 @@ mod images;
 
 use std::fs;
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     Done, ImageServer, Qhost, Running,
     boot_sector::{self, Then},
     wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::qhost;
 

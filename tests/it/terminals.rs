@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
@@ -9,7 +11,6 @@ use qhost_tests::{
     terminal::{assert_harmless, on_terminal, plain, run_on_terminal},
     wait_for,
 };
-use serde_json::json;
 
 use crate::{
     cage::{deeds_on_disk, with_stand_in},
@@ -147,7 +148,7 @@ fn a_policys_version_is_one_word() {
     ));
     let file = qhost.file("hostile.wasm", module);
     let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
-    let sha256 = qhost::digest::Sha256::of(&fs::read(&file).unwrap()).to_string();
+    let sha256 = qhost_model::digest::Sha256::of(&fs::read(&file).unwrap()).to_string();
     qhost
         .run(&["plan", "--policy", &format!("hostile={file}"), &job])
         .says(&format!("hostile 1.0\\u{{20}}47dd0c61466a sha256:{}\n", &sha256[..12]));

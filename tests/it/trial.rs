@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use qhost_tests::{Qhost, policy, root};
 use serde_json::json;
+
+use qhost_tests::{Qhost, policy, root};
 
 use crate::{qhost, snapshot};
 

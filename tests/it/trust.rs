@@ -2,8 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use qhost_tests::{Done, Qhost, policy, registry::Registry, succeed};
 use serde_json::{Value, json};
+
+use qhost_tests::{Done, Qhost, policy, registry::Registry, succeed};
 
 use crate::qhost;
 
@@ -23,7 +24,7 @@ fn sign(qhost: &Qhost, file: &str, key: &str) {
 }
 
 fn sha256(file: &str) -> String {
-    qhost::digest::Sha256::of(&fs::read(file).expect("a file")).to_string()
+    qhost_model::digest::Sha256::of(&fs::read(file).expect("a file")).to_string()
 }
 
 /// A configuration of one policy that must be signed.

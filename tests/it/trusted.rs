@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qhost_tests::{Done, ImageServer, Qhost, boot_sector, configured, policy};
 use serde_json::json;
+
+use qhost_tests::{Done, ImageServer, Qhost, boot_sector, configured, policy};
 
 use crate::qhost;
 

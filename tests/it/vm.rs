@@ -8,12 +8,13 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
+use serde_json::json;
+
 use qhost_tests::{
     ImageServer, Qhost, Reply,
     boot_sector::{self, Then},
     command, policy, succeed, wait_for,
 };
-use serde_json::json;
 
 use crate::qhost;
 
@@ -361,13 +362,13 @@ fn a_state_folder_with_a_long_and_odd_name() {
 fn ended_vms_are_kept_up_to_a_number() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let job = job(&qhost, &server, Then::PowerOff);
-    for number in 0..qhost::limits::ENDED_VMS + 5 {
+    for number in 0..qhost_model::limits::ENDED_VMS + 5 {
         let folder = qhost.state().join(format!("vms/old-{number}"));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("lock"), "").unwrap();
     }
     qhost.run(&["run", &job]).exits(0);
-    assert_eq!(qhost.vms().len(), qhost::limits::ENDED_VMS + 1);
+    assert_eq!(qhost.vms().len(), qhost_model::limits::ENDED_VMS + 1);
 }
 
 /// What a guest writes beyond its quota fails in the guest; the host's disk and QEMU do not notice.

@@ -2,12 +2,13 @@
 
 use std::{fs, time::Duration};
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     ImageServer, Qhost, Reply, Running,
     boot_sector::{self, Then},
     succeed, wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::qhost;
 
@@ -119,7 +120,7 @@ fn it_is_waited_for_and_its_console_followed() {
 fn one_whose_image_is_on_its_way() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let disk = boot_sector::disk("late", Then::Hang);
-    let sha256 = ::qhost::digest::Sha256::of(&disk).to_string();
+    let sha256 = qhost_model::digest::Sha256::of(&disk).to_string();
     server.set("/image", Reply::Slow(disk.into(), Duration::from_secs(1)));
     let run = qhost.start(&["run", &qhost.job(&(server.url("/image"), sha256), json!({}))]);
     wait_for("the fetch", || {

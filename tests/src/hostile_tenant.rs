@@ -273,7 +273,7 @@ fn short_vm(place: &Place, number: usize) -> Done {
     let ended = || place.qhost.vms().into_iter().find(|vm| has_ended(vm));
     if let Some(folder) = (number == 0).then(ended).flatten() {
         let folder = folder.to_str().expect("UTF-8");
-        for copy in 0..::qhost::limits::ENDED_VMS {
+        for copy in 0..qhost_model::limits::ENDED_VMS {
             succeed("cp", &["-r", folder, &format!("{folder}-{copy}")]);
         }
     }
@@ -310,7 +310,7 @@ fn kept_overlay(place: &Place, number: usize) -> Done {
 fn unfinished(place: &Place, number: usize) -> Done {
     let mut disk = boot_sector::disk(&format!("disk {number}"), Then::PowerOff);
     disk.resize(4 << 20, 1);
-    let (path, sha256) = ("/cut", ::qhost::digest::Sha256::of(&disk).to_string());
+    let (path, sha256) = ("/cut", qhost_model::digest::Sha256::of(&disk).to_string());
     let cut = Ranged { cut: Some(disk.len() - 100_000), ..Ranged::new(disk, "\"1\"") };
     place.server.set(path, Reply::Ranged(cut));
     place.run(&place.job("cut", "web", &(place.server.url(path), sha256), json!({})))

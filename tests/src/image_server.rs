@@ -15,8 +15,9 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     response::Response,
 };
-use qhost::digest::Sha256;
 use tokio::sync::oneshot;
+
+use qhost_model::digest::Sha256;
 
 /// What the server answers for a path.
 #[derive(Clone)]

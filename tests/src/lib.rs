@@ -45,7 +45,7 @@ pub fn policy(name: &str) -> PathBuf {
 /// A `[policies.NAME]` table of a configuration for a built policy, pinned; `more` are further lines of it.
 pub fn configured(name: &str, module: &str, settings: serde_json::Value, more: &str) -> String {
     let path = policy(module);
-    let sha256 = ::qhost::digest::Sha256::of(&std::fs::read(&path).expect("a policy"));
+    let sha256 = qhost_model::digest::Sha256::of(&std::fs::read(&path).expect("a policy"));
     format!(
         "[policies.{name}]\nmodule = \"{}\"\nsha256 = \"{sha256}\"\nsettings = {}\n{more}\n",
         path.display(),
@@ -96,7 +96,7 @@ pub fn linux_guest() -> &'static Path {
 /// since 1970 to the file that `QHOST_TIMES_OF_POINTS` names.
 pub fn fail_points() {
     use rustix::process::{Signal, getpid, kill_process};
-    ::qhost::failpoint::at_every_point(|point| {
+    qhost_sys::failpoint::at_every_point(|point| {
         if let Ok(path) = std::env::var("QHOST_TIMES_OF_POINTS") {
             use std::io::Write as _;
             let now = jiff::Timestamp::now().as_microsecond();

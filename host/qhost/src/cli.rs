@@ -115,7 +115,7 @@ pub enum Command {
         shell: Shell,
     },
     /// Become QEMU: the step between a VM's supervisor and QEMU
-    #[command(name = crate::spawn::SUBCOMMAND, hide = true)]
+    #[command(name = qhost_sys::spawn::SUBCOMMAND, hide = true)]
     Launch {
         /// The supervisor's process id
         parent: i32,
@@ -124,10 +124,10 @@ pub enum Command {
         command: Vec<std::ffi::OsString>,
     },
     /// Compile a policy: a process with limits of its own
-    #[command(name = crate::policy::COMPILE, hide = true)]
+    #[command(name = qhost_policy::COMPILE, hide = true)]
     Compile {
         /// What to make
-        product: crate::policy::Product,
+        product: qhost_policy::Product,
         /// Its address space in bytes
         memory: u64,
         /// Its time in seconds

@@ -6,16 +6,17 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::{
-    image::VerifiedImage,
+use qhost_image::VerifiedImage;
+use qhost_model::{
     job::{Problem, Task},
     launch::{Change, Forward, Violation},
-    limits,
     masks::Secrets,
-    policy::{Answer, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Writer},
     printable,
-    vm::{End, State},
 };
+use qhost_policy::{Answer, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Writer};
+use qhost_vm::{End, State};
+
+use crate::limits;
 
 /// The exit codes. [`Exit::ALL`] is the table that `--help` and the README print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -232,7 +233,7 @@ impl VmReport {
                 // QEMU's own words may have several lines.
                 let end = end.to_string();
                 let (end, more) = end.split_once('\n').unwrap_or((&end, ""));
-                let end = printable::line(end, limits::QEMU_STDERR_BYTES);
+                let end = printable::line(end, qhost_vm::limits::QEMU_STDERR_BYTES);
                 writeln!(
                     f,
                     "{style}ended{PLAIN}     {task}: {end} {DIM}(ran {ran:.1} s, VM {id}){PLAIN}"
@@ -261,7 +262,7 @@ impl VmReport {
 /// Lines of QEMU's or a guest's, which are not to look like ours.
 fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     for line in text.lines() {
-        writeln!(f, "          | {}", printable::line(line, limits::QEMU_STDERR_BYTES))?;
+        writeln!(f, "          | {}", printable::line(line, qhost_vm::limits::QEMU_STDERR_BYTES))?;
     }
     Ok(())
 }
@@ -283,7 +284,7 @@ impl fmt::Display for Shown<'_, Decision> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(decision) = self;
         if let Some(place) = &decision.place {
-            writeln!(f, "about     {}", crate::image::shown(place))?;
+            writeln!(f, "about     {}", qhost_image::shown(place))?;
         }
         if decision.policies.is_empty() {
             writeln!(f, "policy    {YELLOW}none{PLAIN}: the host's own rules decided alone")?;
@@ -312,7 +313,7 @@ impl fmt::Display for Shown<'_, OtherPlace> {
         if policies.is_empty() && other.conflicts.is_empty() && other.warnings.is_empty() {
             return Ok(());
         }
-        writeln!(f, "place     {}", crate::image::shown(&other.place))?;
+        writeln!(f, "place     {}", qhost_image::shown(&other.place))?;
         policies.iter().try_for_each(|policy| write!(f, "{}", Shown(*policy)))?;
         conflicts(f, &other.conflicts)?;
         warnings(f, &other.warnings)
@@ -368,7 +369,7 @@ impl fmt::Display for Shown<'_, PolicyRecord> {
 }
 
 fn shown(value: &serde_json::Value) -> String {
-    printable::line(&value.to_string(), limits::POLICY_TEXT_BYTES).to_string()
+    printable::line(&value.to_string(), qhost_policy::limits::POLICY_TEXT_BYTES).to_string()
 }
 
 fn word(answer: Answer) -> (anstyle::Style, &'static str) {

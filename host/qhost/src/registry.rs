@@ -14,12 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::Url;
 
-use crate::{
-    digest::Sha256,
-    limits,
-    policy::{Facts, Signature},
-    printable,
-};
+use qhost_model::{digest::Sha256, printable};
+use qhost_policy::{Facts, Signature};
+
+use crate::limits;
 pub use session::SessionError;
 use session::{Credentials, Scope, Session};
 
@@ -232,7 +230,8 @@ pub async fn pull(place: &Place, transport: Transport) -> Result<Pulled, Registr
     let digest = layer(&manifest).map_err(unfit)?;
     let path = format!("blobs/sha256:{digest}");
     // A registry may send more than its manifest says.
-    let blob = within(place, session.get(&path, "*/*", limits::POLICY_FILE_BYTES)).await?;
+    let blob =
+        within(place, session.get(&path, "*/*", qhost_policy::limits::POLICY_FILE_BYTES)).await?;
     let sha256 = Sha256::of(&blob.bytes);
     if sha256 != digest {
         let [found, expected] = [sha256, digest].map(|sha256| format!("sha256:{sha256}"));
@@ -255,7 +254,7 @@ fn layer(manifest: &Manifest) -> Result<Sha256, String> {
     if ![LAYER, OLD_LAYER].contains(&media_type.as_str()) {
         return Err(format!("its layer is {media_type:?}, and a policy's is {LAYER:?}"));
     }
-    let most = limits::POLICY_FILE_BYTES;
+    let most = qhost_policy::limits::POLICY_FILE_BYTES;
     if *size > most {
         return Err(format!("its layer has {size} bytes, more than {most}"));
     }
@@ -279,10 +278,13 @@ fn annotations(facts: &Facts, signatures: &[Signature]) -> BTreeMap<String, Stri
 
 fn signatures(manifest: &Manifest) -> Vec<Signature> {
     let annotations = manifest.annotations.iter().flatten();
-    let fits = |text: &&String| text.len() as u64 <= limits::SIGNATURE_BYTES;
+    let fits = |text: &&String| text.len() as u64 <= qhost_policy::limits::SIGNATURE_BYTES;
     let texts = annotations.filter(|(key, _)| key.starts_with(SIGNATURE)).map(|(_, text)| text);
     let texts = texts.filter(fits);
-    texts.take(limits::SIGNATURES).filter_map(|text| Signature::parse(text.clone()).ok()).collect()
+    texts
+        .take(qhost_policy::limits::SIGNATURES)
+        .filter_map(|text| Signature::parse(text.clone()).ok())
+        .collect()
 }
 
 fn session(place: &Place, transport: Transport, scope: Scope) -> Result<Session, RegistryError> {

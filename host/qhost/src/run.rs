@@ -22,26 +22,31 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use qhost_engine::{
+    admission,
+    config::Config,
+    fingerprint::Fingerprint,
+    overlays::KeptOverlay,
+    ports, recover,
+    start::{self, Held},
+};
+
 pub use error::RunError;
 pub use trust::TrustError;
 
-use decide::{Decided, Deciding};
-use docket::Keep;
+use qhost_image::{Fetcher, Store};
+use qhost_model::quota::Amounts;
+use qhost_policy::{Cache, Loader};
+use qhost_sys::{state::StateDir, stop::Stop};
 
 use crate::{
-    cage,
     cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared, Until},
-    config::Config,
-    image::{Fetcher, Store},
     limits,
     outcome::{Exit, Report},
-    policy::{Cache, Loader},
-    qemu::{self, Fingerprint},
-    quota::Amounts,
-    state::StateDir,
-    stop::Stop,
-    vm::{self, Held, KeptOverlay},
 };
+
+use decide::{Decided, Deciding};
+use docket::Keep;
 
 /// The whole program: parse, run, exit code.
 pub fn main() -> ExitCode {
@@ -98,7 +103,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let steps = show::Steps::new(shared);
     report.image_allow.clone_from(&args.decide.networks.image_allow);
     let host = Host::new(shared)?.with_image_networks(&args.decide);
-    vm::recover(&host.state).await;
+    recover::recover(&host.state).await;
     let fingerprint = tokio::select! {
         fingerprint = host.fingerprint(&steps) => fingerprint?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
@@ -134,7 +139,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         return Err(RunError::Usage(why.into()));
     }
     steps.decided(approved.decision());
-    let ports = vm::reserve(&host.state, approved.launch(), &host.config.rules().ports)?;
+    let ports = ports::reserve(&host.state, approved.launch(), &host.config.rules().ports)?;
     // Held from here on, so that no image is fetched for a run that another one keeps from starting.
     let mut kept = KeptOverlay::hold(&host.state, approved.task())?;
     let overlay_bytes = host.config.overlay.max_bytes;
@@ -142,12 +147,13 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         let (launch, forwards) = (approved.launch(), ports.forwards());
         let program = fingerprint.path();
         let unfiltered_internet = host.config.unfiltered_internet();
-        let needs = cage::Needs { launch, forwards, overlay_bytes, program, unfiltered_internet };
-        cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?
+        let needs =
+            qhost_cage::Needs { launch, forwards, overlay_bytes, program, unfiltered_internet };
+        qhost_cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?
     };
     let takes = Amounts::of(approved.launch(), overlay_bytes);
     let terms = host.config.terms(&approved.task().tenant);
-    let dir = vm::admit_new(&host.state, approved.task(), takes, &terms)?;
+    let dir = admission::admit_new(&host.state, approved.task(), takes, &terms)?;
     let image = tokio::select! {
         image = store.ensure(&approved.task().image, fetcher) => image?,
         () = stop.asked(1) => return Err(RunError::Interrupted),
@@ -161,14 +167,14 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
             kept.over(&image)?;
             kept.path().to_owned()
         }
-        None => vm::OVERLAY.into(),
+        None => qhost_vm::OVERLAY.into(),
     };
-    let plan = qemu::plan(dir.id(), program, approved, image, forwards, overlay);
+    let plan = qhost_engine::plan::plan(dir.id(), program, approved, image, forwards, overlay);
     let mut spec = plan.spec(args.grace().as_secs(), overlay_bytes, cage);
     let mut held = Held::new(plan.image(), ports, kept)?;
     held.user(&mut spec.cage.user, host.config.cage.users)?;
     let folder = dir.path().to_owned();
-    let attached = vm::launch(dir, &spec, &report.masked(plan.decision()), held)?;
+    let attached = start::launch(dir, &spec, &report.masked(plan.decision()), held)?;
     let vm =
         follow::until(args.until(), &host, &folder, (attached, &spec), &steps, &mut stop).await;
     store.note_use(plan.image().sha256());
@@ -220,7 +226,7 @@ impl Host {
 
 /// The folder that was named, or the default one.
 fn state_dir(shared: &Shared) -> Result<StateDir, RunError> {
-    let named = shared.state_dir.clone().or_else(crate::config::default_state_dir);
+    let named = shared.state_dir.clone().or_else(qhost_engine::config::default_state_dir);
     let no_home = || RunError::Usage("this user has no home folder; give --state-dir".into());
     Ok(StateDir::new(&named.ok_or_else(no_home)?)?)
 }

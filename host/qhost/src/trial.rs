@@ -21,7 +21,7 @@ pub use expect::{Expect, Tried, run, update};
 pub use junit::junit;
 pub use lint::{Finding, lint};
 
-use crate::policy::{Allowance, Chain, Layer, Loader, Mode, PolicyError, Source};
+use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, PolicyError, Source};
 
 /// A policy's project.
 #[derive(Debug)]

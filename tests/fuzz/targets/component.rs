@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use qhost::policy::{Allowance, Loader};
+use qhost_policy::{Allowance, Loader};
 
 static LOADER: LazyLock<Loader> = LazyLock::new(|| Loader::in_process().expect("a sandbox"));
 

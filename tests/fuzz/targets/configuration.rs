@@ -4,10 +4,8 @@
 use std::{fs, path::PathBuf, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use qhost::{
-    config::{Config, Lock},
-    policy::{self, Signature},
-};
+use qhost_engine::config::{Config, Lock};
+use qhost_policy::Signature;
 
 /// In memory, where the system has such a folder.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -32,8 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
         drop(error.to_string());
     }
     let text = String::from_utf8_lossy(bytes).into_owned();
-    if let Ok(settings) = policy::settings(&text) {
-        assert_eq!(policy::settings(&settings).as_ref(), Ok(&settings), "settings change again");
+    if let Ok(settings) = qhost_policy::settings(&text) {
+        assert_eq!(qhost_policy::settings(&settings).as_ref(), Ok(&settings), "settings change again");
     }
     drop(Signature::parse(text));
 });

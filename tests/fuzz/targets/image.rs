@@ -14,7 +14,7 @@ fuzz_target!(|image: &[u8]| {
         file.set_len(0).expect("a file in memory");
         file.rewind().expect("a file in memory");
         file.write_all(image).expect("a file in memory");
-        let verdict = qhost::image::inspect(file, 1 << 40).expect("a file in memory");
+        let verdict = qhost_image::inspect(file, 1 << 40).expect("a file in memory");
         if let Ok(inspected) = verdict {
             assert_eq!(inspected.bytes, image.len() as u64);
             assert!(inspected.disk_bytes <= 1 << 40);

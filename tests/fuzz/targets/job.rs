@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Err(error) = qhost::job::parse("job.json", bytes, "tenant", None) {
+    if let Err(error) = qhost_model::job::parse("job.json", bytes, "tenant", None) {
         let shown = error.to_string();
         assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
     }

@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use axum::http::{HeaderName, HeaderValue, StatusCode};
+
 use qhost_tests::{ImageServer, Qhost, Reply, https::HttpsServer};
 
 use super::{digest, file, pull};

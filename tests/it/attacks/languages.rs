@@ -3,8 +3,9 @@
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use qhost_tests::{Qhost, command, languages::can_build, root};
 use serde_json::json;
+
+use qhost_tests::{Qhost, command, languages::can_build, root};
 
 use crate::{qhost, snapshot};
 
@@ -72,7 +73,7 @@ fn build(qhost: &Qhost, tool: &Tool, args: &[&str], made: &str) {
 /// What a plan under a built probe says of one try, in a line.
 fn tried(qhost: &Qhost, made: &str, grant: bool, name: &str) -> String {
     let file = qhost.folder().join("probe").join(made);
-    let sha256 = qhost::digest::Sha256::of(&fs::read(&file).unwrap());
+    let sha256 = qhost_model::digest::Sha256::of(&fs::read(&file).unwrap());
     // Long, so that on a busy machine only attempts that never end meet it.
     let deadline_ms = if ENDLESS.contains(&name) { 3000 } else { 20_000 };
     qhost.config(&format!(

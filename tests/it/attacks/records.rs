@@ -9,12 +9,13 @@ use std::{
     process::{Child, Stdio},
 };
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     Done, ImageServer, Qhost,
     boot_sector::{self, Then},
     command, succeed, wait_for,
 };
-use serde_json::{Value, json};
 
 use crate::qhost;
 

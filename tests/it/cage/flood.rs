@@ -20,7 +20,7 @@ fn of_events_and_of_long_lines() {
     for deed in ["measure-events", "measure-long-lines"] {
         let caged = Caged::doing(&[deed], json!({}));
         let said = caged.said();
-        let most = (qhost::limits::QMP_RATE.per_second >> 10) * 2;
+        let most = (qhost_vm::limits::QMP_RATE.per_second >> 10) * 2;
         assert!(rate(&said, deed) <= most, "{deed}: {} KiB a second", rate(&said, deed));
         caged.qhost.run(&["stats"]).exits(0).says("test-");
         caged.qhost.run(&["ps"]).exits(0).says("running");
@@ -45,7 +45,7 @@ fn of_the_console() {
     let said = caged.said();
     let last = said.lines().find(|line| line.contains("measure-console: ")).unwrap();
     let (_, last) = last.split_once("measure-console").unwrap();
-    let most = (qhost::limits::CONSOLE_RATE.per_second >> 10) * 2;
+    let most = (qhost_vm::limits::CONSOLE_RATE.per_second >> 10) * 2;
     let rate = rate(&format!("measure-console{last}"), "measure-console");
     assert!(rate <= most, "{rate} KiB a second");
 }

@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-use qhost_tests::{can_filter, outside::outside, wait_for};
 use serde_json::json;
+
+use qhost_tests::{can_filter, outside::outside, wait_for};
 
 use super::{Caged, refused};
 use crate::qhost;

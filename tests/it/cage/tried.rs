@@ -6,8 +6,9 @@ use std::{
     net::{TcpListener, TcpStream},
 };
 
-use qhost_tests::{Qhost, can_filter, outside::outside};
 use serde_json::{Value, json};
+
+use qhost_tests::{Qhost, can_filter, outside::outside};
 
 use super::{Caged, is_root};
 use crate::{qhost, snapshot};

@@ -112,7 +112,7 @@ fn kill_9_at_each_point() {
         "store.recorded",
     ];
     let code = ["fetch.rs", "store.rs", "store/part.rs"]
-        .map(|name| fs::read_to_string(root().join("host/qhost/src/image").join(name)).unwrap());
+        .map(|name| fs::read_to_string(root().join("host/image/src").join(name)).unwrap());
     // The point of hashing again is not on a fetch's way.
     let named = code.concat().replace("failpoint::reach(\"store.hashed", "");
     let named = named.matches("failpoint::reach(\"").count();

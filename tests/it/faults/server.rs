@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use qhost_tests::{ImageServer, Quirk, Ranged, RawServer, Reply};
 use rustix::net::sockopt;
+
+use qhost_tests::{ImageServer, Quirk, Ranged, RawServer, Reply};
 
 use super::{ONCE, TWICE, digest, ends, file, has, header, pull, raw, status};
 use crate::qhost;

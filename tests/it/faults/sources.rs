@@ -4,8 +4,9 @@ use std::fs;
 use std::io::Write as _;
 use std::time::Duration;
 
-use qhost_tests::{ImageServer, Ranged, RawServer, Reply, command, wait_for};
 use serde_json::json;
+
+use qhost_tests::{ImageServer, Ranged, RawServer, Reply, command, wait_for};
 
 use super::{ONCE, digest, file, has, has_nothing, part, pull};
 use crate::qhost;

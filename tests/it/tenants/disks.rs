@@ -2,11 +2,12 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use qhost_tests::{
     Done, ImageServer, Qhost,
     boot_sector::{self, Then},
 };
-use serde_json::json;
 
 use super::{as_tenant, named, qhost};
 

@@ -2,12 +2,13 @@
 
 use std::fs;
 
+use serde_json::{Value, json};
+
 use qhost_tests::{
     ImageServer, Qhost, Ranged, Reply,
     boot_sector::{self, Then},
     wait_for,
 };
-use serde_json::{Value, json};
 
 use super::{as_tenant, named, qhost};
 
@@ -24,7 +25,7 @@ fn disk(seed: u64) -> Vec<u8> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    ::qhost::digest::Sha256::of(bytes).to_string()
+    qhost_model::digest::Sha256::of(bytes).to_string()
 }
 
 fn config(qhost: &Qhost, quotas: &str) {
@@ -181,10 +182,10 @@ fn unfinished_downloads_have_bounds() {
     }
     assert_eq!(whose("mallory"), 1);
     config(&qhost, "");
-    for seed in 11..=::qhost::limits::UNFINISHED_KEPT as u64 + 13 {
+    for seed in 11..=qhost_image::limits::UNFINISHED_KEPT as u64 + 13 {
         as_tenant(&qhost, "mallory", &job(&qhost, &server, seed, cut)).exits(13);
     }
-    assert_eq!((whose("mallory"), whose("acme")), (::qhost::limits::UNFINISHED_KEPT, 1));
+    assert_eq!((whose("mallory"), whose("acme")), (qhost_image::limits::UNFINISHED_KEPT, 1));
 }
 
 /// Lists of checksums that one tenant names push out none of another's.
@@ -200,12 +201,12 @@ fn lists_of_checksums_are_each_tenants_own() {
     let (_, sha256) = server.serve("/image", disk(1));
     let acmes = || run("acme", "/image", format!("{sha256}  image\n"));
     acmes().exits(0);
-    for number in 0..=::qhost::limits::SUMS_KEPT {
+    for number in 0..=qhost_image::limits::SUMS_KEPT {
         run("mallory", "/none", format!("# {number}\n")).exits(13).says("no line for");
     }
     let before = server.requests().len();
     acmes().exits(0);
     assert_eq!(server.requests().len(), before, "acme's list was pushed out");
     let mallorys = qhost.state().join("images/sums/mallory.lists");
-    assert_eq!(fs::read_dir(mallorys).unwrap().count(), ::qhost::limits::SUMS_KEPT);
+    assert_eq!(fs::read_dir(mallorys).unwrap().count(), qhost_image::limits::SUMS_KEPT);
 }

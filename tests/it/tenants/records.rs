@@ -24,12 +24,12 @@ fn short_vms_remove_no_others() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let acmes = run(&qhost, &server, "acme", "web");
     let first = run(&qhost, &server, "mallory", "short");
-    more(&qhost, &first, qhost::limits::ENDED_VMS);
+    more(&qhost, &first, qhost_model::limits::ENDED_VMS);
     let last = run(&qhost, &server, "mallory", "short");
     qhost.run(&["logs", "acme/web"]).exits(0).says("I am web");
     assert!(qhost.state().join("vms").join(&acmes).join("decision.json").exists());
     // Of mallory's, as many as are kept, and the one that the last launch made.
-    assert_eq!(qhost.vms().len(), 1 + qhost::limits::ENDED_VMS + 1);
+    assert_eq!(qhost.vms().len(), 1 + qhost_model::limits::ENDED_VMS + 1);
     assert!(has(&qhost, &last));
 }
 

@@ -22,8 +22,6 @@ use std::{
     time::Duration,
 };
 
-use qhost::qemu::descriptors;
-use qhost_tests::command;
 use rustix::{
     fs::{MemfdFlags, memfd_create},
     mount::{MountFlags, mount},
@@ -34,6 +32,9 @@ use rustix::{
     process::{Pid, Signal, kill_process},
     thread::{CapabilitySet, UnshareFlags, capabilities},
 };
+
+use qhost_tests::command;
+use qhost_vm::descriptors;
 
 /// The console's connection.
 static CONSOLE: AtomicI32 = AtomicI32::new(-1);
@@ -91,7 +92,7 @@ static TAKEN: AtomicU64 = AtomicU64::new(0);
 fn flooded(kind: u8) -> String {
     FLOODS.store(kind, Ordering::Relaxed);
     thread::sleep(Duration::from_secs(5));
-    let taken = TAKEN.load(Ordering::Relaxed).saturating_sub(qhost::limits::QMP_RATE.burst);
+    let taken = TAKEN.load(Ordering::Relaxed).saturating_sub(qhost_vm::limits::QMP_RATE.burst);
     format!("{} KiB a second", taken / 5 / 1024)
 }
 
@@ -296,7 +297,7 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
                 (&*console).write_all(&block)?;
                 taken += block.len() as u64;
             }
-            let taken = taken.saturating_sub(qhost::limits::CONSOLE_RATE.burst);
+            let taken = taken.saturating_sub(qhost_vm::limits::CONSOLE_RATE.burst);
             return Ok(format!("{} KiB a second", taken / began.elapsed().as_secs() / 1024));
         }
         "interfaces" => {

@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     qhost_tests::fail_points();
-    qhost::supervisor::main()
+    qhost_vm::supervisor::main()
 }

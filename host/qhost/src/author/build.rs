@@ -10,13 +10,12 @@ use std::{
 
 use serde::Serialize;
 
+use qhost_model::digest::Sha256;
+use qhost_policy::Kind;
+use qhost_sys::{spawn, state};
+
 use super::{AuthorError, Language, c, unreadable, unwritable};
-use crate::{
-    digest::Sha256,
-    limits,
-    policy::{self, Kind},
-    spawn, state,
-};
+use crate::limits;
 
 /// A component that was built.
 #[derive(Debug, Serialize)]
@@ -82,7 +81,7 @@ fn core_module(module: &Path, output: &Path) -> Result<Built, AuthorError> {
 fn componentize(made: &Path, output: &Path) -> Result<Built, AuthorError> {
     let bytes = fs::read(made).map_err(unreadable(made))?;
     let unfit = |reason| AuthorError::Unfit { path: made.into(), reason };
-    let component = policy::componentize(&bytes).map_err(unfit)?;
+    let component = qhost_policy::componentize(&bytes).map_err(unfit)?;
     let path = std::path::absolute(output).map_err(unwritable(output))?;
     state::write_shared(&path, &component).map_err(unwritable(output))?;
     Ok(Built { file: output.into(), bytes: component.len(), sha256: Sha256::of(&component) })

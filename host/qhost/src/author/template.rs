@@ -7,7 +7,6 @@ use std::{
 };
 
 use super::{AuthorError, Language, unwritable};
-use crate::limits;
 
 /// What stands for the project's name in a template.
 const NAME: &str = "__name__";
@@ -121,7 +120,7 @@ fn is_there(error: &io::Error) -> bool {
 
 /// What cargo, npm and the contract all take for a name.
 fn is_name(name: &str) -> bool {
-    name.len() <= limits::POLICY_NAME_BYTES
+    name.len() <= qhost_model::limits::POLICY_NAME_BYTES
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && name
             .bytes()

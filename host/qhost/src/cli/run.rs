@@ -5,7 +5,9 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use clap::Args;
 use ipnet::IpNet;
 
-use crate::{limits, name::is_name};
+use qhost_model::name::is_name;
+
+use crate::limits;
 
 /// What a decision is made from.
 #[derive(Debug, Clone, Args)]

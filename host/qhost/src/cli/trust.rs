@@ -4,8 +4,10 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 
+use qhost_model::name::is_name;
+
 use super::run::NamedFile;
-use crate::{name::is_name, registry::Place};
+use crate::registry::Place;
 
 /// `qhost policy keygen`
 #[derive(Debug, Args)]

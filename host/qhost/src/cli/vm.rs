@@ -7,7 +7,6 @@ use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 
 use super::run::tenant;
-use crate::limits;
 
 /// About VMs.
 #[derive(Debug, Subcommand)]
@@ -203,7 +202,7 @@ pub struct WaitArgs {
     /// Which.
     pub which: VmArgs,
     /// Seconds after which it is waited for no longer: exit code 16
-    #[arg(long, value_name = "SECONDS", default_value_t = limits::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(..=limits::WAIT.as_secs()))]
+    #[arg(long, value_name = "SECONDS", default_value_t = qhost_vm::limits::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(..=qhost_vm::limits::WAIT.as_secs()))]
     pub timeout: u64,
 }
 

@@ -11,8 +11,10 @@ use reqwest::{
 use serde::Deserialize;
 use url::{Host, Url};
 
+use qhost_model::printable;
+
 use super::{Place, Transport};
-use crate::{limits, printable};
+use crate::limits;
 
 /// Why a registry did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -266,11 +268,11 @@ struct Token {
 fn client(transport: Transport) -> ClientBuilder {
     let client = Client::builder()
         .user_agent(concat!("qhost/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(limits::FETCH_CONNECT)
-        .read_timeout(limits::FETCH_IDLE)
+        .connect_timeout(qhost_image::limits::FETCH_CONNECT)
+        .read_timeout(qhost_image::limits::FETCH_IDLE)
         .redirect(redirect::Policy::custom(|attempt| {
             let was_private = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-            if attempt.previous().len() > limits::FETCH_REDIRECTS {
+            if attempt.previous().len() > qhost_image::limits::FETCH_REDIRECTS {
                 attempt.error("too many redirects")
             } else if was_private && attempt.url().scheme() != "https" {
                 attempt.error("a redirect from https to http")

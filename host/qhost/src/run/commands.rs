@@ -6,18 +6,23 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 use serde_json::json;
 
-use super::{Host, RunError, show, state_dir};
-use crate::{
-    cli::{Cli, InspectArgs, PolicyCommand, Shared},
+use qhost_engine::{
     config::ConfigError,
     doctor::{self, Finding, Health},
     facts,
+    fingerprint::Fingerprint,
+};
+use qhost_model::{
     job::{self, Resources},
-    outcome::Exit,
-    policy::{self, About, Allowance, Facts, Inspection, Product},
     printable,
-    qemu::Fingerprint,
-    spawn,
+};
+use qhost_policy::{About, Allowance, Facts, Inspection, Product};
+use qhost_sys::spawn;
+
+use super::{Host, RunError, show, state_dir};
+use crate::{
+    cli::{Cli, InspectArgs, PolicyCommand, Shared},
+    outcome::Exit,
 };
 
 /// Becomes QEMU, or says why not; that text ends up where QEMU's own messages do.
@@ -35,7 +40,7 @@ pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
 /// Compiles a policy, or says why not.
 pub(super) fn compile(product: Product, memory: u64, seconds: u64) -> ExitCode {
     use std::io::Write as _;
-    match policy::compile_child(product, memory, seconds) {
+    match qhost_policy::compile_child(product, memory, seconds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             let said = writeln!(std::io::stderr(), "{reason}");

@@ -4,14 +4,15 @@ use std::error::Error;
 
 use serde::Serialize;
 
+use qhost_engine::config::{Config, ConfigError, ConfigProblem, Configured};
+use qhost_model::{digest::Sha256, printable};
+use qhost_policy::{Loader, Mode};
+use qhost_sys::trusted;
+
 use super::{Host, RunError, show, sources};
 use crate::{
     cli::{ConfigCommand, Shared},
-    config::{Config, ConfigError, ConfigProblem, Configured},
-    digest::Sha256,
     outcome::{ErrorReport, Exit},
-    policy::{Loader, Mode},
-    printable, trusted,
 };
 
 /// What was found.

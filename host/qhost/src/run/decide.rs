@@ -4,6 +4,13 @@ use std::{io, sync::Arc, thread, time::Duration};
 
 use tokio::time;
 
+use qhost_engine::{facts, fingerprint::Fingerprint};
+use qhost_model::{
+    job::{self, Task},
+    masks::Masks,
+};
+use qhost_policy::{Approved, Deadline, Input, Journal, Loader, Request, Verdict};
+
 use super::{
     Host, RunError,
     docket::{Docket, Keep},
@@ -11,13 +18,8 @@ use super::{
 };
 use crate::{
     cli::DecideArgs,
-    facts,
-    job::{self, Task},
     limits,
-    masks::Masks,
     outcome::{Exit, Report},
-    policy::{Approved, Deadline, Input, Journal, Loader, Request, Verdict},
-    qemu::Fingerprint,
 };
 
 /// What comes of a decision.
@@ -46,14 +48,14 @@ impl Deciding {
         interrupted: impl Future<Output = ()>,
     ) -> Result<Decided, RunError> {
         let docket = Arc::new(Docket::new(&self.host, self.keep));
-        let deadline = Deadline::after(limits::DECISION);
+        let deadline = Deadline::after(qhost_policy::limits::DECISION);
         let judging = {
             let (judge, docket) = (self.clone(), Arc::clone(&docket));
             tokio::task::spawn_blocking(move || judge.judge(known, &docket, deadline))
         };
         let ended = tokio::select! {
             judged = judging => judged.map_err(|panicked| RunError::Runtime(panicked.into())),
-            () = time::sleep(limits::DECISION + limits::DECISION_OVERDUE) => Err(RunError::SlowDecision),
+            () = time::sleep(qhost_policy::limits::DECISION + limits::DECISION_OVERDUE) => Err(RunError::SlowDecision),
             () = interrupted => Err(RunError::Interrupted),
         };
         let (task, verdict) = match ended {

@@ -5,14 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use qhost_model::{host_facts::HostFacts, job::Task, masks::Masks};
+use qhost_policy::{Input, Journal, Outcome, Record, RecordError, Request, Verdict};
+
 use super::{Host, RunError};
-use crate::{
-    host_facts::HostFacts,
-    job::Task,
-    masks::Masks,
-    outcome::ErrorReport,
-    policy::{Input, Journal, Outcome, Record, RecordError, Request, Verdict},
-};
+use crate::outcome::ErrorReport;
 
 /// Whether a decision is recorded. Every decision that a launch follows from is.
 #[derive(Clone, Copy, PartialEq, Eq)]

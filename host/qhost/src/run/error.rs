@@ -2,23 +2,23 @@
 
 use std::{io, path::PathBuf};
 
+use qhost_cage::Lacking;
+use qhost_engine::{config::ConfigError, facts::FactsError, fingerprint::FingerprintError};
+use qhost_image::ImageError;
+use qhost_model::{
+    digest::Sha256,
+    job::{JobError, Problem, Task},
+    masks::{Masks, Secrets},
+};
+use qhost_policy::{Decision, PolicyError, RecordError};
+use qhost_sys::{state::StateDirError, trusted::Untrusted};
+use qhost_vm::VmError;
+
 use super::trust::TrustError;
 use crate::{
     author::AuthorError,
-    cage::Lacking,
-    config::ConfigError,
-    digest::Sha256,
-    facts::FactsError,
-    image::ImageError,
-    job::{JobError, Problem, Task},
-    masks::{Masks, Secrets},
     outcome::{ErrorReport, Exit, Report},
-    policy::{self, Decision, PolicyError, RecordError},
-    qemu::FingerprintError,
-    state::StateDirError,
     trial::TrialError,
-    trusted::Untrusted,
-    vm::VmError,
 };
 
 /// Why a run ended before it was done.
@@ -92,7 +92,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// The policies together took too long.
-    #[error("loading and asking the policies took longer than {} s", crate::limits::DECISION.as_secs())]
+    #[error("loading and asking the policies took longer than {} s", qhost_policy::limits::DECISION.as_secs())]
     SlowDecision,
     /// The image.
     #[error(transparent)]
@@ -248,7 +248,7 @@ impl Report {
 
     /// A decision without the task's secrets.
     pub(super) fn masked(&self, decision: &Decision) -> Decision {
-        policy::masked(&self.secrets, decision.clone())
+        qhost_policy::masked(&self.secrets, decision.clone())
     }
 
     /// Takes an error in.

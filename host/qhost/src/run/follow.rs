@@ -4,13 +4,14 @@ use std::path::Path;
 
 use tokio::{task::JoinHandle, time};
 
+use qhost_engine::recover;
+use qhost_sys::stop::Stop;
+use qhost_vm::{Attached, End, Note, Spec, State, Status, Vm};
+
 use super::{Host, show::Steps, vms};
 use crate::{
     cli::Until,
-    limits,
     outcome::{Exit, VmReport},
-    stop::Stop,
-    vm::{self, Attached, End, Note, Spec, State, Status, Vm},
 };
 
 /// Follows it until what is waited for, or its end.
@@ -29,7 +30,7 @@ pub(super) async fn until(
             note = attached.note() => match note {
                 Some(Note::Changed(change)) if change.state == State::Running => {
                     let at = folder.to_owned();
-                    told.get_or_insert_with(|| tokio::spawn(async move { vm::end_of(&at).await }));
+                    told.get_or_insert_with(|| tokio::spawn(async move { qhost_vm::end_of(&at).await }));
                     steps.running(spec, &Vm::at(folder).console_log());
                     if until == Until::Running {
                         return Vm::at(folder);
@@ -70,10 +71,10 @@ pub(super) async fn until(
             return as_told(now, told).await;
         }
         if tries % 25 == 1 {
-            vm::recover(&host.state).await;
+            recover::recover(&host.state).await;
         }
         tokio::select! {
-            () = time::sleep(limits::VM_POLL) => {}
+            () = time::sleep(qhost_vm::limits::VM_POLL) => {}
             () = stop.asked(asked + 1) => {
                 asked += 1;
                 vms::ask_to_stop(&now);
@@ -86,7 +87,7 @@ pub(super) async fn until(
 async fn as_told(mut vm: Vm, told: Option<JoinHandle<Option<Status>>>) -> Vm {
     if vm.status.state() == State::Lost
         && let Some(told) = told
-        && let Ok(Ok(Some(status))) = time::timeout(limits::VM_POLL, told).await
+        && let Ok(Ok(Some(status))) = time::timeout(qhost_vm::limits::VM_POLL, told).await
     {
         vm.status = status;
     }
@@ -123,6 +124,6 @@ pub(super) fn report(vm: &Vm, spec: &Spec) -> VmReport {
         ended_at: ended.as_ref().map(|ended| ended.ended_at),
         end: ended.map(|ended| ended.end),
         cage: spec.cage.summary(),
-        console_tail: if failed { vm::console_tail(&vm.folder) } else { String::new() },
+        console_tail: if failed { qhost_vm::console_tail(&vm.folder) } else { String::new() },
     }
 }

@@ -10,17 +10,17 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
+use qhost_engine::overlays;
+use qhost_image::{Checked, Collect, Fetcher, ImageError, Inspected, Store, Stored, Unfinished};
+use qhost_model::{digest::Sha256, job, printable};
+
 use super::{Host, RunError, show};
 use crate::{
     cli::{
         GcArgs, ImageCommand, InspectImageArgs, PullImageArgs, RemoveImageArgs, Shared,
         VerifyImageArgs,
     },
-    digest::Sha256,
-    image::{self, Checked, Collect, Fetcher, ImageError, Inspected, Store, Stored, Unfinished},
-    job,
     outcome::{Exit, IMAGE_ALLOW},
-    printable, vm,
 };
 
 pub(super) async fn image(shared: &Shared, command: &ImageCommand) -> Exit {
@@ -54,7 +54,7 @@ impl Images<'_> {
         let request = job::image_request(&args.sources, &args.checksum).map_err(RunError::Usage)?;
         let mut config = self.host.config.clone();
         config.image.network.allow.extend(&args.networks.image_allow);
-        let mut stop = crate::stop::Stop::on_signals().map_err(RunError::Runtime)?;
+        let mut stop = qhost_sys::stop::Stop::on_signals().map_err(RunError::Runtime)?;
         let steps = show::Steps::new(self.shared);
         let also = &args.networks.image_allow;
         if !also.is_empty() {
@@ -158,7 +158,7 @@ impl Images<'_> {
             |error| RunError::Usage(format!("cannot read {}: {error}", path.display()));
         let file = File::open(path).map_err(unreadable)?;
         let most = self.host.config.image.max_disk_bytes;
-        match image::inspect(&file, most).map_err(unreadable)? {
+        match qhost_image::inspect(&file, most).map_err(unreadable)? {
             Ok(inspected) => {
                 let Inspected { format, bytes, disk_bytes } = inspected;
                 show::print(&match self.shared.json {
@@ -284,9 +284,9 @@ impl Images<'_> {
 
     /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
     fn uses(&self) -> Result<Uses, RunError> {
-        let running = vm::running(&self.host.state).into_iter();
+        let running = qhost_vm::running(&self.host.state).into_iter();
         let running = running.filter_map(|vm| Some((vm.takes?.image()?, vm.id)));
-        let kept = vm::kept_over(&self.host.state)?.into_iter();
+        let kept = overlays::kept_over(&self.host.state)?.into_iter();
         let shown = |whose: String| format!("overlay:{}", printable::line(&whose, 120));
         Ok(Uses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect()))
     }

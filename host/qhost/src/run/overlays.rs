@@ -3,12 +3,13 @@
 use indicatif::BinaryBytes;
 use serde_json::json;
 
+use qhost_engine::overlays::{self, Kept};
+use qhost_model::printable;
+
 use super::{RunError, show, state_dir};
 use crate::{
     cli::{OverlayCommand, RemoveOverlayArgs, Shared},
     outcome::Exit,
-    printable,
-    vm::{self, Kept},
 };
 
 pub(super) fn overlay(shared: &Shared, command: &OverlayCommand) -> Exit {
@@ -23,7 +24,7 @@ pub(super) fn overlay(shared: &Shared, command: &OverlayCommand) -> Exit {
 }
 
 fn list(shared: &Shared) -> Result<(), RunError> {
-    let kept = vm::kept(&state_dir(shared)?)?;
+    let kept = overlays::kept(&state_dir(shared)?)?;
     if shared.json {
         show::print(&show::json(&json!({ "overlays": kept })));
         return Ok(());
@@ -53,7 +54,7 @@ fn list(shared: &Shared) -> Result<(), RunError> {
 fn remove(shared: &Shared, args: &RemoveOverlayArgs) -> Result<(), RunError> {
     let state = state_dir(shared)?;
     for name in &args.names {
-        vm::remove_kept(&state, name)?;
+        overlays::remove(&state, name)?;
         if !shared.json {
             show::print(&format!("removed    {name}\n"));
         }

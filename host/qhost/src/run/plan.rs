@@ -4,18 +4,16 @@ use std::future;
 
 use serde::Serialize;
 
+use qhost_cage::Cage;
+use qhost_engine::fingerprint::Fingerprint;
+use qhost_image::Store;
+use qhost_model::{digest::Sha256, format::Format, launch::Forward};
+use qhost_policy::Approved;
+
 use super::{Decided, Deciding, Host, Keep, RunError, show};
 use crate::{
-    cage::{self, Cage},
     cli::{DecideArgs, Shared},
-    digest::Sha256,
-    format::Format,
-    image::Store,
-    launch::Forward,
     outcome::{Exit, Report},
-    policy::Approved,
-    qemu::Fingerprint,
-    vm,
 };
 
 /// A report, and the command line that a run would use.
@@ -97,7 +95,7 @@ fn planned(
     let tenant = &approved.task().tenant;
     let stored = store.get(image, tenant, &host.config.image)?;
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
-    let forward = |port: &crate::launch::PortMap| Forward {
+    let forward = |port: &qhost_model::launch::PortMap| Forward {
         label: port.label.clone(),
         bind: port.bind,
         host: port.host.unwrap_or(0),
@@ -105,27 +103,27 @@ fn planned(
         protocol: port.protocol,
     };
     let forwards: Vec<_> = approved.launch().ports.iter().map(forward).collect();
-    let needs = cage::Needs {
+    let needs = qhost_cage::Needs {
         launch: approved.launch(),
         forwards: &forwards,
         overlay_bytes: host.config.overlay.max_bytes,
         program: fingerprint.path(),
         unfiltered_internet: host.config.unfiltered_internet(),
     };
-    let cage = cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
+    let cage = qhost_cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
     Ok(PlannedLaunch {
         image_stored: stored.is_some(),
         image_sha256: store.known_digest(image, Some(tenant))?.unwrap_or(image.checksum.pin()),
         image_format: format,
         cage,
         program: fingerprint.path().display().to_string(),
-        argv: vm::argv("VM-ID", approved.launch(), &approved.task().args, format, &forwards),
+        argv: qhost_vm::argv("VM-ID", approved.launch(), &approved.task().args, format, &forwards),
     })
 }
 
 impl PlannedLaunch {
-    fn text(&self, launch: &crate::launch::Launch) -> String {
-        let crate::job::Resources { cpus, memory_mib } = launch.resources;
+    fn text(&self, launch: &qhost_model::launch::Launch) -> String {
+        let qhost_model::job::Resources { cpus, memory_mib } = launch.resources;
         let mut text = format!(
             "launch    {}, {cpus} CPU{}, {memory_mib} MiB, egress {}\n",
             launch.accelerator.name(),

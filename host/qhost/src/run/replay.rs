@@ -6,14 +6,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use qhost_engine::config::Config;
+use qhost_model::{
+    launch::{Change, Violation},
+    printable,
+};
+use qhost_policy::{Chain, Decision, Input, Loader, Outcome, Record, Request, Source};
+
 use super::{Host, RunError, show, sources};
 use crate::{
     cli::{ReplayArgs, Shared},
-    config::Config,
-    launch::{Change, Violation},
     outcome::Exit,
-    policy::{self, Chain, Decision, Input, Loader, Outcome, Record, Request, Source},
-    printable,
 };
 
 /// What became of all records.
@@ -94,7 +97,7 @@ fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
     let unreadable = |source| RunError::Log { path: args.log.clone(), source };
     let bar = progress(shared);
     let mut replay = Replay::default();
-    for line in policy::lines(&args.log).map_err(unreadable)? {
+    for line in qhost_policy::lines(&args.log).map_err(unreadable)? {
         let (file, number, text) = line.map_err(unreadable)?;
         let line = format!("{}:{number}", name(&args.log, &file));
         match Record::parse(&text) {
@@ -149,7 +152,7 @@ impl Chains<'_> {
 
     /// The configuration's chain, with what the command line puts in its place or before it.
     fn sources(&self, tenant: &str) -> Result<Vec<Source>, RunError> {
-        let usage = |error: crate::config::UnknownTenant| RunError::Usage(error.to_string());
+        let usage = |error: qhost_engine::config::UnknownTenant| RunError::Usage(error.to_string());
         let configured = self.config.chain(tenant).map_err(usage)?;
         let mut chain = configured.iter().map(sources::source).collect::<Result<Vec<_>, _>>()?;
         let mut front = vec![];
@@ -285,7 +288,7 @@ fn without_cost(decision: &Decision) -> Decision {
     let mut decision = decision.clone();
     let others = decision.places.iter_mut().flat_map(|other| &mut other.policies);
     for policy in decision.policies.iter_mut().chain(others) {
-        policy.cost = policy::Cost::default();
+        policy.cost = qhost_policy::Cost::default();
     }
     decision
 }

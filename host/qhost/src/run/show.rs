@@ -10,15 +10,16 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::filter::LevelFilter;
 
+use qhost_image::{Doing, Progress, VerifiedImage};
+use qhost_model::printable;
+use qhost_policy::Decision;
+use qhost_vm::Spec;
+
 use super::RunError;
 use crate::{
     cli::Shared,
-    image::{Doing, Progress, VerifiedImage},
     limits,
     outcome::{ErrorReport, Exit, Report},
-    policy::Decision,
-    printable,
-    vm::Spec,
 };
 
 /// Logs go to standard error: warnings, or with -v what is done.

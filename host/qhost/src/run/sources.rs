@@ -6,18 +6,16 @@ use std::{
     path::Path,
 };
 
+use qhost_engine::config::{Config, Configured, Settings};
+use qhost_policy::{Allowance, Layer, Mode, PolicyError, Source};
+use qhost_sys::trusted::{self, Found};
+
 use super::RunError;
-use crate::{
-    cli::{DecideArgs, NamedFile, NamedSettings},
-    config::{Config, Configured, Settings},
-    limits,
-    policy::{self, Allowance, Layer, Mode, PolicyError, Source},
-    trusted::{self, Found},
-};
+use crate::cli::{DecideArgs, NamedFile, NamedSettings};
 
 /// The job file's name for errors, and its bytes; one more than allowed where there are too many.
 pub(super) fn job(path: &Path) -> Result<(String, Vec<u8>), RunError> {
-    let most = limits::JOB_FILE_BYTES + 1;
+    let most = qhost_model::limits::JOB_FILE_BYTES + 1;
     let mut bytes = vec![];
     if path == Path::new("-") {
         let read = io::stdin().lock().take(most).read_to_end(&mut bytes);
@@ -46,8 +44,10 @@ pub(super) fn policies(config: &Config, args: &DecideArgs) -> Result<Vec<Source>
         }
         sources.push(source(configured)?);
     }
-    match sources.len() > limits::POLICIES {
-        true => Err(RunError::Usage(format!("more than {} policies", limits::POLICIES))),
+    match sources.len() > qhost_policy::limits::POLICIES {
+        true => {
+            Err(RunError::Usage(format!("more than {} policies", qhost_policy::limits::POLICIES)))
+        }
         false => Ok(sources),
     }
 }
@@ -136,7 +136,7 @@ fn read(place: &str, path: &Path) -> Result<String, RunError> {
         return Err(RunError::Untrusted { what: place.into(), source });
     }
     let mut text = String::new();
-    let most = limits::POLICY_SETTINGS_BYTES + 1;
+    let most = qhost_policy::limits::POLICY_SETTINGS_BYTES + 1;
     let read = File::open(path).and_then(|file| file.take(most).read_to_string(&mut text));
     match read {
         Ok(_) => Ok(text),
@@ -148,5 +148,5 @@ fn read(place: &str, path: &Path) -> Result<String, RunError> {
 }
 
 fn object(place: &str, text: &str) -> Result<String, RunError> {
-    policy::settings(text).map_err(|reason| RunError::Usage(format!("{place}: {reason}")))
+    qhost_policy::settings(text).map_err(|reason| RunError::Usage(format!("{place}: {reason}")))
 }

@@ -5,11 +5,13 @@ use std::{fs, path::Path};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use qhost_model::printable;
+use qhost_sys::state;
+
 use super::{Host, RunError, show};
 use crate::{
     cli::{BenchArgs, LintArgs, Shared, TestArgs},
     outcome::Exit,
-    printable, state,
     trial::{self, Finding, Measured, Project, TrialError, Tried},
 };
 

@@ -9,19 +9,22 @@ use std::{
 
 use serde_json::{Value, json};
 
+use qhost_engine::config::{Config, Lock, Locked};
+use qhost_model::digest::Sha256;
+use qhost_policy::{
+    Allowance, PublicKey, Signature, Signers,
+    signature::{self, Checked, Encrypted, SecretKey},
+};
+use qhost_sys::{
+    state,
+    trusted::{self, Untrusted},
+};
+
 use super::{Host, RunError, show};
 use crate::{
     cli::{KeygenArgs, LockArgs, PullArgs, PushArgs, Shared, SignArgs, VerifyArgs},
-    config::{Config, Lock, Locked},
-    digest::Sha256,
     outcome::Exit,
-    policy::{
-        self, Allowance, PublicKey, Signature, Signers,
-        signature::{self, Checked, Encrypted, SecretKey},
-    },
     registry::{self, Pulled, RegistryError, Transport},
-    state,
-    trusted::{self, Untrusted},
 };
 
 /// Why something about trust was not done.
@@ -345,7 +348,7 @@ fn try_lock(shared: &Shared, LockArgs { check }: &LockArgs) -> Result<Said, RunE
     let mut text = String::new();
     for name in locks.config.to_lock() {
         let path = locks.config.module(&name).unwrap_or_default();
-        let (bytes, _) = policy::read_file(&name, &path)?;
+        let (bytes, _) = qhost_policy::read_file(&name, &path)?;
         let found = Sha256::of(&bytes);
         let before = locks.lock.policies.get(&name).map(|locked| locked.sha256);
         let word = match before {

@@ -7,13 +7,15 @@ mod again;
 
 use serde_json::json;
 
+use qhost_engine::{name, recover};
+use qhost_model::printable;
+use qhost_vm::Vm;
+
 use super::{Host, RunError, images::ago, show, state_dir};
 use crate::{
     cli::{PsArgs, Shared, VmCommand},
     limits,
     outcome::Exit,
-    printable,
-    vm::{self, Vm},
 };
 
 pub(super) use ending::ask_to_stop;
@@ -27,26 +29,29 @@ pub(super) async fn command(shared: &Shared, command: &VmCommand) -> Exit {
 
 async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
     let state = state_dir(shared)?;
-    let recovered = vm::recover(&state).await;
+    let recovered = recover::recover(&state).await;
     match command {
         VmCommand::Ps(args) => Ok(ps(shared, args, &state)),
-        VmCommand::Inspect(args) => inspect(shared, &vm::named(&state, &args.name())?),
-        VmCommand::Logs(args) => looking::logs(&vm::named(&state, &args.which.name())?, args).await,
-        VmCommand::Console(args) => console::attach(&vm::named(&state, &args.name())?).await,
+        VmCommand::Inspect(args) => inspect(shared, &name::named(&state, &args.name())?),
+        VmCommand::Logs(args) => {
+            looking::logs(&name::named(&state, &args.which.name())?, args).await
+        }
+        VmCommand::Console(args) => console::attach(&name::named(&state, &args.name())?).await,
         VmCommand::Stats(args) => looking::stats(shared, &state, args).await,
         VmCommand::Events(args) => looking::events(shared, &state, args).await,
         VmCommand::Stop(args) => {
-            let stop = vm::Request::Stop { grace_s: args.grace };
+            let stop = qhost_vm::Request::Stop { grace_s: args.grace };
             ending::end(shared, &state, &args.which.names(), stop).await
         }
         VmCommand::Kill(args) => {
-            ending::end(shared, &state, &args.names(), vm::Request::Kill).await
+            ending::end(shared, &state, &args.names(), qhost_vm::Request::Kill).await
         }
         VmCommand::Pause(args) => {
-            ending::each(shared, &state, &args.names(), (vm::Request::Pause, "paused")).await
+            ending::each(shared, &state, &args.names(), (qhost_vm::Request::Pause, "paused")).await
         }
         VmCommand::Resume(args) => {
-            ending::each(shared, &state, &args.names(), (vm::Request::Resume, "running")).await
+            ending::each(shared, &state, &args.names(), (qhost_vm::Request::Resume, "running"))
+                .await
         }
         VmCommand::Restart(args) => again::restart(shared, args).await,
         VmCommand::Wait(args) => ending::wait(shared, &state, args).await,
@@ -55,8 +60,8 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
     }
 }
 
-fn ps(shared: &Shared, args: &PsArgs, state: &crate::state::StateDir) -> Exit {
-    let mut vms = if args.all { vm::list(state) } else { vm::going_on(state) };
+fn ps(shared: &Shared, args: &PsArgs, state: &qhost_sys::state::StateDir) -> Exit {
+    let mut vms = if args.all { qhost_vm::list(state) } else { qhost_vm::going_on(state) };
     vms.retain(|vm| args.of.includes(&vm.tenant));
     if shared.json {
         show::print(&show::json(&json!({ "vms": vms })));

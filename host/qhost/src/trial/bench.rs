@@ -4,8 +4,10 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use qhost_policy::Loader;
+
 use super::{Case, Project, TrialError};
-use crate::{limits, policy::Loader};
+use crate::limits;
 
 /// What one case costs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,7 +52,7 @@ pub(super) fn one(
 ) -> Result<Measured, TrialError> {
     let chain = project.chain(loader, case)?;
     let mut took = vec![];
-    let mut cost = crate::policy::Cost::default();
+    let mut cost = qhost_policy::Cost::default();
     for round in 0..limits::BENCH_WARM_UP + decisions {
         let request = case.request.clone();
         let began = Instant::now();

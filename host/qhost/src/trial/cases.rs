@@ -10,8 +10,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use toml::Spanned;
 
+use qhost_model::{host_facts::HostFacts, job, launch::PortRange};
+use qhost_policy::Request;
+
 use super::{Expect, TrialError, example, unreadable};
-use crate::{host_facts::HostFacts, job, launch::PortRange, limits, policy::Request};
 
 /// A file of cases.
 #[derive(Debug)]
@@ -143,7 +145,7 @@ impl Given {
         let file = path.parent().unwrap_or(Path::new("")).join(file);
         let unreadable = |error| format!("cannot read {}: {error}", file.display());
         let size = fs::metadata(&file).map_err(unreadable)?.len();
-        if size > limits::JOB_FILE_BYTES {
+        if size > qhost_model::limits::JOB_FILE_BYTES {
             return Err(format!("{} has {size} bytes, more than a job may have", file.display()));
         }
         Ok((file.display().to_string(), fs::read(&file).map_err(unreadable)?))

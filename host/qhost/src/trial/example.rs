@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::launch::{PortRange, Rules};
+use qhost_model::launch::{PortRange, Rules};
 
 /// A job in qhost's own form.
 pub(super) fn job() -> Value {

@@ -7,12 +7,11 @@ use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table};
 
+use qhost_model::printable;
+use qhost_policy::{Answer, Loader};
+use qhost_sys::state::write_shared;
+
 use super::{Case, CaseFile, Project, TrialError};
-use crate::{
-    policy::{Answer, Loader},
-    printable,
-    state::write_shared,
-};
 
 /// What a case expects; what it leaves out is not looked at.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -117,11 +116,11 @@ fn found(project: &Project, loader: &Loader, case: &Case) -> Result<(Expect, u64
     if let Some(error) = verdict.error() {
         return Ok((failed(error.to_string()), policy.cost.micros));
     }
-    let reason = |violation: &crate::launch::Violation| Reason {
+    let reason = |violation: &qhost_model::launch::Violation| Reason {
         code: violation.code.clone(),
         field: violation.field.clone(),
     };
-    let write = |change: &crate::launch::Change| Write {
+    let write = |change: &qhost_model::launch::Change| Write {
         field: change.field.clone(),
         to: change.to.clone(),
     };

@@ -4,8 +4,9 @@ use std::{path::Path, time::Duration};
 
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
+use qhost_sys::state::write_shared;
+
 use super::{TrialError, Tried};
-use crate::state::write_shared;
 
 /// Writes a report: a suite for each file of cases.
 pub fn junit(path: &Path, policy: &str, tried: &[Tried]) -> Result<(), TrialError> {

@@ -9,11 +9,10 @@ use wasmparser::{
     ElementItems, ExternalKind, ImportSectionReader, Operator, Parser, Payload, TypeRef,
 };
 
+use qhost_policy::{Answer, Chain, Cost, Decision, Facts, Loader, PolicyError, Verdict};
+
 use super::{Case, Project, TrialError, bench, unreadable};
-use crate::{
-    limits,
-    policy::{Answer, Chain, Cost, Decision, Facts, Loader, PolicyError, Verdict},
-};
+use crate::limits;
 
 /// Something to look at in a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,7 +32,7 @@ pub struct Finding {
 pub fn lint(project: &Project, loader: &Loader) -> Result<Vec<Finding>, TrialError> {
     let cases = project.all_cases()?;
     let wasi = cases.iter().any(|case| case.wasi);
-    let allowance = crate::policy::Allowance { wasi, ..Default::default() };
+    let allowance = qhost_policy::Allowance { wasi, ..Default::default() };
     let facts = loader.inspect(&project.name, &project.module, &allowance)?.facts;
     let mut findings = unused(project, &facts)?;
     findings.extend(settings(project, loader, &facts, cases.first())?);
@@ -121,8 +120,8 @@ fn answers(decision: &Decision) -> String {
 
 /// How near a decision came to a limit.
 fn near(cost: &Cost, log_dropped: u64) -> Option<String> {
-    let deadline = limits::POLICY_DEADLINE;
-    let memory = limits::POLICY_MEMORY_BYTES as u64;
+    let deadline = qhost_policy::limits::POLICY_DEADLINE;
+    let memory = qhost_policy::limits::POLICY_MEMORY_BYTES as u64;
     if Duration::from_micros(cost.micros) > deadline / 2 {
         return Some(format!("it takes {} ms of {} ms", cost.micros / 1000, deadline.as_millis()));
     }

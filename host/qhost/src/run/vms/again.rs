@@ -6,28 +6,32 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time;
 
+use qhost_engine::{
+    admission, name,
+    overlays::KeptOverlay,
+    ports,
+    recover::{self, Recovered},
+    start::{self, Held},
+};
+use qhost_image::{Fetcher, Store};
+use qhost_model::{job::Task, masks::is_masked, printable};
+use qhost_policy::Decision;
+use qhost_sys::{state::StateDir, stop::Stop};
+use qhost_vm::{AskError, Request, Spec, State, Vm, VmError};
+
 use super::{Host, RunError, ending::summary, show};
 use crate::{
-    cage,
     cli::{Shared, StopArgs, Until},
-    image::{self, Fetcher, Store},
-    job::Task,
     limits,
-    masks::is_masked,
     outcome::Exit,
-    policy::Decision,
-    printable,
     run::follow,
-    state::StateDir,
-    stop::Stop,
-    vm::{self, AskError, Held, KeptOverlay, Recovered, Request, Spec, State, Vm, VmError},
 };
 
 pub(super) async fn restart(shared: &Shared, args: &StopArgs) -> Result<Exit, RunError> {
     let host = Host::new(shared)?;
     let mut vms = vec![];
     for name in &args.which.names() {
-        let vm = vm::named(&host.state, name)?;
+        let vm = name::named(&host.state, name)?;
         let vm = match vm.status.state().is_final() {
             true => start(shared, &host, &vm, "asked to restart").await?,
             false => stop_and_start(&host.state, &vm, args.grace).await?,
@@ -49,7 +53,7 @@ async fn stop_and_start(state: &StateDir, vm: &Vm, grace_s: Option<u64>) -> Resu
     let refused =
         |error: AskError| VmError::Refused { id: vm.id.clone(), reason: error.to_string() };
     let was = vm.status.started_at;
-    vm::ask(&vm.folder, Request::Restart { grace_s }, limits::CONTROL_REPLY)
+    qhost_vm::ask(&vm.folder, Request::Restart { grace_s }, limits::CONTROL_REPLY)
         .await
         .map_err(refused)?;
     let most = std::time::Instant::now() + limits::STOP_GRACE_MOST;
@@ -57,7 +61,7 @@ async fn stop_and_start(state: &StateDir, vm: &Vm, grace_s: Option<u64>) -> Resu
     loop {
         // Whoever heard it may have been killed.
         if looked.elapsed() > limits::KILL_AGAIN {
-            vm::recover(state).await;
+            recover::recover(state).await;
             looked = std::time::Instant::now();
         }
         let now = Vm::at(&vm.folder);
@@ -69,7 +73,7 @@ async fn stop_and_start(state: &StateDir, vm: &Vm, grace_s: Option<u64>) -> Resu
             let seconds = limits::STOP_GRACE_MOST.as_secs();
             return Err(VmError::Stays { id: now.id, seconds }.into());
         }
-        time::sleep(limits::VM_POLL).await;
+        time::sleep(qhost_vm::limits::VM_POLL).await;
     }
 }
 
@@ -81,25 +85,25 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     let task: Task = read(vm.folder.join("task.json"))?;
     let decision: Decision = read(vm.folder.join("decision.json"))?;
     // This host and its configuration may have changed since.
-    let needs = cage::Needs {
+    let needs = qhost_cage::Needs {
         launch: &decision.launch,
         forwards: &spec.forwards,
         overlay_bytes: spec.overlay_bytes,
         program: &spec.program,
         unfiltered_internet: host.config.unfiltered_internet(),
     };
-    spec.cage = cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
-    let ports = vm::reserve_again(&host.state, &spec.forwards)?;
+    spec.cage = qhost_cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
+    let ports = ports::reserve_again(&host.state, &spec.forwards)?;
     let mut kept = KeptOverlay::hold(&host.state, &task)?;
     let terms = host.config.terms(&task.tenant);
     let goes_on = || VmError::GoesOn { id: vm.id.clone() };
-    let dir = vm::admit_again(&host.state, vm, &terms)?.ok_or_else(goes_on)?;
+    let dir = admission::admit_again(&host.state, vm, &terms)?.ok_or_else(goes_on)?;
     let store = Store::new(host.state.path());
     let lost = task.image.sources().find(|source| is_masked(source));
     if let Some(lost) = lost
         && store.would_fetch(&task.image, &task.tenant, &host.config.image)?
     {
-        let (sha256, source_url) = (task.image.checksum.pin(), image::shown(lost));
+        let (sha256, source_url) = (task.image.checksum.pin(), qhost_image::shown(lost));
         return Err(RunError::QueryNotKept { sha256, source_url });
     }
     let fetcher = Fetcher::of_tenant(&host.config.image, &task.tenant, &terms, &steps);
@@ -112,13 +116,13 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     }
     let mut held = Held::new(&image, ports, kept)?;
     held.user(&mut spec.cage.user, host.config.cage.users)?;
-    let attached = vm::launch_again(dir, &spec, why, held)?;
+    let attached = start::launch_again(dir, &spec, why, held)?;
     let until = Until::Running;
     Ok(follow::until(until, host, &vm.folder, (attached, &spec), &steps, &mut stop).await)
 }
 
 fn read<T: DeserializeOwned>(path: PathBuf) -> Result<T, VmError> {
-    let read = || std::io::Result::Ok(serde_json::from_slice(&crate::state::read(&path)?)?);
+    let read = || std::io::Result::Ok(serde_json::from_slice(&qhost_sys::state::read(&path)?)?);
     read().map_err(|source| VmError::Folder { doing: "read", path: path.clone(), source })
 }
 
@@ -127,7 +131,7 @@ pub(super) async fn recover(shared: &Shared, recovered: Recovered) -> Result<Exi
     let host = Host::new(shared)?;
     let mut restarted = vec![];
     let mut failed = vec![];
-    for vm in vm::list(&host.state) {
+    for vm in qhost_vm::list(&host.state) {
         let wants = Spec::read(&vm.folder).is_ok_and(|spec| spec.restart.wants(true));
         if vm.status.state() != State::Lost || !wants {
             continue;

@@ -5,12 +5,10 @@ use std::io::{IsTerminal as _, Write as _, stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use qhost_vm::{Vm, VmError};
+
 use super::RunError;
-use crate::{
-    limits,
-    outcome::Exit,
-    vm::{self, Vm, VmError},
-};
+use crate::outcome::Exit;
 
 /// Ctrl-], as in telnet and virsh.
 const DETACH: u8 = 0x1d;
@@ -48,15 +46,18 @@ pub(super) async fn attach(vm: &Vm) -> Result<Exit, RunError> {
         let state = vm.status.state().name();
         return Err(VmError::HasEnded { id: vm.id.clone(), state }.into());
     }
-    let refused =
-        |error: vm::AskError| VmError::Refused { id: vm.id.clone(), reason: error.to_string() };
-    let mut console = vm::attach(&vm.folder).await.map_err(refused)?;
+    let refused = |error: qhost_vm::AskError| VmError::Refused {
+        id: vm.id.clone(),
+        reason: error.to_string(),
+    };
+    let mut console = qhost_vm::attach(&vm.folder).await.map_err(refused)?;
     if stdin().is_terminal() {
         tracing::info!("attached");
         eprint_line(&format!("attached to {}; Ctrl-] detaches", vm.id));
     }
     let raw = Raw::begin();
-    let (mut said, mut typed) = ([0; limits::CONSOLE_READ_BYTES], [0; limits::CONSOLE_TYPED_BYTES]);
+    let (mut said, mut typed) =
+        ([0; qhost_vm::limits::CONSOLE_READ_BYTES], [0; qhost_vm::limits::CONSOLE_TYPED_BYTES]);
     let mut input = Some(tokio::io::stdin());
     let done = loop {
         tokio::select! {

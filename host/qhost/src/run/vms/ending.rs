@@ -9,14 +9,16 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tokio::{task::JoinHandle, time};
 
+use qhost_engine::{name, recover};
+use qhost_model::printable;
+use qhost_sys::state::StateDir;
+use qhost_vm::{AskError, Request, State, Status, Vm, VmError};
+
 use super::{RunError, show};
 use crate::{
     cli::{Shared, WaitArgs},
     limits,
     outcome::Exit,
-    printable,
-    state::StateDir,
-    vm::{self, AskError, Request, State, Status, Vm, VmError},
 };
 
 /// Ends VMs by a request to stop or to kill them, and waits for their ends. None is asked where one has ended already.
@@ -50,7 +52,7 @@ pub(super) async fn end(
 pub(super) fn going_on(state: &StateDir, names: &[String]) -> Result<Vec<Vm>, RunError> {
     let mut vms: Vec<Vm> = vec![];
     for name in names {
-        let vm = vm::named(state, name)?;
+        let vm = name::named(state, name)?;
         if vm.status.state().is_final() {
             let state = vm.status.state().name();
             return Err(VmError::HasEnded { id: vm.id, state }.into());
@@ -64,7 +66,7 @@ pub(super) fn going_on(state: &StateDir, names: &[String]) -> Result<Vec<Vm>, Ru
 
 /// Asks a VM's supervisor; whether that is silent. A run that still fetches its image has no socket, and knows signals only.
 async fn ask(vm: &Vm, request: Request) -> bool {
-    match vm::ask(&vm.folder, request, limits::CONTROL_SILENT).await {
+    match qhost_vm::ask(&vm.folder, request, limits::CONTROL_SILENT).await {
         Ok(_) => false,
         Err(AskError::Unanswered(error)) => {
             tracing::info!(vm = vm.id, %error, "its supervisor does not answer");
@@ -122,7 +124,7 @@ pub(super) async fn each(
     for vm in vms {
         let refused =
             |error: AskError| VmError::Refused { id: vm.id.clone(), reason: error.to_string() };
-        vm::ask(&vm.folder, request, limits::CONTROL_REPLY).await.map_err(refused)?;
+        qhost_vm::ask(&vm.folder, request, limits::CONTROL_REPLY).await.map_err(refused)?;
         if !shared.json {
             show::print(&format!("{done:<10} {}\n", vm.id));
         }
@@ -139,7 +141,7 @@ pub(super) async fn wait(
     state: &StateDir,
     args: &WaitArgs,
 ) -> Result<Exit, RunError> {
-    let vm = vm::named(state, &args.which.name())?;
+    let vm = name::named(state, &args.which.name())?;
     let vm = Ending::of(vm).wait(Duration::from_secs(args.timeout), None).await?;
     match shared.json {
         true => show::print(&show::json(&vm)),
@@ -159,7 +161,7 @@ struct Ending {
 impl Ending {
     fn of(vm: Vm) -> Self {
         let folder = vm.folder.clone();
-        Self { vm, told: tokio::spawn(async move { vm::end_of(&folder).await }) }
+        Self { vm, told: tokio::spawn(async move { qhost_vm::end_of(&folder).await }) }
     }
 
     /// Waits until it is over. What was requested is asked again of another supervisor that comes meanwhile, for the one that was asked
@@ -185,12 +187,12 @@ impl Ending {
                 }
                 // Its supervisor may have been killed meanwhile.
                 if let Some(state) = state.as_ref().filter(|_| end.is_none()) {
-                    vm::recover(state).await;
+                    recover::recover(state).await;
                 }
                 asked = Instant::now();
             }
             tokio::select! {
-                () = time::sleep(limits::VM_POLL) => {}
+                () = time::sleep(qhost_vm::limits::VM_POLL) => {}
                 status = &mut told, if may_be_told => {
                     (may_be_told, end) = (false, status.ok().flatten());
                 }
@@ -203,7 +205,11 @@ impl Ending {
         }
         // The supervisor tells it before it ends, so that it is known by now if it is ever.
         if may_be_told && vm.status.state() == State::Lost {
-            end = time::timeout(limits::VM_POLL, told).await.ok().and_then(Result::ok).flatten();
+            end = time::timeout(qhost_vm::limits::VM_POLL, told)
+                .await
+                .ok()
+                .and_then(Result::ok)
+                .flatten();
         }
         // What it says is true where nothing could be written.
         if let Some(end) = end.filter(|_| vm.status.state() == State::Lost) {
@@ -227,7 +233,7 @@ pub(super) fn remove(
 ) -> Result<Exit, RunError> {
     let mut removed = vec![];
     for name in names {
-        let vm = vm::named(state, name)?;
+        let vm = name::named(state, name)?;
         if !vm.remove(state)? {
             return Err(VmError::GoesOn { id: vm.id }.into());
         }

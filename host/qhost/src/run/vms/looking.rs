@@ -7,14 +7,15 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time;
 
+use qhost_model::printable;
+use qhost_sys::state::StateDir;
+use qhost_vm::{AskError, Event, Events, Request, Stats, Vm, VmError};
+
 use super::{RunError, ending::going_on, show};
 use crate::{
     cli::{EventsArgs, LogsArgs, Shared, StatsArgs},
     limits,
     outcome::Exit,
-    printable,
-    state::StateDir,
-    vm::{self, AskError, Event, Events, Request, Stats, Vm, VmError},
 };
 
 /// The console: in a pipe the bytes that the guest wrote, on a terminal what of them is text.
@@ -22,7 +23,7 @@ pub(super) async fn logs(vm: &Vm, args: &LogsArgs) -> Result<Exit, RunError> {
     let path = vm.console_log();
     let unreadable = |source| VmError::Folder { doing: "read", path: path.clone(), source };
     let mut console = vm.console(args.since.map(|since| since.0));
-    let mut buffer = vec![0; limits::BLOCK_BYTES];
+    let mut buffer = vec![0; qhost_image::limits::BLOCK_BYTES];
     let mut shown = (stdout().is_terminal() && !args.raw).then(printable::Console::default);
     loop {
         // Asked first, so that what was written before the end is read after it.
@@ -49,7 +50,7 @@ pub(super) async fn logs(vm: &Vm, args: &LogsArgs) -> Result<Exit, RunError> {
             }
             return Ok(Exit::Done);
         }
-        time::sleep(limits::VM_POLL).await;
+        time::sleep(qhost_vm::limits::VM_POLL).await;
     }
 }
 
@@ -72,14 +73,14 @@ pub(super) async fn stats(
 ) -> Result<Exit, RunError> {
     let names = args.names();
     let mut vms = match names.as_slice() {
-        [] => vm::going_on(state),
+        [] => qhost_vm::going_on(state),
         names => going_on(state, names)?,
     };
     vms.retain(|vm| args.of.includes(&vm.tenant));
     let mut used = vec![];
     // All at once: one that does not answer costs the others nothing.
     let asked = join_all(vms.into_iter().map(async |vm| {
-        let stats = vm::ask(&vm.folder, Request::Stats, limits::CONTROL_STATS).await;
+        let stats = qhost_vm::ask(&vm.folder, Request::Stats, limits::CONTROL_STATS).await;
         let stats =
             stats.and_then(|stats| Ok(serde_json::from_value(stats).map_err(io::Error::from)?));
         (vm, stats)
@@ -147,7 +148,7 @@ pub(super) async fn events(
         if written.and_then(|()| stdout().flush()).is_err() || !args.follow {
             return Ok(Exit::Done);
         }
-        time::sleep(limits::VM_POLL).await;
+        time::sleep(qhost_vm::limits::VM_POLL).await;
     }
 }
 

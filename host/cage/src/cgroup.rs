@@ -1,0 +1,392 @@
+//! Control groups (cgroups(7)): what a VM may take of the host's CPUs, memory and processes. Version 2, or version 1 where the
+//! controllers are there. A VM's group has one below it for QEMU and one for its supervisor, whose work for the VM counts as the VM's.
+//! It lives as long as its VM and is removed by what ends or sweeps that.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    path::{Component, Path, PathBuf},
+    thread,
+};
+
+use rustix::fs::{Access, access};
+use serde::{Deserialize, Serialize};
+
+use super::CageError;
+use crate::limits;
+
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// QEMU's group, below its VM's.
+pub(super) const QEMU: &str = "qemu";
+/// A supervisor's group, below its VM's.
+const SUPERVISOR: &str = "supervisor";
+/// A group beside the VMs': supervisors whose VMs are over are in it until they end.
+const ENDING: &str = "supervisors";
+
+/// The group below which each VM gets one, and what one may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    /// Its folder; of version 1 one for each controller.
+    at: At,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// CPU time in percent of one CPU.
+    pub cpu_percent: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum At {
+    /// One hierarchy with all controllers.
+    V2 {
+        /// Where it is mounted.
+        root: PathBuf,
+        /// The group.
+        group: PathBuf,
+    },
+    /// One for each, in the order of [`CONTROLLERS`].
+    V1([PathBuf; 3]),
+}
+
+/// What a group has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Memory now, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Its most so far.
+    pub memory_peak_bytes: Option<u64>,
+    /// How often the kernel killed it for taking more than it may.
+    pub oom_kills: Option<u64>,
+}
+
+impl fmt::Display for Cgroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.at {
+            At::V2 { group, .. } => write!(f, "version 2 at {}", group.display()),
+            At::V1([cpu, ..]) => write!(f, "version 1 at {} and beside it", cpu.display()),
+        }
+    }
+}
+
+impl Cgroup {
+    /// The version and place that this host has for a group, if it can be used.
+    pub fn find(group: &Path) -> Option<Self> {
+        let group = named(group)?;
+        let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+        let at = v2(&mounts, group).or_else(|| v1(&mounts, group))?;
+        Some(Self { at, memory_bytes: 0, cpu_percent: 0, pids: 0 })
+    }
+
+    /// Makes a VM's group and those below it, if they are not there, sets its bounds, and moves this process to QEMU's.
+    pub(super) fn enter(&self, vm: &str) -> Result<(), CageError> {
+        let failed = CageError::at::<io::Error>("making a cgroup and moving there");
+        self.prepare().map_err(&failed)?;
+        for (folder, bounds) in self.bounds() {
+            let group = folder.join(vm);
+            create(&group).map_err(&failed)?;
+            set(&group, bounds).map_err(&failed)?;
+        }
+        if let At::V2 { group, .. } = &self.at {
+            pass_on(&group.join(vm), &["cpu", "memory"]).map_err(&failed)?;
+        }
+        for (folder, shares) in self.shares() {
+            let group = folder.join(vm).join(QEMU);
+            create(&group).map_err(&failed)?;
+            set(&group, shares).map_err(&failed)?;
+        }
+        self.join(&Path::new(vm).join(QEMU)).map_err(failed)
+    }
+
+    /// Moves this process, a VM's supervisor, to its group below the VM's, which has more CPU weight than QEMU's.
+    pub(super) fn enter_supervisor(&self, vm: &str) -> io::Result<()> {
+        let below = Path::new(vm).join(SUPERVISOR);
+        for folder in self.folders() {
+            create(&folder.join(&below))?;
+        }
+        let (file, most) = match &self.at {
+            At::V2 { .. } => ("cpu.weight", "10000"),
+            At::V1(_) => ("cpu.shares", "262144"),
+        };
+        if let Some(first) = self.folders().first() {
+            // Below a group of the version before there is no such file.
+            set(&first.join(&below), vec![Bound::if_there(file, most)])?;
+        }
+        self.join(&below)
+    }
+
+    /// Moves this process, a VM's supervisor, out of the VM's group, which can then be removed.
+    pub(super) fn leave(&self) -> io::Result<()> {
+        self.folders().into_iter().try_for_each(|folder| create(&folder.join(ENDING)))?;
+        self.join(Path::new(ENDING))
+    }
+
+    /// Moves this process, which has one thread. To move a whole process, the kernel takes a lock that all processes of the
+    /// host share, some 15 ms; version 1 can move the thread alone, without that lock.
+    fn join(&self, below: &Path) -> io::Result<()> {
+        let joining = match &self.at {
+            At::V2 { .. } => "cgroup.procs",
+            At::V1(_) => "tasks",
+        };
+        let mut folders = self.folders().into_iter();
+        folders.try_for_each(|folder| write(&folder.join(below).join(joining), "0"))
+    }
+
+    /// The groups' parent, and of version 2 the controllers on the way there.
+    fn prepare(&self) -> io::Result<()> {
+        let At::V2 { root, group } = &self.at else {
+            return self.folders().into_iter().try_for_each(fs::create_dir_all);
+        };
+        fs::create_dir_all(group)?;
+        let below = group.strip_prefix(root).unwrap_or(group);
+        let ways = below.ancestors().map(|part| root.join(part)).collect::<Vec<_>>();
+        let all = [&CONTROLLERS[..], &["io"]].concat();
+        ways.into_iter().rev().try_for_each(|folder| pass_on(&folder, &all))
+    }
+
+    fn folders(&self) -> Vec<&PathBuf> {
+        match &self.at {
+            At::V2 { group, .. } => vec![group],
+            At::V1(folders) => folders.iter().collect(),
+        }
+    }
+
+    /// What is written to a VM's group, in each hierarchy.
+    fn bounds(&self) -> Vec<(&PathBuf, Vec<Bound>)> {
+        let period = limits::CGROUP_PERIOD_US;
+        let quota = self.cpu_percent.saturating_mul(period) / 100;
+        let (memory, pids) = (self.memory_bytes.to_string(), self.pids.to_string());
+        match &self.at {
+            At::V2 { group, .. } => vec![(
+                group,
+                vec![
+                    Bound::needed("cpu.max", format!("{quota} {period}")),
+                    Bound::needed("memory.max", memory),
+                    // A guest's memory on a disk that it shares with others would be slow for all.
+                    Bound::if_there("memory.swap.max", "0"),
+                    Bound::needed("pids.max", pids),
+                    // As much of the disk as every other VM.
+                    Bound::if_there("io.weight", "100"),
+                ],
+            )],
+            At::V1([cpu, memory_folder, pids_folder]) => vec![
+                (
+                    cpu,
+                    vec![
+                        Bound::needed("cpu.cfs_period_us", period.to_string()),
+                        Bound::needed("cpu.cfs_quota_us", quota.to_string()),
+                    ],
+                ),
+                (
+                    memory_folder,
+                    vec![
+                        // Before Linux 5.11, a group counts those below it only where this is set.
+                        Bound::if_there("memory.use_hierarchy", "1"),
+                        Bound::needed("memory.limit_in_bytes", memory.clone()),
+                        // Memory and swap together, so that there is no swap. Only kernels that count swap have this file.
+                        Bound::if_there("memory.memsw.limit_in_bytes", memory),
+                        Bound::if_there("memory.swappiness", "0"),
+                    ],
+                ),
+                (pids_folder, vec![Bound::needed("pids.max", pids)]),
+            ],
+        }
+    }
+
+    /// What is written to QEMU's group, in each hierarchy.
+    fn shares(&self) -> Vec<(&PathBuf, Vec<Bound>)> {
+        match &self.at {
+            // Without memory, all of QEMU is killed, and the supervisor goes on to say why.
+            At::V2 { group, .. } => vec![(group, vec![Bound::if_there("memory.oom.group", "1")])],
+            At::V1(folders) => folders.iter().map(|folder| (folder, vec![])).collect(),
+        }
+    }
+
+    /// Removes a VM's group and those below it.
+    pub(super) fn remove(&self, vm: &str) -> io::Result<()> {
+        self.folders().into_iter().try_for_each(|folder| remove_with(&folder.join(vm)))
+    }
+
+    /// What a VM's group has used.
+    pub(super) fn usage(&self, vm: &str) -> Usage {
+        let read = |folder: &Path, file: &str| fs::read_to_string(folder.join(vm).join(file)).ok();
+        // Version 1 counts kills in the group where they happen. VMs that an earlier qhost started have no group below their
+        // own.
+        let killed = |folder: &Path| {
+            let below = Path::new(QEMU).join("memory.oom_control");
+            read(folder, &below.to_string_lossy()).or_else(|| read(folder, "memory.oom_control"))
+        };
+        let number = |text: Option<String>| text.and_then(|text| text.trim().parse().ok());
+        let kills = |text: Option<String>| {
+            text?.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+        };
+        match &self.at {
+            At::V2 { group, .. } => Usage {
+                memory_bytes: number(read(group, "memory.current")),
+                memory_peak_bytes: number(read(group, "memory.peak")),
+                oom_kills: kills(read(group, "memory.events")),
+            },
+            At::V1([_, memory, _]) => Usage {
+                memory_bytes: number(read(memory, "memory.usage_in_bytes")),
+                memory_peak_bytes: number(read(memory, "memory.max_usage_in_bytes")),
+                oom_kills: kills(killed(memory)),
+            },
+        }
+    }
+}
+
+/// What is written to a file of a group.
+struct Bound {
+    file: &'static str,
+    value: String,
+    /// Whether there must be such a file.
+    needed: bool,
+}
+
+impl Bound {
+    fn needed(file: &'static str, value: String) -> Self {
+        Self { file, value, needed: true }
+    }
+
+    fn if_there(file: &'static str, value: impl Into<String>) -> Self {
+        Self { file, value: value.into(), needed: false }
+    }
+}
+
+fn set(group: &Path, bounds: Vec<Bound>) -> io::Result<()> {
+    for Bound { file, value, needed } in bounds {
+        match write(&group.join(file), &value) {
+            Err(error) if needed || error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes a group, if it is not there.
+fn create(group: &Path) -> io::Result<()> {
+    match fs::create_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Enables controllers for the groups below one of version 2. `io`, that of disks, need not be present.
+fn pass_on(folder: &Path, controllers: &[&str]) -> io::Result<()> {
+    let control = folder.join("cgroup.subtree_control");
+    let enabled = fs::read_to_string(&control)?;
+    for controller in controllers.iter().filter(|one| !has(&enabled, one)) {
+        match write(&control, &format!("+{controller}")) {
+            Err(error) if *controller != "io" => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes a VM's group, with those below it.
+pub(super) fn remove_with(group: &Path) -> io::Result<()> {
+    [QEMU, SUPERVISOR].iter().try_for_each(|below| remove(&group.join(below)))?;
+    remove(group)
+}
+
+/// Removes a group, if it is there; it may take a moment until the kernel has let the last process go.
+pub(super) fn remove(group: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    while let Err(error) = fs::remove_dir(group) {
+        if error.kind() == io::ErrorKind::NotFound {
+            break;
+        }
+        if error.kind() != io::ErrorKind::ResourceBusy || tries >= limits::CGROUP_TRIES {
+            return Err(error);
+        }
+        tries += 1;
+        thread::sleep(qhost_sys::limits::LOCK_POLL);
+    }
+    Ok(())
+}
+
+/// Where the group of this name is or would be in the hierarchy of version 2, which a host whose controllers are of version 1
+/// can have besides.
+pub(super) fn unified(group: &Path) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let (root, _) = self::mounts(&mounts, "cgroup2").next()?;
+    let folder = root.join(named(group)?);
+    is_ours(&folder).then_some(folder)
+}
+
+/// A group's name below the root of a hierarchy, and nowhere else.
+fn named(group: &Path) -> Option<&Path> {
+    let group = group.strip_prefix("/").unwrap_or(group);
+    group.components().all(|part| matches!(part, Component::Normal(_))).then_some(group)
+}
+
+/// Moves this process into a group of version 2.
+pub(super) fn join(group: &Path) -> io::Result<()> {
+    write(&group.join("cgroup.procs"), "0")
+}
+
+/// Writes to a file that the kernel has put there; one that is not there is not made.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    use std::io::Write as _;
+    File::options().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+fn has(words: &str, wanted: &str) -> bool {
+    words.split([' ', ',', '\n']).any(|word| word == wanted)
+}
+
+/// Each mount of a type: where, and with which options.
+fn mounts<'a>(all: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a Path, &'a str)> {
+    all.lines().filter_map(move |line| {
+        let mut words = line.split(' ').skip(1);
+        let (at, found, options) = (words.next()?, words.next()?, words.next()?);
+        (found == kind).then_some((Path::new(at), options))
+    })
+}
+
+/// Whether a folder can be made there, or is there and can be used.
+fn is_ours(folder: &Path) -> bool {
+    let there = folder.ancestors().find(|folder| folder.exists());
+    there.is_some_and(|folder| access(folder, Access::WRITE_OK).is_ok())
+}
+
+fn v2(all: &str, group: &Path) -> Option<At> {
+    let (root, _) = mounts(all, "cgroup2").next()?;
+    let there = root.join(group);
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let own = root.join(own);
+    // Whoever moves a process must be able to write where both groups meet (cgroups(7), delegation).
+    let meet = there.ancestors().find(|folder| own.starts_with(folder))?;
+    let may_move = access(meet.join("cgroup.procs"), Access::WRITE_OK).is_ok();
+    let way = there.ancestors().filter(|folder| folder.starts_with(root) && folder.exists());
+    let usable = is_ours(&there) && may_move && way.into_iter().all(passes_on);
+    usable.then(|| At::V2 { root: root.to_owned(), group: there.clone() })
+}
+
+/// Whether a group's controllers are there for those below it, or can be made so: only if no process is in it, or it is the
+/// first of all.
+fn passes_on(folder: &Path) -> bool {
+    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+    let (enabled, present) = (read("cgroup.subtree_control"), read("cgroup.controllers"));
+    if CONTROLLERS.iter().all(|one| has(&enabled, one)) {
+        return true;
+    }
+    let writable = access(folder.join("cgroup.subtree_control"), Access::WRITE_OK).is_ok();
+    let is_first = !folder.join("cgroup.type").exists();
+    let is_free = is_first || read("cgroup.procs").trim().is_empty();
+    writable && is_free && CONTROLLERS.iter().all(|one| has(&present, one))
+}
+
+fn v1(all: &str, group: &Path) -> Option<At> {
+    let folder = |controller: &str| {
+        let (at, _) = mounts(all, "cgroup").find(|(_, options)| has(options, controller))?;
+        Some(at.join(group)).filter(|folder| is_ours(folder))
+    };
+    let [cpu, memory, pids] = CONTROLLERS.map(folder);
+    Some(At::V1([cpu?, memory?, pids?]))
+}

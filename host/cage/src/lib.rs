@@ -1,0 +1,231 @@
+//! The cage: what QEMU is kept in, so that a guest that breaks into it has gained nothing. Settled by the run from what this
+//! host has (`look`), written down with the VM, and entered by the step between supervisor and QEMU (`enter`), one file for
+//! each of its walls.
+
+pub mod limits;
+mod look;
+mod enter;
+mod bpf;
+mod cgroup;
+mod egress;
+mod namespaces;
+mod user;
+mod rlimits;
+mod landlock;
+mod seccomp;
+mod sockets;
+
+use std::{borrow::Cow, io, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use cgroup::{Cgroup, Usage};
+pub use enter::{Orders, SUBCOMMAND, Said, enter};
+pub use landlock::version as landlock_version;
+pub use look::{Host, Lacking, Needs, Wall, memory_bytes, user_namespaces};
+pub use sockets::bound;
+pub use sockets::{Binds, Handed};
+pub use user::{UIDS, Uids, UserRange};
+
+/// How much of the cage a launch insists on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// All of it: what this host lacks refuses the launch.
+    #[default]
+    Strict,
+    /// As much as this host has; what it lacks is said.
+    BestEffort,
+}
+
+impl Level {
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::BestEffort => "best-effort",
+        }
+    }
+}
+
+/// What one VM's QEMU is kept in. All that it says is done, or the launch fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cage {
+    /// How much was insisted on.
+    pub level: Level,
+    /// What this host lacks of it.
+    pub lacks: Vec<Wall>,
+    /// Who QEMU is.
+    pub user: User,
+    /// Whether it has mount, process, IPC and host name namespaces of its own.
+    pub namespaces: bool,
+    /// Whether Landlock keeps it from files and from TCP.
+    pub landlock: bool,
+    /// Whether system calls that QEMU does not need are refused.
+    pub seccomp: bool,
+    /// Its cgroup.
+    pub cgroup: Option<Cgroup>,
+    /// What it reaches of the network.
+    pub network: Network,
+    /// Whether it may open /dev/kvm.
+    pub kvm: bool,
+    /// Bounds of its process.
+    pub rlimits: Rlimits,
+    /// What it sees of the host's files, for reading.
+    pub paths: Vec<PathBuf>,
+}
+
+/// Who QEMU is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum User {
+    /// A user and group that no other VM and nothing else of this host is.
+    Own(u32),
+    /// Whoever started it, in a user namespace without any other user.
+    Namespace(u32),
+    /// Whoever started it.
+    Caller,
+}
+
+/// What QEMU's process reaches of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// A network namespace with nothing in it; the sockets of forwarded ports are bound in the host's and handed over.
+    None,
+    /// The sockets of forwarded ports are handed over too, but the host lacks a network namespace around QEMU, or the filter
+    /// that keeps UDP sockets from sending to any address.
+    Listen {
+        /// TCP ports.
+        tcp: Vec<u16>,
+        /// Whether UDP ports are forwarded too.
+        udp: bool,
+    },
+    /// BPF programs filter what its sockets send and receive: forwarded UDP ports answer, and with egress public addresses are
+    /// reached.
+    Filtered {
+        /// The group below which the VM has one for that.
+        groups: PathBuf,
+        /// TCP ports.
+        tcp: Vec<u16>,
+        /// UDP ports.
+        udp: Vec<u16>,
+        /// Whether public addresses are reached.
+        internet: bool,
+    },
+    /// All that the host reaches, loopback and private networks included: what `network.unfiltered_internet` allows.
+    Host,
+}
+
+/// Bounds of QEMU's process (setrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimits {
+    /// Open files.
+    pub files: u64,
+    /// Bytes of one file that it writes.
+    pub file_bytes: u64,
+    /// Processes and threads; absent where others run as the same user.
+    pub processes: Option<u64>,
+}
+
+impl Network {
+    /// Whether QEMU has a network namespace of its own, where it has namespaces at all.
+    fn is_apart(&self) -> bool {
+        match self {
+            Self::None | Self::Listen { .. } | Self::Filtered { internet: false, .. } => true,
+            Self::Filtered { internet: true, .. } | Self::Host => false,
+        }
+    }
+}
+
+impl Cage {
+    /// What the cage holds, in a few words.
+    pub fn summary(&self) -> String {
+        match self.lacks.as_slice() {
+            [] => self.level.name().to_owned(),
+            lacks => {
+                let lacks: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
+                let open = match self.network {
+                    Network::Host => {
+                        ", so that its guest reaches this host's loopback, private networks and cloud metadata"
+                    }
+                    Network::None | Network::Listen { .. } | Network::Filtered { .. } => "",
+                };
+                format!("{}; without {}{open}", self.level.name(), lacks.join(", "))
+            }
+        }
+    }
+
+    /// Removes a VM's cgroups, once nothing is left in them; fine where there are none.
+    pub fn remove_cgroups(&self, vm: &str) -> io::Result<()> {
+        let bounds = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(vm));
+        // What keeps one from being removed is no reason to leave the other.
+        let egress = match &self.network {
+            Network::Filtered { groups, .. } => cgroup::remove_with(&groups.join(vm)),
+            Network::None | Network::Listen { .. } | Network::Host => Ok(()),
+        };
+        bounds.and(egress)
+    }
+
+    /// Moves this process, the VM's supervisor, into the VM's cgroup.
+    pub fn enter_supervisor(&self, vm: &str) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.enter_supervisor(vm))
+    }
+
+    /// Moves it out again, so that the VM's cgroups can be removed.
+    pub fn leave_supervisor(&self) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), Cgroup::leave)
+    }
+
+    /// What the VM used, where it has a cgroup that counts.
+    pub fn usage(&self, vm: &str) -> Option<Usage> {
+        Some(self.cgroup.as_ref()?.usage(vm))
+    }
+}
+
+/// `[cage]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// `strict`: what this host lacks refuses a launch. `best-effort`: it is left out, and said.
+    pub level: Level,
+    /// The users that VMs are, one each, where qhost runs as root: `FIRST-LAST`.
+    pub users: UserRange,
+    /// The cgroup below which each VM gets one: a path below the file system's root for cgroups, of version 1 below that of
+    /// each controller. One that is delegated to qhost, where it does not run as root.
+    pub cgroup: PathBuf,
+    /// Files and folders that QEMU is to see for reading, besides its own and the system's libraries.
+    pub paths: Vec<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            level: Level::Strict,
+            users: UserRange::default(),
+            cgroup: limits::CGROUP.into(),
+            paths: vec![],
+        }
+    }
+}
+
+/// A wall of the cage that could not be put up.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct CageError {
+    step: Cow<'static, str>,
+    source: io::Error,
+}
+
+impl CageError {
+    fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self { step: step.into(), source: error.into() }
+    }
+
+    fn other<E: std::error::Error + Send + Sync + 'static>(
+        step: &'static str,
+    ) -> impl Fn(E) -> Self {
+        move |error| Self { step: step.into(), source: io::Error::other(error) }
+    }
+}

@@ -1,0 +1,375 @@
+//! What this host has for a cage, and the cage that comes of it. Looks only; changes nothing.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    process::{Resource, geteuid, getrlimit},
+    system::uname,
+};
+use serde::{Deserialize, Serialize};
+
+use qhost_model::{
+    job::{Accelerator, Egress, Protocol},
+    launch::Launch,
+};
+
+use super::{Cage, Cgroup, Level, Network, Rlimits, Settings, User, egress, landlock, sockets};
+use crate::limits;
+
+/// One wall of the cage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wall {
+    /// A user of its own, or a user namespace.
+    User,
+    /// Namespaces.
+    Namespaces,
+    /// Landlock for files.
+    Landlock,
+    /// That QEMU's sockets are bound for it, so that it binds no others.
+    #[serde(alias = "landlock-tcp")]
+    Listening,
+    /// A cgroup.
+    Cgroup,
+    /// A bound on its processes, where there is no cgroup.
+    Processes,
+    /// A hard limit on open files that is high enough for QEMU.
+    Files,
+    /// What keeps QEMU, where it has egress or UDP ports, from this host and from private networks.
+    Egress,
+}
+
+impl Wall {
+    /// What it is, for a sentence.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::User => "a user of its own",
+            Self::Namespaces => "namespaces",
+            Self::Landlock => "Landlock",
+            Self::Listening => "a bound on what QEMU listens to",
+            Self::Cgroup => "a cgroup",
+            Self::Processes => "a bound on QEMU's processes",
+            Self::Files => "a hard limit of 1024 open files or more",
+            Self::Egress => "a filter of what QEMU sends and receives",
+        }
+    }
+
+    /// What would mend it.
+    pub fn fix(self) -> &'static str {
+        match self {
+            Self::User | Self::Namespaces => {
+                "run qhost as root, or allow user namespaces (sysctl user.max_user_namespaces)"
+            }
+            Self::Landlock => "boot a kernel from 5.13 on with landlock among lsm=",
+            Self::Listening => {
+                "boot a kernel from 5.9 on with CONFIG_SECCOMP_FILTER, and let qhost look into its own processes (sysctl \
+                 kernel.yama.ptrace_scope=1)"
+            }
+            Self::Files => {
+                "raise this user's hard limit on open files to 1024 or more (ulimit -Hn; LimitNOFILE= of a systemd unit; nofile in \
+                 /etc/security/limits.conf)"
+            }
+            Self::Processes => {
+                "boot a kernel from 5.14 on and allow user namespaces, or have cgroups that qhost may write to"
+            }
+            Self::Cgroup => {
+                "run qhost as root, or in a systemd unit with Delegate=yes that cage.cgroup names; its controllers must be cpu, \
+                 memory and pids"
+            }
+            Self::Egress => {
+                "run qhost as root, on a kernel from 5.11 on with CONFIG_CGROUP_BPF, and have cgroups of version 2 mounted \
+                 (mount -t cgroup2 none /sys/fs/cgroup/unified, where the controllers are of version 1)"
+            }
+        }
+    }
+}
+
+/// This host lacks what a launch insists on.
+#[derive(Debug, thiserror::Error)]
+pub enum Lacking {
+    /// Walls.
+    #[error("{}", said(walls, *may_be_left_out))]
+    Walls {
+        /// Which.
+        walls: Vec<Wall>,
+        /// Whether the configuration could leave them out.
+        may_be_left_out: bool,
+    },
+    /// The filter without which egress reaches everything.
+    #[error(
+        "without {} a guest with egress \"internet\" reaches this host's loopback, private networks and cloud metadata: {}; \
+         or ask for egress \"isolated\"; or have the operator allow all that, by cage.level = \"best-effort\" and \
+         network.unfiltered_internet = true",
+        Wall::Egress.what(), Wall::Egress.fix()
+    )]
+    OpenInternet,
+}
+
+fn said(walls: &[Wall], may_be_left_out: bool) -> String {
+    let each = walls.iter().map(|wall| format!("\n  {}: {}", wall.what(), wall.fix()));
+    let otherwise = match may_be_left_out {
+        true => "\nor have the operator set cage.level = \"best-effort\", which leaves it out",
+        false => "",
+    };
+    format!("this host lacks what a VM is to be kept in:{}{otherwise}", each.collect::<String>())
+}
+
+/// What a launch needs of the cage.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs<'a> {
+    /// The launch.
+    pub launch: &'a Launch,
+    /// The host's side of its ports.
+    pub forwards: &'a [qhost_model::launch::Forward],
+    /// What the guest may write to its disk, in bytes.
+    pub overlay_bytes: u64,
+    /// The emulator.
+    pub program: &'a Path,
+    /// Whether egress may go without its filter.
+    pub unfiltered_internet: bool,
+}
+
+/// What this host has.
+#[derive(Debug)]
+pub struct Host {
+    is_root: bool,
+    /// Whether this process may give others namespaces, users and no capabilities.
+    is_able: bool,
+    user_namespaces: bool,
+    landlock: i64,
+    /// Whether QEMU's sockets can be bound for it.
+    listening: bool,
+    cgroup: Option<Cgroup>,
+    /// As the configuration names it.
+    group: PathBuf,
+    /// The hard limit on open files.
+    files: u64,
+    /// Whether the kernel counts the processes of a user namespace apart from the user's others (Linux 5.14).
+    counts_processes: bool,
+}
+
+/// CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_SYS_ADMIN (capabilities(7)).
+const ABLE: u64 = 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 19 | 1 << 21;
+/// CAP_SYS_RESOURCE: a process with it may raise its own hard limits.
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+impl Host {
+    /// Looks.
+    pub fn look(settings: &Settings) -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
+        let effective = effective.and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
+        let is_root = geteuid().is_root();
+        let files = match effective & CAP_SYS_RESOURCE {
+            0 => getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
+            _ => u64::MAX,
+        };
+        Self {
+            is_root,
+            is_able: effective & ABLE == ABLE,
+            user_namespaces: user_namespaces().is_ok(),
+            landlock: landlock::version().unwrap_or(0),
+            listening: sockets::is_possible(is_root),
+            cgroup: Cgroup::find(&settings.cgroup),
+            group: settings.cgroup.clone(),
+            files,
+            counts_processes: kernel() >= (5, 14),
+        }
+    }
+
+    /// Those of a root without its rights, as in a container, would make QEMU the owner of all that is there.
+    fn has_user_namespaces(&self) -> bool {
+        self.user_namespaces && !self.is_root
+    }
+
+    fn has_users(&self) -> bool {
+        self.is_root && self.is_able || self.has_user_namespaces()
+    }
+
+    /// Whether processes can be bounded where there is no cgroup.
+    fn bounds_processes(&self) -> bool {
+        self.is_root && self.is_able || self.has_user_namespaces() && self.counts_processes
+    }
+
+    /// What any VM would be without.
+    pub fn lacks(&self) -> Vec<Wall> {
+        let walls = [
+            (Wall::User, self.has_users()),
+            (Wall::Namespaces, self.has_users()),
+            (Wall::Landlock, self.landlock >= 1),
+            (Wall::Listening, self.listening),
+            (Wall::Cgroup, self.cgroup.is_some()),
+            (Wall::Processes, self.cgroup.is_some() || self.bounds_processes()),
+            (Wall::Files, self.files >= limits::CAGE_FILES),
+        ];
+        walls.into_iter().filter(|(_, has)| !has).map(|(wall, _)| wall).collect()
+    }
+
+    /// The cgroup that VMs' own are below.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// The group by which the kernel filters what QEMU sends; or why there is none.
+    pub fn egress(&self) -> io::Result<PathBuf> {
+        egress::groups(&self.group)
+    }
+
+    /// The cage for a launch; under `strict`, only a whole one.
+    pub fn cage(&self, settings: &Settings, needs: Needs<'_>) -> Result<Cage, Lacking> {
+        let Needs { launch, overlay_bytes, program, .. } = needs;
+        let mut lacks = self.lacks();
+        if needs.forwards.is_empty() {
+            lacks.retain(|wall| *wall != Wall::Listening);
+        }
+        let network = match self.network(needs) {
+            Ok(network) => network,
+            Err(without) => {
+                lacks.push(Wall::Egress);
+                without.ok_or(Lacking::OpenInternet)?
+            }
+        };
+        // A QEMU that could listen on any port gets none forwarded, at any level.
+        if lacks.contains(&Wall::Listening) {
+            return Err(Lacking::Walls { walls: vec![Wall::Listening], may_be_left_out: false });
+        }
+        if settings.level == Level::Strict && !lacks.is_empty() {
+            return Err(Lacking::Walls { walls: lacks, may_be_left_out: true });
+        }
+        let cpus = launch.resources.cpus;
+        let cgroup = self.cgroup.clone().map(|mut cgroup| {
+            cgroup.memory_bytes = memory_bytes(launch.resources.memory_mib);
+            cgroup.cpu_percent = u64::from(cpus) * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
+            // Its supervisor is in the same group.
+            cgroup.pids = processes(cpus) + 1;
+            cgroup
+        });
+        Ok(Cage {
+            level: settings.level,
+            lacks,
+            user: self.user(settings),
+            namespaces: self.has_users(),
+            landlock: self.landlock >= 1,
+            seccomp: true,
+            cgroup,
+            network,
+            kvm: launch.accelerator == Accelerator::Kvm,
+            rlimits: Rlimits {
+                files: limits::CAGE_FILES.min(self.files),
+                file_bytes: overlay_bytes,
+                processes: self.bounds_processes().then(|| processes(cpus)),
+            },
+            paths: paths(program, launch.egress, &settings.paths),
+        })
+    }
+
+    fn user(&self, settings: &Settings) -> User {
+        match (self.is_root && self.is_able, self.has_user_namespaces()) {
+            // Which one is settled when it is reserved.
+            (true, _) => User::Own(settings.users.first()),
+            (false, true) => User::Namespace(geteuid().as_raw()),
+            (false, false) => User::Caller,
+        }
+    }
+
+    /// What QEMU reaches of the network. The error is for a host that lacks the filter: what QEMU reaches without it, or
+    /// nothing where that is not allowed.
+    fn network(&self, needs: Needs<'_>) -> Result<Network, Option<Network>> {
+        let ports = |protocol| -> Vec<u16> {
+            let of = needs.forwards.iter().filter(|forward| forward.protocol == protocol);
+            of.map(|forward| forward.host).collect()
+        };
+        let (tcp, udp) = (ports(Protocol::Tcp), ports(Protocol::Udp));
+        let internet = needs.launch.egress == Egress::Internet;
+        if !internet && udp.is_empty() {
+            return Ok(match self.has_users() || tcp.is_empty() {
+                true => Network::None,
+                false => Network::Listen { tcp, udp: false },
+            });
+        }
+        match self.egress() {
+            Ok(groups) => Ok(Network::Filtered { groups, tcp, udp, internet }),
+            Err(error) => {
+                tracing::debug!(%error, "no filter");
+                Err(match (internet, needs.unfiltered_internet) {
+                    (false, _) => Some(Network::Listen { tcp, udp: true }),
+                    (true, true) => Some(Network::Host),
+                    (true, false) => None,
+                })
+            }
+        }
+    }
+}
+
+/// The kernel's version.
+fn kernel() -> (u32, u32) {
+    let uname = uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// What QEMU may take of the host's memory: its guest's, and head room, without which it is killed for what its guest has a
+/// right to.
+pub fn memory_bytes(guest_mib: u32) -> u64 {
+    let guest = u64::from(guest_mib) << 20;
+    let room = (guest * limits::CAGE_MEMORY_PERCENT / 100).max(limits::CAGE_MEMORY_BYTES);
+    guest + room + (u64::from(limits::TCG_TB_SIZE_MIB) << 20)
+}
+
+fn processes(cpus: u32) -> u64 {
+    limits::CAGE_PROCESSES + u64::from(cpus)
+}
+
+/// Debian's place for libraries.
+const MULTIARCH: &str = "lib/x86_64-linux-gnu";
+
+/// The emulator, its own files beside it, and the system's libraries; those that are there.
+fn paths(program: &Path, egress: Egress, more: &[PathBuf]) -> Vec<PathBuf> {
+    let program = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
+    let own = program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
+    let mut seen = vec![];
+    for root in [own, Path::new("/usr"), Path::new("/")] {
+        // Where libraries have a folder for each architecture, none of QEMU's is elsewhere.
+        let libraries = if root.join(MULTIARCH).exists() { MULTIARCH } else { "lib" };
+        seen.extend([libraries, "lib64", "share/qemu", "share/seabios"].map(|at| root.join(at)));
+    }
+    let system = ["/etc/ld.so.cache", "/dev/null", "/dev/urandom", "/dev/zero"].map(PathBuf::from);
+    // By which QEMU's user-mode network resolves names for its guest.
+    let resolver = match egress {
+        Egress::Internet => Some(PathBuf::from(egress::RESOLVERS)),
+        Egress::Isolated => None,
+    };
+    let mut paths = vec![program.clone()];
+    for path in seen.into_iter().chain(system).chain(resolver).chain(more.iter().cloned()) {
+        if path.exists() && !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    paths
+}
+
+/// Whether whoever is not root may make user namespaces; if not, why and what would mend it.
+pub fn user_namespaces() -> Result<(), (&'static str, &'static str)> {
+    let number = |name: &str| -> io::Result<u64> {
+        let text = fs::read_to_string(Path::new("/proc/sys").join(name))?;
+        text.trim().parse().map_err(io::Error::other)
+    };
+    let fix = "give qhost a profile that allows userns, or run as root";
+    match (
+        number("user/max_user_namespaces"),
+        number("kernel/unprivileged_userns_clone"),
+        number("kernel/apparmor_restrict_unprivileged_userns"),
+    ) {
+        (Err(_), _, _) => Err(("the kernel has none", "boot a kernel with CONFIG_USER_NS")),
+        (Ok(0), _, _) => Err(("turned off", "sysctl user.max_user_namespaces=15000")),
+        (_, Ok(0), _) => {
+            Err(("for root only", "sysctl kernel.unprivileged_userns_clone=1, or run as root"))
+        }
+        (_, _, Ok(1)) => Err(("restricted by AppArmor", fix)),
+        (Ok(_), _, _) => Ok(()),
+    }
+}

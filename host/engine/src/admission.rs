@@ -1,0 +1,225 @@
+//! Whether one VM more is admitted, and which of those that have ended are kept. Both are settled by one reading of all VMs'
+//! folders, under the lock of all.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+
+use qhost_model::{
+    job::Task,
+    quota::{Amounts, Quota, Terms},
+    retention::Retention,
+};
+use qhost_sys::state::StateDir;
+use qhost_vm::{
+    Status, Vm, VmDir, VmError,
+    dir::{STATUS, bytes_of, remove_leftovers},
+    list,
+};
+
+use crate::overlays;
+
+/// What is to be admitted.
+pub(crate) struct Asking<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) job: &'a str,
+    pub(crate) task: &'a str,
+    pub(crate) takes: Amounts,
+}
+
+/// A VM that has ended: what decides whether it is kept.
+struct Ended {
+    folder: PathBuf,
+    at: Timestamp,
+    bytes: u64,
+}
+
+/// Makes the folder of a new VM, if that is not beyond the quotas of all and of its tenant.
+pub fn admit_new(
+    state: &StateDir,
+    task: &Task,
+    takes: Amounts,
+    terms: &Terms,
+) -> Result<VmDir, VmError> {
+    let Task { tenant, job, name, .. } = task;
+    let asking = Asking { tenant, job, task: name, takes };
+    VmDir::create(state, task, takes, || admit(state, &asking, terms))
+}
+
+/// Takes the folder of a VM that has ended, to start it once more, if that is not beyond those quotas; nothing where it is held.
+pub fn admit_again(state: &StateDir, vm: &Vm, terms: &Terms) -> Result<Option<VmDir>, VmError> {
+    let Vm { tenant, job, task, reserved, .. } = vm;
+    let asking = Asking { tenant, job, task, takes: *reserved };
+    VmDir::take_again(state, vm, || admit(state, &asking, terms))
+}
+
+/// Removes what is not kept, and says whether there is room for one VM more. Called under the lock of all folders.
+fn admit(state: &StateDir, asking: &Asking<'_>, terms: &Terms) -> Result<(), VmError> {
+    let (mut going_on, mut ended) = (vec![], vec![]);
+    for folder in list::folders(&state.vms()) {
+        let held = !list::is_abandoned(&folder);
+        let status: Option<Status> = list::read_record(&folder.join(STATUS));
+        match held || status.as_ref().is_some_and(Status::qemu_lives) {
+            true => going_on.push(Vm::at(&folder)),
+            false => ended.push(Ended::of(folder, status.as_ref())),
+        }
+    }
+    sweep(ended, &terms.retention);
+    let bounds_disks = terms.host.disk_bytes.or(terms.tenant.disk_bytes).is_some();
+    let overlays = if bounds_disks { overlays::unused(state, &going_on, asking)? } else { vec![] };
+    for (whose, quota) in
+        [(Whose::Host, &terms.host), (Whose::Tenant(asking.tenant), &terms.tenant)]
+    {
+        let is_meant = |tenant: &str| match whose {
+            Whose::Host => true,
+            Whose::Tenant(only) => only == tenant,
+        };
+        let vms = going_on.iter().filter(|vm| is_meant(&vm.tenant));
+        let kept = overlays.iter().filter(|one| is_meant(&one.of.tenant));
+        let taken = Taken {
+            vms: vms.fold(Amounts::default(), |sum, vm| sum + vm.reserved),
+            kept_bytes: kept.map(|one| one.disk_usage).sum(),
+        };
+        admits(quota, whose, taken, asking.takes)?;
+    }
+    Ok(())
+}
+
+impl Ended {
+    fn of(folder: PathBuf, status: Option<&Status>) -> Self {
+        let modified = || fs::metadata(&folder)?.modified().map(Timestamp::try_from);
+        let at = status.and_then(Status::since);
+        let at = at.or_else(|| modified().ok()?.ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+        let bytes = status.and_then(|status| status.kept_bytes);
+        Self { at, bytes: bytes.unwrap_or_else(|| bytes_of(&folder)), folder }
+    }
+}
+
+/// Removes the folders of VMs that ended first, of each tenant that has more than are kept. A failure is logged and ends no
+/// command.
+fn sweep(ended: Vec<Ended>, retention: &Retention) {
+    let now = Timestamp::now();
+    let is_old =
+        |one: &Ended| one.at < now && now.duration_since(one.at).unsigned_abs() > retention.age();
+    let bytes = ended.iter().fold(0_u64, |sum, one| sum.saturating_add(one.bytes));
+    // Then no tenant has more, and their records need not be read.
+    if ended.len() <= retention.ended_vms
+        && bytes <= retention.ended_bytes
+        && !ended.iter().any(is_old)
+    {
+        return;
+    }
+    let mut tenants: BTreeMap<String, Vec<Ended>> = BTreeMap::new();
+    for one in ended {
+        tenants.entry(list::tenant_of(&one.folder)).or_default().push(one);
+    }
+    for mut ended in tenants.into_values() {
+        ended.sort_by_key(|one| std::cmp::Reverse(one.at));
+        let mut bytes = 0_u64;
+        let is_kept = |(number, one): &(usize, &Ended)| {
+            bytes = bytes.saturating_add(one.bytes);
+            *number < retention.ended_vms && bytes <= retention.ended_bytes && !is_old(one)
+        };
+        let kept = ended.iter().enumerate().take_while(is_kept).count();
+        for one in ended.drain(kept..) {
+            if let Err(error) = remove(&one.folder) {
+                let path = one.folder.display();
+                tracing::warn!(%path, %error, "cannot remove an ended VM's folder");
+            }
+        }
+    }
+}
+
+fn remove(folder: &Path) -> io::Result<()> {
+    remove_leftovers(folder)?;
+    fs::remove_dir_all(folder)
+}
+
+/// What is taken already.
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    /// By VMs.
+    vms: Amounts,
+    /// By kept overlays that no VM has.
+    kept_bytes: u64,
+}
+
+/// Whose quota it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose<'a> {
+    /// All tenants' together.
+    Host,
+    /// One tenant's.
+    Tenant(&'a str),
+}
+
+/// Whether there is room for more beside what is taken.
+fn admits(
+    quota: &Quota,
+    whose: Whose<'_>,
+    Taken { vms: taken, kept_bytes }: Taken,
+    more: Amounts,
+) -> Result<(), VmError> {
+    let disk_bytes = taken.disk_bytes.saturating_add(kept_bytes);
+    let each = [
+        ("vms", "VMs", quota.vms, taken.vms, more.vms),
+        ("cpus", "CPUs", quota.cpus, taken.cpus, more.cpus),
+        ("memory_mib", "MiB of memory", quota.memory_mib, taken.memory_mib, more.memory_mib),
+        ("disk_bytes", "bytes of disk", quota.disk_bytes, disk_bytes, more.disk_bytes),
+        ("ports", "ports", quota.ports, taken.ports, more.ports),
+    ];
+    let exceeded = each.into_iter().find(|(_, _, most, taken, more)| {
+        most.is_some_and(|most| taken.saturating_add(*more) > most)
+    });
+    let Some((key, what, Some(most), taken, more)) = exceeded else { return Ok(()) };
+    let (who, table) = match whose {
+        Whose::Host => ("all tenants together".to_owned(), "host.quota".to_owned()),
+        Whose::Tenant(tenant) => (format!("tenant {tenant}"), format!("tenants.{tenant}.quota")),
+    };
+    let (kept, remove) = match key == "disk_bytes" && kept_bytes > 0 {
+        true => (
+            format!(", {kept_bytes} of them by kept overlays (qhost overlay ls),"),
+            " remove kept overlays,",
+        ),
+        false => (String::new(), ""),
+    };
+    let reason = format!(
+        "{who} may have {most} {what} on this host, {taken} are taken{kept} and this VM takes {more}; wait for another to end,{remove} \
+             or have the operator raise {table}.{key}"
+    );
+    Err(VmError::Quota { reason, is_hosts: whose == Whose::Host })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_that_fits_and_the_first_that_does_not() {
+        let one = Amounts { vms: 1, cpus: 2, memory_mib: 64, disk_bytes: 10, ports: 1 };
+        let check = |quota: Quota, taken: u64, admitted: bool| {
+            let vms = (0..taken).fold(Amounts::default(), |sum, _| sum + one);
+            let taken = Taken { vms, kept_bytes: 0 };
+            let whose = Whose::Tenant("acme");
+            assert_eq!(admits(&quota, whose, taken, one).is_ok(), admitted, "{quota:?}");
+        };
+        let none = Quota::default();
+        check(none.clone(), 1000, true);
+        for (quota, fits) in [
+            (Quota { vms: Some(3), ..none.clone() }, 2),
+            (Quota { cpus: Some(6), ..none.clone() }, 2),
+            (Quota { cpus: Some(7), ..none.clone() }, 2),
+            (Quota { memory_mib: Some(64), ..none.clone() }, 0),
+            (Quota { disk_bytes: Some(29), ..none.clone() }, 1),
+            (Quota { ports: Some(1), ..none.clone() }, 0),
+        ] {
+            check(quota.clone(), fits, true);
+            check(quota, fits + 1, false);
+        }
+        check(Quota { vms: Some(0), ..none }, 0, false);
+    }
+}

@@ -1,0 +1,370 @@
+//! `qhost.toml`: what the operator allows on this host. Every key has a default that allows little; an absent file is
+//! fine, an unknown key is an error.
+
+mod lock;
+mod policies;
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use qhost_model::{
+    launch::{PortRange, Rules},
+    printable,
+    retention::Retention,
+};
+use qhost_policy::CompileLimits;
+use qhost_sys::trusted::{self, Found, Untrusted};
+
+use crate::limits;
+
+pub use lock::{Lock, Locked};
+pub use policies::{Configured, Settings, UnknownTenant};
+
+use policies::Named;
+
+/// The whole file.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The policies that chains may name.
+    policies: Named<policies::Policy>,
+    /// What is asked about every task.
+    host: policies::Asked,
+    /// What is asked about a tenant's tasks after that; it can only tighten. Where there is any, `--tenant` must name
+    /// one.
+    tenants: Named<policies::Asked>,
+    ports: Ports,
+    network: Network,
+    qemu: Qemu,
+    /// How images are fetched and what they may be.
+    pub image: qhost_image::Settings,
+    /// What guests may write.
+    pub overlay: Overlay,
+    /// What QEMU is kept in.
+    pub cage: qhost_cage::Settings,
+    /// What is kept of VMs that have ended.
+    pub retention: Retention,
+    /// How decisions are recorded.
+    pub decisions: Decisions,
+    /// What compiling a policy may take.
+    pub compile: Compile,
+    /// The configuration's folder, where relative paths start.
+    #[serde(skip)]
+    folder: PathBuf,
+    /// What is locked beside it.
+    #[serde(skip)]
+    lock: Lock,
+}
+
+/// `[ports]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Ports {
+    /// Host ports that may be forwarded, as `FIRST-LAST`.
+    allow: Vec<PortRange>,
+    /// Host addresses that may be listened on.
+    bind: Vec<Ipv4Addr>,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { allow: vec![PortRange::UNPRIVILEGED], bind: vec![Ipv4Addr::LOCALHOST] }
+    }
+}
+
+/// `[network]`
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Network {
+    /// Whether guests may be given egress `internet`: public IPv4 addresses, none of this host's or of a private network.
+    internet: bool,
+    /// Whether, under `cage.level = "best-effort"`, they may be given that also where this host lacks the filter that keeps them to
+    /// those: they then reach all that this host does, its loopback, private networks and cloud metadata.
+    unfiltered_internet: bool,
+}
+
+/// `[qemu]`
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Qemu {
+    /// Extra arguments that tasks may ask for, each a whole group: `[["-cpu", "host"]]`.
+    args: Vec<Vec<String>>,
+}
+
+/// `[compile]`
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compile {
+    /// Seconds for one policy.
+    timeout_s: u64,
+    /// The compiler's address space in MiB.
+    memory_mib: u64,
+}
+
+impl Default for Compile {
+    fn default() -> Self {
+        Self {
+            timeout_s: qhost_policy::limits::COMPILE.as_secs(),
+            memory_mib: qhost_policy::limits::COMPILE_MEMORY_BYTES >> 20,
+        }
+    }
+}
+
+impl Compile {
+    /// As the compiler gets it.
+    pub fn limits(&self) -> CompileLimits {
+        let memory = self.memory_mib.saturating_mul(1 << 20);
+        CompileLimits { time: Duration::from_secs(self.timeout_s), memory }
+    }
+}
+
+/// `[decisions]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Decisions {
+    /// Keys of `meta` whose values are secrets, as patterns: `*token*`. A secret's value is masked wherever it stands.
+    pub mask_meta: Vec<String>,
+    /// QEMU arguments that are secrets, as patterns: `*password=*`.
+    pub mask_args: Vec<String>,
+    /// The size of a tenant's log in bytes from which on a new file is begun.
+    pub max_bytes: u64,
+    /// How many full files of a tenant are kept.
+    pub files: usize,
+    /// Days for which a file is kept after its last decision.
+    pub max_days: u64,
+}
+
+impl Default for Decisions {
+    fn default() -> Self {
+        Self {
+            mask_meta: vec![],
+            mask_args: vec![],
+            max_bytes: limits::DECISION_LOG_BYTES,
+            files: limits::DECISION_LOG_FILES,
+            max_days: limits::DECISION_LOG_DAYS,
+        }
+    }
+}
+
+impl Decisions {
+    fn check(&self, problems: &mut Vec<ConfigProblem>) {
+        if self.max_days == 0 {
+            let message = "0; expected 1 or more, else no decision is kept".into();
+            problems.push(ConfigProblem { place: "decisions.max_days".into(), message });
+        }
+    }
+}
+
+/// `[overlay]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Overlay {
+    /// What a guest may write to its disk in bytes, its bookkeeping included; beyond it the guest's writes fail.
+    pub max_bytes: u64,
+    /// Whether tasks may keep what their guests write for their next run.
+    pub persist: bool,
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        Self { max_bytes: limits::OVERLAY_BYTES, persist: false }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that was asked for by name cannot be read, or one in a default place is there and cannot.
+    #[error("cannot read the configuration {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that others can change, or that cannot be looked for.
+    #[error("the configuration {} cannot be relied upon", path.display())]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Untrusted,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file's text is not a configuration.
+    #[error("{}: {error}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Where and why, in several lines.
+        error: Box<toml::de::Error>,
+    },
+    /// It is one, but what it says does not go together.
+    #[error("{}: {}", path.display(), listed(problems))]
+    Problems {
+        /// The file.
+        path: PathBuf,
+        /// All that was found.
+        problems: Vec<ConfigProblem>,
+    },
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConfigProblem {
+    /// The key, as a path: `policies.limits.module`.
+    pub place: String,
+    /// What was found there, and what was expected.
+    pub message: String,
+}
+
+fn listed(problems: &[ConfigProblem]) -> String {
+    let place = |one: &ConfigProblem| {
+        printable::line(&one.place, qhost_model::limits::SHOWN_CHARS).to_string()
+    };
+    let lines = problems.iter().map(|one| format!("{}: {}", place(one), one.message));
+    match problems.len() {
+        1 => lines.collect(),
+        count => lines.fold(format!("{count} problems"), |text, line| text + "\n  " + &line),
+    }
+}
+
+impl Config {
+    /// Reads the file that was named, or the first of the default places that has one, or takes the defaults.
+    pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
+        match Self::place(named)? {
+            Some(path) => Self::read(&path, Pins::Needed),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// The same of one file, whose policies need no digests yet: to find those out.
+    pub fn load_to_lock(path: &Path) -> Result<Self, ConfigError> {
+        Self::read(path, Pins::ToBeMade)
+    }
+
+    /// What is locked.
+    pub fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    fn read(path: &Path, pins: Pins) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
+        // A file that was named and is absent is an error when it is opened.
+        trusted::look(path)
+            .map_err(|source| ConfigError::Untrusted { path: path.into(), source })?;
+        let mut text = String::new();
+        let file = fs::File::open(path).map_err(unreadable)?;
+        file.take(limits::CONFIG_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+        // What stands behind the limit must not be passed over.
+        if text.len() as u64 > limits::CONFIG_BYTES {
+            let reason = format!("it has more than {} bytes", limits::CONFIG_BYTES);
+            return Err(unreadable(io::Error::other(reason)));
+        }
+        let invalid = |error| ConfigError::Invalid { path: path.into(), error: Box::new(error) };
+        let mut config: Self = toml::from_str(&text).map_err(invalid)?;
+        config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        config.image.start_at(&config.folder);
+        config.lock = Lock::read(&Lock::place(path))?;
+        let mut problems = vec![];
+        config.check_policies(&mut problems);
+        let of_image = config.image.problems().into_iter();
+        problems.extend(of_image.map(|problem| ConfigProblem {
+            place: format!("image.{}", problem.key),
+            message: problem.message,
+        }));
+        config.decisions.check(&mut problems);
+        if pins == Pins::Needed {
+            config.check_pins(&mut problems);
+        }
+        match problems.is_empty() {
+            true => Ok(config),
+            false => Err(ConfigError::Problems { path: path.into(), problems }),
+        }
+    }
+
+    /// The JSON Schema of the file.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+
+    /// The file that would be read. A default place counts as empty only where nothing of that name is there.
+    pub fn place(named: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
+        if let Some(named) = named {
+            return Ok(Some(named.to_owned()));
+        }
+        for path in default_places() {
+            match trusted::look(&path) {
+                Ok(Found::There) => return Ok(Some(path)),
+                Ok(Found::Absent) => {}
+                Err(source) => return Err(ConfigError::Untrusted { path, source }),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether guests may reach all that this host does.
+    pub fn unfiltered_internet(&self) -> bool {
+        self.network.unfiltered_internet
+    }
+
+    /// The rules that a final launch is checked against.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            ports: self.ports.allow.clone(),
+            binds: self.ports.bind.clone(),
+            internet: self.network.internet,
+            args: self.qemu.args.clone(),
+            persist: self.overlay.persist,
+        }
+    }
+}
+
+/// Whether every policy must have a digest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pins {
+    Needed,
+    ToBeMade,
+}
+
+fn default_places() -> Vec<PathBuf> {
+    let user = absolute("XDG_CONFIG_HOME").or_else(|| home().map(|home| home.join(".config")));
+    let system = Some(PathBuf::from("/etc/qhost/qhost.toml"));
+    [system, user.map(|dir| dir.join("qhost/qhost.toml"))].into_iter().flatten().collect()
+}
+
+/// A folder that the environment names. One that is empty or relative is to be passed over (XDG Base Directory Specification): it
+/// would be of whatever folder this command is run in.
+fn absolute(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|path| path.is_absolute())
+}
+
+/// Where state is kept when nothing says otherwise: `/var/lib/qhost` for root, else under the user's state folder.
+/// Nothing where a user has no home folder.
+pub fn default_state_dir() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some("/var/lib/qhost".into());
+    }
+    absolute("XDG_STATE_HOME")
+        .or_else(|| home().map(|home| home.join(".local/state")))
+        .map(|state| state.join("qhost"))
+}

@@ -1,0 +1,333 @@
+//! `[policies]`, `[host]`, `[tenants]`: which policies there are, on what terms, and who is asked for whom.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use qhost_model::{
+    digest::Sha256,
+    quota::{Quota, Terms},
+};
+use qhost_policy::{Allowance, Layer, Mode, PublicKey, Signers};
+
+use super::{Config, ConfigProblem};
+use crate::limits;
+
+/// `[policies.NAME]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Policy {
+    /// The component or core module; a relative path starts from the configuration's folder.
+    module: PathBuf,
+    /// The SHA-256 that its file must have, 64 hexadecimal digits; absent: the one that the lock file has, which
+    /// `qhost policy lock` writes.
+    #[schemars(with = "Option<String>")]
+    sha256: Option<Sha256>,
+    /// Who must have signed it besides.
+    signatures: Option<Signatures>,
+    /// Its settings.
+    settings: Option<Map<String, Value>>,
+    /// A JSON file with its settings, instead of `settings`; a relative path starts from the configuration's folder.
+    settings_file: Option<PathBuf>,
+    /// What its word counts for: `enforce`, or `monitor` to record what it would say and change nothing.
+    #[serde(default)]
+    mode: Mode,
+    /// Whether it gets a WASI with a frozen clock and seeded randomness and nothing else: for policies in JavaScript,
+    /// Python and Go.
+    #[serde(default)]
+    wasi: bool,
+    /// The longest that one call may take, in milliseconds: 1 to 60000.
+    #[serde(default = "default_deadline")]
+    #[schemars(range(min = 1, max = 60_000))]
+    deadline_ms: u64,
+    /// All memories and tables of a sandbox together, in MiB: 1 to 2048.
+    #[serde(default = "default_memory")]
+    #[schemars(range(min = 1, max = 2048))]
+    memory_mib: usize,
+}
+
+/// `[policies.NAME.signatures]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Signatures {
+    /// Minisign public keys, as the second line of a `.pub` file has them.
+    keys: Vec<PublicKey>,
+    /// How many of them must have signed; absent: all of them.
+    threshold: Option<usize>,
+}
+
+fn default_deadline() -> u64 {
+    u64::try_from(qhost_policy::limits::POLICY_DEADLINE.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn default_memory() -> usize {
+    qhost_policy::limits::POLICY_MEMORY_BYTES >> 20
+}
+
+/// `[host]` and `[tenants.NAME]`
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Asked {
+    /// The policies to ask, by name, in order.
+    chain: Vec<String>,
+    /// What the tenant's VMs, or of the host all, may take together at a time.
+    quota: Quota,
+}
+
+/// A configured policy, its paths resolved.
+#[derive(Debug, Clone)]
+pub struct Configured {
+    /// Its name.
+    pub name: String,
+    /// Its file.
+    pub module: PathBuf,
+    /// The digest its file must have.
+    pub sha256: Sha256,
+    /// Whose signatures it must have.
+    pub signers: Option<Signers>,
+    /// Its settings.
+    pub settings: Settings,
+    /// What its word counts for.
+    pub mode: Mode,
+    /// What it may use.
+    pub allowance: Allowance,
+    /// Whose it is.
+    pub layer: Layer,
+}
+
+impl Signatures {
+    fn read(&self) -> Result<Signers, String> {
+        Signers::new(self.keys.clone(), self.threshold)
+    }
+}
+
+/// Where a policy's settings are.
+#[derive(Debug, Clone)]
+pub enum Settings {
+    /// In the configuration.
+    Here(Map<String, Value>),
+    /// In a file.
+    File(PathBuf),
+}
+
+impl Config {
+    /// The policies to ask about a tenant's task: the host's, then the tenant's own. Where tenants are configured,
+    /// one that is not is nobody's.
+    pub fn chain(&self, tenant: &str) -> Result<Vec<Configured>, UnknownTenant> {
+        let own = match self.tenants.get(tenant) {
+            Some(own) => own.chain.as_slice(),
+            None if self.tenants.is_empty() => &[],
+            None => return Err(self.unknown(tenant)),
+        };
+        let of = |layer| move |name: &String| self.configured(name, layer);
+        let host = self.host.chain.iter().filter_map(of(Layer::Host));
+        Ok(host.chain(own.iter().filter_map(of(Layer::Tenant))).collect())
+    }
+
+    /// What all VMs may take together, what a tenant's may, and what is kept of those that have ended.
+    pub fn terms(&self, tenant: &str) -> Terms {
+        let own = self.tenants.get(tenant).map(|own| own.quota.clone());
+        Terms {
+            host: self.host.quota.clone(),
+            tenant: own.unwrap_or_default(),
+            retention: self.retention,
+        }
+    }
+
+    /// What all tenants may take together.
+    pub fn host_quota(&self) -> &Quota {
+        &self.host.quota
+    }
+
+    /// Every configured policy, in a chain or not.
+    pub fn policies(&self) -> Vec<Configured> {
+        self.policies.keys().filter_map(|name| self.configured(name, Layer::Host)).collect()
+    }
+
+    fn configured(&self, name: &str, layer: Layer) -> Option<Configured> {
+        let policy = self.policies.get(name)?;
+        let settings = match (&policy.settings, &policy.settings_file) {
+            (_, Some(file)) => Settings::File(self.folder.join(file)),
+            (settings, None) => Settings::Here(settings.clone().unwrap_or_default()),
+        };
+        Some(Configured {
+            name: name.into(),
+            module: self.folder.join(&policy.module),
+            sha256: self.pin(name)?,
+            signers: policy.signatures.as_ref().and_then(|given| given.read().ok()),
+            settings,
+            mode: policy.mode,
+            allowance: Allowance {
+                deadline: Duration::from_millis(policy.deadline_ms),
+                memory: policy.memory_mib << 20,
+                wasi: policy.wasi,
+            },
+            layer,
+        })
+    }
+
+    /// The digest that a policy's file must have.
+    pub fn pin(&self, name: &str) -> Option<Sha256> {
+        let locked = || self.lock.policies.get(name).map(|locked| locked.sha256);
+        self.policies.get(name)?.sha256.or_else(locked)
+    }
+
+    /// The file of a configured policy.
+    pub fn module(&self, name: &str) -> Option<PathBuf> {
+        Some(self.folder.join(&self.policies.get(name)?.module))
+    }
+
+    /// The files of policies and of their settings, with the keys that name them.
+    pub fn policy_files(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        self.policies.iter().flat_map(move |(name, policy)| {
+            let files = [
+                ("module", Some(&policy.module)),
+                ("settings_file", policy.settings_file.as_ref()),
+            ];
+            files.into_iter().filter_map(move |(key, path)| {
+                Some((format!("policies.{name}.{key}"), self.folder.join(path?)))
+            })
+        })
+    }
+
+    /// The policies whose digests are for the lock file to say.
+    pub fn to_lock(&self) -> Vec<String> {
+        let of_lock = self.policies.iter().filter(|(_, policy)| policy.sha256.is_none());
+        of_lock.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Every policy has one digest.
+    pub(super) fn check_pins(&self, problems: &mut Vec<ConfigProblem>) {
+        for (name, policy) in &self.policies {
+            let locked = self.lock.policies.get(name).map(|locked| locked.sha256);
+            let message = match (policy.sha256, locked) {
+                (None, None) => {
+                    "expected a digest here or in the lock file: qhost policy lock writes it".into()
+                }
+                (Some(here), Some(locked)) if here != locked => {
+                    format!("sha256:{here} here, and sha256:{locked} in the lock file; remove one")
+                }
+                (_, _) => continue,
+            };
+            problems.push(ConfigProblem { place: format!("policies.{name}.sha256"), message });
+        }
+    }
+
+    fn unknown(&self, tenant: &str) -> UnknownTenant {
+        let tenants = self.tenants.keys().cloned().collect();
+        UnknownTenant { tenant: tenant.into(), tenants }
+    }
+
+    /// What is wrong with the policies and chains, without looking at any file.
+    pub(super) fn check_policies(&self, problems: &mut Vec<ConfigProblem>) {
+        for (name, policy) in &self.policies {
+            let at = |key: &str| format!("policies.{name}.{key}");
+            let mut found = |wrong: bool, place: String, message: String| {
+                if wrong {
+                    problems.push(ConfigProblem { place, message });
+                }
+            };
+            found(
+                !qhost_model::name::is_name(name),
+                format!("policies.{name}"),
+                "expected a name of 1 to 64 letters, digits, -, _ and .".into(),
+            );
+            found(
+                policy.settings.is_some() && policy.settings_file.is_some(),
+                at("settings_file"),
+                "expected settings or settings_file, found both".into(),
+            );
+            let dated = policy.settings.iter().flatten().find_map(|(key, value)| dated(key, value));
+            found(
+                dated.is_some(),
+                at("settings"),
+                format!("{}: JSON has no dates; write a string", dated.unwrap_or_default()),
+            );
+            let signatures = policy.signatures.as_ref().and_then(|given| given.read().err());
+            found(signatures.is_some(), at("signatures"), signatures.unwrap_or_default());
+            let most = u64::try_from(limits::POLICY_DEADLINE_MOST.as_millis()).unwrap_or(u64::MAX);
+            found(
+                !(1..=most).contains(&policy.deadline_ms),
+                at("deadline_ms"),
+                format!("expected 1 to {most} ms, found {}", policy.deadline_ms),
+            );
+            let most = limits::POLICY_MEMORY_BYTES_MOST >> 20;
+            found(
+                !(1..=most).contains(&policy.memory_mib),
+                at("memory_mib"),
+                format!("expected 1 to {most} MiB, found {}", policy.memory_mib),
+            );
+        }
+        self.check_chain("host.chain", &[], &self.host.chain, problems);
+        for (tenant, asked) in &self.tenants {
+            let place = format!("tenants.{tenant}.chain");
+            if !qhost_model::name::is_name(tenant) {
+                let message = "expected a name of 1 to 64 letters, digits, -, _ and .".into();
+                problems.push(ConfigProblem { place: format!("tenants.{tenant}"), message });
+            }
+            self.check_chain(&place, &self.host.chain, &asked.chain, problems);
+        }
+    }
+
+    fn check_chain(
+        &self,
+        place: &str,
+        before: &[String],
+        chain: &[String],
+        problems: &mut Vec<ConfigProblem>,
+    ) {
+        let whole = [before, chain].concat();
+        for (index, name) in whole.iter().enumerate().skip(before.len()) {
+            let earlier = whole.iter().take(index).any(|earlier| earlier == name);
+            let message = match self.policies.contains_key(name) {
+                false => format!("{name} is no policy of this configuration{}", self.nearest(name)),
+                true if earlier => format!("{name} would be asked twice"),
+                true => continue,
+            };
+            let place = format!("{place}.{}", index - before.len());
+            problems.push(ConfigProblem { place, message });
+        }
+        if whole.len() > qhost_policy::limits::POLICIES {
+            let message = format!(
+                "{} policies for one task, more than {}",
+                whole.len(),
+                qhost_policy::limits::POLICIES
+            );
+            problems.push(ConfigProblem { place: place.into(), message });
+        }
+    }
+
+    fn nearest(&self, name: &str) -> String {
+        let distance = |known: &&String| strsim::damerau_levenshtein(known, name);
+        let near = self.policies.keys().min_by_key(distance).filter(|known| distance(known) <= 3);
+        near.map_or(String::new(), |known| format!("; did you mean {known}?"))
+    }
+}
+
+/// The path of a TOML date inside settings.
+fn dated(key: &str, value: &Value) -> Option<String> {
+    let inside = |inner: Option<String>| inner.map(|inner| format!("{key}.{inner}"));
+    match value {
+        // How the toml crate hands a date to a type that takes anything.
+        Value::Object(map) if map.contains_key("$__toml_private_datetime") => Some(key.into()),
+        Value::Object(map) => inside(map.iter().find_map(|(key, value)| dated(key, value))),
+        Value::Array(items) => {
+            let mut items = items.iter().enumerate();
+            inside(items.find_map(|(index, value)| dated(&index.to_string(), value)))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
+}
+
+/// A tenant that the configuration does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("--tenant {tenant}: the configuration has no such tenant; it has {}", tenants.join(", "))]
+pub struct UnknownTenant {
+    tenant: String,
+    tenants: Vec<String>,
+}
+
+/// The tables of a configuration by name.
+pub(super) type Named<T> = BTreeMap<String, T>;

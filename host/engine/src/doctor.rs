@@ -1,0 +1,270 @@
+//! What this host can and cannot do for VMs, and what would mend it: one finding a line. Looks, and changes nothing.
+
+use std::path::Path;
+
+use procfs::{Current as _, Uptime};
+use rustix::fs::{statfs, statvfs};
+use serde::Serialize;
+
+use qhost_cage::{Level, Wall};
+use qhost_sys::{state::StateDir, trusted};
+
+use crate::{
+    config::Config,
+    facts,
+    fingerprint::{Fingerprint, FingerprintError},
+};
+
+/// How good or bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// As it should be.
+    Good,
+    /// VMs run, but something is missing that makes them safer, faster or more useful.
+    Lacking,
+    /// VMs cannot run.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub about: &'static str,
+    /// How it stands.
+    pub health: Health,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+fn finding(about: &'static str, health: Health, found: impl Into<String>, fix: &str) -> Finding {
+    let fix = (health != Health::Good).then(|| fix.to_owned());
+    Finding { about, health, found: found.into(), fix }
+}
+
+/// The nearest a condition comes to a health.
+fn unless(holds: bool, otherwise: Health) -> Health {
+    if holds { Health::Good } else { otherwise }
+}
+
+/// Looks at everything. `fingerprint` is what was found out of QEMU.
+pub fn examine(
+    state: &StateDir,
+    config: &Config,
+    fingerprint: Result<&Fingerprint, &FingerprintError>,
+) -> Vec<Finding> {
+    let mut findings = qemu(fingerprint);
+    findings.extend(trust(config));
+    findings.extend(cage(config));
+    findings.extend([file_system(state), free_space(state, config), memory()]);
+    findings.extend([ports(state, config), uptime()]);
+    findings
+}
+
+/// Finds files that the configuration names and that others can change. If others can change the configuration itself or the
+/// state folder, no command gets as far as this.
+fn trust(config: &Config) -> Vec<Finding> {
+    let files = config.image.files().map(|(key, path)| (key.to_owned(), path.to_owned()));
+    let files = files.chain(config.policy_files());
+    let untrusted: Vec<_> = files
+        .filter_map(|(key, path)| Some((key, trusted::look(&path).err()?)))
+        .map(|(key, error)| finding("trust", Health::Bad, format!("{key}: {error}"), UNTRUSTED))
+        .collect();
+    match untrusted.is_empty() {
+        true => {
+            vec![finding(
+                "trust",
+                Health::Good,
+                "only this user and root can change what decides here",
+                "",
+            )]
+        }
+        false => untrusted,
+    }
+}
+
+/// The finding for a configuration or a state folder that others can change.
+pub fn untrusted(error: &dyn std::error::Error) -> Finding {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let found: Vec<_> = causes.map(ToString::to_string).collect();
+    finding("trust", Health::Bad, found.join(": "), UNTRUSTED)
+}
+
+const UNTRUSTED: &str = "until then it is refused";
+
+fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
+    let fingerprint = match fingerprint {
+        Ok(fingerprint) => fingerprint,
+        Err(error) => {
+            let fix = "install qemu-system-x86, or mend what keeps it from answering";
+            return vec![finding("qemu", Health::Bad, error.to_string(), fix)];
+        }
+    };
+    let found = format!("{} at {}", fingerprint.version, fingerprint.path().display());
+    let mut findings = vec![finding("qemu", Health::Good, found, "")];
+    findings.extend(fingerprint.accelerators.iter().map(|accelerator| {
+        let (about, otherwise, fix) = match accelerator.name.as_str() {
+            "kvm" => (
+                "kvm",
+                Health::Lacking,
+                "without hardware virtualization guests run some ten times slower and QEMU promises no isolation: enable it \
+                 in the firmware or the hypervisor above, load kvm_intel or kvm_amd, let this user open /dev/kvm",
+            ),
+            _ => ("tcg", Health::Bad, "install a QEMU that has its own translator"),
+        };
+        finding(about, unless(accelerator.works, otherwise), &accelerator.evidence, fix)
+    }));
+    findings
+}
+
+/// What a VM would be kept in: whether all of it can be had, and each part.
+fn cage(config: &Config) -> [Finding; 5] {
+    let host = qhost_cage::Host::look(&config.cage);
+    let lacks = host.lacks();
+    let each: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
+    let otherwise = match config.cage.level {
+        Level::Strict => Health::Bad,
+        Level::BestEffort => Health::Lacking,
+    };
+    let found = match each.as_slice() {
+        [] => "whole".to_owned(),
+        each => format!("without {}", each.join(", ")),
+    };
+    let fix = "mend what is named below, or leave it out: cage.level = \"best-effort\"";
+    let whole = finding("cage", unless(lacks.is_empty(), otherwise), found, fix);
+    let cgroups = match host.cgroup() {
+        Some(cgroup) => finding("cgroups", Health::Good, cgroup.to_string(), ""),
+        None => {
+            let found =
+                format!("none for {} with cpu, memory and pids", config.cage.cgroup.display());
+            finding("cgroups", Health::Lacking, found, Wall::Cgroup.fix())
+        }
+    };
+    let landlock = match qhost_cage::landlock_version() {
+        Ok(version) => finding("landlock", Health::Good, format!("version {version}"), ""),
+        Err(error) => finding("landlock", Health::Lacking, error.to_string(), Wall::Landlock.fix()),
+    };
+    let users = match qhost_cage::user_namespaces() {
+        Ok(()) => finding("user namespaces", Health::Good, "for everybody", ""),
+        Err((found, fix)) => finding("user namespaces", Health::Lacking, found, fix),
+    };
+    let egress = match host.egress() {
+        Ok(groups) => {
+            let found = format!("filtered by cgroups at {}", groups.display());
+            finding("egress", Health::Good, found, "")
+        }
+        Err(error) if config.unfiltered_internet() => {
+            let found = format!(
+                "{error}; network.unfiltered_internet lets guests reach this host's loopback, private networks and cloud metadata"
+            );
+            finding("egress", Health::Lacking, found, Wall::Egress.fix())
+        }
+        Err(error) => finding("egress", Health::Lacking, error.to_string(), Wall::Egress.fix()),
+    };
+    [whole, cgroups, landlock, users, egress]
+}
+
+/// The folder, or the nearest above it that is there.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path)
+}
+
+fn file_system(state: &StateDir) -> Finding {
+    let folder = nearest(state.path());
+    // Magic numbers of statfs(2).
+    let name = match statfs(folder).map(|found| found.f_type) {
+        Ok(0xef53) => "ext4",
+        Ok(0x5846_5342) => "xfs",
+        Ok(0x9123_683e) => "btrfs",
+        Ok(0xf2f5_2010) => "f2fs",
+        Ok(0x0102_1994) => "tmpfs",
+        Ok(0x794c_7630) => "overlayfs",
+        Ok(0x6969) => "nfs",
+        Ok(_) => "another",
+        Err(error) => {
+            return finding(
+                "file system",
+                Health::Bad,
+                error.to_string(),
+                "choose another --state-dir",
+            );
+        }
+    };
+    let verity = Path::new("/sys/fs/verity").exists() || Path::new("/proc/sys/fs/verity").exists();
+    let found = format!(
+        "{name} at {}{}",
+        folder.display(),
+        if verity { ", the kernel has fs-verity" } else { "" }
+    );
+    match name {
+        "tmpfs" => {
+            let fix = "images and overlays are in memory here, and gone after a restart: choose another --state-dir";
+            finding("file system", Health::Lacking, found, fix)
+        }
+        "nfs" => {
+            let fix = "locks between hosts are not to be relied upon: choose a local --state-dir";
+            finding("file system", Health::Lacking, found, fix)
+        }
+        _ => finding("file system", Health::Good, found, ""),
+    }
+}
+
+fn free_space(state: &StateDir, config: &Config) -> Finding {
+    let folder = nearest(state.path());
+    let found = match statvfs(folder) {
+        Ok(found) => found,
+        Err(error) => {
+            return finding(
+                "free space",
+                Health::Bad,
+                error.to_string(),
+                "choose another --state-dir",
+            );
+        }
+    };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let text = format!("{} at {}", indicatif::BinaryBytes(free), folder.display());
+    if free < qhost_image::limits::DISK_RESERVE_BYTES {
+        let fix = "make room: qhost image gc --older-than 30d";
+        return finding("free space", Health::Bad, text, fix);
+    }
+    let fix = "one guest alone may fill it (overlay.max_bytes): make room, or lower that";
+    finding("free space", unless(free >= config.overlay.max_bytes, Health::Lacking), text, fix)
+}
+
+fn memory() -> Finding {
+    match facts::resources() {
+        Ok((all, available)) => {
+            let found =
+                format!("{available} of {} MiB available, {} CPUs", all.memory_mib, all.cpus);
+            let enough = available >= *qhost_model::limits::MEMORY_MIB.start();
+            finding("memory", unless(enough, Health::Bad), found, "end what takes it")
+        }
+        Err(error) => finding("memory", Health::Bad, error.to_string(), "mount /proc"),
+    }
+}
+
+fn ports(state: &StateDir, config: &Config) -> Finding {
+    let allowed = config.rules().ports;
+    let inside = |port: &u16| allowed.iter().any(|range| range.contains(*port));
+    let taken = facts::ports_in_use(state).into_iter().filter(inside).count();
+    let all = allowed.iter().map(|range| usize::from(range.last() - range.first()) + 1);
+    let all: usize = all.sum();
+    let ranges: Vec<_> = allowed.iter().map(ToString::to_string).collect();
+    let found = format!("{taken} of {all} taken, of {}", ranges.join(", "));
+    let fix = "allow more of them: ports.allow in qhost.toml";
+    finding("ports", unless(taken < all, Health::Lacking), found, fix)
+}
+
+fn uptime() -> Finding {
+    let since = Uptime::current().map(|uptime| uptime.uptime_duration());
+    let found = since.map_or_else(
+        |error| error.to_string(),
+        |since| indicatif::HumanDuration(since).to_string(),
+    );
+    finding("time since boot", Health::Good, found, "")
+}

@@ -1,0 +1,251 @@
+//! What QEMU and this host can do, found out by asking and trying.
+//!
+//! Asking takes a tenth of a second and trying kvm up to [`limits::KVM_PROBE`], so the answer is kept, keyed by the
+//! binary's identity and the boot: a package upgrade, a reboot or a change of `/dev/kvm`'s permissions asks again.
+
+mod kvm_probe;
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time;
+
+use qhost_model::{job::Accelerator, printable};
+use qhost_sys::spawn::command;
+
+use self::kvm_probe::Probe;
+use crate::limits;
+
+/// The emulator, as Nomad's driver names it.
+const EMULATOR: &str = "qemu-system-x86_64";
+
+/// What was found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// The emulator's version, for example `10.0.2`.
+    pub version: String,
+    /// Each accelerator, whether it works, and why not.
+    pub accelerators: Vec<AcceleratorCheck>,
+    /// Machine types that the emulator knows.
+    pub machine_types: Vec<String>,
+    key: Key,
+    /// A try that could not be made says nothing of the next one, so this is not kept.
+    #[serde(skip)]
+    inconclusive: bool,
+}
+
+/// One accelerator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AcceleratorCheck {
+    /// `tcg` or `kvm`.
+    pub name: String,
+    /// Whether it runs guest code.
+    pub works: bool,
+    /// What was seen.
+    pub evidence: String,
+}
+
+/// What the answer depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Key {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified_ns: i128,
+    boot_id: String,
+    kvm_opens: bool,
+    qhost: String,
+}
+
+/// Why there is no fingerprint.
+#[derive(Debug, thiserror::Error)]
+pub enum FingerprintError {
+    /// No emulator.
+    #[error("{EMULATOR} is not on PATH; on Debian and Ubuntu: apt-get install qemu-system-x86")]
+    NotFound,
+    /// The emulator cannot be asked.
+    #[error("cannot ask {}: {reason}", path.display())]
+    Query {
+        /// The emulator.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// The host does not say what it has.
+    #[error("cannot find out {what}")]
+    Host {
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Fingerprint {
+    /// The kept answer, if it still holds.
+    pub fn kept(cache: &Path) -> Result<Option<Self>, FingerprintError> {
+        let key = Key::now()?;
+        let kept =
+            fs::read(cache).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        Ok(kept.filter(|kept| kept.key == key))
+    }
+
+    /// Asks and tries, whatever is kept.
+    pub async fn take() -> Result<Self, FingerprintError> {
+        Self::fresh(Key::now()?).await
+    }
+
+    /// The emulator: where it is found on `PATH` now, symbolic links resolved.
+    pub fn path(&self) -> &Path {
+        &self.key.path
+    }
+
+    /// Keeps the answer for the next time, unless it is kept already. A host where that fails is only slower.
+    pub fn keep(&self, cache: &Path) {
+        if self.inconclusive {
+            return;
+        }
+        let kept = serde_json::to_vec_pretty(self).map_err(io::Error::other).and_then(|bytes| {
+            match fs::read(cache).is_ok_and(|kept| kept == bytes) {
+                true => Ok(()),
+                false => qhost_sys::state::write_whole(cache, &bytes),
+            }
+        });
+        if let Err(error) = kept {
+            tracing::warn!(path = %cache.display(), %error, "cannot keep the fingerprint");
+        }
+    }
+
+    /// The accelerators that run guest code.
+    pub fn working(&self) -> Vec<Accelerator> {
+        let works = |check: &&AcceleratorCheck| check.works;
+        let named = |check: &AcceleratorCheck| Accelerator::named(&check.name);
+        self.accelerators.iter().filter(works).filter_map(named).collect()
+    }
+
+    /// Attributes under the names of Nomad's QEMU driver, and two more.
+    pub fn attributes(&self) -> [(&'static str, String); 3] {
+        let working: Vec<_> = self.working().iter().map(|accelerator| accelerator.name()).collect();
+        [
+            ("driver.qemu", "1".into()),
+            ("driver.qemu.version", self.version.clone()),
+            ("driver.qemu.accelerators", working.join(",")),
+        ]
+    }
+
+    async fn fresh(key: Key) -> Result<Self, FingerprintError> {
+        let path = key.path.clone();
+        let version = query(&path, &["-version"]).await?;
+        let version = parse_version(&version).ok_or_else(|| FingerprintError::Query {
+            path: path.clone(),
+            reason: format!(
+                "no version in {:?}",
+                printable::line(&version, qhost_model::limits::SHOWN_CHARS).to_string()
+            ),
+        })?;
+        let machines = query(&path, &["-machine", "help"]).await?;
+        let compiled = query(&path, &["-accel", "help"]).await?;
+        let compiled: Vec<_> = compiled.lines().map(str::trim).collect();
+        let mut accelerators = vec![];
+        let mut inconclusive = false;
+        for accelerator in Accelerator::ALL {
+            let (works, evidence) = match (accelerator, compiled.contains(&accelerator.name())) {
+                (_, false) => (false, format!("{EMULATOR} was built without it")),
+                (Accelerator::Tcg, true) => (true, format!("{EMULATOR} has it")),
+                (Accelerator::Kvm, true) => match kvm_probe::probe(&path).await {
+                    Probe::Works(evidence) => (true, evidence),
+                    Probe::DoesNot(evidence) => (false, evidence),
+                    Probe::NotMade(why) => {
+                        inconclusive = true;
+                        (false, format!("it could not be tried: {why}"))
+                    }
+                },
+            };
+            accelerators.push(AcceleratorCheck {
+                name: accelerator.name().into(),
+                works,
+                evidence,
+            });
+        }
+        Ok(Self {
+            version,
+            accelerators,
+            machine_types: machine_types(&machines),
+            key,
+            inconclusive,
+        })
+    }
+}
+
+impl Key {
+    fn now() -> Result<Self, FingerprintError> {
+        let path = which::which(EMULATOR).map_err(|_| FingerprintError::NotFound)?;
+        let path = path.canonicalize().unwrap_or(path);
+        let host = |what| move |source| FingerprintError::Host { what, source };
+        let file = fs::metadata(&path).map_err(host("the emulator's file"))?;
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        Ok(Self {
+            path,
+            device: file.dev(),
+            inode: file.ino(),
+            bytes: file.size(),
+            modified_ns: i128::from(file.mtime()) * 1_000_000_000 + i128::from(file.mtime_nsec()),
+            boot_id: boot_id.map_err(host("the boot's id"))?.trim().to_owned(),
+            kvm_opens: kvm_probe::device_opens().is_ok(),
+            qhost: env!("CARGO_PKG_VERSION").into(),
+        })
+    }
+}
+
+/// Runs the emulator for what it prints.
+async fn query(path: &Path, args: &[&str]) -> Result<String, FingerprintError> {
+    let failed = |reason: String| FingerprintError::Query { path: path.into(), reason };
+    let mut command = command(path, args);
+    let Output { status, stdout, stderr } = time::timeout(limits::QEMU_QUERY, command.output())
+        .await
+        .map_err(|_| failed(format!("no answer within {} s", limits::QEMU_QUERY.as_secs())))?
+        .map_err(|error| failed(error.to_string()))?;
+    if !status.success() {
+        let said = String::from_utf8_lossy(&stderr);
+        return Err(failed(format!("{status}: {}", printable::line(said.trim(), 300))));
+    }
+    Ok(String::from_utf8_lossy(&stdout).into_owned())
+}
+
+/// The version in `QEMU emulator version 10.0.2 (Debian …)`.
+fn parse_version(text: &str) -> Option<String> {
+    let rest = text.split_once("version ")?.1;
+    let version: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    let version = version.trim_end_matches('.');
+    version.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
+}
+
+/// The first word of each line after the title.
+fn machine_types(help: &str) -> Vec<String> {
+    let words = help.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    words.map(|word| printable::line(word, qhost_model::limits::SHOWN_CHARS).to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (text, version) in [
+            ("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright", Some("10.0.2")),
+            ("QEMU emulator version 2.4.0", Some("2.4.0")),
+            ("QEMU emulator version 11.0.50 (v11)", Some("11.0.50")),
+            ("QEMU emulator version .", None),
+            ("something else", None),
+        ] {
+            assert_eq!(parse_version(text).as_deref(), version, "{text}");
+        }
+    }
+}

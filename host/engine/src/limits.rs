@@ -1,0 +1,50 @@
+//! Every bound on a wait or a size that this crate keeps, with its reason.
+
+use std::time::Duration;
+
+// What a job file may hold.
+
+/// A configuration in bytes.
+pub const CONFIG_BYTES: u64 = 1 << 20;
+
+// What is shown of input in errors.
+
+/// VMs that are listed where a name may mean any of them.
+pub const SHOWN_VMS: usize = 16;
+/// Random characters that tell an id from all others: of 62 kinds each, one launch in fifteen million has four that are given.
+pub const ID_CHARS_TOLD_APART: usize = 4;
+
+// What a policy may use. The configuration changes the deadline and the memory, per policy.
+
+/// The longest deadline that can be configured for one call: a whole decision must end before [`DECISION`].
+pub const POLICY_DEADLINE_MOST: Duration = Duration::from_secs(60);
+/// The most memory that can be configured for a policy, in bytes: half of what a 32-bit guest can address.
+pub const POLICY_MEMORY_BYTES_MOST: usize = 2 << 30;
+
+// Recording decisions.
+
+/// A tenant's log of decisions in bytes before a new file is begun, unless configured: some ten thousand decisions.
+pub const DECISION_LOG_BYTES: u64 = 64 << 20;
+/// Full files of a tenant's that are kept, unless configured.
+pub const DECISION_LOG_FILES: usize = 16;
+/// Days for which a file of decisions is kept after its last one, unless configured: a year's audit can look at all of it.
+pub const DECISION_LOG_DAYS: u64 = 365;
+
+// Fetching an image.
+
+/// What a guest may write to its disk in bytes, unless configured: 16 GiB.
+pub const OVERLAY_BYTES: u64 = 16 << 30;
+
+// Looking at QEMU.
+
+/// `qemu-system-x86_64 -version` and its like take 20 to 70 ms.
+pub const QEMU_QUERY: Duration = Duration::from_secs(10);
+/// The kvm probe: at hardware speed it is done within 0.2 s, QEMU's own start included.
+pub const KVM_PROBE: Duration = Duration::from_secs(3);
+
+// Asking supervisors.
+
+/// How long a supervisor may take from its start to the first thing that it says.
+pub const SUPERVISOR: Duration = Duration::from_secs(30);
+/// One answer of the kernel over netlink in bytes: it writes up to 32 KiB of a list (`netlink_dump` of its af_netlink.c).
+pub const NETLINK_BYTES: usize = 64 << 10;

@@ -1,0 +1,171 @@
+//! Which VM is meant by a word: its id, the beginning of that, or its task's name; `TENANT/` before it says whose.
+//!
+//! An id is a short form of the task's name, which its tenant chooses, and random characters, which no tenant chooses. So a
+//! word that has some of the random characters of a VM's id means that VM, before any whose task has the word as its name.
+//! Where VMs of several tenants fit alike, the word means none of them.
+
+use qhost_model::printable;
+use qhost_sys::state::StateDir;
+use qhost_vm::{Vm, VmError, dir::RANDOM_BYTES, list};
+
+use crate::limits;
+
+/// The one VM that is meant: of one tenant's VMs of the same name, the one that has not ended.
+pub fn named(state: &StateDir, word: &str) -> Result<Vm, VmError> {
+    // A task's name may have a slash, and a tenant's may not.
+    let (tenant, name) = match word.split_once('/') {
+        Some((tenant, name)) => (Some(tenant), name),
+        None => (None, word),
+    };
+    // An empty name, as of a variable that is not set, is the beginning of no id.
+    let mut vms = if name.is_empty() { vec![] } else { list(state) };
+    vms.retain(|vm| tenant.is_none_or(|tenant| vm.tenant == tenant));
+    let mut vms = fitting(vms, name);
+    match (vms.pop(), vms.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(VmError::Unknown { name: word.to_owned() }),
+        (Some(last), false) => {
+            vms.push(last);
+            Err(VmError::Ambiguous { name: word.to_owned(), found: shown(&vms) })
+        }
+    }
+}
+
+/// How well a word fits a VM; the greater is the better.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    Not,
+    /// The id begins with the word, which ends before the random characters.
+    Slug,
+    /// The word is the name of its task.
+    Task,
+    /// The id begins with the word, which has some of the random characters.
+    Random,
+    /// The word is the id.
+    Id,
+}
+
+fn fit(vm: &Vm, name: &str) -> Fit {
+    match vm.id.starts_with(name) {
+        true if vm.id == name => Fit::Id,
+        true if given(vm, name) > 0 => Fit::Random,
+        _ if vm.task == name => Fit::Task,
+        true => Fit::Slug,
+        false => Fit::Not,
+    }
+}
+
+/// How many of the random characters of a VM's id a beginning of it has.
+fn given(vm: &Vm, beginning: &str) -> usize {
+    beginning.len().saturating_sub(vm.id.len().saturating_sub(RANDOM_BYTES))
+}
+
+/// The VMs that a word fits best.
+fn fitting(vms: Vec<Vm>, name: &str) -> Vec<Vm> {
+    let best = vms.iter().map(|vm| fit(vm, name)).max().filter(|best| *best > Fit::Not);
+    let (mut fitting, others): (Vec<_>, Vec<_>) =
+        vms.into_iter().partition(|vm| Some(fit(vm, name)) == best);
+    // With few random characters, a tenant gets an id that begins with the name of another's task after some launches, so that
+    // such a task fits too.
+    if best == Some(Fit::Random)
+        && fitting.iter().all(|vm| given(vm, name) < limits::ID_CHARS_TOLD_APART)
+    {
+        let is_known = |tenant: &str| fitting.iter().any(|vm| vm.tenant == tenant);
+        let is_claimed = |vm: &Vm| vm.task == name && !is_known(&vm.tenant);
+        let claimed: Vec<_> = others.into_iter().filter(is_claimed).collect();
+        fitting.extend(claimed);
+    }
+    if best == Some(Fit::Task) {
+        going_on(&mut fitting);
+    }
+    fitting
+}
+
+/// Of one tenant's VMs, leaves the one that has not ended, where that is exactly one.
+fn going_on(vms: &mut Vec<Vm>) {
+    let goes_on = |vm: &Vm| !vm.status.state().is_final();
+    let first = vms.first().map(|vm| vm.tenant.clone());
+    let of_one = vms.iter().all(|vm| Some(&vm.tenant) == first.as_ref());
+    if of_one && vms.iter().filter(|vm| goes_on(vm)).count() == 1 {
+        vms.retain(goes_on);
+    }
+}
+
+/// `TENANT/TASK` with its id, a line each.
+fn shown(vms: &[Vm]) -> String {
+    let line = |text: &str| printable::line(text, qhost_model::limits::SHOWN_CHARS).to_string();
+    let one = |vm: &Vm| format!("\n  {}/{}  {}", line(&vm.tenant), line(&vm.task), line(&vm.id));
+    let text: String = vms.iter().take(limits::SHOWN_VMS).map(one).collect();
+    match vms.len().saturating_sub(limits::SHOWN_VMS) {
+        0 => text,
+        more => format!("{text}\n  and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qhost_model::quota::Amounts;
+    use qhost_vm::{State, Status};
+
+    fn vm(tenant: &str, task: &str, id: &str, ended: bool) -> Vm {
+        let mut status = Status::unknown();
+        if ended {
+            status.enter(State::Exited, None);
+        }
+        Vm {
+            id: id.into(),
+            folder: id.into(),
+            task: task.into(),
+            job: String::new(),
+            tenant: tenant.into(),
+            status,
+            takes: None,
+            reserved: Amounts::default(),
+            held: !ended,
+        }
+    }
+
+    /// What a name means among VMs of acme's, and of mallory's, who chose hers with that in mind.
+    #[test]
+    fn a_name_is_not_taken_over() {
+        let check = |name: &str, mallorys: &[(&str, &str)], expected: &[&str]| {
+            let mut vms = vec![
+                vm("acme", "web", "web-AAAAAAA1", true),
+                vm("acme", "web", "web-AAAAAAA2", false),
+                vm("acme", "db", "db-BBBBBBBB", true),
+            ];
+            vms.extend(mallorys.iter().map(|(task, id)| vm("mallory", task, id, false)));
+            let found = fitting(vms, name);
+            assert_eq!(
+                found.iter().map(|vm| vm.id.as_str()).collect::<Vec<_>>(),
+                expected,
+                "{name}"
+            );
+        };
+        check("web", &[], &["web-AAAAAAA2"]);
+        check("we", &[], &["web-AAAAAAA1", "web-AAAAAAA2"]);
+        check("", &[], &["web-AAAAAAA1", "web-AAAAAAA2", "db-BBBBBBBB"]);
+        check("none", &[], &[]);
+        let both = ["web-AAAAAAA1", "web-AAAAAAA2", "web-MMMMMMMM"];
+        check("web", &[("web", "web-MMMMMMMM")], &both);
+        // A task that is named like the beginning of an id, or like a whole one.
+        for name in ["db-BBBB", "db-BBBBBBB", "db-BBBBBBBB"] {
+            check(name, &[(name, "db-bbbb-MMMMMMMM")], &["db-BBBBBBBB"]);
+        }
+        // Where only so much is given as chance gives too, neither is meant rather than hers.
+        check("db-B", &[("db-B", "db-b-MMMMMMMM")], &["db-BBBBBBBB", "db-b-MMMMMMMM"]);
+        // An id of hers that begins like another's task.
+        check("db", &[("d", "d-bMMMMMMM")], &["db-BBBBBBBB"]);
+        check("db", &[("", "dbMMMMMMM")], &["dbMMMMMMM", "db-BBBBBBBB"]);
+    }
+
+    #[test]
+    fn several_are_listed_up_to_a_number() {
+        let vms: Vec<_> =
+            (0..40).map(|n| vm("acme", "a\u{1b}b", &format!("x-{n}"), true)).collect();
+        let shown = shown(&vms);
+        assert!(shown.starts_with("\n  acme/a\\u{1b}b  x-0\n"), "{shown}");
+        assert!(shown.ends_with("and 24 more"), "{shown}");
+    }
+}

@@ -1,0 +1,144 @@
+//! VMs whose supervisor was killed: those whose QEMU lives get another, of the others is said that they are lost, and what
+//! they had is removed. Done by every command that is about VMs, before it looks at them.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use futures_util::future::join_all;
+use tokio::time;
+
+use qhost_cage::{UIDS, User};
+use qhost_sys::{failpoint, state::StateDir};
+use qhost_vm::{
+    Attached, Begin, Note, Spec, State, Status, VmDir, VmError, control,
+    dir::{STATUS, lock_all, name_of, remove_leftovers, try_lock},
+    list,
+};
+
+use crate::{limits, overlays, ports};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The VMs that have a supervisor again.
+    pub adopted: Vec<String>,
+    /// Those that nobody can say how they ended.
+    pub lost: Vec<String>,
+}
+
+/// Finds every VM that nobody looks after. One that cannot be helped is warned about, and does not keep the others from it.
+pub async fn recover(state: &StateDir) -> Recovered {
+    let found = match abandoned(state) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "VMs that nobody looks after were not looked for");
+            return Recovered::default();
+        }
+    };
+    let mut recovered = Recovered::default();
+    let mut adopting = vec![];
+    for (vm, lock) in found {
+        let id = name_of(&vm);
+        match list::read_record::<Status>(&vm.join(STATUS)) {
+            Some(status) if status.qemu_lives() && !is_anothers(&vm, &status) => {
+                match adopt(state, &vm, lock) {
+                    Ok(attached) => adopting.push((id, attached)),
+                    Err(error) => tracing::warn!(id, %error, "a VM is not looked after"),
+                }
+            }
+            Some(status) if !status.state().is_final() => {
+                mark_lost(&vm);
+                sweep(&vm);
+                recovered.lost.push(id);
+            }
+            Some(_) | None => sweep(&vm),
+        }
+    }
+    let begun = join_all(adopting.into_iter().map(async |(id, mut attached)| {
+        let adopted = async {
+            loop {
+                match attached.note().await {
+                    Some(Note::Adopted) => return true,
+                    Some(_) => {}
+                    None => return false,
+                }
+            }
+        };
+        time::timeout(limits::SUPERVISOR, adopted).await.unwrap_or(false).then_some(id)
+    }));
+    recovered.adopted = begun.await.into_iter().flatten().collect();
+    recovered
+}
+
+/// The folders that nobody has, but for those that have nothing to be done about; each with its lock, so that of two commands
+/// at once one does it.
+fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
+    let vms = state.vms();
+    if !vms.exists() {
+        return Ok(vec![]);
+    }
+    let is_due = |vm: &PathBuf| {
+        // Removed last of all that is removed when a VM has ended.
+        vm.join(control::SOCKET).exists()
+            || list::read_record(&vm.join(STATUS))
+                .is_none_or(|status: Status| !status.state().is_final())
+    };
+    let due: Vec<_> = list::abandoned(state).into_iter().filter(is_due).collect();
+    if due.is_empty() {
+        return Ok(vec![]);
+    }
+    // Nobody is just making one.
+    let _all = lock_all(&vms)?;
+    let mut found = vec![];
+    for vm in due {
+        if !vm.exists() {
+            continue;
+        }
+        match try_lock(&vm) {
+            Ok(lock) => found.extend(lock.map(|lock| (vm, lock))),
+            // One VM's error keeps no other from being adopted.
+            Err(error) => tracing::warn!(vm = %vm.display(), %error, "a VM is not looked after"),
+        }
+    }
+    Ok(found)
+}
+
+fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<Attached, VmError> {
+    let spec = Spec::read(vm)?;
+    spec.keeps_to_state_of(vm)?;
+    let mut holds = vec![lock];
+    // All of it was this VM's already, and its QEMU uses it, whether or not it can be held.
+    holds.extend(ports::hold(state, &spec.forwards)?);
+    holds.extend(qhost_image::hold(&spec.image.path));
+    if let User::Own(uid) = spec.cage.user {
+        holds.extend(UIDS.lock(uid).ok().flatten());
+    }
+    if let Some(overlay) = spec.overlay.as_deref().filter(|_| !spec.has_own_overlay()) {
+        holds.extend(overlays::hold_again(overlay)?);
+    }
+    failpoint::reach("recover.held");
+    Attached::start(vm, Begin::Adopt, holds)
+}
+
+/// Whether the process that a VM's record names as its QEMU cannot be its QEMU, so that it must not be killed.
+fn is_anothers(vm: &Path, status: &Status) -> bool {
+    let spec = Spec::read(vm);
+    spec.is_ok_and(|spec| status.qemu.as_ref().is_some_and(|qemu| !spec.can_be(qemu)))
+}
+
+/// Tells the truth about a VM whose supervisor and whose QEMU are gone: its record still says that it goes on.
+fn mark_lost(vm: &Path) {
+    match Spec::read(vm) {
+        Ok(spec) => VmDir::looked_after(vm, &spec).enter(State::Lost, Some(list::LOST.into())),
+        // It was killed before the launch was settled.
+        Err(_) => VmDir::never_launched(vm).enter(State::Lost, Some(list::LOST.into())),
+    }
+}
+
+fn sweep(vm: &Path) {
+    if let Err(error) = remove_leftovers(vm) {
+        tracing::warn!(path = %vm.display(), %error, "cannot remove what an ended VM had");
+    }
+}

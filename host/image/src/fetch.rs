@@ -1,0 +1,419 @@
+//! Fetches an image from the first of its sources that delivers it. What arrives is written and hashed as it comes,
+//! bounded in time and size; an attempt that breaks off is gone on with from there where the source can do that, in
+//! another process as well.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use tokio::time::{self, Instant};
+use url::Url;
+
+use qhost_model::digest::Sha256;
+use qhost_sys::failpoint;
+
+use super::{
+    Doing, FetchFailure, ImageError, Progress, Settings,
+    http::{self, Answer, Http, Version},
+    pipe::{Gone, Pipe, Through},
+    retry::Retry,
+    shown,
+    store::{Fetcher, Part},
+    unpack::{Bounds, Packing},
+};
+use crate::limits;
+
+/// What arrived.
+pub(super) struct Fetched<'a> {
+    pub(super) content: Sha256,
+    pub(super) source: &'a Url,
+}
+
+/// Fetches the image of a digest into `part`, and finishes it there. Each source has an equal share of the time that is
+/// left when it is asked; one that an earlier fetch came some way with is asked first.
+pub(super) async fn image<'a>(
+    sources: impl Iterator<Item = &'a Url>,
+    expected: Sha256,
+    part: &mut Part,
+    fetcher: Fetcher<'_>,
+) -> Result<Fetched<'a>, ImageError> {
+    let Fetcher { config, progress, .. } = fetcher;
+    let deadline = Instant::now() + config.total_timeout();
+    let mut sources: Vec<_> = sources.collect();
+    sources.sort_by_key(|source| part.version_from(source).is_none());
+    let mut failures = vec![];
+    for (number, source) in sources.iter().copied().enumerate() {
+        if let Some(failure) = failures.last() {
+            progress.retrying(&format!("{failure}; another source"));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let time = left / u32::try_from(sources.len() - number).unwrap_or(1);
+        let fetched = match Http::new(config, source.scheme()) {
+            Ok(http) => Fetch { http, source, config, progress, time }.image(expected, part).await,
+            Err(error) => Err(error),
+        };
+        match fetched {
+            Ok(content) => return Ok(Fetched { content, source }),
+            Err(error) if error.is_the_sources() => failures.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match (failures.pop(), failures.is_empty()) {
+        (Some(only), true) => Err(only),
+        (last, _) => {
+            failures.extend(last);
+            Err(ImageError::NoSource(failures))
+        }
+    }
+}
+
+/// Fetches a list of checksums whole.
+pub(super) async fn sums(
+    url: &Url,
+    Fetcher { config, progress, .. }: Fetcher<'_>,
+) -> Result<Vec<u8>, ImageError> {
+    let time = config.total_timeout();
+    let fetch =
+        Fetch { http: Http::new(config, url.scheme())?, source: url, config, progress, time };
+    let read = async {
+        let mut retry = Retry::new(config);
+        loop {
+            match fetch.http.small(url).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(failure) => retry
+                    .after(failure, 0, progress)
+                    .await
+                    .map_err(|failure| fetch.failed(failure))?,
+            }
+        }
+    };
+    match time::timeout(time, read).await {
+        Ok(read) => read,
+        Err(_) => Err(fetch.too_slow()),
+    }
+}
+
+struct Fetch<'a> {
+    http: Http,
+    source: &'a Url,
+    config: &'a Settings,
+    progress: &'a dyn Progress,
+    /// For all attempts at this source.
+    time: Duration,
+}
+
+/// Why an attempt ended.
+enum Failure {
+    Source(FetchFailure),
+    /// Not the source's: what the stages behind the network say, or what ends the fetch.
+    Stage,
+    Here(ImageError),
+}
+
+impl From<FetchFailure> for Failure {
+    fn from(reason: FetchFailure) -> Self {
+        Self::Source(reason)
+    }
+}
+
+impl From<Gone> for Failure {
+    fn from(_: Gone) -> Self {
+        Self::Stage
+    }
+}
+
+impl Fetch<'_> {
+    fn failed(&self, reason: FetchFailure) -> ImageError {
+        ImageError::Fetch { url: shown(self.source), reason }
+    }
+
+    fn too_slow(&self) -> ImageError {
+        self.failed(FetchFailure::TooSlow { seconds: self.time.as_secs_f64().ceil() })
+    }
+
+    /// The digest of what was written, once what was served has the one expected.
+    async fn image(&self, expected: Sha256, part: &mut Part) -> Result<Sha256, ImageError> {
+        let deadline = Instant::now() + self.time;
+        let mut goes_on = part.version_from(self.source).is_some();
+        loop {
+            let (through, bytes) = self.download(expected, part, deadline).await?;
+            if through.served == expected && through.fault.is_none() {
+                return Ok(through.content);
+            }
+            part.clear()?;
+            if let Some(refusal) = through.fault.filter(|_| through.served == expected) {
+                return Err(ImageError::Unsafe { sha256: expected, refusal });
+            }
+            // What another process left may be what is wrong.
+            if !std::mem::take(&mut goes_on) {
+                let url = shown(self.source);
+                return Err(ImageError::Mismatch { url, expected, found: through.served, bytes });
+            }
+            self.progress.retrying("what was left of an earlier fetch is not of this image");
+        }
+    }
+
+    async fn download(
+        &self,
+        expected: Sha256,
+        part: &mut Part,
+        deadline: Instant,
+    ) -> Result<(Through, u64), ImageError> {
+        let mut download = Download::begin(self, part)?;
+        let ended = match time::timeout_at(deadline, download.attempts()).await {
+            Ok(ended) => ended,
+            Err(_) => Err(self.too_slow()),
+        };
+        // However it ended, nothing may write to the part any more when this is left.
+        let received = download.received;
+        let through = download.finish(expected).await;
+        ended.and(through).map(|through| (through, received))
+    }
+
+    /// One of the parts that are fetched side by side.
+    async fn segment(
+        &self,
+        (from, to): (u64, u64),
+        Version { etag, total }: &Version,
+    ) -> Result<Vec<Bytes>, FetchFailure> {
+        let asked = http::Span { from, to: Some(to), etag };
+        let mut answer = self.http.get(self.source, Some(asked)).await?;
+        if answer.start != from || answer.total != Some(*total) {
+            return Err(FetchFailure::Range("the server stopped sending parts".into()));
+        }
+        let mut pieces = vec![];
+        let (mut received, expected) = (0, to - from + 1);
+        while let Some(piece) = answer.piece().await? {
+            received += piece.len() as u64;
+            if received > expected {
+                break;
+            }
+            pieces.push(piece);
+        }
+        match received == expected {
+            true => Ok(pieces),
+            false => Err(FetchFailure::Short { received, expected }),
+        }
+    }
+}
+
+/// A file on its way from one source.
+struct Download<'a, 'p> {
+    fetch: &'a Fetch<'a>,
+    part: &'p mut Part,
+    packing: Option<Packing>,
+    pipe: Option<Pipe>,
+    /// Bytes that are in the pipe or through it.
+    received: u64,
+    /// Of which version they are, where more of it can be asked for.
+    version: Option<Version>,
+    /// Whether several connections have been tried, to no good.
+    alone: bool,
+}
+
+impl<'a, 'p> Download<'a, 'p> {
+    /// Touches nothing yet: what is there of an image is no worse for a source that does not answer.
+    fn begin(fetch: &'a Fetch<'a>, part: &'p mut Part) -> Result<Self, ImageError> {
+        let packing = Packing::of(fetch.source);
+        // A decoder cannot go on in the middle.
+        let version = part.version_from(fetch.source).filter(|_| packing.is_none());
+        let received = match &version {
+            Some(version) => part.length()?.min(version.total),
+            None => 0,
+        };
+        Ok(Self { fetch, part, packing, pipe: None, received, version, alone: false })
+    }
+
+    async fn open(&mut self) -> Result<(), ImageError> {
+        let Fetch { config, progress, .. } = *self.fetch;
+        let bounds = Bounds { bytes: config.max_bytes, ratio: config.max_unpack_ratio };
+        let unpacking = self.packing.map(|packing| (packing, bounds));
+        if self.received > 0 {
+            progress.begins(Doing::Checking, Some(self.received));
+        }
+        self.pipe = Some(Pipe::open(self.part, self.received, unpacking, progress).await?);
+        Ok(())
+    }
+
+    /// Forgets all that has arrived. The part is another file before anything is waited for: should this be dropped, what is
+    /// still on its way goes into a file that is gone.
+    async fn restart(&mut self) -> Result<(), ImageError> {
+        self.part.clear()?;
+        (self.received, self.version) = (0, None);
+        if let Some(pipe) = self.pipe.take() {
+            // Only that it has ended matters.
+            drop(pipe.finish().await);
+        }
+        self.open().await
+    }
+
+    async fn attempts(&mut self) -> Result<(), ImageError> {
+        let mut retry = Retry::new(self.fetch.config);
+        loop {
+            let failure = match self.attempt().await {
+                // A stage's end says why it has ended.
+                Ok(()) | Err(Failure::Stage) => return Ok(()),
+                Err(Failure::Source(failure)) => failure,
+                Err(Failure::Here(error)) => return Err(error),
+            };
+            let retried = retry.after(failure, self.received, self.fetch.progress).await;
+            retried.map_err(|failure| self.fetch.failed(failure))?;
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<(), Failure> {
+        if self.received > 0 && self.version.is_none() {
+            self.restart().await.map_err(Failure::Here)?;
+        }
+        if self.received > 0 && self.pipe.is_none() {
+            self.open().await.map_err(Failure::Here)?;
+        }
+        let source = self.fetch.source;
+        let answer = match &self.version {
+            Some(version) if self.received > 0 && self.received == version.total => {
+                return Ok(());
+            }
+            Some(Version { etag, .. }) if self.received > 0 => {
+                let rest = http::Span { from: self.received, to: None, etag };
+                self.fetch.http.get(source, Some(rest)).await
+            }
+            Some(_) | None => self.fetch.http.get(source, None).await,
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure @ FetchFailure::Range(_)) => return Err(self.refused_part(failure).await),
+            Err(failure) => return Err(failure.into()),
+        };
+        // Before anything that is there goes.
+        self.is_acceptable(&answer)?;
+        if answer.start != self.received || self.pipe.is_none() {
+            self.restart().await.map_err(Failure::Here)?;
+        }
+        match &self.version {
+            Some(version) if self.received > 0 => {
+                if answer.total != Some(version.total) {
+                    let failure =
+                        FetchFailure::Range("the file has another size than before".into());
+                    return Err(self.refused_part(failure).await);
+                }
+                self.fetch.progress.begins(Doing::Fetching, answer.total);
+            }
+            Some(_) | None => self.begin_version(&answer)?,
+        }
+        self.body(answer).await
+    }
+
+    /// A server that gives wrong parts is asked for the whole.
+    async fn refused_part(&mut self, failure: FetchFailure) -> Failure {
+        match self.restart().await {
+            Ok(()) => failure.into(),
+            Err(error) => Failure::Here(error),
+        }
+    }
+
+    fn is_acceptable(&self, answer: &Answer) -> Result<(), Failure> {
+        let Fetch { source, config, .. } = self.fetch;
+        let total = answer.total.unwrap_or(0);
+        if total > config.max_bytes {
+            return Err(FetchFailure::TooLarge { most: config.max_bytes }.into());
+        }
+        self.part.claim().all(total).map_err(Failure::Here)?;
+        self.part.has_room_for(total.saturating_sub(answer.start), source).map_err(Failure::Here)
+    }
+
+    /// The first byte of a file is next.
+    fn begin_version(&mut self, answer: &Answer) -> Result<(), Failure> {
+        let Fetch { source, progress, .. } = self.fetch;
+        self.version =
+            answer.etag.clone().zip(answer.total).map(|(etag, total)| Version { etag, total });
+        if let Some(version) = self.version.as_ref().filter(|_| self.packing.is_none()) {
+            self.part.note(source, version).map_err(Failure::Here)?;
+        }
+        progress.begins(Doing::Fetching, answer.total);
+        Ok(())
+    }
+
+    async fn body(&mut self, mut answer: Answer) -> Result<(), Failure> {
+        let began = Instant::now();
+        while let Some(piece) = answer.piece().await? {
+            self.take(piece).await?;
+            failpoint::reach("fetch.receiving");
+            if began.elapsed() >= limits::FETCH_ALONE
+                && answer.ranges
+                && let Some(version) = self.would_gain_by_more()
+            {
+                drop(answer);
+                return self.side_by_side(version).await;
+            }
+        }
+        match answer.total {
+            Some(expected) if expected != self.received => {
+                Err(FetchFailure::Short { received: self.received, expected }.into())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn take(&mut self, piece: Bytes) -> Result<(), Failure> {
+        let received = self.received + piece.len() as u64;
+        let most = self.fetch.config.max_bytes;
+        if received > most {
+            return Err(FetchFailure::TooLarge { most }.into());
+        }
+        if let Some(Version { total, .. }) =
+            self.version.as_ref().filter(|version| received > version.total)
+        {
+            let reason =
+                format!("the server sent more than the {total} bytes that it says the file has");
+            return Err(FetchFailure::Range(reason).into());
+        }
+        let Some(pipe) = &mut self.pipe else { return Err(Failure::Stage) };
+        pipe.send(piece).await?;
+        self.received = received;
+        self.fetch.progress.done(received);
+        Ok(())
+    }
+
+    /// Whether the network is what holds the fetch up, and much is still to come.
+    fn would_gain_by_more(&self) -> Option<Version> {
+        let connections = self.fetch.config.connections as u64;
+        let much = limits::FETCH_SEGMENT_BYTES * connections;
+        let ahead = self.pipe.as_ref().is_some_and(Pipe::is_ahead);
+        let version = self.version.as_ref().filter(|_| ahead && !self.alone && connections > 1)?;
+        (version.total.saturating_sub(self.received) > much).then(|| version.clone())
+    }
+
+    /// Fetches the rest in parts, several at a time, and takes them in their order.
+    async fn side_by_side(&mut self, version: Version) -> Result<(), Failure> {
+        let total = version.total;
+        // Whatever comes of it, it is tried once.
+        self.alone = true;
+        let fetch = self.fetch;
+        let size = limits::FETCH_SEGMENT_BYTES;
+        let starts =
+            (0..).map(|number| number * size + self.received).take_while(|from| *from < total);
+        tracing::info!(
+            connections = fetch.config.connections,
+            "the network is slower than this host"
+        );
+        let mut segments = stream::iter(starts.collect::<Vec<_>>())
+            .map(|from| fetch.segment((from, total.min(from + size) - 1), &version))
+            .buffered(fetch.config.connections);
+        while let Some(segment) = segments.next().await {
+            for piece in segment? {
+                self.take(piece).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all that has arrived has gone through the pipe.
+    async fn finish(mut self, expected: Sha256) -> Result<Through, ImageError> {
+        failpoint::reach("fetch.received");
+        let path = self.part.path();
+        match self.pipe.take() {
+            Some(pipe) => pipe.finish().await.map_err(|broken| broken.error(expected, path)),
+            None => Err(ImageError::store(path)(std::io::Error::other("nothing has arrived"))),
+        }
+    }
+}

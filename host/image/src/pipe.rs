@@ -1,0 +1,257 @@
+//! The stages that a body goes through after it has arrived, each on a thread of its own, so that network, disk and hash
+//! work at the same time and no byte is read twice:
+//!
+//! ```text
+//! network ──▶ (unpack) ──▶ write ──▶ hash
+//! ```
+//!
+//! What waits between two stages is bounded; a slow one holds up those before it.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
+    path::Path,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{
+        mpsc::{self, Receiver, Sender},
+        watch,
+    },
+    task::{JoinHandle, spawn_blocking},
+};
+
+use qhost_model::digest::{Hasher, Sha256};
+use qhost_sys::failpoint;
+
+use super::{
+    ImageError, Progress, Refusal,
+    store::{Claim, Part},
+    unpack::{Bounds, Packing, Served, Stop, unpack},
+};
+use crate::limits;
+
+/// The first stage's end, and all stages' results.
+pub(super) struct Pipe {
+    pieces: Sender<Bytes>,
+    /// Whether the network ever waited for the other stages.
+    waited: bool,
+    unpacked: Option<JoinHandle<Result<Served, Stop>>>,
+    written: JoinHandle<Result<u64, Broken>>,
+    hashed: JoinHandle<io::Result<Sha256>>,
+}
+
+/// What went through.
+pub(super) struct Through {
+    /// The digest of what arrived.
+    pub(super) served: Sha256,
+    /// The digest of what was written: the same, unless it was unpacked.
+    pub(super) content: Sha256,
+    /// Why it could not be unpacked, though it may be what was asked for.
+    pub(super) fault: Option<Refusal>,
+}
+
+/// Why a stage ended early.
+pub(super) enum Broken {
+    Disk(io::Error),
+    Refused(Refusal),
+    /// It is more than may be stored.
+    Beyond(ImageError),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl Broken {
+    /// Of an image of this digest, in this file.
+    pub(super) fn error(self, sha256: Sha256, path: &Path) -> ImageError {
+        match self {
+            Self::Disk(source) => ImageError::store(path)(source),
+            Self::Refused(refusal) => ImageError::Unsafe { sha256, refusal },
+            Self::Beyond(error) => error,
+        }
+    }
+}
+
+/// A stage has ended early; [`Pipe::finish`] says why.
+pub(super) struct Gone;
+
+impl Pipe {
+    /// For a part of which the first `start` bytes are there already, and nothing behind them: they are hashed first. Gives
+    /// the pipe once that is done, so that no server is kept waiting for it. The part's lock is held until nothing writes to
+    /// it any more, whatever becomes of the fetch.
+    pub(super) async fn open(
+        part: &Part,
+        start: u64,
+        unpacking: Option<(Packing, Bounds)>,
+        progress: &dyn Progress,
+    ) -> Result<Self, ImageError> {
+        let (file, claim) = (part.file()?, part.claim());
+        let prefix = part.file()?;
+        // Zeros are left out when they are written, so there must be none but zeros.
+        file.set_len(start).map_err(ImageError::store(part.path()))?;
+        let (pieces, arriving) = mpsc::channel(limits::FETCH_PIECES);
+        let (arriving, unpacked) = match unpacking {
+            None => (arriving, None),
+            Some((packing, bounds)) => {
+                let (onward, unpacked) = mpsc::channel(limits::FETCH_PIECES);
+                (unpacked, Some(spawn_blocking(move || unpack(packing, bounds, arriving, &onward))))
+            }
+        };
+        let (onward, written_pieces) = mpsc::channel(limits::FETCH_PIECES);
+        let (ready, mut prepared) = watch::channel(0);
+        let hashed = spawn_blocking(move || hash(&prefix, start, ready, written_pieces));
+        let written = spawn_blocking(move || write(&file, start, &claim, arriving, &onward));
+        // Its sender goes away when the prefix is hashed, or cannot be: the result then says so.
+        while prepared.changed().await.is_ok() {
+            progress.done(*prepared.borrow_and_update());
+        }
+        Ok(Self { pieces, waited: false, unpacked, written, hashed })
+    }
+
+    /// Hands on what has arrived.
+    pub(super) async fn send(&mut self, piece: Bytes) -> Result<(), Gone> {
+        self.waited |= self.pieces.capacity() == 0;
+        self.pieces.send(piece).await.map_err(|_| Gone)
+    }
+
+    /// Whether the other stages have always been as fast as the network.
+    pub(super) fn is_ahead(&self) -> bool {
+        !self.waited
+    }
+
+    /// Waits until all has gone through.
+    pub(super) async fn finish(self) -> Result<Through, Broken> {
+        drop(self.pieces);
+        let panicked = |error| Broken::Disk(io::Error::other(error));
+        let unpacked = match self.unpacked {
+            // Whatever a file makes of its decoder, it is that file's fault.
+            Some(unpacked) => Some(unpacked.await.unwrap_or_else(|error| {
+                let reason = format!("its decoder failed: {error}");
+                Err(Stop::Refused(Refusal { check: "unpack", reason }))
+            })),
+            None => None,
+        };
+        self.written.await.map_err(panicked)??;
+        let content = self.hashed.await.map_err(panicked)?.map_err(Broken::Disk)?;
+        match unpacked {
+            None => Ok(Through { served: content, content, fault: None }),
+            Some(Ok(Served { sha256, fault })) => Ok(Through { served: sha256, content, fault }),
+            Some(Err(Stop::Refused(refusal))) => Err(Broken::Refused(refusal)),
+            Some(Err(Stop::Gone)) => Err(Broken::Disk(io::Error::other("a stage ended early"))),
+        }
+    }
+}
+
+/// Writes at the file's end. Zeros are left out where a block of them is, which makes a hole of them: the disk of a
+/// machine is mostly empty.
+fn write(
+    file: &File,
+    start: u64,
+    claim: &Claim,
+    mut arriving: Receiver<Bytes>,
+    onward: &Sender<Bytes>,
+) -> Result<u64, Broken> {
+    static ZEROS: [u8; limits::BLOCK_BYTES] = [0; limits::BLOCK_BYTES];
+    let (mut end, mut flushed) = (start, start);
+    let mut taken = file.metadata()?.blocks() * 512;
+    while let Some(piece) = arriving.blocking_recv() {
+        for block in piece.chunks(limits::BLOCK_BYTES) {
+            if ZEROS.get(..block.len()) != Some(block) {
+                taken += block.len() as u64;
+                claim.at_least(taken).map_err(Broken::Beyond)?;
+                write_block(file, end, block, claim)?;
+            }
+            end += block.len() as u64;
+        }
+        failpoint::reach("pipe.written");
+        if end - flushed >= limits::WRITE_BEHIND_BYTES {
+            let (free, reserve) = claim.make_room(file, 0)?;
+            if free < reserve {
+                let reason = format!("{free} bytes are free, of which {reserve} stay free");
+                return Err(io::Error::new(io::ErrorKind::StorageFull, reason).into());
+            }
+            begin_writeback(file, flushed, end - flushed);
+            flushed = end;
+        }
+        // The hash ends early only where it cannot read; its result says so.
+        if onward.blocking_send(piece).is_err() {
+            break;
+        }
+    }
+    // Zeros at the end are only a length.
+    if end != start {
+        file.set_len(end)?;
+    }
+    Ok(end)
+}
+
+/// When the disk is full, removes unfinished downloads that no process is fetching, to make room.
+fn write_block(file: &File, at: u64, block: &[u8], claim: &Claim) -> io::Result<()> {
+    loop {
+        match file.write_all_at(block, at) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && claim.remove_oldest() => {}
+            written => return written,
+        }
+    }
+}
+
+/// Has the kernel begin to write a part to the disk, so that there is little left to wait for at the end.
+#[expect(unsafe_code, reason = "a system call that rustix has no function for")]
+fn begin_writeback(file: &File, from: u64, length: u64) {
+    let range = i64::try_from(from).ok().zip(i64::try_from(length).ok());
+    let Some((from, length)) = range else { return };
+    // SAFETY: it takes a descriptor, which is open here, and numbers.
+    let begun = unsafe {
+        libc::sync_file_range(file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE)
+    };
+    if begun != 0 {
+        // What could not be written is said again when the whole is made durable.
+        tracing::debug!(error = %io::Error::last_os_error(), "no early writing here");
+    }
+}
+
+fn hash(
+    prefix: &File,
+    length: u64,
+    ready: watch::Sender<u64>,
+    mut written: Receiver<Bytes>,
+) -> io::Result<Sha256> {
+    let mut hasher = Hasher::default();
+    hash_prefix(&mut hasher, prefix, length, &mut |hashed| {
+        ready.send_replace(hashed);
+    })?;
+    drop(ready);
+    while let Some(piece) = written.blocking_recv() {
+        hasher.update(&piece);
+    }
+    Ok(hasher.finish())
+}
+
+/// Hashes the first bytes of a file, all of which must be there; says how far it has come.
+pub(super) fn hash_prefix(
+    hasher: &mut Hasher,
+    file: &File,
+    length: u64,
+    hashed: &mut dyn FnMut(u64),
+) -> io::Result<()> {
+    let mut block = vec![0; limits::BLOCK_BYTES];
+    let mut at = 0;
+    while at < length {
+        let wanted = usize::try_from(length - at).unwrap_or(usize::MAX).min(block.len());
+        let Some(part) = block.get_mut(..wanted) else { break };
+        file.read_exact_at(part, at)?;
+        hasher.update(part);
+        at += wanted as u64;
+        hashed(at);
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Hashes a stored image again, and puts away one that is not what it was.
+
+use std::{fs::File, io};
+
+use tokio::task::spawn_blocking;
+
+use qhost_model::digest::{Hasher, Sha256};
+use qhost_sys::failpoint;
+
+use super::{
+    super::{Doing, ImageError, Progress, pipe},
+    Checked, Record, Stamp, Store, stamp,
+};
+use crate::limits;
+
+impl Store {
+    /// Hashes a stored file again; one that is not what it was is put away. Called under its lock.
+    pub(super) async fn check(
+        &self,
+        sha256: Sha256,
+        mut record: Record,
+        progress: &dyn Progress,
+    ) -> Result<Checked, ImageError> {
+        let path = self.path(sha256);
+        for _ in 0..limits::IMAGE_HASHES {
+            let file = File::open(&path).map_err(ImageError::store(&path))?;
+            let before =
+                file.metadata().map(|file| Stamp::of(&file)).map_err(ImageError::store(&path))?;
+            let found = digest_of(file, progress).await.map_err(ImageError::store(&path))?;
+            failpoint::reach("store.hashed");
+            if found != record.content_sha256 || !before.is_guarded() {
+                return self.quarantine(sha256).map(|to| Checked::Quarantined { found, to });
+            }
+            // Where the file looks different by now, it may have been replaced, or only its times were set.
+            if before == stamp(&path)? {
+                if record.stamp != before {
+                    record.stamp = before;
+                    record.write(&path)?;
+                }
+                return Ok(Checked::Sound);
+            }
+        }
+        Ok(Checked::Busy)
+    }
+}
+
+async fn digest_of(file: File, progress: &dyn Progress) -> io::Result<Sha256> {
+    let length = file.metadata()?.len();
+    progress.begins(Doing::Checking, Some(length));
+    let (sender, mut hashed) = tokio::sync::watch::channel(0);
+    let hashing = spawn_blocking(move || {
+        let mut hasher = Hasher::default();
+        let hashed = &mut |bytes| {
+            sender.send_replace(bytes);
+        };
+        pipe::hash_prefix(&mut hasher, &file, length, hashed).map(|()| hasher.finish())
+    });
+    while hashed.changed().await.is_ok() {
+        progress.done(*hashed.borrow_and_update());
+    }
+    hashing.await.map_err(io::Error::other)?
+}

@@ -1,0 +1,44 @@
+//! Locks that are files beside an image: `<digest>.lock`, held by whoever publishes, checks or removes it, and
+//! `<digest>.<flight>.lock`, held by whoever fetches it from one list of sources. The file goes away with the lock.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use qhost_sys::state;
+
+pub(super) struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lock {
+    /// The lock, unless another process holds it.
+    pub(super) fn try_take(path: &Path) -> io::Result<Option<Self>> {
+        let file = state::try_lock_named(path)?;
+        Ok(file.map(|file| Self { path: path.to_owned(), file }))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a record into the lock's file, for other processes to read.
+    pub(super) fn write(&self, record: &impl Serialize) -> io::Result<()> {
+        let bytes = serde_json::to_vec(record)?;
+        self.file.set_len(0)?;
+        (&self.file).write_all(&bytes)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a lock");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! An image that is not one yet: `<digest>.<flight>.part`, and in `<digest>.<flight>.resume` what it takes to go on with
+//! it; a flight is one list of sources, so that a slow one holds up nobody who has another. Nothing takes it for an image.
+//! Dropped unpublished, it stays only where a later fetch can go on from there.
+
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::fs::fstatvfs;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use qhost_model::digest::Sha256;
+use qhost_sys::{failpoint, state};
+
+use super::{
+    super::{ImageError, http::Version, shown},
+    Claim, beside, verity,
+};
+use crate::limits;
+
+pub(crate) struct Part {
+    file: File,
+    path: PathBuf,
+    resume: PathBuf,
+    published: bool,
+    claim: Arc<Claim>,
+}
+
+/// What `<digest>.<flight>.resume` has.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Note {
+    /// The digest of the source's URL, which may have secrets in its query.
+    source: Sha256,
+    etag: String,
+    total: u64,
+    /// For whom it is fetched; absent: for the operator, or an earlier version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tenant: Option<String>,
+}
+
+impl Note {
+    /// Nothing where there is none that makes sense.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+
+    fn write(&self, path: &Path) -> Result<(), ImageError> {
+        serde_json::to_vec(self)
+            .map_err(io::Error::other)
+            .and_then(|bytes| state::write_locked(path, &bytes))
+            .map_err(ImageError::store(path))
+    }
+}
+
+impl Part {
+    /// The unfinished image with what it has so far.
+    pub(super) fn open(image: &Path, flight: &str, claim: Claim) -> Result<Self, ImageError> {
+        let path = beside(image, &format!("{flight}.part"));
+        let file = match open(&path) {
+            // One that was about to be published can be written to by nobody.
+            Ok(file) if file.metadata().is_ok_and(|found| found.mode() & 0o777 == 0o600) => {
+                Ok(file)
+            }
+            Ok(_) => anew(&path),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => anew(&path),
+            Err(error) => Err(error),
+        };
+        let file = file.map_err(ImageError::store(&path))?;
+        failpoint::reach("store.part");
+        let resume = beside(image, &format!("{flight}.resume"));
+        // A download that another tenant's fetch goes on with is that tenant's from then on.
+        if let Some(note) = Note::read(&resume).filter(|it| it.tenant.as_deref() != claim.tenant())
+        {
+            Note { tenant: claim.tenant().map(str::to_owned), ..note }.write(&resume)?;
+        }
+        Ok(Self { file, path, resume, published: false, claim: Arc::new(claim) })
+    }
+
+    /// The claim, which holds the download's lock, for stages that may write to the file after this has been dropped.
+    pub(crate) fn claim(&self) -> Arc<Claim> {
+        self.claim.clone()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn file(&self) -> Result<File, ImageError> {
+        self.file.try_clone().map_err(ImageError::store(&self.path))
+    }
+
+    pub(crate) fn length(&self) -> Result<u64, ImageError> {
+        self.file.metadata().map(|file| file.len()).map_err(ImageError::store(&self.path))
+    }
+
+    /// The version of a source's file that its bytes are of.
+    pub(crate) fn version_from(&self, source: &Url) -> Option<Version> {
+        let Note { source: of, etag, total, .. } = Note::read(&self.resume)?;
+        (of == Sha256::of(source.as_str().as_bytes())).then_some(Version { etag, total })
+    }
+
+    /// Writes down of what the bytes that follow are.
+    pub(crate) fn note(&self, source: &Url, version: &Version) -> Result<(), ImageError> {
+        let source = Sha256::of(source.as_str().as_bytes());
+        let tenant = self.claim.tenant().map(str::to_owned);
+        Note { source, etag: version.etag.clone(), total: version.total, tenant }
+            .write(&self.resume)
+    }
+
+    /// Makes it empty, and nothing to go on with: another file, so that what may still be on its way into the old one does
+    /// not get into this.
+    pub(crate) fn clear(&mut self) -> Result<(), ImageError> {
+        state::remove(&self.resume).map_err(ImageError::store(&self.resume))?;
+        self.file = anew(&self.path).map_err(ImageError::store(&self.path))?;
+        Ok(())
+    }
+
+    /// Whether the disk has room for a file of so many bytes from a source.
+    pub(crate) fn has_room_for(&self, needed: u64, source: &Url) -> Result<(), ImageError> {
+        let made = self.claim.make_room(&self.file, needed);
+        let (free, reserve) = made.map_err(ImageError::store(&self.path))?;
+        match needed.saturating_add(reserve) <= free {
+            true => Ok(()),
+            false => {
+                let url = shown(source);
+                let path = self.path.parent().unwrap_or(&self.path).to_owned();
+                Err(ImageError::NoSpace { url, path, free, needed, reserve })
+            }
+        }
+    }
+
+    /// Makes it durable, read-only and an image, in this order. Whether the file system guards it from then on.
+    pub(super) fn publish(mut self, path: &Path) -> io::Result<bool> {
+        // What takes long comes first: killed there, it can still be gone on with.
+        self.file.sync_all()?;
+        self.file.set_permissions(Permissions::from_mode(0o444))?;
+        self.file.sync_all()?;
+        failpoint::reach("store.synced");
+        // With nobody left who could write to it.
+        self.file = File::open(&self.path)?;
+        let guarded = verity::enable(&self.file);
+        fs::rename(&self.path, path)?;
+        self.published = true;
+        failpoint::reach("store.renamed");
+        state::remove(&self.resume)?;
+        if let Some(shard) = path.parent() {
+            File::open(shard)?.sync_all()?;
+        }
+        Ok(guarded)
+    }
+
+    /// Removes what a killed run left of a flight, unless a fetch could go on from there. Called under its lock. Whether it did.
+    pub(super) fn sweep(image: &Path, flight: &str, kept_for: Duration) -> io::Result<bool> {
+        let [part, resume, new] =
+            ["part", "resume", "resume.tmp"].map(|end| beside(image, &format!("{flight}.{end}")));
+        let modified = fs::metadata(&part).and_then(|part| part.modified());
+        // A clock that went back makes a part no older.
+        let age = modified.map(|modified| modified.elapsed().unwrap_or_default());
+        state::remove(&new)?;
+        match age.is_ok_and(|age| age < kept_for) && resume.exists() {
+            true => Ok(false),
+            false => state::remove(&part).and(state::remove(&resume)).map(|()| true),
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let kept = self.resume.exists() && self.file.metadata().is_ok_and(|file| file.len() > 0);
+        if self.published || kept {
+            return;
+        }
+        if let Err(error) = state::remove(&self.path).and(state::remove(&self.resume)) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished image");
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
+}
+
+fn anew(path: &Path) -> io::Result<File> {
+    state::remove(path)?;
+    open(path)
+}
+
+/// Bytes free on a file's disk, and how many of these stay free.
+pub(crate) fn room(file: &File) -> io::Result<(u64, u64)> {
+    let disk = fstatvfs(file)?;
+    let reserve = limits::DISK_RESERVE_BYTES.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 10);
+    Ok((disk.f_bavail.saturating_mul(disk.f_frsize), reserve))
+}

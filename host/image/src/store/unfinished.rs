@@ -1,0 +1,161 @@
+//! Unfinished downloads: what there is of images that are being fetched, and of those whose fetch may be gone on with. Each is
+//! some tenant's, and goes when room is needed, or when that tenant has left too many.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use qhost_model::digest::Sha256;
+use qhost_sys::state;
+
+use super::{
+    super::ImageError,
+    Lock, Part, Store, beside,
+    claim::{self, Claimed},
+    part::Note,
+};
+use crate::limits;
+
+/// An unfinished download.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unfinished {
+    /// The image's digest.
+    pub sha256: Sha256,
+    /// For whom it was fetched; absent: for the operator.
+    pub tenant: Option<String>,
+    /// What it takes of the disk in bytes.
+    pub disk_usage: u64,
+    /// When it was last written to.
+    pub written_at: Timestamp,
+    /// Whether a process is fetching it.
+    pub fetching: bool,
+    /// Its list of sources.
+    #[serde(skip)]
+    pub(super) flight: String,
+    /// What its fetch may take.
+    #[serde(skip)]
+    pub(super) claimed: u64,
+    /// Whether a fetch could go on from there.
+    #[serde(skip)]
+    pub(super) resumable: bool,
+    /// Whether anything of the image is there.
+    #[serde(skip)]
+    pub(super) begun: bool,
+}
+
+impl Unfinished {
+    pub(super) fn lock(&self, store: &Store) -> PathBuf {
+        beside(&store.path(self.sha256), &format!("{}.lock", self.flight))
+    }
+
+    fn age(&self) -> Duration {
+        // A clock that went back makes it no older.
+        let age = Timestamp::now().duration_since(self.written_at);
+        Duration::try_from(age).unwrap_or_default()
+    }
+
+    /// Whether it can be removed: it cannot be resumed, or was last written to so long ago.
+    pub(super) fn is_over(&self, kept_for: Duration) -> bool {
+        !self.fetching && (!self.resumable || self.age() >= kept_for)
+    }
+}
+
+impl Store {
+    /// All unfinished downloads, the one written to last first.
+    pub fn unfinished(&self) -> Result<Vec<Unfinished>, ImageError> {
+        let mut found = self.flights()?;
+        found.retain(|one| one.begun);
+        found.reverse();
+        Ok(found)
+    }
+
+    /// Every flight that has a file of any kind, the oldest first.
+    pub(super) fn flights(&self) -> Result<Vec<Unfinished>, ImageError> {
+        let mut found = vec![];
+        for (sha256, endings) in self.named()? {
+            let flights: BTreeSet<_> =
+                endings.iter().filter_map(|ending| Some(ending.split_once('.')?.0)).collect();
+            let flights = flights.into_iter().filter(|flight| !["json", "resume"].contains(flight));
+            found.extend(flights.map(|flight| self.flight(sha256, flight)));
+        }
+        found.sort_by_key(|one| one.written_at);
+        Ok(found)
+    }
+
+    fn flight(&self, sha256: Sha256, flight: &str) -> Unfinished {
+        let file = |ending: &str| beside(&self.path(sha256), &format!("{flight}.{ending}"));
+        let (part, lock) = (fs::metadata(file("part")).ok(), file("lock"));
+        let fetching = state::is_held(&lock);
+        let note = Note::read(&file("resume"));
+        // Of a fetch that was killed early, only the lock may say whose it was.
+        let Claimed { tenant, bytes } = claim::claimed(&lock);
+        let resumable = note.is_some();
+        let modified = part.as_ref().and_then(|part| part.modified().ok());
+        let written_at = modified.and_then(|at| Timestamp::try_from(at).ok());
+        Unfinished {
+            sha256,
+            tenant: tenant.or(note.and_then(|note| note.tenant)),
+            disk_usage: part.as_ref().map_or(0, |part| part.blocks() * 512),
+            written_at: written_at.unwrap_or(Timestamp::UNIX_EPOCH),
+            fetching,
+            flight: flight.to_owned(),
+            claimed: if fetching { bytes } else { 0 },
+            resumable,
+            begun: part.is_some(),
+        }
+    }
+
+    /// Removes a download, unless a process is fetching it or has written to it meanwhile. True where it was removed.
+    pub(super) fn remove_unfinished(
+        &self,
+        one: &Unfinished,
+        kept_for: Duration,
+    ) -> Result<bool, ImageError> {
+        let path = self.path(one.sha256);
+        let lock = one.lock(self);
+        match Lock::try_take(&lock).map_err(ImageError::store(&lock))? {
+            Some(_lock) => {
+                Part::sweep(&path, &one.flight, kept_for).map_err(ImageError::store(&path))
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Removes the first of these that no process is fetching; false where there is none.
+    pub(super) fn remove_oldest(&self, oldest_first: &[Unfinished]) -> Result<bool, ImageError> {
+        for one in oldest_first.iter().filter(|one| one.begun && !one.fetching) {
+            if self.remove_unfinished(one, Duration::ZERO)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes those that are too old to go on with, and of each tenant the oldest beyond a number.
+    pub(super) fn sweep_unfinished(&self, kept_for: Duration) -> Result<(), ImageError> {
+        let mut kept: BTreeMap<Option<String>, usize> = BTreeMap::new();
+        for one in self.flights()?.into_iter().rev().filter(|one| !one.fetching) {
+            let mut kept_for = kept_for;
+            if !one.is_over(kept_for) {
+                let count = kept.entry(one.tenant.clone()).or_default();
+                *count += 1;
+                // The fetch that runs this may leave one more.
+                if *count < limits::UNFINISHED_KEPT {
+                    continue;
+                }
+                kept_for = Duration::ZERO;
+            }
+            if let Err(error) = self.remove_unfinished(&one, kept_for) {
+                tracing::warn!(%error, "cannot remove what a killed run left");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,364 @@
+//! Unpacks an image while it arrives. The decoders are memory-safe, their memory is bounded, and what comes out of them
+//! is bounded by a size and by a ratio to what went in (CVE-2023-0475).
+
+use std::{
+    cell::Cell,
+    io::{self, BufRead, Read},
+};
+
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+use ruzstd::decoding::{
+    BlockDecodingStrategy, FrameDecoder,
+    errors::{FrameDecoderError, ReadFrameHeaderError},
+};
+use tokio::sync::mpsc::{Receiver, Sender};
+use url::Url;
+
+use qhost_model::digest::{Hasher, Sha256};
+
+use super::Refusal;
+use crate::limits;
+
+/// How a file is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+impl Packing {
+    /// By the ending of a URL's path. What is packed and does not say so is refused by inspection, so that a digest
+    /// stands for one image however it is named.
+    pub(super) fn of(url: &Url) -> Option<Self> {
+        let path = percent_decode_str(url.path()).decode_utf8_lossy();
+        let (_, ending) = path.rsplit_once('.')?;
+        match ending.to_ascii_lowercase().as_str() {
+            "gz" => Some(Self::Gzip),
+            "xz" => Some(Self::Xz),
+            "zst" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// What may come out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) bytes: u64,
+    pub(super) ratio: u64,
+}
+
+/// Why unpacking ended early.
+pub(super) enum Stop {
+    /// The next stage has ended, and says why.
+    Gone,
+    Refused(Refusal),
+}
+
+/// Unpacks what arrives and hands it on.
+pub(super) fn unpack(
+    packing: Packing,
+    bounds: Bounds,
+    arriving: Receiver<Bytes>,
+    onward: &Sender<Bytes>,
+) -> Result<Served, Stop> {
+    let arrived = Cell::new(0);
+    let mut served =
+        Arriving { arriving, piece: Bytes::new(), hasher: Hasher::default(), arrived: &arrived };
+    let mut unpacked = Unpacked { onward, bounds, bytes: 0, arrived: &arrived };
+    let decoded = match packing {
+        Packing::Gzip => unpacked.take(&mut flate2::bufread::MultiGzDecoder::new(&mut served)),
+        Packing::Xz => unpacked.take(&mut lzma_rust2::XzReader::new_mem_limit(
+            &mut served,
+            true,
+            limits::UNPACK_MEMORY_KIB,
+        )),
+        Packing::Zstd => unpacked.take(&mut Frames::new(&mut served)),
+    };
+    let broken = match decoded {
+        Ok(()) => None,
+        Err(Ended::Early(stop)) => return Err(stop),
+        Err(Ended::Broken(reason)) => Some(reason),
+    };
+    // To the end, so that another file than the one that was asked for is called that.
+    served.drain();
+    let fault = broken.map(|reason| Refusal {
+        check: "unpack",
+        reason: format!(
+            "its name says that it is {}-compressed, and it cannot be unpacked: {reason}",
+            packing.name()
+        ),
+    });
+    Ok(Served { sha256: served.hasher.finish(), fault })
+}
+
+/// What arrived, once all has.
+pub(super) struct Served {
+    pub(super) sha256: Sha256,
+    /// Why it could not be unpacked.
+    pub(super) fault: Option<Refusal>,
+}
+
+/// How decoding ended before its end.
+enum Ended {
+    Early(Stop),
+    /// What arrived is not packed as it should be.
+    Broken(String),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// What arrives, hashed as it is read.
+struct Arriving<'a> {
+    arriving: Receiver<Bytes>,
+    piece: Bytes,
+    hasher: Hasher,
+    arrived: &'a Cell<u64>,
+}
+
+impl Arriving<'_> {
+    fn drain(&mut self) {
+        while self.refill() {
+            self.piece = Bytes::new();
+        }
+    }
+
+    /// Whether there is more to read.
+    fn refill(&mut self) -> bool {
+        while self.piece.is_empty() {
+            let Some(piece) = self.arriving.blocking_recv() else { return false };
+            self.hasher.update(&piece);
+            self.arrived.set(self.arrived.get() + piece.len() as u64);
+            self.piece = piece;
+        }
+        true
+    }
+}
+
+impl BufRead for Arriving<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.refill();
+        Ok(&self.piece)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        // Never more than was given out.
+        drop(self.piece.split_to(amount.min(self.piece.len())));
+    }
+}
+
+impl Read for Arriving<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+/// A zstd file: frames in a row, some of which are for others to read (RFC 8878, 3.1). One decoder reads them all: each frame
+/// may be of ten bytes only, and a new decoder for each would allocate a window and tables every time.
+struct Frames<'a, 'b> {
+    served: &'a mut Arriving<'b>,
+    decoder: FrameDecoder,
+}
+
+impl<'a, 'b> Frames<'a, 'b> {
+    fn new(served: &'a mut Arriving<'b>) -> Self {
+        let mut decoder = FrameDecoder::new();
+        decoder.set_max_window_size(u64::from(limits::UNPACK_MEMORY_KIB) << 10);
+        Self { served, decoder }
+    }
+
+    /// Begins the next frame; false where there is no other.
+    fn begin(&mut self) -> io::Result<bool> {
+        while !self.served.fill_buf()?.is_empty() {
+            match self.decoder.reset(&mut *self.served) {
+                Ok(()) => return Ok(true),
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                    length,
+                    ..
+                })) => {
+                    io::copy(&mut self.served.take(length.into()), &mut io::sink())?;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Read for Frames<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // A decoder that has begun no frame is finished, too.
+        while self.decoder.can_collect() == 0 {
+            if !self.decoder.is_finished() {
+                let one = BlockDecodingStrategy::UptoBlocks(1);
+                let decoded = self.decoder.decode_blocks(&mut *self.served, one);
+                decoded.map_err(io::Error::other)?;
+            } else if !self.begin()? {
+                return Ok(0);
+            }
+        }
+        self.decoder.read(buffer)
+    }
+}
+
+/// What comes out, counted and handed on.
+struct Unpacked<'a> {
+    onward: &'a Sender<Bytes>,
+    bounds: Bounds,
+    bytes: u64,
+    arrived: &'a Cell<u64>,
+}
+
+impl Unpacked<'_> {
+    fn take(&mut self, decoder: &mut impl Read) -> Result<(), Ended> {
+        loop {
+            let mut block = vec![0; limits::BLOCK_BYTES];
+            let mut filled = 0;
+            while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+                match decoder.read(rest)? {
+                    0 => break,
+                    read => filled += read,
+                }
+            }
+            if filled == 0 {
+                return Ok(());
+            }
+            block.truncate(filled);
+            self.bytes += filled as u64;
+            self.within_bounds().map_err(|refusal| Ended::Early(Stop::Refused(refusal)))?;
+            self.onward.blocking_send(block.into()).map_err(|_| Ended::Early(Stop::Gone))?;
+        }
+    }
+
+    fn within_bounds(&self) -> Result<(), Refusal> {
+        let Bounds { bytes, ratio } = self.bounds;
+        if self.bytes > bytes {
+            return Err(Refusal {
+                check: "unpack-size",
+                reason: format!("unpacked, it is larger than image.max_bytes, {bytes} bytes"),
+            });
+        }
+        let most = self.arrived.get().saturating_mul(ratio).max(limits::UNPACK_FREE_BYTES);
+        match self.bytes <= most {
+            true => Ok(()),
+            false => Err(Refusal {
+                check: "unpack-ratio",
+                reason: format!(
+                    "it unpacks to more than {ratio} times its size, image.max_unpack_ratio"
+                ),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn unpacked(
+        packing: Packing,
+        packed: &[u8],
+        bounds: Bounds,
+    ) -> (Result<Sha256, String>, Vec<u8>) {
+        let (sender, arriving) = mpsc::channel(1000);
+        for piece in packed.chunks(1000) {
+            sender.blocking_send(Bytes::copy_from_slice(piece)).unwrap();
+        }
+        drop(sender);
+        let (onward, mut out) = mpsc::channel(1000);
+        let ended = unpack(packing, bounds, arriving, &onward);
+        drop(onward);
+        let mut bytes = vec![];
+        while let Some(piece) = out.blocking_recv() {
+            bytes.extend_from_slice(&piece);
+        }
+        let ended = match ended {
+            Ok(Served { sha256, fault: None }) => Ok(sha256),
+            Ok(Served { fault: Some(refusal), .. }) | Err(Stop::Refused(refusal)) => {
+                Err(refusal.check.to_owned())
+            }
+            Err(Stop::Gone) => Err("gone".into()),
+        };
+        (ended, bytes)
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    const WIDE: Bounds = Bounds { bytes: 1 << 30, ratio: 2000 };
+
+    #[test]
+    fn gzip_of_one_member_and_of_two() {
+        let packed = [gzip(b"one, "), gzip(&[7; 100_000])].concat();
+        let (digest, bytes) = unpacked(Packing::Gzip, &packed, WIDE);
+        assert_eq!(bytes, [&b"one, "[..], &[7; 100_000]].concat());
+        assert_eq!(digest, Ok(Sha256::of(&packed)));
+    }
+
+    #[test]
+    fn zstd_of_two_frames_with_one_to_skip_between() {
+        use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+        let frame = |bytes: &[u8]| compress_to_vec(bytes, CompressionLevel::Fastest);
+        let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
+        let packed = [frame(b"one, "), skipped, frame(&[7; 100_000])].concat();
+        let (digest, bytes) = unpacked(Packing::Zstd, &packed, WIDE);
+        assert_eq!(bytes, [&b"one, "[..], &[7; 100_000]].concat());
+        assert_eq!(digest, Ok(Sha256::of(&packed)));
+    }
+
+    /// Each of ten bytes, with the largest window that there may be: as pzstd and seekable files have them, but smaller.
+    #[test]
+    fn many_small_frames_in_zstd() {
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, (1 << 3) | (1 << 1) | 1, 0, 0, b'x'];
+        let packed = frame.repeat((256 << 10) / frame.len());
+        let (digest, bytes) = unpacked(Packing::Zstd, &packed, WIDE);
+        assert_eq!(bytes, vec![b'x'; packed.len() / frame.len()]);
+        assert_eq!(digest, Ok(Sha256::of(&packed)));
+        let wider = [0x28, 0xb5, 0x2f, 0xfd, 0, (17 << 3) + 1, (1 << 3) | (1 << 1) | 1, 0, 0, b'x'];
+        assert_eq!(unpacked(Packing::Zstd, &wider, WIDE).0, Err("unpack".into()));
+    }
+
+    #[test]
+    fn bounds() {
+        let packed = gzip(&vec![0; 80 << 20]);
+        for (bounds, check) in [
+            (Bounds { bytes: 1 << 20, ratio: 2000 }, "unpack-size"),
+            (Bounds { bytes: 1 << 30, ratio: 10 }, "unpack-ratio"),
+        ] {
+            assert_eq!(unpacked(Packing::Gzip, &packed, bounds).0, Err(check.into()));
+        }
+    }
+
+    #[test]
+    fn what_is_not_packed() {
+        for packing in [Packing::Gzip, Packing::Xz, Packing::Zstd] {
+            let (ended, bytes) = unpacked(packing, &[7; 5000], WIDE);
+            assert_eq!((ended, bytes), (Err("unpack".into()), vec![]));
+        }
+        let half = &gzip(&[7; 100_000])[..60];
+        assert_eq!(unpacked(Packing::Gzip, half, WIDE).0, Err("unpack".into()));
+    }
+}

@@ -1,0 +1,56 @@
+//! What a host offers and what is in use on it: what policies and the host's rules decide from.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    job::{Accelerator, Resources},
+    limits,
+};
+
+/// What this host offers, and what is in use on it now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// The host's name.
+    pub name: String,
+    /// QEMU's version.
+    pub qemu_version: String,
+    /// The accelerators that run guest code.
+    pub accelerators: Vec<Accelerator>,
+    /// All of the host.
+    pub resources: Resources,
+    /// What is not taken.
+    pub free: Resources,
+    /// Ports on which something listens, ascending.
+    pub ports_in_use: Vec<u16>,
+    /// What the task's tenant runs now.
+    pub tenant_usage: Usage,
+}
+
+/// A host that runs tcg, has as much as a task can ask for, and runs nothing: for trying policies.
+impl Default for HostFacts {
+    fn default() -> Self {
+        let (cpus, memory_mib) = (*limits::CPUS.end(), *limits::MEMORY_MIB.end());
+        let all = Resources { cpus, memory_mib };
+        let none = Resources { cpus: 0, memory_mib: 0 };
+        Self {
+            name: "host".into(),
+            qemu_version: "10.0.2".into(),
+            accelerators: vec![Accelerator::Tcg],
+            resources: all,
+            free: all,
+            ports_in_use: vec![],
+            tenant_usage: Usage { vms: 0, resources: none, ports: 0 },
+        }
+    }
+}
+
+/// What somebody's running VMs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Running VMs.
+    pub vms: u32,
+    /// Their CPUs and memory together.
+    pub resources: Resources,
+    /// Their forwarded ports together.
+    pub ports: u32,
+}

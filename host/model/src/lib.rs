@@ -1,0 +1,16 @@
+//! The values of qhost and what is decided of them without I/O: tasks and the readers of jobs, launches, digests, quotas, the
+//! host's own rules, and text that is safe to show.
+
+#![forbid(unsafe_code)]
+
+pub mod job;
+pub mod digest;
+pub mod launch;
+pub mod host_facts;
+pub mod quota;
+pub mod retention;
+pub mod masks;
+pub mod format;
+pub mod name;
+pub mod printable;
+pub mod limits;

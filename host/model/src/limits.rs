@@ -1,0 +1,87 @@
+//! Every bound on a wait or a size that this crate keeps, with its reason.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+// What a job file may hold.
+
+/// A job file in bytes: a Nomad job of a hundred tasks is a tenth of this.
+pub const JOB_FILE_BYTES: u64 = 1 << 20;
+/// Task groups of a job, tasks of a group, networks of a task.
+pub const NOMAD_ITEMS: usize = 256;
+/// A job's or task's name in bytes: what Nomad's own names stay under.
+pub const NAME_BYTES: usize = 128;
+/// A port label in bytes.
+pub const LABEL_BYTES: usize = 64;
+/// An image URL in bytes: what common servers accept in a request line.
+pub const URL_BYTES: usize = 2048;
+/// Places that a job may name for one image.
+pub const IMAGE_SOURCES: usize = 8;
+/// Forwarded ports of a task. Each is a listening socket of its QEMU.
+pub const PORTS: usize = 64;
+/// Extra QEMU arguments of a task.
+pub const ARGS: usize = 64;
+/// One extra QEMU argument in bytes.
+pub const ARG_BYTES: usize = 1024;
+/// Pairs of a task's notes.
+pub const META_PAIRS: usize = 64;
+/// A key of a task's notes in bytes.
+pub const META_KEY_BYTES: usize = 128;
+/// A value of a task's notes in bytes.
+pub const META_VALUE_BYTES: usize = 4096;
+/// CPUs of a guest: more than QEMU's `pc` machine takes (255) is left for QEMU to refuse.
+pub const CPUS: RangeInclusive<u32> = 1..=256;
+/// Memory of a guest in MiB: from where SeaBIOS starts, to Nomad's own bound of 4 TiB.
+pub const MEMORY_MIB: RangeInclusive<u32> = 16..=4 * 1024 * 1024;
+/// Restarts in a row, unless the job says otherwise.
+pub const RESTART_ATTEMPTS: u32 = 10;
+/// The most that a job can ask for.
+pub const RESTART_ATTEMPTS_MOST: u32 = 1_000_000;
+/// The wait before the first restart, unless the job says otherwise.
+pub const RESTART_DELAY: Duration = Duration::from_secs(1);
+/// The longest wait before a restart, unless the job says otherwise, and the most that the least wait grows to.
+pub const RESTART_DELAY_MOST: Duration = Duration::from_secs(60);
+/// Restarts in a row that are made as soon as the job says; those after them wait no less than [`RESTART_DELAY_LEAST`].
+pub const RESTARTS_AT_WILL: u32 = 3;
+/// The least wait before the next restart, which doubles up to [`RESTART_DELAY_MOST`]: a start costs its host some 0.1 s of CPU
+/// time, whatever tenant it is for.
+pub const RESTART_DELAY_LEAST: Duration = Duration::from_secs(1);
+/// A VM that ran for so long begins to count its restarts anew.
+pub const RESTART_SETTLED: Duration = Duration::from_secs(600);
+/// How long a guest may take to be ready, unless the job says otherwise: Linux under tcg takes 5 to 15 s.
+pub const READY: Duration = Duration::from_secs(120);
+/// The longest wait that a job can ask for in its restart policy or its ready check.
+pub const LIFECYCLE_MOST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The text of a ready check in bytes.
+pub const READY_TEXT_BYTES: usize = 256;
+
+// What is shown of input in errors.
+
+/// Characters shown of one piece of text that somebody else wrote, and of one step of a JSON pointer.
+pub const SHOWN_CHARS: usize = 80;
+/// Characters of one line of a log.
+pub const LOG_LINE_CHARS: usize = 8 << 10;
+/// Problems of one job file that are looked for.
+pub const PROBLEMS: usize = 1000;
+/// Problems of one job file that are listed for people; the rest is counted.
+pub const SHOWN_PROBLEMS: usize = 50;
+
+// What a policy may use. The configuration changes the deadline and the memory, per policy.
+
+/// A name, version or code in a policy's answer in bytes.
+pub const POLICY_NAME_BYTES: usize = 64;
+
+// Recording decisions.
+
+/// Bytes of a masked value from which on it is looked for in all other text of its record: shorter ones are in too much
+/// that is no secret.
+pub const MASKED_BYTES: usize = 4;
+
+// Running a VM.
+
+/// Folders of a tenant's ended VMs that are kept for reading, unless configured; older ones are swept by the next run.
+pub const ENDED_VMS: usize = 100;
+/// What these may take in bytes, unless configured: room for a hundred with full console logs, and a little more.
+pub const ENDED_BYTES: u64 = 2 << 30;
+/// Days for which they are kept, unless configured.
+pub const ENDED_DAYS: u64 = 365;

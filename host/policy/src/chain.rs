@@ -1,0 +1,376 @@
+//! Asks the policies of a chain, in order, and then the host's own rules.
+
+use jiff::Timestamp;
+
+use qhost_model::{
+    digest::Sha256,
+    launch::{
+        self, Change, Launch, Violation,
+        rules::{self, Findings},
+    },
+};
+
+use super::{
+    Allowance, Answer, Approved, Deadline, Decision, HostRecord, Layer, Mode, PolicyRecord,
+    Request, Verdict,
+    bindings::qhost::policy::types as wit,
+    conflicts::{self, Conflict},
+    convert::{self, Lent},
+    error::{Fault, PolicyError},
+    module::Module,
+    sandbox::{Log, Opened, Sandbox},
+    wasi::Moment,
+};
+
+/// Loaded policies whose settings they have accepted, the host's before a tenant's.
+pub struct Chain {
+    pub(super) sandbox: std::sync::Arc<Sandbox>,
+    pub(super) links: Vec<Link>,
+}
+
+/// One policy with its settings and what its word counts for.
+pub(super) struct Link {
+    pub(super) module: Module,
+    pub(super) settings: String,
+    pub(super) settings_sha256: Sha256,
+    pub(super) layer: Layer,
+    pub(super) mode: Mode,
+    pub(super) allowance: Allowance,
+}
+
+impl Chain {
+    /// Decides about one place of a task's image. Every `choose` in order, every `validate` on the launch they chose, then the
+    /// host's rules.
+    pub(super) fn decide_one(&self, request: Request, deadline: Deadline) -> Verdict {
+        let lent = Lent::of(&request);
+        let mut round = Round::new(self, &request, lent.request(), deadline);
+        let (launch, ended) = round.ask(Launch::default_for(&request.task));
+        let mut decision = Decision {
+            conflicts: round.conflicts(),
+            policies: round.asked.into_iter().map(|asked| asked.record).collect(),
+            host: HostRecord { answer: Answer::NotAsked, violations: vec![] },
+            place: None,
+            places: vec![],
+            launch,
+        };
+        match ended {
+            Err(error) => return Verdict::Failed(Box::new(error), decision),
+            Ok(Asking::Refused) => return Verdict::Denied(decision),
+            Ok(Asking::Done) => {}
+        }
+        let Request { task, host, rules, time: _ } = request;
+        let Findings { refused, impossible } = rules::check(&task, &decision.launch, &host, &rules);
+        let denied = !refused.is_empty() || decision.policies.iter().any(PolicyRecord::refuses);
+        let cannot = !impossible.is_empty();
+        let violations = [refused, impossible].concat();
+        decision.host = HostRecord { answer: Answer::of(&violations), violations };
+        match (denied, cannot) {
+            (true, _) => Verdict::Denied(decision),
+            (false, true) => Verdict::CannotRun(decision),
+            (false, false) => Verdict::Approved(Box::new(Approved { task, decision })),
+        }
+    }
+
+    /// How each policy stands before it is asked.
+    pub fn records(&self) -> Vec<PolicyRecord> {
+        self.links.iter().map(Link::record).collect()
+    }
+}
+
+enum Asking {
+    /// Every policy has been asked.
+    Done,
+    /// One refused to choose, so that there is no launch to ask the others about.
+    Refused,
+}
+
+/// One decision under way.
+struct Round<'a> {
+    sandbox: &'a Sandbox,
+    asking: &'a Request,
+    deadline: Deadline,
+    request: wit::Request<'a>,
+    asked: Vec<Asked<'a>>,
+}
+
+/// One policy in it.
+struct Asked<'a> {
+    link: &'a Link,
+    opened: Opened<'a>,
+    record: PolicyRecord,
+    /// The launch it was shown, once its word counts.
+    shown: Option<Launch>,
+}
+
+impl<'a> Round<'a> {
+    fn new(
+        chain: &'a Chain,
+        request: &'a Request,
+        lent: wit::Request<'a>,
+        deadline: Deadline,
+    ) -> Self {
+        let asked = |link: &'a Link| Asked {
+            link,
+            opened: link.open(&chain.sandbox, request, deadline),
+            record: link.record(),
+            shown: None,
+        };
+        let asked = chain.links.iter().map(asked).collect();
+        Self { sandbox: &chain.sandbox, asking: request, deadline, request: lent, asked }
+    }
+
+    /// The launch as it stands at the end, and whether every policy was asked.
+    fn ask(&mut self, mut launch: Launch) -> (Launch, Result<Asking, PolicyError>) {
+        let ended = match self.choose(&mut launch) {
+            Ok(Asking::Done) => {
+                convert::lend(&launch, |lent| match self.settles(&launch, lent)? {
+                    Asking::Done => self.validate(lent).map(|()| Asking::Done),
+                    Asking::Refused => Ok(Asking::Refused),
+                })
+            }
+            refused_or_failed => refused_or_failed,
+        };
+        (launch, ended)
+    }
+
+    fn choose(&mut self, launch: &mut Launch) -> Result<Asking, PolicyError> {
+        let mut hosts = None;
+        for asked in &mut self.asked {
+            let chosen = asked.choose(&self.request, launch);
+            let enforced = asked.link.mode == Mode::Enforce;
+            match chosen {
+                Err(fault) => asked.fail("choose", fault)?,
+                Ok(Err(violations)) => {
+                    asked.record.decide(violations);
+                    if enforced {
+                        return Ok(Asking::Refused);
+                    }
+                }
+                Ok(Ok(better)) => {
+                    asked.record.changes = launch.changes_to(&better);
+                    if !enforced {
+                        continue;
+                    }
+                    if asked.link.layer == Layer::Tenant {
+                        let hosts = hosts.get_or_insert_with(|| launch.clone());
+                        asked.tightens(hosts, &better)?;
+                    }
+                    asked.shown = Some(std::mem::replace(launch, better));
+                }
+            }
+        }
+        Ok(Asking::Done)
+    }
+
+    /// Asks every `choose` once more about the chosen launch. A policy that still changes it would give another answer
+    /// every time it is asked, or is at odds with one after it; either way nobody knows what was decided. One that
+    /// refuses it refuses the task.
+    fn settles(
+        &mut self,
+        launch: &Launch,
+        chosen: &wit::LaunchParam<'_>,
+    ) -> Result<Asking, PolicyError> {
+        for index in 0..self.asked.len() {
+            let Some(asked) = self.asked.get_mut(index) else { continue };
+            let changes = match &asked.shown {
+                // Not asked, or in monitor mode.
+                None => continue,
+                // It was asked this very question.
+                Some(shown) if shown == launch => asked.record.changes.clone(),
+                Some(_) => {
+                    if asked.link.allowance.wasi {
+                        // Its randomness begins anew in a fresh sandbox, as it did before.
+                        let fresh = asked.link.open(self.sandbox, self.asking, self.deadline);
+                        asked.opened.begin_anew(fresh);
+                    }
+                    match asked.would_change(&self.request, launch, chosen)? {
+                        Ok(changes) => changes,
+                        Err(violations) => {
+                            asked.record.decide(violations);
+                            return Ok(Asking::Refused);
+                        }
+                    }
+                }
+            };
+            if !changes.is_empty() {
+                return Err(self.unsettled(index, changes));
+            }
+        }
+        Ok(Asking::Done)
+    }
+
+    fn unsettled(&mut self, index: usize, changes: Vec<Change>) -> PolicyError {
+        let wrote = |record: &PolicyRecord| {
+            record.mode == Mode::Enforce
+                && record
+                    .changes
+                    .iter()
+                    .any(|one| changes.iter().any(|change| change.field == one.field))
+        };
+        let others = self.asked.iter().enumerate().filter(|(other, _)| *other != index);
+        let others = others.map(|(_, asked)| &asked.record).filter(|record| wrote(record));
+        let others = others.map(|record| record.name.clone()).collect();
+        match self.asked.get_mut(index) {
+            Some(Asked { record, .. }) => {
+                record.answer = Answer::Failed;
+                PolicyError::Unsettled {
+                    name: record.name.clone(),
+                    sha256: record.sha256,
+                    changes,
+                    others,
+                }
+            }
+            None => PolicyError::Sandbox { reason: "a policy got lost".into() },
+        }
+    }
+
+    fn validate(&mut self, launch: &wit::LaunchParam<'_>) -> Result<(), PolicyError> {
+        for asked in &mut self.asked {
+            // In monitor mode a policy that failed or refused to choose has said its word.
+            if asked.record.answer != Answer::NotAsked {
+                continue;
+            }
+            match asked.validate(&self.request, launch) {
+                Ok(violations) => asked.record.decide(violations),
+                Err(fault) => asked.fail("validate", fault)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn conflicts(&self) -> Vec<Conflict> {
+        let records = self.asked.iter().map(|asked| &asked.record);
+        conflicts::conflicts(records.filter(|record| record.mode == Mode::Enforce))
+    }
+}
+
+impl<'a> Asked<'a> {
+    fn choose(
+        &mut self,
+        request: &wit::Request<'a>,
+        so_far: &Launch,
+    ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
+        let (opened, link) = (&mut self.opened, self.link);
+        let answer = convert::lend(so_far, |so_far| choose(opened, link, request, so_far));
+        self.keep();
+        answer
+    }
+
+    /// What its `choose` makes of the chosen launch. Its log of that is not kept: it has said it all before.
+    fn would_change(
+        &mut self,
+        request: &wit::Request<'a>,
+        launch: &Launch,
+        chosen: &wit::LaunchParam<'_>,
+    ) -> Result<Result<Vec<Change>, Vec<Violation>>, PolicyError> {
+        let again = choose(&mut self.opened, self.link, request, chosen);
+        self.opened.take();
+        match again {
+            Ok(answer) => Ok(answer.map(|again| launch.changes_to(&again))),
+            Err(fault) => self.fail("choose", fault).map(|()| Ok(vec![])),
+        }
+    }
+
+    fn validate(
+        &mut self,
+        request: &wit::Request<'a>,
+        launch: &wit::LaunchParam<'_>,
+    ) -> Result<Vec<Violation>, Fault> {
+        let request = self.link.shown(request);
+        let answer = self.opened.call(|policy, store| {
+            policy.qhost_policy_decide().call_validate(store, request, launch.clone())
+        });
+        self.keep();
+        convert::violations_in(answer?)
+    }
+
+    /// Whether what a tenant's policy chose is no wider than what the host's chain did.
+    fn tightens(&mut self, hosts: &Launch, better: &Launch) -> Result<(), PolicyError> {
+        let Some(change) = launch::widened(hosts, better) else { return Ok(()) };
+        self.record.answer = Answer::Failed;
+        let Module { name, sha256, .. } = &self.link.module;
+        Err(PolicyError::Widened { name: name.clone(), sha256: *sha256, change: change.into() })
+    }
+
+    /// Ends the decision, unless the policy is only being watched and there is time for others.
+    fn fail(&mut self, call: &'static str, fault: Fault) -> Result<(), PolicyError> {
+        self.record.answer = Answer::Failed;
+        self.record.fault = Some(format!("in {call}: {fault}"));
+        let goes_on = self.link.mode == Mode::Monitor && !matches!(fault, Fault::Overdue { .. });
+        match goes_on {
+            true => Ok(()),
+            false => Err(self.link.module.failed(call, fault)),
+        }
+    }
+
+    fn keep(&mut self) {
+        let (Log { lines, dropped, .. }, cost) = self.opened.take();
+        self.record.log.extend(lines);
+        self.record.log_dropped += dropped;
+        self.record.cost = cost;
+    }
+}
+
+fn choose<'a>(
+    opened: &mut Opened<'_>,
+    link: &'a Link,
+    request: &wit::Request<'a>,
+    so_far: &wit::LaunchParam<'_>,
+) -> Result<Result<Launch, Vec<Violation>>, Fault> {
+    let request = link.shown(request);
+    let answer = opened.call(|policy, store| {
+        policy.qhost_policy_decide().call_choose(store, request, so_far.clone())
+    });
+    match answer? {
+        Ok(launch) => convert::launch_in(launch).map(Ok),
+        Err(violations) if violations.is_empty() => {
+            Err(Fault::Nonsense("a refusal without a violation".into()))
+        }
+        Err(violations) => convert::violations_in(violations).map(Err),
+    }
+}
+
+impl Request {
+    fn moment(&self) -> Moment {
+        let since = self.time.duration_since(Timestamp::UNIX_EPOCH);
+        let time = std::time::Duration::try_from(since).unwrap_or_default();
+        Moment { time, seed: self.digest().to_bytes() }
+    }
+}
+
+impl Link {
+    /// A fresh sandbox for one decision.
+    fn open(&self, sandbox: &Sandbox, request: &Request, deadline: Deadline) -> Opened<'_> {
+        sandbox.open(&self.module.pre, &self.allowance, Some(deadline), || request.moment())
+    }
+
+    /// A request with this policy's settings.
+    fn shown<'a>(&'a self, request: &wit::Request<'a>) -> wit::Request<'a> {
+        wit::Request { settings: &self.settings, ..request.clone() }
+    }
+
+    fn record(&self) -> PolicyRecord {
+        PolicyRecord {
+            name: self.module.name.clone(),
+            layer: self.layer,
+            mode: self.mode,
+            version: self.module.facts.about.version.clone(),
+            sha256: self.module.sha256,
+            settings_sha256: self.settings_sha256,
+            answer: Answer::NotAsked,
+            changes: vec![],
+            violations: vec![],
+            fault: None,
+            log: vec![],
+            log_dropped: 0,
+            cost: super::Cost::default(),
+        }
+    }
+}
+
+impl PolicyRecord {
+    fn decide(&mut self, violations: Vec<Violation>) {
+        self.answer = Answer::of(&violations);
+        self.violations = violations;
+    }
+}

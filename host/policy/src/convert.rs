@@ -1,0 +1,244 @@
+//! Between the contract's types and qhost's own. What comes from a policy is checked here: lengths, names, addresses.
+
+use std::{borrow::Cow, net::Ipv4Addr};
+
+use qhost_model::{
+    host_facts::Usage,
+    job::{Accelerator, Egress, Protocol, Resources},
+    launch::{Launch, PortMap, PortRange, Violation},
+    printable,
+};
+
+use super::{Request, bindings::qhost::policy::types as wit, error::Fault};
+use crate::limits;
+
+/// A request in the contract's form. Texts and lists are lent to the sandbox from where they are; what has another form
+/// there is kept here.
+pub(super) struct Lent<'a> {
+    of: &'a Request,
+    sha256: String,
+    extensions: Vec<(&'a str, &'a str)>,
+    ports: Vec<wit::PortRequest<'a>>,
+    args: Vec<&'a str>,
+    meta: Vec<(&'a str, &'a str)>,
+    accelerators: Vec<wit::AcceleratorParam<'a>>,
+    allowed: Vec<wit::PortRange>,
+}
+
+impl<'a> Lent<'a> {
+    pub(super) fn of(of: &'a Request) -> Self {
+        let Request { task, host, rules, time: _ } = of;
+        let port = |port: &'a qhost_model::job::PortRequest| wit::PortRequest {
+            label: &port.label,
+            guest: port.guest,
+            host: port.host,
+            protocol: port.protocol.into(),
+        };
+        let range = |range: &PortRange| wit::PortRange { first: range.first(), last: range.last() };
+        let sums = task.image.checksum.sums().map(|sums| ("image.sums", sums.as_str()));
+        let persist = task.persist.then_some(("persist", "true"));
+        Self {
+            of,
+            sha256: task.image.checksum.pin().to_string(),
+            extensions: sums.into_iter().chain(persist).collect(),
+            ports: task.ports.iter().map(port).collect(),
+            args: task.args.iter().map(String::as_str).collect(),
+            meta: pairs(&task.meta),
+            accelerators: host.accelerators.iter().copied().map(Into::into).collect(),
+            allowed: rules.ports.iter().map(range).collect(),
+        }
+    }
+
+    /// The request as every policy is shown it, but for the settings, which are each one's own.
+    pub(super) fn request(&self) -> wit::Request<'_> {
+        wit::Request { task: self.task(), host: self.host(), settings: "", extensions: &[] }
+    }
+
+    fn task(&self) -> wit::Task<'_> {
+        let task = &self.of.task;
+        wit::Task {
+            tenant: &task.tenant,
+            job: &task.job,
+            name: &task.name,
+            image: wit::Image { source: task.image.source.as_str(), sha256: &self.sha256 },
+            resources: task.resources.into(),
+            accelerator: task.accelerator.map(Into::into),
+            ports: &self.ports,
+            egress: task.egress.into(),
+            args: &self.args,
+            meta: &self.meta,
+            extensions: &self.extensions,
+        }
+    }
+
+    fn host(&self) -> wit::HostFacts<'_> {
+        let host = &self.of.host;
+        let Usage { vms, resources, ports } = host.tenant_usage;
+        wit::HostFacts {
+            name: &host.name,
+            qemu_version: &host.qemu_version,
+            accelerators: &self.accelerators,
+            resources: host.resources.into(),
+            free: host.free.into(),
+            ports: &self.allowed,
+            ports_in_use: &host.ports_in_use,
+            tenant_usage: wit::Usage { vms, resources: resources.into(), ports },
+            extensions: &[],
+        }
+    }
+}
+
+fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(&'a str, &'a str)> {
+    pairs.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+}
+
+/// Lends a launch in the contract's form to whoever hands it to a sandbox.
+pub(super) fn lend<R>(launch: &Launch, to: impl FnOnce(&wit::LaunchParam<'_>) -> R) -> R {
+    let binds: Vec<_> = launch.ports.iter().map(|port| address(port.bind)).collect();
+    let ports: Vec<_> = launch.ports.iter().zip(&binds).map(lent_port).collect();
+    let warnings: Vec<_> = launch.warnings.iter().map(String::as_str).collect();
+    let extensions = pairs(launch.extensions.iter().map(|(key, value)| (key, value)));
+    to(&wit::LaunchParam {
+        accelerator: launch.accelerator.into(),
+        ports: &ports,
+        resources: launch.resources.into(),
+        egress: launch.egress.into(),
+        warnings: &warnings,
+        extensions: &extensions,
+    })
+}
+
+/// Nearly every bind is this one, and a decision is made in microseconds.
+fn address(bind: Ipv4Addr) -> Cow<'static, str> {
+    match bind {
+        Ipv4Addr::LOCALHOST => "127.0.0.1".into(),
+        other => other.to_string().into(),
+    }
+}
+
+fn lent_port<'a>((port, bind): (&'a PortMap, &'a Cow<'_, str>)) -> wit::PortMapParam<'a> {
+    wit::PortMapParam {
+        label: &port.label,
+        guest: port.guest,
+        host: port.host,
+        bind,
+        protocol: port.protocol.into(),
+    }
+}
+
+pub(super) fn launch_in(launch: wit::LaunchResult) -> Result<Launch, Fault> {
+    few("ports", launch.ports.len())?;
+    few("warnings", launch.warnings.len())?;
+    few("extensions", launch.extensions.len())?;
+    let accelerator = match launch.accelerator {
+        wit::AcceleratorResult::Tcg => Accelerator::Tcg,
+        wit::AcceleratorResult::Kvm => Accelerator::Kvm,
+        wit::AcceleratorResult::Other(name) => return Err(unknown("accelerator", &name)),
+    };
+    let egress = match launch.egress {
+        wit::EgressResult::Isolated => Egress::Isolated,
+        wit::EgressResult::Internet => Egress::Internet,
+        wit::EgressResult::Other(name) => return Err(unknown("egress", &name)),
+    };
+    let texts = launch.extensions.iter().flat_map(|(key, value)| [key, value]);
+    if let Some(text) = texts.into_iter().find(|text| text.len() > limits::POLICY_TEXT_BYTES) {
+        return Err(nonsense(format!("an extension of {} bytes", text.len())));
+    }
+    Ok(Launch {
+        accelerator,
+        ports: launch.ports.into_iter().map(port_in).collect::<Result<_, _>>()?,
+        resources: Resources {
+            cpus: launch.resources.cpus,
+            memory_mib: launch.resources.memory_mib,
+        },
+        egress,
+        warnings: launch.warnings.iter().map(|warning| text(warning)).collect(),
+        extensions: launch.extensions,
+    })
+}
+
+fn port_in(port: wit::PortMapResult) -> Result<PortMap, Fault> {
+    let bind = port.bind.parse().map_err(|_: std::net::AddrParseError| {
+        nonsense(format!(
+            "the bind {:?} is no IPv4 address",
+            printable::line(&port.bind, qhost_model::limits::SHOWN_CHARS).to_string()
+        ))
+    })?;
+    let protocol = match port.protocol {
+        wit::ProtocolResult::Tcp => Protocol::Tcp,
+        wit::ProtocolResult::Udp => Protocol::Udp,
+        wit::ProtocolResult::Other(name) => return Err(unknown("protocol", &name)),
+    };
+    Ok(PortMap { label: name(&port.label), guest: port.guest, host: port.host, bind, protocol })
+}
+
+pub(super) fn violations_in(violations: Vec<wit::Violation>) -> Result<Vec<Violation>, Fault> {
+    few("violations", violations.len())?;
+    let one = |violation: wit::Violation| Violation {
+        code: name(&violation.code),
+        field: printable::line(&violation.field, qhost_model::limits::POLICY_NAME_BYTES)
+            .to_string(),
+        message: text(&violation.message),
+        hint: violation.hint.as_deref().map(text),
+    };
+    Ok(violations.into_iter().map(one).collect())
+}
+
+/// A name, version or code of a policy's making: one word, which looks like nothing else that stands on its line; cut where
+/// it is too long.
+pub(super) fn name(text: &str) -> String {
+    printable::word(text, qhost_model::limits::POLICY_NAME_BYTES)
+}
+
+/// A sentence of a policy's making: escaped, and cut where it is too long.
+pub(super) fn text(text: &str) -> String {
+    printable::line(text, limits::POLICY_TEXT_BYTES).to_string()
+}
+
+fn few(what: &str, count: usize) -> Result<(), Fault> {
+    match count <= limits::POLICY_LIST {
+        true => Ok(()),
+        false => Err(nonsense(format!("{count} {what}, more than {}", limits::POLICY_LIST))),
+    }
+}
+
+fn unknown(what: &str, found: &str) -> Fault {
+    nonsense(format!("the {what} {:?} is not one that this host knows", name(found)))
+}
+
+fn nonsense(what: String) -> Fault {
+    Fault::Nonsense(what)
+}
+
+impl From<Resources> for wit::Resources {
+    fn from(resources: Resources) -> Self {
+        Self { cpus: resources.cpus, memory_mib: resources.memory_mib }
+    }
+}
+
+impl From<Accelerator> for wit::AcceleratorParam<'_> {
+    fn from(accelerator: Accelerator) -> Self {
+        match accelerator {
+            Accelerator::Tcg => Self::Tcg,
+            Accelerator::Kvm => Self::Kvm,
+        }
+    }
+}
+
+impl From<Protocol> for wit::ProtocolParam<'_> {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
+impl From<Egress> for wit::EgressParam<'_> {
+    fn from(egress: Egress) -> Self {
+        match egress {
+            Egress::Isolated => Self::Isolated,
+            Egress::Internet => Self::Internet,
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Loads the policies of a chain: identifies each file, checks its digest and its signatures, compiles it or takes what was
+//! compiled before, and has it check its settings.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use wasmtime::component::Component;
+
+use qhost_model::{digest::Sha256, printable};
+
+use super::{
+    Allowance, Chain, Deadline, Layer, Mode,
+    chain::Link,
+    compile::{self, CompileLimits, Kind},
+    compiled::{self, Compiled, Note},
+    error::PolicyError,
+    module::{About, Facts, Inspection, Module, interfaces, read},
+    sandbox::{Opened, Sandbox},
+    signature::{self, Signers},
+    wasi::Moment,
+};
+use crate::limits;
+
+/// Where a policy comes from, and on what terms it is asked.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The name it goes by.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// The digest that its file must have.
+    pub pin: Option<Sha256>,
+    /// Whose signatures it must have.
+    pub signers: Option<Signers>,
+    /// Its settings, a JSON object; `{}` when none were given.
+    pub settings: String,
+    /// What it may use.
+    pub allowance: Allowance,
+    /// What its word counts for.
+    pub mode: Mode,
+    /// Whose it is.
+    pub layer: Layer,
+}
+
+impl Source {
+    /// A host's policy of a file, without settings and with the default allowance. No digest or signature is asked for.
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            path: path.into(),
+            pin: None,
+            signers: None,
+            settings: "{}".into(),
+            allowance: Allowance::default(),
+            mode: Mode::Enforce,
+            layer: Layer::Host,
+        }
+    }
+}
+
+/// Where compiled policies are kept, and how they are compiled.
+pub struct Cache {
+    /// The folder, this host's own.
+    pub folder: PathBuf,
+    /// What compiling one policy may take.
+    pub limits: CompileLimits,
+    /// Told the name of a policy that is about to be compiled, which may take half a minute.
+    pub compiling: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// Loads policies into one sandbox.
+pub struct Loader {
+    sandbox: Arc<Sandbox>,
+    cache: Option<(Cache, Option<Compiled>)>,
+    deadline: Option<Deadline>,
+}
+
+impl Loader {
+    /// Compiles in this process and keeps nothing: for programs that load policies once, such as benchmarks.
+    pub fn in_process() -> Result<Self, PolicyError> {
+        let sandbox = Sandbox::new()
+            .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
+        Ok(Self { sandbox: Arc::new(sandbox), cache: None, deadline: None })
+    }
+
+    /// Compiles in processes of their own, with limits, and keeps what they make.
+    pub fn with_cache(cache: Cache) -> Result<Self, PolicyError> {
+        let mut loader = Self::in_process()?;
+        let compiled = Compiled::open(&cache.folder, loader.sandbox.engine());
+        // Without it every run compiles, as on a disk that cannot be written.
+        let compiled = compiled.map_err(|error| compiled::log_failure(Err(error))).ok();
+        loader.cache = Some((cache, compiled));
+        Ok(loader)
+    }
+
+    /// The same for one decision, whose time loading counts against.
+    pub fn until(self, deadline: Deadline) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Loads every policy and has it check its settings.
+    pub fn chain(&self, sources: Vec<Source>) -> Result<Chain, PolicyError> {
+        let links =
+            sources.into_iter().map(|source| self.link(source)).collect::<Result<_, _>>()?;
+        Ok(Chain { sandbox: Arc::clone(&self.sandbox), links })
+    }
+
+    fn link(&self, source: Source) -> Result<Link, PolicyError> {
+        let Source { name, path, pin, signers, settings, allowance, mode, layer } = source;
+        self.in_time(&name)?;
+        let file = self.identify(&name, &path)?;
+        if let Some(pinned) = pin.filter(|pinned| *pinned != file.sha256) {
+            return Err(PolicyError::NotPinned { name, path, found: file.sha256, pinned });
+        }
+        if let Some(signers) = signers {
+            self.signed(&name, &file, &signers)?;
+        }
+        let (module, note) = self.module(name, file, &allowance)?;
+        let settings_sha256 = Sha256::of(settings.as_bytes());
+        let known = note.as_ref().is_some_and(|note| note.accepted.contains(&settings_sha256));
+        if !known {
+            module.check_settings(self.opened(&module, &allowance), &settings)?;
+            if let (Some(mut note), Some(compiled)) = (note, self.compiled()) {
+                let accepted = compiled.accept(module.sha256, &mut note, settings_sha256);
+                compiled::log_failure(accepted);
+            }
+        }
+        Ok(Link { module, settings, settings_sha256, layer, mode, allowance })
+    }
+
+    /// Whether a file has the signatures that it must have: before anything is done with what is in it.
+    fn signed(&self, name: &str, file: &PolicyFile, signers: &Signers) -> Result<(), PolicyError> {
+        let PolicyFile { path, sha256, bytes } = file;
+        let unreadable =
+            |source| PolicyError::Unreadable { name: name.into(), path: path.clone(), source };
+        let signatures = signature::beside(path).map_err(unreadable)?;
+        let known = self.compiled().map(|compiled| compiled.proofs(*sha256)).unwrap_or_default();
+        let bytes = || match bytes {
+            Some(bytes) => Ok(bytes.clone()),
+            None => self.reread(name, file),
+        };
+        let checked = signature::check(signers, &signatures, &known, bytes)?;
+        if checked.by.len() < signers.threshold() {
+            let (name, path, sha256) = (name.into(), path.clone(), *sha256);
+            let (checked, signers) = (Box::new(checked), Box::new(signers.clone()));
+            return Err(PolicyError::Unsigned { name, path, sha256, checked, signers });
+        }
+        if let Some(compiled) = self.compiled().filter(|_| checked.proofs != known) {
+            compiled::log_failure(compiled.keep_proofs(*sha256, &checked.proofs));
+        }
+        Ok(())
+    }
+
+    /// The bytes of a file that has been identified; it may have been changed since.
+    fn reread(&self, name: &str, file: &PolicyFile) -> Result<Vec<u8>, PolicyError> {
+        let (bytes, _) = read(name, &file.path)?;
+        match Sha256::of(&bytes) == file.sha256 {
+            true => Ok(bytes),
+            false => Err(PolicyError::NotLoadable {
+                name: name.into(),
+                sha256: file.sha256,
+                reason: "its file changed while it was being loaded".into(),
+            }),
+        }
+    }
+
+    /// Loads a policy as a run would, and says what it is.
+    pub fn inspect(
+        &self,
+        name: &str,
+        path: &Path,
+        allowance: &Allowance,
+    ) -> Result<Inspection, PolicyError> {
+        let file = self.identify(name, path)?;
+        let (Module { sha256, facts, .. }, _) = self.module(name.to_owned(), file, allowance)?;
+        Ok(Inspection { sha256, world: "qhost:policy/policy@0.1.0", facts })
+    }
+
+    fn compiled(&self) -> Option<&Compiled> {
+        self.cache.as_ref().and_then(|(_, compiled)| compiled.as_ref())
+    }
+
+    /// A policy's digest, and its bytes where they had to be read for that.
+    fn identify(&self, name: &str, path: &Path) -> Result<PolicyFile, PolicyError> {
+        if let Some(sha256) = self.compiled().and_then(|compiled| compiled.digest(path)) {
+            return Ok(PolicyFile { path: path.into(), sha256, bytes: None });
+        }
+        let (bytes, metadata) = read(name, path)?;
+        let sha256 = Sha256::of(&bytes);
+        if let Some(compiled) = self.compiled() {
+            compiled::log_failure(compiled.keep_digest(path, &metadata, sha256));
+        }
+        Ok(PolicyFile { path: path.into(), sha256, bytes: Some(bytes) })
+    }
+
+    fn module(
+        &self,
+        name: String,
+        file: PolicyFile,
+        allowance: &Allowance,
+    ) -> Result<(Module, Option<Note>), PolicyError> {
+        let sha256 = file.sha256;
+        let kept =
+            || self.compiled().and_then(|compiled| compiled.get(self.sandbox.engine(), sha256));
+        if let Some((component, note)) = kept() {
+            let module = Module::new(
+                &self.sandbox,
+                name,
+                sha256,
+                &component,
+                note.facts.clone(),
+                allowance,
+            )?;
+            return Ok((module, Some(note)));
+        }
+        let bytes = match file.bytes {
+            Some(bytes) => bytes,
+            None => self.reread(&name, &file)?,
+        };
+        let module = self.compile(name, sha256, &bytes, allowance)?;
+        Ok((module, kept().map(|(_, note)| note)))
+    }
+
+    fn compile(
+        &self,
+        name: String,
+        sha256: Sha256,
+        bytes: &[u8],
+        allowance: &Allowance,
+    ) -> Result<Module, PolicyError> {
+        let not_loadable = |reason: String| PolicyError::NotLoadable {
+            name: name.clone(),
+            sha256,
+            reason: printable::line(&reason, 300).to_string(),
+        };
+        let kind = Kind::of(bytes).map_err(not_loadable)?;
+        let engine = self.sandbox.engine();
+        let (component, code) = match &self.cache {
+            None => {
+                let component = compile::component(bytes).map_err(not_loadable)?;
+                (Component::new(engine, component), None)
+            }
+            Some((cache, _)) => {
+                tracing::info!(name, "compiling");
+                (cache.compiling)(&name);
+                let code = compile::compile(bytes, self.limits(cache.limits));
+                let code = code.map_err(|reason| match self.in_time(&name) {
+                    Ok(()) => not_loadable(reason),
+                    Err(overdue) => overdue,
+                })?;
+                (compiled::fresh(engine, &code), Some(code))
+            }
+        };
+        let component = component.map_err(|error| not_loadable(format!("{error:#}")))?;
+        let (imports, exports) = interfaces(&self.sandbox, &component);
+        let count = imports.len().max(exports.len());
+        if count > limits::POLICY_INTERFACES {
+            let most = limits::POLICY_INTERFACES;
+            return Err(not_loadable(format!(
+                "it imports or exports {count} names, more than {most}"
+            )));
+        }
+        let facts = Facts { kind, bytes: bytes.len(), imports, exports, about: About::default() };
+        let mut module = Module::new(&self.sandbox, name, sha256, &component, facts, allowance)?;
+        module.facts.about = module.describe(self.opened(&module, allowance))?;
+        if let (Some(compiled), Some(code)) = (self.compiled(), code) {
+            compiled::log_failure(compiled.put(sha256, &module.facts, &code));
+        }
+        Ok(module)
+    }
+}
+
+/// What a decision's time means for loading its policies.
+impl Loader {
+    fn in_time(&self, name: &str) -> Result<(), PolicyError> {
+        match self.deadline.filter(|deadline| deadline.left().is_zero()) {
+            Some(over) => Err(PolicyError::Overdue { name: name.into(), limit: over.limit() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What a compiler gets: no more time than is left.
+    fn limits(&self, limits: CompileLimits) -> CompileLimits {
+        let left = self.deadline.map_or(limits.time, |deadline| deadline.left());
+        CompileLimits { time: limits.time.min(left), ..limits }
+    }
+
+    /// A sandbox for a call that is no part of a chain's round.
+    fn opened<'a>(&self, module: &'a Module, allowance: &Allowance) -> Opened<'a> {
+        self.sandbox.open(&module.pre, allowance, self.deadline, || Moment::NONE)
+    }
+}
+
+/// A policy's file, identified.
+struct PolicyFile {
+    path: PathBuf,
+    sha256: Sha256,
+    bytes: Option<Vec<u8>>,
+}

@@ -1,0 +1,47 @@
+//! Masks a task's secrets where a decision repeats them.
+
+use qhost_model::{
+    launch::Change,
+    masks::{Secrets, mask_query},
+};
+
+use super::{Conflict, Decision, OtherPlace, PolicyRecord};
+
+/// A decision in which no secret of its task is repeated.
+pub fn masked(secrets: &Secrets, mut decision: Decision) -> Decision {
+    decision.place.iter_mut().for_each(mask_query);
+    if secrets.is_empty() {
+        return decision;
+    }
+    policies(secrets, &mut decision.policies);
+    secrets.clean_violations(&mut decision.host.violations);
+    conflicts(secrets, &mut decision.conflicts);
+    for OtherPlace { place, policies, conflicts, warnings } in &mut decision.places {
+        mask_query(place);
+        self::policies(secrets, policies);
+        self::conflicts(secrets, conflicts);
+        warnings.iter_mut().for_each(|warning| secrets.clean(warning));
+    }
+    secrets.clean_launch(&mut decision.launch);
+    decision
+}
+
+fn policies(secrets: &Secrets, policies: &mut [PolicyRecord]) {
+    for policy in policies {
+        secrets.clean_violations(&mut policy.violations);
+        policy.log.iter_mut().for_each(|line| secrets.clean(&mut line.message));
+        policy.fault.iter_mut().for_each(|fault| secrets.clean(fault));
+        for Change { field, from, to } in &mut policy.changes {
+            secrets.clean(field);
+            secrets.clean_value(from);
+            secrets.clean_value(to);
+        }
+    }
+}
+
+fn conflicts(secrets: &Secrets, conflicts: &mut [Conflict]) {
+    for Conflict { field, writers } in conflicts {
+        secrets.clean(field);
+        writers.iter_mut().for_each(|writer| secrets.clean_value(&mut writer.to));
+    }
+}

@@ -1,0 +1,220 @@
+//! A policy's file: a component, or a core module that carries its world's type, which is made one; and what can be asked
+//! of it before any decision.
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use wasmtime::component::{Component, types::ComponentItem};
+
+use qhost_model::{digest::Sha256, printable};
+
+use super::{
+    Allowance,
+    bindings::PolicyPre,
+    compile::Kind,
+    convert,
+    error::{Fault, PolicyError},
+    sandbox::{Guest, Opened, Sandbox},
+    sealed, wasi,
+};
+use crate::limits;
+
+/// The one interface that a policy may import functions from.
+const LOG: &str = "qhost:policy/log@0.1.0";
+/// What a policy that is granted WASI may import.
+const WITH_WASI: &str =
+    "qhost:policy/log@0.1.0 and, of WASI 0.2, cli, clocks, filesystem, io, random and sockets";
+/// The interface that makes a component a policy.
+pub(super) const DECIDE: &str = "qhost:policy/decide@0.1.0";
+
+/// A policy that can be asked.
+pub(super) struct Module {
+    pub(super) name: String,
+    pub(super) sha256: Sha256,
+    pub(super) pre: PolicyPre<Guest>,
+    pub(super) facts: Facts,
+}
+
+/// What is known of a policy's file once it was loaded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Facts {
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub about: About,
+    /// The file's size in bytes.
+    pub bytes: usize,
+    /// What kind of WebAssembly it is.
+    pub kind: Kind,
+    /// What it imports.
+    pub imports: Vec<String>,
+    /// What it exports.
+    pub exports: Vec<String>,
+}
+
+/// What a policy says of itself.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct About {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What it does.
+    pub description: String,
+    /// The JSON Schema of its settings; text where it is not JSON.
+    pub settings_schema: Option<serde_json::Value>,
+}
+
+impl Module {
+    pub(super) fn new(
+        sandbox: &Sandbox,
+        name: String,
+        sha256: Sha256,
+        component: &Component,
+        facts: Facts,
+        allowance: &Allowance,
+    ) -> Result<Self, PolicyError> {
+        let forbidden: Vec<_> =
+            facts.imports.iter().filter(|name| !allowed(name, allowance)).cloned().collect();
+        if !forbidden.is_empty() {
+            let imports = forbidden;
+            let allowed = if allowance.wasi { WITH_WASI } else { LOG };
+            return Err(PolicyError::ForbiddenImport { name, sha256, imports, allowed });
+        }
+        if !facts.exports.iter().any(|name| is_one_of(name, &[DECIDE])) {
+            let exports = facts.exports;
+            return Err(PolicyError::WrongWorld { name, sha256, exports, expected: DECIDE });
+        }
+        match sandbox.prepare(component, allowance) {
+            Ok(pre) => Ok(Self { name, sha256, pre, facts }),
+            Err(error) => {
+                let reason = printable::line(&format!("{error:#}"), 300).to_string();
+                Err(PolicyError::NotLoadable { name, sha256, reason })
+            }
+        }
+    }
+
+    pub(super) fn describe(&self, mut opened: Opened<'_>) -> Result<About, PolicyError> {
+        let about = opened.call(|policy, store| policy.qhost_policy_decide().call_describe(store));
+        let about = about.map_err(|fault| self.failed("describe", fault))?;
+        let schema = about.settings_schema.map(|schema| {
+            let end = schema.floor_char_boundary(limits::POLICY_SCHEMA_BYTES);
+            let cut = schema.get(..end).unwrap_or_default();
+            serde_json::from_str(cut).unwrap_or_else(|_| convert::text(cut).into())
+        });
+        Ok(About {
+            name: convert::name(&about.name),
+            version: convert::name(&about.version),
+            description: convert::text(&about.description),
+            settings_schema: schema,
+        })
+    }
+
+    pub(super) fn check_settings(
+        &self,
+        mut opened: Opened<'_>,
+        settings: &str,
+    ) -> Result<(), PolicyError> {
+        let checked = opened.call(|policy, store| {
+            policy.qhost_policy_decide().call_check_settings(store, settings)
+        });
+        let refused = |message: String| PolicyError::Settings {
+            name: self.name.clone(),
+            sha256: self.sha256,
+            message: convert::text(&message),
+        };
+        checked.map_err(|fault| self.failed("check-settings", fault))?.map_err(refused)
+    }
+
+    pub(super) fn failed(&self, call: &'static str, fault: Fault) -> PolicyError {
+        let name = self.name.clone();
+        if let Fault::Overdue { limit } = fault {
+            return PolicyError::Overdue { name, limit };
+        }
+        PolicyError::Failed { name, sha256: self.sha256, call, fault }
+    }
+}
+
+/// The file's bytes, and how it stood when they were read.
+pub fn read(name: &str, path: &Path) -> Result<(Vec<u8>, Metadata), PolicyError> {
+    let unreadable =
+        |source| PolicyError::Unreadable { name: name.into(), path: path.into(), source };
+    let mut bytes = vec![];
+    // A pipe that nobody writes to must not keep anybody waiting.
+    let options = &mut File::options();
+    let mut file = options
+        .read(true)
+        .custom_flags(sealed::flag(OFlags::NONBLOCK))
+        .open(path)
+        .map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(unreadable(io::Error::other("no regular file")));
+    }
+    let most = limits::POLICY_FILE_BYTES;
+    file.by_ref().take(most + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    match bytes.len() as u64 <= most {
+        true => Ok((bytes, metadata)),
+        false => Err(PolicyError::TooLarge { name: name.into(), path: path.into() }),
+    }
+}
+
+/// The names of what a component imports and exports.
+pub(super) fn interfaces(sandbox: &Sandbox, component: &Component) -> (Vec<String>, Vec<String>) {
+    let kind = component.component_type();
+    let show = |name: &str| printable::line(name, qhost_model::limits::SHOWN_CHARS).to_string();
+    (
+        kind.imports(sandbox.engine())
+            .filter(|(_, item)| !is_of_types(&item.ty, sandbox))
+            .map(|(name, _)| show(name))
+            .collect(),
+        kind.exports(sandbox.engine()).map(|(name, _)| show(name)).collect(),
+    )
+}
+
+/// Whether an import is a type, or an interface of nothing but types: such a one grants nothing.
+fn is_of_types(item: &ComponentItem, sandbox: &Sandbox) -> bool {
+    let is_type =
+        |item: &ComponentItem| matches!(item, ComponentItem::Type(_) | ComponentItem::Resource(_));
+    match item {
+        ComponentItem::ComponentInstance(instance) => {
+            instance.exports(sandbox.engine()).all(|(_, item)| is_type(&item.ty))
+        }
+        ComponentItem::Type(_) | ComponentItem::Resource(_) => true,
+        ComponentItem::ComponentFunc(_)
+        | ComponentItem::CoreFunc(_)
+        | ComponentItem::Module(_)
+        | ComponentItem::Component(_) => false,
+    }
+}
+
+/// Whether a policy may import an interface.
+fn allowed(interface: &str, allowance: &Allowance) -> bool {
+    is_one_of(interface, &[LOG]) || (allowance.wasi && wasi::covers(interface))
+}
+
+/// Whether an interface's name is one of those known, in any patch of the same minor version: within one, the contract
+/// only gains functions.
+pub(super) fn is_one_of(name: &str, known: &[&str]) -> bool {
+    let track = |name: &str| name.rsplit_once('.').map(|(track, _)| track.to_owned());
+    known
+        .iter()
+        .any(|known| *known == name || (track(known).is_some() && track(known) == track(name)))
+}
+
+/// What a policy file is, for people and programs to look at.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    /// What it is and says.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// The file's digest.
+    pub sha256: Sha256,
+    /// The world it is of.
+    pub world: &'static str,
+}

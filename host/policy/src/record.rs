@@ -1,0 +1,221 @@
+//! What is kept of a decision: all that it was made from and all that was said, so that it can be explained, and made
+//! again. Secrets are masked here, and what a tenant made too long is kept by its digest. Pure.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use qhost_model::{digest::Sha256, host_facts::HostFacts, job::Task, launch::Rules, masks::Masks};
+
+use super::{Decision, PolicyError, Request, Verdict, masked};
+use crate::limits;
+
+/// One line of the log of decisions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The form of this record.
+    pub version: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it was made from.
+    #[serde(flatten)]
+    pub input: Input,
+    /// The digest of that with all masks, and with what is kept by its digest.
+    pub input_sha256: Sha256,
+    /// Who said what.
+    pub decision: Decision,
+    /// Why there was none, where a policy failed or none was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What was masked, as paths. A policy that looks at any of it may answer otherwise when it is asked again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masked: Vec<String>,
+    /// What of the task is kept by its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<Dropped>,
+}
+
+/// When, for whom, what, where and under which rules: a request, as far as it was known when the decision ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// What is asked for.
+    pub task: Task,
+    /// Where it would run; absent where that was not found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostFacts>,
+    /// What the operator lets tenants do.
+    pub rules: Rules,
+    /// When it is decided.
+    pub time: Timestamp,
+}
+
+impl From<Request> for Input {
+    fn from(Request { task, host, rules, time }: Request) -> Self {
+        Self { task, host: Some(host), rules, time }
+    }
+}
+
+impl Input {
+    /// As of [`Request::digest`].
+    fn digest(&self) -> Sha256 {
+        let Self { task, host, rules, time: _ } = self;
+        Sha256::of(&serde_json::to_vec(&(task, host, rules)).unwrap_or_default())
+    }
+}
+
+/// A task's notes and arguments that are too long for the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Their size in bytes, as JSON: `{"args":[…],"meta":{…}}`.
+    pub bytes: usize,
+    /// The digest of that.
+    pub sha256: Sha256,
+}
+
+/// How a decision ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Every policy and the host's own rules allow it.
+    Allowed,
+    /// A policy, or a rule on what the host lets tenants do, refuses it.
+    Denied,
+    /// Allowed, but this host cannot do it.
+    CannotRun,
+    /// A policy failed.
+    Failed,
+    /// The command was stopped before it was decided.
+    Interrupted,
+    /// It could not be decided, for no fault of a policy's.
+    Undecided,
+}
+
+impl Outcome {
+    /// Its name in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::CannotRun => "cannot run",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+            Self::Undecided => "undecided",
+        }
+    }
+}
+
+impl Verdict {
+    /// In a word.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Approved(_) => Outcome::Allowed,
+            Self::Denied(_) => Outcome::Denied,
+            Self::CannotRun(_) => Outcome::CannotRun,
+            Self::Failed(..) => Outcome::Failed,
+        }
+    }
+
+    /// Why there was no decision.
+    pub fn error(&self) -> Option<&PolicyError> {
+        match self {
+            Self::Failed(error, _) => Some(error),
+            Self::Approved(_) | Self::Denied(_) | Self::CannotRun(_) => None,
+        }
+    }
+}
+
+/// The form that this host writes.
+const VERSION: u32 = 1;
+
+impl Record {
+    /// What was decided about a request, secrets masked.
+    pub fn of(request: Request, verdict: &Verdict, masks: &Masks) -> Self {
+        let error = verdict.error().map(ToString::to_string);
+        let ended =
+            Ended { outcome: verdict.outcome(), decision: verdict.decision().clone(), error };
+        Self::new(request.into(), ended, masks)
+    }
+
+    /// An input that no verdict was reached about.
+    pub fn undecided(input: Input, outcome: Outcome, error: String, masks: &Masks) -> Self {
+        let decision = Decision::none(&input.task);
+        Self::new(input, Ended { outcome, decision, error: Some(error) }, masks)
+    }
+
+    fn new(mut input: Input, ended: Ended, masks: &Masks) -> Self {
+        let Ended { outcome, decision, error } = ended;
+        let secrets = masks.mask(&mut input.task);
+        // The digest is of the masked input: from a digest of a short secret, a reader could find the secret by trying them all.
+        let input_sha256 = input.digest();
+        let dropped = drop_what_is_long(&mut input.task);
+        Self {
+            version: VERSION,
+            outcome,
+            input,
+            input_sha256,
+            decision: masked(&secrets, decision),
+            error: error.map(|error| secrets.without(&error)),
+            masked: secrets.places().to_vec(),
+            dropped,
+        }
+    }
+
+    /// Reads one line.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        let record: Self = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        match record.version {
+            VERSION => Ok(record),
+            other => Err(format!("a record of version {other}; this qhost reads {VERSION}")),
+        }
+    }
+
+    /// The line. Where it would be longer than what is read of one, policies' logs and what was said about other places are
+    /// left out.
+    pub(super) fn line(&self) -> serde_json::Result<String> {
+        let line = serde_json::to_string(self)?;
+        if (line.len() as u64) < limits::DECISION_RECORD_BYTES {
+            return Ok(line + "\n");
+        }
+        let mut short = self.clone();
+        short.decision.places.clear();
+        for policy in &mut short.decision.policies {
+            policy.log_dropped += std::mem::take(&mut policy.log).len() as u64;
+        }
+        Ok(serde_json::to_string(&short)? + "\n")
+    }
+
+    /// The request, to decide it again; or why that cannot be.
+    pub fn request(&self) -> Result<Request, String> {
+        let Input { task, host, rules, time } = self.input.clone();
+        if let Some(Dropped { bytes, sha256 }) = &self.dropped {
+            return Err(format!(
+                "its task's meta and args, {bytes} bytes with sha256:{sha256}, were too long to be kept"
+            ));
+        }
+        match (self.outcome, host) {
+            (Outcome::Interrupted, _) => Err("it was interrupted before it was decided".into()),
+            (Outcome::Undecided, _) => Err("it was not decided".into()),
+            (_, None) => Err("it has no facts about its host".into()),
+            (_, Some(host)) => Ok(Request { task, host, rules, time }),
+        }
+    }
+}
+
+/// How a decision ended, and what was said until then.
+struct Ended {
+    outcome: Outcome,
+    decision: Decision,
+    error: Option<String>,
+}
+
+/// Takes what can be long out of a task whose record would be too long. What is left has bounds of its own.
+fn drop_what_is_long(task: &mut Task) -> Option<Dropped> {
+    // Plain data with text keys, which JSON can always hold.
+    let all = serde_json::to_vec(task).unwrap_or_default();
+    if all.len() <= limits::DECISION_TASK_BYTES {
+        return None;
+    }
+    let (args, meta) = (std::mem::take(&mut task.args), std::mem::take(&mut task.meta));
+    let bytes = json!({ "args": args, "meta": meta }).to_string();
+    Some(Dropped { bytes: bytes.len(), sha256: Sha256::of(bytes.as_bytes()) })
+}

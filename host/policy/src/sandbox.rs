@@ -1,0 +1,397 @@
+//! The sandbox: a fresh instance for every decision, with bounds on time, memory, stack, copied bytes, handles and log.
+//!
+//! One engine for the process (GHSA-hgjw-h833-99q9: types of several engines must not mix). A thread of its own makes
+//! the engine's epoch advance, so that a guest which never yields cannot stop its own clock.
+
+use std::{
+    fmt,
+    sync::{OnceLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter,
+    Store, Trap,
+    component::{Component, HasSelf, Linker},
+};
+
+use qhost_model::printable;
+
+use super::{
+    Allowance, Deadline,
+    bindings::{
+        Policy, PolicyPre,
+        qhost::policy::{log, types},
+    },
+    error::Fault,
+    wasi::{self, Moment, Wasi},
+};
+use crate::limits;
+
+/// The settings that compiled code depends on. The process that compiles and the one that runs must use the same.
+pub(super) fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(limits::POLICY_STACK_BYTES)
+        // The same request must give the same answer on every machine.
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(false)
+        // No policy needs these, and each has had its advisories.
+        .wasm_memory64(false)
+        .concurrency_support(false);
+    config
+}
+
+/// Slots for sandboxes, reserved once and used again and again: `tests/benches` measured a decision at half the cost of
+/// fresh mappings. The pages of a slot that were written are kept and reset, found by the kernel's own record of them.
+fn pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(limits::POLICY_SANDBOXES)
+        .total_core_instances(limits::POLICY_SANDBOXES * 16)
+        .total_memories(limits::POLICY_SANDBOXES)
+        .total_tables(limits::POLICY_SANDBOXES * 4)
+        // Of stacks for asynchronous calls none is used here; each of the usual thousand would be a system call at every start.
+        .total_stacks(0)
+        .max_memory_size(limits::POLICY_ADDRESSABLE_BYTES)
+        .table_elements(limits::POLICY_TABLE_ELEMENTS)
+        .linear_memory_keep_resident(limits::POLICY_KEPT_BYTES)
+        .table_keep_resident(limits::POLICY_KEPT_BYTES)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+/// The engine with its clock, and all that a policy may import.
+pub(super) struct Sandbox {
+    engine: Engine,
+    linker: Linker<Guest>,
+    /// For policies that are granted WASI; made for the first.
+    with_wasi: OnceLock<Linker<Guest>>,
+    /// Dropping it ends the clock's thread.
+    _clock: mpsc::Sender<()>,
+}
+
+impl Sandbox {
+    pub(super) fn new() -> wasmtime::Result<Self> {
+        let mut pooling = config();
+        pooling.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        // Where address space is rationed (`ulimit -v`) the pool does not fit, and sandboxes are mapped one by one.
+        let engine = Engine::new(&pooling).or_else(|error| {
+            tracing::info!(%error, "no pool of sandboxes");
+            Engine::new(&config())
+        })?;
+        let mut linker = Linker::new(&engine);
+        Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+        let (clock, stop) = mpsc::channel();
+        let ticking = engine.clone();
+        thread::Builder::new().name("policy-clock".into()).spawn(move || {
+            while stop.recv_timeout(limits::POLICY_TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                ticking.increment_epoch();
+            }
+        })?;
+        Ok(Self { engine, linker, with_wasi: OnceLock::new(), _clock: clock })
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Resolves a component's imports once; every sandbox starts from the result.
+    pub(super) fn prepare(
+        &self,
+        component: &Component,
+        allowance: &Allowance,
+    ) -> wasmtime::Result<PolicyPre<Guest>> {
+        if !allowance.wasi {
+            return PolicyPre::new(self.linker.instantiate_pre(component)?);
+        }
+        let linker = match self.with_wasi.get() {
+            Some(linker) => linker,
+            None => {
+                let mut linker = self.linker.clone();
+                wasi::add_to(&mut linker)?;
+                self.with_wasi.get_or_init(|| linker)
+            }
+        };
+        PolicyPre::new(linker.instantiate_pre(component)?)
+    }
+
+    /// A fresh sandbox, in which nothing runs yet.
+    pub(super) fn open<'a>(
+        &self,
+        policy: &'a PolicyPre<Guest>,
+        allowance: &Allowance,
+        decision: Option<Deadline>,
+        moment: impl FnOnce() -> Moment,
+    ) -> Opened<'a> {
+        let wasi = allowance.wasi.then(|| Box::new(Wasi::new(&moment())));
+        let guest = Guest { memory: Memory::up_to(allowance.memory), log: Log::default(), wasi };
+        let mut store = Store::new(&self.engine, guest);
+        store.limiter(|guest| &mut guest.memory);
+        store.set_hostcall_fuel(limits::POLICY_COPIED_BYTES);
+        store.set_max_component_handles(limits::POLICY_HANDLES);
+        Opened {
+            store,
+            pre: policy,
+            policy: None,
+            deadline: allowance.deadline,
+            decision,
+            spent: Duration::ZERO,
+        }
+    }
+}
+
+/// One policy's sandbox, for the calls of one decision.
+pub(super) struct Opened<'a> {
+    store: Store<Guest>,
+    pre: &'a PolicyPre<Guest>,
+    /// Made by the first call, so that a start function counts against a deadline too.
+    policy: Option<Policy>,
+    /// For one call.
+    deadline: Duration,
+    /// For the decision that the calls are part of, if they are.
+    decision: Option<Deadline>,
+    spent: Duration,
+}
+
+impl Opened<'_> {
+    /// Makes one call. After one that failed there can be no other.
+    pub(super) fn call<R>(
+        &mut self,
+        call: impl FnOnce(&Policy, &mut Store<Guest>) -> wasmtime::Result<R>,
+    ) -> Result<R, Fault> {
+        let began = Instant::now();
+        let (time, too_long) = self.time_for_a_call();
+        if time.is_zero() {
+            return Err(too_long);
+        }
+        self.store.set_epoch_deadline(ticks(time));
+        let result = self.try_call(call);
+        self.spent += began.elapsed();
+        result.map_err(|error| self.fault(&error, too_long))
+    }
+
+    /// How long the next call may take, and what it is called if it takes longer.
+    fn time_for_a_call(&self) -> (Duration, Fault) {
+        let own = (self.deadline, Fault::Deadline { limit: self.deadline });
+        match self.decision.map(|decision| (decision.left(), decision.limit())) {
+            Some((left, limit)) if left < self.deadline => (left, Fault::Overdue { limit }),
+            Some(_) | None => own,
+        }
+    }
+
+    fn try_call<R>(
+        &mut self,
+        call: impl FnOnce(&Policy, &mut Store<Guest>) -> wasmtime::Result<R>,
+    ) -> wasmtime::Result<R> {
+        let policy = match self.policy.take() {
+            Some(policy) => policy,
+            None => self.pre.instantiate(&mut self.store)?,
+        };
+        let result = call(&policy, &mut self.store);
+        self.policy = Some(policy);
+        result
+    }
+
+    /// Goes on in a fresh sandbox. What was spent is spent.
+    pub(super) fn begin_anew(&mut self, fresh: Self) {
+        let spent = self.spent;
+        *self = fresh;
+        self.spent = spent;
+    }
+
+    /// Which limit ended a call, if one did.
+    fn fault(&self, error: &wasmtime::Error, too_long: Fault) -> Fault {
+        let memory = &self.store.data().memory;
+        // wasmtime's type for this is private, so its words are all there is; a test holds them in place.
+        let copied_too_much = || format!("{error:#}").contains("fuel allocated for hostcalls");
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => too_long,
+            Some(Trap::StackOverflow) => Fault::Stack,
+            _ if memory.refused => Fault::Memory { limit: memory.most },
+            Some(trap) => Fault::Trapped(trap.to_string()),
+            None if copied_too_much() => Fault::Copied,
+            None => Fault::Trapped(printable::line(&format!("{error:#}"), 300).to_string()),
+        }
+    }
+
+    /// What the policy logged since it was last asked, worth having whatever came of the call; and what all its calls
+    /// have cost.
+    pub(super) fn take(&mut self) -> (Log, Cost) {
+        let guest = self.store.data_mut();
+        if let Some(wasi) = &mut guest.wasi {
+            wasi.log(&mut guest.log);
+        }
+        let cost = Cost {
+            micros: u64::try_from(self.spent.as_micros()).unwrap_or(u64::MAX),
+            peak_memory: guest.memory.used as u64,
+            log_bytes: guest.log.bytes as u64,
+        };
+        let log = Log { bytes: guest.log.bytes, count: guest.log.count, ..Log::default() };
+        (std::mem::replace(&mut guest.log, log), cost)
+    }
+}
+
+/// What asking a policy cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Time in its sandbox, the sandbox's making included, in µs.
+    pub micros: u64,
+    /// The most memory its sandbox had, in bytes.
+    pub peak_memory: u64,
+    /// Log text that was kept, in bytes.
+    pub log_bytes: u64,
+}
+
+fn ticks(deadline: Duration) -> u64 {
+    let ticks = deadline.as_micros() / limits::POLICY_TICK.as_micros();
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
+/// What the host keeps for one sandbox.
+pub(super) struct Guest {
+    memory: Memory,
+    log: Log,
+    /// Of a policy that is granted it.
+    pub(super) wasi: Option<Box<Wasi>>,
+}
+
+/// Counts every memory and table of a store together: Wasmtime's own limits count each alone.
+struct Memory {
+    used: usize,
+    most: usize,
+    refused: bool,
+}
+
+/// A table's element is a pointer or two on the host.
+const TABLE_ELEMENT_BYTES: usize = 16;
+
+impl Memory {
+    fn up_to(most: usize) -> Self {
+        Self { used: 0, most, refused: false }
+    }
+
+    fn grow(&mut self, current: usize, desired: usize) -> bool {
+        let used = self.used.saturating_add(desired.saturating_sub(current));
+        let fits = used <= self.most;
+        if fits {
+            self.used = used;
+        } else {
+            self.refused = true;
+        }
+        fits
+    }
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(self.grow(current, desired))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let bytes = |elements: usize| elements.saturating_mul(TABLE_ELEMENT_BYTES);
+        Ok(self.grow(bytes(current), bytes(desired)))
+    }
+}
+
+/// What a policy logged, up to the limits of a decision.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    pub(super) lines: Vec<LogLine>,
+    pub(super) dropped: u64,
+    /// Of all lines of the decision, those already taken included.
+    bytes: usize,
+    count: usize,
+}
+
+/// One line of a policy's log, safe to print.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// How much it matters.
+    pub level: Level,
+    /// The text, control characters escaped.
+    pub message: String,
+}
+
+/// How much a line of a policy's log matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// How an answer came about.
+    Debug,
+    /// Something that an operator wants to see.
+    Info,
+    /// Something that is not as it should be.
+    Warn,
+    /// Something that made an answer impossible.
+    Error,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        })
+    }
+}
+
+impl Log {
+    pub(super) fn line(&mut self, level: Level, message: &str) {
+        if self.count == limits::POLICY_LOG_LINES || self.bytes >= limits::POLICY_LOG_BYTES {
+            self.dropped += 1;
+            return;
+        }
+        let message = printable::line(message, limits::POLICY_LOG_LINE_BYTES).to_string();
+        self.bytes += message.len();
+        self.count += 1;
+        self.lines.push(LogLine { level, message });
+    }
+}
+
+/// An interface of types only, which the bindings still want implemented.
+impl types::Host for Guest {}
+
+impl log::Host for Guest {
+    fn log(&mut self, level: log::Level, message: String) {
+        let level = match level {
+            log::Level::Debug => Level::Debug,
+            log::Level::Info => Level::Info,
+            log::Level::Warn => Level::Warn,
+            log::Level::Error => Level::Error,
+        };
+        self.log.line(level, &message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_and_tables_count_together() {
+        let most = 1 << 20;
+        let mut memory = Memory::up_to(most);
+        let half = most / 2;
+        assert!(memory.memory_growing(0, half, None).unwrap());
+        assert!(memory.table_growing(0, half / TABLE_ELEMENT_BYTES, None).unwrap());
+        assert!(!memory.memory_growing(half, half + 1, None).unwrap(), "another byte of the first");
+        assert!(!memory.memory_growing(0, 1, None).unwrap(), "a byte of another memory");
+        assert!(!memory.table_growing(0, usize::MAX, None).unwrap());
+    }
+}

@@ -1,7 +1,0 @@
-//! The `qhost-supervisor` command, which `qhost` starts for each VM.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    qhost::supervisor::main()
-}

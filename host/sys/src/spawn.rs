@@ -1,0 +1,200 @@
+//! The one place that starts processes. QEMU and the policy compiler are started through a step of their own: this
+//! program once more, which sets what the process must start with and then becomes it. An author's own tools, cargo and
+//! the like, are started as that author would.
+//!
+//! For what a command needs for itself, that is two things. The process inherits no descriptor but its standard ones: whatever
+//! started qhost may have left others open. And it dies with qhost, however that ends, so that a command that was killed leaves
+//! nothing behind. It is started from a thread that outlives it: the kernel sends the signal at the end of the thread that
+//! forked (prctl(2), `PR_SET_PDEATHSIG`).
+//!
+//! A VM outlives the command that started it: its supervisor is a program of its own, and between that and QEMU is the cage.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io,
+    os::{
+        fd::{BorrowedFd, OwnedFd, RawFd},
+        unix::process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
+};
+
+use crate::{failpoint, limits};
+
+/// The hidden subcommand of `qhost` that ends up in [`exec`].
+pub const SUBCOMMAND: &str = "__launch";
+
+/// This very program, even where its file has been replaced meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// The first descriptor that a supervisor holds for its VM.
+pub const FIRST_HELD: RawFd = 3;
+
+/// A program to start: with an empty environment and no input, in a process group of its own, so that a terminal's
+/// Ctrl-C reaches only qhost, and killed if it is not waited for.
+pub fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::from(launched(program, args));
+
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// What looks after a VM: a small program of its own, named like this one and beside it, so that a hundred of them cost
+/// little. It outlives this one: a session of its own, no death signal. What is held is its by mapping, from descriptor 3 on, so that no
+/// other start inherits it; it closes what else this process was started with. Its standard output says what it does, and its standard
+/// error goes to a log.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub fn supervisor(
+    vm: &Path,
+    how: &str,
+    holds: Vec<File>,
+    log: File,
+) -> Result<Child, (PathBuf, io::Error)> {
+    let program = match supervisor_program() {
+        Ok(program) => program,
+        Err(error) => return Err((THIS_PROGRAM.into(), error)),
+    };
+    let mut command = Command::new(&program);
+    command.arg(how).arg(vm).arg(holds.len().to_string()).current_dir(vm).env_clear();
+    // Whoever adopts is not to be killed where the one before was.
+    if how == "launch" {
+        command.envs(failpoint::environment());
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
+    let holds = holds.into_iter().map(OwnedFd::from).zip(FIRST_HELD..).map(mapping).collect();
+    let mapped = command.fd_mappings(holds).map_err(io::Error::other);
+    mapped.and_then(|command| command.spawn()).map_err(|error| (program, error))
+}
+
+/// Closes every descriptor from one on, which this process was started with and does not use.
+#[expect(unsafe_code, reason = "rustix has no function that closes what has no owner")]
+pub fn close_from(first: RawFd) -> io::Result<()> {
+    let first = libc::c_uint::try_from(first).map_err(io::Error::other)?;
+    // SAFETY: this process has just begun, and owns none of them.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `qhost-supervisor` beside `qhost`.
+pub fn supervisor_program() -> io::Result<PathBuf> {
+    let this = fs::read_link(THIS_PROGRAM)?;
+    let mut name = this.file_name().unwrap_or_default().to_owned();
+    // Of a program whose file was replaced since it was started.
+    if let Some(replaced) = name.to_str().and_then(|name| name.strip_suffix(" (deleted)")) {
+        name = replaced.into();
+    }
+    name.push("-supervisor");
+    Ok(this.with_file_name(name))
+}
+
+/// A descriptor for a new process, and the number by which that has it.
+#[derive(Debug)]
+pub struct Mapped {
+    /// Open here.
+    pub descriptor: OwnedFd,
+    /// Its number there.
+    pub number: RawFd,
+}
+
+/// Another subcommand of this program, which becomes QEMU in the end: in a VM's folder, with its streams piped and only these
+/// descriptors besides.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub fn caged(subcommand: &str, vm: &Path, descriptors: Vec<Mapped>) -> io::Result<Child> {
+    let mut command = Command::new(THIS_PROGRAM);
+    command.arg(subcommand).current_dir(vm).env_clear().envs(failpoint::environment());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mapping =
+        |Mapped { descriptor, number }| FdMapping { parent_fd: descriptor, child_fd: number };
+    command
+        .fd_mappings(descriptors.into_iter().map(mapping).collect())
+        .map_err(io::Error::other)?
+        .spawn()
+}
+
+/// Another subcommand of this program, as a process of its own; the caller sets its standard streams.
+pub fn this_program(subcommand: &str, args: &[impl AsRef<OsStr>]) -> Command {
+    let args = args.iter().map(AsRef::as_ref);
+    let args: Vec<&OsStr> = [OsStr::new(subcommand)].into_iter().chain(args).collect();
+    launched(Path::new(THIS_PROGRAM), &args)
+}
+
+/// One of a policy author's own tools, with the author's environment and in the terminal's process group.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub fn tool(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Waits for a process's end; one that takes longer than it may is killed, and has no status.
+pub fn wait(child: &mut Child, most: Duration) -> io::Result<Option<ExitStatus>> {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if began.elapsed() > most {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(limits::CHILD_POLL);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+fn launched(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(THIS_PROGRAM);
+    command
+        .arg(SUBCOMMAND)
+        .arg(getpid().as_raw_nonzero().to_string())
+        .arg(program)
+        .args(args)
+        .env_clear()
+        .process_group(0);
+    command
+}
+
+/// Becomes `program`, unless the process that asked for it, of id `parent`, is gone already. Returns only on failure.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub fn exec(parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return error.into();
+    }
+    if getppid().map(Pid::as_raw_nonzero).is_none_or(|now| now.get() != parent) {
+        return io::Error::other("the process that asked for it is gone");
+    }
+    if let Err(error) = close_on_exec(3) {
+        return error;
+    }
+    Command::new(program).args(args).exec()
+}
+
+/// Has every descriptor from one on closed when the program begins.
+#[expect(
+    unsafe_code,
+    reason = "descriptors that somebody else opened have no owner here to borrow from"
+)]
+pub fn close_on_exec(first: RawFd) -> io::Result<()> {
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        let Some(number) = number.filter(|number| *number >= first) else { continue };
+        // SAFETY: the kernel has just listed it as open, and this process has one thread, which closes none meanwhile.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! QEMU's command line. Pure: no I/O, and everything that reaches it is typed, so that no text of a tenant's
+//! or a policy's is in it, but for extra arguments that the operator's configuration spells out.
+
+use serde_json::json;
+
+use qhost_model::{
+    format::Format,
+    job::{Accelerator, Egress},
+    launch::{Forward, Launch},
+};
+
+/// QEMU's control socket, in the VM's folder.
+pub const QMP_SOCKET: &str = "qmp.sock";
+/// The guest's serial console, in the same place.
+pub const CONSOLE_SOCKET: &str = "console.sock";
+/// The overlay, in the same place, unless it outlives its VM.
+pub const OVERLAY: &str = "overlay.qcow2";
+
+/// The descriptors that QEMU is started with. It gets what it needs open, so that it needs no path of the host.
+pub mod descriptors {
+    /// Its control socket, listening.
+    pub const QMP: i32 = 3;
+    /// The console's socket, listening.
+    pub const CONSOLE: i32 = 4;
+    /// The stored image, for reading.
+    pub const IMAGE: i32 = 5;
+    /// The overlay, for reading and writing.
+    pub const OVERLAY: i32 = 6;
+    /// The first that is not its own.
+    pub const FIRST_FREE: i32 = 7;
+}
+
+/// QEMU's arguments. `extra` has passed the host's rules: it is made of groups that the operator wrote out.
+pub fn argv(
+    vm: &str,
+    launch: &Launch,
+    extra: &[String],
+    format: Format,
+    forwards: &[Forward],
+) -> Vec<String> {
+    let mut argv = Argv(vec![]);
+    argv.flag("-nodefaults")
+        .flag("-no-user-config")
+        .option("-name", format!("guest={}", quoted(vm)))
+        // Paused until the control socket is connected, so that no event is missed.
+        .flag("-S")
+        .option("-machine", "pc,usb=off,dump-guest-core=off")
+        .option("-accel", accel(launch.accelerator))
+        // All that the accelerator can give; under kvm that is the host's own CPU.
+        .option("-cpu", "max")
+        .option("-smp", format!("cpus={}", launch.resources.cpus))
+        .option("-m", format!("size={}M", launch.resources.memory_mib))
+        .option(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        )
+        .option("-display", "none");
+    let disks: &[i32] = match format {
+        Format::Iso => &[descriptors::IMAGE],
+        Format::Qcow2 | Format::Raw => &[descriptors::IMAGE, descriptors::OVERLAY],
+    };
+    for disk in disks {
+        argv.option("-add-fd", format!("fd={disk},set={disk}"));
+    }
+    for node in blocks(format) {
+        argv.option("-blockdev", node.to_string());
+    }
+    argv.option(
+        "-device",
+        match format {
+            Format::Iso => "ide-cd,drive=image,bootindex=0",
+            // A full disk is told to the guest as any failed write is; QEMU would pause it instead.
+            Format::Qcow2 | Format::Raw => {
+                "virtio-blk-pci,drive=disk,bootindex=0,werror=report,rerror=report"
+            }
+        },
+    )
+    .option("-netdev", netdev(launch.egress, forwards))
+    // No option ROM: a guest boots from its image, never from the network.
+    .option("-device", "virtio-net-pci,netdev=net,romfile=")
+    .option("-object", "rng-builtin,id=rng")
+    .option("-device", "virtio-rng-pci,rng=rng")
+    .option("-device", "pvpanic")
+    // Both listen, so that whoever looks after the VM next can connect when who did so was killed.
+    .option("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", descriptors::QMP))
+    .option("-mon", "chardev=qmp,mode=control")
+    .option("-chardev", format!("socket,id=console,fd={},server=on,wait=off", descriptors::CONSOLE))
+    .option("-serial", "chardev:console");
+    for argument in extra {
+        argv.flag(argument);
+    }
+    argv.0
+}
+
+struct Argv(Vec<String>);
+
+impl Argv {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.to_owned());
+        self
+    }
+
+    fn option(&mut self, flag: &str, value: impl Into<String>) -> &mut Self {
+        self.0.extend([flag.to_owned(), value.into()]);
+        self
+    }
+}
+
+/// A value in QEMU's own option syntax, where a comma ends it unless doubled.
+fn quoted(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+fn accel(accelerator: Accelerator) -> String {
+    match accelerator {
+        Accelerator::Tcg => {
+            format!("tcg,thread=multi,tb-size={}", qhost_cage::limits::TCG_TB_SIZE_MIB)
+        }
+        Accelerator::Kvm => "kvm".into(),
+    }
+}
+
+/// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
+/// following a name inside the image even if inspection had missed one. QEMU locks neither: other VMs have the same image open, and a
+/// lock of one would keep the next from starting; qhost has leases of its own.
+fn blocks(format: Format) -> Vec<serde_json::Value> {
+    let file = |descriptor: i32, read_only: bool| json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off"});
+    let image = file(descriptors::IMAGE, true);
+    let image = match format {
+        Format::Qcow2 => {
+            json!({"node-name": "image", "driver": "qcow2", "read-only": true, "file": image, "backing": null})
+        }
+        Format::Raw | Format::Iso => {
+            json!({"node-name": "image", "driver": "raw", "read-only": true, "file": image})
+        }
+    };
+    let overlay = json!({
+        "node-name": "disk",
+        "driver": "qcow2",
+        "file": file(descriptors::OVERLAY, false),
+        "backing": "image",
+    });
+    match format {
+        Format::Iso => vec![image],
+        Format::Qcow2 | Format::Raw => vec![image, overlay],
+    }
+}
+
+fn netdev(egress: Egress, forwards: &[Forward]) -> String {
+    let restrict = match egress {
+        Egress::Isolated => "on",
+        Egress::Internet => "off",
+    };
+    let mut netdev = format!("user,id=net,ipv6=off,restrict={restrict}");
+    for Forward { bind, host, guest, protocol, .. } in forwards {
+        netdev += &format!(",hostfwd={}:{bind}:{host}-:{guest}", protocol.name());
+    }
+    netdev
+}

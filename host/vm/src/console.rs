@@ -1,0 +1,303 @@
+//! What a guest says on its serial console: kept in a log that rotates, told to whoever is attached, and read whatever
+//! happens: a console that nobody reads stops the guest, and a log without a limit fills the disk.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    sync::broadcast,
+};
+
+use qhost_model::printable;
+use qhost_sys::state;
+
+use super::token_bucket::TokenBucket;
+use crate::limits;
+
+const LOG: &str = "console.log";
+/// The log before the last rotation.
+const OLD_LOG: &str = "console.log.1";
+/// When which part of the log was written: lines of an offset and the milliseconds since 1970.
+const TIMES: &str = "console.times";
+const OLD_TIMES: &str = "console.times.1";
+
+/// A VM's console log.
+pub(super) fn log(vm: &Path) -> PathBuf {
+    vm.join(LOG)
+}
+
+/// The log, as it is written. One that cannot be written is given up until it rotates, with a warning.
+pub(super) struct Log {
+    folder: PathBuf,
+    files: Option<(File, File)>,
+    written: u64,
+    entries: u64,
+    noted: Option<Instant>,
+}
+
+impl Log {
+    /// Goes on where the log ends.
+    pub(super) fn open(vm: &Path) -> Self {
+        let mut log =
+            Self { folder: vm.to_owned(), files: None, written: 0, entries: 0, noted: None };
+        log.begin();
+        log
+    }
+
+    fn begin(&mut self) {
+        let open = |name| state::open_to_append(&self.folder.join(name));
+        let opened = open(LOG).and_then(|log| Ok((log.metadata()?.len(), log, open(TIMES)?)));
+        (self.written, self.entries, self.noted) = (0, 0, None);
+        self.files = match opened {
+            Ok((written, log, times)) => {
+                self.written = written;
+                Some((log, times))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the console log cannot be opened; the console is not kept");
+                None
+            }
+        };
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.written >= limits::CONSOLE_LOG_BYTES || self.entries >= limits::CONSOLE_TIMES {
+            self.rotate();
+        }
+        self.written += bytes.len() as u64;
+        if let Err(error) = self.try_write(bytes) {
+            tracing::warn!(%error, "the console log cannot be written; it is not kept until it rotates");
+            self.files = None;
+        }
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some((log, times)) = &mut self.files else { return Ok(()) };
+        if self.noted.is_none_or(|noted| noted.elapsed() > limits::CONSOLE_TIME) {
+            self.noted = Some(Instant::now());
+            self.entries += 1;
+            let offset = self.written - bytes.len() as u64;
+            times.write_all(
+                format!("{offset} {}\n", Timestamp::now().as_millisecond()).as_bytes(),
+            )?;
+        }
+        log.write_all(bytes)
+    }
+
+    fn rotate(&mut self) {
+        self.files = None;
+        for (name, old) in [(LOG, OLD_LOG), (TIMES, OLD_TIMES)] {
+            let renamed = fs::rename(self.folder.join(name), self.folder.join(old));
+            if let Err(error) = renamed {
+                tracing::warn!(%error, name, "the console log cannot be rotated");
+            }
+        }
+        self.begin();
+    }
+}
+
+/// The console of one QEMU: copied until its end into the log and to whoever listens, and fed with what is typed.
+pub(super) async fn run(
+    mut console: UnixStream,
+    mut log: Log,
+    listeners: broadcast::Sender<Bytes>,
+    mut typed: broadcast::Receiver<Bytes>,
+) {
+    let (mut reader, mut writer) = console.split();
+    let mut buffer = [0; limits::CONSOLE_READ_BYTES];
+    let mut bucket = TokenBucket::new(limits::CONSOLE_RATE);
+    let mut read_at = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            // A guest that says more waits, as it would for any serial port.
+            read = async { tokio::time::sleep_until(read_at).await; reader.read(&mut buffer).await } => match read {
+                Ok(read @ 1..) => {
+                    let bytes = buffer.get(..read).unwrap_or_default();
+                    read_at = tokio::time::Instant::now() + bucket.take(read as u64);
+                    log.write(bytes);
+                    // Nobody need be there.
+                    if listeners.receiver_count() > 0 && listeners.send(Bytes::copy_from_slice(bytes)).is_err() {
+                        tracing::debug!("whoever listened has left");
+                    }
+                }
+                Ok(0) | Err(_) => return,
+            },
+            Ok(bytes) = typed.recv() => {
+                // A guest that does not read what is typed must not keep its own output from being read.
+                let write = tokio::time::timeout(limits::CONSOLE_TYPED, writer.write_all(&bytes));
+                if !matches!(write.await, Ok(Ok(()))) {
+                    tracing::debug!("the guest does not take what is typed");
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the first bytes of a stream and reads the rest.
+pub(super) async fn keep_first(mut stream: impl AsyncRead + Unpin, most: usize) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        let room = most.saturating_sub(kept.len()).min(read);
+        kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
+    }
+    kept
+}
+
+/// Reads a console log from some time on, through its rotations.
+pub struct Reader {
+    vm: PathBuf,
+    file: Option<File>,
+    /// The files to read before the one that is being written.
+    old: bool,
+    since: Option<Timestamp>,
+}
+
+impl Reader {
+    /// From the beginning of what is kept, or from a time on: to the second, and never later than asked.
+    pub fn new(vm: &Path, since: Option<Timestamp>) -> Self {
+        Self { vm: vm.to_owned(), file: None, old: true, since }
+    }
+
+    /// The next bytes; none where all that is there has been read.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.file.is_none() {
+                let (log, times) = if self.old { (OLD_LOG, OLD_TIMES) } else { (LOG, TIMES) };
+                self.file = self.open(log, times)?;
+                if self.file.is_none() {
+                    match std::mem::take(&mut self.old) {
+                        true => continue,
+                        false => return Ok(0),
+                    }
+                }
+            }
+            // Asked first: what was written before the log was rotated is read after that.
+            let rotated = self.has_rotated()?;
+            let Some(file) = &mut self.file else { return Ok(0) };
+            let read = file.read(buffer)?;
+            if read > 0 {
+                return Ok(read);
+            }
+            match std::mem::take(&mut self.old) || rotated {
+                true => self.file = None,
+                false => return Ok(0),
+            }
+        }
+    }
+
+    fn has_rotated(&self) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt as _;
+        let Some(file) = &self.file else { return Ok(false) };
+        let named = fs::metadata(self.vm.join(LOG));
+        Ok(named.is_ok_and(|named| file.metadata().is_ok_and(|file| file.ino() != named.ino())))
+    }
+
+    fn open(&self, log: &str, times: &str) -> io::Result<Option<File>> {
+        use std::io::{Seek as _, SeekFrom};
+        let mut file = match state::open_plain(File::options().read(true), &self.vm.join(log)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        if let Some(since) = self.since {
+            let times = state::read(&self.vm.join(times)).unwrap_or_default();
+            let times = String::from_utf8_lossy(&times);
+            let offset = offset_at(&times, since.as_millisecond());
+            let end = file.metadata()?.len();
+            file.seek(SeekFrom::Start(offset.unwrap_or(end).min(end)))?;
+        }
+        Ok(Some(file))
+    }
+}
+
+/// Where the part begins that was written from a time on. What came within one second has one entry, so it begins with the
+/// entry before.
+fn offset_at(times: &str, since: i64) -> Option<u64> {
+    let entry = |line: &str| -> Option<(u64, i64)> {
+        let (offset, at) = line.split_once(' ')?;
+        Some((offset.parse().ok()?, at.parse().ok()?))
+    };
+    let second = i64::try_from(limits::CONSOLE_TIME.as_millis()).unwrap_or(i64::MAX);
+    times
+        .lines()
+        .filter_map(entry)
+        .find(|(_, at)| at.saturating_add(second) >= since)
+        .map(|(at, _)| at)
+}
+
+/// The last of what a log has, for the summary of a VM that failed.
+pub fn tail(vm: &Path) -> String {
+    use std::io::{Seek as _, SeekFrom};
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = state::open_plain(File::options().read(true), &log(vm))?;
+        let most = limits::CONSOLE_TAIL_BYTES as u64;
+        file.seek(SeekFrom::Start(file.metadata()?.len().saturating_sub(most)))?;
+        let mut bytes = vec![];
+        file.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let mut console = printable::Console::default();
+    let text = console.push(&read().unwrap_or_default()) + &console.finish();
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(reader: &mut Reader) -> Vec<u8> {
+        let (mut all, mut buffer) = (vec![], [0; 4096]);
+        while let read @ 1.. = reader.read(&mut buffer).unwrap() {
+            all.extend_from_slice(&buffer[..read]);
+        }
+        all
+    }
+
+    #[test]
+    fn a_flood_is_kept_up_to_a_limit_and_read_through_rotations() {
+        let vm = tempfile::tempdir().unwrap();
+        let mut log = Log::open(vm.path());
+        let mut reader = Reader::new(vm.path(), None);
+        let block = vec![b'x'; 1 << 20];
+        let mut read = 0;
+        for _ in 0..40 {
+            log.write(&block);
+            read += all(&mut reader).len();
+        }
+        log.write(b"the end");
+        read += all(&mut reader).len();
+        assert_eq!(read, (40 << 20) + 7, "a reader that keeps up misses nothing");
+        let kept = all(&mut Reader::new(vm.path(), None));
+        assert!(kept.len() as u64 <= 2 * limits::CONSOLE_LOG_BYTES + (2 << 20), "{}", kept.len());
+        assert!(kept.ends_with(b"the end") && tail(vm.path()).ends_with("the end"));
+        // One that goes on, as after an adoption.
+        drop(log);
+        Log::open(vm.path()).write(b" and more");
+        assert_eq!(all(&mut reader), b" and more");
+    }
+
+    #[test]
+    fn from_a_time_on() {
+        let times = "0 1000\n10 2000\n20 5000\n";
+        for (since, offset) in
+            [(0, Some(0)), (2500, Some(10)), (3001, Some(20)), (6000, Some(20)), (6001, None)]
+        {
+            assert_eq!(offset_at(times, since), offset, "{since}");
+        }
+        assert_eq!(offset_at("garbage\n1\n", 0), None);
+    }
+
+    #[tokio::test]
+    async fn the_first_bytes_are_kept() {
+        let flood = vec![b'e'; 1 << 20];
+        assert_eq!(keep_first(flood.as_slice(), 10).await, b"eeeeeeeeee");
+    }
+}

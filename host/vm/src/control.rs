@@ -1,0 +1,253 @@
+//! What a VM's supervisor is asked, through a socket in the VM's folder: a line of JSON with the request, a line with the
+//! answer. After a request for the console, the connection is that.
+
+use std::{fs::File, io, os::fd::AsRawFd as _, path::Path, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{broadcast, mpsc, oneshot},
+    task::JoinHandle,
+    time,
+};
+
+use super::{Status, VmError, error::folder};
+use crate::limits;
+
+/// The socket, in the VM's folder.
+pub const SOCKET: &str = "control.sock";
+
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Press the guest's power button, and make QEMU quit if that does not help within so many seconds.
+    Stop {
+        /// The job's or the run's own where absent.
+        grace_s: Option<u64>,
+    },
+    /// Kill QEMU.
+    Kill,
+    /// Stop it, and start it again.
+    Restart {
+        /// As above.
+        grace_s: Option<u64>,
+    },
+    /// Stop the guest where it is.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// What the VM uses.
+    Stats,
+    /// Answered when the VM is over, with its status: that is true even where no record of it can be written.
+    End,
+    /// Its console.
+    Console,
+}
+
+/// A request, and who waits for its answer.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) request: Request,
+    answer: oneshot::Sender<Result<Value, String>>,
+}
+
+impl Ask {
+    /// Whether nobody waits for its answer any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    /// Answers it; whoever asked may have gone.
+    pub(super) fn answer(self, answer: Result<Value, String>) {
+        if self.answer.send(answer).is_err() {
+            tracing::debug!("nobody waits for the answer");
+        }
+    }
+}
+
+/// The console, for those who attach.
+#[derive(Debug, Clone)]
+pub(super) struct Console {
+    pub(super) said: broadcast::Sender<Bytes>,
+    pub(super) typed: broadcast::Sender<Bytes>,
+}
+
+/// The control socket, served.
+pub(super) struct Served {
+    listening: JoinHandle<()>,
+    /// Closed when the last connection has ended.
+    connections: mpsc::Receiver<()>,
+}
+
+impl Served {
+    /// Takes no further connection, and waits until what was answered has been sent.
+    pub(super) async fn finish(mut self) {
+        self.listening.abort();
+        // One that is attached to the console may stay.
+        if time::timeout(limits::CONTROL_SENT, self.connections.recv()).await.is_err() {
+            tracing::debug!("connections to the control socket are still open");
+        }
+    }
+}
+
+/// Listens from now on.
+pub(super) fn serve(
+    vm: &Path,
+    asks: mpsc::Sender<Ask>,
+    console: Console,
+) -> Result<Served, VmError> {
+    let (open, connections) = mpsc::channel::<()>(1);
+    let path = vm.join(SOCKET);
+    let listener = listen(vm, SOCKET).and_then(UnixListener::from_std);
+    let listener = listener.map_err(folder("listen on", &path))?;
+    let listening = tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let (asks, console, open) = (asks.clone(), console.clone(), open.clone());
+                    tokio::spawn(async move {
+                        let _open = open;
+                        if let Err(error) = answered(stream, asks, console).await {
+                            tracing::debug!(%error, "a connection to the control socket");
+                        }
+                    });
+                }
+                // Too many open files: others will be closed.
+                Err(_) => time::sleep(limits::VM_POLL).await,
+            }
+        }
+    });
+    Ok(Served { listening, connections })
+}
+
+/// A listening socket in the VM's folder. Through a descriptor of the folder: a socket's whole path may have no more than 107
+/// bytes (unix(7)), and state folders have longer ones.
+pub(super) fn listen(vm: &Path, name: &str) -> io::Result<std::os::unix::net::UnixListener> {
+    qhost_sys::state::remove(&vm.join(name))?;
+    let handle = File::open(vm)?;
+    let path = format!("/proc/self/fd/{}/{name}", handle.as_raw_fd());
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// A connection to a socket in the VM's folder.
+pub(super) async fn connect(vm: &Path, name: &str) -> io::Result<UnixStream> {
+    let handle = File::open(vm)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{name}", handle.as_raw_fd())).await
+}
+
+async fn answered(
+    mut stream: UnixStream,
+    asks: mpsc::Sender<Ask>,
+    console: Console,
+) -> io::Result<()> {
+    let request = {
+        let mut lines = BufReader::new((&mut stream).take(limits::CONTROL_LINE_BYTES));
+        let mut line = String::new();
+        time::timeout(limits::CONTROL_REQUEST, lines.read_line(&mut line)).await??;
+        serde_json::from_str(&line)
+    };
+    let answer = match request {
+        Ok(Request::Console) => return attached(stream, console).await,
+        Ok(request) => {
+            let (answer, answered) = oneshot::channel();
+            match asks.send(Ask { request, answer }).await {
+                Ok(()) => answered.await.unwrap_or(Err("the VM has ended".into())),
+                Err(_) => Err("the VM has ended".into()),
+            }
+        }
+        Err(error) => Err(format!("not a request: {error}")),
+    };
+    let answer = match answer {
+        Ok(answer) => json!({ "return": answer }),
+        Err(error) => json!({ "error": error }),
+    };
+    stream.write_all(format!("{answer}\n").as_bytes()).await
+}
+
+async fn attached(mut stream: UnixStream, console: Console) -> io::Result<()> {
+    let mut said = console.said.subscribe();
+    stream.write_all(b"{\"return\":null}\n").await?;
+    let mut buffer = [0; limits::CONSOLE_TYPED_BYTES];
+    loop {
+        tokio::select! {
+            bytes = said.recv() => match bytes {
+                Ok(bytes) => time::timeout(limits::CONSOLE_SLOW, stream.write_all(&bytes)).await??,
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return Ok(()),
+            },
+            read = stream.read(&mut buffer) => match read? {
+                0 => return Ok(()),
+                read => {
+                    let bytes = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
+                    if console.typed.send(bytes).is_err() {
+                        tracing::debug!("no guest runs that could be typed to");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Asks a VM's supervisor. Nobody who answers in time: nothing.
+pub async fn ask(vm: &Path, request: Request, wait: Duration) -> Result<Value, AskError> {
+    let exchange = async {
+        let mut stream = opened(vm, request).await?;
+        let mut line = String::new();
+        BufReader::new((&mut stream).take(limits::CONTROL_ANSWER_BYTES))
+            .read_line(&mut line)
+            .await?;
+        answer_of(&line)
+    };
+    time::timeout(wait, exchange)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+}
+
+/// How a VM ended, by its supervisor's own word, which needs no disk to be written to; nothing where that does not answer.
+pub async fn end_of(vm: &Path) -> Option<Status> {
+    let told = ask(vm, Request::End, limits::WAIT).await.ok()?;
+    serde_json::from_value::<Status>(told).ok().filter(|status| status.state().is_final())
+}
+
+/// Attaches to a VM's console.
+pub async fn attach(vm: &Path) -> Result<UnixStream, AskError> {
+    let mut stream = opened(vm, Request::Console).await?;
+    // Byte by byte: what comes after the line is the console's.
+    let mut line = vec![];
+    while line.last() != Some(&b'\n') && line.len() < qhost_model::limits::READY_TEXT_BYTES {
+        line.push(stream.read_u8().await?);
+    }
+    answer_of(&String::from_utf8_lossy(&line))?;
+    Ok(stream)
+}
+
+async fn opened(vm: &Path, request: Request) -> io::Result<UnixStream> {
+    let mut stream = connect(vm, SOCKET).await?;
+    stream.write_all(format!("{}\n", serde_json::to_string(&request)?).as_bytes()).await?;
+    Ok(stream)
+}
+
+fn answer_of(line: &str) -> Result<Value, AskError> {
+    let mut answer: Value = serde_json::from_str(line).map_err(io::Error::from)?;
+    match answer.get("error").and_then(Value::as_str) {
+        Some(error) => Err(AskError::Refused(error.to_owned())),
+        None => Ok(answer.get_mut("return").map(Value::take).unwrap_or_default()),
+    }
+}
+
+/// Why a supervisor did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It does not answer.
+    #[error("its supervisor does not answer")]
+    Unanswered(#[from] io::Error),
+    /// It cannot.
+    #[error("{0}")]
+    Refused(String),
+}

@@ -1,0 +1,373 @@
+//! A VM's folder, `vms/<id>/`, and its lock, held for as long as somebody looks after the VM: the run that makes it, then
+//! its supervisor.
+//!
+//! A folder whose lock is free belongs to nobody: its VM has ended, or its supervisor was killed. `recover` says what then.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use qhost_cage::Cage;
+use qhost_model::{job::Task, masks::Masks, quota::Amounts};
+use qhost_sys::{
+    failpoint,
+    state::{self, StateDir},
+};
+
+use super::{
+    Event, Process, Spec, State, Status, VmError,
+    argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET},
+    console, control,
+    error::folder,
+    list::{self, Reserved},
+    spare,
+    spec::PLAN,
+};
+
+pub(super) const LOCK: &str = "lock";
+/// The VM's status.
+pub const STATUS: &str = "status.json";
+pub(super) const TASK: &str = "task.json";
+pub(super) const RESERVED: &str = "reserved.json";
+/// Characters of an id that are random.
+pub const RANDOM_BYTES: usize = 8;
+
+/// The folder of a VM that this process looks after. Dropped before its supervisor has it, it is removed.
+#[derive(Debug)]
+pub struct VmDir {
+    path: PathBuf,
+    id: String,
+    /// For events.
+    task: String,
+    tenant: String,
+    /// Held until dropped. A supervisor has its own from whoever started it, open for as long as it lives.
+    lock: Option<File>,
+    /// Whether it was made for this run: one that was started before has records that are worth something.
+    is_new: bool,
+    status: Status,
+}
+
+impl VmDir {
+    /// Makes a folder for a task, under an id that starts with something like its name, and reserves what it takes. Under the lock
+    /// of all folders it is first asked whether the VM is admitted. Its image is fetched next.
+    pub fn create(
+        state: &StateDir,
+        task: &Task,
+        takes: Amounts,
+        admit: impl FnOnce() -> Result<(), VmError>,
+    ) -> Result<Self, VmError> {
+        let vms = state.vms();
+        state::create_private(&vms).map_err(folder("create", &vms))?;
+        let all_folders = lock_all(&vms)?;
+        admit()?;
+        let made = tempfile::Builder::new()
+            .prefix(&format!("{}-", slug(&task.name)))
+            .rand_bytes(RANDOM_BYTES)
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(&vms)
+            .map_err(folder("create a folder in", &vms))?;
+        let lock_path = made.path().join(LOCK);
+        let lock = File::create_new(&lock_path).map_err(folder("create", &lock_path))?;
+        lock.lock().map_err(folder("lock", &lock_path))?;
+        let path = made.keep();
+        let mut dir = Self {
+            id: name_of(&path),
+            path,
+            task: task.name.clone(),
+            tenant: task.tenant.clone(),
+            lock: Some(lock),
+            is_new: true,
+            status: Status::new(),
+        };
+        let reserved = dir.write(RESERVED, &Reserved::new(task, takes));
+        // What counts is written; whoever waits for the lock need not wait for the rest.
+        drop(all_folders);
+        reserved?;
+        failpoint::reach("launch.reserved");
+        // What is secret of it is not needed any more once the image is here.
+        let mut kept = task.clone();
+        Masks::default().mask(&mut kept);
+        spare::make(&dir.path).map_err(folder("write to", &dir.path))?;
+        dir.write(TASK, &kept)?;
+        dir.tell(State::Created.name(), None);
+        dir.status.enter(State::Fetching, None);
+        dir.must_note(|_| {})?;
+        dir.tell(State::Fetching.name(), None);
+        Ok(dir)
+    }
+
+    /// The folder of a VM that has ended, taken to start it once more; nothing where it is held. Whether the VM is admitted is asked
+    /// under the lock of all folders, and before its own is held, which says that it takes something already.
+    pub fn take_again(
+        state: &StateDir,
+        vm: &list::Vm,
+        admit: impl FnOnce() -> Result<(), VmError>,
+    ) -> Result<Option<Self>, VmError> {
+        let _all = lock_all(&state.vms())?;
+        let spec = Spec::read(&vm.folder)?;
+        admit()?;
+        let Some(lock) = try_lock(&vm.folder)? else { return Ok(None) };
+        let mut dir = Self::looked_after(&vm.folder, &spec);
+        // Since it was looked at, another command may have started it and been killed.
+        if !dir.status.state().is_final() {
+            return Ok(None);
+        }
+        dir.lock = Some(lock);
+        dir.status.supervisor = Process::this();
+        Ok(Some(dir))
+    }
+
+    /// The folder as a supervisor has it.
+    pub fn looked_after(path: &Path, spec: &Spec) -> Self {
+        let status = list::read_status(path);
+        Self {
+            path: path.to_owned(),
+            id: spec.vm.clone(),
+            task: spec.task.clone(),
+            tenant: spec.tenant.clone(),
+            lock: None,
+            is_new: false,
+            status,
+        }
+    }
+
+    /// The folder of a VM whose run was killed before it was settled what it is run from.
+    pub fn never_launched(path: &Path) -> Self {
+        let task: Option<Task> = list::read_record(&path.join(TASK));
+        let status = list::read_status(path);
+        let name = |of: fn(&Task) -> &String| task.as_ref().map(of).cloned().unwrap_or_default();
+        Self {
+            path: path.to_owned(),
+            id: name_of(path),
+            task: name(|task| &task.name),
+            tenant: name(|task| &task.tenant),
+            lock: None,
+            is_new: false,
+            status,
+        }
+    }
+
+    /// The VM's id: the folder's name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The guest's console log.
+    pub fn console_log(&self) -> PathBuf {
+        console::log(&self.path)
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Writes one of the VM's records. After a power cut the one before it may be there: no VM goes on then.
+    pub fn write(&self, name: &str, record: &impl Serialize) -> Result<(), VmError> {
+        self.write_by(state::write_replacing, name, record)
+    }
+
+    /// Writes what the VM is run from, which also tells other runs what it takes. With it all records of its launch are there.
+    pub fn write_spec(&self, spec: &Spec) -> Result<(), VmError> {
+        self.write_by(state::write_whole, PLAN, spec)
+    }
+
+    fn write_by(
+        &self,
+        write: fn(&Path, &[u8]) -> io::Result<()>,
+        name: &str,
+        record: &impl Serialize,
+    ) -> Result<(), VmError> {
+        let path = self.path.join(name);
+        serde_json::to_vec_pretty(record)
+            .map_err(io::Error::other)
+            .and_then(|bytes| write(&path, &bytes))
+            .map_err(folder("write", &path))
+    }
+
+    /// Goes on to a state and writes that down. On a full disk it is not written, and the VM goes on all the same.
+    pub fn enter(&mut self, state: State, reason: Option<String>) {
+        self.enter_with(state, reason, |_| {});
+    }
+
+    pub(super) fn enter_with(
+        &mut self,
+        state: State,
+        reason: Option<String>,
+        note: impl FnOnce(&mut Status),
+    ) {
+        if !self.status.enter(state, reason.clone()) {
+            tracing::debug!(vm = self.id, ?state, "no state to go on to");
+            return;
+        }
+        self.note(note);
+        self.tell(state.name(), reason);
+    }
+
+    /// A VM that has ended begins once more.
+    pub fn start_again(&mut self, reason: &str) -> Result<(), VmError> {
+        if self.status.start_again(reason.to_owned()) {
+            self.must_note(|_| {})?;
+            self.tell(State::Starting.name(), Some(reason.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// It was not started again after all.
+    pub fn did_not_start(&mut self, error: &VmError) {
+        self.enter(State::Failed, Some(error.to_string()));
+    }
+
+    /// Writes down something of its status. On a full disk it is not written, and the VM goes on all the same.
+    pub(super) fn note(&mut self, note: impl FnOnce(&mut Status)) {
+        if let Err(error) = self.must_note(note) {
+            tracing::warn!(%error, "the VM's status was not written");
+        }
+    }
+
+    /// The same of what must be known before anything goes on.
+    pub(super) fn must_note(&mut self, note: impl FnOnce(&mut Status)) -> Result<(), VmError> {
+        note(&mut self.status);
+        // How it ended is known to nobody else.
+        let is_final = self.status.state().is_final();
+        let write = if is_final { state::write_whole } else { state::write_replacing };
+        self.status.kept_bytes = is_final.then(|| bytes_of(&self.path));
+        match self.write_by(write, STATUS, &self.status) {
+            Err(VmError::Folder { source, .. }) if spare::is_wanted(&source) => {
+                spare::write(&self.path, &self.status)
+                    .map_err(folder("write", &self.path.join(STATUS)))
+            }
+            written => written,
+        }
+    }
+
+    /// Adds to what happened on this host.
+    pub(super) fn tell(&self, event: &str, reason: Option<String>) {
+        let event = Event {
+            at: Timestamp::now(),
+            vm: self.id.clone(),
+            task: self.task.clone(),
+            tenant: self.tenant.clone(),
+            event: event.to_owned(),
+            reason,
+        };
+        if let Some(state) = self.path.ancestors().nth(2) {
+            event.append(state);
+        }
+    }
+
+    /// Its lock, for the supervisor.
+    pub fn share_lock(&self) -> Result<File, VmError> {
+        let none = || io::Error::other("it is another process's");
+        let shared = self.lock.as_ref().ok_or_else(none).and_then(File::try_clone);
+        shared.map_err(folder("hold the lock of", &self.path))
+    }
+
+    /// The supervisor has it. From here on the folder stays, whatever becomes of this process.
+    pub fn hand_over(&mut self) {
+        self.lock = None;
+    }
+}
+
+impl Drop for VmDir {
+    fn drop(&mut self) {
+        if self.lock.is_none() || !self.is_new {
+            return;
+        }
+        self.tell("removed", Some("it was not started".into()));
+        // Nobody is to see it half gone; without the lock of all it still goes.
+        let _all = self.path.parent().map(lock_all);
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the VM's folder");
+        }
+    }
+}
+
+/// Held for the moment in which folders are made or swept, so that neither sees the other half done.
+pub fn lock_all(vms: &Path) -> Result<File, VmError> {
+    let path = vms.join(".lock");
+    state::lock(&path).map_err(folder("lock", &path))
+}
+
+/// A VM's lock, unless somebody has it. Whoever only looks has it for a moment.
+pub fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
+    let path = vm.join(LOCK);
+    for _ in 0..qhost_sys::limits::LOCK_TRIES {
+        let file = state::open_to_append(&path).map_err(folder("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(qhost_sys::limits::LOCK_POLL),
+            Err(fs::TryLockError::Error(error)) => return Err(folder("lock", &path)(error)),
+        }
+    }
+    Ok(None)
+}
+
+/// Letters and digits of a name, for an id that people recognise and that needs no quoting anywhere.
+pub fn slug(name: &str) -> String {
+    let kept =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
+    let slug: String = kept.take(24).collect();
+    match slug.trim_matches('-') {
+        "" => "vm".into(),
+        slug => slug.to_owned(),
+    }
+}
+
+/// Whether a folder's name is an id: of a [`slug`] and characters by chance.
+pub(super) fn is_id(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// The id of a folder's VM.
+pub fn name_of(vm: &Path) -> String {
+    vm.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Removes what a VM had only for running: its overlay, unless that is kept, its sockets, its cgroup.
+pub fn remove_leftovers(path: &Path) -> io::Result<()> {
+    for name in [OVERLAY, QMP_SOCKET, CONSOLE_SOCKET] {
+        state::remove(&path.join(name))?;
+    }
+    if let Ok(spec) = Spec::read(path) {
+        Cage::remove_cgroups(&spec.cage, &spec.vm)?;
+    }
+    // The last: what has none has been swept.
+    state::remove(&path.join(control::SOCKET))
+}
+
+/// What a VM's records and console logs take, in bytes. Those that are gone take nothing.
+pub fn bytes_of(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = files.filter(|file| file.file_name() != OVERLAY);
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_need_no_quoting() {
+        for (name, expected) in [
+            ("web", "web"),
+            ("Web Server,if=x", "web-server-if-x"),
+            ("../../etc", "etc"),
+            ("é", "vm"),
+            ("a-name-that-is-much-longer-than-an-id", "a-name-that-is-much-long"),
+        ] {
+            assert_eq!(slug(name), expected);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Why a VM did not start, or is not what a command needs.
+
+use std::{io, path::Path};
+
+use super::qmp::QmpError;
+
+/// Why a VM did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// A port that the launch needs is taken.
+    #[error(
+        "host port {port} ({protocol} on {bind}) is taken; choose another, or none to have one picked"
+    )]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// The address.
+        bind: std::net::Ipv4Addr,
+        /// The transport.
+        protocol: &'static str,
+    },
+    /// A port cannot be listened on.
+    #[error("cannot listen on host port {port} ({protocol} on {bind})")]
+    Port {
+        /// The port.
+        port: u16,
+        /// The address.
+        bind: std::net::Ipv4Addr,
+        /// The transport.
+        protocol: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// No port is free.
+    #[error("no host port is free in {ranges} for {label}")]
+    NoFreePort {
+        /// The request's label.
+        label: String,
+        /// Where one was looked for.
+        ranges: String,
+    },
+    /// The VM's folder cannot be used.
+    #[error("the VM's folder: cannot {doing} {}", path.display())]
+    Folder {
+        /// What was tried.
+        doing: &'static str,
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another run has the task's kept overlay.
+    #[error(
+        "another run of {} has its kept overlay, {}; wait for its end, or stop it",
+        qhost_model::printable::line(task, qhost_model::limits::SHOWN_CHARS),
+        path.display()
+    )]
+    OverlayHeld {
+        /// The task's name.
+        task: String,
+        /// The overlay.
+        path: std::path::PathBuf,
+    },
+    /// A kept overlay does not go with the task's image.
+    #[error(
+        "the task's kept overlay {}: {reason}; to begin anew: qhost overlay rm {}",
+        path.display(),
+        path.parent().and_then(|folder| folder.file_name()).unwrap_or_default().display()
+    )]
+    OverlayUnfit {
+        /// The overlay.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// It would be more than its tenant, or all, may have.
+    #[error("{reason}")]
+    Quota {
+        /// How much of what, and what to do.
+        reason: String,
+        /// Whether it is all tenants' together.
+        is_hosts: bool,
+    },
+    /// No overlay of a name is kept.
+    #[error("no overlay is kept by the name {0:?}; see qhost overlay ls")]
+    NoOverlay(String),
+    /// No VM by a name.
+    #[error(
+        "no VM's id begins with {name:?}, and no task has that name; see qhost ps --all{}",
+        slash(name)
+    )]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// Several VMs by a name.
+    #[error("several VMs are meant by {name:?}; give one's id, or TENANT/TASK:{found}")]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// Whose they are, and their ids, a line each.
+        found: String,
+    },
+    /// It goes on.
+    #[error("the VM {id} has not ended; stop it first: qhost stop {id}")]
+    GoesOn {
+        /// Its id.
+        id: String,
+    },
+    /// Nobody looks after it.
+    #[error("the VM {id} has ended: {state}")]
+    HasEnded {
+        /// Its id.
+        id: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// It did not end.
+    #[error("the VM {id} has not ended within {seconds} s")]
+    Stays {
+        /// Its id.
+        id: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// Its supervisor cannot be started.
+    #[error("cannot start the VM's supervisor, {}; it is installed beside qhost", program.display())]
+    Supervisor {
+        /// The program.
+        program: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A supervisor cannot work.
+    #[error("cannot set up this process")]
+    Runtime(#[source] io::Error),
+    /// QEMU ended while nobody looked after it.
+    #[error("QEMU is gone, and nobody saw how it ended")]
+    Unseen,
+    /// The cage cannot be put up.
+    #[error("QEMU was not started, as its cage failed: {message}")]
+    Cage {
+        /// What the step between supervisor and QEMU said.
+        message: String,
+    },
+    /// A supervisor does not do what it is asked.
+    #[error("the VM {id}: {reason}")]
+    Refused {
+        /// Its id.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// QEMU cannot be spawned.
+    #[error("cannot start {}", program.display())]
+    Spawn {
+        /// The emulator.
+        program: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// QEMU ended before the guest ran.
+    #[error("QEMU did not start ({status}): {message}")]
+    Start {
+        /// Its exit status.
+        status: String,
+        /// Its own words.
+        message: String,
+    },
+    /// QEMU's control socket is of no use.
+    #[error("QEMU started but cannot be controlled")]
+    Control(#[from] QmpError),
+    /// QEMU offered no control socket in time.
+    #[error("QEMU gave no sign of life within {} s", crate::limits::QMP_GREETING.as_secs())]
+    NoGreeting,
+    /// qhost was asked to stop before the guest ran.
+    #[error("interrupted before the guest ran")]
+    Interrupted,
+}
+
+/// What a name with a slash means.
+fn slash(name: &str) -> &'static str {
+    match name.contains('/') {
+        true => "; before the first slash is a tenant's name",
+        false => "",
+    }
+}
+
+impl VmError {
+    /// Whether it is for this host's operator to mend, and not for whoever wrote the job.
+    pub(super) fn is_the_hosts(&self) -> bool {
+        !matches!(self, Self::Start { .. } | Self::Control(_) | Self::NoGreeting)
+    }
+}
+
+/// The error of a file or folder of a VM: what was tried with it.
+pub fn folder(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmError {
+    let path = path.to_owned();
+    move |source| VmError::Folder { doing, path, source }
+}

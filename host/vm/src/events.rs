@@ -1,0 +1,240 @@
+//! What happened to VMs, a line each: `events/<tenant>.jsonl`, which rotates, so that no tenant's events push out another's.
+//! `events.jsonl` beside that is an earlier version's, whose supervisors may still write to it.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use qhost_model::{digest::Sha256, name::is_name};
+use qhost_sys::state;
+
+use crate::limits;
+
+const FOLDER: &str = "events";
+const ENDING: &str = ".jsonl";
+const OLD_ENDING: &str = ".jsonl.1";
+
+/// Something that happened to a VM.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// The VM's id.
+    pub vm: String,
+    /// The task's name.
+    pub task: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// What: a state that began, or `ready`, `adopted`, `removed`.
+    pub event: String,
+    /// Why, where that is not plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Event {
+    /// Writes it down. On a full disk it is not, and the VM goes on all the same.
+    pub(super) fn append(&self, state: &Path) {
+        if let Err(error) = self.try_append(state) {
+            tracing::warn!(%error, "an event was not written");
+        }
+    }
+
+    fn try_append(&self, state: &Path) -> io::Result<()> {
+        let folder = state.join(FOLDER);
+        let of = |ending: &str| folder.join(stem(&self.tenant) + ending);
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        state::create_private(&folder)?;
+        // For the moment in which it is written or rotated.
+        let _lock = state::lock(&of(".lock"))?;
+        let open = || File::options().create(true).append(true).mode(0o600).open(of(ENDING));
+        let mut file = open()?;
+        if file.metadata()?.len() >= limits::EVENTS_BYTES {
+            fs::rename(of(ENDING), of(OLD_ENDING))?;
+            file = open()?;
+        }
+        file.write_all(&line)
+    }
+}
+
+/// The path of a tenant's files, without the ending that is added to it: with one, a name such as `..` leads nowhere else. The
+/// name comes from a record, which may be damaged.
+fn stem(tenant: &str) -> String {
+    match is_name(tenant) {
+        true => tenant.to_owned(),
+        // No name has this character.
+        false => format!("~{}", Sha256::of(tenant.as_bytes())),
+    }
+}
+
+/// Reads what happened, and what happens from then on.
+#[derive(Debug)]
+pub struct Events {
+    state: PathBuf,
+    files: Vec<Rotated>,
+}
+
+impl Events {
+    /// From the beginning of what is kept.
+    pub fn new(state: &Path) -> Self {
+        // An earlier version's.
+        Self { state: state.to_owned(), files: vec![Rotated::new(state.join(FOLDER).into())] }
+    }
+
+    /// The events since the last call, by time.
+    pub fn read(&mut self) -> io::Result<Vec<Event>> {
+        self.find()?;
+        let mut events = vec![];
+        for file in &mut self.files {
+            file.read(&mut events)?;
+        }
+        events.sort_by_key(|event| event.at);
+        Ok(events)
+    }
+
+    /// Begins with the files of tenants that had no events before.
+    fn find(&mut self) -> io::Result<()> {
+        let folder = self.state.join(FOLDER);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let stems: BTreeSet<_> = names
+            .filter_map(|name| {
+                let stem = name.strip_suffix(ENDING).or_else(|| name.strip_suffix(OLD_ENDING));
+                stem.map(|stem| folder.join(stem).into_os_string())
+            })
+            .collect();
+        for stem in stems {
+            if !self.files.iter().any(|known| known.stem == stem) {
+                self.files.push(Rotated::new(stem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One file of events, and the one before it.
+#[derive(Debug)]
+struct Rotated {
+    /// The files' path, but for its ending: no path of its own, as a tenant may be called `..`.
+    stem: OsString,
+    file: Option<File>,
+    /// The beginning of a line whose end is not written yet.
+    partial: Vec<u8>,
+    old: bool,
+}
+
+impl Rotated {
+    fn new(stem: OsString) -> Self {
+        Self { stem, file: None, partial: vec![], old: true }
+    }
+
+    fn path(&self, ending: &str) -> PathBuf {
+        let mut path = self.stem.clone();
+        path.push(ending);
+        path.into()
+    }
+
+    fn read(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        loop {
+            if self.file.is_none() {
+                let path = self.path(if self.old { OLD_ENDING } else { ENDING });
+                self.file = match File::open(path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                    file => Some(file?),
+                };
+            }
+            // Asked first: what was written before it was rotated is read after that.
+            let rotated = self.has_rotated();
+            if let Some(file) = &mut self.file {
+                let from = file.stream_position()?;
+                let read = file.take(2 * limits::EVENTS_BYTES).read_to_end(&mut self.partial);
+                file.seek(SeekFrom::Start(from + read? as u64))?;
+            }
+            let whole =
+                self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let lines: Vec<u8> = self.partial.drain(..whole).collect();
+            let lines = lines.split(|byte| *byte == b'\n');
+            events.extend(lines.filter_map(|line| serde_json::from_slice::<Event>(line).ok()));
+            if std::mem::take(&mut self.old) || rotated {
+                self.file = None;
+                continue;
+            }
+            return Ok(());
+        }
+    }
+
+    fn has_rotated(&self) -> bool {
+        let named = fs::metadata(self.path(ENDING)).map(|named| named.ino());
+        let Some(file) = self.file.as_ref().filter(|_| !self.old) else { return false };
+        named.is_ok_and(|named| file.metadata().is_ok_and(|file| file.ino() != named))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(tenant: &str, vm: usize, reason: Option<String>) -> Event {
+        Event {
+            at: Timestamp::now(),
+            vm: vm.to_string(),
+            task: "t".into(),
+            tenant: tenant.into(),
+            event: "running".into(),
+            reason,
+        }
+    }
+
+    #[test]
+    fn events_are_read_through_rotations_and_are_each_tenants_own() {
+        let state = tempfile::tempdir().unwrap();
+        let mut events = Events::new(state.path());
+        assert!(events.read().unwrap().is_empty());
+        event("acme", 0, None).append(state.path());
+        let mut seen = 0;
+        let most = usize::try_from(limits::EVENTS_BYTES / 4096 * 3).unwrap();
+        for number in 0..most {
+            event("mallory", number, Some("x".repeat(4096))).append(state.path());
+            if number % 100 == 0 {
+                seen += events.read().unwrap().len();
+            }
+        }
+        seen += events.read().unwrap().len();
+        assert_eq!(seen, most + 1);
+        let kept = Events::new(state.path()).read().unwrap();
+        assert!(kept.len() < most && kept.last().unwrap().vm == (most - 1).to_string());
+        assert_eq!(kept[0].tenant, "acme", "another's events pushed it out");
+    }
+
+    #[test]
+    fn tenants_of_any_name_are_read_by_time() {
+        let state = tempfile::tempdir().unwrap();
+        let mut events = Events::new(state.path());
+        let earlier = serde_json::to_string(&event("acme", 0, None)).unwrap();
+        fs::write(state.path().join("events.jsonl"), earlier + "\n").unwrap();
+        let tenants = ["..", "acme", ".", "", "../../x", "a.jsonl.1", "a", "acme"];
+        for (number, tenant) in tenants.into_iter().enumerate() {
+            event(tenant, number + 1, None).append(state.path());
+        }
+        let mut found = events.read().unwrap();
+        event("new", 9, None).append(state.path());
+        event("acme", 10, None).append(state.path());
+        found.extend(events.read().unwrap());
+        let vms: Vec<usize> = found.iter().map(|event| event.vm.parse().unwrap()).collect();
+        assert_eq!(vms, (0..=10).collect::<Vec<_>>());
+        let made = fs::read_dir(state.path()).unwrap().count();
+        assert_eq!(made, 2, "a tenant's name led out of the folder");
+    }
+}

@@ -1,0 +1,57 @@
+//! A VM from its launch to its end: its folder, its ports, its supervisor, and whatever becomes of them.
+//!
+//! ```text
+//!          command                     supervisor                            QEMU
+//! folder, ports, image ──locks──▶ cage, start, greet, cont ──QMP──▶ runs, exits
+//!    │                                │  ▲      │                    │
+//!    └── reads notes, asks ───────────┘  │      └── console.log ◀────┘
+//!        (pipe, control.sock)            └── killed: another adopts QEMU, by its sockets
+//! ```
+//!
+//! The command first holds the VM's folder, its ports, its image and its overlay, each by a lock on a file, and hands the open
+//! files over to the supervisor. So whatever is killed, the kernel gives back what nobody uses any more.
+
+pub mod limits;
+pub mod error;
+mod end;
+pub mod argv;
+mod token_bucket;
+mod qmp;
+mod process;
+mod status;
+mod spare;
+mod events;
+mod spec;
+pub mod dir;
+pub mod list;
+mod console;
+pub mod control;
+mod qemu;
+mod ready;
+mod stats;
+mod seen;
+mod pending;
+mod watch;
+mod stopping;
+mod supervise;
+mod attach;
+pub mod supervisor;
+
+pub use argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, argv, descriptors};
+pub use attach::{Attached, Note};
+pub use console::{Reader, tail as console_tail};
+pub use control::{AskError, Request, ask, attach, end_of};
+pub use dir::VmDir;
+pub use end::{End, Ended, StoppedBy};
+pub use error::VmError;
+pub use events::{Event, Events};
+pub use list::{Takes, Vm, going_on, list, running};
+pub use process::Process;
+pub use qmp::QmpError;
+pub use spec::{ImageOf, Spec};
+pub use stats::{Disk, Stats};
+pub use status::{Change, State, Status};
+pub use supervise::{Begin, supervise};
+pub use token_bucket::Rate;
+
+use attach::Notes;

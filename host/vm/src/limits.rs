@@ -1,0 +1,95 @@
+//! Every bound on a wait or a size that this crate keeps, with its reason.
+
+use std::time::Duration;
+
+use crate::Rate;
+
+// Running a VM.
+
+/// QEMU's start up to its QMP greeting: 40 to 90 ms on an idle machine.
+pub const QMP_GREETING: Duration = Duration::from_secs(30);
+/// The answer to one QMP command.
+pub const QMP_REPLY: Duration = Duration::from_secs(5);
+/// One line of QMP in bytes: `query-qmp-schema`, the longest answer known, has 236 kB.
+pub const QMP_LINE_BYTES: usize = 1 << 20;
+/// QMP events kept while a command's answer is awaited.
+pub const QMP_EVENTS: usize = 1024;
+/// The rate at which QMP is read. It has room for ten answers to `info usernet` at once and two a second, of a QEMU with a
+/// thousand connections, and for any events but a flood.
+pub const QMP_RATE: Rate = Rate { per_second: 256 << 10, burst: 2 << 20 };
+/// What a line of QMP counts for besides its bytes, as a short one takes time too.
+pub const QMP_MESSAGE_BYTES: u64 = 256;
+/// For how long QEMU may send more than that before the VM is ended.
+pub const QMP_FLOOD: Duration = Duration::from_secs(10);
+/// How long QEMU may take to tell what its disks and connections did, before that is left out.
+pub const QMP_STATS: Duration = Duration::from_secs(1);
+/// What `qhost wait` waits unless asked otherwise, and at most: 30 days.
+pub const WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How often a VM that is waited for is looked at.
+pub const VM_POLL: Duration = Duration::from_millis(20);
+/// How often a change between paused and running is written down, at most.
+pub const TURN_AGAIN: Duration = Duration::from_millis(500);
+/// From `quit` to SIGKILL: QEMU takes 7 to 36 ms.
+pub const STOP_QUIT: Duration = Duration::from_secs(5);
+/// A console log in bytes before a new one is begun; one older one is kept.
+pub const CONSOLE_LOG_BYTES: u64 = 8 << 20;
+/// How often it is noted when what was written to it, at most.
+pub const CONSOLE_TIME: Duration = Duration::from_secs(1);
+/// Such notes before a new log is begun: of a guest that says a word a second, 18 hours.
+pub const CONSOLE_TIMES: u64 = 1 << 16;
+/// The rate at which a console is read: ninety times that of a serial port of 115200 baud.
+pub const CONSOLE_RATE: Rate = Rate { per_second: 1 << 20, burst: 4 << 20 };
+/// What is read of a console at a time, in bytes.
+pub const CONSOLE_READ_BYTES: usize = 8 << 10;
+/// How long a guest may take to accept what is typed: its serial port's buffer has 16 bytes.
+pub const CONSOLE_TYPED: Duration = Duration::from_millis(200);
+/// Pieces of a console's output that wait for somebody who is attached and slow; older ones are left out.
+pub const CONSOLE_PIECES: usize = 64;
+/// Room for a VM's status on a full disk in bytes: one block of most file systems.
+pub const STATUS_SPARE_BYTES: usize = 4096;
+/// Changes of its state that are written there.
+pub const STATUS_SPARE_CHANGES: usize = 6;
+/// Characters of a reason that is written there.
+pub const STATUS_SPARE_REASON: usize = 200;
+/// Changes of a VM's state that are kept.
+pub const STATUS_CHANGES: usize = 64;
+/// The console text kept for the summary of a VM that failed, in bytes.
+pub const CONSOLE_TAIL_BYTES: usize = 2048;
+/// What is kept of QEMU's own messages in bytes.
+pub const QEMU_STDERR_BYTES: usize = 16 << 10;
+/// How long QEMU's pipes are read after its end: their last bytes are already there.
+pub const DRAIN: Duration = Duration::from_secs(2);
+
+// The cage.
+
+/// Events of a tenant's VMs in bytes before a new file is begun; one older one is kept.
+pub const EVENTS_BYTES: u64 = 4 << 20;
+
+// Asking supervisors.
+
+/// A request in bytes.
+pub const CONTROL_LINE_BYTES: u64 = 4096;
+/// An answer in bytes.
+pub const CONTROL_ANSWER_BYTES: u64 = 1 << 20;
+/// How long whoever connects may take to say what is asked.
+pub const CONTROL_REQUEST: Duration = Duration::from_secs(5);
+/// How long a supervisor whose VM is over waits until what it answered has been sent.
+pub const CONTROL_SENT: Duration = Duration::from_millis(200);
+/// What is read of somebody's typing at a time, in bytes.
+pub const CONSOLE_TYPED_BYTES: usize = 1024;
+/// How long somebody who is attached to a console may take to read what it says.
+pub const CONSOLE_SLOW: Duration = Duration::from_secs(10);
+/// How long the cage may take to be put up.
+pub const CAGE: Duration = Duration::from_secs(30);
+/// What a supervisor writes to its log in bytes: a few hundred lines, as a VM that fails in one way says so again and again.
+pub const SUPERVISOR_LOG_BYTES: u64 = 256 << 10;
+/// What a supervisor says in one line, in bytes.
+pub const NOTE_BYTES: usize = 64 << 10;
+/// Requests that wait for a supervisor.
+pub const CONTROL_ASKS: usize = 16;
+/// One try of a ready check by a port.
+pub const READY_TRY: Duration = Duration::from_secs(5);
+/// The wait before the next.
+pub const READY_AGAIN: Duration = Duration::from_millis(100);
+/// Disks of a VM that are told of.
+pub const DISKS: usize = 16;

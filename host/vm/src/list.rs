@@ -1,0 +1,277 @@
+//! The VMs of this host, as their folders tell.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use qhost_cage::Cage;
+use qhost_model::{
+    digest::Sha256,
+    job::{Resources, Task},
+    launch::Forward,
+    quota::Amounts,
+};
+use qhost_sys::state::{self, StateDir};
+
+use super::{
+    Reader, State, Status, VmError, console,
+    dir::{LOCK, RESERVED, STATUS, TASK, is_id, lock_all, name_of, remove_leftovers},
+    error::folder,
+    spec::{PLAN, Spec},
+};
+
+/// Why a VM is lost.
+pub const LOST: &str = "whoever looked after it was killed, and QEMU is gone";
+
+/// A VM, as far as its folder tells.
+#[derive(Debug, Serialize)]
+pub struct Vm {
+    /// Its id.
+    pub id: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The task's name.
+    pub task: String,
+    /// The job's name.
+    pub job: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// How it is doing.
+    #[serde(flatten)]
+    pub status: Status,
+    /// What it takes of the host; absent until it is about to start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub takes: Option<Takes>,
+    /// What is reserved for it.
+    pub reserved: Amounts,
+    /// Whether somebody looks after it.
+    #[serde(skip)]
+    pub held: bool,
+}
+
+/// What a VM takes of the host, of `plan.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Takes {
+    /// CPUs and memory.
+    pub resources: Resources,
+    /// Its forwarded ports.
+    pub forwards: Vec<Forward>,
+    /// The image that it runs from; absent of an earlier version.
+    image: Option<Image>,
+    /// What its QEMU is kept in; absent of an earlier version.
+    pub cage: Option<Cage>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Image {
+    sha256: Sha256,
+}
+
+impl Takes {
+    /// The image's digest.
+    pub fn image(&self) -> Option<Sha256> {
+        self.image.as_ref().map(|image| image.sha256)
+    }
+}
+
+/// What a VM has reserved, and for whom.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Reserved {
+    tenant: String,
+    #[serde(default)]
+    job: String,
+    #[serde(default)]
+    task: String,
+    #[serde(flatten)]
+    takes: Amounts,
+}
+
+impl Reserved {
+    pub(super) fn new(task: &Task, takes: Amounts) -> Self {
+        Self { tenant: task.tenant.clone(), job: task.job.clone(), task: task.name.clone(), takes }
+    }
+}
+
+impl Vm {
+    /// A folder whose records cannot be read, or are an earlier version's, is a VM all the same.
+    fn read(path: &Path) -> Self {
+        Self::with_status(path, read_status(path))
+    }
+
+    fn with_status(path: &Path, mut status: Status) -> Self {
+        // Of one that has ended, nobody need be asked.
+        let held = !status.state().is_final() && !is_abandoned(path);
+        // What was read is of before its lock was seen to be free: it may have ended in between.
+        if !held && !status.state().is_final() {
+            status = read_record(&path.join(STATUS)).unwrap_or(status);
+        }
+        // Nobody has come by yet to write it down.
+        if !held && !status.qemu_lives() {
+            status.enter(State::Lost, Some(LOST.into()));
+        }
+        let takes: Option<Takes> = read_record(&path.join(PLAN));
+        let reserved = read_record(&path.join(RESERVED)).unwrap_or_else(|| {
+            let task: Option<Task> = read_record(&path.join(TASK));
+            let cpus = takes.as_ref().map_or(0, |takes| takes.resources.cpus.into());
+            let memory_mib = takes.as_ref().map_or(0, |takes| takes.resources.memory_mib.into());
+            let ports = takes.as_ref().map_or(0, |takes| takes.forwards.len() as u64);
+            let name = |of: fn(Task) -> String| task.clone().map(of).unwrap_or_default();
+            Reserved {
+                tenant: name(|task| task.tenant),
+                job: name(|task| task.job),
+                task: name(|task| task.name),
+                takes: Amounts { vms: 1, cpus, memory_mib, disk_bytes: 0, ports },
+            }
+        });
+        Self {
+            id: name_of(path),
+            folder: path.to_owned(),
+            task: reserved.task,
+            job: reserved.job,
+            tenant: reserved.tenant,
+            status,
+            takes,
+            reserved: reserved.takes,
+            held,
+        }
+    }
+
+    /// The VM of a folder.
+    pub fn at(folder: &Path) -> Self {
+        Self::read(folder)
+    }
+
+    /// The guest's console log.
+    pub fn console_log(&self) -> PathBuf {
+        console::log(&self.folder)
+    }
+
+    /// The same, to be read.
+    pub fn console(&self, since: Option<jiff::Timestamp>) -> Reader {
+        Reader::new(&self.folder, since)
+    }
+
+    /// Whether it is over: its state is final, and whoever looked after it has cleaned up.
+    pub fn is_over(&self) -> bool {
+        self.status.state().is_final() && is_abandoned(&self.folder)
+    }
+
+    /// What is known of one whose folder has gone.
+    pub fn gone(mut self) -> Self {
+        self.held = false;
+        self.status.enter(State::Lost, Some("it never ran, or was removed since it ended".into()));
+        self
+    }
+
+    /// Reads it again; nothing where it was removed meanwhile.
+    pub fn again(&self) -> Option<Self> {
+        self.folder.exists().then(|| Self::read(&self.folder))
+    }
+
+    /// Asks its supervisor, or the run that makes it, by a signal; false where that is gone, or where the record names a process that
+    /// does not have the VM's lock.
+    pub fn signal_supervisor(&self) -> bool {
+        let lock = self.folder.join(LOCK);
+        let supervisor = self.status.supervisor.as_ref();
+        let supervisor = supervisor.filter(|process| process.has_open(&lock));
+        supervisor.is_some_and(|supervisor| supervisor.signal(Signal::TERM))
+    }
+
+    /// Kills its QEMU where its supervisor does not answer; false where QEMU is gone, or its records do not go together.
+    pub fn kill_qemu(&self) -> bool {
+        let spec = Spec::read(&self.folder);
+        let qemu = self.status.qemu.as_ref();
+        let qemu = qemu.filter(|qemu| spec.is_ok_and(|spec| spec.can_be(qemu)));
+        qemu.is_some_and(|qemu| qemu.signal(Signal::KILL))
+    }
+
+    /// Removes what is left of an ended VM; false where it goes on.
+    pub fn remove(&self, state: &StateDir) -> Result<bool, VmError> {
+        let _all = lock_all(&state.vms())?;
+        match is_over(&self.folder) {
+            true => remove_leftovers(&self.folder)
+                .and_then(|()| fs::remove_dir_all(&self.folder))
+                .map(|()| true)
+                .map_err(folder("remove", &self.folder)),
+            false => Ok(false),
+        }
+    }
+}
+
+/// Reads a record of a VM's folder; nothing where it is absent or damaged.
+pub fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&state::read(path).ok()?).ok()
+}
+
+/// Whose a folder's VM is; empty where that cannot be read.
+pub fn tenant_of(path: &Path) -> String {
+    let reserved = read_record(&path.join(RESERVED)).map(|reserved: Reserved| reserved.tenant);
+    // An earlier version's has none.
+    let task = || read_record(&path.join(TASK)).map(|task: Task| task.tenant);
+    reserved.or_else(task).unwrap_or_default()
+}
+
+/// How a folder's VM is doing, as far as is written down.
+pub(super) fn read_status(path: &Path) -> Status {
+    match state::read(&path.join(STATUS)) {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| Status::unknown()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Status::unwritten(),
+        Err(_) => Status::unknown(),
+    }
+}
+
+/// Folders by names that are no VM's id are none of ours.
+pub fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(vms).into_iter().flatten().flatten();
+    let is_vm = |entry: &fs::DirEntry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        is_folder && entry.file_name().to_str().is_some_and(is_id)
+    };
+    entries.filter(is_vm).map(|entry| entry.path())
+}
+
+/// Whether nobody looks after a folder's VM.
+pub fn is_abandoned(path: &Path) -> bool {
+    !state::is_held(&path.join(LOCK))
+}
+
+/// Whether a folder's VM has ended, however: nobody looks after it, and QEMU is gone.
+pub(super) fn is_over(path: &Path) -> bool {
+    let lives = |status: Status| status.qemu_lives();
+    is_abandoned(path) && !read_record(&path.join(STATUS)).is_some_and(lives)
+}
+
+/// All VMs, running and ended, the latest first.
+pub fn list(state: &StateDir) -> Vec<Vm> {
+    latest_first(folders(&state.vms()).map(|path| Vm::read(&path)).collect())
+}
+
+/// Those that are not over, the latest first.
+pub fn going_on(state: &StateDir) -> Vec<Vm> {
+    let of = |path: PathBuf| {
+        let status = read_status(&path);
+        let vm = (!status.state().is_final()).then(|| Vm::with_status(&path, status))?;
+        (!vm.status.state().is_final()).then_some(vm)
+    };
+    latest_first(folders(&state.vms()).filter_map(of).collect())
+}
+
+fn latest_first(mut vms: Vec<Vm>) -> Vec<Vm> {
+    vms.sort_by_key(|vm| std::cmp::Reverse(vm.status.changes().first().map(|change| change.at)));
+    vms
+}
+
+/// The VMs that take something of this host now: somebody looks after them, or their QEMU is there.
+pub fn running(state: &StateDir) -> Vec<Vm> {
+    let takes = |path: &PathBuf| !is_over(path);
+    folders(&state.vms()).filter(takes).map(|path| Vm::read(&path)).collect()
+}
+
+/// The folders that no lock tells anything about, for whoever sweeps.
+pub fn abandoned(state: &StateDir) -> Vec<PathBuf> {
+    folders(&state.vms()).filter(|path| is_abandoned(path)).collect()
+}

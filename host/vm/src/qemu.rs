@@ -1,0 +1,377 @@
+//! One QEMU: started through the cage with all that it needs open, or found again, and what comes out of it.
+
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    path::Path,
+    process::{Child, ExitStatus},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use tokio::{
+    io::{
+        AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest,
+        unix::AsyncFd,
+    },
+    net::{UnixStream, unix::pipe},
+    sync::broadcast,
+    task::JoinHandle,
+    time,
+};
+
+use qhost_cage::{Binds, Handed, Orders, Said};
+use qhost_model::printable;
+use qhost_sys::{
+    failpoint,
+    spawn::{self, Mapped},
+    state,
+};
+
+use super::{
+    Process, Spec, VmDir, VmError,
+    argv::{CONSOLE_SOCKET, QMP_SOCKET, descriptors},
+    console::{self, Log},
+    control::{self, Console},
+    error::folder,
+    process::{Ending, Watched},
+    qmp::{Qmp, QmpError},
+};
+use crate::limits;
+
+/// A QEMU that is there.
+pub(super) struct Qemu {
+    process: Watched,
+    console: Option<JoinHandle<()>>,
+    /// What it says itself, unless it was started by a supervisor that is gone.
+    stderr: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl Qemu {
+    /// Starts it. Its process is in the VM's status before it runs.
+    pub(super) async fn start(
+        spec: &Spec,
+        dir: &mut VmDir,
+        console: &Console,
+    ) -> Result<(Self, UnixStream), VmError> {
+        let vm = dir.path().to_owned();
+        let spawn = |source| VmError::Spawn { program: spec.program.clone(), source };
+        let (descriptors, qmp, serial) = open(spec, &vm).await?;
+        failpoint::reach("launch.opened");
+        let mut child = spawn::caged(qhost_cage::SUBCOMMAND, &vm, descriptors).map_err(spawn)?;
+        failpoint::reach("launch.spawned");
+        let no_pipe = || spawn(std::io::Error::other("no pipe to it"));
+        let stderr = child.stderr.take().ok_or_else(no_pipe)?;
+        let stderr = pipe::Receiver::from_owned_fd(OwnedFd::from(stderr));
+        let stderr = console::keep_first(stderr.map_err(spawn)?, limits::QEMU_STDERR_BYTES);
+        let stderr = tokio::spawn(stderr);
+        let process = match time::timeout(limits::CAGE, caged(spec, &mut child, dir)).await {
+            Ok(caged) => caged.map_err(spawn)?,
+            Err(_) => Err(given_up(&mut child, dir).await),
+        };
+        let process = match process {
+            Ok(process) => process,
+            Err(message) => {
+                let said = finished(Some(stderr)).await;
+                let said = String::from_utf8_lossy(&said);
+                let message = format!("{message} {}", said.trim());
+                return Err(VmError::Cage { message: message.trim().to_owned() });
+            }
+        };
+        let mut qemu = Self { process, console: None, stderr: Some(stderr) };
+        qemu.listen_to(serial, &vm, console);
+        Ok((qemu, qmp))
+    }
+
+    /// Finds it again, after whoever looked after it was killed. One that cannot be controlled is ended.
+    pub(super) async fn adopt(
+        process: &Process,
+        vm: &Path,
+        console: &Console,
+    ) -> Result<(Self, UnixStream), VmError> {
+        let process = Watched::new(process).map_err(folder("watch the QEMU of", vm))?;
+        let mut qemu =
+            Self { process: process.ok_or(VmError::Unseen)?, console: None, stderr: None };
+        match control::connect(vm, CONSOLE_SOCKET).await {
+            Ok(serial) => qemu.listen_to(serial, vm, console),
+            Err(error) => tracing::warn!(%error, "the console is not kept from here on"),
+        }
+        match control::connect(vm, QMP_SOCKET).await {
+            Ok(qmp) => Ok((qemu, qmp)),
+            Err(error) => {
+                qemu.kill_for_good().await;
+                Err(folder("connect to QEMU's control socket in", vm)(error))
+            }
+        }
+    }
+
+    fn listen_to(&mut self, serial: UnixStream, vm: &Path, console: &Console) {
+        let (said, typed) = (console.said.clone(), console.typed.subscribe());
+        self.console = Some(tokio::spawn(console::run(serial, Log::open(vm), said, typed)));
+    }
+
+    /// Waits for its end. May be dropped while it waits.
+    pub(super) async fn end(&self) -> Ending {
+        self.process.end().await
+    }
+
+    /// Its greeting. QEMU closes the socket when it exits; its exit says why.
+    pub(super) async fn greet(
+        &mut self,
+        stream: UnixStream,
+        within: Duration,
+    ) -> Result<Qmp, VmError> {
+        tokio::select! {
+            biased;
+            ending = self.process.end() => Err(self.did_not_start(ending).await),
+            qmp = time::timeout(within, negotiated(stream)) => match qmp {
+                Ok(Err(error)) => Err(self.explained(error.into()).await),
+                Ok(Ok(qmp)) => Ok(qmp),
+                Err(_) => Err(VmError::NoGreeting),
+            },
+        }
+    }
+
+    /// What a QEMU that closed its control socket said when it exited, which it does next; any other error as it is.
+    pub(super) async fn explained(&mut self, error: VmError) -> VmError {
+        if !matches!(error, VmError::Control(QmpError::Closed | QmpError::Io(_))) {
+            return error;
+        }
+        match time::timeout(limits::STOP_QUIT, self.process.end()).await {
+            Ok(ending) => self.did_not_start(ending).await,
+            Err(_) => error,
+        }
+    }
+
+    async fn did_not_start(&mut self, ending: Ending) -> VmError {
+        let stderr = self.output().await;
+        port_taken(&stderr).unwrap_or(VmError::Start {
+            status: ending.to_string(),
+            message: if stderr.is_empty() { "it said nothing".into() } else { stderr },
+        })
+    }
+
+    /// What QEMU said itself, after its end, safe to print; and the console's last bytes are in the log.
+    pub(super) async fn output(&mut self) -> String {
+        finished(self.console.take()).await;
+        let said = finished(self.stderr.take()).await;
+        let said = String::from_utf8_lossy(&said);
+        printable::lines(said.trim(), limits::QEMU_STDERR_BYTES).to_string()
+    }
+
+    /// Kills it. Its end comes when the kernel lets it go, which a disk that hangs can delay.
+    pub(super) fn kill(&mut self) {
+        if let Err(error) = self.process.kill() {
+            tracing::debug!(%error, "killing QEMU");
+        }
+    }
+
+    /// The same, and waits for that, however long: as long as it is there, nobody else is to use what it uses.
+    pub(super) async fn kill_for_good(&mut self) {
+        self.kill();
+        self.process.end().await;
+    }
+}
+
+async fn negotiated(stream: UnixStream) -> Result<Qmp, QmpError> {
+    let mut qmp = Qmp::greeted(stream).await?;
+    failpoint::reach("launch.greeted");
+    qmp.negotiate().await?;
+    Ok(qmp)
+}
+
+/// All that QEMU needs, open, and the other ends of its sockets: connected before it runs, so that nobody waits for it.
+async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixStream), VmError> {
+    let mut descriptors: Vec<Mapped> = vec![];
+    let mut give = |descriptor: OwnedFd, number| descriptors.push(Mapped { descriptor, number });
+    let mut streams = vec![];
+    for (name, number) in [(QMP_SOCKET, descriptors::QMP), (CONSOLE_SOCKET, descriptors::CONSOLE)] {
+        let listener = control::listen(vm, name).map_err(folder("listen on a socket in", vm))?;
+        streams
+            .push(control::connect(vm, name).await.map_err(folder("connect to a socket in", vm))?);
+        give(listener.into(), number);
+    }
+    let image = File::open(&spec.image.path).map_err(folder("open", &spec.image.path))?;
+    give(image.into(), descriptors::IMAGE);
+    if let Some(overlay) = &spec.overlay {
+        let path = vm.join(overlay);
+        let overlay = state::open_plain(File::options().read(true).write(true), &path);
+        give(overlay.map_err(folder("open", &path))?.into(), descriptors::OVERLAY);
+    }
+    let no_streams = || folder("connect to a socket in", vm)(std::io::Error::other("none"));
+    let serial = streams.pop().ok_or_else(no_streams)?;
+    let qmp = streams.pop().ok_or_else(no_streams)?;
+    Ok((descriptors, qmp, serial))
+}
+
+/// Ends what takes too long to put a cage up, and what is to be QEMU, and waits for that, however long: as long as it is there,
+/// nobody else is to use what it uses. One that is not in the record yet ends by itself, for nobody will say that it is to go.
+async fn given_up(child: &mut Child, dir: &VmDir) -> String {
+    let killed = child.kill();
+    if let Err(error) = killed.and(ended(child).await.map(drop)) {
+        tracing::warn!(%error, "the step that becomes QEMU is not ended");
+    }
+    if let Some(qemu) = &dir.status().qemu {
+        qemu.signal(Signal::KILL);
+        if let Ok(Some(watched)) = Watched::new(qemu) {
+            watched.end().await;
+        }
+    }
+    format!("it was not put up within {} s", limits::CAGE.as_secs())
+}
+
+/// Waits for a child's end without keeping others from going on.
+async fn ended(child: &mut Child) -> std::io::Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        time::sleep(qhost_sys::limits::CHILD_POLL).await;
+    }
+}
+
+/// Has the cage put up and QEMU started in it; or what the step there said went wrong.
+async fn caged(
+    spec: &Spec,
+    child: &mut Child,
+    dir: &mut VmDir,
+) -> std::io::Result<Result<Watched, String>> {
+    let no_pipe = || std::io::Error::other("no pipe to the cage");
+    let orders = child.stdin.take().ok_or_else(no_pipe)?;
+    let mut orders = pipe::Sender::from_owned_fd(orders.into())?;
+    let said = child.stdout.take().ok_or_else(no_pipe)?;
+    let mut said = BufReader::new(pipe::Receiver::from_owned_fd(said.into())?);
+    let line = Orders {
+        vm: spec.vm.clone(),
+        cage: spec.cage.clone(),
+        forwards: spec.forwards.clone(),
+        program: spec.program.clone(),
+        argv: spec.argv.clone(),
+        first_free: descriptors::FIRST_FREE,
+    };
+    let line = format!("{}\n", serde_json::to_string(&line)?);
+    // Where the step is gone already, what it says, or its status, tells why.
+    if let Err(error) = orders.write_all(line.as_bytes()).await {
+        tracing::debug!(%error, "the orders were not written whole");
+    }
+    let Ready { pid, handed } = match ready(&mut said).await? {
+        Ok(ready) => ready,
+        Err(Some(message)) => {
+            ended(child).await?;
+            return Ok(Err(message));
+        }
+        Err(None) => {
+            let status = ended(child).await;
+            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            return Ok(Err(format!("the step that becomes QEMU ended with {status}")));
+        }
+    };
+    let gone = || "the process that was to be QEMU is gone".to_owned();
+    let Some(process) = Process::of(pid) else { return Ok(Err(gone())) };
+    failpoint::reach("launch.caged");
+    // It runs only once it is written down; on a full disk it does not run.
+    dir.must_note(|status| status.qemu = Some(process.clone())).map_err(std::io::Error::other)?;
+    failpoint::reach("launch.recorded");
+    let Some(watched) = Watched::new(&process)? else { return Ok(Err(gone())) };
+    if let Some(handed) = handed {
+        tokio::spawn(bind(Binds::take(watched.handle(), &handed, &spec.forwards)?));
+    }
+    let go = orders.write_all(b"go\n").await;
+    failpoint::reach("launch.go");
+    // Its standard output closes when QEMU begins; that of the step's first half has, long since.
+    let said = said_by(&mut said).await?;
+    ended(child).await?;
+    match (said, go) {
+        (Some(Said::Failed(message)), _) => Ok(Err(message)),
+        (_, Err(error)) => Err(error),
+        (_, Ok(())) => Ok(Ok(watched)),
+    }
+}
+
+/// A step that waits for the word to become QEMU.
+struct Ready {
+    pid: u32,
+    /// What the supervisor takes from it first.
+    handed: Option<Handed>,
+}
+
+/// Reads that it is ready, or what went wrong; nothing where it ended without a word. Its first half says the process id and its second half
+/// that it is ready, in either order.
+async fn ready(
+    said: &mut BufReader<pipe::Receiver>,
+) -> std::io::Result<Result<Ready, Option<String>>> {
+    let (mut pid, mut handed) = (None, None);
+    loop {
+        match said_by(said).await? {
+            Some(Said::Pid(found)) => pid = Some(found),
+            Some(Said::Ready(found)) => handed = Some(found),
+            Some(Said::Failed(message)) => return Ok(Err(Some(message))),
+            None => return Ok(Err(None)),
+        }
+        if let (Some(pid), Some(handed)) = (pid, &handed) {
+            return Ok(Ok(Ready { pid, handed: handed.clone() }));
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+fn watched(binds: Binds) -> std::io::Result<AsyncFd<Binds>> {
+    // SAFETY: `Binds` owns its descriptor, which stays open, and the same, for as long as it is there.
+    Ok(unsafe { AsyncFd::register_with_interest(binds, Interest::READABLE) }?)
+}
+
+/// Answers QEMU's requests to bind a socket, until it has all of them or has ended.
+async fn bind(binds: Binds) {
+    let answered = async {
+        let mut binds = watched(binds)?;
+        loop {
+            let mut readable = binds.readable_mut().await?;
+            if !readable.get_inner_mut().answer()? {
+                return std::io::Result::Ok(());
+            }
+            readable.clear_ready();
+        }
+    };
+    // QEMU then says which port it could not forward.
+    if let Err(error) = answered.await {
+        tracing::debug!(%error, "no more of QEMU's sockets are bound");
+    }
+}
+
+async fn said_by(said: &mut BufReader<pipe::Receiver>) -> std::io::Result<Option<Said>> {
+    let mut line = String::new();
+    said.take(limits::NOTE_BYTES as u64).read_line(&mut line).await?;
+    Ok(serde_json::from_str(&line).ok())
+}
+
+/// A task that ends with its stream; a process that QEMU left behind could hold that open.
+async fn finished<T: Default>(task: Option<JoinHandle<T>>) -> T {
+    let Some(mut task) = task else { return T::default() };
+    match time::timeout(limits::DRAIN, &mut task).await {
+        Ok(output) => output.unwrap_or_default(),
+        Err(_) => {
+            task.abort();
+            T::default()
+        }
+    }
+}
+
+/// The port in QEMU's message that it could not forward one; between our giving it up and QEMU's taking it, another
+/// process took it.
+fn port_taken(stderr: &str) -> Option<VmError> {
+    let rule = stderr.split_once("Could not set up host forwarding rule '")?.1;
+    let (protocol, rest) = rule.split_once(':')?;
+    let (bind, rest) = rest.split_once(':')?;
+    let (port, _) = rest.split_once('-')?;
+    Some(VmError::PortTaken {
+        port: port.parse().ok()?,
+        bind: bind.parse().ok()?,
+        protocol: if protocol == "udp" { "udp" } else { "tcp" },
+    })
+}
+
+/// A new pair of channels for a VM's console.
+pub(super) fn console() -> Console {
+    let channel = || broadcast::channel(limits::CONSOLE_PIECES).0;
+    Console { said: channel(), typed: channel() }
+}

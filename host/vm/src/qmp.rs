@@ -1,0 +1,230 @@
+//! QEMU's control protocol, QMP: JSON lines over a Unix socket (QEMU's `docs/interop/qmp-spec.rst`).
+//!
+//! QEMU is not trusted once a guest runs in it: lines, their rate and waits are bounded, and what it says may say anything.
+
+use std::{collections::VecDeque, io};
+
+use rustix::{io::Errno, net::SendFlags};
+use serde_json::{Value, json};
+use tokio::{
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::{self, Instant},
+};
+use tokio_stream::StreamExt as _;
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+
+use qhost_model::printable;
+
+use super::token_bucket::TokenBucket;
+use crate::limits;
+
+/// A connection whose greeting was read.
+#[derive(Debug)]
+pub(super) struct Qmp {
+    lines: FramedRead<OwnedReadHalf, LinesCodec>,
+    writer: OwnedWriteHalf,
+    /// Events that came while an answer was awaited.
+    events: VecDeque<Event>,
+    next_id: u64,
+    bucket: TokenBucket,
+    /// When the next line may be read.
+    read_at: Option<Instant>,
+}
+
+/// What QEMU says.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Of its own accord.
+    Event(Event),
+    /// To a command.
+    Answer {
+        /// The command's number.
+        id: u64,
+        /// What the command returns; or QEMU's words of refusal.
+        result: Result<Value, String>,
+    },
+}
+
+/// Something that QEMU says of its own accord.
+#[derive(Debug, Clone)]
+pub(super) struct Event {
+    /// For example `SHUTDOWN`.
+    pub name: String,
+    /// Why, where it says so.
+    pub reason: Option<String>,
+}
+
+/// Why a connection is of no use any more, or a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// QEMU closed the connection.
+    #[error("QEMU closed its control socket")]
+    Closed,
+    /// The socket failed.
+    #[error("QEMU's control socket failed")]
+    Io(#[from] io::Error),
+    /// No answer in time.
+    #[error("QEMU did not answer {command} within {} s", limits::QMP_REPLY.as_secs())]
+    Timeout {
+        /// The command.
+        command: String,
+    },
+    /// QEMU refused a command.
+    #[error("QEMU refused {command}: {reason}")]
+    Refused {
+        /// The command.
+        command: String,
+        /// QEMU's words.
+        reason: String,
+    },
+    /// QEMU does not read what is sent to it.
+    #[error("QEMU does not read its control socket")]
+    Deaf,
+    /// QEMU has sent more than the rate for too long.
+    #[error(
+        "QEMU flooded its control socket: for {} s it sent more than {} KiB a second",
+        limits::QMP_FLOOD.as_secs(),
+        limits::QMP_RATE.per_second >> 10
+    )]
+    Flood,
+    /// What came is not QMP.
+    #[error("QEMU's control socket sent what is not QMP: {0}")]
+    Garbage(String),
+}
+
+impl Qmp {
+    /// Reads the greeting. QEMU takes commands once [`Qmp::negotiate`] was heard.
+    pub(super) async fn greeted(stream: UnixStream) -> Result<Self, QmpError> {
+        let (reader, writer) = stream.into_split();
+        let lines =
+            FramedRead::new(reader, LinesCodec::new_with_max_length(limits::QMP_LINE_BYTES));
+        let bucket = TokenBucket::new(limits::QMP_RATE);
+        let mut qmp =
+            Self { lines, writer, events: VecDeque::new(), next_id: 0, bucket, read_at: None };
+        let greeting = qmp.read().await?;
+        if greeting.get("QMP").is_none() {
+            return Err(garbage(&greeting.to_string()));
+        }
+        Ok(qmp)
+    }
+
+    /// Leaves the state in which QEMU takes no other command. It hears this when its machine is built, some time after its
+    /// greeting.
+    pub(super) async fn negotiate(&mut self) -> Result<(), QmpError> {
+        self.execute("qmp_capabilities").await.map(drop)
+    }
+
+    /// Runs a command that takes no arguments, and gives what it returns; events that come meanwhile are kept.
+    pub(super) async fn execute(&mut self, command: &str) -> Result<Value, QmpError> {
+        match time::timeout(limits::QMP_REPLY, self.exchange(command)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(QmpError::Timeout { command: command.into() }),
+        }
+    }
+
+    async fn exchange(&mut self, command: &str) -> Result<Value, QmpError> {
+        let asked = self.send(command, &json!({}))?;
+        loop {
+            match self.message().await? {
+                Message::Event(event) => {
+                    if self.events.len() < limits::QMP_EVENTS {
+                        self.events.push_back(event);
+                    }
+                }
+                Message::Answer { id, result } if id == asked => {
+                    let refused = |reason| QmpError::Refused { command: command.into(), reason };
+                    return result.map_err(refused);
+                }
+                Message::Answer { .. } => {}
+            }
+        }
+    }
+
+    /// Sends a command and waits for nothing; gives the number that its answer will have.
+    pub(super) fn send(&mut self, command: &str, arguments: &Value) -> Result<u64, QmpError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let line = json!({"execute": command, "arguments": arguments, "id": id});
+        let line = format!("{line}\n");
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(self.writer.as_ref(), line.as_bytes(), flags) {
+            Ok(written) if written == line.len() => Ok(id),
+            // A command is short, so that the socket takes it whole unless QEMU reads none.
+            Ok(_) | Err(Errno::AGAIN) => Err(QmpError::Deaf),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(QmpError::Closed),
+            Err(error) => Err(io::Error::from(error).into()),
+        }
+    }
+
+    /// The next event or answer. May be dropped while it waits: nothing is lost.
+    pub(super) async fn next(&mut self) -> Result<Message, QmpError> {
+        match self.events.pop_front() {
+            Some(event) => Ok(Message::Event(event)),
+            None => self.message().await,
+        }
+    }
+
+    async fn message(&mut self) -> Result<Message, QmpError> {
+        loop {
+            let mut message = self.read().await?;
+            if let Some(event) = event(&message) {
+                return Ok(Message::Event(event));
+            }
+            let Some(id) = message.get("id").and_then(Value::as_u64) else { continue };
+            let result = match message.get("error") {
+                Some(error) => {
+                    let reason = error.get("desc").and_then(Value::as_str).unwrap_or_default();
+                    Err(printable::line(reason, 300).to_string())
+                }
+                None => Ok(message.get_mut("return").map(Value::take).unwrap_or_default()),
+            };
+            return Ok(Message::Answer { id, result });
+        }
+    }
+
+    async fn read(&mut self) -> Result<Value, QmpError> {
+        if let Some(at) = self.read_at {
+            time::sleep_until(at).await;
+            self.read_at = None;
+        }
+        match self.lines.next().await {
+            Some(Ok(line)) => {
+                // A short line costs something too.
+                let wait = self.bucket.take(line.len() as u64 + limits::QMP_MESSAGE_BYTES);
+                self.read_at = (!wait.is_zero()).then(|| Instant::now() + wait);
+                if self.bucket.empty_for() > limits::QMP_FLOOD {
+                    return Err(QmpError::Flood);
+                }
+                serde_json::from_str(&line).map_err(|_| garbage(&line))
+            }
+            Some(Err(LinesCodecError::MaxLineLengthExceeded)) => Err(QmpError::Garbage(format!(
+                "a line of more than {} bytes",
+                limits::QMP_LINE_BYTES
+            ))),
+            // A reset is how QEMU's end closes when it exits with our command unread.
+            Some(Err(LinesCodecError::Io(error)))
+                if error.kind() == io::ErrorKind::ConnectionReset =>
+            {
+                Err(QmpError::Closed)
+            }
+            Some(Err(LinesCodecError::Io(error))) => Err(error.into()),
+            None => Err(QmpError::Closed),
+        }
+    }
+}
+
+fn event(message: &Value) -> Option<Event> {
+    let name = message.get("event")?.as_str()?.to_owned();
+    // Of all that QEMU may say, only this is of use, and only so much: events are kept while an answer is awaited.
+    let reason = message.get("data").and_then(|data| data.get("reason")?.as_str());
+    let short =
+        |text: &str| text.chars().take(qhost_model::limits::SHOWN_CHARS).collect::<String>();
+    Some(Event { name: short(&name), reason: reason.map(short) })
+}
+
+fn garbage(line: &str) -> QmpError {
+    QmpError::Garbage(printable::line(line, qhost_model::limits::SHOWN_CHARS).to_string())
+}

@@ -1,0 +1,43 @@
+//! Room for a VM's status on a disk that is full: a file beside it that has its room from the launch on. It is overwritten where it is
+//! and takes the status' place; the file that was there is the next spare.
+
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use qhost_sys::state;
+
+use super::{Status, dir::STATUS};
+use crate::limits;
+
+const SPARE: &str = "status.spare";
+
+/// Takes the room, for a VM that is about to be launched.
+pub(super) fn make(vm: &Path) -> io::Result<()> {
+    state::write_replacing(&vm.join(SPARE), &blank())
+}
+
+fn blank() -> Vec<u8> {
+    vec![b' '; limits::STATUS_SPARE_BYTES]
+}
+
+/// Whether a file was not written for want of room.
+pub(super) fn is_wanted(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Writes the status there, with as much of its history as fits.
+pub(super) fn write(vm: &Path, status: &Status) -> io::Result<()> {
+    let (spare, record) = (vm.join(SPARE), vm.join(STATUS));
+    let mut bytes = serde_json::to_vec(&status.in_short())?;
+    if bytes.len() > limits::STATUS_SPARE_BYTES {
+        return Err(io::Error::other("the status is longer than the room that is kept for it"));
+    }
+    // Blanks behind JSON are nothing.
+    bytes.resize(limits::STATUS_SPARE_BYTES, b' ');
+    let file = File::options().write(true).open(&spare)?;
+    file.write_all_at(&bytes, 0)?;
+    file.sync_data()?;
+    renameat_with(CWD, &spare, CWD, &record, RenameFlags::EXCHANGE)?;
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! What a VM is run from, whoever looks after it: written down once before the launch, in its folder, `plan.json`.
+
+use std::{
+    fs, io,
+    path::{Component, Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use qhost_cage::{Cage, User};
+use qhost_model::{
+    digest::Sha256,
+    format::Format,
+    job::{Ready, Resources, Restart},
+    launch::Forward,
+};
+use qhost_sys::{spawn, state};
+
+use super::{Process, VmError, argv::OVERLAY, dir::name_of, error::folder};
+
+pub(super) const PLAN: &str = "plan.json";
+
+/// All that a supervisor needs to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spec {
+    /// The VM's id.
+    pub vm: String,
+    /// The task's name.
+    pub task: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// CPUs and memory.
+    pub resources: Resources,
+    /// The forwarded ports.
+    pub forwards: Vec<Forward>,
+    /// The stored image.
+    pub image: ImageOf,
+    /// The overlay that takes the guest's writes: in the VM's folder, or a kept one by its absolute path. None for a CD.
+    pub overlay: Option<PathBuf>,
+    /// What the guest may write there, in bytes.
+    pub overlay_bytes: u64,
+    /// Seconds that a guest has to power off, unless whoever stops it says otherwise.
+    pub grace_s: u64,
+    /// When it is started again.
+    pub restart: Restart,
+    /// How it is known that its guest is ready.
+    pub ready: Option<Ready>,
+    /// What QEMU is kept in.
+    pub cage: Cage,
+    /// The emulator.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub argv: Vec<String>,
+}
+
+/// The image of a VM.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageOf {
+    /// The stored file.
+    pub path: PathBuf,
+    /// Its digest.
+    pub sha256: Sha256,
+    /// What QEMU is told it is.
+    pub format: Format,
+    /// The size of the disk that a guest sees, in bytes.
+    pub disk_bytes: u64,
+}
+
+impl Spec {
+    /// The one of a VM's folder.
+    pub fn read(vm: &Path) -> Result<Self, VmError> {
+        let path = vm.join(PLAN);
+        let read = || {
+            let spec: Self = serde_json::from_slice(&state::read(&path)?)?;
+            // The id is part of paths that are removed.
+            match spec.vm == name_of(vm) {
+                true => Ok(spec),
+                false => Err(io::Error::other("it is another VM's, by the id in it")),
+            }
+        };
+        read().map_err(folder("read", &path))
+    }
+
+    /// Refuses a record by which QEMU would get files that are not of this state folder: its image, or an overlay that is kept.
+    pub fn keeps_to_state_of(&self, vm: &Path) -> Result<(), VmError> {
+        let state = vm.ancestors().nth(2).unwrap_or(vm);
+        let outside = |path: &Path| {
+            folder("use", path)(io::Error::other(format!(
+                "{} of {} names it, and it is not where this state folder has such files",
+                PLAN,
+                vm.display()
+            )))
+        };
+        if !is_below(&self.image.path, &state.join("images/sha256")) {
+            return Err(outside(&self.image.path));
+        }
+        let kept = self.overlay.as_deref().filter(|_| !self.has_own_overlay());
+        match kept.filter(|overlay| {
+            overlay.file_name() != Some(OVERLAY.as_ref())
+                || !is_below(overlay, &state.join("overlays"))
+        }) {
+            None => Ok(()),
+            Some(overlay) => Err(outside(overlay)),
+        }
+    }
+
+    /// Whether a process can be this VM's QEMU, by what a process cannot change: its process namespace and its user, both the
+    /// cage's. Before it has that user, it runs the supervisor's program.
+    pub fn can_be(&self, qemu: &Process) -> bool {
+        let is_its_user = match self.cage.user {
+            User::Own(uid) => {
+                let step = spawn::supervisor_program();
+                qemu.user() == Some(uid) || step.is_ok_and(|step| qemu.runs(&step))
+            }
+            // The kernel keeps users but root from the processes of other users.
+            User::Namespace(_) | User::Caller => true,
+        };
+        is_its_user && (!self.cage.namespaces || qemu.is_namespaced())
+    }
+
+    /// Whether the overlay goes with the VM.
+    pub fn has_own_overlay(&self) -> bool {
+        self.overlay.as_deref() == Some(Path::new(OVERLAY))
+    }
+}
+
+/// Whether a file is two levels below a folder, whose path may lead there by links.
+fn is_below(file: &Path, folder: &Path) -> bool {
+    let is_plain = file.components().all(|part| part != Component::ParentDir);
+    let Some(above) = file.ancestors().nth(2).filter(|_| is_plain) else { return false };
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    above == folder || real(above).is_some_and(|above| Some(above) == real(folder))
+}

@@ -1,0 +1,303 @@
+//! How a VM is doing: its states, which may follow which, and when and why each began. In its folder, `status.json`.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use qhost_model::printable;
+
+use super::{End, Ended, Process};
+use crate::limits;
+
+/// Where a VM is between its decision and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Decided, and nothing done yet.
+    Created,
+    /// Its image is being fetched or looked for.
+    Fetching,
+    /// QEMU is being started, or will be, once more.
+    Starting,
+    /// The guest runs.
+    Running,
+    /// The guest was stopped where it was, and can go on.
+    Paused,
+    /// It was asked to stop.
+    Stopping,
+    /// It shut down, by itself or because it was asked to.
+    Exited,
+    /// QEMU or the guest's kernel failed.
+    Failed,
+    /// Nobody knows how it ended: whoever looked after it was killed, and QEMU is gone.
+    Lost,
+}
+
+impl State {
+    /// As in `status.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Fetching => "fetching",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Exited => "exited",
+            Self::Failed => "failed",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// Whether the VM is over, unless somebody starts it again.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Exited | Self::Failed | Self::Lost)
+    }
+
+    /// What may come next by itself. A final state is left only by [`Status::start_again`].
+    fn may_become(self, next: Self) -> bool {
+        let after: &[Self] = match self {
+            Self::Created => &[Self::Fetching, Self::Starting, Self::Failed, Self::Lost],
+            Self::Fetching => &[Self::Starting, Self::Failed, Self::Lost],
+            // One that fails to start may be tried again; one that is stopped before its guest ran has exited.
+            Self::Starting => &[
+                Self::Starting,
+                Self::Running,
+                Self::Stopping,
+                Self::Exited,
+                Self::Failed,
+                Self::Lost,
+            ],
+            Self::Running => &[
+                Self::Paused,
+                Self::Stopping,
+                Self::Starting,
+                Self::Exited,
+                Self::Failed,
+                Self::Lost,
+            ],
+            Self::Paused => &[
+                Self::Running,
+                Self::Stopping,
+                Self::Starting,
+                Self::Exited,
+                Self::Failed,
+                Self::Lost,
+            ],
+            Self::Stopping => &[Self::Starting, Self::Exited, Self::Failed, Self::Lost],
+            Self::Exited | Self::Failed | Self::Lost => &[],
+        };
+        after.contains(&next)
+    }
+}
+
+/// A VM's status, as it is written down.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    state: State,
+    /// Every state so far, with when it began and why; of very many, the first and the latest.
+    changes: Vec<Change>,
+    /// Who looks after it.
+    pub supervisor: Option<Process>,
+    /// Its QEMU, once there is one.
+    pub qemu: Option<Process>,
+    /// When a guest that was asked to stop has had its grace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_by: Option<Timestamp>,
+    /// Whether it is to be started again when it has stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start_again_after: bool,
+    /// When the job's ready check held, since QEMU was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<Timestamp>,
+    /// How often it was started again by its restart policy, in a row.
+    #[serde(default)]
+    pub restarts: u32,
+    /// When QEMU was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// What is kept of it takes so many bytes, once it has ended; absent of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_bytes: Option<u64>,
+    /// How it ended, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+}
+
+/// A state's beginning.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Change {
+    /// The state.
+    pub state: State,
+    /// When it began.
+    pub at: Timestamp,
+    /// Why, where that is not plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Status {
+    /// A VM that this process is going to look after.
+    pub(super) fn new() -> Self {
+        let mut status = Self::unwritten();
+        status.changes = vec![Change { state: State::Created, at: Timestamp::now(), reason: None }];
+        status.supervisor = Process::this();
+        status
+    }
+
+    /// Of a VM whose folder is just being made.
+    pub(super) fn unwritten() -> Self {
+        Self::without_history(State::Created)
+    }
+
+    /// Of a VM whose record cannot be read: it may be running.
+    pub fn unknown() -> Self {
+        Self::without_history(State::Running)
+    }
+
+    fn without_history(state: State) -> Self {
+        Self {
+            state,
+            changes: vec![],
+            supervisor: None,
+            qemu: None,
+            stop_by: None,
+            start_again_after: false,
+            ready_at: None,
+            restarts: 0,
+            started_at: None,
+            kept_bytes: None,
+            ended: None,
+        }
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Every state so far.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// When its state began.
+    pub fn since(&self) -> Option<Timestamp> {
+        self.changes.last().map(|change| change.at)
+    }
+
+    /// Whether QEMU is there, whoever looks after it.
+    pub fn qemu_lives(&self) -> bool {
+        !self.state.is_final() && self.qemu.as_ref().is_some_and(Process::lives)
+    }
+
+    /// Goes on to a state; one that cannot follow is not entered. Whether it was.
+    pub fn enter(&mut self, state: State, reason: Option<String>) -> bool {
+        let may = self.state.may_become(state);
+        if may {
+            self.change(state, reason);
+        }
+        may
+    }
+
+    /// A VM that has ended begins once more, because somebody wants it to. Whether it does.
+    pub(super) fn start_again(&mut self, reason: String) -> bool {
+        let may = self.state.is_final();
+        if may {
+            (self.qemu, self.ended, self.ready_at, self.stop_by) = (None, None, None, None);
+            self.start_again_after = false;
+            self.restarts = 0;
+            self.change(State::Starting, Some(reason));
+        }
+        may
+    }
+
+    /// The same with little of its history and short reasons.
+    pub(super) fn in_short(&self) -> Self {
+        let short = |text: &str| printable::line(text, limits::STATUS_SPARE_REASON).to_string();
+        let mut status = self.clone();
+        let left_out = status.changes.len().saturating_sub(limits::STATUS_SPARE_CHANGES);
+        if left_out > 0 {
+            status.changes.drain(1..=left_out);
+        }
+        for change in &mut status.changes {
+            change.reason = change.reason.as_deref().map(short);
+        }
+        if let Some(End::Failed { message } | End::NotStarted { message, .. }) =
+            status.ended.as_mut().map(|ended| &mut ended.end)
+        {
+            *message = short(message);
+        }
+        status
+    }
+
+    fn change(&mut self, state: State, reason: Option<String>) {
+        self.state = state;
+        self.changes.push(Change { state, at: Timestamp::now(), reason });
+        if self.changes.len() > limits::STATUS_CHANGES {
+            self.changes.remove(1);
+        }
+    }
+}
+
+impl Ended {
+    /// The state that a VM is in for good.
+    pub(super) fn state(&self) -> (State, String) {
+        let state = match self.end {
+            End::ShutDown | End::Stopped { .. } => State::Exited,
+            End::Unseen => State::Lost,
+            End::Panicked | End::Failed { .. } | End::NotStarted { .. } => State::Failed,
+        };
+        let reason = self.end.to_string();
+        (state, printable::line(&reason, limits::QEMU_STDERR_BYTES).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [State; 9] = [
+        State::Created,
+        State::Fetching,
+        State::Starting,
+        State::Running,
+        State::Paused,
+        State::Stopping,
+        State::Exited,
+        State::Failed,
+        State::Lost,
+    ];
+
+    #[test]
+    fn only_legal_changes() {
+        for from in ALL {
+            assert!(!from.may_become(State::Created), "{from:?}");
+            assert_eq!(from.may_become(State::Lost), !from.is_final(), "{from:?}");
+            for to in ALL {
+                assert!(!(from.is_final() && from.may_become(to)), "{from:?} to {to:?}");
+            }
+        }
+        let legal = |from: State| ALL.into_iter().filter(move |to| from.may_become(*to)).count();
+        assert_eq!(ALL.map(legal), [4, 3, 6, 6, 6, 4, 0, 0, 0]);
+        let mut status = Status::new();
+        assert!(!status.enter(State::Exited, None), "a guest that has not run has not shut down");
+        assert!(!status.start_again("not yet over".into()));
+        assert!(status.enter(State::Starting, None) && status.enter(State::Running, None));
+        assert!(!status.enter(State::Fetching, None));
+        assert!(status.enter(State::Lost, Some("killed".into())));
+        assert!(!status.enter(State::Running, None));
+        assert_eq!(status.changes().len(), 4);
+        assert!(status.start_again("asked to".into()));
+        assert_eq!(status.state(), State::Starting);
+    }
+
+    #[test]
+    fn a_vm_that_restarts_for_ever_has_a_short_history() {
+        let mut status = Status::new();
+        for _ in 0..1000 {
+            status.enter(State::Starting, None);
+        }
+        assert_eq!(status.changes().len(), limits::STATUS_CHANGES);
+        assert_eq!(status.changes()[0].state, State::Created);
+    }
+}

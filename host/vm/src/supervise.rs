@@ -1,0 +1,350 @@
+//! Looks after one VM from its launch to its end: the whole of a supervisor. One owner: this alone touches QEMU and its
+//! control connection; requests come in from outside, by signals and by the control socket.
+
+use std::{path::Path, time::Duration};
+
+use jiff::Timestamp;
+use rustix::process::{getpid, set_child_subreaper};
+use tokio::{
+    net::UnixStream,
+    sync::{broadcast, mpsc},
+    time::{self, Instant},
+};
+
+use qhost_model::job::{Ready, ReadyCheck};
+use qhost_sys::{failpoint, stop::Stop};
+
+use super::{
+    End, Ended, Note, Notes, Process, Spec, State, Status, VmDir, VmError,
+    control::{self, Ask, Console, Request},
+    dir::remove_leftovers,
+    qemu::{self, Qemu},
+    qmp::Qmp,
+    ready,
+    seen::Asked,
+    watch::Watch,
+};
+use crate::limits;
+
+/// Whether QEMU is to be started, or there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// It is to be started.
+    Launch,
+    /// It was started by a supervisor that was killed.
+    Adopt,
+}
+
+/// The one of a VM.
+pub(super) struct Supervisor {
+    pub(super) spec: Spec,
+    pub(super) dir: VmDir,
+    pub(super) stop: Stop,
+    /// Requests by signals that were heard so far.
+    pub(super) heard: u32,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    /// Requests to be told of the VM's end.
+    pub(super) ends: Vec<Ask>,
+    pub(super) console: Console,
+    pub(super) notes: Notes,
+}
+
+/// Looks after a VM until it is over. Its lock, and the locks on all that it uses, are open in this process.
+pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
+    // What QEMU becomes the child of, when the step that starts it has ended.
+    if let Err(error) = set_child_subreaper(Some(getpid())) {
+        tracing::warn!(%error, "QEMU's exit status will not be known");
+    }
+    let spec = Spec::read(vm)?;
+    spec.keeps_to_state_of(vm)?;
+    let runtime = VmError::Runtime;
+    let stop = Stop::on_signals().map_err(runtime)?;
+    let notes = Notes::on_stdout();
+    let mut dir = VmDir::looked_after(vm, &spec);
+    let (asking, asks) = mpsc::channel(limits::CONTROL_ASKS);
+    let console = qemu::console();
+    failpoint::reach("supervise.begun");
+    if begin == Begin::Adopt {
+        dir.note(|status| status.supervisor = Process::this());
+        dir.tell("adopted", Some("whoever looked after it was killed".into()));
+    }
+    let served = control::serve(vm, asking, console.clone())?;
+    let ends = vec![];
+    Supervisor { spec, dir, stop, heard: 0, asks, ends, console, notes }.until_over(begin).await;
+    served.finish().await;
+    Ok(())
+}
+
+/// What is done after an end.
+enum Next {
+    Over,
+    /// Again, after a while.
+    Again(Duration, String),
+}
+
+impl Supervisor {
+    async fn until_over(mut self, mut begin: Begin) {
+        loop {
+            let (ended, asked) = match self.run_once(begin).await {
+                Ok(done) => done,
+                Err(error) => {
+                    let asked = Asked { end: matches!(error, VmError::Interrupted), again: false };
+                    (self.did_not_start(&error), asked)
+                }
+            };
+            match self.next(&ended, asked) {
+                Next::Again(wait, why) if self.wait(wait, &why).await => begin = Begin::Launch,
+                Next::Again(_, _) => {
+                    // It was stopped while nothing of it ran.
+                    let end = End::Stopped { by: super::StoppedBy::BetweenStarts };
+                    return self.over(Ended { end, ..ended });
+                }
+                Next::Over => return self.over(ended),
+            }
+        }
+    }
+
+    /// One QEMU, from its start to its end.
+    async fn run_once(&mut self, begin: Begin) -> Result<(Ended, Asked), VmError> {
+        let started = match begin {
+            Begin::Launch => {
+                let now = Timestamp::now();
+                let begin = |status: &mut Status| {
+                    status.supervisor = Process::this();
+                    (status.started_at, status.ready_at) = (Some(now), None);
+                    (status.stop_by, status.start_again_after) = (None, false);
+                };
+                if self.dir.status().state() == State::Starting {
+                    self.dir.note(begin);
+                } else {
+                    self.enter_with(State::Starting, None, begin);
+                }
+                failpoint::reach("launch.starting");
+                Qemu::start(&self.spec, &mut self.dir, &self.console).await?
+            }
+            Begin::Adopt => {
+                let process = self.dir.status().qemu.clone();
+                let process = process.ok_or(VmError::Unseen)?;
+                Qemu::adopt(&process, self.dir.path(), &self.console).await?
+            }
+        };
+        let (mut qemu, stream) = started;
+        // One that is being stopped is waited for no longer than it has left.
+        let is_stopping = self.dir.status().state() == State::Stopping;
+        let within = match is_stopping {
+            true => self.grace_left().max(limits::STOP_QUIT),
+            false => limits::QMP_GREETING,
+        };
+        let greeted = self.greet(&mut qemu, stream, within).await;
+        // Whatever fails from here on, QEMU is gone before anything that it uses is given up.
+        let qmp = match greeted {
+            Ok(qmp) => qmp,
+            Err(error) => {
+                qemu.kill_for_good().await;
+                return Err(error);
+            }
+        };
+        failpoint::reach("launch.negotiated");
+        let ready = self.ready_check(begin);
+        let mut watch = Watch::new(self, &mut qemu, qmp, ready);
+        let begun = match begin {
+            Begin::Launch => watch.go_on().await,
+            Begin::Adopt => watch.find_out().await,
+        };
+        if let Err(error) = begun {
+            drop(watch);
+            let error = qemu.explained(error).await;
+            qemu.kill_for_good().await;
+            return Err(error);
+        }
+        failpoint::reach("launch.running");
+        watch.count_as_the_vm(begin);
+        let (ending, seen) = watch.until_exit().await;
+        failpoint::reach("stop.ended");
+        let stderr = qemu.output().await;
+        let killed = self.spec.cage.usage(&self.spec.vm).and_then(|usage| usage.oom_kills);
+        let asked = seen.asked();
+        let started_at = self.dir.status().started_at.unwrap_or_else(Timestamp::now);
+        let end = seen.end(ending, &stderr, killed.is_some_and(|kills| kills > 0));
+        Ok((Ended { end, started_at, ended_at: Timestamp::now() }, asked))
+    }
+
+    /// QEMU's greeting, unless it is to stop meanwhile.
+    async fn greet(
+        &mut self,
+        qemu: &mut Qemu,
+        stream: UnixStream,
+        within: Duration,
+    ) -> Result<Qmp, VmError> {
+        let mut greeted = std::pin::pin!(qemu.greet(stream, within));
+        loop {
+            let (stop, heard) = (&mut self.stop, self.heard + 1);
+            tokio::select! {
+                biased;
+                () = stop.asked(heard) => return Err(VmError::Interrupted),
+                Some(ask) = self.asks.recv() => if self.is_to_end(ask, "it is starting") {
+                    return Err(VmError::Interrupted);
+                },
+                greeted = &mut greeted => return greeted,
+            }
+        }
+    }
+
+    /// Answers a request while no guest runs; whether it ends the VM.
+    pub(super) fn is_to_end(&mut self, ask: Ask, why_not: &str) -> bool {
+        match ask.request {
+            Request::Stop { .. } | Request::Kill => {
+                ask.answer(Ok(true.into()));
+                return true;
+            }
+            Request::End => self.ends.push(ask),
+            Request::Restart { .. }
+            | Request::Pause
+            | Request::Resume
+            | Request::Stats
+            | Request::Console => ask.answer(Err(why_not.to_owned())),
+        }
+        false
+    }
+
+    /// Of the grace of a guest that was asked to stop.
+    pub(super) fn grace_left(&self) -> Duration {
+        let by = self.dir.status().stop_by;
+        by.and_then(|by| by.duration_since(Timestamp::now()).try_into().ok()).unwrap_or_default()
+    }
+
+    /// The job's ready check, unless it held already. What an adopted guest has said meanwhile nobody heard, so that its console is
+    /// no reason to end it.
+    fn ready_check(&self, begin: Begin) -> Option<ready::Check> {
+        let is_due = self.dir.status().ready_at.is_none();
+        let is_serial = |ready: &Ready| matches!(ready.check, ReadyCheck::Serial(_));
+        let ready = self
+            .spec
+            .ready
+            .clone()
+            .filter(|ready| is_due && !(begin == Begin::Adopt && is_serial(ready)))?;
+        let said = self.console.said.subscribe();
+        Some(ready::Check::begin(ready, &self.spec.forwards, said))
+    }
+
+    fn did_not_start(&self, error: &VmError) -> Ended {
+        let now = Timestamp::now();
+        let end = if matches!(error, VmError::Interrupted) {
+            End::Stopped { by: super::StoppedBy::BetweenStarts }
+        } else if matches!(error, VmError::Unseen) {
+            End::Unseen
+        } else {
+            let first = std::error::Error::source(error);
+            let causes = std::iter::successors(first, |cause| cause.source());
+            let message = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+            End::NotStarted { message, cannot_run: error.is_the_hosts() }
+        };
+        Ended { end, started_at: self.dir.status().started_at.unwrap_or(now), ended_at: now }
+    }
+
+    fn next(&mut self, ended: &Ended, asked: Asked) -> Next {
+        if asked.again {
+            return Next::Again(Duration::ZERO, "asked to restart".into());
+        }
+        let restart = self.spec.restart;
+        if asked.end || !restart.wants(ended.end.is_failure()) {
+            return Next::Over;
+        }
+        let ran = ended.ended_at.duration_since(ended.started_at).unsigned_abs();
+        let before = if ran >= qhost_model::limits::RESTART_SETTLED {
+            0
+        } else {
+            self.dir.status().restarts
+        };
+        match restart.delay_s(before) {
+            Some(seconds) => {
+                self.dir.note(|status| status.restarts = before + 1);
+                let why = format!(
+                    "restart {} of {} in {seconds} s: {}",
+                    before + 1,
+                    restart.attempts,
+                    ended.end
+                );
+                Next::Again(Duration::from_secs(seconds), why)
+            }
+            None => Next::Over,
+        }
+    }
+
+    /// Waits before a restart; false where it is asked to stop meanwhile.
+    async fn wait(&mut self, most: Duration, why: &str) -> bool {
+        let why = qhost_model::printable::line(why, limits::QEMU_STDERR_BYTES).to_string();
+        self.enter_with(State::Starting, Some(why), |_| {});
+        let end = Instant::now() + most;
+        loop {
+            let (stop, heard) = (&mut self.stop, self.heard + 1);
+            tokio::select! {
+                () = time::sleep_until(end) => return true,
+                () = stop.asked(heard) => {
+                    self.heard = heard;
+                    return false;
+                }
+                Some(ask) = self.asks.recv() => {
+                    if matches!(ask.request, Request::Restart { .. }) {
+                        ask.answer(Ok(true.into()));
+                        return true;
+                    }
+                    if self.is_to_end(ask, "it waits to be started again") {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    fn over(mut self, ended: Ended) {
+        let (state, reason) = ended.state();
+        self.enter_with(state, Some(reason), |status| status.ended = Some(ended));
+        failpoint::reach("stop.recorded");
+        if let Err(error) = self.spec.cage.leave_supervisor() {
+            tracing::warn!(vm = self.spec.vm, %error, "cannot leave the VM's cgroup");
+        }
+        if let Err(error) = remove_leftovers(self.dir.path()) {
+            tracing::warn!(vm = self.spec.vm, %error, "cannot remove what an ended VM had");
+        }
+        // On a disk that was full there is room now.
+        self.dir.note(|_| {});
+        let status = self.dir.status();
+        for ask in self.ends {
+            ask.answer(serde_json::to_value(status).map_err(|error| error.to_string()));
+        }
+        failpoint::reach("stop.swept");
+    }
+
+    /// Goes on to a state, writes it down, and tells whoever listens.
+    pub(super) fn enter_with(
+        &mut self,
+        state: State,
+        reason: Option<String>,
+        note: impl FnOnce(&mut Status),
+    ) {
+        self.dir.enter_with(state, reason, note);
+        if let Some(change) = self.dir.status().changes().last() {
+            self.notes.say(&Note::Changed(change.clone()));
+        }
+    }
+}
+
+/// Waits for the next piece of a console that has a text; the end of the console is waited for for ever.
+pub(super) async fn console_says(mut said: broadcast::Receiver<bytes::Bytes>, text: &str) {
+    let mut last: Vec<u8> = vec![];
+    loop {
+        match said.recv().await {
+            Ok(bytes) => {
+                last.extend_from_slice(&bytes);
+                let text = text.as_bytes();
+                if last.windows(text.len().max(1)).any(|window| window == text) {
+                    return;
+                }
+                last.drain(..last.len().saturating_sub(text.len()));
+            }
+            Err(broadcast::error::RecvError::Lagged(_)) => last.clear(),
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
