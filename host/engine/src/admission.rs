@@ -17,18 +17,18 @@ use qhost_model::{
 use qhost_sys::state::StateDir;
 use qhost_vm::{
     Status, Vm, VmDir, VmError,
-    dir::{STATUS, bytes_of, remove_leftovers},
+    dir::{bytes_of, remove_leftovers},
     list,
+    lock::is_abandoned,
+    records::{STATUS, read_record},
 };
 
-use crate::overlays;
+use crate::overlays::{self, Owner};
 
 /// What is to be admitted.
-pub(crate) struct Asking<'a> {
-    pub(crate) tenant: &'a str,
-    pub(crate) job: &'a str,
-    pub(crate) task: &'a str,
-    pub(crate) takes: Amounts,
+struct Asking {
+    of: Owner,
+    takes: Amounts,
 }
 
 /// A VM that has ended: what decides whether it is kept.
@@ -46,23 +46,23 @@ pub fn admit_new(
     terms: &Terms,
 ) -> Result<VmDir, VmError> {
     let Task { tenant, job, name, .. } = task;
-    let asking = Asking { tenant, job, task: name, takes };
+    let asking = Asking { of: Owner::new(tenant, job, name), takes };
     VmDir::create(state, task, takes, || admit(state, &asking, terms))
 }
 
 /// Takes the folder of a VM that has ended, to start it once more, if that is not beyond those quotas; nothing where it is held.
 pub fn admit_again(state: &StateDir, vm: &Vm, terms: &Terms) -> Result<Option<VmDir>, VmError> {
     let Vm { tenant, job, task, reserved, .. } = vm;
-    let asking = Asking { tenant, job, task, takes: *reserved };
-    VmDir::take_again(state, vm, || admit(state, &asking, terms))
+    let asking = Asking { of: Owner::new(tenant, job, task), takes: *reserved };
+    VmDir::take_again(state, &vm.folder, || admit(state, &asking, terms))
 }
 
 /// Removes what is not kept, and says whether there is room for one VM more. Called under the lock of all folders.
-fn admit(state: &StateDir, asking: &Asking<'_>, terms: &Terms) -> Result<(), VmError> {
+fn admit(state: &StateDir, asking: &Asking, terms: &Terms) -> Result<(), VmError> {
     let (mut going_on, mut ended) = (vec![], vec![]);
     for folder in list::folders(&state.vms()) {
-        let held = !list::is_abandoned(&folder);
-        let status: Option<Status> = list::read_record(&folder.join(STATUS));
+        let held = !is_abandoned(&folder);
+        let status: Option<Status> = read_record(&folder.join(STATUS));
         match held || status.as_ref().is_some_and(Status::qemu_lives) {
             true => going_on.push(Vm::at(&folder)),
             false => ended.push(Ended::of(folder, status.as_ref())),
@@ -70,9 +70,10 @@ fn admit(state: &StateDir, asking: &Asking<'_>, terms: &Terms) -> Result<(), VmE
     }
     sweep(ended, &terms.retention);
     let bounds_disks = terms.host.disk_bytes.or(terms.tenant.disk_bytes).is_some();
-    let overlays = if bounds_disks { overlays::unused(state, &going_on, asking)? } else { vec![] };
+    let overlays =
+        if bounds_disks { overlays::unused(state, &going_on, &asking.of)? } else { vec![] };
     for (whose, quota) in
-        [(Whose::Host, &terms.host), (Whose::Tenant(asking.tenant), &terms.tenant)]
+        [(Whose::Host, &terms.host), (Whose::Tenant(&asking.of.tenant), &terms.tenant)]
     {
         let is_meant = |tenant: &str| match whose {
             Whose::Host => true,

@@ -6,7 +6,7 @@
 
 use qhost_model::printable;
 use qhost_sys::state::StateDir;
-use qhost_vm::{Vm, VmError, dir::RANDOM_BYTES, list};
+use qhost_vm::{Vm, VmError, list, records::RANDOM_BYTES};
 
 use crate::limits;
 

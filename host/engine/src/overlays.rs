@@ -15,9 +15,7 @@ use serde::{Deserialize, Serialize};
 use qhost_image::VerifiedImage;
 use qhost_model::{digest::Sha256, format::Format, job::Task};
 use qhost_sys::state::{self, StateDir};
-use qhost_vm::{Spec, VmError, argv::OVERLAY, dir::slug, error::folder, list};
-
-use crate::admission::Asking;
+use qhost_vm::{Spec, VmError, argv::OVERLAY, error::folder, list, records::slug};
 
 const RECORD: &str = "overlay.json";
 const LOCK: &str = "lock";
@@ -44,6 +42,19 @@ pub struct Owner {
     pub task: String,
     /// The image's digest; absent until it lies over one.
     pub image: Option<Sha256>,
+}
+
+impl Owner {
+    /// A task, whose overlay lies over no image yet.
+    pub fn new(tenant: &str, job: &str, task: &str) -> Self {
+        Self { tenant: tenant.to_owned(), job: job.to_owned(), task: task.to_owned(), image: None }
+    }
+
+    /// Whether both are the same task.
+    fn is_the_task_of(&self, other: &Self) -> bool {
+        let Self { tenant, job, task, image: _ } = self;
+        (tenant, job, task) == (&other.tenant, &other.job, &other.task)
+    }
 }
 
 /// A kept overlay, for its operator.
@@ -81,16 +92,10 @@ impl KeptOverlay {
         let lock = make(parent)?.filter(|_| !is_used(state, &path));
         let held = || VmError::OverlayHeld { task: task.name.clone(), path: path.clone() };
         let lock = lock.ok_or_else(held)?;
-        let whose = Owner {
-            tenant: task.tenant.clone(),
-            job: task.job.clone(),
-            task: task.name.clone(),
-            image: None,
-        };
+        let whose = Owner::new(&task.tenant, &task.job, &task.name);
         let is_new = !path.exists();
         let found = read(parent).filter(|_| !is_new);
-        let same = |found: &Owner| Owner { image: None, ..found.clone() } == whose;
-        if found.as_ref().is_some_and(|found| !same(found)) {
+        if found.as_ref().is_some_and(|found| !found.is_the_task_of(&whose)) {
             let reason = "it is another task's".into();
             return Err(VmError::OverlayUnfit { path, reason });
         }
@@ -252,14 +257,11 @@ fn sweep(overlays: &Path) {
 pub(crate) fn unused(
     state: &StateDir,
     going_on: &[list::Vm],
-    asking: &Asking<'_>,
+    task: &Owner,
 ) -> Result<Vec<Kept>, VmError> {
-    let is_of = |of: &Owner, tenant: &str, job: &str, task: &str| {
-        (of.tenant.as_str(), of.job.as_str(), of.task.as_str()) == (tenant, job, task)
-    };
     let counts = |one: &Kept| {
-        let asks = is_of(&one.of, asking.tenant, asking.job, asking.task);
-        let has = |vm: &list::Vm| is_of(&one.of, &vm.tenant, &vm.job, &vm.task);
+        let asks = one.of.is_the_task_of(task);
+        let has = |vm: &list::Vm| one.of.is_the_task_of(&Owner::new(&vm.tenant, &vm.job, &vm.task));
         // What a VM or a launch has is held; that VM's writes are counted with it.
         !one.in_use || !(asks || going_on.iter().any(has))
     };

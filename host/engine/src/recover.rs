@@ -13,8 +13,10 @@ use qhost_cage::{UIDS, User};
 use qhost_sys::{failpoint, state::StateDir};
 use qhost_vm::{
     Attached, Begin, Note, Spec, State, Status, VmDir, VmError, control,
-    dir::{STATUS, lock_all, name_of, remove_leftovers, try_lock},
+    dir::remove_leftovers,
     list,
+    lock::{lock_all, try_lock},
+    records::{STATUS, name_of, read_record},
 };
 
 use crate::{limits, overlays, ports};
@@ -41,7 +43,7 @@ pub async fn recover(state: &StateDir) -> Recovered {
     let mut adopting = vec![];
     for (vm, lock) in found {
         let id = name_of(&vm);
-        match list::read_record::<Status>(&vm.join(STATUS)) {
+        match read_record::<Status>(&vm.join(STATUS)) {
             Some(status) if status.qemu_lives() && !is_anothers(&vm, &status) => {
                 match adopt(state, &vm, lock) {
                     Ok(attached) => adopting.push((id, attached)),
@@ -82,8 +84,7 @@ fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
     let is_due = |vm: &PathBuf| {
         // Removed last of all that is removed when a VM has ended.
         vm.join(control::SOCKET).exists()
-            || list::read_record(&vm.join(STATUS))
-                .is_none_or(|status: Status| !status.state().is_final())
+            || read_record(&vm.join(STATUS)).is_none_or(|status: Status| !status.state().is_final())
     };
     let due: Vec<_> = list::abandoned(state).into_iter().filter(is_due).collect();
     if due.is_empty() {

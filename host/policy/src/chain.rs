@@ -17,8 +17,9 @@ use super::{
     conflicts::{self, Conflict},
     convert::{self, Lent},
     error::{Fault, PolicyError},
+    log::Log,
     module::Module,
-    sandbox::{Log, Opened, Sandbox},
+    sandbox::{Opened, Sandbox},
     wasi::Moment,
 };
 

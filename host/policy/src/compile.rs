@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
     process::{ExitStatus, Stdio},
+    str::FromStr,
     thread,
     time::Duration,
 };
@@ -15,52 +16,20 @@ use rustix::{
     fs::{MemfdFlags, memfd_create},
     process::{Resource, Rlimit, setrlimit},
 };
-use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 use wit_component::{ComponentEncoder, DecodedWasm};
 
 use qhost_model::printable;
 use qhost_sys::spawn;
 
-use super::{module, sandbox};
+use super::{
+    component::{DECIDE, Kind, is_one_of},
+    sandbox,
+};
 use crate::limits;
 
 /// The hidden subcommand of `qhost` that ends up in [`child`].
 pub const SUBCOMMAND: &str = "__compile";
-
-/// What kind of WebAssembly a file is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// A component.
-    #[serde(rename = "component")]
-    Component,
-    /// A core module, which becomes a component if it carries its world's type.
-    #[serde(rename = "core module")]
-    Module,
-}
-
-impl Kind {
-    /// Tells them apart by the layer in the header (component-model, "Binary").
-    pub fn of(file: &[u8]) -> Result<Self, String> {
-        match file.first_chunk::<8>() {
-            Some(b"\0asm\x01\0\0\0") => Ok(Self::Module),
-            Some(b"\0asm\x0d\0\x01\0") => Ok(Self::Component),
-            Some(_) if file.starts_with(b"\0asm") => {
-                Err("WebAssembly of an unknown version".into())
-            }
-            Some(_) | None => Err("not a WebAssembly file".into()),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Component => "component",
-            Self::Module => "core module",
-        })
-    }
-}
 
 /// A file as a component. Nothing is added to a core module that it does not ask for: no adapter, no WASI.
 pub(super) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
@@ -84,9 +53,9 @@ fn is_one(component: &[u8]) -> Result<(), String> {
     let world = resolve.worlds.get(world);
     let exports = world.iter().flat_map(|world| world.exports.keys());
     let mut exports = exports.map(|key| resolve.name_world_key(key));
-    match exports.any(|name| module::is_one_of(&name, &[module::DECIDE])) {
+    match exports.any(|name| is_one_of(&name, &[DECIDE])) {
         true => Ok(()),
-        false => Err(format!("no policy: it does not export {}", module::DECIDE)),
+        false => Err(format!("no policy: it does not export {}", DECIDE)),
     }
 }
 
@@ -106,12 +75,24 @@ impl Default for CompileLimits {
 }
 
 /// What a compiler is to make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Product {
     /// Code to run.
     Code,
     /// A component that is a policy.
     Component,
+}
+
+impl FromStr for Product {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "code" => Ok(Self::Code),
+            "component" => Ok(Self::Component),
+            _ => Err("expected code or component".into()),
+        }
+    }
 }
 
 /// Compiles a policy's file; the error says what became of the compiler.

@@ -10,6 +10,8 @@
 pub mod limits;
 mod bindings;
 mod deadline;
+mod log;
+mod component;
 mod sandbox;
 mod wasi;
 mod loader;
@@ -42,17 +44,19 @@ use qhost_model::{
 
 pub use chain::Chain;
 pub use compile::componentize;
-pub use compile::{CompileLimits, Kind, Product, SUBCOMMAND as COMPILE, child as compile_child};
+pub use compile::{CompileLimits, Product, SUBCOMMAND as COMPILE, child as compile_child};
+pub use component::Kind;
 pub use conflicts::{Conflict, Writer};
 pub use deadline::Deadline;
 pub use error::{Fault, PolicyError};
 pub use journal::{Journal, Lines, RecordError, lines};
 pub use loader::{Cache, Loader, Source};
+pub use log::{Level, LogLine};
 pub use masked::masked;
 pub use module::read as read_file;
 pub use module::{About, Facts, Inspection};
 pub use record::{Dropped, Input, Outcome, Record};
-pub use sandbox::{Cost, LogLine};
+pub use sandbox::Cost;
 pub use signature::{PublicKey, Signature, Signers};
 
 /// All that a decision is made from. The same request gives the same answer.

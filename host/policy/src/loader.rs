@@ -13,8 +13,9 @@ use qhost_model::{digest::Sha256, printable};
 use super::{
     Allowance, Chain, Deadline, Layer, Mode,
     chain::Link,
-    compile::{self, CompileLimits, Kind},
+    compile::{self, CompileLimits},
     compiled::{self, Compiled, Note},
+    component::Kind,
     error::PolicyError,
     module::{About, Facts, Inspection, Module, interfaces, read},
     sandbox::{Opened, Sandbox},

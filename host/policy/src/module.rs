@@ -17,21 +17,13 @@ use qhost_model::{digest::Sha256, printable};
 use super::{
     Allowance,
     bindings::PolicyPre,
-    compile::Kind,
+    component::{DECIDE, Kind, LOG, WITH_WASI, is_one_of},
     convert,
     error::{Fault, PolicyError},
     sandbox::{Guest, Opened, Sandbox},
     sealed, wasi,
 };
 use crate::limits;
-
-/// The one interface that a policy may import functions from.
-const LOG: &str = "qhost:policy/log@0.1.0";
-/// What a policy that is granted WASI may import.
-const WITH_WASI: &str =
-    "qhost:policy/log@0.1.0 and, of WASI 0.2, cli, clocks, filesystem, io, random and sockets";
-/// The interface that makes a component a policy.
-pub(super) const DECIDE: &str = "qhost:policy/decide@0.1.0";
 
 /// A policy that can be asked.
 pub(super) struct Module {
@@ -196,15 +188,6 @@ fn is_of_types(item: &ComponentItem, sandbox: &Sandbox) -> bool {
 /// Whether a policy may import an interface.
 fn allowed(interface: &str, allowance: &Allowance) -> bool {
     is_one_of(interface, &[LOG]) || (allowance.wasi && wasi::covers(interface))
-}
-
-/// Whether an interface's name is one of those known, in any patch of the same minor version: within one, the contract
-/// only gains functions.
-pub(super) fn is_one_of(name: &str, known: &[&str]) -> bool {
-    let track = |name: &str| name.rsplit_once('.').map(|(track, _)| track.to_owned());
-    known
-        .iter()
-        .any(|known| *known == name || (track(known).is_some() && track(known) == track(name)))
 }
 
 /// What a policy file is, for people and programs to look at.

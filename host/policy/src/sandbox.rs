@@ -4,7 +4,6 @@
 //! the engine's epoch advance, so that a guest which never yields cannot stop its own clock.
 
 use std::{
-    fmt,
     sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
@@ -16,6 +15,7 @@ use wasmtime::{
     Store, Trap,
     component::{Component, HasSelf, Linker},
 };
+use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use qhost_model::printable;
 
@@ -26,7 +26,8 @@ use super::{
         qhost::policy::{log, types},
     },
     error::Fault,
-    wasi::{self, Moment, Wasi},
+    log::{Level, Log},
+    wasi::{self, HasTime, Moment, Wasi},
 };
 use crate::limits;
 
@@ -307,65 +308,21 @@ impl ResourceLimiter for Memory {
     }
 }
 
-/// What a policy logged, up to the limits of a decision.
-#[derive(Debug, Default)]
-pub(super) struct Log {
-    pub(super) lines: Vec<LogLine>,
-    pub(super) dropped: u64,
-    /// Of all lines of the decision, those already taken included.
-    bytes: usize,
-    count: usize,
-}
-
-/// One line of a policy's log, safe to print.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogLine {
-    /// How much it matters.
-    pub level: Level,
-    /// The text, control characters escaped.
-    pub message: String,
-}
-
-/// How much a line of a policy's log matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// How an answer came about.
-    Debug,
-    /// Something that an operator wants to see.
-    Info,
-    /// Something that is not as it should be.
-    Warn,
-    /// Something that made an answer impossible.
-    Error,
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Debug => "debug",
-            Self::Info => "info",
-            Self::Warn => "warn",
-            Self::Error => "error",
-        })
-    }
-}
-
-impl Log {
-    pub(super) fn line(&mut self, level: Level, message: &str) {
-        if self.count == limits::POLICY_LOG_LINES || self.bytes >= limits::POLICY_LOG_BYTES {
-            self.dropped += 1;
-            return;
-        }
-        let message = printable::line(message, limits::POLICY_LOG_LINE_BYTES).to_string();
-        self.bytes += message.len();
-        self.count += 1;
-        self.lines.push(LogLine { level, message });
-    }
-}
-
 /// An interface of types only, which the bindings still want implemented.
 impl types::Host for Guest {}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        // Only a sandbox that was granted WASI has it linked.
+        self.wasi.get_or_insert_with(|| Box::new(Wasi::new(&Moment::NONE))).view()
+    }
+}
+
+impl HasTime for Guest {
+    fn time(&self) -> Duration {
+        self.wasi.as_ref().map_or(Duration::ZERO, |wasi| wasi.time)
+    }
+}
 
 impl log::Host for Guest {
     fn log(&mut self, level: log::Level, message: String) {

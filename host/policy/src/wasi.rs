@@ -19,7 +19,7 @@ use wasmtime_wasi::{
     p2::{self, DynPollable, pipe::MemoryOutputPipe},
 };
 
-use super::sandbox::{Guest, Level, Log};
+use super::log::{Level, Log};
 use crate::limits;
 
 /// The packages of WASI 0.2 that a grant covers.
@@ -46,7 +46,7 @@ impl Moment {
 
 /// What a sandbox with a grant has besides.
 pub(super) struct Wasi {
-    time: Duration,
+    pub(super) time: Duration,
     context: WasiCtx,
     table: ResourceTable,
     output: [MemoryOutputPipe; 2],
@@ -100,6 +100,11 @@ impl Wasi {
         Self { time: moment.time, context, table, output, logged: [0; 2] }
     }
 
+    /// What wasmtime links a policy's imports to.
+    pub(super) fn view(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.context, table: &mut self.table }
+    }
+
     /// What was written since the last time, as lines of the log.
     pub(super) fn log(&mut self, log: &mut Log) {
         let levels = [Level::Info, Level::Warn];
@@ -112,16 +117,16 @@ impl Wasi {
     }
 }
 
-impl WasiView for Guest {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        // Only a sandbox that was granted WASI has it linked.
-        let wasi = self.wasi.get_or_insert_with(|| Box::new(Wasi::new(&Moment::NONE)));
-        WasiCtxView { ctx: &mut wasi.context, table: &mut wasi.table }
-    }
+/// What is linked where policies have a clock: the data of their store.
+pub(super) trait HasTime {
+    /// What the clock shows, since 1970-01-01T00:00Z.
+    fn time(&self) -> Duration;
 }
 
 /// Adds what a grant covers.
-pub(super) fn add_to(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+pub(super) fn add_to<T: WasiView + HasTime + 'static>(
+    linker: &mut Linker<T>,
+) -> wasmtime::Result<()> {
     p2::add_to_linker_sync(linker)?;
     linker.allow_shadowing(true);
     clock_without_waiting(linker)?;
@@ -131,18 +136,18 @@ pub(super) fn add_to(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 
 /// The monotonic clock, but for waiting: a deadline does not end a call into the host, and on a clock that stands still
 /// no time would ever come.
-fn clock_without_waiting(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+fn clock_without_waiting<T: HasTime + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     let mut clock = linker.instance("wasi:clocks/monotonic-clock@0.2.12")?;
-    type Store<'a> = StoreContextMut<'a, Guest>;
-    clock.func_wrap("now", |store: Store<'_>, ()| {
-        let time = store.data().wasi.as_ref().map_or(Duration::ZERO, |wasi| wasi.time);
-        Ok((Frozen(time).nanoseconds(),))
+    clock.func_wrap("now", |store: StoreContextMut<'_, T>, ()| {
+        Ok((Frozen(store.data().time()).nanoseconds(),))
     })?;
-    clock.func_wrap("resolution", |_: Store<'_>, ()| Ok((1_u64,)))?;
+    clock.func_wrap("resolution", |_: StoreContextMut<'_, T>, ()| Ok((1_u64,)))?;
     for wait in ["subscribe-instant", "subscribe-duration"] {
         clock.func_wrap(
             wait,
-            |_: Store<'_>, (_,): (u64,)| -> wasmtime::Result<(Resource<DynPollable>,)> {
+            |_: StoreContextMut<'_, T>,
+             (_,): (u64,)|
+             -> wasmtime::Result<(Resource<DynPollable>,)> {
                 Err(wasmtime::Error::msg("a policy cannot wait: its clock stands still"))
             },
         )?;

@@ -4,6 +4,7 @@
 //! messages go; where one is missing, the error says how to install it.
 
 mod template;
+mod tool;
 mod build;
 mod c;
 

@@ -249,6 +249,25 @@ pub fn tail(vm: &Path) -> String {
     text.trim().to_owned()
 }
 
+/// Waits for the next piece of a console that has a text; the end of the console is waited for for ever.
+pub(super) async fn says(mut said: broadcast::Receiver<Bytes>, text: &str) {
+    let mut last: Vec<u8> = vec![];
+    loop {
+        match said.recv().await {
+            Ok(bytes) => {
+                last.extend_from_slice(&bytes);
+                let text = text.as_bytes();
+                if last.windows(text.len().max(1)).any(|window| window == text) {
+                    return;
+                }
+                last.drain(..last.len().saturating_sub(text.len()));
+            }
+            Err(broadcast::error::RecvError::Lagged(_)) => last.clear(),
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

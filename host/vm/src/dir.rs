@@ -25,18 +25,13 @@ use super::{
     argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET},
     console, control,
     error::folder,
-    list::{self, Reserved},
+    lock::{LOCK, lock_all, try_lock},
+    records::{
+        RANDOM_BYTES, RESERVED, Reserved, STATUS, TASK, name_of, read_record, read_status, slug,
+    },
     spare,
     spec::PLAN,
 };
-
-pub(super) const LOCK: &str = "lock";
-/// The VM's status.
-pub const STATUS: &str = "status.json";
-pub(super) const TASK: &str = "task.json";
-pub(super) const RESERVED: &str = "reserved.json";
-/// Characters of an id that are random.
-pub const RANDOM_BYTES: usize = 8;
 
 /// The folder of a VM that this process looks after. Dropped before its supervisor has it, it is removed.
 #[derive(Debug)]
@@ -106,14 +101,14 @@ impl VmDir {
     /// under the lock of all folders, and before its own is held, which says that it takes something already.
     pub fn take_again(
         state: &StateDir,
-        vm: &list::Vm,
+        folder: &Path,
         admit: impl FnOnce() -> Result<(), VmError>,
     ) -> Result<Option<Self>, VmError> {
         let _all = lock_all(&state.vms())?;
-        let spec = Spec::read(&vm.folder)?;
+        let spec = Spec::read(folder)?;
         admit()?;
-        let Some(lock) = try_lock(&vm.folder)? else { return Ok(None) };
-        let mut dir = Self::looked_after(&vm.folder, &spec);
+        let Some(lock) = try_lock(folder)? else { return Ok(None) };
+        let mut dir = Self::looked_after(folder, &spec);
         // Since it was looked at, another command may have started it and been killed.
         if !dir.status.state().is_final() {
             return Ok(None);
@@ -125,7 +120,7 @@ impl VmDir {
 
     /// The folder as a supervisor has it.
     pub fn looked_after(path: &Path, spec: &Spec) -> Self {
-        let status = list::read_status(path);
+        let status = read_status(path);
         Self {
             path: path.to_owned(),
             id: spec.vm.clone(),
@@ -139,8 +134,8 @@ impl VmDir {
 
     /// The folder of a VM whose run was killed before it was settled what it is run from.
     pub fn never_launched(path: &Path) -> Self {
-        let task: Option<Task> = list::read_record(&path.join(TASK));
-        let status = list::read_status(path);
+        let task: Option<Task> = read_record(&path.join(TASK));
+        let status = read_status(path);
         let name = |of: fn(&Task) -> &String| task.as_ref().map(of).cloned().unwrap_or_default();
         Self {
             path: path.to_owned(),
@@ -294,47 +289,6 @@ impl Drop for VmDir {
     }
 }
 
-/// Held for the moment in which folders are made or swept, so that neither sees the other half done.
-pub fn lock_all(vms: &Path) -> Result<File, VmError> {
-    let path = vms.join(".lock");
-    state::lock(&path).map_err(folder("lock", &path))
-}
-
-/// A VM's lock, unless somebody has it. Whoever only looks has it for a moment.
-pub fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
-    let path = vm.join(LOCK);
-    for _ in 0..qhost_sys::limits::LOCK_TRIES {
-        let file = state::open_to_append(&path).map_err(folder("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(qhost_sys::limits::LOCK_POLL),
-            Err(fs::TryLockError::Error(error)) => return Err(folder("lock", &path)(error)),
-        }
-    }
-    Ok(None)
-}
-
-/// Letters and digits of a name, for an id that people recognise and that needs no quoting anywhere.
-pub fn slug(name: &str) -> String {
-    let kept =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
-    let slug: String = kept.take(24).collect();
-    match slug.trim_matches('-') {
-        "" => "vm".into(),
-        slug => slug.to_owned(),
-    }
-}
-
-/// Whether a folder's name is an id: of a [`slug`] and characters by chance.
-pub(super) fn is_id(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-}
-
-/// The id of a folder's VM.
-pub fn name_of(vm: &Path) -> String {
-    vm.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 /// Removes what a VM had only for running: its overlay, unless that is kept, its sockets, its cgroup.
 pub fn remove_leftovers(path: &Path) -> io::Result<()> {
     for name in [OVERLAY, QMP_SOCKET, CONSOLE_SOCKET] {
@@ -352,22 +306,4 @@ pub fn bytes_of(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let files = files.filter(|file| file.file_name() != OVERLAY);
     files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_need_no_quoting() {
-        for (name, expected) in [
-            ("web", "web"),
-            ("Web Server,if=x", "web-server-if-x"),
-            ("../../etc", "etc"),
-            ("é", "vm"),
-            ("a-name-that-is-much-longer-than-an-id", "a-name-that-is-much-long"),
-        ] {
-            assert_eq!(slug(name), expected);
-        }
-    }
 }

@@ -1,12 +1,12 @@
 //! The VMs of this host, as their folders tell.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use qhost_cage::Cage;
 use qhost_model::{
@@ -15,12 +15,14 @@ use qhost_model::{
     launch::Forward,
     quota::Amounts,
 };
-use qhost_sys::state::{self, StateDir};
+use qhost_sys::state::StateDir;
 
 use super::{
     Reader, State, Status, VmError, console,
-    dir::{LOCK, RESERVED, STATUS, TASK, is_id, lock_all, name_of, remove_leftovers},
+    dir::remove_leftovers,
     error::folder,
+    lock::{LOCK, is_abandoned, lock_all},
+    records::{RESERVED, Reserved, STATUS, TASK, is_id, name_of, read_record, read_status},
     spec::{PLAN, Spec},
 };
 
@@ -75,24 +77,6 @@ impl Takes {
     /// The image's digest.
     pub fn image(&self) -> Option<Sha256> {
         self.image.as_ref().map(|image| image.sha256)
-    }
-}
-
-/// What a VM has reserved, and for whom.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Reserved {
-    tenant: String,
-    #[serde(default)]
-    job: String,
-    #[serde(default)]
-    task: String,
-    #[serde(flatten)]
-    takes: Amounts,
-}
-
-impl Reserved {
-    pub(super) fn new(task: &Task, takes: Amounts) -> Self {
-        Self { tenant: task.tenant.clone(), job: task.job.clone(), task: task.name.clone(), takes }
     }
 }
 
@@ -172,13 +156,15 @@ impl Vm {
         self.folder.exists().then(|| Self::read(&self.folder))
     }
 
-    /// Asks its supervisor, or the run that makes it, by a signal; false where that is gone, or where the record names a process that
-    /// does not have the VM's lock.
-    pub fn signal_supervisor(&self) -> bool {
+    /// Has it stopped by a signal to its supervisor, or to the run that makes it, which each hears in any case. Nothing is sent to a
+    /// process that the record names and that does not have the VM's lock.
+    pub fn signal_to_stop(&self) {
         let lock = self.folder.join(LOCK);
         let supervisor = self.status.supervisor.as_ref();
         let supervisor = supervisor.filter(|process| process.has_open(&lock));
-        supervisor.is_some_and(|supervisor| supervisor.signal(Signal::TERM))
+        if !supervisor.is_some_and(|supervisor| supervisor.signal(Signal::TERM)) {
+            tracing::info!(vm = self.id, "no supervisor was there to be asked");
+        }
     }
 
     /// Kills its QEMU where its supervisor does not answer; false where QEMU is gone, or its records do not go together.
@@ -202,26 +188,12 @@ impl Vm {
     }
 }
 
-/// Reads a record of a VM's folder; nothing where it is absent or damaged.
-pub fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&state::read(path).ok()?).ok()
-}
-
 /// Whose a folder's VM is; empty where that cannot be read.
 pub fn tenant_of(path: &Path) -> String {
     let reserved = read_record(&path.join(RESERVED)).map(|reserved: Reserved| reserved.tenant);
     // An earlier version's has none.
     let task = || read_record(&path.join(TASK)).map(|task: Task| task.tenant);
     reserved.or_else(task).unwrap_or_default()
-}
-
-/// How a folder's VM is doing, as far as is written down.
-pub(super) fn read_status(path: &Path) -> Status {
-    match state::read(&path.join(STATUS)) {
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| Status::unknown()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Status::unwritten(),
-        Err(_) => Status::unknown(),
-    }
 }
 
 /// Folders by names that are no VM's id are none of ours.
@@ -232,11 +204,6 @@ pub fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
         is_folder && entry.file_name().to_str().is_some_and(is_id)
     };
     entries.filter(is_vm).map(|entry| entry.path())
-}
-
-/// Whether nobody looks after a folder's VM.
-pub fn is_abandoned(path: &Path) -> bool {
-    !state::is_held(&path.join(LOCK))
 }
 
 /// Whether a folder's VM has ended, however: nobody looks after it, and QEMU is gone.

@@ -16,7 +16,7 @@ use qhost_model::{
     launch::Forward,
 };
 
-use super::supervise::console_says;
+use super::console;
 use crate::limits;
 
 /// A check that goes on until it holds or its time is over.
@@ -48,7 +48,7 @@ impl Check {
         let timeout_s = ready.timeout_s;
         let check = async move {
             match (&ready.check, port) {
-                (ReadyCheck::Serial(text), _) => console_says(said, text).await,
+                (ReadyCheck::Serial(text), _) => console::says(said, text).await,
                 (ReadyCheck::Tcp(_), Some(port)) => until(|| speaks(port)).await,
                 (ReadyCheck::Http { path, .. }, Some(port)) => until(|| answers(port, path)).await,
                 // The policy took the port away: it will never answer.

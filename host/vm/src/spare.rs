@@ -7,7 +7,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use qhost_sys::state;
 
-use super::{Status, dir::STATUS};
+use super::{Status, records::STATUS};
 use crate::limits;
 
 const SPARE: &str = "status.spare";

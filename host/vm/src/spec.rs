@@ -16,7 +16,7 @@ use qhost_model::{
 };
 use qhost_sys::{spawn, state};
 
-use super::{Process, VmError, argv::OVERLAY, dir::name_of, error::folder};
+use super::{Process, VmError, argv::OVERLAY, error::folder, records::name_of};
 
 pub(super) const PLAN: &str = "plan.json";
 

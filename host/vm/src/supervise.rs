@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rustix::process::{getpid, set_child_subreaper};
 use tokio::{
     net::UnixStream,
-    sync::{broadcast, mpsc},
+    sync::mpsc,
     time::{self, Instant},
 };
 
@@ -15,39 +15,17 @@ use qhost_model::job::{Ready, ReadyCheck};
 use qhost_sys::{failpoint, stop::Stop};
 
 use super::{
-    End, Ended, Note, Notes, Process, Spec, State, Status, VmDir, VmError,
-    control::{self, Ask, Console, Request},
+    End, Ended, Notes, Process, Spec, State, Status, VmDir, VmError,
+    control::{self, Request},
     dir::remove_leftovers,
     qemu::{self, Qemu},
     qmp::Qmp,
     ready,
     seen::Asked,
+    session::{Begin, Session},
     watch::Watch,
 };
 use crate::limits;
-
-/// Whether QEMU is to be started, or there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
-    /// It is to be started.
-    Launch,
-    /// It was started by a supervisor that was killed.
-    Adopt,
-}
-
-/// The one of a VM.
-pub(super) struct Supervisor {
-    pub(super) spec: Spec,
-    pub(super) dir: VmDir,
-    pub(super) stop: Stop,
-    /// Requests by signals that were heard so far.
-    pub(super) heard: u32,
-    pub(super) asks: mpsc::Receiver<Ask>,
-    /// Requests to be told of the VM's end.
-    pub(super) ends: Vec<Ask>,
-    pub(super) console: Console,
-    pub(super) notes: Notes,
-}
 
 /// Looks after a VM until it is over. Its lock, and the locks on all that it uses, are open in this process.
 pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
@@ -70,7 +48,8 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
     }
     let served = control::serve(vm, asking, console.clone())?;
     let ends = vec![];
-    Supervisor { spec, dir, stop, heard: 0, asks, ends, console, notes }.until_over(begin).await;
+    let session = Session { spec, dir, stop, heard: 0, asks, ends, console, notes };
+    session.until_over(begin).await;
     served.finish().await;
     Ok(())
 }
@@ -82,7 +61,7 @@ enum Next {
     Again(Duration, String),
 }
 
-impl Supervisor {
+impl Session {
     async fn until_over(mut self, mut begin: Begin) {
         loop {
             let (ended, asked) = match self.run_once(begin).await {
@@ -190,29 +169,6 @@ impl Supervisor {
         }
     }
 
-    /// Answers a request while no guest runs; whether it ends the VM.
-    pub(super) fn is_to_end(&mut self, ask: Ask, why_not: &str) -> bool {
-        match ask.request {
-            Request::Stop { .. } | Request::Kill => {
-                ask.answer(Ok(true.into()));
-                return true;
-            }
-            Request::End => self.ends.push(ask),
-            Request::Restart { .. }
-            | Request::Pause
-            | Request::Resume
-            | Request::Stats
-            | Request::Console => ask.answer(Err(why_not.to_owned())),
-        }
-        false
-    }
-
-    /// Of the grace of a guest that was asked to stop.
-    pub(super) fn grace_left(&self) -> Duration {
-        let by = self.dir.status().stop_by;
-        by.and_then(|by| by.duration_since(Timestamp::now()).try_into().ok()).unwrap_or_default()
-    }
-
     /// The job's ready check, unless it held already. What an adopted guest has said meanwhile nobody heard, so that its console is
     /// no reason to end it.
     fn ready_check(&self, begin: Begin) -> Option<ready::Check> {
@@ -314,37 +270,5 @@ impl Supervisor {
             ask.answer(serde_json::to_value(status).map_err(|error| error.to_string()));
         }
         failpoint::reach("stop.swept");
-    }
-
-    /// Goes on to a state, writes it down, and tells whoever listens.
-    pub(super) fn enter_with(
-        &mut self,
-        state: State,
-        reason: Option<String>,
-        note: impl FnOnce(&mut Status),
-    ) {
-        self.dir.enter_with(state, reason, note);
-        if let Some(change) = self.dir.status().changes().last() {
-            self.notes.say(&Note::Changed(change.clone()));
-        }
-    }
-}
-
-/// Waits for the next piece of a console that has a text; the end of the console is waited for for ever.
-pub(super) async fn console_says(mut said: broadcast::Receiver<bytes::Bytes>, text: &str) {
-    let mut last: Vec<u8> = vec![];
-    loop {
-        match said.recv().await {
-            Ok(bytes) => {
-                last.extend_from_slice(&bytes);
-                let text = text.as_bytes();
-                if last.windows(text.len().max(1)).any(|window| window == text) {
-                    return;
-                }
-                last.drain(..last.len().saturating_sub(text.len()));
-            }
-            Err(broadcast::error::RecvError::Lagged(_)) => last.clear(),
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-        }
     }
 }

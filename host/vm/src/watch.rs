@@ -18,13 +18,13 @@ use super::{
     qmp::{Event, Message, Qmp, QmpError},
     ready,
     seen::{Phase, Seen},
+    session::{Begin, Session},
     stats,
-    supervise::{Begin, Supervisor},
 };
 use crate::limits;
 
 pub(super) struct Watch<'a> {
-    pub(super) of: &'a mut Supervisor,
+    pub(super) of: &'a mut Session,
     pub(super) qemu: &'a mut Qemu,
     /// Gone once it has failed.
     pub(super) qmp: Option<Qmp>,
@@ -53,7 +53,7 @@ enum Next {
 
 impl<'a> Watch<'a> {
     pub(super) fn new(
-        of: &'a mut Supervisor,
+        of: &'a mut Session,
         qemu: &'a mut Qemu,
         qmp: Qmp,
         ready: Option<ready::Check>,

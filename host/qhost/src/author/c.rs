@@ -8,7 +8,7 @@ use std::{
 
 use wit_bindgen_core::{Files, wit_parser::Resolve};
 
-use super::{AuthorError, Language, build::Tool, unreadable, unwritable};
+use super::{AuthorError, Language, tool::Tool, unreadable, unwritable};
 
 /// A core module that carries its world's type.
 pub(super) fn compile(folder: &Path, made: &Path) -> Result<(), AuthorError> {

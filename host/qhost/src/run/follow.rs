@@ -8,7 +8,7 @@ use qhost_engine::recover;
 use qhost_sys::stop::Stop;
 use qhost_vm::{Attached, End, Note, Spec, State, Status, Vm};
 
-use super::{Host, show::Steps, vms};
+use super::{Host, show::Steps};
 use crate::{
     cli::Until,
     outcome::{Exit, VmReport},
@@ -77,7 +77,7 @@ pub(super) async fn until(
             () = time::sleep(qhost_vm::limits::VM_POLL) => {}
             () = stop.asked(asked + 1) => {
                 asked += 1;
-                vms::ask_to_stop(&now);
+                now.signal_to_stop();
             }
         }
     }

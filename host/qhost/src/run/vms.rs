@@ -18,8 +18,6 @@ use crate::{
     outcome::Exit,
 };
 
-pub(super) use ending::ask_to_stop;
-
 pub(super) async fn command(shared: &Shared, command: &VmCommand) -> Exit {
     match done(shared, command).await {
         Ok(exit) => exit,

@@ -73,7 +73,7 @@ async fn ask(vm: &Vm, request: Request) -> bool {
             if request == Request::Kill {
                 vm.kill_qemu();
             }
-            ask_to_stop(vm);
+            vm.signal_to_stop();
             error.kind() == io::ErrorKind::TimedOut
         }
         // It ended before it was asked to, which is found so below.
@@ -103,13 +103,6 @@ fn silence(vm: &Vm, request: Request) -> String {
         "waiting   {}: its supervisor has not answered for {seconds} s; {done}. Ctrl-C ends this wait, and takes nothing back",
         vm.id
     )
-}
-
-/// Asks by a signal, which whoever looks after a VM hears in any case.
-pub(in crate::run) fn ask_to_stop(vm: &Vm) {
-    if !vm.signal_supervisor() {
-        tracing::info!(vm = vm.id, "nobody was there to be asked");
-    }
 }
 
 /// Asks for something that is done at once.

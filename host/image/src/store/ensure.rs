@@ -1,0 +1,164 @@
+//! An image that is asked for: found in the store, or fetched into it.
+
+use std::{io, path::Path, time::Instant};
+
+use jiff::Timestamp;
+use tokio::{task::spawn_blocking, time};
+
+use qhost_model::{digest::Sha256, job::ImageRequest};
+use qhost_sys::{failpoint, state};
+
+use super::{
+    super::{ImageError, Refusal, fetch, inspect::RULES, shown},
+    Fetcher, Found, Lock, Part, Record, Store, VerifiedImage, beside, inspected, origin, stamp,
+};
+use crate::limits;
+
+impl Store {
+    /// The stored image, fetched first if it is not there.
+    pub async fn ensure(
+        &self,
+        request: &ImageRequest,
+        fetcher: Fetcher<'_>,
+    ) -> Result<VerifiedImage, ImageError> {
+        let config = fetcher.config;
+        let sha256 = self.resolve(request, fetcher).await?;
+        if let Found::Ready(image) = self.find(sha256, request, config)? {
+            self.note_use(sha256);
+            return Ok(image);
+        }
+        let path = self.path(sha256);
+        let shard = path.parent().unwrap_or(&self.root);
+        state::create_private(shard).map_err(ImageError::store(shard))?;
+        let flight = flight(request);
+        let lock = self.lock(&beside(&path, &format!("{flight}.lock")), request, fetcher).await?;
+        failpoint::reach("store.locked");
+        self.sweep();
+        // Whoever held the lock before may have fetched it.
+        let mut found = self.find(sha256, request, config)?;
+        if let Found::Changed = found {
+            let _digest = self.lock(&beside(&path, "lock"), request, fetcher).await?;
+            if let Some(record) = Record::read(&path)? {
+                self.check(sha256, record, fetcher.progress).await?;
+            }
+            found = self.find(sha256, request, config)?;
+        }
+        let image = match found {
+            Found::Ready(image) => image,
+            Found::Changed | Found::Elsewhere | Found::Nothing => {
+                let part = Part::open(&path, &flight, fetcher.claim(self, lock)?)?;
+                self.fetch(sha256, request, part, fetcher).await?
+            }
+        };
+        self.note_use(sha256);
+        Ok(image)
+    }
+
+    /// Fetches it under its flight's lock. Where the same bytes are stored already, from elsewhere or by another flight,
+    /// the stored file, which VMs may have open, stays.
+    async fn fetch(
+        &self,
+        sha256: Sha256,
+        request: &ImageRequest,
+        mut part: Part,
+        fetcher: Fetcher<'_>,
+    ) -> Result<VerifiedImage, ImageError> {
+        let (path, config) = (self.path(sha256), fetcher.config);
+        // Held until the record is written: who waits for it would else fetch once more.
+        let claim = part.claim();
+        let fetched = fetch::image(request.sources(), sha256, &mut part, fetcher).await?;
+        // Refused, it is nothing to go on with.
+        let inspected = inspected(&part.file()?, part.path(), sha256, config).or_else(|error| {
+            part.clear()?;
+            Err(error)
+        })?;
+        failpoint::reach("store.inspected");
+        let mut lock = self.lock(&beside(&path, "lock"), request, fetcher).await?;
+        let mut record = match self.find(sha256, request, config)? {
+            Found::Ready(_) | Found::Elsewhere => {
+                part.clear()?;
+                let known =
+                    Record::read(&path)?.filter(|known| known.content_sha256 == fetched.content);
+                known.ok_or_else(|| two_images(sha256))?
+            }
+            Found::Changed | Found::Nothing => {
+                let at = path.clone();
+                // Making it durable takes as long as the disk does.
+                // Its lock goes along: this may be dropped meanwhile.
+                let held = lock;
+                let published = spawn_blocking(move || (part.publish(&at), held)).await;
+                let published = published.map_err(io::Error::other);
+                let (guarded, held) = published.map_err(ImageError::store(&path))?;
+                lock = held;
+                let guarded = guarded.map_err(ImageError::store(&path))?;
+                Record {
+                    inspected,
+                    rules: RULES,
+                    content_sha256: fetched.content,
+                    origins: vec![],
+                    source: shown(fetched.source),
+                    fetched_at: Timestamp::now(),
+                    tenant: claim.tenant().map(str::to_owned),
+                    fs_verity: guarded,
+                    stamp: stamp(&path)?,
+                }
+            }
+        };
+        record.add_origin(origin(fetched.source));
+        record.write(&path)?;
+        claim.give_back()?;
+        drop(lock);
+        failpoint::reach("store.recorded");
+        match self.find(sha256, request, config)? {
+            Found::Ready(image) => Ok(VerifiedImage { cached: false, ..image }),
+            Found::Changed | Found::Elsewhere | Found::Nothing => {
+                let lost = "what was just stored is not there any more";
+                Err(ImageError::store(&path)(io::Error::other(lost)))
+            }
+        }
+    }
+
+    /// Takes a lock, waiting while another run has it.
+    async fn lock(
+        &self,
+        path: &Path,
+        request: &ImageRequest,
+        Fetcher { config, progress, .. }: Fetcher<'_>,
+    ) -> Result<Lock, ImageError> {
+        let began = Instant::now();
+        let acquired = async {
+            let mut told = false;
+            loop {
+                if let Some(lock) = Lock::try_take(path).map_err(ImageError::store(path))? {
+                    return Ok(lock);
+                }
+                // Not of one that is held for a moment only.
+                if began.elapsed() > limits::FETCH_LOCK_TOLD && !std::mem::replace(&mut told, true)
+                {
+                    progress.waiting();
+                }
+                time::sleep(limits::FETCH_LOCK_POLL).await;
+            }
+        };
+        match time::timeout(config.total_timeout(), acquired).await {
+            Ok(locked) => locked,
+            Err(_) => Err(ImageError::Waited {
+                sha256: request.checksum.pin(),
+                seconds: config.total_timeout().as_secs(),
+            }),
+        }
+    }
+}
+
+/// What is asked of the same sources is fetched once.
+fn flight(request: &ImageRequest) -> String {
+    let sources: String = request.sources().map(|source| format!("{source}\n")).collect();
+    Sha256::of(sources.as_bytes()).to_string().chars().take(16).collect()
+}
+
+/// A packed file and what it unpacks to cannot both be the image of one digest.
+fn two_images(sha256: Sha256) -> ImageError {
+    let reason =
+        "the same file is stored unpacked, or packed, by another name of its source".into();
+    ImageError::Unsafe { sha256, refusal: Refusal { check: "one-format", reason } }
+}

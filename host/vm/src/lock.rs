@@ -1,0 +1,38 @@
+//! The locks of VMs' folders: one for each VM, held for as long as it is looked after, and one for all.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+};
+
+use qhost_sys::state;
+
+use super::{VmError, error::folder};
+
+/// A VM's lock, in its folder.
+pub(super) const LOCK: &str = "lock";
+
+/// Held for the moment in which folders are made or swept, so that neither sees the other half done.
+pub fn lock_all(vms: &Path) -> Result<File, VmError> {
+    let path = vms.join(".lock");
+    state::lock(&path).map_err(folder("lock", &path))
+}
+
+/// A VM's lock, unless somebody has it. Whoever only looks has it for a moment.
+pub fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
+    let path = vm.join(LOCK);
+    for _ in 0..qhost_sys::limits::LOCK_TRIES {
+        let file = state::open_to_append(&path).map_err(folder("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(qhost_sys::limits::LOCK_POLL),
+            Err(fs::TryLockError::Error(error)) => return Err(folder("lock", &path)(error)),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether nobody looks after a folder's VM.
+pub fn is_abandoned(path: &Path) -> bool {
+    !state::is_held(&path.join(LOCK))
+}

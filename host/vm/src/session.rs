@@ -1,0 +1,74 @@
+//! What a supervisor has of its VM.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use qhost_sys::stop::Stop;
+
+use super::{
+    Note, Notes, Spec, State, Status, VmDir,
+    control::{Ask, Console, Request},
+};
+
+/// Whether QEMU is to be started, or there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// It is to be started.
+    Launch,
+    /// It was started by a supervisor that was killed.
+    Adopt,
+}
+
+/// What a supervisor has of its VM, while QEMU runs and between two of them.
+pub(super) struct Session {
+    pub(super) spec: Spec,
+    pub(super) dir: VmDir,
+    pub(super) stop: Stop,
+    /// Requests by signals that were heard so far.
+    pub(super) heard: u32,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    /// Requests to be told of the VM's end.
+    pub(super) ends: Vec<Ask>,
+    pub(super) console: Console,
+    pub(super) notes: Notes,
+}
+
+impl Session {
+    /// Answers a request while no guest runs; whether it ends the VM.
+    pub(super) fn is_to_end(&mut self, ask: Ask, why_not: &str) -> bool {
+        match ask.request {
+            Request::Stop { .. } | Request::Kill => {
+                ask.answer(Ok(true.into()));
+                return true;
+            }
+            Request::End => self.ends.push(ask),
+            Request::Restart { .. }
+            | Request::Pause
+            | Request::Resume
+            | Request::Stats
+            | Request::Console => ask.answer(Err(why_not.to_owned())),
+        }
+        false
+    }
+
+    /// Of the grace of a guest that was asked to stop.
+    pub(super) fn grace_left(&self) -> Duration {
+        let by = self.dir.status().stop_by;
+        by.and_then(|by| by.duration_since(Timestamp::now()).try_into().ok()).unwrap_or_default()
+    }
+
+    /// Goes on to a state, writes it down, and tells whoever listens.
+    pub(super) fn enter_with(
+        &mut self,
+        state: State,
+        reason: Option<String>,
+        note: impl FnOnce(&mut Status),
+    ) {
+        self.dir.enter_with(state, reason, note);
+        if let Some(change) = self.dir.status().changes().last() {
+            self.notes.say(&Note::Changed(change.clone()));
+        }
+    }
+}
