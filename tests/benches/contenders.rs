@@ -100,7 +100,7 @@ pub(crate) fn chain(loader: &Loader, policies: usize) -> Chain {
 }
 
 /// The same component under wasmtime alone, with what makes it fastest: a pool, pages kept and found by the kernel. A
-/// deadline it has, as whoever runs a tenant's code must; of qhost's other bounds it has none.
+/// deadline it has, as any host of a tenant's code must have; of qhost's other bounds it has none.
 pub(crate) struct Bare {
     engine: Engine,
     policy: PolicyPre<Nothing>,

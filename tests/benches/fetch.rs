@@ -119,7 +119,7 @@ fn cached(server: &Server, scratch: &tempfile::TempDir) {
     config.image.network.allow.push("127.0.0.0/8".parse().expect("a network"));
     let ensure = || {
         let began = Instant::now();
-        let fetcher = Fetcher::operator(&config.image, config.host_quota(), &Nobody);
+        let fetcher = Fetcher::operator(&config.image, config.host_quota(), &Quiet);
         let image = runtime.block_on(store.ensure(&request, fetcher)).expect("the image");
         (image.cached(), began.elapsed().as_secs_f64())
     };
@@ -136,9 +136,9 @@ fn cached(server: &Server, scratch: &tempfile::TempDir) {
     );
 }
 
-struct Nobody;
+struct Quiet;
 
-impl Progress for Nobody {
+impl Progress for Quiet {
     fn waiting(&self) {}
     fn begins(&self, _: Doing, _: Option<u64>) {}
     fn done(&self, _: u64) {}

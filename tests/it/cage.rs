@@ -289,7 +289,7 @@ fn what_is_lacking_is_said() {
     qhost.run(&["run", &job]).exits(2).says("expected FIRST-LAST");
 }
 
-/// Somebody who is not root has a cage too: a user namespace.
+/// A user who is not root has a cage too: a user namespace.
 #[test]
 fn without_root_it_is_a_user_namespace() {
     if !is_root() {

@@ -1,5 +1,5 @@
-//! Chance against qhost: VMs are started, stopped, killed, stopped in their tracks, robbed of disk and ports, and whoever looks
-//! after them is killed, for some minutes; then everything must be as if nothing had been. Seeded, so that what fails can be
+//! Chance against qhost: VMs are started, stopped, killed, stopped in their tracks, robbed of disk and ports, and their
+//! supervisors are killed, for some minutes; then everything must be as if nothing had been. Seeded, so that what fails can be
 //! had again: `QHOST_CHAOS_SEED`, `QHOST_CHAOS_SECONDS`.
 
 use std::{

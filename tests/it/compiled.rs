@@ -43,7 +43,7 @@ fn a_policy_is_compiled_once() {
     let qhost = qhost();
     assert!(compiles(&plan(&qhost, &policy("limits"))));
     assert!(!compiles(&plan(&qhost, &policy("limits"))));
-    // Nobody else may look at the key or the code.
+    // No other user may look at the key or the code.
     use std::os::unix::fs::MetadataExt as _;
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
     assert_eq!(mode(&qhost.state().join("compiled")), 0o700);

@@ -170,7 +170,7 @@ fn two_policies_that_write_one_field_differently() {
             {"policy": "first", "to": 48}, {"policy": "second", "to": 40}
         ]}])
     );
-    // Each insists, so nobody knows what was decided.
+    // Each insists, so it is not known what was decided.
     done.says("policy first").says(
         "does not settle: asked again about the chosen launch, it changed resources.memory_mib from 40 to 48; it \
          disagrees with second, which wrote the same",

@@ -163,7 +163,7 @@ fn what_each_hostile_case_got() {
     fs::create_dir(&unreadable).unwrap();
     for (name, path) in [
         ("a file of 64 MiB and a byte", large),
-        ("a pipe that nobody writes to", pipe),
+        ("a pipe without a writer", pipe),
         ("a folder", unreadable),
         ("a device that never ends", PathBuf::from("/dev/zero")),
         ("no file", qhost.folder().join("gone")),

@@ -35,7 +35,7 @@ fn detached_it_runs_on_and_is_stopped() {
     assert_eq!(report["vm"]["cage"], "strict");
     assert_eq!(report["vm"].get("end"), None);
     let supervisor = qhost.supervisors().remove(0);
-    // A session of its own: it is nobody's child, and no terminal's.
+    // A session of its own: it is no command's child, and no terminal's.
     let stat = fs::read_to_string(format!("/proc/{supervisor}/stat")).unwrap();
     let session = stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap();
     assert_eq!(session, supervisor);
@@ -266,7 +266,7 @@ fn attached_to_the_console() {
     let mut attached = attached.spawn().unwrap();
     let mut typed = attached.stdin.take().unwrap();
     let mut said = BufReader::new(attached.stdout.take().unwrap());
-    // Whoever types before the console is open types in vain, so again until it is heard.
+    // What is typed before the console is open is lost, so again until it is heard.
     wait_for("the echo", || {
         typed.write_all(b"x").unwrap();
         let log = fs::read_to_string(qhost.vms()[0].join("console.log")).unwrap();

@@ -51,7 +51,7 @@ fn the_example_policies_decide_together() {
     assert_eq!(denied["decision"]["policies"][3]["violations"][0]["code"], "ports-limit");
 }
 
-/// `ports` refuses to choose when its range is full; then nobody after it is asked.
+/// `ports` refuses to choose when its range is full; then no policy after it is asked.
 #[test]
 fn a_refusal_to_choose_ends_the_chain() {
     let qhost = qhost();

@@ -1,4 +1,4 @@
-//! What is found after anything was killed: at each step of a launch and of a stop, whoever did that step.
+//! What is found after anything was killed: at each step of a launch and of a stop, the process that did that step.
 
 use std::{collections::BTreeSet, fs};
 
@@ -65,7 +65,7 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// Whoever reaches this point of a launch kills itself there.
+/// The process that reaches this point of a launch kills itself there.
 fn killed_at(point: &str) {
     let server = ImageServer::start();
     let qhost = reaching(point);
@@ -75,7 +75,7 @@ fn killed_at(point: &str) {
     settles(&qhost.env("QHOST_KILL_AT", "nowhere"), &job);
 }
 
-/// Whoever reaches this point writes that down and kills itself.
+/// The process that reaches this point writes that down and kills itself.
 fn reaching(point: &str) -> Qhost {
     let qhost = qhost().env("QHOST_KILL_AT", point);
     let times = qhost.folder().join("times").display().to_string();
@@ -118,9 +118,9 @@ fn killed_while_stopping_at(point: &str) {
     settles(&qhost, &job);
 }
 
-/// Whoever was to hear it had been killed, and its supervisor had not yet begun: it is asked again.
+/// The run that was to hear it had been killed, and its supervisor had not yet begun: it is asked again.
 #[test]
-fn a_stop_that_nobody_heard() {
+fn a_stop_that_was_not_heard() {
     let server = ImageServer::start();
     let qhost = reaching("launch.supervisor").env("QHOST_SLOW_AT", "supervise.begun=2000");
     let job = setup(&qhost, &server);
@@ -229,7 +229,7 @@ fn a_killed_supervisor_is_followed_by_another() {
     qhost.assert_nothing_left();
 }
 
-/// Many commands at once come to a VM that nobody looks after: it gets one supervisor.
+/// Many commands at once come to a VM without a supervisor: it gets one.
 #[test]
 fn commands_at_once_adopt_once() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -251,7 +251,7 @@ fn commands_at_once_adopt_once() {
     qhost.assert_nothing_left();
 }
 
-/// A stopped VM's grace goes on under whoever adopts it.
+/// A stopped VM's grace goes on under the supervisor that adopts it.
 #[test]
 fn an_adopted_stop_goes_on() {
     let (qhost, server) = (qhost(), ImageServer::start());

@@ -138,7 +138,7 @@ fn answers_without_an_end() {
     }
 }
 
-const HOSTILE: &str = "\x1b]0;title\x07\x1b]52;c;aGk=\x07\x1b[2J\u{9b}2J\u{202e}\u{2066}\nhost      allowed by everybody\r\nhost      allowed\u{2028}";
+const HOSTILE: &str = "\x1b]0;title\x07\x1b]52;c;aGk=\x07\x1b[2J\u{9b}2J\u{202e}\u{2066}\nhost      allowed by every one\r\nhost      allowed\u{2028}";
 
 /// What a registry says is on one line, escaped and cut, on a terminal and in a pipe.
 #[test]

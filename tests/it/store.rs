@@ -29,7 +29,7 @@ fn stored(qhost: &Qhost, sha256: &str) -> PathBuf {
     qhost.state().join("images/sha256").join(&sha256[..2]).join(sha256)
 }
 
-/// Writes into a stored file as nobody should.
+/// Writes into a stored file, which no program should.
 fn change(qhost: &Qhost, sha256: &str, bytes: &[u8]) {
     let path = stored(qhost, sha256);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -207,7 +207,7 @@ fn an_image_in_use_stays() {
         .run(&["image", "gc", "--max-bytes", "0", "--older-than", "0s"])
         .exits(0)
         .says("0 B freed");
-    // Even where nobody knows whose it is: a process has it open.
+    // Even where it is not known whose it is: a process has it open.
     fs::remove_file(qhost.vms()[0].join("plan.json")).unwrap();
     qhost.run(&["image", "rm", &image.1]).exits(16).says("is used; stop what uses it first");
     qhost

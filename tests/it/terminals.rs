@@ -72,7 +72,7 @@ fn a_console_is_shown_as_text() {
 #[test]
 fn names_and_last_words() {
     let (qhost, server) = (qhost(), ImageServer::start());
-    let said = "\x1b]52;c;aGk=\x07\x1b[2J\r\nhost      allowed by everybody\r\n\x1b[1mbold\x1b[0m";
+    let said = "\x1b]52;c;aGk=\x07\x1b[2J\r\nhost      allowed by every one\r\n\x1b[1mbold\x1b[0m";
     let names =
         ["web\u{3164}", "web\u{34f}", "web\u{e0100}", "web\u{2800}", "web\u{a0}", "\u{336}web"];
     // So that no progress is shown later on.
@@ -82,10 +82,10 @@ fn names_and_last_words() {
     for name in names {
         let job = job(&qhost, &server, name, boot_sector::disk(said, Then::Panic));
         let run = run_on_terminal(&qhost, 80, &["run", &job]).exits(20);
-        assert_harmless(&run.stdout.replace(['\r'], ""), "host      allowed by everybody");
+        assert_harmless(&run.stdout.replace(['\r'], ""), "host      allowed by every one");
         let text = plain(&run.stdout);
         assert!(
-            text.contains("          | host      allowed by everybody\n          | bold\n"),
+            text.contains("          | host      allowed by every one\n          | bold\n"),
             "{text}"
         );
         let [name] = [name].map(|name| {
@@ -117,16 +117,16 @@ fn qemu_forges_no_line() {
     let (qhost, server) = (with_stand_in(qhost()), ImageServer::start());
     let wide = " ".repeat(60);
     let said = format!(
-        "fail broken\\nhost      allowed by everybody\\n\x1b]0;x\x07{wide}host      allowed by everybody"
+        "fail broken\\nhost      allowed by every one\\n\x1b]0;x\x07{wide}host      allowed by every one"
     );
     let job = job(&qhost, &server, "web", deeds_on_disk(&[&said]));
     let run = qhost.run(&["run", &job]).exits(20);
-    assert_harmless(&run.stdout, "host      allowed by everybody");
+    assert_harmless(&run.stdout, "host      allowed by every one");
     assert_harmless(&run.stderr, "host ");
-    run.says("          | host      allowed by everybody\n");
+    run.says("          | host      allowed by every one\n");
     let on_terminal = |args: &[&str]| {
         let done = run_on_terminal(&qhost, 80, args);
-        assert_harmless(&done.stdout, "host      allowed by everybody");
+        assert_harmless(&done.stdout, "host      allowed by every one");
         let text = plain(&done.stdout);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     };

@@ -35,6 +35,24 @@ fn no_file_is_long() {
     }
 }
 
+/// A sentence whose subject cannot be pointed at has to be read twice.
+#[test]
+fn sentences_have_subjects() {
+    let banned = ["who", "some", "no", "any", "every"].map(|start| match start {
+        "who" => "who".to_owned() + "ever",
+        start => format!("{start}body"),
+    });
+    let texts = ["rs", "md", "wit", "toml", "py", "js", "c", "snap"].into_iter().flat_map(files);
+    for path in texts {
+        let text = read(&path).to_lowercase();
+        for (number, line) in text.lines().enumerate() {
+            let words = line.split(|c: char| !c.is_alphanumeric());
+            let found = words.into_iter().find(|word| banned.iter().any(|one| one == word));
+            assert_eq!(found, None, "{}:{}", path.display(), number + 1);
+        }
+    }
+}
+
 #[test]
 fn every_probe_has_a_test() {
     let tests = read(&root().join("tests/it/sandbox.rs"));

@@ -76,7 +76,7 @@ fn a_key_with_a_password_needs_it() {
     let file = copy(&qhost, "limits", "limits.wasm");
     qhost.run(&["policy", "keygen", "release"]).exits(0);
     qhost.run(&["policy", "keygen", "release"]).exits(2).says("cannot write release.pub");
-    qhost.file("half.key", "somebody's");
+    qhost.file("half.key", "another's");
     qhost.run(&["policy", "keygen", "half"]).exits(2).says("cannot write half.key");
     assert!(!qhost.folder().join("half.pub").exists(), "half a pair was left");
     sign(&qhost, &file, "release");

@@ -261,7 +261,7 @@ fn free_ports(count: u16) -> u16 {
     }
 }
 
-/// Nobody need be there for a VM to go on; whoever comes next finds it as it is.
+/// No command need be there for a VM to go on; the next one finds it as it is.
 #[test]
 fn a_vm_outlives_the_qhost_that_started_it() {
     let (qhost, server) = (qhost(), ImageServer::start());

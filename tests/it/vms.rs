@@ -132,7 +132,7 @@ fn one_whose_image_is_on_its_way() {
     assert!(qhost.vms().is_empty());
 }
 
-/// Nobody says that one runs whose folder is only being made.
+/// One whose folder is only being made is not said to run.
 #[test]
 fn one_that_is_being_made() {
     let (qhost, server) =
@@ -146,7 +146,7 @@ fn one_that_is_being_made() {
     run.end().exits(130);
 }
 
-/// Whoever looked after it was killed, and its QEMU too: nobody says that it runs.
+/// Its supervisor was killed, and its QEMU too: it is not said to run.
 #[test]
 fn the_truth_about_the_lost() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -160,9 +160,9 @@ fn the_truth_about_the_lost() {
     let stat = format!("/proc/{qemu}/stat");
     wait_for("QEMU's end", || fs::read_to_string(&stat).unwrap().contains(") Z ").then_some(()));
     succeed("kill", &["-KILL", &supervisor]);
-    run.end().exits(20).says("nobody knows how VM web-");
+    run.end().exits(20).says("how VM web-");
     assert!(vms(&qhost, &[]).is_empty());
-    qhost.run(&["inspect", "web"]).exits(0).says("lost").says("whoever looked after it was killed");
+    qhost.run(&["inspect", "web"]).exits(0).says("lost").says("its supervisor was killed");
     qhost.run(&["stop", "web"]).exits(16).says("has ended: lost");
     qhost.run(&["wait", "web"]).exits(20);
     qhost.assert_nothing_left();

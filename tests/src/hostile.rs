@@ -29,7 +29,7 @@ pub fn module(fields: &str) -> Vec<u8> {
         memory = unless("$memory", "(memory $memory 2)"),
         describe = unless("$describe", "(func $describe (result i32) i32.const 1024)"),
         choose = unless("$choose", "(func $choose (param i32) (result i32) i32.const 1024)"),
-        // Everything is put at the same place, where nobody looks at it.
+        // Everything is put at the same place, where it is not looked at.
         realloc = unless(
             "$realloc",
             "(func $realloc (param i32 i32 i32 i32) (result i32) i32.const 65536)"

@@ -81,7 +81,7 @@ pub fn made() -> Vec<HostileImage> {
     let iso: (usize, &[u8]) = (0x8001, b"CD001\x01");
     vec![
         image("no bytes", vec![], "not-empty"),
-        // Formats that name files, or whose parsers nobody needs here.
+        // Formats that name files, or whose parsers are not needed here.
         image("VMDK descriptor of /etc/shadow", descriptor.into(), "format"),
         image("VMDK descriptor without its comment", descriptor[22..].into(), "format"),
         image("VMDK descriptor behind comments", format!("# x\n\n  # y\n{}", &descriptor[22..]).into(), "format"),

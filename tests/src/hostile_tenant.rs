@@ -217,7 +217,7 @@ impl Place {
         let path = stand_in::path(&self.qhost, stand_in);
         let again = json!({"restart": {"policy": "always", "attempts": 1_000_000, "delay_s": 0}});
         let fails =
-            stand_in::disk("fails", &["sleep-ms 500", "fail host      allowed by everybody"]);
+            stand_in::disk("fails", &["sleep-ms 500", "fail host      allowed by every one"]);
         for (name, image) in [("web", shared), ("db", &self.server.serve("/fails", fails))] {
             let job = self.job("stands-in", name, image, again.clone());
             let mut run = self.qhost.command(&["run", "--detach", "--tenant", "mallory", &job]);

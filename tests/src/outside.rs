@@ -25,7 +25,7 @@ pub struct Outside {
     pub broadcast: Ipv4Addr,
 }
 
-/// The network, made by whoever asks first; none where this is not root with all its rights, or has no ip(8).
+/// The network, made when it is first asked for; none where this is not root with all its rights, or has no ip(8).
 pub fn outside() -> Option<Outside> {
     static THERE: OnceLock<Option<Outside>> = OnceLock::new();
     *THERE.get_or_init(|| {

@@ -241,7 +241,7 @@ pub(super) fn attach(group: &File, program: &OwnedFd, hook: Hook) -> io::Result<
 #[expect(unsafe_code, reason = "the descriptor that the kernel has just opened")]
 fn open<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
     let opened = bpf(command, attributes)?;
-    // SAFETY: it is open, closed when the program begins, and nobody else has it.
+    // SAFETY: it is open, closed when the program begins, and owned here alone.
     Ok(unsafe { OwnedFd::from_raw_fd(opened) })
 }
 

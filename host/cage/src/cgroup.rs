@@ -360,7 +360,7 @@ fn v2(all: &str, group: &Path) -> Option<At> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let own = root.join(own);
-    // Whoever moves a process must be able to write where both groups meet (cgroups(7), delegation).
+    // Moving a process needs write access where both groups meet (cgroups(7), delegation).
     let meet = there.ancestors().find(|folder| own.starts_with(folder))?;
     let may_move = access(meet.join("cgroup.procs"), Access::WRITE_OK).is_ok();
     let way = there.ancestors().filter(|folder| folder.starts_with(root) && folder.exists());

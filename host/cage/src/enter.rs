@@ -74,12 +74,12 @@ pub fn enter() -> ExitCode {
     }
 }
 
-/// With the supervisor gone, nobody is left to tell, and no word to go will come.
+/// With the supervisor gone, no process reads this, and no word to go will come.
 fn say(said: &Said) {
     let mut line = serde_json::to_vec(said).unwrap_or_default();
     line.push(b'\n');
     if io::stdout().write_all(&line).and_then(|()| io::stdout().flush()).is_err() {
-        tracing::debug!("nobody listens");
+        tracing::debug!("the supervisor is gone");
     }
 }
 
@@ -116,7 +116,7 @@ fn start() -> Result<(), CageError> {
     }
 }
 
-/// The group that may open a device; none where everybody may.
+/// The group that may open a device; none where all users may.
 fn group_of(device: &str) -> Result<Option<u32>, CageError> {
     use std::os::unix::fs::MetadataExt as _;
     let failed = CageError::at::<io::Error>("looking who may open /dev/kvm");

@@ -82,9 +82,9 @@ pub struct Cage {
 pub enum User {
     /// A user and group that no other VM and nothing else of this host is.
     Own(u32),
-    /// Whoever started it, in a user namespace without any other user.
+    /// The user that started it, in a user namespace without any other user.
     Namespace(u32),
-    /// Whoever started it.
+    /// The user that started it.
     Caller,
 }
 

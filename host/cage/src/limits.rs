@@ -7,7 +7,7 @@ pub const TCG_TB_SIZE_MIB: u32 = 64;
 
 // The cage.
 
-/// The first of the users that VMs are, unless configured: of a range that nobody else uses (systemd's UIDS-GIDS.md).
+/// The first of the users that VMs are, unless configured: of a range that no other program uses (systemd's UIDS-GIDS.md).
 pub const CAGE_FIRST_USER: u32 = 1_900_000_000;
 /// The last of them.
 pub const CAGE_LAST_USER: u32 = 1_900_065_535;

@@ -352,7 +352,7 @@ fn paths(program: &Path, egress: Egress, more: &[PathBuf]) -> Vec<PathBuf> {
     paths
 }
 
-/// Whether whoever is not root may make user namespaces; if not, why and what would mend it.
+/// Whether ordinary users may make user namespaces; if not, why and what would mend it.
 pub fn user_namespaces() -> Result<(), (&'static str, &'static str)> {
     let number = |name: &str| -> io::Result<u64> {
         let text = fs::read_to_string(Path::new("/proc/sys").join(name))?;

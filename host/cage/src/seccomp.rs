@@ -248,7 +248,7 @@ fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompil
         socket.push(SeccompRule::new(vec![masked(1, SOCKET_TYPE, *kind)?])?);
     }
     rules.insert(libc::SYS_socket, socket);
-    // Of a pair of datagram sockets, one could send to somebody else's by name.
+    // Of a pair of datagram sockets, one could send to another process's by name.
     let pairs = [libc::SOCK_DGRAM].iter().chain(&OTHER_SOCKETS);
     let pairs = pairs.map(|kind| SeccompRule::new(vec![masked(1, SOCKET_TYPE, *kind)?]));
     rules.insert(libc::SYS_socketpair, pairs.collect::<Result<_, _>>()?);

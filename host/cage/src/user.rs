@@ -1,4 +1,4 @@
-//! Who QEMU is: a user and a group of its own with no capabilities, or whoever started it, alone in a user namespace.
+//! Who QEMU is: a user and a group of its own with no capabilities, or the user that started it, alone in a user namespace.
 
 use std::{fmt, fs, fs::File, io, path::Path, str::FromStr};
 

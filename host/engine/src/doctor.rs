@@ -149,7 +149,7 @@ fn cage(config: &Config) -> [Finding; 5] {
         Err(error) => finding("landlock", Health::Lacking, error.to_string(), Wall::Landlock.fix()),
     };
     let users = match qhost_cage::user_namespaces() {
-        Ok(()) => finding("user namespaces", Health::Good, "for everybody", ""),
+        Ok(()) => finding("user namespaces", Health::Good, "for all users", ""),
         Err((found, fix)) => finding("user namespaces", Health::Lacking, found, fix),
     };
     let egress = match host.egress() {

@@ -133,8 +133,10 @@ impl KeptOverlay {
     fn check(&self, image: &VerifiedImage) -> Result<(), VmError> {
         let refused = |reason: String| VmError::OverlayUnfit { path: self.path.clone(), reason };
         if self.record.image != Some(image.sha256()) {
-            let of =
-                self.record.image.map_or("nobody knows what".into(), |of| format!("sha256:{of}"));
+            let of = self
+                .record
+                .image
+                .map_or("an image that is not recorded".into(), |of| format!("sha256:{of}"));
             return Err(refused(format!(
                 "it lies over {of}, and the task's image is sha256:{}",
                 image.sha256()
@@ -274,7 +276,7 @@ pub fn kept_over(state: &StateDir) -> Result<Vec<(Sha256, String)>, VmError> {
     Ok(kept(state)?.into_iter().filter_map(over).collect())
 }
 
-/// Whether a QEMU has it that nobody looks after at the moment.
+/// Whether a QEMU without a supervisor has it at the moment.
 fn is_used(state: &StateDir, overlay: &Path) -> bool {
     let uses = |vm: list::Vm| {
         vm.status.qemu_lives()
@@ -298,7 +300,7 @@ fn make(folder: &Path) -> Result<Option<File>, VmError> {
 /// A folder's lock, unless a VM has it.
 fn lock(folder: &Path) -> Result<Option<File>, VmError> {
     let path = folder.join(LOCK);
-    // Whoever looks which are in use holds each for a moment.
+    // A command that looks which are in use holds each for a moment.
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
         let lock = state::try_lock_named(&path).map_err(self::folder("lock", &path))?;
         if lock.is_some() {

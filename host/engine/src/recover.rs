@@ -26,16 +26,16 @@ use crate::{limits, overlays, ports};
 pub struct Recovered {
     /// The VMs that have a supervisor again.
     pub adopted: Vec<String>,
-    /// Those that nobody can say how they ended.
+    /// Those of which it is not known how they ended.
     pub lost: Vec<String>,
 }
 
-/// Finds every VM that nobody looks after. One that cannot be helped is warned about, and does not keep the others from it.
+/// Finds every VM without a supervisor. One that cannot be helped is warned about, and does not keep the others from it.
 pub async fn recover(state: &StateDir) -> Recovered {
     let found = match abandoned(state) {
         Ok(found) => found,
         Err(error) => {
-            tracing::warn!(%error, "VMs that nobody looks after were not looked for");
+            tracing::warn!(%error, "VMs without a supervisor were not looked for");
             return Recovered::default();
         }
     };
@@ -74,7 +74,7 @@ pub async fn recover(state: &StateDir) -> Recovered {
     recovered
 }
 
-/// The folders that nobody has, but for those that have nothing to be done about; each with its lock, so that of two commands
+/// The folders that no process holds, but for those that have nothing to be done about; each with its lock, so that of two commands
 /// at once one does it.
 fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
     let vms = state.vms();
@@ -90,7 +90,7 @@ fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
     if due.is_empty() {
         return Ok(vec![]);
     }
-    // Nobody is just making one.
+    // No process is just making one.
     let _all = lock_all(&vms)?;
     let mut found = vec![];
     for vm in due {

@@ -25,7 +25,7 @@ struct Secret {
     username: Option<String>,
     password: Option<String>,
     bearer: Option<String>,
-    /// Whether it may be sent where everybody on the way can read it.
+    /// Whether it may be sent where every host on the way can read it.
     #[serde(default)]
     http: bool,
 }

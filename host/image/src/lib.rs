@@ -243,7 +243,7 @@ pub fn shown(url: &Url) -> String {
     url.to_string().replace("%E2%80%A6", "…")
 }
 
-/// What a fetch or a check tells whoever watches.
+/// What a fetch or a check tells on its way.
 pub trait Progress {
     /// Another process fetches the same image; this one waits for it.
     fn waiting(&self);

@@ -2,11 +2,11 @@
 //!
 //! A file gets that name by a rename, after it was hashed, inspected and made durable; `<digest>.json` is written after
 //! that, and what has none is no image. Until then it is `<digest>.<flight>.part`, a flight being one list of sources:
-//! `<digest>.<flight>.lock` is held by whoever fetches from these, so that several runs at once fetch once, and a slow
-//! source holds up nobody who has another. What a killed run left is swept by the next fetch.
+//! `<digest>.<flight>.lock` is held by the run that fetches from these, so that several runs at once fetch once, and a slow
+//! source holds up no run that has another. What a killed run left is swept by the next fetch.
 //!
 //! A stored image is used again only if it looks as it did when its bytes were last hashed; one that does not is hashed
-//! again. Whoever uses one holds a shared lock on the file itself, a lease, which keeps it from being removed.
+//! again. Its users hold a shared lock on the file itself, a lease, which keeps it from being removed.
 //!
 //! The record lists the origins (RFC 6454) that were seen to serve the image. A job that names other ones has it fetched
 //! from there once more: policies trust origins, and a digest alone would let a tenant claim that an image comes from one
@@ -96,7 +96,7 @@ impl VerifiedImage {
         self.inspected.disk_bytes
     }
 
-    /// What keeps it from being removed, for whoever uses it next.
+    /// What keeps it from being removed, for its next user.
     pub fn lease(&self) -> io::Result<File> {
         self.lease.try_clone()
     }
@@ -229,7 +229,7 @@ fn lease(path: &Path) -> Result<Option<File>, ImageError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(ImageError::store(path)(error)),
     };
-    // Whoever looks whether anybody uses it holds it for a moment.
+    // A command that looks whether it is used holds it for a moment.
     for attempt in 1.. {
         match file.try_lock_shared() {
             Ok(()) => break,

@@ -44,7 +44,7 @@ impl Default for HostFacts {
     }
 }
 
-/// What somebody's running VMs hold.
+/// What a tenant's running VMs hold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// Running VMs.

@@ -57,7 +57,7 @@ pub const READY_TEXT_BYTES: usize = 256;
 
 // What is shown of input in errors.
 
-/// Characters shown of one piece of text that somebody else wrote, and of one step of a JSON pointer.
+/// Characters shown of one piece of text from outside, and of one step of a JSON pointer.
 pub const SHOWN_CHARS: usize = 80;
 /// Characters of one line of a log.
 pub const LOG_LINE_CHARS: usize = 8 << 10;

@@ -164,7 +164,7 @@ impl<'a> Round<'a> {
     }
 
     /// Asks every `choose` once more about the chosen launch. A policy that still changes it would give another answer
-    /// every time it is asked, or is at odds with one after it; either way nobody knows what was decided. One that
+    /// every time it is asked, or is at odds with one after it; either way it is not known what was decided. One that
     /// refuses it refuses the task.
     fn settles(
         &mut self,

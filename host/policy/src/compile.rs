@@ -173,7 +173,7 @@ fn reason(status: ExitStatus, said: &str, limits: CompileLimits) -> String {
 const FAILED: i32 = 1;
 
 /// The compiler's process: a policy's file on standard input, compiled code on standard output. Within its own limits from
-/// its first step on, should whoever started it be gone.
+/// its first step on, should the process that started it be gone.
 pub fn child(product: Product, memory: u64, seconds: u64) -> Result<(), String> {
     let text = |error: &dyn fmt::Display| error.to_string();
     let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);

@@ -2,7 +2,7 @@
 //!
 //! Compiled code is run as it is found, so what is found must be what this host put there: the folder is its owner's
 //! alone, and beside each file of code is a sealed note of its digest and of the file's identity. While the identity
-//! holds (inode, size and times, of which nobody but the kernel writes the change time), the code is not read again to
+//! holds (inode, size and times, of which only the kernel writes the change time), the code is not read again to
 //! hash it; where it does not, the digest decides. Anything else is compiled afresh.
 
 use std::{
@@ -98,7 +98,7 @@ impl Compiled {
         }
     }
 
-    /// The compiled policy of a digest, if this host has compiled it and nobody has touched it since.
+    /// The compiled policy of a digest, if this host has compiled it and it was not touched since.
     pub(super) fn get(&self, engine: &Engine, policy: Sha256) -> Option<(Component, Note)> {
         let [code_name, note_name] = self.names(policy);
         let mut note: Note = self.sealed.read(&note_name)?;

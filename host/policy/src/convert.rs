@@ -92,7 +92,7 @@ fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(
     pairs.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
-/// Lends a launch in the contract's form to whoever hands it to a sandbox.
+/// Lends a launch in the contract's form to the call that hands it to a sandbox.
 pub(super) fn lend<R>(launch: &Launch, to: impl FnOnce(&wit::LaunchParam<'_>) -> R) -> R {
     let binds: Vec<_> = launch.ports.iter().map(|port| address(port.bind)).collect();
     let ports: Vec<_> = launch.ports.iter().zip(&binds).map(lent_port).collect();

@@ -169,7 +169,7 @@ pub struct OtherPlace {
 }
 
 impl Decision {
-    /// The decision about a task that nobody was asked about.
+    /// The decision about a task before any policy is asked.
     pub fn none(task: &Task) -> Self {
         Self {
             policies: vec![],
@@ -182,7 +182,7 @@ impl Decision {
     }
 }
 
-/// What somebody who decides said.
+/// What a policy, or the host's own rules, said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {

@@ -137,7 +137,7 @@ pub fn read(name: &str, path: &Path) -> Result<(Vec<u8>, Metadata), PolicyError>
     let unreadable =
         |source| PolicyError::Unreadable { name: name.into(), path: path.into(), source };
     let mut bytes = vec![];
-    // A pipe that nobody writes to must not keep anybody waiting.
+    // A pipe without a writer must not keep this waiting.
     let options = &mut File::options();
     let mut file = options
         .read(true)

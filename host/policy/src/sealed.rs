@@ -30,7 +30,7 @@ impl Sealed {
         let key = match read_key(&path)? {
             Some(key) => key,
             None => {
-                // Whoever is first makes it; who comes second takes that one.
+                // The first process makes it; the second takes that one.
                 let made = make_key(folder, &path);
                 read_key(&path)?.ok_or_else(|| made.err().unwrap_or(io::ErrorKind::Other.into()))?
             }

@@ -32,7 +32,7 @@ pub struct PublicKey(minisign::PublicKey);
 const KEY_AT: usize = 10;
 
 impl PublicKey {
-    /// The id that minisign shows: 16 hexadecimal digits. It is chosen by whoever made the key, so it proves nothing.
+    /// The id that minisign shows: 16 hexadecimal digits. It is chosen by the maker of the key, so it proves nothing.
     pub fn id(&self) -> String {
         key_id(self.0.keynum())
     }
@@ -143,7 +143,7 @@ impl Signature {
     }
 
     fn is_by(&self, key: &PublicKey, file: &[u8]) -> bool {
-        // Only signatures over the file's hash: the older form has the signer's key work on what anybody hands in.
+        // Only signatures over the file's hash: the older form has the signer's key work on any file that is handed in.
         minisign::verify(&key.0, &self.parsed, Cursor::new(file), true, false, false).is_ok()
     }
 }
@@ -217,7 +217,7 @@ fn is_suffix(suffix: &str) -> bool {
 
 fn text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    // A pipe that nobody writes to must not keep anybody waiting; it reads as empty.
+    // A pipe without a writer must not keep this waiting; it reads as empty.
     let options = &mut File::options();
     let file = options.read(true).custom_flags(sealed::flag(OFlags::NONBLOCK)).open(path)?;
     file.take(limits::SIGNATURE_BYTES).read_to_string(&mut text)?;
@@ -291,7 +291,7 @@ pub fn new_key(password: Encrypted) -> Result<(String, PublicKey, String), minis
 
 /// Whether a secret key is encrypted on disk.
 pub enum Encrypted {
-    /// Whoever has the file can sign.
+    /// The file is enough to sign.
     Not,
     /// With a password; asked for on the terminal where none is given.
     With(Option<String>),

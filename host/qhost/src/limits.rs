@@ -54,7 +54,7 @@ pub const REGISTRY_SAID_CHARS: usize = 300;
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
 /// The longest grace that can be asked for, and a little: what `qhost stop` waits.
 pub const STOP_GRACE_MOST: Duration = Duration::from_secs(3600 + 30);
-/// How often it is looked whether whoever looks after a VM that is to end has heard that; of one that is to be killed, it is hastened.
+/// How often it is looked whether the supervisor of a VM that is to end is still the one that was asked; to kill, it is asked each time.
 pub const KILL_AGAIN: Duration = Duration::from_millis(500);
 
 // Asking supervisors.

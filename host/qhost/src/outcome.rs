@@ -126,7 +126,7 @@ pub struct VmReport {
     pub ports: Vec<Forward>,
     /// Where it is.
     pub state: State,
-    /// How it ended; absent of one that goes on, or of which nobody knows.
+    /// How it ended; absent of one that goes on, and where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
     /// When QEMU was started.
@@ -241,7 +241,7 @@ impl VmReport {
                 quote(f, more)?;
             }
             (None, true) => {
-                writeln!(f, "{RED}lost{PLAIN}      {task}: nobody knows how VM {id} ended")?
+                writeln!(f, "{RED}lost{PLAIN}      {task}: how VM {id} ended is not known")?
             }
             (None, false) => {
                 let state = self.state.name();

@@ -39,7 +39,7 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = "expected REGISTRY/REPOSITORY:TAG or REGISTRY/REPOSITORY@sha256:DIGEST";
         let place: Reference = text.parse().map_err(|error| format!("{error}; {expected}"))?;
-        // Else a misspelt path would be asked for from somebody's public registry.
+        // Else a misspelt path would be asked for from a public registry.
         match text.starts_with(&format!("{}/", place.registry())) {
             true => Ok(Self(place)),
             false => Err(format!("it names no registry; {expected}")),

@@ -15,7 +15,7 @@ pub const RECORD_BYTES: u64 = 16 << 20;
 pub const STATE_LOCK: Duration = Duration::from_secs(10);
 /// How often that lock is tried.
 pub const STATE_LOCK_POLL: Duration = Duration::from_millis(10);
-/// How often a lock is tried that others hold for moments only, to look whether anybody does.
+/// How often a lock is tried that others hold for moments only, to look whether it is held.
 pub const LOCK_TRIES: u32 = 5;
 /// The wait between two tries.
 pub const LOCK_POLL: Duration = Duration::from_millis(5);

@@ -66,7 +66,7 @@ pub fn supervisor(
     };
     let mut command = Command::new(&program);
     command.arg(how).arg(vm).arg(holds.len().to_string()).current_dir(vm).env_clear();
-    // Whoever adopts is not to be killed where the one before was.
+    // A supervisor that adopts is not to be killed where the one before was.
     if how == "launch" {
         command.envs(failpoint::environment());
     }
@@ -186,7 +186,7 @@ pub fn exec(parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
 /// Has every descriptor from one on closed when the program begins.
 #[expect(
     unsafe_code,
-    reason = "descriptors that somebody else opened have no owner here to borrow from"
+    reason = "descriptors that another process opened have no owner here to borrow from"
 )]
 pub fn close_on_exec(first: RawFd) -> io::Result<()> {
     for entry in fs::read_dir("/proc/self/fd")? {

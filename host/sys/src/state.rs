@@ -149,7 +149,7 @@ pub fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The lock that a file of this name is, unless somebody holds it. The file may be removed with the lock: whoever waited for
+/// The lock that a file of this name is, unless a process holds it. The file may be removed with the lock: a process that waited for
 /// the one that was there before has a lock on nothing, and is given the one that is there now.
 pub fn try_lock_named(path: &Path) -> io::Result<Option<File>> {
     loop {
@@ -188,7 +188,7 @@ pub fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_renamed(path, bytes, 0o600)
 }
 
-/// The same under a lock that keeps everybody else from writing it. What a killed process leaves has a name that is
+/// The same under a lock that keeps other processes from writing it. What a killed process leaves has a name that is
 /// known: the file's own with `.tmp` behind it.
 pub fn write_locked(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder_of(path)?;

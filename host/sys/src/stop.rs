@@ -7,7 +7,7 @@ use tokio::{
     sync::watch,
 };
 
-/// Somebody who may ask this process to stop.
+/// Requests that this process stop.
 #[derive(Debug, Clone)]
 pub struct Stop(watch::Receiver<u32>);
 
@@ -34,7 +34,7 @@ impl Stop {
     /// Ends when stopping has been asked for so many times.
     pub async fn asked(&mut self, times: u32) {
         if self.0.wait_for(|count| *count >= times).await.is_err() {
-            // Nobody is left who could ask.
+            // No more requests can come.
             std::future::pending::<()>().await;
         }
     }

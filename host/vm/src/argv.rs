@@ -81,7 +81,7 @@ pub fn argv(
     .option("-object", "rng-builtin,id=rng")
     .option("-device", "virtio-rng-pci,rng=rng")
     .option("-device", "pvpanic")
-    // Both listen, so that whoever looks after the VM next can connect when who did so was killed.
+    // Both listen, so that the next supervisor can connect when the one before was killed.
     .option("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", descriptors::QMP))
     .option("-mon", "chardev=qmp,mode=control")
     .option("-chardev", format!("socket,id=console,fd={},server=on,wait=off", descriptors::CONSOLE))

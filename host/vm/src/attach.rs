@@ -25,7 +25,7 @@ use crate::limits;
 /// What a supervisor writes to its log, in the VM's folder.
 const LOG: &str = "supervisor.log";
 
-/// What a supervisor says to whoever started it.
+/// What a supervisor says to the process that started it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Note {
@@ -44,13 +44,13 @@ pub enum Note {
 pub(super) struct Notes(());
 
 impl Notes {
-    /// To standard output, which whoever started it reads, or nobody any more: nobody is waited for.
+    /// To standard output, a pipe to the process that started it, which may have gone: writing never waits.
     pub(super) fn on_stdout() -> Self {
         let stdout = std::io::stdout();
         let flags = fcntl_getfl(&stdout);
         let set = flags.and_then(|flags| fcntl_setfl(&stdout, flags | OFlags::NONBLOCK));
         if let Err(error) = set {
-            tracing::warn!(%error, "whoever started this could make it wait");
+            tracing::warn!(%error, "the process that started this could make it wait");
         }
         Self(())
     }
@@ -59,7 +59,7 @@ impl Notes {
         let line = serde_json::to_string(note).unwrap_or_default() + "\n";
         let mut stdout = std::io::stdout().lock();
         if stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).is_err() {
-            tracing::debug!("nobody listens");
+            tracing::debug!("the process that started this is gone");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a guest says on its serial console: kept in a log that rotates, told to whoever is attached, and read whatever
-//! happens: a console that nobody reads stops the guest, and a log without a limit fills the disk.
+//! What a guest says on its serial console: kept in a log that rotates, told to those who are attached, and read whatever
+//! happens: a console that is not read stops the guest, and a log without a limit fills the disk.
 
 use std::{
     fs::{self, File},
@@ -104,7 +104,7 @@ impl Log {
     }
 }
 
-/// The console of one QEMU: copied until its end into the log and to whoever listens, and fed with what is typed.
+/// The console of one QEMU: copied until its end into the log and to those who are attached, and fed with what is typed.
 pub(super) async fn run(
     mut console: UnixStream,
     mut log: Log,
@@ -123,9 +123,9 @@ pub(super) async fn run(
                     let bytes = buffer.get(..read).unwrap_or_default();
                     read_at = tokio::time::Instant::now() + bucket.take(read as u64);
                     log.write(bytes);
-                    // Nobody need be there.
+                    // None need be attached.
                     if listeners.receiver_count() > 0 && listeners.send(Bytes::copy_from_slice(bytes)).is_err() {
-                        tracing::debug!("whoever listened has left");
+                        tracing::debug!("none is attached any more");
                     }
                 }
                 Ok(0) | Err(_) => return,

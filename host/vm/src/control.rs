@@ -56,15 +56,15 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    /// Whether nobody waits for its answer any more.
+    /// Whether its answer is not waited for any more.
     pub(super) fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
     }
 
-    /// Answers it; whoever asked may have gone.
+    /// Answers it; the process that asked may have gone.
     pub(super) fn answer(self, answer: Result<Value, String>) {
         if self.answer.send(answer).is_err() {
-            tracing::debug!("nobody waits for the answer");
+            tracing::debug!("the answer is not waited for any more");
         }
     }
 }
@@ -194,7 +194,7 @@ async fn attached(mut stream: UnixStream, console: Console) -> io::Result<()> {
     }
 }
 
-/// Asks a VM's supervisor. Nobody who answers in time: nothing.
+/// Asks a VM's supervisor. No answer in time: nothing.
 pub async fn ask(vm: &Path, request: Request, wait: Duration) -> Result<Value, AskError> {
     let exchange = async {
         let mut stream = opened(vm, request).await?;

@@ -1,7 +1,7 @@
-//! A VM's folder, `vms/<id>/`, and its lock, held for as long as somebody looks after the VM: the run that makes it, then
-//! its supervisor.
+//! A VM's folder, `vms/<id>/`, and its lock, held for as long as the VM is looked after: by the run that makes it, then
+//! by its supervisor.
 //!
-//! A folder whose lock is free belongs to nobody: its VM has ended, or its supervisor was killed. `recover` says what then.
+//! A folder whose lock is free has a VM that has ended, or whose supervisor was killed. `recover` in the engine says what then.
 
 use std::{
     fs::{self, File},
@@ -41,7 +41,7 @@ pub struct VmDir {
     /// For events.
     task: String,
     tenant: String,
-    /// Held until dropped. A supervisor has its own from whoever started it, open for as long as it lives.
+    /// Held until dropped. A supervisor has its own from the process that started it, open for as long as it lives.
     lock: Option<File>,
     /// Whether it was made for this run: one that was started before has records that are worth something.
     is_new: bool,
@@ -81,7 +81,7 @@ impl VmDir {
             status: Status::new(),
         };
         let reserved = dir.write(RESERVED, &Reserved::new(task, takes));
-        // What counts is written; whoever waits for the lock need not wait for the rest.
+        // The reservation alone needs the lock of all; other runs need not wait for the rest.
         drop(all_folders);
         reserved?;
         failpoint::reach("launch.reserved");
@@ -234,7 +234,7 @@ impl VmDir {
     /// The same of what must be known before anything goes on.
     pub(super) fn must_note(&mut self, note: impl FnOnce(&mut Status)) -> Result<(), VmError> {
         note(&mut self.status);
-        // How it ended is known to nobody else.
+        // How it ended is known to this process alone.
         let is_final = self.status.state().is_final();
         let write = if is_final { state::write_whole } else { state::write_replacing };
         self.status.kept_bytes = is_final.then(|| bytes_of(&self.path));
@@ -281,7 +281,7 @@ impl Drop for VmDir {
             return;
         }
         self.tell("removed", Some("it was not started".into()));
-        // Nobody is to see it half gone; without the lock of all it still goes.
+        // It is not to be seen half gone; without the lock of all it still goes.
         let _all = self.path.parent().map(lock_all);
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the VM's folder");

@@ -23,7 +23,7 @@ pub enum End {
         /// What happened, in QEMU's own words where it had some.
         message: String,
     },
-    /// QEMU ended while nobody looked after it.
+    /// QEMU ended while it had no supervisor.
     Unseen,
     /// QEMU did not come so far that the guest ran.
     NotStarted {
@@ -64,7 +64,7 @@ impl fmt::Display for End {
             Self::Stopped { by: StoppedBy::Kill } => "stopped; QEMU had to be killed",
             Self::Stopped { by: StoppedBy::BetweenStarts } => "stopped before the guest ran",
             Self::Panicked => "the guest's kernel panicked",
-            Self::Unseen => "QEMU is gone, and nobody saw how it ended",
+            Self::Unseen => "QEMU is gone, and how it ended was not seen",
             Self::Failed { message } | Self::NotStarted { message, .. } => message,
         })
     }

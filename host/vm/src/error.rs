@@ -107,7 +107,7 @@ pub enum VmError {
         /// Its id.
         id: String,
     },
-    /// Nobody looks after it.
+    /// It has no supervisor.
     #[error("the VM {id} has ended: {state}")]
     HasEnded {
         /// Its id.
@@ -134,8 +134,8 @@ pub enum VmError {
     /// A supervisor cannot work.
     #[error("cannot set up this process")]
     Runtime(#[source] io::Error),
-    /// QEMU ended while nobody looked after it.
-    #[error("QEMU is gone, and nobody saw how it ended")]
+    /// QEMU ended while it had no supervisor.
+    #[error("QEMU is gone, and how it ended was not seen")]
     Unseen,
     /// The cage cannot be put up.
     #[error("QEMU was not started, as its cage failed: {message}")]
@@ -187,7 +187,7 @@ fn slash(name: &str) -> &'static str {
 }
 
 impl VmError {
-    /// Whether it is for this host's operator to mend, and not for whoever wrote the job.
+    /// Whether it is for this host's operator to mend, and not for the job's author.
     pub(super) fn is_the_hosts(&self) -> bool {
         !matches!(self, Self::Start { .. } | Self::Control(_) | Self::NoGreeting)
     }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The command first holds the VM's folder, its ports, its image and its overlay, each by a lock on a file, and hands the open
-//! files over to the supervisor. So whatever is killed, the kernel gives back what nobody uses any more.
+//! files over to the supervisor. So whatever is killed, the kernel gives back what is not used any more.
 
 pub mod limits;
 pub mod error;

@@ -43,7 +43,7 @@ pub const CONSOLE_RATE: Rate = Rate { per_second: 1 << 20, burst: 4 << 20 };
 pub const CONSOLE_READ_BYTES: usize = 8 << 10;
 /// How long a guest may take to accept what is typed: its serial port's buffer has 16 bytes.
 pub const CONSOLE_TYPED: Duration = Duration::from_millis(200);
-/// Pieces of a console's output that wait for somebody who is attached and slow; older ones are left out.
+/// Pieces of a console's output that wait for an attached client that is slow; older ones are left out.
 pub const CONSOLE_PIECES: usize = 64;
 /// Room for a VM's status on a full disk in bytes: one block of most file systems.
 pub const STATUS_SPARE_BYTES: usize = 4096;
@@ -71,13 +71,13 @@ pub const EVENTS_BYTES: u64 = 4 << 20;
 pub const CONTROL_LINE_BYTES: u64 = 4096;
 /// An answer in bytes.
 pub const CONTROL_ANSWER_BYTES: u64 = 1 << 20;
-/// How long whoever connects may take to say what is asked.
+/// How long a client may take to say what is asked.
 pub const CONTROL_REQUEST: Duration = Duration::from_secs(5);
 /// How long a supervisor whose VM is over waits until what it answered has been sent.
 pub const CONTROL_SENT: Duration = Duration::from_millis(200);
-/// What is read of somebody's typing at a time, in bytes.
+/// What is read of an attached client's typing at a time, in bytes.
 pub const CONSOLE_TYPED_BYTES: usize = 1024;
-/// How long somebody who is attached to a console may take to read what it says.
+/// How long a client that is attached to a console may take to read what it says.
 pub const CONSOLE_SLOW: Duration = Duration::from_secs(10);
 /// How long the cage may take to be put up.
 pub const CAGE: Duration = Duration::from_secs(30);

@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Why a VM is lost.
-pub const LOST: &str = "whoever looked after it was killed, and QEMU is gone";
+pub const LOST: &str = "its supervisor was killed, and QEMU is gone";
 
 /// A VM, as far as its folder tells.
 #[derive(Debug, Serialize)]
@@ -50,7 +50,7 @@ pub struct Vm {
     pub takes: Option<Takes>,
     /// What is reserved for it.
     pub reserved: Amounts,
-    /// Whether somebody looks after it.
+    /// Whether a supervisor, or the run that makes it, holds its lock.
     #[serde(skip)]
     pub held: bool,
 }
@@ -87,13 +87,13 @@ impl Vm {
     }
 
     fn with_status(path: &Path, mut status: Status) -> Self {
-        // Of one that has ended, nobody need be asked.
+        // Of one that has ended, the lock need not be looked at.
         let held = !status.state().is_final() && !is_abandoned(path);
         // What was read is of before its lock was seen to be free: it may have ended in between.
         if !held && !status.state().is_final() {
             status = read_record(&path.join(STATUS)).unwrap_or(status);
         }
-        // Nobody has come by yet to write it down.
+        // No recovery has run since, which would have written it down.
         if !held && !status.qemu_lives() {
             status.enter(State::Lost, Some(LOST.into()));
         }
@@ -139,7 +139,7 @@ impl Vm {
         Reader::new(&self.folder, since)
     }
 
-    /// Whether it is over: its state is final, and whoever looked after it has cleaned up.
+    /// Whether it is over: its state is final, and its supervisor has cleaned up.
     pub fn is_over(&self) -> bool {
         self.status.state().is_final() && is_abandoned(&self.folder)
     }
@@ -206,7 +206,7 @@ pub fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
     entries.filter(is_vm).map(|entry| entry.path())
 }
 
-/// Whether a folder's VM has ended, however: nobody looks after it, and QEMU is gone.
+/// Whether a folder's VM has ended, however: it has no supervisor, and QEMU is gone.
 pub(super) fn is_over(path: &Path) -> bool {
     let lives = |status: Status| status.qemu_lives();
     is_abandoned(path) && !read_record(&path.join(STATUS)).is_some_and(lives)
@@ -232,13 +232,13 @@ fn latest_first(mut vms: Vec<Vm>) -> Vec<Vm> {
     vms
 }
 
-/// The VMs that take something of this host now: somebody looks after them, or their QEMU is there.
+/// The VMs that take something of this host now: they have a supervisor, or their QEMU is there.
 pub fn running(state: &StateDir) -> Vec<Vm> {
     let takes = |path: &PathBuf| !is_over(path);
     folders(&state.vms()).filter(takes).map(|path| Vm::read(&path)).collect()
 }
 
-/// The folders that no lock tells anything about, for whoever sweeps.
+/// The folders whose lock is free, for a sweep.
 pub fn abandoned(state: &StateDir) -> Vec<PathBuf> {
     folders(&state.vms()).filter(|path| is_abandoned(path)).collect()
 }

@@ -18,7 +18,7 @@ pub fn lock_all(vms: &Path) -> Result<File, VmError> {
     state::lock(&path).map_err(folder("lock", &path))
 }
 
-/// A VM's lock, unless somebody has it. Whoever only looks has it for a moment.
+/// A VM's lock, unless a process has it. One that only looks has it for a moment.
 pub fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
     let path = vm.join(LOCK);
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
@@ -32,7 +32,7 @@ pub fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
     Ok(None)
 }
 
-/// Whether nobody looks after a folder's VM.
+/// Whether a folder's VM has no supervisor and no run that makes it.
 pub fn is_abandoned(path: &Path) -> bool {
     !state::is_held(&path.join(LOCK))
 }

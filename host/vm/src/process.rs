@@ -88,7 +88,7 @@ impl Process {
     fn open(&self) -> Option<OwnedFd> {
         let pid = self.pid.try_into().ok().and_then(Pid::from_raw)?;
         let handle = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-        // The handle is of whoever has the number now; from here on that cannot change.
+        // The handle is of the process that has the number now; from here on that cannot change.
         self.lives().then_some(handle)
     }
 }
@@ -135,7 +135,7 @@ impl Watched {
                     };
                 }
                 Err(Errno::INTR) => {}
-                // It is the child of somebody else: of a supervisor that was killed.
+                // It is the child of another process: of a supervisor that was killed.
                 Ok(None) | Err(_) => return Ending::Unseen,
             }
         }
@@ -163,7 +163,7 @@ impl fmt::Display for Ending {
         match self {
             Self::Code(code) => write!(f, "exit status: {code}"),
             Self::Signal(signal) => write!(f, "signal: {signal}"),
-            Self::Unseen => f.write_str("an exit status that nobody saw"),
+            Self::Unseen => f.write_str("an exit status that was not seen"),
         }
     }
 }

@@ -83,7 +83,7 @@ impl Qemu {
         Ok((qemu, qmp))
     }
 
-    /// Finds it again, after whoever looked after it was killed. One that cannot be controlled is ended.
+    /// Finds it again, after its supervisor was killed. One that cannot be controlled is ended.
     pub(super) async fn adopt(
         process: &Process,
         vm: &Path,
@@ -166,7 +166,7 @@ impl Qemu {
         }
     }
 
-    /// The same, and waits for that, however long: as long as it is there, nobody else is to use what it uses.
+    /// The same, and waits for that, however long: as long as it is there, no other VM is to use what it uses.
     pub(super) async fn kill_for_good(&mut self) {
         self.kill();
         self.process.end().await;
@@ -180,7 +180,7 @@ async fn negotiated(stream: UnixStream) -> Result<Qmp, QmpError> {
     Ok(qmp)
 }
 
-/// All that QEMU needs, open, and the other ends of its sockets: connected before it runs, so that nobody waits for it.
+/// All that QEMU needs, open, and the other ends of its sockets: connected before it runs, so that no connection has to wait for it.
 async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixStream), VmError> {
     let mut descriptors: Vec<Mapped> = vec![];
     let mut give = |descriptor: OwnedFd, number| descriptors.push(Mapped { descriptor, number });
@@ -205,7 +205,7 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
 }
 
 /// Ends what takes too long to put a cage up, and what is to be QEMU, and waits for that, however long: as long as it is there,
-/// nobody else is to use what it uses. One that is not in the record yet ends by itself, for nobody will say that it is to go.
+/// no other VM is to use what it uses. One that is not in the record yet ends by itself, as it is not told to go on.
 async fn given_up(child: &mut Child, dir: &VmDir) -> String {
     let killed = child.kill();
     if let Err(error) = killed.and(ended(child).await.map(drop)) {

@@ -59,7 +59,7 @@ impl Session {
         by.and_then(|by| by.duration_since(Timestamp::now()).try_into().ok()).unwrap_or_default()
     }
 
-    /// Goes on to a state, writes it down, and tells whoever listens.
+    /// Goes on to a state, writes it down, and tells the process that listens.
     pub(super) fn enter_with(
         &mut self,
         state: State,

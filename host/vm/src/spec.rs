@@ -1,4 +1,4 @@
-//! What a VM is run from, whoever looks after it: written down once before the launch, in its folder, `plan.json`.
+//! What a VM is run from, by each of its supervisors: written down once before the launch, in its folder, `plan.json`.
 
 use std::{
     fs, io,
@@ -39,7 +39,7 @@ pub struct Spec {
     pub overlay: Option<PathBuf>,
     /// What the guest may write there, in bytes.
     pub overlay_bytes: u64,
-    /// Seconds that a guest has to power off, unless whoever stops it says otherwise.
+    /// Seconds that a guest has to power off, unless the request to stop says otherwise.
     pub grace_s: u64,
     /// When it is started again.
     pub restart: Restart,

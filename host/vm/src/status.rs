@@ -28,7 +28,7 @@ pub enum State {
     Exited,
     /// QEMU or the guest's kernel failed.
     Failed,
-    /// Nobody knows how it ended: whoever looked after it was killed, and QEMU is gone.
+    /// How it ended is not known: its supervisor was killed, and QEMU is gone.
     Lost,
 }
 
@@ -48,7 +48,7 @@ impl State {
         }
     }
 
-    /// Whether the VM is over, unless somebody starts it again.
+    /// Whether the VM is over, unless it is started again.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Exited | Self::Failed | Self::Lost)
     }
@@ -185,7 +185,7 @@ impl Status {
         self.changes.last().map(|change| change.at)
     }
 
-    /// Whether QEMU is there, whoever looks after it.
+    /// Whether QEMU is there, with a supervisor or without.
     pub fn qemu_lives(&self) -> bool {
         !self.state.is_final() && self.qemu.as_ref().is_some_and(Process::lives)
     }
@@ -199,7 +199,7 @@ impl Status {
         may
     }
 
-    /// A VM that has ended begins once more, because somebody wants it to. Whether it does.
+    /// A VM that has ended begins once more, as a command asks for it. Whether it does.
     pub(super) fn start_again(&mut self, reason: String) -> bool {
         let may = self.state.is_final();
         if may {

@@ -44,7 +44,7 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
     failpoint::reach("supervise.begun");
     if begin == Begin::Adopt {
         dir.note(|status| status.supervisor = Process::this());
-        dir.tell("adopted", Some("whoever looked after it was killed".into()));
+        dir.tell("adopted", Some("its supervisor was killed".into()));
     }
     let served = control::serve(vm, asking, console.clone())?;
     let ends = vec![];
@@ -169,7 +169,7 @@ impl Session {
         }
     }
 
-    /// The job's ready check, unless it held already. What an adopted guest has said meanwhile nobody heard, so that its console is
+    /// The job's ready check, unless it held already. What an adopted guest has said meanwhile was not heard, so that its console is
     /// no reason to end it.
     fn ready_check(&self, begin: Begin) -> Option<ready::Check> {
         let is_due = self.dir.status().ready_at.is_none();

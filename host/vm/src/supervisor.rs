@@ -1,4 +1,4 @@
-//! The program that looks after one VM, `qhost-supervisor`: started by `qhost` and by nobody else. It is small, because there is
+//! The program that looks after one VM, `qhost-supervisor`: started by `qhost` alone. It is small, because there is
 //! one for each VM: no policy engine and no HTTP client are in it.
 
 use std::{

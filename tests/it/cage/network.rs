@@ -28,7 +28,7 @@ fn it_reaches_no_port_but_its_own() {
     let _abstract = UnixListener::bind_addr(&abstract_name.unwrap()).unwrap();
     let unix = format!("abstract {}", &name[1..]);
     let fast = there.replace("tcp", "fastopen");
-    // One that everybody else may listen on.
+    // One that all others may listen on.
     let probe = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let other = format!("listen {}", probe.local_addr().unwrap());
     drop(probe);
@@ -74,7 +74,7 @@ fn without_ports_it_has_no_network() {
     assert!(said.contains("interfaces: only lo, and that is down"), "{said}");
 }
 
-/// A forwarded UDP port answers whoever asked, and nothing is sent to anybody else, with egress or without.
+/// A forwarded UDP port answers those who asked, and nothing is sent elsewhere, with egress or without.
 #[test]
 fn a_udp_port_answers_only() {
     for egress in ["isolated", "internet"] {
@@ -94,7 +94,7 @@ fn a_udp_port_answers_only() {
         );
         // To the asker's address, but not to its port.
         let connect = format!("udp-connect {}", other.local_addr().unwrap());
-        // Whoever sends to a port that is not forwarded is not to be answered.
+        // A sender to a port that is not forwarded is not to be answered.
         let not_forwarded = local().local_addr().unwrap();
         let ask_there = format!("answer {not_forwarded}");
         let deeds = [to_asker.as_str(), &answer, &to_asker, &to_other, &connect, &ask_there];
@@ -158,7 +158,7 @@ fn with_egress_it_reaches_public_addresses_only() {
         format!("tcp 0.0.0.0:{}", loopback.port()),
         // This host hears what is said to all of its network.
         format!("broadcast {}:80", outside.broadcast),
-        // A packet that asks to be passed on by way of somebody else, or could.
+        // A packet that asks to be passed on by way of another host, or could.
         format!("source-routed {public}:80"),
         format!("ip-options {public}:80"),
         "multipath".into(),

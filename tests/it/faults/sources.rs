@@ -77,7 +77,7 @@ fn a_dead_mirror_costs_no_progress() {
 
 /// Each source has its share of the time: one that only drips does not keep a run from its mirrors, nor others from theirs.
 #[test]
-fn a_source_that_drips_holds_up_nobody_else() {
+fn a_source_that_drips_holds_up_no_other_run() {
     let (qhost, server) = (qhost(), ImageServer::start());
     qhost.config("[image]\ntotal_timeout_s = 4\n");
     let drip = RawServer::start(|_, stream| {
@@ -90,7 +90,7 @@ fn a_source_that_drips_holds_up_nobody_else() {
     let (good, sha256) = server.serve("/good", file(1));
     let hog = qhost.start(&["image", "pull", &drip.url(), "--checksum", &sha256]);
     wait_for("a part", || part(&qhost));
-    // Somebody else's, by the same digest, is there before the hog has given up.
+    // Another run's, by the same digest, is there before the hog has given up.
     pull(&qhost, &good, &sha256).exits(0);
     qhost.run(&["image", "inspect", &sha256]).exits(0);
     hog.end().exits(13).says("longer than 4 s");

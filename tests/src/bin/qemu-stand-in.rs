@@ -47,7 +47,7 @@ fn main() {
         panic!("{}", command(real).args(args).exec());
     }
     #[expect(unsafe_code, reason = "descriptors that were handed over by their numbers")]
-    // SAFETY: whoever starts QEMU hands these over, and nothing else here has them.
+    // SAFETY: the process that starts QEMU hands these over, and nothing else here has them.
     let (qmp, console, image, overlay) = unsafe {
         (
             UnixListener::from_raw_fd(descriptors::QMP),
@@ -72,7 +72,7 @@ fn main() {
     for deed in deeds.trim_end_matches('\0').lines() {
         // It has the console for itself until its end.
         if deed == "flood-console" {
-            let text = b"\x1b]0;owned\x07host      allowed by everybody\r\n".repeat(1000);
+            let text = b"\x1b]0;owned\x07host      allowed by every one\r\n".repeat(1000);
             while console.write_all(&text).is_ok() {}
         }
         let said = match done(deed, &image, &overlay) {

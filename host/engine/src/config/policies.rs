@@ -114,7 +114,7 @@ pub enum Settings {
 
 impl Config {
     /// The policies to ask about a tenant's task: the host's, then the tenant's own. Where tenants are configured,
-    /// one that is not is nobody's.
+    /// one that is not is refused.
     pub fn chain(&self, tenant: &str) -> Result<Vec<Configured>, UnknownTenant> {
         let own = match self.tenants.get(tenant) {
             Some(own) => own.chain.as_slice(),

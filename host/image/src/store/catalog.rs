@@ -130,7 +130,7 @@ impl Store {
     ) -> Result<Checked, ImageError> {
         let lock = match self.try_lock(stored.sha256) {
             Ok(None) => return Ok(Checked::Busy),
-            // Nobody changes anything there, and looking needs no lock.
+            // Nothing changes there, and looking needs no lock.
             Err(ImageError::Store { source, .. })
                 if source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
             {
@@ -152,7 +152,7 @@ impl Store {
         }
     }
 
-    /// Removes a stored image; false where somebody uses it.
+    /// Removes a stored image; false where it is used.
     pub fn remove(&self, stored: &Stored) -> Result<bool, ImageError> {
         match self.try_lock(stored.sha256)? {
             Some(_lock) => self.remove_locked(stored.sha256),
@@ -262,7 +262,7 @@ impl Store {
         freed
     }
 
-    /// Called under its lock, so that nobody is about to write its record.
+    /// Called under its lock, so that no process is about to write its record.
     fn sweep_locked(&self, sha256: Sha256) -> Result<(), ImageError> {
         let path = self.path(sha256);
         for ending in LEFT_OVER.into_iter().filter(|ending| *ending != "lock") {
@@ -275,7 +275,7 @@ impl Store {
         }
     }
 
-    /// Puts a stored file away that is not what it should be. Whoever has it open keeps it. Called under its lock.
+    /// Puts a stored file away that is not what it should be. A process that has it open keeps it. Called under its lock.
     pub(super) fn quarantine(&self, sha256: Sha256) -> Result<PathBuf, ImageError> {
         let path = self.path(sha256);
         let folder = self.quarantined();
@@ -316,7 +316,7 @@ impl Store {
         }
     }
 
-    /// Called under its lock. The record goes first: what is left is no image. False where somebody uses it.
+    /// Called under its lock. The record goes first: what is left is no image. False where it is used.
     fn remove_locked(&self, sha256: Sha256) -> Result<bool, ImageError> {
         let path = self.path(sha256);
         let _alone = match hold(&path)? {
@@ -363,7 +363,7 @@ impl Collected {
     }
 }
 
-/// The endings of what nobody goes on with; parts are named otherwise since there are flights.
+/// The endings of stale files, and of an earlier version's parts.
 const LEFT_OVER: [&str; 5] = ["lock", "json.tmp", "part", "resume", "resume.tmp"];
 
 /// The endings of an image and of what goes with it; `origins` is of an earlier version.
@@ -387,7 +387,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
 
 /// Who uses a file.
 enum Hold {
-    /// Nobody else, for as long as this is open.
+    /// Locks it against all others, for as long as this is open.
     Mine(File),
     Used,
     Gone,

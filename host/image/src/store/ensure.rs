@@ -34,7 +34,7 @@ impl Store {
         let lock = self.lock(&beside(&path, &format!("{flight}.lock")), request, fetcher).await?;
         failpoint::reach("store.locked");
         self.sweep();
-        // Whoever held the lock before may have fetched it.
+        // The run that held the lock before may have fetched it.
         let mut found = self.find(sha256, request, config)?;
         if let Found::Changed = found {
             let _digest = self.lock(&beside(&path, "lock"), request, fetcher).await?;

@@ -1,5 +1,5 @@
 //! An image that is not one yet: `<digest>.<flight>.part`, and in `<digest>.<flight>.resume` what it takes to go on with
-//! it; a flight is one list of sources, so that a slow one holds up nobody who has another. Nothing takes it for an image.
+//! it; a flight is one list of sources, so that a slow one holds up no run that has another. Nothing takes it for an image.
 //! Dropped unpublished, it stays only where a later fetch can go on from there.
 
 use std::{
@@ -63,7 +63,7 @@ impl Part {
     pub(super) fn open(image: &Path, flight: &str, claim: Claim) -> Result<Self, ImageError> {
         let path = beside(image, &format!("{flight}.part"));
         let file = match open(&path) {
-            // One that was about to be published can be written to by nobody.
+            // One that was about to be published cannot be written to.
             Ok(file) if file.metadata().is_ok_and(|found| found.mode() & 0o777 == 0o600) => {
                 Ok(file)
             }
@@ -142,7 +142,7 @@ impl Part {
         self.file.set_permissions(Permissions::from_mode(0o444))?;
         self.file.sync_all()?;
         failpoint::reach("store.synced");
-        // With nobody left who could write to it.
+        // Once no process has it open for writing.
         self.file = File::open(&self.path)?;
         let guarded = verity::enable(&self.file);
         fs::rename(&self.path, path)?;

@@ -67,7 +67,7 @@ impl Stamp {
         }
     }
 
-    /// Whether the file is this user's, and nobody may write to it.
+    /// Whether the file is this user's, and no user may write to it.
     pub(super) fn is_guarded(&self) -> bool {
         self.owner == rustix::process::geteuid().as_raw() && self.mode & 0o222 == 0
     }

@@ -15,9 +15,9 @@ pub enum RestartWhen {
     /// Never.
     #[default]
     Never,
-    /// When QEMU or the guest's kernel failed, or nobody knows how it ended.
+    /// When QEMU or the guest's kernel failed, or how it ended is not known.
     OnFailure,
-    /// Whenever nobody asked for its end.
+    /// Whenever its end was not asked for.
     Always,
 }
 

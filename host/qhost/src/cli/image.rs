@@ -19,7 +19,7 @@ pub enum ImageCommand {
     Inspect(InspectImageArgs),
     /// Hash stored images again; one that is not what it was is put away
     Verify(VerifyImageArgs),
-    /// Remove stored images that nobody uses
+    /// Remove stored images that are not used
     Rm(RemoveImageArgs),
     /// Make room: remove images by age and total size, and what killed runs left
     Gc(GcArgs),

@@ -20,7 +20,7 @@ pub struct KeygenArgs {
     /// Where the keys go, without .key and .pub
     #[arg(value_name = "NAME")]
     pub place: PathBuf,
-    /// Do not encrypt the secret key: whoever has the file can sign
+    /// Do not encrypt the secret key: the file is then enough to sign
     #[arg(long)]
     pub no_password: bool,
 }

@@ -195,7 +195,7 @@ impl FromStr for Since {
 /// `qhost wait`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code 0 when it shut down or was stopped, 20 when it failed or nobody knows how it ended."
+    after_help = "Exit code 0 when it shut down or was stopped, 20 when it failed or how it ended is not known."
 )]
 pub struct WaitArgs {
     #[command(flatten)]

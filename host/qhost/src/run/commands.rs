@@ -33,7 +33,7 @@ pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
     };
     let error = spawn::exec(parent, program, args);
     let said = writeln!(std::io::stderr(), "cannot run {}: {error}", program.display());
-    // The status of a shell whose command was not found, whether or not anybody hears why.
+    // The status of a shell whose command was not found, whether or not the reason can be written.
     ExitCode::from(if said.is_ok() { 127 } else { 126 })
 }
 
@@ -107,7 +107,7 @@ pub(super) async fn doctor(shared: &Shared) -> Exit {
     exit
 }
 
-/// Fresh, because somebody asks; and kept, for the runs that follow.
+/// Fresh, because it is asked for; and kept, for the runs that follow.
 async fn take_fingerprint(shared: &Shared) -> Result<(Fingerprint, Resources), RunError> {
     let state = state_dir(shared)?;
     let fingerprint = Fingerprint::take().await?;

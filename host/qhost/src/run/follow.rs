@@ -57,7 +57,7 @@ pub(super) async fn until(
             }
         }
     }
-    // The supervisor has ended: with its VM, or it was killed, and somebody else looks after the VM from now on.
+    // The supervisor has ended: with its VM, or it was killed, and another looks after the VM from now on.
     let mut tries: u32 = 0;
     loop {
         tries = tries.saturating_add(1);

@@ -111,7 +111,7 @@ fn found(project: &Project, loader: &Loader, case: &Case) -> Result<(Expect, u64
     };
     let verdict = chain.decide(case.request.clone());
     let Some(policy) = verdict.decision().policies.first() else {
-        return Ok((failed("nobody was asked".into()), 0));
+        return Ok((failed("no policy was asked".into()), 0));
     };
     if let Some(error) = verdict.error() {
         return Ok((failed(error.to_string()), policy.cost.micros));

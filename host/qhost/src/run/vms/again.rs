@@ -59,7 +59,7 @@ async fn stop_and_start(state: &StateDir, vm: &Vm, grace_s: Option<u64>) -> Resu
     let most = std::time::Instant::now() + limits::STOP_GRACE_MOST;
     let mut looked = std::time::Instant::now();
     loop {
-        // Whoever heard it may have been killed.
+        // The supervisor that heard it may have been killed.
         if looked.elapsed() > limits::KILL_AGAIN {
             recover::recover(state).await;
             looked = std::time::Instant::now();
