@@ -1,6 +1,6 @@
 //! Which crate may use which: what DESIGN and `host/docs/architecture.md` say of the rooms, held against Cargo's own answer.
 
-use std::{collections::BTreeSet, env, fs};
+use std::{collections::BTreeSet, env, fs, path::Path};
 
 use qhost_tests::{root, succeed};
 
@@ -16,13 +16,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("qhost", &["model", "sys", "policy", "image", "cage", "vm", "engine"]),
 ];
 
+fn cargo() -> String {
+    env::var("CARGO").unwrap_or_else(|_| "cargo".into())
+}
+
 /// All that a crate links, by Cargo's own answer.
 fn linked(package: &str) -> BTreeSet<String> {
     let args = ["tree", "--locked", "--offline", "--prefix", "none", "--edges", "normal"];
-    let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let manifest = root().join("Cargo.toml");
     let manifest = ["--manifest-path", manifest.to_str().expect("UTF-8"), "--package", package];
-    let tree = succeed(&cargo, &[&args[..], &manifest[..]].concat());
+    let tree = succeed(&cargo(), &[&args[..], &manifest].concat());
     let names = tree.lines().filter_map(|line| line.split_whitespace().next());
     names.filter(|name| *name != package).map(str::to_owned).collect()
 }
@@ -55,7 +58,13 @@ fn the_supervisor_has_neither_policies_nor_http() {
     for name in heavy {
         assert!(!linked.contains(name), "qhost-vm links {name}");
     }
-    let program = fs::read(env!("CARGO_BIN_EXE_qhost-under-test-supervisor")).unwrap();
+    // The tests' own supervisor has what the tests link.
+    let args = ["build", "--locked", "--offline", "--quiet", "--workspace", "--manifest-path"];
+    let manifest = root().join("Cargo.toml");
+    let which = [manifest.to_str().expect("UTF-8"), "--bin", "qhost-supervisor"];
+    succeed(&cargo(), &[&args[..], &which].concat());
+    let program = Path::new(env!("CARGO_BIN_EXE_qhost-under-test-supervisor"));
+    let program = fs::read(program.with_file_name("qhost-supervisor")).unwrap();
     // A Rust symbol has the name of its crate in it, with its length before it.
     for name in ["8wasmtime", "7reqwest", "5hyper", "12clap_builder"] {
         let is_there = program.windows(name.len()).any(|bytes| bytes == name.as_bytes());

@@ -316,9 +316,10 @@ fn holds_no_secret(text: &str) {
 fn for_each_file(folder: &Path, look: &dyn Fn(&Path, String)) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => for_each_file(&path, look),
-            false => look(&path, String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned()),
+        if path.is_dir() {
+            for_each_file(&path, look)
+        } else {
+            look(&path, String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned())
         }
     }
 }

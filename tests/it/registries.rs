@@ -121,9 +121,10 @@ fn answers_without_an_end() {
             None => endless(stream, endless_head, &counted),
         });
         let (qhost, file) = (qhost(), policy("limits"));
-        let args = match is_push {
-            true => vec!["policy", "push", file.to_str().unwrap()],
-            false => vec!["policy", "pull"],
+        let args = if is_push {
+            vec!["policy", "push", file.to_str().unwrap()]
+        } else {
+            vec!["policy", "pull"]
         };
         let place = place(&server);
         let args = [args, vec![&place, "--plain-http"]].concat();

@@ -212,9 +212,10 @@ impl Qhost {
         let mut folders = vec![self.state().join("images")];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                match entry.path().is_dir() {
-                    true => folders.push(entry.path()),
-                    false => names.push(entry.file_name().to_string_lossy().into_owned()),
+                if entry.path().is_dir() {
+                    folders.push(entry.path())
+                } else {
+                    names.push(entry.file_name().to_string_lossy().into_owned())
                 }
             }
         }

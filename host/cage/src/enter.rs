@@ -99,10 +99,7 @@ fn start() -> Result<(), CageError> {
     // After joining the cgroup that filters them, and before leaving the host's network.
     let sockets = sockets::open(&orders.forwards)?;
     // Who may open it is to be known before the host's files are out of sight.
-    let kvm = match cage.kvm {
-        true => group_of("/dev/kvm")?,
-        false => None,
-    };
+    let kvm = if cage.kvm { group_of("/dev/kvm")? } else { None };
     namespaces::leave(cage)?;
     failpoint::reach("cage.left");
     // In the first process of the new process namespace; where there is none, in a child all the same, so that QEMU is always

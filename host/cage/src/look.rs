@@ -110,9 +110,10 @@ pub enum Lacking {
 
 fn said(walls: &[Wall], may_be_left_out: bool) -> String {
     let each = walls.iter().map(|wall| format!("\n  {}: {}", wall.what(), wall.fix()));
-    let otherwise = match may_be_left_out {
-        true => "\nor have the operator set cage.level = \"best-effort\", which leaves it out",
-        false => "",
+    let otherwise = if may_be_left_out {
+        "\nor have the operator set cage.level = \"best-effort\", which leaves it out"
+    } else {
+        ""
     };
     format!("this host lacks what a VM is to be kept in:{}{otherwise}", each.collect::<String>())
 }
@@ -285,9 +286,10 @@ impl Host {
         let (tcp, udp) = (ports(Protocol::Tcp), ports(Protocol::Udp));
         let internet = needs.launch.egress == Egress::Internet;
         if !internet && udp.is_empty() {
-            return Ok(match self.has_users() || tcp.is_empty() {
-                true => Network::None,
-                false => Network::Listen { tcp, udp: false },
+            return Ok(if self.has_users() || tcp.is_empty() {
+                Network::None
+            } else {
+                Network::Listen { tcp, udp: false }
             });
         }
         match self.egress() {

@@ -81,9 +81,10 @@ fn show(root: &Path, path: &Path, user: User) -> io::Result<()> {
     if found.is_symlink() && path.is_dir() {
         return symlink(fs::read_link(path)?, inside);
     }
-    match path.is_dir() {
-        true => fs::create_dir(&inside)?,
-        false => drop(File::create_new(&inside)?),
+    if path.is_dir() {
+        fs::create_dir(&inside)?
+    } else {
+        drop(File::create_new(&inside)?)
     }
     // What is mounted below it would stay writable; only in a user namespace it cannot be left out (mount_namespaces(7)).
     match user {

@@ -242,12 +242,11 @@ impl Binds {
         let mut id = request.id;
         control(&self.asked, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).map_err(unreadable)?;
         let [family_low, family_high, port_high, port_low, a, b, c, d, ..] = bytes;
-        match u16::from_ne_bytes([family_low, family_high]) == AddressFamily::INET.as_raw() {
-            true => {
-                let port = u16::from_be_bytes([port_high, port_low]);
-                Ok(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port))
-            }
-            false => Err(Errno::PERM),
+        if u16::from_ne_bytes([family_low, family_high]) == AddressFamily::INET.as_raw() {
+            let port = u16::from_be_bytes([port_high, port_low]);
+            Ok(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port))
+        } else {
+            Err(Errno::PERM)
         }
     }
 }

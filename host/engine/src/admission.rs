@@ -63,9 +63,10 @@ fn admit(state: &StateDir, asking: &Asking, terms: &Terms) -> Result<(), VmError
     for folder in list::folders(&state.vms()) {
         let held = !is_abandoned(&folder);
         let status: Option<Status> = read_record(&folder.join(STATUS));
-        match held || status.as_ref().is_some_and(Status::qemu_lives) {
-            true => going_on.push(Vm::at(&folder)),
-            false => ended.push(Ended::of(folder, status.as_ref())),
+        if held || status.as_ref().is_some_and(Status::qemu_lives) {
+            going_on.push(Vm::at(&folder))
+        } else {
+            ended.push(Ended::of(folder, status.as_ref()))
         }
     }
     sweep(ended, &terms.retention);
@@ -181,12 +182,13 @@ fn admits(
         Whose::Host => ("all tenants together".to_owned(), "host.quota".to_owned()),
         Whose::Tenant(tenant) => (format!("tenant {tenant}"), format!("tenants.{tenant}.quota")),
     };
-    let (kept, remove) = match key == "disk_bytes" && kept_bytes > 0 {
-        true => (
+    let (kept, remove) = if key == "disk_bytes" && kept_bytes > 0 {
+        (
             format!(", {kept_bytes} of them by kept overlays (qhost overlay ls),"),
             " remove kept overlays,",
-        ),
-        false => (String::new(), ""),
+        )
+    } else {
+        (String::new(), "")
     };
     let reason = format!(
         "{who} may have {most} {what} on this host, {taken} are taken{kept} and this VM takes {more}; wait for another to end,{remove} \

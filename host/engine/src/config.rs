@@ -292,9 +292,10 @@ impl Config {
         if pins == Pins::Needed {
             config.check_pins(&mut problems);
         }
-        match problems.is_empty() {
-            true => Ok(config),
-            false => Err(ConfigError::Problems { path: path.into(), problems }),
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Problems { path: path.into(), problems })
         }
     }
 

@@ -74,16 +74,15 @@ fn trust(config: &Config) -> Vec<Finding> {
         .filter_map(|(key, path)| Some((key, trusted::look(&path).err()?)))
         .map(|(key, error)| finding("trust", Health::Bad, format!("{key}: {error}"), UNTRUSTED))
         .collect();
-    match untrusted.is_empty() {
-        true => {
-            vec![finding(
-                "trust",
-                Health::Good,
-                "only this user and root can change what decides here",
-                "",
-            )]
-        }
-        false => untrusted,
+    if untrusted.is_empty() {
+        vec![finding(
+            "trust",
+            Health::Good,
+            "only this user and root can change what decides here",
+            "",
+        )]
+    } else {
+        untrusted
     }
 }
 

@@ -112,9 +112,10 @@ impl Fingerprint {
             return;
         }
         let kept = serde_json::to_vec_pretty(self).map_err(io::Error::other).and_then(|bytes| {
-            match fs::read(cache).is_ok_and(|kept| kept == bytes) {
-                true => Ok(()),
-                false => qhost_sys::state::write_whole(cache, &bytes),
+            if fs::read(cache).is_ok_and(|kept| kept == bytes) {
+                Ok(())
+            } else {
+                qhost_sys::state::write_whole(cache, &bytes)
             }
         });
         if let Err(error) = kept {

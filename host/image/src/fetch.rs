@@ -190,9 +190,10 @@ impl Fetch<'_> {
             }
             pieces.push(piece);
         }
-        match received == expected {
-            true => Ok(pieces),
-            false => Err(FetchFailure::Short { received, expected }),
+        if received == expected {
+            Ok(pieces)
+        } else {
+            Err(FetchFailure::Short { received, expected })
         }
     }
 }

@@ -81,9 +81,12 @@ impl Http {
                 .and_then(|pem| {
                     Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string())
                 })
-                .and_then(|found| match found.is_empty() {
-                    true => Err("it has no certificate; expected PEM".into()),
-                    false => Ok(found),
+                .and_then(|found| {
+                    if found.is_empty() {
+                        Err("it has no certificate; expected PEM".into())
+                    } else {
+                        Ok(found)
+                    }
                 })
                 .map_err(|reason| unusable(path, reason))?,
             None => vec![],
@@ -267,9 +270,10 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
         ("https", "http") => return Err(refused("leads from https to http")),
         (_, scheme) => return Err(refused(&format!("leads to {scheme}:, not http or https"))),
     }
-    match to.username().is_empty() && to.password().is_none() {
-        true => Ok(to),
-        false => Err(refused("carries a user name or password")),
+    if to.username().is_empty() && to.password().is_none() {
+        Ok(to)
+    } else {
+        Err(refused("carries a user name or password"))
     }
 }
 

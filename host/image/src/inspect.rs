@@ -105,14 +105,15 @@ fn judge(ends: Ends<'_>, max_disk_bytes: u64) -> Result<Inspected, Refusal> {
             );
         }
     };
-    match disk_bytes <= max_disk_bytes {
-        true => Ok(Inspected { format, bytes: ends.bytes, disk_bytes }),
-        false => refused(
+    if disk_bytes <= max_disk_bytes {
+        Ok(Inspected { format, bytes: ends.bytes, disk_bytes })
+    } else {
+        refused(
             "disk-size",
             format!(
                 "its disk has {disk_bytes} bytes, more than image.max_disk_bytes, {max_disk_bytes}"
             ),
-        ),
+        )
     }
 }
 

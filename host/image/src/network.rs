@@ -70,9 +70,10 @@ impl NetworkRules {
             Some(Host::Domain(_)) if is_loopback(&host) => Ipv4Addr::LOCALHOST.into(),
             Some(Host::Domain(_)) | None => return Ok(()),
         };
-        match self.permits(address) {
-            true => Ok(()),
-            false => Err(Forbidden::Address { host, addresses: address.to_string() }),
+        if self.permits(address) {
+            Ok(())
+        } else {
+            Err(Forbidden::Address { host, addresses: address.to_string() })
         }
     }
 

@@ -174,9 +174,10 @@ impl Store {
             return Ok(Found::Elsewhere);
         }
         let inspected =
-            match record.rules == RULES && record.inspected.disk_bytes <= config.max_disk_bytes {
-                true => record.inspected,
-                false => inspected(&lease, &path, sha256, config)?,
+            if record.rules == RULES && record.inspected.disk_bytes <= config.max_disk_bytes {
+                record.inspected
+            } else {
+                inspected(&lease, &path, sha256, config)?
             };
         Ok(Found::Ready(VerifiedImage {
             path,

@@ -255,14 +255,15 @@ impl Unpacked<'_> {
             });
         }
         let most = self.arrived.get().saturating_mul(ratio).max(limits::UNPACK_FREE_BYTES);
-        match self.bytes <= most {
-            true => Ok(()),
-            false => Err(Refusal {
+        if self.bytes <= most {
+            Ok(())
+        } else {
+            Err(Refusal {
                 check: "unpack-ratio",
                 reason: format!(
                     "it unpacks to more than {ratio} times its size, image.max_unpack_ratio"
                 ),
-            }),
+            })
         }
     }
 }

@@ -143,9 +143,8 @@ impl Secrets {
 
     /// A text without them.
     pub fn without(&self, text: &str) -> String {
-        let fold = |text: String, secret: &String| match text.contains(secret) {
-            true => text.replace(secret, MASK),
-            false => text,
+        let fold = |text: String, secret: &String| {
+            if text.contains(secret) { text.replace(secret, MASK) } else { text }
         };
         let text = self.texts.iter().fold(text.to_owned(), fold);
         match text.strip_suffix(CUT) {

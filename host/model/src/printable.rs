@@ -50,9 +50,10 @@ impl fmt::Display for Printable<'_> {
             if shown > self.most {
                 return f.write_str("…");
             }
-            match escaped {
-                true => write!(f, "{}", character.escape_default())?,
-                false => f.write_char(character)?,
+            if escaped {
+                write!(f, "{}", character.escape_default())?
+            } else {
+                f.write_char(character)?
             }
         }
         Ok(())

@@ -298,10 +298,7 @@ impl<'a> Asked<'a> {
         self.record.answer = Answer::Failed;
         self.record.fault = Some(format!("in {call}: {fault}"));
         let goes_on = self.link.mode == Mode::Monitor && !matches!(fault, Fault::Overdue { .. });
-        match goes_on {
-            true => Ok(()),
-            false => Err(self.link.module.failed(call, fault)),
-        }
+        if goes_on { Ok(()) } else { Err(self.link.module.failed(call, fault)) }
     }
 
     fn keep(&mut self) {

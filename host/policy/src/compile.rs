@@ -53,9 +53,10 @@ fn is_one(component: &[u8]) -> Result<(), String> {
     let world = resolve.worlds.get(world);
     let exports = world.iter().flat_map(|world| world.exports.keys());
     let mut exports = exports.map(|key| resolve.name_world_key(key));
-    match exports.any(|name| is_one_of(&name, &[DECIDE])) {
-        true => Ok(()),
-        false => Err(format!("no policy: it does not export {}", DECIDE)),
+    if exports.any(|name| is_one_of(&name, &[DECIDE])) {
+        Ok(())
+    } else {
+        Err(format!("no policy: it does not export {}", DECIDE))
     }
 }
 
@@ -119,10 +120,7 @@ fn make(product: &str, file: &[u8], limits: CompileLimits) -> Result<Vec<u8>, St
         .and_then(|errors| errors.take(limits::COMPILE_SAID_BYTES).read_to_string(&mut said))
         .and_then(|_| rewound(&mut output)?.read_to_end(&mut code));
     read.map_err(broken)?;
-    match status.success() {
-        true => Ok(code),
-        false => Err(reason(status, &said, limits)),
-    }
+    if status.success() { Ok(code) } else { Err(reason(status, &said, limits)) }
 }
 
 /// Starts the compiler and waits for its end, or gives it up.

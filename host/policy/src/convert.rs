@@ -196,9 +196,10 @@ pub(super) fn text(text: &str) -> String {
 }
 
 fn few(what: &str, count: usize) -> Result<(), Fault> {
-    match count <= limits::POLICY_LIST {
-        true => Ok(()),
-        false => Err(nonsense(format!("{count} {what}, more than {}", limits::POLICY_LIST))),
+    if count <= limits::POLICY_LIST {
+        Ok(())
+    } else {
+        Err(nonsense(format!("{count} {what}, more than {}", limits::POLICY_LIST)))
     }
 }
 

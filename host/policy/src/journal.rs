@@ -126,9 +126,10 @@ const LOCK: &str = ".lock";
 
 /// The folder of a tenant's decisions. A tenant may be called `..`, and its folder never is.
 fn folder_of(tenant: &str) -> io::Result<String> {
-    match is_name(tenant) {
-        true => Ok(format!("{TENANT}{tenant}")),
-        false => Err(io::Error::other("its tenant has a name that no tenant can have")),
+    if is_name(tenant) {
+        Ok(format!("{TENANT}{tenant}"))
+    } else {
+        Err(io::Error::other("its tenant has a name that no tenant can have"))
     }
 }
 

@@ -157,13 +157,14 @@ impl Loader {
     /// The bytes of a file that has been identified; it may have been changed since.
     fn reread(&self, name: &str, file: &PolicyFile) -> Result<Vec<u8>, PolicyError> {
         let (bytes, _) = read(name, &file.path)?;
-        match Sha256::of(&bytes) == file.sha256 {
-            true => Ok(bytes),
-            false => Err(PolicyError::NotLoadable {
+        if Sha256::of(&bytes) == file.sha256 {
+            Ok(bytes)
+        } else {
+            Err(PolicyError::NotLoadable {
                 name: name.into(),
                 sha256: file.sha256,
                 reason: "its file changed while it was being loaded".into(),
-            }),
+            })
         }
     }
 

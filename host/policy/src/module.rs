@@ -150,9 +150,10 @@ pub fn read(name: &str, path: &Path) -> Result<(Vec<u8>, Metadata), PolicyError>
     }
     let most = limits::POLICY_FILE_BYTES;
     file.by_ref().take(most + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    match bytes.len() as u64 <= most {
-        true => Ok((bytes, metadata)),
-        false => Err(PolicyError::TooLarge { name: name.into(), path: path.into() }),
+    if bytes.len() as u64 <= most {
+        Ok((bytes, metadata))
+    } else {
+        Err(PolicyError::TooLarge { name: name.into(), path: path.into() })
     }
 }
 

@@ -86,9 +86,10 @@ fn read_key(path: &Path) -> io::Result<Option<[u8; 32]>> {
     let found = file.metadata()?;
     let own = found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0;
     let mut key = [0; 32];
-    match own && found.len() == 32 && file.read_exact(&mut key).is_ok() {
-        true => Ok(Some(key)),
-        false => fs::remove_file(path).map(|()| None),
+    if own && found.len() == 32 && file.read_exact(&mut key).is_ok() {
+        Ok(Some(key))
+    } else {
+        fs::remove_file(path).map(|()| None)
     }
 }
 

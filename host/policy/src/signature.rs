@@ -99,9 +99,10 @@ impl Signers {
             return Err(format!("key {id} is listed twice; a key counts once"));
         }
         let threshold = threshold.unwrap_or(keys.len());
-        match (1..=keys.len()).contains(&threshold) {
-            true => Ok(Self { keys, threshold }),
-            false => Err(format!("a threshold of {threshold} with {} keys", keys.len())),
+        if (1..=keys.len()).contains(&threshold) {
+            Ok(Self { keys, threshold })
+        } else {
+            Err(format!("a threshold of {threshold} with {} keys", keys.len()))
         }
     }
 
@@ -233,9 +234,10 @@ pub fn place(file: &Path, key_id: &str) -> PathBuf {
     };
     let first = with(".minisig");
     let others = fs::read_to_string(&first).ok().and_then(|text| Signature::parse(text).ok());
-    match others.is_some_and(|signature| signature.key_id() != key_id) {
-        true => with(&format!(".{key_id}.minisig")),
-        false => first,
+    if others.is_some_and(|signature| signature.key_id() != key_id) {
+        with(&format!(".{key_id}.minisig"))
+    } else {
+        first
     }
 }
 

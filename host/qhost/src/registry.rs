@@ -40,9 +40,10 @@ impl FromStr for Place {
         let expected = "expected REGISTRY/REPOSITORY:TAG or REGISTRY/REPOSITORY@sha256:DIGEST";
         let place: Reference = text.parse().map_err(|error| format!("{error}; {expected}"))?;
         // Else a misspelt path would be asked for from a public registry.
-        match text.starts_with(&format!("{}/", place.registry())) {
-            true => Ok(Self(place)),
-            false => Err(format!("it names no registry; {expected}")),
+        if text.starts_with(&format!("{}/", place.registry())) {
+            Ok(Self(place))
+        } else {
+            Err(format!("it names no registry; {expected}"))
         }
     }
 }

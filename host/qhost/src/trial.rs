@@ -91,9 +91,10 @@ impl Project {
     /// Opens a project: its folder, or its policy's file.
     pub fn open(path: &Path) -> Result<Self, TrialError> {
         let metadata = fs::metadata(path).map_err(unreadable(path))?;
-        let (folder, module) = match metadata.is_dir() {
-            true => (path.to_owned(), only_module(path)?),
-            false => (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned()),
+        let (folder, module) = if metadata.is_dir() {
+            (path.to_owned(), only_module(path)?)
+        } else {
+            (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned())
         };
         let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let files = files(&folder.join("cases"), "toml")?;
@@ -104,9 +105,10 @@ impl Project {
     /// The same, which must have cases.
     pub fn with_cases(path: &Path) -> Result<Self, TrialError> {
         let project = Self::open(path)?;
-        match project.files.iter().any(|file| !file.cases.is_empty()) {
-            true => Ok(project),
-            false => Err(TrialError::NoCases { folder: path.into() }),
+        if project.files.iter().any(|file| !file.cases.is_empty()) {
+            Ok(project)
+        } else {
+            Err(TrialError::NoCases { folder: path.into() })
         }
     }
 

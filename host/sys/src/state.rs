@@ -83,9 +83,10 @@ impl StateDir {
 /// That others cannot write there was looked at before. Whose it is counts too: root's folder is not an ordinary user's to use.
 fn own(folder: &Metadata) -> Result<(), String> {
     let user = rustix::process::geteuid().as_raw();
-    match folder.uid() == user {
-        true => Ok(()),
-        false => Err(format!("it belongs to user {}, and this is user {user}", folder.uid())),
+    if folder.uid() == user {
+        Ok(())
+    } else {
+        Err(format!("it belongs to user {}, and this is user {user}", folder.uid()))
     }
 }
 
@@ -109,9 +110,10 @@ pub fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
         Some(Errno::ISDIR) => not_plain("a folder"),
         Some(_) | None => error,
     })?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(not_plain("a folder, a pipe or a device")),
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(not_plain("a folder, a pipe or a device"))
     }
 }
 
@@ -125,12 +127,13 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = open_plain(File::options().read(true), path)?;
     let mut bytes = vec![];
     file.take(limits::RECORD_BYTES + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 <= limits::RECORD_BYTES {
-        true => Ok(bytes),
-        false => Err(io::Error::other(format!(
+    if bytes.len() as u64 <= limits::RECORD_BYTES {
+        Ok(bytes)
+    } else {
+        Err(io::Error::other(format!(
             "it has more than {} bytes, the most that a record has",
             limits::RECORD_BYTES
-        ))),
+        )))
     }
 }
 

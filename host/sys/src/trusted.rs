@@ -218,9 +218,10 @@ fn steps(path: &Path) -> impl Iterator<Item = OsString> {
 
 fn owned(path: &Path, found: &Metadata) -> Result<(), Untrusted> {
     let (owner, user) = (found.uid(), geteuid().as_raw());
-    match owner == 0 || owner == user {
-        true => Ok(()),
-        false => Err(Untrusted::Owner { path: path.into(), owner, user }),
+    if owner == 0 || owner == user {
+        Ok(())
+    } else {
+        Err(Untrusted::Owner { path: path.into(), owner, user })
     }
 }
 

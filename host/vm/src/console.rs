@@ -174,10 +174,7 @@ impl Reader {
                 let (log, times) = if self.old { (OLD_LOG, OLD_TIMES) } else { (LOG, TIMES) };
                 self.file = self.open(log, times)?;
                 if self.file.is_none() {
-                    match std::mem::take(&mut self.old) {
-                        true => continue,
-                        false => return Ok(0),
-                    }
+                    if std::mem::take(&mut self.old) { continue } else { return Ok(0) }
                 }
             }
             // Asked first: what was written before the log was rotated is read after that.
@@ -187,10 +184,7 @@ impl Reader {
             if read > 0 {
                 return Ok(read);
             }
-            match std::mem::take(&mut self.old) || rotated {
-                true => self.file = None,
-                false => return Ok(0),
-            }
+            if std::mem::take(&mut self.old) || rotated { self.file = None } else { return Ok(0) }
         }
     }
 

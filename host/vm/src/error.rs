@@ -180,10 +180,7 @@ pub enum VmError {
 
 /// What a name with a slash means.
 fn slash(name: &str) -> &'static str {
-    match name.contains('/') {
-        true => "; before the first slash is a tenant's name",
-        false => "",
-    }
+    if name.contains('/') { "; before the first slash is a tenant's name" } else { "" }
 }
 
 impl VmError {

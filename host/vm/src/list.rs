@@ -178,12 +178,13 @@ impl Vm {
     /// Removes what is left of an ended VM; false where it goes on.
     pub fn remove(&self, state: &StateDir) -> Result<bool, VmError> {
         let _all = lock_all(&state.vms())?;
-        match is_over(&self.folder) {
-            true => remove_leftovers(&self.folder)
+        if is_over(&self.folder) {
+            remove_leftovers(&self.folder)
                 .and_then(|()| fs::remove_dir_all(&self.folder))
                 .map(|()| true)
-                .map_err(folder("remove", &self.folder)),
-            false => Ok(false),
+                .map_err(folder("remove", &self.folder))
+        } else {
+            Ok(false)
         }
     }
 }

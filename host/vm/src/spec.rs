@@ -73,9 +73,10 @@ impl Spec {
         let read = || {
             let spec: Self = serde_json::from_slice(&state::read(&path)?)?;
             // The id is part of paths that are removed.
-            match spec.vm == name_of(vm) {
-                true => Ok(spec),
-                false => Err(io::Error::other("it is another VM's, by the id in it")),
+            if spec.vm == name_of(vm) {
+                Ok(spec)
+            } else {
+                Err(io::Error::other("it is another VM's, by the id in it"))
             }
         };
         read().map_err(folder("read", &path))

@@ -110,9 +110,10 @@ impl Session {
         let (mut qemu, stream) = started;
         // One that is being stopped is waited for no longer than it has left.
         let is_stopping = self.dir.status().state() == State::Stopping;
-        let within = match is_stopping {
-            true => self.grace_left().max(limits::STOP_QUIT),
-            false => limits::QMP_GREETING,
+        let within = if is_stopping {
+            self.grace_left().max(limits::STOP_QUIT)
+        } else {
+            limits::QMP_GREETING
         };
         let greeted = self.greet(&mut qemu, stream, within).await;
         // Whatever fails from here on, QEMU is gone before anything that it uses is given up.

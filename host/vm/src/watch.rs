@@ -115,9 +115,10 @@ impl<'a> Watch<'a> {
         let cage = &self.of.spec.cage;
         let Err(error) = cage.enter_supervisor(&self.of.spec.vm) else { return };
         let message = format!("its supervisor cannot join the VM's cgroup: {error}");
-        match begin == Begin::Launch && cage.level == Level::Strict {
-            true => self.fail(message),
-            false => tracing::warn!(message),
+        if begin == Begin::Launch && cage.level == Level::Strict {
+            self.fail(message)
+        } else {
+            tracing::warn!(message)
         }
     }
 

@@ -27,9 +27,18 @@ fn server() -> RawServer {
     RawServer::hearing(|head, stream| {
         use std::io::Write as _;
         let image = image();
-        let answer = match head.contains("/again") {
-            true => b"HTTP/1.1 302 Found\r\nlocation: /image\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec(),
-            false => [format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", image.len()).as_bytes(), &image].concat(),
+        let answer = if head.contains("/again") {
+            b"HTTP/1.1 302 Found\r\nlocation: /image\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec()
+        } else {
+            [
+                format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    image.len()
+                )
+                .as_bytes(),
+                &image,
+            ]
+            .concat()
         };
         stream.write_all(&answer).expect("the client reads");
     })

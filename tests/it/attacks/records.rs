@@ -220,9 +220,10 @@ fn anything_in_place_of_a_vms_files() {
             }
             plant(&path, &host.victim);
             host.runs(&["ps", "--all"], &after).exits(0);
-            let then: &[&str] = match is_log {
-                true => &["logs", "--since", "1h", PLANTED],
-                false => &["stop", "--grace", "0", PLANTED],
+            let then: &[&str] = if is_log {
+                &["logs", "--since", "1h", PLANTED]
+            } else {
+                &["stop", "--grace", "0", PLANTED]
             };
             host.runs(then, &after);
             host.victim.is_unharmed(&after);

@@ -165,9 +165,10 @@ fn send_with_options(options: &[u8], to: &str) -> io::Result<()> {
 
 /// Whether a socket listens, and where.
 fn listens(socket: &impl AsFd) -> io::Result<String> {
-    Ok(match sockopt::socket_acceptconn(socket)? {
-        true => format!("listens at {:?}", SocketAddrV4::try_from(getsockname(socket)?)),
-        false => "listens at nothing".into(),
+    Ok(if sockopt::socket_acceptconn(socket)? {
+        format!("listens at {:?}", SocketAddrV4::try_from(getsockname(socket)?))
+    } else {
+        "listens at nothing".into()
     })
 }
 

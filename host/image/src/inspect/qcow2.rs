@@ -167,12 +167,13 @@ impl Header<'_> {
             );
         }
         // A list without an end is one that fills its cluster, and that was seen whole.
-        match end == cluster {
-            true => Ok(()),
-            false => refused(
+        if end == cluster {
+            Ok(())
+        } else {
+            refused(
                 "qcow2-header-extension",
                 format!("its header extensions do not end within {end} bytes"),
-            ),
+            )
         }
     }
 
@@ -248,12 +249,13 @@ fn within(
             ),
         );
     }
-    match offset.checked_add(length).is_some_and(|end| end <= file) {
-        true => Ok(()),
-        false => refused(
+    if offset.checked_add(length).is_some_and(|end| end <= file) {
+        Ok(())
+    } else {
+        refused(
             check,
             format!("its {name} is at {offset} with {length} bytes, outside of the file's {file}"),
-        ),
+        )
     }
 }
 

@@ -269,9 +269,10 @@ impl Store {
             let left = beside(&path, ending);
             state::remove(&left).map_err(ImageError::store(&left))?;
         }
-        match Record::read(&path)?.is_some() && path.exists() {
-            true => Ok(()),
-            false => self.remove_locked(sha256).map(drop),
+        if Record::read(&path)?.is_some() && path.exists() {
+            Ok(())
+        } else {
+            self.remove_locked(sha256).map(drop)
         }
     }
 

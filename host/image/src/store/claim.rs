@@ -99,9 +99,10 @@ impl Claim {
 
     /// Claims more where so many bytes in all are not claimed yet, for an image of unknown size.
     pub(crate) fn at_least(&self, bytes: u64) -> Result<(), ImageError> {
-        match bytes <= self.granted.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => self.grant(bytes, bytes.saturating_add(limits::CLAIM_BYTES)),
+        if bytes <= self.granted.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            self.grant(bytes, bytes.saturating_add(limits::CLAIM_BYTES))
         }
     }
 

@@ -125,13 +125,12 @@ impl Part {
     pub(crate) fn has_room_for(&self, needed: u64, source: &Url) -> Result<(), ImageError> {
         let made = self.claim.make_room(&self.file, needed);
         let (free, reserve) = made.map_err(ImageError::store(&self.path))?;
-        match needed.saturating_add(reserve) <= free {
-            true => Ok(()),
-            false => {
-                let url = shown(source);
-                let path = self.path.parent().unwrap_or(&self.path).to_owned();
-                Err(ImageError::NoSpace { url, path, free, needed, reserve })
-            }
+        if needed.saturating_add(reserve) <= free {
+            Ok(())
+        } else {
+            let url = shown(source);
+            let path = self.path.parent().unwrap_or(&self.path).to_owned();
+            Err(ImageError::NoSpace { url, path, free, needed, reserve })
         }
     }
 
@@ -163,9 +162,10 @@ impl Part {
         // A clock that went back makes a part no older.
         let age = modified.map(|modified| modified.elapsed().unwrap_or_default());
         state::remove(&new)?;
-        match age.is_ok_and(|age| age < kept_for) && resume.exists() {
-            true => Ok(false),
-            false => state::remove(&part).and(state::remove(&resume)).map(|()| true),
+        if age.is_ok_and(|age| age < kept_for) && resume.exists() {
+            Ok(false)
+        } else {
+            state::remove(&part).and(state::remove(&resume)).map(|()| true)
         }
     }
 }

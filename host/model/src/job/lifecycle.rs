@@ -194,9 +194,10 @@ fn path(block: &Object<'_>) -> Option<String> {
     let Some(cursor) = block.optional("path") else { return Some("/".into()) };
     let path = cursor.text(limits::URL_BYTES, "a path")?;
     // It goes into a request line as it is.
-    match path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => Some(path.to_owned()),
-        false => cursor.refuse("a path that begins with /, of printable ASCII, no spaces"),
+    if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Some(path.to_owned())
+    } else {
+        cursor.refuse("a path that begins with /, of printable ASCII, no spaces")
     }
 }
 

@@ -135,13 +135,14 @@ fn mapped_by_label(port_map: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Ve
 /// HCL blocks arrive as a list of maps, JSON as one map.
 fn port_map_blocks(port_map: Cursor<'_>) -> Option<Vec<Object<'_>>> {
     let expected = "an object from port label to guest port";
-    match port_map.value().is_array() {
-        true => port_map
+    if port_map.value().is_array() {
+        port_map
             .array(limits::PORTS, "objects")?
             .into_iter()
             .map(|block| block.any_object(expected))
-            .collect(),
-        false => Some(vec![port_map.any_object(expected)?]),
+            .collect()
+    } else {
+        Some(vec![port_map.any_object(expected)?])
     }
 }
 
@@ -230,12 +231,13 @@ fn distinct(config: &Object<'_>, ports: Vec<PortRequest>) -> Option<Vec<PortRequ
 pub(super) fn checked_label(label: &str, cursor: &Cursor<'_>) -> Option<String> {
     let fits = (1..=limits::LABEL_BYTES).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    match fits {
-        true => Some(label.to_owned()),
-        false => cursor.fault(
+    if fits {
+        Some(label.to_owned())
+    } else {
+        cursor.fault(
             format!("the port label {}", super::cursor::quoted(label)),
             format!("1 to {} letters, digits, - and _", limits::LABEL_BYTES),
-        ),
+        )
     }
 }
 

@@ -31,9 +31,10 @@ pub(super) fn between(before: &Launch, after: &Launch) -> Vec<Change> {
         let [old, new] = [before, after].map(|launch| launch.warnings.get(index));
         found.field(format_args!("warnings.{index}"), &old, &new);
     }
-    match labels_differ(&before.ports) && labels_differ(&after.ports) {
-        true => found.ports(&before.ports, &after.ports),
-        false => found.field("ports", &before.ports, &after.ports),
+    if labels_differ(&before.ports) && labels_differ(&after.ports) {
+        found.ports(&before.ports, &after.ports)
+    } else {
+        found.field("ports", &before.ports, &after.ports)
     }
     found.field("extensions", &before.extensions, &after.extensions);
     found.0

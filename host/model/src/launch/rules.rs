@@ -81,14 +81,15 @@ fn violation(code: &str, field: impl Into<String>, message: String, hint: String
 }
 
 fn persist(task: &Task, rules: &Rules) -> Vec<Violation> {
-    match task.persist && !rules.persist {
-        false => vec![],
-        true => vec![violation(
+    if task.persist && !rules.persist {
+        vec![violation(
             "persist-not-allowed",
             "persist",
             "tasks on this host may not keep what they write".into(),
             "leave persist out; or have the operator set overlay.persist = true".into(),
-        )],
+        )]
+    } else {
+        vec![]
     }
 }
 

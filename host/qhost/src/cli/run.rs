@@ -126,9 +126,10 @@ impl FromStr for NamedFile {
         }
         let path = PathBuf::from(text);
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().replace('_', "-");
-        match is_name(&stem) {
-            true => Ok(Self { name: stem, path }),
-            false => Err(format!("{stem:?} cannot be a policy's name; write NAME=FILE")),
+        if is_name(&stem) {
+            Ok(Self { name: stem, path })
+        } else {
+            Err(format!("{stem:?} cannot be a policy's name; write NAME=FILE"))
         }
     }
 }
@@ -154,8 +155,9 @@ impl FromStr for NamedSettings {
 }
 
 pub(super) fn tenant(text: &str) -> Result<String, String> {
-    match is_name(text) {
-        true => Ok(text.into()),
-        false => Err("expected 1 to 64 letters, digits, -, _ and .".into()),
+    if is_name(text) {
+        Ok(text.into())
+    } else {
+        Err("expected 1 to 64 letters, digits, -, _ and .".into())
     }
 }

@@ -142,9 +142,10 @@ impl FromStr for NamedPlace {
         };
         let place: Place = place.parse()?;
         let name = name.unwrap_or(place.name()).to_owned();
-        match is_name(&name) {
-            true => Ok(Self { name, place }),
-            false => Err(format!("{name:?} cannot be a policy's name; write NAME={place}")),
+        if is_name(&name) {
+            Ok(Self { name, place })
+        } else {
+            Err(format!("{name:?} cannot be a policy's name; write NAME={place}"))
         }
     }
 }

@@ -358,10 +358,7 @@ impl Problem {
 async fn whole(answer: Response, most: u64) -> Result<Vec<u8>, SessionError> {
     let host = host(answer.url());
     let bytes = beginning(answer, most + 1).await?;
-    match bytes.len() as u64 <= most {
-        true => Ok(bytes),
-        false => Err(SessionError::TooLarge { host, most }),
-    }
+    if bytes.len() as u64 <= most { Ok(bytes) } else { Err(SessionError::TooLarge { host, most }) }
 }
 
 /// The first bytes of an answer.

@@ -66,11 +66,12 @@ impl Images<'_> {
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
         steps.verified(&image);
-        match self.shared.json {
-            true => show::print(&show::json(
+        if self.shared.json {
+            show::print(&show::json(
                 &json!({"image": image, "path": image.path(), "image_allow": also}),
-            )),
-            false => show::print(&format!("{}\n", image.sha256())),
+            ))
+        } else {
+            show::print(&format!("{}\n", image.sha256()))
         }
         Ok(Exit::Done)
     }
@@ -126,9 +127,10 @@ impl Images<'_> {
         }
         let Stored { sha256, record, disk_usage, used_at } = &stored;
         let Inspected { format, bytes, disk_bytes } = record.inspected;
-        let packed = match record.content_sha256 == *sha256 {
-            true => String::new(),
-            false => format!("unpacked   sha256:{}\n", record.content_sha256),
+        let packed = if record.content_sha256 == *sha256 {
+            String::new()
+        } else {
+            format!("unpacked   sha256:{}\n", record.content_sha256)
         };
         let guard = if record.fs_verity { "fs-verity" } else { "read-only file" };
         show::tell(&format!(
@@ -161,14 +163,15 @@ impl Images<'_> {
         match qhost_image::inspect(&file, most).map_err(unreadable)? {
             Ok(inspected) => {
                 let Inspected { format, bytes, disk_bytes } = inspected;
-                show::print(&match self.shared.json {
-                    true => show::json(&inspected),
-                    false => format!(
+                show::print(&if self.shared.json {
+                    show::json(&inspected)
+                } else {
+                    format!(
                         "format     {}\ndisk       {} ({disk_bytes} bytes)\nfile       {} ({bytes} bytes)\n",
                         format.name(),
                         BinaryBytes(disk_bytes),
                         BinaryBytes(bytes)
-                    ),
+                    )
                 });
                 Ok(Exit::Done)
             }
@@ -266,9 +269,10 @@ impl Images<'_> {
 
     fn path(&self, image: &str) -> Result<Exit, RunError> {
         let path = self.store.path(self.store.named_by(image)?.sha256);
-        show::print(&match self.shared.json {
-            true => show::json(&json!({ "path": path })),
-            false => format!("{}\n", path.display()),
+        show::print(&if self.shared.json {
+            show::json(&json!({ "path": path }))
+        } else {
+            format!("{}\n", path.display())
         });
         Ok(Exit::Done)
     }

@@ -140,11 +140,10 @@ impl PlannedLaunch {
                 port.protocol.name()
             );
         }
-        text += match self.image_stored {
-            true => "image     in the store\n",
-            false => {
-                "image     not in the store; a run would fetch it. Its format below is a guess from its name\n"
-            }
+        text += if self.image_stored {
+            "image     in the store\n"
+        } else {
+            "image     not in the store; a run would fetch it. Its format below is a guess from its name\n"
         };
         text +=
             &format!("digest    sha256:{}\ncage      {}\n", self.image_sha256, self.cage.summary());

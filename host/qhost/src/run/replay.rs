@@ -209,9 +209,10 @@ impl Replay {
         let error = verdict.error().map(ToString::to_string);
         let launch = was.launch.changes_to(&now.launch);
         if record.outcome == verdict.outcome() && launch.is_empty() {
-            match without_cost(was) == without_cost(now) && record.error == error {
-                true => self.identical += 1,
-                false => self.same += 1,
+            if without_cost(was) == without_cost(now) && record.error == error {
+                self.identical += 1
+            } else {
+                self.same += 1
             }
             return;
         }

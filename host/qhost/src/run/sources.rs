@@ -44,11 +44,10 @@ pub(super) fn policies(config: &Config, args: &DecideArgs) -> Result<Vec<Source>
         }
         sources.push(source(configured)?);
     }
-    match sources.len() > qhost_policy::limits::POLICIES {
-        true => {
-            Err(RunError::Usage(format!("more than {} policies", qhost_policy::limits::POLICIES)))
-        }
-        false => Ok(sources),
+    if sources.len() > qhost_policy::limits::POLICIES {
+        Err(RunError::Usage(format!("more than {} policies", qhost_policy::limits::POLICIES)))
+    } else {
+        Ok(sources)
     }
 }
 
@@ -116,9 +115,10 @@ pub(super) fn named(
 /// Settings from the command line, written out or in a file.
 pub(super) fn given_settings(name: &str, value: &str) -> Result<String, RunError> {
     let place = format!("--policy-settings {name}");
-    match value.trim_start().starts_with('{') {
-        true => object(&place, value),
-        false => object(value, &read(&place, Path::new(value))?),
+    if value.trim_start().starts_with('{') {
+        object(&place, value)
+    } else {
+        object(value, &read(&place, Path::new(value))?)
     }
 }
 

@@ -112,9 +112,10 @@ fn bad_key(path: &Path, reason: impl fmt::Display) -> TrustError {
 
 /// A key that is encrypted needs a password, and a password a terminal.
 fn needs_password(path: &Path, error: &impl fmt::Display) -> TrustError {
-    match io::stdin().is_terminal() || std::env::var_os(PASSWORD).is_some() {
-        true => bad_key(path, error),
-        false => bad_key(path, format!("{error}; without a terminal, {PASSWORD} has its password")),
+    if io::stdin().is_terminal() || std::env::var_os(PASSWORD).is_some() {
+        bad_key(path, error)
+    } else {
+        bad_key(path, format!("{error}; without a terminal, {PASSWORD} has its password"))
     }
 }
 
@@ -154,9 +155,10 @@ fn try_keygen(args: &KeygenArgs) -> Result<Said, RunError> {
         name.push(format!(".{extension}"));
         PathBuf::from(name)
     });
-    let password = match args.no_password {
-        true => Encrypted::Not,
-        false => Encrypted::With(std::env::var(PASSWORD).ok()),
+    let password = if args.no_password {
+        Encrypted::Not
+    } else {
+        Encrypted::With(std::env::var(PASSWORD).ok())
     };
     let made = signature::new_key(password);
     let (secret, key, public) = made.map_err(|error| needs_password(&secret_path, &error))?;

@@ -25,13 +25,12 @@ pub fn junit(path: &Path, policy: &str, tried: &[Tried]) -> Result<(), TrialErro
 }
 
 fn case(tried: &Tried) -> TestCase {
-    let status = match tried.passed {
-        true => TestCaseStatus::success(),
-        false => {
-            let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-            status.set_message("not as expected").set_description(tried.diff.as_str());
-            status
-        }
+    let status = if tried.passed {
+        TestCaseStatus::success()
+    } else {
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+        status.set_message("not as expected").set_description(tried.diff.as_str());
+        status
     };
     let mut case = TestCase::new(tried.name.as_str(), status);
     case.set_time(Duration::from_micros(tried.micros));

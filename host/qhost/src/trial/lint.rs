@@ -58,15 +58,16 @@ fn looked_at(
     let first = chain.decide(case.request.clone());
     let mut findings = vec![];
     if let Verdict::Failed(error, _) = &first {
-        let (code, hint) = match matches!(**error, PolicyError::Unsettled { .. }) {
-            true => (
+        let (code, hint) = if matches!(**error, PolicyError::Unsettled { .. }) {
+            (
                 "not-idempotent",
                 "choose must return its own result unchanged: set values, do not add to them",
-            ),
-            false => (
+            )
+        } else {
+            (
                 "fails",
                 "a run under a policy that fails ends in exit code 12; return a violation instead",
-            ),
+            )
         };
         findings.push(found(code, error.to_string(), hint));
         return Ok(findings);

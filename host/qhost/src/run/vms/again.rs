@@ -32,9 +32,10 @@ pub(super) async fn restart(shared: &Shared, args: &StopArgs) -> Result<Exit, Ru
     let mut vms = vec![];
     for name in &args.which.names() {
         let vm = name::named(&host.state, name)?;
-        let vm = match vm.status.state().is_final() {
-            true => start(shared, &host, &vm, "asked to restart").await?,
-            false => stop_and_start(&host.state, &vm, args.grace).await?,
+        let vm = if vm.status.state().is_final() {
+            start(shared, &host, &vm, "asked to restart").await?
+        } else {
+            stop_and_start(&host.state, &vm, args.grace).await?
         };
         if !shared.json {
             show::tell(&summary(&vm));

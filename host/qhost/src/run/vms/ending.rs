@@ -136,9 +136,10 @@ pub(super) async fn wait(
 ) -> Result<Exit, RunError> {
     let vm = name::named(state, &args.which.name())?;
     let vm = Ending::of(vm).wait(Duration::from_secs(args.timeout), None).await?;
-    match shared.json {
-        true => show::print(&show::json(&vm)),
-        false => show::tell(&summary(&vm)),
+    if shared.json {
+        show::print(&show::json(&vm))
+    } else {
+        show::tell(&summary(&vm))
     }
     let exited = vm.status.state() == State::Exited;
     Ok(if exited { Exit::Done } else { Exit::VmFailed })
