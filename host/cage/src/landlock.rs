@@ -47,10 +47,11 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
         .map_err(&failed)?;
     // The sockets that QEMU listens with are bound already. Before version 4 Landlock cannot restrict TCP; `sockets` and
     // `seccomp` then do so alone.
-    let ports = match cage.network.is_apart() {
-        true => AccessNet::from_all(abi),
+    let ports = if cage.network.is_apart() {
+        AccessNet::from_all(abi)
+    } else {
         // Which addresses it connects to, `egress` restricts.
-        false => AccessNet::BindTcp.into(),
+        AccessNet::BindTcp.into()
     };
     if found >= 4 {
         ruleset = ruleset.handle_access(ports).map_err(&failed)?;

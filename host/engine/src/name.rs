@@ -46,12 +46,17 @@ enum Fit {
 }
 
 fn fit(vm: &Vm, name: &str) -> Fit {
-    match vm.id.starts_with(name) {
-        true if vm.id == name => Fit::Id,
-        true if given(vm, name) > 0 => Fit::Random,
-        _ if vm.task == name => Fit::Task,
-        true => Fit::Slug,
-        false => Fit::Not,
+    let begins = vm.id.starts_with(name);
+    if vm.id == name {
+        Fit::Id
+    } else if begins && given(vm, name) > 0 {
+        Fit::Random
+    } else if vm.task == name {
+        Fit::Task
+    } else if begins {
+        Fit::Slug
+    } else {
+        Fit::Not
     }
 }
 

@@ -69,10 +69,11 @@ impl Event {
 /// The path of a tenant's files, without the ending that is added to it: with one, a name such as `..` leads nowhere else. The
 /// name comes from a record, which may be damaged.
 fn stem(tenant: &str) -> String {
-    match is_name(tenant) {
-        true => tenant.to_owned(),
+    if is_name(tenant) {
+        tenant.to_owned()
+    } else {
         // No name has this character.
-        false => format!("~{}", Sha256::of(tenant.as_bytes())),
+        format!("~{}", Sha256::of(tenant.as_bytes()))
     }
 }
 

@@ -333,10 +333,11 @@ impl<'a> Watch<'a> {
     fn note(&mut self, event: &Event) {
         self.seen.note(event);
         if ["STOP", "RESUME"].contains(&event.name.as_str()) {
-            match self.pending.asks_status() {
+            if self.pending.asks_status() {
                 // The answer that is on its way may be of before.
-                true => self.look_at = Some(Instant::now() + limits::TURN_AGAIN),
-                false => self.look(None),
+                self.look_at = Some(Instant::now() + limits::TURN_AGAIN);
+            } else {
+                self.look(None);
             }
         }
     }

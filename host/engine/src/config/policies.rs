@@ -281,10 +281,12 @@ impl Config {
         let whole = [before, chain].concat();
         for (index, name) in whole.iter().enumerate().skip(before.len()) {
             let earlier = whole.iter().take(index).any(|earlier| earlier == name);
-            let message = match self.policies.contains_key(name) {
-                false => format!("{name} is no policy of this configuration{}", self.nearest(name)),
-                true if earlier => format!("{name} would be asked twice"),
-                true => continue,
+            let message = if !self.policies.contains_key(name) {
+                format!("{name} is no policy of this configuration{}", self.nearest(name))
+            } else if earlier {
+                format!("{name} would be asked twice")
+            } else {
+                continue;
             };
             let place = format!("{place}.{}", index - before.len());
             problems.push(ConfigProblem { place, message });

@@ -109,11 +109,8 @@ impl Deciding {
         let Self { host, fingerprint, args, .. } = self;
         let sources = sources::policies(&host.config, args)?;
         let load = || {
-            let loader = match sources.is_empty() {
-                // Nothing to compile, so nothing to keep.
-                true => Loader::in_process()?,
-                false => host.loader()?,
-            };
+            // Without policies nothing is compiled, so nothing is kept.
+            let loader = if sources.is_empty() { Loader::in_process()? } else { host.loader()? };
             Ok::<_, RunError>(loader.until(deadline).chain(sources)?)
         };
         let gather = || {

@@ -404,10 +404,12 @@ impl Locks {
         let Some(locked) = self.config.pin(name).filter(|locked| *locked != found) else {
             return Ok(());
         };
-        let (file, hint) = match self.ties(name) {
-            true if update => return Ok(()),
-            true => (self.path.clone(), "--update takes it"),
-            false => (self.place.clone(), "change it there first"),
+        let (file, hint) = if !self.ties(name) {
+            (self.place.clone(), "change it there first")
+        } else if update {
+            return Ok(());
+        } else {
+            (self.path.clone(), "--update takes it")
         };
         let (name, place) = (name.into(), place.to_string());
         Err(TrustError::Moved(Box::new(Moved { file, hint, name, locked, place, found })))
