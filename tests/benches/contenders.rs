@@ -10,7 +10,7 @@ use wasmtime::{
 
 use qhost_model::{
     digest::Sha256,
-    host_facts::{HostFacts, Usage},
+    host_facts::{HostFacts, TenantUsage},
     job::{Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
     launch::{PortRange, Rules},
 };
@@ -67,7 +67,7 @@ pub(crate) fn request() -> Request {
             resources: amount(16, 65_536),
             free: amount(8, 32_768),
             ports_in_use: vec![22, 20_000, 20_001],
-            tenant_usage: Usage { vms: 1, resources: amount(1, 256), ports: 1 },
+            tenant_usage: TenantUsage { vms: 1, resources: amount(1, 256), ports: 1 },
         },
         rules: Rules {
             ports: vec![PortRange::UNPRIVILEGED],
@@ -220,7 +220,7 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         free: amount(host.free),
         ports: rules.ports.iter().map(ranges).collect(),
         ports_in_use: host.ports_in_use,
-        tenant_usage: types::Usage {
+        tenant_usage: types::TenantUsage {
             vms: host.tenant_usage.vms,
             resources: amount(host.tenant_usage.resources),
             ports: host.tenant_usage.ports,

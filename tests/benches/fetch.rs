@@ -15,7 +15,7 @@ use std::{
 };
 
 use qhost_engine::config::Config;
-use qhost_image::{Doing, Fetcher, Progress, Store};
+use qhost_image::{Fetcher, Progress, Step, Store};
 use qhost_model::{
     digest::{Hasher, Sha256},
     job,
@@ -140,7 +140,7 @@ struct Quiet;
 
 impl Progress for Quiet {
     fn waiting(&self) {}
-    fn begins(&self, _: Doing, _: Option<u64>) {}
+    fn begins(&self, _: Step, _: Option<u64>) {}
     fn done(&self, _: u64) {}
     fn retrying(&self, why: &str) {
         panic!("{why}");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use qhost_model::{
     digest::Sha256,
-    host_facts::{HostFacts, Usage},
+    host_facts::{HostFacts, TenantUsage},
     job::{
         Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Restart,
         Task,
@@ -197,7 +197,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
             resources: Resources { cpus: 16, memory_mib: 65_536 },
             free: Resources { cpus: 8, memory_mib: 32_768 },
             ports_in_use: vec![22, 20_000 + u16::try_from(index % 100).unwrap()],
-            tenant_usage: Usage {
+            tenant_usage: TenantUsage {
                 vms: 1,
                 resources: Resources { cpus: 1, memory_mib: 64 },
                 ports: 1,

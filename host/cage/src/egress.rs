@@ -92,12 +92,12 @@ pub(super) fn enter(
         bpf::attach(&opened, &program, hook).map_err(&attached)?;
     }
     cgroup::join(&group).map_err(CageError::at("moving to the cgroup for what QEMU sends"))?;
-    try_it().map_err(CageError::at("trying the filter of what QEMU sends"))
+    self_test().map_err(CageError::at("trying the filter of what QEMU sends"))
 }
 
 /// A datagram socket that is connected sends nothing by that. Where processes are in groups of version 1 for the network
 /// (net_cls, net_prio), a kernel before 5.15 asks no program of version 2.
-fn try_it() -> io::Result<()> {
+fn self_test() -> io::Result<()> {
     match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.connect((Ipv4Addr::LOCALHOST, 9)) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         Ok(()) | Err(_) => Err(io::Error::other("this host's loopback is reached all the same")),

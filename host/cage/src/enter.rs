@@ -28,7 +28,8 @@ use qhost_model::launch::Forward;
 use qhost_sys::{failpoint, spawn};
 
 use super::{
-    Cage, CageError, Handed, Network, egress, landlock, namespaces, rlimits, seccomp, sockets, user,
+    Cage, CageError, HandedSockets, Network, egress, landlock, namespaces, rlimits, seccomp,
+    sockets, user,
 };
 
 /// The word that starts this step.
@@ -36,7 +37,7 @@ pub const SUBCOMMAND: &str = "__cage";
 
 /// What is to be started in which cage.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Orders {
+pub struct CageRequest {
     /// The VM's id.
     pub vm: String,
     /// The cage.
@@ -54,11 +55,11 @@ pub struct Orders {
 /// What this step says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Said {
+pub enum StepMessage {
     /// The process id of QEMU-to-be.
     Pid(u32),
     /// The step waits for `go`. Where ports are forwarded, the supervisor takes these descriptors from it first.
-    Ready(Option<Handed>),
+    Ready(Option<HandedSockets>),
     /// What went wrong.
     Failed(String),
 }
@@ -68,14 +69,14 @@ pub fn enter() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&Said::Failed(format!("{error}: {}", error.source)));
+            say(&StepMessage::Failed(format!("{error}: {}", error.source)));
             ExitCode::FAILURE
         }
     }
 }
 
 /// With the supervisor gone, no process reads this, and no word to go will come.
-fn say(said: &Said) {
+fn say(said: &StepMessage) {
     let mut line = serde_json::to_vec(said).unwrap_or_default();
     line.push(b'\n');
     if io::stdout().write_all(&line).and_then(|()| io::stdout().flush()).is_err() {
@@ -87,7 +88,7 @@ fn start() -> Result<(), CageError> {
     let unheard = CageError::at::<io::Error>("reading what is to be started");
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(&unheard)?;
-    let orders: Orders =
+    let orders: CageRequest =
         serde_json::from_str(&line).map_err(|error| unheard(io::Error::other(error)))?;
     let cage = &orders.cage;
     if let Network::Filtered { groups, tcp, udp, internet } = &cage.network {
@@ -106,7 +107,7 @@ fn start() -> Result<(), CageError> {
     // started the same way.
     match fork().map_err(CageError::at("making a process"))? {
         Some(child) => {
-            say(&Said::Pid(child));
+            say(&StepMessage::Pid(child));
             Ok(())
         }
         None => become_qemu(&orders, &sockets, kvm),
@@ -139,7 +140,11 @@ fn fork() -> io::Result<Option<u32>> {
 }
 
 /// Returns only where QEMU was not started: that is not to be, or cannot be.
-fn become_qemu(orders: &Orders, sockets: &[OwnedFd], kvm: Option<u32>) -> Result<(), CageError> {
+fn become_qemu(
+    orders: &CageRequest,
+    sockets: &[OwnedFd],
+    kvm: Option<u32>,
+) -> Result<(), CageError> {
     let cage = &orders.cage;
     // A stopped process whose session loses its last parent is sent SIGHUP and SIGCONT (setpgid(2)); one of its own has none.
     rustix::process::setsid().map_err(CageError::at("making a session"))?;
@@ -148,14 +153,14 @@ fn become_qemu(orders: &Orders, sockets: &[OwnedFd], kvm: Option<u32>) -> Result
     umask(Mode::from_raw_mode(0o022));
     namespaces::see_only(cage)?;
     rlimits::apply(&cage.rlimits)?;
-    user::become_it(cage.user, kvm)?;
+    user::drop_privileges(cage.user, kvm)?;
     landlock::restrict(cage)?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(CageError::at("opening /dev/null"))?;
     seccomp::restrict(cage)?;
     let binds = sockets::restrict(!sockets.is_empty());
     let binds = binds.map_err(CageError::at("having each bind asked about"))?;
-    say(&Said::Ready(binds.as_ref().map(|binds| Handed::new(binds, sockets))));
+    say(&StepMessage::Ready(binds.as_ref().map(|binds| HandedSockets::new(binds, sockets))));
     let mut go = String::new();
     io::stdin().lock().read_line(&mut go).map_err(CageError::at("waiting for the word"))?;
     if go != "go\n" {
@@ -168,7 +173,7 @@ fn become_qemu(orders: &Orders, sockets: &[OwnedFd], kvm: Option<u32>) -> Result
 
 /// Standard output closes by itself, which says that QEMU has begun; what goes wrong is still heard.
 #[expect(clippy::disallowed_methods, reason = "the one place that becomes QEMU")]
-fn exec(orders: &Orders, null: &std::fs::File) -> Result<(), CageError> {
+fn exec(orders: &CageRequest, null: &std::fs::File) -> Result<(), CageError> {
     let failed = CageError::at::<io::Error>("starting QEMU");
     // Where there is a root of its own, the program is there by its real name only.
     let program = orders.cage.paths.first().unwrap_or(&orders.program);

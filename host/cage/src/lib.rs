@@ -21,11 +21,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use cgroup::{Cgroup, Usage};
-pub use enter::{Orders, SUBCOMMAND, Said, enter};
+pub use enter::{CageRequest, SUBCOMMAND, StepMessage, enter};
 pub use landlock::version as landlock_version;
-pub use look::{Host, Lacking, Needs, Wall, memory_bytes, user_namespaces};
+pub use look::{Host, MissingWalls, Requirements, Wall, memory_bytes, user_namespaces};
 pub use sockets::bound;
-pub use sockets::{Binds, Handed};
+pub use sockets::{BindListener, HandedSockets};
 pub use user::{UIDS, Uids, UserRange};
 
 /// How much of the cage a launch insists on.

@@ -89,7 +89,7 @@ impl Wall {
 
 /// This host lacks what a launch insists on.
 #[derive(Debug, thiserror::Error)]
-pub enum Lacking {
+pub enum MissingWalls {
     /// Walls.
     #[error("{}", said(walls, *may_be_left_out))]
     Walls {
@@ -120,7 +120,7 @@ fn said(walls: &[Wall], may_be_left_out: bool) -> String {
 
 /// What a launch needs of the cage.
 #[derive(Debug, Clone, Copy)]
-pub struct Needs<'a> {
+pub struct Requirements<'a> {
     /// The launch.
     pub launch: &'a Launch,
     /// The host's side of its ports.
@@ -220,8 +220,8 @@ impl Host {
     }
 
     /// The cage for a launch; under `strict`, only a whole one.
-    pub fn cage(&self, settings: &Settings, needs: Needs<'_>) -> Result<Cage, Lacking> {
-        let Needs { launch, overlay_bytes, program, .. } = needs;
+    pub fn cage(&self, settings: &Settings, needs: Requirements<'_>) -> Result<Cage, MissingWalls> {
+        let Requirements { launch, overlay_bytes, program, .. } = needs;
         let mut lacks = self.lacks();
         if needs.forwards.is_empty() {
             lacks.retain(|wall| *wall != Wall::Listening);
@@ -230,15 +230,18 @@ impl Host {
             Ok(network) => network,
             Err(without) => {
                 lacks.push(Wall::Egress);
-                without.ok_or(Lacking::OpenInternet)?
+                without.ok_or(MissingWalls::OpenInternet)?
             }
         };
         // A QEMU that could listen on any port gets none forwarded, at any level.
         if lacks.contains(&Wall::Listening) {
-            return Err(Lacking::Walls { walls: vec![Wall::Listening], may_be_left_out: false });
+            return Err(MissingWalls::Walls {
+                walls: vec![Wall::Listening],
+                may_be_left_out: false,
+            });
         }
         if settings.level == Level::Strict && !lacks.is_empty() {
-            return Err(Lacking::Walls { walls: lacks, may_be_left_out: true });
+            return Err(MissingWalls::Walls { walls: lacks, may_be_left_out: true });
         }
         let cpus = launch.resources.cpus;
         let cgroup = self.cgroup.clone().map(|mut cgroup| {
@@ -278,7 +281,7 @@ impl Host {
 
     /// What QEMU reaches of the network. The error is for a host that lacks the filter: what QEMU reaches without it, or
     /// nothing where that is not allowed.
-    fn network(&self, needs: Needs<'_>) -> Result<Network, Option<Network>> {
+    fn network(&self, needs: Requirements<'_>) -> Result<Network, Option<Network>> {
         let ports = |protocol| -> Vec<u16> {
             let of = needs.forwards.iter().filter(|forward| forward.protocol == protocol);
             of.map(|forward| forward.host).collect()

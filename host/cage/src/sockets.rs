@@ -74,14 +74,14 @@ fn refused(Forward { bind, host, protocol, .. }: &Forward, error: Errno) -> Cage
 
 /// Numbers of the descriptors that the supervisor takes from the step that becomes QEMU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Handed {
+pub struct HandedSockets {
     /// The filter's, through which the kernel asks.
     binds: RawFd,
     /// The sockets, in the order of the forwarded ports.
     sockets: Vec<RawFd>,
 }
 
-impl Handed {
+impl HandedSockets {
     pub(super) fn new(binds: &OwnedFd, sockets: &[OwnedFd]) -> Self {
         let sockets = sockets.iter().map(|socket| socket.as_raw_fd()).collect();
         Self { binds: binds.as_raw_fd(), sockets }
@@ -143,7 +143,7 @@ pub(super) fn is_possible(is_root: bool) -> bool {
 
 /// The supervisor's side: sockets that wait to be asked for.
 #[derive(Debug)]
-pub struct Binds {
+pub struct BindListener {
     asked: OwnedFd,
     qemu: OwnedFd,
     waiting: Vec<(Forward, OwnedFd)>,
@@ -151,15 +151,19 @@ pub struct Binds {
     left: usize,
 }
 
-impl AsRawFd for Binds {
+impl AsRawFd for BindListener {
     fn as_raw_fd(&self) -> RawFd {
         self.asked.as_raw_fd()
     }
 }
 
-impl Binds {
+impl BindListener {
     /// Takes the sockets and the filter's descriptor from the process that becomes QEMU.
-    pub fn take(qemu: BorrowedFd<'_>, handed: &Handed, forwards: &[Forward]) -> io::Result<Self> {
+    pub fn take(
+        qemu: BorrowedFd<'_>,
+        handed: &HandedSockets,
+        forwards: &[Forward],
+    ) -> io::Result<Self> {
         let take = |number| Ok(pidfd_getfd(qemu, number, PidfdGetfdFlags::empty())?);
         let sockets = handed.sockets.iter().map(|socket| take(*socket));
         let sockets = sockets.collect::<io::Result<Vec<_>>>()?;
@@ -175,7 +179,7 @@ impl Binds {
         let mut request = libc::seccomp_notif { id: 0, pid: 0, flags: 0, data: NO_DATA };
         match control(&self.asked, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut request) {
             // The thread that asked has ended, or was interrupted.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return self.goes_on(),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return self.resuming(),
             received => received?,
         };
         let error = self.bind(&request).map_or_else(|error| -error.raw_os_error(), |()| 0);
@@ -184,11 +188,11 @@ impl Binds {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
             Ok(_) | Err(_) => {}
         }
-        self.goes_on()
+        self.resuming()
     }
 
     /// Whether further requests are to be answered.
-    fn goes_on(&self) -> io::Result<bool> {
+    fn resuming(&self) -> io::Result<bool> {
         let mut asked = [PollFd::new(&self.asked, PollFlags::IN)];
         poll(&mut asked, Some(&Timespec::default()))?;
         // The last process with the filter has ended.

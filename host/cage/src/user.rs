@@ -117,7 +117,7 @@ pub(super) fn map(user: User) -> Result<(), CageError> {
 }
 
 /// Becomes that user for good. `kvm` is the group that may open /dev/kvm, where that is needed.
-pub(super) fn become_it(user: User, kvm: Option<u32>) -> Result<(), CageError> {
+pub(super) fn drop_privileges(user: User, kvm: Option<u32>) -> Result<(), CageError> {
     let failed = CageError::at::<io::Error>("dropping capabilities");
     for capability in CapabilitySet::all().iter() {
         match remove_capability_from_bounding_set(capability) {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use qhost_model::{
     job::Task,
-    quota::{Amounts, Quota, Terms},
+    quota::{Quota, Terms, Usage},
     retention::Retention,
 };
 use qhost_sys::state::StateDir;
@@ -26,13 +26,13 @@ use qhost_vm::{
 use crate::overlays::{self, Owner};
 
 /// What is to be admitted.
-struct Asking {
+struct AdmissionRequest {
     of: Owner,
-    takes: Amounts,
+    takes: Usage,
 }
 
 /// A VM that has ended: what decides whether it is kept.
-struct Ended {
+struct EndedVm {
     folder: PathBuf,
     at: Timestamp,
     bytes: u64,
@@ -42,23 +42,23 @@ struct Ended {
 pub fn admit_new(
     state: &StateDir,
     task: &Task,
-    takes: Amounts,
+    takes: Usage,
     terms: &Terms,
 ) -> Result<VmDir, VmError> {
     let Task { tenant, job, name, .. } = task;
-    let asking = Asking { of: Owner::new(tenant, job, name), takes };
+    let asking = AdmissionRequest { of: Owner::new(tenant, job, name), takes };
     VmDir::create(state, task, takes, || admit(state, &asking, terms))
 }
 
 /// Takes the folder of a VM that has ended, to start it once more, if that is not beyond those quotas; nothing where it is held.
 pub fn admit_again(state: &StateDir, vm: &Vm, terms: &Terms) -> Result<Option<VmDir>, VmError> {
     let Vm { tenant, job, task, reserved, .. } = vm;
-    let asking = Asking { of: Owner::new(tenant, job, task), takes: *reserved };
-    VmDir::take_again(state, &vm.folder, || admit(state, &asking, terms))
+    let asking = AdmissionRequest { of: Owner::new(tenant, job, task), takes: *reserved };
+    VmDir::claim_ended(state, &vm.folder, || admit(state, &asking, terms))
 }
 
 /// Removes what is not kept, and says whether there is room for one VM more. Called under the lock of all folders.
-fn admit(state: &StateDir, asking: &Asking, terms: &Terms) -> Result<(), VmError> {
+fn admit(state: &StateDir, asking: &AdmissionRequest, terms: &Terms) -> Result<(), VmError> {
     let (mut going_on, mut ended) = (vec![], vec![]);
     for folder in list::folders(&state.vms()) {
         let held = !is_abandoned(&folder);
@@ -66,7 +66,7 @@ fn admit(state: &StateDir, asking: &Asking, terms: &Terms) -> Result<(), VmError
         if held || status.as_ref().is_some_and(Status::qemu_lives) {
             going_on.push(Vm::at(&folder))
         } else {
-            ended.push(Ended::of(folder, status.as_ref()))
+            ended.push(EndedVm::of(folder, status.as_ref()))
         }
     }
     sweep(ended, &terms.retention);
@@ -74,16 +74,16 @@ fn admit(state: &StateDir, asking: &Asking, terms: &Terms) -> Result<(), VmError
     let overlays =
         if bounds_disks { overlays::unused(state, &going_on, &asking.of)? } else { vec![] };
     for (whose, quota) in
-        [(Whose::Host, &terms.host), (Whose::Tenant(&asking.of.tenant), &terms.tenant)]
+        [(QuotaScope::Host, &terms.host), (QuotaScope::Tenant(&asking.of.tenant), &terms.tenant)]
     {
         let is_meant = |tenant: &str| match whose {
-            Whose::Host => true,
-            Whose::Tenant(only) => only == tenant,
+            QuotaScope::Host => true,
+            QuotaScope::Tenant(only) => only == tenant,
         };
         let vms = going_on.iter().filter(|vm| is_meant(&vm.tenant));
         let kept = overlays.iter().filter(|one| is_meant(&one.of.tenant));
-        let taken = Taken {
-            vms: vms.fold(Amounts::default(), |sum, vm| sum + vm.reserved),
+        let taken = InUse {
+            vms: vms.fold(Usage::default(), |sum, vm| sum + vm.reserved),
             kept_bytes: kept.map(|one| one.disk_usage).sum(),
         };
         admits(quota, whose, taken, asking.takes)?;
@@ -91,7 +91,7 @@ fn admit(state: &StateDir, asking: &Asking, terms: &Terms) -> Result<(), VmError
     Ok(())
 }
 
-impl Ended {
+impl EndedVm {
     fn of(folder: PathBuf, status: Option<&Status>) -> Self {
         let modified = || fs::metadata(&folder)?.modified().map(Timestamp::try_from);
         let at = status.and_then(Status::since);
@@ -103,10 +103,10 @@ impl Ended {
 
 /// Removes the folders of VMs that ended first, of each tenant that has more than are kept. A failure is logged and ends no
 /// command.
-fn sweep(ended: Vec<Ended>, retention: &Retention) {
+fn sweep(ended: Vec<EndedVm>, retention: &Retention) {
     let now = Timestamp::now();
     let is_old =
-        |one: &Ended| one.at < now && now.duration_since(one.at).unsigned_abs() > retention.age();
+        |one: &EndedVm| one.at < now && now.duration_since(one.at).unsigned_abs() > retention.age();
     let bytes = ended.iter().fold(0_u64, |sum, one| sum.saturating_add(one.bytes));
     // Then no tenant has more, and their records need not be read.
     if ended.len() <= retention.ended_vms
@@ -115,14 +115,14 @@ fn sweep(ended: Vec<Ended>, retention: &Retention) {
     {
         return;
     }
-    let mut tenants: BTreeMap<String, Vec<Ended>> = BTreeMap::new();
+    let mut tenants: BTreeMap<String, Vec<EndedVm>> = BTreeMap::new();
     for one in ended {
         tenants.entry(list::tenant_of(&one.folder)).or_default().push(one);
     }
     for mut ended in tenants.into_values() {
         ended.sort_by_key(|one| std::cmp::Reverse(one.at));
         let mut bytes = 0_u64;
-        let is_kept = |(number, one): &(usize, &Ended)| {
+        let is_kept = |(number, one): &(usize, &EndedVm)| {
             bytes = bytes.saturating_add(one.bytes);
             *number < retention.ended_vms && bytes <= retention.ended_bytes && !is_old(one)
         };
@@ -143,16 +143,16 @@ fn remove(folder: &Path) -> io::Result<()> {
 
 /// What is taken already.
 #[derive(Debug, Clone, Copy, Default)]
-struct Taken {
+struct InUse {
     /// By VMs.
-    vms: Amounts,
+    vms: Usage,
     /// By kept overlays that no VM has.
     kept_bytes: u64,
 }
 
 /// Whose quota it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose<'a> {
+enum QuotaScope<'a> {
     /// All tenants' together.
     Host,
     /// One tenant's.
@@ -162,9 +162,9 @@ enum Whose<'a> {
 /// Whether there is room for more beside what is taken.
 fn admits(
     quota: &Quota,
-    whose: Whose<'_>,
-    Taken { vms: taken, kept_bytes }: Taken,
-    more: Amounts,
+    whose: QuotaScope<'_>,
+    InUse { vms: taken, kept_bytes }: InUse,
+    more: Usage,
 ) -> Result<(), VmError> {
     let disk_bytes = taken.disk_bytes.saturating_add(kept_bytes);
     let each = [
@@ -179,8 +179,10 @@ fn admits(
     });
     let Some((key, what, Some(most), taken, more)) = exceeded else { return Ok(()) };
     let (who, table) = match whose {
-        Whose::Host => ("all tenants together".to_owned(), "host.quota".to_owned()),
-        Whose::Tenant(tenant) => (format!("tenant {tenant}"), format!("tenants.{tenant}.quota")),
+        QuotaScope::Host => ("all tenants together".to_owned(), "host.quota".to_owned()),
+        QuotaScope::Tenant(tenant) => {
+            (format!("tenant {tenant}"), format!("tenants.{tenant}.quota"))
+        }
     };
     let (kept, remove) = if key == "disk_bytes" && kept_bytes > 0 {
         (
@@ -194,7 +196,7 @@ fn admits(
         "{who} may have {most} {what} on this host, {taken} are taken{kept} and this VM takes {more}; wait for another to end,{remove} \
              or have the operator raise {table}.{key}"
     );
-    Err(VmError::Quota { reason, is_hosts: whose == Whose::Host })
+    Err(VmError::Quota { reason, is_hosts: whose == QuotaScope::Host })
 }
 
 #[cfg(test)]
@@ -203,11 +205,11 @@ mod tests {
 
     #[test]
     fn the_last_that_fits_and_the_first_that_does_not() {
-        let one = Amounts { vms: 1, cpus: 2, memory_mib: 64, disk_bytes: 10, ports: 1 };
+        let one = Usage { vms: 1, cpus: 2, memory_mib: 64, disk_bytes: 10, ports: 1 };
         let check = |quota: Quota, taken: u64, admitted: bool| {
-            let vms = (0..taken).fold(Amounts::default(), |sum, _| sum + one);
-            let taken = Taken { vms, kept_bytes: 0 };
-            let whose = Whose::Tenant("acme");
+            let vms = (0..taken).fold(Usage::default(), |sum, _| sum + one);
+            let taken = InUse { vms, kept_bytes: 0 };
+            let whose = QuotaScope::Tenant("acme");
             assert_eq!(admits(&quota, whose, taken, one).is_ok(), admitted, "{quota:?}");
         };
         let none = Quota::default();

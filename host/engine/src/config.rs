@@ -37,10 +37,10 @@ pub struct Config {
     /// The policies that chains may name.
     policies: Named<policies::Policy>,
     /// What is asked about every task.
-    host: policies::Asked,
+    host: policies::ChainConfig,
     /// What is asked about a tenant's tasks after that; it can only tighten. Where there is any, `--tenant` must name
     /// one.
-    tenants: Named<policies::Asked>,
+    tenants: Named<policies::ChainConfig>,
     ports: Ports,
     network: Network,
     qemu: Qemu,

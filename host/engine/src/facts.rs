@@ -7,9 +7,9 @@ use std::io;
 use procfs::{Current as _, Meminfo};
 
 use qhost_model::{
-    host_facts::{HostFacts, Usage},
+    host_facts::{HostFacts, TenantUsage},
     job::Resources,
-    quota::Amounts,
+    quota::Usage,
 };
 use qhost_sys::state::StateDir;
 use qhost_vm::Vm;
@@ -58,10 +58,10 @@ pub fn resources() -> Result<(Resources, u32), FactsError> {
     Ok((all, mib(memory.mem_available.unwrap_or(memory.mem_free))))
 }
 
-fn usage<'a>(running: impl Iterator<Item = &'a Vm>) -> Usage {
-    let sum = running.fold(Amounts::default(), |sum, vm| sum + vm.reserved);
+fn usage<'a>(running: impl Iterator<Item = &'a Vm>) -> TenantUsage {
+    let sum = running.fold(Usage::default(), |sum, vm| sum + vm.reserved);
     let number = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
-    Usage {
+    TenantUsage {
         vms: number(sum.vms),
         resources: Resources { cpus: number(sum.cpus), memory_mib: number(sum.memory_mib) },
         ports: number(sum.ports),

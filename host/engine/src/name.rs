@@ -110,7 +110,7 @@ fn shown(vms: &[Vm]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qhost_model::quota::Amounts;
+    use qhost_model::quota::Usage;
     use qhost_vm::{State, Status};
 
     fn vm(tenant: &str, task: &str, id: &str, ended: bool) -> Vm {
@@ -126,7 +126,7 @@ mod tests {
             tenant: tenant.into(),
             status,
             takes: None,
-            reserved: Amounts::default(),
+            reserved: Usage::default(),
             held: !ended,
         }
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use qhost_image::VerifiedImage;
 use qhost_model::{digest::Sha256, format::Format, job::Task};
 use qhost_sys::state::{self, StateDir};
-use qhost_vm::{Spec, VmError, argv::OVERLAY, error::folder, list, records::slug};
+use qhost_vm::{Spec, VmError, argv::OVERLAY, error::io_error, list, records::slug};
 
 const RECORD: &str = "overlay.json";
 const LOCK: &str = "lock";
@@ -118,7 +118,7 @@ impl KeptOverlay {
         serde_json::to_vec_pretty(&self.record)
             .map_err(io::Error::other)
             .and_then(|bytes| state::write_whole(&record, &bytes))
-            .map_err(folder("write", &record))?;
+            .map_err(io_error("write", &record))?;
         let new = self.path.with_extension("new");
         state::remove(&new)
             .and_then(|()| qhost_image::create_overlay(&new, image.disk_bytes()))
@@ -126,7 +126,7 @@ impl KeptOverlay {
             .and_then(|()| File::open(&new)?.sync_all())
             .and_then(|()| fs::rename(&new, &self.path))
             .and_then(|()| File::open(parent)?.sync_all())
-            .map_err(folder("create", &self.path))
+            .map_err(io_error("create", &self.path))
     }
 
     /// QEMU wrote this file, at the bidding of a guest: it is looked at as any image is.
@@ -144,7 +144,7 @@ impl KeptOverlay {
         }
         let file = state::open_plain(File::options().read(true), &self.path);
         let read = file.and_then(|file| qhost_image::inspect(&file, u64::MAX));
-        match read.map_err(folder("read", &self.path))? {
+        match read.map_err(io_error("read", &self.path))? {
             Ok(found)
                 if (found.format, found.disk_bytes) == (Format::Qcow2, image.disk_bytes()) =>
             {
@@ -193,7 +193,7 @@ pub fn kept(state: &StateDir) -> Result<Vec<Kept>, VmError> {
     let all = state.overlays();
     let folders = match fs::read_dir(&all) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        folders => folders.map_err(folder("read", &all))?,
+        folders => folders.map_err(io_error("read", &all))?,
     };
     let one = |found: PathBuf| {
         let overlay = fs::metadata(found.join(OVERLAY)).ok()?;
@@ -221,7 +221,7 @@ pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
     let task = read(&found).map_or_else(|| name.to_owned(), |of| of.task);
     let lock = lock(&found)?.filter(|_| !is_used(state, &path));
     let _lock = lock.ok_or_else(|| VmError::OverlayHeld { task, path: path.clone() })?;
-    remove_folder(&found).map_err(folder("remove", &found))
+    remove_folder(&found).map_err(io_error("remove", &found))
 }
 
 /// Removes an overlay's folder, under its lock. The overlay is removed first, so that a folder that is left by a failure is no
@@ -288,7 +288,7 @@ fn is_used(state: &StateDir, overlay: &Path) -> bool {
 /// The same of a folder that need not be there; another process may be removing it.
 fn make(folder: &Path) -> Result<Option<File>, VmError> {
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
-        state::create_private(folder).map_err(self::folder("create", folder))?;
+        state::create_private(folder).map_err(io_error("create", folder))?;
         match lock(folder) {
             Err(VmError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             lock => return lock,
@@ -302,7 +302,7 @@ fn lock(folder: &Path) -> Result<Option<File>, VmError> {
     let path = folder.join(LOCK);
     // A command that looks which are in use holds each for a moment.
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
-        let lock = state::try_lock_named(&path).map_err(self::folder("lock", &path))?;
+        let lock = state::try_lock_named(&path).map_err(io_error("lock", &path))?;
         if lock.is_some() {
             return Ok(lock);
         }

@@ -18,18 +18,18 @@ use qhost_model::{
     launch::{Forward, Launch, PortMap, PortRange},
 };
 use qhost_sys::state::{self, StateDir};
-use qhost_vm::{VmError, error::folder};
+use qhost_vm::{VmError, error::io_error};
 
 /// Ports that no other process can take while this exists.
 #[derive(Debug)]
 pub struct Reserved {
     forwards: Vec<Forward>,
-    held: Vec<Held>,
+    held: Vec<PortLease>,
 }
 
 /// One port's socket and lock.
 #[derive(Debug)]
-struct Held {
+struct PortLease {
     _socket: OwnedFd,
     lock: File,
 }
@@ -42,14 +42,14 @@ impl Reserved {
 
     /// Gives the sockets up, for QEMU to take; what keeps other runs off stays.
     pub(crate) fn release(self) -> Vec<File> {
-        self.held.into_iter().map(|Held { lock, _socket: _ }| lock).collect()
+        self.held.into_iter().map(|PortLease { lock, _socket: _ }| lock).collect()
     }
 }
 
 /// The same ports once more, for a VM that ran before.
 pub fn reserve_again(state: &StateDir, forwards: &[Forward]) -> Result<Reserved, VmError> {
     let folder = state.ports();
-    state::create_private(&folder).map_err(self::folder("create", &folder))?;
+    state::create_private(&folder).map_err(io_error("create", &folder))?;
     let held = forwards.iter().map(|forward| take(&folder, forward));
     Ok(Reserved { forwards: forwards.to_vec(), held: held.collect::<Result<_, _>>()? })
 }
@@ -57,7 +57,7 @@ pub fn reserve_again(state: &StateDir, forwards: &[Forward]) -> Result<Reserved,
 /// The locks of ports that a VM's QEMU has; those that another run got hold of meanwhile are left out.
 pub(crate) fn hold(state: &StateDir, forwards: &[Forward]) -> Result<Vec<File>, VmError> {
     let folder = state.ports();
-    state::create_private(&folder).map_err(self::folder("create", &folder))?;
+    state::create_private(&folder).map_err(io_error("create", &folder))?;
     let locks = forwards.iter().map(|forward| lock(&folder, forward.protocol, forward.host));
     Ok(locks.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
@@ -69,7 +69,7 @@ pub fn reserve(
     allowed: &[PortRange],
 ) -> Result<Reserved, VmError> {
     let folder = state.ports();
-    state::create_private(&folder).map_err(self::folder("create", &folder))?;
+    state::create_private(&folder).map_err(io_error("create", &folder))?;
     let mut reserved = Reserved { forwards: vec![], held: vec![] };
     // Those asked for by number first, so that none is picked for another label.
     let (named, any): (Vec<_>, Vec<_>) = launch.ports.iter().partition(|port| port.host.is_some());
@@ -102,34 +102,34 @@ pub fn held(state: &StateDir) -> Vec<u16> {
     files.map(|file| file.path()).filter(held).filter_map(port).collect()
 }
 
-fn take(folder: &Path, forward: &Forward) -> Result<Held, VmError> {
+fn take(folder: &Path, forward: &Forward) -> Result<PortLease, VmError> {
     let Forward { bind, host, protocol, .. } = *forward;
     let (port, protocol) = (protocol, protocol.name());
     let taken = || VmError::PortTaken { port: host, bind, protocol };
     let lock = lock(folder, port, host)?.ok_or_else(taken)?;
     // Its VM may have ended a moment ago, and connections of a socket that was closed linger (TIME-WAIT).
     match bound(bind, host, port, true) {
-        Ok(socket) => Ok(Held { _socket: socket, lock }),
+        Ok(socket) => Ok(PortLease { _socket: socket, lock }),
         Err(Errno::ADDRINUSE) => Err(taken()),
         Err(error) => Err(VmError::Port { port: host, bind, protocol, source: error.into() }),
     }
 }
 
 /// The kernel's choice where that is allowed, else the first free one of the ranges.
-fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(Held, u16), VmError> {
+fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(PortLease, u16), VmError> {
     if let Ok(socket) = bound(port.bind, 0, port.protocol, false)
         && let Ok(host) = port_of(&socket)
         && allowed.iter().any(|range| range.contains(host))
         && let Some(lock) = lock(folder, port.protocol, host)?
     {
-        return Ok((Held { _socket: socket, lock }, host));
+        return Ok((PortLease { _socket: socket, lock }, host));
     }
     let all = allowed.iter().flat_map(|range| range.first()..=range.last());
     for host in all {
         if let Ok(socket) = bound(port.bind, host, port.protocol, false)
             && let Some(lock) = lock(folder, port.protocol, host)?
         {
-            return Ok((Held { _socket: socket, lock }, host));
+            return Ok((PortLease { _socket: socket, lock }, host));
         }
     }
     let ranges: Vec<_> = allowed.iter().map(PortRange::to_string).collect();
@@ -139,13 +139,13 @@ fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(Held, u
 /// A port's lock, unless another run holds it. The file is empty and stays: there are no more of them than ports.
 fn lock(folder: &Path, protocol: Protocol, port: u16) -> Result<Option<File>, VmError> {
     let path = folder.join(format!("{}.{port}", protocol.name()));
-    let file = state::open_to_append(&path).map_err(self::folder("open", &path))?;
+    let file = state::open_to_append(&path).map_err(io_error("open", &path))?;
     // A run that looks which ports are held holds each lock for a moment itself; only a longer hold is a run's own.
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
             Err(TryLockError::WouldBlock) => thread::sleep(qhost_sys::limits::LOCK_POLL),
-            Err(TryLockError::Error(error)) => return Err(self::folder("lock", &path)(error)),
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
         }
     }
     Ok(None)

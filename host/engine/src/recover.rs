@@ -12,7 +12,7 @@ use tokio::time;
 use qhost_cage::{UIDS, User};
 use qhost_sys::{failpoint, state::StateDir};
 use qhost_vm::{
-    Attached, Begin, Note, Spec, State, Status, VmDir, VmError, control,
+    Attached, Begin, Notification, Spec, State, Status, VmDir, VmError, control,
     dir::remove_leftovers,
     list,
     lock::{lock_all, try_lock},
@@ -62,7 +62,7 @@ pub async fn recover(state: &StateDir) -> Recovered {
         let adopted = async {
             loop {
                 match attached.note().await {
-                    Some(Note::Adopted) => return true,
+                    Some(Notification::Adopted) => return true,
                     Some(_) => {}
                     None => return false,
                 }
@@ -132,9 +132,11 @@ fn is_anothers(vm: &Path, status: &Status) -> bool {
 /// Tells the truth about a VM whose supervisor and whose QEMU are gone: its record still says that it goes on.
 fn mark_lost(vm: &Path) {
     match Spec::read(vm) {
-        Ok(spec) => VmDir::looked_after(vm, &spec).enter(State::Lost, Some(list::LOST.into())),
+        Ok(spec) => {
+            VmDir::open_for_supervisor(vm, &spec).enter(State::Lost, Some(list::LOST.into()))
+        }
         // It was killed before the launch was settled.
-        Err(_) => VmDir::never_launched(vm).enter(State::Lost, Some(list::LOST.into())),
+        Err(_) => VmDir::open_unlaunched(vm).enter(State::Lost, Some(list::LOST.into())),
     }
 }
 

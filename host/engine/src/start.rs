@@ -6,17 +6,17 @@ use qhost_cage::{UIDS, User, UserRange};
 use qhost_image::VerifiedImage;
 use qhost_policy::Decision;
 use qhost_sys::failpoint;
-use qhost_vm::{Attached, Begin, Spec, VmDir, VmError, argv::OVERLAY, error::folder};
+use qhost_vm::{Attached, Begin, Spec, VmDir, VmError, argv::OVERLAY, error::io_error};
 
 use crate::{overlays::KeptOverlay, ports::Reserved};
 
 /// What is held for a VM by open files, from before its launch until it has ended.
 #[derive(Debug)]
-pub struct Held {
+pub struct VmLocks {
     files: Vec<File>,
 }
 
-impl Held {
+impl VmLocks {
     /// The image, the ports, which QEMU takes from here on, and the overlay, if that is kept.
     pub fn new(
         image: &VerifiedImage,
@@ -24,7 +24,7 @@ impl Held {
         kept: Option<KeptOverlay>,
     ) -> Result<Self, VmError> {
         let mut files = ports.release();
-        files.push(image.lease().map_err(folder("hold", image.path()))?);
+        files.push(image.lease().map_err(io_error("hold", image.path()))?);
         files.extend(kept.and_then(KeptOverlay::into_lock));
         Ok(Self { files })
     }
@@ -33,7 +33,7 @@ impl Held {
     pub fn user(&mut self, user: &mut User, range: UserRange) -> Result<(), VmError> {
         let User::Own(uid) = user else { return Ok(()) };
         let reserved =
-            UIDS.reserve(range).map_err(folder("reserve a user in", Path::new(UIDS.0)))?;
+            UIDS.reserve(range).map_err(io_error("reserve a user in", Path::new(UIDS.0)))?;
         let Some((free, lock)) = reserved else {
             let message = format!("every user of cage.users, {range}, is a VM's");
             return Err(VmError::Cage { message });
@@ -49,7 +49,7 @@ pub fn launch_again(
     mut dir: VmDir,
     spec: &Spec,
     why: &str,
-    held: Held,
+    held: VmLocks,
 ) -> Result<Attached, VmError> {
     dir.start_again(why)?;
     match start(&mut dir, spec, held) {
@@ -66,17 +66,17 @@ pub fn launch(
     mut dir: VmDir,
     spec: &Spec,
     decision: &Decision,
-    held: Held,
+    held: VmLocks,
 ) -> Result<Attached, VmError> {
     dir.write("decision.json", decision)?;
     start(&mut dir, spec, held)
 }
 
-fn start(dir: &mut VmDir, spec: &Spec, held: Held) -> Result<Attached, VmError> {
+fn start(dir: &mut VmDir, spec: &Spec, held: VmLocks) -> Result<Attached, VmError> {
     if spec.has_own_overlay() {
         let path = dir.path().join(OVERLAY);
         qhost_image::create_overlay(&path, spec.image.disk_bytes)
-            .map_err(folder("create", &path))?;
+            .map_err(io_error("create", &path))?;
     }
     dir.write_spec(spec)?;
     failpoint::reach("launch.written");

@@ -13,9 +13,9 @@ use qhost_model::digest::Sha256;
 use qhost_sys::failpoint;
 
 use super::{
-    Doing, FetchFailure, ImageError, Progress, Settings,
+    FetchFailure, ImageError, Progress, Settings, Step,
     http::{self, Answer, Http, Version},
-    pipe::{Gone, Pipe, Through},
+    pipe::{Pipe, StageClosed, Transferred},
     retry::Retry,
     shown,
     store::{Fetcher, Part},
@@ -54,7 +54,7 @@ pub(super) async fn image<'a>(
         };
         match fetched {
             Ok(content) => return Ok(Fetched { content, source }),
-            Err(error) if error.is_the_sources() => failures.push(error),
+            Err(error) if error.is_source_failure() => failures.push(error),
             Err(error) => return Err(error),
         }
     }
@@ -78,7 +78,7 @@ pub(super) async fn sums(
     let read = async {
         let mut retry = Retry::new(config);
         loop {
-            match fetch.http.small(url).await {
+            match fetch.http.get_small(url).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(failure) => retry
                     .after(failure, 0, progress)
@@ -116,8 +116,8 @@ impl From<FetchFailure> for Failure {
     }
 }
 
-impl From<Gone> for Failure {
-    fn from(_: Gone) -> Self {
+impl From<StageClosed> for Failure {
+    fn from(_: StageClosed) -> Self {
         Self::Stage
     }
 }
@@ -158,7 +158,7 @@ impl Fetch<'_> {
         expected: Sha256,
         part: &mut Part,
         deadline: Instant,
-    ) -> Result<(Through, u64), ImageError> {
+    ) -> Result<(Transferred, u64), ImageError> {
         let mut download = Download::begin(self, part)?;
         let ended = match time::timeout_at(deadline, download.attempts()).await {
             Ok(ended) => ended,
@@ -230,7 +230,7 @@ impl<'a, 'p> Download<'a, 'p> {
         let bounds = Bounds { bytes: config.max_bytes, ratio: config.max_unpack_ratio };
         let unpacking = self.packing.map(|packing| (packing, bounds));
         if self.received > 0 {
-            progress.begins(Doing::Checking, Some(self.received));
+            progress.begins(Step::Checking, Some(self.received));
         }
         self.pipe = Some(Pipe::open(self.part, self.received, unpacking, progress).await?);
         Ok(())
@@ -297,7 +297,7 @@ impl<'a, 'p> Download<'a, 'p> {
                         FetchFailure::Range("the file has another size than before".into());
                     return Err(self.refused_part(failure).await);
                 }
-                self.fetch.progress.begins(Doing::Fetching, answer.total);
+                self.fetch.progress.begins(Step::Fetching, answer.total);
             }
             Some(_) | None => self.begin_version(&answer)?,
         }
@@ -330,7 +330,7 @@ impl<'a, 'p> Download<'a, 'p> {
         if let Some(version) = self.version.as_ref().filter(|_| self.packing.is_none()) {
             self.part.note(source, version).map_err(Failure::Here)?;
         }
-        progress.begins(Doing::Fetching, answer.total);
+        progress.begins(Step::Fetching, answer.total);
         Ok(())
     }
 
@@ -409,7 +409,7 @@ impl<'a, 'p> Download<'a, 'p> {
     }
 
     /// Waits until all that has arrived has gone through the pipe.
-    async fn finish(mut self, expected: Sha256) -> Result<Through, ImageError> {
+    async fn finish(mut self, expected: Sha256) -> Result<Transferred, ImageError> {
         failpoint::reach("fetch.received");
         let path = self.part.path();
         match self.pipe.take() {

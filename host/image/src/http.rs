@@ -173,7 +173,7 @@ impl Http {
     }
 
     /// A list of checksums, in memory.
-    pub(super) async fn small(&self, url: &Url) -> Result<Vec<u8>, FetchFailure> {
+    pub(super) async fn get_small(&self, url: &Url) -> Result<Vec<u8>, FetchFailure> {
         let mut answer = self.get(url, None).await?;
         let mut bytes = vec![];
         while let Some(piece) = answer.piece().await? {

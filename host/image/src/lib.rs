@@ -217,7 +217,7 @@ pub enum FetchFailure {
 
 impl ImageError {
     /// Whether another source may do better.
-    fn is_the_sources(&self) -> bool {
+    fn is_source_failure(&self) -> bool {
         matches!(
             self,
             Self::Fetch { .. }
@@ -248,7 +248,7 @@ pub trait Progress {
     /// Another process fetches the same image; this one waits for it.
     fn waiting(&self);
     /// So many bytes are to be gone through, if that is known.
-    fn begins(&self, doing: Doing, total: Option<u64>);
+    fn begins(&self, doing: Step, total: Option<u64>);
     /// This many are done since it began.
     fn done(&self, bytes: u64);
     /// A source did not deliver, and it or another will be asked again.
@@ -257,7 +257,7 @@ pub trait Progress {
 
 /// What is being done to an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doing {
+pub enum Step {
     /// Its bytes arrive.
     Fetching,
     /// Its stored bytes are hashed again.

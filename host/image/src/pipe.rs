@@ -42,12 +42,12 @@ pub(super) struct Pipe {
     /// Whether the network ever waited for the other stages.
     waited: bool,
     unpacked: Option<JoinHandle<Result<Served, Stop>>>,
-    written: JoinHandle<Result<u64, Broken>>,
+    written: JoinHandle<Result<u64, StageError>>,
     hashed: JoinHandle<io::Result<Sha256>>,
 }
 
 /// What went through.
-pub(super) struct Through {
+pub(super) struct Transferred {
     /// The digest of what arrived.
     pub(super) served: Sha256,
     /// The digest of what was written: the same, unless it was unpacked.
@@ -57,20 +57,20 @@ pub(super) struct Through {
 }
 
 /// Why a stage ended early.
-pub(super) enum Broken {
+pub(super) enum StageError {
     Disk(io::Error),
     Refused(Refusal),
     /// It is more than may be stored.
     Beyond(ImageError),
 }
 
-impl From<io::Error> for Broken {
+impl From<io::Error> for StageError {
     fn from(error: io::Error) -> Self {
         Self::Disk(error)
     }
 }
 
-impl Broken {
+impl StageError {
     /// Of an image of this digest, in this file.
     pub(super) fn error(self, sha256: Sha256, path: &Path) -> ImageError {
         match self {
@@ -82,7 +82,7 @@ impl Broken {
 }
 
 /// A stage has ended early; [`Pipe::finish`] says why.
-pub(super) struct Gone;
+pub(super) struct StageClosed;
 
 impl Pipe {
     /// For a part of which the first `start` bytes are there already, and nothing behind them: they are hashed first. Gives
@@ -118,9 +118,9 @@ impl Pipe {
     }
 
     /// Hands on what has arrived.
-    pub(super) async fn send(&mut self, piece: Bytes) -> Result<(), Gone> {
+    pub(super) async fn send(&mut self, piece: Bytes) -> Result<(), StageClosed> {
         self.waited |= self.pieces.capacity() == 0;
-        self.pieces.send(piece).await.map_err(|_| Gone)
+        self.pieces.send(piece).await.map_err(|_| StageClosed)
     }
 
     /// Whether the other stages have always been as fast as the network.
@@ -129,9 +129,9 @@ impl Pipe {
     }
 
     /// Waits until all has gone through.
-    pub(super) async fn finish(self) -> Result<Through, Broken> {
+    pub(super) async fn finish(self) -> Result<Transferred, StageError> {
         drop(self.pieces);
-        let panicked = |error| Broken::Disk(io::Error::other(error));
+        let panicked = |error| StageError::Disk(io::Error::other(error));
         let unpacked = match self.unpacked {
             // Whatever a file makes of its decoder, it is that file's fault.
             Some(unpacked) => Some(unpacked.await.unwrap_or_else(|error| {
@@ -141,12 +141,16 @@ impl Pipe {
             None => None,
         };
         self.written.await.map_err(panicked)??;
-        let content = self.hashed.await.map_err(panicked)?.map_err(Broken::Disk)?;
+        let content = self.hashed.await.map_err(panicked)?.map_err(StageError::Disk)?;
         match unpacked {
-            None => Ok(Through { served: content, content, fault: None }),
-            Some(Ok(Served { sha256, fault })) => Ok(Through { served: sha256, content, fault }),
-            Some(Err(Stop::Refused(refusal))) => Err(Broken::Refused(refusal)),
-            Some(Err(Stop::Gone)) => Err(Broken::Disk(io::Error::other("a stage ended early"))),
+            None => Ok(Transferred { served: content, content, fault: None }),
+            Some(Ok(Served { sha256, fault })) => {
+                Ok(Transferred { served: sha256, content, fault })
+            }
+            Some(Err(Stop::Refused(refusal))) => Err(StageError::Refused(refusal)),
+            Some(Err(Stop::StageClosed)) => {
+                Err(StageError::Disk(io::Error::other("a stage ended early")))
+            }
         }
     }
 }
@@ -159,7 +163,7 @@ fn write(
     claim: &Claim,
     mut arriving: Receiver<Bytes>,
     onward: &Sender<Bytes>,
-) -> Result<u64, Broken> {
+) -> Result<u64, StageError> {
     static ZEROS: [u8; limits::BLOCK_BYTES] = [0; limits::BLOCK_BYTES];
     let (mut end, mut flushed) = (start, start);
     let mut taken = file.metadata()?.blocks() * 512;
@@ -167,7 +171,7 @@ fn write(
         for block in piece.chunks(limits::BLOCK_BYTES) {
             if ZEROS.get(..block.len()) != Some(block) {
                 taken += block.len() as u64;
-                claim.at_least(taken).map_err(Broken::Beyond)?;
+                claim.at_least(taken).map_err(StageError::Beyond)?;
                 write_block(file, end, block, claim)?;
             }
             end += block.len() as u64;

@@ -1,8 +1,8 @@
 //! The store: `images/sha256/<aa>/<digest>`, read-only files, each named by the digest of the file that was served.
 //!
 //! A file gets that name by a rename, after it was hashed, inspected and made durable; `<digest>.json` is written after
-//! that, and what has none is no image. Until then it is `<digest>.<flight>.part`, a flight being one list of sources:
-//! `<digest>.<flight>.lock` is held by the run that fetches from these, so that several runs at once fetch once, and a slow
+//! that, and what has none is no image. Until then it is `<digest>.<download>.part`, a download being one list of sources:
+//! `<digest>.<download>.lock` is held by the run that fetches from these, so that several runs at once fetch once, and a slow
 //! source holds up no run that has another. What a killed run left is swept by the next fetch.
 //!
 //! A stored image is used again only if it looks as it did when its bytes were last hashed; one that does not is hashed

@@ -61,7 +61,7 @@ pub(super) struct Bounds {
 /// Why unpacking ended early.
 pub(super) enum Stop {
     /// The next stage has ended, and says why.
-    Gone,
+    StageClosed,
     Refused(Refusal),
 }
 
@@ -88,7 +88,7 @@ pub(super) fn unpack(
     let broken = match decoded {
         Ok(()) => None,
         Err(Ended::Early(stop)) => return Err(stop),
-        Err(Ended::Broken(reason)) => Some(reason),
+        Err(Ended::StageError(reason)) => Some(reason),
     };
     // To the end, so that another file than the one that was asked for is called that.
     served.drain();
@@ -113,12 +113,12 @@ pub(super) struct Served {
 enum Ended {
     Early(Stop),
     /// What arrived is not packed as it should be.
-    Broken(String),
+    StageError(String),
 }
 
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
-        Self::Broken(error.to_string())
+        Self::StageError(error.to_string())
     }
 }
 
@@ -242,7 +242,7 @@ impl Unpacked<'_> {
             block.truncate(filled);
             self.bytes += filled as u64;
             self.within_bounds().map_err(|refusal| Ended::Early(Stop::Refused(refusal)))?;
-            self.onward.blocking_send(block.into()).map_err(|_| Ended::Early(Stop::Gone))?;
+            self.onward.blocking_send(block.into()).map_err(|_| Ended::Early(Stop::StageClosed))?;
         }
     }
 
@@ -298,7 +298,7 @@ mod tests {
             Ok(Served { fault: Some(refusal), .. }) | Err(Stop::Refused(refusal)) => {
                 Err(refusal.check.to_owned())
             }
-            Err(Stop::Gone) => Err("gone".into()),
+            Err(Stop::StageClosed) => Err("gone".into()),
         };
         (ended, bytes)
     }

@@ -23,7 +23,7 @@ pub struct HostFacts {
     /// Ports on which something listens, ascending.
     pub ports_in_use: Vec<u16>,
     /// What the task's tenant runs now.
-    pub tenant_usage: Usage,
+    pub tenant_usage: TenantUsage,
 }
 
 /// A host that runs tcg, has as much as a task can ask for, and runs nothing: for trying policies.
@@ -39,14 +39,14 @@ impl Default for HostFacts {
             resources: all,
             free: all,
             ports_in_use: vec![],
-            tenant_usage: Usage { vms: 0, resources: none, ports: 0 },
+            tenant_usage: TenantUsage { vms: 0, resources: none, ports: 0 },
         }
     }
 }
 
 /// What a tenant's running VMs hold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Usage {
+pub struct TenantUsage {
     /// Running VMs.
     pub vms: u32,
     /// Their CPUs and memory together.

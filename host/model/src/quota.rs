@@ -9,7 +9,7 @@ use crate::{launch::Launch, retention::Retention};
 
 /// What VMs take, or one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amounts {
+pub struct Usage {
     /// VMs.
     pub vms: u64,
     /// Virtual CPUs.
@@ -22,7 +22,7 @@ pub struct Amounts {
     pub ports: u64,
 }
 
-impl Amounts {
+impl Usage {
     /// What one VM of this launch takes; each guest may write so much.
     pub fn of(launch: &Launch, overlay_bytes: u64) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl Amounts {
     }
 }
 
-impl Add for Amounts {
+impl Add for Usage {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {

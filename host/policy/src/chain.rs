@@ -15,12 +15,12 @@ use super::{
     Request, Verdict,
     bindings::qhost::policy::types as wit,
     conflicts::{self, Conflict},
-    convert::{self, Lent},
+    convert::{self, RequestView},
     error::{Fault, PolicyError},
     log::Log,
     module::Module,
-    sandbox::{Opened, Sandbox},
-    wasi::Moment,
+    sandbox::{Instance, Sandbox},
+    wasi::DecisionTime,
 };
 
 /// Loaded policies whose settings they have accepted, the host's before a tenant's.
@@ -43,8 +43,8 @@ impl Chain {
     /// Decides about one place of a task's image. Every `choose` in order, every `validate` on the launch they chose, then the
     /// host's rules.
     pub(super) fn decide_one(&self, request: Request, deadline: Deadline) -> Verdict {
-        let lent = Lent::of(&request);
-        let mut round = Round::new(self, &request, lent.request(), deadline);
+        let lent = RequestView::of(&request);
+        let mut round = Evaluation::new(self, &request, lent.request(), deadline);
         let (launch, ended) = round.ask(Launch::default_for(&request.task));
         let mut decision = Decision {
             conflicts: round.conflicts(),
@@ -86,31 +86,31 @@ enum Asking {
 }
 
 /// One decision under way.
-struct Round<'a> {
+struct Evaluation<'a> {
     sandbox: &'a Sandbox,
     asking: &'a Request,
     deadline: Deadline,
     request: wit::Request<'a>,
-    asked: Vec<Asked<'a>>,
+    asked: Vec<PolicyEvaluation<'a>>,
 }
 
 /// One policy in it.
-struct Asked<'a> {
+struct PolicyEvaluation<'a> {
     link: &'a Link,
-    opened: Opened<'a>,
+    opened: Instance<'a>,
     record: PolicyRecord,
     /// The launch it was shown, once its word counts.
     shown: Option<Launch>,
 }
 
-impl<'a> Round<'a> {
+impl<'a> Evaluation<'a> {
     fn new(
         chain: &'a Chain,
         request: &'a Request,
         lent: wit::Request<'a>,
         deadline: Deadline,
     ) -> Self {
-        let asked = |link: &'a Link| Asked {
+        let asked = |link: &'a Link| PolicyEvaluation {
             link,
             opened: link.open(&chain.sandbox, request, deadline),
             record: link.record(),
@@ -124,7 +124,7 @@ impl<'a> Round<'a> {
     fn ask(&mut self, mut launch: Launch) -> (Launch, Result<Asking, PolicyError>) {
         let ended = match self.choose(&mut launch) {
             Ok(Asking::Done) => {
-                convert::lend(&launch, |lent| match self.settles(&launch, lent)? {
+                convert::lend(&launch, |lent| match self.check_fixed_point(&launch, lent)? {
                     Asking::Done => self.validate(lent).map(|()| Asking::Done),
                     Asking::Refused => Ok(Asking::Refused),
                 })
@@ -154,7 +154,7 @@ impl<'a> Round<'a> {
                     }
                     if asked.link.layer == Layer::Tenant {
                         let hosts = hosts.get_or_insert_with(|| launch.clone());
-                        asked.tightens(hosts, &better)?;
+                        asked.ensure_not_wider(hosts, &better)?;
                     }
                     asked.shown = Some(std::mem::replace(launch, better));
                 }
@@ -166,7 +166,7 @@ impl<'a> Round<'a> {
     /// Asks every `choose` once more about the chosen launch. A policy that still changes it would give another answer
     /// every time it is asked, or is at odds with one after it; either way it is not known what was decided. One that
     /// refuses it refuses the task.
-    fn settles(
+    fn check_fixed_point(
         &mut self,
         launch: &Launch,
         chosen: &wit::LaunchParam<'_>,
@@ -182,7 +182,7 @@ impl<'a> Round<'a> {
                     if asked.link.allowance.wasi {
                         // Its randomness begins anew in a fresh sandbox, as it did before.
                         let fresh = asked.link.open(self.sandbox, self.asking, self.deadline);
-                        asked.opened.begin_anew(fresh);
+                        asked.opened.reset(fresh);
                     }
                     match asked.would_change(&self.request, launch, chosen)? {
                         Ok(changes) => changes,
@@ -212,7 +212,7 @@ impl<'a> Round<'a> {
         let others = others.map(|(_, asked)| &asked.record).filter(|record| wrote(record));
         let others = others.map(|record| record.name.clone()).collect();
         match self.asked.get_mut(index) {
-            Some(Asked { record, .. }) => {
+            Some(PolicyEvaluation { record, .. }) => {
                 record.answer = Answer::Failed;
                 PolicyError::Unsettled {
                     name: record.name.clone(),
@@ -245,7 +245,7 @@ impl<'a> Round<'a> {
     }
 }
 
-impl<'a> Asked<'a> {
+impl<'a> PolicyEvaluation<'a> {
     fn choose(
         &mut self,
         request: &wit::Request<'a>,
@@ -286,7 +286,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Whether what a tenant's policy chose is no wider than what the host's chain did.
-    fn tightens(&mut self, hosts: &Launch, better: &Launch) -> Result<(), PolicyError> {
+    fn ensure_not_wider(&mut self, hosts: &Launch, better: &Launch) -> Result<(), PolicyError> {
         let Some(change) = launch::widened(hosts, better) else { return Ok(()) };
         self.record.answer = Answer::Failed;
         let Module { name, sha256, .. } = &self.link.module;
@@ -310,7 +310,7 @@ impl<'a> Asked<'a> {
 }
 
 fn choose<'a>(
-    opened: &mut Opened<'_>,
+    opened: &mut Instance<'_>,
     link: &'a Link,
     request: &wit::Request<'a>,
     so_far: &wit::LaunchParam<'_>,
@@ -329,16 +329,16 @@ fn choose<'a>(
 }
 
 impl Request {
-    fn moment(&self) -> Moment {
+    fn moment(&self) -> DecisionTime {
         let since = self.time.duration_since(Timestamp::UNIX_EPOCH);
         let time = std::time::Duration::try_from(since).unwrap_or_default();
-        Moment { time, seed: self.digest().to_bytes() }
+        DecisionTime { time, seed: self.digest().to_bytes() }
     }
 }
 
 impl Link {
     /// A fresh sandbox for one decision.
-    fn open(&self, sandbox: &Sandbox, request: &Request, deadline: Deadline) -> Opened<'_> {
+    fn open(&self, sandbox: &Sandbox, request: &Request, deadline: Deadline) -> Instance<'_> {
         sandbox.open(&self.module.pre, &self.allowance, Some(deadline), || request.moment())
     }
 

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, net::Ipv4Addr};
 
 use qhost_model::{
-    host_facts::Usage,
+    host_facts::TenantUsage,
     job::{Accelerator, Egress, Protocol, Resources},
     launch::{Launch, PortMap, PortRange, Violation},
     printable,
@@ -14,7 +14,7 @@ use crate::limits;
 
 /// A request in the contract's form. Texts and lists are lent to the sandbox from where they are; what has another form
 /// there is kept here.
-pub(super) struct Lent<'a> {
+pub(super) struct RequestView<'a> {
     of: &'a Request,
     sha256: String,
     extensions: Vec<(&'a str, &'a str)>,
@@ -25,7 +25,7 @@ pub(super) struct Lent<'a> {
     allowed: Vec<wit::PortRange>,
 }
 
-impl<'a> Lent<'a> {
+impl<'a> RequestView<'a> {
     pub(super) fn of(of: &'a Request) -> Self {
         let Request { task, host, rules, time: _ } = of;
         let port = |port: &'a qhost_model::job::PortRequest| wit::PortRequest {
@@ -73,7 +73,7 @@ impl<'a> Lent<'a> {
 
     fn host(&self) -> wit::HostFacts<'_> {
         let host = &self.of.host;
-        let Usage { vms, resources, ports } = host.tenant_usage;
+        let TenantUsage { vms, resources, ports } = host.tenant_usage;
         wit::HostFacts {
             name: &host.name,
             qemu_version: &host.qemu_version,

@@ -26,7 +26,7 @@ mod journal;
 pub mod signature;
 mod sealed;
 mod compile;
-mod compiled;
+mod cache;
 mod error;
 
 use std::time::Duration;

@@ -12,15 +12,15 @@ use qhost_model::{digest::Sha256, printable};
 
 use super::{
     Allowance, Chain, Deadline, Layer, Mode,
+    cache::{self, CacheEntry, Compiled},
     chain::Link,
     compile::{self, CompileLimits},
-    compiled::{self, Compiled, Note},
     component::Kind,
     error::PolicyError,
     module::{About, Facts, Inspection, Module, interfaces, read},
-    sandbox::{Opened, Sandbox},
+    sandbox::{Instance, Sandbox},
     signature::{self, Signers},
-    wasi::Moment,
+    wasi::DecisionTime,
 };
 use crate::limits;
 
@@ -91,7 +91,7 @@ impl Loader {
         let mut loader = Self::in_process()?;
         let compiled = Compiled::open(&cache.folder, loader.sandbox.engine());
         // Without it every run compiles, as on a disk that cannot be written.
-        let compiled = compiled.map_err(|error| compiled::log_failure(Err(error))).ok();
+        let compiled = compiled.map_err(|error| cache::log_failure(Err(error))).ok();
         loader.cache = Some((cache, compiled));
         Ok(loader)
     }
@@ -125,7 +125,7 @@ impl Loader {
             module.check_settings(self.opened(&module, &allowance), &settings)?;
             if let (Some(mut note), Some(compiled)) = (note, self.compiled()) {
                 let accepted = compiled.accept(module.sha256, &mut note, settings_sha256);
-                compiled::log_failure(accepted);
+                cache::log_failure(accepted);
             }
         }
         Ok(Link { module, settings, settings_sha256, layer, mode, allowance })
@@ -149,7 +149,7 @@ impl Loader {
             return Err(PolicyError::Unsigned { name, path, sha256, checked, signers });
         }
         if let Some(compiled) = self.compiled().filter(|_| checked.proofs != known) {
-            compiled::log_failure(compiled.keep_proofs(*sha256, &checked.proofs));
+            cache::log_failure(compiled.keep_proofs(*sha256, &checked.proofs));
         }
         Ok(())
     }
@@ -192,7 +192,7 @@ impl Loader {
         let (bytes, metadata) = read(name, path)?;
         let sha256 = Sha256::of(&bytes);
         if let Some(compiled) = self.compiled() {
-            compiled::log_failure(compiled.keep_digest(path, &metadata, sha256));
+            cache::log_failure(compiled.keep_digest(path, &metadata, sha256));
         }
         Ok(PolicyFile { path: path.into(), sha256, bytes: Some(bytes) })
     }
@@ -202,7 +202,7 @@ impl Loader {
         name: String,
         file: PolicyFile,
         allowance: &Allowance,
-    ) -> Result<(Module, Option<Note>), PolicyError> {
+    ) -> Result<(Module, Option<CacheEntry>), PolicyError> {
         let sha256 = file.sha256;
         let kept =
             || self.compiled().and_then(|compiled| compiled.get(self.sandbox.engine(), sha256));
@@ -252,7 +252,7 @@ impl Loader {
                     Ok(()) => not_loadable(reason),
                     Err(overdue) => overdue,
                 })?;
-                (compiled::fresh(engine, &code), Some(code))
+                (cache::fresh(engine, &code), Some(code))
             }
         };
         let component = component.map_err(|error| not_loadable(format!("{error:#}")))?;
@@ -268,7 +268,7 @@ impl Loader {
         let mut module = Module::new(&self.sandbox, name, sha256, &component, facts, allowance)?;
         module.facts.about = module.describe(self.opened(&module, allowance))?;
         if let (Some(compiled), Some(code)) = (self.compiled(), code) {
-            compiled::log_failure(compiled.put(sha256, &module.facts, &code));
+            cache::log_failure(compiled.put(sha256, &module.facts, &code));
         }
         Ok(module)
     }
@@ -290,8 +290,8 @@ impl Loader {
     }
 
     /// A sandbox for a call that is no part of a chain's round.
-    fn opened<'a>(&self, module: &'a Module, allowance: &Allowance) -> Opened<'a> {
-        self.sandbox.open(&module.pre, allowance, self.deadline, || Moment::NONE)
+    fn opened<'a>(&self, module: &'a Module, allowance: &Allowance) -> Instance<'a> {
+        self.sandbox.open(&module.pre, allowance, self.deadline, || DecisionTime::NONE)
     }
 }
 

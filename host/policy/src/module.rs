@@ -20,7 +20,7 @@ use super::{
     component::{DECIDE, Kind, LOG, WITH_WASI, is_one_of},
     convert,
     error::{Fault, PolicyError},
-    sandbox::{Guest, Opened, Sandbox},
+    sandbox::{HostState, Instance, Sandbox},
     sealed, wasi,
 };
 use crate::limits;
@@ -29,7 +29,7 @@ use crate::limits;
 pub(super) struct Module {
     pub(super) name: String,
     pub(super) sha256: Sha256,
-    pub(super) pre: PolicyPre<Guest>,
+    pub(super) pre: PolicyPre<HostState>,
     pub(super) facts: Facts,
 }
 
@@ -91,7 +91,7 @@ impl Module {
         }
     }
 
-    pub(super) fn describe(&self, mut opened: Opened<'_>) -> Result<About, PolicyError> {
+    pub(super) fn describe(&self, mut opened: Instance<'_>) -> Result<About, PolicyError> {
         let about = opened.call(|policy, store| policy.qhost_policy_decide().call_describe(store));
         let about = about.map_err(|fault| self.failed("describe", fault))?;
         let schema = about.settings_schema.map(|schema| {
@@ -109,7 +109,7 @@ impl Module {
 
     pub(super) fn check_settings(
         &self,
-        mut opened: Opened<'_>,
+        mut opened: Instance<'_>,
         settings: &str,
     ) -> Result<(), PolicyError> {
         let checked = opened.call(|policy, store| {

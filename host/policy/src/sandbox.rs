@@ -27,7 +27,7 @@ use super::{
     },
     error::Fault,
     log::{Level, Log},
-    wasi::{self, HasTime, Moment, Wasi},
+    wasi::{self, DecisionTime, HasTime, Wasi},
 };
 use crate::limits;
 
@@ -68,9 +68,9 @@ fn pool() -> PoolingAllocationConfig {
 /// The engine with its clock, and all that a policy may import.
 pub(super) struct Sandbox {
     engine: Engine,
-    linker: Linker<Guest>,
+    linker: Linker<HostState>,
     /// For policies that are granted WASI; made for the first.
-    with_wasi: OnceLock<Linker<Guest>>,
+    with_wasi: OnceLock<Linker<HostState>>,
     /// Dropping it ends the clock's thread.
     _clock: mpsc::Sender<()>,
 }
@@ -105,7 +105,7 @@ impl Sandbox {
         &self,
         component: &Component,
         allowance: &Allowance,
-    ) -> wasmtime::Result<PolicyPre<Guest>> {
+    ) -> wasmtime::Result<PolicyPre<HostState>> {
         if !allowance.wasi {
             return PolicyPre::new(self.linker.instantiate_pre(component)?);
         }
@@ -123,18 +123,19 @@ impl Sandbox {
     /// A fresh sandbox, in which nothing runs yet.
     pub(super) fn open<'a>(
         &self,
-        policy: &'a PolicyPre<Guest>,
+        policy: &'a PolicyPre<HostState>,
         allowance: &Allowance,
         decision: Option<Deadline>,
-        moment: impl FnOnce() -> Moment,
-    ) -> Opened<'a> {
+        moment: impl FnOnce() -> DecisionTime,
+    ) -> Instance<'a> {
         let wasi = allowance.wasi.then(|| Box::new(Wasi::new(&moment())));
-        let guest = Guest { memory: Memory::up_to(allowance.memory), log: Log::default(), wasi };
+        let guest =
+            HostState { memory: Memory::up_to(allowance.memory), log: Log::default(), wasi };
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_hostcall_fuel(limits::POLICY_COPIED_BYTES);
         store.set_max_component_handles(limits::POLICY_HANDLES);
-        Opened {
+        Instance {
             store,
             pre: policy,
             policy: None,
@@ -146,9 +147,9 @@ impl Sandbox {
 }
 
 /// One policy's sandbox, for the calls of one decision.
-pub(super) struct Opened<'a> {
-    store: Store<Guest>,
-    pre: &'a PolicyPre<Guest>,
+pub(super) struct Instance<'a> {
+    store: Store<HostState>,
+    pre: &'a PolicyPre<HostState>,
     /// Made by the first call, so that a start function counts against a deadline too.
     policy: Option<Policy>,
     /// For one call.
@@ -158,11 +159,11 @@ pub(super) struct Opened<'a> {
     spent: Duration,
 }
 
-impl Opened<'_> {
+impl Instance<'_> {
     /// Makes one call. After one that failed there can be no other.
     pub(super) fn call<R>(
         &mut self,
-        call: impl FnOnce(&Policy, &mut Store<Guest>) -> wasmtime::Result<R>,
+        call: impl FnOnce(&Policy, &mut Store<HostState>) -> wasmtime::Result<R>,
     ) -> Result<R, Fault> {
         let began = Instant::now();
         let (time, too_long) = self.time_for_a_call();
@@ -186,7 +187,7 @@ impl Opened<'_> {
 
     fn try_call<R>(
         &mut self,
-        call: impl FnOnce(&Policy, &mut Store<Guest>) -> wasmtime::Result<R>,
+        call: impl FnOnce(&Policy, &mut Store<HostState>) -> wasmtime::Result<R>,
     ) -> wasmtime::Result<R> {
         let policy = match self.policy.take() {
             Some(policy) => policy,
@@ -198,7 +199,7 @@ impl Opened<'_> {
     }
 
     /// Goes on in a fresh sandbox. What was spent is spent.
-    pub(super) fn begin_anew(&mut self, fresh: Self) {
+    pub(super) fn reset(&mut self, fresh: Self) {
         let spent = self.spent;
         *self = fresh;
         self.spent = spent;
@@ -253,7 +254,7 @@ fn ticks(deadline: Duration) -> u64 {
 }
 
 /// What the host keeps for one sandbox.
-pub(super) struct Guest {
+pub(super) struct HostState {
     memory: Memory,
     log: Log,
     /// Of a policy that is granted it.
@@ -309,22 +310,22 @@ impl ResourceLimiter for Memory {
 }
 
 /// An interface of types only, which the bindings still want implemented.
-impl types::Host for Guest {}
+impl types::Host for HostState {}
 
-impl WasiView for Guest {
+impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         // Only a sandbox that was granted WASI has it linked.
-        self.wasi.get_or_insert_with(|| Box::new(Wasi::new(&Moment::NONE))).view()
+        self.wasi.get_or_insert_with(|| Box::new(Wasi::new(&DecisionTime::NONE))).view()
     }
 }
 
-impl HasTime for Guest {
+impl HasTime for HostState {
     fn time(&self) -> Duration {
         self.wasi.as_ref().map_or(Duration::ZERO, |wasi| wasi.time)
     }
 }
 
-impl log::Host for Guest {
+impl log::Host for HostState {
     fn log(&mut self, level: log::Level, message: String) {
         let level = match level {
             log::Level::Debug => Level::Debug,

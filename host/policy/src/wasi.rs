@@ -33,13 +33,13 @@ pub(super) fn covers(interface: &str) -> bool {
 
 /// When a decision is made, and what its randomness grows from.
 #[derive(Debug, Clone)]
-pub(super) struct Moment {
+pub(super) struct DecisionTime {
     /// Since 1970-01-01T00:00Z.
     pub(super) time: Duration,
     pub(super) seed: [u8; 32],
 }
 
-impl Moment {
+impl DecisionTime {
     /// That of every policy while it is loaded: what it says of itself and of its settings is the same on every day.
     pub(super) const NONE: Self = Self { time: Duration::ZERO, seed: [0; 32] };
 }
@@ -74,7 +74,7 @@ impl Frozen {
 }
 
 impl Wasi {
-    pub(super) fn new(moment: &Moment) -> Self {
+    pub(super) fn new(moment: &DecisionTime) -> Self {
         let output = [(); 2].map(|()| MemoryOutputPipe::new(limits::POLICY_LOG_BYTES));
         let [stdout, stderr] = output.clone();
         let stream = |number| {

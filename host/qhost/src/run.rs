@@ -5,7 +5,7 @@ mod author;
 mod commands;
 mod config;
 mod decide;
-mod docket;
+mod decision_record;
 mod error;
 mod follow;
 mod images;
@@ -28,14 +28,14 @@ use qhost_engine::{
     fingerprint::Fingerprint,
     overlays::KeptOverlay,
     ports, recover,
-    start::{self, Held},
+    start::{self, VmLocks},
 };
 
 pub use error::RunError;
 pub use trust::TrustError;
 
 use qhost_image::{Fetcher, Store};
-use qhost_model::quota::Amounts;
+use qhost_model::quota::Usage;
 use qhost_policy::{Cache, Loader};
 use qhost_sys::{state::StateDir, stop::Stop};
 
@@ -46,7 +46,7 @@ use crate::{
 };
 
 use decide::{Decided, Deciding};
-use docket::Keep;
+use decision_record::Keep;
 
 /// The whole program: parse, run, exit code.
 pub fn main() -> ExitCode {
@@ -147,11 +147,16 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         let (launch, forwards) = (approved.launch(), ports.forwards());
         let program = fingerprint.path();
         let unfiltered_internet = host.config.unfiltered_internet();
-        let needs =
-            qhost_cage::Needs { launch, forwards, overlay_bytes, program, unfiltered_internet };
+        let needs = qhost_cage::Requirements {
+            launch,
+            forwards,
+            overlay_bytes,
+            program,
+            unfiltered_internet,
+        };
         qhost_cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?
     };
-    let takes = Amounts::of(approved.launch(), overlay_bytes);
+    let takes = Usage::of(approved.launch(), overlay_bytes);
     let terms = host.config.terms(&approved.task().tenant);
     let dir = admission::admit_new(&host.state, approved.task(), takes, &terms)?;
     let image = tokio::select! {
@@ -171,7 +176,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     };
     let plan = qhost_engine::plan::plan(dir.id(), program, approved, image, forwards, overlay);
     let mut spec = plan.spec(args.grace().as_secs(), overlay_bytes, cage);
-    let mut held = Held::new(plan.image(), ports, kept)?;
+    let mut held = VmLocks::new(plan.image(), ports, kept)?;
     held.user(&mut spec.cage.user, host.config.cage.users)?;
     let folder = dir.path().to_owned();
     let attached = start::launch(dir, &spec, &report.masked(plan.decision()), held)?;

@@ -19,7 +19,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 
 use qhost_sys::{spawn, state};
 
-use super::{Begin, Change, Process, VmError, error::folder};
+use super::{Begin, Change, Process, VmError, error::io_error};
 use crate::limits;
 
 /// What a supervisor writes to its log, in the VM's folder.
@@ -28,7 +28,7 @@ const LOG: &str = "supervisor.log";
 /// What a supervisor says to the process that started it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Note {
+pub enum Notification {
     /// A state began.
     Changed(Change),
     /// A request to stop was heard, and this is being done about it.
@@ -41,9 +41,9 @@ pub enum Note {
 
 /// The saying end.
 #[derive(Debug)]
-pub(super) struct Notes(());
+pub(super) struct Notifier(());
 
-impl Notes {
+impl Notifier {
     /// To standard output, a pipe to the process that started it, which may have gone: writing never waits.
     pub(super) fn on_stdout() -> Self {
         let stdout = std::io::stdout();
@@ -55,7 +55,7 @@ impl Notes {
         Self(())
     }
 
-    pub(super) fn say(&self, note: &Note) {
+    pub(super) fn send(&self, note: &Notification) {
         let line = serde_json::to_string(note).unwrap_or_default() + "\n";
         let mut stdout = std::io::stdout().lock();
         if stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).is_err() {
@@ -77,7 +77,7 @@ impl Attached {
     pub fn start(vm: &Path, begin: Begin, holds: Vec<File>) -> Result<Self, VmError> {
         let path = vm.join(LOG);
         let log = state::open_to_append(&path);
-        let log = log.map_err(folder("open", &path))?;
+        let log = log.map_err(io_error("open", &path))?;
         let how = match begin {
             Begin::Launch => "launch",
             Begin::Adopt => "adopt",
@@ -97,7 +97,7 @@ impl Attached {
     }
 
     /// What it says next; nothing once it has ended.
-    pub async fn note(&mut self) -> Option<Note> {
+    pub async fn note(&mut self) -> Option<Notification> {
         loop {
             match self.lines.next().await {
                 Some(Ok(line)) => {

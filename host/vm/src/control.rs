@@ -14,7 +14,7 @@ use tokio::{
     time,
 };
 
-use super::{Status, VmError, error::folder};
+use super::{Status, VmError, error::io_error};
 use crate::limits;
 
 /// The socket, in the VM's folder.
@@ -103,7 +103,7 @@ pub(super) fn serve(
     let (open, connections) = mpsc::channel::<()>(1);
     let path = vm.join(SOCKET);
     let listener = listen(vm, SOCKET).and_then(UnixListener::from_std);
-    let listener = listener.map_err(folder("listen on", &path))?;
+    let listener = listener.map_err(io_error("listen on", &path))?;
     let listening = tokio::spawn(async move {
         loop {
             match listener.accept().await {

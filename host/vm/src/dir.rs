@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use qhost_cage::Cage;
-use qhost_model::{job::Task, masks::Masks, quota::Amounts};
+use qhost_model::{job::Task, masks::Masks, quota::Usage};
 use qhost_sys::{
     failpoint,
     state::{self, StateDir},
@@ -24,7 +24,7 @@ use super::{
     Event, Process, Spec, State, Status, VmError,
     argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET},
     console, control,
-    error::folder,
+    error::io_error,
     lock::{LOCK, lock_all, try_lock},
     records::{
         RANDOM_BYTES, RESERVED, Reserved, STATUS, TASK, name_of, read_record, read_status, slug,
@@ -54,11 +54,11 @@ impl VmDir {
     pub fn create(
         state: &StateDir,
         task: &Task,
-        takes: Amounts,
+        takes: Usage,
         admit: impl FnOnce() -> Result<(), VmError>,
     ) -> Result<Self, VmError> {
         let vms = state.vms();
-        state::create_private(&vms).map_err(folder("create", &vms))?;
+        state::create_private(&vms).map_err(io_error("create", &vms))?;
         let all_folders = lock_all(&vms)?;
         admit()?;
         let made = tempfile::Builder::new()
@@ -66,10 +66,10 @@ impl VmDir {
             .rand_bytes(RANDOM_BYTES)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&vms)
-            .map_err(folder("create a folder in", &vms))?;
+            .map_err(io_error("create a folder in", &vms))?;
         let lock_path = made.path().join(LOCK);
-        let lock = File::create_new(&lock_path).map_err(folder("create", &lock_path))?;
-        lock.lock().map_err(folder("lock", &lock_path))?;
+        let lock = File::create_new(&lock_path).map_err(io_error("create", &lock_path))?;
+        lock.lock().map_err(io_error("lock", &lock_path))?;
         let path = made.keep();
         let mut dir = Self {
             id: name_of(&path),
@@ -88,18 +88,18 @@ impl VmDir {
         // What is secret of it is not needed any more once the image is here.
         let mut kept = task.clone();
         Masks::default().mask(&mut kept);
-        spare::make(&dir.path).map_err(folder("write to", &dir.path))?;
+        spare::make(&dir.path).map_err(io_error("write to", &dir.path))?;
         dir.write(TASK, &kept)?;
-        dir.tell(State::Created.name(), None);
+        dir.record_event(State::Created.name(), None);
         dir.status.enter(State::Fetching, None);
-        dir.must_note(|_| {})?;
-        dir.tell(State::Fetching.name(), None);
+        dir.try_update_status(|_| {})?;
+        dir.record_event(State::Fetching.name(), None);
         Ok(dir)
     }
 
     /// The folder of a VM that has ended, taken to start it once more; nothing where it is held. Whether the VM is admitted is asked
     /// under the lock of all folders, and before its own is held, which says that it takes something already.
-    pub fn take_again(
+    pub fn claim_ended(
         state: &StateDir,
         folder: &Path,
         admit: impl FnOnce() -> Result<(), VmError>,
@@ -108,7 +108,7 @@ impl VmDir {
         let spec = Spec::read(folder)?;
         admit()?;
         let Some(lock) = try_lock(folder)? else { return Ok(None) };
-        let mut dir = Self::looked_after(folder, &spec);
+        let mut dir = Self::open_for_supervisor(folder, &spec);
         // Since it was looked at, another command may have started it and been killed.
         if !dir.status.state().is_final() {
             return Ok(None);
@@ -119,7 +119,7 @@ impl VmDir {
     }
 
     /// The folder as a supervisor has it.
-    pub fn looked_after(path: &Path, spec: &Spec) -> Self {
+    pub fn open_for_supervisor(path: &Path, spec: &Spec) -> Self {
         let status = read_status(path);
         Self {
             path: path.to_owned(),
@@ -133,7 +133,7 @@ impl VmDir {
     }
 
     /// The folder of a VM whose run was killed before it was settled what it is run from.
-    pub fn never_launched(path: &Path) -> Self {
+    pub fn open_unlaunched(path: &Path) -> Self {
         let task: Option<Task> = read_record(&path.join(TASK));
         let status = read_status(path);
         let name = |of: fn(&Task) -> &String| task.as_ref().map(of).cloned().unwrap_or_default();
@@ -188,7 +188,7 @@ impl VmDir {
         serde_json::to_vec_pretty(record)
             .map_err(io::Error::other)
             .and_then(|bytes| write(&path, &bytes))
-            .map_err(folder("write", &path))
+            .map_err(io_error("write", &path))
     }
 
     /// Goes on to a state and writes that down. On a full disk it is not written, and the VM goes on all the same.
@@ -206,15 +206,15 @@ impl VmDir {
             tracing::debug!(vm = self.id, ?state, "no state to go on to");
             return;
         }
-        self.note(note);
-        self.tell(state.name(), reason);
+        self.update_status(note);
+        self.record_event(state.name(), reason);
     }
 
     /// A VM that has ended begins once more.
     pub fn start_again(&mut self, reason: &str) -> Result<(), VmError> {
         if self.status.start_again(reason.to_owned()) {
-            self.must_note(|_| {})?;
-            self.tell(State::Starting.name(), Some(reason.to_owned()));
+            self.try_update_status(|_| {})?;
+            self.record_event(State::Starting.name(), Some(reason.to_owned()));
         }
         Ok(())
     }
@@ -225,14 +225,17 @@ impl VmDir {
     }
 
     /// Writes down something of its status. On a full disk it is not written, and the VM goes on all the same.
-    pub(super) fn note(&mut self, note: impl FnOnce(&mut Status)) {
-        if let Err(error) = self.must_note(note) {
+    pub(super) fn update_status(&mut self, note: impl FnOnce(&mut Status)) {
+        if let Err(error) = self.try_update_status(note) {
             tracing::warn!(%error, "the VM's status was not written");
         }
     }
 
     /// The same of what must be known before anything goes on.
-    pub(super) fn must_note(&mut self, note: impl FnOnce(&mut Status)) -> Result<(), VmError> {
+    pub(super) fn try_update_status(
+        &mut self,
+        note: impl FnOnce(&mut Status),
+    ) -> Result<(), VmError> {
         note(&mut self.status);
         // How it ended is known to this process alone.
         let is_final = self.status.state().is_final();
@@ -241,14 +244,14 @@ impl VmDir {
         match self.write_by(write, STATUS, &self.status) {
             Err(VmError::Folder { source, .. }) if spare::is_wanted(&source) => {
                 spare::write(&self.path, &self.status)
-                    .map_err(folder("write", &self.path.join(STATUS)))
+                    .map_err(io_error("write", &self.path.join(STATUS)))
             }
             written => written,
         }
     }
 
     /// Adds to what happened on this host.
-    pub(super) fn tell(&self, event: &str, reason: Option<String>) {
+    pub(super) fn record_event(&self, event: &str, reason: Option<String>) {
         let event = Event {
             at: Timestamp::now(),
             vm: self.id.clone(),
@@ -266,7 +269,7 @@ impl VmDir {
     pub fn share_lock(&self) -> Result<File, VmError> {
         let none = || io::Error::other("it is another process's");
         let shared = self.lock.as_ref().ok_or_else(none).and_then(File::try_clone);
-        shared.map_err(folder("hold the lock of", &self.path))
+        shared.map_err(io_error("hold the lock of", &self.path))
     }
 
     /// The supervisor has it. From here on the folder stays, whatever becomes of this process.
@@ -280,7 +283,7 @@ impl Drop for VmDir {
         if self.lock.is_none() || !self.is_new {
             return;
         }
-        self.tell("removed", Some("it was not started".into()));
+        self.record_event("removed", Some("it was not started".into()));
         // It is not to be seen half gone; without the lock of all it still goes.
         let _all = self.path.parent().map(lock_all);
         if let Err(error) = fs::remove_dir_all(&self.path) {

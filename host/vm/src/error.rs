@@ -191,7 +191,7 @@ impl VmError {
 }
 
 /// The error of a file or folder of a VM: what was tried with it.
-pub fn folder(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmError {
+pub fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmError {
     let path = path.to_owned();
     move |source| VmError::Folder { doing, path, source }
 }

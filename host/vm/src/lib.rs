@@ -4,7 +4,7 @@
 //!          command                     supervisor                            QEMU
 //! folder, ports, image ──locks──▶ cage, start, greet, cont ──QMP──▶ runs, exits
 //!    │                                │  ▲      │                    │
-//!    └── reads notes, asks ───────────┘  │      └── console.log ◀────┘
+//!    └── is notified, asks ───────────┘  │      └── console.log ◀────┘
 //!        (pipe, control.sock)            └── killed: another adopts QEMU, by its sockets
 //! ```
 //!
@@ -31,17 +31,17 @@ pub mod control;
 mod qemu;
 mod ready;
 mod stats;
-mod seen;
+mod exit;
 mod pending;
 mod session;
-mod watch;
-mod stopping;
+mod monitor;
+mod shutdown;
 mod supervise;
 mod attach;
 pub mod supervisor;
 
 pub use argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, argv, descriptors};
-pub use attach::{Attached, Note};
+pub use attach::{Attached, Notification};
 pub use console::{Reader, tail as console_tail};
 pub use control::{AskError, Request, ask, attach, end_of};
 pub use dir::VmDir;
@@ -58,4 +58,4 @@ pub use status::{Change, State, Status};
 pub use supervise::supervise;
 pub use token_bucket::Rate;
 
-use attach::Notes;
+use attach::Notifier;

@@ -13,14 +13,14 @@ use qhost_model::{
     digest::Sha256,
     job::{Resources, Task},
     launch::Forward,
-    quota::Amounts,
+    quota::Usage,
 };
 use qhost_sys::state::StateDir;
 
 use super::{
     Reader, State, Status, VmError, console,
     dir::remove_leftovers,
-    error::folder,
+    error::io_error,
     lock::{LOCK, is_abandoned, lock_all},
     records::{RESERVED, Reserved, STATUS, TASK, is_id, name_of, read_record, read_status},
     spec::{PLAN, Spec},
@@ -49,7 +49,7 @@ pub struct Vm {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takes: Option<Takes>,
     /// What is reserved for it.
-    pub reserved: Amounts,
+    pub reserved: Usage,
     /// Whether a supervisor, or the run that makes it, holds its lock.
     #[serde(skip)]
     pub held: bool,
@@ -108,7 +108,7 @@ impl Vm {
                 tenant: name(|task| task.tenant),
                 job: name(|task| task.job),
                 task: name(|task| task.name),
-                takes: Amounts { vms: 1, cpus, memory_mib, disk_bytes: 0, ports },
+                takes: Usage { vms: 1, cpus, memory_mib, disk_bytes: 0, ports },
             }
         });
         Self {
@@ -182,7 +182,7 @@ impl Vm {
             remove_leftovers(&self.folder)
                 .and_then(|()| fs::remove_dir_all(&self.folder))
                 .map(|()| true)
-                .map_err(folder("remove", &self.folder))
+                .map_err(io_error("remove", &self.folder))
         } else {
             Ok(false)
         }

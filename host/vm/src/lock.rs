@@ -7,7 +7,7 @@ use std::{
 
 use qhost_sys::state;
 
-use super::{VmError, error::folder};
+use super::{VmError, error::io_error};
 
 /// A VM's lock, in its folder.
 pub(super) const LOCK: &str = "lock";
@@ -15,18 +15,18 @@ pub(super) const LOCK: &str = "lock";
 /// Held for the moment in which folders are made or swept, so that neither sees the other half done.
 pub fn lock_all(vms: &Path) -> Result<File, VmError> {
     let path = vms.join(".lock");
-    state::lock(&path).map_err(folder("lock", &path))
+    state::lock(&path).map_err(io_error("lock", &path))
 }
 
 /// A VM's lock, unless a process has it. One that only looks has it for a moment.
 pub fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
     let path = vm.join(LOCK);
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
-        let file = state::open_to_append(&path).map_err(folder("open", &path))?;
+        let file = state::open_to_append(&path).map_err(io_error("open", &path))?;
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(qhost_sys::limits::LOCK_POLL),
-            Err(fs::TryLockError::Error(error)) => return Err(folder("lock", &path)(error)),
+            Err(fs::TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
         }
     }
     Ok(None)

@@ -13,15 +13,15 @@ use crate::limits;
 #[derive(Debug)]
 pub(super) struct Command {
     id: u64,
-    pub(super) what: What,
+    pub(super) what: CommandPurpose,
     by: Instant,
 }
 
 /// What a command is for.
 #[derive(Debug)]
-pub(super) enum What {
+pub(super) enum CommandPurpose {
     /// To have the guest pause or go on, for this request.
-    Turn(Ask),
+    SetPaused(Ask),
     /// To find out whether the guest runs, and to answer the request to pause it or let it go on.
     Status(Option<Ask>),
     /// To press its power button, or to quit.
@@ -62,42 +62,44 @@ pub(super) struct Pending {
 }
 
 /// What got no answer in time.
-pub(super) enum Late {
-    Command(What),
+pub(super) enum Overdue {
+    Command(CommandPurpose),
     Gathering(Gathering),
 }
 
 impl Pending {
-    pub(super) fn add(&mut self, id: u64, what: What, within: Duration) {
+    pub(super) fn add(&mut self, id: u64, what: CommandPurpose, within: Duration) {
         self.commands.push(Command { id, what, by: Instant::now() + within });
     }
 
     /// What the command of this number was for; nothing where there is none, or it was given up.
-    pub(super) fn take(&mut self, id: u64) -> Option<What> {
+    pub(super) fn take(&mut self, id: u64) -> Option<CommandPurpose> {
         let index = self.commands.iter().position(|command| command.id == id)?;
         Some(self.commands.swap_remove(index).what)
     }
 
     /// Whether `query-status` is not answered yet.
     pub(super) fn asks_status(&self) -> bool {
-        self.commands.iter().any(|command| matches!(command.what, What::Status(_)))
+        self.commands.iter().any(|command| matches!(command.what, CommandPurpose::Status(_)))
     }
 
     /// Whether all commands of a gathering are answered.
     pub(super) fn has_gathered(&self) -> bool {
-        let is_of_it = |what: &What| matches!(what, What::Disks | What::Connections);
+        let is_of_it = |what: &CommandPurpose| {
+            matches!(what, CommandPurpose::Disks | CommandPurpose::Connections)
+        };
         !self.commands.iter().any(|command| is_of_it(&command.what))
     }
 
     /// Everything that is not answered yet, once QEMU answers no more.
-    pub(super) fn give_up(&mut self) -> impl Iterator<Item = Late> {
+    pub(super) fn give_up(&mut self) -> impl Iterator<Item = Overdue> {
         let commands = std::mem::take(&mut self.commands).into_iter();
-        let gathering = self.gathering.take().into_iter().map(Late::Gathering);
-        commands.map(|command| Late::Command(command.what)).chain(gathering)
+        let gathering = self.gathering.take().into_iter().map(Overdue::Gathering);
+        commands.map(|command| Overdue::Command(command.what)).chain(gathering)
     }
 
     /// Waits until the first is late. May be dropped while it waits.
-    pub(super) async fn late(&mut self) -> Late {
+    pub(super) async fn late(&mut self) -> Overdue {
         let command = self.commands.iter().map(|command| command.by).min();
         let gathering = self.gathering.as_ref().map(|gathering| gathering.by);
         match command.into_iter().chain(gathering).min() {
@@ -106,10 +108,10 @@ impl Pending {
         }
         let now = Instant::now();
         if let Some(gathering) = self.gathering.take_if(|gathering| gathering.by <= now) {
-            return Late::Gathering(gathering);
+            return Overdue::Gathering(gathering);
         }
         match self.commands.iter().position(|command| command.by <= now) {
-            Some(index) => Late::Command(self.commands.swap_remove(index).what),
+            Some(index) => Overdue::Command(self.commands.swap_remove(index).what),
             None => std::future::pending().await,
         }
     }

@@ -121,22 +121,22 @@ impl Watched {
     }
 
     /// Waits for its end. May be dropped while it waits: nothing is lost.
-    pub(super) async fn end(&self) -> Ending {
+    pub(super) async fn end(&self) -> ProcessExit {
         if self.handle.readable().await.is_err() {
-            return Ending::Unseen;
+            return ProcessExit::Unseen;
         }
         loop {
             match waitid(WaitId::PidFd(self.handle.get_ref().as_fd()), WaitIdOptions::EXITED) {
                 Ok(Some(status)) => {
                     return match (status.exit_status(), status.terminating_signal()) {
-                        (Some(code), _) => Ending::Code(code),
-                        (None, Some(signal)) => Ending::Signal(signal),
-                        (None, None) => Ending::Unseen,
+                        (Some(code), _) => ProcessExit::Code(code),
+                        (None, Some(signal)) => ProcessExit::Signal(signal),
+                        (None, None) => ProcessExit::Unseen,
                     };
                 }
                 Err(Errno::INTR) => {}
                 // It is the child of another process: of a supervisor that was killed.
-                Ok(None) | Err(_) => return Ending::Unseen,
+                Ok(None) | Err(_) => return ProcessExit::Unseen,
             }
         }
     }
@@ -149,7 +149,7 @@ impl Watched {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum ProcessExit {
     /// It exited.
     Code(i32),
     /// A signal ended it.
@@ -158,7 +158,7 @@ pub(super) enum Ending {
     Unseen,
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for ProcessExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit status: {code}"),

@@ -20,7 +20,7 @@ use tokio::{
     time,
 };
 
-use qhost_cage::{Binds, Handed, Orders, Said};
+use qhost_cage::{BindListener, CageRequest, HandedSockets, StepMessage};
 use qhost_model::printable;
 use qhost_sys::{
     failpoint,
@@ -33,8 +33,8 @@ use super::{
     argv::{CONSOLE_SOCKET, QMP_SOCKET, descriptors},
     console::{self, Log},
     control::{self, Console},
-    error::folder,
-    process::{Ending, Watched},
+    error::io_error,
+    process::{ProcessExit, Watched},
     qmp::{Qmp, QmpError},
 };
 use crate::limits;
@@ -89,7 +89,7 @@ impl Qemu {
         vm: &Path,
         console: &Console,
     ) -> Result<(Self, UnixStream), VmError> {
-        let process = Watched::new(process).map_err(folder("watch the QEMU of", vm))?;
+        let process = Watched::new(process).map_err(io_error("watch the QEMU of", vm))?;
         let mut qemu =
             Self { process: process.ok_or(VmError::Unseen)?, console: None, stderr: None };
         match control::connect(vm, CONSOLE_SOCKET).await {
@@ -100,7 +100,7 @@ impl Qemu {
             Ok(qmp) => Ok((qemu, qmp)),
             Err(error) => {
                 qemu.kill_for_good().await;
-                Err(folder("connect to QEMU's control socket in", vm)(error))
+                Err(io_error("connect to QEMU's control socket in", vm)(error))
             }
         }
     }
@@ -111,7 +111,7 @@ impl Qemu {
     }
 
     /// Waits for its end. May be dropped while it waits.
-    pub(super) async fn end(&self) -> Ending {
+    pub(super) async fn end(&self) -> ProcessExit {
         self.process.end().await
     }
 
@@ -143,7 +143,7 @@ impl Qemu {
         }
     }
 
-    async fn did_not_start(&mut self, ending: Ending) -> VmError {
+    async fn did_not_start(&mut self, ending: ProcessExit) -> VmError {
         let stderr = self.output().await;
         port_taken(&stderr).unwrap_or(VmError::Start {
             status: ending.to_string(),
@@ -186,19 +186,20 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
     let mut give = |descriptor: OwnedFd, number| descriptors.push(Mapped { descriptor, number });
     let mut streams = vec![];
     for (name, number) in [(QMP_SOCKET, descriptors::QMP), (CONSOLE_SOCKET, descriptors::CONSOLE)] {
-        let listener = control::listen(vm, name).map_err(folder("listen on a socket in", vm))?;
-        streams
-            .push(control::connect(vm, name).await.map_err(folder("connect to a socket in", vm))?);
+        let listener = control::listen(vm, name).map_err(io_error("listen on a socket in", vm))?;
+        streams.push(
+            control::connect(vm, name).await.map_err(io_error("connect to a socket in", vm))?,
+        );
         give(listener.into(), number);
     }
-    let image = File::open(&spec.image.path).map_err(folder("open", &spec.image.path))?;
+    let image = File::open(&spec.image.path).map_err(io_error("open", &spec.image.path))?;
     give(image.into(), descriptors::IMAGE);
     if let Some(overlay) = &spec.overlay {
         let path = vm.join(overlay);
         let overlay = state::open_plain(File::options().read(true).write(true), &path);
-        give(overlay.map_err(folder("open", &path))?.into(), descriptors::OVERLAY);
+        give(overlay.map_err(io_error("open", &path))?.into(), descriptors::OVERLAY);
     }
-    let no_streams = || folder("connect to a socket in", vm)(std::io::Error::other("none"));
+    let no_streams = || io_error("connect to a socket in", vm)(std::io::Error::other("none"));
     let serial = streams.pop().ok_or_else(no_streams)?;
     let qmp = streams.pop().ok_or_else(no_streams)?;
     Ok((descriptors, qmp, serial))
@@ -241,7 +242,7 @@ async fn caged(
     let mut orders = pipe::Sender::from_owned_fd(orders.into())?;
     let said = child.stdout.take().ok_or_else(no_pipe)?;
     let mut said = BufReader::new(pipe::Receiver::from_owned_fd(said.into())?);
-    let line = Orders {
+    let line = CageRequest {
         vm: spec.vm.clone(),
         cage: spec.cage.clone(),
         forwards: spec.forwards.clone(),
@@ -270,11 +271,12 @@ async fn caged(
     let Some(process) = Process::of(pid) else { return Ok(Err(gone())) };
     failpoint::reach("launch.caged");
     // It runs only once it is written down; on a full disk it does not run.
-    dir.must_note(|status| status.qemu = Some(process.clone())).map_err(std::io::Error::other)?;
+    dir.try_update_status(|status| status.qemu = Some(process.clone()))
+        .map_err(std::io::Error::other)?;
     failpoint::reach("launch.recorded");
     let Some(watched) = Watched::new(&process)? else { return Ok(Err(gone())) };
     if let Some(handed) = handed {
-        tokio::spawn(bind(Binds::take(watched.handle(), &handed, &spec.forwards)?));
+        tokio::spawn(bind(BindListener::take(watched.handle(), &handed, &spec.forwards)?));
     }
     let go = orders.write_all(b"go\n").await;
     failpoint::reach("launch.go");
@@ -282,7 +284,7 @@ async fn caged(
     let said = said_by(&mut said).await?;
     ended(child).await?;
     match (said, go) {
-        (Some(Said::Failed(message)), _) => Ok(Err(message)),
+        (Some(StepMessage::Failed(message)), _) => Ok(Err(message)),
         (_, Err(error)) => Err(error),
         (_, Ok(())) => Ok(Ok(watched)),
     }
@@ -292,7 +294,7 @@ async fn caged(
 struct Ready {
     pid: u32,
     /// What the supervisor takes from it first.
-    handed: Option<Handed>,
+    handed: Option<HandedSockets>,
 }
 
 /// Reads that it is ready, or what went wrong; nothing where it ended without a word. Its first half says the process id and its second half
@@ -303,9 +305,9 @@ async fn ready(
     let (mut pid, mut handed) = (None, None);
     loop {
         match said_by(said).await? {
-            Some(Said::Pid(found)) => pid = Some(found),
-            Some(Said::Ready(found)) => handed = Some(found),
-            Some(Said::Failed(message)) => return Ok(Err(Some(message))),
+            Some(StepMessage::Pid(found)) => pid = Some(found),
+            Some(StepMessage::Ready(found)) => handed = Some(found),
+            Some(StepMessage::Failed(message)) => return Ok(Err(Some(message))),
             None => return Ok(Err(None)),
         }
         if let (Some(pid), Some(handed)) = (pid, &handed) {
@@ -315,13 +317,13 @@ async fn ready(
 }
 
 #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
-fn watched(binds: Binds) -> std::io::Result<AsyncFd<Binds>> {
-    // SAFETY: `Binds` owns its descriptor, which stays open, and the same, for as long as it is there.
+fn watched(binds: BindListener) -> std::io::Result<AsyncFd<BindListener>> {
+    // SAFETY: `BindListener` owns its descriptor, which stays open, and the same, for as long as it is there.
     Ok(unsafe { AsyncFd::register_with_interest(binds, Interest::READABLE) }?)
 }
 
 /// Answers QEMU's requests to bind a socket, until it has all of them or has ended.
-async fn bind(binds: Binds) {
+async fn bind(binds: BindListener) {
     let answered = async {
         let mut binds = watched(binds)?;
         loop {
@@ -338,7 +340,7 @@ async fn bind(binds: Binds) {
     }
 }
 
-async fn said_by(said: &mut BufReader<pipe::Receiver>) -> std::io::Result<Option<Said>> {
+async fn said_by(said: &mut BufReader<pipe::Receiver>) -> std::io::Result<Option<StepMessage>> {
     let mut line = String::new();
     said.take(limits::NOTE_BYTES as u64).read_line(&mut line).await?;
     Ok(serde_json::from_str(&line).ok())

@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use qhost_model::{job::Task, quota::Amounts};
+use qhost_model::{job::Task, quota::Usage};
 use qhost_sys::state;
 
 use super::Status;
@@ -25,11 +25,11 @@ pub(super) struct Reserved {
     #[serde(default)]
     pub(super) task: String,
     #[serde(flatten)]
-    pub(super) takes: Amounts,
+    pub(super) takes: Usage,
 }
 
 impl Reserved {
-    pub(super) fn new(task: &Task, takes: Amounts) -> Self {
+    pub(super) fn new(task: &Task, takes: Usage) -> Self {
         Self { tenant: task.tenant.clone(), job: task.job.clone(), task: task.name.clone(), takes }
     }
 }

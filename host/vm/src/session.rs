@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use qhost_sys::stop::Stop;
 
 use super::{
-    Note, Notes, Spec, State, Status, VmDir,
+    Notification, Notifier, Spec, State, Status, VmDir,
     control::{Ask, Console, Request},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Session {
     /// Requests to be told of the VM's end.
     pub(super) ends: Vec<Ask>,
     pub(super) console: Console,
-    pub(super) notes: Notes,
+    pub(super) notify: Notifier,
 }
 
 impl Session {
@@ -68,7 +68,7 @@ impl Session {
     ) {
         self.dir.enter_with(state, reason, note);
         if let Some(change) = self.dir.status().changes().last() {
-            self.notes.say(&Note::Changed(change.clone()));
+            self.notify.send(&Notification::Changed(change.clone()));
         }
     }
 }

@@ -16,7 +16,7 @@ use qhost_model::{
 };
 use qhost_sys::{spawn, state};
 
-use super::{Process, VmError, argv::OVERLAY, error::folder, records::name_of};
+use super::{Process, VmError, argv::OVERLAY, error::io_error, records::name_of};
 
 pub(super) const PLAN: &str = "plan.json";
 
@@ -79,14 +79,14 @@ impl Spec {
                 Err(io::Error::other("it is another VM's, by the id in it"))
             }
         };
-        read().map_err(folder("read", &path))
+        read().map_err(io_error("read", &path))
     }
 
     /// Refuses a record by which QEMU would get files that are not of this state folder: its image, or an overlay that is kept.
     pub fn keeps_to_state_of(&self, vm: &Path) -> Result<(), VmError> {
         let state = vm.ancestors().nth(2).unwrap_or(vm);
         let outside = |path: &Path| {
-            folder("use", path)(io::Error::other(format!(
+            io_error("use", path)(io::Error::other(format!(
                 "{} of {} names it, and it is not where this state folder has such files",
                 PLAN,
                 vm.display()

@@ -15,15 +15,15 @@ use qhost_model::job::{Ready, ReadyCheck};
 use qhost_sys::{failpoint, stop::Stop};
 
 use super::{
-    End, Ended, Notes, Process, Spec, State, Status, VmDir, VmError,
+    End, Ended, Notifier, Process, Spec, State, Status, VmDir, VmError,
     control::{self, Request},
     dir::remove_leftovers,
+    exit::StopIntent,
+    monitor::Monitor,
     qemu::{self, Qemu},
     qmp::Qmp,
     ready,
-    seen::Asked,
     session::{Begin, Session},
-    watch::Watch,
 };
 use crate::limits;
 
@@ -37,18 +37,18 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
     spec.keeps_to_state_of(vm)?;
     let runtime = VmError::Runtime;
     let stop = Stop::on_signals().map_err(runtime)?;
-    let notes = Notes::on_stdout();
-    let mut dir = VmDir::looked_after(vm, &spec);
+    let notify = Notifier::on_stdout();
+    let mut dir = VmDir::open_for_supervisor(vm, &spec);
     let (asking, asks) = mpsc::channel(limits::CONTROL_ASKS);
     let console = qemu::console();
     failpoint::reach("supervise.begun");
     if begin == Begin::Adopt {
-        dir.note(|status| status.supervisor = Process::this());
-        dir.tell("adopted", Some("its supervisor was killed".into()));
+        dir.update_status(|status| status.supervisor = Process::this());
+        dir.record_event("adopted", Some("its supervisor was killed".into()));
     }
     let served = control::serve(vm, asking, console.clone())?;
     let ends = vec![];
-    let session = Session { spec, dir, stop, heard: 0, asks, ends, console, notes };
+    let session = Session { spec, dir, stop, heard: 0, asks, ends, console, notify };
     session.until_over(begin).await;
     served.finish().await;
     Ok(())
@@ -67,7 +67,8 @@ impl Session {
             let (ended, asked) = match self.run_once(begin).await {
                 Ok(done) => done,
                 Err(error) => {
-                    let asked = Asked { end: matches!(error, VmError::Interrupted), again: false };
+                    let asked =
+                        StopIntent { end: matches!(error, VmError::Interrupted), again: false };
                     (self.did_not_start(&error), asked)
                 }
             };
@@ -84,7 +85,7 @@ impl Session {
     }
 
     /// One QEMU, from its start to its end.
-    async fn run_once(&mut self, begin: Begin) -> Result<(Ended, Asked), VmError> {
+    async fn run_once(&mut self, begin: Begin) -> Result<(Ended, StopIntent), VmError> {
         let started = match begin {
             Begin::Launch => {
                 let now = Timestamp::now();
@@ -94,7 +95,7 @@ impl Session {
                     (status.stop_by, status.start_again_after) = (None, false);
                 };
                 if self.dir.status().state() == State::Starting {
-                    self.dir.note(begin);
+                    self.dir.update_status(begin);
                 } else {
                     self.enter_with(State::Starting, None, begin);
                 }
@@ -126,10 +127,10 @@ impl Session {
         };
         failpoint::reach("launch.negotiated");
         let ready = self.ready_check(begin);
-        let mut watch = Watch::new(self, &mut qemu, qmp, ready);
+        let mut watch = Monitor::new(self, &mut qemu, qmp, ready);
         let begun = match begin {
-            Begin::Launch => watch.go_on().await,
-            Begin::Adopt => watch.find_out().await,
+            Begin::Launch => watch.resume().await,
+            Begin::Adopt => watch.sync_with_qemu().await,
         };
         if let Err(error) = begun {
             drop(watch);
@@ -199,7 +200,7 @@ impl Session {
         Ended { end, started_at: self.dir.status().started_at.unwrap_or(now), ended_at: now }
     }
 
-    fn next(&mut self, ended: &Ended, asked: Asked) -> Next {
+    fn next(&mut self, ended: &Ended, asked: StopIntent) -> Next {
         if asked.again {
             return Next::Again(Duration::ZERO, "asked to restart".into());
         }
@@ -215,7 +216,7 @@ impl Session {
         };
         match restart.delay_s(before) {
             Some(seconds) => {
-                self.dir.note(|status| status.restarts = before + 1);
+                self.dir.update_status(|status| status.restarts = before + 1);
                 let why = format!(
                     "restart {} of {} in {seconds} s: {}",
                     before + 1,
@@ -265,7 +266,7 @@ impl Session {
             tracing::warn!(vm = self.spec.vm, %error, "cannot remove what an ended VM had");
         }
         // On a disk that was full there is room now.
-        self.dir.note(|_| {});
+        self.dir.update_status(|_| {});
         let status = self.dir.status();
         for ask in self.ends {
             ask.answer(serde_json::to_value(status).map_err(|error| error.to_string()));

@@ -69,7 +69,7 @@ fn default_memory() -> usize {
 /// `[host]` and `[tenants.NAME]`
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Asked {
+pub(super) struct ChainConfig {
     /// The policies to ask, by name, in order.
     chain: Vec<String>,
     /// What the tenant's VMs, or of the host all, may take together at a time.

@@ -208,9 +208,9 @@ impl Store {
                 older.map_or(limits::FETCH_PART_KEPT, |older| older.min(limits::FETCH_PART_KEPT))
             }
         };
-        let flights = self.flights()?;
-        collected.kept += flights.iter().map(|one| one.disk_usage).sum::<u64>();
-        for one in flights.into_iter().filter(|one| !one.fetching) {
+        let downloads = self.downloads()?;
+        collected.kept += downloads.iter().map(|one| one.disk_usage).sum::<u64>();
+        for one in downloads.into_iter().filter(|one| !one.fetching) {
             let is_much = wanted.most.is_some_and(|most| collected.kept > most);
             let kept_for = if is_much { Duration::ZERO } else { kept_for };
             if one.is_over(kept_for)
@@ -323,7 +323,7 @@ impl Store {
         let _alone = match hold(&path)? {
             Hold::Used => return Ok(false),
             Hold::Mine(file) => Some(file),
-            Hold::Gone => None,
+            Hold::StageClosed => None,
         };
         LEFT.into_iter()
             .filter(|ending| !ending.is_empty())
@@ -338,7 +338,7 @@ impl Store {
         let lock = self.try_lock(sha256);
         let held = hold(&self.path(sha256));
         drop(lock);
-        !matches!(held, Ok(Hold::Mine(_) | Hold::Gone))
+        !matches!(held, Ok(Hold::Mine(_) | Hold::StageClosed))
     }
 
     /// Every digest that has a file of any kind, with the endings of its files; the image's own is empty.
@@ -391,13 +391,13 @@ enum Hold {
     /// Locks it against all others, for as long as this is open.
     Mine(File),
     Used,
-    Gone,
+    StageClosed,
 }
 
 fn hold(path: &Path) -> Result<Hold, ImageError> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Hold::Gone),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Hold::StageClosed),
         Err(error) => return Err(ImageError::store(path)(error)),
     };
     match file.try_lock() {

@@ -8,7 +8,7 @@ use qhost_model::digest::{Hasher, Sha256};
 use qhost_sys::failpoint;
 
 use super::{
-    super::{Doing, ImageError, Progress, pipe},
+    super::{ImageError, Progress, Step, pipe},
     Checked, Record, Stamp, Store, stamp,
 };
 use crate::limits;
@@ -46,7 +46,7 @@ impl Store {
 
 async fn digest_of(file: File, progress: &dyn Progress) -> io::Result<Sha256> {
     let length = file.metadata()?.len();
-    progress.begins(Doing::Checking, Some(length));
+    progress.begins(Step::Checking, Some(length));
     let (sender, mut hashed) = tokio::sync::watch::channel(0);
     let hashing = spawn_blocking(move || {
         let mut hasher = Hasher::default();

@@ -1,5 +1,5 @@
 //! What fetched images take of the disk, and for whom. A fetch claims space before it takes it, under one lock, so that several
-//! at once do not take more than a quota together. A claim is written into the lock of its download (`flight`), and ends with
+//! at once do not take more than a quota together. A claim is written into the lock of its download (`download`), and ends with
 //! that lock.
 
 use std::{
@@ -140,7 +140,7 @@ impl Claim {
         let stored = stored.filter(|one| is_meant(&one.record.tenant));
         let stored: u64 = stored.map(|one| one.disk_usage).sum();
         loop {
-            let mut unfinished = self.store.flights()?;
+            let mut unfinished = self.store.downloads()?;
             unfinished.retain(|one| is_meant(&one.tenant) && !self.is_of(one));
             let parts: u64 = unfinished.iter().map(|one| one.takes()).sum();
             let taken = stored.saturating_add(parts);
@@ -161,7 +161,7 @@ impl Claim {
     /// how many of these must stay free.
     pub(crate) fn make_room(&self, file: &File, needed: u64) -> io::Result<(u64, u64)> {
         let (mut free, mut reserve) = room(file)?;
-        let idle = self.store.flights().map_or(0, |all| idle(&all));
+        let idle = self.store.downloads().map_or(0, |all| idle(&all));
         // Where removing all of them would not be enough, none is removed.
         if needed.saturating_add(reserve) <= free.saturating_add(idle) {
             while needed.saturating_add(reserve) > free && self.remove_oldest() {
@@ -173,7 +173,7 @@ impl Claim {
 
     /// Removes the oldest unfinished download that no process is fetching; false where there is none.
     pub(crate) fn remove_oldest(&self) -> bool {
-        let removed = self.store.flights().and_then(|all| self.store.remove_oldest(&all));
+        let removed = self.store.downloads().and_then(|all| self.store.remove_oldest(&all));
         removed.unwrap_or_else(|error| {
             tracing::warn!(%error, "no unfinished download makes room");
             false

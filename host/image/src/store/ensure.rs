@@ -30,8 +30,8 @@ impl Store {
         let path = self.path(sha256);
         let shard = path.parent().unwrap_or(&self.root);
         state::create_private(shard).map_err(ImageError::store(shard))?;
-        let flight = flight(request);
-        let lock = self.lock(&beside(&path, &format!("{flight}.lock")), request, fetcher).await?;
+        let download = download(request);
+        let lock = self.lock(&beside(&path, &format!("{download}.lock")), request, fetcher).await?;
         failpoint::reach("store.locked");
         self.sweep();
         // The run that held the lock before may have fetched it.
@@ -46,7 +46,7 @@ impl Store {
         let image = match found {
             Found::Ready(image) => image,
             Found::Changed | Found::Elsewhere | Found::Nothing => {
-                let part = Part::open(&path, &flight, fetcher.claim(self, lock)?)?;
+                let part = Part::open(&path, &download, fetcher.claim(self, lock)?)?;
                 self.fetch(sha256, request, part, fetcher).await?
             }
         };
@@ -54,7 +54,7 @@ impl Store {
         Ok(image)
     }
 
-    /// Fetches it under its flight's lock. Where the same bytes are stored already, from elsewhere or by another flight,
+    /// Fetches it under its download's lock. Where the same bytes are stored already, from elsewhere or by another download,
     /// the stored file, which VMs may have open, stays.
     async fn fetch(
         &self,
@@ -151,7 +151,7 @@ impl Store {
 }
 
 /// What is asked of the same sources is fetched once.
-fn flight(request: &ImageRequest) -> String {
+fn download(request: &ImageRequest) -> String {
     let sources: String = request.sources().map(|source| format!("{source}\n")).collect();
     Sha256::of(sources.as_bytes()).to_string().chars().take(16).collect()
 }

@@ -1,5 +1,5 @@
 //! Locks that are files beside an image: `<digest>.lock`, held by the process that publishes, checks or removes it, and
-//! `<digest>.<flight>.lock`, held by the one that fetches it from one list of sources. The file goes away with the lock.
+//! `<digest>.<download>.lock`, held by the one that fetches it from one list of sources. The file goes away with the lock.
 
 use std::{
     fs::{self, File},

@@ -1,5 +1,5 @@
-//! An image that is not one yet: `<digest>.<flight>.part`, and in `<digest>.<flight>.resume` what it takes to go on with
-//! it; a flight is one list of sources, so that a slow one holds up no run that has another. Nothing takes it for an image.
+//! An image that is not one yet: `<digest>.<download>.part`, and in `<digest>.<download>.resume` what it takes to go on with
+//! it; a download is one list of sources, so that a slow one holds up no run that has another. Nothing takes it for an image.
 //! Dropped unpublished, it stays only where a later fetch can go on from there.
 
 use std::{
@@ -32,9 +32,9 @@ pub(crate) struct Part {
     claim: Arc<Claim>,
 }
 
-/// What `<digest>.<flight>.resume` has.
+/// What `<digest>.<download>.resume` has.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Note {
+pub(super) struct PartRecord {
     /// The digest of the source's URL, which may have secrets in its query.
     source: Sha256,
     etag: String,
@@ -44,7 +44,7 @@ pub(super) struct Note {
     pub(super) tenant: Option<String>,
 }
 
-impl Note {
+impl PartRecord {
     /// Nothing where there is none that makes sense.
     pub(super) fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(path).ok()?).ok()
@@ -60,8 +60,8 @@ impl Note {
 
 impl Part {
     /// The unfinished image with what it has so far.
-    pub(super) fn open(image: &Path, flight: &str, claim: Claim) -> Result<Self, ImageError> {
-        let path = beside(image, &format!("{flight}.part"));
+    pub(super) fn open(image: &Path, download: &str, claim: Claim) -> Result<Self, ImageError> {
+        let path = beside(image, &format!("{download}.part"));
         let file = match open(&path) {
             // One that was about to be published cannot be written to.
             Ok(file) if file.metadata().is_ok_and(|found| found.mode() & 0o777 == 0o600) => {
@@ -73,11 +73,12 @@ impl Part {
         };
         let file = file.map_err(ImageError::store(&path))?;
         failpoint::reach("store.part");
-        let resume = beside(image, &format!("{flight}.resume"));
+        let resume = beside(image, &format!("{download}.resume"));
         // A download that another tenant's fetch goes on with is that tenant's from then on.
-        if let Some(note) = Note::read(&resume).filter(|it| it.tenant.as_deref() != claim.tenant())
+        if let Some(note) =
+            PartRecord::read(&resume).filter(|it| it.tenant.as_deref() != claim.tenant())
         {
-            Note { tenant: claim.tenant().map(str::to_owned), ..note }.write(&resume)?;
+            PartRecord { tenant: claim.tenant().map(str::to_owned), ..note }.write(&resume)?;
         }
         Ok(Self { file, path, resume, published: false, claim: Arc::new(claim) })
     }
@@ -101,7 +102,7 @@ impl Part {
 
     /// The version of a source's file that its bytes are of.
     pub(crate) fn version_from(&self, source: &Url) -> Option<Version> {
-        let Note { source: of, etag, total, .. } = Note::read(&self.resume)?;
+        let PartRecord { source: of, etag, total, .. } = PartRecord::read(&self.resume)?;
         (of == Sha256::of(source.as_str().as_bytes())).then_some(Version { etag, total })
     }
 
@@ -109,7 +110,7 @@ impl Part {
     pub(crate) fn note(&self, source: &Url, version: &Version) -> Result<(), ImageError> {
         let source = Sha256::of(source.as_str().as_bytes());
         let tenant = self.claim.tenant().map(str::to_owned);
-        Note { source, etag: version.etag.clone(), total: version.total, tenant }
+        PartRecord { source, etag: version.etag.clone(), total: version.total, tenant }
             .write(&self.resume)
     }
 
@@ -154,10 +155,10 @@ impl Part {
         Ok(guarded)
     }
 
-    /// Removes what a killed run left of a flight, unless a fetch could go on from there. Called under its lock. Whether it did.
-    pub(super) fn sweep(image: &Path, flight: &str, kept_for: Duration) -> io::Result<bool> {
+    /// Removes what a killed run left of a download, unless a fetch could go on from there. Called under its lock. Whether it did.
+    pub(super) fn sweep(image: &Path, download: &str, kept_for: Duration) -> io::Result<bool> {
         let [part, resume, new] =
-            ["part", "resume", "resume.tmp"].map(|end| beside(image, &format!("{flight}.{end}")));
+            ["part", "resume", "resume.tmp"].map(|end| beside(image, &format!("{download}.{end}")));
         let modified = fs::metadata(&part).and_then(|part| part.modified());
         // A clock that went back makes a part no older.
         let age = modified.map(|modified| modified.elapsed().unwrap_or_default());

@@ -19,7 +19,7 @@ use super::{
     super::ImageError,
     Lock, Part, Store, beside,
     claim::{self, Claimed},
-    part::Note,
+    part::PartRecord,
 };
 use crate::limits;
 
@@ -38,7 +38,7 @@ pub struct Unfinished {
     pub fetching: bool,
     /// Its list of sources.
     #[serde(skip)]
-    pub(super) flight: String,
+    pub(super) download: String,
     /// What its fetch may take.
     #[serde(skip)]
     pub(super) claimed: u64,
@@ -52,7 +52,7 @@ pub struct Unfinished {
 
 impl Unfinished {
     pub(super) fn lock(&self, store: &Store) -> PathBuf {
-        beside(&store.path(self.sha256), &format!("{}.lock", self.flight))
+        beside(&store.path(self.sha256), &format!("{}.lock", self.download))
     }
 
     fn age(&self) -> Duration {
@@ -70,30 +70,31 @@ impl Unfinished {
 impl Store {
     /// All unfinished downloads, the one written to last first.
     pub fn unfinished(&self) -> Result<Vec<Unfinished>, ImageError> {
-        let mut found = self.flights()?;
+        let mut found = self.downloads()?;
         found.retain(|one| one.begun);
         found.reverse();
         Ok(found)
     }
 
-    /// Every flight that has a file of any kind, the oldest first.
-    pub(super) fn flights(&self) -> Result<Vec<Unfinished>, ImageError> {
+    /// Every download that has a file of any kind, the oldest first.
+    pub(super) fn downloads(&self) -> Result<Vec<Unfinished>, ImageError> {
         let mut found = vec![];
         for (sha256, endings) in self.named()? {
-            let flights: BTreeSet<_> =
+            let downloads: BTreeSet<_> =
                 endings.iter().filter_map(|ending| Some(ending.split_once('.')?.0)).collect();
-            let flights = flights.into_iter().filter(|flight| !["json", "resume"].contains(flight));
-            found.extend(flights.map(|flight| self.flight(sha256, flight)));
+            let downloads =
+                downloads.into_iter().filter(|download| !["json", "resume"].contains(download));
+            found.extend(downloads.map(|download| self.download(sha256, download)));
         }
         found.sort_by_key(|one| one.written_at);
         Ok(found)
     }
 
-    fn flight(&self, sha256: Sha256, flight: &str) -> Unfinished {
-        let file = |ending: &str| beside(&self.path(sha256), &format!("{flight}.{ending}"));
+    fn download(&self, sha256: Sha256, download: &str) -> Unfinished {
+        let file = |ending: &str| beside(&self.path(sha256), &format!("{download}.{ending}"));
         let (part, lock) = (fs::metadata(file("part")).ok(), file("lock"));
         let fetching = state::is_held(&lock);
-        let note = Note::read(&file("resume"));
+        let note = PartRecord::read(&file("resume"));
         // Of a fetch that was killed early, only the lock may say whose it was.
         let Claimed { tenant, bytes } = claim::claimed(&lock);
         let resumable = note.is_some();
@@ -105,7 +106,7 @@ impl Store {
             disk_usage: part.as_ref().map_or(0, |part| part.blocks() * 512),
             written_at: written_at.unwrap_or(Timestamp::UNIX_EPOCH),
             fetching,
-            flight: flight.to_owned(),
+            download: download.to_owned(),
             claimed: if fetching { bytes } else { 0 },
             resumable,
             begun: part.is_some(),
@@ -122,7 +123,7 @@ impl Store {
         let lock = one.lock(self);
         match Lock::try_take(&lock).map_err(ImageError::store(&lock))? {
             Some(_lock) => {
-                Part::sweep(&path, &one.flight, kept_for).map_err(ImageError::store(&path))
+                Part::sweep(&path, &one.download, kept_for).map_err(ImageError::store(&path))
             }
             None => Ok(false),
         }
@@ -141,7 +142,7 @@ impl Store {
     /// Removes those that are too old to go on with, and of each tenant the oldest beyond a number.
     pub(super) fn sweep_unfinished(&self, kept_for: Duration) -> Result<(), ImageError> {
         let mut kept: BTreeMap<Option<String>, usize> = BTreeMap::new();
-        for one in self.flights()?.into_iter().rev().filter(|one| !one.fetching) {
+        for one in self.downloads()?.into_iter().rev().filter(|one| !one.fetching) {
             let mut kept_for = kept_for;
             if !one.is_over(kept_for) {
                 let count = kept.entry(one.tenant.clone()).or_default();

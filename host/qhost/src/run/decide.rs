@@ -13,7 +13,7 @@ use qhost_policy::{Approved, Deadline, Input, Journal, Loader, Request, Verdict}
 
 use super::{
     Host, RunError,
-    docket::{Docket, Keep},
+    decision_record::{DecisionRecord, Keep},
     sources,
 };
 use crate::{
@@ -47,11 +47,11 @@ impl Deciding {
         report: &mut Report,
         interrupted: impl Future<Output = ()>,
     ) -> Result<Decided, RunError> {
-        let docket = Arc::new(Docket::new(&self.host, self.keep));
+        let record = Arc::new(DecisionRecord::new(&self.host, self.keep));
         let deadline = Deadline::after(qhost_policy::limits::DECISION);
         let judging = {
-            let (judge, docket) = (self.clone(), Arc::clone(&docket));
-            tokio::task::spawn_blocking(move || judge.judge(known, &docket, deadline))
+            let (judge, record) = (self.clone(), Arc::clone(&record));
+            tokio::task::spawn_blocking(move || judge.judge(known, &record, deadline))
         };
         let ended = tokio::select! {
             judged = judging => judged.map_err(|panicked| RunError::Runtime(panicked.into())),
@@ -60,7 +60,7 @@ impl Deciding {
         };
         let (task, verdict) = match ended {
             Ok(judged) => judged,
-            Err(error) => return Err(record_end(docket, error).await),
+            Err(error) => return Err(record_end(record, error).await),
         };
         report.task(task);
         let verdict = verdict?;
@@ -77,16 +77,16 @@ impl Deciding {
     fn judge(
         &self,
         known: Option<Task>,
-        docket: &Docket,
+        record: &DecisionRecord,
         deadline: Deadline,
     ) -> (Option<Task>, Result<Verdict, RunError>) {
         let task = match known.map_or_else(|| self.task(), Ok) {
             Ok(task) => task,
             Err(error) => return (None, Err(error)),
         };
-        let input = docket.begin(&self.host, task.clone());
-        let verdict = self.verdict(input, docket, deadline).or_else(|error| {
-            docket.ended(&error)?;
+        let input = record.begin(&self.host, task.clone());
+        let verdict = self.verdict(input, record, deadline).or_else(|error| {
+            record.ended(&error)?;
             Err(error)
         });
         (Some(task), verdict)
@@ -103,7 +103,7 @@ impl Deciding {
     fn verdict(
         &self,
         input: Input,
-        docket: &Docket,
+        record: &DecisionRecord,
         deadline: Deadline,
     ) -> Result<Verdict, RunError> {
         let Self { host, fingerprint, args, .. } = self;
@@ -115,7 +115,7 @@ impl Deciding {
         };
         let gather = || {
             let facts = facts::gather(fingerprint, &host.state, &args.tenant)?;
-            docket.learn(&facts);
+            record.learn(&facts);
             Ok::<_, RunError>(facts)
         };
         // Each takes a millisecond, and neither needs the other.
@@ -129,15 +129,15 @@ impl Deciding {
         let Input { task, rules, time, .. } = input;
         let request = Request { task, host: facts?, rules, time };
         let verdict = chain?.decide_until(request.clone(), deadline);
-        docket.decided(request, &verdict)?;
+        record.decided(request, &verdict)?;
         Ok(verdict)
     }
 }
 
 /// Records that the command has ended the decision. Waits where the thread that decides is recording just then. Returns the
 /// error to report.
-async fn record_end(docket: Arc<Docket>, error: RunError) -> RunError {
-    let recording = tokio::task::spawn_blocking(move || match docket.ended(&error) {
+async fn record_end(record: Arc<DecisionRecord>, error: RunError) -> RunError {
+    let recording = tokio::task::spawn_blocking(move || match record.ended(&error) {
         Ok(()) => error,
         Err(unrecorded) => unrecorded.into(),
     });

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use qhost_cage::Lacking;
+use qhost_cage::MissingWalls;
 use qhost_engine::{config::ConfigError, facts::FactsError, fingerprint::FingerprintError};
 use qhost_image::ImageError;
 use qhost_model::{
@@ -102,7 +102,7 @@ pub enum RunError {
     Vm(#[from] VmError),
     /// What VMs are to be kept in.
     #[error(transparent)]
-    Cage(#[from] Lacking),
+    Cage(#[from] MissingWalls),
     /// The process itself cannot work.
     #[error("cannot set up this process")]
     Runtime(#[source] io::Error),

@@ -6,7 +6,7 @@ use tokio::{task::JoinHandle, time};
 
 use qhost_engine::recover;
 use qhost_sys::stop::Stop;
-use qhost_vm::{Attached, End, Note, Spec, State, Status, Vm};
+use qhost_vm::{Attached, End, Notification, Spec, State, Status, Vm};
 
 use super::{Host, show::Steps};
 use crate::{
@@ -28,7 +28,7 @@ pub(super) async fn until(
     loop {
         tokio::select! {
             note = attached.note() => match note {
-                Some(Note::Changed(change)) if change.state == State::Running => {
+                Some(Notification::Changed(change)) if change.state == State::Running => {
                     let at = folder.to_owned();
                     told.get_or_insert_with(|| tokio::spawn(async move { qhost_vm::end_of(&at).await }));
                     steps.running(spec, &Vm::at(folder).console_log());
@@ -36,19 +36,19 @@ pub(super) async fn until(
                         return Vm::at(folder);
                     }
                 }
-                Some(Note::Changed(change)) if change.state == State::Starting => {
+                Some(Notification::Changed(change)) if change.state == State::Starting => {
                     if let Some(reason) = &change.reason {
                         steps.doing("starting", reason);
                     }
                 }
-                Some(Note::Ready) => {
+                Some(Notification::Ready) => {
                     steps.doing("ready", "the job's ready check holds");
                     if until == Until::Ready {
                         return Vm::at(folder);
                     }
                 }
-                Some(Note::Doing(doing)) => steps.doing("stopping", &doing),
-                Some(Note::Changed(_) | Note::Adopted) => {}
+                Some(Notification::Doing(doing)) => steps.doing("stopping", &doing),
+                Some(Notification::Changed(_) | Notification::Adopted) => {}
                 None => break,
             },
             () = stop.asked(asked + 1) => {

@@ -103,7 +103,7 @@ fn planned(
         protocol: port.protocol,
     };
     let forwards: Vec<_> = approved.launch().ports.iter().map(forward).collect();
-    let needs = qhost_cage::Needs {
+    let needs = qhost_cage::Requirements {
         launch: approved.launch(),
         forwards: &forwards,
         overlay_bytes: host.config.overlay.max_bytes,

@@ -10,7 +10,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::filter::LevelFilter;
 
-use qhost_image::{Doing, Progress, VerifiedImage};
+use qhost_image::{Progress, Step, VerifiedImage};
 use qhost_model::printable;
 use qhost_policy::Decision;
 use qhost_vm::Spec;
@@ -167,7 +167,7 @@ impl Progress for Steps {
         }
     }
 
-    fn begins(&self, doing: Doing, total: Option<u64>) {
+    fn begins(&self, doing: Step, total: Option<u64>) {
         if !self.terminal {
             return;
         }
@@ -179,8 +179,8 @@ impl Progress for Steps {
             None => ("{prefix:9} {spinner} {binary_bytes} {binary_bytes_per_sec}", 0),
         };
         self.bar.set_prefix(match doing {
-            Doing::Fetching => "image",
-            Doing::Checking => "checking",
+            Step::Fetching => "image",
+            Step::Checking => "checking",
         });
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.bar.set_style(style);

@@ -123,21 +123,21 @@ fn needs_password(path: &Path, error: &impl fmt::Display) -> TrustError {
 const PASSWORD: &str = "QHOST_KEY_PASSWORD";
 
 /// What a command has to say: for people, and for programs; and whether a check held.
-struct Said {
+struct CommandOutput {
     text: String,
     json: Value,
     holds: bool,
 }
 
-impl Said {
+impl CommandOutput {
     fn new(text: String, json: Value) -> Self {
         Self { text, json, holds: true }
     }
 }
 
-fn end(shared: &Shared, said: Result<Said, RunError>) -> Exit {
+fn end(shared: &Shared, said: Result<CommandOutput, RunError>) -> Exit {
     match said {
-        Ok(Said { text, json, holds }) => {
+        Ok(CommandOutput { text, json, holds }) => {
             show::print(&if shared.json { show::json(&json) } else { text });
             if holds { Exit::Done } else { Exit::CheckFailed }
         }
@@ -149,7 +149,7 @@ pub(super) fn keygen(shared: &Shared, args: &KeygenArgs) -> Exit {
     end(shared, try_keygen(args))
 }
 
-fn try_keygen(args: &KeygenArgs) -> Result<Said, RunError> {
+fn try_keygen(args: &KeygenArgs) -> Result<CommandOutput, RunError> {
     let [secret_path, public_path] = ["key", "pub"].map(|extension| {
         let mut name = args.place.as_os_str().to_owned();
         name.push(format!(".{extension}"));
@@ -174,7 +174,7 @@ fn try_keygen(args: &KeygenArgs) -> Result<Said, RunError> {
         public_path.display()
     );
     let json = json!({"secret": secret_path, "public": public_path, "key": key, "id": key.id()});
-    Ok(Said::new(text, json))
+    Ok(CommandOutput::new(text, json))
 }
 
 /// Never over a key that is there: what it signed could not be checked any more.
@@ -189,7 +189,7 @@ pub(super) fn sign(shared: &Shared, args: &SignArgs) -> Exit {
     end(shared, try_sign(args))
 }
 
-fn try_sign(SignArgs { file, key }: &SignArgs) -> Result<Said, RunError> {
+fn try_sign(SignArgs { file, key }: &SignArgs) -> Result<CommandOutput, RunError> {
     let bytes = fs::read(file).map_err(unreadable(file))?;
     let text = read_key(key)?;
     let password = || std::env::var(PASSWORD).ok();
@@ -203,7 +203,7 @@ fn try_sign(SignArgs { file, key }: &SignArgs) -> Result<Said, RunError> {
     write(&place, signed.text().as_bytes())?;
     let text = format!("signed    {} by {}: {}\n", file.display(), public.id(), place.display());
     let json = json!({"file": file, "sha256": sha256, "signature": place, "key": public});
-    Ok(Said::new(text, json))
+    Ok(CommandOutput::new(text, json))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
@@ -215,7 +215,9 @@ pub(super) fn verify(shared: &Shared, args: &VerifyArgs) -> Exit {
     end(shared, try_verify(args))
 }
 
-fn try_verify(VerifyArgs { file, keys, threshold }: &VerifyArgs) -> Result<Said, RunError> {
+fn try_verify(
+    VerifyArgs { file, keys, threshold }: &VerifyArgs,
+) -> Result<CommandOutput, RunError> {
     let keys = keys.iter().map(|key| public_key(key)).collect::<Result<Vec<_>, _>>()?;
     let signers = Signers::new(keys, *threshold).map_err(RunError::Usage)?;
     let bytes = fs::read(file).map_err(unreadable(file))?;
@@ -238,7 +240,7 @@ fn try_verify(VerifyArgs { file, keys, threshold }: &VerifyArgs) -> Result<Said,
     let (count, needed) = (by.len(), signers.threshold());
     text += &format!("{} sha256:{sha256}: {count} of {needed} needed\n", file.display());
     let json = json!({"file": file, "sha256": sha256, "signed_by": by, "broken": broken, "threshold": needed, "holds": holds});
-    Ok(Said { text, json, holds })
+    Ok(CommandOutput { text, json, holds })
 }
 
 /// A key's file, of which others must not have made another.
@@ -267,7 +269,7 @@ pub(super) async fn push(shared: &Shared, args: &PushArgs) -> Exit {
     end(shared, try_push(shared, args).await)
 }
 
-async fn try_push(shared: &Shared, args: &PushArgs) -> Result<Said, RunError> {
+async fn try_push(shared: &Shared, args: &PushArgs) -> Result<CommandOutput, RunError> {
     let PushArgs { policy, place, plain_http } = args;
     // What does not load is nothing to hand to others.
     let allowance = Allowance { wasi: true, ..Allowance::default() };
@@ -289,14 +291,14 @@ async fn try_push(shared: &Shared, args: &PushArgs) -> Result<Said, RunError> {
         signatures.len()
     );
     let json = json!({"place": place.to_string(), "manifest": manifest, "sha256": sha256, "signatures": signatures.len()});
-    Ok(Said::new(text, json))
+    Ok(CommandOutput::new(text, json))
 }
 
 pub(super) async fn pull(shared: &Shared, args: &PullArgs) -> Exit {
     end(shared, try_pull(shared, args).await)
 }
 
-async fn try_pull(shared: &Shared, args: &PullArgs) -> Result<Said, RunError> {
+async fn try_pull(shared: &Shared, args: &PullArgs) -> Result<CommandOutput, RunError> {
     let place = &args.policy.place;
     let name = &args.policy.name;
     let locks = Locks::of(shared)?;
@@ -326,7 +328,7 @@ async fn try_pull(shared: &Shared, args: &PullArgs) -> Result<Said, RunError> {
         text += &format!("locked    {name} in {}\n", locks.path.display());
     }
     let json = json!({"place": place.to_string(), "manifest": manifest, "sha256": sha256, "file": output, "signatures": written});
-    Ok(Said::new(text, json))
+    Ok(CommandOutput::new(text, json))
 }
 
 fn write_signatures(file: &Path, signatures: &[Signature]) -> Result<Vec<PathBuf>, TrustError> {
@@ -343,7 +345,7 @@ pub(super) fn lock(shared: &Shared, args: &LockArgs) -> Exit {
     end(shared, try_lock(shared, args))
 }
 
-fn try_lock(shared: &Shared, LockArgs { check }: &LockArgs) -> Result<Said, RunError> {
+fn try_lock(shared: &Shared, LockArgs { check }: &LockArgs) -> Result<CommandOutput, RunError> {
     let no_config = || RunError::Usage("there is no configuration to lock; give --config".into());
     let mut locks = Locks::of(shared)?.ok_or_else(no_config)?;
     let mut policies = vec![];
@@ -374,7 +376,7 @@ fn try_lock(shared: &Shared, LockArgs { check }: &LockArgs) -> Result<Said, RunE
         text += &format!("wrote     {}\n", locks.path.display());
     }
     let json = json!({"lock": locks.path, "policies": policies});
-    Ok(Said { text, json, holds: same || !*check })
+    Ok(CommandOutput { text, json, holds: same || !*check })
 }
 
 /// A configuration with its lock file.

@@ -11,7 +11,7 @@ use qhost_engine::{
     overlays::KeptOverlay,
     ports,
     recover::{self, Recovered},
-    start::{self, Held},
+    start::{self, VmLocks},
 };
 use qhost_image::{Fetcher, Store};
 use qhost_model::{job::Task, masks::is_masked, printable};
@@ -86,7 +86,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     let task: Task = read(vm.folder.join("task.json"))?;
     let decision: Decision = read(vm.folder.join("decision.json"))?;
     // This host and its configuration may have changed since.
-    let needs = qhost_cage::Needs {
+    let needs = qhost_cage::Requirements {
         launch: &decision.launch,
         forwards: &spec.forwards,
         overlay_bytes: spec.overlay_bytes,
@@ -115,7 +115,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     if let Some(kept) = &mut kept {
         kept.over(&image)?;
     }
-    let mut held = Held::new(&image, ports, kept)?;
+    let mut held = VmLocks::new(&image, ports, kept)?;
     held.user(&mut spec.cage.user, host.config.cage.users)?;
     let attached = start::launch_again(dir, &spec, why, held)?;
     let until = Until::Running;

@@ -30,7 +30,7 @@ pub(super) struct Compiled {
 
 /// What is known of a policy whose code is kept.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Note {
+pub(super) struct CacheEntry {
     /// What it is.
     pub(super) facts: Facts,
     /// Digests of settings that it has accepted.
@@ -99,9 +99,9 @@ impl Compiled {
     }
 
     /// The compiled policy of a digest, if this host has compiled it and it was not touched since.
-    pub(super) fn get(&self, engine: &Engine, policy: Sha256) -> Option<(Component, Note)> {
+    pub(super) fn get(&self, engine: &Engine, policy: Sha256) -> Option<(Component, CacheEntry)> {
         let [code_name, note_name] = self.names(policy);
-        let mut note: Note = self.sealed.read(&note_name)?;
+        let mut note: CacheEntry = self.sealed.read(&note_name)?;
         let mut file = File::open(self.sealed.folder().join(code_name)).ok()?;
         let found = Identity::of(&file.metadata().ok()?);
         if found != note.code {
@@ -125,7 +125,7 @@ impl Compiled {
         file.write_all(code)?;
         file.as_file().sync_all()?;
         let file = file.persist(folder.join(code_name))?;
-        let note = Note {
+        let note = CacheEntry {
             facts: facts.clone(),
             accepted: vec![],
             code: Identity::of(&file.metadata()?),
@@ -148,7 +148,7 @@ impl Compiled {
     pub(super) fn accept(
         &self,
         policy: Sha256,
-        note: &mut Note,
+        note: &mut CacheEntry,
         settings: Sha256,
     ) -> io::Result<()> {
         let [_, note_name] = self.names(policy);

@@ -10,26 +10,26 @@ use tokio::time::{self, Instant};
 use qhost_cage::Level;
 
 use super::{
-    Note, State, VmError,
+    Notification, State, VmError,
     control::{Ask, Request},
-    pending::{Gathering, Late, Pending, What, run_state},
-    process::Ending,
+    exit::{ExitEvidence, Phase},
+    pending::{CommandPurpose, Gathering, Overdue, Pending, run_state},
+    process::ProcessExit,
     qemu::Qemu,
     qmp::{Event, Message, Qmp, QmpError},
     ready,
-    seen::{Phase, Seen},
     session::{Begin, Session},
     stats,
 };
 use crate::limits;
 
-pub(super) struct Watch<'a> {
+pub(super) struct Monitor<'a> {
     pub(super) of: &'a mut Session,
     pub(super) qemu: &'a mut Qemu,
     /// Gone once it has failed.
     pub(super) qmp: Option<Qmp>,
     ready: Option<ready::Check>,
-    pub(super) seen: Seen,
+    pub(super) seen: ExitEvidence,
     pending: Pending,
     /// When the next phase begins by itself.
     pub(super) deadline: Option<Instant>,
@@ -41,17 +41,17 @@ pub(super) struct Watch<'a> {
 
 /// What comes first.
 enum Next {
-    Exit(Ending),
+    Exit(ProcessExit),
     Signal,
     Ask(Ask),
     Deadline,
-    Late(Late),
+    Overdue(Overdue),
     Look,
     Ready(Result<(), String>),
     Said(Result<Message, QmpError>),
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Monitor<'a> {
     pub(super) fn new(
         of: &'a mut Session,
         qemu: &'a mut Qemu,
@@ -63,7 +63,7 @@ impl<'a> Watch<'a> {
             qemu,
             qmp: Some(qmp),
             ready,
-            seen: Seen::default(),
+            seen: ExitEvidence::default(),
             pending: Pending::default(),
             deadline: None,
             turned: None,
@@ -72,7 +72,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Lets the guest run.
-    pub(super) async fn go_on(&mut self) -> Result<(), VmError> {
+    pub(super) async fn resume(&mut self) -> Result<(), VmError> {
         if let Some(qmp) = &mut self.qmp {
             qmp.execute("cont").await?;
         }
@@ -81,12 +81,12 @@ impl<'a> Watch<'a> {
     }
 
     /// Finds out how a QEMU is doing that another supervisor started.
-    pub(super) async fn find_out(&mut self) -> Result<(), VmError> {
+    pub(super) async fn sync_with_qemu(&mut self) -> Result<(), VmError> {
         let Some(qmp) = &mut self.qmp else { return Ok(()) };
         let status = qmp.execute("query-status").await?;
         match run_state(&status) {
             // It was killed before the guest ran.
-            "prelaunch" => self.go_on().await?,
+            "prelaunch" => self.resume().await?,
             "running" => self.of.enter_with(State::Running, None, |_| {}),
             "paused" if self.of.dir.status().state() != State::Stopping => {
                 self.of.enter_with(State::Paused, None, |_| {});
@@ -96,7 +96,7 @@ impl<'a> Watch<'a> {
             }
             _ => {}
         }
-        self.of.notes.say(&Note::Adopted);
+        self.of.notify.send(&Notification::Adopted);
         // It was asked to stop: its grace goes on.
         if self.of.dir.status().state() == State::Stopping {
             self.seen.asked = true;
@@ -104,7 +104,7 @@ impl<'a> Watch<'a> {
             self.seen.phase = Phase::PoweringDown;
             self.deadline = Some(Instant::now() + self.of.grace_left());
             // The supervisor before may have been killed before it was pressed; a guest that was told twice powers off once.
-            self.command("system_powerdown", What::Stop);
+            self.command("system_powerdown", CommandPurpose::Stop);
         }
         Ok(())
     }
@@ -122,7 +122,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    pub(super) async fn until_exit(mut self) -> (Ending, Seen) {
+    pub(super) async fn until_exit(mut self) -> (ProcessExit, ExitEvidence) {
         loop {
             match self.next().await {
                 Next::Exit(ending) => {
@@ -141,7 +141,7 @@ impl<'a> Watch<'a> {
                 }
                 Next::Ask(ask) => self.answer(ask),
                 Next::Deadline => self.next_phase(),
-                Next::Late(late) => self.late(late),
+                Next::Overdue(late) => self.late(late),
                 Next::Look => self.look(None),
                 Next::Ready(held) => self.is_ready(held),
                 Next::Said(Ok(Message::Event(event))) => self.note(&event),
@@ -160,7 +160,7 @@ impl<'a> Watch<'a> {
             () = stop.asked(heard) => Next::Signal,
             Some(ask) = self.of.asks.recv() => Next::Ask(ask),
             () = until(self.deadline) => Next::Deadline,
-            late = self.pending.late() => Next::Late(late),
+            late = self.pending.late() => Next::Overdue(late),
             () = until(self.look_at) => Next::Look,
             held = is_ready(&mut self.ready) => Next::Ready(held),
             said = says(&mut self.qmp) => Next::Said(said),
@@ -171,9 +171,9 @@ impl<'a> Watch<'a> {
         self.ready = None;
         match held {
             Ok(()) => {
-                self.of.dir.note(|status| status.ready_at = Some(Timestamp::now()));
-                self.of.dir.tell("ready", None);
-                self.of.notes.say(&Note::Ready);
+                self.of.dir.update_status(|status| status.ready_at = Some(Timestamp::now()));
+                self.of.dir.record_event("ready", None);
+                self.of.notify.send(&Notification::Ready);
             }
             Err(message) => self.fail(message),
         }
@@ -199,8 +199,8 @@ impl<'a> Watch<'a> {
                 ask.answer(Ok(true.into()));
                 self.kill();
             }
-            Request::Pause => self.turn("stop", ask),
-            Request::Resume => self.turn("cont", ask),
+            Request::Pause => self.set_paused("stop", ask),
+            Request::Resume => self.set_paused("cont", ask),
             Request::Stats => self.gather(ask),
             Request::End => self.of.ends.push(ask),
             Request::Console => ask.answer(Err("that is no question".into())),
@@ -208,11 +208,17 @@ impl<'a> Watch<'a> {
     }
 
     /// Sends a command whose answer is heard later.
-    pub(super) fn command(&mut self, command: &str, what: What) {
+    pub(super) fn command(&mut self, command: &str, what: CommandPurpose) {
         self.command_with(command, &json!({}), what, limits::QMP_REPLY);
     }
 
-    fn command_with(&mut self, command: &str, arguments: &Value, what: What, within: Duration) {
+    fn command_with(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        what: CommandPurpose,
+        within: Duration,
+    ) {
         match self.qmp.as_mut().ok_or(QmpError::Closed).and_then(|qmp| qmp.send(command, arguments))
         {
             Ok(id) => self.pending.add(id, what, within),
@@ -224,9 +230,9 @@ impl<'a> Watch<'a> {
     }
 
     /// Has the guest pause or go on. The request is answered once the status on disk says so.
-    fn turn(&mut self, command: &str, ask: Ask) {
+    fn set_paused(&mut self, command: &str, ask: Ask) {
         match self.seen.phase {
-            Phase::Running => self.command(command, What::Turn(ask)),
+            Phase::Running => self.command(command, CommandPurpose::SetPaused(ask)),
             Phase::PoweringDown | Phase::Quitting | Phase::Killing => {
                 ask.answer(Err("it is stopping".into()));
             }
@@ -242,11 +248,11 @@ impl<'a> Watch<'a> {
         let stats = stats::of_process(&self.of.spec, process.as_ref());
         self.pending.gathering = Some(Gathering::begin(ask, stats));
         let none = json!({});
-        self.command_with("query-blockstats", &none, What::Disks, limits::QMP_STATS);
+        self.command_with("query-blockstats", &none, CommandPurpose::Disks, limits::QMP_STATS);
         // QEMU tells it nowhere else.
         let usernet = json!({"command-line": "info usernet"});
         let human = "human-monitor-command";
-        self.command_with(human, &usernet, What::Connections, limits::QMP_STATS);
+        self.command_with(human, &usernet, CommandPurpose::Connections, limits::QMP_STATS);
         self.tell_what_was_gathered();
     }
 
@@ -266,24 +272,24 @@ impl<'a> Watch<'a> {
             Err(reason) => return self.unheard(what, &format!("QEMU refused: {reason}")),
         };
         match what {
-            What::Turn(ask) => {
+            CommandPurpose::SetPaused(ask) => {
                 self.turned = None;
                 self.look(Some(ask));
             }
-            What::Status(ask) => {
+            CommandPurpose::Status(ask) => {
                 self.note_run_state(run_state(&answer));
                 if let Some(ask) = ask {
                     ask.answer(Ok(Value::Null));
                 }
             }
-            What::Stop => {}
-            What::Disks => {
+            CommandPurpose::Stop => {}
+            CommandPurpose::Disks => {
                 if let Some(gathering) = &mut self.pending.gathering {
                     gathering.stats.note_disks(&answer);
                 }
                 self.tell_what_was_gathered();
             }
-            What::Connections => {
+            CommandPurpose::Connections => {
                 if let Some(gathering) = &mut self.pending.gathering {
                     gathering.stats.note_connections(&answer);
                 }
@@ -292,24 +298,26 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn late(&mut self, late: Late) {
+    fn late(&mut self, late: Overdue) {
         match late {
-            Late::Command(what) => {
+            Overdue::Command(what) => {
                 let seconds = limits::QMP_REPLY.as_secs();
                 self.unheard(what, &format!("QEMU did not answer within {seconds} s"));
             }
-            Late::Gathering(gathering) => gathering.answer(),
+            Overdue::Gathering(gathering) => gathering.answer(),
         }
     }
 
     /// A command that was not sent, not answered or refused.
-    fn unheard(&mut self, what: What, why: &str) {
+    fn unheard(&mut self, what: CommandPurpose, why: &str) {
         match what {
-            What::Turn(ask) | What::Status(Some(ask)) => ask.answer(Err(why.to_owned())),
-            What::Status(None) => tracing::debug!(why, "asking QEMU how it is"),
+            CommandPurpose::SetPaused(ask) | CommandPurpose::Status(Some(ask)) => {
+                ask.answer(Err(why.to_owned()))
+            }
+            CommandPurpose::Status(None) => tracing::debug!(why, "asking QEMU how it is"),
             // A command that failed leaves nothing to wait for.
-            What::Stop => self.deadline = Some(Instant::now()),
-            What::Disks | What::Connections => self.tell_what_was_gathered(),
+            CommandPurpose::Stop => self.deadline = Some(Instant::now()),
+            CommandPurpose::Disks | CommandPurpose::Connections => self.tell_what_was_gathered(),
         }
     }
 
@@ -324,8 +332,8 @@ impl<'a> Watch<'a> {
         let late: Vec<_> = self.pending.give_up().collect();
         for late in late {
             match late {
-                Late::Command(what) => self.unheard(what, &error.to_string()),
-                Late::Gathering(gathering) => gathering.answer(),
+                Overdue::Command(what) => self.unheard(what, &error.to_string()),
+                Overdue::Gathering(gathering) => gathering.answer(),
             }
         }
     }
@@ -345,7 +353,7 @@ impl<'a> Watch<'a> {
     /// Asks whether the guest runs; what asked for a change is told once that is known.
     fn look(&mut self, ask: Option<Ask>) {
         self.look_at = None;
-        self.command("query-status", What::Status(ask));
+        self.command("query-status", CommandPurpose::Status(ask));
     }
 
     /// A guest that stops without being told has hit an error inside QEMU, which stays alive.

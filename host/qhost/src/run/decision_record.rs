@@ -19,7 +19,7 @@ pub(super) enum Keep {
 }
 
 /// A decision under way, as far as its record goes.
-pub(super) struct Docket {
+pub(super) struct DecisionRecord {
     keep: Keep,
     journal: Journal,
     masks: Masks,
@@ -34,7 +34,7 @@ enum Stage {
     Ended,
 }
 
-impl Docket {
+impl DecisionRecord {
     pub(super) fn new(host: &Host, keep: Keep) -> Self {
         let stage = Mutex::new(Stage::Reading);
         Self { keep, journal: host.journal(), masks: host.masks(), stage }

@@ -2,7 +2,7 @@
 
 use qhost_model::printable;
 
-use super::{End, StoppedBy, process::Ending, qmp::Event};
+use super::{End, StoppedBy, process::ProcessExit, qmp::Event};
 
 /// How far stopping has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +15,7 @@ pub(super) enum Phase {
 
 /// What was asked of a VM that has ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct StopIntent {
     /// Its end.
     pub(super) end: bool,
     /// To be started again after that.
@@ -24,7 +24,7 @@ pub(super) struct Asked {
 
 /// What QEMU's events said, and what was asked.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct ExitEvidence {
     pub(super) asked: bool,
     pub(super) again: bool,
     pub(super) phase: Phase,
@@ -34,7 +34,7 @@ pub(super) struct Seen {
     pub(super) failure: Option<String>,
 }
 
-impl Default for Seen {
+impl Default for ExitEvidence {
     fn default() -> Self {
         Self {
             asked: false,
@@ -47,10 +47,10 @@ impl Default for Seen {
     }
 }
 
-impl Seen {
+impl ExitEvidence {
     /// What was asked.
-    pub(super) fn asked(&self) -> Asked {
-        Asked { end: self.asked, again: self.again }
+    pub(super) fn asked(&self) -> StopIntent {
+        StopIntent { end: self.asked, again: self.again }
     }
 
     pub(super) fn note(&mut self, event: &Event) {
@@ -69,7 +69,7 @@ impl Seen {
 
     /// Tells apart how it ended; what the guest or QEMU did counts for more than what was asked. `oom` where the kernel killed
     /// something in its cgroup.
-    pub(super) fn end(self, ending: Ending, stderr: &str, oom: bool) -> End {
+    pub(super) fn end(self, ending: ProcessExit, stderr: &str, oom: bool) -> End {
         if let Some(message) = self.failure {
             return End::Failed { message };
         }
@@ -78,9 +78,9 @@ impl Seen {
         }
         // Of a QEMU that another supervisor started, only its events say how it ended.
         let clean = match ending {
-            Ending::Code(code) => code == 0,
-            Ending::Signal(_) => false,
-            Ending::Unseen => self.shutdown.is_some(),
+            ProcessExit::Code(code) => code == 0,
+            ProcessExit::Signal(_) => false,
+            ProcessExit::Unseen => self.shutdown.is_some(),
         };
         match (self.shutdown.as_deref(), clean) {
             (_, _) if self.asked && self.phase == Phase::Killing => {

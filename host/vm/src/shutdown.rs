@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use qhost_sys::failpoint;
 
-use super::{Note, State, pending::What, seen::Phase, watch::Watch};
+use super::{Notification, State, exit::Phase, monitor::Monitor, pending::CommandPurpose};
 use crate::limits;
 
-impl Watch<'_> {
+impl Monitor<'_> {
     /// Begins to stop it; where that has begun, makes its grace no longer than this.
     pub(super) fn stop(&mut self, grace_s: Option<u64>) {
         let grace = Duration::from_secs(grace_s.unwrap_or(self.of.spec.grace_s));
@@ -62,7 +62,7 @@ impl Watch<'_> {
         self.seen.phase = phase;
         if self.seen.asked {
             self.enter_stopping(wait);
-            self.of.notes.say(&Note::Doing(doing.into()));
+            self.of.notify.send(&Notification::Doing(doing.into()));
         }
         failpoint::reach(match phase {
             Phase::Running | Phase::PoweringDown => "stop.powerdown",
@@ -73,7 +73,7 @@ impl Watch<'_> {
         match phase {
             Phase::Killing => self.qemu.kill(),
             Phase::Running | Phase::PoweringDown | Phase::Quitting => {
-                self.command(command, What::Stop);
+                self.command(command, CommandPurpose::Stop);
             }
         }
     }
@@ -83,7 +83,7 @@ impl Watch<'_> {
         if self.of.dir.status().state() == State::Stopping {
             let again = self.seen.again;
             if self.of.dir.status().start_again_after != again {
-                self.of.dir.note(|status| status.start_again_after = again);
+                self.of.dir.update_status(|status| status.start_again_after = again);
             }
             return;
         }
