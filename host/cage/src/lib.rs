@@ -3,7 +3,7 @@
 //! each of its walls.
 
 pub mod limits;
-mod look;
+mod detect;
 mod enter;
 mod bpf;
 mod cgroup;
@@ -21,9 +21,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use cgroup::{Cgroup, Usage};
+pub use detect::{Host, MissingWalls, Requirements, Wall, memory_bytes, user_namespaces};
 pub use enter::{CageRequest, SUBCOMMAND, StepMessage, enter};
 pub use landlock::version as landlock_version;
-pub use look::{Host, MissingWalls, Requirements, Wall, memory_bytes, user_namespaces};
 pub use sockets::bound;
 pub use sockets::{BindListener, HandedSockets};
 pub use user::{UIDS, Uids, UserRange};

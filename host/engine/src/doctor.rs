@@ -122,7 +122,7 @@ fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
 
 /// What a VM would be kept in: whether all of it can be had, and each part.
 fn cage(config: &Config) -> [Finding; 5] {
-    let host = qhost_cage::Host::look(&config.cage);
+    let host = qhost_cage::Host::detect(&config.cage);
     let lacks = host.lacks();
     let each: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
     let otherwise = match config.cage.level {

@@ -154,7 +154,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
             program,
             unfiltered_internet,
         };
-        qhost_cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?
+        qhost_cage::Host::detect(&host.config.cage).cage(&host.config.cage, needs)?
     };
     let takes = Usage::of(approved.launch(), overlay_bytes);
     let terms = host.config.terms(&approved.task().tenant);

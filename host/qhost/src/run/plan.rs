@@ -110,7 +110,7 @@ fn planned(
         program: fingerprint.path(),
         unfiltered_internet: host.config.unfiltered_internet(),
     };
-    let cage = qhost_cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
+    let cage = qhost_cage::Host::detect(&host.config.cage).cage(&host.config.cage, needs)?;
     Ok(PlannedLaunch {
         image_stored: stored.is_some(),
         image_sha256: store.known_digest(image, Some(tenant))?.unwrap_or(image.checksum.pin()),

@@ -19,7 +19,7 @@ use qhost_policy::Decision;
 use qhost_sys::{state::StateDir, stop::Stop};
 use qhost_vm::{AskError, Request, Spec, State, Vm, VmError};
 
-use super::{Host, RunError, ending::summary, show};
+use super::{Host, RunError, show, stop::summary};
 use crate::{
     cli::{Shared, StopArgs, Until},
     limits,
@@ -93,7 +93,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
         program: &spec.program,
         unfiltered_internet: host.config.unfiltered_internet(),
     };
-    spec.cage = qhost_cage::Host::look(&host.config.cage).cage(&host.config.cage, needs)?;
+    spec.cage = qhost_cage::Host::detect(&host.config.cage).cage(&host.config.cage, needs)?;
     let ports = ports::reserve_again(&host.state, &spec.forwards)?;
     let mut kept = KeptOverlay::hold(&host.state, &task)?;
     let terms = host.config.terms(&task.tenant);

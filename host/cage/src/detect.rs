@@ -159,7 +159,7 @@ const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 impl Host {
     /// Looks.
-    pub fn look(settings: &Settings) -> Self {
+    pub fn detect(settings: &Settings) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
         let effective = effective.and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
