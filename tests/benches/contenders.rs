@@ -220,7 +220,7 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         free: amount(host.free),
         ports: rules.ports.iter().map(ranges).collect(),
         ports_in_use: host.ports_in_use,
-        tenant_usage: types::TenantUsage {
+        tenant_usage: types::Usage {
             vms: host.tenant_usage.vms,
             resources: amount(host.tenant_usage.resources),
             ports: host.tenant_usage.ports,
