@@ -32,7 +32,8 @@ mod cage;
 mod neighbours;
 mod chaos;
 mod linux;
-mod readme;
+mod tutorial;
+mod docs;
 mod crates;
 mod tidy;
 

@@ -78,12 +78,3 @@ fn every_limit_is_used() {
         assert!(code.contains(&format!("limits::{name}")), "{name} is not used");
     }
 }
-
-#[test]
-fn the_readme_has_the_exit_codes() {
-    let readme = read(&root().join("README.md"));
-    for (exit, meaning) in qhost::outcome::Exit::ALL {
-        let line = format!("| {} | {meaning} |", exit.code());
-        assert!(readme.contains(&line), "README.md lacks: {line}");
-    }
-}

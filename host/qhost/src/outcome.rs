@@ -18,7 +18,7 @@ use qhost_vm::{End, State};
 
 use crate::limits;
 
-/// The exit codes. [`Exit::ALL`] is the table that `--help` and the README print.
+/// The exit codes. [`Exit::ALL`] is the table that `--help` and `host/docs/exit-codes.md` have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]

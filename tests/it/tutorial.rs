@@ -1,4 +1,4 @@
-//! The README's newcomer's path: every command in it is run, and prints what the README says it prints.
+//! The way from nothing to a policy: every command of `host/docs/policies.md` is run, and prints what the page says it prints.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -14,8 +14,8 @@ struct Step {
 
 /// The steps of the console block under a heading.
 fn steps(heading: &str) -> Vec<Step> {
-    let readme = fs::read_to_string(root().join("README.md")).expect("the README");
-    let (_, section) = readme.split_once(&format!("\n## {heading}\n")).expect("the section");
+    let page = fs::read_to_string(root().join("host/docs/policies.md")).expect("the page");
+    let (_, section) = page.split_once(&format!("\n## {heading}\n")).expect("the section");
     let (_, block) = section.split_once("```console\n").expect("its console block");
     let (block, _) = block.split_once("```").expect("its end");
     let mut steps: Vec<Step> = vec![];
@@ -32,7 +32,7 @@ fn steps(heading: &str) -> Vec<Step> {
     steps
 }
 
-/// Keys, digests, sizes and ids differ from run to run, and `…` stands for what the README leaves out.
+/// Keys, digests, sizes and ids differ from run to run, and `…` stands for what the page leaves out.
 fn alike(line: &str) -> String {
     let word = |word: &str| match word {
         _ if word.contains('…') => "…".to_owned(),
@@ -49,7 +49,7 @@ fn alike(line: &str) -> String {
 }
 
 #[test]
-fn the_newcomers_path_prints_what_the_readme_says() {
+fn the_way_to_a_policy_prints_what_the_page_says() {
     if !can_build("rust") {
         return;
     }
