@@ -11,7 +11,7 @@ use rustix::{
     },
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use qhost_sys::state;
 
@@ -19,8 +19,8 @@ use super::{CageError, User};
 use crate::limits;
 
 /// The users that VMs may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub struct UserRange {
     first: u32,
@@ -63,6 +63,12 @@ impl TryFrom<String> for UserRange {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
+    }
+}
+
+impl From<UserRange> for String {
+    fn from(range: UserRange) -> Self {
+        range.to_string()
     }
 }
 
