@@ -229,8 +229,8 @@ fn it_takes_no_more_cpu_time_than_it_may() {
     let caged = Caged::doing(&["spin 4"], json!({}));
     caged.said();
     let vm = caged.qhost.vms().remove(0).file_name().unwrap().to_string_lossy().into_owned();
-    let v1 = format!("/sys/fs/cgroup/cpu/qhost/{vm}/cpu.cfs_quota_us");
-    let v2 = format!("/sys/fs/cgroup/qhost/{vm}/cpu.max");
+    let v1 = format!("/sys/fs/cgroup/cpu/qhost/tenant-default/{vm}/cpu.cfs_quota_us");
+    let v2 = format!("/sys/fs/cgroup/qhost/tenant-default/{vm}/cpu.max");
     let quota = fs::read_to_string(&v1).or_else(|_| fs::read_to_string(v2)).unwrap();
     assert_eq!(quota.split_whitespace().next(), Some("125000"), "1.25 CPUs of 100 ms");
 }

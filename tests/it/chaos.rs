@@ -3,10 +3,9 @@
 //! had again: `QHOST_CHAOS_SEED`, `QHOST_CHAOS_SECONDS`.
 
 use std::{
-    collections::BTreeSet,
     env, fs,
     net::{TcpListener, UdpSocket},
-    path::Path,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -183,21 +182,7 @@ fn jobs(qhost: &Qhost, server: &ImageServer) -> Vec<String> {
 /// No process, cgroup, socket, overlay or reserved port is left.
 fn is_clean(qhost: &Qhost) {
     qhost.assert_nothing_left();
-    let ids: BTreeSet<String> = qhost
-        .vms()
-        .iter()
-        .map(|vm| vm.file_name().unwrap().to_string_lossy().into_owned())
-        .collect();
-    for controller in ["cpu", "memory", "pids", "unified", ""] {
-        let groups = Path::new("/sys/fs/cgroup").join(controller).join("qhost");
-        let left: Vec<_> = fs::read_dir(groups)
-            .into_iter()
-            .flatten()
-            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-            .filter(|name| ids.contains(name))
-            .collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
+    assert_eq!(qhost.cgroups(), Vec::<PathBuf>::new());
     for lock in fs::read_dir(qhost.state().join("ports")).into_iter().flatten() {
         let path = lock.unwrap().path();
         let held = fs::File::open(&path).unwrap().try_lock().is_err();

@@ -2,7 +2,7 @@
 //! beside it is a benchmark, `neighbours`.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -157,4 +157,56 @@ fn a_hostile_neighbour_changes_nothing() {
     assert_eq!((shared.len(), &shared[0]["tenant"]), (1, &json!("acme")));
     eprintln!("{} VMs of acme's in {} s beside: {tried}", acme.ids.len() - 1, duration().as_secs());
     qhost.assert_nothing_left();
+}
+
+/// Tenants share CPU time alike, however many VMs and commands one has.
+#[test]
+fn commands_and_vms_are_in_their_tenants_cgroup() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[tenants.acme]\n");
+    let job = qhost.job(&server.serve("/image", shared_disk(SAYS)), json!({}));
+    let run = qhost.start(&["run", "--tenant", "acme", &job]);
+    let pid = run.pid().to_string();
+    let commands = wait_for("the command to move", || {
+        cpu_group(&pid).filter(|group| group.ends_with("/qhost/tenant-acme/commands"))
+    });
+    let tenant = commands.strip_suffix("/commands").unwrap();
+    let of_vm = wait_for("QEMU to move", || {
+        let qemus = qhost.qemus();
+        qemus.first().and_then(|pid| cpu_group(pid)).filter(|group| group.ends_with("/qemu"))
+    });
+    let vm = qhost.vms().remove(0).file_name().unwrap().to_string_lossy().into_owned();
+    assert_eq!(of_vm, format!("{tenant}/{vm}/qemu"));
+    qhost.run(&["kill", "acme/test"]).exits(0);
+}
+
+/// A tenant's start waits for the tenant's others, says so, can be given up, and keeps no other tenant's waiting.
+#[test]
+fn one_start_of_a_tenant_is_worked_on_at_a_time() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[tenants.acme]\n[tenants.mallory]\n");
+    let job = qhost.job(&server.serve("/image", shared_disk(SAYS)), json!({}));
+    fs::create_dir_all(qhost.state().join("turns")).unwrap();
+    let turn = File::create(qhost.state().join("turns/mallory.lock")).unwrap();
+    turn.lock().unwrap();
+    let given_up = qhost.start(&["run", "--tenant", "mallory", &job]);
+    given_up.says("waiting   for other starts of tenant mallory");
+    qhost.run(&["run", "--detach", "--tenant", "acme", &job]).exits(0);
+    given_up.signal("INT");
+    given_up.end().exits(130).says("interrupted before the guest ran");
+    let waits = qhost.start(&["run", "--detach", "--tenant", "mallory", &job]);
+    assert_eq!(qhost.vms().len(), 1, "acme's alone");
+    drop(turn);
+    waits.end().exits(0);
+    qhost.run(&["kill", "acme/test", "mallory/test"]).exits(0);
+}
+
+/// The group that counts a process's CPU time.
+fn cpu_group(pid: &str) -> Option<String> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let of = |wanted: fn(&str) -> bool| {
+        let mut groups = groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        groups.find(|(controllers, _)| wanted(controllers)).map(|(_, group)| group.to_owned())
+    };
+    of(|controllers| controllers.split(',').any(|one| one == "cpu")).or_else(|| of(str::is_empty))
 }

@@ -183,6 +183,15 @@ impl Qhost {
         Running { child: command.spawn().expect("qhost runs"), output }
     }
 
+    /// The cgroups that its VMs have.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let vms = self.vms();
+        let names: Vec<_> = vms.iter().filter_map(|vm| vm.file_name()).collect();
+        let of_vms =
+            |tenant: PathBuf| names.iter().map(move |name| tenant.join(name)).collect::<Vec<_>>();
+        tenant_groups().into_iter().flat_map(of_vms).filter(|group| group.exists()).collect()
+    }
+
     /// The folders of VMs, running or ended.
     pub fn vms(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.state().join("vms")).into_iter().flatten().flatten();
@@ -289,6 +298,15 @@ pub fn processes_in(folder: &Path) -> Vec<String> {
         .collect()
 }
 
+/// The groups of tenants, of each version and controller.
+fn tenant_groups() -> Vec<PathBuf> {
+    let controllers = ["cpu", "memory", "pids", "unified", ""];
+    let folders = controllers.map(|one| Path::new("/sys/fs/cgroup").join(one).join("qhost"));
+    let groups = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let groups = groups.map(|group| group.path());
+    groups.filter(|group| group.to_string_lossy().contains("/tenant-")).collect()
+}
+
 impl Drop for Qhost {
     fn drop(&mut self) {
         // VMs outlive the commands that started them; those of a test do not outlive it.
@@ -302,14 +320,10 @@ impl Drop for Qhost {
             tries += 1;
             assert!(tries < 100 || std::thread::panicking(), "processes do not end");
         }
-        for controller in ["cpu", "memory", "pids", "unified", ""] {
-            for vm in self.vms() {
-                let name = vm.file_name().expect("an id");
-                let group = Path::new("/sys/fs/cgroup").join(controller).join("qhost").join(name);
-                for group in [group.join("qemu"), group.join("supervisor"), group] {
-                    if group.exists() {
-                        wait_for("the cgroup to be empty", || fs::remove_dir(&group).ok());
-                    }
+        for group in self.cgroups() {
+            for group in [group.join("qemu"), group.join("supervisor"), group] {
+                if group.exists() {
+                    wait_for("the cgroup to be empty", || fs::remove_dir(&group).ok());
                 }
             }
         }

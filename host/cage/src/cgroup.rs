@@ -1,6 +1,7 @@
 //! Control groups (cgroups(7)): what a VM may take of the host's CPUs, memory and processes. Version 2, or version 1 where the
-//! controllers are there. A VM's group has one below it for QEMU and one for its supervisor, whose work for the VM counts as the VM's.
-//! It lives as long as its VM and is removed by what ends or sweeps that.
+//! controllers are there. Each tenant has a group, so that tenants share the CPUs alike, however many VMs and commands one has. Below
+//! it is a group for each of its VMs, which lives as long as the VM, with one for QEMU and one for the supervisor, whose work counts as
+//! the VM's; and one for the commands that qhost runs for the tenant.
 
 use std::{
     fmt,
@@ -24,8 +25,15 @@ pub(super) const QEMU: &str = "qemu";
 const SUPERVISOR: &str = "supervisor";
 /// A group beside the VMs': supervisors whose VMs are over are in it until they end.
 const ENDING: &str = "supervisors";
+/// A group beside the VMs': what qhost does for the tenant before there is a VM.
+const COMMANDS: &str = "commands";
 
-/// The group below which each VM gets one, and what one may take.
+/// The group of a tenant, below the one that the configuration names.
+pub(super) fn of_tenant(group: &Path, tenant: &str) -> PathBuf {
+    group.join(format!("tenant-{tenant}"))
+}
+
+/// A tenant's group, below which each VM gets one, and what one may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     /// Its folder; of version 1 one for each controller.
@@ -81,6 +89,17 @@ impl Cgroup {
         Some(Self { at, memory_bytes: 0, cpu_percent: 0, pids: 0 })
     }
 
+    /// The one of a tenant, below this one.
+    pub(super) fn of_tenant(mut self, tenant: &str) -> Self {
+        match &mut self.at {
+            At::V2 { group, .. } => *group = of_tenant(group, tenant),
+            At::V1(folders) => {
+                folders.iter_mut().for_each(|folder| *folder = of_tenant(folder, tenant))
+            }
+        }
+        self
+    }
+
     /// Makes a VM's group and those below it, if they are not there, sets its bounds, and moves this process to QEMU's.
     pub(super) fn enter(&self, vm: &str) -> Result<(), CageError> {
         let failed = CageError::at::<io::Error>("making a cgroup and moving there");
@@ -118,6 +137,17 @@ impl Cgroup {
         self.join(&below)
     }
 
+    /// Moves this process to the tenant's commands. Of version 1 it moves for CPU time alone, and must have one thread: others
+    /// would stay where they are.
+    pub(super) fn enter_command(&self) -> io::Result<()> {
+        self.prepare()?;
+        // The one that counts CPU time is the first of version 1, and the only one of version 2.
+        self.folders().into_iter().take(1).try_for_each(|folder| {
+            create(&folder.join(COMMANDS))?;
+            self.join_in(folder, Path::new(COMMANDS))
+        })
+    }
+
     /// Moves this process, a VM's supervisor, out of the VM's group, which can then be removed.
     pub(super) fn leave(&self) -> io::Result<()> {
         self.folders().into_iter().try_for_each(|folder| create(&folder.join(ENDING)))?;
@@ -127,12 +157,15 @@ impl Cgroup {
     /// Moves this process, which has one thread. To move a whole process, the kernel takes a lock that all processes of the
     /// host share, some 15 ms; version 1 can move the thread alone, without that lock.
     fn join(&self, below: &Path) -> io::Result<()> {
+        self.folders().into_iter().try_for_each(|folder| self.join_in(folder, below))
+    }
+
+    fn join_in(&self, folder: &Path, below: &Path) -> io::Result<()> {
         let joining = match &self.at {
             At::V2 { .. } => "cgroup.procs",
             At::V1(_) => "tasks",
         };
-        let mut folders = self.folders().into_iter();
-        folders.try_for_each(|folder| write(&folder.join(below).join(joining), "0"))
+        write(&folder.join(below).join(joining), "0")
     }
 
     /// The groups' parent, and of version 2 the controllers on the way there.

@@ -16,7 +16,9 @@ use qhost_model::{
     launch::Launch,
 };
 
-use super::{Cage, Cgroup, Level, Network, Rlimits, Settings, User, egress, landlock, sockets};
+use super::{
+    Cage, Cgroup, Level, Network, Rlimits, Settings, User, cgroup, egress, landlock, sockets,
+};
 use crate::limits;
 
 /// One wall of the cage.
@@ -121,6 +123,8 @@ fn said(walls: &[Wall], may_be_left_out: bool) -> String {
 /// What a launch needs of the cage.
 #[derive(Debug, Clone, Copy)]
 pub struct Requirements<'a> {
+    /// Whose it is.
+    pub tenant: &'a str,
     /// The launch.
     pub launch: &'a Launch,
     /// The host's side of its ports.
@@ -144,7 +148,7 @@ pub struct Host {
     /// Whether QEMU's sockets can be bound for it.
     listening: bool,
     cgroup: Option<Cgroup>,
-    /// As the configuration names it.
+    /// The group that tenants' own are below, as the configuration names it.
     group: PathBuf,
     /// The hard limit on open files.
     files: u64,
@@ -209,7 +213,7 @@ impl Host {
         walls.into_iter().filter(|(_, has)| !has).map(|(wall, _)| wall).collect()
     }
 
-    /// The cgroup that VMs' own are below.
+    /// The cgroup that tenants' own are below.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
     }
@@ -244,7 +248,8 @@ impl Host {
             return Err(MissingWalls::Walls { walls: lacks, may_be_left_out: true });
         }
         let cpus = launch.resources.cpus;
-        let cgroup = self.cgroup.clone().map(|mut cgroup| {
+        let cgroup = self.cgroup.clone().map(|cgroup| {
+            let mut cgroup = cgroup.of_tenant(needs.tenant);
             cgroup.memory_bytes = memory_bytes(launch.resources.memory_mib);
             cgroup.cpu_percent = u64::from(cpus) * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
             // Its supervisor is in the same group.
@@ -296,7 +301,10 @@ impl Host {
             });
         }
         match self.egress() {
-            Ok(groups) => Ok(Network::Filtered { groups, tcp, udp, internet }),
+            Ok(groups) => {
+                let groups = cgroup::of_tenant(&groups, needs.tenant);
+                Ok(Network::Filtered { groups, tcp, udp, internet })
+            }
             Err(error) => {
                 tracing::debug!(%error, "no filter");
                 Err(match (internet, needs.unfiltered_internet) {

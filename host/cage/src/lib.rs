@@ -192,8 +192,8 @@ pub struct Settings {
     pub level: Level,
     /// The users that VMs are, one each, where qhost runs as root: `FIRST-LAST`.
     pub users: UserRange,
-    /// The cgroup below which each VM gets one: a path below the file system's root for cgroups, of version 1 below that of
-    /// each controller. One that is delegated to qhost, where it does not run as root.
+    /// The cgroup below which each tenant gets one, and each of its VMs: a path below the file system's root for cgroups, of version 1
+    /// below that of each controller. One that is delegated to qhost, where it does not run as root.
     pub cgroup: PathBuf,
     /// Files and folders that QEMU is to see for reading, besides its own and the system's libraries.
     pub paths: Vec<PathBuf>,
@@ -208,6 +208,13 @@ impl Default for Settings {
             paths: vec![],
         }
     }
+}
+
+/// Moves this process, which is to have one thread, into the group of a tenant's commands: what qhost does for a tenant before
+/// there is a VM comes out of the tenant's own share of the CPUs. Nothing where this host has no such groups.
+pub fn enter_command(settings: &Settings, tenant: &str) -> io::Result<()> {
+    let group = Cgroup::find(&settings.cgroup).map(|cgroup| cgroup.of_tenant(tenant));
+    group.map_or(Ok(()), |group| group.enter_command())
 }
 
 /// A wall of the cage that could not be put up.

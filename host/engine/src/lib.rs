@@ -7,6 +7,7 @@ pub mod config;
 pub mod fingerprint;
 pub mod facts;
 pub mod doctor;
+pub mod turn;
 pub mod admission;
 pub mod ports;
 pub mod overlays;

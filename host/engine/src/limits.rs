@@ -48,3 +48,12 @@ pub const KVM_PROBE: Duration = Duration::from_secs(3);
 pub const SUPERVISOR: Duration = Duration::from_secs(30);
 /// One answer of the kernel over netlink in bytes: it writes up to 32 KiB of a list (`netlink_dump` of its af_netlink.c).
 pub const NETLINK_BYTES: usize = 64 << 10;
+
+// Tenants' turns.
+
+/// How long a start waits for its tenant's turn: a few decisions of the longest that there are.
+pub const TURN: Duration = Duration::from_secs(600);
+/// After how long a start says that it waits for that.
+pub const TURN_TOLD: Duration = Duration::from_secs(1);
+/// How often it is tried to take it: a start takes some 50 ms.
+pub const TURN_POLL: Duration = Duration::from_millis(5);

@@ -29,12 +29,13 @@ use qhost_engine::{
     overlays::KeptOverlay,
     ports, recover,
     start::{self, VmLocks},
+    turn::Turn,
 };
 
 pub use error::RunError;
 pub use trust::TrustError;
 
-use qhost_image::{Fetcher, Store};
+use qhost_image::{Fetcher, ImageError, Store};
 use qhost_model::quota::Usage;
 use qhost_policy::{Cache, Loader};
 use qhost_sys::{state::StateDir, stop::Stop};
@@ -103,6 +104,12 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     let steps = show::Steps::new(shared);
     report.image_allow.clone_from(&args.decide.networks.image_allow);
     let host = Host::new(shared)?.with_image_networks(&args.decide);
+    let tenant = &args.decide.tenant;
+    host.enter_share_of(tenant)?;
+    let mut turn = tokio::select! {
+        turn = host.turn(tenant, &steps) => turn?,
+        () = stop.asked(1) => return Err(RunError::Interrupted),
+    };
     recover::recover(&host.state).await;
     let fingerprint = tokio::select! {
         fingerprint = host.fingerprint(&steps) => fingerprint?,
@@ -120,13 +127,15 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         Decided::Not(exit) => return Ok(exit),
     };
     let store = Store::new(host.state.path());
-    let terms = host.config.terms(&args.decide.tenant);
-    let fetcher = Fetcher::of_tenant(&host.config.image, &args.decide.tenant, &terms, &steps);
+    let terms = host.config.terms(tenant);
+    let fetcher = Fetcher::of_tenant(&host.config.image, tenant, &terms, &steps);
     if approved.task().image.checksum.sums().is_some() {
-        let sha256 = tokio::select! {
-            sha256 = store.resolve(&approved.task().image, fetcher) => sha256?,
+        let resolved = store.resolve(&approved.task().image, fetcher);
+        let (sha256, again) = tokio::select! {
+            resolved = host.between_turns(turn, tenant, &steps, resolved) => resolved?,
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
+        turn = again;
         // Policies go by the image's own digest too, which is known only now.
         let known = Some(approved.task().with_image(sha256));
         approved = match decision.make(known, report, stop.asked(1)).await? {
@@ -148,6 +157,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         let program = fingerprint.path();
         let unfiltered_internet = host.config.unfiltered_internet();
         let needs = qhost_cage::Requirements {
+            tenant,
             launch,
             forwards,
             overlay_bytes,
@@ -157,11 +167,18 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
         qhost_cage::Host::detect(&host.config.cage).cage(&host.config.cage, needs)?
     };
     let takes = Usage::of(approved.launch(), overlay_bytes);
-    let terms = host.config.terms(&approved.task().tenant);
     let dir = admission::admit_new(&host.state, approved.task(), takes, &terms)?;
-    let image = tokio::select! {
-        image = store.ensure(&approved.task().image, fetcher) => image?,
-        () = stop.asked(1) => return Err(RunError::Interrupted),
+    let stored = store.get(&approved.task().image, tenant, &host.config.image)?;
+    let image = if let Some(stored) = stored {
+        stored
+    } else {
+        let fetched = store.ensure(&approved.task().image, fetcher);
+        let (image, again) = tokio::select! {
+            fetched = host.between_turns(turn, tenant, &steps, fetched) => fetched?,
+            () = stop.asked(1) => return Err(RunError::Interrupted),
+        };
+        turn = again;
+        image
     };
     steps.verified(&image);
     report.image = Some(image.clone());
@@ -180,6 +197,7 @@ async fn stages(shared: &Shared, args: &RunArgs, report: &mut Report) -> Result<
     held.user(&mut spec.cage.user, host.config.cage.users)?;
     let folder = dir.path().to_owned();
     let attached = start::launch(dir, &spec, &report.masked(plan.decision()), held)?;
+    drop(turn);
     let vm =
         follow::until(args.until(), &host, &folder, (attached, &spec), &steps, &mut stop).await;
     store.note_use(plan.image().sha256());
@@ -200,6 +218,37 @@ impl Host {
     fn new(shared: &Shared) -> Result<Self, RunError> {
         let config = Config::load(shared.config.as_deref())?;
         Ok(Self { config, state: state_dir(shared)?, terminal: show::on_terminal(shared) })
+    }
+
+    /// What this process does from here on comes out of the tenant's share of the CPUs, where there are several tenants. While it
+    /// has one thread: the kernel moves the others' only at a price.
+    fn enter_share_of(&self, tenant: &str) -> Result<(), RunError> {
+        if !self.config.has_tenant(tenant) {
+            // The decision says that there is no such tenant; with a single one there is nothing to share.
+            return Ok(());
+        }
+        qhost_cage::enter_command(&self.config.cage, tenant).map_err(RunError::Cgroup)
+    }
+
+    /// The tenant's turn to decide and launch, where there are several tenants.
+    async fn turn(&self, tenant: &str, steps: &show::Steps) -> Result<Option<Turn>, RunError> {
+        if !self.config.has_tenant(tenant) {
+            return Ok(None);
+        }
+        let waiting = || steps.doing("waiting", &format!("for other starts of tenant {tenant}"));
+        Ok(Some(Turn::wait(&self.state, tenant, waiting).await?))
+    }
+
+    /// Does what waits for the network, for which the turn is given up, and takes the next one.
+    async fn between_turns<T>(
+        &self,
+        turn: Option<Turn>,
+        tenant: &str,
+        steps: &show::Steps,
+        waits: impl Future<Output = Result<T, ImageError>>,
+    ) -> Result<(T, Option<Turn>), RunError> {
+        drop(turn);
+        Ok((waits.await?, self.turn(tenant, steps).await?))
     }
 
     fn with_image_networks(mut self, args: &DecideArgs) -> Self {

@@ -62,7 +62,7 @@ fn is_paid_for_by_the_vm() {
     let bounded = bounded.or_else(|| groups.lines().find(|line| line.starts_with("0::")));
     assert!(bounded.unwrap().ends_with(&format!("/{vm}/supervisor")), "{groups}");
     // Version 1 bounds memory and swap together, where the kernel counts swap.
-    let memory = Path::new("/sys/fs/cgroup/memory/qhost").join(&vm);
+    let memory = Path::new("/sys/fs/cgroup/memory/qhost/tenant-default").join(&vm);
     if let Ok(both) = fs::read_to_string(memory.join("memory.memsw.limit_in_bytes")) {
         let memory = fs::read_to_string(memory.join("memory.limit_in_bytes")).unwrap();
         assert_eq!(both, memory);

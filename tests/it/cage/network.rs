@@ -234,5 +234,5 @@ fn egress_group(vm: &str) -> PathBuf {
         let at = words.next()?;
         (words.next()? == "cgroup2").then(|| PathBuf::from(at))
     });
-    root.expect("cgroups of version 2").join("qhost").join(vm).join("qemu")
+    root.expect("cgroups of version 2").join("qhost/tenant-default").join(vm).join("qemu")
 }

@@ -126,6 +126,11 @@ impl Config {
         Ok(host.chain(own.iter().filter_map(of(Layer::Tenant))).collect())
     }
 
+    /// Whether it is one of several, which the configuration names.
+    pub fn has_tenant(&self, tenant: &str) -> bool {
+        self.tenants.contains_key(tenant)
+    }
+
     /// What all VMs may take together, what a tenant's may, and what is kept of those that have ended.
     pub fn terms(&self, tenant: &str) -> Terms {
         let own = self.tenants.get(tenant).map(|own| own.quota.clone());

@@ -3,7 +3,9 @@
 use std::{io, path::PathBuf};
 
 use qhost_cage::MissingWalls;
-use qhost_engine::{config::ConfigError, facts::FactsError, fingerprint::FingerprintError};
+use qhost_engine::{
+    config::ConfigError, facts::FactsError, fingerprint::FingerprintError, turn::TurnError,
+};
 use qhost_image::ImageError;
 use qhost_model::{
     digest::Sha256,
@@ -103,6 +105,12 @@ pub enum RunError {
     /// What VMs are to be kept in.
     #[error(transparent)]
     Cage(#[from] MissingWalls),
+    /// The group of the tenant's commands.
+    #[error("cannot do this in the tenant's cgroup")]
+    Cgroup(#[source] io::Error),
+    /// The tenant's turn.
+    #[error(transparent)]
+    Turn(#[from] TurnError),
     /// The process itself cannot work.
     #[error("cannot set up this process")]
     Runtime(#[source] io::Error),
@@ -133,6 +141,8 @@ impl RunError {
             Self::Policy(_) | Self::SlowDecision => Exit::PolicyFailed,
             Self::Fingerprint(_)
             | Self::Facts(_)
+            | Self::Cgroup(_)
+            | Self::Turn(_)
             | Self::Runtime(_)
             | Self::Record(_)
             | Self::Cage(_) => Exit::CannotRun,
@@ -189,6 +199,8 @@ impl RunError {
             | Self::Image(_)
             | Self::Vm(_)
             | Self::Cage(_)
+            | Self::Cgroup(_)
+            | Self::Turn(_)
             | Self::Runtime(_)
             | Self::Interrupted => &[],
         }

@@ -63,6 +63,7 @@ async fn stages(
 ) -> Result<(Exit, Option<PlannedLaunch>), RunError> {
     report.image_allow.clone_from(&args.networks.image_allow);
     let host = Host::new(shared)?.with_image_networks(args);
+    host.enter_share_of(&args.tenant)?;
     let fingerprint = host.fingerprint(&show::Steps::new(shared)).await?;
     let decision = Deciding { host, fingerprint, args: args.clone(), keep: Keep::Nothing };
     let mut approved = match decision.make(None, report, future::pending()).await? {
@@ -104,6 +105,7 @@ fn planned(
     };
     let forwards: Vec<_> = approved.launch().ports.iter().map(forward).collect();
     let needs = qhost_cage::Requirements {
+        tenant,
         launch: approved.launch(),
         forwards: &forwards,
         overlay_bytes: host.config.overlay.max_bytes,

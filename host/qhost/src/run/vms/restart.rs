@@ -87,6 +87,7 @@ async fn start(shared: &Shared, host: &Host, vm: &Vm, why: &str) -> Result<Vm, R
     let decision: Decision = read(vm.folder.join("decision.json"))?;
     // This host and its configuration may have changed since.
     let needs = qhost_cage::Requirements {
+        tenant: &task.tenant,
         launch: &decision.launch,
         forwards: &spec.forwards,
         overlay_bytes: spec.overlay_bytes,

@@ -1,0 +1,74 @@
+//! Turns: of each tenant's starts one at a time is decided and launched, so that a tenant with a hundred commands takes no more of
+//! the host's processors, disk and locks for them than one with a single command. Fetching an image takes no turn.
+
+use std::{
+    fs::{File, TryLockError},
+    io,
+};
+
+use tokio::time::{self, Instant};
+
+use qhost_sys::state::{self, StateDir};
+
+use crate::limits;
+
+/// A tenant's turn, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: File,
+}
+
+/// A start got no turn.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    /// The tenant's other starts took too long.
+    #[error(
+        "other starts of tenant {tenant} have been decided and launched for {} s, and one is at a time; try again",
+        limits::TURN.as_secs()
+    )]
+    Late {
+        /// The tenant.
+        tenant: String,
+    },
+    /// The lock of the tenant's turns cannot be used.
+    #[error("cannot wait for the tenant's turn in the state folder")]
+    Lock(#[source] io::Error),
+}
+
+impl Turn {
+    /// Waits until none of the tenant's other starts has it: at most [`limits::TURN`], and `waiting` is called where that takes longer
+    /// than [`limits::TURN_TOLD`]. The tenant's name must be one that a tenant can have.
+    ///
+    /// # Errors
+    /// Where it takes longer than it may, or the state folder cannot be written to.
+    pub async fn wait(
+        state: &StateDir,
+        tenant: &str,
+        waiting: impl FnOnce(),
+    ) -> Result<Self, TurnError> {
+        let folder = state.path().join("turns");
+        state::create_private(&folder).map_err(TurnError::Lock)?;
+        // With an ending, no tenant's name leads out of the folder.
+        let path = folder.join(format!("{tenant}.lock"));
+        let lock = state::open_to_append(&path).map_err(TurnError::Lock)?;
+        let began = Instant::now();
+        let mut waiting = Some(waiting);
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { _lock: lock }),
+                Err(TryLockError::WouldBlock) if began.elapsed() < limits::TURN => {
+                    if began.elapsed() > limits::TURN_TOLD
+                        && let Some(waiting) = waiting.take()
+                    {
+                        waiting();
+                    }
+                    time::sleep(limits::TURN_POLL).await;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(TurnError::Late { tenant: tenant.to_owned() });
+                }
+                Err(TryLockError::Error(error)) => return Err(TurnError::Lock(error)),
+            }
+        }
+    }
+}
