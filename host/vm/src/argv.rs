@@ -157,3 +157,81 @@ fn netdev(egress: Egress, forwards: &[Forward]) -> String {
     }
     netdev
 }
+
+#[cfg(test)]
+mod tests {
+    use qhost_model::job::{Protocol, Resources};
+
+    use super::*;
+
+    fn launch() -> Launch {
+        Launch {
+            accelerator: Accelerator::Tcg,
+            ports: vec![],
+            resources: Resources { cpus: 2, memory_mib: 64 },
+            egress: Egress::Isolated,
+            warnings: vec![],
+            extensions: vec![],
+        }
+    }
+
+    fn forward(protocol: Protocol, host: u16) -> Forward {
+        let (label, bind) = ("x,y=z".into(), [127, 0, 0, 1].into());
+        Forward { label, bind, host, guest: 80, protocol }
+    }
+
+    /// A launch, an image's format and forwarded ports, and what the command line then has.
+    struct Row {
+        launch: Launch,
+        format: Format,
+        forwards: Vec<Forward>,
+        has: &'static [&'static str],
+    }
+
+    #[test]
+    fn each_choice_is_an_option() {
+        let raw = |launch, has| Row { launch, format: Format::Raw, forwards: vec![], has };
+        let of = |format, has| Row { launch: launch(), format, forwards: vec![], has };
+        let rows = [
+            raw(launch(), &["guest=a,,b", "cpus=2", "size=64M", "tcg,thread=multi,tb-size=64"]),
+            raw(Launch { accelerator: Accelerator::Kvm, ..launch() }, &["kvm"]),
+            raw(launch(), &["user,id=net,ipv6=off,restrict=on"]),
+            raw(
+                Launch { egress: Egress::Internet, ..launch() },
+                &["user,id=net,ipv6=off,restrict=off"],
+            ),
+            of(Format::Raw, &["fd=5,set=5", "fd=6,set=6"]),
+            of(Format::Qcow2, &["fd=5,set=5", "fd=6,set=6"]),
+            of(Format::Iso, &["fd=5,set=5", "ide-cd,drive=image,bootindex=0"]),
+            Row {
+                forwards: vec![forward(Protocol::Tcp, 2000), forward(Protocol::Udp, 2001)],
+                ..raw(
+                    launch(),
+                    &[
+                        "user,id=net,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:2000-:80,hostfwd=udp:127.0.0.1:2001-:80",
+                    ],
+                )
+            },
+        ];
+        for (number, row) in rows.into_iter().enumerate() {
+            let found = argv("a,b", &row.launch, &["-extra".into()], row.format, &row.forwards);
+            for option in row.has {
+                assert!(found.iter().any(|one| one == option), "row {number}: no {option}");
+            }
+            assert_eq!(found.last().map(String::as_str), Some("-extra"));
+            let writes = found.iter().any(|one| one == "fd=6,set=6");
+            assert_eq!(writes, row.format != Format::Iso, "row {number}: an overlay");
+        }
+    }
+
+    #[test]
+    fn an_image_is_never_written_to_nor_followed() {
+        for format in [Format::Raw, Format::Qcow2, Format::Iso] {
+            let image = &blocks(format)[0];
+            assert_eq!(image["read-only"], true, "{image}");
+            assert_eq!(image["file"]["locking"], "off", "{image}");
+            let is_qcow2 = format == Format::Qcow2;
+            assert_eq!(image.get("backing").is_some_and(serde_json::Value::is_null), is_qcow2);
+        }
+    }
+}

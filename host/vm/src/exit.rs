@@ -105,3 +105,107 @@ impl ExitEvidence {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What QEMU said, how it ended, what was asked and how far that had come; and the end that comes of it.
+    struct Row {
+        events: &'static [(&'static str, &'static str)],
+        exit: ProcessExit,
+        asked: Option<Phase>,
+        oom: bool,
+        end: Result<End, &'static str>,
+    }
+
+    const SHUT_DOWN: &[(&str, &str)] = &[("SHUTDOWN", "guest-shutdown")];
+    const CLEAN: ProcessExit = ProcessExit::Code(0);
+
+    fn row(
+        events: &'static [(&'static str, &'static str)],
+        exit: ProcessExit,
+        asked: Option<Phase>,
+        end: Result<End, &'static str>,
+    ) -> Row {
+        Row { events, exit, asked, oom: false, end }
+    }
+
+    #[test]
+    fn each_way_to_end() {
+        let stopped = |by| Ok(End::Stopped { by });
+        let (down, quit, kill) = (Phase::PoweringDown, Phase::Quitting, Phase::Killing);
+        let rows = [
+            row(SHUT_DOWN, CLEAN, None, Ok(End::ShutDown)),
+            row(SHUT_DOWN, ProcessExit::Unseen, None, Ok(End::ShutDown)),
+            row(SHUT_DOWN, CLEAN, Some(down), stopped(StoppedBy::Powerdown)),
+            row(SHUT_DOWN, CLEAN, Some(quit), stopped(StoppedBy::Powerdown)),
+            row(&[("SHUTDOWN", "host-qmp-quit")], CLEAN, Some(quit), stopped(StoppedBy::Quit)),
+            row(&[], CLEAN, Some(quit), stopped(StoppedBy::Quit)),
+            row(&[], ProcessExit::Signal(9), Some(kill), stopped(StoppedBy::Kill)),
+            row(SHUT_DOWN, CLEAN, Some(kill), stopped(StoppedBy::Kill)),
+            row(&[("GUEST_PANICKED", "")], CLEAN, None, Ok(End::Panicked)),
+            row(
+                &[("GUEST_PANICKED", ""), ("SHUTDOWN", "guest-shutdown")],
+                CLEAN,
+                Some(down),
+                Ok(End::Panicked),
+            ),
+            row(
+                &[("SHUTDOWN", "host-signal")],
+                CLEAN,
+                None,
+                Err("QEMU was ended from outside: host-signal"),
+            ),
+            // The first reason counts.
+            row(
+                &[("SHUTDOWN", "host-signal"), ("SHUTDOWN", "guest-shutdown")],
+                CLEAN,
+                None,
+                Err("QEMU was ended from outside: host-signal"),
+            ),
+            row(&[], ProcessExit::Code(1), None, Err("QEMU ended with exit status: 1: words")),
+            row(
+                SHUT_DOWN,
+                ProcessExit::Code(1),
+                None,
+                Err("QEMU ended with exit status: 1: words"),
+            ),
+            row(&[], ProcessExit::Signal(11), Some(down), Err("QEMU ended with signal: 11: words")),
+            row(
+                &[],
+                ProcessExit::Unseen,
+                None,
+                Err("QEMU ended with an exit status that was not seen: words"),
+            ),
+            Row {
+                oom: true,
+                ..row(
+                    &[],
+                    ProcessExit::Signal(9),
+                    None,
+                    Err("the kernel killed QEMU: it took more memory than its cgroup may have"),
+                )
+            },
+        ];
+        for (number, row) in rows.into_iter().enumerate() {
+            let mut seen = ExitEvidence::default();
+            for (name, reason) in row.events {
+                seen.note(&Event { name: (*name).into(), reason: Some((*reason).into()) });
+            }
+            seen.asked = row.asked.is_some();
+            seen.phase = row.asked.unwrap_or(Phase::Running);
+            let expected =
+                row.end.unwrap_or_else(|message| End::Failed { message: message.into() });
+            assert_eq!(seen.end(row.exit, "words", row.oom), expected, "row {number}");
+        }
+    }
+
+    #[test]
+    fn a_failure_of_its_own_counts_for_more() {
+        let mut seen = ExitEvidence::default();
+        seen.failure = Some("not ready".into());
+        seen.note(&Event { name: "GUEST_PANICKED".into(), reason: None });
+        assert_eq!(seen.end(CLEAN, "", false), End::Failed { message: "not ready".into() });
+    }
+}

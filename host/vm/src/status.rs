@@ -268,6 +268,30 @@ mod tests {
         State::Lost,
     ];
 
+    /// What may follow each state, in the order of `ALL`: `x` where it may.
+    #[test]
+    fn what_may_follow_what() {
+        use State::{Created, Exited, Failed, Fetching, Lost, Paused, Running, Starting, Stopping};
+        const ALL: [State; 9] =
+            [Created, Fetching, Starting, Running, Paused, Stopping, Exited, Failed, Lost];
+        let rows = [
+            (Created, ".xx....xx"),
+            (Fetching, "..x....xx"),
+            (Starting, "..xx.xxxx"),
+            (Running, "..x.xxxxx"),
+            (Paused, "..xx.xxxx"),
+            (Stopping, "..x...xxx"),
+            (Exited, "........."),
+            (Failed, "........."),
+            (Lost, "........."),
+        ];
+        assert_eq!(rows.map(|(state, _)| state), ALL);
+        for (state, expected) in rows {
+            let may = ALL.map(|next| if state.may_become(next) { 'x' } else { '.' });
+            assert_eq!(may.iter().collect::<String>(), expected, "{state:?}");
+        }
+    }
+
     #[test]
     fn only_legal_changes() {
         for from in ALL {

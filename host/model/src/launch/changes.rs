@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Launch, PortMap};
-use crate::{limits, printable};
+use crate::{job::Resources, limits, printable};
 
 /// One field that a policy changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,22 +21,24 @@ pub struct Change {
 
 /// Compares two launches. A list that grew or shrank shows the items gained or lost.
 pub(super) fn between(before: &Launch, after: &Launch) -> Vec<Change> {
+    // Whole, so that a new field does not compile until it is compared here.
+    let Launch { accelerator, ports, resources, egress, warnings, extensions } = before;
+    let Resources { cpus, memory_mib } = resources;
     let mut found = Found(vec![]);
-    found.field("accelerator", &before.accelerator, &after.accelerator);
-    let (old, new) = (&before.resources, &after.resources);
-    found.field("resources.cpus", &old.cpus, &new.cpus);
-    found.field("resources.memory_mib", &old.memory_mib, &new.memory_mib);
-    found.field("egress", &before.egress, &after.egress);
-    for index in 0..before.warnings.len().max(after.warnings.len()) {
-        let [old, new] = [before, after].map(|launch| launch.warnings.get(index));
+    found.field("accelerator", accelerator, &after.accelerator);
+    found.field("resources.cpus", cpus, &after.resources.cpus);
+    found.field("resources.memory_mib", memory_mib, &after.resources.memory_mib);
+    found.field("egress", egress, &after.egress);
+    for index in 0..warnings.len().max(after.warnings.len()) {
+        let [old, new] = [warnings, &after.warnings].map(|warnings| warnings.get(index));
         found.field(format_args!("warnings.{index}"), &old, &new);
     }
-    if labels_differ(&before.ports) && labels_differ(&after.ports) {
-        found.ports(&before.ports, &after.ports)
+    if labels_differ(ports) && labels_differ(&after.ports) {
+        found.ports(ports, &after.ports)
     } else {
-        found.field("ports", &before.ports, &after.ports)
+        found.field("ports", ports, &after.ports)
     }
-    found.field("extensions", &before.extensions, &after.extensions);
+    found.field("extensions", extensions, &after.extensions);
     found.0
 }
 
@@ -61,15 +63,15 @@ impl Found {
     fn ports(&mut self, before: &[PortMap], after: &[PortMap]) {
         let same = |port: &PortMap, other: &&PortMap| other.label == port.label;
         for old in before {
-            let label = &old.label;
+            let PortMap { label, guest, host, bind, protocol } = old;
             let Some(new) = after.iter().find(|new| same(old, new)) else {
                 self.field(format_args!("ports.{label}"), &Some(old), &None);
                 continue;
             };
-            self.field(format_args!("ports.{label}.guest"), &old.guest, &new.guest);
-            self.field(format_args!("ports.{label}.host"), &old.host, &new.host);
-            self.field(format_args!("ports.{label}.bind"), &old.bind, &new.bind);
-            self.field(format_args!("ports.{label}.protocol"), &old.protocol, &new.protocol);
+            self.field(format_args!("ports.{label}.guest"), guest, &new.guest);
+            self.field(format_args!("ports.{label}.host"), host, &new.host);
+            self.field(format_args!("ports.{label}.bind"), bind, &new.bind);
+            self.field(format_args!("ports.{label}.protocol"), protocol, &new.protocol);
         }
         for new in after.iter().filter(|new| !before.iter().any(|old| same(new, &old))) {
             self.field(format_args!("ports.{}", new.label), &None, &Some(new));
@@ -93,4 +95,58 @@ pub fn listed(changes: &[Change]) -> String {
 /// A value in an error, escaped and cut.
 pub fn shown(value: &Value) -> String {
     printable::line(&value.to_string(), limits::SHOWN_CHARS).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Accelerator, Egress, Protocol};
+
+    fn port(label: &str) -> PortMap {
+        let (host, bind) = (None, [127, 0, 0, 1].into());
+        PortMap { label: label.into(), guest: 80, host, bind, protocol: Protocol::Tcp }
+    }
+
+    fn before() -> Launch {
+        Launch {
+            accelerator: Accelerator::Tcg,
+            ports: vec![port("a"), port("b")],
+            resources: Resources { cpus: 2, memory_mib: 512 },
+            egress: Egress::Isolated,
+            warnings: vec!["one".into()],
+            extensions: vec![],
+        }
+    }
+
+    /// A change of a launch, and the fields that differ by it.
+    type Row = (fn(&mut Launch), &'static [&'static str]);
+
+    #[test]
+    fn each_field_that_differs_is_named() {
+        let rows: [Row; 15] = [
+            (|_| {}, &[]),
+            (|launch| launch.accelerator = Accelerator::Kvm, &["accelerator"]),
+            (|launch| launch.resources.cpus = 3, &["resources.cpus"]),
+            (|launch| launch.resources.memory_mib = 1, &["resources.memory_mib"]),
+            (|launch| launch.egress = Egress::Internet, &["egress"]),
+            (|launch| launch.warnings.push("two".into()), &["warnings.1"]),
+            (|launch| launch.warnings.clear(), &["warnings.0"]),
+            (|launch| launch.extensions.push(("k".into(), "v".into())), &["extensions"]),
+            (|launch| launch.ports[0].guest = 81, &["ports.a.guest"]),
+            (|launch| launch.ports[1].host = Some(1), &["ports.b.host"]),
+            (|launch| launch.ports[1].bind = [0; 4].into(), &["ports.b.bind"]),
+            (|launch| launch.ports[0].protocol = Protocol::Udp, &["ports.a.protocol"]),
+            (|launch| drop(launch.ports.remove(0)), &["ports.a"]),
+            (|launch| launch.ports.push(port("c")), &["ports.c"]),
+            // By its label a port is not told from another of the same.
+            (|launch| launch.ports.push(port("a")), &["ports"]),
+        ];
+        for (number, (change, fields)) in rows.into_iter().enumerate() {
+            let mut after = before();
+            change(&mut after);
+            let found: Vec<_> =
+                before().changes_to(&after).into_iter().map(|one| one.field).collect();
+            assert_eq!(found, fields, "row {number}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Launch, PortMap, PortRange};
 use crate::{
     host_facts::HostFacts,
-    job::{Egress, Task},
+    job::{Accelerator, Egress, Resources, Task},
     limits,
 };
 
@@ -66,14 +66,17 @@ pub struct Findings {
 
 /// Checks a launch against what the operator allows and what this host can do.
 pub fn check(task: &Task, launch: &Launch, host: &HostFacts, rules: &Rules) -> Findings {
+    // Whole, so that a new field does not compile until its rules are here.
+    let Launch { accelerator, ports, resources, egress, warnings: _, extensions: _ } = launch;
     let refused = [
-        ports(task, launch, rules),
-        egress(launch, rules),
+        self::ports(task, ports, rules),
+        self::egress(*egress, rules),
         args(task, rules),
         persist(task, rules),
     ]
     .concat();
-    Findings { refused, impossible: [amounts(launch, host), accelerator(launch, host)].concat() }
+    let impossible = [amounts(*resources, host), self::accelerator(*accelerator, host)].concat();
+    Findings { refused, impossible }
 }
 
 fn violation(code: &str, field: impl Into<String>, message: String, hint: String) -> Violation {
@@ -93,9 +96,9 @@ fn persist(task: &Task, rules: &Rules) -> Vec<Violation> {
     }
 }
 
-fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {
+fn ports(task: &Task, ports: &[PortMap], rules: &Rules) -> Vec<Violation> {
     let mut violations = vec![];
-    for (index, port) in launch.ports.iter().enumerate() {
+    for (index, port) in ports.iter().enumerate() {
         let field = |side: &str| format!("ports.{}{side}", port.label);
         let asked = |port: &PortMap| {
             task.ports.iter().any(|asked| {
@@ -103,7 +106,7 @@ fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {
                     == (&port.label, port.guest, port.protocol)
             })
         };
-        let twice = launch.ports.iter().take(index).any(|earlier| {
+        let twice = ports.iter().take(index).any(|earlier| {
             earlier.label == port.label
                 || (port.host.is_some()
                     && (earlier.host, earlier.protocol) == (port.host, port.protocol))
@@ -143,8 +146,8 @@ fn ports(task: &Task, launch: &Launch, rules: &Rules) -> Vec<Violation> {
     violations
 }
 
-fn egress(launch: &Launch, rules: &Rules) -> Vec<Violation> {
-    match launch.egress {
+fn egress(egress: Egress, rules: &Rules) -> Vec<Violation> {
+    match egress {
         Egress::Internet if !rules.internet => vec![violation(
             "egress-not-allowed",
             "egress",
@@ -179,12 +182,12 @@ fn args(task: &Task, rules: &Rules) -> Vec<Violation> {
     )]
 }
 
-fn amounts(launch: &Launch, host: &HostFacts) -> Vec<Violation> {
+fn amounts(resources: Resources, host: &HostFacts) -> Vec<Violation> {
     let amounts = [
-        ("cpus", launch.resources.cpus, host.resources.cpus, *limits::CPUS.start(), "CPUs", "CPUs"),
+        ("cpus", resources.cpus, host.resources.cpus, *limits::CPUS.start(), "CPUs", "CPUs"),
         (
             "memory-mib",
-            launch.resources.memory_mib,
+            resources.memory_mib,
             host.free.memory_mib,
             *limits::MEMORY_MIB.start(),
             "MiB of memory",
@@ -205,15 +208,114 @@ fn amounts(launch: &Launch, host: &HostFacts) -> Vec<Violation> {
         .collect()
 }
 
-fn accelerator(launch: &Launch, host: &HostFacts) -> Vec<Violation> {
-    if host.accelerators.contains(&launch.accelerator) {
+fn accelerator(accelerator: Accelerator, host: &HostFacts) -> Vec<Violation> {
+    if host.accelerators.contains(&accelerator) {
         return vec![];
     }
     let works: Vec<_> = host.accelerators.iter().map(|accelerator| accelerator.name()).collect();
     vec![violation(
         "accelerator",
         "accelerator",
-        format!("{} does not run guest code on this host", launch.accelerator.name()),
+        format!("{} does not run guest code on this host", accelerator.name()),
         format!("works here: {}; qhost fingerprint says why", works.join(", ")),
     )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job;
+
+    /// What is asked for and what the operator allows, each changed; and the codes of what is found.
+    struct Row {
+        change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts),
+        refused: &'static [&'static str],
+        impossible: &'static [&'static str],
+    }
+
+    const fn fine(change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts)) -> Row {
+        Row { change, refused: &[], impossible: &[] }
+    }
+
+    const fn refused(
+        refused: &'static [&'static str],
+        change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts),
+    ) -> Row {
+        Row { change, refused, impossible: &[] }
+    }
+
+    const fn impossible(
+        impossible: &'static [&'static str],
+        change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts),
+    ) -> Row {
+        Row { change, refused: &[], impossible }
+    }
+
+    const ROWS: &[Row] = &[
+        fine(|_, _, _, _| {}),
+        fine(|_, launch, _, _| launch.ports[0].host = Some(1024)),
+        refused(&["port-not-allowed"], |_, launch, _, _| launch.ports[0].host = Some(1023)),
+        fine(|_, launch, _, _| launch.ports.clear()),
+        refused(&["port-not-requested"], |_, launch, _, _| launch.ports[0].guest = 81),
+        refused(&["port-not-requested"], |_, launch, _, _| launch.ports[0].label = "x".into()),
+        refused(&["port-not-requested"], |_, launch, _, _| {
+            launch.ports.push(launch.ports[0].clone());
+        }),
+        refused(&["bind-not-allowed"], |_, launch, _, _| launch.ports[0].bind = [0; 4].into()),
+        fine(|_, launch, rules, _| {
+            launch.ports[0].bind = [0; 4].into();
+            rules.binds.push([0; 4].into());
+        }),
+        refused(&["egress-not-allowed"], |_, launch, _, _| launch.egress = Egress::Internet),
+        fine(|_, launch, rules, _| {
+            launch.egress = Egress::Internet;
+            rules.internet = true;
+        }),
+        refused(&["argument-not-allowed"], |task, _, _, _| task.args = vec!["-rtc".into()]),
+        fine(|task, _, rules, _| {
+            task.args = vec!["-rtc".into(), "base=utc".into()];
+            rules.args = vec![task.args.clone()];
+        }),
+        refused(&["argument-not-allowed"], |task, _, rules, _| {
+            task.args = vec!["-rtc".into(), "base=utc,x".into()];
+            rules.args = vec![vec!["-rtc".into(), "base=utc".into()]];
+        }),
+        refused(&["persist-not-allowed"], |task, _, _, _| task.persist = true),
+        fine(|task, _, rules, _| {
+            task.persist = true;
+            rules.persist = true;
+        }),
+        fine(|_, launch, _, host| host.resources.cpus = launch.resources.cpus),
+        impossible(&["capacity"], |_, launch, _, host| {
+            host.resources.cpus = launch.resources.cpus - 1;
+        }),
+        impossible(&["capacity"], |_, launch, _, host| {
+            host.free.memory_mib = launch.resources.memory_mib - 1;
+        }),
+        impossible(&["capacity"], |_, launch, _, _| launch.resources.cpus = 0),
+        impossible(&["accelerator"], |_, launch, _, _| launch.accelerator = Accelerator::Kvm),
+        fine(|_, launch, _, host| {
+            launch.accelerator = Accelerator::Kvm;
+            host.accelerators.push(Accelerator::Kvm);
+        }),
+    ];
+
+    #[test]
+    fn each_rule_at_its_bound() {
+        let job = br#"{"name": "x", "driver": "qemu", "resources": {"cpus": 2, "memory_mib": 64}, "config": {
+            "image_source": "https://a.example/x", "port_map": {"http": 80},
+            "checksum": "0000000000000000000000000000000000000000000000000000000000000000"}}"#;
+        let asked = job::parse("job.json", job, "acme", None).unwrap();
+        for (number, row) in ROWS.iter().enumerate() {
+            let (mut task, mut launch) = (asked.clone(), Launch::default_for(&asked));
+            let (mut rules, mut host) = (Rules::default(), HostFacts::default());
+            (row.change)(&mut task, &mut launch, &mut rules, &mut host);
+            let found = check(&task, &launch, &host, &rules);
+            let codes = |found: &[Violation]| {
+                found.iter().map(|one| one.code.replace("host.", "")).collect::<Vec<_>>()
+            };
+            assert_eq!(codes(&found.refused), row.refused, "row {number}");
+            assert_eq!(codes(&found.impossible), row.impossible, "row {number}");
+        }
+    }
 }
