@@ -1,10 +1,13 @@
 //! Hostile policies: each ends within its limit, in exit code 12 with the limit named, and QEMU is never started. One
 //! that is merely noisy ends in a log that is cut and escaped.
 
+use std::{fs, thread};
+
 use serde_json::json;
 
-use qhost_policy::{Allowance, Layer, Loader, Mode, Source};
-use qhost_tests::{Done, ImageServer, Qhost, boot_sector, policy};
+use qhost_model::{host_facts::HostFacts, job, launch::Rules};
+use qhost_policy::{Allowance, Layer, Loader, Mode, Request, Source, Verdict, limits};
+use qhost_tests::{Done, ImageServer, Qhost, boot_sector, policy, root};
 
 use crate::qhost;
 
@@ -56,6 +59,27 @@ fn one_that_widens_is_caught_by_a_guard_before_it() {
     let decision = &qhost.run(&args).exits(11).json()["decision"];
     assert_eq!(decision["policies"][1]["changes"][0]["to"], 128);
     assert_eq!(decision["policies"][0]["violations"][0]["code"], "memory-limit");
+}
+
+/// Three of the longest chains at once want more sandboxes than the pool has: they wait for each other, and no policy is said to have failed.
+#[test]
+fn a_full_pool_is_waited_for() {
+    let loader = Loader::in_process().unwrap();
+    let one = |number: usize| Source::new(format!("policy-{number}"), policy("accelerator"));
+    let chain = loader.chain((0..limits::POLICIES).map(one).collect()).unwrap();
+    let bytes = fs::read(root().join("tests/fixtures/jobs/valid/own-minimal.json")).unwrap();
+    let task = job::parse("job.json", &bytes, "acme", None).unwrap();
+    let decide = || {
+        for _ in 0..5 {
+            let (host, rules) = (HostFacts::default(), Rules::default());
+            let time = jiff::Timestamp::UNIX_EPOCH;
+            match chain.decide(Request { task: task.clone(), host, rules, time }) {
+                Verdict::Approved(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    thread::scope(|scope| (0..6).for_each(|_| drop(scope.spawn(decide))));
 }
 
 /// Core modules of a few bytes with a memory that needs a feature that is off, each in a component.

@@ -16,7 +16,7 @@ pub const ID_CHARS_TOLD_APART: usize = 4;
 
 // What a policy may use. The configuration changes the deadline and the memory, per policy.
 
-/// The longest deadline that can be configured for one call: a whole decision must end before [`DECISION`].
+/// The longest deadline that can be configured for one call: a whole decision must end before [`qhost_policy::limits::DECISION`].
 pub const POLICY_DEADLINE_MOST: Duration = Duration::from_secs(60);
 /// The most memory that can be configured for a policy, in bytes: half of what a 32-bit guest can address.
 pub const POLICY_MEMORY_BYTES_MOST: usize = 2 << 30;

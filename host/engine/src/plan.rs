@@ -49,7 +49,7 @@ impl LaunchPlan {
         self.approved.decision()
     }
 
-    /// The overlay that takes the guest's writes, [`OVERLAY`] in the VM's folder or elsewhere by an absolute path; none for a
+    /// The overlay that takes the guest's writes, [`qhost_vm::OVERLAY`] in the VM's folder or elsewhere by an absolute path; none for a
     /// CD, which takes no writes.
     pub fn overlay(&self) -> Option<&Path> {
         (self.image.format() != Format::Iso).then_some(&self.overlay)

@@ -22,7 +22,7 @@ use std::{
 
 use url::Url;
 
-use qhost_model::digest::Sha256;
+use qhost_model::{digest::Sha256, kind::Kind};
 
 pub use inspect::{Inspected, Refusal, inspect};
 pub use network::NetworkRules;
@@ -216,6 +216,29 @@ pub enum FetchFailure {
 }
 
 impl ImageError {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Fetch { .. } | Self::Sums { .. } => Kind::Unavailable,
+            Self::Mismatch { .. } => Kind::ChecksumMismatch,
+            Self::Unsafe { .. } | Self::UnsafeFile { .. } => Kind::ImageRejected,
+            Self::Configured { .. } | Self::NotStored(_) => Kind::InvalidArgument,
+            Self::Quota { is_hosts: false, .. } => Kind::Denied,
+            Self::Quota { .. }
+            | Self::InUse { .. }
+            | Self::Waited { .. }
+            | Self::Client { .. }
+            | Self::NoSpace { .. }
+            | Self::Store { .. } => Kind::HostUnable,
+            // What a source served counts for more than that another served nothing.
+            Self::NoSource(errors) => {
+                let kinds: Vec<_> = errors.iter().map(Self::kind).collect();
+                let worst = [Kind::ChecksumMismatch, Kind::ImageRejected, Kind::Unavailable];
+                worst.into_iter().find(|kind| kinds.contains(kind)).unwrap_or(Kind::HostUnable)
+            }
+        }
+    }
+
     /// Whether another source may do better.
     fn is_source_failure(&self) -> bool {
         matches!(
@@ -244,7 +267,7 @@ pub fn shown(url: &Url) -> String {
 }
 
 /// What a fetch or a check tells on its way.
-pub trait Progress {
+pub trait Progress: Send + Sync {
     /// Another process fetches the same image; this one waits for it.
     fn waiting(&self);
     /// So many bytes are to be gone through, if that is known.

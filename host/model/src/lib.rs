@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod kind;
 pub mod job;
 pub mod digest;
 pub mod launch;

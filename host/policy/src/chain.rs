@@ -43,6 +43,9 @@ impl Chain {
     /// Decides about one place of a task's image. Every `choose` in order, every `validate` on the launch they chose, then the
     /// host's rules.
     pub(super) fn decide_one(&self, request: Request, deadline: Deadline) -> Verdict {
+        let Some(_slots) = self.sandbox.slots(self.links.len(), Some(deadline)) else {
+            return self.overdue(&request, deadline);
+        };
         let lent = RequestView::of(&request);
         let mut round = Evaluation::new(self, &request, lent.request(), deadline);
         let (launch, ended) = round.ask(Launch::default_for(&request.task));
@@ -70,6 +73,14 @@ impl Chain {
             (false, true) => Verdict::CannotRun(decision),
             (false, false) => Verdict::Approved(Box::new(Approved { task, decision })),
         }
+    }
+
+    /// The verdict where other decisions had all sandboxes until the deadline.
+    fn overdue(&self, request: &Request, deadline: Deadline) -> Verdict {
+        let name = self.links.first().map(|link| link.module.name.clone()).unwrap_or_default();
+        let error = PolicyError::Overdue { name, limit: deadline.limit() };
+        let decision = Decision { policies: self.records(), ..Decision::none(&request.task) };
+        Verdict::Failed(Box::new(error), decision)
     }
 
     /// How each policy stands before it is asked.

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use qhost_model::{
     digest::Sha256,
+    kind::Kind,
     launch::{Change, listed, shown},
 };
 use qhost_sys::trusted::Untrusted;
@@ -176,6 +177,11 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        if self.is_about_settings() { Kind::InvalidArgument } else { Kind::PolicyFailed }
+    }
+
     /// Whether the policy does not accept its settings: an answer, where all else is a failure.
     pub fn is_about_settings(&self) -> bool {
         matches!(self, Self::Settings { .. })

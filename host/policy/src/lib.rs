@@ -12,6 +12,7 @@ mod bindings;
 mod deadline;
 mod log;
 mod component;
+mod slots;
 mod sandbox;
 mod wasi;
 mod loader;

@@ -20,6 +20,7 @@ use super::{
     module::{About, Facts, Inspection, Module, interfaces, read},
     sandbox::{Instance, Sandbox},
     signature::{self, Signers},
+    slots::Taken,
     wasi::DecisionTime,
 };
 use crate::limits;
@@ -122,6 +123,7 @@ impl Loader {
         let settings_sha256 = Sha256::of(settings.as_bytes());
         let known = note.as_ref().is_some_and(|note| note.accepted.contains(&settings_sha256));
         if !known {
+            let _slot = self.slot(&module.name)?;
             module.check_settings(self.opened(&module, &allowance), &settings)?;
             if let (Some(mut note), Some(compiled)) = (note, self.compiled()) {
                 let accepted = compiled.accept(module.sha256, &mut note, settings_sha256);
@@ -129,6 +131,14 @@ impl Loader {
             }
         }
         Ok(Link { module, settings, settings_sha256, layer, mode, allowance })
+    }
+
+    /// A sandbox of the pool, which decisions may have all of.
+    fn slot(&self, name: &str) -> Result<Taken<'_>, PolicyError> {
+        self.sandbox.slots(1, self.deadline).ok_or_else(|| PolicyError::Overdue {
+            name: name.to_owned(),
+            limit: self.deadline.map_or(limits::DECISION, |deadline| deadline.limit()),
+        })
     }
 
     /// Whether a file has the signatures that it must have: before anything is done with what is in it.
@@ -266,7 +276,9 @@ impl Loader {
         }
         let facts = Facts { kind, bytes: bytes.len(), imports, exports, about: About::default() };
         let mut module = Module::new(&self.sandbox, name, sha256, &component, facts, allowance)?;
+        let slot = self.slot(&module.name)?;
         module.facts.about = module.describe(self.opened(&module, allowance))?;
+        drop(slot);
         if let (Some(compiled), Some(code)) = (self.compiled(), code) {
             cache::log_failure(compiled.put(sha256, &module.facts, &code));
         }

@@ -27,6 +27,7 @@ use super::{
     },
     error::Fault,
     log::{Level, Log},
+    slots::{Slots, Taken},
     wasi::{self, DecisionTime, HasTime, Wasi},
 };
 use crate::limits;
@@ -71,6 +72,7 @@ pub(super) struct Sandbox {
     linker: Linker<HostState>,
     /// For policies that are granted WASI; made for the first.
     with_wasi: OnceLock<Linker<HostState>>,
+    slots: Slots,
     /// Dropping it ends the clock's thread.
     _clock: mpsc::Sender<()>,
 }
@@ -93,11 +95,19 @@ impl Sandbox {
                 ticking.increment_epoch();
             }
         })?;
-        Ok(Self { engine, linker, with_wasi: OnceLock::new(), _clock: clock })
+        let slots = Slots::new(limits::POLICY_SANDBOXES as usize);
+        Ok(Self { engine, linker, with_wasi: OnceLock::new(), slots, _clock: clock })
     }
 
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Takes the pool's slots for so many sandboxes, and waits for them until a deadline. Those beyond all that there are it does
+    /// not wait for: a longer chain than is configured meets the pool's own error.
+    pub(super) fn slots(&self, number: usize, deadline: Option<Deadline>) -> Option<Taken<'_>> {
+        let left = deadline.map_or(limits::DECISION, |deadline| deadline.left());
+        self.slots.take(number.min(limits::POLICY_SANDBOXES as usize), left)
     }
 
     /// Resolves a component's imports once; every sandbox starts from the result.

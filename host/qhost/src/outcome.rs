@@ -9,6 +9,7 @@ use serde::Serialize;
 use qhost_image::VerifiedImage;
 use qhost_model::{
     job::{Problem, Task},
+    kind::Kind,
     launch::{Change, Forward, Violation},
     masks::Secrets,
     printable,
@@ -68,6 +69,23 @@ impl Exit {
         (Self::VmFailed, "the VM failed"),
         (Self::Interrupted, "interrupted"),
     ];
+
+    /// Of an error.
+    pub fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::InvalidArgument => Self::Usage,
+            Kind::InvalidJob => Self::JobNotUnderstood,
+            Kind::Denied => Self::Denied,
+            Kind::PolicyFailed => Self::PolicyFailed,
+            Kind::Unavailable => Self::NotFetched,
+            Kind::ChecksumMismatch => Self::ChecksumMismatch,
+            Kind::ImageRejected => Self::ImageRefused,
+            Kind::HostUnable => Self::CannotRun,
+            Kind::VmFailed => Self::VmFailed,
+            Kind::Cancelled => Self::Interrupted,
+            Kind::CheckFailed => Self::CheckFailed,
+        }
+    }
 
     /// The number.
     pub fn code(self) -> u8 {

@@ -2,6 +2,8 @@
 
 use std::{io, path::Path};
 
+use qhost_model::kind::Kind;
+
 use super::qmp::QmpError;
 
 /// Why a VM did not start.
@@ -184,6 +186,34 @@ fn slash(name: &str) -> &'static str {
 }
 
 impl VmError {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Quota { is_hosts: false, .. } => Kind::Denied,
+            Self::NoOverlay(_) | Self::Unknown { .. } | Self::Ambiguous { .. } => {
+                Kind::InvalidArgument
+            }
+            Self::Interrupted => Kind::Cancelled,
+            Self::Start { .. } | Self::Control(_) | Self::NoGreeting => Kind::VmFailed,
+            Self::PortTaken { .. }
+            | Self::Port { .. }
+            | Self::NoFreePort { .. }
+            | Self::Folder { .. }
+            | Self::OverlayHeld { .. }
+            | Self::OverlayUnfit { .. }
+            | Self::GoesOn { .. }
+            | Self::Quota { .. }
+            | Self::HasEnded { .. }
+            | Self::Stays { .. }
+            | Self::Supervisor { .. }
+            | Self::Runtime(_)
+            | Self::Unseen
+            | Self::Cage { .. }
+            | Self::Refused { .. }
+            | Self::Spawn { .. } => Kind::HostUnable,
+        }
+    }
+
     /// Whether it is for this host's operator to mend, and not for the job's author.
     pub(super) fn is_the_hosts(&self) -> bool {
         !matches!(self, Self::Start { .. } | Self::Control(_) | Self::NoGreeting)

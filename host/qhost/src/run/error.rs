@@ -10,6 +10,7 @@ use qhost_image::ImageError;
 use qhost_model::{
     digest::Sha256,
     job::{JobError, Problem, Task},
+    kind::Kind,
     masks::{Masks, Secrets},
 };
 use qhost_policy::{Decision, PolicyError, RecordError};
@@ -120,112 +121,44 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// The exit code, by the table in [`crate::outcome`].
-    pub fn exit(&self) -> Exit {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
         match self {
             Self::Usage(_)
             | Self::Config(_)
             | Self::State(_)
             | Self::Untrusted { .. }
-            | Self::Log { .. } => Exit::Usage,
-            Self::JobFile { .. } | Self::Job(_) => Exit::JobNotUnderstood,
-            Self::Policy(PolicyError::Settings { .. }) => Exit::Usage,
-            Self::Trial(TrialError::Policy(error)) if !error.is_about_settings() => {
-                Exit::PolicyFailed
-            }
-            Self::Trust(error) => error.exit(),
+            | Self::Log { .. } => Kind::InvalidArgument,
+            Self::JobFile { .. } | Self::Job(_) => Kind::InvalidJob,
+            Self::Policy(error) | Self::Trial(TrialError::Policy(error)) => error.kind(),
+            Self::Trust(error) => error.kind(),
             Self::Author(AuthorError::Failed { .. } | AuthorError::Unfit { .. }) => {
-                Exit::CheckFailed
+                Kind::CheckFailed
             }
-            Self::Author(_) | Self::Trial(_) => Exit::Usage,
-            Self::Policy(_) | Self::SlowDecision => Exit::PolicyFailed,
+            Self::Author(_) | Self::Trial(_) => Kind::InvalidArgument,
+            Self::SlowDecision => Kind::PolicyFailed,
+            Self::QueryNotKept { .. } => Kind::Unavailable,
+            Self::Image(error) => error.kind(),
+            Self::Vm(error) => error.kind(),
             Self::Fingerprint(_)
             | Self::Facts(_)
             | Self::Cgroup(_)
             | Self::Turn(_)
             | Self::Runtime(_)
             | Self::Record(_)
-            | Self::Cage(_) => Exit::CannotRun,
-            Self::Image(error) => image_exit(error),
-            Self::QueryNotKept { .. } => Exit::NotFetched,
-            Self::Vm(VmError::Quota { is_hosts: false, .. }) => Exit::Denied,
-            Self::Vm(
-                VmError::NoOverlay(_) | VmError::Unknown { .. } | VmError::Ambiguous { .. },
-            ) => Exit::Usage,
-            Self::Vm(VmError::Interrupted) | Self::Interrupted => Exit::Interrupted,
-            Self::Vm(VmError::Start { .. } | VmError::Control(_) | VmError::NoGreeting) => {
-                Exit::VmFailed
-            }
-            Self::Vm(
-                VmError::PortTaken { .. }
-                | VmError::Port { .. }
-                | VmError::NoFreePort { .. }
-                | VmError::Folder { .. }
-                | VmError::OverlayHeld { .. }
-                | VmError::OverlayUnfit { .. }
-                | VmError::GoesOn { .. }
-                | VmError::Quota { .. }
-                | VmError::HasEnded { .. }
-                | VmError::Stays { .. }
-                | VmError::Supervisor { .. }
-                | VmError::Runtime(_)
-                | VmError::Unseen
-                | VmError::Cage { .. }
-                | VmError::Refused { .. }
-                | VmError::Spawn { .. },
-            ) => Exit::CannotRun,
+            | Self::Cage(_) => Kind::HostUnable,
+            Self::Interrupted => Kind::Cancelled,
         }
+    }
+
+    /// The exit code, by the table in [`crate::outcome`].
+    pub fn exit(&self) -> Exit {
+        Exit::of(self.kind())
     }
 
     /// The problems of a job file, where that is what it is about.
     pub fn problems(&self) -> &[Problem] {
-        match self {
-            Self::Job(error) => error.problems(),
-            Self::Usage(_)
-            | Self::Config(_)
-            | Self::State(_)
-            | Self::Untrusted { .. }
-            | Self::QueryNotKept { .. }
-            | Self::JobFile { .. }
-            | Self::Policy(_)
-            | Self::Fingerprint(_)
-            | Self::Facts(_)
-            | Self::Record(_)
-            | Self::Author(_)
-            | Self::Trust(_)
-            | Self::Trial(_)
-            | Self::Log { .. }
-            | Self::SlowDecision
-            | Self::Image(_)
-            | Self::Vm(_)
-            | Self::Cage(_)
-            | Self::Cgroup(_)
-            | Self::Turn(_)
-            | Self::Runtime(_)
-            | Self::Interrupted => &[],
-        }
-    }
-}
-
-fn image_exit(error: &ImageError) -> Exit {
-    match error {
-        ImageError::Fetch { .. } | ImageError::Sums { .. } => Exit::NotFetched,
-        ImageError::Mismatch { .. } => Exit::ChecksumMismatch,
-        ImageError::Unsafe { .. } | ImageError::UnsafeFile { .. } => Exit::ImageRefused,
-        ImageError::Configured { .. } | ImageError::NotStored(_) => Exit::Usage,
-        ImageError::Quota { is_hosts: false, .. } => Exit::Denied,
-        ImageError::Quota { .. }
-        | ImageError::InUse { .. }
-        | ImageError::Waited { .. }
-        | ImageError::Client { .. }
-        | ImageError::NoSpace { .. }
-        | ImageError::Store { .. } => Exit::CannotRun,
-        // What a source served counts for more than that another served nothing.
-        ImageError::NoSource(errors) => {
-            let exits: Vec<_> = errors.iter().map(image_exit).collect();
-            let worst = [Exit::ChecksumMismatch, Exit::ImageRefused, Exit::NotFetched];
-            worst.into_iter().find(|exit| exits.contains(exit)).unwrap_or(Exit::CannotRun)
-        }
+        if let Self::Job(error) = self { error.problems() } else { &[] }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use qhost_engine::config::{Config, Lock, Locked};
-use qhost_model::digest::Sha256;
+use qhost_model::{digest::Sha256, kind::Kind};
 use qhost_policy::{
     Allowance, PublicKey, Signature, Signers,
     signature::{self, Checked, Encrypted, SecretKey},
@@ -83,15 +83,15 @@ pub struct Moved {
 }
 
 impl TrustError {
-    pub(super) fn exit(&self) -> Exit {
+    pub(super) fn kind(&self) -> Kind {
         match self {
-            Self::Moved(_) | Self::Registry(RegistryError::Digest { .. }) => Exit::CheckFailed,
-            Self::Registry(RegistryError::NoTag { .. }) => Exit::Usage,
-            Self::Registry(_) => Exit::NotFetched,
+            Self::Moved(_) | Self::Registry(RegistryError::Digest { .. }) => Kind::CheckFailed,
+            Self::Registry(RegistryError::NoTag { .. }) => Kind::InvalidArgument,
+            Self::Registry(_) => Kind::Unavailable,
             Self::Unreadable { .. }
             | Self::Unwritable { .. }
             | Self::Untrusted { .. }
-            | Self::Key { .. } => Exit::Usage,
+            | Self::Key { .. } => Kind::InvalidArgument,
         }
     }
 }
