@@ -203,8 +203,8 @@ mod tests {
 
     #[test]
     fn a_failure_of_its_own_counts_for_more() {
-        let mut seen = ExitEvidence::default();
-        seen.failure = Some("not ready".into());
+        let failure = Some("not ready".into());
+        let mut seen = ExitEvidence { failure, ..ExitEvidence::default() };
         seen.note(&Event { name: "GUEST_PANICKED".into(), reason: None });
         assert_eq!(seen.end(CLEAN, "", false), End::Failed { message: "not ready".into() });
     }
