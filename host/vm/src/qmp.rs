@@ -112,9 +112,9 @@ impl Qmp {
     }
 
     /// Leaves the state in which QEMU takes no other command. It hears this when its machine is built, some time after its
-    /// greeting.
+    /// greeting and on a busy host more than other answers take: the caller bounds the wait.
     pub(super) async fn negotiate(&mut self) -> Result<(), QmpError> {
-        self.execute("qmp_capabilities").await.map(drop)
+        self.exchange("qmp_capabilities").await.map(drop)
     }
 
     /// Runs a command that takes no arguments, and gives what it returns; events that come meanwhile are kept.
@@ -227,4 +227,58 @@ fn event(message: &Value) -> Option<Event> {
 
 fn garbage(line: &str) -> QmpError {
     QmpError::Garbage(printable::line(line, qhost_model::limits::SHOWN_CHARS).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
+    use super::*;
+
+    /// Runs a conversation with a QEMU that answers its first command after a while.
+    fn with_answer_after<T>(wait: Duration, answer: &str, talk: impl AsyncFnOnce(Qmp) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let qemu = async {
+                let (reader, mut writer) = theirs.into_split();
+                writer.write_all(b"{\"QMP\": {}}\n").await.unwrap();
+                let mut command = String::new();
+                BufReader::new(reader).read_line(&mut command).await.unwrap();
+                time::sleep(wait).await;
+                // Its reader may have given up.
+                if writer.write_all(answer.as_bytes()).await.is_err() {}
+                writer
+            };
+            let talk = async { talk(Qmp::greeted(ours).await.unwrap()).await };
+            tokio::join!(talk, qemu).0
+        })
+    }
+
+    #[test]
+    fn a_machine_that_takes_long_to_build_is_waited_for() {
+        let late = limits::QMP_REPLY + Duration::from_secs(1);
+        with_answer_after(late, "{\"return\": {}, \"id\": 0}\n", async |mut qmp| {
+            qmp.negotiate().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn what_a_command_is_answered() {
+        fn at_once(answer: &str) -> Result<Value, QmpError> {
+            with_answer_after(Duration::ZERO, answer, async |mut qmp| qmp.execute("stop").await)
+        }
+        assert_eq!(at_once("{\"return\": {\"a\": 1}, \"id\": 0}\n").unwrap(), json!({"a": 1}));
+        // Of another command, of no command, and an event, before the answer.
+        let others = "{\"return\": 1, \"id\": 7}\n{\"event\": \"STOP\"}\n";
+        assert_eq!(at_once(&format!("{others}{{\"return\": 2, \"id\": 0}}\n")).unwrap(), 2);
+        let refused = at_once("{\"error\": {\"desc\": \"no\"}, \"id\": 0}\n").unwrap_err();
+        assert!(refused.to_string().contains("QEMU refused stop: no"), "{refused}");
+        let garbage = at_once("nonsense\n").unwrap_err();
+        assert!(matches!(garbage, QmpError::Garbage(_)), "{garbage}");
+        let long = format!("{}\n", "x".repeat(limits::QMP_LINE_BYTES + 1));
+        assert!(at_once(&long).is_err());
+    }
 }
