@@ -1,5 +1,7 @@
 //! Which crate may use which: what DESIGN and `host/docs/architecture.md` say of the rooms, held against Cargo's own answer.
 
+mod circles;
+
 use std::{collections::BTreeSet, env, fs, path::Path};
 
 use qhost_tests::{root, succeed};

@@ -20,6 +20,8 @@ mod claim;
 mod lists;
 mod lock;
 mod part;
+mod resume;
+mod space;
 mod record;
 mod verity;
 

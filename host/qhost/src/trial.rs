@@ -6,6 +6,7 @@
 mod cases;
 mod example;
 mod expect;
+mod tried;
 mod junit;
 mod lint;
 mod bench;
@@ -17,9 +18,10 @@ use std::{
 
 pub use bench::{Measured, bench};
 pub use cases::{Case, CaseFile};
-pub use expect::{Expect, Tried, run, update};
+pub use expect::Expect;
 pub use junit::junit;
 pub use lint::{Finding, lint};
+pub use tried::{Tried, run, update};
 
 use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, PolicyError, Source};
 

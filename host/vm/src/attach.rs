@@ -19,11 +19,20 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 
 use qhost_sys::{spawn, state};
 
-use super::{Begin, Change, Process, VmError, error::io_error};
+use super::{Change, Process, VmError, error::io_error};
 use crate::limits;
 
 /// What a supervisor writes to its log, in the VM's folder.
 const LOG: &str = "supervisor.log";
+
+/// Whether QEMU is to be started, or there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// It is to be started.
+    Launch,
+    /// It was started by a supervisor that was killed.
+    Adopt,
+}
 
 /// What a supervisor says to the process that started it.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -41,7 +41,7 @@ mod attach;
 pub mod supervisor;
 
 pub use argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, argv, descriptors};
-pub use attach::{Attached, Notification};
+pub use attach::{Attached, Begin, Notification};
 pub use console::{Reader, tail as console_tail};
 pub use control::{AskError, Request, ask, attach, end_of};
 pub use dir::VmDir;
@@ -51,7 +51,6 @@ pub use events::{Event, Events};
 pub use list::{Takes, Vm, going_on, list, running};
 pub use process::Process;
 pub use qmp::QmpError;
-pub use session::Begin;
 pub use spec::{ImageOf, Spec};
 pub use stats::{Disk, Stats};
 pub use status::{Change, State, Status};

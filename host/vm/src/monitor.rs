@@ -10,7 +10,7 @@ use tokio::time::{self, Instant};
 use qhost_cage::Level;
 
 use super::{
-    Notification, State, VmError,
+    Begin, Notification, State, VmError,
     control::{Ask, Request},
     exit::{ExitEvidence, Phase},
     pending::{CommandPurpose, Gathering, Overdue, Pending, run_state},
@@ -18,7 +18,7 @@ use super::{
     qemu::Qemu,
     qmp::{Event, Message, Qmp, QmpError},
     ready,
-    session::{Begin, Session},
+    session::Session,
     stats,
 };
 use crate::limits;

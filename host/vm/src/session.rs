@@ -12,15 +12,6 @@ use super::{
     control::{Ask, Console, Request},
 };
 
-/// Whether QEMU is to be started, or there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
-    /// It is to be started.
-    Launch,
-    /// It was started by a supervisor that was killed.
-    Adopt,
-}
-
 /// What a supervisor has of its VM, while QEMU runs and between two of them.
 pub(super) struct Session {
     pub(super) spec: Spec,

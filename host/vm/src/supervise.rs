@@ -15,7 +15,7 @@ use qhost_model::job::{Ready, ReadyCheck};
 use qhost_sys::{failpoint, stop::Stop};
 
 use super::{
-    End, Ended, Notifier, Process, Spec, State, Status, VmDir, VmError,
+    Begin, End, Ended, Notifier, Process, Spec, State, Status, VmDir, VmError,
     control::{self, Request},
     dir::remove_leftovers,
     exit::StopIntent,
@@ -23,7 +23,7 @@ use super::{
     qemu::{self, Qemu},
     qmp::Qmp,
     ready,
-    session::{Begin, Session},
+    session::Session,
 };
 use crate::limits;
 

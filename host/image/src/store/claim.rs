@@ -1,15 +1,12 @@
 //! What fetched images take of the disk, and for whom. A fetch claims space before it takes it, under one lock, so that several
-//! at once do not take more than a quota together. A claim is written into the lock of its download (`download`), and ends with
+//! at once do not take more than a quota together. A claim is written into the lock of its download, and ends with
 //! that lock.
 
 use std::{
     fs::File,
-    io::{self, ErrorKind, Read as _},
-    path::Path,
+    io::{self, ErrorKind},
     sync::atomic::{AtomicU64, Ordering},
 };
-
-use serde::{Deserialize, Serialize};
 
 use qhost_model::quota::{Quota, Terms};
 use qhost_sys::state;
@@ -17,7 +14,8 @@ use qhost_sys::state;
 use super::{
     super::{ImageError, Progress, Settings},
     Lock, Store, Unfinished,
-    part::room,
+    lock::Claimed,
+    space::room,
 };
 use crate::limits;
 
@@ -69,13 +67,6 @@ impl<'a> Fetcher<'a> {
         claim.write(0)?;
         Ok(claim)
     }
-}
-
-/// What a download's lock says of its claim.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Claimed {
-    pub(super) tenant: Option<String>,
-    pub(super) bytes: u64,
 }
 
 /// What one fetch may take of the disk. Holds the download's lock.
@@ -222,12 +213,4 @@ fn exceeded(tenant: Option<&str>, Numbers { most, taken, more }: Numbers) -> Str
         "fetched images of {who} may take {most} bytes of this host's disk, {taken} are taken and this image takes {more} \
          or more; have the operator remove images (qhost image ls, rm, gc) or raise {table}.image_bytes"
     )
-}
-
-/// What a lock's file says of a claim; no claim where it cannot be read.
-pub(super) fn claimed(lock: &Path) -> Claimed {
-    let mut bytes = vec![];
-    let read = File::open(lock)
-        .and_then(|file| file.take(limits::CLAIM_RECORD_BYTES).read_to_end(&mut bytes));
-    read.ok().and_then(|_| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }

@@ -3,13 +3,15 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use qhost_sys::state;
+
+use crate::limits;
 
 pub(super) struct Lock {
     path: PathBuf,
@@ -41,4 +43,19 @@ impl Drop for Lock {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a lock");
         }
     }
+}
+
+/// What a download's lock says of its claim.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Claimed {
+    pub(super) tenant: Option<String>,
+    pub(super) bytes: u64,
+}
+
+/// What a lock's file says of a claim; no claim where it cannot be read.
+pub(super) fn claimed(lock: &Path) -> Claimed {
+    let mut bytes = vec![];
+    let read = File::open(lock)
+        .and_then(|file| file.take(limits::CLAIM_RECORD_BYTES).read_to_end(&mut bytes));
+    read.ok().and_then(|_| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }

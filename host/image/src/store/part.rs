@@ -8,11 +8,8 @@ use std::{
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use rustix::fs::fstatvfs;
-use serde::{Deserialize, Serialize};
 use url::Url;
 
 use qhost_model::digest::Sha256;
@@ -20,9 +17,10 @@ use qhost_sys::{failpoint, state};
 
 use super::{
     super::{ImageError, http::Version, shown},
-    Claim, beside, verity,
+    Claim, beside,
+    resume::ResumeRecord,
+    verity,
 };
-use crate::limits;
 
 pub(crate) struct Part {
     file: File,
@@ -30,32 +28,6 @@ pub(crate) struct Part {
     resume: PathBuf,
     published: bool,
     claim: Arc<Claim>,
-}
-
-/// What `<digest>.<download>.resume` has.
-#[derive(Serialize, Deserialize)]
-pub(super) struct PartRecord {
-    /// The digest of the source's URL, which may have secrets in its query.
-    source: Sha256,
-    etag: String,
-    total: u64,
-    /// For whom it is fetched; absent: for the operator, or an earlier version wrote it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) tenant: Option<String>,
-}
-
-impl PartRecord {
-    /// Nothing where there is none that makes sense.
-    pub(super) fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
-    }
-
-    fn write(&self, path: &Path) -> Result<(), ImageError> {
-        serde_json::to_vec(self)
-            .map_err(io::Error::other)
-            .and_then(|bytes| state::write_locked(path, &bytes))
-            .map_err(ImageError::store(path))
-    }
 }
 
 impl Part {
@@ -76,9 +48,9 @@ impl Part {
         let resume = beside(image, &format!("{download}.resume"));
         // A download that another tenant's fetch goes on with is that tenant's from then on.
         if let Some(note) =
-            PartRecord::read(&resume).filter(|it| it.tenant.as_deref() != claim.tenant())
+            ResumeRecord::read(&resume).filter(|it| it.tenant.as_deref() != claim.tenant())
         {
-            PartRecord { tenant: claim.tenant().map(str::to_owned), ..note }.write(&resume)?;
+            ResumeRecord { tenant: claim.tenant().map(str::to_owned), ..note }.write(&resume)?;
         }
         Ok(Self { file, path, resume, published: false, claim: Arc::new(claim) })
     }
@@ -102,7 +74,7 @@ impl Part {
 
     /// The version of a source's file that its bytes are of.
     pub(crate) fn version_from(&self, source: &Url) -> Option<Version> {
-        let PartRecord { source: of, etag, total, .. } = PartRecord::read(&self.resume)?;
+        let ResumeRecord { source: of, etag, total, .. } = ResumeRecord::read(&self.resume)?;
         (of == Sha256::of(source.as_str().as_bytes())).then_some(Version { etag, total })
     }
 
@@ -110,7 +82,7 @@ impl Part {
     pub(crate) fn note(&self, source: &Url, version: &Version) -> Result<(), ImageError> {
         let source = Sha256::of(source.as_str().as_bytes());
         let tenant = self.claim.tenant().map(str::to_owned);
-        PartRecord { source, etag: version.etag.clone(), total: version.total, tenant }
+        ResumeRecord { source, etag: version.etag.clone(), total: version.total, tenant }
             .write(&self.resume)
     }
 
@@ -154,21 +126,6 @@ impl Part {
         }
         Ok(guarded)
     }
-
-    /// Removes what a killed run left of a download, unless a fetch could go on from there. Called under its lock. Whether it did.
-    pub(super) fn sweep(image: &Path, download: &str, kept_for: Duration) -> io::Result<bool> {
-        let [part, resume, new] =
-            ["part", "resume", "resume.tmp"].map(|end| beside(image, &format!("{download}.{end}")));
-        let modified = fs::metadata(&part).and_then(|part| part.modified());
-        // A clock that went back makes a part no older.
-        let age = modified.map(|modified| modified.elapsed().unwrap_or_default());
-        state::remove(&new)?;
-        if age.is_ok_and(|age| age < kept_for) && resume.exists() {
-            Ok(false)
-        } else {
-            state::remove(&part).and(state::remove(&resume)).map(|()| true)
-        }
-    }
 }
 
 impl Drop for Part {
@@ -191,11 +148,4 @@ fn open(path: &Path) -> io::Result<File> {
 fn anew(path: &Path) -> io::Result<File> {
     state::remove(path)?;
     open(path)
-}
-
-/// Bytes free on a file's disk, and how many of these stay free.
-pub(crate) fn room(file: &File) -> io::Result<(u64, u64)> {
-    let disk = fstatvfs(file)?;
-    let reserve = limits::DISK_RESERVE_BYTES.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 10);
-    Ok((disk.f_bavail.saturating_mul(disk.f_frsize), reserve))
 }

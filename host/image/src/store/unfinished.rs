@@ -17,9 +17,9 @@ use qhost_sys::state;
 
 use super::{
     super::ImageError,
-    Lock, Part, Store, beside,
-    claim::{self, Claimed},
-    part::PartRecord,
+    Lock, Store, beside,
+    lock::{Claimed, claimed},
+    resume::{self, ResumeRecord},
 };
 use crate::limits;
 
@@ -94,9 +94,9 @@ impl Store {
         let file = |ending: &str| beside(&self.path(sha256), &format!("{download}.{ending}"));
         let (part, lock) = (fs::metadata(file("part")).ok(), file("lock"));
         let fetching = state::is_held(&lock);
-        let note = PartRecord::read(&file("resume"));
+        let note = ResumeRecord::read(&file("resume"));
         // Of a fetch that was killed early, only the lock may say whose it was.
-        let Claimed { tenant, bytes } = claim::claimed(&lock);
+        let Claimed { tenant, bytes } = claimed(&lock);
         let resumable = note.is_some();
         let modified = part.as_ref().and_then(|part| part.modified().ok());
         let written_at = modified.and_then(|at| Timestamp::try_from(at).ok());
@@ -123,7 +123,7 @@ impl Store {
         let lock = one.lock(self);
         match Lock::try_take(&lock).map_err(ImageError::store(&lock))? {
             Some(_lock) => {
-                Part::sweep(&path, &one.download, kept_for).map_err(ImageError::store(&path))
+                resume::sweep(&path, &one.download, kept_for).map_err(ImageError::store(&path))
             }
             None => Ok(false),
         }

@@ -1,5 +1,7 @@
 //! `qhost policy keygen`, `sign`, `verify`, `push`, `pull` and `lock`.
 
+mod error;
+
 use std::{
     fmt, fs,
     io::{self, IsTerminal as _},
@@ -10,91 +12,23 @@ use std::{
 use serde_json::{Value, json};
 
 use qhost_engine::config::{Config, Lock, Locked};
-use qhost_model::{digest::Sha256, kind::Kind};
+use qhost_model::digest::Sha256;
 use qhost_policy::{
     Allowance, PublicKey, Signature, Signers,
     signature::{self, Checked, Encrypted, SecretKey},
 };
-use qhost_sys::{
-    state,
-    trusted::{self, Untrusted},
-};
+use qhost_sys::{state, trusted};
+
+pub use error::TrustError;
+
+use error::Moved;
 
 use super::{Host, RunError, show};
 use crate::{
     cli::{KeygenArgs, LockArgs, PullArgs, PushArgs, Shared, SignArgs, VerifyArgs},
     outcome::Exit,
-    registry::{self, Pulled, RegistryError, Transport},
+    registry::{self, Pulled, Transport},
 };
-
-/// Why something about trust was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum TrustError {
-    /// A file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file cannot be written.
-    #[error("cannot write {}", path.display())]
-    Unwritable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Others can change a key.
-    #[error("the key {} cannot be relied upon", path.display())]
-    Untrusted {
-        /// The key's file.
-        path: PathBuf,
-        /// Why.
-        source: Untrusted,
-    },
-    /// A key cannot be made or used.
-    #[error("the key {}: {reason}", path.display())]
-    Key {
-        /// The key's file, or the key.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
-    /// What came is not what is locked.
-    #[error(transparent)]
-    Moved(Box<Moved>),
-    /// The registry.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-}
-
-/// A name that is tied to one file now stands for another.
-#[derive(Debug, thiserror::Error)]
-#[error("{} ties {name} to sha256:{locked}, and {place} has sha256:{found}; {hint}", file.display())]
-pub struct Moved {
-    file: PathBuf,
-    hint: &'static str,
-    name: String,
-    locked: Sha256,
-    place: String,
-    found: Sha256,
-}
-
-impl TrustError {
-    pub(super) fn kind(&self) -> Kind {
-        match self {
-            Self::Moved(_) | Self::Registry(RegistryError::Digest { .. }) => Kind::CheckFailed,
-            Self::Registry(RegistryError::NoTag { .. }) => Kind::InvalidArgument,
-            Self::Registry(_) => Kind::Unavailable,
-            Self::Unreadable { .. }
-            | Self::Unwritable { .. }
-            | Self::Untrusted { .. }
-            | Self::Key { .. } => Kind::InvalidArgument,
-        }
-    }
-}
 
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> TrustError {
     let path = path.to_owned();
