@@ -1,10 +1,11 @@
 //! What qhost asks of the operating system: starting processes, files that are whole whatever is killed, locks, whom a file can be
-//! relied upon to come from, addresses, signals.
+//! relied upon to come from, addresses, signals, changes in folders.
 
 pub mod spawn;
 pub mod state;
 pub mod trusted;
 pub mod addresses;
 pub mod stop;
+pub mod watch;
 pub mod failpoint;
 pub mod limits;

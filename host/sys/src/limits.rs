@@ -19,3 +19,10 @@ pub const STATE_LOCK_POLL: Duration = Duration::from_millis(10);
 pub const LOCK_TRIES: u32 = 5;
 /// The wait between two tries.
 pub const LOCK_POLL: Duration = Duration::from_millis(5);
+
+// Changes in folders.
+
+/// How often a folder is looked at where the kernel sends no word of its changes.
+pub const FOLDER_POLL: Duration = Duration::from_millis(20);
+/// What is read of the kernel's word at a time, in bytes: an event with a name of the longest that there are has 272.
+pub const INOTIFY_BYTES: usize = 4096;
