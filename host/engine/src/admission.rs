@@ -16,7 +16,7 @@ use qhost_model::{
 };
 use qhost_sys::state::StateDir;
 use qhost_vm::{
-    Status, Vm, VmDir, VmError,
+    Status, VmDir, VmError, VmRecord,
     dir::{bytes_of, remove_leftovers},
     list,
     lock::is_abandoned,
@@ -39,7 +39,7 @@ struct EndedVm {
 }
 
 /// Makes the folder of a new VM, if that is not beyond the quotas of all and of its tenant.
-pub fn admit_new(
+pub(crate) fn admit_new(
     state: &StateDir,
     task: &Task,
     takes: Usage,
@@ -51,8 +51,12 @@ pub fn admit_new(
 }
 
 /// Takes the folder of a VM that has ended, to start it once more, if that is not beyond those quotas; nothing where it is held.
-pub fn admit_again(state: &StateDir, vm: &Vm, terms: &Terms) -> Result<Option<VmDir>, VmError> {
-    let Vm { tenant, job, task, reserved, .. } = vm;
+pub(crate) fn admit_again(
+    state: &StateDir,
+    vm: &VmRecord,
+    terms: &Terms,
+) -> Result<Option<VmDir>, VmError> {
+    let VmRecord { tenant, job, task, reserved, .. } = vm;
     let asking = AdmissionRequest { of: Owner::new(tenant, job, task), takes: *reserved };
     VmDir::claim_ended(state, &vm.folder, || admit(state, &asking, terms))
 }
@@ -64,7 +68,7 @@ fn admit(state: &StateDir, asking: &AdmissionRequest, terms: &Terms) -> Result<(
         let held = !is_abandoned(&folder);
         let status: Option<Status> = read_record(&folder.join(STATUS));
         if held || status.as_ref().is_some_and(Status::qemu_lives) {
-            going_on.push(Vm::at(&folder))
+            going_on.push(VmRecord::at(&folder))
         } else {
             ended.push(EndedVm::of(folder, status.as_ref()))
         }

@@ -23,7 +23,7 @@ use qhost_model::{
 use qhost_policy::CompileLimits;
 use qhost_sys::trusted::{self, Found, Untrusted};
 
-use crate::limits;
+use crate::{limits, order::Order};
 
 pub use lock::{Lock, Locked};
 pub use policies::{Configured, Settings, UnknownTenant};
@@ -317,6 +317,13 @@ impl Config {
             }
         }
         Ok(None)
+    }
+
+    /// How images are fetched for an order.
+    pub(crate) fn image_for(&self, order: &Order) -> qhost_image::Settings {
+        let mut image = self.image.clone();
+        image.network.allow.extend(&order.image_networks);
+        image
     }
 
     /// Whether guests may reach all that this host does.

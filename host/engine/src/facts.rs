@@ -12,7 +12,7 @@ use qhost_model::{
     quota::Usage,
 };
 use qhost_sys::state::StateDir;
-use qhost_vm::Vm;
+use qhost_vm::VmRecord;
 
 use crate::fingerprint::Fingerprint;
 
@@ -58,7 +58,7 @@ pub fn resources() -> Result<(Resources, u32), FactsError> {
     Ok((all, mib(memory.mem_available.unwrap_or(memory.mem_free))))
 }
 
-fn usage<'a>(running: impl Iterator<Item = &'a Vm>) -> TenantUsage {
+fn usage<'a>(running: impl Iterator<Item = &'a VmRecord>) -> TenantUsage {
     let sum = running.fold(Usage::default(), |sum, vm| sum + vm.reserved);
     let number = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
     TenantUsage {

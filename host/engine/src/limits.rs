@@ -57,3 +57,26 @@ pub const TURN: Duration = Duration::from_secs(600);
 pub const TURN_TOLD: Duration = Duration::from_secs(1);
 /// How often it is tried to take it: a start takes some 50 ms.
 pub const TURN_POLL: Duration = Duration::from_millis(5);
+
+// Deciding.
+
+/// How much longer than its deadline a decision is waited for, until it is recorded that it took too long: a thread that reads from a
+/// slow disk looks at no deadline.
+pub const DECISION_OVERDUE: Duration = Duration::from_secs(10);
+
+// Looking after VMs.
+
+/// From `system_powerdown` to `quit`, unless asked otherwise.
+pub const STOP_GRACE: Duration = Duration::from_secs(30);
+/// The longest grace that can be asked for, and a little: for so long an end that was asked for is waited for.
+pub const STOP_GRACE_MOST: Duration = Duration::from_secs(3600 + 30);
+/// How often a supervisor that does not end its VM is asked again to kill it, and a VM is looked at whose supervisor tells nothing.
+pub const KILL_AGAIN: Duration = Duration::from_millis(500);
+/// How long a supervisor may take to answer: QEMU's own answer, and a little.
+pub const CONTROL_REPLY: Duration = Duration::from_secs(qhost_vm::limits::QMP_REPLY.as_secs() * 3);
+/// How long a supervisor that was asked to end a VM may be silent before other ways are gone.
+pub const CONTROL_SILENT: Duration = Duration::from_secs(2);
+/// How long a supervisor may take to tell what its VM uses, when that is asked of many: QEMU's own answer, and a little.
+pub const CONTROL_STATS: Duration = Duration::from_secs(3);
+/// How often the log of events is looked at, should the kernel send no word of a change.
+pub const EVENTS_LOOK: Duration = Duration::from_secs(10);

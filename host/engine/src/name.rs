@@ -6,12 +6,12 @@
 
 use qhost_model::printable;
 use qhost_sys::state::StateDir;
-use qhost_vm::{Vm, VmError, list, records::RANDOM_BYTES};
+use qhost_vm::{VmError, VmRecord, list, records::RANDOM_BYTES};
 
 use crate::limits;
 
 /// The one VM that is meant: of one tenant's VMs of the same name, the one that has not ended.
-pub fn named(state: &StateDir, word: &str) -> Result<Vm, VmError> {
+pub(crate) fn named(state: &StateDir, word: &str) -> Result<VmRecord, VmError> {
     // A task's name may have a slash, and a tenant's may not.
     let (tenant, name) = match word.split_once('/') {
         Some((tenant, name)) => (Some(tenant), name),
@@ -45,7 +45,7 @@ enum Fit {
     Id,
 }
 
-fn fit(vm: &Vm, name: &str) -> Fit {
+fn fit(vm: &VmRecord, name: &str) -> Fit {
     let begins = vm.id.starts_with(name);
     if vm.id == name {
         Fit::Id
@@ -61,12 +61,12 @@ fn fit(vm: &Vm, name: &str) -> Fit {
 }
 
 /// How many of the random characters of a VM's id a beginning of it has.
-fn given(vm: &Vm, beginning: &str) -> usize {
+fn given(vm: &VmRecord, beginning: &str) -> usize {
     beginning.len().saturating_sub(vm.id.len().saturating_sub(RANDOM_BYTES))
 }
 
 /// The VMs that a word fits best.
-fn fitting(vms: Vec<Vm>, name: &str) -> Vec<Vm> {
+fn fitting(vms: Vec<VmRecord>, name: &str) -> Vec<VmRecord> {
     let best = vms.iter().map(|vm| fit(vm, name)).max().filter(|best| *best > Fit::Not);
     let (mut fitting, others): (Vec<_>, Vec<_>) =
         vms.into_iter().partition(|vm| Some(fit(vm, name)) == best);
@@ -76,7 +76,7 @@ fn fitting(vms: Vec<Vm>, name: &str) -> Vec<Vm> {
         && fitting.iter().all(|vm| given(vm, name) < limits::ID_CHARS_TOLD_APART)
     {
         let is_known = |tenant: &str| fitting.iter().any(|vm| vm.tenant == tenant);
-        let is_claimed = |vm: &Vm| vm.task == name && !is_known(&vm.tenant);
+        let is_claimed = |vm: &VmRecord| vm.task == name && !is_known(&vm.tenant);
         let claimed: Vec<_> = others.into_iter().filter(is_claimed).collect();
         fitting.extend(claimed);
     }
@@ -87,8 +87,8 @@ fn fitting(vms: Vec<Vm>, name: &str) -> Vec<Vm> {
 }
 
 /// Of one tenant's VMs, leaves the one that has not ended, where that is exactly one.
-fn going_on(vms: &mut Vec<Vm>) {
-    let goes_on = |vm: &Vm| !vm.status.state().is_final();
+fn going_on(vms: &mut Vec<VmRecord>) {
+    let goes_on = |vm: &VmRecord| !vm.status.state().is_final();
     let first = vms.first().map(|vm| vm.tenant.clone());
     let of_one = vms.iter().all(|vm| Some(&vm.tenant) == first.as_ref());
     if of_one && vms.iter().filter(|vm| goes_on(vm)).count() == 1 {
@@ -97,9 +97,10 @@ fn going_on(vms: &mut Vec<Vm>) {
 }
 
 /// `TENANT/TASK` with its id, a line each.
-fn shown(vms: &[Vm]) -> String {
+fn shown(vms: &[VmRecord]) -> String {
     let line = |text: &str| printable::line(text, qhost_model::limits::SHOWN_CHARS).to_string();
-    let one = |vm: &Vm| format!("\n  {}/{}  {}", line(&vm.tenant), line(&vm.task), line(&vm.id));
+    let one =
+        |vm: &VmRecord| format!("\n  {}/{}  {}", line(&vm.tenant), line(&vm.task), line(&vm.id));
     let text: String = vms.iter().take(limits::SHOWN_VMS).map(one).collect();
     match vms.len().saturating_sub(limits::SHOWN_VMS) {
         0 => text,
@@ -113,12 +114,12 @@ mod tests {
     use qhost_model::quota::Usage;
     use qhost_vm::{State, Status};
 
-    fn vm(tenant: &str, task: &str, id: &str, ended: bool) -> Vm {
+    fn vm(tenant: &str, task: &str, id: &str, ended: bool) -> VmRecord {
         let mut status = Status::unknown();
         if ended {
             status.enter(State::Exited, None);
         }
-        Vm {
+        VmRecord {
             id: id.into(),
             folder: id.into(),
             task: task.into(),

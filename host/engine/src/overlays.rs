@@ -258,12 +258,13 @@ fn sweep(overlays: &Path) {
 /// The kept overlays that no VM has, but for the one of the task that asks.
 pub(crate) fn unused(
     state: &StateDir,
-    going_on: &[list::Vm],
+    going_on: &[list::VmRecord],
     task: &Owner,
 ) -> Result<Vec<Kept>, VmError> {
     let counts = |one: &Kept| {
         let asks = one.of.is_the_task_of(task);
-        let has = |vm: &list::Vm| one.of.is_the_task_of(&Owner::new(&vm.tenant, &vm.job, &vm.task));
+        let has =
+            |vm: &list::VmRecord| one.of.is_the_task_of(&Owner::new(&vm.tenant, &vm.job, &vm.task));
         // What a VM or a launch has is held; that VM's writes are counted with it.
         !one.in_use || !(asks || going_on.iter().any(has))
     };
@@ -278,7 +279,7 @@ pub fn kept_over(state: &StateDir) -> Result<Vec<(Sha256, String)>, VmError> {
 
 /// Whether a QEMU without a supervisor has it at the moment.
 fn is_used(state: &StateDir, overlay: &Path) -> bool {
-    let uses = |vm: list::Vm| {
+    let uses = |vm: list::VmRecord| {
         vm.status.qemu_lives()
             && Spec::read(&vm.folder).is_ok_and(|spec| spec.overlay.as_deref() == Some(overlay))
     };

@@ -1,83 +1,123 @@
-//! What a VM is launched from.
+//! What an order would be run as: the way of a start up to its launch.
 
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
 
 use qhost_cage::Cage;
-use qhost_image::VerifiedImage;
-use qhost_model::{format::Format, job::Task, launch::Forward};
-use qhost_policy::{Approved, Decision};
-use qhost_vm::{ImageOf, Spec, argv};
+use qhost_model::{
+    digest::Sha256,
+    format::Format,
+    launch::{Forward, PortMap},
+    masks::Secrets,
+};
+use qhost_policy::Approved;
 
-/// Everything that is needed to start QEMU. Made only by [`plan`], from an approved task and a verified image.
-#[derive(Debug)]
-pub struct LaunchPlan {
-    vm: String,
-    program: PathBuf,
-    argv: Vec<String>,
-    forwards: Vec<Forward>,
-    image: VerifiedImage,
-    overlay: PathBuf,
-    approved: Approved,
+use crate::{
+    decide::Deciding,
+    decision_record::Keep,
+    engine::{Engine, blocking},
+    error::{EngineError, Failure},
+    fingerprint::Fingerprint,
+    generation::Generation,
+    observer::Context,
+    order::Order,
+};
+
+/// What an order would be run as.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// Whether the image is in the store; if not, its format is a guess from its name.
+    pub image_stored: bool,
+    /// Its digest; of a list of checksums that was never fetched, the list's own.
+    pub image_sha256: Sha256,
+    /// What QEMU would be told it is.
+    pub image_format: Format,
+    /// What QEMU would be kept in.
+    pub cage: Cage,
+    /// The emulator.
+    pub program: String,
+    /// Its arguments.
+    pub argv: Vec<String>,
 }
 
-/// Plans a launch.
-pub fn plan(
-    vm: &str,
-    program: PathBuf,
-    approved: Approved,
-    image: VerifiedImage,
-    forwards: Vec<Forward>,
-    overlay: PathBuf,
-) -> LaunchPlan {
-    let argv = argv(vm, approved.launch(), &approved.task().args, image.format(), &forwards);
-    LaunchPlan { vm: vm.to_owned(), program, argv, forwards, image, overlay, approved }
+impl Engine {
+    /// Decides about an order, and says what it would be run as. Downloads nothing and starts nothing; policies that had to be compiled
+    /// are kept.
+    ///
+    /// # Errors
+    /// Where the job is not understood, a policy fails or refuses it, or this host cannot run it.
+    pub async fn plan(&self, order: Order, context: &Context) -> Result<Plan, EngineError> {
+        let mut secrets = Secrets::default();
+        let planned = stages(self, order, context, &mut secrets).await;
+        planned.map_err(|failure| failure.without(&secrets))
+    }
 }
 
-impl LaunchPlan {
-    /// The image.
-    pub fn image(&self) -> &VerifiedImage {
-        &self.image
-    }
-
-    /// What was asked.
-    pub fn task(&self) -> &Task {
-        self.approved.task()
-    }
-
-    /// How it was decided.
-    pub fn decision(&self) -> &Decision {
-        self.approved.decision()
-    }
-
-    /// The overlay that takes the guest's writes, [`qhost_vm::OVERLAY`] in the VM's folder or elsewhere by an absolute path; none for a
-    /// CD, which takes no writes.
-    pub fn overlay(&self) -> Option<&Path> {
-        (self.image.format() != Format::Iso).then_some(&self.overlay)
-    }
-
-    /// What a supervisor is to know of it, with what the operator has settled.
-    pub fn spec(&self, grace_s: u64, overlay_bytes: u64, cage: Cage) -> Spec {
-        let (task, image) = (self.task(), self.image());
-        Spec {
-            vm: self.vm.clone(),
-            task: task.name.clone(),
-            tenant: task.tenant.clone(),
-            resources: self.decision().launch.resources,
-            forwards: self.forwards.clone(),
-            image: ImageOf {
-                path: image.path().to_owned(),
-                sha256: image.sha256(),
-                format: image.format(),
-                disk_bytes: image.disk_bytes(),
-            },
-            overlay: self.overlay().map(Path::to_owned),
-            overlay_bytes,
-            grace_s,
-            restart: task.restart,
-            ready: task.ready.clone(),
-            cage,
-            program: self.program.clone(),
-            argv: self.argv.clone(),
+async fn stages(
+    engine: &Engine,
+    order: Order,
+    context: &Context,
+    secrets: &mut Secrets,
+) -> Result<Plan, Failure> {
+    let deciding = Deciding {
+        engine: engine.clone(),
+        generation: engine.generation(),
+        fingerprint: engine.fingerprint(context).await?,
+        order: Arc::new(order),
+        keep: Keep::Nothing,
+        context: context.clone(),
+    };
+    let mut approved = deciding.make(None, secrets).await?;
+    if approved.task().image.checksum.sums().is_some() {
+        // A start would fetch a list of checksums that is not here, and then decide once more.
+        let (engine, task) = (engine.clone(), approved.task().clone());
+        let known =
+            blocking(move || Ok(engine.images().known_digest(&task.image, Some(&task.tenant))?));
+        if let Some(sha256) = known.await? {
+            approved = deciding.make(Some(approved.task().with_image(sha256)), secrets).await?;
         }
     }
+    let Deciding { engine, generation, fingerprint, order, .. } = deciding;
+    blocking(move || planned(&engine, &generation, &order, &fingerprint, &approved)).await
+}
+
+fn planned(
+    engine: &Engine,
+    generation: &Generation,
+    order: &Order,
+    fingerprint: &Fingerprint,
+    approved: &Approved,
+) -> Result<Plan, Failure> {
+    let (task, launch, config) = (approved.task(), approved.launch(), &generation.config);
+    let (image, store) = (&task.image, engine.images());
+    let stored = store.get(image, &task.tenant, &config.image_for(order))?;
+    let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
+    let forward = |port: &PortMap| Forward {
+        label: port.label.clone(),
+        bind: port.bind,
+        host: port.host.unwrap_or(0),
+        guest: port.guest,
+        protocol: port.protocol,
+    };
+    let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
+    let needs = qhost_cage::Requirements {
+        tenant: &task.tenant,
+        launch,
+        forwards: &forwards,
+        overlay_bytes: config.overlay.max_bytes,
+        program: fingerprint.path(),
+        unfiltered_internet: config.unfiltered_internet(),
+    };
+    let cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
+    Ok(Plan {
+        image_stored: stored.is_some(),
+        image_sha256: store
+            .known_digest(image, Some(&task.tenant))?
+            .unwrap_or(image.checksum.pin()),
+        image_format: format,
+        cage,
+        program: fingerprint.path().display().to_string(),
+        argv: qhost_vm::argv("VM-ID", launch, &task.args, format, &forwards),
+    })
 }

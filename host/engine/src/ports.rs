@@ -22,7 +22,7 @@ use qhost_vm::{VmError, error::io_error};
 
 /// Ports that no other process can take while this exists.
 #[derive(Debug)]
-pub struct Reserved {
+pub(crate) struct Reserved {
     forwards: Vec<Forward>,
     held: Vec<PortLease>,
 }
@@ -36,7 +36,7 @@ struct PortLease {
 
 impl Reserved {
     /// The ports with their host sides settled.
-    pub fn forwards(&self) -> &[Forward] {
+    pub(crate) fn forwards(&self) -> &[Forward] {
         &self.forwards
     }
 
@@ -47,7 +47,7 @@ impl Reserved {
 }
 
 /// The same ports once more, for a VM that ran before.
-pub fn reserve_again(state: &StateDir, forwards: &[Forward]) -> Result<Reserved, VmError> {
+pub(crate) fn reserve_again(state: &StateDir, forwards: &[Forward]) -> Result<Reserved, VmError> {
     let folder = state.ports();
     state::create_private(&folder).map_err(io_error("create", &folder))?;
     let held = forwards.iter().map(|forward| take(&folder, forward));
@@ -63,7 +63,7 @@ pub(crate) fn hold(state: &StateDir, forwards: &[Forward]) -> Result<Vec<File>, 
 }
 
 /// Reserves every port of a launch; those without a host port get a free one of the allowed ranges.
-pub fn reserve(
+pub(crate) fn reserve(
     state: &StateDir,
     launch: &Launch,
     allowed: &[PortRange],
@@ -92,7 +92,7 @@ pub fn reserve(
 }
 
 /// The ports that other runs hold, whether or not their QEMU listens yet.
-pub fn held(state: &StateDir) -> Vec<u16> {
+pub(crate) fn held(state: &StateDir) -> Vec<u16> {
     let files = fs::read_dir(state.ports()).into_iter().flatten().flatten();
     let held = |path: &PathBuf| {
         let file = state::open_plain(File::options().read(true), path);

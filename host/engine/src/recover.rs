@@ -1,5 +1,5 @@
 //! VMs whose supervisor was killed: those whose QEMU lives get another, of the others is said that they are lost, and what
-//! they had is removed. Done by every command that is about VMs, before it looks at them.
+//! they had is removed. Done before every look at VMs.
 
 use std::{
     fs::File,
@@ -10,13 +10,14 @@ use futures_util::future::join_all;
 use tokio::time;
 
 use qhost_cage::{UIDS, User};
-use qhost_sys::{failpoint, state::StateDir};
+use qhost_sys::{failpoint, state::StateDir, watch::FolderWatch};
 use qhost_vm::{
-    Attached, Begin, Notification, Spec, State, Status, VmDir, VmError, control,
+    Begin, Notification, Spec, State, Status, VmDir, VmError, control,
     dir::remove_leftovers,
     list,
-    lock::{lock_all, try_lock},
+    lock::{is_abandoned, lock_all, try_lock},
     records::{STATUS, name_of, read_record},
+    start_supervisor, subscribe,
 };
 
 use crate::{limits, overlays, ports};
@@ -31,12 +32,49 @@ pub struct Recovered {
 }
 
 /// Finds every VM without a supervisor. One that cannot be helped is warned about, and does not keep the others from it.
-pub async fn recover(state: &StateDir) -> Recovered {
+pub(crate) async fn recover(state: &StateDir) -> Recovered {
+    let state = state.clone();
+    let swept = tokio::task::spawn_blocking(move || sweep_all(&state)).await;
+    let Ok(Swept { mut recovered, adopting }) = swept else { return Recovered::default() };
+    let begun = join_all(adopting.into_iter().map(async |vm| {
+        let adopted = time::timeout(limits::SUPERVISOR, is_adopted(&vm)).await;
+        adopted.unwrap_or(false).then_some(name_of(&vm))
+    }));
+    recovered.adopted = begun.await.into_iter().flatten().collect();
+    recovered
+}
+
+/// What was found, and the folders of VMs that were given a supervisor, which is not heard of yet.
+#[derive(Default)]
+struct Swept {
+    recovered: Recovered,
+    adopting: Vec<PathBuf>,
+}
+
+/// Whether the supervisor that a VM was just given knows how the VM is doing, and that goes on.
+async fn is_adopted(vm: &Path) -> bool {
+    loop {
+        let mut watch = FolderWatch::new([vm]);
+        if let Ok(mut subscription) = subscribe(vm).await {
+            while let Some(notification) = subscription.next().await {
+                if let Notification::Status(status) = notification {
+                    return !status.state().is_final();
+                }
+            }
+        }
+        if is_abandoned(vm) {
+            return false;
+        }
+        watch.changed(limits::SUPERVISOR).await;
+    }
+}
+
+fn sweep_all(state: &StateDir) -> Swept {
     let found = match abandoned(state) {
         Ok(found) => found,
         Err(error) => {
             tracing::warn!(%error, "VMs without a supervisor were not looked for");
-            return Recovered::default();
+            return Swept::default();
         }
     };
     let mut recovered = Recovered::default();
@@ -46,7 +84,7 @@ pub async fn recover(state: &StateDir) -> Recovered {
         match read_record::<Status>(&vm.join(STATUS)) {
             Some(status) if status.qemu_lives() && !is_anothers(&vm, &status) => {
                 match adopt(state, &vm, lock) {
-                    Ok(attached) => adopting.push((id, attached)),
+                    Ok(()) => adopting.push(vm),
                     Err(error) => tracing::warn!(id, %error, "a VM is not looked after"),
                 }
             }
@@ -58,20 +96,7 @@ pub async fn recover(state: &StateDir) -> Recovered {
             Some(_) | None => sweep(&vm),
         }
     }
-    let begun = join_all(adopting.into_iter().map(async |(id, mut attached)| {
-        let adopted = async {
-            loop {
-                match attached.note().await {
-                    Some(Notification::Adopted) => return true,
-                    Some(_) => {}
-                    None => return false,
-                }
-            }
-        };
-        time::timeout(limits::SUPERVISOR, adopted).await.unwrap_or(false).then_some(id)
-    }));
-    recovered.adopted = begun.await.into_iter().flatten().collect();
-    recovered
+    Swept { recovered, adopting }
 }
 
 /// The folders that no process holds, but for those that have nothing to be done about; each with its lock, so that of two commands
@@ -106,7 +131,7 @@ fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
     Ok(found)
 }
 
-fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<Attached, VmError> {
+fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<(), VmError> {
     let spec = Spec::read(vm)?;
     spec.keeps_to_state_of(vm)?;
     let mut holds = vec![lock];
@@ -120,7 +145,7 @@ fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<Attached, VmError> {
         holds.extend(overlays::hold_again(overlay)?);
     }
     failpoint::reach("recover.held");
-    Attached::start(vm, Begin::Adopt, holds)
+    start_supervisor(vm, Begin::Adopt, holds)
 }
 
 /// Whether the process that a VM's record names as its QEMU cannot be its QEMU, so that it must not be killed.

@@ -14,13 +14,13 @@ use crate::limits;
 
 /// A tenant's turn, until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub(crate) struct Turn {
     _lock: File,
 }
 
 /// A start got no turn.
 #[derive(Debug, thiserror::Error)]
-pub enum TurnError {
+pub(crate) enum TurnError {
     /// The tenant's other starts took too long.
     #[error(
         "other starts of tenant {tenant} have been decided and launched for {} s, and one is at a time; try again",
@@ -41,7 +41,7 @@ impl Turn {
     ///
     /// # Errors
     /// Where it takes longer than it may, or the state folder cannot be written to.
-    pub async fn wait(
+    pub(crate) async fn wait(
         state: &StateDir,
         tenant: &str,
         waiting: impl FnOnce(),

@@ -266,16 +266,16 @@ pub fn shown(url: &Url) -> String {
     url.to_string().replace("%E2%80%A6", "…")
 }
 
-/// What a fetch or a check tells on its way.
+/// What a fetch or a check tells on its way. What is not implemented is not heard.
 pub trait Progress: Send + Sync {
     /// Another process fetches the same image; this one waits for it.
-    fn waiting(&self);
+    fn waiting(&self) {}
     /// So many bytes are to be gone through, if that is known.
-    fn begins(&self, doing: Step, total: Option<u64>);
+    fn begins(&self, _doing: Step, _total: Option<u64>) {}
     /// This many are done since it began.
-    fn done(&self, bytes: u64);
+    fn done(&self, _bytes: u64) {}
     /// A source did not deliver, and it or another will be asked again.
-    fn retrying(&self, why: &str);
+    fn retrying(&self, _why: &str) {}
 }
 
 /// What is being done to an image.

@@ -1,5 +1,7 @@
 //! Asks the policies of a chain, in order, and then the host's own rules.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use qhost_model::{
@@ -23,10 +25,11 @@ use super::{
     wasi::DecisionTime,
 };
 
-/// Loaded policies whose settings they have accepted, the host's before a tenant's.
+/// Loaded policies whose settings they have accepted, the host's before a tenant's. A clone has the same policies.
+#[derive(Clone)]
 pub struct Chain {
-    pub(super) sandbox: std::sync::Arc<Sandbox>,
-    pub(super) links: Vec<Link>,
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) links: Vec<Arc<Link>>,
 }
 
 /// One policy with its settings and what its word counts for.
@@ -85,7 +88,13 @@ impl Chain {
 
     /// How each policy stands before it is asked.
     pub fn records(&self) -> Vec<PolicyRecord> {
-        self.links.iter().map(Link::record).collect()
+        self.links.iter().map(|link| link.record()).collect()
+    }
+
+    /// The policies of this chain, and after them those of another of the same loader.
+    pub fn followed_by(mut self, next: &Self) -> Self {
+        self.links.extend(next.links.iter().cloned());
+        self
     }
 }
 
@@ -121,7 +130,7 @@ impl<'a> Evaluation<'a> {
         lent: wit::Request<'a>,
         deadline: Deadline,
     ) -> Self {
-        let asked = |link: &'a Link| PolicyEvaluation {
+        let asked = |link: &'a Arc<Link>| PolicyEvaluation {
             link,
             opened: link.open(&chain.sandbox, request, deadline),
             record: link.record(),

@@ -170,6 +170,16 @@ pub struct OtherPlace {
 }
 
 impl Decision {
+    /// What refuses the task, by name: policies, and the host's own rules.
+    pub fn refused_by(&self) -> Vec<&str> {
+        let policies = self.policies.iter().filter(|policy| policy.refuses());
+        let mut names: Vec<&str> = policies.map(|policy| policy.name.as_str()).collect();
+        if self.host.answer == Answer::Refused {
+            names.push("the host's own rules");
+        }
+        names
+    }
+
     /// The decision about a task before any policy is asked.
     pub fn none(task: &Task) -> Self {
         Self {

@@ -3,7 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use wasmtime::component::Component;
@@ -68,15 +68,22 @@ pub struct Cache {
     pub folder: PathBuf,
     /// What compiling one policy may take.
     pub limits: CompileLimits,
-    /// Told the name of a policy that is about to be compiled, which may take half a minute.
-    pub compiling: Box<dyn Fn(&str) + Send + Sync>,
 }
 
-/// Loads policies into one sandbox.
+/// A folder of compiled policies, opened for the first of them.
+struct OpenCache {
+    cache: Cache,
+    /// None where it cannot be opened: then every run compiles, as on a disk that cannot be written.
+    compiled: OnceLock<Option<Compiled>>,
+}
+
+/// Loads policies into one sandbox, which its clones share.
+#[derive(Clone)]
 pub struct Loader {
     sandbox: Arc<Sandbox>,
-    cache: Option<(Cache, Option<Compiled>)>,
+    cache: Option<Arc<OpenCache>>,
     deadline: Option<Deadline>,
+    compiling: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 impl Loader {
@@ -84,17 +91,14 @@ impl Loader {
     pub fn in_process() -> Result<Self, PolicyError> {
         let sandbox = Sandbox::new()
             .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
-        Ok(Self { sandbox: Arc::new(sandbox), cache: None, deadline: None })
+        let compiling = Arc::new(|_: &str| {});
+        Ok(Self { sandbox: Arc::new(sandbox), cache: None, deadline: None, compiling })
     }
 
     /// Compiles in processes of their own, with limits, and keeps what they make.
     pub fn with_cache(cache: Cache) -> Result<Self, PolicyError> {
-        let mut loader = Self::in_process()?;
-        let compiled = Compiled::open(&cache.folder, loader.sandbox.engine());
-        // Without it every run compiles, as on a disk that cannot be written.
-        let compiled = compiled.map_err(|error| cache::log_failure(Err(error))).ok();
-        loader.cache = Some((cache, compiled));
-        Ok(loader)
+        let cache = Arc::new(OpenCache { cache, compiled: OnceLock::new() });
+        Ok(Self { cache: Some(cache), ..Self::in_process()? })
     }
 
     /// The same for one decision, whose time loading counts against.
@@ -102,10 +106,16 @@ impl Loader {
         Self { deadline: Some(deadline), ..self }
     }
 
+    /// The same, and this is told the name of a policy that is about to be compiled in a process of its own, which may take half a
+    /// minute.
+    pub fn telling(self, compiling: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { compiling: Arc::new(compiling), ..self }
+    }
+
     /// Loads every policy and has it check its settings.
     pub fn chain(&self, sources: Vec<Source>) -> Result<Chain, PolicyError> {
-        let links =
-            sources.into_iter().map(|source| self.link(source)).collect::<Result<_, _>>()?;
+        let link = |source| self.link(source).map(Arc::new);
+        let links = sources.into_iter().map(link).collect::<Result<_, _>>()?;
         Ok(Chain { sandbox: Arc::clone(&self.sandbox), links })
     }
 
@@ -191,7 +201,12 @@ impl Loader {
     }
 
     fn compiled(&self) -> Option<&Compiled> {
-        self.cache.as_ref().and_then(|(_, compiled)| compiled.as_ref())
+        let OpenCache { cache, compiled } = self.cache.as_deref()?;
+        let open = || {
+            let compiled = Compiled::open(&cache.folder, self.sandbox.engine());
+            compiled.map_err(|error| cache::log_failure(Err(error))).ok()
+        };
+        compiled.get_or_init(open).as_ref()
     }
 
     /// A policy's digest, and its bytes where they had to be read for that.
@@ -254,10 +269,10 @@ impl Loader {
                 let component = compile::component(bytes).map_err(not_loadable)?;
                 (Component::new(engine, component), None)
             }
-            Some((cache, _)) => {
+            Some(open) => {
                 tracing::info!(name, "compiling");
-                (cache.compiling)(&name);
-                let code = compile::compile(bytes, self.limits(cache.limits));
+                (self.compiling)(&name);
+                let code = compile::compile(bytes, self.limits(open.cache.limits));
                 let code = code.map_err(|reason| match self.in_time(&name) {
                     Ok(()) => not_loadable(reason),
                     Err(overdue) => overdue,

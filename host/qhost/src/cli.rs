@@ -23,7 +23,7 @@ pub use image::{
 };
 pub use overlay::{OverlayCommand, RemoveOverlayArgs};
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
-pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs, Until};
+pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
 pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, VerifyArgs};
 pub use vm::{
@@ -81,7 +81,7 @@ pub struct Shared {
 pub enum Command {
     /// Run a job's task and stay with it until it ends
     Run(RunArgs),
-    /// Say what `run` would do, and do none of it: no download, no VM, nothing written
+    /// Say what `run` would do, and do none of it: no download, no VM; only compiled policies are kept
     Plan(PlanArgs),
     #[command(flatten)]
     /// About VMs.

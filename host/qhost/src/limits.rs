@@ -9,12 +9,6 @@ pub const SHOWN_ERROR_CHARS: usize = 64 << 10;
 /// Characters shown of an error's cause, which often comes from a library or from another host.
 pub const SHOWN_CAUSE_CHARS: usize = 1000;
 
-// What a policy may use. The configuration changes the deadline and the memory, per policy.
-
-/// How much longer than its deadline a decision is waited for, until the command records that it took too long: a thread that
-/// reads from a pipe or a slow disk looks at no deadline.
-pub const DECISION_OVERDUE: Duration = Duration::from_secs(10);
-
 // Processes.
 
 /// How long a command that has ended waits for its own threads.
@@ -51,18 +45,6 @@ pub const REGISTRY_SAID_CHARS: usize = 300;
 // Running a VM.
 
 /// From `system_powerdown` to `quit`, unless asked otherwise.
-pub const STOP_GRACE: Duration = Duration::from_secs(30);
-/// The longest grace that can be asked for, and a little: what `qhost stop` waits.
-pub const STOP_GRACE_MOST: Duration = Duration::from_secs(3600 + 30);
-/// How often it is looked whether the supervisor of a VM that is to end is still the one that was asked; to kill, it is asked each time.
-pub const KILL_AGAIN: Duration = Duration::from_millis(500);
-
-// Asking supervisors.
-
-/// How long a supervisor may take to answer: QEMU's own answer, and a little.
-pub const CONTROL_REPLY: Duration = Duration::from_secs(qhost_vm::limits::QMP_REPLY.as_secs() * 3);
-/// How long a supervisor that was asked to end a VM may be silent before a command says so, and kills the VM itself if that was
-/// asked.
-pub const CONTROL_SILENT: Duration = Duration::from_secs(2);
-/// How long a supervisor may take to tell what its VM uses, when that is asked of many: QEMU's own answer, and a little.
-pub const CONTROL_STATS: Duration = Duration::from_secs(3);
+pub const STOP_GRACE: Duration = qhost_engine::limits::STOP_GRACE;
+/// How often a console log is looked at that is followed, should the kernel send no word of a change.
+pub const LOGS_LOOK: Duration = Duration::from_secs(2);

@@ -6,16 +6,16 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use qhost_engine::Until;
 use qhost_image::VerifiedImage;
 use qhost_model::{
     job::{Problem, Task},
     kind::Kind,
     launch::{Change, Forward, Violation},
-    masks::Secrets,
     printable,
 };
 use qhost_policy::{Answer, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Writer};
-use qhost_vm::{End, State};
+use qhost_vm::{End, Spec, State, VmRecord};
 
 use crate::limits;
 
@@ -87,6 +87,21 @@ impl Exit {
         }
     }
 
+    /// Of a command that has followed a VM so far.
+    pub fn of_vm(vm: &VmRecord, until: Until) -> Self {
+        if !vm.status.state().is_final() {
+            return Self::Done;
+        }
+        match vm.status.ended.as_ref().map(|ended| &ended.end) {
+            Some(End::ShutDown) if until == Until::Ready => Self::VmFailed,
+            Some(End::ShutDown) => Self::Done,
+            Some(End::Stopped { .. }) => Self::Interrupted,
+            Some(End::NotStarted { cannot_run: true, .. }) => Self::CannotRun,
+            Some(End::Panicked | End::Unseen | End::Failed { .. } | End::NotStarted { .. })
+            | None => Self::VmFailed,
+        }
+    }
+
     /// The number.
     pub fn code(self) -> u8 {
         self as u8
@@ -111,9 +126,6 @@ pub struct Report {
     /// What was asked, once the job was understood, without its secrets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
-    /// What was secret of it.
-    #[serde(skip)]
-    pub secrets: Secrets,
     /// Who decided what, once it was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
@@ -223,7 +235,11 @@ impl fmt::Display for Report {
         match (self.outcome, &self.task, &self.decision) {
             (Exit::Denied, Some(task), Some(decision)) => {
                 let name = printable::line(&task.name, 40);
-                writeln!(f, "{RED}denied{PLAIN}    {name}: refused by {}", refused_by(decision))
+                writeln!(
+                    f,
+                    "{RED}denied{PLAIN}    {name}: refused by {}",
+                    decision.refused_by().join(", ")
+                )
             }
             (Exit::CannotRun, Some(task), Some(_)) if self.error.is_none() => {
                 let name = printable::line(&task.name, 40);
@@ -235,6 +251,24 @@ impl fmt::Display for Report {
 }
 
 impl VmReport {
+    /// What is known of a VM.
+    pub fn new(vm: &VmRecord, spec: &Spec) -> Self {
+        let ended = vm.status.ended.clone();
+        let failed = ended.as_ref().is_some_and(|ended| ended.end.is_failure());
+        Self {
+            id: vm.id.clone(),
+            folder: vm.folder.display().to_string(),
+            console_log: vm.console_log().display().to_string(),
+            ports: spec.forwards.clone(),
+            state: vm.status.state(),
+            started_at: vm.status.started_at,
+            ended_at: ended.as_ref().map(|ended| ended.ended_at),
+            end: ended.map(|ended| ended.end),
+            cage: spec.cage.summary(),
+            console_tail: if failed { qhost_vm::console_tail(&vm.folder) } else { String::new() },
+        }
+    }
+
     fn summary(&self, f: &mut fmt::Formatter<'_>, task: &str) -> fmt::Result {
         let id = &self.id;
         match (&self.end, self.state.is_final()) {
@@ -283,16 +317,6 @@ fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
         writeln!(f, "          | {}", printable::line(line, qhost_vm::limits::QEMU_STDERR_BYTES))?;
     }
     Ok(())
-}
-
-/// Who refused, for a sentence.
-fn refused_by(decision: &Decision) -> String {
-    let policies = decision.policies.iter().filter(|policy| policy.refuses());
-    let mut names: Vec<&str> = policies.map(|policy| policy.name.as_str()).collect();
-    if decision.host.answer == Answer::Refused {
-        names.push("the host's own rules");
-    }
-    names.join(", ")
 }
 
 /// A part of a decision as people read it.

@@ -19,6 +19,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -37,6 +38,33 @@ pub const SUBCOMMAND: &str = "__launch";
 /// This very program, even where its file has been replaced meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
+/// Programs of an installation of qhost, where the one that starts them is none of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// `qhost`, which compiles policies and is the step before QEMU is asked what it can do.
+    pub qhost: PathBuf,
+    /// `qhost-supervisor`.
+    pub supervisor: PathBuf,
+}
+
+static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+
+/// Has these programs started from now on. A process has those of one installation.
+///
+/// # Errors
+/// Where others were given before.
+pub fn use_programs(programs: Programs) -> Result<(), String> {
+    if *PROGRAMS.get_or_init(|| programs.clone()) == programs {
+        Ok(())
+    } else {
+        Err("this process starts the programs of another installation of qhost already".into())
+    }
+}
+
+fn qhost_program() -> &'static Path {
+    PROGRAMS.get().map_or(Path::new(THIS_PROGRAM), |programs| programs.qhost.as_path())
+}
+
 /// The first descriptor that a supervisor holds for its VM.
 pub const FIRST_HELD: RawFd = 3;
 
@@ -51,15 +79,15 @@ pub fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::process::Co
 
 /// What looks after a VM: a small program of its own, named like this one and beside it, so that a hundred of them cost
 /// little. It outlives this one: a session of its own, no death signal. What is held is its by mapping, from descriptor 3 on, so that no
-/// other start inherits it; it closes what else this process was started with. Its standard output says what it does, and its standard
-/// error goes to a log.
+/// other start inherits it; it closes what else this process was started with. Its standard error goes to a log. The runtime that this
+/// is called in reaps it.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 pub fn supervisor(
     vm: &Path,
     how: &str,
     holds: Vec<File>,
     log: File,
-) -> Result<Child, (PathBuf, io::Error)> {
+) -> Result<(), (PathBuf, io::Error)> {
     let program = match supervisor_program() {
         Ok(program) => program,
         Err(error) => return Err((THIS_PROGRAM.into(), error)),
@@ -70,11 +98,15 @@ pub fn supervisor(
     if how == "launch" {
         command.envs(failpoint::environment());
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
     let holds = holds.into_iter().map(OwnedFd::from).zip(FIRST_HELD..).map(mapping).collect();
-    let mapped = command.fd_mappings(holds).map_err(io::Error::other);
-    mapped.and_then(|command| command.spawn()).map_err(|error| (program, error))
+    let spawned = match command.fd_mappings(holds) {
+        // A child that is dropped is reaped when it ends, so that a process that starts many has no zombies.
+        Ok(_) => tokio::process::Command::from(command).spawn().map(drop),
+        Err(error) => Err(io::Error::other(error)),
+    };
+    spawned.map_err(|error| (program, error))
 }
 
 /// Closes every descriptor from one on, which this process was started with and does not use.
@@ -88,8 +120,11 @@ pub fn close_from(first: RawFd) -> io::Result<()> {
     }
 }
 
-/// `qhost-supervisor` beside `qhost`.
+/// The one that was given, or `qhost-supervisor` beside `qhost`.
 pub fn supervisor_program() -> io::Result<PathBuf> {
+    if let Some(programs) = PROGRAMS.get() {
+        return Ok(programs.supervisor.clone());
+    }
     let this = fs::read_link(THIS_PROGRAM)?;
     let mut name = this.file_name().unwrap_or_default().to_owned();
     // Of a program whose file was replaced since it was started.
@@ -128,7 +163,7 @@ pub fn caged(subcommand: &str, vm: &Path, descriptors: Vec<Mapped>) -> io::Resul
 pub fn this_program(subcommand: &str, args: &[impl AsRef<OsStr>]) -> Command {
     let args = args.iter().map(AsRef::as_ref);
     let args: Vec<&OsStr> = [OsStr::new(subcommand)].into_iter().chain(args).collect();
-    launched(Path::new(THIS_PROGRAM), &args)
+    launched(qhost_program(), &args)
 }
 
 /// One of a policy author's own tools, with the author's environment and in the terminal's process group.
@@ -157,7 +192,7 @@ pub fn wait(child: &mut Child, most: Duration) -> io::Result<Option<ExitStatus>>
 
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 fn launched(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
-    let mut command = Command::new(THIS_PROGRAM);
+    let mut command = Command::new(qhost_program());
     command
         .arg(SUBCOMMAND)
         .arg(getpid().as_raw_nonzero().to_string())

@@ -1,5 +1,5 @@
 //! What a VM's supervisor is asked, through a socket in the VM's folder: a line of JSON with the request, a line with the
-//! answer. After a request for the console, the connection is that.
+//! answer. After a request for the console, the connection is that; after one to subscribe, it has what subscribers are told.
 
 use std::{fs::File, io, os::fd::AsRawFd as _, path::Path, time::Duration};
 
@@ -9,12 +9,16 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{broadcast, mpsc, oneshot},
+    sync::{broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
     time,
 };
 
-use super::{Status, VmError, error::io_error};
+use super::{
+    VmError,
+    error::io_error,
+    published::{self, Published},
+};
 use crate::limits;
 
 /// The socket, in the VM's folder.
@@ -42,8 +46,8 @@ pub enum Request {
     Resume,
     /// What the VM uses.
     Stats,
-    /// Answered when the VM is over, with its status: that is true even where no record of it can be written.
-    End,
+    /// How it is doing from now on, as [`Notification`](crate::Notification)s.
+    Subscribe,
     /// Its console.
     Console,
 }
@@ -76,6 +80,14 @@ pub(super) struct Console {
     pub(super) typed: broadcast::Sender<Bytes>,
 }
 
+/// What connections to the control socket are served from.
+#[derive(Debug, Clone)]
+pub(super) struct Serving {
+    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) console: Console,
+    pub(super) published: watch::Receiver<Published>,
+}
+
 /// The control socket, served.
 pub(super) struct Served {
     listening: JoinHandle<()>,
@@ -95,11 +107,7 @@ impl Served {
 }
 
 /// Listens from now on.
-pub(super) fn serve(
-    vm: &Path,
-    asks: mpsc::Sender<Ask>,
-    console: Console,
-) -> Result<Served, VmError> {
+pub(super) fn serve(vm: &Path, serving: Serving) -> Result<Served, VmError> {
     let (open, connections) = mpsc::channel::<()>(1);
     let path = vm.join(SOCKET);
     let listener = listen(vm, SOCKET).and_then(UnixListener::from_std);
@@ -108,10 +116,10 @@ pub(super) fn serve(
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let (asks, console, open) = (asks.clone(), console.clone(), open.clone());
+                    let (serving, open) = (serving.clone(), open.clone());
                     tokio::spawn(async move {
                         let _open = open;
-                        if let Err(error) = answered(stream, asks, console).await {
+                        if let Err(error) = answered(stream, serving).await {
                             tracing::debug!(%error, "a connection to the control socket");
                         }
                     });
@@ -141,11 +149,8 @@ pub(super) async fn connect(vm: &Path, name: &str) -> io::Result<UnixStream> {
     UnixStream::connect(format!("/proc/self/fd/{}/{name}", handle.as_raw_fd())).await
 }
 
-async fn answered(
-    mut stream: UnixStream,
-    asks: mpsc::Sender<Ask>,
-    console: Console,
-) -> io::Result<()> {
+async fn answered(mut stream: UnixStream, serving: Serving) -> io::Result<()> {
+    let Serving { asks, console, published: receiver } = serving;
     let request = {
         let mut lines = BufReader::new((&mut stream).take(limits::CONTROL_LINE_BYTES));
         let mut line = String::new();
@@ -154,6 +159,7 @@ async fn answered(
     };
     let answer = match request {
         Ok(Request::Console) => return attached(stream, console).await,
+        Ok(Request::Subscribe) => return published::serve(stream, receiver).await,
         Ok(request) => {
             let (answer, answered) = oneshot::channel();
             match asks.send(Ask { request, answer }).await {
@@ -209,12 +215,6 @@ pub async fn ask(vm: &Path, request: Request, wait: Duration) -> Result<Value, A
         .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
-/// How a VM ended, by its supervisor's own word, which needs no disk to be written to; nothing where that does not answer.
-pub async fn end_of(vm: &Path) -> Option<Status> {
-    let told = ask(vm, Request::End, limits::WAIT).await.ok()?;
-    serde_json::from_value::<Status>(told).ok().filter(|status| status.state().is_final())
-}
-
 /// Attaches to a VM's console.
 pub async fn attach(vm: &Path) -> Result<UnixStream, AskError> {
     let mut stream = opened(vm, Request::Console).await?;
@@ -227,13 +227,13 @@ pub async fn attach(vm: &Path) -> Result<UnixStream, AskError> {
     Ok(stream)
 }
 
-async fn opened(vm: &Path, request: Request) -> io::Result<UnixStream> {
+pub(super) async fn opened(vm: &Path, request: Request) -> io::Result<UnixStream> {
     let mut stream = connect(vm, SOCKET).await?;
     stream.write_all(format!("{}\n", serde_json::to_string(&request)?).as_bytes()).await?;
     Ok(stream)
 }
 
-fn answer_of(line: &str) -> Result<Value, AskError> {
+pub(super) fn answer_of(line: &str) -> Result<Value, AskError> {
     let mut answer: Value = serde_json::from_str(line).map_err(io::Error::from)?;
     match answer.get("error").and_then(Value::as_str) {
         Some(error) => Err(AskError::Refused(error.to_owned())),

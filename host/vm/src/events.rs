@@ -18,7 +18,6 @@ use qhost_sys::state;
 
 use crate::limits;
 
-const FOLDER: &str = "events";
 const ENDING: &str = ".jsonl";
 const OLD_ENDING: &str = ".jsonl.1";
 
@@ -49,7 +48,7 @@ impl Event {
     }
 
     fn try_append(&self, state: &Path) -> io::Result<()> {
-        let folder = state.join(FOLDER);
+        let folder = state.join(Events::FOLDER);
         let of = |ending: &str| folder.join(stem(&self.tenant) + ending);
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
@@ -85,10 +84,16 @@ pub struct Events {
 }
 
 impl Events {
+    /// The folder of the files, in the state folder.
+    pub const FOLDER: &str = "events";
+
     /// From the beginning of what is kept.
     pub fn new(state: &Path) -> Self {
         // An earlier version's.
-        Self { state: state.to_owned(), files: vec![Rotated::new(state.join(FOLDER).into())] }
+        Self {
+            state: state.to_owned(),
+            files: vec![Rotated::new(state.join(Events::FOLDER).into())],
+        }
     }
 
     /// The events since the last call, by time.
@@ -104,7 +109,7 @@ impl Events {
 
     /// Begins with the files of tenants that had no events before.
     fn find(&mut self) -> io::Result<()> {
-        let folder = self.state.join(FOLDER);
+        let folder = self.state.join(Events::FOLDER);
         let entries = match fs::read_dir(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,

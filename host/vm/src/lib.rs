@@ -4,8 +4,8 @@
 //!          command                     supervisor                            QEMU
 //! folder, ports, image ──locks──▶ cage, start, greet, cont ──QMP──▶ runs, exits
 //!    │                                │  ▲      │                    │
-//!    └── is notified, asks ───────────┘  │      └── console.log ◀────┘
-//!        (pipe, control.sock)            └── killed: another adopts QEMU, by its sockets
+//!    └── subscribes, asks ────────────┘  │      └── console.log ◀────┘
+//!        (control.sock)                  └── killed: another adopts QEMU, by its sockets
 //! ```
 //!
 //! The command first holds the VM's folder, its ports, its image and its overlay, each by a lock on a file, and hands the open
@@ -38,23 +38,25 @@ mod monitor;
 mod shutdown;
 mod supervise;
 mod attach;
+mod published;
+mod subscription;
 pub mod supervisor;
 
 pub use argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, argv, descriptors};
-pub use attach::{Attached, Begin, Notification};
+pub use attach::{Begin, start_supervisor};
 pub use console::{Reader, tail as console_tail};
-pub use control::{AskError, Request, ask, attach, end_of};
+pub use control::{AskError, Request, ask, attach};
 pub use dir::VmDir;
 pub use end::{End, Ended, StoppedBy};
 pub use error::VmError;
 pub use events::{Event, Events};
-pub use list::{Takes, Vm, going_on, list, running};
+pub use list::{Takes, VmRecord, going_on, list, running};
 pub use process::Process;
+pub use published::Notification;
 pub use qmp::QmpError;
 pub use spec::{ImageOf, Spec};
 pub use stats::{Disk, Stats};
 pub use status::{Change, State, Status};
+pub use subscription::{Subscription, subscribe};
 pub use supervise::supervise;
 pub use token_bucket::Rate;
-
-use attach::Notifier;

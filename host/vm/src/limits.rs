@@ -83,8 +83,12 @@ pub const CONSOLE_SLOW: Duration = Duration::from_secs(10);
 pub const CAGE: Duration = Duration::from_secs(30);
 /// What a supervisor writes to its log in bytes: a few hundred lines, as a VM that fails in one way says so again and again.
 pub const SUPERVISOR_LOG_BYTES: u64 = 256 << 10;
-/// What a supervisor says in one line, in bytes.
-pub const NOTE_BYTES: usize = 64 << 10;
+/// What the step before QEMU says in one line, in bytes.
+pub const STEP_MESSAGE_BYTES: usize = 64 << 10;
+/// What a subscriber is told in one line, in bytes: a status whose every change has the longest reason has a quarter of it.
+pub const NOTIFICATION_BYTES: usize = 4 << 20;
+/// How long a subscriber may take to read what it is told.
+pub const SUBSCRIBER_SLOW: Duration = Duration::from_secs(10);
 /// Requests that wait for a supervisor.
 pub const CONTROL_ASKS: usize = 16;
 /// One try of a ready check by a port.

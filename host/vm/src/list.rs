@@ -31,7 +31,7 @@ pub const LOST: &str = "its supervisor was killed, and QEMU is gone";
 
 /// A VM, as far as its folder tells.
 #[derive(Debug, Serialize)]
-pub struct Vm {
+pub struct VmRecord {
     /// Its id.
     pub id: String,
     /// Its folder.
@@ -80,7 +80,7 @@ impl Takes {
     }
 }
 
-impl Vm {
+impl VmRecord {
     /// A folder whose records cannot be read, or are an earlier version's, is a VM all the same.
     fn read(path: &Path) -> Self {
         Self::with_status(path, read_status(path))
@@ -157,14 +157,16 @@ impl Vm {
     }
 
     /// Has it stopped by a signal to its supervisor, or to the run that makes it, which each hears in any case. Nothing is sent to a
-    /// process that the record names and that does not have the VM's lock.
-    pub fn signal_to_stop(&self) {
+    /// process that the record names and that does not have the VM's lock. Whether a signal was sent.
+    pub fn signal_to_stop(&self) -> bool {
         let lock = self.folder.join(LOCK);
         let supervisor = self.status.supervisor.as_ref();
         let supervisor = supervisor.filter(|process| process.has_open(&lock));
-        if !supervisor.is_some_and(|supervisor| supervisor.signal(Signal::TERM)) {
+        let sent = supervisor.is_some_and(|supervisor| supervisor.signal(Signal::TERM));
+        if !sent {
             tracing::info!(vm = self.id, "no supervisor was there to be asked");
         }
+        sent
     }
 
     /// Kills its QEMU where its supervisor does not answer; false where QEMU is gone, or its records do not go together.
@@ -214,29 +216,29 @@ pub(super) fn is_over(path: &Path) -> bool {
 }
 
 /// All VMs, running and ended, the latest first.
-pub fn list(state: &StateDir) -> Vec<Vm> {
-    latest_first(folders(&state.vms()).map(|path| Vm::read(&path)).collect())
+pub fn list(state: &StateDir) -> Vec<VmRecord> {
+    latest_first(folders(&state.vms()).map(|path| VmRecord::read(&path)).collect())
 }
 
 /// Those that are not over, the latest first.
-pub fn going_on(state: &StateDir) -> Vec<Vm> {
+pub fn going_on(state: &StateDir) -> Vec<VmRecord> {
     let of = |path: PathBuf| {
         let status = read_status(&path);
-        let vm = (!status.state().is_final()).then(|| Vm::with_status(&path, status))?;
+        let vm = (!status.state().is_final()).then(|| VmRecord::with_status(&path, status))?;
         (!vm.status.state().is_final()).then_some(vm)
     };
     latest_first(folders(&state.vms()).filter_map(of).collect())
 }
 
-fn latest_first(mut vms: Vec<Vm>) -> Vec<Vm> {
+fn latest_first(mut vms: Vec<VmRecord>) -> Vec<VmRecord> {
     vms.sort_by_key(|vm| std::cmp::Reverse(vm.status.changes().first().map(|change| change.at)));
     vms
 }
 
 /// The VMs that take something of this host now: they have a supervisor, or their QEMU is there.
-pub fn running(state: &StateDir) -> Vec<Vm> {
+pub fn running(state: &StateDir) -> Vec<VmRecord> {
     let takes = |path: &PathBuf| !is_over(path);
-    folders(&state.vms()).filter(takes).map(|path| Vm::read(&path)).collect()
+    folders(&state.vms()).filter(takes).map(|path| VmRecord::read(&path)).collect()
 }
 
 /// The folders whose lock is free, for a sweep.

@@ -10,7 +10,7 @@ use tokio::time::{self, Instant};
 use qhost_cage::Level;
 
 use super::{
-    Begin, Notification, State, VmError,
+    Begin, State, VmError,
     control::{Ask, Request},
     exit::{ExitEvidence, Phase},
     pending::{CommandPurpose, Gathering, Overdue, Pending, run_state},
@@ -96,7 +96,7 @@ impl<'a> Monitor<'a> {
             }
             _ => {}
         }
-        self.of.notify.send(&Notification::Adopted);
+        self.of.publish();
         // It was asked to stop: its grace goes on.
         if self.of.dir.status().state() == State::Stopping {
             self.seen.asked = true;
@@ -173,7 +173,7 @@ impl<'a> Monitor<'a> {
             Ok(()) => {
                 self.of.dir.update_status(|status| status.ready_at = Some(Timestamp::now()));
                 self.of.dir.record_event("ready", None);
-                self.of.notify.send(&Notification::Ready);
+                self.of.publish();
             }
             Err(message) => self.fail(message),
         }
@@ -202,8 +202,7 @@ impl<'a> Monitor<'a> {
             Request::Pause => self.set_paused("stop", ask),
             Request::Resume => self.set_paused("cont", ask),
             Request::Stats => self.gather(ask),
-            Request::End => self.of.ends.push(ask),
-            Request::Console => ask.answer(Err("that is no question".into())),
+            Request::Subscribe | Request::Console => ask.answer(Err("that is no question".into())),
         }
     }
 

@@ -342,7 +342,7 @@ async fn bind(binds: BindListener) {
 
 async fn said_by(said: &mut BufReader<pipe::Receiver>) -> std::io::Result<Option<StepMessage>> {
     let mut line = String::new();
-    said.take(limits::NOTE_BYTES as u64).read_line(&mut line).await?;
+    said.take(limits::STEP_MESSAGE_BYTES as u64).read_line(&mut line).await?;
     Ok(serde_json::from_str(&line).ok())
 }
 

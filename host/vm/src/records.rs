@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use qhost_model::{job::Task, quota::Usage};
 use qhost_sys::state;
 
-use super::Status;
+use super::{Status, VmError, error::io_error};
 
 /// The VM's status.
 pub const STATUS: &str = "status.json";
@@ -37,6 +37,12 @@ impl Reserved {
 /// Reads a record of a VM's folder; nothing where it is absent or damaged.
 pub fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&state::read(path).ok()?).ok()
+}
+
+/// Reads a record that a VM's folder must have.
+pub fn read_whole<T: DeserializeOwned>(path: &Path) -> Result<T, VmError> {
+    let read = || io::Result::Ok(serde_json::from_slice(&state::read(path)?)?);
+    read().map_err(io_error("read", path))
 }
 
 /// How a folder's VM is doing, as far as is written down.

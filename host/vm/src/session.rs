@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use qhost_sys::stop::Stop;
 
 use super::{
-    Notification, Notifier, Spec, State, Status, VmDir,
+    Spec, State, Status, VmDir,
     control::{Ask, Console, Request},
+    published::Published,
 };
 
 /// What a supervisor has of its VM, while QEMU runs and between two of them.
@@ -20,10 +21,9 @@ pub(super) struct Session {
     /// Requests by signals that were heard so far.
     pub(super) heard: u32,
     pub(super) asks: mpsc::Receiver<Ask>,
-    /// Requests to be told of the VM's end.
-    pub(super) ends: Vec<Ask>,
     pub(super) console: Console,
-    pub(super) notify: Notifier,
+    /// What subscribers are told.
+    pub(super) published: watch::Sender<Published>,
 }
 
 impl Session {
@@ -34,11 +34,11 @@ impl Session {
                 ask.answer(Ok(true.into()));
                 return true;
             }
-            Request::End => self.ends.push(ask),
             Request::Restart { .. }
             | Request::Pause
             | Request::Resume
             | Request::Stats
+            | Request::Subscribe
             | Request::Console => ask.answer(Err(why_not.to_owned())),
         }
         false
@@ -50,7 +50,7 @@ impl Session {
         by.and_then(|by| by.duration_since(Timestamp::now()).try_into().ok()).unwrap_or_default()
     }
 
-    /// Goes on to a state, writes it down, and tells the process that listens.
+    /// Goes on to a state, writes it down, and tells subscribers.
     pub(super) fn enter_with(
         &mut self,
         state: State,
@@ -58,8 +58,20 @@ impl Session {
         note: impl FnOnce(&mut Status),
     ) {
         self.dir.enter_with(state, reason, note);
-        if let Some(change) = self.dir.status().changes().last() {
-            self.notify.send(&Notification::Changed(change.clone()));
-        }
+        self.publish();
+    }
+
+    /// Tells subscribers how the VM is doing.
+    pub(super) fn publish(&self) {
+        let status = self.dir.status().clone();
+        self.published.send_modify(|published| published.status = Some(status));
+    }
+
+    /// Tells subscribers what is being done about a request.
+    pub(super) fn publish_step(&self, step: &str) {
+        self.published.send_modify(|published| {
+            step.clone_into(&mut published.step);
+            published.steps = published.steps.saturating_add(1);
+        });
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use qhost_sys::failpoint;
 
-use super::{Notification, State, exit::Phase, monitor::Monitor, pending::CommandPurpose};
+use super::{State, exit::Phase, monitor::Monitor, pending::CommandPurpose};
 use crate::limits;
 
 impl Monitor<'_> {
@@ -62,7 +62,7 @@ impl Monitor<'_> {
         self.seen.phase = phase;
         if self.seen.asked {
             self.enter_stopping(wait);
-            self.of.notify.send(&Notification::Doing(doing.into()));
+            self.of.publish_step(doing);
         }
         failpoint::reach(match phase {
             Phase::Running | Phase::PoweringDown => "stop.powerdown",
@@ -88,7 +88,7 @@ impl Monitor<'_> {
             return;
         }
         let (by, again) = (Timestamp::now() + wait, self.seen.again);
-        self.of.enter_with(State::Stopping, Some("asked to".into()), |status| {
+        self.of.enter_with(State::Stopping, Some("stop requested".into()), |status| {
             status.stop_by = Some(by);
             status.start_again_after = again;
         });

@@ -311,7 +311,7 @@ mod tests {
         assert!(status.enter(State::Lost, Some("killed".into())));
         assert!(!status.enter(State::Running, None));
         assert_eq!(status.changes().len(), 4);
-        assert!(status.start_again("asked to".into()));
+        assert!(status.start_again("restart requested".into()));
         assert_eq!(status.state(), State::Starting);
     }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rustix::process::{getpid, set_child_subreaper};
 use tokio::{
     net::UnixStream,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{self, Instant},
 };
 
@@ -15,11 +15,12 @@ use qhost_model::job::{Ready, ReadyCheck};
 use qhost_sys::{failpoint, stop::Stop};
 
 use super::{
-    Begin, End, Ended, Notifier, Process, Spec, State, Status, VmDir, VmError,
-    control::{self, Request},
+    Begin, End, Ended, Process, Spec, State, Status, VmDir, VmError,
+    control::{self, Request, Serving},
     dir::remove_leftovers,
     exit::StopIntent,
     monitor::Monitor,
+    published::Published,
     qemu::{self, Qemu},
     qmp::Qmp,
     ready,
@@ -37,18 +38,18 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
     spec.keeps_to_state_of(vm)?;
     let runtime = VmError::Runtime;
     let stop = Stop::on_signals().map_err(runtime)?;
-    let notify = Notifier::on_stdout();
     let mut dir = VmDir::open_for_supervisor(vm, &spec);
     let (asking, asks) = mpsc::channel(limits::CONTROL_ASKS);
+    let (published, subscribed) = watch::channel(Published::default());
     let console = qemu::console();
     failpoint::reach("supervise.begun");
     if begin == Begin::Adopt {
         dir.update_status(|status| status.supervisor = Process::this());
         dir.record_event("adopted", Some("its supervisor was killed".into()));
     }
-    let served = control::serve(vm, asking, console.clone())?;
-    let ends = vec![];
-    let session = Session { spec, dir, stop, heard: 0, asks, ends, console, notify };
+    let serving = Serving { asks: asking, console: console.clone(), published: subscribed };
+    let served = control::serve(vm, serving)?;
+    let session = Session { spec, dir, stop, heard: 0, asks, console, published };
     session.until_over(begin).await;
     served.finish().await;
     Ok(())
@@ -96,6 +97,7 @@ impl Session {
                 };
                 if self.dir.status().state() == State::Starting {
                     self.dir.update_status(begin);
+                    self.publish();
                 } else {
                     self.enter_with(State::Starting, None, begin);
                 }
@@ -202,7 +204,7 @@ impl Session {
 
     fn next(&mut self, ended: &Ended, asked: StopIntent) -> Next {
         if asked.again {
-            return Next::Again(Duration::ZERO, "asked to restart".into());
+            return Next::Again(Duration::ZERO, "restart requested".into());
         }
         let restart = self.spec.restart;
         if asked.end || !restart.wants(ended.end.is_failure()) {
@@ -267,10 +269,7 @@ impl Session {
         }
         // On a disk that was full there is room now.
         self.dir.update_status(|_| {});
-        let status = self.dir.status();
-        for ask in self.ends {
-            ask.answer(serde_json::to_value(status).map_err(|error| error.to_string()));
-        }
+        self.publish();
         failpoint::reach("stop.swept");
     }
 }

@@ -5,6 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use clap::Args;
 use ipnet::IpNet;
 
+use qhost_engine::Until;
 use qhost_model::name::is_name;
 
 use crate::limits;
@@ -69,17 +70,6 @@ pub struct RunArgs {
     /// With --detach, return when the job's ready check holds
     #[arg(long, requires = "detach")]
     wait_ready: bool,
-}
-
-/// What a run waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
-    /// The VM's end.
-    End,
-    /// That the guest runs.
-    Running,
-    /// That it is ready.
-    Ready,
 }
 
 impl RunArgs {

@@ -19,7 +19,7 @@ use qhost_model::{
 use qhost_policy::{About, Allowance, Facts, Inspection, Product};
 use qhost_sys::spawn;
 
-use super::{Host, RunError, show, state_dir};
+use super::{RunError, engine, loader, show, state_dir};
 use crate::{
     cli::{Cli, InspectArgs, PolicyCommand, Shared},
     outcome::Exit,
@@ -77,10 +77,10 @@ pub(super) async fn fingerprint(shared: &Shared) -> Exit {
 
 /// What this host lacks. A configuration that cannot be read is an error of its own.
 pub(super) async fn doctor(shared: &Shared) -> Exit {
-    let findings = match Host::new(shared) {
-        Ok(host) => {
+    let findings = match engine(shared) {
+        Ok(engine) => {
             let fingerprint = Fingerprint::take().await;
-            doctor::examine(&host.state, &host.config, fingerprint.as_ref())
+            doctor::examine(engine.state(), &engine.config(), fingerprint.as_ref())
         }
         Err(RunError::Config(error @ ConfigError::Untrusted { .. })) => {
             vec![doctor::untrusted(&error)]
@@ -160,7 +160,7 @@ pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
 
 fn inspect(shared: &Shared, InspectArgs { policy }: &InspectArgs) -> Exit {
     let inspection = || -> Result<Inspection, RunError> {
-        let loader = Host::new(shared)?.loader()?;
+        let loader = loader(shared)?;
         // Whatever it imports of WASI is told, and nothing is decided.
         let allowance = Allowance { wasi: true, ..Allowance::default() };
         Ok(loader.inspect(&policy.name, &policy.path, &allowance)?)

@@ -9,7 +9,7 @@ use qhost_model::{digest::Sha256, printable};
 use qhost_policy::{Loader, Mode};
 use qhost_sys::trusted;
 
-use super::{Host, RunError, show, sources};
+use super::{RunError, loader, show};
 use crate::{
     cli::{ConfigCommand, Shared},
     outcome::{ErrorReport, Exit},
@@ -66,15 +66,14 @@ fn check(shared: &Shared) -> Result<Checked, RunError> {
             checked.problem(place.into(), &untrusted);
         }
     }
-    let host = match Host::new(shared) {
-        Ok(host) => host,
+    let loader = match loader(shared) {
+        Ok(loader) => loader,
         Err(RunError::State(error)) => {
             checked.problem("the state folder".into(), &error);
             return Ok(checked);
         }
         Err(error) => return Err(error),
     };
-    let loader = host.loader()?;
     for configured in config.policies() {
         match load(&loader, &configured) {
             Ok(policy) => checked.policies.push(policy),
@@ -85,7 +84,7 @@ fn check(shared: &Shared) -> Result<Checked, RunError> {
 }
 
 fn load(loader: &Loader, configured: &Configured) -> Result<CheckedPolicy, RunError> {
-    let chain = loader.chain(vec![sources::source(configured)?])?;
+    let chain = loader.chain(vec![qhost_engine::sources::of_configuration(configured)?])?;
     let record = chain.records().into_iter().next();
     Ok(CheckedPolicy {
         name: configured.name.clone(),

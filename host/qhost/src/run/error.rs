@@ -2,19 +2,11 @@
 
 use std::{io, path::PathBuf};
 
-use qhost_cage::MissingWalls;
-use qhost_engine::{
-    config::ConfigError, facts::FactsError, fingerprint::FingerprintError, turn::TurnError,
-};
+use qhost_engine::{config::ConfigError, facts::FactsError, fingerprint::FingerprintError};
 use qhost_image::ImageError;
-use qhost_model::{
-    digest::Sha256,
-    job::{JobError, Problem, Task},
-    kind::Kind,
-    masks::{Masks, Secrets},
-};
-use qhost_policy::{Decision, PolicyError, RecordError};
-use qhost_sys::{state::StateDirError, trusted::Untrusted};
+use qhost_model::{job::Problem, kind::Kind};
+use qhost_policy::PolicyError;
+use qhost_sys::state::StateDirError;
 use qhost_vm::VmError;
 
 use super::trust::TrustError;
@@ -33,27 +25,12 @@ pub enum RunError {
     /// The host's configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What the engine did not do.
+    #[error(transparent)]
+    Engine(#[from] qhost_engine::EngineError),
     /// The state folder.
     #[error(transparent)]
     State(#[from] StateDirError),
-    /// A file that others can change.
-    #[error("{what} cannot be relied upon")]
-    Untrusted {
-        /// What names it.
-        what: String,
-        /// Why.
-        source: Untrusted,
-    },
-    /// The image is not stored any more, and what is kept of its source does not lead to it.
-    #[error(
-        "the image sha256:{sha256} is not in the store any more, and of its source {source_url} the query was not kept, as it may be a secret; run the job again"
-    )]
-    QueryNotKept {
-        /// The image.
-        sha256: Sha256,
-        /// The URL, without its query.
-        source_url: String,
-    },
     /// The job file cannot be read.
     #[error("cannot read the job file {}", path.display())]
     JobFile {
@@ -62,9 +39,6 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
-    /// The job file is not understood.
-    #[error(transparent)]
-    Job(#[from] JobError),
     /// A policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -83,9 +57,6 @@ pub enum RunError {
     /// A policy that is tried out.
     #[error(transparent)]
     Trial(#[from] TrialError),
-    /// The log of decisions.
-    #[error(transparent)]
-    Record(#[from] RecordError),
     /// A log of decisions that was named cannot be read.
     #[error("cannot read the log of decisions {}", path.display())]
     Log {
@@ -94,24 +65,15 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
-    /// The policies together took too long.
-    #[error("loading and asking the policies took longer than {} s", qhost_policy::limits::DECISION.as_secs())]
-    SlowDecision,
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The VM.
     #[error(transparent)]
     Vm(#[from] VmError),
-    /// What VMs are to be kept in.
-    #[error(transparent)]
-    Cage(#[from] MissingWalls),
     /// The group of the tenant's commands.
     #[error("cannot do this in the tenant's cgroup")]
     Cgroup(#[source] io::Error),
-    /// The tenant's turn.
-    #[error(transparent)]
-    Turn(#[from] TurnError),
     /// The process itself cannot work.
     #[error("cannot set up this process")]
     Runtime(#[source] io::Error),
@@ -124,29 +86,22 @@ impl RunError {
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Usage(_)
-            | Self::Config(_)
-            | Self::State(_)
-            | Self::Untrusted { .. }
-            | Self::Log { .. } => Kind::InvalidArgument,
-            Self::JobFile { .. } | Self::Job(_) => Kind::InvalidJob,
+            Self::Engine(error) => error.kind(),
+            Self::Usage(_) | Self::Config(_) | Self::State(_) | Self::Log { .. } => {
+                Kind::InvalidArgument
+            }
+            Self::JobFile { .. } => Kind::InvalidJob,
             Self::Policy(error) | Self::Trial(TrialError::Policy(error)) => error.kind(),
             Self::Trust(error) => error.kind(),
             Self::Author(AuthorError::Failed { .. } | AuthorError::Unfit { .. }) => {
                 Kind::CheckFailed
             }
             Self::Author(_) | Self::Trial(_) => Kind::InvalidArgument,
-            Self::SlowDecision => Kind::PolicyFailed,
-            Self::QueryNotKept { .. } => Kind::Unavailable,
             Self::Image(error) => error.kind(),
             Self::Vm(error) => error.kind(),
-            Self::Fingerprint(_)
-            | Self::Facts(_)
-            | Self::Cgroup(_)
-            | Self::Turn(_)
-            | Self::Runtime(_)
-            | Self::Record(_)
-            | Self::Cage(_) => Kind::HostUnable,
+            Self::Fingerprint(_) | Self::Facts(_) | Self::Cgroup(_) | Self::Runtime(_) => {
+                Kind::HostUnable
+            }
             Self::Interrupted => Kind::Cancelled,
         }
     }
@@ -158,7 +113,7 @@ impl RunError {
 
     /// The problems of a job file, where that is what it is about.
     pub fn problems(&self) -> &[Problem] {
-        if let Self::Job(error) = self { error.problems() } else { &[] }
+        if let Self::Engine(error) = self { error.problems() } else { &[] }
     }
 }
 
@@ -169,7 +124,6 @@ impl Report {
             outcome: Exit::Done,
             exit_code: Exit::Done.code(),
             task: None,
-            secrets: Secrets::default(),
             decision: None,
             image_allow: vec![],
             image: None,
@@ -178,30 +132,11 @@ impl Report {
         }
     }
 
-    /// Takes a task in, without its secrets.
-    pub(super) fn task(&mut self, task: Option<Task>) {
-        self.task = task.map(|mut task| {
-            self.secrets = Masks::default().mask(&mut task);
-            task
-        });
-    }
-
-    /// Takes a decision about it in.
-    pub(super) fn decision(&mut self, decision: &Decision) {
-        self.decision = Some(self.masked(decision));
-    }
-
-    /// A decision without the task's secrets.
-    pub(super) fn masked(&self, decision: &Decision) -> Decision {
-        qhost_policy::masked(&self.secrets, decision.clone())
-    }
-
-    /// Takes an error in.
+    /// Takes an error in. A decision against the task is no error beside it.
     pub(super) fn fail(&mut self, error: &RunError) -> Exit {
-        let ErrorReport { message, causes, problems } = ErrorReport::new(error, error.problems());
-        let without = |text: String| self.secrets.without(&text);
-        let causes = causes.into_iter().map(without).collect();
-        self.error = Some(ErrorReport { message: without(message), causes, problems });
+        if !matches!(error, RunError::Engine(error) if error.verdict().is_some()) {
+            self.error = Some(ErrorReport::new(error, error.problems()));
+        }
         error.exit()
     }
 

@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use qhost_engine::overlays;
+use qhost_engine::{Engine, overlays};
 use qhost_image::{Checked, Collect, Fetcher, ImageError, Inspected, Store, Stored, Unfinished};
 use qhost_model::{digest::Sha256, job, printable};
 
-use super::{Host, RunError, show};
+use super::{RunError, engine, show};
 use crate::{
     cli::{
         GcArgs, ImageCommand, InspectImageArgs, PullImageArgs, RemoveImageArgs, Shared,
@@ -25,8 +25,8 @@ use crate::{
 
 pub(super) async fn image(shared: &Shared, command: &ImageCommand) -> Exit {
     let done = async {
-        let host = Host::new(shared)?;
-        let images = Images { store: Store::new(host.state.path()), host, shared };
+        let engine = engine(shared)?;
+        let images = Images { store: engine.images(), engine, shared };
         match command {
             ImageCommand::Pull(args) => images.pull(args).await,
             ImageCommand::Ls => images.list(),
@@ -45,27 +45,27 @@ pub(super) async fn image(shared: &Shared, command: &ImageCommand) -> Exit {
 
 struct Images<'a> {
     store: Store,
-    host: Host,
+    engine: Engine,
     shared: &'a Shared,
 }
 
 impl Images<'_> {
     async fn pull(&self, args: &PullImageArgs) -> Result<Exit, RunError> {
         let request = job::image_request(&args.sources, &args.checksum).map_err(RunError::Usage)?;
-        let mut config = self.host.config.clone();
+        let mut config = self.engine.config();
         config.image.network.allow.extend(&args.networks.image_allow);
         let mut stop = qhost_sys::stop::Stop::on_signals().map_err(RunError::Runtime)?;
-        let steps = show::Steps::new(self.shared);
+        let shown = show::Shown::progress(self.shared);
         let also = &args.networks.image_allow;
         if !also.is_empty() {
             let networks: Vec<_> = also.iter().map(ToString::to_string).collect();
-            steps.doing("images", &format!("also from {}, {IMAGE_ALLOW}", networks.join(", ")));
+            shown.say("images", &format!("also from {}, {IMAGE_ALLOW}", networks.join(", ")));
         }
         let image = tokio::select! {
-            image = self.store.ensure(&request, Fetcher::operator(&config.image, config.host_quota(), &steps)) => image?,
+            image = self.store.ensure(&request, Fetcher::operator(&config.image, config.host_quota(), &shown)) => image?,
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
-        steps.verified(&image);
+        shown.verified(&image);
         if self.shared.json {
             show::print(&show::json(
                 &json!({"image": image, "path": image.path(), "image_allow": also}),
@@ -159,7 +159,7 @@ impl Images<'_> {
         let unreadable =
             |error| RunError::Usage(format!("cannot read {}: {error}", path.display()));
         let file = File::open(path).map_err(unreadable)?;
-        let most = self.host.config.image.max_disk_bytes;
+        let most = self.engine.config().image.max_disk_bytes;
         match qhost_image::inspect(&file, most).map_err(unreadable)? {
             Ok(inspected) => {
                 let Inspected { format, bytes, disk_bytes } = inspected;
@@ -183,11 +183,11 @@ impl Images<'_> {
     }
 
     async fn verify(&self, args: &VerifyImageArgs) -> Result<Exit, RunError> {
-        let steps = show::Steps::new(self.shared);
+        let shown = show::Shown::progress(self.shared);
         let mut checks = vec![];
         for stored in self.chosen(&args.images)? {
-            let checked = self.store.verify(&stored, &steps).await?;
-            steps.clear();
+            let checked = self.store.verify(&stored, &shown).await?;
+            shown.clear();
             if !self.shared.json {
                 let word = match &checked {
                     Checked::Sound => show::good("sound"),
@@ -288,9 +288,9 @@ impl Images<'_> {
 
     /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
     fn uses(&self) -> Result<Uses, RunError> {
-        let running = qhost_vm::running(&self.host.state).into_iter();
+        let running = qhost_vm::running(self.engine.state()).into_iter();
         let running = running.filter_map(|vm| Some((vm.takes?.image()?, vm.id)));
-        let kept = overlays::kept_over(&self.host.state)?.into_iter();
+        let kept = overlays::kept_over(self.engine.state())?.into_iter();
         let shown = |whose: String| format!("overlay:{}", printable::line(&whose, 120));
         Ok(Uses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect()))
     }

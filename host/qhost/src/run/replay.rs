@@ -13,7 +13,7 @@ use qhost_model::{
 };
 use qhost_policy::{Chain, Decision, Input, Loader, Outcome, Record, Request, Source};
 
-use super::{Host, RunError, show, sources};
+use super::{RunError, engine, loader, show, sources};
 use crate::{
     cli::{ReplayArgs, Shared},
     outcome::Exit,
@@ -91,9 +91,9 @@ pub(super) fn replay(shared: &Shared, args: &ReplayArgs) -> Exit {
 }
 
 fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
-    let host = Host::new(shared)?;
-    let loader = host.loader()?;
-    let mut chains = Chains { config: host.config, args, loader, by_tenant: BTreeMap::new() };
+    let config = engine(shared)?.config();
+    let loader = loader(shared)?;
+    let mut chains = Chains { config, args, loader, by_tenant: BTreeMap::new() };
     let unreadable = |source| RunError::Log { path: args.log.clone(), source };
     let bar = progress(shared);
     let mut replay = Replay::default();
@@ -154,10 +154,13 @@ impl Chains<'_> {
     fn sources(&self, tenant: &str) -> Result<Vec<Source>, RunError> {
         let usage = |error: qhost_engine::config::UnknownTenant| RunError::Usage(error.to_string());
         let configured = self.config.chain(tenant).map_err(usage)?;
-        let mut chain = configured.iter().map(sources::source).collect::<Result<Vec<_>, _>>()?;
+        let mut chain = configured
+            .iter()
+            .map(qhost_engine::sources::of_configuration)
+            .collect::<Result<Vec<_>, _>>()?;
         let mut front = vec![];
         for file in &self.args.policies {
-            sources::relied_upon(&file.name, &file.path)?;
+            qhost_engine::sources::relied_upon(&file.name, &file.path)?;
             match chain.iter_mut().find(|source| source.name == file.name) {
                 Some(source) => (source.path, source.pin) = (file.path.clone(), None),
                 None => front.push(file.clone()),

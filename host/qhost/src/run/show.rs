@@ -4,22 +4,25 @@ mod terminal;
 
 use std::{
     io::{IsTerminal as _, stderr, stdout},
-    path::Path,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use tracing_subscriber::filter::LevelFilter;
 
+use qhost_engine::{Observation, Observer};
 use qhost_image::{Progress, Step, VerifiedImage};
 use qhost_model::printable;
 use qhost_policy::Decision;
-use qhost_vm::Spec;
+use qhost_vm::{Spec, State, Status, VmRecord};
 
 use super::RunError;
 use crate::{
-    cli::Shared,
+    cli::{DecideArgs, Shared},
     limits,
-    outcome::{ErrorReport, Exit, Report},
+    outcome::{ErrorReport, Exit, Report, VmReport},
 };
 
 /// Logs go to standard error: warnings, or with -v what is done.
@@ -52,13 +55,7 @@ pub(super) fn tell(text: &str) {
 }
 
 /// Says something beside what a command prints.
-pub(super) fn aside(shared: &Shared, text: &str) {
-    if !shared.json {
-        say(text);
-    }
-}
-
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     use std::io::Write as _;
     let text = terminal::folded(text, terminal::width(stderr()));
     let written = writeln!(anstream::stderr().lock(), "{text}");
@@ -110,27 +107,69 @@ pub(super) fn compiling(terminal: bool, name: &str) {
     }
 }
 
-/// The steps of a run. Progress is for terminals; that the guest runs, and where its ports are, is said in any case.
-pub(super) struct Steps {
+/// What is shown of a run while it goes on, and its report. Progress is for terminals; that the guest runs, and where its ports are, is
+/// said in any case.
+pub(super) struct Shown {
     quiet: bool,
     terminal: bool,
     bar: ProgressBar,
+    told: Mutex<Told>,
 }
 
-impl Steps {
-    pub(super) fn new(shared: &Shared) -> Self {
-        let terminal = on_terminal(shared);
-        Self { quiet: shared.json, terminal, bar: ProgressBar::hidden() }
+/// What was observed so far.
+#[derive(Default)]
+struct Told {
+    report: Option<Report>,
+    spec: Option<Spec>,
+    console: Option<PathBuf>,
+    /// Changes up to this time have been told.
+    up_to: Timestamp,
+    /// The start of QEMU after which it was told that the guest is ready.
+    ready: Option<Timestamp>,
+}
+
+impl Shown {
+    /// Of a run or a plan.
+    pub(super) fn new(shared: &Shared, args: &DecideArgs) -> Self {
+        let mut report = Report::new();
+        report.image_allow.clone_from(&args.networks.image_allow);
+        let shown = Self::progress(shared);
+        shown.told().report = Some(report);
+        shown
     }
 
-    pub(super) fn looking(&self) {
-        tracing::info!("no fingerprint is kept that still holds");
-        if self.terminal {
-            say("host      looking at what QEMU can do here, once; up to some seconds");
+    /// Of what has no report of its own.
+    pub(super) fn progress(shared: &Shared) -> Self {
+        let told = Mutex::new(Told { up_to: Timestamp::now(), ..Told::default() });
+        let terminal = on_terminal(shared);
+        Self { quiet: shared.json, terminal, bar: ProgressBar::hidden(), told }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The report so far.
+    pub(super) fn report(&self) -> Report {
+        self.clear();
+        self.told().report.take().unwrap_or_else(Report::new)
+    }
+
+    fn note(&self, what: impl FnOnce(&mut Report)) {
+        if let Some(report) = &mut self.told().report {
+            what(report)
         }
     }
 
-    pub(super) fn decided(&self, decision: &Decision) {
+    /// Takes what became of the VM into the report.
+    pub(super) fn ended(&self, vm: &VmRecord) {
+        let spec = self.told().spec.clone();
+        if let Some(spec) = spec {
+            self.note(|report| report.vm = Some(VmReport::new(vm, &spec)));
+        }
+    }
+
+    fn allowed(&self, decision: &Decision) {
         tracing::info!(policies = decision.policies.len(), "allowed");
         if self.terminal {
             let by = match decision.policies.len() {
@@ -150,16 +189,119 @@ impl Steps {
             say(&format!("image     {how}"));
         }
     }
-}
 
-impl Steps {
     /// Takes the bar away.
     pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
     }
+
+    /// The states that began since the last status, and whether the guest is ready.
+    fn status(&self, status: &Status) {
+        let mut told = self.told();
+        let up_to = told.up_to;
+        if let Some(change) = status.changes().last() {
+            told.up_to = change.at;
+        }
+        let Some(spec) = told.spec.clone() else { return };
+        let is_ready = status.ready_at.is_some() && told.ready != status.started_at;
+        if is_ready {
+            told.ready = status.started_at;
+        }
+        drop(told);
+        for change in status.changes().iter().filter(|change| change.at > up_to) {
+            match (change.state, &change.reason) {
+                (State::Running, _) => self.running(&spec),
+                (State::Starting, Some(reason)) => self.say("starting", reason),
+                (_, _) => {}
+            }
+        }
+        if is_ready {
+            self.say("ready", "the job's ready check holds");
+        }
+    }
+
+    fn running(&self, spec: &Spec) {
+        tracing::info!(vm = spec.vm, "running");
+        if self.quiet {
+            return;
+        }
+        let name = printable::line(&spec.task, 40).to_string();
+        say(&format!("running   {name} as VM {}", spec.vm));
+        for forward in &spec.forwards {
+            say(&format!("port      {forward}"));
+        }
+        if !spec.cage.lacks.is_empty() {
+            say(&format!("cage      {}", warning(&spec.cage.summary())));
+        }
+        if self.terminal {
+            if let Some(console) = &self.told().console {
+                say(&format!("console   {}", console.display()));
+            }
+            say("          Ctrl-C stops it");
+        }
+    }
+
+    /// Something else that is done.
+    pub(super) fn say(&self, what: &str, doing: &str) {
+        tracing::info!(doing, what);
+        if !self.quiet {
+            let doing = printable::line(doing, limits::SHOWN_CAUSE_CHARS);
+            say(&format!("{what:<9} {doing}"));
+        }
+    }
 }
 
-impl Progress for Steps {
+impl Observer for Shown {
+    fn observe(&self, observation: Observation<'_>) {
+        match observation {
+            Observation::Waiting { tenant } => {
+                self.say("waiting", &format!("for other starts of tenant {tenant}"));
+            }
+            Observation::Fingerprinting => {
+                tracing::info!("no fingerprint is kept that still holds");
+                if self.terminal {
+                    say("host      looking at what QEMU can do here, once; up to some seconds");
+                }
+            }
+            Observation::Compiling { policy } => compiling(self.terminal, policy),
+            Observation::Understood { task, secrets: _ } => {
+                self.note(|report| report.task = Some(task.clone()));
+            }
+            Observation::Decided(decision) => {
+                self.note(|report| report.decision = Some(decision.clone()));
+            }
+            Observation::Allowed(decision) => self.allowed(decision),
+            Observation::Verified(image) => {
+                self.verified(image);
+                self.note(|report| report.image = Some(image.clone()));
+            }
+            Observation::Launched { spec, console } => {
+                let mut told = self.told();
+                told.spec = Some(spec.clone());
+                told.console = Some(console.to_owned());
+            }
+            Observation::Status(status) => self.status(status),
+            Observation::Stopping(step) => self.say("stopping", step),
+            Observation::Silent { vm, killed } if !self.quiet => say(&silence(vm, killed)),
+            Observation::Admitted { .. } | Observation::Silent { .. } => {}
+        }
+    }
+}
+
+/// What is done where a supervisor says nothing.
+pub(super) fn silence(vm: &str, killed: bool) -> String {
+    let seconds = qhost_engine::limits::CONTROL_SILENT.as_secs();
+    let done = if killed {
+        "SIGKILL was sent to QEMU, and SIGTERM to it".to_owned()
+    } else {
+        format!("SIGTERM was sent to it; if that does not help: qhost kill {vm}")
+    };
+    format!(
+        "waiting   {vm}: its supervisor has not answered for {seconds} s; {done}. Ctrl-C ends this wait, and takes nothing back"
+    )
+}
+
+impl Progress for Shown {
     fn waiting(&self) {
         tracing::info!("another process is at this image; waiting for it");
         if self.terminal {
@@ -199,37 +341,6 @@ impl Progress for Steps {
         if self.terminal {
             let why = printable::line(why, limits::SHOWN_CAUSE_CHARS).to_string();
             self.bar.suspend(|| say(&format!("image     {why}")));
-        }
-    }
-}
-
-impl Steps {
-    /// The guest runs.
-    pub(super) fn running(&self, spec: &Spec, console: &Path) {
-        tracing::info!(vm = spec.vm, "running");
-        if self.quiet {
-            return;
-        }
-        let name = printable::line(&spec.task, 40).to_string();
-        say(&format!("running   {name} as VM {}", spec.vm));
-        for forward in &spec.forwards {
-            say(&format!("port      {forward}"));
-        }
-        if !spec.cage.lacks.is_empty() {
-            say(&format!("cage      {}", warning(&spec.cage.summary())));
-        }
-        if self.terminal {
-            say(&format!("console   {}", console.display()));
-            say("          Ctrl-C stops it");
-        }
-    }
-
-    /// Something else that its supervisor does.
-    pub(super) fn doing(&self, what: &str, doing: &str) {
-        tracing::info!(doing, what);
-        if !self.quiet {
-            let doing = printable::line(doing, limits::SHOWN_CAUSE_CHARS);
-            say(&format!("{what:<9} {doing}"));
         }
     }
 }

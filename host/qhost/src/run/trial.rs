@@ -8,7 +8,7 @@ use serde::Serialize;
 use qhost_model::printable;
 use qhost_sys::state;
 
-use super::{Host, RunError, show};
+use super::{RunError, loader, show};
 use crate::{
     cli::{BenchArgs, LintArgs, Shared, TestArgs},
     outcome::Exit,
@@ -30,7 +30,7 @@ pub(super) fn test(shared: &Shared, args: &TestArgs) -> Exit {
 
 fn try_test(shared: &Shared, args: &TestArgs) -> Result<bool, RunError> {
     let project = Project::with_cases(&args.project)?;
-    let tried = trial::run(&project, &Host::new(shared)?.loader()?)?;
+    let tried = trial::run(&project, &loader(shared)?)?;
     if let Some(path) = &args.junit {
         trial::junit(path, &project.name, &tried)?;
     }
@@ -82,7 +82,7 @@ pub(super) fn lint(shared: &Shared, args: &LintArgs) -> Exit {
 
 fn try_lint(shared: &Shared, args: &LintArgs) -> Result<bool, RunError> {
     let project = Project::open(&args.project)?;
-    let findings = trial::lint(&project, &Host::new(shared)?.loader()?)?;
+    let findings = trial::lint(&project, &loader(shared)?)?;
     if shared.json {
         show::print(&show::json(&serde_json::json!({"findings": findings})));
         return Ok(findings.is_empty());
@@ -130,7 +130,7 @@ fn try_bench(shared: &Shared, args: &BenchArgs) -> Result<(), RunError> {
     } else {
         ProgressBar::hidden()
     };
-    let loader = Host::new(shared)?.loader()?;
+    let loader = loader(shared)?;
     let measured = trial::bench(&project, &loader, args.decisions, || bar.inc(1))?;
     bar.finish_and_clear();
     if args.save {

@@ -23,7 +23,7 @@ pub use error::TrustError;
 
 use error::Moved;
 
-use super::{Host, RunError, show};
+use super::{RunError, loader, show};
 use crate::{
     cli::{KeygenArgs, LockArgs, PullArgs, PushArgs, Shared, SignArgs, VerifyArgs},
     outcome::Exit,
@@ -207,8 +207,7 @@ async fn try_push(shared: &Shared, args: &PushArgs) -> Result<CommandOutput, Run
     let PushArgs { policy, place, plain_http } = args;
     // What does not load is nothing to hand to others.
     let allowance = Allowance { wasi: true, ..Allowance::default() };
-    let inspection =
-        Host::new(shared)?.loader()?.inspect(&policy.name, &policy.path, &allowance)?;
+    let inspection = loader(shared)?.inspect(&policy.name, &policy.path, &allowance)?;
     let bytes = fs::read(&policy.path).map_err(unreadable(&policy.path))?;
     if Sha256::of(&bytes) != inspection.sha256 {
         let error = io::Error::other("it changed while it was being read");

@@ -9,10 +9,10 @@ mod events;
 mod console;
 mod restart;
 
-use qhost_engine::{name, recover};
-use qhost_vm::Vm;
+use qhost_engine::{Ending, Engine, Vm};
+use qhost_vm::VmRecord;
 
-use super::{Host, RunError, show, state_dir};
+use super::{RunError, engine, show, unconfigured};
 use crate::{
     cli::{Shared, VmCommand},
     outcome::Exit,
@@ -26,36 +26,69 @@ pub(super) async fn command(shared: &Shared, command: &VmCommand) -> Exit {
 }
 
 async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
-    let state = state_dir(shared)?;
-    let recovered = recover::recover(&state).await;
+    let engine = match command {
+        // A VM that is started again is held to what is configured now.
+        VmCommand::Restart(_) | VmCommand::Recover => engine(shared)?,
+        VmCommand::Ps(_)
+        | VmCommand::Inspect(_)
+        | VmCommand::Logs(_)
+        | VmCommand::Console(_)
+        | VmCommand::Stats(_)
+        | VmCommand::Events(_)
+        | VmCommand::Stop(_)
+        | VmCommand::Kill(_)
+        | VmCommand::Pause(_)
+        | VmCommand::Resume(_)
+        | VmCommand::Wait(_)
+        | VmCommand::Rm(_) => unconfigured(shared)?,
+    };
     match command {
-        VmCommand::Ps(args) => Ok(ps::ps(shared, args, &state)),
-        VmCommand::Inspect(args) => inspect::inspect(shared, &name::named(&state, &args.name())?),
-        VmCommand::Logs(args) => logs::logs(&name::named(&state, &args.which.name())?, args).await,
-        VmCommand::Console(args) => console::attach(&name::named(&state, &args.name())?).await,
-        VmCommand::Stats(args) => stats::stats(shared, &state, args).await,
-        VmCommand::Events(args) => events::events(shared, &state, args).await,
+        VmCommand::Ps(args) => Ok(ps::ps(shared, args, &engine).await),
+        VmCommand::Inspect(args) => {
+            inspect::inspect(shared, &engine.vm(&args.name()).await?.record())
+        }
+        VmCommand::Logs(args) => {
+            logs::logs(&engine.vm(&args.which.name()).await?.record(), args).await
+        }
+        VmCommand::Console(args) => console::attach(&engine.vm(&args.name()).await?).await,
+        VmCommand::Stats(args) => stats::stats(shared, &engine, args).await,
+        VmCommand::Events(args) => events::events(shared, &engine, args).await,
         VmCommand::Stop(args) => {
-            let request = qhost_vm::Request::Stop { grace_s: args.grace };
-            stop::end(shared, &state, &args.which.names(), request).await
+            let grace = args.grace.map(std::time::Duration::from_secs);
+            stop::end(shared, &engine, &args.which.names(), Ending::Stop(grace)).await
         }
-        VmCommand::Kill(args) => {
-            stop::end(shared, &state, &args.names(), qhost_vm::Request::Kill).await
-        }
-        VmCommand::Pause(args) => {
-            stop::each(shared, &state, &args.names(), (qhost_vm::Request::Pause, "paused")).await
-        }
-        VmCommand::Resume(args) => {
-            stop::each(shared, &state, &args.names(), (qhost_vm::Request::Resume, "running")).await
-        }
-        VmCommand::Restart(args) => restart::restart(shared, args).await,
-        VmCommand::Wait(args) => stop::wait(shared, &state, args).await,
-        VmCommand::Rm(args) => stop::remove(shared, &state, &args.names()),
-        VmCommand::Recover => restart::recover(shared, recovered).await,
+        VmCommand::Kill(args) => stop::end(shared, &engine, &args.names(), Ending::Kill).await,
+        VmCommand::Pause(args) => stop::pause(shared, &engine, &args.names()).await,
+        VmCommand::Resume(args) => stop::resume(shared, &engine, &args.names()).await,
+        VmCommand::Restart(args) => restart::restart(shared, &engine, args).await,
+        VmCommand::Wait(args) => stop::wait(shared, &engine, args).await,
+        VmCommand::Rm(args) => stop::remove(shared, &engine, &args.names()).await,
+        VmCommand::Recover => restart::recover(shared, &engine).await,
     }
 }
 
-fn ports(vm: &Vm) -> Vec<String> {
+/// The VMs of these names, each once.
+async fn named(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError> {
+    let mut vms: Vec<Vm> = vec![];
+    for name in names {
+        let vm = engine.vm(name).await?;
+        if !vms.iter().any(|known| known.id() == vm.id()) {
+            vms.push(vm);
+        }
+    }
+    Ok(vms)
+}
+
+/// The same, which must all go on.
+async fn going_on(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError> {
+    let vms = named(engine, names).await?;
+    for vm in &vms {
+        vm.goes_on()?;
+    }
+    Ok(vms)
+}
+
+fn ports(vm: &VmRecord) -> Vec<String> {
     let forwards = vm.takes.iter().flat_map(|takes| &takes.forwards);
     forwards
         .map(|port| format!("{}:{}→{}/{}", port.bind, port.host, port.guest, port.protocol.name()))

@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _, stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use qhost_vm::{Vm, VmError};
+use qhost_engine::Vm;
 
 use super::RunError;
 use crate::outcome::Exit;
@@ -42,18 +42,10 @@ impl Drop for Raw {
 }
 
 pub(super) async fn attach(vm: &Vm) -> Result<Exit, RunError> {
-    if vm.status.state().is_final() {
-        let state = vm.status.state().name();
-        return Err(VmError::HasEnded { id: vm.id.clone(), state }.into());
-    }
-    let refused = |error: qhost_vm::AskError| VmError::Refused {
-        id: vm.id.clone(),
-        reason: error.to_string(),
-    };
-    let mut console = qhost_vm::attach(&vm.folder).await.map_err(refused)?;
+    let mut console = vm.console().await?;
     if stdin().is_terminal() {
         tracing::info!("attached");
-        eprint_line(&format!("attached to {}; Ctrl-] detaches", vm.id));
+        eprint_line(&format!("attached to {}; Ctrl-] detaches", vm.id()));
     }
     let raw = Raw::begin();
     let (mut said, mut typed) =

@@ -2,11 +2,9 @@
 
 use std::io::{Write as _, stdout};
 
-use tokio::time;
-
+use qhost_engine::Engine;
 use qhost_model::printable;
-use qhost_sys::state::StateDir;
-use qhost_vm::{Event, Events, VmError};
+use qhost_vm::Event;
 
 use super::{RunError, show};
 use crate::{
@@ -16,26 +14,25 @@ use crate::{
 
 pub(super) async fn events(
     shared: &Shared,
-    state: &StateDir,
+    engine: &Engine,
     args: &EventsArgs,
 ) -> Result<Exit, RunError> {
-    let unreadable =
-        |source| VmError::Folder { doing: "read events in", path: state.path().into(), source };
-    let mut events = Events::new(state.path());
+    let mut events = engine.events(args.since.map(|since| since.0));
     loop {
-        let mut text = String::new();
-        for event in events.read().map_err(unreadable)? {
-            let is_late = args.since.is_none_or(|since| event.at >= since.0);
-            if is_late && args.of.includes(&event.tenant) {
-                text += &if shared.json { show::json(&event) } else { line(&event) };
-            }
+        let event = match events.next_kept()? {
+            Some(event) => event,
+            None if args.follow => events.next().await?,
+            None => return Ok(Exit::Done),
+        };
+        if !args.of.includes(&event.tenant) {
+            continue;
         }
+        let text = if shared.json { show::json(&event) } else { line(&event) };
         // A closed pipe is the reader's choice and no error of ours.
         let written = anstream::stdout().lock().write_all(text.as_bytes());
-        if written.and_then(|()| stdout().flush()).is_err() || !args.follow {
+        if written.and_then(|()| stdout().flush()).is_err() {
             return Ok(Exit::Done);
         }
-        time::sleep(qhost_vm::limits::VM_POLL).await;
     }
 }
 

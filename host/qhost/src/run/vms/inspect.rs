@@ -1,12 +1,12 @@
 //! `qhost inspect`.
 
 use qhost_model::printable;
-use qhost_vm::Vm;
+use qhost_vm::VmRecord;
 
 use super::{RunError, ports, show};
 use crate::{cli::Shared, limits, outcome::Exit};
 
-pub(super) fn inspect(shared: &Shared, vm: &Vm) -> Result<Exit, RunError> {
+pub(super) fn inspect(shared: &Shared, vm: &VmRecord) -> Result<Exit, RunError> {
     if shared.json {
         show::print(&show::json(vm));
         return Ok(Exit::Done);

@@ -2,22 +2,23 @@
 
 use std::io::{self, IsTerminal as _, Write as _, stdout};
 
-use tokio::time;
-
 use qhost_model::printable;
-use qhost_vm::{Vm, VmError};
+use qhost_sys::watch::FolderWatch;
+use qhost_vm::{VmError, VmRecord};
 
 use super::RunError;
-use crate::{cli::LogsArgs, outcome::Exit};
+use crate::{cli::LogsArgs, limits, outcome::Exit};
 
 /// The console: in a pipe the bytes that the guest wrote, on a terminal what of them is text.
-pub(super) async fn logs(vm: &Vm, args: &LogsArgs) -> Result<Exit, RunError> {
+pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunError> {
     let path = vm.console_log();
     let unreadable = |source| VmError::Folder { doing: "read", path: path.clone(), source };
     let mut console = vm.console(args.since.map(|since| since.0));
     let mut buffer = vec![0; qhost_image::limits::BLOCK_BYTES];
     let mut shown = (stdout().is_terminal() && !args.raw).then(printable::Console::default);
     loop {
+        // Made first, so that it tells of what is written after it was read.
+        let mut watch = args.follow.then(|| FolderWatch::new([vm.folder.as_path()]));
         // Asked first, so that what was written before the end is read after it.
         let goes_on = vm.again().is_some_and(|vm| !vm.is_over());
         loop {
@@ -42,7 +43,9 @@ pub(super) async fn logs(vm: &Vm, args: &LogsArgs) -> Result<Exit, RunError> {
             }
             return Ok(Exit::Done);
         }
-        time::sleep(qhost_vm::limits::VM_POLL).await;
+        if let Some(watch) = &mut watch {
+            watch.changed(limits::LOGS_LOOK).await;
+        }
     }
 }
 

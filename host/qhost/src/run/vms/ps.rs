@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use qhost_engine::{Engine, Which};
 use qhost_model::printable;
-use qhost_sys::state::StateDir;
 
 use super::{ports, show};
 use crate::{
@@ -12,8 +12,8 @@ use crate::{
     run::images::ago,
 };
 
-pub(super) fn ps(shared: &Shared, args: &PsArgs, state: &StateDir) -> Exit {
-    let mut vms = if args.all { qhost_vm::list(state) } else { qhost_vm::going_on(state) };
+pub(super) async fn ps(shared: &Shared, args: &PsArgs, engine: &Engine) -> Exit {
+    let mut vms = engine.vms(if args.all { Which::All } else { Which::GoingOn }).await;
     vms.retain(|vm| args.of.includes(&vm.tenant));
     if shared.json {
         show::print(&show::json(&json!({ "vms": vms })));

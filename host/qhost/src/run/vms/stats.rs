@@ -6,14 +6,13 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::json;
 
+use qhost_engine::{Engine, Vm, Which, limits};
 use qhost_model::printable;
-use qhost_sys::state::StateDir;
-use qhost_vm::{AskError, Request, Stats, VmError};
+use qhost_vm::{AskError, Stats, VmError};
 
-use super::{RunError, show, stop::going_on};
+use super::{RunError, going_on, show};
 use crate::{
     cli::{Shared, StatsArgs},
-    limits,
     outcome::Exit,
 };
 
@@ -27,21 +26,19 @@ struct Used {
 
 pub(super) async fn stats(
     shared: &Shared,
-    state: &StateDir,
+    engine: &Engine,
     args: &StatsArgs,
 ) -> Result<Exit, RunError> {
     let names = args.names();
     let mut vms = match names.as_slice() {
-        [] => qhost_vm::going_on(state),
-        names => going_on(state, names)?,
+        [] => engine.vms(Which::GoingOn).await,
+        names => going_on(engine, names).await?.iter().map(Vm::record).collect(),
     };
     vms.retain(|vm| args.of.includes(&vm.tenant));
     let mut used = vec![];
     // All at once: one that does not answer costs the others nothing.
     let asked = join_all(vms.into_iter().map(async |vm| {
-        let stats = qhost_vm::ask(&vm.folder, Request::Stats, limits::CONTROL_STATS).await;
-        let stats =
-            stats.and_then(|stats| Ok(serde_json::from_value(stats).map_err(io::Error::from)?));
+        let stats = engine.handle(&vm).stats().await;
         (vm, stats)
     }));
     for (vm, stats) in asked.await {
@@ -53,7 +50,9 @@ pub(super) async fn stats(
             {
                 let seconds = limits::CONTROL_STATS.as_secs();
                 let id = &vm.id;
-                show::aside(shared, &format!("silent    {id}: no answer within {seconds} s"));
+                if !shared.json {
+                    show::say(&format!("silent    {id}: no answer within {seconds} s"));
+                }
             }
             Err(AskError::Unanswered(_) | AskError::Refused(_)) if names.is_empty() => {}
             Err(error) => {

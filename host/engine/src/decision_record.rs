@@ -1,25 +1,26 @@
-//! The one record of a decision. The thread that decides writes it, unless the command is interrupted or has waited too long
-//! before: then the command does.
+//! The one record of a decision. The thread that decides writes it, unless the order is given up or has waited too long
+//! before: then the order's own task does.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-use qhost_model::{host_facts::HostFacts, job::Task, masks::Masks};
+use qhost_model::{host_facts::HostFacts, job::Task, launch::Rules, masks::Masks};
 use qhost_policy::{Input, Journal, Outcome, Record, RecordError, Request, Verdict};
 
-use super::{Host, RunError};
-use crate::outcome::ErrorReport;
+use qhost_sys::state::StateDir;
+
+use crate::{error::Failure, generation::Generation};
 
 /// Whether a decision is recorded. Every decision that a launch follows from is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
+pub(crate) enum Keep {
     Record,
     Nothing,
 }
 
 /// A decision under way, as far as its record goes.
-pub(super) struct DecisionRecord {
+pub(crate) struct DecisionRecord {
     keep: Keep,
     journal: Journal,
     masks: Masks,
@@ -35,9 +36,9 @@ enum Stage {
 }
 
 impl DecisionRecord {
-    pub(super) fn new(host: &Host, keep: Keep) -> Self {
-        let stage = Mutex::new(Stage::Reading);
-        Self { keep, journal: host.journal(), masks: host.masks(), stage }
+    pub(crate) fn new(generation: &Generation, state: &StateDir, keep: Keep) -> Self {
+        let (journal, masks) = (generation.journal(state), generation.masks());
+        Self { keep, journal, masks, stage: Mutex::new(Stage::Reading) }
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
@@ -45,8 +46,8 @@ impl DecisionRecord {
     }
 
     /// A task is understood. What is known of its decision is recorded however that ends.
-    pub(super) fn begin(&self, host: &Host, task: Task) -> Input {
-        let (rules, time) = (host.config.rules(), Timestamp::now());
+    pub(crate) fn begin(&self, rules: Rules, task: Task) -> Input {
+        let time = Timestamp::now();
         let input = Input { task, host: None, rules, time };
         let mut stage = self.stage();
         if let Stage::Reading = *stage {
@@ -56,37 +57,36 @@ impl DecisionRecord {
     }
 
     /// Facts about the host are known.
-    pub(super) fn learn(&self, facts: &HostFacts) {
+    pub(crate) fn learn(&self, facts: &HostFacts) {
         if let Stage::Deciding(input) = &mut *self.stage() {
             input.host = Some(facts.clone());
         }
     }
 
     /// Records a verdict.
-    pub(super) fn decided(&self, request: Request, verdict: &Verdict) -> Result<(), RunError> {
+    pub(crate) fn decided(&self, request: Request, verdict: &Verdict) -> Result<(), Failure> {
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Ended) {
             Stage::Deciding(_) => Ok(self.append(|| Record::of(request, verdict, &self.masks))?),
-            // The command has recorded the end already, and does not wait for a verdict.
-            Stage::Reading | Stage::Ended => Err(RunError::Interrupted),
+            // The order's end is recorded already, and does not wait for a verdict.
+            Stage::Reading | Stage::Ended => Err(Failure::Cancelled),
         }
     }
 
     /// Records why there is no verdict, unless there is one or nothing was to be decided yet.
-    pub(super) fn ended(&self, error: &RunError) -> Result<(), RecordError> {
+    pub(crate) fn ended(&self, error: &Failure) -> Result<(), RecordError> {
         let mut stage = self.stage();
         let Stage::Deciding(input) = std::mem::replace(&mut *stage, Stage::Ended) else {
             return Ok(());
         };
-        let outcome = if matches!(error, RunError::Interrupted) {
+        let outcome = if matches!(error, Failure::Cancelled) {
             Outcome::Interrupted
-        } else if matches!(error, RunError::Policy(_) | RunError::SlowDecision) {
+        } else if matches!(error, Failure::Policy(_) | Failure::SlowDecision) {
             Outcome::Failed
         } else {
             Outcome::Undecided
         };
-        let ErrorReport { message, causes, .. } = ErrorReport::new(error, &[]);
-        let error = [vec![message], causes].concat().join(": ");
+        let error = error.in_a_line();
         self.append(|| Record::undecided(*input, outcome, error, &self.masks))
     }
 

@@ -1,0 +1,150 @@
+//! From a job file to a verdict.
+
+use std::{io, sync::Arc, thread};
+
+use tokio::{task::spawn_blocking, time};
+
+use qhost_model::{
+    job::{self, Task},
+    masks::{Masks, Secrets},
+};
+use qhost_policy::{Approved, Deadline, Input, Request, Verdict};
+
+use crate::{
+    decision_record::{DecisionRecord, Keep},
+    engine::Engine,
+    error::Failure,
+    facts,
+    fingerprint::Fingerprint,
+    generation::Generation,
+    limits,
+    observer::{Context, Observation},
+    order::{JobFile, Order},
+};
+
+/// What a decision is made from.
+#[derive(Clone)]
+pub(crate) struct Deciding {
+    pub(crate) engine: Engine,
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) fingerprint: Arc<Fingerprint>,
+    pub(crate) order: Arc<Order>,
+    pub(crate) keep: Keep,
+    pub(crate) context: Context,
+}
+
+/// A task as its job has it, and the decision about it.
+struct Judged {
+    /// None where the job is not understood.
+    task: Option<Task>,
+    verdict: Result<Verdict, Failure>,
+}
+
+impl Deciding {
+    /// Decides on a thread of its own: reading, compiling and asking policies wait for nothing, and a cancellation is heard meanwhile.
+    /// Downloads nothing: a denied task costs no fetch. `known` is the task where the job was read already. What is secret of
+    /// the task is put into `secrets`.
+    pub(crate) async fn make(
+        &self,
+        known: Option<Task>,
+        secrets: &mut Secrets,
+    ) -> Result<Approved, Failure> {
+        let record = DecisionRecord::new(&self.generation, self.engine.state(), self.keep);
+        let record = Arc::new(record);
+        let deadline = Deadline::after(qhost_policy::limits::DECISION);
+        let judging = {
+            let (judge, record) = (self.clone(), Arc::clone(&record));
+            spawn_blocking(move || judge.judge(known, &record, deadline))
+        };
+        let ended = tokio::select! {
+            judged = judging => judged.map_err(|panicked| Failure::Runtime(panicked.into())),
+            () = time::sleep(qhost_policy::limits::DECISION + limits::DECISION_OVERDUE) => Err(Failure::SlowDecision),
+            () = self.context.cancel.cancelled() => Err(Failure::Cancelled),
+        };
+        let Judged { task, verdict } = match ended {
+            Ok(judged) => judged,
+            Err(error) => return Err(record_end(record, error).await),
+        };
+        if let Some(mut task) = task {
+            *secrets = Masks::default().mask(&mut task);
+            self.observe(Observation::Understood { task: &task, secrets });
+        }
+        let verdict = verdict?;
+        let masked = qhost_policy::masked(secrets, verdict.decision().clone());
+        self.observe(Observation::Decided(&masked));
+        match verdict {
+            Verdict::Approved(approved) => Ok(*approved),
+            Verdict::Denied(decision) => Err(Failure::Denied(Box::new(decision))),
+            Verdict::CannotRun(decision) => Err(Failure::CannotRun(Box::new(decision))),
+            Verdict::Failed(error, _) => Err(Failure::Policy(*error)),
+        }
+    }
+
+    fn observe(&self, observation: Observation<'_>) {
+        self.context.observer.observe(observation);
+    }
+
+    /// Reads the job, and decides its task.
+    fn judge(&self, known: Option<Task>, record: &DecisionRecord, deadline: Deadline) -> Judged {
+        let task = match known.map_or_else(|| self.task(), Ok) {
+            Ok(task) => task,
+            Err(error) => return Judged { task: None, verdict: Err(error) },
+        };
+        let input = record.begin(self.generation.config.rules(), task.clone());
+        let verdict = self.verdict(input, record, deadline).or_else(|error| {
+            record.ended(&error)?;
+            Err(error)
+        });
+        Judged { task: Some(task), verdict }
+    }
+
+    fn task(&self) -> Result<Task, Failure> {
+        let Order { job: JobFile { name, bytes }, tenant, task, .. } = &*self.order;
+        // A tenant that the configuration does not have gets no log of decisions.
+        self.generation.config.chain(tenant)?;
+        Ok(job::parse(name, bytes, tenant, task.as_deref())?)
+    }
+
+    fn verdict(
+        &self,
+        input: Input,
+        record: &DecisionRecord,
+        deadline: Deadline,
+    ) -> Result<Verdict, Failure> {
+        let Self { engine, generation, fingerprint, order, .. } = self;
+        let load = || {
+            let observer = Arc::clone(&self.context.observer);
+            let telling = move |policy: &str| observer.observe(Observation::Compiling { policy });
+            let loader = engine.shared_loader()?.until(deadline).telling(telling);
+            generation.chain(&loader, &order.policies, &order.tenant)
+        };
+        let gather = || {
+            let facts = facts::gather(fingerprint, engine.state(), &order.tenant)?;
+            record.learn(&facts);
+            Ok::<_, Failure>(facts)
+        };
+        // Each takes a millisecond, and neither needs the other.
+        let (facts, chain) = thread::scope(|scope| {
+            let gathering = thread::Builder::new().spawn_scoped(scope, gather)?;
+            let chain = load();
+            let panicked = |_| io::Error::other("gathering facts about this host failed");
+            Ok((gathering.join().map_err(panicked)?, chain))
+        })
+        .map_err(Failure::Runtime)?;
+        let Input { task, rules, time, .. } = input;
+        let request = Request { task, host: facts?, rules, time };
+        let verdict = chain?.decide_until(request.clone(), deadline);
+        record.decided(request, &verdict)?;
+        Ok(verdict)
+    }
+}
+
+/// Records that the decision has been given up. Waits where the thread that decides is recording just then. Returns the error to
+/// report.
+async fn record_end(record: Arc<DecisionRecord>, error: Failure) -> Failure {
+    let recording = spawn_blocking(move || match record.ended(&error) {
+        Ok(()) => error,
+        Err(unrecorded) => unrecorded.into(),
+    });
+    recording.await.unwrap_or_else(|panicked| Failure::Runtime(panicked.into()))
+}

@@ -1,0 +1,170 @@
+//! The engine that every door calls: it prints nothing, hears no signals and ends no process. What it does with an order is in `run.rs`
+//! and `plan.rs`, what it does with VMs in `vm.rs`.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+};
+
+use jiff::Timestamp;
+
+use qhost_image::Store;
+use qhost_policy::{Cache, Journal, Loader};
+use qhost_sys::{
+    spawn::{self, Programs},
+    state::StateDir,
+};
+
+use crate::{
+    config::Config,
+    error::{EngineError, Failure},
+    event_log::EventLog,
+    fingerprint::Fingerprint,
+    generation::Generation,
+    observer::{Context, Observation},
+    recover::{self, Recovered},
+};
+
+/// What an engine is opened with.
+#[derive(Debug)]
+pub struct Options {
+    /// What the operator allows.
+    pub config: Config,
+    /// Where images, VMs and records are kept.
+    pub state: StateDir,
+    /// The programs that it starts; absent: this program, and one beside it that is named like it, with `-supervisor`.
+    pub programs: Option<Programs>,
+}
+
+/// Makes running VMs of jobs. A clone is the same engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    state: StateDir,
+    generation: RwLock<Arc<Generation>>,
+    /// One sandbox a process, made for the first decision.
+    loader: OnceLock<Loader>,
+    /// One look for VMs without a supervisor at a time.
+    recovering: tokio::sync::Mutex<()>,
+}
+
+impl Engine {
+    /// Opens a state folder under a configuration. Nothing is written yet.
+    ///
+    /// # Errors
+    /// Where another engine of this process was opened with other programs.
+    pub fn open(options: Options) -> Result<Self, EngineError> {
+        let Options { config, state, programs } = options;
+        if let Some(programs) = programs {
+            spawn::use_programs(programs).map_err(Failure::Usage)?;
+        }
+        Ok(Self(Arc::new(Inner {
+            state,
+            generation: RwLock::new(Arc::new(Generation::new(config))),
+            loader: OnceLock::new(),
+            recovering: tokio::sync::Mutex::default(),
+        })))
+    }
+
+    /// The state folder.
+    pub fn state(&self) -> &StateDir {
+        &self.0.state
+    }
+
+    /// What was configured when this was asked.
+    pub fn config(&self) -> Config {
+        self.generation().config.clone()
+    }
+
+    pub(crate) fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&self.0.generation.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Goes over to another configuration: the policies of the tenants that were asked about are loaded first, and only where all load
+    /// is anything changed. What has begun under the configuration before ends under it.
+    ///
+    /// # Errors
+    /// Where a policy does not load. Then the configuration before stays.
+    pub async fn reload(&self, config: Config) -> Result<(), EngineError> {
+        let (engine, before) = (self.clone(), self.generation());
+        let next = blocking(move || {
+            let next = Generation::new(config);
+            let loader = engine.shared_loader()?;
+            for tenant in before.loaded() {
+                // One that is gone from the configuration has no chain any more.
+                if tenant.is_empty() || next.config.has_tenant(&tenant) {
+                    next.chain(&loader, &[], &tenant)?;
+                }
+            }
+            Ok(next)
+        });
+        let next = Arc::new(next.await?);
+        *self.0.generation.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    /// What happened to VMs since then, as far as it is kept, and what happens from now on.
+    pub fn events(&self, since: Option<Timestamp>) -> EventLog {
+        EventLog::new(self.state(), since)
+    }
+
+    /// The stored images.
+    pub fn images(&self) -> Store {
+        Store::new(self.state().path())
+    }
+
+    /// The log of decisions.
+    pub fn decisions(&self) -> Journal {
+        self.generation().journal(self.state())
+    }
+
+    /// Gives VMs whose supervisor was killed another, where their QEMU lives. Done before every look at VMs.
+    pub async fn recover(&self) -> Recovered {
+        let _one = self.0.recovering.lock().await;
+        recover::recover(self.state()).await
+    }
+
+    /// What loads policies: compiled once, in processes of their own, and kept in the state folder.
+    ///
+    /// # Errors
+    /// Where the sandbox cannot be set up.
+    pub fn loader(&self) -> Result<Loader, EngineError> {
+        Ok(self.shared_loader()?)
+    }
+
+    pub(crate) fn shared_loader(&self) -> Result<Loader, Failure> {
+        if let Some(loader) = self.0.loader.get() {
+            return Ok(loader.clone());
+        }
+        let limits = self.generation().config.compile.limits();
+        let loader = Loader::with_cache(Cache { folder: self.state().compiled(), limits })?;
+        Ok(self.0.loader.get_or_init(|| loader).clone())
+    }
+
+    /// What QEMU can do here, as it is kept, or found out now.
+    pub(crate) async fn fingerprint(&self, context: &Context) -> Result<Arc<Fingerprint>, Failure> {
+        let path: PathBuf = self.state().fingerprint();
+        let kept = {
+            let path = path.clone();
+            blocking(move || Ok(Fingerprint::kept(&path)?)).await?
+        };
+        if let Some(kept) = kept {
+            return Ok(Arc::new(kept));
+        }
+        context.observer.observe(Observation::Fingerprinting);
+        tokio::select! {
+            taken = Fingerprint::take() => Ok(Arc::new(taken?)),
+            () = context.cancel.cancelled() => Err(Failure::Cancelled),
+        }
+    }
+}
+
+/// Does what waits for the disk or for other processes on a thread that may wait. It ends by itself: what is dropped meanwhile is not
+/// waited for.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panicked| Err(Failure::Runtime(panicked.into())))
+}

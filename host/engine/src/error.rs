@@ -1,0 +1,181 @@
+//! Why the engine did not do what was ordered. Rooms' errors say their kinds; what a door gets has no secret of a task in it.
+
+use std::{fmt, io};
+
+use qhost_cage::MissingWalls;
+use qhost_image::ImageError;
+use qhost_model::{
+    digest::Sha256,
+    job::{JobError, Problem},
+    kind::Kind,
+    masks::Secrets,
+};
+use qhost_policy::{Decision, PolicyError, RecordError};
+use qhost_sys::trusted::Untrusted;
+use qhost_vm::VmError;
+
+use crate::{
+    config::UnknownTenant, facts::FactsError, fingerprint::FingerprintError, turn::TurnError,
+};
+
+/// Why an order was not done. Its `Display` says its own layer, and its sources are the causes.
+#[derive(Debug)]
+pub struct EngineError {
+    kind: Kind,
+    message: String,
+    cause: Option<Box<Cause>>,
+    problems: Vec<Problem>,
+    verdict: Option<Box<Decision>>,
+}
+
+/// A cause, and what caused that.
+#[derive(Debug)]
+struct Cause {
+    message: String,
+    cause: Option<Box<Self>>,
+}
+
+impl EngineError {
+    /// Its kind, which a door turns into an exit code, a status or a gRPC code.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The problems of a job file, where that is what it is about.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The decision, where that is why: policies, or the host's rules, are against the task, or this host cannot run what they allow.
+    pub fn verdict(&self) -> Option<&Decision> {
+        self.verdict.as_deref()
+    }
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for EngineError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// Everything that can end an order, as the rooms say it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Tenant(#[from] UnknownTenant),
+    /// What was ordered does not go together.
+    #[error("{0}")]
+    Usage(String),
+    #[error("{what} cannot be relied upon")]
+    Untrusted { what: String, source: Untrusted },
+    #[error(transparent)]
+    Job(#[from] JobError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error("loading and asking the policies took longer than {} s", qhost_policy::limits::DECISION.as_secs())]
+    SlowDecision,
+    #[error("{}", refused(.0))]
+    Denied(Box<Decision>),
+    #[error("it would be allowed, but this host cannot run it")]
+    CannotRun(Box<Decision>),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    Fingerprint(#[from] FingerprintError),
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    #[error(transparent)]
+    Turn(#[from] TurnError),
+    #[error(transparent)]
+    Cage(#[from] MissingWalls),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The image of a VM that is to be started again is not stored any more, and its record does not lead to it.
+    #[error(
+        "the image sha256:{sha256} is not in the store any more, and of its source {source_url} the query was not kept, as it may be a secret; run the job again"
+    )]
+    QueryNotKept { sha256: Sha256, source_url: String },
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    #[error("cannot set up this process")]
+    Runtime(#[source] io::Error),
+    #[error("interrupted before the guest ran")]
+    Cancelled,
+}
+
+fn refused(decision: &Decision) -> String {
+    format!("refused by {}", decision.refused_by().join(", "))
+}
+
+impl Failure {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Tenant(_) | Self::Usage(_) | Self::Untrusted { .. } => Kind::InvalidArgument,
+            Self::Job(_) => Kind::InvalidJob,
+            Self::Policy(error) => error.kind(),
+            Self::SlowDecision => Kind::PolicyFailed,
+            Self::Denied(_) => Kind::Denied,
+            Self::QueryNotKept { .. } => Kind::Unavailable,
+            Self::Image(error) => error.kind(),
+            Self::Vm(error) => error.kind(),
+            Self::CannotRun(_)
+            | Self::Record(_)
+            | Self::Fingerprint(_)
+            | Self::Facts(_)
+            | Self::Turn(_)
+            | Self::Cage(_)
+            | Self::Runtime(_) => Kind::HostUnable,
+            Self::Cancelled => Kind::Cancelled,
+        }
+    }
+
+    /// Its message and its causes, in a line.
+    pub(crate) fn in_a_line(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+
+    /// What a door gets of it, without the secrets of the task that it is about.
+    pub(crate) fn without(self, secrets: &Secrets) -> EngineError {
+        let messages = std::iter::successors(std::error::Error::source(&self), |it| it.source());
+        let mut messages: Vec<_> =
+            messages.map(|cause| secrets.without(&cause.to_string())).collect();
+        let mut cause = None;
+        while let Some(message) = messages.pop() {
+            cause = Some(Box::new(Cause { message, cause }));
+        }
+        let (kind, message) = (self.kind(), secrets.without(&self.to_string()));
+        let problems =
+            if let Self::Job(error) = &self { error.problems().to_vec() } else { vec![] };
+        let verdict = if let Self::Denied(decision) | Self::CannotRun(decision) = self {
+            Some(Box::new(qhost_policy::masked(secrets, *decision)))
+        } else {
+            None
+        };
+        EngineError { kind, message, cause, problems, verdict }
+    }
+}
+
+impl<E: Into<Failure>> From<E> for EngineError {
+    fn from(error: E) -> Self {
+        error.into().without(&Secrets::default())
+    }
+}

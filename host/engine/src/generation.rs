@@ -1,0 +1,95 @@
+//! A generation of the configuration, with the policies that it names, loaded once. A reload makes the next one beside it, and what has
+//! begun under this one ends under it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use qhost_model::masks::Masks;
+use qhost_policy::{Chain, Journal, Loader, Source};
+use qhost_sys::state::StateDir;
+
+use crate::{
+    config::{Config, Configured},
+    error::Failure,
+    sources,
+};
+
+/// A configuration, and the chains of its tenants as far as they were asked.
+pub(crate) struct Generation {
+    pub(crate) config: Config,
+    chains: Mutex<BTreeMap<String, Arc<Chain>>>,
+}
+
+impl Generation {
+    pub(crate) fn new(config: Config) -> Self {
+        Self { config, chains: Mutex::default() }
+    }
+
+    /// The tenants whose chains are loaded.
+    pub(crate) fn loaded(&self) -> Vec<String> {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// The policies that are asked about a tenant's task: those of an order, the host's, the tenant's. The configuration's are loaded
+    /// for the first decision that asks them.
+    pub(crate) fn chain(
+        &self,
+        loader: &Loader,
+        ordered: &[Source],
+        tenant: &str,
+    ) -> Result<Chain, Failure> {
+        let configured = self.config.chain(tenant)?;
+        for source in ordered {
+            if configured.iter().any(|configured| configured.name == source.name) {
+                return Err(Failure::Usage(format!(
+                    "--policy {0}: the configuration has a policy of this name; give another: --policy NAME={0}.wasm",
+                    source.name
+                )));
+            }
+            sources::relied_upon(&source.name, &source.path)?;
+        }
+        let most = qhost_policy::limits::POLICIES;
+        if ordered.len() + configured.len() > most {
+            return Err(Failure::Usage(format!("more than {most} policies")));
+        }
+        let ordered = loader.chain(ordered.to_vec())?;
+        Ok(ordered.followed_by(&*self.of_tenant(loader, &configured, tenant)?))
+    }
+
+    fn of_tenant(
+        &self,
+        loader: &Loader,
+        configured: &[Configured],
+        tenant: &str,
+    ) -> Result<Arc<Chain>, Failure> {
+        // Where no tenants are configured, all have the host's chain.
+        let key = if self.config.has_tenant(tenant) { tenant } else { "" };
+        let chains = || self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(chain) = chains().get(key) {
+            return Ok(Arc::clone(chain));
+        }
+        // Not under the lock: compiling takes long, and other tenants' decisions go on meanwhile.
+        let sources = configured.iter().map(sources::configured).collect::<Result<_, _>>()?;
+        let chain = Arc::new(loader.chain(sources)?);
+        chains().insert(key.to_owned(), Arc::clone(&chain));
+        Ok(chain)
+    }
+
+    pub(crate) fn masks(&self) -> Masks {
+        let settings = &self.config.decisions;
+        Masks { meta: settings.mask_meta.clone(), args: settings.mask_args.clone() }
+    }
+
+    pub(crate) fn journal(&self, state: &StateDir) -> Journal {
+        let settings = &self.config.decisions;
+        Journal {
+            folder: state.decisions(),
+            max_bytes: settings.max_bytes,
+            files: settings.files,
+            max_age: Duration::from_secs(settings.max_days.saturating_mul(24 * 60 * 60)),
+        }
+    }
+}

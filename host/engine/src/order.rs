@@ -1,0 +1,52 @@
+//! What is ordered of the engine: a job, whose it is, and what is asked about it besides what the configuration says.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use qhost_policy::Source;
+
+use crate::limits;
+
+/// A VM that is to be started, or planned.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The job file.
+    pub job: JobFile,
+    /// Whose task it is, a name that a tenant can have.
+    pub tenant: String,
+    /// Which task of a Nomad job that has several, `TASK` or `GROUP/TASK`.
+    pub task: Option<String>,
+    /// Policies that are asked before those of the configuration. The door that makes the order answers for them.
+    pub policies: Vec<Source>,
+    /// Networks that the image may come from besides those of the configuration.
+    pub image_networks: Vec<IpNet>,
+    /// Whether the job must have a ready check, which is going to be waited for.
+    pub ready_check: bool,
+    /// How long the guest has to power off when it is stopped, in whole seconds.
+    pub grace: Duration,
+}
+
+/// A job file that was read.
+#[derive(Debug, Clone)]
+pub struct JobFile {
+    /// What it is called in errors.
+    pub name: String,
+    /// Its text: at most [`qhost_model::limits::JOB_FILE_BYTES`], else the order is refused.
+    pub bytes: Vec<u8>,
+}
+
+impl Order {
+    /// A tenant's job with no policies but those of the configuration.
+    pub fn new(job: JobFile, tenant: impl Into<String>) -> Self {
+        Self {
+            job,
+            tenant: tenant.into(),
+            task: None,
+            policies: vec![],
+            image_networks: vec![],
+            ready_check: false,
+            grace: limits::STOP_GRACE,
+        }
+    }
+}

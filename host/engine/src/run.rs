@@ -1,0 +1,370 @@
+//! The spine: one order from its job file to a running VM, as prose. Each stage is a type of its own, made from the one before: what no
+//! policy approved is not admitted, and an image that was not verified is not launched.
+//!
+//! ```text
+//! Order ──decide──▶ Approved ──admit──▶ Admitted ──fetch, verify──▶ Provisioned ──supervisor──▶ Vm
+//! ```
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use qhost_cage::{Cage, UIDS, User, UserRange};
+use qhost_image::{Fetcher, ImageError, Store, VerifiedImage};
+use qhost_model::{
+    format::Format,
+    job::Task,
+    masks::Secrets,
+    quota::{Terms, Usage},
+};
+use qhost_policy::{Approved, Decision};
+use qhost_sys::failpoint;
+use qhost_vm::{
+    Begin, ImageOf, Spec, VmDir, VmError, VmRecord, argv, argv::OVERLAY, error::io_error,
+    start_supervisor,
+};
+
+use crate::{
+    admission,
+    decide::Deciding,
+    decision_record::Keep,
+    engine::{Engine, blocking},
+    error::{EngineError, Failure},
+    fingerprint::Fingerprint,
+    generation::Generation,
+    observer::{Context, Observation},
+    order::Order,
+    overlays::KeptOverlay,
+    ports::{self, Reserved},
+    turn::Turn,
+    vm::Vm,
+};
+
+impl Engine {
+    /// Starts the VM of an order: decides, admits it, fetches and checks its image, and hands it to a supervisor. Given up before that, it
+    /// leaves nothing; from then on the VM goes on by itself.
+    ///
+    /// # Errors
+    /// Where the job is not understood, is refused, cannot be run, or its image not be had.
+    pub async fn start(&self, order: Order, context: &Context) -> Result<Vm, EngineError> {
+        let mut secrets = Secrets::default();
+        let started = Box::pin(stages(self, order, context, &mut secrets)).await;
+        started.map_err(|failure| failure.without(&secrets))
+    }
+}
+
+async fn stages(
+    engine: &Engine,
+    order: Order,
+    context: &Context,
+    secrets: &mut Secrets,
+) -> Result<Vm, Failure> {
+    let start = Start::new(engine, order, context);
+    let mut turn = start.turn().await?;
+    engine.recover().await;
+    let fingerprint = engine.fingerprint(context).await?;
+    start.keep(&fingerprint).await?;
+    let decision = start.deciding(&fingerprint);
+    let mut approved = decision.make(None, secrets).await?;
+    if approved.task().image.checksum.sums().is_some() {
+        // Policies go by the image's own digest too, which is known only now.
+        let resolved = Box::pin(start.resolve(approved.task()));
+        let (sha256, again) = start.between_turns(turn, resolved).await?;
+        turn = again;
+        approved = decision.make(Some(approved.task().with_image(sha256)), secrets).await?;
+    }
+    if start.order.ready_check && approved.task().ready.is_none() {
+        let why = "the job has no ready check that --wait-ready could wait for: config.ready";
+        return Err(Failure::Usage(why.into()));
+    }
+    let admitted = start.admit(approved, fingerprint, secrets).await?;
+    let (image, turn) = match admitted.stored.clone() {
+        Some(stored) => (stored, turn),
+        None => start.between_turns(turn, Box::pin(start.fetch(admitted.task()))).await?,
+    };
+    context.observer.observe(Observation::Verified(&image));
+    let vm = start.launch(admitted.provision(image)).await?;
+    drop(turn);
+    Ok(vm)
+}
+
+/// What a start has from its beginning.
+struct Start {
+    engine: Engine,
+    generation: Arc<Generation>,
+    order: Arc<Order>,
+    context: Context,
+    terms: Terms,
+    image: qhost_image::Settings,
+}
+
+/// A task that may run, with what it takes of the host reserved for its VM. Dropped, it is all given back.
+struct Admitted {
+    approved: Approved,
+    /// The decision as it is written down.
+    decision: Decision,
+    dir: VmDir,
+    ports: Reserved,
+    overlay: Option<KeptOverlay>,
+    cage: Cage,
+    program: PathBuf,
+    /// The image, where it is in the store already.
+    stored: Option<VerifiedImage>,
+}
+
+/// The same with the image that it runs from.
+struct Provisioned {
+    admitted: Admitted,
+    image: VerifiedImage,
+}
+
+impl Start {
+    fn new(engine: &Engine, order: Order, context: &Context) -> Self {
+        let generation = engine.generation();
+        let terms = generation.config.terms(&order.tenant);
+        let image = generation.config.image_for(&order);
+        let (engine, order, context) = (engine.clone(), Arc::new(order), context.clone());
+        Self { engine, generation, order, context, terms, image }
+    }
+
+    fn deciding(&self, fingerprint: &Arc<Fingerprint>) -> Deciding {
+        Deciding {
+            engine: self.engine.clone(),
+            generation: Arc::clone(&self.generation),
+            fingerprint: Arc::clone(fingerprint),
+            order: Arc::clone(&self.order),
+            keep: Keep::Record,
+            context: self.context.clone(),
+        }
+    }
+
+    /// The tenant's turn to decide and launch, where there are several tenants. One that the configuration does not have is refused by
+    /// the decision.
+    async fn turn(&self) -> Result<Option<Turn>, Failure> {
+        let tenant = &self.order.tenant;
+        if !self.generation.config.has_tenant(tenant) {
+            return Ok(None);
+        }
+        let waiting = || self.context.observer.observe(Observation::Waiting { tenant });
+        self.unless_cancelled(async {
+            Ok(Some(Turn::wait(self.engine.state(), tenant, waiting).await?))
+        })
+        .await
+    }
+
+    /// Does what waits for the network, for which the turn is given up, and takes the next one.
+    async fn between_turns<T>(
+        &self,
+        turn: Option<Turn>,
+        waits: impl Future<Output = Result<T, ImageError>>,
+    ) -> Result<(T, Option<Turn>), Failure> {
+        drop(turn);
+        let done = self.unless_cancelled(async { Ok(waits.await?) }).await?;
+        Ok((done, self.turn().await?))
+    }
+
+    async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => done,
+            () = self.context.cancel.cancelled() => Err(Failure::Cancelled),
+        }
+    }
+
+    /// Keeps what was found out for the starts that follow.
+    async fn keep(&self, fingerprint: &Arc<Fingerprint>) -> Result<(), Failure> {
+        let (path, fingerprint) = (self.engine.state().fingerprint(), Arc::clone(fingerprint));
+        blocking(move || {
+            fingerprint.keep(&path);
+            Ok(())
+        })
+        .await
+    }
+
+    fn store(&self) -> Store {
+        self.engine.images()
+    }
+
+    fn fetcher<'a>(&'a self, tenant: &'a str) -> Fetcher<'a> {
+        Fetcher::of_tenant(&self.image, tenant, &self.terms, self.context.progress())
+    }
+
+    async fn resolve(&self, task: &Task) -> Result<qhost_model::digest::Sha256, ImageError> {
+        self.store().resolve(&task.image, self.fetcher(&task.tenant)).await
+    }
+
+    async fn fetch(&self, task: &Task) -> Result<VerifiedImage, ImageError> {
+        self.store().ensure(&task.image, self.fetcher(&task.tenant)).await
+    }
+
+    /// Reserves what the VM takes. Before its image is fetched, so that nothing is for a VM that another keeps from starting.
+    async fn admit(
+        &self,
+        approved: Approved,
+        fingerprint: Arc<Fingerprint>,
+        secrets: &Secrets,
+    ) -> Result<Admitted, Failure> {
+        let decision = qhost_policy::masked(secrets, approved.decision().clone());
+        self.context.observer.observe(Observation::Allowed(&decision));
+        let (engine, generation) = (self.engine.clone(), Arc::clone(&self.generation));
+        let (terms, image) = (self.terms.clone(), self.image.clone());
+        let admitted = blocking(move || {
+            let (state, config, task) = (engine.state(), &generation.config, approved.task());
+            let ports = ports::reserve(state, approved.launch(), &config.rules().ports)?;
+            let overlay = KeptOverlay::hold(state, task)?;
+            let overlay_bytes = config.overlay.max_bytes;
+            let cage = qhost_cage::Host::detect(&config.cage).cage(
+                &config.cage,
+                qhost_cage::Requirements {
+                    tenant: &task.tenant,
+                    launch: approved.launch(),
+                    forwards: ports.forwards(),
+                    overlay_bytes,
+                    program: fingerprint.path(),
+                    unfiltered_internet: config.unfiltered_internet(),
+                },
+            )?;
+            let takes = Usage::of(approved.launch(), overlay_bytes);
+            let dir = admission::admit_new(state, task, takes, &terms)?;
+            let stored = engine.images().get(&task.image, &task.tenant, &image)?;
+            let program = fingerprint.path().to_owned();
+            Ok(Admitted { approved, decision, dir, ports, overlay, cage, program, stored })
+        });
+        let admitted = admitted.await?;
+        self.context.observer.observe(Observation::Admitted { vm: admitted.dir.id() });
+        if self.context.cancel.is_cancelled() {
+            return Err(Failure::Cancelled);
+        }
+        Ok(admitted)
+    }
+
+    /// Hands the VM to a supervisor. From then on it goes on, whatever becomes of this process or of the order.
+    async fn launch(&self, provisioned: Provisioned) -> Result<Vm, Failure> {
+        let generation = Arc::clone(&self.generation);
+        let grace_s = self.order.grace.as_secs();
+        let (engine, cancel) = (self.engine.clone(), self.context.cancel.clone());
+        let launched = blocking(move || {
+            if cancel.is_cancelled() {
+                return Err(Failure::Cancelled);
+            }
+            let (vm, spec) = provisioned.launch(&generation, grace_s)?;
+            engine.images().note_use(spec.image.sha256);
+            Ok((vm, spec))
+        });
+        let (record, spec) = launched.await?;
+        let console = record.console_log();
+        self.context.observer.observe(Observation::Launched { spec: &spec, console: &console });
+        Ok(Vm::of(&self.engine, &record))
+    }
+}
+
+impl Admitted {
+    fn task(&self) -> &Task {
+        self.approved.task()
+    }
+
+    fn provision(self, image: VerifiedImage) -> Provisioned {
+        Provisioned { admitted: self, image }
+    }
+}
+
+impl Provisioned {
+    fn launch(self, generation: &Generation, grace_s: u64) -> Result<(VmRecord, Spec), Failure> {
+        let Self { admitted, image } = self;
+        let Admitted { approved, decision, mut dir, ports, mut overlay, cage, program, stored: _ } =
+            admitted;
+        let forwards = ports.forwards().to_vec();
+        let file = match &mut overlay {
+            Some(kept) => {
+                kept.over(&image)?;
+                kept.path().to_owned()
+            }
+            None => OVERLAY.into(),
+        };
+        let (task, launch) = (approved.task(), approved.launch());
+        let argv = argv(dir.id(), launch, &task.args, image.format(), &forwards);
+        let mut spec = Spec {
+            vm: dir.id().to_owned(),
+            task: task.name.clone(),
+            tenant: task.tenant.clone(),
+            resources: launch.resources,
+            forwards,
+            image: ImageOf {
+                path: image.path().to_owned(),
+                sha256: image.sha256(),
+                format: image.format(),
+                disk_bytes: image.disk_bytes(),
+            },
+            // A CD takes no writes.
+            overlay: (image.format() != Format::Iso).then_some(file),
+            overlay_bytes: generation.config.overlay.max_bytes,
+            grace_s,
+            restart: task.restart,
+            ready: task.ready.clone(),
+            cage,
+            program,
+            argv,
+        };
+        let mut locks = VmLocks::new(&image, ports, overlay)?;
+        locks.user(&mut spec.cage.user, generation.config.cage.users)?;
+        dir.write("decision.json", &decision)?;
+        let folder = dir.path().to_owned();
+        hand_over(&mut dir, &spec, locks)?;
+        Ok((VmRecord::at(&folder), spec))
+    }
+}
+
+/// Starts a VM's supervisor, which holds what is held for the VM from here on. Until that has begun, dropping a new folder removes it.
+pub(crate) fn hand_over(dir: &mut VmDir, spec: &Spec, locks: VmLocks) -> Result<(), VmError> {
+    if spec.has_own_overlay() {
+        let path = dir.path().join(OVERLAY);
+        qhost_image::create_overlay(&path, spec.image.disk_bytes)
+            .map_err(io_error("create", &path))?;
+    }
+    dir.write_spec(spec)?;
+    failpoint::reach("launch.written");
+    let mut files = locks.files;
+    files.push(dir.share_lock()?);
+    start_supervisor(dir.path(), Begin::Launch, files)?;
+    dir.hand_over();
+    failpoint::reach("launch.supervisor");
+    Ok(())
+}
+
+/// What is held for a VM by open files, from before its launch until it has ended.
+#[derive(Debug)]
+pub(crate) struct VmLocks {
+    files: Vec<File>,
+}
+
+impl VmLocks {
+    /// The image, the ports, which QEMU takes from here on, and the overlay, if that is kept.
+    pub(crate) fn new(
+        image: &VerifiedImage,
+        ports: Reserved,
+        overlay: Option<KeptOverlay>,
+    ) -> Result<Self, VmError> {
+        let mut files = ports.release();
+        files.push(image.lease().map_err(io_error("hold", image.path()))?);
+        files.extend(overlay.and_then(KeptOverlay::into_lock));
+        Ok(Self { files })
+    }
+
+    /// A user that no other VM is, where that is how QEMU is kept.
+    pub(crate) fn user(&mut self, user: &mut User, range: UserRange) -> Result<(), VmError> {
+        let User::Own(uid) = user else { return Ok(()) };
+        let reserved =
+            UIDS.reserve(range).map_err(io_error("reserve a user in", Path::new(UIDS.0)))?;
+        let Some((free, lock)) = reserved else {
+            let message = format!("every user of cage.users, {range}, is a VM's");
+            return Err(VmError::Cage { message });
+        };
+        *uid = free;
+        self.files.push(lock);
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Policies as the configuration names them, with their settings read, and whether their files can be relied upon.
+
+use std::{fs::File, io::Read as _, path::Path};
+
+use qhost_policy::{PolicyError, Source};
+use qhost_sys::trusted::{self, Found};
+
+use crate::{
+    config::{Configured, Settings},
+    error::{EngineError, Failure},
+};
+
+/// A configured policy with its settings read.
+pub(crate) fn configured(configured: &Configured) -> Result<Source, Failure> {
+    let Configured { name, module, sha256, signers, settings, mode, allowance, layer } =
+        configured.clone();
+    relied_upon(&name, &module)?;
+    let settings = match settings {
+        Settings::Here(settings) => serde_json::Value::Object(settings).to_string(),
+        Settings::File(path) => read(&format!("policies.{name}.settings_file"), &path)?,
+    };
+    Ok(Source { name, path: module, pin: Some(sha256), signers, settings, allowance, mode, layer })
+}
+
+/// A configured policy with its settings read.
+///
+/// # Errors
+/// Where its file or that of its settings cannot be read or relied upon.
+pub fn of_configuration(policy: &Configured) -> Result<Source, EngineError> {
+    Ok(configured(policy)?)
+}
+
+/// A policy that others can change decides as they like.
+///
+/// # Errors
+/// Where others than this user and root can change its file, or put another in its place.
+pub fn relied_upon(name: &str, path: &Path) -> Result<(), PolicyError> {
+    match trusted::look(path) {
+        // What is not there is an error when it is loaded.
+        Ok(Found::There | Found::Absent) => Ok(()),
+        Err(source) => Err(PolicyError::Untrusted { name: name.into(), path: path.into(), source }),
+    }
+}
+
+/// The settings in a file, which a key or an option called `place` names.
+///
+/// # Errors
+/// Where it cannot be read or relied upon, or is no JSON object.
+pub fn settings_of_file(place: &str, path: &Path) -> Result<String, EngineError> {
+    Ok(read(place, path)?)
+}
+
+fn read(place: &str, path: &Path) -> Result<String, Failure> {
+    if let Err(source) = trusted::look(path) {
+        return Err(Failure::Untrusted { what: place.into(), source });
+    }
+    let mut text = String::new();
+    let most = qhost_policy::limits::POLICY_SETTINGS_BYTES + 1;
+    let read = File::open(path).and_then(|file| file.take(most).read_to_string(&mut text));
+    if let Err(error) = read {
+        return Err(Failure::Usage(format!(
+            "{place}: cannot read {}: {error}; expected a file or a JSON object",
+            path.display()
+        )));
+    }
+    qhost_policy::settings(&text)
+        .map_err(|reason| Failure::Usage(format!("{}: {reason}", path.display())))
+}

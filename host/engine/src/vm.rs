@@ -1,0 +1,394 @@
+//! A VM that has been started: what a door does with it.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{
+    net::UnixStream,
+    time::{self, Instant},
+};
+
+use qhost_sys::watch::FolderWatch;
+use qhost_vm::{
+    AskError, Notification, Request, State, Stats, Status, Subscription, VmError, VmRecord,
+    going_on, list, subscribe,
+};
+
+use crate::{
+    engine::{Engine, blocking},
+    error::{EngineError, Failure},
+    limits, name,
+    observer::{Context, Observation},
+};
+
+/// A VM, by its records and its supervisor. It goes on when this is dropped.
+#[derive(Clone)]
+pub struct Vm {
+    engine: Engine,
+    id: String,
+    folder: PathBuf,
+}
+
+impl Engine {
+    /// The VM that a word means: its id, the beginning of that, or its task's name; `TENANT/` before it says whose.
+    ///
+    /// # Errors
+    /// Where there is none, or several are meant alike.
+    pub async fn vm(&self, word: &str) -> Result<Vm, EngineError> {
+        self.recover().await;
+        let (engine, word) = (self.clone(), word.to_owned());
+        let record = blocking(move || Ok(name::named(engine.state(), &word)?)).await?;
+        Ok(Vm::of(self, &record))
+    }
+
+    /// The VM of a record.
+    pub fn handle(&self, record: &VmRecord) -> Vm {
+        Vm::of(self, record)
+    }
+
+    /// All VMs of which there are records, the latest first; or those only that are not over.
+    pub async fn vms(&self, which: Which) -> Vec<VmRecord> {
+        self.recover().await;
+        let engine = self.clone();
+        let listed = blocking(move || {
+            Ok(match which {
+                Which::All => list(engine.state()),
+                Which::GoingOn => going_on(engine.state()),
+            })
+        });
+        listed.await.unwrap_or_default()
+    }
+}
+
+/// Which VMs are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Those that have ended too, as far as they are kept.
+    All,
+    /// Those that are not over.
+    GoingOn,
+}
+
+/// What of a VM is waited for. Its end ends every wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// That the guest runs.
+    Running,
+    /// That the job's ready check holds.
+    Ready,
+    /// Its end.
+    End,
+}
+
+/// How a VM is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest's power button is pressed, and QEMU made to quit if that does not help within this; absent: as it was started with.
+    Stop(Option<Duration>),
+    /// QEMU is killed.
+    Kill,
+}
+
+impl Ending {
+    fn request(self) -> Request {
+        match self {
+            Self::Stop(grace) => Request::Stop { grace_s: grace.map(|grace| grace.as_secs()) },
+            Self::Kill => Request::Kill,
+        }
+    }
+}
+
+/// What a wait is for.
+#[derive(Clone, Copy)]
+enum Goal {
+    Until(Until),
+    /// That the guest runs, in another QEMU than the one that was started then.
+    Again(Option<Timestamp>),
+}
+
+impl Goal {
+    fn is_reached(self, status: &Status) -> bool {
+        let runs = status.state() == State::Running;
+        match self {
+            Self::Until(Until::Running) => runs,
+            Self::Until(Until::Ready) => status.ready_at.is_some() && !status.state().is_final(),
+            Self::Until(Until::End) => false,
+            Self::Again(before) => runs && status.started_at != before,
+        }
+    }
+}
+
+impl Vm {
+    pub(crate) fn of(engine: &Engine, record: &VmRecord) -> Self {
+        Self { engine: engine.clone(), id: record.id.clone(), folder: record.folder.clone() }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What its folder tells of it now. Of one whose folder has gone it tells that it is lost.
+    pub fn record(&self) -> VmRecord {
+        let record = VmRecord::at(&self.folder);
+        if self.folder.exists() { record } else { record.gone() }
+    }
+
+    /// Hears what its supervisor tells: its status with the history first, then what changes.
+    ///
+    /// # Errors
+    /// Where it has no supervisor, or that does not answer.
+    pub async fn subscribe(&self) -> Result<Subscription, EngineError> {
+        Ok(subscribe(&self.folder).await.map_err(|error| self.refused(error))?)
+    }
+
+    /// Waits for what is waited for, or its end, and tells the observer what changes meanwhile. A supervisor that is killed meanwhile is
+    /// replaced.
+    ///
+    /// # Errors
+    /// Where the wait is given up.
+    pub async fn wait(&self, until: Until, context: &Context) -> Result<VmRecord, EngineError> {
+        let waiting = self.follow(Goal::Until(until), None, context);
+        tokio::select! {
+            vm = waiting => Ok(vm),
+            () = context.cancel.cancelled() => Err(Failure::Cancelled.into()),
+        }
+    }
+
+    /// Ends it, and waits for its end.
+    ///
+    /// # Errors
+    /// Where it has not ended after [`limits::STOP_GRACE_MOST`], or the wait is given up.
+    pub async fn end(&self, ending: Ending, context: &Context) -> Result<VmRecord, EngineError> {
+        self.ask_to_end(ending, context).await;
+        let ended = self.follow(Goal::Until(Until::End), Some(ending.request()), context);
+        self.within(limits::STOP_GRACE_MOST, ended, context).await
+    }
+
+    /// Asks that it be ended, and does not wait for that. Where its supervisor is silent, other ways are gone.
+    pub async fn ask_to_end(&self, ending: Ending, context: &Context) {
+        if self.ask(ending.request()).await == Heard::Silent {
+            let killed = ending == Ending::Kill;
+            context.observer.observe(Observation::Silent { vm: &self.id, killed });
+        }
+    }
+
+    /// Stops its guest where it is.
+    ///
+    /// # Errors
+    /// Where its supervisor does not answer, or cannot.
+    pub async fn pause(&self) -> Result<(), EngineError> {
+        self.request(Request::Pause).await
+    }
+
+    /// Lets its paused guest go on.
+    ///
+    /// # Errors
+    /// As [`Vm::pause`].
+    pub async fn resume(&self) -> Result<(), EngineError> {
+        self.request(Request::Resume).await
+    }
+
+    /// Has the supervisor of one that goes on stop QEMU and start it again; waits until the guest runs, or has ended.
+    pub(crate) async fn restart_running(
+        &self,
+        grace: Option<Duration>,
+        context: &Context,
+    ) -> Result<VmRecord, EngineError> {
+        let before = self.record().status.started_at;
+        self.request(Request::Restart { grace_s: grace.map(|grace| grace.as_secs()) }).await?;
+        let runs = self.follow(Goal::Again(before), None, context);
+        self.within(limits::STOP_GRACE_MOST, runs, context).await
+    }
+
+    /// What it uses.
+    ///
+    /// # Errors
+    /// Where its supervisor does not answer within [`limits::CONTROL_STATS`].
+    pub async fn stats(&self) -> Result<Stats, AskError> {
+        let stats = qhost_vm::ask(&self.folder, Request::Stats, limits::CONTROL_STATS).await?;
+        Ok(serde_json::from_value(stats).map_err(io::Error::from)?)
+    }
+
+    /// Its console: what is written is typed, what is read the guest said.
+    ///
+    /// # Errors
+    /// Where it has ended, or its supervisor does not answer.
+    pub async fn console(&self) -> Result<UnixStream, EngineError> {
+        self.goes_on()?;
+        Ok(qhost_vm::attach(&self.folder).await.map_err(|error| self.refused(error))?)
+    }
+
+    /// Removes what is left of it.
+    ///
+    /// # Errors
+    /// Where it has not ended, or the disk does not let it.
+    pub async fn remove(&self) -> Result<(), EngineError> {
+        let vm = self.clone();
+        let removed = blocking(move || {
+            if vm.record().remove(vm.engine.state())? {
+                Ok(())
+            } else {
+                Err(VmError::GoesOn { id: vm.id }.into())
+            }
+        });
+        Ok(removed.await?)
+    }
+
+    /// Refuses one that has ended.
+    ///
+    /// # Errors
+    /// Where it has.
+    pub fn goes_on(&self) -> Result<(), EngineError> {
+        let state = self.record().status.state();
+        if state.is_final() {
+            let (id, state) = (self.id.clone(), state.name());
+            return Err(VmError::HasEnded { id, state }.into());
+        }
+        Ok(())
+    }
+
+    async fn request(&self, request: Request) -> Result<(), EngineError> {
+        self.goes_on()?;
+        let asked = qhost_vm::ask(&self.folder, request, limits::CONTROL_REPLY).await;
+        asked.map_err(|error| self.refused(error))?;
+        Ok(())
+    }
+
+    fn refused(&self, error: AskError) -> VmError {
+        VmError::Refused { id: self.id.clone(), reason: error.to_string() }
+    }
+
+    async fn within(
+        &self,
+        most: Duration,
+        waiting: impl Future<Output = VmRecord>,
+        context: &Context,
+    ) -> Result<VmRecord, EngineError> {
+        tokio::select! {
+            vm = waiting => Ok(vm),
+            () = time::sleep(most) => {
+                Err(VmError::Stays { id: self.id.clone(), seconds: most.as_secs() }.into())
+            }
+            () = context.cancel.cancelled() => Err(Failure::Cancelled.into()),
+        }
+    }
+
+    /// Asks its supervisor to end it. A supervisor that has just been started is waited for, and a run that still fetches the image, which
+    /// has no socket, is sent a signal.
+    async fn ask(&self, request: Request) -> Heard {
+        let by = Instant::now() + limits::CONTROL_SILENT;
+        loop {
+            let mut watch = FolderWatch::new([self.folder.as_path()]);
+            let left = by.saturating_duration_since(Instant::now());
+            let error = match qhost_vm::ask(&self.folder, request, left).await {
+                Err(AskError::Unanswered(error)) => error,
+                // One that refuses has ended before it was asked to, which is found so when that is waited for.
+                Ok(_) | Err(AskError::Refused(_)) => return Heard::Answered,
+            };
+            tracing::info!(vm = self.id, %error, "its supervisor does not answer");
+            let record = self.record();
+            if request == Request::Kill {
+                record.kill_qemu();
+            }
+            let signalled = record.signal_to_stop();
+            if error.kind() == io::ErrorKind::TimedOut || left.is_zero() {
+                return Heard::Silent;
+            }
+            if signalled || record.is_over() || !record.held {
+                return Heard::Otherwise;
+            }
+            watch.changed(left).await;
+        }
+    }
+
+    /// Follows it until a goal, or its end. What was requested is asked again of another supervisor that comes meanwhile, for the one that
+    /// was asked may have been killed; and to be killed it is asked again in any case.
+    async fn follow(&self, goal: Goal, request: Option<Request>, context: &Context) -> VmRecord {
+        let mut last: Option<Box<Status>> = None;
+        let mut recovered: Option<Instant> = None;
+        let mut is_first = true;
+        loop {
+            let mut watch = FolderWatch::new([self.folder.as_path()]);
+            if let Ok(mut told) = subscribe(&self.folder).await {
+                let is_anothers = !std::mem::take(&mut is_first);
+                while let Some(notification) = self.told(&mut told, request).await {
+                    match notification {
+                        Notification::Step(step) => {
+                            context.observer.observe(Observation::Stopping(&step));
+                        }
+                        Notification::Status(status) => {
+                            context.observer.observe(Observation::Status(&status));
+                            if goal.is_reached(&status) {
+                                return VmRecord { status: *status, ..self.record() };
+                            }
+                            let is_unheard = is_anothers && status.state() != State::Stopping;
+                            if let Some(request) = request.filter(|_| is_unheard) {
+                                self.ask(request).await;
+                            }
+                            last = Some(status);
+                        }
+                    }
+                }
+            }
+            // There is no supervisor yet, or any more.
+            is_first = false;
+            let Some(now) = self.record().again() else { return self.record() };
+            if now.is_over() {
+                return as_told(now, last);
+            }
+            let is_due = recovered.is_none_or(|last| last.elapsed() > limits::KILL_AGAIN);
+            if !now.held && is_due {
+                self.engine.recover().await;
+                recovered = Some(Instant::now());
+                continue;
+            }
+            watch.changed(limits::KILL_AGAIN).await;
+        }
+    }
+
+    /// What its supervisor tells next; meanwhile one that is to kill it is asked to again and again.
+    async fn told(
+        &self,
+        subscription: &mut Subscription,
+        request: Option<Request>,
+    ) -> Option<Notification> {
+        loop {
+            let told = subscription.next();
+            if request != Some(Request::Kill) {
+                return told.await;
+            }
+            match time::timeout(limits::KILL_AGAIN, told).await {
+                Ok(told) => return told,
+                Err(_) => {
+                    self.ask(Request::Kill).await;
+                }
+            }
+        }
+    }
+}
+
+/// What came of a request to end a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Its supervisor answered.
+    Answered,
+    /// Its supervisor did not answer in time.
+    Silent,
+    /// There was none, and what there was was sent a signal.
+    Otherwise,
+}
+
+/// Where its end could not be written down, what its supervisor has told is true.
+fn as_told(mut vm: VmRecord, last: Option<Box<Status>>) -> VmRecord {
+    if vm.status.state() == State::Lost
+        && let Some(told) = last.filter(|told| told.state().is_final())
+    {
+        vm.status = *told;
+    }
+    vm
+}

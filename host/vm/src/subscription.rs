@@ -1,0 +1,52 @@
+//! What a VM's supervisor tells, read from its control socket.
+
+use std::{io, path::Path};
+
+use tokio::{net::UnixStream, time};
+use tokio_stream::StreamExt as _;
+use tokio_util::codec::{FramedRead, LinesCodec};
+
+use super::{
+    AskError, Notification,
+    control::{self, Request},
+};
+use crate::limits;
+
+/// What a VM's supervisor tells.
+#[derive(Debug)]
+pub struct Subscription {
+    lines: FramedRead<UnixStream, LinesCodec>,
+}
+
+/// Subscribes to what a VM's supervisor tells.
+///
+/// # Errors
+/// Where there is no supervisor (yet, or any more), or an earlier version's, which tells nothing.
+pub async fn subscribe(vm: &Path) -> Result<Subscription, AskError> {
+    let stream = control::opened(vm, Request::Subscribe).await?;
+    let mut lines =
+        FramedRead::new(stream, LinesCodec::new_with_max_length(limits::NOTIFICATION_BYTES));
+    let answer = time::timeout(limits::CONTROL_REQUEST, lines.next());
+    let answer = answer.await.map_err(io::Error::from)?;
+    let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let answer = answer.ok_or_else(closed)?.map_err(io::Error::other)?;
+    control::answer_of(&answer)?;
+    Ok(Subscription { lines })
+}
+
+impl Subscription {
+    /// What it tells next; nothing once the supervisor has ended. May be dropped while it waits.
+    pub async fn next(&mut self) -> Option<Notification> {
+        loop {
+            match self.lines.next().await {
+                Some(Ok(line)) => {
+                    // What a later version tells beside that is not for us.
+                    if let Ok(notification) = serde_json::from_str(&line) {
+                        return Some(notification);
+                    }
+                }
+                Some(Err(_)) | None => return None,
+            }
+        }
+    }
+}
