@@ -23,6 +23,7 @@ mod plan;
 mod fingerprint;
 mod vm;
 mod vms;
+mod engine;
 mod terminals;
 mod tenants;
 mod lifecycle;

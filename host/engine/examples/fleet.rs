@@ -1,0 +1,155 @@
+//! Starts 20 VMs of a job at once in one process, gives half of the orders up at different stages, looks what the supervisors of the others
+//! have open, stops them, and says what is left: nothing, else it fails. `fleet QHOST-PROGRAM STATE-DIR JOB.json IMAGE-NETWORK`
+
+use std::{collections::BTreeSet, error::Error, fs, path::PathBuf, sync::Arc, time::Duration};
+
+use qhost_engine::{
+    Context, Ending, Engine, JobFile, Observation, Observer, Options, Order, Programs, Until,
+    Which, config::Config,
+};
+use qhost_image::Progress;
+use qhost_model::kind::Kind;
+use qhost_sys::state::StateDir;
+use tokio_util::sync::CancellationToken;
+
+/// Gives its order up when that has come to a stage.
+struct GivesUp {
+    stage: Option<&'static str>,
+    cancel: CancellationToken,
+}
+
+impl GivesUp {
+    fn reached(&self, stage: &str) {
+        if self.stage == Some(stage) {
+            self.cancel.cancel();
+        }
+    }
+}
+
+impl Observer for GivesUp {
+    fn observe(&self, observation: Observation<'_>) {
+        match observation {
+            Observation::Understood { .. } => self.reached("understood"),
+            Observation::Decided(_) => self.reached("decided"),
+            Observation::Allowed(_) => self.reached("allowed"),
+            Observation::Admitted { .. } => self.reached("admitted"),
+            Observation::Verified(_) => self.reached("verified"),
+            Observation::Waiting { .. }
+            | Observation::Fingerprinting
+            | Observation::Compiling { .. }
+            | Observation::Launched { .. }
+            | Observation::Status(_)
+            | Observation::Stopping(_)
+            | Observation::Silent { .. } => {}
+        }
+    }
+}
+
+impl Progress for GivesUp {}
+
+/// What the supervisors that this process has started have open, but for what VMs share: the image.
+fn supervisors() -> Result<Vec<BTreeSet<PathBuf>>, Box<dyn Error>> {
+    let this = std::process::id().to_string();
+    let mut all = vec![];
+    for process in fs::read_dir("/proc")?.flatten() {
+        // Name, state and parent: `1 (name) S 0`. The name is the program's own.
+        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+        let Ok(open) = fs::read_dir(process.path().join("fd")) else { continue };
+        if parent != Some(&this) {
+            continue;
+        }
+        let files = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        let is_own = |file: &PathBuf| {
+            let shared = ["/dev/", "/images/"];
+            file.is_absolute() && !shared.iter().any(|one| file.to_string_lossy().contains(one))
+        };
+        all.push(files.filter(is_own).collect());
+    }
+    Ok(all)
+}
+
+/// A file of one VM that another's supervisor has too would stay locked after the VM's end.
+fn files_of_several(supervisors: &[BTreeSet<PathBuf>]) -> Vec<&PathBuf> {
+    let counts = |file: &PathBuf| supervisors.iter().filter(|files| files.contains(file)).count();
+    let mut shared: Vec<_> = supervisors.iter().flatten().filter(|file| counts(file) > 1).collect();
+    shared.sort();
+    shared.dedup();
+    shared
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [qhost, state, job, network] = args.as_slice() else {
+        return Err("fleet QHOST-PROGRAM STATE-DIR JOB.json IMAGE-NETWORK".into());
+    };
+    let programs = Programs {
+        qhost: PathBuf::from(qhost),
+        supervisor: PathBuf::from(format!("{qhost}-supervisor")),
+    };
+    let engine = Engine::open(Options {
+        config: Config::default(),
+        state: StateDir::new(state.as_ref())?,
+        programs: Some(programs),
+    })?;
+    let bytes = fs::read(job)?;
+    let network = network.parse()?;
+    let stages = ["understood", "decided", "allowed", "admitted", "verified"];
+    let mut starts = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let stage =
+            if number % 2 == 0 { stages.get(number / 2 % stages.len()).copied() } else { None };
+        let cancel = CancellationToken::new();
+        let observer = Arc::new(GivesUp { stage, cancel: cancel.clone() });
+        let context = Context { cancel, observer };
+        let file = JobFile { name: job.clone(), bytes: bytes.clone() };
+        let order =
+            Order { image_networks: vec![network], ..Order::new(file, format!("tenant-{number}")) };
+        let engine = engine.clone();
+        starts.spawn(async move { (stage, engine.start(order, &context).await) });
+    }
+    let mut vms = vec![];
+    while let Some(started) = starts.join_next().await {
+        match started? {
+            // One that was given up just as its supervisor had it goes on.
+            (_, Ok(vm)) => vms.push(vm),
+            (Some(_), Err(error)) if error.kind() == Kind::Cancelled => {}
+            (stage, Err(error)) => return Err(format!("given up at {stage:?}: {error}").into()),
+        }
+    }
+    println!("{} started, {} given up", vms.len(), 20 - vms.len());
+    let context = Context::default();
+    for vm in &vms {
+        let running =
+            tokio::time::timeout(Duration::from_secs(60), vm.wait(Until::Running, &context));
+        let state = running.await??.status.state();
+        if state.is_final() {
+            return Err(format!("{} is {}", vm.id(), state.name()).into());
+        }
+    }
+    let listed = engine.vms(Which::GoingOn).await.len();
+    if listed != vms.len() {
+        return Err(format!("{listed} VMs are listed of {}", vms.len()).into());
+    }
+    let supervisors = supervisors()?;
+    if supervisors.len() != vms.len() || supervisors.iter().any(BTreeSet::is_empty) {
+        return Err(format!(
+            "{} supervisors of {} VMs: {supervisors:?}",
+            supervisors.len(),
+            vms.len()
+        )
+        .into());
+    }
+    let shared = files_of_several(&supervisors);
+    if !shared.is_empty() {
+        return Err(format!("several supervisors have open: {shared:?}").into());
+    }
+    for vm in &vms {
+        vm.end(Ending::Kill, &context).await?;
+        vm.remove().await?;
+    }
+    let left = engine.vms(Which::All).await.len();
+    println!("{left} left");
+    if left == 0 { Ok(()) } else { Err("something is left".into()) }
+}
