@@ -5,6 +5,7 @@ mod job;
 mod policy;
 mod host_policies;
 mod decisions;
+mod doors;
 mod records;
 mod trusted;
 mod compiled;
