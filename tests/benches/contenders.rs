@@ -10,9 +10,9 @@ use wasmtime::{
 
 use qhost_model::{
     digest::Sha256,
-    host_facts::{HostFacts, TenantUsage},
-    job::{Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Task},
-    launch::{PortRange, Rules},
+    host_facts::{Accelerator, HostFacts, Resources, TenantUsage},
+    job::{Checksum, ImageRequest, Task},
+    launch::{Asked, Egress, PortRange, PortRequest, Protocol, Rules},
 };
 use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, Request, Source};
 use qhost_tests::{policy, root};
@@ -25,9 +25,9 @@ use crate::bare::{
 /// A request that the policy leaves as it is: what it would choose is asked for.
 pub(crate) fn settled() -> Request {
     let mut request = request();
-    request.task.accelerator = Some(Accelerator::Kvm);
-    request.task.resources.memory_mib = 512;
-    request.task.ports.iter_mut().for_each(|port| port.host = port.host.or(Some(20_002)));
+    request.task.asked.accelerator = Some(Accelerator::Kvm);
+    request.task.asked.resources.memory_mib = 512;
+    request.task.asked.ports.iter_mut().for_each(|port| port.host = port.host.or(Some(20_002)));
     request
 }
 
@@ -52,10 +52,12 @@ pub(crate) fn request() -> Request {
                 mirrors: vec![],
                 checksum: Checksum::Image { sha256: Sha256::of(b"") },
             },
-            resources: amount(1, 1024),
-            accelerator: None,
-            ports: vec![port("http", 80, None), port("ssh", 22, Some(20_010))],
-            egress: Egress::Isolated,
+            asked: Asked {
+                resources: amount(1, 1024),
+                accelerator: None,
+                ports: vec![port("http", 80, None), port("ssh", 22, Some(20_010))],
+                egress: Egress::Isolated,
+            },
             args: vec![],
             persist: false,
             meta: [("team".to_owned(), "web".to_owned())].into(),
@@ -168,6 +170,7 @@ pub(crate) type Arguments = (types::Request, types::Launch);
 /// A request as wasmtime's bindings have it, and the launch that the host starts from.
 pub(crate) fn arguments(request: Request) -> Arguments {
     let Request { task, host, rules, time: _ } = request;
+    let asked = task.asked;
     let amount =
         |amount: Resources| types::Resources { cpus: amount.cpus, memory_mib: amount.memory_mib };
     let accelerator = |accelerator| match accelerator {
@@ -182,9 +185,9 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         protocol: types::Protocol::Tcp,
     };
     let launch = types::Launch {
-        accelerator: accelerator(task.accelerator.unwrap_or(Accelerator::Tcg)),
-        ports: task.ports.iter().map(ports).collect(),
-        resources: amount(task.resources),
+        accelerator: accelerator(asked.accelerator.unwrap_or(Accelerator::Tcg)),
+        ports: asked.ports.iter().map(ports).collect(),
+        resources: amount(asked.resources),
         egress: types::Egress::Isolated,
         warnings: vec![],
         extensions: vec![],
@@ -196,7 +199,7 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         protocol: types::Protocol::Tcp,
     };
     let task = types::Task {
-        ports: task.ports.iter().map(ports).collect(),
+        ports: asked.ports.iter().map(ports).collect(),
         tenant: task.tenant,
         job: task.job,
         name: task.name,
@@ -204,8 +207,8 @@ pub(crate) fn arguments(request: Request) -> Arguments {
             source: task.image.source.to_string(),
             sha256: task.image.checksum.pin().to_string(),
         },
-        resources: amount(task.resources),
-        accelerator: task.accelerator.map(accelerator),
+        resources: amount(asked.resources),
+        accelerator: asked.accelerator.map(accelerator),
         egress: types::Egress::Isolated,
         args: task.args,
         meta: task.meta.into_iter().collect(),

@@ -7,12 +7,9 @@ use serde_json::{Value, json};
 
 use qhost_model::{
     digest::Sha256,
-    host_facts::{HostFacts, TenantUsage},
-    job::{
-        Accelerator, Checksum, Egress, ImageRequest, PortRequest, Protocol, Resources, Restart,
-        Task,
-    },
-    launch::{PortRange, Rules},
+    host_facts::{Accelerator, HostFacts, Resources, TenantUsage},
+    job::{Checksum, ImageRequest, Restart, Task},
+    launch::{Asked, Egress, PortRange, PortRequest, Protocol, Rules},
     masks::Masks,
 };
 use qhost_policy::{Allowance, Journal, Layer, Loader, Mode, Outcome, Record, Request, Source};
@@ -177,15 +174,17 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
                 mirrors: vec![],
                 checksum: Checksum::Image { sha256: Sha256::of(&index.to_le_bytes()) },
             },
-            resources,
-            accelerator: index.is_multiple_of(2).then_some(Accelerator::Tcg),
-            ports: vec![PortRequest {
-                label: "http".into(),
-                guest: 80,
-                host: None,
-                protocol: Protocol::Tcp,
-            }],
-            egress: Egress::Isolated,
+            asked: Asked {
+                resources,
+                accelerator: index.is_multiple_of(2).then_some(Accelerator::Tcg),
+                ports: vec![PortRequest {
+                    label: "http".into(),
+                    guest: 80,
+                    host: None,
+                    protocol: Protocol::Tcp,
+                }],
+                egress: Egress::Isolated,
+            },
             args: vec![],
             persist: false,
             meta: [("index".to_owned(), index.to_string())].into(),

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use qhost_model::digest::Sha256;
+use qhost_model::{digest::Sha256, launch::FIELDS};
 use qhost_tests::{Done, Qhost, configured, policy};
 
 use crate::{qhost, snapshot};
@@ -80,6 +80,23 @@ fn widens(host: Value, tenant: Value, says: &str) {
 fn tightens(job: Value, host: Value, tenant: Value) {
     let (_qhost, done) = tenant_sets(job, host, tenant);
     done.exits(0);
+}
+
+/// A field that is added has its widening here, or this fails.
+#[test]
+fn every_field_that_a_tenant_widens_is_refused() {
+    for field in FIELDS {
+        let tenant = match field.name {
+            "resources" => json!({"cpus": 2}),
+            "accelerator" => json!({"accelerator": "kvm"}),
+            "ports" => json!({"guest": 23}),
+            "egress" => json!({"egress": "internet"}),
+            "warnings" => json!({"warnings": []}),
+            "extensions" => json!({"extension": "x"}),
+            name => panic!("what a tenant's policy makes wider of {name} is not tried"),
+        };
+        widens(json!({"warn": "a"}), tenant, field.name);
+    }
 }
 
 #[test]

@@ -7,17 +7,22 @@ use serde_json::{Value, json};
 
 use qhost_model::{
     format::Format,
-    job::{self, Accelerator, Egress, Protocol, Resources},
-    launch::{Forward, Launch, PortMap},
+    host_facts::{Accelerator, Resources},
+    job::{self, Task},
+    launch::{Egress, Forward, Launch, PortMap, Protocol},
 };
 use qhost_vm::argv::argv;
 
 use crate::{qhost, snapshot};
 
+fn read(job: &Value) -> Option<Task> {
+    job::parse("job.json", job.to_string().as_bytes(), "acme", None).ok()
+}
+
 /// A launch by the host's own default for a job, planned without a host.
 fn planned(job: &Value) -> Option<Vec<String>> {
-    let task = job::parse("job.json", job.to_string().as_bytes(), "acme", None).ok()?;
-    let launch = Launch::default_for(&task);
+    let task = read(job)?;
+    let launch = Launch::default_for(&task.asked);
     let format = Format::guess(task.image.source.path());
     let forward = |port: &PortMap| Forward {
         label: port.label.clone(),
@@ -59,8 +64,7 @@ fn command_lines() {
 #[test]
 fn every_format_is_stated() {
     for (format, drivers) in [(Format::Qcow2, 2), (Format::Raw, 2), (Format::Iso, 1)] {
-        let launch =
-            Launch::default_for(&job::parse("j", job().to_string().as_bytes(), "t", None).unwrap());
+        let launch = Launch::default_for(&read(&job()).unwrap().asked);
         let argv = argv("vm", &launch, &[], format, &[]);
         let blocks: Vec<Value> =
             values(&argv, "-blockdev").map(|json| serde_json::from_str(json).unwrap()).collect();
@@ -216,7 +220,7 @@ proptest! {
         kvm in any::<bool>(),
         internet in any::<bool>(),
     ) {
-        let mut launch = Launch::default_for(&job::parse("j", job().to_string().as_bytes(), "t", None).unwrap());
+        let mut launch = Launch::default_for(&read(&job()).unwrap().asked);
         launch.accelerator = if kvm { Accelerator::Kvm } else { Accelerator::Tcg };
         launch.resources = Resources { cpus, memory_mib };
         launch.egress = if internet { Egress::Internet } else { Egress::Isolated };

@@ -12,8 +12,8 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use qhost_model::{
-    job::{Accelerator, Egress, Protocol},
-    launch::Launch,
+    host_facts::Accelerator,
+    launch::{Egress, Launch, Protocol},
 };
 
 use super::{

@@ -25,7 +25,7 @@ use rustix::{
 use seccompiler::sock_filter;
 use serde::{Deserialize, Serialize};
 
-use qhost_model::{job::Protocol, launch::Forward};
+use qhost_model::launch::{Forward, Protocol};
 
 use super::{CageError, seccomp::line};
 use crate::limits;

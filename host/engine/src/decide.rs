@@ -6,7 +6,8 @@ use tokio::{task::spawn_blocking, time};
 
 use qhost_model::{
     job::{self, Task},
-    masks::{Masks, Secrets},
+    masks::Masks,
+    secrets::Secrets,
 };
 use qhost_policy::{Approved, Deadline, Input, Request, Verdict};
 

@@ -8,7 +8,7 @@ use qhost_model::{
     digest::Sha256,
     job::{JobError, Problem},
     kind::Kind,
-    masks::Secrets,
+    secrets::Secrets,
 };
 use qhost_policy::{Decision, PolicyError, RecordError};
 use qhost_sys::trusted::Untrusted;

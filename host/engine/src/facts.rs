@@ -7,8 +7,7 @@ use std::io;
 use procfs::{Current as _, Meminfo};
 
 use qhost_model::{
-    host_facts::{HostFacts, TenantUsage},
-    job::Resources,
+    host_facts::{HostFacts, Resources, TenantUsage},
     quota::Usage,
 };
 use qhost_sys::state::StateDir;

@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time;
 
-use qhost_model::{job::Accelerator, printable};
+use qhost_model::{host_facts::Accelerator, printable};
 use qhost_sys::spawn::command;
 
 use self::kvm_probe::Probe;

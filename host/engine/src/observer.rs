@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use qhost_image::{Progress, VerifiedImage};
-use qhost_model::{job::Task, masks::Secrets};
+use qhost_model::{job::Task, secrets::Secrets};
 use qhost_policy::Decision;
 use qhost_vm::{Spec, Status};
 

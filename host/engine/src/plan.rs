@@ -9,7 +9,7 @@ use qhost_model::{
     digest::Sha256,
     format::Format,
     launch::{Forward, PortMap},
-    masks::Secrets,
+    secrets::Secrets,
 };
 use qhost_policy::Approved;
 

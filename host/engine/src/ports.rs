@@ -13,10 +13,7 @@ use std::{
 use rustix::{io::Errno, net::getsockname};
 
 use qhost_cage::bound;
-use qhost_model::{
-    job::Protocol,
-    launch::{Forward, Launch, PortMap, PortRange},
-};
+use qhost_model::launch::{Forward, Launch, PortMap, PortRange, Protocol};
 use qhost_sys::state::{self, StateDir};
 use qhost_vm::{VmError, error::io_error};
 

@@ -13,12 +13,7 @@ use std::{
 
 use qhost_cage::{Cage, UIDS, User, UserRange};
 use qhost_image::{Fetcher, ImageError, Store, VerifiedImage};
-use qhost_model::{
-    format::Format,
-    job::Task,
-    masks::Secrets,
-    quota::{Terms, Usage},
-};
+use qhost_model::{format::Format, job::Task, quota::Terms, secrets::Secrets};
 use qhost_policy::{Approved, Decision};
 use qhost_sys::failpoint;
 use qhost_vm::{
@@ -228,7 +223,7 @@ impl Start {
                     unfiltered_internet: config.unfiltered_internet(),
                 },
             )?;
-            let takes = Usage::of(approved.launch(), overlay_bytes);
+            let takes = approved.launch().usage(overlay_bytes);
             let dir = admission::admit_new(state, task, takes, &terms)?;
             let stored = engine.images().get(&task.image, &task.tenant, &image)?;
             let program = fingerprint.path().to_owned();

@@ -2,10 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    job::{Accelerator, Resources},
-    limits,
-};
+use crate::{limits, named::named};
 
 /// What this host offers, and what is in use on it now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,4 +50,24 @@ pub struct TenantUsage {
     pub resources: Resources,
     /// Their forwarded ports together.
     pub ports: u32,
+}
+
+/// What runs a guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// QEMU's own translator.
+    Tcg,
+    /// Hardware virtualization by the Linux kernel.
+    Kvm,
+}
+named!(Accelerator, Tcg = "tcg", Kvm = "kvm");
+
+/// An amount of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
 }

@@ -3,27 +3,29 @@
 //! Nothing past this room sees JSON that a tenant wrote. Does no I/O: the caller reads the file.
 
 mod json;
-mod cursor;
+pub(crate) mod cursor;
 mod error;
+pub(crate) mod block;
 mod config;
-mod ports;
 mod lifecycle;
 mod own;
 mod nomad;
+mod rules;
+mod schema;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use url::Url;
 
-use crate::{digest::Sha256, limits};
+use crate::{digest::Sha256, launch::Asked, limits};
+
+use block::Form;
 
 pub use error::{JobError, Problem};
 pub use lifecycle::{Ready, ReadyCheck, Restart, RestartWhen};
-
-/// The JSON Schema of both forms.
-pub const SCHEMA: &str = include_str!("job/schema.json");
+pub use rules::check;
+pub use schema::schema;
 
 /// What a tenant asks for, well formed, from either form of job file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,14 +38,9 @@ pub struct Task {
     pub name: String,
     /// The disk image to boot.
     pub image: ImageRequest,
-    /// CPUs and memory.
-    pub resources: Resources,
-    /// The accelerator, when the tenant names one.
-    pub accelerator: Option<Accelerator>,
-    /// The ports to forward, labels unique.
-    pub ports: Vec<PortRequest>,
-    /// What the guest wants to reach.
-    pub egress: Egress,
+    /// What is asked of its launch.
+    #[serde(flatten)]
+    pub asked: Asked,
     /// Extra QEMU arguments. The host refuses all that it was not configured to allow.
     pub args: Vec<String>,
     /// Whether what the guest writes is kept for the next run of the same task.
@@ -122,80 +119,6 @@ impl Checksum {
     }
 }
 
-/// An amount of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resources {
-    /// Virtual CPUs.
-    pub cpus: u32,
-    /// Memory in MiB.
-    pub memory_mib: u32,
-}
-
-/// One port to forward.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortRequest {
-    /// A name, unique within the task: letters, digits, `-` and `_`.
-    pub label: String,
-    /// The port in the guest.
-    pub guest: u16,
-    /// The port wanted on the host, if not any.
-    pub host: Option<u16>,
-    /// The transport.
-    pub protocol: Protocol,
-}
-
-/// What runs the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Accelerator {
-    /// QEMU's own translator.
-    Tcg,
-    /// Hardware virtualization by the Linux kernel.
-    Kvm,
-}
-
-/// The transport of a forwarded port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// What the guest may reach by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Egress {
-    /// Nothing.
-    Isolated,
-    /// Public addresses.
-    Internet,
-}
-
-macro_rules! names {
-    ($type:ty, $($variant:ident = $name:literal),+) => {
-        impl $type {
-            /// The name used in job files, policies and output.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name),+ }
-            }
-
-            /// All there are.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The one of this name.
-            pub fn named(name: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|one| one.name() == name)
-            }
-        }
-    };
-}
-names!(Accelerator, Tcg = "tcg", Kvm = "kvm");
-names!(Protocol, Tcp = "tcp", Udp = "udp");
-names!(Egress, Isolated = "isolated", Internet = "internet");
-
 /// Reads a job file's bytes. `file` is its name for errors; `select` names the task where a Nomad job has several
 /// (`TASK` or `GROUP/TASK`). All problems of the file are reported at once.
 pub fn parse(
@@ -210,7 +133,7 @@ pub fn parse(
     let (root, problems) =
         json::parse(bytes).map_err(|source| JobError::NotJson { file: file.into(), source })?;
     let cursor = cursor::Cursor::root(&root, &problems);
-    let task = match form(&root) {
+    let task = match Form::of(&root) {
         Form::Own => own::read(cursor, tenant, select),
         Form::Nomad => nomad::read(cursor, tenant, select),
     };
@@ -229,15 +152,4 @@ pub fn image_request(sources: &[String], checksum: &str) -> Result<ImageRequest,
         .and_then(|block| config::image(&block));
     let problems: Vec<_> = problems.into_vec().iter().map(ToString::to_string).collect();
     image.filter(|_| problems.is_empty()).ok_or_else(|| problems.join("\n"))
-}
-
-enum Form {
-    Own,
-    Nomad,
-}
-
-/// Nomad's keys start with a capital letter, qhost's do not; the first key of either kind that matters decides.
-fn form(root: &Value) -> Form {
-    let has = |key| root.get(key).is_some();
-    if ["Job", "TaskGroups", "ID"].into_iter().any(has) { Form::Nomad } else { Form::Own }
 }

@@ -1,82 +1,228 @@
-//! How a task will be launched: what policies choose and judge, what differs between two launches, which of two is wider, and
-//! the host's own rules. Pure.
+//! How a task will be launched: what policies choose and judge. Each field has a file of its own, which says what it is asked by, what
+//! differs, what is wider and what the host's rules are; here is the list, and the loops over it. Pure.
 
+pub mod field;
+mod accelerator;
 mod changes;
+mod egress;
+mod extensions;
 mod forward;
 mod port_range;
-pub mod rules;
-mod tighten;
-
-use std::net::Ipv4Addr;
+pub(crate) mod ports;
+mod resources;
+mod rules;
+mod warnings;
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Accelerator, Egress, PortRequest, Protocol, Resources, Task};
+use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
 
 pub use changes::{Change, listed, shown};
+pub use egress::Egress;
 pub use forward::Forward;
 pub use port_range::PortRange;
-pub use rules::{Rules, Violation};
-pub use tighten::widened;
+pub use ports::{PortMap, PortRequest, Protocol};
+pub(crate) use rules::violation;
+pub use rules::{Findings, Rules, Violation};
 
-/// How a task will be launched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Launch {
-    /// What runs the guest's instructions.
-    pub accelerator: Accelerator,
-    /// The forwarded ports.
-    pub ports: Vec<PortMap>,
-    /// What the guest gets.
-    pub resources: Resources,
-    /// What the guest may reach by itself.
-    pub egress: Egress,
-    /// Remarks of policies.
-    pub warnings: Vec<String>,
-    /// Room to grow, of the contract.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub extensions: Vec<(String, String)>,
+use changes::Changes;
+use field::{Key, LaunchField};
+
+/// Makes of the list of fields what a task asks for, what is launched, and each loop over all fields.
+macro_rules! fields {
+    (
+        asked { $($(#[$a_attr:meta])* $a:ident: $a_field:ty,)+ }
+        chosen { $($(#[$c_attr:meta])* $c:ident: $c_field:ty,)+ }
+    ) => {
+        /// What a task asks of its launch.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        pub struct Asked {
+            $($(#[$a_attr])* pub $a: <$a_field as LaunchField>::Asked,)+
+        }
+
+        /// How a task will be launched.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct Launch {
+            $($(#[$a_attr])* pub $a: <$a_field as LaunchField>::Value,)+
+            $($(#[$c_attr])* pub $c: <$c_field as LaunchField>::Value,)+
+        }
+
+        impl Asked {
+            /// Reads what a task's blocks ask for; absent after a problem was noted.
+            pub(crate) fn read(task: &TaskBlock<'_>) -> Option<Self> {
+                // Every field is read before a bad one ends it, so that all problems are reported.
+                $(let $a = <$a_field>::read(task);)+
+                Some(Self { $($a: $a?),+ })
+            }
+        }
+
+        impl Launch {
+            /// What the host would do for a task if no policy said otherwise: what was asked, tcg where nothing was, ports on
+            /// loopback.
+            pub fn default_for(asked: &Asked) -> Self {
+                Self {
+                    $($a: <$a_field>::default_for(&asked.$a),)+
+                    $($c: <$c_field>::default_for(&()),)+
+                }
+            }
+
+            /// What differs in another launch, field by field.
+            pub fn changes_to(&self, other: &Self) -> Vec<Change> {
+                let mut changes = Changes::default();
+                $(<$a_field>::compare(&self.$a, &other.$a, &mut changes);)+
+                $(<$c_field>::compare(&self.$c, &other.$c, &mut changes);)+
+                changes.into_vec()
+            }
+
+            /// The first field that a tenant's policy made wider than this, which the host's policies have allowed.
+            pub fn widened_by(&self, tenant: &Self) -> Option<Change> {
+                None
+                    $(.or_else(|| <$a_field>::widened(&self.$a, &tenant.$a)))+
+                    $(.or_else(|| <$c_field>::widened(&self.$c, &tenant.$c)))+
+            }
+
+            /// Checks it against what the operator allows and what this host can do.
+            pub fn check(&self, asked: &Asked, rules: &Rules, host: &HostFacts) -> Findings {
+                let mut findings = Findings::default();
+                $(<$a_field>::check(&asked.$a, &self.$a, rules, host, &mut findings);)+
+                $(<$c_field>::check(&(), &self.$c, rules, host, &mut findings);)+
+                findings
+            }
+
+            /// Masks a task's secrets in what policies wrote into it.
+            pub fn mask(&mut self, secrets: &Secrets) {
+                $(<$a_field>::mask(&mut self.$a, secrets);)+
+                $(<$c_field>::mask(&mut self.$c, secrets);)+
+            }
+
+            /// What one VM of it takes of quotas; each guest may write so much.
+            pub fn usage(&self, overlay_bytes: u64) -> Usage {
+                let mut usage = Usage { vms: 1, disk_bytes: overlay_bytes, ..Usage::default() };
+                $(<$a_field>::add_to(&self.$a, &mut usage);)+
+                $(<$c_field>::add_to(&self.$c, &mut usage);)+
+                usage
+            }
+
+            /// Its fields in one line, but for those that have lines of their own.
+            pub fn line(&self) -> String {
+                let fields = [$(<$a_field>::shown(&self.$a),)+ $(<$c_field>::shown(&self.$c),)+];
+                fields.into_iter().flatten().collect::<Vec<_>>().join(", ")
+            }
+        }
+
+        /// Every field, for reference pages.
+        pub const FIELDS: &[FieldAbout] = &[
+            $(FieldAbout::of::<$a_field>(),)+
+            $(FieldAbout::of::<$c_field>(),)+
+        ];
+    };
 }
 
-impl Launch {
-    /// What the host would do for a task if no policy said otherwise: what was asked, tcg where nothing was, ports on
-    /// loopback.
-    pub fn default_for(task: &Task) -> Self {
-        let map = |port: &PortRequest| PortMap {
-            label: port.label.clone(),
-            guest: port.guest,
-            host: port.host,
-            bind: Ipv4Addr::LOCALHOST,
-            protocol: port.protocol,
-        };
-        Self {
-            accelerator: task.accelerator.unwrap_or(Accelerator::Tcg),
-            ports: task.ports.iter().map(map).collect(),
-            resources: task.resources,
-            egress: task.egress,
-            warnings: vec![],
-            extensions: vec![],
+fields! {
+    asked {
+        /// What the guest gets of the host.
+        resources: resources::Field,
+        /// What runs the guest's instructions.
+        accelerator: accelerator::Field,
+        /// The forwarded ports, labels unique.
+        ports: ports::Field,
+        /// What the guest may reach by itself.
+        egress: egress::Field,
+    }
+    chosen {
+        /// Remarks of policies.
+        warnings: warnings::Field,
+        /// Room to grow, of the contract.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        extensions: extensions::Field,
+    }
+}
+
+/// What a field says of itself.
+#[derive(Debug)]
+pub struct FieldAbout {
+    /// Its name.
+    pub name: &'static str,
+    /// The keys of a job file that ask for it.
+    pub keys: &'static [Key],
+    /// Its form in the contract.
+    pub contract: &'static str,
+    /// What a tenant's policy may do to it.
+    pub tighter: &'static str,
+}
+
+impl FieldAbout {
+    const fn of<F: LaunchField>() -> Self {
+        Self { name: F::NAME, keys: F::KEYS, contract: F::CONTRACT, tighter: F::TIGHTER }
+    }
+}
+
+/// The keys of a job file that ask something of a launch.
+pub fn keys() -> impl Iterator<Item = &'static Key> {
+    FIELDS.iter().flat_map(|field| field.keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host_facts::{Accelerator, Resources};
+
+    fn port(label: &str, host: Option<u16>, bind: [u8; 4]) -> PortMap {
+        let (guest, bind) = (80, bind.into());
+        PortMap { label: label.into(), guest, host, bind, protocol: Protocol::Tcp }
+    }
+
+    fn hosts() -> Launch {
+        Launch {
+            accelerator: Accelerator::Tcg,
+            ports: vec![port("any", None, [0; 4]), port("pinned", Some(2000), [127, 0, 0, 1])],
+            resources: Resources { cpus: 2, memory_mib: 512 },
+            egress: Egress::Isolated,
+            warnings: vec!["slow".into()],
+            extensions: vec![("key".into(), "value".into())],
         }
     }
-}
 
-impl Launch {
-    /// What differs in another launch, field by field.
-    pub fn changes_to(&self, other: &Self) -> Vec<Change> {
-        changes::between(self, other)
+    /// What a tenant's policy does to the host's launch, and the field that is wider by it.
+    type Row = (fn(&mut Launch), Option<&'static str>);
+
+    #[test]
+    fn each_field_may_be_tightened_and_not_widened() {
+        let rows: [Row; 22] = [
+            (|_| {}, None),
+            (|launch| launch.accelerator = Accelerator::Kvm, Some("accelerator")),
+            (|launch| launch.resources.cpus = 1, None),
+            (|launch| launch.resources.cpus = 3, Some("resources.cpus")),
+            (|launch| launch.resources.memory_mib = 511, None),
+            (|launch| launch.resources.memory_mib = 513, Some("resources.memory_mib")),
+            (|launch| launch.egress = Egress::Internet, Some("egress")),
+            (|launch| launch.warnings.push("more".into()), None),
+            (|launch| launch.warnings.clear(), Some("warnings")),
+            (|launch| launch.warnings.insert(0, "first".into()), Some("warnings")),
+            (|launch| launch.extensions.clear(), Some("extensions")),
+            (|launch| launch.extensions.push(("more".into(), String::new())), Some("extensions")),
+            (|launch| launch.ports.clear(), None),
+            (|launch| launch.ports.push(port("new", None, [127, 0, 0, 1])), Some("ports.new")),
+            (|launch| launch.ports.push(launch.ports[1].clone()), Some("ports.pinned")),
+            (|launch| launch.ports[0].host = Some(3000), None),
+            (|launch| launch.ports[1].host = Some(3000), Some("ports.pinned.host")),
+            (|launch| launch.ports[1].host = None, Some("ports.pinned.host")),
+            (|launch| launch.ports[0].bind = [127, 0, 0, 1].into(), None),
+            (|launch| launch.ports[1].bind = [0; 4].into(), Some("ports.pinned.bind")),
+            (|launch| launch.ports[0].guest = 81, Some("ports.any.guest")),
+            (|launch| launch.ports[0].protocol = Protocol::Udp, Some("ports.any.protocol")),
+        ];
+        for (number, (change, wider)) in rows.into_iter().enumerate() {
+            let mut tenants = hosts();
+            change(&mut tenants);
+            let found = hosts().widened_by(&tenants).map(|change| change.field);
+            assert_eq!(found.as_deref(), wider, "row {number}");
+        }
     }
-}
 
-/// One port that will be forwarded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortMap {
-    /// The request's label.
-    pub label: String,
-    /// The port in the guest.
-    pub guest: u16,
-    /// The port on the host; absent: the host picks one.
-    pub host: Option<u16>,
-    /// The host address to listen on.
-    pub bind: Ipv4Addr,
-    /// The transport.
-    pub protocol: Protocol,
+    #[test]
+    fn a_wider_egress_of_the_hosts_may_be_narrowed() {
+        let host = Launch { egress: Egress::Internet, ..hosts() };
+        assert_eq!(host.widened_by(&hosts()), None);
+    }
 }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod named;
 pub mod kind;
 pub mod job;
 pub mod digest;
@@ -11,6 +12,7 @@ pub mod host_facts;
 pub mod quota;
 pub mod retention;
 pub mod masks;
+pub mod secrets;
 pub mod format;
 pub mod name;
 pub mod printable;

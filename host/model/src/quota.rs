@@ -5,7 +5,7 @@ use std::ops::Add;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{job::Resources, launch::Launch, retention::Retention};
+use crate::retention::Retention;
 
 /// What VMs take, or one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,23 +20,6 @@ pub struct Usage {
     pub disk_bytes: u64,
     /// Forwarded ports.
     pub ports: u64,
-}
-
-impl Usage {
-    /// What one VM of this launch takes; each guest may write so much.
-    pub fn of(launch: &Launch, overlay_bytes: u64) -> Self {
-        // Whole, so that a new field does not compile until it is decided here what it takes.
-        let Launch { accelerator: _, ports, resources, egress: _, warnings: _, extensions: _ } =
-            launch;
-        let Resources { cpus, memory_mib } = *resources;
-        Self {
-            vms: 1,
-            cpus: cpus.into(),
-            memory_mib: memory_mib.into(),
-            disk_bytes: overlay_bytes,
-            ports: ports.len() as u64,
-        }
-    }
 }
 
 impl Add for Usage {

@@ -6,10 +6,8 @@ use jiff::Timestamp;
 
 use qhost_model::{
     digest::Sha256,
-    launch::{
-        self, Change, Launch, Violation,
-        rules::{self, Findings},
-    },
+    job,
+    launch::{Change, Findings, Launch, Violation},
 };
 
 use super::{
@@ -51,7 +49,7 @@ impl Chain {
         };
         let lent = RequestView::of(&request);
         let mut round = Evaluation::new(self, &request, lent.request(), deadline);
-        let (launch, ended) = round.ask(Launch::default_for(&request.task));
+        let (launch, ended) = round.ask(Launch::default_for(&request.task.asked));
         let mut decision = Decision {
             conflicts: round.conflicts(),
             policies: round.asked.into_iter().map(|asked| asked.record).collect(),
@@ -66,7 +64,7 @@ impl Chain {
             Ok(Asking::Done) => {}
         }
         let Request { task, host, rules, time: _ } = request;
-        let Findings { refused, impossible } = rules::check(&task, &decision.launch, &host, &rules);
+        let Findings { refused, impossible } = job::check(&task, &decision.launch, &rules, &host);
         let denied = !refused.is_empty() || decision.policies.iter().any(PolicyRecord::refuses);
         let cannot = !impossible.is_empty();
         let violations = [refused, impossible].concat();
@@ -307,7 +305,7 @@ impl<'a> PolicyEvaluation<'a> {
 
     /// Whether what a tenant's policy chose is no wider than what the host's chain did.
     fn ensure_not_wider(&mut self, hosts: &Launch, better: &Launch) -> Result<(), PolicyError> {
-        let Some(change) = launch::widened(hosts, better) else { return Ok(()) };
+        let Some(change) = hosts.widened_by(better) else { return Ok(()) };
         self.record.answer = Answer::Failed;
         let Module { name, sha256, .. } = &self.link.module;
         Err(PolicyError::Widened { name: name.clone(), sha256: *sha256, change: change.into() })

@@ -3,9 +3,8 @@
 use std::{borrow::Cow, net::Ipv4Addr};
 
 use qhost_model::{
-    host_facts::TenantUsage,
-    job::{Accelerator, Egress, Protocol, Resources},
-    launch::{Launch, PortMap, PortRange, Violation},
+    host_facts::{Accelerator, Resources, TenantUsage},
+    launch::{Egress, Launch, PortMap, PortRange, PortRequest, Protocol, Violation},
     printable,
 };
 
@@ -28,7 +27,7 @@ pub(super) struct RequestView<'a> {
 impl<'a> RequestView<'a> {
     pub(super) fn of(of: &'a Request) -> Self {
         let Request { task, host, rules, time: _ } = of;
-        let port = |port: &'a qhost_model::job::PortRequest| wit::PortRequest {
+        let port = |port: &'a PortRequest| wit::PortRequest {
             label: &port.label,
             guest: port.guest,
             host: port.host,
@@ -41,7 +40,7 @@ impl<'a> RequestView<'a> {
             of,
             sha256: task.image.checksum.pin().to_string(),
             extensions: sums.into_iter().chain(persist).collect(),
-            ports: task.ports.iter().map(port).collect(),
+            ports: task.asked.ports.iter().map(port).collect(),
             args: task.args.iter().map(String::as_str).collect(),
             meta: pairs(&task.meta),
             accelerators: host.accelerators.iter().copied().map(Into::into).collect(),
@@ -61,10 +60,10 @@ impl<'a> RequestView<'a> {
             job: &task.job,
             name: &task.name,
             image: wit::Image { source: task.image.source.as_str(), sha256: &self.sha256 },
-            resources: task.resources.into(),
-            accelerator: task.accelerator.map(Into::into),
+            resources: task.asked.resources.into(),
+            accelerator: task.asked.accelerator.map(Into::into),
             ports: &self.ports,
-            egress: task.egress.into(),
+            egress: task.asked.egress.into(),
             args: &self.args,
             meta: &self.meta,
             extensions: &self.extensions,

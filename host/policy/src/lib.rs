@@ -188,7 +188,7 @@ impl Decision {
             conflicts: vec![],
             place: None,
             places: vec![],
-            launch: Launch::default_for(task),
+            launch: Launch::default_for(&task.asked),
         }
     }
 }

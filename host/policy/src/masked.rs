@@ -1,8 +1,9 @@
 //! Masks a task's secrets where a decision repeats them.
 
 use qhost_model::{
-    launch::Change,
-    masks::{Secrets, mask_query},
+    launch::{Change, Violation},
+    masks::mask_query,
+    secrets::Secrets,
 };
 
 use super::{Conflict, Decision, OtherPlace, PolicyRecord};
@@ -14,7 +15,7 @@ pub fn masked(secrets: &Secrets, mut decision: Decision) -> Decision {
         return decision;
     }
     policies(secrets, &mut decision.policies);
-    secrets.clean_violations(&mut decision.host.violations);
+    violations(secrets, &mut decision.host.violations);
     conflicts(secrets, &mut decision.conflicts);
     for OtherPlace { place, policies, conflicts, warnings } in &mut decision.places {
         mask_query(place);
@@ -22,19 +23,27 @@ pub fn masked(secrets: &Secrets, mut decision: Decision) -> Decision {
         self::conflicts(secrets, conflicts);
         warnings.iter_mut().for_each(|warning| secrets.clean(warning));
     }
-    secrets.clean_launch(&mut decision.launch);
+    decision.launch.mask(secrets);
     decision
 }
 
 fn policies(secrets: &Secrets, policies: &mut [PolicyRecord]) {
     for policy in policies {
-        secrets.clean_violations(&mut policy.violations);
+        violations(secrets, &mut policy.violations);
         policy.log.iter_mut().for_each(|line| secrets.clean(&mut line.message));
         policy.fault.iter_mut().for_each(|fault| secrets.clean(fault));
         for Change { field, from, to } in &mut policy.changes {
             secrets.clean(field);
             secrets.clean_value(from);
             secrets.clean_value(to);
+        }
+    }
+}
+
+fn violations(secrets: &Secrets, violations: &mut [Violation]) {
+    for Violation { code, field, message, hint } in violations {
+        for text in [code, field, message].into_iter().chain(hint) {
+            secrets.clean(text);
         }
     }
 }

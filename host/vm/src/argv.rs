@@ -5,8 +5,8 @@ use serde_json::json;
 
 use qhost_model::{
     format::Format,
-    job::{Accelerator, Egress},
-    launch::{Forward, Launch},
+    host_facts::Accelerator,
+    launch::{Egress, Forward, Launch},
 };
 
 /// QEMU's control socket, in the VM's folder.
@@ -160,7 +160,7 @@ fn netdev(egress: Egress, forwards: &[Forward]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use qhost_model::job::{Protocol, Resources};
+    use qhost_model::{host_facts::Resources, launch::Protocol};
 
     use super::*;
 

@@ -10,10 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use qhost_cage::Cage;
 use qhost_model::{
-    digest::Sha256,
-    job::{Resources, Task},
-    launch::Forward,
-    quota::Usage,
+    digest::Sha256, host_facts::Resources, job::Task, launch::Forward, quota::Usage,
 };
 use qhost_sys::state::StateDir;
 

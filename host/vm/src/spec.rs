@@ -11,7 +11,8 @@ use qhost_cage::{Cage, User};
 use qhost_model::{
     digest::Sha256,
     format::Format,
-    job::{Ready, Resources, Restart},
+    host_facts::Resources,
+    job::{Ready, Restart},
     launch::Forward,
 };
 use qhost_sys::{spawn, state};

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use qhost_engine::config::Config;
-use qhost_model::job;
+use qhost_model::{job, launch::FIELDS};
 use qhost_tests::{root, succeed};
 use serde_json::Value;
 
@@ -23,6 +23,7 @@ fn table(name: &str) -> String {
     match name {
         "exit codes" => exit_codes(),
         "job keys" => job_keys(),
+        "launch fields" => launch_fields(),
         "configuration keys" => configuration_keys(),
         "fail points" => fail_points(),
         name => panic!("no table {name:?}"),
@@ -41,7 +42,7 @@ fn cell(text: &str) -> String {
 }
 
 fn job_keys() -> String {
-    let schema: Value = serde_json::from_str(job::SCHEMA).expect("JSON");
+    let schema = job::schema();
     let config = &schema["$defs"]["config"];
     let required = config["required"].as_array().expect("a list");
     let keys = config["properties"].as_object().expect("an object");
@@ -51,6 +52,17 @@ fn job_keys() -> String {
         format!("| `{key}` | {must} | {} |\n", cell(text))
     });
     format!("| key | required | meaning |\n|---|---|---|\n{}", rows.collect::<String>())
+}
+
+fn launch_fields() -> String {
+    let rows = FIELDS.iter().map(|field| {
+        let keys: BTreeSet<_> = field.keys.iter().map(|key| format!("`{}`", key.name)).collect();
+        let keys = keys.into_iter().collect::<Vec<_>>().join(", ");
+        format!("| `{}` | {keys} | {} | {} |\n", field.name, field.contract, field.tighter)
+    });
+    let head =
+        "| field | job keys | in the contract | a tenant's policy may |\n|---|---|---|---|\n";
+    head.to_owned() + &rows.collect::<String>()
 }
 
 fn configuration_keys() -> String {

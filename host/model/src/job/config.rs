@@ -3,34 +3,33 @@
 use url::Url;
 
 use super::{
-    Accelerator, Checksum, Egress, ImageRequest, Restart,
+    Checksum, ImageRequest, Ready, Restart,
     cursor::{Cursor, Object},
     lifecycle,
 };
-use crate::limits;
+use crate::{
+    launch::{
+        self, Asked,
+        field::{Place, names_in},
+    },
+    limits,
+};
 
-pub(super) const KEYS: &[&str] = &[
-    "image_source",
-    "checksum",
-    "accelerator",
-    "host_port",
-    "guest_ports",
-    "port_map",
-    "args",
-    "egress",
-    "persist",
-    "restart",
-    "ready",
-];
+/// The keys that ask nothing of a launch.
+const KEYS: [&str; 6] = ["image_source", "checksum", "args", "persist", "restart", "ready"];
 
-/// The block's values but for the ports, which need the rest of the job to be understood.
+/// All keys.
+pub(super) fn keys() -> Vec<&'static str> {
+    KEYS.into_iter().chain(names_in(launch::keys(), Place::Config)).collect()
+}
+
+/// The block's values but for what is asked of the launch.
 pub(super) struct Config {
     pub(super) image: Option<ImageRequest>,
-    pub(super) accelerator: Option<Accelerator>,
     pub(super) args: Vec<String>,
-    pub(super) egress: Egress,
     pub(super) persist: bool,
     pub(super) restart: Option<Restart>,
+    pub(super) ready: Option<Option<Ready>>,
 }
 
 /// Which image, from the keys that say so.
@@ -46,22 +45,17 @@ pub(super) fn image(config: &Object<'_>) -> Option<ImageRequest> {
     })
 }
 
-pub(super) fn read(config: &Object<'_>) -> Config {
+/// Reads it. `asked` is absent where that was wrong.
+pub(super) fn read(config: &Object<'_>, asked: Option<&Asked>) -> Config {
     Config {
         image: image(config),
-        accelerator: config
-            .optional("accelerator")
-            .and_then(|accelerator| accelerator.word(Accelerator::ALL, Accelerator::name)),
         args: config.optional("args").and_then(args).unwrap_or_default(),
-        egress: config
-            .optional("egress")
-            .and_then(|egress| egress.word(Egress::ALL, Egress::name))
-            .unwrap_or(Egress::Isolated),
         persist: config.optional("persist").and_then(persist).unwrap_or(false),
         restart: match config.optional("restart") {
             Some(restart) => lifecycle::restart(restart),
             None => Some(Restart::default()),
         },
+        ready: lifecycle::ready_of(config, asked.map(|asked| asked.ports.as_slice())),
     }
 }
 

@@ -10,14 +10,14 @@ use crate::{limits, printable};
 
 /// A value and its place in the file.
 #[derive(Clone)]
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     value: &'a Value,
     pointer: String,
     problems: &'a Problems,
 }
 
 /// A JSON pointer one step further (RFC 6901). A step that is longer than any known key is cut, with a mark.
-pub(super) fn child(pointer: &str, key: &str) -> String {
+pub(crate) fn child(pointer: &str, key: &str) -> String {
     let cut = match key.char_indices().nth(limits::SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", key.get(..end).unwrap_or_default()),
         None => key.to_owned(),
@@ -26,20 +26,20 @@ pub(super) fn child(pointer: &str, key: &str) -> String {
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn root(value: &'a Value, problems: &'a Problems) -> Self {
+    pub(crate) fn root(value: &'a Value, problems: &'a Problems) -> Self {
         Self { value, pointer: String::new(), problems }
     }
 
-    pub(super) fn value(&self) -> &'a Value {
+    pub(crate) fn value(&self) -> &'a Value {
         self.value
     }
 
     /// Notes that something other was expected here.
-    pub(super) fn refuse<T>(&self, expected: impl Into<String>) -> Option<T> {
+    pub(crate) fn refuse<T>(&self, expected: impl Into<String>) -> Option<T> {
         self.problem(Problem::new(&self.pointer, describe(self.value), expected))
     }
 
-    pub(super) fn refuse_with_hint<T>(
+    pub(crate) fn refuse_with_hint<T>(
         &self,
         expected: impl Into<String>,
         hint: impl Into<String>,
@@ -48,7 +48,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The same, with the known word that is most like what was found.
-    pub(super) fn refuse_with_nearest<T>(
+    pub(crate) fn refuse_with_nearest<T>(
         &self,
         expected: impl Into<String>,
         found: &str,
@@ -61,7 +61,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Notes a problem with what is here, in words of its own.
-    pub(super) fn fault<T>(
+    pub(crate) fn fault<T>(
         &self,
         found: impl Into<String>,
         expected: impl Into<String>,
@@ -75,7 +75,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// An object whose keys are all among `known`; every other key is a problem.
-    pub(super) fn object(self, known: &[&str]) -> Option<Object<'a>> {
+    pub(crate) fn object(self, known: &[&str]) -> Option<Object<'a>> {
         let object = self.any_object("an object")?;
         for key in object.map.keys().filter(|key| !known.contains(&key.as_str())) {
             let found = format!("unknown key {}", quoted(key));
@@ -95,7 +95,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// An object with keys of the tenant's choice.
-    pub(super) fn any_object(self, expected: &str) -> Option<Object<'a>> {
+    pub(crate) fn any_object(self, expected: &str) -> Option<Object<'a>> {
         match self.value.as_object() {
             Some(map) => Some(Object { cursor: self, map }),
             None => self.refuse(expected),
@@ -103,7 +103,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The items of an array of at most `most`.
-    pub(super) fn array(self, most: usize, of: &str) -> Option<Vec<Cursor<'a>>> {
+    pub(crate) fn array(self, most: usize, of: &str) -> Option<Vec<Cursor<'a>>> {
         let Value::Array(items) = self.value else {
             return self.refuse(format!("an array of {of}"));
         };
@@ -120,7 +120,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A string of 1 to `most` bytes without control characters.
-    pub(super) fn text(&self, most: usize, what: &str) -> Option<&'a str> {
+    pub(crate) fn text(&self, most: usize, what: &str) -> Option<&'a str> {
         let fits =
             |text: &&str| (1..=most).contains(&text.len()) && !text.contains(char::is_control);
         match self.value.as_str().filter(fits) {
@@ -130,7 +130,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A string of at most `most` bytes, any characters.
-    pub(super) fn free_text(&self, most: usize, what: &str) -> Option<&'a str> {
+    pub(crate) fn free_text(&self, most: usize, what: &str) -> Option<&'a str> {
         match self.value.as_str().filter(|text| text.len() <= most) {
             Some(text) => Some(text),
             None => self.refuse(format!("{what}: a string of at most {most} bytes")),
@@ -138,7 +138,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A whole number in a range.
-    pub(super) fn number<N>(&self, range: RangeInclusive<N>, what: &str) -> Option<N>
+    pub(crate) fn number<N>(&self, range: RangeInclusive<N>, what: &str) -> Option<N>
     where
         N: TryFrom<u64> + PartialOrd + Display,
     {
@@ -154,7 +154,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// One of a fixed set of words.
-    pub(super) fn word<T: Copy>(&self, all: &[T], name: fn(T) -> &'static str) -> Option<T> {
+    pub(crate) fn word<T: Copy>(&self, all: &[T], name: fn(T) -> &'static str) -> Option<T> {
         let found = self.value.as_str();
         match all.iter().copied().find(|one| Some(name(*one)) == found) {
             Some(one) => Some(one),
@@ -172,30 +172,30 @@ impl<'a> Cursor<'a> {
 }
 
 /// An object and its place in the file. `null` counts as absent: Nomad's API writes it for what was not given.
-pub(super) struct Object<'a> {
+pub(crate) struct Object<'a> {
     cursor: Cursor<'a>,
     map: &'a Map<String, Value>,
 }
 
 impl<'a> Object<'a> {
-    pub(super) fn here(&self) -> &Cursor<'a> {
+    pub(crate) fn here(&self) -> &Cursor<'a> {
         &self.cursor
     }
 
-    pub(super) fn optional(&self, key: &str) -> Option<Cursor<'a>> {
+    pub(crate) fn optional(&self, key: &str) -> Option<Cursor<'a>> {
         let value = self.map.get(key).filter(|value| !value.is_null())?;
         Some(self.cursor.step(key, value))
     }
 
     /// The key's value; its absence is a problem.
-    pub(super) fn required(&self, key: &str, expected: &str) -> Option<Cursor<'a>> {
+    pub(crate) fn required(&self, key: &str, expected: &str) -> Option<Cursor<'a>> {
         self.optional(key).or_else(|| {
             self.cursor.problem(Problem::new(child(&self.cursor.pointer, key), "nothing", expected))
         })
     }
 
     /// Notes a problem where a key has something that qhost would silently not do.
-    pub(super) fn unsupported(&self, keys: &[&str], why: &str) {
+    pub(crate) fn unsupported(&self, keys: &[&str], why: &str) {
         for key in keys {
             let Some(cursor) = self.optional(key) else { continue };
             let empty = match cursor.value {
@@ -212,11 +212,11 @@ impl<'a> Object<'a> {
         }
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Cursor<'a>)> + '_ {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, Cursor<'a>)> + '_ {
         self.map.iter().map(|(key, value)| (key.as_str(), self.cursor.step(key, value)))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.map.len()
     }
 }
@@ -245,7 +245,7 @@ fn without_query(text: &str) -> String {
     }
 }
 
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("\"{}\"", printable::line(text, limits::SHOWN_CHARS))
 }
 

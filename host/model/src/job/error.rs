@@ -60,7 +60,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(
+    pub(crate) fn new(
         pointer: impl Into<String>,
         found: impl Into<String>,
         expected: impl Into<String>,
@@ -68,7 +68,7 @@ impl Problem {
         Self { pointer: pointer.into(), found: found.into(), expected: expected.into(), hint: None }
     }
 
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -90,10 +90,10 @@ impl fmt::Display for Problem {
 
 /// Collects problems while a file is read, up to a limit: a file of nothing but faults costs no more than others.
 #[derive(Default)]
-pub(super) struct Problems(RefCell<Vec<Problem>>);
+pub(crate) struct Problems(RefCell<Vec<Problem>>);
 
 impl Problems {
-    pub(super) fn push(&self, problem: Problem) {
+    pub(crate) fn push(&self, problem: Problem) {
         let mut problems = self.0.borrow_mut();
         if problems.len() < limits::PROBLEMS {
             problems.push(problem);
@@ -101,11 +101,11 @@ impl Problems {
     }
 
     /// Whether there are so many that another is not worth much work.
-    pub(super) fn are_many(&self) -> bool {
+    pub(crate) fn are_many(&self) -> bool {
         self.0.borrow().len() >= limits::SHOWN_PROBLEMS
     }
 
-    pub(super) fn into_vec(self) -> Vec<Problem> {
+    pub(crate) fn into_vec(self) -> Vec<Problem> {
         self.0.into_inner()
     }
 }

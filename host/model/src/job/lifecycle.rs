@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    PortRequest, Protocol,
-    cursor::{Cursor, Object},
+use super::cursor::{Cursor, Object};
+use crate::{
+    launch::{PortRequest, Protocol},
+    limits,
 };
-use crate::limits;
 
 /// When a VM that has ended is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

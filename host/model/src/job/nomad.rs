@@ -6,12 +6,20 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Resources, Task, config,
+    Task,
+    block::{Declared, Form, TaskBlock},
+    config,
     cursor::{Cursor, Object, quoted},
-    lifecycle, own,
-    ports::{self, Declared},
+    own,
 };
-use crate::limits;
+use crate::{
+    launch::{
+        self, Asked,
+        field::{Place, names_in},
+        ports::keys as ports,
+    },
+    limits,
+};
 
 const JOB_KEYS: &[&str] = &[
     "ID",
@@ -112,18 +120,8 @@ const TASK_KEYS: &[&str] = &[
     "Vault",
     "VolumeMounts",
 ];
-const RESOURCE_KEYS: &[&str] = &[
-    "CPU",
-    "Cores",
-    "MemoryMB",
-    "Networks",
-    "DiskMB",
-    "Devices",
-    "IOPS",
-    "MemoryMaxMB",
-    "NUMA",
-    "SecretsMB",
-];
+const RESOURCE_KEYS: &[&str] =
+    &["CPU", "Networks", "DiskMB", "Devices", "IOPS", "MemoryMaxMB", "NUMA", "SecretsMB"];
 const NETWORK_KEYS: &[&str] = &[
     "ReservedPorts",
     "DynamicPorts",
@@ -240,39 +238,38 @@ impl<'a> Candidate<'a> {
         );
         self.task
             .unsupported(&["Env"], "a guest has no environment to set; put this into the image");
+        let keys: Vec<_> = RESOURCE_KEYS
+            .iter()
+            .copied()
+            .chain(names_in(launch::keys(), Place::NomadResources))
+            .collect();
         let resources = self.task.required("Resources", "the task's resources");
-        let resources = resources.and_then(|resources| resources.object(RESOURCE_KEYS));
-        let amounts = resources.as_ref().and_then(amounts);
+        let resources = resources.and_then(|resources| resources.object(&keys));
+        if let Some(resources) = &resources {
+            resources.unsupported(&["Devices", "NUMA"], "qhost passes no host devices to guests");
+        }
         let declared = self.declared(resources.as_ref());
         let config = self.task.required("Config", "the task's config");
-        let config = config.and_then(|config| config.object(config::KEYS));
-        let (config, ports, ready) = match &config {
-            Some(block) => {
-                let ports = declared.and_then(|declared| ports::read(block, Some(&declared)));
-                let ready = lifecycle::ready_of(block, ports.as_deref());
-                (Some(config::read(block)), ports, ready)
-            }
-            None => (None, None, None),
-        };
+        let config = config.and_then(|config| config.object(&config::keys()));
+        let block = TaskBlock { form: Form::Nomad, config, resources, declared };
+        let asked = Asked::read(&block);
+        let options = block.config.as_ref().map(|config| config::read(config, asked.as_ref()));
         let mut meta = Some(BTreeMap::new());
         for object in [job, &self.group, &self.task] {
             let Some(block) = object.optional("Meta") else { continue };
             let block = block.any_object("an object of strings").and_then(|meta| own::meta(&meta));
             meta = meta.zip(block).map(|(outer, inner)| outer.into_iter().chain(inner).collect());
         }
-        let config = config?;
+        let config = options?;
         Some(Task {
             tenant: tenant.to_owned(),
             job: String::new(),
             name: self.name.to_owned(),
             image: config.image?,
-            resources: amounts?,
-            accelerator: config.accelerator,
-            ports: ports?,
-            egress: config.egress,
+            asked: asked?,
             persist: config.persist,
             restart: config.restart?,
-            ready: ready?,
+            ready: config.ready?,
             args: config.args,
             meta: meta?,
         })
@@ -332,18 +329,4 @@ fn declared_port(cursor: Cursor<'_>, reserved: bool) -> Option<Declared<'_>> {
         None => Some(None),
     };
     Some(Declared { label: label?, host: host?, to: to?, reserved, here })
-}
-
-fn amounts(resources: &Object<'_>) -> Option<Resources> {
-    resources.unsupported(&["Devices", "NUMA"], "qhost passes no host devices to guests");
-    // CPU is a share in MHz, which says nothing of how many CPUs the guest sees.
-    let cores = resources.optional("Cores").filter(|cores| cores.value().as_u64() != Some(0));
-    let cpus = match cores {
-        Some(cores) => cores.number(limits::CPUS, "cores"),
-        None => Some(1),
-    };
-    let memory_mib = resources
-        .required("MemoryMB", "the guest's memory in MiB")
-        .and_then(|memory| memory.number(limits::MEMORY_MIB, "memory in MiB"));
-    Some(Resources { cpus: cpus?, memory_mib: memory_mib? })
 }

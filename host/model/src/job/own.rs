@@ -3,11 +3,18 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Resources, Task, config,
+    Task,
+    block::{Form, TaskBlock},
+    config,
     cursor::{Cursor, Object},
-    lifecycle, ports,
 };
-use crate::limits;
+use crate::{
+    launch::{
+        self, Asked,
+        field::{Place, names_in},
+    },
+    limits,
+};
 
 const KEYS: &[&str] = &["name", "driver", "config", "resources", "meta"];
 
@@ -18,16 +25,14 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
         .and_then(|name| name.text(limits::NAME_BYTES, "a name"));
     let driver =
         job.required("driver", "\"qemu\"").and_then(|driver| driver.word(&["qemu"], |d| d));
-    let config = job.required("config", "the task's config").and_then(|c| c.object(config::KEYS));
-    let (config, ports, ready) = match &config {
-        Some(block) => {
-            let ports = ports::read(block, None);
-            let ready = lifecycle::ready_of(block, ports.as_deref());
-            (Some(config::read(block)), ports, ready)
-        }
-        None => (None, None, None),
-    };
-    let resources = job.required("resources", "the task's resources").and_then(resources);
+    let config = job.required("config", "the task's config");
+    let config = config.and_then(|config| config.object(&config::keys()));
+    let keys: Vec<_> = names_in(launch::keys(), Place::OwnResources).collect();
+    let resources = job.required("resources", "the task's resources");
+    let resources = resources.and_then(|resources| resources.object(&keys));
+    let block = TaskBlock { form: Form::Own, config, resources, declared: None };
+    let asked = Asked::read(&block);
+    let options = block.config.as_ref().map(|config| config::read(config, asked.as_ref()));
     let meta = match job.optional("meta") {
         Some(meta) => meta.any_object("an object of strings").and_then(|meta| self::meta(&meta)),
         None => Some(BTreeMap::new()),
@@ -38,34 +43,19 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
         return job.here().fault(found, format!("the task {}", super::cursor::quoted(select)));
     }
     driver?;
-    let config = config?;
+    let config = options?;
     Some(Task {
         tenant: tenant.to_owned(),
         job: name.clone(),
         name,
         image: config.image?,
-        resources: resources?,
-        accelerator: config.accelerator,
-        ports: ports?,
-        egress: config.egress,
+        asked: asked?,
         persist: config.persist,
         restart: config.restart?,
-        ready: ready?,
+        ready: config.ready?,
         args: config.args,
         meta: meta?,
     })
-}
-
-fn resources(cursor: Cursor<'_>) -> Option<Resources> {
-    let object = cursor.object(&["cpus", "memory_mib"])?;
-    let cpus = match object.optional("cpus") {
-        Some(cpus) => cpus.number(limits::CPUS, "virtual CPUs"),
-        None => Some(1),
-    };
-    let memory_mib = object
-        .required("memory_mib", "the guest's memory in MiB")
-        .and_then(|memory| memory.number(limits::MEMORY_MIB, "memory in MiB"));
-    Some(Resources { cpus: cpus?, memory_mib: memory_mib? })
 }
 
 /// The pairs of a `meta` block, which both forms have.

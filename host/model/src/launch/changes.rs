@@ -5,8 +5,7 @@ use std::fmt::Display;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Launch, PortMap};
-use crate::{job::Resources, limits, printable};
+use crate::{limits, printable};
 
 /// One field that a policy changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,63 +18,27 @@ pub struct Change {
     pub to: Value,
 }
 
-/// Compares two launches. A list that grew or shrank shows the items gained or lost.
-pub(super) fn between(before: &Launch, after: &Launch) -> Vec<Change> {
-    // Whole, so that a new field does not compile until it is compared here.
-    let Launch { accelerator, ports, resources, egress, warnings, extensions } = before;
-    let Resources { cpus, memory_mib } = resources;
-    let mut found = Found(vec![]);
-    found.field("accelerator", accelerator, &after.accelerator);
-    found.field("resources.cpus", cpus, &after.resources.cpus);
-    found.field("resources.memory_mib", memory_mib, &after.resources.memory_mib);
-    found.field("egress", egress, &after.egress);
-    for index in 0..warnings.len().max(after.warnings.len()) {
-        let [old, new] = [warnings, &after.warnings].map(|warnings| warnings.get(index));
-        found.field(format_args!("warnings.{index}"), &old, &new);
+impl Change {
+    /// A field's change.
+    pub(super) fn new<T: Serialize, U: Serialize>(field: impl Display, from: &T, to: &U) -> Self {
+        Self { field: field.to_string(), from: json(from), to: json(to) }
     }
-    if labels_differ(ports) && labels_differ(&after.ports) {
-        found.ports(ports, &after.ports)
-    } else {
-        found.field("ports", ports, &after.ports)
-    }
-    found.field("extensions", extensions, &after.extensions);
-    found.0
 }
 
-/// Whether each label is there once.
-fn labels_differ(ports: &[PortMap]) -> bool {
-    let twice = |(index, port): (usize, &PortMap)| {
-        ports.iter().take(index).any(|earlier| earlier.label == port.label)
-    };
-    !ports.iter().enumerate().any(twice)
-}
+/// Collects what differs.
+#[derive(Debug, Default)]
+pub struct Changes(Vec<Change>);
 
-struct Found(Vec<Change>);
-
-impl Found {
-    /// Text and JSON are made only of what differs: most of a launch does not.
-    fn field<T: PartialEq + Serialize>(&mut self, field: impl Display, from: &T, to: &T) {
+impl Changes {
+    /// Notes a field if it differs. Text and JSON are made only of what differs: most of a launch does not.
+    pub(super) fn note<T: PartialEq + Serialize>(&mut self, field: impl Display, from: &T, to: &T) {
         if from != to {
-            self.0.push(Change { field: field.to_string(), from: json(from), to: json(to) });
+            self.0.push(Change::new(field, from, to));
         }
     }
 
-    fn ports(&mut self, before: &[PortMap], after: &[PortMap]) {
-        let same = |port: &PortMap, other: &&PortMap| other.label == port.label;
-        for old in before {
-            let PortMap { label, guest, host, bind, protocol } = old;
-            let Some(new) = after.iter().find(|new| same(old, new)) else {
-                self.field(format_args!("ports.{label}"), &Some(old), &None);
-                continue;
-            };
-            self.field(format_args!("ports.{label}.guest"), guest, &new.guest);
-            self.field(format_args!("ports.{label}.host"), host, &new.host);
-            self.field(format_args!("ports.{label}.bind"), bind, &new.bind);
-            self.field(format_args!("ports.{label}.protocol"), protocol, &new.protocol);
-        }
-        for new in after.iter().filter(|new| !before.iter().any(|old| same(new, &old))) {
-            self.field(format_args!("ports.{}", new.label), &None, &Some(new));
-        }
+    pub(super) fn into_vec(self) -> Vec<Change> {
+        self.0
     }
 }
 
@@ -99,8 +62,10 @@ pub fn shown(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::job::{Accelerator, Egress, Protocol};
+    use crate::{
+        host_facts::{Accelerator, Resources},
+        launch::{Egress, Launch, PortMap, Protocol},
+    };
 
     fn port(label: &str) -> PortMap {
         let (host, bind) = (None, [127, 0, 0, 1].into());

@@ -4,7 +4,7 @@ use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::Protocol;
+use super::Protocol;
 
 /// One forwarded port with its host side settled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,10 +12,7 @@ use qhost_engine::{
     facts,
     fingerprint::Fingerprint,
 };
-use qhost_model::{
-    job::{self, Resources},
-    printable,
-};
+use qhost_model::{host_facts::Resources, job, printable};
 use qhost_policy::{About, Allowance, Facts, Inspection, Product};
 use qhost_sys::spawn;
 
@@ -136,7 +133,7 @@ fn describe(fingerprint: &Fingerprint, resources: Resources) -> String {
 }
 
 pub(super) fn job_schema() -> Exit {
-    show::print(job::SCHEMA);
+    show::print(&format!("{:#}\n", job::schema()));
     Exit::Done
 }
 

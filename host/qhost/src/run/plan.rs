@@ -50,13 +50,7 @@ async fn planned(shared: &Shared, args: &DecideArgs, shown: &Arc<Shown>) -> Resu
 }
 
 fn text(plan: &Plan, launch: &qhost_model::launch::Launch) -> String {
-    let qhost_model::job::Resources { cpus, memory_mib } = launch.resources;
-    let mut text = format!(
-        "launch    {}, {cpus} CPU{}, {memory_mib} MiB, egress {}\n",
-        launch.accelerator.name(),
-        if cpus == 1 { "" } else { "s" },
-        launch.egress.name()
-    );
+    let mut text = format!("launch    {}\n", launch.line());
     for port in &launch.ports {
         let host = port.host.map_or("a free port".into(), |host| host.to_string());
         text += &format!(

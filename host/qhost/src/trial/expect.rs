@@ -13,7 +13,7 @@ pub struct Expect {
     /// Its reasons to refuse, in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub violations: Option<Vec<Reason>>,
-    /// What its `choose` changes, in order.
+    /// What its `choose` changes, in any order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<Write>>,
     /// Words of the error, where it fails.

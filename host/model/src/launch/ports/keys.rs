@@ -6,23 +6,17 @@
 //!   for labels that a network of the task or its group declares;
 //! - nothing in `config`, and Nomad ports that say `To`.
 
-use super::{
-    PortRequest, Protocol,
-    cursor::{Cursor, Object},
+use super::{PortRequest, Protocol};
+use crate::{
+    job::{
+        block::Declared,
+        cursor::{Cursor, Object, quoted},
+    },
+    limits,
 };
-use crate::limits;
-
-/// A port that a Nomad network declares.
-pub(super) struct Declared<'a> {
-    pub(super) label: String,
-    pub(super) host: Option<u16>,
-    pub(super) to: Option<u16>,
-    pub(super) reserved: bool,
-    pub(super) here: Cursor<'a>,
-}
 
 /// The ports of a `config` block. `declared` is absent in qhost's own form.
-pub(super) fn read(
+pub(crate) fn read(
     config: &Object<'_>,
     declared: Option<&[Declared<'_>]>,
 ) -> Option<Vec<PortRequest>> {
@@ -228,20 +222,20 @@ fn distinct(config: &Object<'_>, ports: Vec<PortRequest>) -> Option<Vec<PortRequ
 }
 
 /// A port label: what Nomad allows, and what needs no quoting anywhere.
-pub(super) fn checked_label(label: &str, cursor: &Cursor<'_>) -> Option<String> {
+pub(crate) fn checked_label(label: &str, cursor: &Cursor<'_>) -> Option<String> {
     let fits = (1..=limits::LABEL_BYTES).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     if fits {
         Some(label.to_owned())
     } else {
         cursor.fault(
-            format!("the port label {}", super::cursor::quoted(label)),
+            format!("the port label {}", quoted(label)),
             format!("1 to {} letters, digits, - and _", limits::LABEL_BYTES),
         )
     }
 }
 
-pub(super) fn port(cursor: &Cursor<'_>) -> Option<u16> {
+pub(crate) fn port(cursor: &Cursor<'_>) -> Option<u16> {
     cursor.number(1..=u16::MAX, "a port")
 }
 

@@ -1,0 +1,42 @@
+//! What of a job file a task's launch is read from, whichever of the two forms it has.
+
+use serde_json::Value;
+
+use super::cursor::{Cursor, Object};
+
+/// The form of a job file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// qhost's own: one task.
+    Own,
+    /// Nomad's job JSON.
+    Nomad,
+}
+
+impl Form {
+    /// Nomad's keys start with a capital letter, qhost's do not; the first key of either kind that matters decides.
+    pub(super) fn of(root: &Value) -> Self {
+        let has = |key| root.get(key).is_some();
+        if ["Job", "TaskGroups", "ID"].into_iter().any(has) { Self::Nomad } else { Self::Own }
+    }
+}
+
+/// The blocks of a task. One is absent where it could not be read, which was noted as a problem then.
+pub struct TaskBlock<'a> {
+    pub(crate) form: Form,
+    /// `config`.
+    pub(crate) config: Option<Object<'a>>,
+    /// `resources`, in Nomad's form `Resources`.
+    pub(crate) resources: Option<Object<'a>>,
+    /// The ports that networks of a Nomad job declare.
+    pub(crate) declared: Option<Vec<Declared<'a>>>,
+}
+
+/// A port that a Nomad network declares.
+pub(crate) struct Declared<'a> {
+    pub(crate) label: String,
+    pub(crate) host: Option<u16>,
+    pub(crate) to: Option<u16>,
+    pub(crate) reserved: bool,
+    pub(crate) here: Cursor<'a>,
+}

@@ -1,0 +1,152 @@
+//! The host's own rules, applied last to the one final launch: a policy can narrow what the host allows, never widen it. What a launch
+//! has no field for, extra arguments and kept disks, is the task's, and its rules are here.
+
+use super::Task;
+use crate::{
+    host_facts::HostFacts,
+    launch::{Findings, Launch, Rules, Violation, violation},
+    limits, printable,
+};
+
+/// Checks a task and its launch against what the operator allows and what this host can do.
+pub fn check(task: &Task, launch: &Launch, rules: &Rules, host: &HostFacts) -> Findings {
+    let mut findings = launch.check(&task.asked, rules, host);
+    findings.refused.extend(args(task, rules));
+    findings.refused.extend(persist(task, rules));
+    findings
+}
+
+/// Arguments are refused but for whole groups that the operator has written out: an option and its value, both exact.
+fn args(task: &Task, rules: &Rules) -> Option<Violation> {
+    let mut rest = task.args.as_slice();
+    while let Some(group) =
+        rules.args.iter().find(|group| !group.is_empty() && rest.starts_with(group))
+    {
+        rest = rest.get(group.len()..).unwrap_or_default();
+    }
+    let first = rest.first()?;
+    let allowed: Vec<_> = rules.args.iter().map(shell_words::join).collect();
+    Some(violation(
+        "argument-not-allowed",
+        "args",
+        format!(
+            "tasks may not pass {:?} to QEMU",
+            printable::line(first, limits::SHOWN_CHARS).to_string()
+        ),
+        match allowed.as_slice() {
+            [] => "this host allows no extra QEMU arguments".into(),
+            allowed => format!("allowed here, exactly: {}", allowed.join("; ")),
+        },
+    ))
+}
+
+fn persist(task: &Task, rules: &Rules) -> Option<Violation> {
+    let is_refused = task.persist && !rules.persist;
+    is_refused.then(|| {
+        violation(
+            "persist-not-allowed",
+            "persist",
+            "tasks on this host may not keep what they write".into(),
+            "leave persist out; or have the operator set overlay.persist = true".into(),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{host_facts::Accelerator, job, launch::Egress};
+
+    /// What is asked for and what the operator allows, each changed; and the codes of what is found.
+    struct Row {
+        change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts),
+        refused: &'static [&'static str],
+        impossible: &'static [&'static str],
+    }
+
+    const fn fine(change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts)) -> Row {
+        Row { change, refused: &[], impossible: &[] }
+    }
+
+    const fn refused(
+        refused: &'static [&'static str],
+        change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts),
+    ) -> Row {
+        Row { change, refused, impossible: &[] }
+    }
+
+    const fn impossible(
+        impossible: &'static [&'static str],
+        change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts),
+    ) -> Row {
+        Row { change, refused: &[], impossible }
+    }
+
+    const ROWS: &[Row] = &[
+        fine(|_, _, _, _| {}),
+        fine(|_, launch, _, _| launch.ports[0].host = Some(1024)),
+        refused(&["port-not-allowed"], |_, launch, _, _| launch.ports[0].host = Some(1023)),
+        fine(|_, launch, _, _| launch.ports.clear()),
+        refused(&["port-not-requested"], |_, launch, _, _| launch.ports[0].guest = 81),
+        refused(&["port-not-requested"], |_, launch, _, _| launch.ports[0].label = "x".into()),
+        refused(&["port-not-requested"], |_, launch, _, _| {
+            launch.ports.push(launch.ports[0].clone());
+        }),
+        refused(&["bind-not-allowed"], |_, launch, _, _| launch.ports[0].bind = [0; 4].into()),
+        fine(|_, launch, rules, _| {
+            launch.ports[0].bind = [0; 4].into();
+            rules.binds.push([0; 4].into());
+        }),
+        refused(&["egress-not-allowed"], |_, launch, _, _| launch.egress = Egress::Internet),
+        fine(|_, launch, rules, _| {
+            launch.egress = Egress::Internet;
+            rules.internet = true;
+        }),
+        refused(&["argument-not-allowed"], |task, _, _, _| task.args = vec!["-rtc".into()]),
+        fine(|task, _, rules, _| {
+            task.args = vec!["-rtc".into(), "base=utc".into()];
+            rules.args = vec![task.args.clone()];
+        }),
+        refused(&["argument-not-allowed"], |task, _, rules, _| {
+            task.args = vec!["-rtc".into(), "base=utc,x".into()];
+            rules.args = vec![vec!["-rtc".into(), "base=utc".into()]];
+        }),
+        refused(&["persist-not-allowed"], |task, _, _, _| task.persist = true),
+        fine(|task, _, rules, _| {
+            task.persist = true;
+            rules.persist = true;
+        }),
+        fine(|_, launch, _, host| host.resources.cpus = launch.resources.cpus),
+        impossible(&["capacity"], |_, launch, _, host| {
+            host.resources.cpus = launch.resources.cpus - 1;
+        }),
+        impossible(&["capacity"], |_, launch, _, host| {
+            host.free.memory_mib = launch.resources.memory_mib - 1;
+        }),
+        impossible(&["capacity"], |_, launch, _, _| launch.resources.cpus = 0),
+        impossible(&["accelerator"], |_, launch, _, _| launch.accelerator = Accelerator::Kvm),
+        fine(|_, launch, _, host| {
+            launch.accelerator = Accelerator::Kvm;
+            host.accelerators.push(Accelerator::Kvm);
+        }),
+    ];
+
+    #[test]
+    fn each_rule_at_its_bound() {
+        let job = br#"{"name": "x", "driver": "qemu", "resources": {"cpus": 2, "memory_mib": 64}, "config": {
+            "image_source": "https://a.example/x", "port_map": {"http": 80},
+            "checksum": "0000000000000000000000000000000000000000000000000000000000000000"}}"#;
+        let asked = job::parse("job.json", job, "acme", None).unwrap();
+        for (number, row) in ROWS.iter().enumerate() {
+            let (mut task, mut launch) = (asked.clone(), Launch::default_for(&asked.asked));
+            let (mut rules, mut host) = (Rules::default(), HostFacts::default());
+            (row.change)(&mut task, &mut launch, &mut rules, &mut host);
+            let found = check(&task, &launch, &rules, &host);
+            let codes = |found: &[Violation]| {
+                found.iter().map(|one| one.code.replace("host.", "")).collect::<Vec<_>>()
+            };
+            assert_eq!(codes(&found.refused), row.refused, "row {number}");
+            assert_eq!(codes(&found.impossible), row.impossible, "row {number}");
+        }
+    }
+}

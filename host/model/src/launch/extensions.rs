@@ -1,0 +1,53 @@
+//! Room to grow, of the contract.
+
+use super::{
+    Change, Findings, Rules,
+    changes::Changes,
+    field::{Key, LaunchField},
+};
+use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
+
+/// Pairs of a key and a value that this host does not know.
+#[derive(Debug)]
+pub struct Field;
+
+impl LaunchField for Field {
+    type Asked = ();
+    type Value = Vec<(String, String)>;
+
+    const NAME: &'static str = "extensions";
+    const KEYS: &'static [Key] = &[];
+    const CONTRACT: &'static str = "`extensions`";
+    const TIGHTER: &'static str = "nothing: what they mean is not known";
+
+    fn read(_: &TaskBlock<'_>) -> Option<()> {
+        Some(())
+    }
+
+    fn default_for((): &()) -> Self::Value {
+        vec![]
+    }
+
+    fn compare(before: &Self::Value, after: &Self::Value, changes: &mut Changes) {
+        changes.note(Self::NAME, before, after);
+    }
+
+    fn widened(host: &Self::Value, tenant: &Self::Value) -> Option<Change> {
+        (host != tenant).then(|| Change::new(Self::NAME, host, tenant))
+    }
+
+    fn check((): &(), _: &Self::Value, _: &Rules, _: &HostFacts, _: &mut Findings) {}
+
+    fn mask(extensions: &mut Self::Value, secrets: &Secrets) {
+        for (key, value) in extensions {
+            secrets.clean(key);
+            secrets.clean(value);
+        }
+    }
+
+    fn add_to(_: &Self::Value, _: &mut Usage) {}
+
+    fn shown(_: &Self::Value) -> Option<String> {
+        None
+    }
+}

@@ -1,0 +1,54 @@
+//! Remarks of policies.
+
+use super::{
+    Change, Findings, Rules,
+    changes::Changes,
+    field::{Key, LaunchField},
+};
+use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
+
+/// What policies have to say about a launch without refusing it.
+#[derive(Debug)]
+pub struct Field;
+
+impl LaunchField for Field {
+    type Asked = ();
+    type Value = Vec<String>;
+
+    const NAME: &'static str = "warnings";
+    const KEYS: &'static [Key] = &[];
+    const CONTRACT: &'static str = "`warnings`";
+    const TIGHTER: &'static str = "add to them";
+
+    fn read(_: &TaskBlock<'_>) -> Option<()> {
+        Some(())
+    }
+
+    fn default_for((): &()) -> Vec<String> {
+        vec![]
+    }
+
+    fn compare(before: &Vec<String>, after: &Vec<String>, changes: &mut Changes) {
+        for index in 0..before.len().max(after.len()) {
+            let (old, new) = (before.get(index), after.get(index));
+            changes.note(format_args!("warnings.{index}"), &old, &new);
+        }
+    }
+
+    fn widened(host: &Vec<String>, tenant: &Vec<String>) -> Option<Change> {
+        // What the host's policies had to say is not silenced.
+        (!tenant.starts_with(host)).then(|| Change::new(Self::NAME, host, tenant))
+    }
+
+    fn check((): &(), _: &Vec<String>, _: &Rules, _: &HostFacts, _: &mut Findings) {}
+
+    fn mask(warnings: &mut Vec<String>, secrets: &Secrets) {
+        warnings.iter_mut().for_each(|warning| secrets.clean(warning));
+    }
+
+    fn add_to(_: &Vec<String>, _: &mut Usage) {}
+
+    fn shown(_: &Vec<String>) -> Option<String> {
+        None
+    }
+}

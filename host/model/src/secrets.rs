@@ -1,0 +1,117 @@
+//! The secrets of a task, and masking them in texts. Pure.
+
+use std::fmt;
+
+use serde_json::Value;
+use url::form_urlencoded;
+
+use crate::{limits, printable};
+
+/// What stands in a secret's place.
+pub(crate) const MASK: &str = "***";
+
+/// The secrets of one task.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    texts: Vec<String>,
+    /// Where in the task they stood, as paths.
+    places: Vec<String>,
+}
+
+/// Shows where secrets stood, and none of them.
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets").field("places", &self.places).finish_non_exhaustive()
+    }
+}
+
+impl Secrets {
+    /// Where in the task they stood.
+    pub fn places(&self) -> &[String] {
+        &self.places
+    }
+
+    pub(crate) fn take(&mut self, place: String, secret: String) {
+        self.places.push(place);
+        self.texts.push(secret);
+    }
+
+    /// A query's value in each form that a policy may repeat it in.
+    pub(crate) fn value(&mut self, raw: &str) {
+        self.texts.push(raw.to_owned());
+        for raw in [raw.to_owned(), raw.replace('+', "%2B")] {
+            for (decoded, _) in form_urlencoded::parse(raw.as_bytes()) {
+                self.texts.push(printable::line(&decoded, usize::MAX).to_string());
+                self.texts.push(decoded.into_owned());
+            }
+        }
+    }
+
+    /// Whether there is nothing to mask.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// The longest first: one may be a part of another. The shortest are in too much that is no secret.
+    pub(crate) fn sort(&mut self) {
+        self.texts.retain(|secret| secret.len() >= limits::MASKED_BYTES);
+        self.texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        self.texts.dedup();
+    }
+
+    /// Leaves out what is no secret after all.
+    pub(crate) fn retain(&mut self, is_secret: impl Fn(&str) -> bool) {
+        self.texts.retain(|secret| is_secret(secret));
+    }
+
+    /// Masks them in a text of the task's own, and notes its place if there were any.
+    pub(crate) fn mask_at(&mut self, place: String, text: &mut String) {
+        let masked = self.without(text);
+        if masked != *text {
+            self.places.push(place);
+            *text = masked;
+        }
+    }
+
+    /// A text without them.
+    pub fn without(&self, text: &str) -> String {
+        let fold = |text: String, secret: &String| {
+            if text.contains(secret) { text.replace(secret, MASK) } else { text }
+        };
+        let text = self.texts.iter().fold(text.to_owned(), fold);
+        match text.strip_suffix(CUT) {
+            Some(kept) => self.without_begun(kept) + CUT,
+            None => text,
+        }
+    }
+
+    /// A text that was cut may end in the middle of one.
+    fn without_begun(&self, text: &str) -> String {
+        let begun = |secret: &String| {
+            let ends = secret.char_indices().map(|(at, _)| at).rev();
+            let parts = ends.take_while(|at| *at >= limits::MASKED_BYTES);
+            let mut parts = parts.filter_map(|at| secret.get(..at));
+            parts.find_map(|part| text.strip_suffix(part)).map(|kept| format!("{kept}{MASK}"))
+        };
+        let shortest = self.texts.iter().filter_map(begun).min_by_key(String::len);
+        shortest.unwrap_or_else(|| text.to_owned())
+    }
+
+    /// Masks them in a text.
+    pub fn clean(&self, text: &mut String) {
+        *text = self.without(text);
+    }
+
+    /// Masks them in every text of a value.
+    pub fn clean_value(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => self.clean(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.clean_value(item)),
+            Value::Object(map) => map.values_mut().for_each(|item| self.clean_value(item)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
+/// The mark at the end of a text that was cut.
+const CUT: &str = "…";
