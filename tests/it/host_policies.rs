@@ -91,6 +91,7 @@ fn every_field_that_a_tenant_widens_is_refused() {
             "accelerator" => json!({"accelerator": "kvm"}),
             "ports" => json!({"guest": 23}),
             "egress" => json!({"egress": "internet"}),
+            "disk_bytes" => json!({"disk_bytes": 1024}),
             "warnings" => json!({"warnings": []}),
             "extensions" => json!({"extension": "x"}),
             name => panic!("what a tenant's policy makes wider of {name} is not tried"),
@@ -130,6 +131,14 @@ fn a_tenant_cannot_silence_a_warning() {
 #[test]
 fn a_tenant_cannot_change_the_extensions() {
     widens(json!({}), json!({"extension": "x"}), r#"extensions from [] to [[\"probe\",\"x\"]]"#);
+}
+
+#[test]
+fn a_tenant_cannot_widen_the_disk() {
+    widens(json!({}), json!({"disk_bytes": 1024}), "disk_bytes from null to 1024");
+    let host = json!({"disk_bytes": 1024});
+    widens(host, json!({"disk_bytes": 1536}), "disk_bytes from 1024 to 1536");
+    tightens(json!({"disk_bytes": 2048}), json!({}), json!({"disk_bytes": 512}));
 }
 
 #[test]

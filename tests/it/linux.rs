@@ -89,8 +89,10 @@ fn a_qcow2_disk_and_an_isolated_guest() {
     let host = ImageServer::start();
     host.serve("/", &b"the host"[..]);
     let ready = json!({"http": "http", "path": "/none", "timeout_s": 3600});
-    let config = json!({"port_map": {"http": 8080}, "ready": ready});
+    let disk = json!(5_u64 << 30);
+    let config = json!({"port_map": {"http": 8080}, "ready": ready, "disk_bytes": disk});
     with_guest("guest.qcow2", config, "", |qhost, port| {
+        assert_eq!(get(port, "/cgi-bin/disk"), (10 << 20).to_string(), "sectors of its disk");
         let reach = get(port, &format!("/cgi-bin/reach?{}", host.port()));
         assert!(reach.starts_with("unreachable"), "{reach}");
         // Nor another VM's port, which is on that loopback too, nor its own.

@@ -6,6 +6,7 @@ mod policy;
 mod host_policies;
 mod decisions;
 mod doors;
+mod disks;
 mod records;
 mod trusted;
 mod compiled;

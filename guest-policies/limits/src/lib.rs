@@ -1,17 +1,20 @@
 //! Bounds what one task may take.
 //!
-//! Settings: `{"memory_mib": 512, "cpus": 2, "ports": 4}`; a bound that is absent is not checked.
+//! Settings: `{"memory_mib": 512, "cpus": 2, "ports": 4, "disk_bytes": 10737418240}`; a bound that is absent is not checked.
 
-use qhost_policy_sdk::{About, Launch, Policy, Request, Violation, export_policy};
+use qhost_policy_sdk::{
+    About, Launch, Policy, Request, Resources, Violation, export_policy, extensions::disk_bytes,
+};
 
 struct Limits;
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    memory_mib: Option<u32>,
-    cpus: Option<u32>,
-    ports: Option<u32>,
+    memory_mib: Option<u64>,
+    cpus: Option<u64>,
+    ports: Option<u64>,
+    disk_bytes: Option<u64>,
 }
 
 impl Policy for Limits {
@@ -21,23 +24,24 @@ impl Policy for Limits {
         About::new(
             "limits",
             env!("CARGO_PKG_VERSION"),
-            "Bounds the memory, the CPUs and the number of ports of one task.",
+            "Bounds the memory, the CPUs, the number of ports and the disk of one task.",
         )
         .settings(include_str!("../settings.schema.json"))
     }
 
     fn validate(_: &Request, settings: &Settings, launch: &Launch) -> Vec<Violation> {
-        let ports = u32::try_from(launch.ports.len()).unwrap_or(u32::MAX);
+        let Resources { cpus, memory_mib } = launch.resources;
         let bounds = [
+            ("memory", "resources.memory-mib", memory_mib.into(), settings.memory_mib, " MiB"),
+            ("cpus", "resources.cpus", cpus.into(), settings.cpus, " CPUs"),
+            ("ports", "ports", launch.ports.len() as u64, settings.ports, " ports"),
             (
-                "memory",
-                "resources.memory-mib",
-                launch.resources.memory_mib,
-                settings.memory_mib,
-                " MiB",
+                "disk",
+                "disk-bytes",
+                disk_bytes(launch).unwrap_or_default(),
+                settings.disk_bytes,
+                " bytes of disk",
             ),
-            ("cpus", "resources.cpus", launch.resources.cpus, settings.cpus, " CPUs"),
-            ("ports", "ports", ports, settings.ports, " ports"),
         ];
         bounds
             .into_iter()
@@ -58,7 +62,7 @@ export_policy!(Limits);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qhost_policy_sdk::example;
+    use qhost_policy_sdk::{example, extensions::set_disk_bytes};
 
     fn codes(settings: &str) -> Vec<String> {
         let settings = serde_json::from_str(settings).unwrap();
@@ -73,6 +77,16 @@ mod tests {
         assert_eq!(codes(r#"{"memory_mib": 255}"#), ["memory-limit"]);
         assert_eq!(codes(r#"{"cpus": 0}"#), ["cpus-limit"]);
         assert_eq!(codes(r#"{"ports": 0, "memory_mib": 1}"#), ["memory-limit", "ports-limit"]);
+    }
+
+    #[test]
+    fn a_disk_that_is_as_large_as_its_image_is_not_bounded() {
+        let mut launch = example::launch();
+        let settings = || serde_json::from_str(r#"{"disk_bytes": 1024}"#).unwrap();
+        for (asked, refused) in [(None, 0), (Some(1024), 0), (Some(1536), 1)] {
+            set_disk_bytes(&mut launch, asked);
+            assert_eq!(Limits::validate(&example::request(), &settings(), &launch).len(), refused);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Hostile: writes into the launch what its settings say, whatever policies before it allow.
 //!
-//! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (all replace), `warn` (adds a
+//! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes` (all replace), `warn` (adds a
 //! warning that is not there), `label`, `guest`, `host`, `bind`, `protocol` (of every port), `bind_loopback` (of every
 //! port on 127.0.0.1), `drop_ports`, `refuse` (a violation's code).
 
@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 
 use qhost_policy_sdk::{
     About, Accelerator, Egress, Launch, Policy, Protocol, Request, Violation, export_policy,
+    extensions::set_disk_bytes,
 };
 
 struct Probe;
@@ -22,6 +23,8 @@ struct Settings {
     warnings: Option<Vec<String>>,
     warn: Option<String>,
     extension: Option<String>,
+    extension_key: Option<String>,
+    disk_bytes: Option<u64>,
     label: Option<String>,
     guest: Option<u16>,
     host: Option<u16>,
@@ -69,7 +72,11 @@ impl Policy for Probe {
             .warnings
             .extend(set.warn.clone().filter(|warning| !launch.warnings.contains(warning)));
         if let Some(extension) = &set.extension {
-            launch.extensions = vec![("probe".into(), extension.clone())];
+            launch.extensions =
+                vec![(set.extension_key.clone().unwrap_or("probe".into()), extension.clone())];
+        }
+        if set.disk_bytes.is_some() {
+            set_disk_bytes(&mut launch, set.disk_bytes);
         }
         if set.drop_ports {
             launch.ports.clear();

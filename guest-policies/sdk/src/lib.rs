@@ -35,6 +35,7 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod example;
+pub mod extensions;
 pub mod log;
 
 /// What wit-bindgen makes of the contract. Policies use the names that this crate re-exports.

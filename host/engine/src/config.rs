@@ -339,6 +339,7 @@ impl Config {
             internet: self.network.internet,
             args: self.qemu.args.clone(),
             persist: self.overlay.persist,
+            disk_bytes: self.image.max_disk_bytes,
         }
     }
 }

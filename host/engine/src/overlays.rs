@@ -103,14 +103,14 @@ impl KeptOverlay {
         Ok(Some(Self { path, record, lock: Some(lock), is_new }))
     }
 
-    /// Makes it ready to lie over an image: new, or what an earlier run of the task left over the same one.
-    pub fn over(&mut self, image: &VerifiedImage) -> Result<(), VmError> {
+    /// Makes it ready to lie over an image, as a disk of so many bytes: new, or what an earlier run of the task left over the same one.
+    pub fn over(&mut self, image: &VerifiedImage, disk_bytes: u64) -> Result<(), VmError> {
         // A CD takes no writes.
         if image.format() == Format::Iso {
             return Ok(());
         }
         if self.path.exists() {
-            return self.check(image);
+            return self.check(image, disk_bytes);
         }
         self.record.image = Some(image.sha256());
         let parent = self.path.parent().unwrap_or(&self.path);
@@ -121,7 +121,7 @@ impl KeptOverlay {
             .map_err(io_error("write", &record))?;
         let new = self.path.with_extension("new");
         state::remove(&new)
-            .and_then(|()| qhost_image::create_overlay(&new, image.disk_bytes()))
+            .and_then(|()| qhost_image::create_overlay(&new, disk_bytes))
             // An empty file would be taken for it after a power failure.
             .and_then(|()| File::open(&new)?.sync_all())
             .and_then(|()| fs::rename(&new, &self.path))
@@ -130,7 +130,7 @@ impl KeptOverlay {
     }
 
     /// QEMU wrote this file, at the bidding of a guest: it is looked at as any image is.
-    fn check(&self, image: &VerifiedImage) -> Result<(), VmError> {
+    fn check(&self, image: &VerifiedImage, disk_bytes: u64) -> Result<(), VmError> {
         let refused = |reason: String| VmError::OverlayUnfit { path: self.path.clone(), reason };
         if self.record.image != Some(image.sha256()) {
             let of = self
@@ -145,16 +145,11 @@ impl KeptOverlay {
         let file = state::open_plain(File::options().read(true), &self.path);
         let read = file.and_then(|file| qhost_image::inspect(&file, u64::MAX));
         match read.map_err(io_error("read", &self.path))? {
-            Ok(found)
-                if (found.format, found.disk_bytes) == (Format::Qcow2, image.disk_bytes()) =>
-            {
-                Ok(())
-            }
+            Ok(found) if (found.format, found.disk_bytes) == (Format::Qcow2, disk_bytes) => Ok(()),
             Ok(found) => Err(refused(format!(
-                "it is {} with a disk of {} bytes, and the image's has {}",
+                "it is {} with a disk of {} bytes, and the task's has {disk_bytes}",
                 found.format.name(),
                 found.disk_bytes,
-                image.disk_bytes()
             ))),
             Err(refusal) => Err(refused(refusal.to_string())),
         }

@@ -22,6 +22,7 @@ use crate::{
     generation::Generation,
     observer::Context,
     order::Order,
+    run::disk_bytes,
 };
 
 /// What an order would be run as.
@@ -92,6 +93,9 @@ fn planned(
     let (task, launch, config) = (approved.task(), approved.launch(), &generation.config);
     let (image, store) = (&task.image, engine.images());
     let stored = store.get(image, &task.tenant, &config.image_for(order))?;
+    if let Some(stored) = &stored {
+        disk_bytes(launch, stored)?;
+    }
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
     let forward = |port: &PortMap| Forward {
         label: port.label.clone(),

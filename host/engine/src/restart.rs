@@ -71,7 +71,7 @@ async fn stages(
     let why = why.to_owned();
     let launched = blocking(move || {
         if let Some(kept) = &mut overlay {
-            kept.over(&image)?;
+            kept.over(&image, spec.disk_bytes())?;
         }
         let mut locks = VmLocks::new(&image, ports, overlay)?;
         locks.user(&mut spec.cage.user, generation.config.cage.users)?;

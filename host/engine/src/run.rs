@@ -13,7 +13,7 @@ use std::{
 
 use qhost_cage::{Cage, UIDS, User, UserRange};
 use qhost_image::{Fetcher, ImageError, Store, VerifiedImage};
-use qhost_model::{format::Format, job::Task, quota::Terms, secrets::Secrets};
+use qhost_model::{format::Format, job::Task, launch::Launch, quota::Terms, secrets::Secrets};
 use qhost_policy::{Approved, Decision};
 use qhost_sys::failpoint;
 use qhost_vm::{
@@ -273,9 +273,10 @@ impl Provisioned {
         let Admitted { approved, decision, mut dir, ports, mut overlay, cage, program, stored: _ } =
             admitted;
         let forwards = ports.forwards().to_vec();
+        let disk_bytes = disk_bytes(approved.launch(), &image)?;
         let file = match &mut overlay {
             Some(kept) => {
-                kept.over(&image)?;
+                kept.over(&image, disk_bytes)?;
                 kept.path().to_owned()
             }
             None => OVERLAY.into(),
@@ -297,6 +298,7 @@ impl Provisioned {
             // A CD takes no writes.
             overlay: (image.format() != Format::Iso).then_some(file),
             overlay_bytes: generation.config.overlay.max_bytes,
+            disk_bytes: launch.disk_bytes,
             grace_s,
             restart: task.restart,
             ready: task.ready.clone(),
@@ -313,12 +315,25 @@ impl Provisioned {
     }
 }
 
+/// The size of a launch's root disk over an image, in bytes.
+pub(crate) fn disk_bytes(launch: &Launch, image: &VerifiedImage) -> Result<u64, VmError> {
+    let Some(asked) = launch.disk_bytes else { return Ok(image.disk_bytes()) };
+    let reason = if image.format() == Format::Iso {
+        "an ISO image takes no writes; leave disk_bytes out".into()
+    } else if asked < image.disk_bytes() {
+        let least = image.disk_bytes();
+        format!("the image's disk has {least} bytes; ask for that or more, or leave disk_bytes out")
+    } else {
+        return Ok(asked);
+    };
+    Err(VmError::DiskUnfit { asked, reason })
+}
+
 /// Starts a VM's supervisor, which holds what is held for the VM from here on. Until that has begun, dropping a new folder removes it.
 pub(crate) fn hand_over(dir: &mut VmDir, spec: &Spec, locks: VmLocks) -> Result<(), VmError> {
     if spec.has_own_overlay() {
         let path = dir.path().join(OVERLAY);
-        qhost_image::create_overlay(&path, spec.image.disk_bytes)
-            .map_err(io_error("create", &path))?;
+        qhost_image::create_overlay(&path, spec.disk_bytes()).map_err(io_error("create", &path))?;
     }
     dir.write_spec(spec)?;
     failpoint::reach("launch.written");

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 /// The largest image in bytes, unless configured: 64 GiB.
 pub const IMAGE_BYTES: u64 = 64 << 30;
-/// The largest disk a guest may see in bytes, unless configured: 1 TiB.
-pub const DISK_BYTES: u64 = 1 << 40;
 /// Establishing a connection, TLS included.
 pub const FETCH_CONNECT: Duration = Duration::from_secs(10);
 /// Next to no bytes arriving for this long ends an attempt.

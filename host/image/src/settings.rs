@@ -54,7 +54,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_bytes: limits::IMAGE_BYTES,
-            max_disk_bytes: limits::DISK_BYTES,
+            max_disk_bytes: qhost_model::limits::DISK_BYTES,
             max_unpack_ratio: limits::UNPACK_RATIO,
             connect_timeout_s: limits::FETCH_CONNECT.as_secs(),
             idle_timeout_s: limits::FETCH_IDLE.as_secs(),

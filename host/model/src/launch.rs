@@ -4,6 +4,7 @@
 pub mod field;
 mod accelerator;
 mod changes;
+pub mod disk_bytes;
 mod egress;
 mod extensions;
 mod forward;
@@ -128,6 +129,9 @@ fields! {
         ports: ports::Field,
         /// What the guest may reach by itself.
         egress: egress::Field,
+        /// The size of the root disk in bytes; absent: its image's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk_bytes: disk_bytes::Field,
     }
     chosen {
         /// Remarks of policies.
@@ -178,6 +182,7 @@ mod tests {
             ports: vec![port("any", None, [0; 4]), port("pinned", Some(2000), [127, 0, 0, 1])],
             resources: Resources { cpus: 2, memory_mib: 512 },
             egress: Egress::Isolated,
+            disk_bytes: Some(1024),
             warnings: vec!["slow".into()],
             extensions: vec![("key".into(), "value".into())],
         }
@@ -188,7 +193,7 @@ mod tests {
 
     #[test]
     fn each_field_may_be_tightened_and_not_widened() {
-        let rows: [Row; 22] = [
+        let rows: [Row; 25] = [
             (|_| {}, None),
             (|launch| launch.accelerator = Accelerator::Kvm, Some("accelerator")),
             (|launch| launch.resources.cpus = 1, None),
@@ -196,6 +201,9 @@ mod tests {
             (|launch| launch.resources.memory_mib = 511, None),
             (|launch| launch.resources.memory_mib = 513, Some("resources.memory_mib")),
             (|launch| launch.egress = Egress::Internet, Some("egress")),
+            (|launch| launch.disk_bytes = Some(1536), Some("disk_bytes")),
+            (|launch| launch.disk_bytes = Some(512), None),
+            (|launch| launch.disk_bytes = None, None),
             (|launch| launch.warnings.push("more".into()), None),
             (|launch| launch.warnings.clear(), Some("warnings")),
             (|launch| launch.warnings.insert(0, "first".into()), Some("warnings")),

@@ -33,6 +33,10 @@ pub const META_VALUE_BYTES: usize = 4096;
 pub const CPUS: RangeInclusive<u32> = 1..=256;
 /// Memory of a guest in MiB: from where SeaBIOS starts, to Nomad's own bound of 4 TiB.
 pub const MEMORY_MIB: RangeInclusive<u32> = 16..=4 * 1024 * 1024;
+/// The largest disk a guest may see in bytes, unless configured: 1 TiB.
+pub const DISK_BYTES: u64 = 1 << 40;
+/// A sector of a disk in bytes.
+pub const SECTOR_BYTES: u64 = 512;
 /// Restarts in a row, unless the job says otherwise.
 pub const RESTART_ATTEMPTS: u32 = 10;
 /// The most that a job can ask for.

@@ -15,7 +15,7 @@ use super::{
     Request, Verdict,
     bindings::qhost::policy::types as wit,
     conflicts::{self, Conflict},
-    convert::{self, RequestView},
+    convert::{self, RequestView, Texts},
     error::{Fault, PolicyError},
     log::Log,
     module::Module,
@@ -47,7 +47,8 @@ impl Chain {
         let Some(_slots) = self.sandbox.slots(self.links.len(), Some(deadline)) else {
             return self.overdue(&request, deadline);
         };
-        let lent = RequestView::of(&request);
+        let texts = Texts::of(&request.task);
+        let lent = RequestView::of(&request, &texts);
         let mut round = Evaluation::new(self, &request, lent.request(), deadline);
         let (launch, ended) = round.ask(Launch::default_for(&request.task.asked));
         let mut decision = Decision {

@@ -4,18 +4,34 @@ use std::{borrow::Cow, net::Ipv4Addr};
 
 use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
-    launch::{Egress, Launch, PortMap, PortRange, PortRequest, Protocol, Violation},
+    job::Task,
+    launch::{Egress, Launch, PortMap, PortRange, PortRequest, Protocol, Violation, disk_bytes},
     printable,
 };
 
 use super::{Request, bindings::qhost::policy::types as wit, error::Fault};
 use crate::limits;
 
+/// What the contract has as text, and qhost has not.
+pub(super) struct Texts {
+    sha256: String,
+    disk_bytes: Option<String>,
+}
+
+impl Texts {
+    pub(super) fn of(task: &Task) -> Self {
+        Self {
+            sha256: task.image.checksum.pin().to_string(),
+            disk_bytes: task.asked.disk_bytes.map(|bytes| bytes.to_string()),
+        }
+    }
+}
+
 /// A request in the contract's form. Texts and lists are lent to the sandbox from where they are; what has another form
 /// there is kept here.
 pub(super) struct RequestView<'a> {
     of: &'a Request,
-    sha256: String,
+    sha256: &'a str,
     extensions: Vec<(&'a str, &'a str)>,
     ports: Vec<wit::PortRequest<'a>>,
     args: Vec<&'a str>,
@@ -25,7 +41,7 @@ pub(super) struct RequestView<'a> {
 }
 
 impl<'a> RequestView<'a> {
-    pub(super) fn of(of: &'a Request) -> Self {
+    pub(super) fn of(of: &'a Request, texts: &'a Texts) -> Self {
         let Request { task, host, rules, time: _ } = of;
         let port = |port: &'a PortRequest| wit::PortRequest {
             label: &port.label,
@@ -36,10 +52,11 @@ impl<'a> RequestView<'a> {
         let range = |range: &PortRange| wit::PortRange { first: range.first(), last: range.last() };
         let sums = task.image.checksum.sums().map(|sums| ("image.sums", sums.as_str()));
         let persist = task.persist.then_some(("persist", "true"));
+        let disk_bytes = texts.disk_bytes.as_deref().map(|text| (disk_bytes::EXTENSION, text));
         Self {
             of,
-            sha256: task.image.checksum.pin().to_string(),
-            extensions: sums.into_iter().chain(persist).collect(),
+            sha256: &texts.sha256,
+            extensions: sums.into_iter().chain(persist).chain(disk_bytes).collect(),
             ports: task.asked.ports.iter().map(port).collect(),
             args: task.args.iter().map(String::as_str).collect(),
             meta: pairs(&task.meta),
@@ -59,7 +76,7 @@ impl<'a> RequestView<'a> {
             tenant: &task.tenant,
             job: &task.job,
             name: &task.name,
-            image: wit::Image { source: task.image.source.as_str(), sha256: &self.sha256 },
+            image: wit::Image { source: task.image.source.as_str(), sha256: self.sha256 },
             resources: task.asked.resources.into(),
             accelerator: task.asked.accelerator.map(Into::into),
             ports: &self.ports,
@@ -96,7 +113,10 @@ pub(super) fn lend<R>(launch: &Launch, to: impl FnOnce(&wit::LaunchParam<'_>) ->
     let binds: Vec<_> = launch.ports.iter().map(|port| address(port.bind)).collect();
     let ports: Vec<_> = launch.ports.iter().zip(&binds).map(lent_port).collect();
     let warnings: Vec<_> = launch.warnings.iter().map(String::as_str).collect();
-    let extensions = pairs(launch.extensions.iter().map(|(key, value)| (key, value)));
+    let disk_bytes = launch.disk_bytes.map(|bytes| bytes.to_string());
+    let disk_bytes = disk_bytes.as_deref().map(|text| (disk_bytes::EXTENSION, text));
+    let mut extensions = pairs(launch.extensions.iter().map(|(key, value)| (key, value)));
+    extensions.extend(disk_bytes);
     to(&wit::LaunchParam {
         accelerator: launch.accelerator.into(),
         ports: &ports,
@@ -125,7 +145,7 @@ fn lent_port<'a>((port, bind): (&'a PortMap, &'a Cow<'_, str>)) -> wit::PortMapP
     }
 }
 
-pub(super) fn launch_in(launch: wit::LaunchResult) -> Result<Launch, Fault> {
+pub(super) fn launch_in(mut launch: wit::LaunchResult) -> Result<Launch, Fault> {
     few("ports", launch.ports.len())?;
     few("warnings", launch.warnings.len())?;
     few("extensions", launch.extensions.len())?;
@@ -143,6 +163,7 @@ pub(super) fn launch_in(launch: wit::LaunchResult) -> Result<Launch, Fault> {
     if let Some(text) = texts.into_iter().find(|text| text.len() > limits::POLICY_TEXT_BYTES) {
         return Err(nonsense(format!("an extension of {} bytes", text.len())));
     }
+    let disk_bytes = taken(&mut launch.extensions, disk_bytes::EXTENSION)?;
     Ok(Launch {
         accelerator,
         ports: launch.ports.into_iter().map(port_in).collect::<Result<_, _>>()?,
@@ -151,9 +172,28 @@ pub(super) fn launch_in(launch: wit::LaunchResult) -> Result<Launch, Fault> {
             memory_mib: launch.resources.memory_mib,
         },
         egress,
+        disk_bytes,
         warnings: launch.warnings.iter().map(|warning| text(warning)).collect(),
         extensions: launch.extensions,
     })
+}
+
+/// Takes a field that the contract has no member for out of the extensions.
+fn taken(extensions: &mut Vec<(String, String)>, key: &str) -> Result<Option<u64>, Fault> {
+    let (mut found, rest): (Vec<_>, Vec<_>) =
+        std::mem::take(extensions).into_iter().partition(|(name, _)| name == key);
+    *extensions = rest;
+    let Some((_, value)) = found.pop() else { return Ok(None) };
+    match value.parse::<u64>() {
+        // Another spelling of the number would come back changed.
+        Ok(number) if number.to_string() == value && found.is_empty() => Ok(Some(number)),
+        Ok(_) | Err(_) => {
+            let shown = printable::line(&value, qhost_model::limits::SHOWN_CHARS).to_string();
+            Err(nonsense(format!(
+                "the extension {key} {shown:?} is not one number in decimal digits"
+            )))
+        }
+    }
 }
 
 fn port_in(port: wit::PortMapResult) -> Result<PortMap, Fault> {

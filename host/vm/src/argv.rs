@@ -170,6 +170,7 @@ mod tests {
             ports: vec![],
             resources: Resources { cpus: 2, memory_mib: 64 },
             egress: Egress::Isolated,
+            disk_bytes: None,
             warnings: vec![],
             extensions: vec![],
         }

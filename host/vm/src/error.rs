@@ -75,6 +75,14 @@ pub enum VmError {
         /// Why.
         reason: String,
     },
+    /// The disk that is asked for cannot be had of the task's image.
+    #[error("disk_bytes is {asked}: {reason}")]
+    DiskUnfit {
+        /// What is asked for, in bytes.
+        asked: u64,
+        /// Why not, and what can be had.
+        reason: String,
+    },
     /// It would be more than its tenant, or all, may have.
     #[error("{reason}")]
     Quota {
@@ -201,6 +209,7 @@ impl VmError {
             | Self::Folder { .. }
             | Self::OverlayHeld { .. }
             | Self::OverlayUnfit { .. }
+            | Self::DiskUnfit { .. }
             | Self::GoesOn { .. }
             | Self::Quota { .. }
             | Self::HasEnded { .. }

@@ -40,6 +40,9 @@ pub struct Spec {
     pub overlay: Option<PathBuf>,
     /// What the guest may write there, in bytes.
     pub overlay_bytes: u64,
+    /// The size of its root disk in bytes, where that is not its image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
     /// Seconds that a guest has to power off, unless the request to stop says otherwise.
     pub grace_s: u64,
     /// When it is started again.
@@ -63,11 +66,16 @@ pub struct ImageOf {
     pub sha256: Sha256,
     /// What QEMU is told it is.
     pub format: Format,
-    /// The size of the disk that a guest sees, in bytes.
+    /// The size of the disk in it, in bytes.
     pub disk_bytes: u64,
 }
 
 impl Spec {
+    /// The size of its root disk in bytes.
+    pub fn disk_bytes(&self) -> u64 {
+        self.disk_bytes.unwrap_or(self.image.disk_bytes)
+    }
+
     /// The one of a VM's folder.
     pub fn read(vm: &Path) -> Result<Self, VmError> {
         let path = vm.join(PLAN);

@@ -102,6 +102,11 @@ mod tests {
             launch.egress = Egress::Internet;
             rules.internet = true;
         }),
+        fine(|_, launch, rules, _| launch.disk_bytes = Some(rules.disk_bytes)),
+        refused(&["disk-not-allowed"], |_, launch, rules, _| {
+            launch.disk_bytes = Some(rules.disk_bytes + 512);
+        }),
+        refused(&["disk-not-whole"], |_, launch, _, _| launch.disk_bytes = Some(513)),
         refused(&["argument-not-allowed"], |task, _, _, _| task.args = vec!["-rtc".into()]),
         fine(|task, _, rules, _| {
             task.args = vec!["-rtc".into(), "base=utc".into()];

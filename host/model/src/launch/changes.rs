@@ -78,6 +78,7 @@ mod tests {
             ports: vec![port("a"), port("b")],
             resources: Resources { cpus: 2, memory_mib: 512 },
             egress: Egress::Isolated,
+            disk_bytes: None,
             warnings: vec!["one".into()],
             extensions: vec![],
         }
@@ -88,12 +89,13 @@ mod tests {
 
     #[test]
     fn each_field_that_differs_is_named() {
-        let rows: [Row; 15] = [
+        let rows: [Row; 16] = [
             (|_| {}, &[]),
             (|launch| launch.accelerator = Accelerator::Kvm, &["accelerator"]),
             (|launch| launch.resources.cpus = 3, &["resources.cpus"]),
             (|launch| launch.resources.memory_mib = 1, &["resources.memory_mib"]),
             (|launch| launch.egress = Egress::Internet, &["egress"]),
+            (|launch| launch.disk_bytes = Some(512), &["disk_bytes"]),
             (|launch| launch.warnings.push("two".into()), &["warnings.1"]),
             (|launch| launch.warnings.clear(), &["warnings.0"]),
             (|launch| launch.extensions.push(("k".into(), "v".into())), &["extensions"]),

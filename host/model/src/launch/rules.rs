@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::PortRange;
+use crate::limits;
 
 /// What the operator lets tenants do, from the host's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct Rules {
     /// Whether what a guest writes may be kept for its task's next run.
     #[serde(default)]
     pub persist: bool,
+    /// The largest disk that a task may ask for, in bytes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub disk_bytes: u64,
 }
 
 /// What an absent configuration allows: unprivileged ports on loopback, and nothing else.
@@ -31,8 +35,15 @@ impl Default for Rules {
             internet: false,
             args: vec![],
             persist: false,
+            disk_bytes: limits::DISK_BYTES,
         }
     }
+}
+
+/// In records of decisions of before there was this rule.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// One reason why a task may not run.

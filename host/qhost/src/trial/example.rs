@@ -41,6 +41,7 @@ pub(super) fn rules(ports: Vec<PortRange>, args: &[String]) -> Rules {
         internet: true,
         args: vec![args.to_vec()],
         persist: false,
+        disk_bytes: u64::MAX,
     }
 }
 

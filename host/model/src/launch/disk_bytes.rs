@@ -1,0 +1,103 @@
+//! The size of the root disk, where it is to be larger than its image's.
+
+use serde_json::json;
+
+use super::{
+    Change, Findings, Rules,
+    changes::Changes,
+    field::{Key, LaunchField, Place},
+    rules::violation,
+};
+use crate::{host_facts::HostFacts, job::block::TaskBlock, limits, quota::Usage, secrets::Secrets};
+
+/// Its key in `extensions` of the contract 0.1, in a task and in a launch: the size in decimal digits.
+pub const EXTENSION: &str = "disk-bytes";
+
+/// A disk's size in bytes; absent: the image's.
+#[derive(Debug)]
+pub struct Field;
+
+impl LaunchField for Field {
+    type Asked = Option<u64>;
+    type Value = Option<u64>;
+
+    const NAME: &'static str = "disk_bytes";
+    const KEYS: &'static [Key] = &[Key {
+        place: Place::Config,
+        name: "disk_bytes",
+        required: false,
+        schema: || {
+            json!({
+                "description": "The size of the root disk in bytes, a multiple of 512, where it is to be larger than the image's; the guest enlarges its partition and file system itself. At most what the host's image.max_disk_bytes says.",
+                "type": ["integer", "null"],
+                "minimum": limits::SECTOR_BYTES,
+                "maximum": i64::MAX,
+                "multipleOf": limits::SECTOR_BYTES
+            })
+        },
+    }];
+    const CONTRACT: &'static str = "`extensions`, `disk-bytes`: decimal digits";
+    const TIGHTER: &'static str = "lower it, or leave it out";
+
+    fn read(task: &TaskBlock<'_>) -> Option<Option<u64>> {
+        let Some(disk) = task.config.as_ref()?.optional("disk_bytes") else { return Some(None) };
+        let most = i64::MAX.unsigned_abs();
+        let bytes = disk.number(limits::SECTOR_BYTES..=most, "the disk's size in bytes")?;
+        if bytes.is_multiple_of(limits::SECTOR_BYTES) {
+            Some(Some(bytes))
+        } else {
+            disk.refuse(format!("a multiple of {}: a disk has whole sectors", limits::SECTOR_BYTES))
+        }
+    }
+
+    fn default_for(asked: &Option<u64>) -> Option<u64> {
+        *asked
+    }
+
+    fn compare(before: &Option<u64>, after: &Option<u64>, changes: &mut Changes) {
+        changes.note(Self::NAME, before, after);
+    }
+
+    fn widened(host: &Option<u64>, tenant: &Option<u64>) -> Option<Change> {
+        // Without a size the disk is the image's, which is the smallest that there can be.
+        (tenant > host).then(|| Change::new(Self::NAME, host, tenant))
+    }
+
+    fn check(
+        _: &Option<u64>,
+        disk: &Option<u64>,
+        rules: &Rules,
+        _: &HostFacts,
+        findings: &mut Findings,
+    ) {
+        let Some(bytes) = *disk else { return };
+        if bytes > rules.disk_bytes {
+            findings.refused.push(violation(
+                "disk-not-allowed",
+                Self::NAME,
+                format!("a disk of {bytes} bytes is larger than disks on this host may be"),
+                format!(
+                    "ask for {} or less; or have the operator raise image.max_disk_bytes",
+                    rules.disk_bytes
+                ),
+            ));
+        }
+        if bytes == 0 || !bytes.is_multiple_of(limits::SECTOR_BYTES) {
+            findings.refused.push(violation(
+                "disk-not-whole",
+                Self::NAME,
+                format!("a disk of {bytes} bytes does not consist of whole sectors"),
+                format!("a multiple of {}", limits::SECTOR_BYTES),
+            ));
+        }
+    }
+
+    fn mask(_: &mut Option<u64>, _: &Secrets) {}
+
+    // What a guest may write is bounded by overlay.max_bytes, whatever the size of its disk.
+    fn add_to(_: &Option<u64>, _: &mut Usage) {}
+
+    fn shown(disk: &Option<u64>) -> Option<String> {
+        disk.map(|bytes| format!("a disk of {bytes} bytes"))
+    }
+}

@@ -1,0 +1,147 @@
+//! A root disk that is larger than its image: asked for, bounded, lowered by a policy, and what becomes of it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use qhost_tests::{
+    ImageServer, Qhost,
+    boot_sector::{self, Then},
+    configured,
+};
+
+use crate::{decisions::records, qhost};
+
+const MIB: u64 = 1 << 20;
+
+/// A guest of an image of 1 MiB that writes to 32 MiB: `K` where it has a disk of that, `F` where it has not.
+fn fills(qhost: &Qhost, server: &ImageServer, disk_bytes: &Value) -> char {
+    let image = server.serve("/fill", boot_sector::disk("filling", Then::Fill));
+    let job = qhost.job(&image, json!({ "disk_bytes": disk_bytes }));
+    let report = qhost.run(&["run", "--json", &job]).exits(0).json();
+    let console = fs::read_to_string(report["vm"]["console_log"].as_str().unwrap()).unwrap();
+    console.chars().last().unwrap()
+}
+
+#[test]
+fn a_guest_writes_beyond_its_images_end() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    assert_eq!(fills(&qhost, &server, &Value::Null), 'F');
+    assert_eq!(fills(&qhost, &server, &json!(16 * MIB)), 'F');
+    assert_eq!(fills(&qhost, &server, &json!(32 * MIB)), 'K');
+    qhost.assert_nothing_left();
+}
+
+#[test]
+fn a_disk_is_not_smaller_than_its_image_and_an_iso_has_none() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("never", Then::PowerOff));
+    let small = qhost.job(&image, json!({"disk_bytes": MIB - 512}));
+    let says = "disk_bytes is 1048064: the image's disk has 1048576 bytes; ask for that or more";
+    qhost.run(&["run", &small]).exits(16).says(says);
+    // The image is here now, so that a plan knows it too.
+    qhost.run(&["plan", &small]).exits(16).says(says);
+    let mut iso = vec![0; 64 << 10];
+    iso[0x8000..0x8007].copy_from_slice(b"\x01CD001\x01");
+    iso[0x8800..0x8807].copy_from_slice(b"\xffCD001\x01");
+    let iso = qhost.job(&server.serve("/iso", iso), json!({"disk_bytes": MIB}));
+    qhost.run(&["run", &iso]).exits(16).says("an ISO image takes no writes; leave disk_bytes out");
+    qhost.assert_nothing_left();
+}
+
+#[test]
+fn the_operator_bounds_it() {
+    let qhost = qhost();
+    let nowhere = ("https://images.example/x".to_owned(), "0".repeat(64));
+    let job = |bytes: u64| qhost.job(&nowhere, json!({"disk_bytes": bytes}));
+    let plan = qhost.run(&["plan", &job(1 << 40)]).exits(0);
+    assert!(plan.stdout.contains("a disk of 1099511627776 bytes"), "{}", plan.stdout);
+    let refused = qhost.run(&["plan", &job((1 << 40) + 512)]).exits(11);
+    refused.says("host.disk-not-allowed").says("ask for 1099511627776 or less");
+    qhost.config("[image]\nmax_disk_bytes = 1048576\n");
+    qhost.run(&["plan", &job(MIB + 512)]).exits(11).says("ask for 1048576 or less");
+    qhost.run(&["plan", &job(MIB)]).exits(0);
+}
+
+/// A policy sees what is asked, lowers it, and may refuse it; what it wrote is recorded, and made again by a replay.
+#[test]
+fn a_policy_lowers_it_and_a_replay_makes_it_again() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let config = |bytes: u64| {
+        [
+            configured("lowers", "probe-sets", json!({ "disk_bytes": bytes }), ""),
+            configured("limits", "limits", json!({"disk_bytes": 16 * MIB}), ""),
+            "[host]\nchain = [\"lowers\", \"limits\"]\n".into(),
+        ]
+        .concat()
+    };
+    qhost.config(&config(16 * MIB));
+    assert_eq!(fills(&qhost, &server, &json!(32 * MIB)), 'F', "on a disk of half of that");
+    let record = &records(&qhost)[0];
+    assert_eq!(record["task"]["disk_bytes"], 32 * MIB);
+    assert_eq!(record["decision"]["launch"]["disk_bytes"], 16 * MIB);
+    let change = json!({"field": "disk_bytes", "from": 32 * MIB, "to": 16 * MIB});
+    assert_eq!(record["decision"]["policies"][0]["changes"], json!([change]));
+    let log = qhost.state().join("decisions/tenant-default/current.jsonl");
+    qhost.run(&["policy", "replay", log.to_str().unwrap()]).exits(0).says("1 identical");
+
+    qhost.config(&config(16 * MIB + 512));
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    qhost.run(&["plan", &job]).exits(11).says("disk-limit").says("16777728 bytes of disk");
+    let replayed = qhost.run(&["policy", "replay", log.to_str().unwrap()]);
+    replayed.exits(1).says("disk_bytes");
+}
+
+#[test]
+fn a_policy_that_writes_no_number_has_failed() {
+    let qhost = qhost();
+    for text in ["", "+1024", "01024", "1024 ", "many", "18446744073709551616"] {
+        let settings = json!({ "extension": text, "extension_key": "disk-bytes" });
+        let config =
+            [configured("wild", "probe-sets", settings, ""), "[host]\nchain = [\"wild\"]\n".into()];
+        qhost.config(&config.concat());
+        let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+        let says = "is not one number in decimal digits";
+        qhost.run(&["plan", &job]).exits(12).says("the extension disk-bytes").says(says);
+    }
+    // A number that no disk has is the host's to refuse.
+    for bytes in [0, 1000] {
+        let config = [
+            configured("wild", "probe-sets", json!({ "disk_bytes": bytes }), ""),
+            "[host]\nchain = [\"wild\"]\n".into(),
+        ];
+        qhost.config(&config.concat());
+        let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+        qhost.run(&["plan", &job]).exits(11).says("host.disk-not-whole");
+    }
+}
+
+/// The size of a disk in a qcow2 file's header.
+fn size_of(overlay: &std::path::Path) -> u64 {
+    u64::from_be_bytes(fs::read(overlay).unwrap()[24..32].try_into().unwrap())
+}
+
+#[test]
+fn a_restart_has_the_same_disk_and_a_kept_one_is_not_resized() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[overlay]\npersist = true\n");
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    let job = qhost.job(&image, json!({"disk_bytes": 4 * MIB}));
+    qhost.run(&["run", "--detach", &job]).exits(0);
+    let overlay = qhost.vms()[0].join("overlay.qcow2");
+    assert_eq!(size_of(&overlay), 4 * MIB);
+    qhost.run(&["kill", "test"]).exits(0);
+    qhost.run(&["restart", "test"]).exits(0);
+    assert_eq!(size_of(&overlay), 4 * MIB);
+    qhost.run(&["kill", "test"]).exits(0);
+
+    let counts = server.serve("/counts", boot_sector::disk("run", Then::Count));
+    let run = |bytes: u64| {
+        let job = qhost.job(&counts, json!({"persist": true, "disk_bytes": bytes}));
+        qhost.run(&["run", &job])
+    };
+    run(2 * MIB).exits(0);
+    run(2 * MIB).exits(0);
+    let refused = run(4 * MIB).exits(16).says("with a disk of 2097152 bytes");
+    refused.says("the task's has 4194304").says("qhost overlay rm");
+}
