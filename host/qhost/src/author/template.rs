@@ -36,6 +36,7 @@ const RUST: &[File] = &[
     ("vendor/qhost-policy-sdk/Cargo.toml", template!("rust/vendor/qhost-policy-sdk/Cargo.toml")),
     ("vendor/qhost-policy-sdk/src/lib.rs", sdk!("lib.rs")),
     ("vendor/qhost-policy-sdk/src/example.rs", sdk!("example.rs")),
+    ("vendor/qhost-policy-sdk/src/extensions.rs", sdk!("extensions.rs")),
     ("vendor/qhost-policy-sdk/src/log.rs", sdk!("log.rs")),
     WIT,
     ("cases/__name__.toml", CASES),
