@@ -11,6 +11,13 @@ use tokio::{
 #[derive(Debug, Clone)]
 pub struct Stop(watch::Receiver<u32>);
 
+/// Requests that something else counts.
+impl From<watch::Receiver<u32>> for Stop {
+    fn from(count: watch::Receiver<u32>) -> Self {
+        Self(count)
+    }
+}
+
 impl Stop {
     /// Counts SIGINT, SIGTERM and SIGHUP from now on, instead of dying of them.
     pub fn on_signals() -> io::Result<Self> {

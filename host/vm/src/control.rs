@@ -60,6 +60,13 @@ pub(super) struct Ask {
 }
 
 impl Ask {
+    /// A request, and where its answer comes.
+    #[cfg(test)]
+    pub(super) fn of(request: Request) -> (Self, oneshot::Receiver<Result<Value, String>>) {
+        let (answer, answered) = oneshot::channel();
+        (Self { request, answer }, answered)
+    }
+
     /// Whether its answer is not waited for any more.
     pub(super) fn is_abandoned(&self) -> bool {
         self.answer.is_closed()

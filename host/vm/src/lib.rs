@@ -36,6 +36,8 @@ mod pending;
 mod session;
 mod monitor;
 mod shutdown;
+#[cfg(test)]
+mod scripted;
 mod supervise;
 mod attach;
 mod published;

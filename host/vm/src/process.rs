@@ -101,8 +101,12 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 /// A process whose end is waited for.
 #[derive(Debug)]
-pub(super) struct Watched {
-    handle: AsyncFd<OwnedFd>,
+pub(super) enum Watched {
+    /// By a descriptor of it.
+    Pidfd(AsyncFd<OwnedFd>),
+    /// One that a test has written.
+    #[cfg(test)]
+    Scripted(super::scripted::Process),
 }
 
 impl Watched {
@@ -112,21 +116,30 @@ impl Watched {
         let Some(handle) = process.open() else { return Ok(None) };
         // SAFETY: an `OwnedFd` stays open, and the same, for as long as it is owned, which is by this alone.
         let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }?;
-        Ok(Some(Self { handle }))
+        Ok(Some(Self::Pidfd(handle)))
     }
 
     /// A descriptor of the process.
     pub(super) fn handle(&self) -> BorrowedFd<'_> {
-        self.handle.get_ref().as_fd()
+        match self {
+            Self::Pidfd(handle) => handle.get_ref().as_fd(),
+            #[cfg(test)]
+            Self::Scripted(_) => panic!("a scripted process has no descriptor"),
+        }
     }
 
     /// Waits for its end. May be dropped while it waits: nothing is lost.
     pub(super) async fn end(&self) -> ProcessExit {
-        if self.handle.readable().await.is_err() {
+        let handle = match self {
+            Self::Pidfd(handle) => handle,
+            #[cfg(test)]
+            Self::Scripted(process) => return process.end().await,
+        };
+        if handle.readable().await.is_err() {
             return ProcessExit::Unseen;
         }
         loop {
-            match waitid(WaitId::PidFd(self.handle.get_ref().as_fd()), WaitIdOptions::EXITED) {
+            match waitid(WaitId::PidFd(handle.get_ref().as_fd()), WaitIdOptions::EXITED) {
                 Ok(Some(status)) => {
                     return match (status.exit_status(), status.terminating_signal()) {
                         (Some(code), _) => ProcessExit::Code(code),
@@ -143,7 +156,14 @@ impl Watched {
 
     /// Kills it.
     pub(super) fn kill(&self) -> io::Result<()> {
-        Ok(pidfd_send_signal(self.handle.get_ref(), Signal::KILL)?)
+        match self {
+            Self::Pidfd(handle) => Ok(pidfd_send_signal(handle.get_ref(), Signal::KILL)?),
+            #[cfg(test)]
+            Self::Scripted(process) => {
+                process.kill();
+                Ok(())
+            }
+        }
     }
 }
 

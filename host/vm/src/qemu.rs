@@ -48,6 +48,12 @@ pub(super) struct Qemu {
 }
 
 impl Qemu {
+    /// One whose process a test has written.
+    #[cfg(test)]
+    pub(super) fn of(process: Watched) -> Self {
+        Self { process, console: None, stderr: None }
+    }
+
     /// Starts it. Its process is in the VM's status before it runs.
     pub(super) async fn start(
         spec: &Spec,

@@ -94,3 +94,110 @@ impl Monitor<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        End, Request, StoppedBy,
+        scripted::{Asked, GRACE_S, Reaction, Script, Trace, stopped},
+    };
+
+    use Reaction::{Answers, Closes, Exits, Ignores, Refuses};
+
+    /// What QEMU does, what is asked at which second, and what is done about it at which second.
+    struct Row {
+        script: Script,
+        asked: Vec<(u64, Asked)>,
+        steps: Vec<(u64, &'static str)>,
+        end: End,
+        again: bool,
+        ended_at: u64,
+    }
+
+    const fn script(powerdown: Reaction, quit: Reaction, killed: u64) -> Script {
+        Script { powerdown, quit, killed }
+    }
+
+    const fn stop(grace_s: u64) -> Asked {
+        Asked::Request(Request::Stop { grace_s: Some(grace_s) })
+    }
+
+    const STOP: Asked = Asked::Request(Request::Stop { grace_s: None });
+    const RESTART: Asked = Asked::Request(Request::Restart { grace_s: None });
+    const KILL: Asked = Asked::Request(Request::Kill);
+    const DOWN: &str = "system_powerdown";
+
+    fn row(
+        script: Script,
+        asked: impl Into<Vec<(u64, Asked)>>,
+        steps: impl Into<Vec<(u64, &'static str)>>,
+        by: StoppedBy,
+        ended_at: u64,
+    ) -> Row {
+        let (asked, steps) = (asked.into(), steps.into());
+        Row { script, asked, steps, end: End::Stopped { by }, again: false, ended_at }
+    }
+
+    fn rows() -> Vec<Row> {
+        use StoppedBy::{Kill, Powerdown, Quit};
+        let deaf = script(Answers, Exits(0), 0);
+        let hangs = script(Answers, Answers, 0);
+        vec![
+            row(script(Exits(2), Exits(0), 0), [(0, STOP)], [(0, DOWN)], Powerdown, 2),
+            row(deaf, [(1, STOP)], [(1, DOWN), (1 + GRACE_S, "quit")], Quit, 1 + GRACE_S),
+            row(deaf, [(0, stop(7))], [(0, DOWN), (7, "quit")], Quit, 7),
+            row(deaf, [(0, stop(0))], [(0, DOWN), (0, "quit")], Quit, 0),
+            row(hangs, [(0, stop(3))], [(0, DOWN), (3, "quit"), (8, "SIGKILL")], Kill, 8),
+            // Should the kernel hold it, it is killed again and again, and waited for.
+            row(
+                script(Answers, Answers, 12),
+                [(0, stop(3))],
+                [(0, DOWN), (3, "quit"), (8, "SIGKILL"), (13, "SIGKILL"), (18, "SIGKILL")],
+                Kill,
+                20,
+            ),
+            // What is not answered or refused leaves nothing to wait for.
+            row(script(Ignores, Exits(0), 0), [(0, STOP)], [(0, DOWN), (5, "quit")], Quit, 5),
+            row(script(Refuses, Exits(0), 0), [(0, STOP)], [(0, DOWN), (0, "quit")], Quit, 0),
+            row(
+                script(Refuses, Refuses, 0),
+                [(0, STOP)],
+                [(0, DOWN), (0, "quit"), (0, "SIGKILL")],
+                Kill,
+                0,
+            ),
+            row(script(Closes, Exits(0), 0), [(0, STOP)], [(0, DOWN), (0, "SIGKILL")], Kill, 0),
+            // A later request makes the grace shorter, and no longer.
+            row(deaf, [(0, STOP), (1, stop(5))], [(0, DOWN), (6, "quit")], Quit, 6),
+            row(deaf, [(0, stop(5)), (1, STOP)], [(0, DOWN), (5, "quit")], Quit, 5),
+            row(hangs, [(0, KILL)], [(0, "SIGKILL")], Kill, 0),
+            row(deaf, [(0, STOP), (2, KILL)], [(0, DOWN), (2, "SIGKILL")], Kill, 2),
+            // The first signal asks, each further one hastens.
+            row(deaf, [(0, Asked::Signal), (2, Asked::Signal)], [(0, DOWN), (2, "quit")], Quit, 2),
+            row(
+                hangs,
+                [(0, Asked::Signal), (2, Asked::Signal), (3, Asked::Signal)],
+                [(0, DOWN), (2, "quit"), (3, "SIGKILL")],
+                Kill,
+                3,
+            ),
+            Row {
+                again: true,
+                ..row(script(Exits(2), Exits(0), 0), [(0, RESTART)], [(0, DOWN)], Powerdown, 2)
+            },
+            // A request to stop after one to restart holds, and so does one to kill.
+            row(deaf, [(0, RESTART), (1, stop(4))], [(0, DOWN), (5, "quit")], Quit, 5),
+            row(deaf, [(0, RESTART), (1, KILL)], [(0, DOWN), (1, "SIGKILL")], Kill, 1),
+        ]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_phase_begins_when_the_one_before_has_had_its_time() {
+        for (number, row) in rows().into_iter().enumerate() {
+            let Row { script, asked, steps, end, again, ended_at } = row;
+            let steps = steps.into_iter().map(|(at, step)| (at, step.to_owned())).collect();
+            let expected = Trace { steps, end, again, ended_at };
+            assert_eq!(stopped(script, &asked).await, expected, "row {number}: {script:?}");
+        }
+    }
+}
