@@ -152,7 +152,7 @@ impl Vm {
     /// # Errors
     /// Where the wait is given up.
     pub async fn wait(&self, until: Until, context: &Context) -> Result<VmRecord, EngineError> {
-        let waiting = self.follow(Goal::Until(until), None, context);
+        let waiting = self.follow(Goal::Until(until), None, None, context);
         tokio::select! {
             vm = waiting => Ok(vm),
             () = context.cancel.cancelled() => Err(Failure::Cancelled.into()),
@@ -164,8 +164,10 @@ impl Vm {
     /// # Errors
     /// Where it has not ended after [`limits::STOP_GRACE_MOST`], or the wait is given up.
     pub async fn end(&self, ending: Ending, context: &Context) -> Result<VmRecord, EngineError> {
+        // From before it is asked: it may end at once, and on a disk that takes no writes only its supervisor tells how.
+        let told = subscribe(&self.folder).await.ok();
         self.ask_to_end(ending, context).await;
-        let ended = self.follow(Goal::Until(Until::End), Some(ending.request()), context);
+        let ended = self.follow(Goal::Until(Until::End), Some(ending.request()), told, context);
         self.within(limits::STOP_GRACE_MOST, ended, context).await
     }
 
@@ -201,7 +203,7 @@ impl Vm {
     ) -> Result<VmRecord, EngineError> {
         let before = self.record().status.started_at;
         self.request(Request::Restart { grace_s: grace.map(|grace| grace.as_secs()) }).await?;
-        let runs = self.follow(Goal::Again(before), None, context);
+        let runs = self.follow(Goal::Again(before), None, None, context);
         self.within(limits::STOP_GRACE_MOST, runs, context).await
     }
 
@@ -308,13 +310,23 @@ impl Vm {
 
     /// Follows it until a goal, or its end. What was requested is asked again of another supervisor that comes meanwhile, for the one that
     /// was asked may have been killed; and to be killed it is asked again in any case.
-    async fn follow(&self, goal: Goal, request: Option<Request>, context: &Context) -> VmRecord {
+    async fn follow(
+        &self,
+        goal: Goal,
+        request: Option<Request>,
+        mut begun: Option<Subscription>,
+        context: &Context,
+    ) -> VmRecord {
         let mut last: Option<Box<Status>> = None;
         let mut recovered: Option<Instant> = None;
         let mut is_first = true;
         loop {
             let mut watch = FolderWatch::new([self.folder.as_path()]);
-            if let Ok(mut told) = subscribe(&self.folder).await {
+            let told = match begun.take() {
+                Some(begun) => Some(begun),
+                None => subscribe(&self.folder).await.ok(),
+            };
+            if let Some(mut told) = told {
                 let is_anothers = !std::mem::take(&mut is_first);
                 while let Some(notification) = self.told(&mut told, request).await {
                     match notification {
