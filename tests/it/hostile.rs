@@ -87,6 +87,7 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
         ("an answer across the memory's end", describe("i32.const 131068")),
         ("an answer that is not aligned", describe("i32.const 1025")),
         ("a name of 4 GiB", answers(1028, "\\ff\\ff\\ff\\ff")),
+        ("a name of 65 characters", answers(1028, "\\41\\00\\00\\00")),
         ("a name across the memory's end", answers(1024, "\\fc\\ff\\01\\00\\08\\00\\00\\00")),
         ("a name that is not UTF-8", answers(1024, "\\00\\04\\00\\00\\01\\00\\00\\00")),
         ("a schema that is neither there nor not", answers(1048, "\\07")),

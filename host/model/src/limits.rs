@@ -72,7 +72,7 @@ pub const SHOWN_PROBLEMS: usize = 50;
 
 // What a policy may use. The configuration changes the deadline and the memory, per policy.
 
-/// A name, version or code in a policy's answer in bytes.
+/// A name, version or code in a policy's answer in characters; of a configured policy or tenant, in bytes.
 pub const POLICY_NAME_BYTES: usize = 64;
 
 // Recording decisions.

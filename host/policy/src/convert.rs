@@ -208,24 +208,35 @@ fn port_in(port: wit::PortMapResult) -> Result<PortMap, Fault> {
         wit::ProtocolResult::Udp => Protocol::Udp,
         wit::ProtocolResult::Other(name) => return Err(unknown("protocol", &name)),
     };
-    Ok(PortMap { label: name(&port.label), guest: port.guest, host: port.host, bind, protocol })
+    Ok(PortMap { label: word(&port.label), guest: port.guest, host: port.host, bind, protocol })
 }
 
 pub(super) fn violations_in(violations: Vec<wit::Violation>) -> Result<Vec<Violation>, Fault> {
     few("violations", violations.len())?;
-    let one = |violation: wit::Violation| Violation {
-        code: name(&violation.code),
-        field: printable::line(&violation.field, qhost_model::limits::POLICY_NAME_BYTES)
-            .to_string(),
-        message: text(&violation.message),
-        hint: violation.hint.as_deref().map(text),
+    let one = |violation: wit::Violation| {
+        Ok(Violation {
+            code: name("code of a violation", &violation.code)?,
+            field: printable::line(&violation.field, qhost_model::limits::POLICY_NAME_BYTES)
+                .to_string(),
+            message: text(&violation.message),
+            hint: violation.hint.as_deref().map(text),
+        })
     };
-    Ok(violations.into_iter().map(one).collect())
+    violations.into_iter().map(one).collect()
 }
 
-/// A name, version or code of a policy's making: one word, which looks like nothing else that stands on its line; cut where
-/// it is too long.
-pub(super) fn name(text: &str) -> String {
+/// A name, version or code of a policy's making, of the contract's length: cut, two could be taken for the same. On its line it looks like
+/// nothing else that stands there.
+pub(super) fn name(what: &str, name: &str) -> Result<String, Fault> {
+    let (count, most) = (name.chars().count(), qhost_model::limits::POLICY_NAME_BYTES);
+    if count > most {
+        return Err(nonsense(format!("a {what} of {count} characters, more than {most}")));
+    }
+    Ok(printable::word(name, usize::MAX))
+}
+
+/// A word of a policy's making, of whatever length.
+fn word(text: &str) -> String {
     printable::word(text, qhost_model::limits::POLICY_NAME_BYTES)
 }
 
@@ -243,7 +254,7 @@ fn few(what: &str, count: usize) -> Result<(), Fault> {
 }
 
 fn unknown(what: &str, found: &str) -> Fault {
-    nonsense(format!("the {what} {:?} is not one that this host knows", name(found)))
+    nonsense(format!("the {what} {:?} is not one that this host knows", word(found)))
 }
 
 fn nonsense(what: String) -> Fault {

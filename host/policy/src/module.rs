@@ -99,9 +99,12 @@ impl Module {
             let cut = schema.get(..end).unwrap_or_default();
             serde_json::from_str(cut).unwrap_or_else(|_| convert::text(cut).into())
         });
+        let name = |what, text: &str| {
+            convert::name(what, text).map_err(|fault| self.failed("describe", fault))
+        };
         Ok(About {
-            name: convert::name(&about.name),
-            version: convert::name(&about.version),
+            name: name("name", &about.name)?,
+            version: name("version", &about.version)?,
             description: convert::text(&about.description),
             settings_schema: schema,
         })
