@@ -226,7 +226,7 @@ fn free_space(state: &StateDir, config: &Config) -> Finding {
         }
     };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
-    let text = format!("{} at {}", indicatif::BinaryBytes(free), folder.display());
+    let text = format!("{} at {}", bytesize::ByteSize(free).display().iec(), folder.display());
     if free < qhost_image::limits::DISK_RESERVE_BYTES {
         let fix = "make room: qhost image gc --older-than 30d";
         return finding("free space", Health::Bad, text, fix);
@@ -263,7 +263,7 @@ fn uptime() -> Finding {
     let since = Uptime::current().map(|uptime| uptime.uptime_duration());
     let found = since.map_or_else(
         |error| error.to_string(),
-        |since| indicatif::HumanDuration(since).to_string(),
+        |since| jiff::fmt::friendly::SpanPrinter::new().unsigned_duration_to_string(&since),
     );
     finding("time since boot", Health::Good, found, "")
 }
