@@ -21,10 +21,10 @@ use super::{
 };
 use crate::limits;
 
-/// One wall of the cage.
+/// One mechanism of the cage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Wall {
+pub enum Mechanism {
     /// A user of its own, or a user namespace.
     User,
     /// Namespaces.
@@ -44,7 +44,7 @@ pub enum Wall {
     Egress,
 }
 
-impl Wall {
+impl Mechanism {
     /// What it is, for a sentence.
     pub fn what(self) -> &'static str {
         match self {
@@ -91,12 +91,12 @@ impl Wall {
 
 /// This host lacks what a launch insists on.
 #[derive(Debug, thiserror::Error)]
-pub enum MissingWalls {
-    /// Walls.
-    #[error("{}", said(walls, *may_be_left_out))]
-    Walls {
+pub enum MissingMechanisms {
+    /// Mechanisms.
+    #[error("{}", said(mechanisms, *may_be_left_out))]
+    Mechanisms {
         /// Which.
-        walls: Vec<Wall>,
+        mechanisms: Vec<Mechanism>,
         /// Whether the configuration could leave them out.
         may_be_left_out: bool,
     },
@@ -105,13 +105,14 @@ pub enum MissingWalls {
         "without {} a guest with egress \"internet\" reaches this host's loopback, private networks and cloud metadata: {}; \
          or ask for egress \"isolated\"; or have the operator allow all that, by cage.level = \"best-effort\" and \
          network.unfiltered_internet = true",
-        Wall::Egress.what(), Wall::Egress.fix()
+        Mechanism::Egress.what(), Mechanism::Egress.fix()
     )]
     OpenInternet,
 }
 
-fn said(walls: &[Wall], may_be_left_out: bool) -> String {
-    let each = walls.iter().map(|wall| format!("\n  {}: {}", wall.what(), wall.fix()));
+fn said(mechanisms: &[Mechanism], may_be_left_out: bool) -> String {
+    let each =
+        mechanisms.iter().map(|mechanism| format!("\n  {}: {}", mechanism.what(), mechanism.fix()));
     let otherwise = if may_be_left_out {
         "\nor have the operator set cage.level = \"best-effort\", which leaves it out"
     } else {
@@ -200,17 +201,17 @@ impl Host {
     }
 
     /// What any VM would be without.
-    pub fn lacks(&self) -> Vec<Wall> {
-        let walls = [
-            (Wall::User, self.has_users()),
-            (Wall::Namespaces, self.has_users()),
-            (Wall::Landlock, self.landlock >= 1),
-            (Wall::Listening, self.listening),
-            (Wall::Cgroup, self.cgroup.is_some()),
-            (Wall::Processes, self.cgroup.is_some() || self.bounds_processes()),
-            (Wall::Files, self.files >= limits::CAGE_FILES),
+    pub fn lacks(&self) -> Vec<Mechanism> {
+        let mechanisms = [
+            (Mechanism::User, self.has_users()),
+            (Mechanism::Namespaces, self.has_users()),
+            (Mechanism::Landlock, self.landlock >= 1),
+            (Mechanism::Listening, self.listening),
+            (Mechanism::Cgroup, self.cgroup.is_some()),
+            (Mechanism::Processes, self.cgroup.is_some() || self.bounds_processes()),
+            (Mechanism::Files, self.files >= limits::CAGE_FILES),
         ];
-        walls.into_iter().filter(|(_, has)| !has).map(|(wall, _)| wall).collect()
+        mechanisms.into_iter().filter(|(_, has)| !has).map(|(mechanism, _)| mechanism).collect()
     }
 
     /// The cgroup that tenants' own are below.
@@ -224,28 +225,32 @@ impl Host {
     }
 
     /// The cage for a launch; under `strict`, only a whole one.
-    pub fn cage(&self, settings: &Settings, needs: Requirements<'_>) -> Result<Cage, MissingWalls> {
+    pub fn cage(
+        &self,
+        settings: &Settings,
+        needs: Requirements<'_>,
+    ) -> Result<Cage, MissingMechanisms> {
         let Requirements { launch, overlay_bytes, program, .. } = needs;
         let mut lacks = self.lacks();
         if needs.forwards.is_empty() {
-            lacks.retain(|wall| *wall != Wall::Listening);
+            lacks.retain(|mechanism| *mechanism != Mechanism::Listening);
         }
         let network = match self.network(needs) {
             Ok(network) => network,
             Err(without) => {
-                lacks.push(Wall::Egress);
-                without.ok_or(MissingWalls::OpenInternet)?
+                lacks.push(Mechanism::Egress);
+                without.ok_or(MissingMechanisms::OpenInternet)?
             }
         };
         // A QEMU that could listen on any port gets none forwarded, at any level.
-        if lacks.contains(&Wall::Listening) {
-            return Err(MissingWalls::Walls {
-                walls: vec![Wall::Listening],
+        if lacks.contains(&Mechanism::Listening) {
+            return Err(MissingMechanisms::Mechanisms {
+                mechanisms: vec![Mechanism::Listening],
                 may_be_left_out: false,
             });
         }
         if settings.level == Level::Strict && !lacks.is_empty() {
-            return Err(MissingWalls::Walls { walls: lacks, may_be_left_out: true });
+            return Err(MissingMechanisms::Mechanisms { mechanisms: lacks, may_be_left_out: true });
         }
         let cpus = launch.resources.cpus;
         let cgroup = self.cgroup.clone().map(|cgroup| {

@@ -1,4 +1,4 @@
-//! The step between a VM's supervisor and QEMU: puts the walls up around itself, in the one order in which that can be done,
+//! The step between a VM's supervisor and QEMU: puts the mechanisms up around itself, in the one order in which that can be done,
 //! and becomes QEMU when it is told to.
 //!
 //! The supervisor writes the orders, a line of JSON, to the standard input of this step. On its standard output the step says,

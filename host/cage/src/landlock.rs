@@ -26,7 +26,7 @@ pub fn version() -> io::Result<i64> {
 /// From here on this process opens only the paths that the cage lists, none for writing but devices, and starts only the first
 /// of them, by the system's loader. All access to files that the kernel's version of Landlock can restrict is restricted, or
 /// the launch fails. What an older version cannot (truncation, devices' ioctl(2), signals and abstract sockets), the other
-/// walls cover.
+/// mechanisms cover.
 pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
     if !cage.landlock {
         return Ok(());

@@ -1,6 +1,6 @@
 //! The cage: what QEMU is kept in, so that a guest that breaks into it has gained nothing. Settled by the run from what this
 //! host has (`look`), written down with the VM, and entered by the step between supervisor and QEMU (`enter`), one file for
-//! each of its walls.
+//! each of its mechanisms.
 
 pub mod limits;
 mod detect;
@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use cgroup::{Cgroup, Usage};
-pub use detect::{Host, MissingWalls, Requirements, Wall, memory_bytes, user_namespaces};
+pub use detect::{Host, Mechanism, MissingMechanisms, Requirements, memory_bytes, user_namespaces};
 pub use enter::{CageRequest, SUBCOMMAND, StepMessage, enter};
 pub use landlock::version as landlock_version;
 pub use sockets::bound;
@@ -55,7 +55,7 @@ pub struct Cage {
     /// How much was insisted on.
     pub level: Level,
     /// What this host lacks of it.
-    pub lacks: Vec<Wall>,
+    pub lacks: Vec<Mechanism>,
     /// Who QEMU is.
     pub user: User,
     /// Whether it has mount, process, IPC and host name namespaces of its own.
@@ -145,7 +145,7 @@ impl Cage {
         match self.lacks.as_slice() {
             [] => self.level.name().to_owned(),
             lacks => {
-                let lacks: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
+                let lacks: Vec<_> = lacks.iter().map(|mechanism| mechanism.what()).collect();
                 let open = match self.network {
                     Network::Host => {
                         ", so that its guest reaches this host's loopback, private networks and cloud metadata"
@@ -217,7 +217,7 @@ pub fn enter_command(settings: &Settings, tenant: &str) -> io::Result<()> {
     group.map_or(Ok(()), |group| group.enter_command())
 }
 
-/// A wall of the cage that could not be put up.
+/// A mechanism of the cage that could not be put up.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}")]
 pub struct CageError {

@@ -21,7 +21,7 @@ use qhost_model::{
     retention::Retention,
 };
 use qhost_policy::CompileLimits;
-use qhost_sys::trusted::{self, Found, Untrusted};
+use qhost_sys::trusted::{self, Presence, Untrusted};
 
 use crate::{limits, order::Order};
 
@@ -311,8 +311,8 @@ impl Config {
         }
         for path in default_places() {
             match trusted::look(&path) {
-                Ok(Found::There) => return Ok(Some(path)),
-                Ok(Found::Absent) => {}
+                Ok(Presence::Present) => return Ok(Some(path)),
+                Ok(Presence::Absent) => {}
                 Err(source) => return Err(ConfigError::Untrusted { path, source }),
             }
         }

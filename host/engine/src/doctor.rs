@@ -1,12 +1,13 @@
 //! What this host can and cannot do for VMs, and what would mend it: one finding a line. Looks, and changes nothing.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
+use jiff::fmt::friendly::SpanPrinter;
 use procfs::{Current as _, Uptime};
 use rustix::fs::{statfs, statvfs};
 use serde::Serialize;
 
-use qhost_cage::{Level, Wall};
+use qhost_cage::{Level, Mechanism};
 use qhost_sys::{state::StateDir, trusted};
 
 use crate::{
@@ -124,7 +125,7 @@ fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
 fn cage(config: &Config) -> [Finding; 5] {
     let host = qhost_cage::Host::detect(&config.cage);
     let lacks = host.lacks();
-    let each: Vec<_> = lacks.iter().map(|wall| wall.what()).collect();
+    let each: Vec<_> = lacks.iter().map(|mechanism| mechanism.what()).collect();
     let otherwise = match config.cage.level {
         Level::Strict => Health::Bad,
         Level::BestEffort => Health::Lacking,
@@ -140,12 +141,14 @@ fn cage(config: &Config) -> [Finding; 5] {
         None => {
             let found =
                 format!("none for {} with cpu, memory and pids", config.cage.cgroup.display());
-            finding("cgroups", Health::Lacking, found, Wall::Cgroup.fix())
+            finding("cgroups", Health::Lacking, found, Mechanism::Cgroup.fix())
         }
     };
     let landlock = match qhost_cage::landlock_version() {
         Ok(version) => finding("landlock", Health::Good, format!("version {version}"), ""),
-        Err(error) => finding("landlock", Health::Lacking, error.to_string(), Wall::Landlock.fix()),
+        Err(error) => {
+            finding("landlock", Health::Lacking, error.to_string(), Mechanism::Landlock.fix())
+        }
     };
     let users = match qhost_cage::user_namespaces() {
         Ok(()) => finding("user namespaces", Health::Good, "for all users", ""),
@@ -160,9 +163,11 @@ fn cage(config: &Config) -> [Finding; 5] {
             let found = format!(
                 "{error}; network.unfiltered_internet lets guests reach this host's loopback, private networks and cloud metadata"
             );
-            finding("egress", Health::Lacking, found, Wall::Egress.fix())
+            finding("egress", Health::Lacking, found, Mechanism::Egress.fix())
         }
-        Err(error) => finding("egress", Health::Lacking, error.to_string(), Wall::Egress.fix()),
+        Err(error) => {
+            finding("egress", Health::Lacking, error.to_string(), Mechanism::Egress.fix())
+        }
     };
     [whole, cgroups, landlock, users, egress]
 }
@@ -263,7 +268,10 @@ fn uptime() -> Finding {
     let since = Uptime::current().map(|uptime| uptime.uptime_duration());
     let found = since.map_or_else(
         |error| error.to_string(),
-        |since| jiff::fmt::friendly::SpanPrinter::new().unsigned_duration_to_string(&since),
+        |since| {
+            let minutes = Duration::from_secs(since.as_secs() / 60 * 60);
+            SpanPrinter::new().unsigned_duration_to_string(&minutes)
+        },
     );
     finding("time since boot", Health::Good, found, "")
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use qhost_cage::MissingWalls;
+use qhost_cage::MissingMechanisms;
 use qhost_image::ImageError;
 use qhost_model::{
     digest::Sha256,
@@ -105,7 +105,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Turn(#[from] TurnError),
     #[error(transparent)]
-    Cage(#[from] MissingWalls),
+    Cage(#[from] MissingMechanisms),
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The image of a VM that is to be started again is not stored any more, and its record does not lead to it.

@@ -3,7 +3,7 @@
 use std::{fs::File, io::Read as _, path::Path};
 
 use qhost_policy::{PolicyError, Source};
-use qhost_sys::trusted::{self, Found};
+use qhost_sys::trusted::{self, Presence};
 
 use crate::{
     config::{Configured, Settings},
@@ -37,7 +37,7 @@ pub fn of_configuration(policy: &Configured) -> Result<Source, EngineError> {
 pub fn relied_upon(name: &str, path: &Path) -> Result<(), PolicyError> {
     match trusted::look(path) {
         // What is not there is an error when it is loaded.
-        Ok(Found::There | Found::Absent) => Ok(()),
+        Ok(Presence::Present | Presence::Absent) => Ok(()),
         Err(source) => Err(PolicyError::Untrusted { name: name.into(), path: path.into(), source }),
     }
 }

@@ -29,7 +29,8 @@ pub use network::NetworkRules;
 pub use overlay::create as create_overlay;
 pub use settings::{NetworkSettings, Scheme, Settings, SettingsProblem};
 pub use store::{
-    Checked, Collect, Collected, Fetcher, Record, Store, Stored, Unfinished, VerifiedImage, hold,
+    CheckOutcome, Collect, Collected, Fetcher, Record, Store, Stored, Unfinished, VerifiedImage,
+    hold,
 };
 
 /// Why there is no verified image.

@@ -12,7 +12,8 @@
 //! from there once more: policies trust origins, and a digest alone would let a tenant claim that an image comes from one
 //! that never served it. Within an origin a digest is enough, as the digest of an image is no secret to be kept by.
 
-mod catalog;
+mod gc;
+mod stored;
 mod check;
 mod ensure;
 mod unfinished;
@@ -45,9 +46,10 @@ use super::{
     inspect::{self, RULES},
 };
 
-pub use catalog::{Checked, Collect, Collected, Stored};
 pub use claim::Fetcher;
+pub use gc::{Collect, Collected};
 pub use record::Record;
+pub use stored::{CheckOutcome, Stored};
 pub use unfinished::Unfinished;
 
 pub(super) use claim::Claim;
@@ -110,7 +112,7 @@ impl VerifiedImage {
 }
 
 /// What is found of an image.
-enum Found {
+enum Lookup {
     Ready(VerifiedImage),
     /// It is not what was recorded, or not as it was recorded.
     Changed,
@@ -135,8 +137,8 @@ impl Store {
     ) -> Result<Option<VerifiedImage>, ImageError> {
         match self.known_digest(request, Some(tenant))? {
             Some(sha256) => match self.find(sha256, request, config)? {
-                Found::Ready(image) => Ok(Some(image)),
-                Found::Changed | Found::Elsewhere | Found::Nothing => Ok(None),
+                Lookup::Ready(image) => Ok(Some(image)),
+                Lookup::Changed | Lookup::Elsewhere | Lookup::Nothing => Ok(None),
             },
             None => Ok(None),
         }
@@ -151,8 +153,8 @@ impl Store {
     ) -> Result<bool, ImageError> {
         let Some(sha256) = self.known_digest(request, Some(tenant))? else { return Ok(true) };
         Ok(match self.find(sha256, request, config)? {
-            Found::Ready(_) | Found::Changed => false,
-            Found::Elsewhere | Found::Nothing => true,
+            Lookup::Ready(_) | Lookup::Changed => false,
+            Lookup::Elsewhere | Lookup::Nothing => true,
         })
     }
 
@@ -161,19 +163,19 @@ impl Store {
         sha256: Sha256,
         request: &ImageRequest,
         config: &Settings,
-    ) -> Result<Found, ImageError> {
+    ) -> Result<Lookup, ImageError> {
         let path = self.path(sha256);
-        let Some(record) = Record::read(&path)? else { return Ok(Found::Nothing) };
-        let Some(lease) = lease(&path)? else { return Ok(Found::Nothing) };
+        let Some(record) = Record::read(&path)? else { return Ok(Lookup::Nothing) };
+        let Some(lease) = lease(&path)? else { return Ok(Lookup::Nothing) };
         let stamp =
             lease.metadata().map(|file| Stamp::of(&file)).map_err(ImageError::store(&path))?;
         if stamp != record.stamp || !stamp.is_guarded() {
             tracing::warn!(path = %path.display(), "a stored image changed since it was hashed");
-            return Ok(Found::Changed);
+            return Ok(Lookup::Changed);
         }
         let served = |source: &Url| record.origins.contains(&origin(source));
         if !request.sources().any(served) {
-            return Ok(Found::Elsewhere);
+            return Ok(Lookup::Elsewhere);
         }
         let inspected =
             if record.rules == RULES && record.inspected.disk_bytes <= config.max_disk_bytes {
@@ -181,7 +183,7 @@ impl Store {
             } else {
                 inspected(&lease, &path, sha256, config)?
             };
-        Ok(Found::Ready(VerifiedImage {
+        Ok(Lookup::Ready(VerifiedImage {
             path,
             sha256,
             inspected,

@@ -9,7 +9,7 @@ use qhost_model::{
 };
 use qhost_sys::trusted::Untrusted;
 
-use super::signature::{Checked, PublicKey, Signers};
+use super::signature::{PublicKey, Signers, Verification};
 use crate::limits;
 
 /// A policy could not be asked, or did not answer as it must.
@@ -114,7 +114,7 @@ pub enum PolicyError {
         /// Its file's digest.
         sha256: Sha256,
         /// Who has signed.
-        checked: Box<Checked>,
+        checked: Box<Verification>,
         /// Who must have.
         signers: Box<Signers>,
     },
@@ -227,7 +227,7 @@ fn ids(signers: &Signers) -> String {
     signers.keys().iter().map(PublicKey::id).collect::<Vec<_>>().join(", ")
 }
 
-fn broken(checked: &Checked) -> String {
+fn broken(checked: &Verification) -> String {
     match checked.broken.as_slice() {
         [] => String::new(),
         ids => format!("; the signature of {} does not hold", ids.join(", ")),

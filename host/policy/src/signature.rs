@@ -151,7 +151,7 @@ impl Signature {
 
 /// What was found out about a file's signatures.
 #[derive(Debug, Clone, Default)]
-pub struct Checked {
+pub struct Verification {
     /// Ids of the keys that have signed.
     pub by: Vec<String>,
     /// Ids of keys whose signature is there and does not hold.
@@ -167,8 +167,8 @@ pub fn check<E>(
     signatures: &[Signature],
     known: &[Sha256],
     bytes: impl FnOnce() -> Result<Vec<u8>, E>,
-) -> Result<Checked, E> {
-    let mut checked = Checked::default();
+) -> Result<Verification, E> {
+    let mut checked = Verification::default();
     let mut bytes = Some(bytes);
     let mut file = None;
     for key in &signers.keys {

@@ -60,31 +60,31 @@ fn quoted(path: &Path) -> String {
 
 /// What is found under a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub enum Presence {
     /// It is there, and can be relied upon.
-    There,
+    Present,
     /// Nothing of that name is there.
     Absent,
 }
 
 /// Looks for a file or folder, and at all folders on the way to it, through links. Absent means that its folder was looked into
 /// and has nothing of that name, or that its folder is absent too. A folder that is there must be one to rely upon.
-pub fn look(path: &Path) -> Result<Found, Untrusted> {
+pub fn look(path: &Path) -> Result<Presence, Untrusted> {
     let walk = Walk::along(path)?;
     match (walk.end, walk.problem) {
         // Its folder is absent too, so that others cannot have removed the file from it.
-        (End::FolderAbsent, _) => Ok(Found::Absent),
+        (End::FolderAbsent, _) => Ok(Presence::Absent),
         (_, Some(problem)) => Err(problem),
-        (End::Absent, None) => Ok(Found::Absent),
-        (End::There, None) => Ok(Found::There),
+        (End::Absent, None) => Ok(Presence::Absent),
+        (End::Present, None) => Ok(Presence::Present),
     }
 }
 
 /// The same of what must be there.
 pub fn check(path: &Path) -> Result<(), Untrusted> {
     match look(path)? {
-        Found::There => Ok(()),
-        Found::Absent => Err(unseen(path)(io::ErrorKind::NotFound.into())),
+        Presence::Present => Ok(()),
+        Presence::Absent => Err(unseen(path)(io::ErrorKind::NotFound.into())),
     }
 }
 
@@ -112,7 +112,7 @@ struct Walk {
 
 #[derive(Clone, Copy)]
 enum End {
-    There,
+    Present,
     Absent,
     FolderAbsent,
 }
@@ -127,7 +127,7 @@ struct Link {
 impl Walk {
     fn along(path: &Path) -> Result<Self, Untrusted> {
         let whole = std::path::absolute(path).map_err(unseen(path))?;
-        let mut walk = Self { end: End::There, problem: None, links: vec![] };
+        let mut walk = Self { end: End::Present, problem: None, links: vec![] };
         let mut at = PathBuf::from("/");
         let mut rest: VecDeque<OsString> = steps(&whole).collect();
         let root = fs::symlink_metadata(&at).map_err(unseen(&at))?;
@@ -276,8 +276,8 @@ mod tests {
                 path.strip_prefix(self.0.path()).unwrap_or(path).display().to_string()
             };
             let found = match look(&self.at(name)) {
-                Ok(Found::There) => "there".into(),
-                Ok(Found::Absent) => "absent".into(),
+                Ok(Presence::Present) => "there".into(),
+                Ok(Presence::Absent) => "absent".into(),
                 Err(Untrusted::Writable { path, .. }) => format!("writable {}", name_of(&path)),
                 Err(Untrusted::Owner { path, .. }) => format!("another's {}", name_of(&path)),
                 Err(Untrusted::Dangling { link, .. }) => format!("dangling {}", name_of(&link)),
@@ -336,9 +336,13 @@ mod tests {
 
     #[test]
     fn what_a_process_has_open_is_looked_at() {
-        assert!(matches!(look(Path::new("/proc/self/fd/0")), Ok(Found::There) | Err(_)));
+        assert!(matches!(look(Path::new("/proc/self/fd/0")), Ok(Presence::Present) | Err(_)));
         let (reader, _writer) = io::pipe().unwrap();
         let path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
-        assert!(matches!(look(Path::new(&path)), Ok(Found::There)), "{:?}", look(Path::new(&path)));
+        assert!(
+            matches!(look(Path::new(&path)), Ok(Presence::Present)),
+            "{:?}",
+            look(Path::new(&path))
+        );
     }
 }

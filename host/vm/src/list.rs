@@ -44,7 +44,7 @@ pub struct VmRecord {
     pub status: Status,
     /// What it takes of the host; absent until it is about to start.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub takes: Option<Takes>,
+    pub takes: Option<Allocation>,
     /// What is reserved for it.
     pub reserved: Usage,
     /// Whether a supervisor, or the run that makes it, holds its lock.
@@ -54,7 +54,7 @@ pub struct VmRecord {
 
 /// What a VM takes of the host, of `plan.json`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Takes {
+pub struct Allocation {
     /// CPUs and memory.
     pub resources: Resources,
     /// Its forwarded ports.
@@ -70,7 +70,7 @@ struct Image {
     sha256: Sha256,
 }
 
-impl Takes {
+impl Allocation {
     /// The image's digest.
     pub fn image(&self) -> Option<Sha256> {
         self.image.as_ref().map(|image| image.sha256)
@@ -94,7 +94,7 @@ impl VmRecord {
         if !held && !status.qemu_lives() {
             status.enter(State::Lost, Some(LOST.into()));
         }
-        let takes: Option<Takes> = read_record(&path.join(PLAN));
+        let takes: Option<Allocation> = read_record(&path.join(PLAN));
         let reserved = read_record(&path.join(RESERVED)).unwrap_or_else(|| {
             let task: Option<Task> = read_record(&path.join(TASK));
             let cpus = takes.as_ref().map_or(0, |takes| takes.resources.cpus.into());

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use qhost_model::digest::Sha256;
 use qhost_sys::{
     state,
-    trusted::{self, Found},
+    trusted::{self, Presence},
 };
 
 use super::{ConfigError, policies::Named};
@@ -50,8 +50,8 @@ impl Lock {
     /// Reads a lock file; an absent one locks nothing.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         match trusted::look(path) {
-            Ok(Found::There) => {}
-            Ok(Found::Absent) => return Ok(Self::default()),
+            Ok(Presence::Present) => {}
+            Ok(Presence::Absent) => return Ok(Self::default()),
             Err(source) => return Err(ConfigError::Untrusted { path: path.into(), source }),
         }
         let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };

@@ -17,16 +17,16 @@ use crate::{
 
 /// What was found.
 #[derive(Serialize)]
-struct Checked {
+struct ConfigCheck {
     /// The file; absent where there is none and the defaults hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
-    policies: Vec<CheckedPolicy>,
+    policies: Vec<PolicyCheck>,
     problems: Vec<ConfigProblem>,
 }
 
 #[derive(Serialize)]
-struct CheckedPolicy {
+struct PolicyCheck {
     name: String,
     version: String,
     sha256: Sha256,
@@ -46,15 +46,17 @@ pub(super) fn config(shared: &Shared, command: &ConfigCommand) -> Exit {
     }
 }
 
-fn check(shared: &Shared) -> Result<Checked, RunError> {
-    let mut checked = Checked { file: None, policies: vec![], problems: vec![] };
+fn check(shared: &Shared) -> Result<ConfigCheck, RunError> {
+    let mut checked = ConfigCheck { file: None, policies: vec![], problems: vec![] };
     let loaded = Config::place(shared.config.as_deref()).and_then(|place| {
         checked.file = place.as_ref().map(|path| path.display().to_string());
         Config::load(shared.config.as_deref())
     });
     let config = match loaded {
         Ok(config) => config,
-        Err(ConfigError::Problems { problems, .. }) => return Ok(Checked { problems, ..checked }),
+        Err(ConfigError::Problems { problems, .. }) => {
+            return Ok(ConfigCheck { problems, ..checked });
+        }
         Err(ConfigError::Untrusted { path, source }) => {
             checked.problem(path.display().to_string(), &source);
             return Ok(checked);
@@ -83,10 +85,10 @@ fn check(shared: &Shared) -> Result<Checked, RunError> {
     Ok(checked)
 }
 
-fn load(loader: &Loader, configured: &Configured) -> Result<CheckedPolicy, RunError> {
+fn load(loader: &Loader, configured: &Configured) -> Result<PolicyCheck, RunError> {
     let chain = loader.chain(vec![qhost_engine::sources::of_configuration(configured)?])?;
     let record = chain.records().into_iter().next();
-    Ok(CheckedPolicy {
+    Ok(PolicyCheck {
         name: configured.name.clone(),
         version: record.map(|record| record.version).unwrap_or_default(),
         sha256: configured.sha256,
@@ -94,7 +96,7 @@ fn load(loader: &Loader, configured: &Configured) -> Result<CheckedPolicy, RunEr
     })
 }
 
-impl Checked {
+impl ConfigCheck {
     fn problem(&mut self, place: String, error: &dyn Error) {
         let ErrorReport { message, causes, .. } = ErrorReport::new(error, &[]);
         let message = [vec![message], causes].concat().join(": ");
@@ -109,7 +111,7 @@ impl Checked {
         }
         let file = self.file.as_deref().unwrap_or("no file: the defaults");
         let mut text = format!("config    {file}\n");
-        for CheckedPolicy { name, version, sha256, mode } in &self.policies {
+        for PolicyCheck { name, version, sha256, mode } in &self.policies {
             let mode = if *mode == Mode::Monitor { ", in monitor mode" } else { "" };
             text += &format!("policy    {name} {version} sha256:{sha256}{mode}\n");
         }

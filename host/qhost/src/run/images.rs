@@ -11,7 +11,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use qhost_engine::{Engine, overlays};
-use qhost_image::{Checked, Collect, Fetcher, ImageError, Inspected, Store, Stored, Unfinished};
+use qhost_image::{
+    CheckOutcome, Collect, Fetcher, ImageError, Inspected, Store, Stored, Unfinished,
+};
 use qhost_model::{digest::Sha256, job, printable};
 
 use super::{RunError, engine, show};
@@ -190,16 +192,16 @@ impl Images<'_> {
             shown.clear();
             if !self.shared.json {
                 let word = match &checked {
-                    Checked::Sound => show::good("sound"),
-                    Checked::Busy => "busy ".into(),
-                    Checked::Quarantined { .. } => show::bad("wrong"),
-                    Checked::Unreadable { .. } => show::bad("error"),
+                    CheckOutcome::Sound => show::good("sound"),
+                    CheckOutcome::Busy => "busy ".into(),
+                    CheckOutcome::Quarantined { .. } => show::bad("wrong"),
+                    CheckOutcome::Unreadable { .. } => show::bad("error"),
                 };
                 let more = match &checked {
-                    Checked::Sound => String::new(),
-                    Checked::Busy => ": another process is at it".into(),
-                    Checked::Unreadable { reason } => format!(": it cannot be read: {reason}"),
-                    Checked::Quarantined { found, to } => {
+                    CheckOutcome::Sound => String::new(),
+                    CheckOutcome::Busy => ": another process is at it".into(),
+                    CheckOutcome::Unreadable { reason } => format!(": it cannot be read: {reason}"),
+                    CheckOutcome::Quarantined { found, to } => {
                         format!(": it has sha256:{found} now, and was put away as {}", to.display())
                     }
                 };
@@ -207,8 +209,9 @@ impl Images<'_> {
             }
             checks.push((stored.sha256, checked));
         }
-        let sound =
-            checks.iter().all(|(_, checked)| matches!(checked, Checked::Sound | Checked::Busy));
+        let sound = checks
+            .iter()
+            .all(|(_, checked)| matches!(checked, CheckOutcome::Sound | CheckOutcome::Busy));
         let exit = if sound { Exit::Done } else { Exit::CheckFailed };
         if self.shared.json {
             let images: Vec<_> = checks

@@ -15,7 +15,7 @@ use qhost_engine::config::{Config, Lock, Locked};
 use qhost_model::digest::Sha256;
 use qhost_policy::{
     Allowance, PublicKey, Signature, Signers,
-    signature::{self, Checked, Encrypted, SecretKey},
+    signature::{self, Encrypted, SecretKey, Verification},
 };
 use qhost_sys::{state, trusted};
 
@@ -157,7 +157,7 @@ fn try_verify(
     let bytes = fs::read(file).map_err(unreadable(file))?;
     let sha256 = Sha256::of(&bytes);
     let signatures = signature::beside(file).map_err(unreadable(file))?;
-    let Checked { by, broken, .. } =
+    let Verification { by, broken, .. } =
         signature::check(&signers, &signatures, &[], || Ok::<_, RunError>(bytes))?;
     let holds = by.len() >= signers.threshold();
     let mut text = String::new();
