@@ -9,7 +9,7 @@ use qhost_sys::failpoint;
 
 use super::{
     super::{ImageError, Progress, Step, pipe},
-    Checked, Record, Stamp, Store, stamp,
+    CheckOutcome, Record, Stamp, Store, stamp,
 };
 use crate::limits;
 
@@ -20,7 +20,7 @@ impl Store {
         sha256: Sha256,
         mut record: Record,
         progress: &dyn Progress,
-    ) -> Result<Checked, ImageError> {
+    ) -> Result<CheckOutcome, ImageError> {
         let path = self.path(sha256);
         for _ in 0..limits::IMAGE_HASHES {
             let file = File::open(&path).map_err(ImageError::store(&path))?;
@@ -29,7 +29,7 @@ impl Store {
             let found = digest_of(file, progress).await.map_err(ImageError::store(&path))?;
             failpoint::reach("store.hashed");
             if found != record.content_sha256 || !before.is_guarded() {
-                return self.quarantine(sha256).map(|to| Checked::Quarantined { found, to });
+                return self.quarantine(sha256).map(|to| CheckOutcome::Quarantined { found, to });
             }
             // Where the file looks different by now, it may have been replaced, or only its times were set.
             if before == stamp(&path)? {
@@ -37,10 +37,10 @@ impl Store {
                     record.stamp = before;
                     record.write(&path)?;
                 }
-                return Ok(Checked::Sound);
+                return Ok(CheckOutcome::Sound);
             }
         }
-        Ok(Checked::Busy)
+        Ok(CheckOutcome::Busy)
     }
 }
 

@@ -10,7 +10,7 @@ use qhost_sys::{failpoint, state};
 
 use super::{
     super::{ImageError, Refusal, fetch, inspect::RULES, shown},
-    Fetcher, Found, Lock, Part, Record, Store, VerifiedImage, beside, inspected, origin, stamp,
+    Fetcher, Lock, Lookup, Part, Record, Store, VerifiedImage, beside, inspected, origin, stamp,
 };
 use crate::limits;
 
@@ -23,7 +23,7 @@ impl Store {
     ) -> Result<VerifiedImage, ImageError> {
         let config = fetcher.config;
         let sha256 = self.resolve(request, fetcher).await?;
-        if let Found::Ready(image) = self.find(sha256, request, config)? {
+        if let Lookup::Ready(image) = self.find(sha256, request, config)? {
             self.note_use(sha256);
             return Ok(image);
         }
@@ -36,7 +36,7 @@ impl Store {
         self.sweep();
         // The run that held the lock before may have fetched it.
         let mut found = self.find(sha256, request, config)?;
-        if let Found::Changed = found {
+        if let Lookup::Changed = found {
             let _digest = self.lock(&beside(&path, "lock"), request, fetcher).await?;
             if let Some(record) = Record::read(&path)? {
                 self.check(sha256, record, fetcher.progress).await?;
@@ -44,8 +44,8 @@ impl Store {
             found = self.find(sha256, request, config)?;
         }
         let image = match found {
-            Found::Ready(image) => image,
-            Found::Changed | Found::Elsewhere | Found::Nothing => {
+            Lookup::Ready(image) => image,
+            Lookup::Changed | Lookup::Elsewhere | Lookup::Nothing => {
                 let part = Part::open(&path, &download, fetcher.claim(self, lock)?)?;
                 self.fetch(sha256, request, part, fetcher).await?
             }
@@ -75,13 +75,13 @@ impl Store {
         failpoint::reach("store.inspected");
         let mut lock = self.lock(&beside(&path, "lock"), request, fetcher).await?;
         let mut record = match self.find(sha256, request, config)? {
-            Found::Ready(_) | Found::Elsewhere => {
+            Lookup::Ready(_) | Lookup::Elsewhere => {
                 part.clear()?;
                 let known =
                     Record::read(&path)?.filter(|known| known.content_sha256 == fetched.content);
                 known.ok_or_else(|| two_images(sha256))?
             }
-            Found::Changed | Found::Nothing => {
+            Lookup::Changed | Lookup::Nothing => {
                 let at = path.clone();
                 // Making it durable takes as long as the disk does.
                 // Its lock goes along: this may be dropped meanwhile.
@@ -110,8 +110,8 @@ impl Store {
         drop(lock);
         failpoint::reach("store.recorded");
         match self.find(sha256, request, config)? {
-            Found::Ready(image) => Ok(VerifiedImage { cached: false, ..image }),
-            Found::Changed | Found::Elsewhere | Found::Nothing => {
+            Lookup::Ready(image) => Ok(VerifiedImage { cached: false, ..image }),
+            Lookup::Changed | Lookup::Elsewhere | Lookup::Nothing => {
                 let lost = "what was just stored is not there any more";
                 Err(ImageError::store(&path)(io::Error::other(lost)))
             }
