@@ -1,12 +1,16 @@
 //! The engine as a program other than the command calls it.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use qhost_engine::{Context, Engine, JobFile, Options, Order, Programs, config::Config};
+use qhost_model::kind::Kind;
+use qhost_sys::state::StateDir;
 use qhost_tests::{
-    Done, ImageServer,
+    Done, ImageServer, Qhost,
     boot_sector::{self, Then},
+    configured,
 };
 
 use crate::qhost;
@@ -29,4 +33,42 @@ fn twenty_starts_in_one_process_half_of_them_given_up() {
     let started: usize = done.stdout.split(' ').next().unwrap().parse().unwrap();
     assert!((10..20).contains(&started), "{}", done.stdout);
     qhost.assert_nothing_left();
+}
+
+/// A configuration whose one policy writes what its settings say.
+fn config(qhost: &Qhost, module: &str, settings: Value) -> Config {
+    let chain = "[host]\nchain = [\"one\"]\n";
+    qhost.config(&(configured("one", module, settings, "") + chain));
+    Config::load(Some(&qhost.folder().join("qhost.toml"))).unwrap()
+}
+
+/// What is decided goes by the configuration that was there when the order came; one whose policies do not load is not gone over to.
+#[tokio::test]
+async fn another_configuration_is_gone_over_to_whole_or_not_at_all() {
+    let qhost = qhost();
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    let engine = Engine::open(Options {
+        config: config(&qhost, "probe-sets", json!({"memory_mib": 48})),
+        state: StateDir::new(&qhost.state()).unwrap(),
+        programs: Some(Programs {
+            qhost: qhost.program().to_owned(),
+            supervisor: format!("{}-supervisor", qhost.program().display()).into(),
+        }),
+    })
+    .unwrap();
+    let plan = async || {
+        let file = JobFile { name: job.clone(), bytes: fs::read(&job).unwrap() };
+        let plan = engine.plan(Order::new(file, "default"), &Context::default()).await;
+        let memory = |argv: Vec<String>| argv.iter().find(|arg| arg.starts_with("size=")).cloned();
+        plan.map(|plan| memory(plan.argv)).map_err(|error| error.kind())
+    };
+    assert_eq!(plan().await, Ok(Some("size=48M".into())));
+    engine.reload(config(&qhost, "probe-sets", json!({"memory_mib": 64}))).await.unwrap();
+    assert_eq!(plan().await, Ok(Some("size=64M".into())));
+    let wrong_settings = config(&qhost, "probe-sets", json!({"memory": 16}));
+    let error = engine.reload(wrong_settings).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
+    assert_eq!(plan().await, Ok(Some("size=64M".into())), "as before");
+    engine.reload(config(&qhost, "probe-sets", json!({"refuse": "no"}))).await.unwrap();
+    assert_eq!(plan().await, Err(Kind::Denied));
 }
