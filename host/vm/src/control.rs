@@ -187,10 +187,15 @@ async fn attached(mut stream: UnixStream, console: Console) -> io::Result<()> {
     let mut said = console.said.subscribe();
     stream.write_all(b"{\"return\":null}\n").await?;
     let mut buffer = [0; limits::CONSOLE_TYPED_BYTES];
+    let mut listens = true;
     loop {
         tokio::select! {
-            bytes = said.recv() => match bytes {
-                Ok(bytes) => time::timeout(limits::CONSOLE_SLOW, stream.write_all(&bytes)).await??,
+            bytes = said.recv(), if listens => match bytes {
+                // One that has gone may have typed something before, which is still to be read.
+                Ok(bytes) => {
+                    let sent = time::timeout(limits::CONSOLE_SLOW, stream.write_all(&bytes)).await?;
+                    listens = sent.is_ok();
+                }
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
             },
