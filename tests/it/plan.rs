@@ -24,13 +24,7 @@ fn planned(job: &Value) -> Option<Vec<String>> {
     let task = read(job)?;
     let launch = Launch::default_for(&task.asked);
     let format = Format::guess(task.image.source.path());
-    let forward = |port: &PortMap| Forward {
-        label: port.label.clone(),
-        bind: port.bind,
-        host: port.host.unwrap_or(0),
-        guest: port.guest,
-        protocol: port.protocol,
-    };
+    let forward = |port: &PortMap| Forward::of(port, port.host.unwrap_or(0));
     let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
     Some(argv("VM-ID", &launch, &[], format, &forwards))
 }

@@ -97,13 +97,7 @@ fn planned(
         disk_bytes(launch, stored)?;
     }
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
-    let forward = |port: &PortMap| Forward {
-        label: port.label.clone(),
-        bind: port.bind,
-        host: port.host.unwrap_or(0),
-        guest: port.guest,
-        protocol: port.protocol,
-    };
+    let forward = |port: &PortMap| Forward::of(port, port.host.unwrap_or(0));
     let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
     let needs = qhost_cage::Requirements {
         tenant: &task.tenant,

@@ -71,19 +71,12 @@ pub(crate) fn reserve(
     // Those asked for by number first, so that none is picked for another label.
     let (named, any): (Vec<_>, Vec<_>) = launch.ports.iter().partition(|port| port.host.is_some());
     for port in named.into_iter().chain(any) {
-        let forward = |host| Forward {
-            label: port.label.clone(),
-            bind: port.bind,
-            host,
-            guest: port.guest,
-            protocol: port.protocol,
-        };
         let (held, host) = match port.host {
-            Some(host) => (take(&folder, &forward(host))?, host),
+            Some(host) => (take(&folder, &Forward::of(port, host))?, host),
             None => pick(&folder, port, allowed)?,
         };
         reserved.held.push(held);
-        reserved.forwards.push(forward(host));
+        reserved.forwards.push(Forward::of(port, host));
     }
     Ok(reserved)
 }

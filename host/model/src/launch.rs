@@ -27,7 +27,7 @@ pub(crate) use rules::violation;
 pub use rules::{Findings, Rules, Violation};
 
 use changes::Changes;
-use field::{Key, LaunchField};
+use field::{AskedField, Key, LaunchField};
 
 /// Makes of the list of fields what a task asks for, what is launched, and each loop over all fields.
 macro_rules! fields {
@@ -104,7 +104,7 @@ macro_rules! fields {
                 usage
             }
 
-            /// Its fields in one line, but for those that have lines of their own.
+            /// Its fields in one line, without the fields that have lines of their own.
             pub fn line(&self) -> String {
                 let fields = [$(<$a_field>::shown(&self.$a),)+ $(<$c_field>::shown(&self.$c),)+];
                 fields.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -113,8 +113,8 @@ macro_rules! fields {
 
         /// Every field, for reference pages.
         pub const FIELDS: &[FieldAbout] = &[
-            $(FieldAbout::of::<$a_field>(),)+
-            $(FieldAbout::of::<$c_field>(),)+
+            $(FieldAbout::of::<$a_field>(<$a_field>::KEYS),)+
+            $(FieldAbout::of::<$c_field>(&[]),)+
         ];
     };
 }
@@ -156,8 +156,8 @@ pub struct FieldAbout {
 }
 
 impl FieldAbout {
-    const fn of<F: LaunchField>() -> Self {
-        Self { name: F::NAME, keys: F::KEYS, contract: F::CONTRACT, tighter: F::TIGHTER }
+    const fn of<F: LaunchField>(keys: &'static [Key]) -> Self {
+        Self { name: F::NAME, keys, contract: F::CONTRACT, tighter: F::TIGHTER }
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{
     Change, Findings, Rules,
     changes::Changes,
-    field::{Key, LaunchField, Place},
+    field::{AskedField, Key, LaunchField, Place},
     rules::violation,
 };
 use crate::{
@@ -24,26 +24,8 @@ impl LaunchField for Field {
     type Value = Accelerator;
 
     const NAME: &'static str = "accelerator";
-    const KEYS: &'static [Key] = &[Key {
-        place: Place::Config,
-        name: "accelerator",
-        required: false,
-        schema: || {
-            json!({
-                "description": "What runs the guest's code. Absent: the host's policies choose, tcg without any.",
-                "enum": ["tcg", "kvm", null]
-            })
-        },
-    }];
     const CONTRACT: &'static str = "`accelerator`";
     const TIGHTER: &'static str = "nothing: each has its own surface and its own speed";
-
-    fn read(task: &TaskBlock<'_>) -> Option<Self::Asked> {
-        match task.config.as_ref()?.optional("accelerator") {
-            Some(word) => word.word(Accelerator::ALL, Accelerator::name).map(Some),
-            None => Some(None),
-        }
-    }
 
     fn default_for(asked: &Self::Asked) -> Accelerator {
         asked.unwrap_or(Accelerator::Tcg)
@@ -82,5 +64,26 @@ impl LaunchField for Field {
 
     fn shown(accelerator: &Accelerator) -> Option<String> {
         Some(accelerator.name().into())
+    }
+}
+
+impl AskedField for Field {
+    const KEYS: &'static [Key] = &[Key {
+        place: Place::Config,
+        name: "accelerator",
+        required: false,
+        schema: || {
+            json!({
+                "description": "What runs the guest's code. Absent: the host's policies choose, tcg without any.",
+                "enum": ["tcg", "kvm", null]
+            })
+        },
+    }];
+
+    fn read(task: &TaskBlock<'_>) -> Option<Self::Asked> {
+        match task.config.as_ref()?.optional("accelerator") {
+            Some(word) => word.word(Accelerator::ALL, Accelerator::name).map(Some),
+            None => Some(None),
+        }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{
     Change, Findings, Rules,
     changes::Changes,
-    field::{Key, LaunchField, Place},
+    field::{AskedField, Key, LaunchField, Place},
     rules::violation,
 };
 use crate::{host_facts::HostFacts, job::block::TaskBlock, limits, quota::Usage, secrets::Secrets};
@@ -22,33 +22,8 @@ impl LaunchField for Field {
     type Value = Option<u64>;
 
     const NAME: &'static str = "disk_bytes";
-    const KEYS: &'static [Key] = &[Key {
-        place: Place::Config,
-        name: "disk_bytes",
-        required: false,
-        schema: || {
-            json!({
-                "description": "The size of the root disk in bytes, a multiple of 512, where it is to be larger than the image's; the guest enlarges its partition and file system itself. At most what the host's image.max_disk_bytes says.",
-                "type": ["integer", "null"],
-                "minimum": limits::SECTOR_BYTES,
-                "maximum": i64::MAX,
-                "multipleOf": limits::SECTOR_BYTES
-            })
-        },
-    }];
     const CONTRACT: &'static str = "`extensions`, `disk-bytes`: decimal digits";
     const TIGHTER: &'static str = "lower it, or leave it out";
-
-    fn read(task: &TaskBlock<'_>) -> Option<Option<u64>> {
-        let Some(disk) = task.config.as_ref()?.optional("disk_bytes") else { return Some(None) };
-        let most = i64::MAX.unsigned_abs();
-        let bytes = disk.number(limits::SECTOR_BYTES..=most, "the disk's size in bytes")?;
-        if bytes.is_multiple_of(limits::SECTOR_BYTES) {
-            Some(Some(bytes))
-        } else {
-            disk.refuse(format!("a multiple of {}: a disk has whole sectors", limits::SECTOR_BYTES))
-        }
-    }
 
     fn default_for(asked: &Option<u64>) -> Option<u64> {
         *asked
@@ -99,5 +74,33 @@ impl LaunchField for Field {
 
     fn shown(disk: &Option<u64>) -> Option<String> {
         disk.map(|bytes| format!("a disk of {bytes} bytes"))
+    }
+}
+
+impl AskedField for Field {
+    const KEYS: &'static [Key] = &[Key {
+        place: Place::Config,
+        name: "disk_bytes",
+        required: false,
+        schema: || {
+            json!({
+                "description": "The size of the root disk in bytes, a multiple of 512, where it is to be larger than the image's; the guest enlarges its partition and file system itself. At most what the host's image.max_disk_bytes says.",
+                "type": ["integer", "null"],
+                "minimum": limits::SECTOR_BYTES,
+                "maximum": i64::MAX,
+                "multipleOf": limits::SECTOR_BYTES
+            })
+        },
+    }];
+
+    fn read(task: &TaskBlock<'_>) -> Option<Option<u64>> {
+        let Some(disk) = task.config.as_ref()?.optional("disk_bytes") else { return Some(None) };
+        let most = i64::MAX.unsigned_abs();
+        let bytes = disk.number(limits::SECTOR_BYTES..=most, "the disk's size in bytes")?;
+        if bytes.is_multiple_of(limits::SECTOR_BYTES) {
+            Some(Some(bytes))
+        } else {
+            disk.refuse(format!("a multiple of {}: a disk has whole sectors", limits::SECTOR_BYTES))
+        }
     }
 }

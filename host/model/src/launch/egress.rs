@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     Change, Findings, Rules,
     changes::Changes,
-    field::{Key, LaunchField, Place},
+    field::{AskedField, Key, LaunchField, Place},
     rules::violation,
 };
 use crate::{
@@ -33,26 +33,8 @@ impl LaunchField for Field {
     type Value = Egress;
 
     const NAME: &'static str = "egress";
-    const KEYS: &'static [Key] = &[Key {
-        place: Place::Config,
-        name: "egress",
-        required: false,
-        schema: || {
-            json!({
-                "description": "What the guest may reach by itself; isolated when absent.",
-                "enum": ["isolated", "internet", null]
-            })
-        },
-    }];
     const CONTRACT: &'static str = "`egress`";
     const TIGHTER: &'static str = "make it `isolated`";
-
-    fn read(task: &TaskBlock<'_>) -> Option<Egress> {
-        match task.config.as_ref()?.optional("egress") {
-            Some(word) => word.word(Egress::ALL, Egress::name),
-            None => Some(Egress::Isolated),
-        }
-    }
 
     fn default_for(asked: &Egress) -> Egress {
         *asked
@@ -85,5 +67,26 @@ impl LaunchField for Field {
 
     fn shown(egress: &Egress) -> Option<String> {
         Some(format!("egress {}", egress.name()))
+    }
+}
+
+impl AskedField for Field {
+    const KEYS: &'static [Key] = &[Key {
+        place: Place::Config,
+        name: "egress",
+        required: false,
+        schema: || {
+            json!({
+                "description": "What the guest may reach by itself; isolated when absent.",
+                "enum": ["isolated", "internet", null]
+            })
+        },
+    }];
+
+    fn read(task: &TaskBlock<'_>) -> Option<Egress> {
+        match task.config.as_ref()?.optional("egress") {
+            Some(word) => word.word(Egress::ALL, Egress::name),
+            None => Some(Egress::Isolated),
+        }
     }
 }

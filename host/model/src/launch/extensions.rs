@@ -1,11 +1,7 @@
 //! Room to grow, of the contract.
 
-use super::{
-    Change, Findings, Rules,
-    changes::Changes,
-    field::{Key, LaunchField},
-};
-use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
+use super::{Change, Findings, Rules, changes::Changes, field::LaunchField};
+use crate::{host_facts::HostFacts, quota::Usage, secrets::Secrets};
 
 /// Pairs of a key and a value that this host does not know.
 #[derive(Debug)]
@@ -16,13 +12,8 @@ impl LaunchField for Field {
     type Value = Vec<(String, String)>;
 
     const NAME: &'static str = "extensions";
-    const KEYS: &'static [Key] = &[];
     const CONTRACT: &'static str = "`extensions`";
     const TIGHTER: &'static str = "nothing: what they mean is not known";
-
-    fn read(_: &TaskBlock<'_>) -> Option<()> {
-        Some(())
-    }
 
     fn default_for((): &()) -> Self::Value {
         vec![]

@@ -8,22 +8,17 @@ use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets:
 
 /// A field of a launch. Nothing of it has a default: a field that is added without a word about one of these does not compile.
 pub trait LaunchField {
-    /// What a job asks for.
+    /// What a job asks for; nothing, where only policies write it.
     type Asked;
     /// What is launched.
     type Value;
 
     /// Its name, in what differs between launches and in violations.
     const NAME: &'static str;
-    /// The keys of a job file that ask for it.
-    const KEYS: &'static [Key];
     /// Its form in the contract, for people.
     const CONTRACT: &'static str;
     /// What a tenant's policy may do to it, for people.
     const TIGHTER: &'static str;
-
-    /// Reads what is asked for; absent after a problem was noted.
-    fn read(task: &TaskBlock<'_>) -> Option<Self::Asked>;
 
     /// What is launched if no policy says otherwise.
     fn default_for(asked: &Self::Asked) -> Self::Value;
@@ -53,6 +48,15 @@ pub trait LaunchField {
     fn shown(value: &Self::Value) -> Option<String>;
 }
 
+/// A field that jobs ask for.
+pub trait AskedField: LaunchField {
+    /// The keys of a job file that ask for it.
+    const KEYS: &'static [Key];
+
+    /// Reads what is asked for; absent after a problem was noted.
+    fn read(task: &TaskBlock<'_>) -> Option<Self::Asked>;
+}
+
 /// A key of a job file.
 #[derive(Debug)]
 pub struct Key {
@@ -71,7 +75,7 @@ pub struct Key {
 pub enum Place {
     /// In the task's `config` block, in both forms.
     Config,
-    /// The same, with what is so in qhost's own form alone.
+    /// In `config` too; what is said of the key holds in qhost's own form alone.
     OwnConfig,
     /// In `resources` of qhost's own form.
     OwnResources,
@@ -91,7 +95,7 @@ impl Place {
     }
 }
 
-/// The names of those keys that stand in a place.
+/// The names of the keys that stand in a place.
 pub(crate) fn names_in<'k>(
     keys: impl Iterator<Item = &'k Key>,
     place: Place,

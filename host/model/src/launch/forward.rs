@@ -4,7 +4,7 @@ use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Protocol;
+use super::{PortMap, Protocol};
 
 /// One forwarded port with its host side settled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,14 @@ pub struct Forward {
     pub guest: u16,
     /// The transport.
     pub protocol: Protocol,
+}
+
+impl Forward {
+    /// A launch's port, with its host side settled.
+    pub fn of(port: &PortMap, host: u16) -> Self {
+        let PortMap { label, guest, host: _, bind, protocol } = port;
+        Self { label: label.clone(), bind: *bind, host, guest: *guest, protocol: *protocol }
+    }
 }
 
 impl fmt::Display for Forward {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{
     Change, Findings, PortRange, Rules,
     changes::Changes,
-    field::{Key, LaunchField, Place},
+    field::{AskedField, Key, LaunchField, Place},
     rules::violation,
 };
 use crate::{
@@ -69,55 +69,9 @@ impl LaunchField for Field {
     type Value = Vec<PortMap>;
 
     const NAME: &'static str = "ports";
-    const KEYS: &'static [Key] = &[
-        Key {
-            place: Place::Config,
-            name: "host_port",
-            required: false,
-            schema: || {
-                json!({
-                    "description": "The host port that is forwarded to the one port in guest_ports.",
-                    "anyOf": [{ "$ref": "#/$defs/port" }, { "type": "null" }]
-                })
-            },
-        },
-        Key {
-            place: Place::Config,
-            name: "guest_ports",
-            required: false,
-            schema: || {
-                json!({
-                    "description": "Guest ports: one, with host_port; or as many as a Nomad task has reserved ports, in order.",
-                    "anyOf": [
-                        { "type": "array", "maxItems": 64, "items": { "$ref": "#/$defs/port" } },
-                        { "type": "null" }
-                    ]
-                })
-            },
-        },
-        Key {
-            place: Place::Config,
-            name: "port_map",
-            required: false,
-            schema: || {
-                json!({
-                    "description": "Guest ports by label. In qhost's own form the host picks host ports that are not given."
-                })
-            },
-        },
-        Key { place: Place::OwnConfig, name: "port_map", required: false, schema: own_port_map },
-    ];
     const CONTRACT: &'static str = "`ports`";
     const TIGHTER: &'static str =
         "drop some, pin one that the host is to pick, bind one for every address to one address";
-
-    fn read(task: &TaskBlock<'_>) -> Option<Vec<PortRequest>> {
-        let config = task.config.as_ref()?;
-        match task.form {
-            Form::Own => keys::read(config, None),
-            Form::Nomad => keys::read(config, Some(task.declared.as_ref()?)),
-        }
-    }
 
     fn default_for(asked: &Vec<PortRequest>) -> Vec<PortMap> {
         let map = |port: &PortRequest| PortMap {
@@ -189,6 +143,55 @@ impl LaunchField for Field {
 
     fn shown(_: &Vec<PortMap>) -> Option<String> {
         None
+    }
+}
+
+impl AskedField for Field {
+    const KEYS: &'static [Key] = &[
+        Key {
+            place: Place::Config,
+            name: "host_port",
+            required: false,
+            schema: || {
+                json!({
+                    "description": "The host port that is forwarded to the one port in guest_ports.",
+                    "anyOf": [{ "$ref": "#/$defs/port" }, { "type": "null" }]
+                })
+            },
+        },
+        Key {
+            place: Place::Config,
+            name: "guest_ports",
+            required: false,
+            schema: || {
+                json!({
+                    "description": "Guest ports: one, with host_port; or as many as a Nomad task has reserved ports, in order.",
+                    "anyOf": [
+                        { "type": "array", "maxItems": 64, "items": { "$ref": "#/$defs/port" } },
+                        { "type": "null" }
+                    ]
+                })
+            },
+        },
+        Key {
+            place: Place::Config,
+            name: "port_map",
+            required: false,
+            schema: || {
+                json!({
+                    "description": "Guest ports by label. In qhost's own form the host picks host ports that are not given."
+                })
+            },
+        },
+        Key { place: Place::OwnConfig, name: "port_map", required: false, schema: own_port_map },
+    ];
+
+    fn read(task: &TaskBlock<'_>) -> Option<Vec<PortRequest>> {
+        let config = task.config.as_ref()?;
+        match task.form {
+            Form::Own => keys::read(config, None),
+            Form::Nomad => keys::read(config, Some(task.declared.as_ref()?)),
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! CPUs and memory.
 
+use std::ops::RangeInclusive;
+
 use serde_json::json;
 
 use super::{
     Change, Findings, Rules,
     changes::Changes,
-    field::{Key, LaunchField, Place},
+    field::{AskedField, Key, LaunchField, Place},
     rules::violation,
 };
 use crate::{
@@ -25,6 +27,69 @@ impl LaunchField for Field {
     type Value = Resources;
 
     const NAME: &'static str = "resources";
+    const CONTRACT: &'static str = "`resources`";
+    const TIGHTER: &'static str = "lower each";
+
+    fn default_for(asked: &Resources) -> Resources {
+        *asked
+    }
+
+    fn compare(before: &Resources, after: &Resources, changes: &mut Changes) {
+        let Resources { cpus, memory_mib } = before;
+        changes.note("resources.cpus", cpus, &after.cpus);
+        changes.note("resources.memory_mib", memory_mib, &after.memory_mib);
+    }
+
+    fn widened(host: &Resources, tenant: &Resources) -> Option<Change> {
+        let Resources { cpus, memory_mib } = *tenant;
+        if cpus > host.cpus {
+            return Some(Change::new("resources.cpus", &host.cpus, &cpus));
+        }
+        let is_wider = memory_mib > host.memory_mib;
+        is_wider.then(|| Change::new("resources.memory_mib", &host.memory_mib, &memory_mib))
+    }
+
+    fn check(
+        _: &Resources,
+        resources: &Resources,
+        _: &Rules,
+        host: &HostFacts,
+        findings: &mut Findings,
+    ) {
+        let Resources { cpus, memory_mib } = *resources;
+        let mut check =
+            |name: &str, wanted: u32, range: RangeInclusive<u32>, unit: &str, has: &str| {
+                if !range.contains(&wanted) {
+                    let (least, most) = range.into_inner();
+                    findings.impossible.push(violation(
+                        "capacity",
+                        format!("resources.{name}"),
+                        format!("{wanted} {unit}: this host has {most} {has}"),
+                        format!("ask for {least} to {most}"),
+                    ));
+                }
+            };
+        let range = *limits::CPUS.start()..=host.resources.cpus;
+        check("cpus", cpus, range, "CPUs", "CPUs");
+        let range = *limits::MEMORY_MIB.start()..=host.free.memory_mib;
+        check("memory-mib", memory_mib, range, "MiB of memory", "MiB free");
+    }
+
+    fn mask(_: &mut Resources, _: &Secrets) {}
+
+    fn add_to(resources: &Resources, usage: &mut Usage) {
+        usage.cpus += u64::from(resources.cpus);
+        usage.memory_mib += u64::from(resources.memory_mib);
+    }
+
+    fn shown(resources: &Resources) -> Option<String> {
+        let Resources { cpus, memory_mib } = resources;
+        let plural = if *cpus == 1 { "" } else { "s" };
+        Some(format!("{cpus} CPU{plural}, {memory_mib} MiB"))
+    }
+}
+
+impl AskedField for Field {
     const KEYS: &'static [Key] = &[
         Key {
             place: Place::OwnResources,
@@ -61,8 +126,6 @@ impl LaunchField for Field {
             schema: || json!({ "$ref": "#/$defs/memory" }),
         },
     ];
-    const CONTRACT: &'static str = "`resources`";
-    const TIGHTER: &'static str = "lower each";
 
     fn read(task: &TaskBlock<'_>) -> Option<Resources> {
         let resources = task.resources.as_ref()?;
@@ -82,65 +145,5 @@ impl LaunchField for Field {
             .required(memory, "the guest's memory in MiB")
             .and_then(|memory| memory.number(limits::MEMORY_MIB, "memory in MiB"));
         Some(Resources { cpus: cpus?, memory_mib: memory_mib? })
-    }
-
-    fn default_for(asked: &Resources) -> Resources {
-        *asked
-    }
-
-    fn compare(before: &Resources, after: &Resources, changes: &mut Changes) {
-        let Resources { cpus, memory_mib } = before;
-        changes.note("resources.cpus", cpus, &after.cpus);
-        changes.note("resources.memory_mib", memory_mib, &after.memory_mib);
-    }
-
-    fn widened(host: &Resources, tenant: &Resources) -> Option<Change> {
-        let Resources { cpus, memory_mib } = *tenant;
-        if cpus > host.cpus {
-            return Some(Change::new("resources.cpus", &host.cpus, &cpus));
-        }
-        let is_wider = memory_mib > host.memory_mib;
-        is_wider.then(|| Change::new("resources.memory_mib", &host.memory_mib, &memory_mib))
-    }
-
-    fn check(
-        _: &Resources,
-        resources: &Resources,
-        _: &Rules,
-        host: &HostFacts,
-        findings: &mut Findings,
-    ) {
-        let Resources { cpus, memory_mib } = *resources;
-        let (least, most) = (*limits::CPUS.start(), host.resources.cpus);
-        if cpus < least || cpus > most {
-            findings.impossible.push(violation(
-                "capacity",
-                "resources.cpus",
-                format!("{cpus} CPUs: this host has {most} CPUs"),
-                format!("ask for {least} to {most}"),
-            ));
-        }
-        let (least, most) = (*limits::MEMORY_MIB.start(), host.free.memory_mib);
-        if memory_mib < least || memory_mib > most {
-            findings.impossible.push(violation(
-                "capacity",
-                "resources.memory-mib",
-                format!("{memory_mib} MiB of memory: this host has {most} MiB free"),
-                format!("ask for {least} to {most}"),
-            ));
-        }
-    }
-
-    fn mask(_: &mut Resources, _: &Secrets) {}
-
-    fn add_to(resources: &Resources, usage: &mut Usage) {
-        usage.cpus += u64::from(resources.cpus);
-        usage.memory_mib += u64::from(resources.memory_mib);
-    }
-
-    fn shown(resources: &Resources) -> Option<String> {
-        let Resources { cpus, memory_mib } = resources;
-        let plural = if *cpus == 1 { "" } else { "s" };
-        Some(format!("{cpus} CPU{plural}, {memory_mib} MiB"))
     }
 }

@@ -1,11 +1,7 @@
 //! Remarks of policies.
 
-use super::{
-    Change, Findings, Rules,
-    changes::Changes,
-    field::{Key, LaunchField},
-};
-use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
+use super::{Change, Findings, Rules, changes::Changes, field::LaunchField};
+use crate::{host_facts::HostFacts, quota::Usage, secrets::Secrets};
 
 /// What policies have to say about a launch without refusing it.
 #[derive(Debug)]
@@ -16,13 +12,8 @@ impl LaunchField for Field {
     type Value = Vec<String>;
 
     const NAME: &'static str = "warnings";
-    const KEYS: &'static [Key] = &[];
     const CONTRACT: &'static str = "`warnings`";
     const TIGHTER: &'static str = "add to them";
-
-    fn read(_: &TaskBlock<'_>) -> Option<()> {
-        Some(())
-    }
 
     fn default_for((): &()) -> Vec<String> {
         vec![]
