@@ -37,12 +37,16 @@ fn twenty_starts_in_one_process_half_of_them_given_up() {
 
 /// A configuration whose one policy writes what its settings say.
 fn config(qhost: &Qhost, module: &str, settings: Value) -> Config {
-    let chain = "[host]\nchain = [\"one\"]\n";
-    qhost.config(&(configured("one", module, settings, "") + chain));
+    config_with(qhost, module, settings, "")
+}
+
+fn config_with(qhost: &Qhost, module: &str, settings: Value, more: &str) -> Config {
+    let chain = format!("[host]\nchain = [\"one\"]\n{more}");
+    qhost.config(&(configured("one", module, settings, "") + &chain));
     Config::load(Some(&qhost.folder().join("qhost.toml"))).unwrap()
 }
 
-/// What is decided goes by the configuration that was there when the order came; one whose policies do not load is not gone over to.
+/// A decision goes by the configuration that was there when its order came. A configuration whose policies do not load changes nothing.
 #[tokio::test]
 async fn another_configuration_is_gone_over_to_whole_or_not_at_all() {
     let qhost = qhost();
@@ -69,6 +73,10 @@ async fn another_configuration_is_gone_over_to_whole_or_not_at_all() {
     let error = engine.reload(wrong_settings).await.unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
     assert_eq!(plan().await, Ok(Some("size=64M".into())), "as before");
+    // A policy that is new in it is compiled within its own bounds.
+    let little = config_with(&qhost, "limits", json!({}), "[compile]\nmemory_mib = 1\n");
+    let error = engine.reload(little).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::PolicyFailed, "{error}");
     engine.reload(config(&qhost, "probe-sets", json!({"refuse": "no"}))).await.unwrap();
     assert_eq!(plan().await, Err(Kind::Denied));
 }

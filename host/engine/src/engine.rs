@@ -6,10 +6,8 @@ use std::{
     sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
-use jiff::Timestamp;
-
 use qhost_image::Store;
-use qhost_policy::{Cache, Journal, Loader};
+use qhost_policy::{Journal, Loader};
 use qhost_sys::{
     spawn::{self, Programs},
     state::StateDir,
@@ -18,7 +16,6 @@ use qhost_sys::{
 use crate::{
     config::Config,
     error::{EngineError, Failure},
-    event_log::EventLog,
     fingerprint::Fingerprint,
     generation::Generation,
     observer::{Context, Observation},
@@ -92,7 +89,7 @@ impl Engine {
             let next = Generation::new(config);
             let loader = engine.shared_loader()?;
             for tenant in before.loaded() {
-                // One that is gone from the configuration has no chain any more.
+                // A tenant that is gone from the configuration has no chain any more.
                 if tenant.is_empty() || next.config.has_tenant(&tenant) {
                     next.chain(&loader, &[], &tenant)?;
                 }
@@ -102,11 +99,6 @@ impl Engine {
         let next = Arc::new(next.await?);
         *self.0.generation.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
-    }
-
-    /// What happened to VMs since then, as far as it is kept, and what happens from now on.
-    pub fn events(&self, since: Option<Timestamp>) -> EventLog {
-        EventLog::new(self.state(), since)
     }
 
     /// The stored images.
@@ -130,15 +122,14 @@ impl Engine {
     /// # Errors
     /// Where the sandbox cannot be set up.
     pub fn loader(&self) -> Result<Loader, EngineError> {
-        Ok(self.shared_loader()?)
+        Ok(self.shared_loader()?.within(self.generation().config.compile.limits()))
     }
 
     pub(crate) fn shared_loader(&self) -> Result<Loader, Failure> {
         if let Some(loader) = self.0.loader.get() {
             return Ok(loader.clone());
         }
-        let limits = self.generation().config.compile.limits();
-        let loader = Loader::with_cache(Cache { folder: self.state().compiled(), limits })?;
+        let loader = Loader::with_cache(self.state().compiled())?;
         Ok(self.0.loader.get_or_init(|| loader).clone())
     }
 

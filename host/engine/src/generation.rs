@@ -55,8 +55,9 @@ impl Generation {
         if ordered.len() + configured.len() > most {
             return Err(Failure::Usage(format!("more than {most} policies")));
         }
+        let loader = loader.clone().within(self.config.compile.limits());
         let ordered = loader.chain(ordered.to_vec())?;
-        Ok(ordered.followed_by(&*self.of_tenant(loader, &configured, tenant)?))
+        Ok(ordered.followed_by(&*self.of_tenant(&loader, &configured, tenant)?))
     }
 
     fn of_tenant(

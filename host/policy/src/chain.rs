@@ -23,7 +23,7 @@ use super::{
     wasi::DecisionTime,
 };
 
-/// Loaded policies whose settings they have accepted, the host's before a tenant's. A clone has the same policies.
+/// Loaded policies that have accepted their settings, the host's before a tenant's. A clone shares the policies.
 #[derive(Clone)]
 pub struct Chain {
     pub(super) sandbox: Arc<Sandbox>,
@@ -90,7 +90,7 @@ impl Chain {
         self.links.iter().map(|link| link.record()).collect()
     }
 
-    /// The policies of this chain, and after them those of another of the same loader.
+    /// The policies of this chain, and after them the policies of another chain of the same loader.
     pub fn followed_by(mut self, next: &Self) -> Self {
         self.links.extend(next.links.iter().cloned());
         self

@@ -51,7 +51,7 @@ pub use conflicts::{Conflict, Writer};
 pub use deadline::Deadline;
 pub use error::{Fault, PolicyError};
 pub use journal::{Journal, Lines, RecordError, lines};
-pub use loader::{Cache, Loader, Source};
+pub use loader::{Loader, Source};
 pub use log::{Level, LogLine};
 pub use masked::masked;
 pub use module::read as read_file;

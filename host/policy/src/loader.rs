@@ -62,17 +62,9 @@ impl Source {
     }
 }
 
-/// Where compiled policies are kept, and how they are compiled.
-pub struct Cache {
-    /// The folder, this host's own.
-    pub folder: PathBuf,
-    /// What compiling one policy may take.
-    pub limits: CompileLimits,
-}
-
 /// A folder of compiled policies, opened for the first of them.
-struct OpenCache {
-    cache: Cache,
+struct Cache {
+    folder: PathBuf,
     /// None where it cannot be opened: then every run compiles, as on a disk that cannot be written.
     compiled: OnceLock<Option<Compiled>>,
 }
@@ -81,7 +73,8 @@ struct OpenCache {
 #[derive(Clone)]
 pub struct Loader {
     sandbox: Arc<Sandbox>,
-    cache: Option<Arc<OpenCache>>,
+    cache: Option<Arc<Cache>>,
+    limits: CompileLimits,
     deadline: Option<Deadline>,
     compiling: Arc<dyn Fn(&str) + Send + Sync>,
 }
@@ -92,12 +85,13 @@ impl Loader {
         let sandbox = Sandbox::new()
             .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
         let compiling = Arc::new(|_: &str| {});
-        Ok(Self { sandbox: Arc::new(sandbox), cache: None, deadline: None, compiling })
+        let (sandbox, limits) = (Arc::new(sandbox), CompileLimits::default());
+        Ok(Self { sandbox, cache: None, limits, deadline: None, compiling })
     }
 
-    /// Compiles in processes of their own, with limits, and keeps what they make.
-    pub fn with_cache(cache: Cache) -> Result<Self, PolicyError> {
-        let cache = Arc::new(OpenCache { cache, compiled: OnceLock::new() });
+    /// Compiles in processes of their own, with limits, and keeps what they make in a folder, this host's own.
+    pub fn with_cache(folder: PathBuf) -> Result<Self, PolicyError> {
+        let cache = Arc::new(Cache { folder, compiled: OnceLock::new() });
         Ok(Self { cache: Some(cache), ..Self::in_process()? })
     }
 
@@ -106,8 +100,13 @@ impl Loader {
         Self { deadline: Some(deadline), ..self }
     }
 
-    /// The same, and this is told the name of a policy that is about to be compiled in a process of its own, which may take half a
-    /// minute.
+    /// The same loader, with what compiling one policy may take.
+    pub fn within(self, limits: CompileLimits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The same loader, which calls this with the name of each policy that it is about to compile in a process of its own: that may take half
+    /// a minute.
     pub fn telling(self, compiling: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { compiling: Arc::new(compiling), ..self }
     }
@@ -201,9 +200,9 @@ impl Loader {
     }
 
     fn compiled(&self) -> Option<&Compiled> {
-        let OpenCache { cache, compiled } = self.cache.as_deref()?;
+        let Cache { folder, compiled } = self.cache.as_deref()?;
         let open = || {
-            let compiled = Compiled::open(&cache.folder, self.sandbox.engine());
+            let compiled = Compiled::open(folder, self.sandbox.engine());
             compiled.map_err(|error| cache::log_failure(Err(error))).ok()
         };
         compiled.get_or_init(open).as_ref()
@@ -269,10 +268,10 @@ impl Loader {
                 let component = compile::component(bytes).map_err(not_loadable)?;
                 (Component::new(engine, component), None)
             }
-            Some(open) => {
+            Some(_) => {
                 tracing::info!(name, "compiling");
                 (self.compiling)(&name);
-                let code = compile::compile(bytes, self.limits(open.cache.limits));
+                let code = compile::compile(bytes, self.limits());
                 let code = code.map_err(|reason| match self.in_time(&name) {
                     Ok(()) => not_loadable(reason),
                     Err(overdue) => overdue,
@@ -311,9 +310,10 @@ impl Loader {
     }
 
     /// What a compiler gets: no more time than is left.
-    fn limits(&self, limits: CompileLimits) -> CompileLimits {
-        let left = self.deadline.map_or(limits.time, |deadline| deadline.left());
-        CompileLimits { time: limits.time.min(left), ..limits }
+    fn limits(&self) -> CompileLimits {
+        let CompileLimits { time, .. } = self.limits;
+        let left = self.deadline.map_or(time, |deadline| deadline.left());
+        CompileLimits { time: time.min(left), ..self.limits }
     }
 
     /// A sandbox for a call that is no part of a chain's round.
