@@ -191,7 +191,7 @@ async fn attached(mut stream: UnixStream, console: Console) -> io::Result<()> {
     loop {
         tokio::select! {
             bytes = said.recv(), if listens => match bytes {
-                // One that has gone may have typed something before, which is still to be read.
+                // A client that has gone may have typed something before, which is still to be read.
                 Ok(bytes) => {
                     let sent = time::timeout(limits::CONSOLE_SLOW, stream.write_all(&bytes)).await?;
                     listens = sent.is_ok();
@@ -262,4 +262,28 @@ pub enum AskError {
     /// It cannot.
     #[error("{0}")]
     Refused(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A guest that speaks while its client leaves must not lose what the client typed before.
+    #[tokio::test]
+    async fn what_was_typed_right_before_leaving_is_read() {
+        for _ in 0..50 {
+            let (said, typed) = (broadcast::Sender::new(16), broadcast::Sender::new(16));
+            let console = Console { said: said.clone(), typed: typed.clone() };
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let mut heard = typed.subscribe();
+            let serving = tokio::spawn(attached(ours, console));
+            let mut answer = [0; 16];
+            theirs.read_exact(&mut answer).await.unwrap();
+            theirs.write_all(b"yz").await.unwrap();
+            drop(theirs);
+            said.send(Bytes::from_static(b"x")).unwrap();
+            serving.await.unwrap().unwrap();
+            assert_eq!(heard.try_recv().unwrap(), "yz");
+        }
+    }
 }
