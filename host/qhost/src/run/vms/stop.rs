@@ -6,12 +6,12 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time;
 
-use qhost_engine::{Context, Ending, Engine, Observation, Observer, Until};
+use qhost_engine::{Context, Ending, Engine, EngineError, Observation, Observer, Until, Vm};
 use qhost_image::Progress;
 use qhost_model::printable;
 use qhost_vm::{State, VmError, VmRecord};
 
-use super::{RunError, going_on, show};
+use super::{RunError, going_on, named, show};
 use crate::{
     cli::{Shared, WaitArgs},
     outcome::Exit,
@@ -34,7 +34,7 @@ impl Observer for Asides {
     }
 }
 
-/// Ends VMs, and waits for their ends. None is asked where one has ended already.
+/// Ends VMs, and waits for their ends. Where one of them has ended already, no VM is ended.
 pub(super) async fn end(
     shared: &Shared,
     engine: &Engine,
@@ -44,7 +44,7 @@ pub(super) async fn end(
     let vms = going_on(engine, names).await?;
     let observer = Arc::new(Asides { quiet: shared.json });
     let context = Context { observer, ..Context::default() };
-    // One that does not answer keeps no other waiting.
+    // A supervisor that does not answer keeps no other VM waiting.
     let mut ended = vec![];
     for vm in join_all(vms.iter().map(|vm| vm.end(ending, &context))).await {
         let vm = vm?;
@@ -64,12 +64,7 @@ pub(super) async fn pause(
     engine: &Engine,
     names: &[String],
 ) -> Result<Exit, RunError> {
-    let mut ids = vec![];
-    for vm in going_on(engine, names).await? {
-        vm.pause().await?;
-        done(shared, "paused", vm.id(), &mut ids);
-    }
-    Ok(all_done(shared, "paused", &ids))
+    each(shared, "paused", going_on(engine, names).await?, Vm::pause).await
 }
 
 pub(super) async fn resume(
@@ -77,12 +72,7 @@ pub(super) async fn resume(
     engine: &Engine,
     names: &[String],
 ) -> Result<Exit, RunError> {
-    let mut ids = vec![];
-    for vm in going_on(engine, names).await? {
-        vm.resume().await?;
-        done(shared, "running", vm.id(), &mut ids);
-    }
-    Ok(all_done(shared, "running", &ids))
+    each(shared, "running", going_on(engine, names).await?, Vm::resume).await
 }
 
 pub(super) async fn remove(
@@ -90,27 +80,28 @@ pub(super) async fn remove(
     engine: &Engine,
     names: &[String],
 ) -> Result<Exit, RunError> {
+    each(shared, "removed", named(engine, names).await?, Vm::remove).await
+}
+
+/// Does something with each VM, and says the word for it.
+async fn each(
+    shared: &Shared,
+    word: &str,
+    vms: Vec<Vm>,
+    action: impl AsyncFn(&Vm) -> Result<(), EngineError>,
+) -> Result<Exit, RunError> {
     let mut ids = vec![];
-    for name in names {
-        let vm = engine.vm(name).await?;
-        vm.remove().await?;
-        done(shared, "removed", vm.id(), &mut ids);
+    for vm in vms {
+        action(&vm).await?;
+        if !shared.json {
+            show::print(&format!("{word:<10} {}\n", vm.id()));
+        }
+        ids.push(vm.id().to_owned());
     }
-    Ok(all_done(shared, "removed", &ids))
-}
-
-fn done(shared: &Shared, word: &str, id: &str, ids: &mut Vec<String>) {
-    if !shared.json {
-        show::print(&format!("{word:<10} {id}\n"));
-    }
-    ids.push(id.to_owned());
-}
-
-fn all_done(shared: &Shared, word: &str, ids: &[String]) -> Exit {
     if shared.json {
         show::print(&show::json(&json!({ word: ids })));
     }
-    Exit::Done
+    Ok(Exit::Done)
 }
 
 pub(super) async fn wait(
