@@ -96,6 +96,23 @@ fn what_runs_is_ended_on_a_disk_that_has_become_read_only() {
     }
 }
 
+/// A VM that ends before the command that killed it has looked: only its supervisor, which is gone by then, could tell how.
+#[test]
+fn an_end_on_a_read_only_disk_is_told_to_a_slow_command() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let Some(disk) = FailingDisk::under(&qhost) else { return };
+    qhost.run(&["run", "--detach", &job(&qhost, &server)]).exits(0);
+    qhost.console_has("the guest runs");
+    disk.fail();
+    let mut kill = qhost.command(&["kill", "test"]);
+    let killed = kill.env("QHOST_SLOW_AT", "end.asked=2000").output().unwrap();
+    without_panic(&qhost, Done::of(killed)).exits(0).says("exited");
+    wait_for("the last process", || {
+        (qhost.supervisors().is_empty() && qhost.qemus().is_empty()).then_some(())
+    });
+    drop(disk);
+}
+
 /// The disk is filled at this point, whichever process is there.
 fn filled_at(point: &str) {
     let server = ImageServer::start();

@@ -1,13 +1,18 @@
 //! What happened to VMs, read as it happens.
 
-use std::{collections::VecDeque, path::PathBuf};
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use jiff::Timestamp;
 
-use qhost_sys::{state::StateDir, watch::FolderWatch};
+use qhost_sys::watch::FolderWatch;
 use qhost_vm::{Event, Events, VmError};
 
 use crate::{
+    engine::{Engine, blocking},
     error::{EngineError, Failure},
     limits,
 };
@@ -16,22 +21,24 @@ use crate::{
 #[derive(Debug)]
 pub struct EventLog {
     state: PathBuf,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// What was read of the files.
+#[derive(Debug)]
+struct Kept {
+    state: PathBuf,
     events: Events,
     since: Option<Timestamp>,
     read: VecDeque<Event>,
 }
 
-impl EventLog {
-    pub(crate) fn new(state: &StateDir, since: Option<Timestamp>) -> Self {
-        let path = state.path();
-        Self { state: path.to_owned(), events: Events::new(path), since, read: VecDeque::new() }
-    }
+fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    /// The next one that there is.
-    ///
-    /// # Errors
-    /// Where the log cannot be read.
-    pub fn next_kept(&mut self) -> Result<Option<Event>, EngineError> {
+impl Kept {
+    fn next(&mut self) -> Result<Option<Event>, Failure> {
         if self.read.is_empty() {
             let events = self.events.read().map_err(|source| {
                 let path = self.state.clone();
@@ -43,17 +50,42 @@ impl EventLog {
         }
         Ok(self.read.pop_front())
     }
+}
 
-    /// The next one, as soon as it has happened. May be dropped while it waits.
+impl Engine {
+    /// What happened to VMs since then, as far as it is kept, and what happens from now on.
+    pub fn events(&self, since: Option<Timestamp>) -> EventLog {
+        let state = self.state().path().to_owned();
+        let events = Events::new(&state);
+        let kept = Kept { state: state.clone(), events, since, read: VecDeque::new() };
+        EventLog { state, kept: Arc::new(Mutex::new(kept)) }
+    }
+}
+
+impl EventLog {
+    /// The next event that has been written already; none where all are read.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub async fn next_kept(&mut self) -> Result<Option<Event>, EngineError> {
+        let kept = Arc::clone(&self.kept);
+        if let Some(event) = locked(&kept).read.pop_front() {
+            return Ok(Some(event));
+        }
+        let next = blocking(move || locked(&kept).next());
+        Ok(next.await?)
+    }
+
+    /// The next event, as soon as it has happened.
     ///
     /// # Errors
     /// Where the log cannot be read.
     pub async fn next(&mut self) -> Result<Event, EngineError> {
         loop {
-            // Made first, so that it tells of what is written after it was read. The folder of events comes with the first of them.
+            // The watch is older than the read, so that it tells of what is written after that. The folder of events comes with the first event.
             let folders = [self.state.clone(), self.state.join(Events::FOLDER)];
             let mut watch = FolderWatch::new(folders.iter().map(PathBuf::as_path));
-            if let Some(event) = self.next_kept()? {
+            if let Some(event) = self.next_kept().await? {
                 return Ok(event);
             }
             watch.changed(limits::EVENTS_LOOK).await;

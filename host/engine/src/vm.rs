@@ -8,7 +8,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use qhost_sys::watch::FolderWatch;
+use qhost_sys::{failpoint, watch::FolderWatch};
 use qhost_vm::{
     AskError, Notification, Request, State, Stats, Status, Subscription, VmError, VmRecord,
     going_on, list, subscribe,
@@ -46,7 +46,7 @@ impl Engine {
         Vm::of(self, record)
     }
 
-    /// All VMs of which there are records, the latest first; or those only that are not over.
+    /// The VMs that have records, the latest first: all of them, or only those that have not ended.
     pub async fn vms(&self, which: Which) -> Vec<VmRecord> {
         self.recover().await;
         let engine = self.clone();
@@ -63,9 +63,9 @@ impl Engine {
 /// Which VMs are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// Those that have ended too, as far as they are kept.
+    /// Running VMs, and ended VMs whose records are kept.
     All,
-    /// Those that are not over.
+    /// VMs that have not ended.
     GoingOn,
 }
 
@@ -102,7 +102,7 @@ impl Ending {
 #[derive(Clone, Copy)]
 enum Goal {
     Until(Until),
-    /// That the guest runs, in another QEMU than the one that was started then.
+    /// That the guest runs, in a QEMU that was started at another time than this.
     Again(Option<Timestamp>),
 }
 
@@ -132,13 +132,13 @@ impl Vm {
         &self.id
     }
 
-    /// What its folder tells of it now. Of one whose folder has gone it tells that it is lost.
+    /// What its folder says of it now. A VM whose folder has gone is lost.
     pub fn record(&self) -> VmRecord {
         let record = VmRecord::at(&self.folder);
         if self.folder.exists() { record } else { record.gone() }
     }
 
-    /// Hears what its supervisor tells: its status with the history first, then what changes.
+    /// Subscribes to its supervisor, which tells the status with its history first, then what changes.
     ///
     /// # Errors
     /// Where it has no supervisor, or that does not answer.
@@ -146,8 +146,8 @@ impl Vm {
         Ok(subscribe(&self.folder).await.map_err(|error| self.refused(error))?)
     }
 
-    /// Waits for what is waited for, or its end, and tells the observer what changes meanwhile. A supervisor that is killed meanwhile is
-    /// replaced.
+    /// Waits until the VM has come so far, or has ended, and tells the observer what changes meanwhile. A supervisor that is killed meanwhile
+    /// is replaced.
     ///
     /// # Errors
     /// Where the wait is given up.
@@ -164,14 +164,15 @@ impl Vm {
     /// # Errors
     /// Where it has not ended after [`limits::STOP_GRACE_MOST`], or the wait is given up.
     pub async fn end(&self, ending: Ending, context: &Context) -> Result<VmRecord, EngineError> {
-        // From before it is asked: it may end at once, and on a disk that takes no writes only its supervisor tells how.
+        // The subscription is older than the request: the VM may end at once, and on a disk that takes no writes only its supervisor tells how.
         let told = subscribe(&self.folder).await.ok();
         self.ask_to_end(ending, context).await;
+        failpoint::reach("end.asked");
         let ended = self.follow(Goal::Until(Until::End), Some(ending.request()), told, context);
         self.within(limits::STOP_GRACE_MOST, ended, context).await
     }
 
-    /// Asks that it be ended, and does not wait for that. Where its supervisor is silent, other ways are gone.
+    /// Asks its supervisor to end it, and does not wait for that. Where the supervisor is silent, signals are sent: to it, and to kill, to QEMU.
     pub async fn ask_to_end(&self, ending: Ending, context: &Context) {
         if self.ask(ending.request()).await == Heard::Silent {
             let killed = ending == Ending::Kill;
@@ -195,13 +196,13 @@ impl Vm {
         self.request(Request::Resume).await
     }
 
-    /// Has the supervisor of one that goes on stop QEMU and start it again; waits until the guest runs, or has ended.
+    /// Asks the supervisor to stop QEMU and to start it again; waits until the guest runs, or the VM has ended.
     pub(crate) async fn restart_running(
         &self,
         grace: Option<Duration>,
         context: &Context,
     ) -> Result<VmRecord, EngineError> {
-        let before = self.record().status.started_at;
+        let before = self.read().await.status.started_at;
         self.request(Request::Restart { grace_s: grace.map(|grace| grace.as_secs()) }).await?;
         let runs = self.follow(Goal::Again(before), None, None, context);
         self.within(limits::STOP_GRACE_MOST, runs, context).await
@@ -221,7 +222,8 @@ impl Vm {
     /// # Errors
     /// Where it has ended, or its supervisor does not answer.
     pub async fn console(&self) -> Result<UnixStream, EngineError> {
-        self.goes_on()?;
+        let vm = self.clone();
+        blocking(move || Ok(vm.not_ended()?)).await?;
         Ok(qhost_vm::attach(&self.folder).await.map_err(|error| self.refused(error))?)
     }
 
@@ -241,21 +243,32 @@ impl Vm {
         Ok(removed.await?)
     }
 
-    /// Refuses one that has ended.
+    /// Checks that the VM has not ended.
     ///
     /// # Errors
     /// Where it has.
     pub fn goes_on(&self) -> Result<(), EngineError> {
+        Ok(self.not_ended()?)
+    }
+
+    fn not_ended(&self) -> Result<(), VmError> {
         let state = self.record().status.state();
         if state.is_final() {
             let (id, state) = (self.id.clone(), state.name());
-            return Err(VmError::HasEnded { id, state }.into());
+            return Err(VmError::HasEnded { id, state });
         }
         Ok(())
     }
 
+    /// [`Vm::record`], read on a thread that may wait for the disk.
+    async fn read(&self) -> VmRecord {
+        let vm = self.clone();
+        blocking(move || Ok(vm.record())).await.unwrap_or_else(|_| self.record())
+    }
+
     async fn request(&self, request: Request) -> Result<(), EngineError> {
-        self.goes_on()?;
+        let vm = self.clone();
+        blocking(move || Ok(vm.not_ended()?)).await?;
         let asked = qhost_vm::ask(&self.folder, request, limits::CONTROL_REPLY).await;
         asked.map_err(|error| self.refused(error))?;
         Ok(())
@@ -289,11 +302,11 @@ impl Vm {
             let left = by.saturating_duration_since(Instant::now());
             let error = match qhost_vm::ask(&self.folder, request, left).await {
                 Err(AskError::Unanswered(error)) => error,
-                // One that refuses has ended before it was asked to, which is found so when that is waited for.
+                // A supervisor refuses where its VM has just ended, which the wait for that finds.
                 Ok(_) | Err(AskError::Refused(_)) => return Heard::Answered,
             };
             tracing::info!(vm = self.id, %error, "its supervisor does not answer");
-            let record = self.record();
+            let record = self.read().await;
             if request == Request::Kill {
                 record.kill_qemu();
             }
@@ -302,14 +315,14 @@ impl Vm {
                 return Heard::Silent;
             }
             if signalled || record.is_over() || !record.held {
-                return Heard::Otherwise;
+                return Heard::Absent;
             }
             watch.changed(left).await;
         }
     }
 
-    /// Follows it until a goal, or its end. What was requested is asked again of another supervisor that comes meanwhile, for the one that
-    /// was asked may have been killed; and to be killed it is asked again in any case.
+    /// Follows the VM until a goal, or its end. The request is made again to a supervisor that comes meanwhile, since the supervisor before may
+    /// have been killed with it; a request to kill is repeated in any case.
     async fn follow(
         &self,
         goal: Goal,
@@ -336,7 +349,7 @@ impl Vm {
                         Notification::Status(status) => {
                             context.observer.observe(Observation::Status(&status));
                             if goal.is_reached(&status) {
-                                return VmRecord { status: *status, ..self.record() };
+                                return VmRecord { status: *status, ..self.read().await };
                             }
                             let is_unheard = is_anothers && status.state() != State::Stopping;
                             if let Some(request) = request.filter(|_| is_unheard) {
@@ -349,7 +362,8 @@ impl Vm {
             }
             // There is no supervisor yet, or any more.
             is_first = false;
-            let Some(now) = self.record().again() else { return self.record() };
+            let read = self.read().await;
+            let Some(now) = read.again() else { return read };
             if now.is_over() {
                 return as_told(now, last);
             }
@@ -363,7 +377,7 @@ impl Vm {
         }
     }
 
-    /// What its supervisor tells next; meanwhile one that is to kill it is asked to again and again.
+    /// What its supervisor tells next. A request to kill is repeated until then.
     async fn told(
         &self,
         subscription: &mut Subscription,
@@ -391,11 +405,11 @@ enum Heard {
     Answered,
     /// Its supervisor did not answer in time.
     Silent,
-    /// There was none, and what there was was sent a signal.
-    Otherwise,
+    /// There was no supervisor; the process that the record names got a signal, or the VM has ended.
+    Absent,
 }
 
-/// Where its end could not be written down, what its supervisor has told is true.
+/// The record of a VM whose end could not be written down, with what its supervisor has told.
 fn as_told(mut vm: VmRecord, last: Option<Box<Status>>) -> VmRecord {
     if vm.status.state() == State::Lost
         && let Some(told) = last.filter(|told| told.state().is_final())

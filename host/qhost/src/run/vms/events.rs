@@ -19,7 +19,7 @@ pub(super) async fn events(
 ) -> Result<Exit, RunError> {
     let mut events = engine.events(args.since.map(|since| since.0));
     loop {
-        let event = match events.next_kept()? {
+        let event = match events.next_kept().await? {
             Some(event) => event,
             None if args.follow => events.next().await?,
             None => return Ok(Exit::Done),
