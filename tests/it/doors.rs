@@ -1,5 +1,5 @@
-//! The same scenarios through every door: what becomes of a job does not depend on which is used. A door to come is one more
-//! implementation of [`Door`], and one more line of `doors!`.
+//! The same scenarios through every door: what becomes of a job does not depend on the door. A door to come is one more
+//! implementation of [`Door`], and one more line of `through_every_door`.
 
 mod command;
 mod engine;
@@ -113,7 +113,7 @@ fn pause_resume_restart_stop(qhost: &Qhost, open: Open<'_>) {
     let ended = door.end(&vm, Ending::Stop(Some(std::time::Duration::ZERO)));
     assert_eq!((&ended["state"], &ended["ended"]["reason"]), (&json!("exited"), &json!("stopped")));
     assert_eq!(ended["ended"]["by"], "quit");
-    // One that has ended is started again as it was decided.
+    // A VM that has ended is started again as it was decided.
     let again = door.restart(&vm);
     assert_eq!(again["state"], "running");
     for part in ["resources", "forwards", "image"] {

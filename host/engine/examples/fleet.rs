@@ -112,7 +112,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut vms = vec![];
     while let Some(started) = starts.join_next().await {
         match started? {
-            // One that was given up just as its supervisor had it goes on.
+            // An order that is given up just as a supervisor has its VM has a VM that goes on.
             (_, Ok(vm)) => vms.push(vm),
             (Some(_), Err(error)) if error.kind() == Kind::Cancelled => {}
             (stage, Err(error)) => return Err(format!("given up at {stage:?}: {error}").into()),

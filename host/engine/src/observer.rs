@@ -1,4 +1,4 @@
-//! What is told on the way of a start, and who hears it.
+//! What happens on the way of a start, and the observer that a door has for it.
 
 use std::{path::Path, sync::Arc};
 
@@ -40,7 +40,7 @@ pub enum Observation<'a> {
         /// The VM's id.
         vm: &'a str,
     },
-    /// The image is in the store, and is the one that was asked for.
+    /// The image is in the store, and has the digest that was asked for.
     Verified(&'a VerifiedImage),
     /// A supervisor has the VM now.
     Launched {
@@ -53,7 +53,7 @@ pub enum Observation<'a> {
     Status(&'a Status),
     /// This is being done about a request to stop.
     Stopping(&'a str),
-    /// A supervisor that was asked to end its VM says nothing, so that other ways were gone.
+    /// A supervisor that was asked to end its VM has not answered, so that signals were sent.
     Silent {
         /// The VM's id.
         vm: &'a str,
@@ -62,13 +62,13 @@ pub enum Observation<'a> {
     },
 }
 
-/// Hears what happens on the way. It is called from several threads, and must not block.
+/// Is told what happens on the way. It is called from several threads, and must not block.
 pub trait Observer: Progress {
     /// Something has happened.
     fn observe(&self, observation: Observation<'_>);
 }
 
-/// Hears nothing.
+/// An observer that does nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Unobserved;
 
@@ -83,7 +83,7 @@ impl Progress for Unobserved {}
 pub struct Context {
     /// Gives the order up. A VM that a supervisor has already goes on.
     pub cancel: CancellationToken,
-    /// Hears what happens on the way.
+    /// Is told what happens on the way.
     pub observer: Arc<dyn Observer>,
 }
 

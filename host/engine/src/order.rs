@@ -17,9 +17,9 @@ pub struct Order {
     pub tenant: String,
     /// Which task of a Nomad job that has several, `TASK` or `GROUP/TASK`.
     pub task: Option<String>,
-    /// Policies that are asked before those of the configuration. The door that makes the order answers for them.
+    /// Policies that are asked before the configuration's. The door that makes the order answers for them.
     pub policies: Vec<Source>,
-    /// Networks that the image may come from besides those of the configuration.
+    /// Networks that the image may come from, besides the configuration's.
     pub image_networks: Vec<IpNet>,
     /// Whether the job must have a ready check, which is going to be waited for.
     pub ready_check: bool,
@@ -37,7 +37,7 @@ pub struct JobFile {
 }
 
 impl Order {
-    /// A tenant's job with no policies but those of the configuration.
+    /// A tenant's job, with the configuration's policies alone.
     pub fn new(job: JobFile, tenant: impl Into<String>) -> Self {
         Self {
             job,

@@ -27,11 +27,11 @@ use crate::{limits, overlays, ports};
 pub struct Recovered {
     /// The VMs that have a supervisor again.
     pub adopted: Vec<String>,
-    /// Those of which it is not known how they ended.
+    /// The VMs of which it is not known how they ended.
     pub lost: Vec<String>,
 }
 
-/// Finds every VM without a supervisor. One that cannot be helped is warned about, and does not keep the others from it.
+/// Finds every VM without a supervisor. An error with one VM is logged, and keeps no other VM from its supervisor.
 pub(crate) async fn recover(state: &StateDir) -> Recovered {
     let state = state.clone();
     let swept = tokio::task::spawn_blocking(move || sweep_all(&state)).await;

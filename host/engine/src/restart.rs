@@ -21,7 +21,8 @@ use crate::{
 };
 
 impl Vm {
-    /// Has its supervisor stop QEMU and start it again, or starts one that has ended; waits until the guest runs, or has ended.
+    /// Has its supervisor stop QEMU and start it again; a VM that has ended gets another supervisor. Waits until the guest runs, or the VM
+    /// has ended.
     ///
     /// # Errors
     /// Where it cannot be started again.
@@ -37,10 +38,10 @@ impl Vm {
         }
     }
 
-    /// Starts one that has ended once more, as it was decided then, and waits until the guest runs, or has ended again.
+    /// Starts a VM that has ended once more, as it was decided then, and waits until the guest runs, or the VM has ended again.
     ///
     /// # Errors
-    /// Where it goes on, or what it needs cannot be had.
+    /// Where the VM has not ended, or what it needs cannot be had.
     pub async fn start_again(&self, why: &str, context: &Context) -> Result<VmRecord, EngineError> {
         stages(self.engine(), &self.record(), why, context).await?;
         self.wait(Until::Running, context).await

@@ -109,7 +109,7 @@ struct Admitted {
     stored: Option<VerifiedImage>,
 }
 
-/// The same with the image that it runs from.
+/// An admitted task with the image that its VM runs from.
 struct Provisioned {
     admitted: Admitted,
     image: VerifiedImage,
@@ -135,8 +135,8 @@ impl Start {
         }
     }
 
-    /// The tenant's turn to decide and launch, where there are several tenants. One that the configuration does not have is refused by
-    /// the decision.
+    /// The tenant's turn to decide and launch, where there are several tenants. An unknown tenant gets none: the decision refuses its
+    /// task.
     async fn turn(&self) -> Result<Option<Turn>, Failure> {
         let tenant = &self.order.tenant;
         if !self.generation.config.has_tenant(tenant) {

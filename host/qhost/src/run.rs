@@ -1,5 +1,4 @@
-//! The spine: one run from its job file to its report, as prose. `plan` goes the same way and turns off before the
-//! launch.
+//! The command as a door of the engine: makes an order of its arguments, shows what it observes, and makes exit codes of kinds of errors.
 
 mod author;
 mod commands;
@@ -165,7 +164,7 @@ fn engine(shared: &Shared) -> Result<Engine, RunError> {
     Ok(Engine::open(Options { config, state: state_dir(shared)?, programs: None })?)
 }
 
-/// An engine for what VMs that are there need no configuration for, so that they are stopped under a broken one too.
+/// An engine without the configuration: for looking at VMs and stopping them, which works under a broken configuration too.
 fn unconfigured(shared: &Shared) -> Result<Engine, RunError> {
     let config = Config::default();
     Ok(Engine::open(Options { config, state: state_dir(shared)?, programs: None })?)

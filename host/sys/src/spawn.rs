@@ -38,7 +38,7 @@ pub const SUBCOMMAND: &str = "__launch";
 /// This very program, even where its file has been replaced meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-/// Programs of an installation of qhost, where the one that starts them is none of them.
+/// The programs of an installation of qhost, for a process that runs another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Programs {
     /// `qhost`, which compiles policies and is the step before QEMU is asked what it can do.
@@ -49,10 +49,10 @@ pub struct Programs {
 
 static PROGRAMS: OnceLock<Programs> = OnceLock::new();
 
-/// Has these programs started from now on. A process has those of one installation.
+/// Has these programs started from now on. A process has the programs of one installation.
 ///
 /// # Errors
-/// Where others were given before.
+/// Where other programs were given before.
 pub fn use_programs(programs: Programs) -> Result<(), String> {
     if *PROGRAMS.get_or_init(|| programs.clone()) == programs {
         Ok(())
@@ -120,7 +120,7 @@ pub fn close_from(first: RawFd) -> io::Result<()> {
     }
 }
 
-/// The one that was given, or `qhost-supervisor` beside `qhost`.
+/// The supervisor's program that was given, or `qhost-supervisor` beside `qhost`.
 pub fn supervisor_program() -> io::Result<PathBuf> {
     if let Some(programs) = PROGRAMS.get() {
         return Ok(programs.supervisor.clone());

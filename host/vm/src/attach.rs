@@ -22,7 +22,7 @@ pub enum Begin {
 }
 
 /// Starts a VM's supervisor. It keeps open what is held for the VM, so that this ends with it and not with us. What becomes of the VM
-/// it tells [`subscribe`](crate::subscribe)rs. Called in the context of a tokio runtime, which takes note of its end.
+/// it tells [`subscribe`](crate::subscribe)rs. Called in the context of a tokio runtime, which reaps the process.
 ///
 /// # Errors
 /// Where its program cannot be started, or its log not be opened.

@@ -102,9 +102,9 @@ fn is_same(one: &Path, other: &Path) -> bool {
 /// A process whose end is waited for.
 #[derive(Debug)]
 pub(super) enum Watched {
-    /// By a descriptor of it.
+    /// A process of the kernel's, by a descriptor (pidfd_open(2)).
     Pidfd(AsyncFd<OwnedFd>),
-    /// One that a test has written.
+    /// A process by a test's script.
     #[cfg(test)]
     Scripted(super::scripted::Process),
 }

@@ -1,5 +1,5 @@
-//! What a supervisor tells the subscribers on its control socket: the VM's status with its history first, then every change. One that
-//! reads slowly is told the latest, whose history has what came before.
+//! What a supervisor tells the subscribers on its control socket: the VM's status with its history first, then every change. A
+//! subscriber that reads slowly is told the latest status, whose history has what came before.
 
 use std::io;
 

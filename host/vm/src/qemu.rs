@@ -48,7 +48,7 @@ pub(super) struct Qemu {
 }
 
 impl Qemu {
-    /// One whose process a test has written.
+    /// A QEMU by a test's script.
     #[cfg(test)]
     pub(super) fn of(process: Watched) -> Self {
         Self { process, console: None, stderr: None }

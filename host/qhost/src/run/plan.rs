@@ -68,7 +68,7 @@ fn text(plan: &Plan, launch: &qhost_model::launch::Launch) -> String {
     };
     text += &format!("digest    sha256:{}\ncage      {}\n", plan.image_sha256, plan.cage.summary());
     text += &format!("command   {}", shell_words::quote(&plan.program));
-    // One option a line: those that start with a dash, with what follows them.
+    // A line begins with each option, which starts with a dash, and has the option's value.
     for argument in &plan.argv {
         text += if argument.starts_with('-') { " \\\n            " } else { " " };
         text += &shell_words::quote(argument);

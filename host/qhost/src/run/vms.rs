@@ -79,7 +79,7 @@ async fn named(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError> {
     Ok(vms)
 }
 
-/// The same, which must all go on.
+/// The VMs of these names, each once; it is an error where one of them has ended.
 async fn going_on(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError> {
     let vms = named(engine, names).await?;
     for vm in &vms {

@@ -70,7 +70,7 @@ pub(super) async fn recover(shared: &Shared, engine: &Engine) -> Result<Exit, Ru
         if vm.status.state() != State::Lost || !wants {
             continue;
         }
-        match start_again(shared, &engine.vm(&vm.id).await?, "it was lost").await {
+        match Box::pin(start_again(shared, &engine.vm(&vm.id).await?, "it was lost")).await {
             Ok(now) if !now.status.state().is_final() => restarted.push(now.id),
             Ok(now) => failed.push((now.id.clone(), summary(&now))),
             Err(error) => {

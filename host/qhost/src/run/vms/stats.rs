@@ -36,7 +36,7 @@ pub(super) async fn stats(
     };
     vms.retain(|vm| args.of.includes(&vm.tenant));
     let mut used = vec![];
-    // All at once: one that does not answer costs the others nothing.
+    // All at once: a supervisor that does not answer costs the other VMs nothing.
     let asked = join_all(vms.into_iter().map(async |vm| {
         let stats = engine.handle(&vm).stats().await;
         (vm, stats)
@@ -44,7 +44,7 @@ pub(super) async fn stats(
     for (vm, stats) in asked.await {
         match stats {
             Ok(stats) => used.push(Used { id: vm.id, task: vm.task, stats }),
-            // Of all, those that are only beginning or have just ended are left out.
+            // VMs that were not named and are only beginning, or have just ended, are left out.
             Err(AskError::Unanswered(error))
                 if names.is_empty() && error.kind() == io::ErrorKind::TimedOut =>
             {
