@@ -87,7 +87,7 @@ impl Exit {
         }
     }
 
-    /// Of a command that has followed a VM so far.
+    /// The exit code of a command that has followed a VM so far.
     pub fn of_vm(vm: &VmRecord, until: Until) -> Self {
         if !vm.status.state().is_final() {
             return Self::Done;

@@ -24,6 +24,7 @@ use qhost_engine::{Context, Ending, Engine, Options, Order, Until, config::Confi
 pub use error::RunError;
 pub use trust::TrustError;
 
+use qhost_policy::Loader;
 use qhost_sys::{state::StateDir, stop::Stop};
 
 use crate::{
@@ -160,14 +161,16 @@ fn context(shown: &Arc<Shown>) -> (Context, CancellationToken) {
 
 /// The engine under the configuration and on the state folder that were named, or the default ones.
 fn engine(shared: &Shared) -> Result<Engine, RunError> {
-    let config = Config::load(shared.config.as_deref())?;
+    engine_under(shared, Config::load(shared.config.as_deref())?)
+}
+
+fn engine_under(shared: &Shared, config: Config) -> Result<Engine, RunError> {
     Ok(Engine::open(Options { config, state: state_dir(shared)?, programs: None })?)
 }
 
 /// An engine without the configuration: for looking at VMs and stopping them, which works under a broken configuration too.
 fn unconfigured(shared: &Shared) -> Result<Engine, RunError> {
-    let config = Config::default();
-    Ok(Engine::open(Options { config, state: state_dir(shared)?, programs: None })?)
+    engine_under(shared, Config::default())
 }
 
 /// What this process does from here on comes out of the tenant's share of the CPUs, where there are several tenants. While it has one
@@ -181,10 +184,14 @@ fn enter_share_of(engine: &Engine, tenant: &str) -> Result<(), RunError> {
     qhost_cage::enter_command(&config.cage, tenant).map_err(RunError::Cgroup)
 }
 
-/// What loads policies, which says where one is compiled.
-fn loader(shared: &Shared) -> Result<qhost_policy::Loader, RunError> {
+/// What loads policies under the configuration, and says which one it compiles.
+fn loader(shared: &Shared) -> Result<Loader, RunError> {
+    loader_of(shared, &engine(shared)?)
+}
+
+fn loader_of(shared: &Shared, engine: &Engine) -> Result<Loader, RunError> {
     let terminal = show::on_terminal(shared);
-    Ok(engine(shared)?.loader()?.telling(move |name| show::compiling(terminal, name)))
+    Ok(engine.loader()?.telling(move |name| show::compiling(terminal, name)))
 }
 
 /// The folder that was named, or the default one.

@@ -9,7 +9,7 @@ use qhost_model::{digest::Sha256, printable};
 use qhost_policy::{Loader, Mode};
 use qhost_sys::trusted;
 
-use super::{RunError, loader, show};
+use super::{RunError, engine_under, loader_of, show};
 use crate::{
     cli::{ConfigCommand, Shared},
     outcome::{ErrorReport, Exit},
@@ -68,7 +68,8 @@ fn check(shared: &Shared) -> Result<ConfigCheck, RunError> {
             checked.problem(place.into(), &untrusted);
         }
     }
-    let loader = match loader(shared) {
+    let engine = engine_under(shared, config.clone());
+    let loader = match engine.and_then(|engine| loader_of(shared, &engine)) {
         Ok(loader) => loader,
         Err(RunError::State(error)) => {
             checked.problem("the state folder".into(), &error);

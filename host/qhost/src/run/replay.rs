@@ -13,7 +13,7 @@ use qhost_model::{
 };
 use qhost_policy::{Chain, Decision, Input, Loader, Outcome, Record, Request, Source};
 
-use super::{RunError, engine, loader, show, sources};
+use super::{RunError, engine, loader_of, show, sources};
 use crate::{
     cli::{ReplayArgs, Shared},
     outcome::Exit,
@@ -91,8 +91,8 @@ pub(super) fn replay(shared: &Shared, args: &ReplayArgs) -> Exit {
 }
 
 fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
-    let config = engine(shared)?.config();
-    let loader = loader(shared)?;
+    let engine = engine(shared)?;
+    let (config, loader) = (engine.config(), loader_of(shared, &engine)?);
     let mut chains = Chains { config, args, loader, by_tenant: BTreeMap::new() };
     let unreadable = |source| RunError::Log { path: args.log.clone(), source };
     let bar = progress(shared);

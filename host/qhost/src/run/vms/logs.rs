@@ -17,7 +17,7 @@ pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunErro
     let mut buffer = vec![0; qhost_image::limits::BLOCK_BYTES];
     let mut shown = (stdout().is_terminal() && !args.raw).then(printable::Console::default);
     loop {
-        // Made first, so that it tells of what is written after it was read.
+        // The watch is older than the read, so that it tells of what is written after that.
         let mut watch = args.follow.then(|| FolderWatch::new([vm.folder.as_path()]));
         // Asked first, so that what was written before the end is read after it.
         let goes_on = vm.again().is_some_and(|vm| !vm.is_over());
