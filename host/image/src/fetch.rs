@@ -14,7 +14,7 @@ use qhost_sys::failpoint;
 
 use super::{
     FetchFailure, ImageError, Progress, Settings, Step,
-    http::{self, Answer, Http, Version},
+    http::{self, Answer, Http, Small, Version},
     pipe::{Pipe, StageClosed, Transferred},
     retry::Retry,
     shown,
@@ -71,7 +71,7 @@ pub(super) async fn image<'a>(
 pub(super) async fn sums(
     url: &Url,
     Fetcher { config, progress, .. }: Fetcher<'_>,
-) -> Result<Vec<u8>, ImageError> {
+) -> Result<Small, ImageError> {
     let time = config.total_timeout();
     let fetch =
         Fetch { http: Http::new(config, url.scheme())?, source: url, config, progress, time };
@@ -79,7 +79,7 @@ pub(super) async fn sums(
         let mut retry = Retry::new(config);
         loop {
             match fetch.http.get_small(url).await {
-                Ok(bytes) => return Ok(bytes),
+                Ok(small) => return Ok(small),
                 Err(failure) => retry
                     .after(failure, 0, progress)
                     .await
@@ -134,9 +134,11 @@ impl Fetch<'_> {
     /// The digest of what was written, once what was served has the one expected.
     async fn image(&self, expected: Sha256, part: &mut Part) -> Result<Sha256, ImageError> {
         let deadline = Instant::now() + self.time;
-        let mut goes_on = part.version_from(self.source).is_some();
+        let left = part.version_from(self.source).is_some();
+        let mut once_more = true;
         loop {
-            let (through, bytes) = self.download(expected, part, deadline).await?;
+            let Arrived { through, bytes, joined, encoding } =
+                self.download(expected, part, deadline).await?;
             if through.served == expected && through.fault.is_none() {
                 return Ok(through.content);
             }
@@ -144,12 +146,13 @@ impl Fetch<'_> {
             if let Some(refusal) = through.fault.filter(|_| through.served == expected) {
                 return Err(ImageError::Unsafe { sha256: expected, refusal });
             }
-            // What another process left may be what is wrong.
-            if !std::mem::take(&mut goes_on) {
-                let url = shown(self.source);
-                return Err(ImageError::Mismatch { url, expected, found: through.served, bytes });
+            // What another process left may be what is wrong, or parts of several versions of the file.
+            if !(std::mem::take(&mut once_more) && (left || joined)) {
+                let (url, found) = (shown(self.source), through.served);
+                return Err(ImageError::Mismatch { url, expected, found, bytes, encoding });
             }
-            self.progress.retrying("what was left of an earlier fetch is not of this image");
+            self.progress
+                .retrying("what was fetched in parts is not this image; fetching it whole");
         }
     }
 
@@ -158,27 +161,28 @@ impl Fetch<'_> {
         expected: Sha256,
         part: &mut Part,
         deadline: Instant,
-    ) -> Result<(Transferred, u64), ImageError> {
+    ) -> Result<Arrived, ImageError> {
         let mut download = Download::begin(self, part)?;
         let ended = match time::timeout_at(deadline, download.attempts()).await {
             Ok(ended) => ended,
             Err(_) => Err(self.too_slow()),
         };
         // However it ended, nothing may write to the part any more when this is left.
-        let received = download.received;
+        let (bytes, joined) = (download.received, download.joined);
+        let encoding = download.encoding.take();
         let through = download.finish(expected).await;
-        ended.and(through).map(|through| (through, received))
+        ended.and(through).map(|through| Arrived { through, bytes, joined, encoding })
     }
 
     /// One of the parts that are fetched side by side.
     async fn segment(
         &self,
         (from, to): (u64, u64),
-        Version { etag, total }: &Version,
+        version: &Version,
     ) -> Result<Vec<Bytes>, FetchFailure> {
-        let asked = http::Span { from, to: Some(to), etag };
+        let asked = http::Span { from, to: Some(to), version };
         let mut answer = self.http.get(self.source, Some(asked)).await?;
-        if answer.start != from || answer.total != Some(*total) {
+        if answer.start != from || answer.total != Some(version.total) {
             return Err(FetchFailure::Range("the server stopped sending parts".into()));
         }
         let mut pieces = vec![];
@@ -198,11 +202,20 @@ impl Fetch<'_> {
     }
 }
 
+/// What a source delivered.
+struct Arrived {
+    through: Transferred,
+    bytes: u64,
+    /// Whether its parts may be of several versions of the file.
+    joined: bool,
+    /// How the server says that it encoded it.
+    encoding: Option<String>,
+}
+
 /// A file on its way from one source.
 struct Download<'a, 'p> {
     fetch: &'a Fetch<'a>,
     part: &'p mut Part,
-    packing: Option<Packing>,
     pipe: Option<Pipe>,
     /// Bytes that are in the pipe or through it.
     received: u64,
@@ -210,25 +223,28 @@ struct Download<'a, 'p> {
     version: Option<Version>,
     /// Whether several connections have been tried, to no good.
     alone: bool,
+    /// Whether parts were put together that no strong validator says belong together.
+    joined: bool,
+    /// How the server says that it encoded the last body.
+    encoding: Option<String>,
 }
 
 impl<'a, 'p> Download<'a, 'p> {
     /// Touches nothing yet: what is there of an image is no worse for a source that does not answer.
     fn begin(fetch: &'a Fetch<'a>, part: &'p mut Part) -> Result<Self, ImageError> {
-        let packing = Packing::of(fetch.source);
-        // A decoder cannot go on in the middle.
-        let version = part.version_from(fetch.source).filter(|_| packing.is_none());
+        let version = part.version_from(fetch.source);
         let received = match &version {
             Some(version) => part.length()?.min(version.total),
             None => 0,
         };
-        Ok(Self { fetch, part, packing, pipe: None, received, version, alone: false })
+        let (alone, joined) = (false, false);
+        Ok(Self { fetch, part, pipe: None, received, version, alone, joined, encoding: None })
     }
 
-    async fn open(&mut self) -> Result<(), ImageError> {
+    async fn open(&mut self, packing: Option<Packing>) -> Result<(), ImageError> {
         let Fetch { config, progress, .. } = *self.fetch;
         let bounds = Bounds { bytes: config.max_bytes, ratio: config.max_unpack_ratio };
-        let unpacking = self.packing.map(|packing| (packing, bounds));
+        let unpacking = packing.map(|packing| (packing, bounds));
         if self.received > 0 {
             progress.begins(Step::Checking, Some(self.received));
         }
@@ -245,7 +261,7 @@ impl<'a, 'p> Download<'a, 'p> {
             // Only that it has ended matters.
             drop(pipe.finish().await);
         }
-        self.open().await
+        Ok(())
     }
 
     async fn attempts(&mut self) -> Result<(), ImageError> {
@@ -267,15 +283,16 @@ impl<'a, 'p> Download<'a, 'p> {
             self.restart().await.map_err(Failure::Here)?;
         }
         if self.received > 0 && self.pipe.is_none() {
-            self.open().await.map_err(Failure::Here)?;
+            // What is packed leaves nothing to go on with for another process.
+            self.open(None).await.map_err(Failure::Here)?;
         }
         let source = self.fetch.source;
         let answer = match &self.version {
             Some(version) if self.received > 0 && self.received == version.total => {
                 return Ok(());
             }
-            Some(Version { etag, .. }) if self.received > 0 => {
-                let rest = http::Span { from: self.received, to: None, etag };
+            Some(version) if self.received > 0 => {
+                let rest = http::Span { from: self.received, to: None, version };
                 self.fetch.http.get(source, Some(rest)).await
             }
             Some(_) | None => self.fetch.http.get(source, None).await,
@@ -287,6 +304,7 @@ impl<'a, 'p> Download<'a, 'p> {
         };
         // Before anything that is there goes.
         self.is_acceptable(&answer)?;
+        self.encoding.clone_from(&answer.encoding);
         if answer.start != self.received || self.pipe.is_none() {
             self.restart().await.map_err(Failure::Here)?;
         }
@@ -297,11 +315,12 @@ impl<'a, 'p> Download<'a, 'p> {
                         FetchFailure::Range("the file has another size than before".into());
                     return Err(self.refused_part(failure).await);
                 }
+                self.joined |= !version.is_certain();
                 self.fetch.progress.begins(Step::Fetching, answer.total);
+                self.body(answer).await
             }
-            Some(_) | None => self.begin_version(&answer)?,
+            Some(_) | None => self.whole(answer).await,
         }
-        self.body(answer).await
     }
 
     /// A server that gives wrong parts is asked for the whole.
@@ -322,16 +341,23 @@ impl<'a, 'p> Download<'a, 'p> {
         self.part.has_room_for(total.saturating_sub(answer.start), source).map_err(Failure::Here)
     }
 
-    /// The first byte of a file is next.
-    fn begin_version(&mut self, answer: &Answer) -> Result<(), Failure> {
+    /// Takes a file from its first byte on. Its bytes say how it is packed, so that a digest stands for one image, however
+    /// the file is named.
+    async fn whole(&mut self, mut answer: Answer) -> Result<(), Failure> {
         let Fetch { source, progress, .. } = self.fetch;
-        self.version =
-            answer.etag.clone().zip(answer.total).map(|(etag, total)| Version { etag, total });
-        if let Some(version) = self.version.as_ref().filter(|_| self.packing.is_none()) {
+        let validator = answer.validator.clone();
+        let total = answer.total.filter(|_| answer.can_be_resumed());
+        self.version = total.map(|total| Version { validator, total });
+        progress.begins(Step::Fetching, answer.total);
+        let head = answer.head().await?;
+        let packing = Packing::of(&head);
+        // A decoder cannot go on in the middle.
+        if let Some(version) = self.version.as_ref().filter(|_| packing.is_none()) {
             self.part.note(source, version).map_err(Failure::Here)?;
         }
-        progress.begins(Step::Fetching, answer.total);
-        Ok(())
+        self.open(packing).await.map_err(Failure::Here)?;
+        self.take(head).await?;
+        self.body(answer).await
     }
 
     async fn body(&mut self, mut answer: Answer) -> Result<(), Failure> {
@@ -389,6 +415,7 @@ impl<'a, 'p> Download<'a, 'p> {
         let total = version.total;
         // Whatever comes of it, it is tried once.
         self.alone = true;
+        self.joined |= !version.is_certain();
         let fetch = self.fetch;
         let size = limits::FETCH_SEGMENT_BYTES;
         let starts =

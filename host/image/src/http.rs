@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use percent_encoding::{AsciiSet, percent_encode};
 use reqwest::{Certificate, Client, Proxy, Response, StatusCode, header, redirect};
 use url::Url;
 
@@ -20,6 +21,7 @@ use super::{
     credentials::Credentials,
     network::{Forbidden, NetworkRules},
     shown,
+    unpack::Packing,
 };
 use crate::limits;
 
@@ -36,15 +38,23 @@ pub(super) struct Span<'a> {
     pub(super) from: u64,
     /// The last byte's place; absent: to the end.
     pub(super) to: Option<u64>,
-    /// A strong validator (RFC 9110, 8.8.1).
-    pub(super) etag: &'a str,
+    pub(super) version: &'a Version,
 }
 
-/// What tells one version of a file from others, byte by byte.
+/// Of which version of a file bytes are, as far as its server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Version {
-    pub(super) etag: String,
+    /// What `If-Range` may carry (RFC 9110, 13.1.5): a strong `ETag`, else `Last-Modified`. Of a server that gives neither, and
+    /// of a file that was replaced within a second, the image's digest tells whether the parts belong together.
+    pub(super) validator: Option<String>,
     pub(super) total: u64,
+}
+
+impl Version {
+    /// Whether its validator tells it from others byte by byte (RFC 9110, 8.8.1).
+    pub(super) fn is_certain(&self) -> bool {
+        self.validator.as_deref().is_some_and(is_strong_etag)
+    }
 }
 
 /// An answer with a body.
@@ -57,10 +67,20 @@ pub(super) struct Answer {
     pub(super) start: u64,
     /// The file's size, if the server says.
     pub(super) total: Option<u64>,
-    /// What tells this version of the file from others, byte by byte.
-    pub(super) etag: Option<String>,
+    /// What tells this version of the file from others.
+    pub(super) validator: Option<String>,
     /// Whether parts may be asked for.
     pub(super) ranges: bool,
+    /// How the server says that it encoded the body, though `identity` was asked for. Many servers say so of a file that is
+    /// packed and served as it is, so the digest decides.
+    pub(super) encoding: Option<String>,
+}
+
+/// A whole body.
+pub(super) struct Small {
+    pub(super) bytes: Vec<u8>,
+    /// As in [`Answer`].
+    pub(super) encoding: Option<String>,
 }
 
 impl Http {
@@ -139,11 +159,12 @@ impl Http {
             if at_home && let Some(secret) = self.credentials.header(&url) {
                 request = request.header(header::AUTHORIZATION, secret);
             }
-            if let Some(Span { from, to, etag }) = &part {
+            if let Some(Span { from, to, version }) = &part {
                 let to = to.map(|to| to.to_string()).unwrap_or_default();
-                request = request
-                    .header(header::RANGE, format!("bytes={from}-{to}"))
-                    .header(header::IF_RANGE, *etag);
+                request = request.header(header::RANGE, format!("bytes={from}-{to}"));
+                if let Some(validator) = &version.validator {
+                    request = request.header(header::IF_RANGE, validator);
+                }
             }
             let response = request.send().await.map_err(|error| connection(&error))?;
             self.rules.check_peer(&url, response.remote_addr()).map_err(forbidden)?;
@@ -173,8 +194,9 @@ impl Http {
     }
 
     /// A list of checksums, in memory.
-    pub(super) async fn get_small(&self, url: &Url) -> Result<Vec<u8>, FetchFailure> {
+    pub(super) async fn get_small(&self, url: &Url) -> Result<Small, FetchFailure> {
         let mut answer = self.get(url, None).await?;
+        let encoding = answer.encoding.take();
         let mut bytes = vec![];
         while let Some(piece) = answer.piece().await? {
             bytes.extend_from_slice(&piece);
@@ -183,13 +205,32 @@ impl Http {
             }
         }
         match answer.total.filter(|total| *total != bytes.len() as u64) {
-            None => Ok(bytes),
+            None => Ok(Small { bytes, encoding }),
             Some(expected) => Err(FetchFailure::Short { received: bytes.len() as u64, expected }),
         }
     }
 }
 
 impl Answer {
+    /// Whether an attempt that breaks off can be gone on with.
+    pub(super) fn can_be_resumed(&self) -> bool {
+        self.ranges || self.validator.is_some()
+    }
+
+    /// The body's first bytes, enough to tell how it is packed; fewer where it has fewer.
+    pub(super) async fn head(&mut self) -> Result<Bytes, FetchFailure> {
+        let mut head = BytesMut::new();
+        while head.len() < Packing::HEAD
+            && let Some(piece) = self.piece().await?
+        {
+            if head.is_empty() && piece.len() >= Packing::HEAD {
+                return Ok(piece);
+            }
+            head.extend_from_slice(&piece);
+        }
+        Ok(head.freeze())
+    }
+
     /// The next piece of the body; nothing at its end.
     pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, FetchFailure> {
         let piece = self.response.chunk().await.map_err(|error| self.broke_off(&error))?;
@@ -256,15 +297,17 @@ fn text(response: &Response, name: header::HeaderName) -> Option<&str> {
 fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
     let refused =
         |why: &str| FetchFailure::Redirect(format!("the redirect from {} {why}", shown(from)));
-    let location = text(response, header::LOCATION);
+    let location = response.headers().get(header::LOCATION);
     let location = location.ok_or_else(|| refused("says not where to"))?;
+    // Servers send names of files raw, in UTF-8 and in older encodings, where RFC 9110, 10.2.2, has them percent-encoded.
+    let location = percent_encode(location.as_bytes(), &AsciiSet::EMPTY).to_string();
     if location.len() > qhost_model::limits::URL_BYTES {
         return Err(refused(&format!(
             "leads to a URL of more than {} bytes",
             qhost_model::limits::URL_BYTES
         )));
     }
-    let to = from.join(location).map_err(|error| refused(&format!("is no URL: {error}")))?;
+    let to = from.join(&location).map_err(|error| refused(&format!("is no URL: {error}")))?;
     match (from.scheme(), to.scheme()) {
         ("http", "http" | "https") | ("https", "https") => {}
         ("https", "http") => return Err(refused("leads from https to http")),
@@ -278,20 +321,24 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
 }
 
 fn answer(response: Response, part: Option<Span<'_>>, pace: Pace) -> Result<Answer, FetchFailure> {
-    let encoding = response.headers().get(header::CONTENT_ENCODING);
-    let encoding = encoding.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    if let Some(encoding) = encoding.filter(|encoding| encoding != "identity") {
-        let encoding = printable::line(&encoding, qhost_model::limits::SHOWN_CHARS).to_string();
-        return Err(FetchFailure::Encoded(encoding));
-    }
-    let strong = |tag: &&str| tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"');
-    let etag = text(&response, header::ETAG).filter(strong).map(str::to_owned);
+    let encoding = encoding(&response);
+    let etag = text(&response, header::ETAG).filter(|etag| is_strong_etag(etag));
+    let validator = etag.or_else(|| text(&response, header::LAST_MODIFIED)).map(str::to_owned);
     let ranges = text(&response, header::ACCEPT_RANGES).is_some_and(|unit| unit == "bytes");
     if response.status() == StatusCode::OK {
         let total = response.content_length();
-        return Ok(Answer { response, pace, received: 0, start: 0, total, etag, ranges });
+        return Ok(Answer {
+            response,
+            pace,
+            received: 0,
+            start: 0,
+            total,
+            validator,
+            ranges,
+            encoding,
+        });
     }
-    let Some(Span { from, to, etag: asked }) = part else {
+    let Some(Span { from, to, version }) = part else {
         let status = response.status();
         return Err(FetchFailure::Status { status, retry_after_s: None });
     };
@@ -312,13 +359,36 @@ fn answer(response: Response, part: Option<Span<'_>>, pace: Pace) -> Result<Answ
         ));
     }
     // A part of another version, of which If-Range should have made the whole.
-    if etag.as_deref().is_some_and(|etag| etag != asked) {
+    let is_another = |said: &String, asked: &String| {
+        is_strong_etag(said) == is_strong_etag(asked) && said != asked
+    };
+    if validator
+        .as_ref()
+        .zip(version.validator.as_ref())
+        .is_some_and(|(said, asked)| is_another(said, asked))
+    {
         return Err(FetchFailure::Range(
             "the server sent a part of another version of the file".into(),
         ));
     }
-    let (total, etag) = (Some(total), Some(asked.to_owned()));
-    Ok(Answer { response, pace, received: 0, start, total, etag, ranges: true })
+    let (total, validator) = (Some(total), version.validator.clone());
+    Ok(Answer { response, pace, received: 0, start, total, validator, ranges: true, encoding })
+}
+
+/// `"…"`, not `W/"…"` (RFC 9110, 8.8.3).
+fn is_strong_etag(text: &str) -> bool {
+    text.len() > 2 && text.starts_with('"') && text.ends_with('"')
+}
+
+/// What `Content-Encoding` names besides `identity` (RFC 9110, 8.4).
+fn encoding(response: &Response) -> Option<String> {
+    let values = response.headers().get_all(header::CONTENT_ENCODING).iter();
+    let named: Vec<_> = values
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
+        .filter(|value| !value.is_empty() && !value.eq_ignore_ascii_case("identity"))
+        .collect();
+    let shown = printable::line(&named.join(", "), qhost_model::limits::SHOWN_CHARS).to_string();
+    (!named.is_empty()).then_some(shown)
 }
 
 /// `bytes START-END/TOTAL`

@@ -17,7 +17,7 @@ use qhost_model::format::Format;
 use signatures::Signature;
 
 /// Changed with the rules, so that a verdict by older ones is not taken for one by these.
-pub(super) const RULES: u32 = 1;
+pub(super) const RULES: u32 = 2;
 
 /// An image that may be given to QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,15 +86,14 @@ fn judge(ends: Ends<'_>, max_disk_bytes: u64) -> Result<Inspected, Refusal> {
         [Signature::Qcow2] => (Format::Qcow2, qcow2::disk_bytes(ends)?),
         // With or without a partition table, which makes it start from a USB stick as well.
         [Signature::Iso] => (Format::Iso, ends.bytes),
-        [Signature::Compressed { name, ending }] => {
-            let how = match ending {
-                Some(ending) => format!("serve it under a name that ends in {ending}"),
-                None => "unpack it".into(),
-            };
-            return refused("format", format!("it is {name}-compressed; {how}"));
+        [Signature::Packed(name)] => {
+            let reason = format!(
+                "it is {name}-compressed where a disk was expected; unpack it: a host unpacks what it fetches once"
+            );
+            return refused("format", reason);
         }
         [Signature::Refused { name, hint }] => {
-            let reason = format!("it is a {name} image; expected qcow2, raw or ISO; {hint}");
+            let reason = format!("its format is {name}; expected qcow2, raw or ISO; {hint}");
             return refused("format", reason);
         }
         several => {

@@ -46,7 +46,8 @@ pub enum ImageError {
     },
     /// The bytes are not those that were asked for.
     #[error(
-        "checksum mismatch for {url}: the job says sha256:{expected}, the file served has sha256:{found} ({bytes} bytes)"
+        "checksum mismatch for {url}: the job says sha256:{expected}, the file served has sha256:{found} ({bytes} bytes{})",
+        served_encoded(.encoding.as_deref())
     )]
     Mismatch {
         /// The URL, without its query.
@@ -57,6 +58,8 @@ pub enum ImageError {
         found: Sha256,
         /// The file's size.
         bytes: u64,
+        /// How its server says that it encoded it.
+        encoding: Option<String>,
     },
     /// The image is one that qhost does not give to QEMU.
     #[error("the image sha256:{sha256} is refused: {refusal}")]
@@ -155,6 +158,14 @@ pub enum ImageError {
     },
 }
 
+/// An encoding that was not asked for may be why a digest differs.
+fn served_encoded(encoding: Option<&str>) -> String {
+    let said = |encoding| {
+        format!("; its server sent it with Content-Encoding {encoding}, which was not asked for")
+    };
+    encoding.map(said).unwrap_or_default()
+}
+
 fn listed(errors: &[ImageError]) -> String {
     errors.iter().map(|error| format!("\n  {error}")).collect()
 }
@@ -193,9 +204,6 @@ pub enum FetchFailure {
     /// A part of the file is not the one that was asked for.
     #[error("{0}")]
     Range(String),
-    /// The answer is encoded, so its bytes are not the file's.
-    #[error("the server sent the file with Content-Encoding {0}, which was not asked for")]
-    Encoded(String),
     /// It took longer than a whole fetch may.
     #[error("it took longer than {seconds} s, its share of image.total_timeout_s")]
     TooSlow {

@@ -9,6 +9,10 @@ use tokio::time;
 use super::{FetchFailure, Progress, Settings};
 use crate::limits;
 
+/// Refusals that are of this moment, not of the file (RFC 9110, 15.5.9; RFC 8470, 5.2; RFC 6585, 4).
+const ANOTHER_TIME: [StatusCode; 3] =
+    [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+
 /// How often, and after which wait, a source is asked again.
 pub(super) struct Retry {
     most: u32,
@@ -50,7 +54,7 @@ impl Retry {
                 Some(jittered(self.backoff))
             }
             FetchFailure::Status { status, retry_after_s } => {
-                let worth = status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS;
+                let worth = status.is_server_error() || ANOTHER_TIME.contains(status);
                 let backoff = jittered(self.backoff);
                 let asked = retry_after_s.map_or(backoff, Duration::from_secs);
                 (worth && asked <= limits::FETCH_RETRY_AFTER).then_some(asked.max(backoff))
@@ -60,7 +64,6 @@ impl Retry {
             | FetchFailure::Redirect(_)
             | FetchFailure::TooLarge { .. }
             | FetchFailure::ListTooLarge { .. }
-            | FetchFailure::Encoded(_)
             | FetchFailure::TooSlow { .. } => None,
         }
     }
@@ -89,7 +92,7 @@ mod tests {
         let waits = |failure: FetchFailure| retry.wait(&failure);
         assert!(waits(FetchFailure::Connection("refused".into())).is_some());
         assert!(waits(FetchFailure::Short { received: 1, expected: 2 }).is_some());
-        for worth in [StatusCode::TOO_MANY_REQUESTS, StatusCode::INTERNAL_SERVER_ERROR] {
+        for worth in ANOTHER_TIME.into_iter().chain([StatusCode::INTERNAL_SERVER_ERROR]) {
             assert!(waits(status(worth, None)).is_some());
             assert_eq!(waits(status(worth, Some(7))), Some(Duration::from_secs(7)));
             // Beyond the cap, it is not waited for.

@@ -7,13 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use percent_encoding::percent_decode_str;
+use flate2::bufread::GzDecoder;
 use ruzstd::decoding::{
     BlockDecodingStrategy, FrameDecoder,
     errors::{FrameDecoderError, ReadFrameHeaderError},
 };
 use tokio::sync::mpsc::{Receiver, Sender};
-use url::Url;
 
 use qhost_model::digest::{Hasher, Sha256};
 
@@ -29,20 +28,22 @@ pub(super) enum Packing {
 }
 
 impl Packing {
-    /// By the ending of a URL's path. What is packed and does not say so is refused by inspection, so that a digest
-    /// stands for one image however it is named.
-    pub(super) fn of(url: &Url) -> Option<Self> {
-        let path = percent_decode_str(url.path()).decode_utf8_lossy();
-        let (_, ending) = path.rsplit_once('.')?;
-        match ending.to_ascii_lowercase().as_str() {
-            "gz" => Some(Self::Gzip),
-            "xz" => Some(Self::Xz),
-            "zst" => Some(Self::Zstd),
+    /// How many of a file's first bytes tell.
+    pub(super) const HEAD: usize = 6;
+
+    /// By a file's first bytes (RFC 1952, 2.3.1; the .xz file format, 2.1.1.1; RFC 8878, 3.1): names of files often do not say
+    /// how they are packed, or say it of what they were made from.
+    pub(super) fn of(head: &[u8]) -> Option<Self> {
+        match head {
+            [0x1f, 0x8b, 0x08, ..] => Some(Self::Gzip),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            // A zstd file may begin with a frame for others to read, of which there are sixteen kinds.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
             _ => None,
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
             Self::Xz => "xz",
@@ -77,12 +78,12 @@ pub(super) fn unpack(
         Arriving { arriving, piece: Bytes::new(), hasher: Hasher::default(), arrived: &arrived };
     let mut unpacked = Unpacked { onward, bounds, bytes: 0, arrived: &arrived };
     let decoded = match packing {
-        Packing::Gzip => unpacked.take(&mut flate2::bufread::MultiGzDecoder::new(&mut served)),
-        Packing::Xz => unpacked.take(&mut lzma_rust2::XzReader::new_mem_limit(
-            &mut served,
-            true,
-            limits::UNPACK_MEMORY_KIB,
-        )),
+        Packing::Gzip => unpacked.take(&mut Members(Some(GzDecoder::new(&mut served)))),
+        Packing::Xz => {
+            let most = limits::UNPACK_MEMORY_KIB;
+            let mut decoder = lzma_rust2::XzReader::new_mem_limit(&mut served, true, most);
+            unpacked.take(&mut decoder)
+        }
         Packing::Zstd => unpacked.take(&mut Frames::new(&mut served)),
     };
     let broken = match decoded {
@@ -94,10 +95,7 @@ pub(super) fn unpack(
     served.drain();
     let fault = broken.map(|reason| Refusal {
         check: "unpack",
-        reason: format!(
-            "its name says that it is {}-compressed, and it cannot be unpacked: {reason}",
-            packing.name()
-        ),
+        reason: format!("it is {}-compressed, and cannot be unpacked: {reason}", packing.name()),
     });
     Ok(Served { sha256: served.hasher.finish(), fault })
 }
@@ -118,8 +116,16 @@ enum Ended {
 
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
-        Self::StageError(error.to_string())
+        let too_wide = error.kind() == io::ErrorKind::OutOfMemory;
+        Self::StageError(if too_wide { too_much_memory() } else { error.to_string() })
     }
+}
+
+fn too_much_memory() -> String {
+    format!(
+        "unpacking it takes more than {} MiB of memory; pack it with a smaller dictionary or window: xz -9, zstd -19",
+        limits::UNPACK_MEMORY_KIB >> 10
+    )
 }
 
 /// What arrives, hashed as it is read.
@@ -135,6 +141,19 @@ impl Arriving<'_> {
         while self.refill() {
             self.piece = Bytes::new();
         }
+    }
+
+    /// Whether what comes next begins so.
+    fn begins_with(&mut self, magic: &[u8]) -> bool {
+        while self.piece.len() < magic.len() {
+            let begun = std::mem::take(&mut self.piece);
+            if !self.refill() {
+                self.piece = begun;
+                return false;
+            }
+            self.piece = [begun, std::mem::take(&mut self.piece)].concat().into();
+        }
+        self.piece.starts_with(magic)
     }
 
     /// Whether there is more to read.
@@ -169,6 +188,27 @@ impl Read for Arriving<'_> {
     }
 }
 
+/// A gzip file: members in a row. Zeros and foreign bytes after the last are not part of it, as for gunzip: tapes were padded, and
+/// OpenWrt's images have a signature there.
+struct Members<'a, 'b>(Option<GzDecoder<&'a mut Arriving<'b>>>);
+
+impl Read for Members<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let read = member.read(buffer)?;
+            if read > 0 {
+                return Ok(read);
+            }
+            if let Some(served) = self.0.take().map(GzDecoder::into_inner)
+                && served.begins_with(&[0x1f, 0x8b])
+            {
+                self.0 = Some(GzDecoder::new(served));
+            }
+        }
+        Ok(0)
+    }
+}
+
 /// A zstd file: frames in a row, some of which are for others to read (RFC 8878, 3.1). One decoder reads them all: each frame
 /// may be of ten bytes only, and a new decoder for each would allocate a window and tables every time.
 struct Frames<'a, 'b> {
@@ -193,6 +233,9 @@ impl<'a, 'b> Frames<'a, 'b> {
                     ..
                 })) => {
                     io::copy(&mut self.served.take(length.into()), &mut io::sink())?;
+                }
+                Err(FrameDecoderError::WindowSizeTooBig { .. }) => {
+                    return Err(io::ErrorKind::OutOfMemory.into());
                 }
                 Err(error) => return Err(io::Error::other(error)),
             }
@@ -317,6 +360,56 @@ mod tests {
         let (digest, bytes) = unpacked(Packing::Gzip, &packed, WIDE);
         assert_eq!(bytes, [&b"one, "[..], &[7; 100_000]].concat());
         assert_eq!(digest, Ok(Sha256::of(&packed)));
+    }
+
+    #[test]
+    fn gzip_with_what_is_not_its_own_after_it() {
+        let one = gzip(b"one, ");
+        for after in [&[0; 5000][..], b"FWx0", b"\x1f", b"\x1fx", b"FWx0\x1f\x8b\x08"] {
+            let packed = [&one[..], after].concat();
+            assert_eq!(
+                unpacked(Packing::Gzip, &packed, WIDE),
+                (Ok(Sha256::of(&packed)), b"one, ".to_vec()),
+                "{after:?}"
+            );
+        }
+        // A member that is broken is no foreign byte.
+        let packed = [&one[..], &one[..12]].concat();
+        assert_eq!(unpacked(Packing::Gzip, &packed, WIDE).0, Err("unpack".into()));
+    }
+
+    /// Whatever the pieces that it arrives in.
+    #[test]
+    fn members_whose_magic_is_in_two_pieces() {
+        let first = gzip(&[7; 10]);
+        for cut in 0..4 {
+            let (sender, arriving) = mpsc::channel(10);
+            let packed = [&first[..], &gzip(b"two")].concat();
+            let (one, two) = packed.split_at(first.len() + cut);
+            sender.blocking_send(Bytes::copy_from_slice(one)).unwrap();
+            sender.blocking_send(Bytes::copy_from_slice(two)).unwrap();
+            drop(sender);
+            let (onward, mut out) = mpsc::channel(10);
+            assert!(unpack(Packing::Gzip, WIDE, arriving, &onward).is_ok());
+            drop(onward);
+            let bytes = std::iter::from_fn(|| out.blocking_recv()).collect::<Vec<_>>().concat();
+            assert_eq!(bytes, [&[7; 10][..], b"two"].concat());
+        }
+    }
+
+    #[test]
+    fn how_files_are_packed() {
+        for (head, expected) in [
+            (&b"\x1f\x8b\x08\0\0\0"[..], Some(Packing::Gzip)),
+            (b"\xfd7zXZ\0", Some(Packing::Xz)),
+            (b"\x28\xb5\x2f\xfd\x24\0", Some(Packing::Zstd)),
+            (b"\x53\x2a\x4d\x18\0\0", Some(Packing::Zstd)),
+            (b"\xfd7zXZ", None),
+            (b"QFI\xfb\0\0", None),
+            (b"", None),
+        ] {
+            assert_eq!(Packing::of(head), expected, "{head:?}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub const NAME_BYTES: usize = 128;
 /// A port label in bytes.
 pub const LABEL_BYTES: usize = 64;
 /// An image URL in bytes: what common servers accept in a request line.
-pub const URL_BYTES: usize = 2048;
+pub const URL_BYTES: usize = 8192;
 /// Places that a job may name for one image.
 pub const IMAGE_SOURCES: usize = 8;
 /// Forwarded ports of a task. Each is a listening socket of its QEMU.

@@ -7,16 +7,13 @@ use super::Ends;
 pub(super) enum Signature {
     Qcow2,
     Iso,
-    /// A format that QEMU opens and qhost does not.
+    /// A format that qhost does not give to a guest.
     Refused {
         name: &'static str,
         hint: &'static str,
     },
-    /// Packed: with the ending of a file's name that makes qhost unpack it.
-    Compressed {
-        name: &'static str,
-        ending: Option<&'static str>,
-    },
+    /// Packed in a way that qhost unpacks, once, while it arrives.
+    Packed(&'static str),
 }
 
 impl Signature {
@@ -24,7 +21,7 @@ impl Signature {
         match self {
             Self::Qcow2 => "qcow2",
             Self::Iso => "ISO",
-            Self::Refused { name, .. } | Self::Compressed { name, .. } => name,
+            Self::Refused { name, .. } | Self::Packed(name) => name,
         }
     }
 }
@@ -35,8 +32,19 @@ const fn refused(name: &'static str) -> Signature {
     Signature::Refused { name, hint: CONVERT }
 }
 
-const fn compressed(name: &'static str, ending: &'static str) -> Signature {
-    Signature::Compressed { name, ending: Some(ending) }
+const fn archive(name: &'static str) -> Signature {
+    Signature::Refused { name, hint: "take the disk out of it" }
+}
+
+const fn compressed(name: &'static str) -> Signature {
+    Signature::Refused {
+        name,
+        hint: "unpack it, or pack it with gzip, xz or zstd, which are unpacked here",
+    }
+}
+
+const fn file_system(name: &'static str) -> Signature {
+    Signature::Refused { name, hint: "a guest boots from a whole disk: put it into one" }
 }
 
 /// Signatures at an offset from the file's beginning.
@@ -59,11 +67,45 @@ const AT: &[(Signature, usize, &[u8])] = &[
     (refused("Parallels"), 0, b"WithouFreSpacExt"),
     (refused("Bochs"), 0, b"Bochs Virtual HD Image"),
     (refused("cloop"), 0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop"),
-    (Signature::Refused { name: "tar or OVA", hint: "take the disk out of it" }, 257, b"ustar"),
-    (compressed("gzip", ".gz"), 0, &[0x1f, 0x8b, 0x08]),
-    (compressed("xz", ".xz"), 0, b"\xfd7zXZ\0"),
-    (compressed("zstd", ".zst"), 0, &[0x28, 0xb5, 0x2f, 0xfd]),
-    (Signature::Compressed { name: "bzip2", ending: None }, 4, b"1AY&SY"),
+    (archive("tar or OVA"), 257, b"ustar"),
+    (archive("zip"), 0, b"PK\x03\x04"),
+    (archive("zip"), 0, b"PK\x05\x06"),
+    (archive("7z"), 0, b"7z\xbc\xaf\x27\x1c"),
+    (archive("RAR"), 0, b"Rar!\x1a\x07"),
+    (archive("WIM"), 0, b"MSWIM\0\0\0"),
+    (archive("cabinet"), 0, b"MSCF\0\0\0\0"),
+    (archive("Unix archive or Debian package"), 0, b"!<arch>\n"),
+    (archive("RPM"), 0, &[0xed, 0xab, 0xee, 0xdb]),
+    (archive("XAR"), 0, b"xar!\0"),
+    (archive("cpio"), 0, b"070701"),
+    (archive("cpio"), 0, b"070702"),
+    (archive("cpio"), 0, b"070707"),
+    (Signature::Packed("gzip"), 0, &[0x1f, 0x8b, 0x08]),
+    (Signature::Packed("xz"), 0, b"\xfd7zXZ\0"),
+    (Signature::Packed("zstd"), 0, &[0x28, 0xb5, 0x2f, 0xfd]),
+    (compressed("bzip2"), 4, b"1AY&SY"),
+    (compressed("lz4"), 0, &[0x04, 0x22, 0x4d, 0x18]),
+    (compressed("lz4"), 0, &[0x02, 0x21, 0x4c, 0x18]),
+    (compressed("lzip"), 0, b"LZIP\x01"),
+    (compressed("lzop"), 0, b"\x89LZO\0\r\n\x1a\n"),
+    (compressed("compress"), 0, &[0x1f, 0x9d]),
+    (
+        Signature::Refused { name: "Android sparse", hint: "make a whole disk of it: simg2img" },
+        0,
+        &[0x3a, 0xff, 0x26, 0xed],
+    ),
+    (file_system("squashfs"), 0, b"hsqs"),
+    (file_system("squashfs"), 0, b"sqsh"),
+    (file_system("cramfs"), 0, &[0x45, 0x3d, 0xcd, 0x28]),
+    (file_system("EROFS"), 1024, &[0xe2, 0xe1, 0xf5, 0xe0]),
+    (
+        Signature::Refused {
+            name: "ELF, a kernel or program",
+            hint: "a guest boots from a whole disk",
+        },
+        0,
+        b"\x7fELF",
+    ),
 ];
 
 /// Every signature that an image bears, each format once.
@@ -75,7 +117,7 @@ pub(super) fn found(ends: Ends<'_>) -> Vec<Signature> {
     let mut found: Vec<_> = AT.iter().filter_map(at).collect();
     // A zstd file may begin with a frame for others to read (RFC 8878, 3.1.2), of which there are sixteen kinds.
     if matches!(ends.head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]) {
-        found.push(compressed("zstd", ".zst"));
+        found.push(Signature::Packed("zstd"));
     }
     // A fixed VHD has its footer alone, which old versions of its writer made a byte shorter.
     if footer(ends.tail, b"conectix") {
@@ -84,6 +126,9 @@ pub(super) fn found(ends: Ends<'_>) -> Vec<Signature> {
     // Signature, version 4, header size 512.
     if contains(ends.tail, b"koly\0\0\0\x04\0\0\x02\0") {
         found.push(refused("DMG"));
+    }
+    if is_lzma(ends.head) {
+        found.push(compressed("lzma"));
     }
     if is_vmdk_descriptor(ends.head) {
         found.push(refused("VMDK"));
@@ -117,6 +162,22 @@ fn is_vmdk_descriptor(head: &[u8]) -> bool {
     let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let first = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"));
     first.is_some_and(|line| line.starts_with(b"version="))
+}
+
+/// The .lzma format has no magic: properties, the size of a dictionary, which its writers make of one or two bits, and the size
+/// of what was packed, which is mostly left open. What xz itself goes by (its liblzma, alone_decoder.c).
+fn is_lzma(head: &[u8]) -> bool {
+    let [0x5d, dictionary @ .., _, _, _, _, _, _, _, _] =
+        head.first_chunk::<13>().copied().unwrap_or_default()
+    else {
+        return false;
+    };
+    let dictionary = u32::from_le_bytes(dictionary);
+    let one_bit = dictionary.is_power_of_two();
+    let size = head.get(5..13).and_then(|size| size.try_into().ok()).map(u64::from_le_bytes);
+    one_bit
+        && dictionary >= 4096
+        && size.is_some_and(|size| size == u64::MAX || (1..1 << 38).contains(&size))
 }
 
 #[cfg(test)]
@@ -154,6 +215,22 @@ mod tests {
         for kind in 0x50..=0x5f {
             assert_eq!(names(&[kind, 0x2a, 0x4d, 0x18, 0, 0, 0, 0], &[]), ["zstd"]);
         }
+    }
+
+    #[test]
+    fn lzma_which_has_no_magic() {
+        let head = |dictionary: u32, size: u64| {
+            [&[0x5d][..], &dictionary.to_le_bytes(), &size.to_le_bytes(), &[0; 100]].concat()
+        };
+        for size in [u64::MAX, 10 << 30] {
+            assert_eq!(names(&head(8 << 20, size), &[]), ["lzma"]);
+        }
+        for (dictionary, size) in
+            [(0, u64::MAX), (12345, u64::MAX), (8 << 20, 0), (8 << 20, 1 << 40)]
+        {
+            assert_eq!(names(&head(dictionary, size), &[]), [""; 0]);
+        }
+        assert_eq!(names(&[0x5d, 0, 0, 0x80, 0], &[]), [""; 0], "too short for one");
     }
 
     #[test]

@@ -156,9 +156,9 @@ fn download(request: &ImageRequest) -> String {
     Sha256::of(sources.as_bytes()).to_string().chars().take(16).collect()
 }
 
-/// A packed file and what it unpacks to cannot both be the image of one digest.
+/// What a file unpacks to goes by its bytes alone, but for what an earlier version stored.
 fn two_images(sha256: Sha256) -> ImageError {
     let reason =
-        "the same file is stored unpacked, or packed, by another name of its source".into();
+        "the same file is stored with other contents; remove it with: qhost image rm".into();
     ImageError::Unsafe { sha256, refusal: Refusal { check: "one-format", reason } }
 }

@@ -18,7 +18,7 @@ use qhost_model::{
 use qhost_sys::state;
 
 use super::{
-    super::{ImageError, fetch, shown, sums},
+    super::{ImageError, fetch, http::Small, shown, sums},
     Fetcher, Store,
 };
 use crate::limits;
@@ -66,7 +66,7 @@ impl Store {
         let Checksum::List { sums: url, sha256: expected } = &request.checksum else {
             return Ok(request.checksum.pin());
         };
-        let list = fetch::sums(url, fetcher).await?;
+        let Small { bytes: list, encoding } = fetch::sums(url, fetcher).await?;
         let (found, bytes) = (Sha256::of(&list), list.len() as u64);
         if found != *expected {
             return Err(ImageError::Mismatch {
@@ -74,6 +74,7 @@ impl Store {
                 expected: *expected,
                 found,
                 bytes,
+                encoding,
             });
         }
         if let Some(path) = lists.first() {

@@ -74,16 +74,16 @@ impl Part {
 
     /// The version of a source's file that its bytes are of.
     pub(crate) fn version_from(&self, source: &Url) -> Option<Version> {
-        let ResumeRecord { source: of, etag, total, .. } = ResumeRecord::read(&self.resume)?;
-        (of == Sha256::of(source.as_str().as_bytes())).then_some(Version { etag, total })
+        let ResumeRecord { source: of, validator, total, .. } = ResumeRecord::read(&self.resume)?;
+        (of == Sha256::of(source.as_str().as_bytes())).then_some(Version { validator, total })
     }
 
     /// Writes down of what the bytes that follow are.
     pub(crate) fn note(&self, source: &Url, version: &Version) -> Result<(), ImageError> {
         let source = Sha256::of(source.as_str().as_bytes());
         let tenant = self.claim.tenant().map(str::to_owned);
-        ResumeRecord { source, etag: version.etag.clone(), total: version.total, tenant }
-            .write(&self.resume)
+        let Version { validator, total } = version.clone();
+        ResumeRecord { source, validator, total, tenant }.write(&self.resume)
     }
 
     /// Makes it empty, and nothing to go on with: another file, so that what may still be on its way into the old one does

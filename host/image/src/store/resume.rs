@@ -14,7 +14,9 @@ use super::{super::ImageError, beside};
 pub(super) struct ResumeRecord {
     /// The digest of the source's URL, which may have secrets in its query.
     pub(super) source: Sha256,
-    pub(super) etag: String,
+    /// What tells the version of the source's file from others; an earlier version wrote strong `ETag`s only.
+    #[serde(default, alias = "etag", skip_serializing_if = "Option::is_none")]
+    pub(super) validator: Option<String>,
     pub(super) total: u64,
     /// For whom it is fetched; absent: for the operator, or an earlier version wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
