@@ -159,3 +159,48 @@ fn http_needs_no_certificates() {
     let (_, digest) = server.serve("/image", disk());
     run(&qhost, &server, &digest).exits(0);
 }
+
+/// An operator's file, for a host that has no way to where the image is served.
+#[test]
+fn a_file_is_imported() {
+    let qhost = qhost();
+    let url = "https://images.example/disk.raw";
+    let file = qhost.file("disk.raw", disk());
+    let import = |file: &str, more: &[&str]| {
+        qhost.run(&[&["image", "import", file, "--url", url], more].concat())
+    };
+    let wrong = "0".repeat(64);
+    import(&file, &["--checksum", &wrong])
+        .exits(14)
+        .says(&format!("{file}: the job says sha256:{wrong}"));
+    import("/none", &[]).exits(2).says("cannot read /none");
+    import("/dev/zero", &[]).exits(2).says("it is no regular file");
+    qhost.run(&["image", "import", &file]).exits(2).says("--url");
+    let tar = qhost.file("disk.tar", [&[b'x'; 257][..], b"ustar", &[0; 1000]].concat());
+    import(&tar, &[]).exits(15).says("its format is tar or OVA");
+    assert_eq!(qhost.stored_images(), [""; 0]);
+    import(&file, &[]).exits(0).says(&sha256(&disk()));
+    let mirror = "https://mirror.example/disk.raw";
+    let more = ["--url", mirror, "--checksum", &sha256(&disk())];
+    import(&file, &more).exits(0);
+    // A job of a URL there finds it; of another, it would be fetched from there.
+    for (url, found) in [
+        (url, true),
+        ("https://images.example/other", true),
+        ("https://else.example/disk.raw", false),
+    ] {
+        let job = qhost.job(&(url.to_owned(), sha256(&disk())), json!({}));
+        let done = qhost.run(&["plan", &job]).exits(0);
+        assert_eq!(done.stdout.contains("in the store"), found, "{url}: {}", done.stdout);
+    }
+    let job = qhost.job(&(url.to_owned(), sha256(&disk())), json!({}));
+    qhost.run(&["run", &job]).exits(0).says("here I am");
+    // Packed as its server has it, by its SHA-512.
+    let other = qhost.file("other.raw", boot_sector::disk("other", Then::PowerOff));
+    assert!(qhost_tests::command("gzip").arg(&other).status().unwrap().success());
+    let packed = fs::read(format!("{other}.gz")).unwrap();
+    let sha512 = qhost_model::digest::Sha512::of(&packed).to_string();
+    import(&format!("{other}.gz"), &["--checksum", &sha512]).exits(0).says(&sha256(&packed));
+    let job = qhost.job(&(url.to_owned(), sha512), json!({}));
+    qhost.run(&["run", &job]).exits(0).says("other");
+}

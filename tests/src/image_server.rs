@@ -47,8 +47,10 @@ pub enum Reply {
 pub struct Ranged {
     /// The file.
     pub file: Bytes,
-    /// The version, quoted.
-    pub etag: &'static str,
+    /// The version, quoted, where it is said so.
+    pub etag: Option<&'static str>,
+    /// When the file was changed, where that is said.
+    pub modified: Option<&'static str>,
     /// Every answer breaks off after so many bytes.
     pub cut: Option<usize>,
     /// The pause before every 64 KiB.
@@ -81,14 +83,21 @@ pub enum Quirk {
 impl Ranged {
     /// A server that does all well.
     pub fn new(file: impl Into<Bytes>, etag: &'static str) -> Self {
-        let pause = Duration::ZERO;
-        Self { file: file.into(), etag, cut: None, pause, quirk: Quirk::None }
+        Self { etag: Some(etag), ..Self::unversioned(file) }
+    }
+
+    /// One that gives parts, and says nothing of versions.
+    pub fn unversioned(file: impl Into<Bytes>) -> Self {
+        let (file, pause) = (file.into(), Duration::ZERO);
+        Self { file, etag: None, modified: None, cut: None, pause, quirk: Quirk::None }
     }
 
     fn answer(self, seen: &Seen) -> Response {
-        let Self { file, etag, cut, pause, quirk } = self;
+        let Self { file, etag, modified, cut, pause, quirk } = self;
         let length = file.len();
-        let wanted = seen.range.as_deref().filter(|_| seen.if_range.as_deref() == Some(etag));
+        let same = |asked: &str| etag == Some(asked) || modified == Some(asked);
+        let is_meant = seen.if_range.as_deref().is_none_or(same);
+        let wanted = seen.range.as_deref().filter(|_| is_meant);
         let wanted = wanted.filter(|_| quirk != Quirk::IgnoresRange).map(|range| {
             let (from, to) = range.trim_start_matches("bytes=").split_once('-').expect("a range");
             (from.parse::<usize>().expect("a number"), to.parse::<usize>().ok())
@@ -117,7 +126,11 @@ impl Ranged {
         let mut response = with_length(part.len(), pieces(sent, move |_| Some(pause), end));
         let headers = response.headers_mut();
         headers.insert("accept-ranges", HeaderValue::from_static("bytes"));
-        headers.insert("etag", HeaderValue::from_static(etag));
+        for (name, value) in [("etag", etag), ("last-modified", modified)] {
+            if let Some(value) = value {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+        }
         if wanted.is_some() {
             let said = match quirk {
                 Quirk::WrongTotal => Some(format!("bytes {from}-{to}/{}", length + 1)),

@@ -5,7 +5,7 @@ use std::{fmt, io};
 use qhost_cage::MissingMechanisms;
 use qhost_image::ImageError;
 use qhost_model::{
-    digest::Sha256,
+    digest::FileDigest,
     job::{JobError, Problem},
     kind::Kind,
     secrets::Secrets,
@@ -110,9 +110,9 @@ pub(crate) enum Failure {
     Image(#[from] ImageError),
     /// The image of a VM that is to be started again is not stored any more, and its record does not lead to it.
     #[error(
-        "the image sha256:{sha256} is not in the store any more, and of its source {source_url} the query was not kept, as it may be a secret; run the job again"
+        "the image {digest} is not in the store any more, and of its source {source_url} the query was not kept, as it may be a secret; run the job again"
     )]
-    QueryNotKept { sha256: Sha256, source_url: String },
+    QueryNotKept { digest: FileDigest, source_url: String },
     #[error(transparent)]
     Vm(#[from] VmError),
     #[error("cannot set up this process")]

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use qhost_cage::Cage;
 use qhost_model::{
-    digest::Sha256,
+    digest::{FileDigest, Sha256},
     format::Format,
     launch::{Forward, PortMap},
     secrets::Secrets,
@@ -31,7 +31,10 @@ pub struct Plan {
     /// Whether the image is in the store; if not, its format is a guess from its name.
     pub image_stored: bool,
     /// Its digest; of a list of checksums that was never fetched, the list's own.
-    pub image_sha256: Sha256,
+    pub image_digest: FileDigest,
+    /// The same, where it is a SHA-256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_sha256: Option<Sha256>,
     /// What QEMU would be told it is.
     pub image_format: Format,
     /// What QEMU would be kept in.
@@ -70,8 +73,8 @@ async fn stages(
         context: context.clone(),
     };
     let mut approved = deciding.make(None, secrets).await?;
-    if approved.task().image.checksum.sums().is_some() {
-        // A start would fetch a list of checksums that is not here, and then decide once more.
+    if approved.task().image.checksum.is_indirect() {
+        // A start would fetch a list of checksums, or an image whose SHA-512 alone is known, and then decide once more.
         let (engine, task) = (engine.clone(), approved.task().clone());
         let known =
             blocking(move || Ok(engine.images().known_digest(&task.image, Some(&task.tenant))?));
@@ -108,11 +111,11 @@ fn planned(
         unfiltered_internet: config.unfiltered_internet(),
     };
     let cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
+    let known = store.known_digest(image, Some(&task.tenant))?;
     Ok(Plan {
         image_stored: stored.is_some(),
-        image_sha256: store
-            .known_digest(image, Some(&task.tenant))?
-            .unwrap_or(image.checksum.pin()),
+        image_digest: known.map_or(image.checksum.digest(), FileDigest::Sha256),
+        image_sha256: known.or(image.checksum.pin()),
         image_format: format,
         cage,
         program: fingerprint.path().display().to_string(),

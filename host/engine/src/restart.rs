@@ -123,8 +123,8 @@ impl Ended {
         if let Some(lost) = lost
             && engine.images().would_fetch(&task.image, &task.tenant, &config.image)?
         {
-            let (sha256, source_url) = (task.image.checksum.pin(), qhost_image::shown(lost));
-            return Err(Failure::QueryNotKept { sha256, source_url });
+            let (digest, source_url) = (task.image.checksum.digest(), qhost_image::shown(lost));
+            return Err(Failure::QueryNotKept { digest, source_url });
         }
         Ok(Self { task, spec, dir, ports, overlay })
     }

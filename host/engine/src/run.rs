@@ -63,7 +63,7 @@ async fn stages(
     start.keep(&fingerprint).await?;
     let decision = start.deciding(&fingerprint);
     let mut approved = decision.make(None, secrets).await?;
-    if approved.task().image.checksum.sums().is_some() {
+    if approved.task().image.checksum.is_indirect() {
         // Policies go by the image's own digest too, which is known only now.
         let resolved = Box::pin(start.resolve(approved.task()));
         let (sha256, again) = start.between_turns(turn, resolved).await?;

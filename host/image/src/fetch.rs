@@ -9,11 +9,12 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::{self, Instant};
 use url::Url;
 
-use qhost_model::digest::Sha256;
+use qhost_model::digest::{FileDigest, Sha256};
 use qhost_sys::failpoint;
 
 use super::{
-    FetchFailure, ImageError, Progress, Settings, Step,
+    FetchFailure, ImageError, Mismatch, Progress, Settings, Step,
+    hashers::Digests,
     http::{self, Answer, Http, Small, Version},
     pipe::{Pipe, StageClosed, Transferred},
     retry::Retry,
@@ -25,6 +26,9 @@ use crate::limits;
 
 /// What arrived.
 pub(super) struct Fetched<'a> {
+    /// Of what was served.
+    pub(super) digests: Digests,
+    /// Of what was written.
     pub(super) content: Sha256,
     pub(super) source: &'a Url,
 }
@@ -33,7 +37,7 @@ pub(super) struct Fetched<'a> {
 /// left when it is asked; one that an earlier fetch came some way with is asked first.
 pub(super) async fn image<'a>(
     sources: impl Iterator<Item = &'a Url>,
-    expected: Sha256,
+    expected: FileDigest,
     part: &mut Part,
     fetcher: Fetcher<'_>,
 ) -> Result<Fetched<'a>, ImageError> {
@@ -53,7 +57,10 @@ pub(super) async fn image<'a>(
             Err(error) => Err(error),
         };
         match fetched {
-            Ok(content) => return Ok(Fetched { content, source }),
+            Ok(through) => {
+                let Transferred { served: digests, content, .. } = through;
+                return Ok(Fetched { digests, content, source });
+            }
             Err(error) if error.is_source_failure() => failures.push(error),
             Err(error) => return Err(error),
         }
@@ -131,25 +138,31 @@ impl Fetch<'_> {
         self.failed(FetchFailure::TooSlow { seconds: self.time.as_secs_f64().ceil() })
     }
 
-    /// The digest of what was written, once what was served has the one expected.
-    async fn image(&self, expected: Sha256, part: &mut Part) -> Result<Sha256, ImageError> {
+    /// What went through, once what was served has the digest expected.
+    async fn image(
+        &self,
+        expected: FileDigest,
+        part: &mut Part,
+    ) -> Result<Transferred, ImageError> {
         let deadline = Instant::now() + self.time;
         let left = part.version_from(self.source).is_some();
         let mut once_more = true;
         loop {
             let Arrived { through, bytes, joined, encoding } =
                 self.download(expected, part, deadline).await?;
-            if through.served == expected && through.fault.is_none() {
-                return Ok(through.content);
+            let found = through.served.like(expected);
+            if found == expected && through.fault.is_none() {
+                return Ok(through);
             }
             part.clear()?;
-            if let Some(refusal) = through.fault.filter(|_| through.served == expected) {
-                return Err(ImageError::Unsafe { sha256: expected, refusal });
+            if let Some(refusal) = through.fault.filter(|_| found == expected) {
+                return Err(ImageError::Unsafe { digest: expected, refusal });
             }
             // What another process left may be what is wrong, or parts of several versions of the file.
             if !(std::mem::take(&mut once_more) && (left || joined)) {
-                let (url, found) = (shown(self.source), through.served);
-                return Err(ImageError::Mismatch { url, expected, found, bytes, encoding });
+                let url = shown(self.source);
+                let mismatch = Mismatch { url, expected, found, bytes, encoding };
+                return Err(ImageError::Mismatch(Box::new(mismatch)));
             }
             self.progress
                 .retrying("what was fetched in parts is not this image; fetching it whole");
@@ -158,11 +171,11 @@ impl Fetch<'_> {
 
     async fn download(
         &self,
-        expected: Sha256,
+        expected: FileDigest,
         part: &mut Part,
         deadline: Instant,
     ) -> Result<Arrived, ImageError> {
-        let mut download = Download::begin(self, part)?;
+        let mut download = Download::begin(self, expected, part)?;
         let ended = match time::timeout_at(deadline, download.attempts()).await {
             Ok(ended) => ended,
             Err(_) => Err(self.too_slow()),
@@ -170,7 +183,7 @@ impl Fetch<'_> {
         // However it ended, nothing may write to the part any more when this is left.
         let (bytes, joined) = (download.received, download.joined);
         let encoding = download.encoding.take();
-        let through = download.finish(expected).await;
+        let through = download.finish().await;
         ended.and(through).map(|through| Arrived { through, bytes, joined, encoding })
     }
 
@@ -215,6 +228,7 @@ struct Arrived {
 /// A file on its way from one source.
 struct Download<'a, 'p> {
     fetch: &'a Fetch<'a>,
+    expected: FileDigest,
     part: &'p mut Part,
     pipe: Option<Pipe>,
     /// Bytes that are in the pipe or through it.
@@ -231,14 +245,27 @@ struct Download<'a, 'p> {
 
 impl<'a, 'p> Download<'a, 'p> {
     /// Touches nothing yet: what is there of an image is no worse for a source that does not answer.
-    fn begin(fetch: &'a Fetch<'a>, part: &'p mut Part) -> Result<Self, ImageError> {
+    fn begin(
+        fetch: &'a Fetch<'a>,
+        expected: FileDigest,
+        part: &'p mut Part,
+    ) -> Result<Self, ImageError> {
         let version = part.version_from(fetch.source);
         let received = match &version {
             Some(version) => part.length()?.min(version.total),
             None => 0,
         };
-        let (alone, joined) = (false, false);
-        Ok(Self { fetch, part, pipe: None, received, version, alone, joined, encoding: None })
+        Ok(Self {
+            fetch,
+            expected,
+            part,
+            pipe: None,
+            received,
+            version,
+            alone: false,
+            joined: false,
+            encoding: None,
+        })
     }
 
     async fn open(&mut self, packing: Option<Packing>) -> Result<(), ImageError> {
@@ -248,7 +275,9 @@ impl<'a, 'p> Download<'a, 'p> {
         if self.received > 0 {
             progress.begins(Step::Checking, Some(self.received));
         }
-        self.pipe = Some(Pipe::open(self.part, self.received, unpacking, progress).await?);
+        let sha512 = matches!(self.expected, FileDigest::Sha512(_));
+        let pipe = Pipe::open(self.part, self.received, unpacking, sha512, progress);
+        self.pipe = Some(pipe.await?);
         Ok(())
     }
 
@@ -436,9 +465,9 @@ impl<'a, 'p> Download<'a, 'p> {
     }
 
     /// Waits until all that has arrived has gone through the pipe.
-    async fn finish(mut self, expected: Sha256) -> Result<Transferred, ImageError> {
+    async fn finish(mut self) -> Result<Transferred, ImageError> {
         failpoint::reach("fetch.received");
-        let path = self.part.path();
+        let (path, expected) = (self.part.path(), self.expected);
         match self.pipe.take() {
             Some(pipe) => pipe.finish().await.map_err(|broken| broken.error(expected, path)),
             None => Err(ImageError::store(path)(std::io::Error::other("nothing has arrived"))),

@@ -7,23 +7,29 @@ mod inspect;
 mod network;
 mod credentials;
 mod http;
+mod hashers;
 mod unpack;
 mod pipe;
 mod sums;
 mod retry;
 mod fetch;
+mod import;
 mod store;
 mod overlay;
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
 use url::Url;
 
-use qhost_model::{digest::Sha256, kind::Kind};
+use qhost_model::{
+    digest::{FileDigest, Sha256},
+    kind::Kind,
+};
 
+pub use import::digest as digest_of_file;
 pub use inspect::{Inspected, Refusal, inspect};
 pub use network::NetworkRules;
 pub use overlay::create as create_overlay;
@@ -45,27 +51,13 @@ pub enum ImageError {
         reason: FetchFailure,
     },
     /// The bytes are not those that were asked for.
-    #[error(
-        "checksum mismatch for {url}: the job says sha256:{expected}, the file served has sha256:{found} ({bytes} bytes{})",
-        served_encoded(.encoding.as_deref())
-    )]
-    Mismatch {
-        /// The URL, without its query.
-        url: String,
-        /// The job's digest.
-        expected: Sha256,
-        /// The file's digest.
-        found: Sha256,
-        /// The file's size.
-        bytes: u64,
-        /// How its server says that it encoded it.
-        encoding: Option<String>,
-    },
+    #[error("checksum mismatch for {0}")]
+    Mismatch(Box<Mismatch>),
     /// The image is one that qhost does not give to QEMU.
-    #[error("the image sha256:{sha256} is refused: {refusal}")]
+    #[error("the image {digest} is refused: {refusal}")]
     Unsafe {
         /// The image.
-        sha256: Sha256,
+        digest: FileDigest,
         /// The check that it failed.
         refusal: Refusal,
     },
@@ -82,11 +74,11 @@ pub enum ImageError {
     },
     /// Another process was at the image for as long as a fetch may take.
     #[error(
-        "another process was at the image sha256:{sha256} for {seconds} s, image.total_timeout_s; try again"
+        "another process was at the image {digest} for {seconds} s, image.total_timeout_s; try again"
     )]
     Waited {
         /// The image, or the list of checksums that has it.
-        sha256: Sha256,
+        digest: FileDigest,
         /// The limit in seconds.
         seconds: u64,
     },
@@ -137,6 +129,14 @@ pub enum ImageError {
         /// The check that it failed.
         refusal: Refusal,
     },
+    /// A file that is to be imported cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An image that is used stays.
     #[error("the image sha256:{sha256} is used{}; stop what uses it first", if by.is_empty() { String::new() } else { format!(" by {by}") })]
     InUse {
@@ -158,12 +158,33 @@ pub enum ImageError {
     },
 }
 
-/// An encoding that was not asked for may be why a digest differs.
-fn served_encoded(encoding: Option<&str>) -> String {
-    let said = |encoding| {
-        format!("; its server sent it with Content-Encoding {encoding}, which was not asked for")
-    };
-    encoding.map(said).unwrap_or_default()
+/// A file that is another than the job names.
+#[derive(Debug)]
+pub struct Mismatch {
+    /// The URL, without its query.
+    pub url: String,
+    /// The job's digest.
+    pub expected: FileDigest,
+    /// The file's digest.
+    pub found: FileDigest,
+    /// The file's size.
+    pub bytes: u64,
+    /// How its server says that it encoded it, which may be why.
+    pub encoding: Option<String>,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, expected, found, bytes, encoding } = self;
+        write!(f, "{url}: the job says {expected}, the file served has {found} ({bytes} bytes)")?;
+        match encoding {
+            Some(encoding) => write!(
+                f,
+                "; its server sent it with Content-Encoding {encoding}, which was not asked for"
+            ),
+            None => Ok(()),
+        }
+    }
 }
 
 fn listed(errors: &[ImageError]) -> String {
@@ -229,9 +250,11 @@ impl ImageError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Fetch { .. } | Self::Sums { .. } => Kind::Unavailable,
-            Self::Mismatch { .. } => Kind::ChecksumMismatch,
+            Self::Mismatch(_) => Kind::ChecksumMismatch,
             Self::Unsafe { .. } | Self::UnsafeFile { .. } => Kind::ImageRejected,
-            Self::Configured { .. } | Self::NotStored(_) => Kind::InvalidArgument,
+            Self::Configured { .. } | Self::NotStored(_) | Self::File { .. } => {
+                Kind::InvalidArgument
+            }
             Self::Quota { is_hosts: false, .. } => Kind::Denied,
             Self::Quota { .. }
             | Self::InUse { .. }
@@ -253,7 +276,7 @@ impl ImageError {
         matches!(
             self,
             Self::Fetch { .. }
-                | Self::Mismatch { .. }
+                | Self::Mismatch(_)
                 | Self::Unsafe { .. }
                 | Self::Client { .. }
                 | Self::NoSpace { .. }
@@ -294,4 +317,6 @@ pub enum Step {
     Fetching,
     /// Its stored bytes are hashed again.
     Checking,
+    /// A file's bytes are copied into the store.
+    Copying,
 }

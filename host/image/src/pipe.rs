@@ -26,11 +26,12 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
 };
 
-use qhost_model::digest::{Hasher, Sha256};
+use qhost_model::digest::{FileDigest, Sha256};
 use qhost_sys::failpoint;
 
 use super::{
     ImageError, Progress, Refusal,
+    hashers::{Digests, Hashers},
     store::{Claim, Part},
     unpack::{Bounds, Packing, Served, Stop, unpack},
 };
@@ -43,13 +44,13 @@ pub(super) struct Pipe {
     waited: bool,
     unpacked: Option<JoinHandle<Result<Served, Stop>>>,
     written: JoinHandle<Result<u64, StageError>>,
-    hashed: JoinHandle<io::Result<Sha256>>,
+    hashed: JoinHandle<io::Result<Digests>>,
 }
 
 /// What went through.
 pub(super) struct Transferred {
-    /// The digest of what arrived.
-    pub(super) served: Sha256,
+    /// The digests of what arrived.
+    pub(super) served: Digests,
     /// The digest of what was written: the same, unless it was unpacked.
     pub(super) content: Sha256,
     /// Why it could not be unpacked, though it may be what was asked for.
@@ -72,10 +73,10 @@ impl From<io::Error> for StageError {
 
 impl StageError {
     /// Of an image of this digest, in this file.
-    pub(super) fn error(self, sha256: Sha256, path: &Path) -> ImageError {
+    pub(super) fn error(self, digest: FileDigest, path: &Path) -> ImageError {
         match self {
             Self::Disk(source) => ImageError::store(path)(source),
-            Self::Refused(refusal) => ImageError::Unsafe { sha256, refusal },
+            Self::Refused(refusal) => ImageError::Unsafe { digest, refusal },
             Self::Beyond(error) => error,
         }
     }
@@ -92,6 +93,7 @@ impl Pipe {
         part: &Part,
         start: u64,
         unpacking: Option<(Packing, Bounds)>,
+        sha512: bool,
         progress: &dyn Progress,
     ) -> Result<Self, ImageError> {
         let (file, claim) = (part.file()?, part.claim());
@@ -103,12 +105,16 @@ impl Pipe {
             None => (arriving, None),
             Some((packing, bounds)) => {
                 let (onward, unpacked) = mpsc::channel(limits::FETCH_PIECES);
-                (unpacked, Some(spawn_blocking(move || unpack(packing, bounds, arriving, &onward))))
+                let hashers = Hashers::new(sha512);
+                let unpacked_by =
+                    spawn_blocking(move || unpack(packing, bounds, hashers, arriving, &onward));
+                (unpacked, Some(unpacked_by))
             }
         };
         let (onward, written_pieces) = mpsc::channel(limits::FETCH_PIECES);
         let (ready, mut prepared) = watch::channel(0);
-        let hashed = spawn_blocking(move || hash(&prefix, start, ready, written_pieces));
+        let hashers = Hashers::new(sha512 && unpacked.is_none());
+        let hashed = spawn_blocking(move || hash(hashers, &prefix, start, ready, written_pieces));
         let written = spawn_blocking(move || write(&file, start, &claim, arriving, &onward));
         // Its sender goes away when the prefix is hashed, or cannot be: the result then says so.
         while prepared.changed().await.is_ok() {
@@ -141,11 +147,12 @@ impl Pipe {
             None => None,
         };
         self.written.await.map_err(panicked)??;
-        let content = self.hashed.await.map_err(panicked)?.map_err(StageError::Disk)?;
+        let written = self.hashed.await.map_err(panicked)?.map_err(StageError::Disk)?;
+        let content = written.sha256;
         match unpacked {
-            None => Ok(Transferred { served: content, content, fault: None }),
-            Some(Ok(Served { sha256, fault })) => {
-                Ok(Transferred { served: sha256, content, fault })
+            None => Ok(Transferred { served: written, content, fault: None }),
+            Some(Ok(Served { digests, fault })) => {
+                Ok(Transferred { served: digests, content, fault })
             }
             Some(Err(Stop::Refused(refusal))) => Err(StageError::Refused(refusal)),
             Some(Err(Stop::StageClosed)) => {
@@ -224,25 +231,25 @@ fn begin_writeback(file: &File, from: u64, length: u64) {
 }
 
 fn hash(
+    mut hashers: Hashers,
     prefix: &File,
     length: u64,
     ready: watch::Sender<u64>,
     mut written: Receiver<Bytes>,
-) -> io::Result<Sha256> {
-    let mut hasher = Hasher::default();
-    hash_prefix(&mut hasher, prefix, length, &mut |hashed| {
+) -> io::Result<Digests> {
+    hash_prefix(&mut |bytes| hashers.update(bytes), prefix, length, &mut |hashed| {
         ready.send_replace(hashed);
     })?;
     drop(ready);
     while let Some(piece) = written.blocking_recv() {
-        hasher.update(&piece);
+        hashers.update(&piece);
     }
-    Ok(hasher.finish())
+    Ok(hashers.finish())
 }
 
 /// Hashes the first bytes of a file, all of which must be there; says how far it has come.
 pub(super) fn hash_prefix(
-    hasher: &mut Hasher,
+    update: &mut dyn FnMut(&[u8]),
     file: &File,
     length: u64,
     hashed: &mut dyn FnMut(u64),
@@ -253,7 +260,7 @@ pub(super) fn hash_prefix(
         let wanted = usize::try_from(length - at).unwrap_or(usize::MAX).min(block.len());
         let Some(part) = block.get_mut(..wanted) else { break };
         file.read_exact_at(part, at)?;
-        hasher.update(part);
+        update(part);
         at += wanted as u64;
         hashed(at);
     }

@@ -39,7 +39,11 @@ use std::{
 use serde::Serialize;
 use url::Url;
 
-use qhost_model::{digest::Sha256, format::Format, job::ImageRequest};
+use qhost_model::{
+    digest::{FileDigest, Sha256},
+    format::Format,
+    job::ImageRequest,
+};
 
 use super::{
     ImageError, Inspected, Settings,
@@ -55,6 +59,7 @@ pub use unfinished::Unfinished;
 pub(super) use claim::Claim;
 pub(super) use part::Part;
 
+use ensure::Supply;
 use lock::Lock;
 use record::Stamp;
 
@@ -261,7 +266,7 @@ fn inspected(
 ) -> Result<Inspected, ImageError> {
     match inspect::inspect(file, config.max_disk_bytes) {
         Ok(Ok(inspected)) => Ok(inspected),
-        Ok(Err(refusal)) => Err(ImageError::Unsafe { sha256, refusal }),
+        Ok(Err(refusal)) => Err(ImageError::Unsafe { digest: FileDigest::Sha256(sha256), refusal }),
         Err(error) => Err(ImageError::store(path)(error)),
     }
 }

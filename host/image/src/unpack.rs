@@ -14,9 +14,10 @@ use ruzstd::decoding::{
 };
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use qhost_model::digest::{Hasher, Sha256};
-
-use super::Refusal;
+use super::{
+    Refusal,
+    hashers::{Digests, Hashers},
+};
 use crate::limits;
 
 /// How a file is packed.
@@ -70,12 +71,12 @@ pub(super) enum Stop {
 pub(super) fn unpack(
     packing: Packing,
     bounds: Bounds,
+    hashers: Hashers,
     arriving: Receiver<Bytes>,
     onward: &Sender<Bytes>,
 ) -> Result<Served, Stop> {
     let arrived = Cell::new(0);
-    let mut served =
-        Arriving { arriving, piece: Bytes::new(), hasher: Hasher::default(), arrived: &arrived };
+    let mut served = Arriving { arriving, piece: Bytes::new(), hashers, arrived: &arrived };
     let mut unpacked = Unpacked { onward, bounds, bytes: 0, arrived: &arrived };
     let decoded = match packing {
         Packing::Gzip => unpacked.take(&mut Members(Some(GzDecoder::new(&mut served)))),
@@ -97,12 +98,12 @@ pub(super) fn unpack(
         check: "unpack",
         reason: format!("it is {}-compressed, and cannot be unpacked: {reason}", packing.name()),
     });
-    Ok(Served { sha256: served.hasher.finish(), fault })
+    Ok(Served { digests: served.hashers.finish(), fault })
 }
 
 /// What arrived, once all has.
 pub(super) struct Served {
-    pub(super) sha256: Sha256,
+    pub(super) digests: Digests,
     /// Why it could not be unpacked.
     pub(super) fault: Option<Refusal>,
 }
@@ -132,7 +133,7 @@ fn too_much_memory() -> String {
 struct Arriving<'a> {
     arriving: Receiver<Bytes>,
     piece: Bytes,
-    hasher: Hasher,
+    hashers: Hashers,
     arrived: &'a Cell<u64>,
 }
 
@@ -160,7 +161,7 @@ impl Arriving<'_> {
     fn refill(&mut self) -> bool {
         while self.piece.is_empty() {
             let Some(piece) = self.arriving.blocking_recv() else { return false };
-            self.hasher.update(&piece);
+            self.hashers.update(&piece);
             self.arrived.set(self.arrived.get() + piece.len() as u64);
             self.piece = piece;
         }
@@ -315,6 +316,7 @@ impl Unpacked<'_> {
 mod tests {
     use std::io::Write as _;
 
+    use qhost_model::digest::Sha256;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -330,14 +332,14 @@ mod tests {
         }
         drop(sender);
         let (onward, mut out) = mpsc::channel(1000);
-        let ended = unpack(packing, bounds, arriving, &onward);
+        let ended = unpack(packing, bounds, Hashers::new(false), arriving, &onward);
         drop(onward);
         let mut bytes = vec![];
         while let Some(piece) = out.blocking_recv() {
             bytes.extend_from_slice(&piece);
         }
         let ended = match ended {
-            Ok(Served { sha256, fault: None }) => Ok(sha256),
+            Ok(Served { digests, fault: None }) => Ok(digests.sha256),
             Ok(Served { fault: Some(refusal), .. }) | Err(Stop::Refused(refusal)) => {
                 Err(refusal.check.to_owned())
             }
@@ -390,7 +392,7 @@ mod tests {
             sender.blocking_send(Bytes::copy_from_slice(two)).unwrap();
             drop(sender);
             let (onward, mut out) = mpsc::channel(10);
-            assert!(unpack(Packing::Gzip, WIDE, arriving, &onward).is_ok());
+            assert!(unpack(Packing::Gzip, WIDE, Hashers::new(false), arriving, &onward).is_ok());
             drop(onward);
             let bytes = std::iter::from_fn(|| out.blocking_recv()).collect::<Vec<_>>().concat();
             assert_eq!(bytes, [&[7; 10][..], b"two"].concat());

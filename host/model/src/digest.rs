@@ -1,4 +1,4 @@
-//! SHA-256 digests: their text form, and hashing a stream. Does no I/O.
+//! Digests of files: their text form, and hashing a stream. Does no I/O.
 
 use std::{fmt, str::FromStr};
 
@@ -23,9 +23,102 @@ impl Sha256 {
     }
 }
 
-/// The text is not 64 hexadecimal digits.
+/// A SHA-512 digest. Its text form is 128 lower-case hexadecimal digits. Debian's cloud images, Alpine's and Flatcar's have no
+/// other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha512([u8; 64]);
+
+impl Sha512 {
+    /// The digest of bytes in memory.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hasher = Hasher512::default();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// Its first half: as good as unique, and as long as a SHA-256.
+    pub fn first_half(self) -> Sha256 {
+        let [first, ..] = self.0.as_chunks::<32>().0 else { return Sha256([0; 32]) };
+        Sha256(*first)
+    }
+}
+
+/// The digest that a file must have, by the algorithm that its publisher chose. Its text form has the algorithm in front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileDigest {
+    /// By SHA-256.
+    Sha256(Sha256),
+    /// By SHA-512.
+    Sha512(Sha512),
+}
+
+impl fmt::Display for FileDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sha256(digest) => write!(f, "sha256:{digest}"),
+            Self::Sha512(digest) => write!(f, "sha512:{digest}"),
+        }
+    }
+}
+
+impl Serialize for FileDigest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for FileDigest {
+    type Err = NotADigest;
+
+    /// By its length, with or without the algorithm in front.
+    fn from_str(text: &str) -> Result<Self, NotADigest> {
+        let sha256 = || text.parse().map(Self::Sha256);
+        text.parse().map(Self::Sha512).or_else(|_| sha256())
+    }
+}
+
+impl FromStr for Sha512 {
+    type Err = NotADigest;
+
+    /// Takes upper and lower case, with or without a leading `sha512:`.
+    fn from_str(text: &str) -> Result<Self, NotADigest> {
+        let hex = text.strip_prefix("sha512:").unwrap_or(text);
+        let mut bytes = [0; 64];
+        match base16ct::mixed::decode(hex, &mut bytes) {
+            Ok(decoded) if decoded.len() == 64 => Ok(Self(bytes)),
+            Ok(_) | Err(_) => Err(NotADigest),
+        }
+    }
+}
+
+impl fmt::Display for Sha512 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&base16ct::lower::encode_string(&self.0))
+    }
+}
+
+impl fmt::Debug for Sha512 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Sha512 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sha512 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The text is not as many hexadecimal digits as a digest has.
 #[derive(Debug, thiserror::Error)]
-#[error("not 64 hexadecimal digits")]
+#[error("not the hexadecimal digits of a digest: 64 for SHA-256, 128 for SHA-512")]
 pub struct NotADigest;
 
 impl FromStr for Sha256 {
@@ -121,6 +214,30 @@ impl Hasher {
     }
 }
 
+/// Hashes a stream by SHA-512.
+pub struct Hasher512(aws_lc_rs::digest::Context);
+
+impl Default for Hasher512 {
+    fn default() -> Self {
+        Self(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA512))
+    }
+}
+
+impl Hasher512 {
+    /// Takes the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all pieces.
+    pub fn finish(self) -> Sha512 {
+        let mut bytes = [0; 64];
+        // A SHA-512 has 64 bytes.
+        bytes.iter_mut().zip(self.0.finish().as_ref()).for_each(|(to, from)| *to = *from);
+        Sha512(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +251,24 @@ mod tests {
         assert_eq!(format!("sha256:{empty}").parse::<Sha256>().unwrap(), Sha256::of(b""));
         for bad in ["", "e3", &empty[1..], &format!("{empty}00"), &format!("g{}", &empty[1..])] {
             assert!(bad.parse::<Sha256>().is_err(), "{bad}");
+        }
+    }
+
+    /// NIST's example of SHA-512: "abc".
+    #[test]
+    fn sha512() {
+        let abc = "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f";
+        assert_eq!(Sha512::of(b"abc").to_string(), abc);
+        assert_eq!(Sha512::of(b"abc").first_half().to_string(), abc[..64]);
+        let digest = FileDigest::Sha512(Sha512::of(b"abc"));
+        for text in [abc, &abc.to_uppercase(), &format!("sha512:{abc}")] {
+            assert_eq!(text.parse::<FileDigest>().unwrap(), digest);
+        }
+        assert_eq!(digest.to_string(), format!("sha512:{abc}"));
+        let half = &abc[..64];
+        assert_eq!(half.parse::<FileDigest>().unwrap().to_string(), format!("sha256:{half}"));
+        for bad in [&abc[1..], &format!("sha256:{abc}"), &format!("sha512:{half}"), ""] {
+            assert!(bad.parse::<FileDigest>().is_err(), "{bad}");
         }
     }
 

@@ -18,7 +18,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{digest::Sha256, launch::Asked, limits};
+use crate::{
+    digest::{FileDigest, Sha256, Sha512},
+    launch::Asked,
+    limits,
+};
 
 use block::Form;
 
@@ -57,7 +61,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// The same task, once its list of checksums has said what its image's is.
+    /// The same task, once it is known what its image's is.
     pub fn with_image(&self, sha256: Sha256) -> Self {
         let checksum = Checksum::Image { sha256 };
         Self { image: ImageRequest { checksum, ..self.image.clone() }, ..self.clone() }
@@ -88,25 +92,42 @@ impl ImageRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Checksum {
-    /// Of a list of checksums, as `sha256sum` writes it, which has the file's.
+    /// Of a list of checksums, which has the file's.
     List {
         /// Where the list is served.
         sums: Url,
         /// The digest of the list.
         sha256: Sha256,
+        /// The file's name in the list; absent: what its source's path ends in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
     },
     /// Of the image's file as served.
     Image {
         /// The digest of the file.
         sha256: Sha256,
     },
+    /// The same by SHA-512: its SHA-256, by which images are stored and policies decide, is known once it was fetched.
+    Sha512 {
+        /// The digest of the file.
+        sha512: Sha512,
+    },
 }
 
 impl Checksum {
-    /// The digest that the job names, whatever it is of.
-    pub fn pin(&self) -> Sha256 {
+    /// The SHA-256 that the job names, whatever it is of.
+    pub fn pin(&self) -> Option<Sha256> {
         match self {
-            Self::List { sha256, .. } | Self::Image { sha256 } => *sha256,
+            Self::List { sha256, .. } | Self::Image { sha256 } => Some(*sha256),
+            Self::Sha512 { .. } => None,
+        }
+    }
+
+    /// The digest that the job names, whatever it is of.
+    pub fn digest(&self) -> FileDigest {
+        match self {
+            Self::List { sha256, .. } | Self::Image { sha256 } => FileDigest::Sha256(*sha256),
+            Self::Sha512 { sha512 } => FileDigest::Sha512(*sha512),
         }
     }
 
@@ -114,7 +135,15 @@ impl Checksum {
     pub fn sums(&self) -> Option<&Url> {
         match self {
             Self::List { sums, .. } => Some(sums),
-            Self::Image { .. } => None,
+            Self::Image { .. } | Self::Sha512 { .. } => None,
+        }
+    }
+
+    /// Whether the image's SHA-256 has yet to be found out.
+    pub fn is_indirect(&self) -> bool {
+        match self {
+            Self::List { .. } | Self::Sha512 { .. } => true,
+            Self::Image { .. } => false,
         }
     }
 }

@@ -56,7 +56,7 @@ fn queries(image: &mut ImageRequest, secrets: &mut Secrets) {
     let mirrors = mirrors.map(|(index, url)| (format!("mirrors.{index}"), url));
     let sums = match &mut image.checksum {
         Checksum::List { sums, .. } => Some(("sums".to_owned(), sums)),
-        Checksum::Image { .. } => None,
+        Checksum::Image { .. } | Checksum::Sha512 { .. } => None,
     };
     let source = ("source".to_owned(), &mut image.source);
     for (place, url) in std::iter::once(source).chain(mirrors).chain(sums) {

@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::Ipv4Addr};
 
 use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
-    job::Task,
+    job::{Checksum, Task},
     launch::{Egress, Launch, PortMap, PortRange, PortRequest, Protocol, Violation, disk_bytes},
     printable,
 };
@@ -15,13 +15,19 @@ use crate::limits;
 /// What the contract has as text, and qhost has not.
 pub(super) struct Texts {
     sha256: String,
+    sha512: Option<String>,
     disk_bytes: Option<String>,
 }
 
 impl Texts {
     pub(super) fn of(task: &Task) -> Self {
         Self {
-            sha256: task.image.checksum.pin().to_string(),
+            // The contract has no image without a SHA-256. No file has this one, so that no list of allowed images has it.
+            sha256: task.image.checksum.pin().map_or("0".repeat(64), |sha256| sha256.to_string()),
+            sha512: match &task.image.checksum {
+                Checksum::Sha512 { sha512 } => Some(sha512.to_string()),
+                Checksum::List { .. } | Checksum::Image { .. } => None,
+            },
             disk_bytes: task.asked.disk_bytes.map(|bytes| bytes.to_string()),
         }
     }
@@ -51,12 +57,13 @@ impl<'a> RequestView<'a> {
         };
         let range = |range: &PortRange| wit::PortRange { first: range.first(), last: range.last() };
         let sums = task.image.checksum.sums().map(|sums| ("image.sums", sums.as_str()));
+        let sha512 = texts.sha512.as_deref().map(|text| ("image.sha512", text));
         let persist = task.persist.then_some(("persist", "true"));
         let disk_bytes = texts.disk_bytes.as_deref().map(|text| (disk_bytes::EXTENSION, text));
         Self {
             of,
             sha256: &texts.sha256,
-            extensions: sums.into_iter().chain(persist).chain(disk_bytes).collect(),
+            extensions: sums.into_iter().chain(sha512).chain(persist).chain(disk_bytes).collect(),
             ports: task.asked.ports.iter().map(port).collect(),
             args: task.args.iter().map(String::as_str).collect(),
             meta: pairs(&task.meta),

@@ -212,7 +212,7 @@ fn a_part_that_is_not_what_it_was() {
     fs::write(&part, vec![7; 700_000]).unwrap();
     pull(&qhost, &url, &digest(&file(1)))
         .exits(0)
-        .says("what was left of an earlier fetch is not of this image");
+        .says("what was fetched in parts is not this image");
     let ranges: Vec<_> = server.seen().into_iter().map(|seen| seen.range.is_some()).collect();
     assert_eq!(ranges, [false, true, false]);
     has(&qhost, &file(1));

@@ -8,7 +8,7 @@ use rustix::net::sockopt;
 
 use qhost_tests::{ImageServer, Quirk, Ranged, RawServer, Reply};
 
-use super::{ONCE, TWICE, digest, ends, file, has, header, pull, raw, status};
+use super::{ONCE, TWICE, digest, ends, file, has, has_nothing, header, pull, raw, status};
 use crate::qhost;
 
 #[test]
@@ -19,8 +19,6 @@ fn statuses() {
     ends(TWICE, status(StatusCode::BAD_GATEWAY), 2, 13, "502 Bad Gateway");
     let later = Reply::Status(StatusCode::SERVICE_UNAVAILABLE, vec![header("retry-after", "3600")]);
     ends("", later, 1, 13, "503");
-    let encoded = Reply::WithHeaders(file(1).into(), vec![header("content-encoding", "gzip")]);
-    ends("", encoded, 1, 13, "Content-Encoding gzip");
     ends(
         "[image]\nmax_bytes = 1000000\n",
         Reply::File(file(1).into()),
@@ -42,12 +40,33 @@ fn a_500_and_then_200() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let first = vec![
         status(StatusCode::INTERNAL_SERVER_ERROR),
+        status(StatusCode::REQUEST_TIMEOUT),
+        status(StatusCode::TOO_EARLY),
         Reply::Status(StatusCode::TOO_MANY_REQUESTS, vec![header("retry-after", "1")]),
     ];
     server.set("/image", Reply::First(first, Box::new(Reply::File(file(1).into()))));
     pull(&qhost, &server.url("/image"), &digest(&file(1))).exits(0);
-    assert_eq!(server.requests().len(), 3);
+    assert_eq!(server.requests().len(), 5);
     has(&qhost, &file(1));
+}
+
+/// Many servers call a file encoded that is packed and served as it is: the digest decides.
+#[test]
+fn encodings_that_were_not_asked_for() {
+    for encoding in ["gzip", "x-gzip", "aws-chunked", "", "Identity", "identity"] {
+        let (qhost, server) = (qhost(), ImageServer::start());
+        let encoded = |bytes: Vec<u8>| {
+            Reply::WithHeaders(bytes.into(), vec![header("content-encoding", encoding)])
+        };
+        server.set("/image", encoded(file(1)));
+        pull(&qhost, &server.url("/image"), &digest(&file(1))).exits(0);
+        has(&qhost, &file(1));
+        server.set("/other", encoded(file(2)));
+        let done = pull(&qhost, &server.url("/other"), &digest(&file(3))).exits(14);
+        let named = !["", "Identity", "identity"].contains(&encoding);
+        let said = done.stderr.contains(&format!("Content-Encoding {encoding}, which was not"));
+        assert_eq!(said, named, "{}", done.stderr);
+    }
 }
 
 #[test]
@@ -183,16 +202,53 @@ fn a_wrong_content_range() {
     }
 }
 
-/// Only a strong validator says that the bytes are the same.
+const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+/// A server without a strong `ETag` delivers as well, as the digest is checked anyway.
 #[test]
-fn a_weak_etag_is_not_gone_on_with() {
+fn a_fetch_goes_on_without_a_strong_etag() {
+    let plain = Ranged { cut: Some(700_000), ..Ranged::unversioned(file(1)) };
+    let dated = Ranged { modified: Some(DATE), ..plain.clone() };
+    for (row, if_range) in [
+        (plain.clone(), None),
+        (Ranged { etag: Some("W/\"1\""), ..plain.clone() }, None),
+        (Ranged { etag: Some("W/\"1\""), ..dated.clone() }, Some(DATE)),
+        (dated, Some(DATE)),
+    ] {
+        let (qhost, server) = (qhost(), ImageServer::start());
+        qhost.config(TWICE);
+        server.set("/image", Reply::Ranged(row));
+        pull(&qhost, &server.url("/image"), &digest(&file(1))).exits(0);
+        let seen = server.seen();
+        assert_eq!(seen.len(), 2);
+        assert_eq!(seen[1].range.as_deref(), Some("bytes=700000-"));
+        assert_eq!(seen[1].if_range.as_deref(), if_range);
+        has(&qhost, &file(1));
+    }
+}
+
+/// Where only the digest tells that parts are of two versions, the file is fetched whole once more.
+#[test]
+fn parts_of_two_versions() {
     let (qhost, server) = (qhost(), ImageServer::start());
-    let weak = Ranged { cut: Some(700_000), ..Ranged::new(file(1), "W/\"1\"") };
-    let whole = Reply::Ranged(Ranged::new(file(1), "W/\"1\""));
-    server.set("/image", Reply::First(vec![Reply::Ranged(weak)], Box::new(whole)));
-    pull(&qhost, &server.url("/image"), &digest(&file(1))).exits(0);
-    assert!(server.seen().iter().all(|seen| seen.range.is_none()));
+    let old = Ranged { cut: Some(700_000), ..Ranged::unversioned(file(2)) };
+    let new = Reply::Ranged(Ranged::unversioned(file(1)));
+    server.set("/image", Reply::First(vec![Reply::Ranged(old)], Box::new(new)));
+    pull(&qhost, &server.url("/image"), &digest(&file(1)))
+        .exits(0)
+        .says("what was fetched in parts is not this image");
+    let ranges: Vec<_> = server.seen().into_iter().map(|seen| seen.range).collect();
+    assert_eq!(ranges, [None, Some("bytes=700000-".into()), None]);
     has(&qhost, &file(1));
+    // Of another file altogether, no more than once.
+    let other = self::qhost();
+    server.set(
+        "/other",
+        Reply::Ranged(Ranged { cut: Some(700_000), ..Ranged::unversioned(file(3)) }),
+    );
+    pull(&other, &server.url("/other"), &digest(&file(1))).exits(14);
+    assert_eq!(server.seen().len(), 3 + 4);
+    has_nothing(&other);
 }
 
 /// A part that is larger than the server said, in a part and in the whole.

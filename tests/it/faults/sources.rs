@@ -4,8 +4,10 @@ use std::fs;
 use std::io::Write as _;
 use std::time::Duration;
 
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 
+use qhost_model::digest::Sha512;
 use qhost_tests::{ImageServer, Ranged, RawServer, Reply, command, wait_for};
 
 use super::{ONCE, digest, file, has, has_nothing, part, pull};
@@ -146,31 +148,158 @@ fn packed_images() {
             .run(&["image", "inspect", &sha256])
             .exits(0)
             .says(&format!("unpacked   sha256:{}", digest(&fs::read(&plain).unwrap())));
-        // Under a name that does not say so it is no disk.
-        let (url, sha256) = server.serve("/image.raw", packed);
-        qhost.run(&["image", "rm", &sha256]).exits(0);
-        pull(&qhost, &url, &sha256)
-            .exits(15)
-            .says(&format!("serve it under a name that ends in .{ending}"));
+        // Its bytes say how it is packed, whatever its name.
+        for name in ["/image.raw", "/download"] {
+            let (url, _) = server.serve(name, packed.clone());
+            qhost.run(&["image", "rm", &sha256]).exits(0);
+            pull(&qhost, &url, &sha256).exits(0);
+            assert!(fs::read(path.trim()).unwrap() == fs::read(&plain).unwrap(), "{name}");
+        }
+    }
+    // What OpenWrt's images are: a signature behind a gzip file.
+    let gzip = command("sh").args(["-c", &format!("gzip -c {plain}")]).output().unwrap().stdout;
+    let (url, sha256) =
+        server.serve("/openwrt.img.gz", [gzip, b"FWx0\0\0signature".to_vec()].concat());
+    pull(&qhost, &url, &sha256).exits(0);
+    let path = qhost.run(&["image", "path", &sha256]).exits(0).stdout;
+    assert!(fs::read(path.trim()).unwrap() == fs::read(&plain).unwrap());
+}
+
+/// What is packed otherwise, or is no disk, is called by its name.
+#[test]
+fn other_archives() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let plain = qhost.file("plain", file(1));
+    let folder = qhost.folder();
+    let made = |name: &str, script: &str| {
+        let script = format!(
+            "cd {} && {}",
+            folder.display(),
+            script.replace("IN", &plain).replace("OUT", name)
+        );
+        let done = command("sh").args(["-c", &script]).output().unwrap();
+        assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+        fs::read(folder.join(name)).unwrap()
+    };
+    for (name, script, says) in [
+        (
+            "disk.tgz",
+            "tar -czf OUT plain",
+            "its format is tar or OVA; expected qcow2, raw or ISO; take the disk out of it",
+        ),
+        ("disk.tar", "tar -cf OUT plain", "its format is tar or OVA"),
+        ("disk.zip", "python3 -m zipfile -c OUT plain", "its format is zip"),
+        ("disk.lzma", "xz --format=lzma -c IN > OUT", "its format is lzma"),
+        (
+            "disk.bz2",
+            "bzip2 -c IN > OUT",
+            "its format is bzip2; expected qcow2, raw or ISO; unpack it",
+        ),
+        (
+            "disk.gz.xz",
+            "gzip -c IN | xz -c > OUT",
+            "it is gzip-compressed where a disk was expected",
+        ),
+        (
+            "wide.xz",
+            "xz --lzma2=dict=256MiB -c IN > OUT",
+            "unpacking it takes more than 128 MiB of memory",
+        ),
+        (
+            "wide.zst",
+            "head -c 300M /dev/zero | zstd -q --long=28 -c > OUT",
+            "unpacking it takes more than 128 MiB of memory",
+        ),
+    ] {
+        let (url, sha256) = server.serve(&format!("/{name}"), made(name, script));
+        pull(&qhost, &url, &sha256).exits(15).says(says);
+    }
+    has_nothing(&qhost);
+}
+
+/// What distributions publish by SHA-512 is stored by its SHA-256, and fetched once.
+#[test]
+fn checksums_by_sha512() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let (url, sha256) = server.serve("/disk.raw", file(1));
+    let sha512 = Sha512::of(&file(1)).to_string();
+    pull(&qhost, &url, &Sha512::of(b"other").to_string())
+        .exits(14)
+        .says(&format!("the file served has sha512:{sha512}"));
+    has_nothing(&qhost);
+    let job = qhost.job(&(url.clone(), format!("sha512:{sha512}")), json!({}));
+    let before = server.requests().len();
+    qhost.run(&["plan", &job]).exits(0).says(&format!("sha512:{sha512}"));
+    assert_eq!(server.requests().len(), before, "a plan fetches nothing");
+    pull(&qhost, &url, &sha512).exits(0);
+    has(&qhost, &file(1));
+    pull(&qhost, &url, &format!("sha512:{}", sha512.to_uppercase())).exits(0);
+    qhost.run(&["plan", &job]).exits(0).says("in the store").says(&sha256);
+    let (sums, pin) = server.serve("/SHA512SUMS", format!("{sha512}  disk.raw\n"));
+    pull(&qhost, &url, &format!("{sums}#sha256={pin}")).exits(0);
+    let (latest, _) = server.serve("/latest", file(1));
+    pull(&qhost, &latest, &format!("{sums}#sha256={pin}"))
+        .exits(13)
+        .says("no line for \"latest\"")
+        .says("&name=NAME");
+    pull(&qhost, &latest, &format!("{sums}#sha256={pin}&name=disk.raw")).exits(0);
+    assert_eq!(server.requests().iter().filter(|path| *path == "/disk.raw").count(), 2);
+}
+
+/// What is nearly a checksum, or nearly a URL, is told what it should be.
+#[test]
+fn hints_for_images() {
+    let qhost = qhost();
+    let url = "https://images.example/disk.raw";
+    for (source, checksum, says) in [
+        (url, "d41d8cd98f00b204e9800998ecf8427e", "MD5 and SHA-1 can be forged"),
+        (url, "md5:d41d8cd98f00b204e9800998ecf8427e", "MD5 and SHA-1 can be forged"),
+        (url, "https://images.example/SHA256SUMS", "add #sha256=DIGITS"),
+        (
+            url,
+            "file:https://images.example/SHA256SUMS",
+            "https://images.example/SHA256SUMS#sha256=DIGITS",
+        ),
+        ("file:///srv/disk.raw", &"0".repeat(64), "qhost image import FILE --url URL"),
+        ("disk.raw", &"0".repeat(64), "qhost image import FILE --url URL"),
+        ("/srv/disk.raw", &"0".repeat(64), "qhost image import FILE --url URL"),
+    ] {
+        pull(&qhost, source, checksum).exits(2).says(says);
     }
 }
 
-/// One digest stands for one image: a zstd file that begins with a frame for others to read is no raw disk, and an escaped
-/// ending is an ending.
+/// A name that a server puts into `Location` as it is, and a URL as long as those that clouds sign.
+#[test]
+fn names_and_urls_as_they_are_served() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let to = HeaderValue::from_bytes("/b\u{fc}cher/disk.raw".as_bytes()).unwrap();
+    let location = vec![(HeaderName::from_static("location"), to)];
+    server.set("/image", Reply::Status(StatusCode::FOUND, location));
+    server.set("/b%C3%BCcher/disk.raw", Reply::File(file(1).into()));
+    pull(&qhost, &server.url("/image"), &digest(&file(1))).exits(0);
+    has(&qhost, &file(1));
+    qhost.run(&["image", "rm", &digest(&file(1))]).exits(0);
+    let (url, sha256) = server.serve("/signed", file(1));
+    let url = format!("{url}?signature={}", "x".repeat(8192 - url.len() - "?signature=".len()));
+    pull(&qhost, &url, &sha256).exits(0);
+    qhost.run(&["plan", &qhost.job(&(url.clone(), sha256.clone()), json!({}))]).exits(0);
+    pull(&qhost, &format!("{url}x"), &sha256).exits(2).says("1 to 8192 bytes");
+}
+
+/// One digest stands for one image: a zstd file that begins with a frame for others to read is no raw disk, whatever its name.
 #[test]
 fn a_packed_file_is_not_a_disk_as_well() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let plain = qhost.file("plain", file(1));
     let packed = command("sh").args(["-c", &format!("zstd -qc {plain}")]).output().unwrap().stdout;
     let packed = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc", &packed].concat();
-    let (_, sha256) = server.serve("/disk", packed.clone());
-    pull(&qhost, &server.url("/disk"), &sha256).exits(15).says("it is zstd-compressed");
-    server.serve("/disk.raw.zst", packed.clone());
-    server.serve("/disk.raw%2Ezst", packed);
-    pull(&qhost, &server.url("/disk.raw%2Ezst"), &sha256).exits(0);
-    pull(&qhost, &server.url("/disk.raw.zst"), &sha256).exits(0);
-    let path = qhost.run(&["image", "path", &sha256]).exits(0).stdout;
-    assert!(fs::read(path.trim()).unwrap() == file(1));
+    for name in ["/disk", "/disk.raw", "/disk.raw.zst"] {
+        let (url, sha256) = server.serve(name, packed.clone());
+        pull(&qhost, &url, &sha256).exits(0);
+        let path = qhost.run(&["image", "path", &sha256]).exits(0).stdout;
+        assert!(fs::read(path.trim()).unwrap() == file(1), "{name}");
+        qhost.run(&["image", "rm", &sha256]).exits(0);
+    }
 }
 
 #[test]
@@ -189,9 +318,16 @@ fn a_gzip_bomb() {
     pull(&qhost, &url, &sha256).exits(15).says("larger than image.max_bytes").says("unpack-size");
     has_nothing(&qhost);
     qhost.config("");
-    // Not packed at all; and not even the file that was asked for.
-    let (url, sha256) = server.serve("/plain.gz", file(1));
+    // Broken; and not even the file that was asked for.
+    let whole = fs::read(&packed).unwrap();
+    let (url, sha256) = server.serve("/broken.gz", whole[..whole.len() / 2].to_vec());
+    pull(&qhost, &url, &sha256).exits(15).says("unpacks to more than 200 times");
+    let (url, sha256) = server.serve("/broken.gz", [&whole[..10], &file(1)].concat());
     pull(&qhost, &url, &sha256).exits(15).says("cannot be unpacked").says("(check unpack)");
     pull(&qhost, &url, &"0".repeat(64)).exits(14);
     has_nothing(&qhost);
+    // The name alone says nothing.
+    let (url, sha256) = server.serve("/plain.gz", file(1));
+    pull(&qhost, &url, &sha256).exits(0);
+    has(&qhost, &file(1));
 }

@@ -53,7 +53,8 @@ async fn digest_of(file: File, progress: &dyn Progress) -> io::Result<Sha256> {
         let hashed = &mut |bytes| {
             sender.send_replace(bytes);
         };
-        pipe::hash_prefix(&mut hasher, &file, length, hashed).map(|()| hasher.finish())
+        pipe::hash_prefix(&mut |bytes| hasher.update(bytes), &file, length, hashed)
+            .map(|()| hasher.finish())
     });
     while hashed.changed().await.is_ok() {
         progress.done(*hashed.borrow_and_update());

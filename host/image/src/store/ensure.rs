@@ -5,14 +5,26 @@ use std::{io, path::Path, time::Instant};
 use jiff::Timestamp;
 use tokio::{task::spawn_blocking, time};
 
-use qhost_model::{digest::Sha256, job::ImageRequest};
+use qhost_model::{
+    digest::{FileDigest, Sha256},
+    job::ImageRequest,
+};
 use qhost_sys::{failpoint, state};
 
 use super::{
-    super::{ImageError, Refusal, fetch, inspect::RULES, shown},
+    super::{ImageError, Refusal, Settings, fetch, import, inspect::RULES, shown},
     Fetcher, Lock, Lookup, Part, Record, Store, VerifiedImage, beside, inspected, origin, stamp,
 };
 use crate::limits;
+
+/// Where an image's bytes come from.
+#[derive(Clone, Copy)]
+pub(super) enum Supply<'a> {
+    /// From its request's sources.
+    Sources,
+    /// From a file of this host.
+    File(&'a Path),
+}
 
 impl Store {
     /// The stored image, fetched first if it is not there.
@@ -21,13 +33,35 @@ impl Store {
         request: &ImageRequest,
         fetcher: Fetcher<'_>,
     ) -> Result<VerifiedImage, ImageError> {
-        let config = fetcher.config;
-        let sha256 = self.resolve(request, fetcher).await?;
-        if let Lookup::Ready(image) = self.find(sha256, request, config)? {
-            self.note_use(sha256);
+        let digest = self.file_digest(request, fetcher).await?;
+        self.obtain(digest, request, Supply::Sources, fetcher).await
+    }
+
+    /// The stored image, made of a file that the operator vouches for as what its sources serve. Where an image of that digest is
+    /// stored already, its sources' origins are added to it.
+    pub async fn import(
+        &self,
+        file: &Path,
+        request: &ImageRequest,
+        fetcher: Fetcher<'_>,
+    ) -> Result<VerifiedImage, ImageError> {
+        let digest = self.file_digest(request, fetcher).await?;
+        self.obtain(digest, request, Supply::File(file), fetcher).await
+    }
+
+    /// The stored image of a digest, fetched first if it is not there.
+    pub(super) async fn obtain(
+        &self,
+        digest: FileDigest,
+        request: &ImageRequest,
+        supply: Supply<'_>,
+        fetcher: Fetcher<'_>,
+    ) -> Result<VerifiedImage, ImageError> {
+        if let Lookup::Ready(image) = self.find_by(digest, request, fetcher.config)? {
+            self.note_use(image.sha256);
             return Ok(image);
         }
-        let path = self.path(sha256);
+        let path = self.path(unfinished_as(digest));
         let shard = path.parent().unwrap_or(&self.root);
         state::create_private(shard).map_err(ImageError::store(shard))?;
         let download = download(request);
@@ -35,44 +69,67 @@ impl Store {
         failpoint::reach("store.locked");
         self.sweep();
         // The run that held the lock before may have fetched it.
-        let mut found = self.find(sha256, request, config)?;
-        if let Lookup::Changed = found {
+        let mut found = self.find_by(digest, request, fetcher.config)?;
+        if let (Lookup::Changed, Some(sha256)) = (&found, self.stored_as(digest)?) {
+            let path = self.path(sha256);
             let _digest = self.lock(&beside(&path, "lock"), request, fetcher).await?;
             if let Some(record) = Record::read(&path)? {
                 self.check(sha256, record, fetcher.progress).await?;
             }
-            found = self.find(sha256, request, config)?;
+            found = self.find(sha256, request, fetcher.config)?;
         }
         let image = match found {
             Lookup::Ready(image) => image,
             Lookup::Changed | Lookup::Elsewhere | Lookup::Nothing => {
                 let part = Part::open(&path, &download, fetcher.claim(self, lock)?)?;
-                self.fetch(sha256, request, part, fetcher).await?
+                self.fetch(digest, request, supply, part, fetcher).await?
             }
         };
-        self.note_use(sha256);
+        self.note_use(image.sha256);
         Ok(image)
+    }
+
+    fn find_by(
+        &self,
+        digest: FileDigest,
+        request: &ImageRequest,
+        config: &Settings,
+    ) -> Result<Lookup, ImageError> {
+        match self.stored_as(digest)? {
+            Some(sha256) => self.find(sha256, request, config),
+            None => Ok(Lookup::Nothing),
+        }
     }
 
     /// Fetches it under its download's lock. Where the same bytes are stored already, from elsewhere or by another download,
     /// the stored file, which VMs may have open, stays.
     async fn fetch(
         &self,
-        sha256: Sha256,
+        digest: FileDigest,
         request: &ImageRequest,
+        supply: Supply<'_>,
         mut part: Part,
         fetcher: Fetcher<'_>,
     ) -> Result<VerifiedImage, ImageError> {
-        let (path, config) = (self.path(sha256), fetcher.config);
+        let config = fetcher.config;
         // Held until the record is written: who waits for it would else fetch once more.
         let claim = part.claim();
-        let fetched = fetch::image(request.sources(), sha256, &mut part, fetcher).await?;
+        let fetched = match supply {
+            Supply::Sources => fetch::image(request.sources(), digest, &mut part, fetcher).await?,
+            Supply::File(path) => {
+                import::file(path, &request.source, digest, &mut part, fetcher).await?
+            }
+        };
+        let sha256 = fetched.digests.sha256;
         // Refused, it is nothing to go on with.
         let inspected = inspected(&part.file()?, part.path(), sha256, config).or_else(|error| {
             part.clear()?;
             Err(error)
         })?;
         failpoint::reach("store.inspected");
+        let path = self.path(sha256);
+        let shard = path.parent().unwrap_or(&self.root);
+        state::create_private(shard).map_err(ImageError::store(shard))?;
         let mut lock = self.lock(&beside(&path, "lock"), request, fetcher).await?;
         let mut record = match self.find(sha256, request, config)? {
             Lookup::Ready(_) | Lookup::Elsewhere => {
@@ -95,6 +152,7 @@ impl Store {
                     inspected,
                     rules: RULES,
                     content_sha256: fetched.content,
+                    sha512: None,
                     origins: vec![],
                     source: shown(fetched.source),
                     fetched_at: Timestamp::now(),
@@ -104,7 +162,11 @@ impl Store {
                 }
             }
         };
-        record.add_origin(origin(fetched.source));
+        record.sha512 = fetched.digests.sha512.or(record.sha512);
+        match supply {
+            Supply::Sources => record.add_origin(origin(fetched.source)),
+            Supply::File(_) => request.sources().for_each(|url| record.add_origin(origin(url))),
+        }
         record.write(&path)?;
         claim.give_back()?;
         drop(lock);
@@ -143,10 +205,18 @@ impl Store {
         match time::timeout(config.total_timeout(), acquired).await {
             Ok(locked) => locked,
             Err(_) => Err(ImageError::Waited {
-                sha256: request.checksum.pin(),
+                digest: request.checksum.digest(),
                 seconds: config.total_timeout().as_secs(),
             }),
         }
+    }
+}
+
+/// The name of a download's files: the image's SHA-256, or as much of the digest that is known.
+fn unfinished_as(digest: FileDigest) -> Sha256 {
+    match digest {
+        FileDigest::Sha256(sha256) => sha256,
+        FileDigest::Sha512(sha512) => sha512.first_half(),
     }
 }
 
@@ -160,5 +230,6 @@ fn download(request: &ImageRequest) -> String {
 fn two_images(sha256: Sha256) -> ImageError {
     let reason =
         "the same file is stored with other contents; remove it with: qhost image rm".into();
-    ImageError::Unsafe { sha256, refusal: Refusal { check: "one-format", reason } }
+    let digest = FileDigest::Sha256(sha256);
+    ImageError::Unsafe { digest, refusal: Refusal { check: "one-format", reason } }
 }

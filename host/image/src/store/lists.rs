@@ -11,33 +11,53 @@ use std::{
 use url::Url;
 
 use qhost_model::{
-    digest::Sha256,
+    digest::{FileDigest, Sha256},
     job::{Checksum, ImageRequest},
     name::is_name,
 };
 use qhost_sys::state;
 
 use super::{
-    super::{ImageError, fetch, http::Small, shown, sums},
-    Fetcher, Store,
+    super::{ImageError, Mismatch, fetch, http::Small, shown, sums},
+    Fetcher, Store, Supply,
 };
 use crate::limits;
 
 impl Store {
-    /// The digest of the file that will be served, if that is known without a request.
+    /// The SHA-256 of the file that will be served, if that is known without a request.
     pub fn known_digest(
         &self,
         request: &ImageRequest,
         tenant: Option<&str>,
     ) -> Result<Option<Sha256>, ImageError> {
-        let (url, sha256) = match &request.checksum {
-            Checksum::Image { sha256 } => return Ok(Some(*sha256)),
-            Checksum::List { sums, sha256 } => (sums, sha256),
+        let Some(digest) = self.listed_here(request, tenant)? else { return Ok(None) };
+        self.stored_as(digest)
+    }
+
+    /// The digest that an image must have, if a list that has it is here, or none is named.
+    fn listed_here(
+        &self,
+        request: &ImageRequest,
+        tenant: Option<&str>,
+    ) -> Result<Option<FileDigest>, ImageError> {
+        let Checksum::List { sums: url, sha256, name } = &request.checksum else {
+            return Ok(Some(request.checksum.digest()));
         };
         let paths = self.lists(tenant, *sha256).into_iter();
         let mut lists = paths.filter_map(|path| fs::read(path).ok());
         let list = lists.find(|list| Sha256::of(list) == *sha256);
-        list.map(|list| listed(&list, url, request)).transpose()
+        list.map(|list| listed(&list, url, name.as_deref(), request)).transpose()
+    }
+
+    /// By which SHA-256 an image is stored or would be; nothing where only its SHA-512 is known.
+    pub(super) fn stored_as(&self, digest: FileDigest) -> Result<Option<Sha256>, ImageError> {
+        let sha512 = match digest {
+            FileDigest::Sha256(sha256) => return Ok(Some(sha256)),
+            FileDigest::Sha512(sha512) => sha512,
+        };
+        let stored = self.list()?.into_iter();
+        let mut stored = stored.filter(|stored| stored.record.sha512 == Some(sha512));
+        Ok(stored.next().map(|stored| stored.sha256))
     }
 
     /// Where a list may be that a tenant names; the first is where it is put.
@@ -49,39 +69,50 @@ impl Store {
         folders.map(|folder| folder.join(sha256.to_string())).collect()
     }
 
-    /// The digest of the image that is asked for: the job's own, or what the job's list says, fetched first if it is not
-    /// there.
+    /// The SHA-256 of the image that is asked for: the job's own, or what the job's list says, fetched first if it is not
+    /// there. Of an image whose SHA-512 alone is known, the image is fetched.
     pub async fn resolve(
         &self,
         request: &ImageRequest,
         fetcher: Fetcher<'_>,
     ) -> Result<Sha256, ImageError> {
-        let lists = self.lists(fetcher.tenant, request.checksum.pin());
-        if let Some(known) = self.known_digest(request, fetcher.tenant)? {
-            if request.checksum.sums().is_some() {
-                lists.iter().for_each(|list| note_use(list));
-            }
-            return Ok(known);
+        let digest = self.file_digest(request, fetcher).await?;
+        match self.stored_as(digest)? {
+            Some(sha256) => Ok(sha256),
+            None => Ok(self.obtain(digest, request, Supply::Sources, fetcher).await?.sha256()),
         }
-        let Checksum::List { sums: url, sha256: expected } = &request.checksum else {
-            return Ok(request.checksum.pin());
+    }
+
+    /// The digest that the image must have, by a list that is fetched if it is not here.
+    pub(super) async fn file_digest(
+        &self,
+        request: &ImageRequest,
+        fetcher: Fetcher<'_>,
+    ) -> Result<FileDigest, ImageError> {
+        let Checksum::List { sums: url, sha256, name } = &request.checksum else {
+            return Ok(request.checksum.digest());
         };
+        let lists = self.lists(fetcher.tenant, *sha256);
+        if let Some(digest) = self.listed_here(request, fetcher.tenant)? {
+            lists.iter().for_each(|list| note_use(list));
+            return Ok(digest);
+        }
         let Small { bytes: list, encoding } = fetch::sums(url, fetcher).await?;
         let (found, bytes) = (Sha256::of(&list), list.len() as u64);
-        if found != *expected {
-            return Err(ImageError::Mismatch {
+        if found != *sha256 {
+            return Err(ImageError::Mismatch(Box::new(Mismatch {
                 url: shown(url),
-                expected: *expected,
-                found,
+                expected: FileDigest::Sha256(*sha256),
+                found: FileDigest::Sha256(found),
                 bytes,
                 encoding,
-            });
+            })));
         }
         if let Some(path) = lists.first() {
             state::write_whole(path, &list).map_err(ImageError::store(path))?;
             forget_old(path.parent().unwrap_or(&self.sums));
         }
-        listed(&list, url, request)
+        listed(&list, url, name.as_deref(), request)
     }
 }
 
@@ -101,8 +132,14 @@ fn forget_old(folder: &Path) {
     }
 }
 
-fn listed(list: &[u8], url: &Url, request: &ImageRequest) -> Result<Sha256, ImageError> {
-    sums::find(list, &request.source).map_err(|reason| ImageError::Sums { url: shown(url), reason })
+fn listed(
+    list: &[u8],
+    url: &Url,
+    name: Option<&str>,
+    request: &ImageRequest,
+) -> Result<FileDigest, ImageError> {
+    let unlisted = |reason| ImageError::Sums { url: shown(url), reason };
+    sums::find(list, &request.source, name).map_err(unlisted)
 }
 
 /// Marks a list as used, so that it stays. A failure does no harm: the store may be read-only.

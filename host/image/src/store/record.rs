@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use qhost_model::digest::Sha256;
+use qhost_model::digest::{Sha256, Sha512};
 use qhost_sys::state;
 
 use super::{
@@ -30,6 +30,9 @@ pub struct Record {
     pub(super) rules: u32,
     /// The digest of the stored file: the image's own, unless it came packed.
     pub content_sha256: Sha256,
+    /// The SHA-512 of the file that was served, where a job named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha512: Option<Sha512>,
     /// The origins (RFC 6454) that were seen to serve it.
     pub origins: Vec<String>,
     /// The URL that it was first fetched from, without its query.

@@ -1,6 +1,6 @@
 //! The task's `config` block, the same in both forms: the keys that Nomad's QEMU driver documents, and qhost's own.
 
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::{
     Checksum, ImageRequest, Ready, Restart,
@@ -8,11 +8,12 @@ use super::{
     lifecycle,
 };
 use crate::{
+    digest::{FileDigest, NotADigest},
     launch::{
         self, Asked,
         field::{Place, names_in},
     },
-    limits,
+    limits, printable,
 };
 
 /// The keys that ask nothing of a launch.
@@ -80,26 +81,65 @@ fn image_sources(cursor: Cursor<'_>) -> Option<(Url, Vec<Url>)> {
     Some((urls.next()?, urls.collect()))
 }
 
-/// `HEX`, `sha256:HEX`, or a list's `URL#sha256=HEX`: the fragment is how Python's packages are pinned (PEP 503).
+/// `HEX`, `sha256:HEX`, `sha512:HEX`, or a list's `URL#sha256=HEX`, with `&name=NAME` where the list has another name for the
+/// file: the fragment is how Python's packages are pinned (PEP 503).
 fn checksum(cursor: Cursor<'_>) -> Option<Checksum> {
     let text = cursor.value().as_str().unwrap_or_default();
-    if let Ok(sha256) = text.parse() {
-        return Some(Checksum::Image { sha256 });
+    match text.parse() {
+        Ok(FileDigest::Sha256(sha256)) => return Some(Checksum::Image { sha256 }),
+        Ok(FileDigest::Sha512(sha512)) => return Some(Checksum::Sha512 { sha512 }),
+        Err(NotADigest) => {}
     }
-    let expected = "64 hexadecimal digits, the SHA-256 of the image; or URL#sha256=DIGITS, a list of checksums with its own";
-    let Some((list, pin)) = text.rsplit_once("#sha256=") else {
-        return cursor.refuse_with_hint(expected, "print it with: sha256sum FILE");
+    let expected = "64 hexadecimal digits, the SHA-256 of the image, or 128, its SHA-512; or URL#sha256=DIGITS, a list of checksums with its own SHA-256";
+    let Some((list, fragment)) = text.split_once('#') else {
+        return cursor.refuse_with_hint(expected, hint(text));
     };
-    let Ok(sha256) = pin.parse() else {
+    let (mut pin, mut name) = (None, None);
+    for (key, value) in form_urlencoded::parse(fragment.as_bytes()) {
+        match key.as_ref() {
+            "sha256" => pin = value.parse().ok(),
+            "name" if is_file_name(&value) => name = Some(value.into_owned()),
+            _ => {
+                let parts =
+                    "#sha256=DIGITS, and &name=NAME where the list has another name for the image";
+                return cursor.refuse(format!("{expected}: {parts}"));
+            }
+        }
+    }
+    let Some(sha256) = pin else {
         return cursor.refuse_with_hint(expected, "print the list's with: sha256sum SHA256SUMS");
     };
     let sums = plain_url(&cursor, list, "the absolute http or https URL of a list of checksums")?;
-    Some(Checksum::List { sums, sha256 })
+    Some(Checksum::List { sums, sha256, name })
+}
+
+fn is_file_name(name: &str) -> bool {
+    (1..=limits::NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control)
+}
+
+/// What to do about a checksum that is nearly one. `file:` is how Nomad's artifacts name a list.
+fn hint(text: &str) -> String {
+    let digits = text.split_once(':').map_or(text, |(_, digits)| digits);
+    let is_hex = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if let Some(url) = text.strip_prefix("file:").filter(|url| url.starts_with("http")) {
+        let list = printable::line(url, limits::SHOWN_CHARS);
+        format!("a list is named with its own digest, printed by sha256sum: {list}#sha256=DIGITS")
+    } else if text.starts_with("http") {
+        "a list is named with its own digest: add #sha256=DIGITS, printed by: sha256sum SHA256SUMS"
+            .into()
+    } else if is_hex && [32, 40].contains(&digits.len()) {
+        "MD5 and SHA-1 can be forged, so they say nothing of an image; print one with: sha256sum FILE".into()
+    } else {
+        "print it with: sha256sum FILE".into()
+    }
 }
 
 fn url(cursor: &Cursor<'_>, expected: &str) -> Option<Url> {
     plain_url(cursor, cursor.text(limits::URL_BYTES, expected)?, expected)
 }
+
+/// A job is the same on every host, so no path of one is in it.
+const IMPORT: &str = "a file of this host's goes into its store with: qhost image import FILE --url URL; the job then names that URL";
 
 /// URLs in job files are shown to policies, logs and other tenants' operators, so credentials have no place in them.
 fn plain_url(cursor: &Cursor<'_>, text: &str, expected: &str) -> Option<Url> {
@@ -108,10 +148,18 @@ fn plain_url(cursor: &Cursor<'_>, text: &str, expected: &str) -> Option<Url> {
     }
     let url = match Url::parse(text) {
         Ok(url) => url,
+        Err(url::ParseError::RelativeUrlWithoutBase) if !text.contains("://") => {
+            return cursor.refuse_with_hint(expected, IMPORT);
+        }
         Err(error) => return cursor.refuse_with_hint(expected, error.to_string()),
     };
     if !matches!(url.scheme(), "http" | "https") {
-        return cursor.refuse(format!("{expected}, not {}:", url.scheme()));
+        let expected = format!("{expected}, not {}:", url.scheme());
+        return if url.scheme() == "file" {
+            cursor.refuse_with_hint(expected, IMPORT)
+        } else {
+            cursor.refuse(expected)
+        };
     }
     if !url.username().is_empty() || url.password().is_some() {
         return cursor.fault("a URL with a user name or password", "a URL without them");

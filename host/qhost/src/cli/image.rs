@@ -12,6 +12,8 @@ use super::run::ImageNetworks;
 pub enum ImageCommand {
     /// Fetch an image into the store, checked and inspected
     Pull(PullImageArgs),
+    /// Put a file of this host into the store, as if it had been fetched from a URL
+    Import(ImportImageArgs),
     /// List stored images, the one used last first, and unfinished downloads
     #[command(alias = "list")]
     Ls,
@@ -37,15 +39,38 @@ pub enum ImageCommand {
 No policy is asked: this is for the operator. A broken download is gone on with by the next one.
 Exit code 13 when no source delivers, 14 for another checksum, 15 when the image is unsafe.")]
 pub struct PullImageArgs {
-    /// Where the image is served; further ones are mirrors, tried in order. .gz, .xz and .zst are unpacked
+    /// Where the image is served; further ones are mirrors, tried in order. What gzip, xz or zstd packed is unpacked
     #[arg(value_name = "URL", required = true)]
     pub sources: Vec<String>,
-    /// The SHA-256 of the file as served; or URL#sha256=DIGITS, a list of checksums with its own
-    #[arg(long, value_name = "SHA256")]
+    /// The SHA-256 or SHA-512 of the file as served; or URL#sha256=DIGITS, a list of checksums with its own, and &name=NAME where
+    /// the list has another name for the file than the URL
+    #[arg(long, value_name = "CHECKSUM")]
     pub checksum: String,
     #[command(flatten)]
     /// Where images may come from.
     pub networks: ImageNetworks,
+}
+
+/// `qhost image import`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost image import web.qcow2 --url https://images.example/web.qcow2
+  qhost image import debian-12-genericcloud-amd64.qcow2 --checksum sha512:… \\
+      --url https://images.example/debian-12-genericcloud-amd64.qcow2
+
+For a host that has no way to the image's server. A job then names the URL and the checksum as on every other host, and nothing
+is fetched. The file is checked, unpacked and inspected as one that was fetched. No policy is asked: this is for the operator.
+Exit code 14 for another checksum, 15 when the image is unsafe.")]
+pub struct ImportImageArgs {
+    /// The file, as its server would send it
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where it is served: jobs that name a URL of the same scheme, host and port may have it
+    #[arg(long = "url", value_name = "URL", required = true)]
+    pub urls: Vec<String>,
+    /// What it must hash to, as for pull; absent: whatever it does
+    #[arg(long, value_name = "CHECKSUM")]
+    pub checksum: Option<String>,
 }
 
 /// `qhost image inspect`

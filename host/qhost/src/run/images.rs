@@ -19,8 +19,8 @@ use qhost_model::{digest::Sha256, job, printable};
 use super::{RunError, engine, show};
 use crate::{
     cli::{
-        GcArgs, ImageCommand, InspectImageArgs, PullImageArgs, RemoveImageArgs, Shared,
-        VerifyImageArgs,
+        GcArgs, ImageCommand, ImportImageArgs, InspectImageArgs, PullImageArgs, RemoveImageArgs,
+        Shared, VerifyImageArgs,
     },
     outcome::{Exit, IMAGE_ALLOW},
 };
@@ -31,6 +31,7 @@ pub(super) async fn image(shared: &Shared, command: &ImageCommand) -> Exit {
         let images = Images { store: engine.images(), engine, shared };
         match command {
             ImageCommand::Pull(args) => images.pull(args).await,
+            ImageCommand::Import(args) => images.import(args).await,
             ImageCommand::Ls => images.list(),
             ImageCommand::Inspect(args) => images.inspect(args),
             ImageCommand::Verify(args) => images.verify(args).await,
@@ -72,6 +73,32 @@ impl Images<'_> {
             show::print(&show::json(
                 &json!({"image": image, "path": image.path(), "image_allow": also}),
             ))
+        } else {
+            show::print(&format!("{}\n", image.sha256()))
+        }
+        Ok(Exit::Done)
+    }
+
+    async fn import(&self, args: &ImportImageArgs) -> Result<Exit, RunError> {
+        let config = self.engine.config();
+        let mut stop = qhost_sys::stop::Stop::on_signals().map_err(RunError::Runtime)?;
+        let shown = show::Shown::progress(self.shared);
+        let imported = async {
+            let checksum = match &args.checksum {
+                Some(checksum) => checksum.clone(),
+                None => qhost_image::digest_of_file(&args.file, &shown).await?.to_string(),
+            };
+            let request = job::image_request(&args.urls, &checksum).map_err(RunError::Usage)?;
+            let fetcher = Fetcher::operator(&config.image, config.host_quota(), &shown);
+            Ok::<_, RunError>(self.store.import(&args.file, &request, fetcher).await?)
+        };
+        let image = tokio::select! {
+            image = imported => image?,
+            () = stop.asked(1) => return Err(RunError::Interrupted),
+        };
+        shown.verified(&image);
+        if self.shared.json {
+            show::print(&show::json(&json!({"image": image, "path": image.path()})))
         } else {
             show::print(&format!("{}\n", image.sha256()))
         }

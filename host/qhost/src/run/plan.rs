@@ -66,7 +66,7 @@ fn text(plan: &Plan, launch: &qhost_model::launch::Launch) -> String {
     } else {
         "image     not in the store; a run would fetch it. Its format below is a guess from its name\n"
     };
-    text += &format!("digest    sha256:{}\ncage      {}\n", plan.image_sha256, plan.cage.summary());
+    text += &format!("digest    {}\ncage      {}\n", plan.image_digest, plan.cage.summary());
     text += &format!("command   {}", shell_words::quote(&plan.program));
     // A line begins with each option, which starts with a dash, and has the option's value.
     for argument in &plan.argv {

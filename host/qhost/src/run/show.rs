@@ -323,6 +323,7 @@ impl Progress for Shown {
         self.bar.set_prefix(match doing {
             Step::Fetching => "image",
             Step::Checking => "checking",
+            Step::Copying => "copying",
         });
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.bar.set_style(style);
