@@ -191,10 +191,10 @@ fn a_file_is_imported() {
     ] {
         let job = qhost.job(&(url.to_owned(), sha256(&disk())), json!({}));
         let done = qhost.run(&["plan", &job]).exits(0);
-        assert_eq!(done.stdout.contains("in the store"), found, "{url}: {}", done.stdout);
+        assert_eq!(!done.stdout.contains("not in the store"), found, "{url}: {}", done.stdout);
     }
     let job = qhost.job(&(url.to_owned(), sha256(&disk())), json!({}));
-    qhost.run(&["run", &job]).exits(0).says("here I am");
+    qhost.run(&["run", &job]).exits(0).says("the guest shut down");
     // Packed as its server has it, by its SHA-512.
     let other = qhost.file("other.raw", boot_sector::disk("other", Then::PowerOff));
     assert!(qhost_tests::command("gzip").arg(&other).status().unwrap().success());
@@ -202,5 +202,5 @@ fn a_file_is_imported() {
     let sha512 = qhost_model::digest::Sha512::of(&packed).to_string();
     import(&format!("{other}.gz"), &["--checksum", &sha512]).exits(0).says(&sha256(&packed));
     let job = qhost.job(&(url.to_owned(), sha512), json!({}));
-    qhost.run(&["run", &job]).exits(0).says("other");
+    qhost.run(&["run", &job]).exits(0).says("the guest shut down");
 }

@@ -40,14 +40,14 @@ pub fn module(fields: &str) -> Vec<u8> {
     let contract = include_str!("../../wit/policy.wit");
     let package = resolve.push_str("policy.wit", contract).expect("the contract");
     let world = resolve.select_world(&[package], Some("policy")).expect("its world");
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false)
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
         .expect("the world's type");
     module
 }
 
 /// A core module of a policy's world as a component.
 pub fn component_of(module: &[u8]) -> Vec<u8> {
-    let mut encoder = ComponentEncoder::default();
+    let encoder = ComponentEncoder::default();
     encoder.module(module).expect("a core module").encode().expect("its component")
 }
 

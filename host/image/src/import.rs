@@ -12,9 +12,10 @@ use super::{
     ImageError, Mismatch, Progress, Step,
     fetch::Fetched,
     hashers::{Digests, Hashers},
+    packing::Packing,
     pipe::{Pipe, Transferred, hash_prefix},
     store::{Fetcher, Part},
-    unpack::{Bounds, Packing},
+    unpack::Bounds,
 };
 use crate::limits;
 

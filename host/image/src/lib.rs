@@ -6,12 +6,15 @@ mod settings;
 mod inspect;
 mod network;
 mod credentials;
+mod answer;
 mod http;
 mod hashers;
+mod packing;
 mod unpack;
 mod pipe;
 mod sums;
 mod retry;
+mod download;
 mod fetch;
 mod import;
 mod store;
@@ -97,8 +100,10 @@ pub enum ImageError {
         reason: String,
     },
     /// The image does not fit the quota of its tenant, or of the host.
-    #[error("{reason}")]
+    #[error("refused by {key}: {reason}")]
     Quota {
+        /// The quota, as the configuration has it: `tenants.acme.quota.image_bytes`.
+        key: String,
         /// How much, and what to do.
         reason: String,
         /// Whether it is all tenants' together.

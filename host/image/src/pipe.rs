@@ -32,8 +32,9 @@ use qhost_sys::failpoint;
 use super::{
     ImageError, Progress, Refusal,
     hashers::{Digests, Hashers},
+    packing::Packing,
     store::{Claim, Part},
-    unpack::{Bounds, Packing, Served, Stop, unpack},
+    unpack::{Bounds, Served, Stop, unpack},
 };
 use crate::limits;
 

@@ -46,8 +46,9 @@ use qhost_model::{
 };
 
 use super::{
-    ImageError, Inspected, Settings,
+    FetchFailure, ImageError, Inspected, NetworkRules, Settings,
     inspect::{self, RULES},
+    shown,
 };
 
 pub use claim::Fetcher;
@@ -161,6 +162,25 @@ impl Store {
             Lookup::Ready(_) | Lookup::Changed => false,
             Lookup::Elsewhere | Lookup::Nothing => true,
         })
+    }
+
+    /// Whether an image that would have to be fetched may be: from one of its sources at least, as far as that is known before their
+    /// names are resolved, and its list of checksums too.
+    pub fn may_fetch(&self, request: &ImageRequest, config: &Settings) -> Result<(), ImageError> {
+        let rules = NetworkRules::new(&config.network);
+        let check = |url: &Url| {
+            rules.check(url).map_err(|forbidden| ImageError::Fetch {
+                url: shown(url),
+                reason: FetchFailure::Forbidden(forbidden.to_string()),
+            })
+        };
+        request.checksum.sums().map_or(Ok(()), check)?;
+        let refused: Vec<_> = request.sources().filter_map(|url| check(url).err()).collect();
+        match refused.len() {
+            all if all < request.sources().count() => Ok(()),
+            1 => refused.into_iter().next().map_or(Ok(()), Err),
+            _ => Err(ImageError::NoSource(refused)),
+        }
     }
 
     fn find(

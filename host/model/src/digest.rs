@@ -73,7 +73,8 @@ impl FromStr for FileDigest {
     /// By its length, with or without the algorithm in front.
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         let sha256 = || text.parse().map(Self::Sha256);
-        text.parse().map(Self::Sha512).or_else(|_| sha256())
+        let expected = "64, or of SHA-512 128,";
+        text.parse().map(Self::Sha512).or_else(|_| sha256()).map_err(|_| NotADigest { expected })
     }
 }
 
@@ -86,7 +87,7 @@ impl FromStr for Sha512 {
         let mut bytes = [0; 64];
         match base16ct::mixed::decode(hex, &mut bytes) {
             Ok(decoded) if decoded.len() == 64 => Ok(Self(bytes)),
-            Ok(_) | Err(_) => Err(NotADigest),
+            Ok(_) | Err(_) => Err(NotADigest { expected: "128" }),
         }
     }
 }
@@ -118,8 +119,11 @@ impl<'de> Deserialize<'de> for Sha512 {
 
 /// The text is not as many hexadecimal digits as a digest has.
 #[derive(Debug, thiserror::Error)]
-#[error("not the hexadecimal digits of a digest: 64 for SHA-256, 128 for SHA-512")]
-pub struct NotADigest;
+#[error("not {expected} hexadecimal digits")]
+pub struct NotADigest {
+    /// How many there are in a digest.
+    expected: &'static str,
+}
 
 impl FromStr for Sha256 {
     type Err = NotADigest;
@@ -130,7 +134,7 @@ impl FromStr for Sha256 {
         let mut bytes = [0; 32];
         match base16ct::mixed::decode(hex, &mut bytes) {
             Ok(decoded) if decoded.len() == 32 => Ok(Self(bytes)),
-            Ok(_) | Err(_) => Err(NotADigest),
+            Ok(_) | Err(_) => Err(NotADigest { expected: "64" }),
         }
     }
 }

@@ -111,7 +111,7 @@ fn kill_9_at_each_point() {
         "store.renamed",
         "store.recorded",
     ];
-    let code = ["fetch.rs", "store/ensure.rs", "store/part.rs"]
+    let code = ["download.rs", "store/ensure.rs", "store/part.rs"]
         .map(|name| fs::read_to_string(root().join("host/image/src").join(name)).unwrap());
     // The point of hashing again is not on a fetch's way.
     let named = code.concat().replace("failpoint::reach(\"store.hashed", "");

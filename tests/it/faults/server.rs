@@ -38,6 +38,7 @@ fn statuses() {
 #[test]
 fn a_500_and_then_200() {
     let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[image]\nattempts = 5\n");
     let first = vec![
         status(StatusCode::INTERNAL_SERVER_ERROR),
         status(StatusCode::REQUEST_TIMEOUT),
@@ -61,8 +62,8 @@ fn encodings_that_were_not_asked_for() {
         server.set("/image", encoded(file(1)));
         pull(&qhost, &server.url("/image"), &digest(&file(1))).exits(0);
         has(&qhost, &file(1));
-        server.set("/other", encoded(file(2)));
-        let done = pull(&qhost, &server.url("/other"), &digest(&file(3))).exits(14);
+        server.set("/other", encoded(file(4)));
+        let done = pull(&qhost, &server.url("/other"), &digest(&file(6))).exits(14);
         let named = !["", "Identity", "identity"].contains(&encoding);
         let said = done.stderr.contains(&format!("Content-Encoding {encoding}, which was not"));
         assert_eq!(said, named, "{}", done.stderr);

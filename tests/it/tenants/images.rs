@@ -155,7 +155,8 @@ fn a_download_that_goes_on_is_not_removed() {
     config(&qhost, "");
     let job = job(&qhost, &server, 1, |disk| Reply::StallAfter(disk.into(), 500_000));
     let running = qhost.start(&["run", "--tenant", "mallory", &job]);
-    wait_for("a part", || unfinished(&qhost).first().cloned());
+    let has_bytes = |one: &Value| one["disk_usage"].as_u64() > Some(0);
+    wait_for("bytes", || unfinished(&qhost).first().cloned().filter(has_bytes));
     assert_eq!(unfinished(&qhost)[0]["tenant"], json!("mallory"));
     assert_eq!(unfinished(&qhost)[0]["fetching"], json!(true));
     qhost.run(&["image", "gc", "--unfinished", "--max-bytes", "0"]).exits(0).says("0 B freed");

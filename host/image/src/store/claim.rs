@@ -142,8 +142,7 @@ impl Claim {
             if left.saturating_add(idle(&unfinished)) < least
                 || !self.store.remove_oldest(&unfinished)?
             {
-                let reason = exceeded(only, Numbers { most, taken, more: least });
-                return Err(ImageError::Quota { reason, is_hosts: only.is_none() });
+                return Err(exceeded(only, Numbers { most, taken, more: least }));
             }
         }
     }
@@ -204,13 +203,14 @@ struct Numbers {
     more: u64,
 }
 
-fn exceeded(tenant: Option<&str>, Numbers { most, taken, more }: Numbers) -> String {
-    let (who, table) = match tenant {
-        None => ("all tenants together".to_owned(), "host.quota".to_owned()),
-        Some(tenant) => (format!("tenant {tenant}"), format!("tenants.{tenant}.quota")),
+fn exceeded(tenant: Option<&str>, Numbers { most, taken, more }: Numbers) -> ImageError {
+    let (who, key) = match tenant {
+        None => ("all tenants together".to_owned(), "host.quota.image_bytes".to_owned()),
+        Some(tenant) => (format!("tenant {tenant}"), format!("tenants.{tenant}.quota.image_bytes")),
     };
-    format!(
+    let reason = format!(
         "fetched images of {who} may take {most} bytes of this host's disk, {taken} are taken and this image takes {more} \
-         or more; have the operator remove images (qhost image ls, rm, gc) or raise {table}.image_bytes"
-    )
+         or more; have the operator remove images (qhost image ls, rm, gc) or raise it"
+    );
+    ImageError::Quota { key, reason, is_hosts: tenant.is_none() }
 }

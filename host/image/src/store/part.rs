@@ -16,7 +16,7 @@ use qhost_model::digest::Sha256;
 use qhost_sys::{failpoint, state};
 
 use super::{
-    super::{ImageError, http::Version, shown},
+    super::{ImageError, answer::Version, shown},
     Claim, beside,
     resume::ResumeRecord,
     verity,

@@ -88,7 +88,7 @@ fn checksum(cursor: Cursor<'_>) -> Option<Checksum> {
     match text.parse() {
         Ok(FileDigest::Sha256(sha256)) => return Some(Checksum::Image { sha256 }),
         Ok(FileDigest::Sha512(sha512)) => return Some(Checksum::Sha512 { sha512 }),
-        Err(NotADigest) => {}
+        Err(NotADigest { .. }) => {}
     }
     let expected = "64 hexadecimal digits, the SHA-256 of the image, or 128, its SHA-512; or URL#sha256=DIGITS, a list of checksums with its own SHA-256";
     let Some((list, fragment)) = text.split_once('#') else {
