@@ -116,6 +116,9 @@ fn one_that_recurses_meets_its_stack_limit() {
 #[test]
 fn one_that_panics_traps() {
     fails("probe-traps", "it trapped");
+    // What a panic says is in the error, with its place.
+    fails("probe-traps", "it said: panicked at probe-traps/src/lib.rs:");
+    fails("probe-traps", "a policy has no standard error: the log has this");
 }
 
 #[test]

@@ -16,7 +16,7 @@ impl Policy for Probe {
 
     #[expect(clippy::panic, reason = "that is what this probe is for")]
     fn choose(_: &Request, _: &Settings, _: Launch) -> Result<Launch, Vec<Violation>> {
-        panic!("this text is not seen: a policy has no standard error")
+        panic!("a policy has no standard error: the log has this")
     }
 }
 

@@ -137,21 +137,25 @@ macro_rules! export_policy {
             use $crate::bindings::exports::qhost::policy::decide::Guest;
             impl Guest for Exported {
                 fn describe() -> $crate::About {
+                    $crate::log::panics();
                     <$policy as $crate::Policy>::about()
                 }
                 fn check_settings(settings: String) -> Result<(), String> {
+                    $crate::log::panics();
                     $crate::checked_settings::<$policy>(&settings).map(|_| ())
                 }
                 fn choose(
                     request: $crate::Request,
                     so_far: $crate::Launch,
                 ) -> Result<$crate::Launch, Vec<$crate::Violation>> {
+                    $crate::log::panics();
                     $crate::choose::<$policy>(&request, so_far)
                 }
                 fn validate(
                     request: $crate::Request,
                     launch: $crate::Launch,
                 ) -> Vec<$crate::Violation> {
+                    $crate::log::panics();
                     $crate::validate::<$policy>(&request, &launch)
                 }
             }

@@ -26,3 +26,17 @@ pub fn warn(message: &str) {
     #[cfg(not(target_arch = "wasm32"))]
     eprintln!("warn: {message}");
 }
+
+/// Has a panic's message, file and line put into the log before the policy traps, which would say nothing of them.
+#[doc(hidden)]
+pub fn panics() {
+    #[cfg(target_arch = "wasm32")]
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            std::panic::set_hook(Box::new(|panic| {
+                log(Level::Error, &panic.to_string().replace('\n', " "));
+            }));
+        });
+    }
+}

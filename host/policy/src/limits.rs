@@ -34,6 +34,10 @@ pub const POLICY_COPIED_BYTES: usize = 1 << 20;
 pub const POLICY_HANDLES: usize = 64;
 /// Random bytes that a policy with WASI gets at once.
 pub const POLICY_RANDOM_BYTES: u64 = 64 << 10;
+/// Functions that a crash is told to have happened in, the innermost first.
+pub const POLICY_FRAMES: usize = 5;
+/// What is told of each one's name, in characters: a policy's author chose it.
+pub const POLICY_FRAME_CHARS: usize = 80;
 /// Log lines kept of one decision.
 pub const POLICY_LOG_LINES: usize = 64;
 /// Log bytes kept of one decision.

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter,
-    Store, Trap,
+    Store, Trap, WasmBacktrace,
     component::{Component, HasSelf, Linker},
 };
 use wasmtime_wasi::{WasiCtxView, WasiView};
@@ -26,7 +26,7 @@ use super::{
         qhost::policy::{log, types},
     },
     error::Fault,
-    log::{Level, Log},
+    log::{Level, Log, LogLine},
     slots::{Slots, Taken},
     wasi::{self, DecisionTime, HasTime, Wasi},
 };
@@ -216,7 +216,7 @@ impl Instance<'_> {
     }
 
     /// Which limit ended a call, if one did.
-    fn fault(&self, error: &wasmtime::Error, too_long: Fault) -> Fault {
+    fn fault(&mut self, error: &wasmtime::Error, too_long: Fault) -> Fault {
         let memory = &self.store.data().memory;
         // wasmtime's type for this is private, so its words are all there is; a test holds them in place.
         let copied_too_much = || format!("{error:#}").contains("fuel allocated for hostcalls");
@@ -224,10 +224,34 @@ impl Instance<'_> {
             Some(Trap::Interrupt) => too_long,
             Some(Trap::StackOverflow) => Fault::Stack,
             _ if memory.refused => Fault::Memory { limit: memory.most },
-            Some(trap) => Fault::Trapped(trap.to_string()),
+            Some(trap) => Fault::Trapped(self.crash(&trap.to_string(), error)),
             None if copied_too_much() => Fault::Copied,
-            None => Fault::Trapped(printable::line(&format!("{error:#}"), 300).to_string()),
+            None => Fault::Trapped(self.crash(&error.root_cause().to_string(), error)),
         }
+    }
+
+    /// What happened, where, and what the policy said of it: a panic's message, or the end of a traceback.
+    fn crash(&mut self, what: &str, error: &wasmtime::Error) -> String {
+        let frames = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
+        let names = frames.iter().filter_map(|frame| frame.func_name()).map(|name| {
+            let name = format!("{:#}", rustc_demangle::demangle(name));
+            printable::line(&name, limits::POLICY_FRAME_CHARS).to_string()
+        });
+        let names: Vec<_> = names.take(limits::POLICY_FRAMES).collect();
+        let guest = self.store.data_mut();
+        if let Some(wasi) = &mut guest.wasi {
+            wasi.log(&mut guest.log);
+        }
+        let is_complaint = |line: &&LogLine| matches!(line.level, Level::Warn | Level::Error);
+        let said = guest.log.lines.iter().rfind(is_complaint);
+        let mut crash = printable::line(what, 300).to_string();
+        if !names.is_empty() {
+            crash += &format!(", in {}", names.join(" < "));
+        }
+        if let Some(said) = said {
+            crash += &format!("; it said: {}", said.message);
+        }
+        crash
     }
 
     /// What the policy logged since it was last asked, worth having whatever came of the call; and what all its calls
