@@ -1,6 +1,6 @@
 //! The log of decisions, and making them again.
 
-use std::{fs, time::Duration};
+use std::{fs, net::TcpListener, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,7 +13,11 @@ use qhost_model::{
     masks::Masks,
 };
 use qhost_policy::{Allowance, Journal, Layer, Loader, Mode, Outcome, Record, Request, Source};
-use qhost_tests::{ImageServer, Qhost, boot_sector, configured, policy};
+use qhost_tests::{
+    ImageServer, Qhost,
+    boot_sector::{self, Then},
+    configured, policy,
+};
 
 use crate::{qhost, snapshot};
 
@@ -307,4 +311,137 @@ fn a_replay_reads_well() {
     let done = qhost.run(&[&args[..], &strict].concat()).exits(1);
     snapshot("replay", &done.stdout, &qhost);
     qhost.run(&["policy", "replay", "gone"]).exits(2).says("cannot read the log of decisions gone");
+}
+
+/// What was allowed and not launched is written down as that, with what refused it, beside the decision and as an event.
+#[test]
+fn what_was_not_launched_says_why() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("up", Then::Hang));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let wide = "[ports]\nallow = [\"1024-65535\"]\n";
+    let with_port = json!({"port_map": {"web": {"guest": 80, "host": port}}});
+    let wrong = (image.0.clone(), "0".repeat(64));
+    let gone = (server.url("/gone"), "0".repeat(64));
+    let odd = server.serve("/odd", [&[b'x'; 257][..], b"ustar", &[0; 1000]].concat());
+    let rows = [
+        (
+            "[host.quota]\nvms = 0\n",
+            &image,
+            json!({}),
+            16,
+            "host.quota.vms",
+            "all tenants together may have 0 VMs",
+        ),
+        (
+            "[host.quota]\nimage_bytes = 1\n",
+            &image,
+            json!({}),
+            16,
+            "host.quota.image_bytes",
+            "may take 1 bytes",
+        ),
+        (wide, &image, with_port, 16, "the host's ports", "is taken"),
+        ("", &wrong, json!({}), 14, "the image's checksum", "checksum mismatch"),
+        ("[image]\nattempts = 1\n", &gone, json!({}), 13, "the image's fetch", "404"),
+        ("", &odd, json!({}), 15, "the image's inspection", "its format is tar"),
+    ];
+    let mut refused = 0;
+    for (toml, image, config, code, by, why) in rows {
+        qhost.config(toml);
+        let job = qhost.job(image, config);
+        qhost.run(&["run", &job]).exits(code).says(why);
+        refused += 1;
+        let records = records(&qhost);
+        let [.., decided, last] = records.as_slice() else { panic!("{records:?}") };
+        assert_eq!(
+            (&decided["outcome"], &last["outcome"]),
+            (&json!("allowed"), &json!("not-launched"))
+        );
+        assert_eq!(last["not_launched"]["by"], by);
+        assert!(last["not_launched"]["reason"].as_str().unwrap().contains(why), "{last}");
+        assert_eq!(last["decision"], decided["decision"]);
+        let events = qhost.run(&["events"]).exits(0).stdout;
+        let last = events.lines().rfind(|line| line.contains("refused")).unwrap();
+        assert!(last.contains(&format!("  by {by}: ")) && last.contains(why), "{last}");
+        assert_eq!(events.matches("  refused ").count(), refused);
+    }
+    // A replay makes each decision again once.
+    qhost.config(wide);
+    let log = qhost.state().join("decisions");
+    let again = qhost.run(&["policy", "replay", "--json", log.to_str().unwrap()]).json();
+    assert_eq!(again["records"], refused, "{again}");
+}
+
+/// A policy's refusal is an event as well, by its name.
+#[test]
+fn what_a_policy_refused_is_an_event() {
+    let qhost = qhost();
+    qhost.config(
+        &(configured("limits", "limits", json!({"memory_mib": 1}), "")
+            + "[host]\nchain = [\"limits\"]\n"),
+    );
+    let job = qhost.job(&("https://images.example/disk".to_owned(), "0".repeat(64)), json!({}));
+    qhost.run(&["run", &job]).exits(11);
+    qhost
+        .run(&["events"])
+        .exits(0)
+        .says("refused    -  default/")
+        .says("by limits: refused by limits");
+    let event = qhost.run(&["events", "--json"]).exits(0).json();
+    assert_eq!((&event["event"], &event["by"]), (&json!("refused"), &json!("limits")));
+    assert!(event.get("vm").is_none());
+}
+
+/// An operator asks which decisions there were, and why one ended as it did.
+#[test]
+fn decisions_are_listed_and_told_in_full() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("hello", Then::PowerOff));
+    let job = qhost.job(&image, json!({}));
+    qhost.run(&["decisions"]).exits(0).says("OUTCOME");
+    let limits = |most: u32, more: &str| {
+        let policy = configured("limits", "limits", json!({"memory_mib": most}), "");
+        qhost.config(&(policy + "[host]\nchain = [\"limits\"]\n" + more));
+        qhost.run(&["run", &job])
+    };
+    limits(64, "").exits(0);
+    limits(16, "").exits(11);
+    limits(64, "[host.quota]\nvms = 0\n").exits(16);
+    let listed = |args: &[&str]| {
+        let json = qhost.run(&[&["decisions", "--json"], args].concat()).exits(0).json();
+        let decisions = json["decisions"].as_array().unwrap().clone();
+        decisions
+            .into_iter()
+            .map(|one| one["outcome"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&[]), ["not-launched", "allowed", "denied", "allowed"], "the latest first");
+    assert_eq!(listed(&["-n", "1"]), ["not-launched"]);
+    assert_eq!(listed(&["--outcome", "denied", "--all"]), ["denied"]);
+    assert_eq!(listed(&["--policy", "limits", "--task", "test", "--tenant", "default"]).len(), 4);
+    for none in
+        [["--policy", "other"], ["--task", "other"], ["--tenant", "other"], ["--since", "0s"]]
+    {
+        assert_eq!(listed(&none), [""; 0], "{none:?}");
+    }
+    let text = qhost.run(&["decisions"]).exits(0).stdout;
+    let lines: Vec<_> =
+        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    let [_, not_launched, _, denied, _] = lines.as_slice() else { panic!("{text}") };
+    assert_eq!(denied[2..5], ["denied", "default/test", "limits"], "{text}");
+    assert_eq!(not_launched[2..6], ["not", "launched", "default/test", "host.quota.vms"], "{text}");
+    qhost
+        .run(&["decisions", denied[0]])
+        .exits(0)
+        .says("outcome   denied\n")
+        .says("refused by limits")
+        .says(&format!("checksum  sha256:{}\n", image.1));
+    qhost.run(&["decisions", not_launched[0]]).exits(0).says("refused   by host.quota.vms: ");
+    qhost.run(&["decisions", "x"]).exits(2).says("no decision's id begins with x");
+    qhost
+        .run(&["decisions", "--outcome", "refused"])
+        .exits(2)
+        .says("expected one of allowed, denied,");
 }

@@ -1,6 +1,10 @@
 //! The planned command line: what it is, and that no text of a tenant's or a policy's becomes QEMU syntax.
 
-use std::{collections::BTreeSet, fs, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{Ipv4Addr, TcpListener},
+};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -234,4 +238,42 @@ proptest! {
         let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
         prop_assert_eq!(values(&argv, "-sandbox").next(), Some(sandbox));
     }
+}
+
+/// What a run would find without a download, a plan finds: quotas, taken ports, where images may come from, a supervisor that is not
+/// there.
+#[test]
+fn a_plan_finds_what_a_run_would() {
+    let qhost = qhost();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let wide = "[ports]\nallow = [\"1024-65535\"]\n";
+    let image = |url: &str| (url.to_owned(), "0".repeat(64));
+    let public = image("https://images.example/disk.raw");
+    let with_port = json!({"port_map": {"web": {"guest": 80, "host": port}}});
+    let hosts = "[image.network]\nhosts = [\"else.example\"]\n";
+    for (toml, image, config, code, says) in [
+        ("", &public, json!({}), 0, "command "),
+        ("[host.quota]\nvms = 0\n", &public, json!({}), 16, "refused by host.quota.vms"),
+        (wide, &public, with_port, 16, "is taken"),
+        (hosts, &public, json!({}), 13, "cannot fetch https://images.example/disk.raw"),
+        ("", &image("http://192.168.0.1/disk.raw"), json!({}), 13, "image.network.allow"),
+    ] {
+        qhost.config(toml);
+        let job = qhost.job(image, config);
+        qhost.run(&["plan", &job]).exits(code).says(says);
+    }
+    qhost.config("");
+    let alone = qhost.folder().join("qhost-alone");
+    fs::hard_link(env!("CARGO_BIN_EXE_qhost-under-test"), &alone)
+        .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_qhost-under-test"), &alone).map(drop))
+        .unwrap();
+    let job = qhost.job(&public, json!({}));
+    let done = qhost_tests::command(alone.to_str().unwrap())
+        .args(["--state-dir", qhost.state().to_str().unwrap(), "plan", &job])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(16), "{said}");
+    assert!(said.contains("qhost-alone-supervisor; it is installed beside qhost"), "{said}");
 }

@@ -256,3 +256,33 @@ fn quotas_of_cpus_memory_disk_and_ports() {
         "all tenants together may have 2 VMs",
     );
 }
+
+/// What tenants take, and what they may: the operator's look before a quota is used up.
+#[test]
+fn quotas_are_told() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("up", Then::Hang));
+    qhost.config("[host.quota]\nimage_bytes = 1048576\n[tenants.acme.quota]\nvms = 2\nmemory_mib = 64\n[tenants.other]\n");
+    let job = qhost.job(&image, json!({}));
+    qhost.run(&["run", "--detach", "--tenant", "acme", &job]).exits(0);
+    let text = qhost.run(&["quota"]).exits(0).stdout;
+    let rows: Vec<_> = text
+        .lines()
+        .map(|line| {
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
+        })
+        .collect();
+    let [header, all, acme, other] = rows.as_slice() else { panic!("{text}") };
+    assert_eq!(header[..3], ["TENANT", "VMS", "CPUS"]);
+    assert_eq!(all[..4], ["(all)", "1 of any", "1 of any", "32.00 MiB of any"]);
+    assert!(all[6].ends_with("of 1.00 MiB"), "{text}");
+    assert_eq!(acme[..4], ["acme", "1 of 2", "1 of any", "32.00 MiB of 64.00 MiB"]);
+    assert_eq!(other[..2], ["other", "0 of any"]);
+    let one = qhost.run(&["quota", "--tenant", "acme", "--json"]).exits(0).json();
+    assert_eq!(
+        (&one["quotas"][0]["used"]["vms"], &one["quotas"][0]["quota"]["vms"]),
+        (&json!(1), &json!(2))
+    );
+    assert_eq!(one["quotas"].as_array().unwrap().len(), 1);
+    qhost.run(&["kill", "--tenant", "acme", "test"]).exits(0);
+}

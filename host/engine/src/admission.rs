@@ -74,9 +74,30 @@ fn admit(state: &StateDir, asking: &AdmissionRequest, terms: &Terms) -> Result<(
         }
     }
     sweep(ended, &terms.retention);
+    is_within(state, &going_on, asking, terms)
+}
+
+/// Whether a VM of a task would be admitted now. Reads only.
+pub(crate) fn would_admit(
+    state: &StateDir,
+    task: &Task,
+    takes: Usage,
+    terms: &Terms,
+) -> Result<(), VmError> {
+    let Task { tenant, job, name, .. } = task;
+    let asking = AdmissionRequest { of: Owner::new(tenant, job, name), takes };
+    is_within(state, &list::running(state), &asking, terms)
+}
+
+fn is_within(
+    state: &StateDir,
+    going_on: &[VmRecord],
+    asking: &AdmissionRequest,
+    terms: &Terms,
+) -> Result<(), VmError> {
     let bounds_disks = terms.host.disk_bytes.or(terms.tenant.disk_bytes).is_some();
     let overlays =
-        if bounds_disks { overlays::unused(state, &going_on, &asking.of)? } else { vec![] };
+        if bounds_disks { overlays::unused(state, going_on, &asking.of)? } else { vec![] };
     for (whose, quota) in
         [(QuotaScope::Host, &terms.host), (QuotaScope::Tenant(&asking.of.tenant), &terms.tenant)]
     {
@@ -198,9 +219,13 @@ fn admits(
     };
     let reason = format!(
         "{who} may have {most} {what} on this host, {taken} are taken{kept} and this VM takes {more}; wait for another to end,{remove} \
-             or have the operator raise {table}.{key}"
+             or have the operator raise it"
     );
-    Err(VmError::Quota { reason, is_hosts: whose == QuotaScope::Host })
+    Err(VmError::Quota {
+        key: format!("{table}.{key}"),
+        reason,
+        is_hosts: whose == QuotaScope::Host,
+    })
 }
 
 #[cfg(test)]

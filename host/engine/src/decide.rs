@@ -7,7 +7,6 @@ use tokio::{task::spawn_blocking, time};
 use qhost_model::{
     job::{self, Task},
     masks::Masks,
-    secrets::Secrets,
 };
 use qhost_policy::{Approved, Deadline, Input, Request, Verdict};
 
@@ -21,6 +20,7 @@ use crate::{
     limits,
     observer::{Context, Observation},
     order::{JobFile, Order},
+    refusal::Understood,
 };
 
 /// What a decision is made from.
@@ -43,12 +43,11 @@ struct Judged {
 
 impl Deciding {
     /// Decides on a thread of its own: reading, compiling and asking policies wait for nothing, and a cancellation is heard meanwhile.
-    /// Downloads nothing: a denied task costs no fetch. `known` is the task where the job was read already. What is secret of
-    /// the task is put into `secrets`.
+    /// Downloads nothing: a denied task costs no fetch. `known` is the task where the job was read already.
     pub(crate) async fn make(
         &self,
         known: Option<Task>,
-        secrets: &mut Secrets,
+        understood: &mut Understood,
     ) -> Result<Approved, Failure> {
         let record = DecisionRecord::new(&self.generation, self.engine.state(), self.keep);
         let record = Arc::new(record);
@@ -67,14 +66,19 @@ impl Deciding {
             Err(error) => return Err(record_end(record, error).await),
         };
         if let Some(mut task) = task {
-            *secrets = Masks::default().mask(&mut task);
-            self.observe(Observation::Understood { task: &task, secrets });
+            understood.secrets = Masks::default().mask(&mut task);
+            self.observe(Observation::Understood { task: &task, secrets: &understood.secrets });
+            understood.task = Some(task);
         }
         let verdict = verdict?;
-        let masked = qhost_policy::masked(secrets, verdict.decision().clone());
+        let masked = qhost_policy::masked(&understood.secrets, verdict.decision().clone());
         self.observe(Observation::Decided(&masked));
+        understood.allowed = None;
         match verdict {
-            Verdict::Approved(approved) => Ok(*approved),
+            Verdict::Approved(approved) => {
+                understood.allowed = Some(masked);
+                Ok(*approved)
+            }
             Verdict::Denied(decision) => Err(Failure::Denied(Box::new(decision))),
             Verdict::CannotRun(decision) => Err(Failure::CannotRun(Box::new(decision))),
             Verdict::Failed(error, _) => Err(Failure::Policy(*error)),

@@ -26,6 +26,7 @@ pub struct EngineError {
     cause: Option<Box<Cause>>,
     problems: Vec<Problem>,
     verdict: Option<Box<Decision>>,
+    refused_by: Option<String>,
 }
 
 /// A cause, and what caused that.
@@ -44,6 +45,11 @@ impl EngineError {
     /// The problems of a job file, where that is what it is about.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// What refused the order, by the name that goes behind "refused by": a policy, a quota, the host's ports, the image's checksum.
+    pub fn refused_by(&self) -> Option<&str> {
+        self.refused_by.as_deref()
     }
 
     /// The decision, where that is why: policies, or the host's rules, are against the task, or this host cannot run what they allow.
@@ -165,12 +171,13 @@ impl Failure {
         let (kind, message) = (self.kind(), secrets.without(&self.to_string()));
         let problems =
             if let Self::Job(error) = &self { error.problems().to_vec() } else { vec![] };
+        let refused_by = self.refused_by();
         let verdict = if let Self::Denied(decision) | Self::CannotRun(decision) = self {
             Some(Box::new(qhost_policy::masked(secrets, *decision)))
         } else {
             None
         };
-        EngineError { kind, message, cause, problems, verdict }
+        EngineError { kind, message, cause, problems, verdict, refused_by }
     }
 }
 

@@ -9,11 +9,13 @@ use qhost_model::{
     digest::{FileDigest, Sha256},
     format::Format,
     launch::{Forward, PortMap},
-    secrets::Secrets,
 };
 use qhost_policy::Approved;
+use qhost_sys::spawn;
+use qhost_vm::VmError;
 
 use crate::{
+    admission,
     decide::Deciding,
     decision_record::Keep,
     engine::{Engine, blocking},
@@ -22,6 +24,8 @@ use crate::{
     generation::Generation,
     observer::Context,
     order::Order,
+    ports,
+    refusal::Understood,
     run::disk_bytes,
 };
 
@@ -52,9 +56,9 @@ impl Engine {
     /// # Errors
     /// Where the job is not understood, a policy fails or refuses it, or this host cannot run it.
     pub async fn plan(&self, order: Order, context: &Context) -> Result<Plan, EngineError> {
-        let mut secrets = Secrets::default();
-        let planned = stages(self, order, context, &mut secrets).await;
-        planned.map_err(|failure| failure.without(&secrets))
+        let mut understood = Understood::default();
+        let planned = stages(self, order, context, &mut understood).await;
+        planned.map_err(|failure| failure.without(&understood.secrets))
     }
 }
 
@@ -62,7 +66,7 @@ async fn stages(
     engine: &Engine,
     order: Order,
     context: &Context,
-    secrets: &mut Secrets,
+    understood: &mut Understood,
 ) -> Result<Plan, Failure> {
     let deciding = Deciding {
         engine: engine.clone(),
@@ -72,14 +76,14 @@ async fn stages(
         keep: Keep::Nothing,
         context: context.clone(),
     };
-    let mut approved = deciding.make(None, secrets).await?;
+    let mut approved = deciding.make(None, understood).await?;
     if approved.task().image.checksum.is_indirect() {
         // A start would fetch a list of checksums, or an image whose SHA-512 alone is known, and then decide once more.
         let (engine, task) = (engine.clone(), approved.task().clone());
         let known =
             blocking(move || Ok(engine.images().known_digest(&task.image, Some(&task.tenant))?));
         if let Some(sha256) = known.await? {
-            approved = deciding.make(Some(approved.task().with_image(sha256)), secrets).await?;
+            approved = deciding.make(Some(approved.task().with_image(sha256)), understood).await?;
         }
     }
     let Deciding { engine, generation, fingerprint, order, .. } = deciding;
@@ -111,6 +115,13 @@ fn planned(
         unfiltered_internet: config.unfiltered_internet(),
     };
     let cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
+    ports::are_free(engine.state(), launch)?;
+    let terms = config.terms(&task.tenant);
+    admission::would_admit(engine.state(), task, launch.usage(config.overlay.max_bytes), &terms)?;
+    if store.would_fetch(image, &task.tenant, &config.image_for(order))? {
+        store.may_fetch(image, &config.image_for(order))?;
+    }
+    spawn::has_supervisor().map_err(|(program, source)| VmError::Supervisor { program, source })?;
     let known = store.known_digest(image, Some(&task.tenant))?;
     Ok(Plan {
         image_stored: stored.is_some(),

@@ -81,15 +81,30 @@ pub(crate) fn reserve(
     Ok(reserved)
 }
 
+/// Whether the ports that a launch names are free, by a look that takes none of them.
+pub(crate) fn are_free(state: &StateDir, launch: &Launch) -> Result<(), VmError> {
+    let folder = state.ports();
+    for port in &launch.ports {
+        let Some(host) = port.host else { continue };
+        let Forward { bind, protocol, .. } = Forward::of(port, host);
+        let is_listened_on = || matches!(bound(bind, host, protocol, true), Err(Errno::ADDRINUSE));
+        if is_held(&lock_of(&folder, protocol, host)) || is_listened_on() {
+            return Err(VmError::PortTaken { port: host, bind, protocol: protocol.name() });
+        }
+    }
+    Ok(())
+}
+
+fn is_held(lock: &PathBuf) -> bool {
+    let file = state::open_plain(File::options().read(true), lock);
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// The ports that other runs hold, whether or not their QEMU listens yet.
 pub(crate) fn held(state: &StateDir) -> Vec<u16> {
     let files = fs::read_dir(state.ports()).into_iter().flatten().flatten();
-    let held = |path: &PathBuf| {
-        let file = state::open_plain(File::options().read(true), path);
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
-    };
     let port = |path: PathBuf| path.extension()?.to_str()?.parse().ok();
-    files.map(|file| file.path()).filter(held).filter_map(port).collect()
+    files.map(|file| file.path()).filter(is_held).filter_map(port).collect()
 }
 
 fn take(folder: &Path, forward: &Forward) -> Result<PortLease, VmError> {
@@ -128,7 +143,7 @@ fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(PortLea
 
 /// A port's lock, unless another run holds it. The file is empty and stays: there are no more of them than ports.
 fn lock(folder: &Path, protocol: Protocol, port: u16) -> Result<Option<File>, VmError> {
-    let path = folder.join(format!("{}.{port}", protocol.name()));
+    let path = lock_of(folder, protocol, port);
     let file = state::open_to_append(&path).map_err(io_error("open", &path))?;
     // A run that looks which ports are held holds each lock for a moment itself; only a longer hold is a run's own.
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
@@ -139,6 +154,10 @@ fn lock(folder: &Path, protocol: Protocol, port: u16) -> Result<Option<File>, Vm
         }
     }
     Ok(None)
+}
+
+fn lock_of(folder: &Path, protocol: Protocol, port: u16) -> PathBuf {
+    folder.join(format!("{}.{port}", protocol.name()))
 }
 
 fn port_of(socket: &OwnedFd) -> io::Result<u16> {

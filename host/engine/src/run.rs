@@ -33,6 +33,7 @@ use crate::{
     order::Order,
     overlays::KeptOverlay,
     ports::{self, Reserved},
+    refusal::Understood,
     turn::Turn,
     vm::Vm,
 };
@@ -44,37 +45,38 @@ impl Engine {
     /// # Errors
     /// Where the job is not understood, is refused, cannot be run, or its image not be had.
     pub async fn start(&self, order: Order, context: &Context) -> Result<Vm, EngineError> {
-        let mut secrets = Secrets::default();
-        let started = Box::pin(stages(self, order, context, &mut secrets)).await;
-        started.map_err(|failure| failure.without(&secrets))
+        let mut understood = Understood::default();
+        let start = Start::new(self, order, context);
+        match Box::pin(stages(&start, &mut understood)).await {
+            Ok(vm) => Ok(vm),
+            Err(failure) => {
+                understood.refused(self, &start.generation, &failure).await;
+                Err(failure.without(&understood.secrets))
+            }
+        }
     }
 }
 
-async fn stages(
-    engine: &Engine,
-    order: Order,
-    context: &Context,
-    secrets: &mut Secrets,
-) -> Result<Vm, Failure> {
-    let start = Start::new(engine, order, context);
+async fn stages(start: &Start, understood: &mut Understood) -> Result<Vm, Failure> {
+    let Start { engine, context, .. } = start;
     let mut turn = start.turn().await?;
     engine.recover().await;
     let fingerprint = engine.fingerprint(context).await?;
     start.keep(&fingerprint).await?;
     let decision = start.deciding(&fingerprint);
-    let mut approved = decision.make(None, secrets).await?;
+    let mut approved = decision.make(None, understood).await?;
     if approved.task().image.checksum.is_indirect() {
         // Policies go by the image's own digest too, which is known only now.
         let resolved = Box::pin(start.resolve(approved.task()));
         let (sha256, again) = start.between_turns(turn, resolved).await?;
         turn = again;
-        approved = decision.make(Some(approved.task().with_image(sha256)), secrets).await?;
+        approved = decision.make(Some(approved.task().with_image(sha256)), understood).await?;
     }
     if start.order.ready_check && approved.task().ready.is_none() {
         let why = "the job has no ready check that --wait-ready could wait for: config.ready";
         return Err(Failure::Usage(why.into()));
     }
-    let admitted = start.admit(approved, fingerprint, secrets).await?;
+    let admitted = start.admit(approved, fingerprint, &understood.secrets).await?;
     let (image, turn) = match admitted.stored.clone() {
         Some(stored) => (stored, turn),
         None => start.between_turns(turn, Box::pin(start.fetch(admitted.task()))).await?,

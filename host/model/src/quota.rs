@@ -37,7 +37,7 @@ impl Add for Usage {
 }
 
 /// `quota`: what is absent has no bound but the host's own.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quota {
     /// VMs.

@@ -56,7 +56,7 @@ pub use log::{Level, LogLine};
 pub use masked::masked;
 pub use module::read as read_file;
 pub use module::{About, Facts, Inspection};
-pub use record::{Dropped, Input, Outcome, Record};
+pub use record::{Dropped, Input, NotLaunched, Outcome, Record};
 pub use sandbox::Cost;
 pub use signature::{PublicKey, Signature, Signers};
 

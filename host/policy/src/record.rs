@@ -24,6 +24,9 @@ pub struct Record {
     pub input_sha256: Sha256,
     /// Who said what.
     pub decision: Decision,
+    /// What kept it from being launched, where that was allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_launched: Option<NotLaunched>,
     /// Why there was none, where a policy failed or none was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -63,6 +66,15 @@ impl Input {
     }
 }
 
+/// What kept an allowed task from being launched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotLaunched {
+    /// Its name: the quota that was used up, the host's ports, the image's checksum, …
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// A task's notes and arguments that are too long for the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dropped {
@@ -88,9 +100,22 @@ pub enum Outcome {
     Interrupted,
     /// It could not be decided, for no fault of a policy's.
     Undecided,
+    /// It was allowed, as a record before this has it, and what its launch needs could not be had.
+    NotLaunched,
 }
 
 impl Outcome {
+    /// All there are.
+    pub const ALL: [Self; 7] = [
+        Self::Allowed,
+        Self::Denied,
+        Self::CannotRun,
+        Self::Failed,
+        Self::Interrupted,
+        Self::Undecided,
+        Self::NotLaunched,
+    ];
+
     /// Its name in output.
     pub fn name(self) -> &'static str {
         match self {
@@ -100,6 +125,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::Interrupted => "interrupted",
             Self::Undecided => "undecided",
+            Self::NotLaunched => "not launched",
         }
     }
 }
@@ -131,19 +157,25 @@ impl Record {
     /// What was decided about a request, secrets masked.
     pub fn of(request: Request, verdict: &Verdict, masks: &Masks) -> Self {
         let error = verdict.error().map(ToString::to_string);
-        let ended =
-            Ended { outcome: verdict.outcome(), decision: verdict.decision().clone(), error };
-        Self::new(request.into(), ended, masks)
+        let (outcome, decision) = (verdict.outcome(), verdict.decision().clone());
+        Self::new(request.into(), Ended { outcome, decision, error, not_launched: None }, masks)
+    }
+
+    /// An allowed task that was not launched.
+    pub fn not_launched(input: Input, decision: Decision, why: NotLaunched, masks: &Masks) -> Self {
+        let (outcome, not_launched) = (Outcome::NotLaunched, Some(why));
+        Self::new(input, Ended { outcome, decision, error: None, not_launched }, masks)
     }
 
     /// An input that no verdict was reached about.
     pub fn undecided(input: Input, outcome: Outcome, error: String, masks: &Masks) -> Self {
         let decision = Decision::none(&input.task);
-        Self::new(input, Ended { outcome, decision, error: Some(error) }, masks)
+        let (error, not_launched) = (Some(error), None);
+        Self::new(input, Ended { outcome, decision, error, not_launched }, masks)
     }
 
     fn new(mut input: Input, ended: Ended, masks: &Masks) -> Self {
-        let Ended { outcome, decision, error } = ended;
+        let Ended { outcome, decision, error, not_launched } = ended;
         let secrets = masks.mask(&mut input.task);
         // The digest is of the masked input: from a digest of a short secret, a reader could find the secret by trying them all.
         let input_sha256 = input.digest();
@@ -155,6 +187,10 @@ impl Record {
             input_sha256,
             decision: masked(&secrets, decision),
             error: error.map(|error| secrets.without(&error)),
+            not_launched: not_launched.map(|NotLaunched { by, reason }| NotLaunched {
+                by,
+                reason: secrets.without(&reason),
+            }),
             masked: secrets.places().to_vec(),
             dropped,
         }
@@ -195,6 +231,7 @@ impl Record {
         match (self.outcome, host) {
             (Outcome::Interrupted, _) => Err("it was interrupted before it was decided".into()),
             (Outcome::Undecided, _) => Err("it was not decided".into()),
+            (Outcome::NotLaunched, _) => Err("it was decided before".into()),
             (_, None) => Err("it has no facts about its host".into()),
             (_, Some(host)) => Ok(Request { task, host, rules, time }),
         }
@@ -206,6 +243,7 @@ struct Ended {
     outcome: Outcome,
     decision: Decision,
     error: Option<String>,
+    not_launched: Option<NotLaunched>,
 }
 
 /// Takes what can be long out of a task whose record would be too long. What is left has bounds of its own.

@@ -4,6 +4,7 @@ mod run;
 mod image;
 mod overlay;
 mod config;
+mod decisions;
 mod policy;
 mod trial;
 mod trust;
@@ -17,9 +18,10 @@ use clap_complete::Shell;
 use crate::outcome::Exit;
 
 pub use config::ConfigCommand;
+pub use decisions::DecisionsArgs;
 pub use image::{
-    Age, GcArgs, ImageCommand, ImagePathArgs, InspectImageArgs, PullImageArgs, RemoveImageArgs,
-    VerifyImageArgs,
+    Age, GcArgs, ImageCommand, ImagePathArgs, ImportImageArgs, InspectImageArgs, PullImageArgs,
+    RemoveImageArgs, VerifyImageArgs,
 };
 pub use overlay::{OverlayCommand, RemoveOverlayArgs};
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
@@ -86,6 +88,13 @@ pub enum Command {
     #[command(flatten)]
     /// About VMs.
     Vm(VmCommand),
+    /// Say what tenants take of this host, and what they may take
+    #[command(
+        after_help = "A tenant a line: used of allowed. DISK is what guests may write and what kept overlays take, IMAGES what fetched\nimages and unfinished downloads take. What has no bound but the host's own is of any."
+    )]
+    Quota(OfTenant),
+    /// List what was decided, the latest first, or say one decision in full
+    Decisions(DecisionsArgs),
     /// Say what QEMU and this host can do
     Fingerprint,
     /// Say what this host lacks, and what would mend it

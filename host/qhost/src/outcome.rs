@@ -180,6 +180,9 @@ pub struct ErrorReport {
     /// Why, each cause under the one before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
+    /// What refused it: a policy, a quota, the host's ports, the image's checksum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused_by: Option<String>,
     /// The problems of a job file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
@@ -192,6 +195,7 @@ impl ErrorReport {
         Self {
             message: error.to_string(),
             causes: causes.map(ToString::to_string).collect(),
+            refused_by: None,
             problems: problems.to_vec(),
         }
     }
@@ -235,11 +239,9 @@ impl fmt::Display for Report {
         match (self.outcome, &self.task, &self.decision) {
             (Exit::Denied, Some(task), Some(decision)) => {
                 let name = printable::line(&task.name, 40);
-                writeln!(
-                    f,
-                    "{RED}denied{PLAIN}    {name}: refused by {}",
-                    decision.refused_by().join(", ")
-                )
+                let by = self.error.as_ref().and_then(|error| error.refused_by.clone());
+                let by = by.unwrap_or_else(|| decision.refused_by().join(", "));
+                writeln!(f, "{RED}denied{PLAIN}    {name}: refused by {by}")
             }
             (Exit::CannotRun, Some(task), Some(_)) if self.error.is_none() => {
                 let name = printable::line(&task.name, 40);

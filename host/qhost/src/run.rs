@@ -3,10 +3,12 @@
 mod author;
 mod commands;
 mod config;
+mod decisions;
 mod error;
 mod images;
 mod overlays;
 mod plan;
+mod quotas;
 mod replay;
 mod show;
 mod sources;
@@ -44,6 +46,8 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
         Command::Vm(command) => wait(&shared, vms::command(&shared, &command)),
         Command::Doctor => wait(&shared, commands::doctor(&shared)),
+        Command::Decisions(args) => decisions::decisions(&shared, &args),
+        Command::Quota(of) => wait(&shared, quotas::quotas(&shared, &of)),
         Command::Fingerprint => wait(&shared, commands::fingerprint(&shared)),
         Command::Job(JobCommand::Schema) => commands::job_schema(),
         Command::Config(command) => config::config(&shared, &command),

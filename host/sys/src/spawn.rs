@@ -120,6 +120,18 @@ pub fn close_from(first: RawFd) -> io::Result<()> {
     }
 }
 
+/// Whether a VM's supervisor can be started.
+///
+/// # Errors
+/// Where its program is not there: the program, and why.
+pub fn has_supervisor() -> Result<(), (PathBuf, io::Error)> {
+    let program = supervisor_program().map_err(|error| (THIS_PROGRAM.into(), error))?;
+    match fs::metadata(&program) {
+        Ok(_) => Ok(()),
+        Err(error) => Err((program, error)),
+    }
+}
+
 /// The supervisor's program that was given, or `qhost-supervisor` beside `qhost`.
 pub fn supervisor_program() -> io::Result<PathBuf> {
     if let Some(programs) = PROGRAMS.get() {

@@ -258,6 +258,7 @@ impl VmDir {
             task: self.task.clone(),
             tenant: self.tenant.clone(),
             event: event.to_owned(),
+            by: None,
             reason,
         };
         if let Some(state) = self.path.ancestors().nth(2) {

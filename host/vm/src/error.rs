@@ -84,8 +84,10 @@ pub enum VmError {
         reason: String,
     },
     /// It would be more than its tenant, or all, may have.
-    #[error("{reason}")]
+    #[error("refused by {key}: {reason}")]
     Quota {
+        /// The quota, as the configuration has it: `tenants.acme.quota.vms`.
+        key: String,
         /// How much of what, and what to do.
         reason: String,
         /// Whether it is all tenants' together.

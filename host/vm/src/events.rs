@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use qhost_model::{digest::Sha256, name::is_name};
+use qhost_model::{digest::Sha256, job::Task, name::is_name};
 use qhost_sys::state;
 
 use crate::limits;
@@ -21,27 +21,44 @@ use crate::limits;
 const ENDING: &str = ".jsonl";
 const OLD_ENDING: &str = ".jsonl.1";
 
-/// Something that happened to a VM.
+/// Something that happened to a VM, or to a task that got none.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Event {
     /// When.
     pub at: Timestamp,
-    /// The VM's id.
+    /// The VM's id; empty where none was made.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub vm: String,
     /// The task's name.
     pub task: String,
     /// Whose it is.
     pub tenant: String,
-    /// What: a state that began, or `ready`, `adopted`, `removed`.
+    /// What: a state that began, or `ready`, `adopted`, `removed`, `refused`.
     pub event: String,
+    /// By what it was refused: a policy, a quota, the host's ports, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// Why, where that is not plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 impl Event {
+    /// A task was refused, and got no VM.
+    pub fn refused(task: &Task, by: &str, reason: &str) -> Self {
+        Self {
+            at: Timestamp::now(),
+            vm: String::new(),
+            task: task.name.clone(),
+            tenant: task.tenant.clone(),
+            event: "refused".into(),
+            by: Some(by.into()),
+            reason: Some(reason.chars().take(limits::EVENT_REASON_CHARS).collect()),
+        }
+    }
+
     /// Writes it down. On a full disk it is not, and the VM goes on all the same.
-    pub(super) fn append(&self, state: &Path) {
+    pub fn append(&self, state: &Path) {
         if let Err(error) = self.try_append(state) {
             tracing::warn!(%error, "an event was not written");
         }
@@ -199,6 +216,7 @@ mod tests {
             task: "t".into(),
             tenant: tenant.into(),
             event: "running".into(),
+            by: None,
             reason,
         }
     }

@@ -64,6 +64,8 @@ pub const DRAIN: Duration = Duration::from_secs(2);
 
 /// Events of a tenant's VMs in bytes before a new file is begun; one older one is kept.
 pub const EVENTS_BYTES: u64 = 4 << 20;
+/// Why a task was refused, as an event has it, in characters; the log of decisions has it whole.
+pub const EVENT_REASON_CHARS: usize = 2000;
 
 // Asking supervisors.
 

@@ -90,7 +90,17 @@ impl Ports {
 fn tried(qhost: Qhost, ports: &Ports, deeds: &[&str], config: Value) -> String {
     let deeds: Vec<String> = deeds.iter().map(|deed| ports.fill_in(deed)).collect();
     let caged = Caged::with(qhost, &deeds.iter().map(String::as_str).collect::<Vec<_>>(), config);
-    let job = caged.qhost.folder().join("job.json").display().to_string();
+    // Its VM has the ports, so that a plan with them would say that they are taken.
+    let job = fs::read_to_string(caged.qhost.folder().join("job.json")).unwrap();
+    let mut job: Value = serde_json::from_str(&job).unwrap();
+    for port in
+        job["config"]["port_map"].as_object_mut().into_iter().flat_map(|map| map.values_mut())
+    {
+        if let Some(port) = port.as_object_mut() {
+            port.remove("host");
+        }
+    }
+    let job = caged.qhost.file("plan.json", job.to_string());
     let plan = caged.qhost.run(&["plan", &job]).exits(0).stdout;
     let cage = plan.lines().find(|line| line.starts_with("cage ")).unwrap().to_owned();
     let said = caged.said();

@@ -126,6 +126,11 @@ impl Config {
         Ok(host.chain(own.iter().filter_map(of(Layer::Tenant))).collect())
     }
 
+    /// The tenants that are configured, by name.
+    pub fn tenants(&self) -> impl Iterator<Item = String> {
+        self.tenants.keys().cloned()
+    }
+
     /// Whether it is one of several, which the configuration names.
     pub fn has_tenant(&self, tenant: &str) -> bool {
         self.tenants.contains_key(tenant)

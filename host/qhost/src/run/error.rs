@@ -111,6 +111,11 @@ impl RunError {
         Exit::of(self.kind())
     }
 
+    /// What refused an order.
+    pub fn refused_by(&self) -> Option<String> {
+        if let Self::Engine(error) = self { error.refused_by().map(str::to_owned) } else { None }
+    }
+
     /// The problems of a job file, where that is what it is about.
     pub fn problems(&self) -> &[Problem] {
         if let Self::Engine(error) = self { error.problems() } else { &[] }
@@ -135,7 +140,8 @@ impl Report {
     /// Takes an error in. A decision against the task is no error beside it.
     pub(super) fn fail(&mut self, error: &RunError) -> Exit {
         if !matches!(error, RunError::Engine(error) if error.verdict().is_some()) {
-            self.error = Some(ErrorReport::new(error, error.problems()));
+            let shown = ErrorReport::new(error, error.problems());
+            self.error = Some(ErrorReport { refused_by: error.refused_by(), ..shown });
         }
         error.exit()
     }

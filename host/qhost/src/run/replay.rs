@@ -189,6 +189,10 @@ impl Replay {
         record: Record,
         chains: &mut Chains<'_>,
     ) -> Result<(), RunError> {
+        // The decision itself is in a record before it.
+        if record.outcome == Outcome::NotLaunched {
+            return Ok(());
+        }
         self.records += 1;
         let task = &record.input.task;
         match record.request() {

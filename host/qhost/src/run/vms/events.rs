@@ -37,10 +37,12 @@ pub(super) async fn events(
 }
 
 fn line(event: &Event) -> String {
-    let Event { at, vm, task, tenant, event, reason } = event;
+    let Event { at, vm, task, tenant, event, by, reason } = event;
     let shown = |text: &str, most| printable::line(text, most).to_string();
     let reason = reason.as_deref().map(|reason| shown(reason, 300)).unwrap_or_default();
     let (task, tenant) = (shown(task, 40), shown(tenant, 40));
-    let text = format!("{at:.3}  {:<9}  {vm}  {tenant}/{task}  {reason}", shown(event, 40));
+    let vm = if vm.is_empty() { "-" } else { vm };
+    let by = by.as_deref().map(|by| format!("by {}: ", shown(by, 120))).unwrap_or_default();
+    let text = format!("{at:.3}  {:<9}  {vm}  {tenant}/{task}  {by}{reason}", shown(event, 40));
     show::one_line(text.trim_end()) + "\n"
 }

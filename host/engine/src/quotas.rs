@@ -1,0 +1,74 @@
+//! What all tenants and each take of this host, beside what they may take.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use qhost_model::quota::{Quota, Usage};
+use qhost_vm::list;
+
+use crate::{
+    engine::{Engine, blocking},
+    error::EngineError,
+    overlays::{self, Owner},
+};
+
+/// What is taken of a quota.
+#[derive(Debug, Clone, Serialize)]
+pub struct QuotaUsage {
+    /// Whose it is; absent: all tenants' together.
+    pub tenant: Option<String>,
+    /// What VMs take, those that are about to start among them; of disks, what kept overlays take besides that no VM has.
+    pub used: Usage,
+    /// What fetched images and unfinished downloads take of the disk, in bytes.
+    pub image_bytes: u64,
+    /// What may be taken; absent: no bound.
+    pub quota: Quota,
+}
+
+impl Engine {
+    /// What is taken and what may be: of all tenants together first, then of each that is configured or has something here.
+    ///
+    /// # Errors
+    /// Where overlays or images cannot be read.
+    pub async fn quotas(&self) -> Result<Vec<QuotaUsage>, EngineError> {
+        let engine = self.clone();
+        let quotas = blocking(move || {
+            let (state, config) = (engine.state(), engine.config());
+            let vms = list::running(state);
+            let overlays = overlays::unused(state, &vms, &Owner::default())?;
+            let (images, unfinished) = (engine.images().list()?, engine.images().unfinished()?);
+            // An operator's images are no tenant's.
+            let images: Vec<_> = images
+                .into_iter()
+                .map(|image| (image.record.tenant, image.disk_usage))
+                .chain(unfinished.into_iter().map(|one| (one.tenant, one.disk_usage)))
+                .collect();
+            let tenants: BTreeSet<String> = config
+                .tenants()
+                .chain(vms.iter().map(|vm| vm.tenant.clone()))
+                .chain(overlays.iter().map(|one| one.of.tenant.clone()))
+                .chain(images.iter().filter_map(|(tenant, _)| tenant.clone()))
+                .collect();
+            let of = |tenant: Option<String>, quota: Quota| {
+                let is_meant = |whose: &str| tenant.as_deref().is_none_or(|only| only == whose);
+                let vms = vms.iter().filter(|vm| is_meant(&vm.tenant));
+                let mut used = vms.fold(Usage::default(), |sum, vm| sum + vm.reserved);
+                let kept = overlays.iter().filter(|one| is_meant(&one.of.tenant));
+                used.disk_bytes =
+                    kept.fold(used.disk_bytes, |sum, one| sum.saturating_add(one.disk_usage));
+                let images =
+                    images.iter().filter(|(whose, _)| tenant.is_none() || *whose == tenant);
+                let image_bytes = images.map(|(_, bytes)| bytes).sum();
+                QuotaUsage { tenant: tenant.clone(), used, image_bytes, quota }
+            };
+            let all = of(None, config.host_quota().clone());
+            let each = tenants.into_iter().map(|tenant| {
+                let quota = config.terms(&tenant).tenant;
+                of(Some(tenant), quota)
+            });
+            Ok(std::iter::once(all).chain(each).collect())
+        });
+        Ok(quotas.await?)
+    }
+}

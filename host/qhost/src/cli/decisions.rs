@@ -1,0 +1,51 @@
+//! `qhost decisions`
+
+use clap::Args;
+
+use qhost_policy::Outcome;
+
+use super::{OfTenant, vm::Since};
+
+/// `qhost decisions`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost decisions --since 2h --outcome denied
+  qhost decisions --tenant acme --policy limits --all
+  qhost decisions 3f9a0c21            this decision in full
+
+What was allowed and could not be launched has a line of its own, not-launched, which says why.")]
+pub struct DecisionsArgs {
+    /// The beginning of a decision's id: that decision in full
+    #[arg(value_name = "ID")]
+    pub id: Option<String>,
+    #[command(flatten)]
+    /// Whose.
+    pub of: OfTenant,
+    /// Only those about this task, or this job
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// Only those that this policy was asked about
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<String>,
+    /// Only those that ended so: allowed, denied, cannot-run, failed, interrupted, undecided, not-launched
+    #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
+    pub outcome: Option<Outcome>,
+    /// Only those since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+    /// How many, the latest
+    #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 20, conflicts_with = "all")]
+    pub tail: usize,
+    /// As many as there are
+    #[arg(long)]
+    pub all: bool,
+}
+
+fn outcome(text: &str) -> Result<Outcome, String> {
+    let named = |outcome: &Outcome| outcome.name().replace(' ', "-") == text;
+    let known = || {
+        let names: Vec<_> = Outcome::ALL.iter().map(|one| one.name().replace(' ', "-")).collect();
+        format!("expected one of {}", names.join(", "))
+    };
+    Outcome::ALL.into_iter().find(named).ok_or_else(known)
+}

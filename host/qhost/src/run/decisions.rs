@@ -1,0 +1,185 @@
+//! `qhost decisions`: what was decided, and why.
+
+use std::io::ErrorKind;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+
+use qhost_model::{digest::Sha256, printable};
+use qhost_policy::{Input, NotLaunched, Outcome, Record};
+
+use super::{RunError, engine, images::ago, show};
+use crate::{
+    cli::{DecisionsArgs, Shared},
+    outcome::{Exit, Shown},
+};
+
+/// A recorded decision.
+#[derive(Serialize)]
+struct Recorded {
+    /// The digest of its line, by which it is named.
+    id: Sha256,
+    #[serde(flatten)]
+    record: Record,
+}
+
+pub(super) fn decisions(shared: &Shared, args: &DecisionsArgs) -> Exit {
+    match told(shared, args) {
+        Ok(exit) => exit,
+        Err(error) => show::failure(shared, &error),
+    }
+}
+
+fn told(shared: &Shared, args: &DecisionsArgs) -> Result<Exit, RunError> {
+    let log = engine(shared)?.decisions().folder;
+    let unreadable = |source| RunError::Log { path: log.clone(), source };
+    let lines = match qhost_policy::lines(&log) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        lines => Some(lines.map_err(unreadable)?),
+    };
+    let (mut found, mut unread) = (vec![], 0);
+    for line in lines.into_iter().flatten() {
+        let (_, _, text) = line.map_err(unreadable)?;
+        match Record::parse(&text) {
+            Ok(record) => {
+                let id = Sha256::of(text.as_bytes());
+                let decision = Recorded { id, record };
+                if decision.is_meant(args) {
+                    found.push(decision);
+                }
+            }
+            Err(_) => unread += 1,
+        }
+    }
+    if unread > 0 {
+        tracing::warn!(
+            lines = unread,
+            "not all of the log of decisions is records; qhost policy replay says which is not"
+        );
+    }
+    found.sort_by_key(|one| std::cmp::Reverse(one.record.input.time));
+    if let Some(id) = &args.id {
+        return one(shared, found, id);
+    }
+    if !args.all {
+        found.truncate(args.tail);
+    }
+    if shared.json {
+        show::print(&show::json(&json!({ "decisions": found })));
+    } else {
+        show::print(&table(&found));
+    }
+    Ok(Exit::Done)
+}
+
+/// The only one whose id begins like this.
+fn one(shared: &Shared, mut found: Vec<Recorded>, id: &str) -> Result<Exit, RunError> {
+    let shown = printable::line(id, 80);
+    let text = match (found.pop(), found.len()) {
+        (Some(only), 0) if shared.json => show::json(&only),
+        (Some(only), 0) => only.in_full(),
+        (None, _) => {
+            let none = format!("no decision's id begins with {shown}; see qhost decisions --all");
+            return Err(RunError::Usage(none));
+        }
+        (Some(_), more) => {
+            let several =
+                format!("the ids of {} decisions begin with {shown}; give more of it", more + 1);
+            return Err(RunError::Usage(several));
+        }
+    };
+    show::tell(&text);
+    Ok(Exit::Done)
+}
+
+impl Recorded {
+    fn is_meant(&self, args: &DecisionsArgs) -> bool {
+        let Record { outcome, input: Input { task, time, .. }, decision, .. } = &self.record;
+        let is = |wanted: &Option<String>, any: &[&str]| {
+            wanted.as_deref().is_none_or(|wanted| any.contains(&wanted))
+        };
+        let policies: Vec<_> = decision.policies.iter().map(|one| one.name.as_str()).collect();
+        args.id.as_ref().is_none_or(|id| self.id.to_string().starts_with(id.as_str()))
+            && args.of.includes(&task.tenant)
+            && is(&args.task, &[&task.name, &task.job])
+            && is(&args.policy, &policies)
+            && args.outcome.is_none_or(|wanted| wanted == *outcome)
+            && args.since.is_none_or(|since| *time >= since.0)
+    }
+
+    /// By what it was refused, and why.
+    fn why(&self) -> (String, String) {
+        let Record { outcome, decision, error, not_launched, .. } = &self.record;
+        if let Some(NotLaunched { by, reason }) = not_launched {
+            return (by.clone(), reason.clone());
+        }
+        if *outcome == Outcome::Allowed {
+            return Default::default();
+        }
+        let of_policies = decision.policies.iter().filter(|one| one.refuses());
+        let violations =
+            of_policies.flat_map(|one| &one.violations).chain(&decision.host.violations);
+        let said = violations.map(|violation| violation.message.clone()).next();
+        let why = error.clone().or(said).unwrap_or_default();
+        (decision.refused_by().join(", "), why)
+    }
+
+    fn in_full(&self) -> String {
+        let Record { outcome, input, decision, error, not_launched, masked, .. } = &self.record;
+        let Input { task, time, .. } = input;
+        let shown = |text: &str| printable::line(text, 300).to_string();
+        let mut text = format!(
+            "decision  {}\ntime      {time:.3}, {}\noutcome   {}\ntenant    {}\njob       {}\ntask      {}\nimage     {}\nchecksum  {}\n{}",
+            self.id,
+            ago(*time),
+            outcome.name(),
+            shown(&task.tenant),
+            shown(&task.job),
+            shown(&task.name),
+            shown(&qhost_image::shown(&task.image.source)),
+            task.image.checksum.digest(),
+            Shown(decision),
+        );
+        if let Some(NotLaunched { by, reason }) = not_launched {
+            text += &format!("refused   by {}: {}\n", shown(by), shown(reason));
+        }
+        if let Some(error) = error {
+            text += &format!("error     {}\n", shown(error));
+        }
+        if !masked.is_empty() {
+            text += &format!("masked    {}\n", shown(&masked.join(", ")));
+        }
+        text
+    }
+}
+
+fn table(found: &[Recorded]) -> String {
+    let mut rows = vec![["ID", "WHEN", "OUTCOME", "TASK", "BY", "WHY"].map(str::to_owned)];
+    rows.extend(found.iter().map(|one| {
+        let Record { outcome, input: Input { task, time, .. }, .. } = &one.record;
+        let (by, why) = one.why();
+        let shown = |text: &str, most| printable::line(text, most).to_string();
+        [
+            one.id.to_string().chars().take(8).collect(),
+            since(*time),
+            outcome.name().to_owned(),
+            format!("{}/{}", shown(&task.tenant, 40), shown(&task.name, 40)),
+            shown(&by, 60),
+            shown(&why, 200),
+        ]
+    }));
+    show::table(&rows)
+}
+
+/// How long ago, as short as it can be said.
+fn since(time: Timestamp) -> String {
+    let seconds = Timestamp::now().duration_since(time).as_secs().max(0);
+    let (number, unit) = match seconds {
+        0..60 => (seconds, "s"),
+        60..3600 => (seconds / 60, "m"),
+        3600..86_400 => (seconds / 3600, "h"),
+        _ => (seconds / 86_400, "d"),
+    };
+    format!("{number}{unit}")
+}
