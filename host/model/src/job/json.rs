@@ -20,6 +20,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Value, Problems), serde_json::Error
     Ok((value, place.duplicates))
 }
 
+/// The whole number that a float is: a Nomad agent writes each number of `Config` as one, 8080 as `8080.0`. From 2^53 on floats stand for
+/// several whole numbers.
+fn whole(value: f64) -> Option<i64> {
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    let is_whole = value.fract() == 0.0 && value.abs() < EXACT;
+    is_whole.then_some(value as i64)
+}
+
 /// Where the parser is. The pointer is built only for a fault: most values have none.
 struct Place {
     path: RefCell<Vec<String>>,
@@ -80,6 +88,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        if let Some(whole) = whole(value) {
+            return Ok(whole.into());
+        }
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
     }
 

@@ -179,7 +179,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "Guest ports by label. In qhost's own form the host picks host ports that are not given."
+                    "description": "Guest ports by label, or objects with guest and protocol, tcp unless it is udp. In qhost's own form the host picks host ports that are not given."
                 })
             },
         },

@@ -100,10 +100,12 @@ fn mapped_by_label(port_map: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Ve
         }
         for (label, cursor) in block.entries() {
             let known = declared.iter().find(|port| port.label == label);
-            match (known, port(&cursor)) {
-                (Some(declared), Some(guest)) => ports.push(request(declared, guest)),
-                (Some(_), None) => sound = false,
-                (None, _) => {
+            match known {
+                Some(declared) => match mapped_request(declared, cursor) {
+                    Some(port) => ports.push(port),
+                    None => sound = false,
+                },
+                None => {
                     sound = false;
                     let expected = match labels.as_slice() {
                         [] => {
@@ -124,6 +126,25 @@ fn mapped_by_label(port_map: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Ve
     let rest: Vec<_> = rest.filter_map(|port| Some(request(port, port.to?))).collect();
     ports.extend(rest);
     sound.then_some(ports)
+}
+
+/// A guest port, or an object that says its transport too: Nomad has no word for that, and its driver forwards both.
+fn mapped_request(declared: &Declared<'_>, cursor: Cursor<'_>) -> Option<PortRequest> {
+    if !cursor.value().is_object() {
+        return Some(request(declared, port(&cursor)?));
+    }
+    let object = cursor.object(&["guest", "protocol"])?;
+    let guest = object.required("guest", "the port that listens in the guest");
+    let guest = guest.and_then(|guest| port(&guest));
+    let protocol = protocol(&object);
+    Some(PortRequest { protocol: protocol?, ..request(declared, guest?) })
+}
+
+fn protocol(object: &Object<'_>) -> Option<Protocol> {
+    match object.optional("protocol") {
+        Some(protocol) => protocol.word(Protocol::ALL, Protocol::name),
+        None => Some(Protocol::Tcp),
+    }
 }
 
 /// HCL blocks arrive as a list of maps, JSON as one map.
@@ -152,7 +173,7 @@ fn mapped(port_map: Cursor<'_>) -> Option<Vec<PortRequest>> {
 
 fn own_request(label: &str, cursor: Cursor<'_>) -> Option<PortRequest> {
     let label = checked_label(label, &cursor);
-    if cursor.value().is_u64() {
+    if cursor.value().is_u64() || digits(&cursor).is_some() {
         let guest = port(&cursor)?;
         return Some(PortRequest { label: label?, guest, host: None, protocol: Protocol::Tcp });
     }
@@ -163,10 +184,7 @@ fn own_request(label: &str, cursor: Cursor<'_>) -> Option<PortRequest> {
     let guest = object.required("guest", "the port that listens in the guest");
     let guest = guest.and_then(|guest| port(&guest));
     let host = optional(object.optional("host"), |host| port(&host));
-    let protocol = optional(object.optional("protocol"), |protocol| {
-        protocol.word(Protocol::ALL, Protocol::name)
-    });
-    let protocol = protocol.map(|protocol| protocol.unwrap_or(Protocol::Tcp));
+    let protocol = protocol(&object);
     Some(PortRequest { label: label?, guest: guest?, host: host?, protocol: protocol? })
 }
 
@@ -186,7 +204,7 @@ fn by_declaration(declared: &[Declared<'_>]) -> Option<Vec<PortRequest>> {
         Some(guest) => Some(request(port, guest)),
         None => port.here.fault(
             format!("the port {} without a guest port", port.label),
-            "To, the port that listens in the guest; or the label in config's port_map",
+            "To, the port that listens in the guest; or the label in config's port_map; -1 says it where the host's port is reserved",
         ),
     });
     let ports: Vec<_> = each.collect();
@@ -235,8 +253,18 @@ pub(crate) fn checked_label(label: &str, cursor: &Cursor<'_>) -> Option<String> 
     }
 }
 
+/// A port, which HCL's variables and Nomad's driver have as a text too.
 pub(crate) fn port(cursor: &Cursor<'_>) -> Option<u16> {
-    cursor.number(1..=u16::MAX, "a port")
+    let text = digits(cursor).and_then(|text| text.parse().ok());
+    match text.filter(|port| *port != 0) {
+        Some(port) => Some(port),
+        None => cursor.number(1..=u16::MAX, "a port"),
+    }
+}
+
+fn digits<'a>(cursor: &Cursor<'a>) -> Option<&'a str> {
+    let text = cursor.value().as_str()?;
+    text.bytes().all(|byte| byte.is_ascii_digit()).then_some(text)
 }
 
 fn numbers(cursor: &Cursor<'_>) -> Option<Vec<u16>> {
