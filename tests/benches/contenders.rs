@@ -43,7 +43,9 @@ pub(crate) fn request() -> Request {
     Request {
         task: Task {
             restart: qhost_model::job::Restart::default(),
+            grace_s: None,
             ready: None,
+            not_looked_at: vec![],
             tenant: "acme".into(),
             job: "web".into(),
             name: "web".into(),

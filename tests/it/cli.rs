@@ -36,7 +36,7 @@ fn wrong_usage_is_exit_2() {
     let limits = policy("limits");
     let limits = limits.to_str().unwrap();
     for (args, says) in [
-        (vec!["run"], "JOB.json"),
+        (vec!["run"], "<JOB>"),
         (vec!["run", "--grace", "9999", &job], "3600"),
         (vec!["run", "--tenant", "a b", &job], "1 to 64 letters"),
         (vec!["run", "--policy", "bad name.wasm", &job], "write NAME=FILE"),

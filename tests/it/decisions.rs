@@ -169,7 +169,9 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
     Request {
         task: Task {
             restart: Restart::default(),
+            grace_s: None,
             ready: None,
+            not_looked_at: vec![],
             tenant: tenant.into(),
             job: format!("job-{}", index / 10),
             name: format!("task-{index}"),

@@ -6,8 +6,6 @@ use ipnet::IpNet;
 
 use qhost_policy::Source;
 
-use crate::limits;
-
 /// A VM that is to be started, or planned.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -23,8 +21,9 @@ pub struct Order {
     pub image_networks: Vec<IpNet>,
     /// Whether the job must have a ready check, which is going to be waited for.
     pub ready_check: bool,
-    /// How long the guest has to power off when it is stopped, in whole seconds.
-    pub grace: Duration,
+    /// How long the guest has to power off when it is stopped, in whole seconds; absent: as the job says, else
+    /// [`limits::STOP_GRACE`](crate::limits::STOP_GRACE).
+    pub grace: Option<Duration>,
 }
 
 /// A job file that was read.
@@ -46,7 +45,7 @@ impl Order {
             policies: vec![],
             image_networks: vec![],
             ready_check: false,
-            grace: limits::STOP_GRACE,
+            grace: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use qhost_cage::{Cage, UIDS, User, UserRange};
@@ -29,6 +30,7 @@ use crate::{
     error::{EngineError, Failure},
     fingerprint::Fingerprint,
     generation::Generation,
+    limits,
     observer::{Context, Observation},
     order::Order,
     overlays::KeptOverlay,
@@ -242,13 +244,13 @@ impl Start {
     /// Hands the VM to a supervisor. From then on it goes on, whatever becomes of this process or of the order.
     async fn launch(&self, provisioned: Provisioned) -> Result<Vm, Failure> {
         let generation = Arc::clone(&self.generation);
-        let grace_s = self.order.grace.as_secs();
+        let grace = self.order.grace;
         let (engine, cancel) = (self.engine.clone(), self.context.cancel.clone());
         let launched = blocking(move || {
             if cancel.is_cancelled() {
                 return Err(Failure::Cancelled);
             }
-            let (vm, spec) = provisioned.launch(&generation, grace_s)?;
+            let (vm, spec) = provisioned.launch(&generation, grace)?;
             engine.images().note_use(spec.image.sha256);
             Ok((vm, spec))
         });
@@ -270,7 +272,11 @@ impl Admitted {
 }
 
 impl Provisioned {
-    fn launch(self, generation: &Generation, grace_s: u64) -> Result<(VmRecord, Spec), Failure> {
+    fn launch(
+        self,
+        generation: &Generation,
+        grace: Option<Duration>,
+    ) -> Result<(VmRecord, Spec), Failure> {
         let Self { admitted, image } = self;
         let Admitted { approved, decision, mut dir, ports, mut overlay, cage, program, stored: _ } =
             admitted;
@@ -301,7 +307,10 @@ impl Provisioned {
             overlay: (image.format() != Format::Iso).then_some(file),
             overlay_bytes: generation.config.overlay.max_bytes,
             disk_bytes: launch.disk_bytes,
-            grace_s,
+            grace_s: grace
+                .map(|grace| grace.as_secs())
+                .or(task.grace_s)
+                .unwrap_or(limits::STOP_GRACE.as_secs()),
             restart: task.restart,
             ready: task.ready.clone(),
             cage,

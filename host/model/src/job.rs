@@ -28,6 +28,7 @@ use block::Form;
 
 pub use error::{JobError, Problem};
 pub use lifecycle::{Ready, ReadyCheck, Restart, RestartWhen};
+pub use nomad::keys::{Keys, OBJECTS as NOMAD_OBJECTS, Treatment};
 pub use rules::check;
 pub use schema::schema;
 
@@ -53,11 +54,17 @@ pub struct Task {
     /// When it is started again after its end.
     #[serde(default, skip_serializing_if = "Restart::is_default")]
     pub restart: Restart,
+    /// How long its guest has to power off when it is stopped, in seconds, where the job says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_s: Option<u64>,
     /// How it is known that its guest is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Ready>,
     /// The job's own notes.
     pub meta: BTreeMap<String, String>,
+    /// The places in a Nomad job's file that only Nomad acts on, as JSON pointers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_looked_at: Vec<String>,
 }
 
 impl Task {

@@ -52,6 +52,10 @@ pub const RESTARTS_AT_WILL: u32 = 3;
 pub const RESTART_DELAY_LEAST: Duration = Duration::from_secs(1);
 /// A VM that ran for so long begins to count its restarts anew.
 pub const RESTART_SETTLED: Duration = Duration::from_secs(600);
+/// Nomad's wait before a restart, unless a restart policy says otherwise.
+pub const NOMAD_RESTART_DELAY: Duration = Duration::from_secs(15);
+/// The longest that a guest may take to power off.
+pub const GRACE_MOST: Duration = Duration::from_secs(3600);
 /// How long a guest may take to be ready, unless the job says otherwise: Linux under tcg takes 5 to 15 s.
 pub const READY: Duration = Duration::from_secs(120);
 /// The longest wait that a job can ask for in its restart policy or its ready check.

@@ -44,7 +44,5 @@ pub const REGISTRY_SAID_CHARS: usize = 300;
 
 // Running a VM.
 
-/// From `system_powerdown` to `quit`, unless asked otherwise.
-pub const STOP_GRACE: Duration = qhost_engine::limits::STOP_GRACE;
 /// How often a console log is looked at that is followed, should the kernel send no word of a change.
 pub const LOGS_LOOK: Duration = Duration::from_secs(2);

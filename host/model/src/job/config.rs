@@ -1,5 +1,6 @@
 //! The task's `config` block, the same in both forms: the keys that Nomad's QEMU driver documents, and qhost's own.
 
+use serde_json::Value;
 use url::{Url, form_urlencoded};
 
 use super::{
@@ -24,21 +25,100 @@ pub(super) fn keys() -> Vec<&'static str> {
     KEYS.into_iter().chain(names_in(launch::keys(), Place::Config)).collect()
 }
 
+/// What to do about keys of Nomad's own driver that qhost has not.
+const HINTS: [(&str, &str); 6] = [
+    (
+        "image_path",
+        "qhost reads no file of this host for a job: image_source, the image's URL, and checksum, its SHA-256",
+    ),
+    (
+        "graceful_shutdown",
+        "leave it out: a guest's power button is always pressed first, and the grace is kill_timeout or --grace",
+    ),
+    ("guest_agent", "leave it out: a guest is stopped by its power button, which needs no agent"),
+    ("machine_type", "leave it out: the machine is always QEMU's pc"),
+    (
+        "drive_interface",
+        "leave it out: a disk is always virtio's, for which most images have a driver; a CD is IDE's",
+    ),
+    ("emulator", "leave it out: the host runs the qemu-system program of its own processor"),
+];
+
+/// The block of qhost's own form.
+pub(super) fn of_own(config: Cursor<'_>) -> Option<Object<'_>> {
+    config.object_with_hints(&keys(), &HINTS)
+}
+
+/// The block of a Nomad task, in which an artifact can be the image.
+pub(super) fn of_nomad(config: Cursor<'_>) -> Option<Object<'_>> {
+    let is_path =
+        config.value().get("image_path").is_some() && config.value().get("image_source").is_none();
+    let mut known = keys();
+    known.extend(is_path.then_some("image_path"));
+    let object = config.object_with_hints(&known, &HINTS)?;
+    for (_, value) in object.entries().filter(|(key, _)| *key != "image_path") {
+        refuse_interpolation(value);
+    }
+    Some(object)
+}
+
+/// Notes a problem for each text that an agent would fill in.
+fn refuse_interpolation(cursor: Cursor<'_>) {
+    match cursor.value() {
+        Value::String(text) if text.contains("${") => {
+            cursor.refuse_with_hint::<()>(
+                "a text without ${…}",
+                "only a Nomad agent knows what to put there; write the value itself",
+            );
+        }
+        Value::Array(items) => {
+            let items = cursor.array(items.len(), "values").into_iter().flatten();
+            items.for_each(refuse_interpolation);
+        }
+        Value::Object(_) => {
+            if let Some(object) = cursor.any_object("an object") {
+                object.entries().for_each(|(_, value)| refuse_interpolation(value));
+            }
+        }
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Where the image's two keys stand.
+pub(super) enum ImageKeys<'a> {
+    /// In the block, as its own keys.
+    InConfig,
+    /// Elsewhere in the task.
+    At {
+        /// What the block has as `image_source`.
+        source: Cursor<'a>,
+        /// What it has as `checksum`.
+        checksum: Cursor<'a>,
+    },
+    /// Nowhere, which was noted as a problem.
+    Refused,
+}
+
 /// The block's values but for what is asked of the launch.
 pub(super) struct Config {
     pub(super) image: Option<ImageRequest>,
     pub(super) args: Vec<String>,
     pub(super) persist: bool,
-    pub(super) restart: Option<Restart>,
+    pub(super) restart: Option<Option<Restart>>,
     pub(super) ready: Option<Option<Ready>>,
 }
 
 /// Which image, from the keys that say so.
 pub(super) fn image(config: &Object<'_>) -> Option<ImageRequest> {
-    let sources = config
-        .required("image_source", "the http or https URL of a disk image, or a list of them")
-        .and_then(image_sources);
-    let checksum = config.required("checksum", "the SHA-256 of the image").and_then(checksum);
+    let source =
+        config.required("image_source", "the http or https URL of a disk image, or a list of them");
+    let checksum = config.required("checksum", "the SHA-256 of the image");
+    image_of(source, checksum)
+}
+
+fn image_of(source: Option<Cursor<'_>>, checksum: Option<Cursor<'_>>) -> Option<ImageRequest> {
+    let sources = source.and_then(image_sources);
+    let checksum = checksum.and_then(self::checksum);
     sources.zip(checksum).map(|((source, mirrors), checksum)| ImageRequest {
         source,
         mirrors,
@@ -47,14 +127,18 @@ pub(super) fn image(config: &Object<'_>) -> Option<ImageRequest> {
 }
 
 /// Reads it. `asked` is absent where that was wrong.
-pub(super) fn read(config: &Object<'_>, asked: Option<&Asked>) -> Config {
+pub(super) fn read(config: &Object<'_>, image: ImageKeys<'_>, asked: Option<&Asked>) -> Config {
     Config {
-        image: image(config),
+        image: match image {
+            ImageKeys::InConfig => self::image(config),
+            ImageKeys::At { source, checksum } => image_of(Some(source), Some(checksum)),
+            ImageKeys::Refused => None,
+        },
         args: config.optional("args").and_then(args).unwrap_or_default(),
         persist: config.optional("persist").and_then(persist).unwrap_or(false),
         restart: match config.optional("restart") {
-            Some(restart) => lifecycle::restart(restart),
-            None => Some(Restart::default()),
+            Some(restart) => lifecycle::restart(restart).map(Some),
+            None => Some(None),
         },
         ready: lifecycle::ready_of(config, asked.map(|asked| asked.ports.as_slice())),
     }

@@ -34,6 +34,10 @@ impl<'a> Cursor<'a> {
         self.value
     }
 
+    pub(crate) fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
     /// Notes that something other was expected here.
     pub(crate) fn refuse<T>(&self, expected: impl Into<String>) -> Option<T> {
         self.problem(Problem::new(&self.pointer, describe(self.value), expected))
@@ -45,6 +49,16 @@ impl<'a> Cursor<'a> {
         hint: impl Into<String>,
     ) -> Option<T> {
         self.problem(Problem::new(&self.pointer, describe(self.value), expected).hint(hint))
+    }
+
+    /// Notes a problem with what is here, in words of its own, and what to do about it.
+    pub(crate) fn fault_with_hint<T>(
+        &self,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Option<T> {
+        self.problem(Problem::new(&self.pointer, found, expected).hint(hint))
     }
 
     /// The same, with the known word that is most like what was found.
@@ -76,19 +90,34 @@ impl<'a> Cursor<'a> {
 
     /// An object whose keys are all among `known`; every other key is a problem.
     pub(crate) fn object(self, known: &[&str]) -> Option<Object<'a>> {
+        self.object_with_hints(known, &[])
+    }
+
+    /// The same, with what to do about some other keys.
+    pub(crate) fn object_with_hints(
+        self,
+        known: &[&str],
+        hints: &[(&str, &str)],
+    ) -> Option<Object<'a>> {
         let object = self.any_object("an object")?;
         for key in object.map.keys().filter(|key| !known.contains(&key.as_str())) {
             let found = format!("unknown key {}", quoted(key));
-            let mut problem = Problem::new(
-                child(&object.cursor.pointer, key),
-                found,
-                format!("one of {}", known.join(", ")),
-            );
-            if !object.cursor.problems.are_many()
-                && let Some(near) = nearest(key, known)
-            {
-                problem = problem.hint(format!("did you mean {near}?"));
-            }
+            let place = child(&object.cursor.pointer, key);
+            let hint = hints.iter().find(|(hinted, _)| hinted == key);
+            let near = if object.cursor.problems.are_many() { None } else { nearest(key, known) };
+            let problem = match (hint, near) {
+                (Some((_, hint)), _) => {
+                    Problem::new(place, found, "nothing of that name").hint(*hint)
+                }
+                (None, near) => {
+                    let problem =
+                        Problem::new(place, found, format!("one of {}", known.join(", ")));
+                    match near {
+                        Some(near) => problem.hint(format!("did you mean {near}?")),
+                        None => problem,
+                    }
+                }
+            };
             object.cursor.problems.push(problem);
         }
         Some(object)
@@ -198,15 +227,7 @@ impl<'a> Object<'a> {
     pub(crate) fn unsupported(&self, keys: &[&str], why: &str) {
         for key in keys {
             let Some(cursor) = self.optional(key) else { continue };
-            let empty = match cursor.value {
-                Value::Array(items) => items.is_empty(),
-                Value::Object(map) => map.is_empty(),
-                Value::String(text) => text.is_empty(),
-                Value::Bool(set) => !set,
-                Value::Number(number) => number.as_u64() == Some(0),
-                Value::Null => true,
-            };
-            if !empty {
+            if !asks_nothing(cursor.value) {
                 cursor.refuse_with_hint::<()>("nothing", why);
             }
         }
@@ -218,6 +239,18 @@ impl<'a> Object<'a> {
 
     pub(crate) fn len(&self) -> usize {
         self.map.len()
+    }
+}
+
+/// Whether a value is what Nomad writes where nothing was given.
+pub(crate) fn asks_nothing(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::String(text) => text.is_empty(),
+        Value::Bool(set) => !set,
+        Value::Number(number) => number.as_u64() == Some(0),
+        Value::Null => true,
     }
 }
 
@@ -249,8 +282,13 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("\"{}\"", printable::line(text, limits::SHOWN_CHARS))
 }
 
+/// A URL in quotes, without its query, which may be a signature.
+pub(crate) fn quoted_url(text: &str) -> String {
+    format!("\"{}\"", printable::line(&without_query(text), limits::URL_BYTES))
+}
+
 /// The known word that is most like `word`, if one is like it at all: spelt alike, whatever its case and separators.
-fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     // The distance takes quadratic time, and no key is this long.
     if word.len() > 64 {
         return None;

@@ -1,147 +1,37 @@
-//! Nomad's job JSON, as its CLI and API give it: `{"Job": {…}}` or the inner object.
+//! Nomad's job JSON, as its CLI and API give it: `{"Job": {…}}` with what a request to an agent has beside it, or the inner object. A job
+//! specification in HCL becomes the same value before it comes here.
 //!
-//! Keys that steer Nomad's scheduler, or that its API adds, are accepted and not looked at: scheduling is not qhost's.
-//! Keys that ask something of the task which qhost would silently not do are problems, unless they are empty.
+//! [`keys`] has what becomes of each key.
+
+pub(super) mod keys;
+mod artifact;
+mod constraints;
+pub(super) mod lifetime;
+mod network;
+mod told;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use super::{
     Task,
-    block::{Declared, Form, TaskBlock},
+    block::{Form, TaskBlock},
     config,
-    cursor::{Cursor, Object, quoted},
+    cursor::{Cursor, Object, asks_nothing, quoted},
     own,
 };
-use crate::{
-    launch::{
-        self, Asked,
-        field::{Place, names_in},
-        ports::keys as ports,
-    },
-    limits,
-};
+use crate::{launch::Asked, limits};
 
-const JOB_KEYS: &[&str] = &[
-    "ID",
-    "Name",
-    "TaskGroups",
-    "Meta",
-    "Affinities",
-    "AllAtOnce",
-    "Constraints",
-    "ConsulNamespace",
-    "ConsulToken",
-    "CreateIndex",
-    "Datacenters",
-    "DispatchIdempotencyToken",
-    "Dispatched",
-    "JobModifyIndex",
-    "Migrate",
-    "ModifyIndex",
-    "Multiregion",
-    "Namespace",
-    "NodePool",
-    "NomadTokenID",
-    "ParameterizedJob",
-    "ParentID",
-    "Payload",
-    "Periodic",
-    "Priority",
-    "Region",
-    "Reschedule",
-    "Spreads",
-    "Stable",
-    "Status",
-    "StatusDescription",
-    "Stop",
-    "SubmitTime",
-    "Type",
-    "UI",
-    "Update",
-    "VaultNamespace",
-    "VaultToken",
-    "Version",
-    "VersionTag",
-];
-const GROUP_KEYS: &[&str] = &[
-    "Name",
-    "Tasks",
-    "Networks",
-    "Meta",
-    "Affinities",
-    "Constraints",
-    "Consul",
-    "Count",
-    "Disconnect",
-    "EphemeralDisk",
-    "MaxClientDisconnect",
-    "Migrate",
-    "PreventRescheduleOnLost",
-    "ReschedulePolicy",
-    "RestartPolicy",
-    "Scaling",
-    "Services",
-    "ShutdownDelay",
-    "Spreads",
-    "StopAfterClientDisconnect",
-    "Update",
-    "Volumes",
-];
-const TASK_KEYS: &[&str] = &[
-    "Name",
-    "Driver",
-    "Config",
-    "Resources",
-    "Meta",
-    "Actions",
-    "Affinities",
-    "Artifacts",
-    "CSIPluginConfig",
-    "Constraints",
-    "Consul",
-    "DispatchPayload",
-    "Env",
-    "Identities",
-    "Identity",
-    "KillSignal",
-    "KillTimeout",
-    "Kind",
-    "Leader",
-    "Lifecycle",
-    "LogConfig",
-    "RestartPolicy",
-    "ScalingPolicies",
-    "Schedule",
-    "Secrets",
-    "Services",
-    "ShutdownDelay",
-    "Templates",
-    "User",
-    "Vault",
-    "VolumeMounts",
-];
-const RESOURCE_KEYS: &[&str] =
-    &["CPU", "Networks", "DiskMB", "Devices", "IOPS", "MemoryMaxMB", "NUMA", "SecretsMB"];
-const NETWORK_KEYS: &[&str] = &[
-    "ReservedPorts",
-    "DynamicPorts",
-    "CIDR",
-    "CNI",
-    "DNS",
-    "Device",
-    "Hostname",
-    "IP",
-    "MBits",
-    "Mode",
-];
-const PORT_KEYS: &[&str] = &["Label", "Value", "To", "HostNetwork", "IgnoreCollision"];
+use lifetime::JobType;
+use told::Told;
 
 pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Option<Task> {
     let job = match root.value().get("Job") {
-        Some(_) => root.object(&["Job"])?.required("Job", "a Nomad job")?,
+        Some(_) => root.object(&keys::REQUEST.names())?.required("Job", "a Nomad job")?,
         None => root,
     };
-    let job = job.object(JOB_KEYS)?;
+    let job = job.object(&keys::JOB.names())?;
     let name =
         job.required("ID", "the job's ID").and_then(|id| id.text(limits::NAME_BYTES, "an ID"));
     let groups = job
@@ -149,12 +39,39 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
         .and_then(|groups| groups.array(limits::NOMAD_ITEMS, "task groups"))?;
     let candidates = candidates(groups);
     let candidate = chosen(&job, candidates, select);
+    check_start(&job);
     let task = candidate.and_then(|candidate| candidate.read(&job, tenant));
     let name = match job.optional("Name") {
         Some(given) => given.text(limits::NAME_BYTES, "a name"),
         None => name,
     };
     Some(Task { job: name?.to_owned(), ..task? })
+}
+
+/// Notes a problem where Nomad would not start the job when it gets it.
+fn check_start(job: &Object<'_>) {
+    keys::JOB.refuse(job);
+    let is = |key: &str| job.optional(key).is_some_and(|value| value.value() == true);
+    if let Some(stop) = job.optional("Stop").filter(|_| is("Stop")) {
+        stop.refuse_with_hint::<()>(
+            "false",
+            "this job was stopped; to run it all the same, leave Stop out",
+        );
+    }
+    if let Some(parameterized) = job.optional("ParameterizedJob").filter(|_| !is("Dispatched")) {
+        parameterized.refuse_with_hint::<()>(
+            "a job that runs as it stands",
+            "a parameterized job runs once it is dispatched; write the values into the job, and leave this out",
+        );
+    }
+    if let Some(periodic) = job.optional("Periodic")
+        && periodic.value().get("Enabled").is_none_or(|enabled| enabled != false)
+    {
+        periodic.refuse_with_hint::<()>(
+            "a job that runs when it is started",
+            "qhost run starts it once, now: call that from a timer of systemd's, and leave periodic out",
+        );
+    }
 }
 
 /// A qemu task and the group it is in.
@@ -170,7 +87,7 @@ fn candidates(groups: Vec<Cursor<'_>>) -> Vec<Candidate<'_>> {
     let name_of = |object: &Object<'_>| object.required("Name", "a name").is_some();
     let mut found = vec![];
     for group_cursor in groups {
-        let Some(group) = group_cursor.clone().object(GROUP_KEYS) else { continue };
+        let Some(group) = group_cursor.clone().object(&keys::GROUP.names()) else { continue };
         let tasks = group
             .required("Tasks", "the group's tasks")
             .and_then(|tasks| tasks.array(limits::NOMAD_ITEMS, "tasks"));
@@ -182,7 +99,7 @@ fn candidates(groups: Vec<Cursor<'_>>) -> Vec<Candidate<'_>> {
             if driver.is_some_and(|driver| driver != "qemu") {
                 continue;
             }
-            let Some(task) = task.object(TASK_KEYS) else { continue };
+            let Some(task) = task.object(&keys::TASK.names()) else { continue };
             let driver = task.required("Driver", "\"qemu\"");
             let names = group
                 .optional("Name")
@@ -232,35 +149,41 @@ fn chosen<'a>(
 impl<'a> Candidate<'a> {
     /// The task, but for the job's name.
     fn read(&self, job: &Object<'a>, tenant: &str) -> Option<Task> {
-        self.task.unsupported(
-            &["Artifacts", "DispatchPayload", "Secrets", "Templates", "VolumeMounts"],
-            "qhost gives a guest its image and nothing else; put this into the image",
-        );
-        self.task
-            .unsupported(&["Env"], "a guest has no environment to set; put this into the image");
-        let keys: Vec<_> = RESOURCE_KEYS
-            .iter()
-            .copied()
-            .chain(names_in(launch::keys(), Place::NomadResources))
-            .collect();
-        let resources = self.task.required("Resources", "the task's resources");
-        let resources = resources.and_then(|resources| resources.object(&keys));
-        if let Some(resources) = &resources {
-            resources.unsupported(&["Devices", "NUMA"], "qhost passes no host devices to guests");
+        let told = Told::new();
+        told.keys(job, &keys::JOB);
+        told.keys(&self.group, &keys::GROUP);
+        told.keys(&self.task, &keys::TASK);
+        keys::TASK.refuse(&self.task);
+        self.check_group(&told);
+        for object in [job, &self.group, &self.task] {
+            constraints::check(object, &told);
         }
-        let declared = self.declared(resources.as_ref());
+        lifetime::check_kill_signal(&self.task);
+        let grace_s = lifetime::grace(&self.task);
+        let restart = JobType::of(job)
+            .and_then(|kind| lifetime::restart(kind, &self.group, &self.task, &told));
+        let resources = self.task.required("Resources", "the task's resources");
+        let resources = resources.and_then(|resources| resources.object(&keys::RESOURCES.names()));
+        if let Some(resources) = &resources {
+            keys::RESOURCES.refuse(resources);
+            told.keys(resources, &keys::RESOURCES);
+        }
+        let declared = network::declared(&self.task, &self.group, resources.as_ref(), &told);
         let config = self.task.required("Config", "the task's config");
-        let config = config.and_then(|config| config.object(&config::keys()));
+        let config = config.and_then(config::of_nomad);
+        let image = config.as_ref().map(|config| artifact::image(&self.task, config));
         let block = TaskBlock { form: Form::Nomad, config, resources, declared };
         let asked = Asked::read(&block);
-        let options = block.config.as_ref().map(|config| config::read(config, asked.as_ref()));
+        let config = block.config.as_ref().zip(image);
+        let options = config.map(|(config, image)| config::read(config, image, asked.as_ref()));
         let mut meta = Some(BTreeMap::new());
         for object in [job, &self.group, &self.task] {
             let Some(block) = object.optional("Meta") else { continue };
             let block = block.any_object("an object of strings").and_then(|meta| own::meta(&meta));
             meta = meta.zip(block).map(|(outer, inner)| outer.into_iter().chain(inner).collect());
         }
-        let config = options?;
+        let (config, restart) = (options?, restart?);
+        let own_restart = config.restart?;
         Some(Task {
             tenant: tenant.to_owned(),
             job: String::new(),
@@ -268,65 +191,57 @@ impl<'a> Candidate<'a> {
             image: config.image?,
             asked: asked?,
             persist: config.persist,
-            restart: config.restart?,
+            restart: own_restart.or(restart).unwrap_or_default(),
             ready: config.ready?,
             args: config.args,
+            grace_s: grace_s?,
             meta: meta?,
+            not_looked_at: told.into_vec(),
         })
     }
 
-    /// The ports of the group's networks and of the task's own.
-    fn declared(&self, resources: Option<&Object<'a>>) -> Option<Vec<Declared<'a>>> {
-        let mut ports = Some(vec![]);
-        let task_networks = resources.and_then(|resources| resources.optional("Networks"));
-        for networks in self.group.optional("Networks").into_iter().chain(task_networks) {
-            for network in networks.array(limits::NOMAD_ITEMS, "networks")? {
-                let network = network.object(NETWORK_KEYS)?;
-                network
-                    .unsupported(&["CNI", "DNS"], "a guest's network is QEMU's user-mode network");
-                for (key, reserved) in [("ReservedPorts", true), ("DynamicPorts", false)] {
-                    let Some(list) = network.optional(key) else { continue };
-                    for port in list.array(limits::PORTS, "ports")? {
-                        let port = declared_port(port, reserved);
-                        ports = ports.zip(port).map(|(mut ports, port)| {
-                            ports.push(port);
-                            ports
-                        });
-                    }
+    /// What the group asks for besides this task.
+    fn check_group(&self, told: &Told) {
+        if let Some(count) = self.group.optional("Count") {
+            match count.value().as_u64() {
+                Some(1) => {}
+                Some(2..) => told.note(&count),
+                Some(0) | None => {
+                    count.refuse_with_hint::<()>(
+                        "1: a run starts one VM",
+                        "of a count of 0 Nomad starts none; to run one all the same, leave count out",
+                    );
                 }
             }
         }
-        ports.filter(|ports| {
-            let few = ports.len() <= limits::PORTS;
-            if !few {
-                let found = format!("{} declared ports", ports.len());
-                self.task.here().fault::<()>(found, format!("at most {} ports", limits::PORTS));
+        for object in [&self.group, &self.task] {
+            check_services(object, told);
+        }
+        let tasks = self
+            .group
+            .optional("Tasks")
+            .and_then(|tasks| tasks.array(limits::NOMAD_ITEMS, "tasks"));
+        for task in tasks.into_iter().flatten() {
+            if task.pointer() != self.task.here().pointer() {
+                told.note(&task);
             }
-            few
-        })
+        }
     }
 }
 
-fn declared_port(cursor: Cursor<'_>, reserved: bool) -> Option<Declared<'_>> {
-    let here = cursor.clone();
-    let port = cursor.object(PORT_KEYS)?;
-    let label = port.required("Label", "the port's label");
-    let label = label.and_then(|label| {
-        ports::checked_label(label.text(limits::LABEL_BYTES, "a label")?, &label)
-    });
-    // Nomad writes 0 for "not given".
-    let given = |key| port.optional(key).filter(|port| port.value().as_u64() != Some(0));
-    let host = match (given("Value"), reserved) {
-        (Some(value), _) => ports::port(&value).map(Some),
-        (None, true) => {
-            let value = port.required("Value", "the reserved port");
-            value.and_then(|value| ports::port(&value)).map(Some)
+/// Services are registered by Nomad alone; what a mesh would do to a guest's traffic is not passed over.
+fn check_services(object: &Object<'_>, told: &Told) {
+    let Some(services) = object.optional("Services").filter(|all| !asks_nothing(all.value()))
+    else {
+        return;
+    };
+    told.note(&services);
+    for service in services.array(limits::NOMAD_ITEMS, "services").into_iter().flatten() {
+        if let Some(service) = service.any_object("a service") {
+            service.unsupported(
+                &["Connect"],
+                "qhost runs no proxy of a service mesh; forward a port instead, and leave connect out",
+            );
         }
-        (None, false) => Some(None),
-    };
-    let to = match given("To") {
-        Some(to) => ports::port(&to).map(Some),
-        None => Some(None),
-    };
-    Some(Declared { label: label?, host: host?, to: to?, reserved, here })
+    }
 }

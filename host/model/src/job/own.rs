@@ -19,6 +19,13 @@ use crate::{
 const KEYS: &[&str] = &["name", "driver", "config", "resources", "meta"];
 
 pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Option<Task> {
+    if root.value().get("job").is_some() && root.value().get("driver").is_none() {
+        let found = "a job specification of Nomad's in JSON, whose keys are HCL's";
+        let expected =
+            "the JSON of Nomad's API, which begins with {\"Job\"; or the specification in HCL";
+        let hint = "have it made by: nomad job run -output FILE > job.json";
+        return root.fault_with_hint(found, expected, hint);
+    }
     let job = root.object(KEYS)?;
     let name = job
         .required("name", "the task's name")
@@ -26,13 +33,16 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
     let driver =
         job.required("driver", "\"qemu\"").and_then(|driver| driver.word(&["qemu"], |d| d));
     let config = job.required("config", "the task's config");
-    let config = config.and_then(|config| config.object(&config::keys()));
+    let config = config.and_then(config::of_own);
     let keys: Vec<_> = names_in(launch::keys(), Place::OwnResources).collect();
     let resources = job.required("resources", "the task's resources");
     let resources = resources.and_then(|resources| resources.object(&keys));
     let block = TaskBlock { form: Form::Own, config, resources, declared: None };
     let asked = Asked::read(&block);
-    let options = block.config.as_ref().map(|config| config::read(config, asked.as_ref()));
+    let options = block
+        .config
+        .as_ref()
+        .map(|config| config::read(config, config::ImageKeys::InConfig, asked.as_ref()));
     let meta = match job.optional("meta") {
         Some(meta) => meta.any_object("an object of strings").and_then(|meta| self::meta(&meta)),
         None => Some(BTreeMap::new()),
@@ -51,10 +61,12 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
         image: config.image?,
         asked: asked?,
         persist: config.persist,
-        restart: config.restart?,
+        restart: config.restart?.unwrap_or_default(),
         ready: config.ready?,
         args: config.args,
+        grace_s: None,
         meta: meta?,
+        not_looked_at: vec![],
     })
 }
 

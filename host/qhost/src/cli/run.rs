@@ -6,9 +6,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use qhost_engine::Until;
-use qhost_model::name::is_name;
-
-use crate::limits;
+use qhost_model::{limits::GRACE_MOST, name::is_name};
 
 /// What a decision is made from.
 #[derive(Debug, Clone, Args)]
@@ -30,8 +28,8 @@ pub struct DecideArgs {
     #[command(flatten)]
     /// Where images may come from.
     pub networks: ImageNetworks,
-    /// The job: qhost's own form, or Nomad's job JSON; - for standard input
-    #[arg(value_name = "JOB.json")]
+    /// The job: qhost's own form, or Nomad's in JSON or HCL; - for standard input
+    #[arg(value_name = "JOB")]
     pub job: PathBuf,
 }
 
@@ -53,6 +51,7 @@ pub struct ImageNetworks {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qhost run job.json
+  qhost run job.nomad.hcl
   qhost run --policy ports.wasm --policy-settings 'ports={\"first\":20000,\"last\":20999}' job.json
   qhost run --policy mine=./target/wasm32-unknown-unknown/release/mine.wasm --json job.json
 
@@ -61,9 +60,9 @@ pub struct RunArgs {
     #[command(flatten)]
     /// What a decision is made from.
     pub decide: DecideArgs,
-    /// Seconds that a guest has to power off when it is stopped
-    #[arg(long, value_name = "SECONDS", default_value_t = limits::STOP_GRACE.as_secs(), value_parser = clap::value_parser!(u64).range(..=3600))]
-    grace: u64,
+    /// Seconds that a guest has to power off when it is stopped; unless given, a Nomad job's kill_timeout, else 30
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=GRACE_MOST.as_secs()))]
+    grace: Option<u64>,
     /// Return when the guest runs, and leave it running
     #[arg(short, long)]
     detach: bool,
@@ -83,8 +82,8 @@ impl RunArgs {
     }
 
     /// How long a guest has to power off.
-    pub fn grace(&self) -> Duration {
-        Duration::from_secs(self.grace)
+    pub fn grace(&self) -> Option<Duration> {
+        self.grace.map(Duration::from_secs)
     }
 }
 

@@ -140,7 +140,7 @@ pub struct StopArgs {
     /// Which.
     pub which: VmsArgs,
     /// Seconds that a guest has to power off [default: what its run said]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=qhost_model::limits::GRACE_MOST.as_secs()))]
     pub grace: Option<u64>,
 }
 

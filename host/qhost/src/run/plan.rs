@@ -9,7 +9,6 @@ use qhost_engine::Plan;
 use super::{RunError, Shown, context, engine, enter_share_of, order, show};
 use crate::{
     cli::{DecideArgs, Shared},
-    limits,
     outcome::{Exit, Report},
 };
 
@@ -45,7 +44,7 @@ pub(super) async fn plan(shared: &Shared, args: &DecideArgs) -> Exit {
 async fn planned(shared: &Shared, args: &DecideArgs, shown: &Arc<Shown>) -> Result<Plan, RunError> {
     let engine = engine(shared)?;
     enter_share_of(&engine, &args.tenant)?;
-    let order = order(args, limits::STOP_GRACE).await?;
+    let order = order(args, None).await?;
     Ok(engine.plan(order, &context(shown).0).await?)
 }
 

@@ -14,7 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use qhost_engine::{Observation, Observer};
 use qhost_image::{Progress, Step, VerifiedImage};
-use qhost_model::printable;
+use qhost_model::{job::Task, printable};
 use qhost_policy::Decision;
 use qhost_vm::{Spec, State, Status, VmRecord};
 
@@ -169,6 +169,16 @@ impl Shown {
         }
     }
 
+    /// What of the job was not looked at is said once, though it may be decided twice.
+    fn understood(&self, task: &Task) {
+        let mut is_first = true;
+        self.note(|report| is_first = report.task.replace(task.clone()).is_none());
+        if is_first && !task.not_looked_at.is_empty() {
+            let places = task.not_looked_at.join(", ");
+            self.say("note", &format!("not looked at, as only Nomad acts on them: {places}"));
+        }
+    }
+
     fn allowed(&self, decision: &Decision) {
         tracing::info!(policies = decision.policies.len(), "allowed");
         if self.terminal {
@@ -264,9 +274,7 @@ impl Observer for Shown {
                 }
             }
             Observation::Compiling { policy } => compiling(self.terminal, policy),
-            Observation::Understood { task, secrets: _ } => {
-                self.note(|report| report.task = Some(task.clone()));
-            }
+            Observation::Understood { task, secrets: _ } => self.understood(task),
             Observation::Decided(decision) => {
                 self.note(|report| report.decision = Some(decision.clone()));
             }

@@ -1,0 +1,256 @@
+//! Every key that Nomad has for a job, and what becomes of it here: a key that changes what a person expects is read or refused, and what
+//! only Nomad acts on is told.
+
+use super::super::cursor::Object;
+
+/// What becomes of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Treatment {
+    /// Its value is done, or refused.
+    Read,
+    /// Only Nomad acts on it. A run says that it was not looked at, where it asks for something.
+    Told,
+    /// Nomad's server writes it, and it asks for nothing.
+    Server,
+    /// It asks for what qhost does not do, for this reason.
+    Refused(&'static str),
+}
+
+use Treatment::{Read, Refused, Server, Told};
+
+/// The keys of one of Nomad's objects.
+#[derive(Debug)]
+pub struct Keys {
+    /// The object.
+    pub of: &'static str,
+    /// Its keys.
+    pub keys: &'static [(&'static str, Treatment)],
+}
+
+const NOT_IN_THE_GUEST: &str =
+    "qhost gives a guest its image and nothing else; put this into the image";
+const NO_TOKEN: &str = "a guest gets no token and no secret; put a client into the image";
+const BY_DISPATCH: &str = "a parameterized job runs once it is dispatched; write the values into the job and leave this out";
+const NO_DEVICES: &str = "qhost passes no host devices to guests";
+const USER_NETWORK: &str = "a guest's network is QEMU's user-mode network";
+
+/// What stands around a job in the body of a request to an agent's `/v1/jobs`.
+pub(super) const REQUEST: Keys = Keys {
+    of: "the request",
+    keys: &[
+        ("Job", Read),
+        ("EnforceIndex", Server),
+        ("EvalPriority", Server),
+        ("Diff", Server),
+        ("JobModifyIndex", Server),
+        ("Namespace", Server),
+        ("PolicyOverride", Server),
+        ("PreserveCounts", Server),
+        ("PreserveResources", Server),
+        ("Region", Server),
+        ("SecretID", Server),
+        ("Submission", Server),
+    ],
+};
+
+pub(super) const JOB: Keys = Keys {
+    of: "job",
+    keys: &[
+        ("ID", Read),
+        ("Name", Read),
+        ("TaskGroups", Read),
+        ("Meta", Read),
+        ("Affinities", Told),
+        ("AllAtOnce", Told),
+        ("Constraints", Read),
+        ("ConsulNamespace", Told),
+        ("ConsulToken", Told),
+        ("CreateIndex", Server),
+        ("Datacenters", Told),
+        ("DispatchIdempotencyToken", Server),
+        ("Dispatched", Read),
+        ("JobModifyIndex", Server),
+        ("Migrate", Told),
+        ("ModifyIndex", Server),
+        ("Multiregion", Told),
+        ("Namespace", Told),
+        ("NodePool", Told),
+        ("NomadTokenID", Server),
+        ("ParameterizedJob", Read),
+        ("ParentID", Server),
+        ("Payload", Refused(BY_DISPATCH)),
+        ("Periodic", Read),
+        ("Priority", Told),
+        ("Region", Told),
+        ("Reschedule", Told),
+        ("Spreads", Told),
+        ("Stable", Server),
+        ("Status", Server),
+        ("StatusDescription", Server),
+        ("Stop", Read),
+        ("SubmitTime", Server),
+        ("Type", Read),
+        ("UI", Server),
+        ("Update", Told),
+        ("VaultNamespace", Told),
+        ("VaultToken", Told),
+        ("Version", Server),
+        ("VersionTag", Server),
+    ],
+};
+
+pub(super) const GROUP: Keys = Keys {
+    of: "group",
+    keys: &[
+        ("Name", Read),
+        ("Tasks", Read),
+        ("Networks", Read),
+        ("Meta", Read),
+        ("Affinities", Told),
+        ("Constraints", Read),
+        ("Consul", Told),
+        ("Count", Read),
+        ("Disconnect", Told),
+        ("EphemeralDisk", Told),
+        ("MaxClientDisconnect", Told),
+        ("Migrate", Told),
+        ("PreventRescheduleOnLost", Told),
+        ("ReschedulePolicy", Told),
+        ("RestartPolicy", Read),
+        ("Scaling", Told),
+        ("Services", Read),
+        ("ShutdownDelay", Told),
+        ("Spreads", Told),
+        ("StopAfterClientDisconnect", Told),
+        ("Update", Told),
+        ("Volumes", Told),
+    ],
+};
+
+pub(super) const TASK: Keys = Keys {
+    of: "task",
+    keys: &[
+        ("Name", Read),
+        ("Driver", Read),
+        ("Config", Read),
+        ("Resources", Read),
+        ("Meta", Read),
+        ("Actions", Told),
+        ("Affinities", Told),
+        ("Artifacts", Read),
+        ("CSIPluginConfig", Refused("a guest is no plugin of a Nomad client")),
+        ("Constraints", Read),
+        ("Consul", Told),
+        ("DispatchPayload", Refused(NOT_IN_THE_GUEST)),
+        ("Env", Refused("a guest has no environment to set; put this into the image")),
+        ("Identities", Refused(NO_TOKEN)),
+        ("Identity", Told),
+        ("KillSignal", Read),
+        ("KillTimeout", Read),
+        ("Kind", Told),
+        ("Leader", Told),
+        (
+            "Lifecycle",
+            Refused(
+                "qhost runs this task alone, and knows no order among a group's tasks; leave lifecycle out",
+            ),
+        ),
+        ("LogConfig", Told),
+        ("RestartPolicy", Read),
+        ("ScalingPolicies", Told),
+        (
+            "Schedule",
+            Refused(
+                "qhost run starts the task now; call it from a timer, and leave the schedule out",
+            ),
+        ),
+        ("Secrets", Refused(NOT_IN_THE_GUEST)),
+        ("Services", Read),
+        ("ShutdownDelay", Told),
+        ("Templates", Refused(NOT_IN_THE_GUEST)),
+        (
+            "User",
+            Refused("the operator's configuration says as what user a VM runs; leave user out"),
+        ),
+        ("Vault", Refused(NO_TOKEN)),
+        ("VolumeMounts", Refused(NOT_IN_THE_GUEST)),
+    ],
+};
+
+pub(super) const RESOURCES: Keys = Keys {
+    of: "resources",
+    keys: &[
+        ("CPU", Told),
+        ("Cores", Read),
+        ("MemoryMB", Read),
+        ("Networks", Read),
+        ("DiskMB", Told),
+        ("Devices", Refused(NO_DEVICES)),
+        ("IOPS", Told),
+        ("MemoryMaxMB", Told),
+        ("NUMA", Refused(NO_DEVICES)),
+        ("SecretsMB", Told),
+    ],
+};
+
+pub(super) const NETWORK: Keys = Keys {
+    of: "network",
+    keys: &[
+        ("ReservedPorts", Read),
+        ("DynamicPorts", Read),
+        ("CIDR", Told),
+        ("CNI", Refused(USER_NETWORK)),
+        ("DNS", Refused(USER_NETWORK)),
+        ("Device", Told),
+        ("Hostname", Told),
+        ("IP", Told),
+        ("MBits", Told),
+        ("Mode", Read),
+    ],
+};
+
+pub(super) const PORT: Keys = Keys {
+    of: "port",
+    keys: &[
+        ("Label", Read),
+        ("Value", Read),
+        ("To", Read),
+        ("HostNetwork", Told),
+        ("IgnoreCollision", Told),
+    ],
+};
+
+pub(super) const RESTART: Keys = Keys {
+    of: "restart",
+    keys: &[
+        ("Attempts", Read),
+        ("Delay", Read),
+        ("Interval", Told),
+        ("Mode", Read),
+        ("RenderTemplates", Told),
+    ],
+};
+
+/// The objects of a job of which every key is known, for the reference page.
+pub const OBJECTS: [&Keys; 7] = [&JOB, &GROUP, &TASK, &RESOURCES, &NETWORK, &PORT, &RESTART];
+
+impl Keys {
+    /// The names of all.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.keys.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// Those of which one thing becomes.
+    pub fn which(&self, wanted: impl Fn(Treatment) -> bool) -> Vec<&'static str> {
+        self.keys.iter().filter(|(_, what)| wanted(*what)).map(|(name, _)| *name).collect()
+    }
+
+    /// Notes a problem for each key that is refused and asks for something.
+    pub(super) fn refuse(&self, object: &Object<'_>) {
+        for (name, treatment) in self.keys {
+            if let Refused(why) = treatment {
+                object.unsupported(&[name], why);
+            }
+        }
+    }
+}

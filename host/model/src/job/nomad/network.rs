@@ -1,0 +1,90 @@
+//! The ports that the networks of a task and of its group declare.
+
+use super::{
+    super::{
+        block::Declared,
+        cursor::{Cursor, Object},
+    },
+    keys,
+    told::Told,
+};
+use crate::{launch::ports::keys as ports, limits};
+
+/// The ports of the group's networks and of the task's own.
+pub(super) fn declared<'a>(
+    task: &Object<'a>,
+    group: &Object<'a>,
+    resources: Option<&Object<'a>>,
+    told: &Told,
+) -> Option<Vec<Declared<'a>>> {
+    let mut ports = Some(vec![]);
+    let task_networks = resources.and_then(|resources| resources.optional("Networks"));
+    for networks in group.optional("Networks").into_iter().chain(task_networks) {
+        for network in networks.array(limits::NOMAD_ITEMS, "networks")? {
+            let network = network.object(&keys::NETWORK.names())?;
+            keys::NETWORK.refuse(&network);
+            told.keys(&network, &keys::NETWORK);
+            check_mode(&network, told);
+            for (key, reserved) in [("ReservedPorts", true), ("DynamicPorts", false)] {
+                let Some(list) = network.optional(key) else { continue };
+                for port in list.array(limits::PORTS, "ports")? {
+                    let port = declared_port(port, reserved, told);
+                    ports = ports.zip(port).map(|(mut ports, port)| {
+                        ports.push(port);
+                        ports
+                    });
+                }
+            }
+        }
+    }
+    ports.filter(|ports| {
+        let few = ports.len() <= limits::PORTS;
+        if !few {
+            let found = format!("{} declared ports", ports.len());
+            task.here().fault::<()>(found, format!("at most {} ports", limits::PORTS));
+        }
+        few
+    })
+}
+
+/// A guest is behind QEMU's user-mode network in any case: its ports are forwarded as those of a group behind a bridge are.
+fn check_mode(network: &Object<'_>, told: &Told) {
+    let Some(mode) = network.optional("Mode") else { return };
+    match mode.value().as_str() {
+        Some("" | "host") => {}
+        Some("bridge" | "none") => told.note(&mode),
+        Some(_) | None => {
+            mode.refuse_with_hint::<()>(
+                "one of host, bridge, none",
+                "a guest's network is QEMU's user-mode network; its ports are forwarded to it",
+            );
+        }
+    }
+}
+
+fn declared_port<'a>(cursor: Cursor<'a>, reserved: bool, told: &Told) -> Option<Declared<'a>> {
+    let here = cursor.clone();
+    let port = cursor.object(&keys::PORT.names())?;
+    told.keys(&port, &keys::PORT);
+    let label = port.required("Label", "the port's label");
+    let label = label.and_then(|label| {
+        ports::checked_label(label.text(limits::LABEL_BYTES, "a label")?, &label)
+    });
+    // Nomad writes 0 for "not given".
+    let given = |key| port.optional(key).filter(|port| port.value().as_u64() != Some(0));
+    let host = match (given("Value"), reserved) {
+        (Some(value), _) => ports::port(&value).map(Some),
+        (None, true) => {
+            let value = port.required("Value", "the reserved port");
+            value.and_then(|value| ports::port(&value)).map(Some)
+        }
+        (None, false) => Some(None),
+    };
+    let to = match given("To") {
+        // The same port as on the host, which of a dynamic one is not known yet.
+        Some(to) if to.value().as_i64() == Some(-1) => host,
+        Some(to) => ports::port(&to).map(Some),
+        None => Some(None),
+    };
+    Some(Declared { label: label?, host: host?, to: to?, reserved, here })
+}
