@@ -1,8 +1,10 @@
-//! The job file: its two accepted forms, told apart by their keys, become one [`Task`].
+//! The job file: its two accepted forms, told apart by their keys, become one [`Task`]. Nomad's may be written in JSON or in HCL.
 //!
 //! Nothing past this room sees JSON that a tenant wrote. Does no I/O: the caller reads the file.
 
+mod syntax;
 mod json;
+mod jobspec;
 pub(crate) mod cursor;
 mod error;
 pub(crate) mod block;
@@ -25,8 +27,10 @@ use crate::{
 };
 
 use block::Form;
+use jobspec::Jobspec;
+use syntax::Syntax;
 
-pub use error::{JobError, Problem};
+pub use error::{JobError, Position, Problem};
 pub use lifecycle::{Ready, ReadyCheck, Restart, RestartWhen};
 pub use nomad::keys::{Keys, OBJECTS as NOMAD_OBJECTS, Treatment};
 pub use rules::check;
@@ -163,20 +167,43 @@ pub fn parse(
     tenant: &str,
     select: Option<&str>,
 ) -> Result<Task, JobError> {
-    if bytes.len() as u64 > limits::JOB_FILE_BYTES {
-        return Err(JobError::TooLarge { file: file.into(), most: limits::JOB_FILE_BYTES });
+    let syntax = Syntax::of(file, bytes);
+    if let Syntax::Other(format) = syntax {
+        return Err(JobError::OtherFormat { file: file.into(), format });
     }
-    let (root, problems) =
-        json::parse(bytes).map_err(|source| JobError::NotJson { file: file.into(), source })?;
-    let cursor = cursor::Cursor::root(&root, &problems);
-    let task = match Form::of(&root) {
-        Form::Own => own::read(cursor, tenant, select),
-        Form::Nomad => nomad::read(cursor, tenant, select),
+    let most =
+        if syntax == Syntax::Hcl { limits::JOBSPEC_BYTES as u64 } else { limits::JOB_FILE_BYTES };
+    if bytes.len() as u64 > most {
+        return Err(JobError::TooLarge { file: file.into(), most });
+    }
+    let bytes = syntax::without_mark(bytes);
+    let (root, problems, lines) = if syntax == Syntax::Hcl {
+        let Jobspec { job, problems, lines } = jobspec::parse(file, bytes)?;
+        (job, problems, Some(lines))
+    } else {
+        let parsed = json::parse(bytes);
+        let (root, problems) =
+            parsed.map_err(|source| JobError::NotJson { file: file.into(), source })?;
+        (root, problems, None)
     };
-    match (task, problems.into_vec()) {
-        (Some(task), problems) if problems.is_empty() => Ok(task),
-        (_, problems) => Err(JobError::Invalid { file: file.into(), problems }),
+    // What was not understood of HCL would be missing, and be told to be.
+    let task = if lines.is_some() && !problems.is_empty() {
+        None
+    } else {
+        let cursor = cursor::Cursor::root(&root, &problems);
+        match Form::of(&root) {
+            Form::Own => own::read(cursor, tenant, select),
+            Form::Nomad => nomad::read(cursor, tenant, select),
+        }
+    };
+    let mut problems = problems.into_vec();
+    let mut task = task.filter(|_| problems.is_empty());
+    if let Some(lines) = &lines {
+        problems.iter_mut().for_each(|problem| lines.place(problem));
+        let told = task.iter_mut().flat_map(|task| &mut task.not_looked_at);
+        told.for_each(|pointer| lines.add_to(pointer));
     }
+    task.ok_or_else(|| JobError::Invalid { file: file.into(), problems })
 }
 
 /// An image as a command line names it; or what is wrong with it.

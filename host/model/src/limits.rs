@@ -7,6 +7,20 @@ use std::time::Duration;
 
 /// A job file in bytes: a Nomad job of a hundred tasks is a tenth of this.
 pub const JOB_FILE_BYTES: u64 = 1 << 20;
+/// A job specification in HCL in bytes: published ones have some 5 KiB, and evaluating one takes more time than reading JSON.
+pub const JOBSPEC_BYTES: usize = 256 << 10;
+/// Words of a job specification that may begin a `for` expression: the parser takes stack for each one inside of another, and has no
+/// bound of its own for them as it has for all else that nests. They are in scripts of templates too.
+pub const JOBSPEC_FORS: usize = 16;
+/// Bytes of variables and locals that are copied for all references of a job specification: a local can be twice as long as the local that
+/// it is made of, and that again.
+pub const JOBSPEC_COPIED_BYTES: usize = 4 << 20;
+/// Variables and locals of a job specification. They are looked through once for each level by which they refer to each other.
+pub const JOBSPEC_NAMES: usize = 256;
+/// Steps of one reference: `var.ports.http` has three.
+pub const JOBSPEC_STEPS: usize = 16;
+/// A JSON pointer in bytes up to which the line of its key is kept.
+pub const JOBSPEC_POINTER_BYTES: usize = 256;
 /// Task groups of a job, tasks of a group, networks of a task.
 pub const NOMAD_ITEMS: usize = 256;
 /// A job's or task's name in bytes: what Nomad's own names stay under.

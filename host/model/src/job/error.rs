@@ -25,6 +25,26 @@ pub enum JobError {
         /// Where and why; has line and column.
         source: serde_json::Error,
     },
+    /// The file is not HCL.
+    #[error("{file}: not HCL, at line {line}, column {column}: {reason}")]
+    NotHcl {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// The column in characters, from 1.
+        column: usize,
+        /// What was found, or was expected.
+        reason: String,
+    },
+    /// The file is in another format.
+    #[error("{file}: looks like {format}; qhost reads jobs in JSON and in Nomad's HCL")]
+    OtherFormat {
+        /// The file.
+        file: String,
+        /// The format.
+        format: &'static str,
+    },
     /// The JSON is not a job.
     #[error("{file}: {}{}", count(problems), listed(problems))]
     Invalid {
@@ -40,9 +60,21 @@ impl JobError {
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Invalid { problems, .. } => problems,
-            Self::TooLarge { .. } | Self::NotJson { .. } => &[],
+            Self::TooLarge { .. }
+            | Self::NotJson { .. }
+            | Self::NotHcl { .. }
+            | Self::OtherFormat { .. } => &[],
         }
     }
+}
+
+/// A place in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Position {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
 }
 
 /// One problem: where, what was found, what was expected, what to do.
@@ -50,6 +82,9 @@ impl JobError {
 pub struct Problem {
     /// A JSON pointer (RFC 6901); empty for the whole file.
     pub pointer: String,
+    /// Where that is in a job specification in HCL, whose text has no such pointers.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
     /// What is there.
     pub found: String,
     /// What should be there.
@@ -65,7 +100,18 @@ impl Problem {
         found: impl Into<String>,
         expected: impl Into<String>,
     ) -> Self {
-        Self { pointer: pointer.into(), found: found.into(), expected: expected.into(), hint: None }
+        Self {
+            pointer: pointer.into(),
+            position: None,
+            found: found.into(),
+            expected: expected.into(),
+            hint: None,
+        }
+    }
+
+    pub(crate) fn at(mut self, position: Position) -> Self {
+        self.position = Some(position);
+        self
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -76,9 +122,13 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match self.pointer.as_str() {
-            "" => "(the whole file)".into(),
-            pointer => printable::line(pointer, limits::SHOWN_CHARS).to_string(),
+        let line = self.position.map(|at| format!("line {}, column {}", at.line, at.column));
+        let pointer = printable::line(&self.pointer, limits::SHOWN_CHARS);
+        let place = match (self.pointer.as_str(), line) {
+            ("", None) => "(the whole file)".into(),
+            ("", Some(line)) => line,
+            (_, None) => pointer.to_string(),
+            (_, Some(line)) => format!("{pointer} ({line})"),
         };
         write!(f, "  {place}\n    found    {}\n    expected {}", self.found, self.expected)?;
         match &self.hint {
@@ -103,6 +153,10 @@ impl Problems {
     /// Whether there are so many that another is not worth much work.
     pub(crate) fn are_many(&self) -> bool {
         self.0.borrow().len() >= limits::SHOWN_PROBLEMS
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
     }
 
     pub(crate) fn into_vec(self) -> Vec<Problem> {

@@ -1,0 +1,262 @@
+//! The attributes and blocks that a job specification has, and the keys that an agent's JSON has for them.
+
+/// What a block of a job specification holds.
+pub(super) struct Shape {
+    /// Its attributes, with their keys in JSON.
+    pub(super) attributes: &'static [(&'static str, &'static str)],
+    /// Its blocks.
+    pub(super) blocks: &'static [Nested],
+}
+
+/// A block within another.
+pub(super) struct Nested {
+    pub(super) name: &'static str,
+    /// Its key in JSON.
+    pub(super) key: &'static str,
+    pub(super) what: What,
+}
+
+/// What becomes of a block.
+pub(super) enum What {
+    /// An object.
+    One(&'static Shape),
+    /// An item of a list of objects; its label, if it has one, becomes its `Name`.
+    Many(&'static Shape),
+    /// Texts by key; it may be written as an attribute too.
+    Texts,
+    /// Any values, under the keys that are written.
+    Free,
+    /// Ports of a network: one with `static` is reserved.
+    Port,
+    /// An object of which only the keys are kept: only Nomad acts on it, or it is refused.
+    Unread,
+    /// A list of such objects.
+    UnreadMany,
+    /// A task that is a group of its own.
+    Alone,
+}
+
+use What::{Alone, Free, Many, One, Port, Texts, Unread, UnreadMany};
+
+const fn nested(name: &'static str, key: &'static str, what: What) -> Nested {
+    Nested { name, key, what }
+}
+
+const CONSTRAINTS: Nested = nested(
+    "constraint",
+    "Constraints",
+    Many(&Shape {
+        attributes: &[("attribute", "LTarget"), ("operator", "Operand"), ("value", "RTarget")],
+        blocks: &[],
+    }),
+);
+const META: Nested = nested("meta", "Meta", Texts);
+const NETWORKS: Nested = nested(
+    "network",
+    "Networks",
+    Many(&Shape {
+        attributes: &[
+            ("mode", "Mode"),
+            ("hostname", "Hostname"),
+            ("device", "Device"),
+            ("mbits", "MBits"),
+        ],
+        blocks: &[
+            nested("port", "", Port),
+            nested("dns", "DNS", Unread),
+            nested("cni", "CNI", Unread),
+        ],
+    }),
+);
+const RESTART: Nested = nested(
+    "restart",
+    "RestartPolicy",
+    One(&Shape {
+        attributes: &[
+            ("attempts", "Attempts"),
+            ("interval", "Interval"),
+            ("delay", "Delay"),
+            ("mode", "Mode"),
+            ("render_templates", "RenderTemplates"),
+        ],
+        blocks: &[],
+    }),
+);
+/// A port's attributes.
+pub(super) const PORT: &[(&str, &str)] = &[
+    ("static", "Value"),
+    ("to", "To"),
+    ("host_network", "HostNetwork"),
+    ("ignore_collision", "IgnoreCollision"),
+];
+
+/// What a job holds.
+pub(super) const JOB: Shape = Shape {
+    attributes: &[
+        ("id", "ID"),
+        ("name", "Name"),
+        ("type", "Type"),
+        ("region", "Region"),
+        ("namespace", "Namespace"),
+        ("priority", "Priority"),
+        ("all_at_once", "AllAtOnce"),
+        ("datacenters", "Datacenters"),
+        ("node_pool", "NodePool"),
+        ("consul_token", "ConsulToken"),
+        ("vault_token", "VaultToken"),
+    ],
+    blocks: &[
+        META,
+        CONSTRAINTS,
+        nested("group", "TaskGroups", Many(&GROUP)),
+        nested("task", "TaskGroups", Alone),
+        nested("affinity", "Affinities", UnreadMany),
+        nested("spread", "Spreads", UnreadMany),
+        nested("update", "Update", Unread),
+        nested("migrate", "Migrate", Unread),
+        nested("reschedule", "Reschedule", Unread),
+        nested("multiregion", "Multiregion", Unread),
+        nested("parameterized", "ParameterizedJob", Unread),
+        nested(
+            "periodic",
+            "Periodic",
+            One(&Shape {
+                attributes: &[
+                    ("enabled", "Enabled"),
+                    ("cron", "Spec"),
+                    ("crons", "Specs"),
+                    ("prohibit_overlap", "ProhibitOverlap"),
+                    ("time_zone", "TimeZone"),
+                ],
+                blocks: &[],
+            }),
+        ),
+        nested("ui", "UI", Unread),
+    ],
+};
+
+const GROUP: Shape = Shape {
+    attributes: &[
+        ("count", "Count"),
+        ("shutdown_delay", "ShutdownDelay"),
+        ("stop_after_client_disconnect", "StopAfterClientDisconnect"),
+        ("max_client_disconnect", "MaxClientDisconnect"),
+        ("prevent_reschedule_on_lost", "PreventRescheduleOnLost"),
+    ],
+    blocks: &[
+        META,
+        CONSTRAINTS,
+        NETWORKS,
+        RESTART,
+        nested("task", "Tasks", Many(&TASK)),
+        nested("affinity", "Affinities", UnreadMany),
+        nested("spread", "Spreads", UnreadMany),
+        nested("service", "Services", UnreadMany),
+        nested("volume", "Volumes", Unread),
+        nested("ephemeral_disk", "EphemeralDisk", Unread),
+        nested("update", "Update", Unread),
+        nested("migrate", "Migrate", Unread),
+        nested("reschedule", "ReschedulePolicy", Unread),
+        nested("disconnect", "Disconnect", Unread),
+        nested("scaling", "Scaling", Unread),
+        nested("consul", "Consul", Unread),
+    ],
+};
+
+/// What a task holds.
+pub(super) const TASK: Shape = Shape {
+    attributes: &[
+        ("driver", "Driver"),
+        ("user", "User"),
+        ("kill_timeout", "KillTimeout"),
+        ("kill_signal", "KillSignal"),
+        ("leader", "Leader"),
+        ("shutdown_delay", "ShutdownDelay"),
+        ("kind", "Kind"),
+    ],
+    blocks: &[
+        META,
+        CONSTRAINTS,
+        RESTART,
+        nested("config", "Config", Free),
+        nested(
+            "resources",
+            "Resources",
+            One(&Shape {
+                attributes: &[
+                    ("cpu", "CPU"),
+                    ("cores", "Cores"),
+                    ("memory", "MemoryMB"),
+                    ("memory_max", "MemoryMaxMB"),
+                    ("disk", "DiskMB"),
+                    ("iops", "IOPS"),
+                    ("secrets", "SecretsMB"),
+                ],
+                blocks: &[
+                    NETWORKS,
+                    nested("device", "Devices", UnreadMany),
+                    nested("numa", "NUMA", Unread),
+                ],
+            }),
+        ),
+        nested(
+            "artifact",
+            "Artifacts",
+            Many(&Shape {
+                attributes: &[
+                    ("source", "GetterSource"),
+                    ("destination", "RelativeDest"),
+                    ("mode", "GetterMode"),
+                    ("insecure", "GetterInsecure"),
+                    ("chown", "Chown"),
+                ],
+                blocks: &[
+                    nested("options", "GetterOptions", Texts),
+                    nested("headers", "GetterHeaders", Texts),
+                ],
+            }),
+        ),
+        nested("env", "Env", Unread),
+        nested("template", "Templates", UnreadMany),
+        nested("lifecycle", "Lifecycle", Unread),
+        nested("logs", "LogConfig", Unread),
+        nested("service", "Services", UnreadMany),
+        nested("affinity", "Affinities", UnreadMany),
+        nested("vault", "Vault", Unread),
+        nested("consul", "Consul", Unread),
+        nested("identity", "Identities", UnreadMany),
+        nested("volume_mount", "VolumeMounts", UnreadMany),
+        nested("csi_plugin", "CSIPluginConfig", Unread),
+        nested("dispatch_payload", "DispatchPayload", Unread),
+        nested("scaling", "ScalingPolicies", UnreadMany),
+        nested("action", "Actions", UnreadMany),
+        nested("schedule", "Schedule", Unread),
+        nested("secret", "Secrets", UnreadMany),
+    ],
+};
+
+/// A constraint's operator may be written as an attribute, with what it is about as the value.
+pub(super) const OPERATORS: [&str; 7] = [
+    "distinct_hosts",
+    "distinct_property",
+    "regexp",
+    "semver",
+    "set_contains",
+    "set_contains_any",
+    "version",
+];
+/// Attributes that are numbers, which may be written as texts.
+pub(super) const NUMBERS: [&str; 12] = [
+    "attempts",
+    "count",
+    "cores",
+    "cpu",
+    "disk",
+    "iops",
+    "mbits",
+    "memory",
+    "memory_max",
+    "priority",
+    "static",
+    "to",
+];
