@@ -45,6 +45,66 @@ fn each_bad_job_has_its_error() {
     }
 }
 
+/// Jobs of the shapes that people publish for Nomad's driver: each ends in a task, or in an error that a person can act upon.
+#[test]
+fn published_jobs_end_in_a_task_or_an_error() {
+    let qhost = qhost();
+    let fixtures = fixtures("nomad");
+    assert!(fixtures.len() >= 12, "{} jobs for Nomad", fixtures.len());
+    for (name, path) in fixtures {
+        let file = path.file_name().unwrap().to_string_lossy();
+        let text = match job::parse(&file, &fs::read(&path).unwrap(), "acme", None) {
+            Ok(task) => serde_json::to_string_pretty(&task).unwrap(),
+            Err(error) => error.to_string(),
+        };
+        snapshot(&format!("nomad-job-{name}"), &text, &qhost);
+    }
+}
+
+/// One reader is for both: the specification in HCL gives the task that the JSON of Nomad's own command gives.
+#[test]
+fn a_specification_in_hcl_is_the_job_in_json() {
+    let read = |name: &str, bytes: &[u8]| {
+        let mut task = job::parse(name, bytes, "acme", None).unwrap();
+        // Places in HCL have their lines.
+        task.not_looked_at.clear();
+        task
+    };
+    let path = root().join("tests/fixtures/jobs/nomad/bridge-and-vnc.hcl");
+    let json = r#"{"Job": {"ID": "desktop", "Name": "desktop", "Datacenters": ["dc1", "dc2"], "TaskGroups": [{
+        "Name": "vm", "RestartPolicy": {"Attempts": 3, "Delay": 5000000000, "Interval": 3600000000000, "Mode": "fail"},
+        "Networks": [{"Mode": "bridge", "ReservedPorts": [{"Label": "vnc", "Value": 5901, "To": -1}],
+            "DynamicPorts": [{"Label": "rdp", "To": 3389}]}],
+        "Services": [{"Name": "desktop", "PortLabel": "vnc"}],
+        "Tasks": [{"Name": "desktop", "Driver": "qemu", "KillTimeout": 90000000000, "KillSignal": "SIGTERM",
+            "RestartPolicy": {"Attempts": 5}, "Resources": {"Cores": 4, "MemoryMB": 4096}, "Config": {
+                "image_source": "https://images.example/desktop.qcow2",
+                "checksum": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}]}]}}"#;
+    assert_eq!(read("job.hcl", &fs::read(path).unwrap()), read("job.json", json.as_bytes()));
+}
+
+#[test]
+fn a_specification_in_hcl_is_planned_and_says_what_was_not_looked_at() {
+    let qhost = qhost();
+    let path = root().join("tests/fixtures/jobs/nomad/variables.hcl");
+    let path = path.to_str().expect("UTF-8");
+    let done = qhost.run(&["plan", path]).exits(0);
+    let note = "note      not looked at, as only Nomad acts on them: /Datacenters (line 25), /Constraints/1 (line 38)";
+    assert_eq!(done.stderr.matches("not looked at").count(), 1, "{}", done.stderr);
+    done.says(note).says("guest 8080/tcp").says("2 CPUs, 2048 MiB");
+    let json = qhost.run(&["plan", "--json", path]).exits(0).json();
+    assert_eq!(json["task"]["not_looked_at"][0], "/Datacenters (line 25)");
+    let bad = root().join("tests/fixtures/jobs/nomad/needs-an-agent.hcl");
+    let bad = bad.to_str().expect("UTF-8");
+    qhost
+        .run(&["plan", bad])
+        .exits(10)
+        .says("needs-an-agent.hcl: 4 problems")
+        .says("line 11, column 24");
+    let json = qhost.run(&["plan", "--json", bad]).exits(10).json();
+    assert_eq!(json["error"]["problems"][1]["line"], 11);
+}
+
 #[test]
 fn a_bad_job_is_exit_10_in_text_and_json() {
     let qhost = qhost();

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fs};
 
 use qhost_engine::config::Config;
-use qhost_model::{job, launch::FIELDS};
+use qhost_model::{
+    job::{self, NOMAD_OBJECTS, Treatment},
+    launch::FIELDS,
+};
 use qhost_tests::{root, succeed};
 use serde_json::Value;
 
@@ -23,6 +26,7 @@ fn table(name: &str) -> String {
     match name {
         "exit codes" => exit_codes(),
         "job keys" => job_keys(),
+        "nomad keys" => nomad_keys(),
         "launch fields" => launch_fields(),
         "configuration keys" => configuration_keys(),
         "fail points" => fail_points(),
@@ -52,6 +56,21 @@ fn job_keys() -> String {
         format!("| `{key}` | {must} | {} |\n", cell(text))
     });
     format!("| key | required | meaning |\n|---|---|---|\n{}", rows.collect::<String>())
+}
+
+fn nomad_keys() -> String {
+    let rows = NOMAD_OBJECTS.map(|object| {
+        let listed = |wanted: fn(Treatment) -> bool| {
+            let keys: Vec<_> = object.which(wanted).iter().map(|key| format!("`{key}`")).collect();
+            keys.join(", ")
+        };
+        let read = listed(|what| what == Treatment::Read);
+        let refused = listed(|what| matches!(what, Treatment::Refused(_)));
+        let told = listed(|what| what == Treatment::Told);
+        format!("| {} | {read} | {refused} | {told} |\n", object.of)
+    });
+    let head = "| of a | done, or refused for its value | refused | named as not looked at |\n|---|---|---|---|\n";
+    head.to_owned() + &rows.concat()
 }
 
 fn launch_fields() -> String {
