@@ -209,7 +209,7 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         name: task.name,
         image: types::Image {
             source: task.image.source.to_string(),
-            sha256: task.image.checksum.pin().to_string(),
+            sha256: task.image.checksum.pin().expect("a SHA-256").to_string(),
         },
         resources: amount(asked.resources),
         accelerator: asked.accelerator.map(accelerator),

@@ -95,7 +95,7 @@ pub(crate) fn are_free(state: &StateDir, launch: &Launch) -> Result<(), VmError>
     Ok(())
 }
 
-fn is_held(lock: &PathBuf) -> bool {
+fn is_held(lock: &Path) -> bool {
     let file = state::open_plain(File::options().read(true), lock);
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
@@ -104,7 +104,7 @@ fn is_held(lock: &PathBuf) -> bool {
 pub(crate) fn held(state: &StateDir) -> Vec<u16> {
     let files = fs::read_dir(state.ports()).into_iter().flatten().flatten();
     let port = |path: PathBuf| path.extension()?.to_str()?.parse().ok();
-    files.map(|file| file.path()).filter(is_held).filter_map(port).collect()
+    files.map(|file| file.path()).filter(|path| is_held(path)).filter_map(port).collect()
 }
 
 fn take(folder: &Path, forward: &Forward) -> Result<PortLease, VmError> {

@@ -66,7 +66,7 @@ async fn stages(
         Fetcher::of_tenant(&generation.config.image, &task.tenant, &terms, context.progress());
     let store = engine.images();
     let image = tokio::select! {
-        image = store.ensure(&task.image, fetcher) => image?,
+        image = Box::pin(store.ensure(&task.image, fetcher)) => image?,
         () = context.cancel.cancelled() => return Err(Failure::Cancelled),
     };
     let why = why.to_owned();
