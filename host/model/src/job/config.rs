@@ -206,7 +206,9 @@ fn hint(text: &str) -> String {
     let digits = text.split_once(':').map_or(text, |(_, digits)| digits);
     let is_hex = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     if let Some(url) = text.strip_prefix("file:").filter(|url| url.starts_with("http")) {
-        let list = printable::line(url, limits::SHOWN_CHARS);
+        // A query may be secret.
+        let list = url.split_once('?').map_or(url, |(before, _)| before);
+        let list = printable::line(list, limits::SHOWN_CHARS);
         format!("a list is named with its own digest, printed by sha256sum: {list}#sha256=DIGITS")
     } else if text.starts_with("http") {
         "a list is named with its own digest: add #sha256=DIGITS, printed by: sha256sum SHA256SUMS"

@@ -1,0 +1,426 @@
+//! The table.
+
+use super::*;
+
+pub(super) fn rows() -> Vec<Row> {
+    let second = 1_000_000_000_u64;
+    let zeros = "0".repeat(64);
+    vec![
+        // The job.
+        row("/Stop", json!(false), Told(&[])),
+        row("/Stop", json!(true), Problem("/Stop", "was stopped")),
+        row("/ParameterizedJob", json!(null), Told(&[])),
+        row(
+            "/ParameterizedJob",
+            json!({"Payload": ""}),
+            Problem("/ParameterizedJob", "dispatched"),
+        ),
+        row("/Periodic", json!({"Enabled": true, "Spec": "@daily"}), Problem("/Periodic", "timer")),
+        row("/Periodic", json!({"Spec": "@daily"}), Problem("/Periodic", "timer")),
+        row("/Periodic", json!({"Enabled": false, "Spec": "@daily"}), Told(&[])),
+        row("/Payload", json!("aGk="), Problem("/Payload", "dispatched")),
+        row("/Type", json!("system"), Told(&[])),
+        row("/Type", json!("cron"), Problem("/Type", "one of service, batch")),
+        row("/Datacenters", json!(["*"]), Told(&[])),
+        row("/Datacenters", json!(["dc1"]), Told(&["/Datacenters"])),
+        row("/Priority", json!(50), Told(&[])),
+        row("/Priority", json!(80), Told(&["/Priority"])),
+        row("/Region", json!("global"), Told(&[])),
+        row("/Namespace", json!("prod"), Told(&["/Namespace"])),
+        row("/Affinities", json!([]), Told(&[])),
+        row("/Affinities", json!([{"LTarget": "x"}]), Told(&["/Affinities"])),
+        row(
+            "/Update",
+            json!({"Stagger": 30 * second, "MaxParallel": 1, "HealthCheck": ""}),
+            Told(&[]),
+        ),
+        row("/Update", json!({"MaxParallel": 2}), Told(&["/Update"])),
+        row("/ConsulToken", json!("secret"), Told(&["/ConsulToken"])),
+        row("/VersionTag", json!({"Name": "x"}), Told(&[])),
+        // The group.
+        row("/TaskGroups/0/Count", json!(1), Told(&[])),
+        row("/TaskGroups/0/Count", json!(1.0), Told(&[])),
+        row("/TaskGroups/0/Count", json!(3), Told(&["/TaskGroups/0/Count"])),
+        row("/TaskGroups/0/Count", json!(0), Problem("/TaskGroups/0/Count", "one VM")),
+        row("/TaskGroups/0/Count", json!("1"), Problem("/TaskGroups/0/Count", "one VM")),
+        row("/TaskGroups/0/EphemeralDisk", json!({"SizeMB": 300, "Sticky": false}), Told(&[])),
+        row(
+            "/TaskGroups/0/EphemeralDisk",
+            json!({"SizeMB": 300, "Sticky": true}),
+            Told(&["/TaskGroups/0/EphemeralDisk"]),
+        ),
+        row("/TaskGroups/0/Services", json!([{"Name": "x"}]), Told(&["/TaskGroups/0/Services"])),
+        row(
+            "/TaskGroups/0/Services",
+            json!([{"Name": "x", "Connect": {"SidecarService": {}}}]),
+            Problem("/TaskGroups/0/Services/0/Connect", "mesh"),
+        ),
+        row(
+            "/TaskGroups/0/Services",
+            json!([{"Name": "x", "Connect": null}]),
+            Told(&["/TaskGroups/0/Services"]),
+        ),
+        row("/TaskGroups/0/Volumes", json!({"x": {}}), Told(&["/TaskGroups/0/Volumes"])),
+        // Its networks.
+        row("/TaskGroups/0/Networks/0/Mode", json!("host"), Told(&[])),
+        row(
+            "/TaskGroups/0/Networks/0/Mode",
+            json!("bridge"),
+            Told(&["/TaskGroups/0/Networks/0/Mode"]),
+        ),
+        row(
+            "/TaskGroups/0/Networks/0/Mode",
+            json!("cni/x"),
+            Problem("/TaskGroups/0/Networks/0/Mode", "user-mode"),
+        ),
+        row(
+            "/TaskGroups/0/Networks/0/DNS",
+            json!({"Servers": ["1.1.1.1"]}),
+            Problem("/TaskGroups/0/Networks/0/DNS", "user-mode"),
+        ),
+        row(
+            "/TaskGroups/0/Networks/0/ReservedPorts",
+            json!([{"Label": "a", "Value": 2222, "To": -1}]),
+            Is(|task| task.asked.ports[0].guest == 2222 && task.asked.ports[0].host == Some(2222)),
+        ),
+        row(
+            "/TaskGroups/0/Networks/0/ReservedPorts",
+            json!([{"Label": "a", "Value": "2222", "To": "22"}]),
+            Is(|task| task.asked.ports[0].guest == 22 && task.asked.ports[0].host == Some(2222)),
+        ),
+        row(
+            "/TaskGroups/0/Networks/0/DynamicPorts",
+            json!([{"Label": "a", "To": -1}]),
+            Problem("/TaskGroups/0/Networks/0/DynamicPorts/0", "-1 says it where"),
+        ),
+        row(
+            "/TaskGroups/0/Networks/0/DynamicPorts",
+            json!([{"Label": "a", "To": -2}]),
+            Problem("/TaskGroups/0/Networks/0/DynamicPorts/0/To", "from 1 to 65535"),
+        ),
+        row(
+            "/TaskGroups/0/Networks/0/DynamicPorts",
+            json!([{"Label": "a", "To": 80.5}]),
+            Problem("/TaskGroups/0/Networks/0/DynamicPorts/0/To", "80.5"),
+        ),
+        row(
+            "/TaskGroups/0/Networks/0/DynamicPorts",
+            json!([{"Label": "a", "To": 80, "HostNetwork": "public"}]),
+            Told(&["/TaskGroups/0/Networks/0/DynamicPorts/0/HostNetwork"]),
+        ),
+        // The task.
+        row(
+            "/TaskGroups/0/Tasks/0/KillTimeout",
+            json!(90 * second),
+            Is(|task| task.grace_s == Some(90)),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/KillTimeout",
+            json!(5 * second + 1),
+            Is(|task| task.grace_s == Some(6)),
+        ),
+        row("/TaskGroups/0/Tasks/0/KillTimeout", json!(5e9), Is(|task| task.grace_s == Some(5))),
+        row(
+            "/TaskGroups/0/Tasks/0/KillTimeout",
+            json!("1m30s"),
+            Is(|task| task.grace_s == Some(90)),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/KillTimeout",
+            json!("500ms"),
+            Is(|task| task.grace_s == Some(1)),
+        ),
+        row("/TaskGroups/0/Tasks/0/KillTimeout", json!(0), Is(|task| task.grace_s.is_none())),
+        row(
+            "/TaskGroups/0/Tasks/0/KillTimeout",
+            json!(3600 * second),
+            Is(|task| task.grace_s == Some(3600)),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/KillTimeout",
+            json!(3601 * second),
+            Problem("/TaskGroups/0/Tasks/0/KillTimeout", "3600 s"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/KillTimeout",
+            json!(-1),
+            Problem("/TaskGroups/0/Tasks/0/KillTimeout", "nanoseconds"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/KillTimeout",
+            json!("soon"),
+            Problem("/TaskGroups/0/Tasks/0/KillTimeout", "30s"),
+        ),
+        row("/TaskGroups/0/Tasks/0/KillSignal", json!(""), Told(&[])),
+        row("/TaskGroups/0/Tasks/0/KillSignal", json!("SIGINT"), Told(&[])),
+        row(
+            "/TaskGroups/0/Tasks/0/KillSignal",
+            json!("SIGKILL"),
+            Problem("/TaskGroups/0/Tasks/0/KillSignal", "power button"),
+        ),
+        row("/TaskGroups/0/Tasks/0/User", json!(""), Told(&[])),
+        row(
+            "/TaskGroups/0/Tasks/0/User",
+            json!("root"),
+            Problem("/TaskGroups/0/Tasks/0/User", "operator"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Lifecycle",
+            json!({"Hook": "prestart"}),
+            Problem("/TaskGroups/0/Tasks/0/Lifecycle", "alone"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Vault",
+            json!({"Role": "x"}),
+            Problem("/TaskGroups/0/Tasks/0/Vault", "token"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Schedule",
+            json!({"Cron": {}}),
+            Problem("/TaskGroups/0/Tasks/0/Schedule", "timer"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Identity",
+            json!({"Name": "default", "Audience": ["nomadproject.io"], "Env": false}),
+            Told(&[]),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Identity",
+            json!({"Name": "default", "Env": true}),
+            Told(&["/TaskGroups/0/Tasks/0/Identity"]),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/LogConfig",
+            json!({"MaxFiles": 10, "MaxFileSizeMB": 10}),
+            Told(&[]),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/LogConfig",
+            json!({"MaxFiles": 2, "MaxFileSizeMB": 10}),
+            Told(&["/TaskGroups/0/Tasks/0/LogConfig"]),
+        ),
+        row("/TaskGroups/0/Tasks/0/Resources/CPU", json!(100), Told(&[])),
+        row(
+            "/TaskGroups/0/Tasks/0/Resources/CPU",
+            json!(4000),
+            Told(&["/TaskGroups/0/Tasks/0/Resources/CPU"]),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Resources/MemoryMB",
+            json!(512.0),
+            Is(|task| task.asked.resources.memory_mib == 512),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Resources/MemoryMB",
+            json!(512.5),
+            Problem("/TaskGroups/0/Tasks/0/Resources/MemoryMB", "512.5"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/1",
+            json!({"Name": "x", "Driver": "docker"}),
+            Told(&["/TaskGroups/0/Tasks/1"]),
+        ),
+        // When it is started again.
+        row(
+            "/TaskGroups/0/RestartPolicy",
+            json!({"Attempts": 2, "Interval": 1800 * second, "Delay": 15 * second, "Mode": "fail"}),
+            Is(|task| {
+                task.restart == restart(RestartWhen::Always, 2, 15, 15)
+                    && task.not_looked_at.is_empty()
+            }),
+        ),
+        row(
+            "/TaskGroups/0/RestartPolicy",
+            json!({}),
+            Is(|task| task.restart == restart(RestartWhen::Always, 2, 15, 15)),
+        ),
+        row(
+            "/TaskGroups/0/RestartPolicy",
+            json!({"Attempts": 0}),
+            Is(|task| task.restart.policy == RestartWhen::Never),
+        ),
+        row(
+            "/TaskGroups/0/RestartPolicy",
+            json!({"Mode": "delay", "Delay": "20s"}),
+            Is(|task| {
+                task.restart == restart(RestartWhen::Always, limits::RESTART_ATTEMPTS_MOST, 20, 60)
+            }),
+        ),
+        row(
+            "/TaskGroups/0/RestartPolicy",
+            json!({"Mode": "always"}),
+            Problem("/TaskGroups/0/RestartPolicy/Mode", "fail, delay"),
+        ),
+        row(
+            "/TaskGroups/0/RestartPolicy",
+            json!({"Attempt": 1}),
+            Problem("/TaskGroups/0/RestartPolicy/Attempt", "Attempts"),
+        ),
+        row(
+            "/TaskGroups/0/RestartPolicy",
+            json!({"Interval": 60 * second}),
+            Told(&["/TaskGroups/0/RestartPolicy/Interval"]),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/restart",
+            json!("on-failure"),
+            Is(|task| task.restart.policy == RestartWhen::OnFailure),
+        ),
+        // Constraints.
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${attr.kernel.name}", "RTarget": "linux", "Operand": "="}]),
+            Told(&[]),
+        ),
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${attr.kernel.name}", "RTarget": "linux"}]),
+            Told(&[]),
+        ),
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${attr.kernel.name}", "RTarget": "windows", "Operand": "!="}]),
+            Told(&[]),
+        ),
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${attr.kernel.name}", "RTarget": "windows"}]),
+            Problem("/Constraints/0", "linux"),
+        ),
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${attr.driver.qemu}", "RTarget": "true"}]),
+            Told(&[]),
+        ),
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${attr.driver.qemu}", "Operand": "is_set"}]),
+            Told(&[]),
+        ),
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${attr.driver.qemu}", "Operand": "is_not_set"}]),
+            Problem("/Constraints/0", "is_not_set"),
+        ),
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${attr.cpu.arch}", "RTarget": "s390x"}]),
+            Problem("/Constraints/0", "s390x"),
+        ),
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${attr.cpu.arch}", "RTarget": "amd64,arm64", "Operand": "set_contains_any"}]),
+            Told(&[]),
+        ),
+        row("/Constraints", json!([{"Operand": "distinct_hosts", "RTarget": "true"}]), Told(&[])),
+        row(
+            "/Constraints",
+            json!([{"LTarget": "${meta.rack}", "RTarget": "r1"}]),
+            Told(&["/Constraints/0"]),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Constraints",
+            json!([{"LTarget": "${attr.kernel.version}", "RTarget": ">= 6.1", "Operand": "version"}]),
+            Told(&["/TaskGroups/0/Tasks/0/Constraints/0"]),
+        ),
+        row("/Constraints", json!([{"LTarget": 1}]), Problem("/Constraints/0/LTarget", "text")),
+        // Config.
+        row(
+            "/TaskGroups/0/Tasks/0/Config/guest_ports",
+            json!(["80"]),
+            Problem("/TaskGroups/0/Tasks/0/Config/guest_ports", "host_port"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/graceful_shutdown",
+            json!(true),
+            Problem("/TaskGroups/0/Tasks/0/Config/graceful_shutdown", "kill_timeout"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/guest_agent",
+            json!(true),
+            Problem("/TaskGroups/0/Tasks/0/Config/guest_agent", "power button"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/machine_type",
+            json!("q35"),
+            Problem("/TaskGroups/0/Tasks/0/Config/machine_type", "QEMU's pc"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/drive_interface",
+            json!("ide"),
+            Problem("/TaskGroups/0/Tasks/0/Config/drive_interface", "virtio"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/emulator",
+            json!("arm"),
+            Problem("/TaskGroups/0/Tasks/0/Config/emulator", "own processor"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/image_path",
+            json!("x"),
+            Problem("/TaskGroups/0/Tasks/0/Config/image_path", "image_source"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config",
+            json!({"image_path": "local/x.img"}),
+            Problem("/TaskGroups/0/Tasks/0/Config/image_path", "sha256sum"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/image_source",
+            json!("http://${attr.unique.network.ip-address}/x"),
+            Problem("/TaskGroups/0/Tasks/0/Config/image_source", "agent"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Artifacts",
+            json!([{"GetterSource": "https://x.example/a"}]),
+            Problem("/TaskGroups/0/Tasks/0/Artifacts", "into the image"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0",
+            json!({
+                "Name": "vm", "Driver": "qemu", "Resources": {"MemoryMB": 64},
+                "Config": {"image_path": "${NOMAD_TASK_DIR}/x.img"},
+                "Artifacts": [{
+                    "GetterSource": "https://x.example/y/x.img.xz", "RelativeDest": "local",
+                    "GetterOptions": {"checksum": format!("sha256:{zeros}")},
+                }],
+            }),
+            Is(|task| task.image.source.as_str() == "https://x.example/y/x.img.xz"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0",
+            json!({
+                "Name": "vm", "Driver": "qemu", "Resources": {"MemoryMB": 64},
+                "Config": {"image_path": "local/disk.img"},
+                "Artifacts": [{
+                    "GetterSource": "https://x.example/download?id=1", "RelativeDest": "local/disk.img",
+                    "GetterMode": "file", "GetterOptions": {"checksum": format!("sha256:{zeros}")},
+                }],
+            }),
+            Is(|task| task.image.source.query() == Some("id=1")),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0",
+            json!({
+                "Name": "vm", "Driver": "qemu", "Resources": {"MemoryMB": 64},
+                "Config": {"image_path": "local/other.img"},
+                "Artifacts": [{
+                    "GetterSource": "https://x.example/x.img",
+                    "GetterOptions": {"checksum": format!("sha256:{zeros}")},
+                }],
+            }),
+            Problem("/TaskGroups/0/Tasks/0/Config/image_path", "https://x.example/x.img"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0",
+            json!({
+                "Name": "vm", "Driver": "qemu", "Resources": {"MemoryMB": 64},
+                "Config": {"image_path": "local/x.img"},
+                "Artifacts": [{
+                    "GetterSource": "https://x.example/x.img", "GetterOptions": {"checksum": "md5:00"},
+                }],
+            }),
+            Problem("/TaskGroups/0/Tasks/0/Artifacts/0/GetterOptions/checksum", "sha256sum"),
+        ),
+    ]
+}
