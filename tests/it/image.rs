@@ -176,6 +176,9 @@ fn a_file_is_imported() {
     import("/none", &[]).exits(2).says("cannot read /none");
     import("/dev/zero", &[]).exits(2).says("it is no regular file");
     qhost.run(&["image", "import", &file]).exits(2).says("--url");
+    qhost.config("[image]\nmax_bytes = 1000\n");
+    import(&file, &[]).exits(2).says("more than image.max_bytes, 1000");
+    qhost.config("");
     let tar = qhost.file("disk.tar", [&[b'x'; 257][..], b"ustar", &[0; 1000]].concat());
     import(&tar, &[]).exits(15).says("its format is tar or OVA");
     assert_eq!(qhost.stored_images(), [""; 0]);

@@ -48,6 +48,11 @@ pub(super) async fn file<'a>(
     Fetcher { config, progress, .. }: Fetcher<'_>,
 ) -> Result<Fetched<'a>, ImageError> {
     let (mut file, total) = open(path).await?;
+    let most = config.max_bytes;
+    if total > most {
+        let reason = format!("it has {total} bytes, more than image.max_bytes, {most}");
+        return Err(unreadable(path)(std::io::Error::other(reason)));
+    }
     part.clear()?;
     part.claim().all(total)?;
     part.has_room_for(total, source)?;
