@@ -99,5 +99,3 @@ pub const READY_TRY: Duration = Duration::from_secs(5);
 pub const READY_AGAIN: Duration = Duration::from_millis(100);
 /// Disks of a VM that are told of.
 pub const DISKS: usize = 16;
-/// VMs' folders that one thread looks at before another thread is worth its start: some 5 ms of work.
-pub const LIST_SHARE: usize = 100;

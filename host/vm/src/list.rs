@@ -2,9 +2,7 @@
 
 use std::{
     fs,
-    num::NonZero,
     path::{Path, PathBuf},
-    thread,
 };
 
 use rustix::process::Signal;
@@ -24,7 +22,6 @@ use super::{
     records::{RESERVED, Reserved, STATUS, TASK, is_id, name_of, read_record, read_status},
     spec::{PLAN, Spec},
 };
-use crate::limits;
 
 /// Why a VM is lost.
 pub const LOST: &str = "its supervisor was killed, and QEMU is gone";
@@ -217,16 +214,17 @@ pub(super) fn is_over(path: &Path) -> bool {
 
 /// All VMs, running and ended, the latest first.
 pub fn list(state: &StateDir) -> Vec<VmRecord> {
-    latest_first(each(state, |path| Some(VmRecord::read(path))))
+    latest_first(folders(&state.vms()).map(|path| VmRecord::read(&path)).collect())
 }
 
 /// Those that are not over, the latest first.
 pub fn going_on(state: &StateDir) -> Vec<VmRecord> {
-    latest_first(each(state, |path| {
-        let status = read_status(path);
-        let vm = (!status.state().is_final()).then(|| VmRecord::with_status(path, status))?;
+    let of = |path: PathBuf| {
+        let status = read_status(&path);
+        let vm = (!status.state().is_final()).then(|| VmRecord::with_status(&path, status))?;
         (!vm.status.state().is_final()).then_some(vm)
-    }))
+    };
+    latest_first(folders(&state.vms()).filter_map(of).collect())
 }
 
 fn latest_first(mut vms: Vec<VmRecord>) -> Vec<VmRecord> {
@@ -236,31 +234,11 @@ fn latest_first(mut vms: Vec<VmRecord>) -> Vec<VmRecord> {
 
 /// The VMs that take something of this host now: they have a supervisor, or their QEMU is there.
 pub fn running(state: &StateDir) -> Vec<VmRecord> {
-    each(state, |path| (!is_over(path)).then(|| VmRecord::read(path)))
+    let takes = |path: &PathBuf| !is_over(path);
+    folders(&state.vms()).filter(takes).map(|path| VmRecord::read(&path)).collect()
 }
 
 /// The folders whose lock is free, for a sweep.
 pub fn abandoned(state: &StateDir) -> Vec<PathBuf> {
-    each(state, |path| is_abandoned(path).then(|| path.to_owned()))
-}
-
-/// What is found of each VM's folder. Many folders are looked at by several threads: most of the time goes into opening files.
-fn each<T: Send>(state: &StateDir, find: impl Fn(&Path) -> Option<T> + Sync) -> Vec<T> {
-    let folders: Vec<_> = folders(&state.vms()).collect();
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let share = folders.len().div_ceil(threads).max(limits::LIST_SHARE);
-    let find_in = |share: &[PathBuf]| share.iter().filter_map(|path| find(path)).collect();
-    let mut shares = folders.chunks(share);
-    let Some(own) = shares.next() else { return vec![] };
-    thread::scope(|scope| {
-        let others: Vec<_> = shares.map(|share| scope.spawn(|| find_in(share))).collect();
-        let mut found: Vec<T> = find_in(own);
-        for other in others {
-            match other.join() {
-                Ok(more) => found.extend::<Vec<T>>(more),
-                Err(panicked) => std::panic::resume_unwind(panicked),
-            }
-        }
-        found
-    })
+    folders(&state.vms()).filter(|path| is_abandoned(path)).collect()
 }
