@@ -125,7 +125,8 @@ pub fn open_to_append(path: &Path) -> io::Result<File> {
 /// Reads a record of the state folder whole.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = open_plain(File::options().read(true), path)?;
-    let mut bytes = vec![];
+    // Most records fit, and are read at once: a vector that grows from nothing is filled in pieces of 32 bytes first.
+    let mut bytes = Vec::with_capacity(4096);
     file.take(limits::RECORD_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 <= limits::RECORD_BYTES {
         Ok(bytes)
