@@ -186,10 +186,14 @@ fn a_file_is_imported() {
     let mirror = "https://mirror.example/disk.raw";
     let more = ["--url", mirror, "--checksum", &sha256(&disk())];
     import(&file, &more).exits(0);
+    // What is stored already is no reason to take another file for it.
+    let other = qhost.file("else.raw", boot_sector::disk("else", Then::PowerOff));
+    import(&other, &more).exits(14);
     // A job of a URL there finds it; of another, it would be fetched from there.
     for (url, found) in [
         (url, true),
         ("https://images.example/other", true),
+        (mirror, true),
         ("https://else.example/disk.raw", false),
     ] {
         let job = qhost.job(&(url.to_owned(), sha256(&disk())), json!({}));

@@ -11,7 +11,7 @@ use super::{
     ImageError,
     download::Fetch,
     hashers::Digests,
-    http::{Http, Small},
+    http::{Body, Http},
     pipe::Transferred,
     retry::Retry,
     store::{Fetcher, Part},
@@ -71,15 +71,15 @@ pub(super) async fn image<'a>(
 pub(super) async fn sums(
     url: &Url,
     Fetcher { config, progress, .. }: Fetcher<'_>,
-) -> Result<Small, ImageError> {
+) -> Result<Body, ImageError> {
     let time = config.total_timeout();
     let fetch =
         Fetch { http: Http::new(config, url.scheme())?, source: url, config, progress, time };
     let read = async {
         let mut retry = Retry::new(config);
         loop {
-            match fetch.http.get_small(url).await {
-                Ok(small) => return Ok(small),
+            match fetch.http.get_whole(url).await {
+                Ok(body) => return Ok(body),
                 Err(failure) => retry
                     .after(failure, 0, progress)
                     .await

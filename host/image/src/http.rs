@@ -27,7 +27,7 @@ pub(super) struct Http {
 }
 
 /// A whole body.
-pub(super) struct Small {
+pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     /// As in [`Answer`].
     pub(super) encoding: Option<String>,
@@ -144,7 +144,7 @@ impl Http {
     }
 
     /// A list of checksums, in memory.
-    pub(super) async fn get_small(&self, url: &Url) -> Result<Small, FetchFailure> {
+    pub(super) async fn get_whole(&self, url: &Url) -> Result<Body, FetchFailure> {
         let mut answer = self.get(url, None).await?;
         let encoding = answer.encoding.take();
         let mut bytes = vec![];
@@ -155,7 +155,7 @@ impl Http {
             }
         }
         match answer.total.filter(|total| *total != bytes.len() as u64) {
-            None => Ok(Small { bytes, encoding }),
+            None => Ok(Body { bytes, encoding }),
             Some(expected) => Err(FetchFailure::Short { received: bytes.len() as u64, expected }),
         }
     }

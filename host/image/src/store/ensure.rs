@@ -38,7 +38,7 @@ impl Store {
     }
 
     /// The stored image, made of a file that the operator vouches for as what its sources serve. Where an image of that digest is
-    /// stored already, its sources' origins are added to it.
+    /// stored already, the file is checked all the same, and its sources' origins are added.
     pub async fn import(
         &self,
         file: &Path,
@@ -57,7 +57,9 @@ impl Store {
         supply: Supply<'_>,
         fetcher: Fetcher<'_>,
     ) -> Result<VerifiedImage, ImageError> {
-        if let Lookup::Ready(image) = self.find_by(digest, request, fetcher.config)? {
+        if let (Lookup::Ready(image), Supply::Sources) =
+            (self.find_by(digest, request, fetcher.config)?, supply)
+        {
             self.note_use(image.sha256);
             return Ok(image);
         }
@@ -78,9 +80,10 @@ impl Store {
             }
             found = self.find(sha256, request, fetcher.config)?;
         }
-        let image = match found {
-            Lookup::Ready(image) => image,
-            Lookup::Changed | Lookup::Elsewhere | Lookup::Nothing => {
+        let image = match (found, supply) {
+            (Lookup::Ready(image), Supply::Sources) => image,
+            (Lookup::Ready(_), Supply::File(_))
+            | (Lookup::Changed | Lookup::Elsewhere | Lookup::Nothing, _) => {
                 let part = Part::open(&path, &download, fetcher.claim(self, lock)?)?;
                 self.fetch(digest, request, supply, part, fetcher).await?
             }

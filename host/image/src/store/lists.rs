@@ -18,7 +18,7 @@ use qhost_model::{
 use qhost_sys::state;
 
 use super::{
-    super::{ImageError, Mismatch, fetch, http::Small, shown, sums},
+    super::{ImageError, Mismatch, fetch, http::Body, shown, sums},
     Fetcher, Store, Supply,
 };
 use crate::limits;
@@ -97,7 +97,7 @@ impl Store {
             lists.iter().for_each(|list| note_use(list));
             return Ok(digest);
         }
-        let Small { bytes: list, encoding } = fetch::sums(url, fetcher).await?;
+        let Body { bytes: list, encoding } = fetch::sums(url, fetcher).await?;
         let (found, bytes) = (Sha256::of(&list), list.len() as u64);
         if found != *sha256 {
             return Err(ImageError::Mismatch(Box::new(Mismatch {
