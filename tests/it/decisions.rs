@@ -432,8 +432,8 @@ fn decisions_are_listed_and_told_in_full() {
     let lines: Vec<_> =
         text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
     let [_, not_launched, _, denied, _] = lines.as_slice() else { panic!("{text}") };
-    assert_eq!(denied[2..5], ["denied", "default/test", "limits"], "{text}");
-    assert_eq!(not_launched[2..6], ["not", "launched", "default/test", "host.quota.vms"], "{text}");
+    assert_eq!(denied[4..7], ["denied", "default/test", "limits"], "{text}");
+    assert_eq!(not_launched[4..8], ["not", "launched", "default/test", "host.quota.vms"], "{text}");
     qhost
         .run(&["decisions", denied[0]])
         .exits(0)

@@ -23,7 +23,7 @@ use qhost_vm::{
     records::{STATUS, read_record},
 };
 
-use crate::overlays::{self, Owner};
+use crate::overlays::{self, Kept, Owner};
 
 /// What is to be admitted.
 struct AdmissionRequest {
@@ -101,16 +101,7 @@ fn is_within(
     for (whose, quota) in
         [(QuotaScope::Host, &terms.host), (QuotaScope::Tenant(&asking.of.tenant), &terms.tenant)]
     {
-        let is_meant = |tenant: &str| match whose {
-            QuotaScope::Host => true,
-            QuotaScope::Tenant(only) => only == tenant,
-        };
-        let vms = going_on.iter().filter(|vm| is_meant(&vm.tenant));
-        let kept = overlays.iter().filter(|one| is_meant(&one.of.tenant));
-        let taken = InUse {
-            vms: vms.fold(Usage::default(), |sum, vm| sum + vm.reserved),
-            kept_bytes: kept.map(|one| one.disk_usage).sum(),
-        };
+        let taken = InUse::of(whose, going_on, &overlays);
         admits(quota, whose, taken, asking.takes)?;
     }
     Ok(())
@@ -168,16 +159,32 @@ fn remove(folder: &Path) -> io::Result<()> {
 
 /// What is taken already.
 #[derive(Debug, Clone, Copy, Default)]
-struct InUse {
+pub(crate) struct InUse {
     /// By VMs.
-    vms: Usage,
+    pub(crate) vms: Usage,
     /// By kept overlays that no VM has.
-    kept_bytes: u64,
+    pub(crate) kept_bytes: u64,
+}
+
+impl InUse {
+    /// What those of these VMs and overlays take that count.
+    pub(crate) fn of(whose: QuotaScope<'_>, vms: &[VmRecord], overlays: &[Kept]) -> Self {
+        let is_meant = |tenant: &str| match whose {
+            QuotaScope::Host => true,
+            QuotaScope::Tenant(only) => only == tenant,
+        };
+        let vms = vms.iter().filter(|vm| is_meant(&vm.tenant));
+        let kept = overlays.iter().filter(|one| is_meant(&one.of.tenant));
+        Self {
+            vms: vms.fold(Usage::default(), |sum, vm| sum + vm.reserved),
+            kept_bytes: kept.map(|one| one.disk_usage).sum(),
+        }
+    }
 }
 
 /// Whose quota it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum QuotaScope<'a> {
+pub(crate) enum QuotaScope<'a> {
     /// All tenants' together.
     Host,
     /// One tenant's.

@@ -49,6 +49,7 @@ impl Deciding {
         known: Option<Task>,
         understood: &mut Understood,
     ) -> Result<Approved, Failure> {
+        understood.allowed = None;
         let record = DecisionRecord::new(&self.generation, self.engine.state(), self.keep);
         let record = Arc::new(record);
         let deadline = Deadline::after(qhost_policy::limits::DECISION);
@@ -73,7 +74,6 @@ impl Deciding {
         let verdict = verdict?;
         let masked = qhost_policy::masked(&understood.secrets, verdict.decision().clone());
         self.observe(Observation::Decided(&masked));
-        understood.allowed = None;
         match verdict {
             Verdict::Approved(approved) => {
                 understood.allowed = Some(masked);

@@ -118,7 +118,7 @@ fn planned(
     ports::are_free(engine.state(), launch)?;
     let terms = config.terms(&task.tenant);
     admission::would_admit(engine.state(), task, launch.usage(config.overlay.max_bytes), &terms)?;
-    if store.would_fetch(image, &task.tenant, &config.image_for(order))? {
+    if stored.is_none() && store.would_fetch(image, &task.tenant, &config.image_for(order))? {
         store.may_fetch(image, &config.image_for(order))?;
     }
     spawn::has_supervisor().map_err(|(program, source)| VmError::Supervisor { program, source })?;

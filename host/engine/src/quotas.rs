@@ -8,6 +8,7 @@ use qhost_model::quota::{Quota, Usage};
 use qhost_vm::list;
 
 use crate::{
+    admission::{InUse, QuotaScope},
     engine::{Engine, blocking},
     error::EngineError,
     overlays::{self, Owner},
@@ -51,12 +52,9 @@ impl Engine {
                 .chain(images.iter().filter_map(|(tenant, _)| tenant.clone()))
                 .collect();
             let of = |tenant: Option<String>, quota: Quota| {
-                let is_meant = |whose: &str| tenant.as_deref().is_none_or(|only| only == whose);
-                let vms = vms.iter().filter(|vm| is_meant(&vm.tenant));
-                let mut used = vms.fold(Usage::default(), |sum, vm| sum + vm.reserved);
-                let kept = overlays.iter().filter(|one| is_meant(&one.of.tenant));
-                used.disk_bytes =
-                    kept.fold(used.disk_bytes, |sum, one| sum.saturating_add(one.disk_usage));
+                let whose = tenant.as_deref().map_or(QuotaScope::Host, QuotaScope::Tenant);
+                let InUse { vms: mut used, kept_bytes } = InUse::of(whose, &vms, &overlays);
+                used.disk_bytes = used.disk_bytes.saturating_add(kept_bytes);
                 let images =
                     images.iter().filter(|(whose, _)| tenant.is_none() || *whose == tenant);
                 let image_bytes = images.map(|(_, bytes)| bytes).sum();

@@ -1,5 +1,5 @@
-//! What is written down of an order that was understood and refused: by whom and why, as an event; and in the log of decisions where
-//! policies had allowed it, as that log would have it allowed otherwise.
+//! What is written down of an order that was understood and refused: an event that says by what and why; and, where policies had
+//! allowed the order, a record in the log of decisions, which would else have it as launched.
 
 use jiff::Timestamp;
 
@@ -55,7 +55,8 @@ impl Understood {
 }
 
 impl Failure {
-    /// What refuses an order, by the name that goes behind "refused by"; absent where it was given up, or is no order at all.
+    /// What refuses an order, by the name that goes behind "refused by"; absent where the order was given up, or was not
+    /// understood.
     pub(crate) fn refused_by(&self) -> Option<String> {
         let by = match self {
             Self::Tenant(_)

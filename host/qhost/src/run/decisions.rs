@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
@@ -162,7 +161,7 @@ fn table(found: &[Recorded]) -> String {
         let shown = |text: &str, most| printable::line(text, most).to_string();
         [
             one.id.to_string().chars().take(8).collect(),
-            since(*time),
+            ago(*time),
             outcome.name().to_owned(),
             format!("{}/{}", shown(&task.tenant, 40), shown(&task.name, 40)),
             shown(&by, 60),
@@ -170,16 +169,4 @@ fn table(found: &[Recorded]) -> String {
         ]
     }));
     show::table(&rows)
-}
-
-/// How long ago, as short as it can be said.
-fn since(time: Timestamp) -> String {
-    let seconds = Timestamp::now().duration_since(time).as_secs().max(0);
-    let (number, unit) = match seconds {
-        0..60 => (seconds, "s"),
-        60..3600 => (seconds / 60, "m"),
-        3600..86_400 => (seconds / 3600, "h"),
-        _ => (seconds / 86_400, "d"),
-    };
-    format!("{number}{unit}")
 }
