@@ -66,7 +66,7 @@ fn nomad_keys() -> String {
         };
         let read = listed(|what| what == Treatment::Read);
         let refused = listed(|what| matches!(what, Treatment::Refused(_)));
-        let told = listed(|what| what == Treatment::Told);
+        let told = listed(|what| what == Treatment::Ignored);
         format!("| {} | {read} | {refused} | {told} |\n", object.of)
     });
     let head = "| of a | done, or refused for its value | refused | named as not looked at |\n|---|---|---|---|\n";

@@ -8,7 +8,7 @@ mod artifact;
 mod constraints;
 pub(super) mod lifetime;
 mod network;
-mod told;
+mod ignored;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{launch::Asked, limits};
 
+use ignored::Ignored;
 use lifetime::JobType;
-use told::Told;
 
 pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Option<Task> {
     let job = match root.value().get("Job") {
@@ -149,26 +149,26 @@ fn chosen<'a>(
 impl<'a> Candidate<'a> {
     /// The task, but for the job's name.
     fn read(&self, job: &Object<'a>, tenant: &str) -> Option<Task> {
-        let told = Told::new();
-        told.keys(job, &keys::JOB);
-        told.keys(&self.group, &keys::GROUP);
-        told.keys(&self.task, &keys::TASK);
+        let ignored = Ignored::new();
+        ignored.keys(job, &keys::JOB);
+        ignored.keys(&self.group, &keys::GROUP);
+        ignored.keys(&self.task, &keys::TASK);
         keys::TASK.refuse(&self.task);
-        self.check_group(&told);
+        self.check_group(&ignored);
         for object in [job, &self.group, &self.task] {
-            constraints::check(object, &told);
+            constraints::check(object, &ignored);
         }
         lifetime::check_kill_signal(&self.task);
         let grace_s = lifetime::grace(&self.task);
         let restart = JobType::of(job)
-            .and_then(|kind| lifetime::restart(kind, &self.group, &self.task, &told));
+            .and_then(|kind| lifetime::restart(kind, &self.group, &self.task, &ignored));
         let resources = self.task.required("Resources", "the task's resources");
         let resources = resources.and_then(|resources| resources.object(&keys::RESOURCES.names()));
         if let Some(resources) = &resources {
             keys::RESOURCES.refuse(resources);
-            told.keys(resources, &keys::RESOURCES);
+            ignored.keys(resources, &keys::RESOURCES);
         }
-        let declared = network::declared(&self.task, &self.group, resources.as_ref(), &told);
+        let declared = network::declared(&self.task, &self.group, resources.as_ref(), &ignored);
         let config = self.task.required("Config", "the task's config");
         let config = config.and_then(config::of_nomad);
         let image = config.as_ref().map(|config| artifact::image(&self.task, config));
@@ -196,16 +196,16 @@ impl<'a> Candidate<'a> {
             args: config.args,
             grace_s: grace_s?,
             meta: meta?,
-            not_looked_at: told.into_vec(),
+            not_looked_at: ignored.into_vec(),
         })
     }
 
     /// What the group asks for besides this task.
-    fn check_group(&self, told: &Told) {
+    fn check_group(&self, ignored: &Ignored) {
         if let Some(count) = self.group.optional("Count") {
             match count.value().as_u64() {
                 Some(1) => {}
-                Some(2..) => told.note(&count),
+                Some(2..) => ignored.note(&count),
                 Some(0) | None => {
                     count.refuse_with_hint::<()>(
                         "1: a run starts one VM",
@@ -215,7 +215,7 @@ impl<'a> Candidate<'a> {
             }
         }
         for object in [&self.group, &self.task] {
-            check_services(object, told);
+            check_services(object, ignored);
         }
         let tasks = self
             .group
@@ -223,19 +223,19 @@ impl<'a> Candidate<'a> {
             .and_then(|tasks| tasks.array(limits::NOMAD_ITEMS, "tasks"));
         for task in tasks.into_iter().flatten() {
             if task.pointer() != self.task.here().pointer() {
-                told.note(&task);
+                ignored.note(&task);
             }
         }
     }
 }
 
 /// Services are registered by Nomad alone; what a mesh would do to a guest's traffic is not passed over.
-fn check_services(object: &Object<'_>, told: &Told) {
+fn check_services(object: &Object<'_>, ignored: &Ignored) {
     let Some(services) = object.optional("Services").filter(|all| !asks_nothing(all.value()))
     else {
         return;
     };
-    told.note(&services);
+    ignored.note(&services);
     for service in services.array(limits::NOMAD_ITEMS, "services").into_iter().flatten() {
         if let Some(service) = service.any_object("a service") {
             service.unsupported(

@@ -1,21 +1,21 @@
-//! Constraints: what they say of an operating system, a processor and a driver is told without looking at the host. The rest needs a
-//! Nomad client, and is told to the person.
+//! Constraints: what they say of an operating system, a processor and a driver is known without looking at the host. The rest needs a
+//! Nomad client, and is ignored, which a run says.
 
 use super::{
     super::cursor::{Cursor, Object, quoted},
-    told::Told,
+    ignored::Ignored,
 };
 use crate::limits;
 
 /// Notes a problem for each constraint of a job, a group or a task that this host does not meet.
-pub(super) fn check(object: &Object<'_>, told: &Told) {
+pub(super) fn check(object: &Object<'_>, ignored: &Ignored) {
     let Some(list) = object.optional("Constraints") else { return };
     for constraint in list.array(limits::NOMAD_ITEMS, "constraints").into_iter().flatten() {
-        check_one(constraint, told);
+        check_one(constraint, ignored);
     }
 }
 
-fn check_one(cursor: Cursor<'_>, told: &Told) {
+fn check_one(cursor: Cursor<'_>, ignored: &Ignored) {
     let here = cursor.clone();
     let Some(constraint) = cursor.object(&["LTarget", "RTarget", "Operand"]) else { return };
     let text = |key: &str| match constraint.optional(key) {
@@ -31,7 +31,7 @@ fn check_one(cursor: Cursor<'_>, told: &Told) {
         // A run starts one VM.
         return;
     }
-    let Some(has) = attribute(left) else { return told.note(&here) };
+    let Some(has) = attribute(left) else { return ignored.note(&here) };
     let is = |wanted: &str| wanted.trim() == has || (has == "1" && wanted.trim() == "true");
     let holds = match operand {
         "" | "=" | "==" | "is" => is(right),
@@ -40,7 +40,7 @@ fn check_one(cursor: Cursor<'_>, told: &Told) {
         "is_not_set" => false,
         "set_contains" => right.split(',').all(is),
         "set_contains_any" => right.split(',').any(is),
-        _ => return told.note(&here),
+        _ => return ignored.note(&here),
     };
     if !holds {
         let operand = if operand.is_empty() { "=" } else { operand };

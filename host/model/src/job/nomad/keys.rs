@@ -1,5 +1,5 @@
 //! Every key that Nomad has for a job, and what becomes of it here: a key that changes what a person expects is read or refused, and what
-//! only Nomad acts on is told.
+//! only Nomad acts on is ignored, which a run says.
 
 use super::super::cursor::Object;
 
@@ -9,14 +9,14 @@ pub enum Treatment {
     /// Its value is done, or refused.
     Read,
     /// Only Nomad acts on it. A run says that it was not looked at, where it asks for something.
-    Told,
+    Ignored,
     /// Nomad's server writes it, and it asks for nothing.
     Server,
     /// It asks for what qhost does not do, for this reason.
     Refused(&'static str),
 }
 
-use Treatment::{Read, Refused, Server, Told};
+use Treatment::{Ignored, Read, Refused, Server};
 
 /// The keys of one of Nomad's objects.
 #[derive(Debug)]
@@ -60,30 +60,30 @@ pub(super) const JOB: Keys = Keys {
         ("Name", Read),
         ("TaskGroups", Read),
         ("Meta", Read),
-        ("Affinities", Told),
-        ("AllAtOnce", Told),
+        ("Affinities", Ignored),
+        ("AllAtOnce", Ignored),
         ("Constraints", Read),
-        ("ConsulNamespace", Told),
-        ("ConsulToken", Told),
+        ("ConsulNamespace", Ignored),
+        ("ConsulToken", Ignored),
         ("CreateIndex", Server),
-        ("Datacenters", Told),
+        ("Datacenters", Ignored),
         ("DispatchIdempotencyToken", Server),
         ("Dispatched", Read),
         ("JobModifyIndex", Server),
-        ("Migrate", Told),
+        ("Migrate", Ignored),
         ("ModifyIndex", Server),
-        ("Multiregion", Told),
-        ("Namespace", Told),
-        ("NodePool", Told),
+        ("Multiregion", Ignored),
+        ("Namespace", Ignored),
+        ("NodePool", Ignored),
         ("NomadTokenID", Server),
         ("ParameterizedJob", Read),
         ("ParentID", Server),
         ("Payload", Refused(BY_DISPATCH)),
         ("Periodic", Read),
-        ("Priority", Told),
-        ("Region", Told),
-        ("Reschedule", Told),
-        ("Spreads", Told),
+        ("Priority", Ignored),
+        ("Region", Ignored),
+        ("Reschedule", Ignored),
+        ("Spreads", Ignored),
         ("Stable", Server),
         ("Status", Server),
         ("StatusDescription", Server),
@@ -91,9 +91,9 @@ pub(super) const JOB: Keys = Keys {
         ("SubmitTime", Server),
         ("Type", Read),
         ("UI", Server),
-        ("Update", Told),
-        ("VaultNamespace", Told),
-        ("VaultToken", Told),
+        ("Update", Ignored),
+        ("VaultNamespace", Ignored),
+        ("VaultToken", Ignored),
         ("Version", Server),
         ("VersionTag", Server),
     ],
@@ -106,24 +106,24 @@ pub(super) const GROUP: Keys = Keys {
         ("Tasks", Read),
         ("Networks", Read),
         ("Meta", Read),
-        ("Affinities", Told),
+        ("Affinities", Ignored),
         ("Constraints", Read),
-        ("Consul", Told),
+        ("Consul", Ignored),
         ("Count", Read),
-        ("Disconnect", Told),
-        ("EphemeralDisk", Told),
-        ("MaxClientDisconnect", Told),
-        ("Migrate", Told),
-        ("PreventRescheduleOnLost", Told),
-        ("ReschedulePolicy", Told),
+        ("Disconnect", Ignored),
+        ("EphemeralDisk", Ignored),
+        ("MaxClientDisconnect", Ignored),
+        ("Migrate", Ignored),
+        ("PreventRescheduleOnLost", Ignored),
+        ("ReschedulePolicy", Ignored),
         ("RestartPolicy", Read),
-        ("Scaling", Told),
+        ("Scaling", Ignored),
         ("Services", Read),
-        ("ShutdownDelay", Told),
-        ("Spreads", Told),
-        ("StopAfterClientDisconnect", Told),
-        ("Update", Told),
-        ("Volumes", Told),
+        ("ShutdownDelay", Ignored),
+        ("Spreads", Ignored),
+        ("StopAfterClientDisconnect", Ignored),
+        ("Update", Ignored),
+        ("Volumes", Ignored),
     ],
 };
 
@@ -135,29 +135,29 @@ pub(super) const TASK: Keys = Keys {
         ("Config", Read),
         ("Resources", Read),
         ("Meta", Read),
-        ("Actions", Told),
-        ("Affinities", Told),
+        ("Actions", Ignored),
+        ("Affinities", Ignored),
         ("Artifacts", Read),
         ("CSIPluginConfig", Refused("a guest is no plugin of a Nomad client")),
         ("Constraints", Read),
-        ("Consul", Told),
+        ("Consul", Ignored),
         ("DispatchPayload", Refused(NOT_IN_THE_GUEST)),
         ("Env", Refused("a guest has no environment to set; put this into the image")),
         ("Identities", Refused(NO_TOKEN)),
-        ("Identity", Told),
+        ("Identity", Ignored),
         ("KillSignal", Read),
         ("KillTimeout", Read),
-        ("Kind", Told),
-        ("Leader", Told),
+        ("Kind", Ignored),
+        ("Leader", Ignored),
         (
             "Lifecycle",
             Refused(
                 "qhost runs this task alone, and knows no order among a group's tasks; leave lifecycle out",
             ),
         ),
-        ("LogConfig", Told),
+        ("LogConfig", Ignored),
         ("RestartPolicy", Read),
-        ("ScalingPolicies", Told),
+        ("ScalingPolicies", Ignored),
         (
             "Schedule",
             Refused(
@@ -166,7 +166,7 @@ pub(super) const TASK: Keys = Keys {
         ),
         ("Secrets", Refused(NOT_IN_THE_GUEST)),
         ("Services", Read),
-        ("ShutdownDelay", Told),
+        ("ShutdownDelay", Ignored),
         ("Templates", Refused(NOT_IN_THE_GUEST)),
         (
             "User",
@@ -180,16 +180,16 @@ pub(super) const TASK: Keys = Keys {
 pub(super) const RESOURCES: Keys = Keys {
     of: "resources",
     keys: &[
-        ("CPU", Told),
+        ("CPU", Ignored),
         ("Cores", Read),
         ("MemoryMB", Read),
         ("Networks", Read),
-        ("DiskMB", Told),
+        ("DiskMB", Ignored),
         ("Devices", Refused(NO_DEVICES)),
-        ("IOPS", Told),
-        ("MemoryMaxMB", Told),
+        ("IOPS", Ignored),
+        ("MemoryMaxMB", Ignored),
         ("NUMA", Refused(NO_DEVICES)),
-        ("SecretsMB", Told),
+        ("SecretsMB", Ignored),
     ],
 };
 
@@ -198,13 +198,13 @@ pub(super) const NETWORK: Keys = Keys {
     keys: &[
         ("ReservedPorts", Read),
         ("DynamicPorts", Read),
-        ("CIDR", Told),
+        ("CIDR", Ignored),
         ("CNI", Refused(USER_NETWORK)),
         ("DNS", Refused(USER_NETWORK)),
-        ("Device", Told),
-        ("Hostname", Told),
-        ("IP", Told),
-        ("MBits", Told),
+        ("Device", Ignored),
+        ("Hostname", Ignored),
+        ("IP", Ignored),
+        ("MBits", Ignored),
         ("Mode", Read),
     ],
 };
@@ -215,8 +215,8 @@ pub(super) const PORT: Keys = Keys {
         ("Label", Read),
         ("Value", Read),
         ("To", Read),
-        ("HostNetwork", Told),
-        ("IgnoreCollision", Told),
+        ("HostNetwork", Ignored),
+        ("IgnoreCollision", Ignored),
     ],
 };
 
@@ -225,9 +225,9 @@ pub(super) const RESTART: Keys = Keys {
     keys: &[
         ("Attempts", Read),
         ("Delay", Read),
-        ("Interval", Told),
+        ("Interval", Ignored),
         ("Mode", Read),
-        ("RenderTemplates", Told),
+        ("RenderTemplates", Ignored),
     ],
 };
 

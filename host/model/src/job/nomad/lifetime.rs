@@ -9,8 +9,8 @@ use super::{
         Restart, RestartWhen,
         cursor::{Cursor, Object},
     },
+    ignored::Ignored,
     keys,
-    told::Told,
 };
 use crate::limits;
 
@@ -68,13 +68,13 @@ pub(super) fn restart(
     kind: JobType,
     group: &Object<'_>,
     task: &Object<'_>,
-    told: &Told,
+    ignored: &Ignored,
 ) -> Option<Option<Restart>> {
     let mut policies = vec![];
     for object in [task, group] {
         if let Some(policy) = object.optional("RestartPolicy") {
             let policy = policy.object(&keys::RESTART.names())?;
-            told.keys(&policy, &keys::RESTART);
+            ignored.keys(&policy, &keys::RESTART);
             policies.push(policy);
         }
     }

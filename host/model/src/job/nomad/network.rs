@@ -5,8 +5,8 @@ use super::{
         block::Declared,
         cursor::{Cursor, Object},
     },
+    ignored::Ignored,
     keys,
-    told::Told,
 };
 use crate::{launch::ports::keys as ports, limits};
 
@@ -15,7 +15,7 @@ pub(super) fn declared<'a>(
     task: &Object<'a>,
     group: &Object<'a>,
     resources: Option<&Object<'a>>,
-    told: &Told,
+    ignored: &Ignored,
 ) -> Option<Vec<Declared<'a>>> {
     let mut ports = Some(vec![]);
     let task_networks = resources.and_then(|resources| resources.optional("Networks"));
@@ -23,12 +23,12 @@ pub(super) fn declared<'a>(
         for network in networks.array(limits::NOMAD_ITEMS, "networks")? {
             let network = network.object(&keys::NETWORK.names())?;
             keys::NETWORK.refuse(&network);
-            told.keys(&network, &keys::NETWORK);
-            check_mode(&network, told);
+            ignored.keys(&network, &keys::NETWORK);
+            check_mode(&network, ignored);
             for (key, reserved) in [("ReservedPorts", true), ("DynamicPorts", false)] {
                 let Some(list) = network.optional(key) else { continue };
                 for port in list.array(limits::PORTS, "ports")? {
-                    let port = declared_port(port, reserved, told);
+                    let port = declared_port(port, reserved, ignored);
                     ports = ports.zip(port).map(|(mut ports, port)| {
                         ports.push(port);
                         ports
@@ -48,11 +48,11 @@ pub(super) fn declared<'a>(
 }
 
 /// A guest is behind QEMU's user-mode network in any case: its ports are forwarded as those of a group behind a bridge are.
-fn check_mode(network: &Object<'_>, told: &Told) {
+fn check_mode(network: &Object<'_>, ignored: &Ignored) {
     let Some(mode) = network.optional("Mode") else { return };
     match mode.value().as_str() {
         Some("" | "host") => {}
-        Some("bridge" | "none") => told.note(&mode),
+        Some("bridge" | "none") => ignored.note(&mode),
         Some(_) | None => {
             mode.refuse_with_hint::<()>(
                 "one of host, bridge, none",
@@ -62,10 +62,14 @@ fn check_mode(network: &Object<'_>, told: &Told) {
     }
 }
 
-fn declared_port<'a>(cursor: Cursor<'a>, reserved: bool, told: &Told) -> Option<Declared<'a>> {
+fn declared_port<'a>(
+    cursor: Cursor<'a>,
+    reserved: bool,
+    ignored: &Ignored,
+) -> Option<Declared<'a>> {
     let here = cursor.clone();
     let port = cursor.object(&keys::PORT.names())?;
-    told.keys(&port, &keys::PORT);
+    ignored.keys(&port, &keys::PORT);
     let label = port.required("Label", "the port's label");
     let label = label.and_then(|label| {
         ports::checked_label(label.text(limits::LABEL_BYTES, "a label")?, &label)

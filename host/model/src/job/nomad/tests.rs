@@ -15,12 +15,12 @@ enum Gives {
     /// A task of which this holds.
     Task(fn(&Task) -> bool),
     /// A task, and these places are not looked at.
-    Told(&'static [&'static str]),
+    Ignored(&'static [&'static str]),
     /// A problem at this place, with this word in it.
     Problem(&'static str, &'static str),
 }
 
-use Gives::{Problem, Task as Is, Told};
+use Gives::{Ignored, Problem, Task as Is};
 
 /// Where a value is put into a sound job, the value, and what that gives.
 struct Row {
@@ -76,7 +76,7 @@ fn each_key_is_done_refused_or_told() {
         let row = format!("row {number}: {at} = {value}");
         match (gives, read) {
             (Is(holds), Ok(task)) => assert!(holds(&task), "{row}: {task:?}"),
-            (Told(places), Ok(task)) => assert_eq!(task.not_looked_at, places, "{row}"),
+            (Ignored(places), Ok(task)) => assert_eq!(task.not_looked_at, places, "{row}"),
             (Problem(place, word), Err(error)) => {
                 let problem = error.problems().iter().find(|one| one.pointer == place);
                 let text = problem.map(ToString::to_string).unwrap_or_default();

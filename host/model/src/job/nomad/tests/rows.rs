@@ -7,9 +7,9 @@ pub(super) fn rows() -> Vec<Row> {
     let zeros = "0".repeat(64);
     vec![
         // The job.
-        row("/Stop", json!(false), Told(&[])),
+        row("/Stop", json!(false), Ignored(&[])),
         row("/Stop", json!(true), Problem("/Stop", "was stopped")),
-        row("/ParameterizedJob", json!(null), Told(&[])),
+        row("/ParameterizedJob", json!(null), Ignored(&[])),
         row(
             "/ParameterizedJob",
             json!({"Payload": ""}),
@@ -17,39 +17,39 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         row("/Periodic", json!({"Enabled": true, "Spec": "@daily"}), Problem("/Periodic", "timer")),
         row("/Periodic", json!({"Spec": "@daily"}), Problem("/Periodic", "timer")),
-        row("/Periodic", json!({"Enabled": false, "Spec": "@daily"}), Told(&[])),
+        row("/Periodic", json!({"Enabled": false, "Spec": "@daily"}), Ignored(&[])),
         row("/Payload", json!("aGk="), Problem("/Payload", "dispatched")),
-        row("/Type", json!("system"), Told(&[])),
+        row("/Type", json!("system"), Ignored(&[])),
         row("/Type", json!("cron"), Problem("/Type", "one of service, batch")),
-        row("/Datacenters", json!(["*"]), Told(&[])),
-        row("/Datacenters", json!(["dc1"]), Told(&["/Datacenters"])),
-        row("/Priority", json!(50), Told(&[])),
-        row("/Priority", json!(80), Told(&["/Priority"])),
-        row("/Region", json!("global"), Told(&[])),
-        row("/Namespace", json!("prod"), Told(&["/Namespace"])),
-        row("/Affinities", json!([]), Told(&[])),
-        row("/Affinities", json!([{"LTarget": "x"}]), Told(&["/Affinities"])),
+        row("/Datacenters", json!(["*"]), Ignored(&[])),
+        row("/Datacenters", json!(["dc1"]), Ignored(&["/Datacenters"])),
+        row("/Priority", json!(50), Ignored(&[])),
+        row("/Priority", json!(80), Ignored(&["/Priority"])),
+        row("/Region", json!("global"), Ignored(&[])),
+        row("/Namespace", json!("prod"), Ignored(&["/Namespace"])),
+        row("/Affinities", json!([]), Ignored(&[])),
+        row("/Affinities", json!([{"LTarget": "x"}]), Ignored(&["/Affinities"])),
         row(
             "/Update",
             json!({"Stagger": 30 * second, "MaxParallel": 1, "HealthCheck": ""}),
-            Told(&[]),
+            Ignored(&[]),
         ),
-        row("/Update", json!({"MaxParallel": 2}), Told(&["/Update"])),
-        row("/ConsulToken", json!("secret"), Told(&["/ConsulToken"])),
-        row("/VersionTag", json!({"Name": "x"}), Told(&[])),
+        row("/Update", json!({"MaxParallel": 2}), Ignored(&["/Update"])),
+        row("/ConsulToken", json!("secret"), Ignored(&["/ConsulToken"])),
+        row("/VersionTag", json!({"Name": "x"}), Ignored(&[])),
         // The group.
-        row("/TaskGroups/0/Count", json!(1), Told(&[])),
-        row("/TaskGroups/0/Count", json!(1.0), Told(&[])),
-        row("/TaskGroups/0/Count", json!(3), Told(&["/TaskGroups/0/Count"])),
+        row("/TaskGroups/0/Count", json!(1), Ignored(&[])),
+        row("/TaskGroups/0/Count", json!(1.0), Ignored(&[])),
+        row("/TaskGroups/0/Count", json!(3), Ignored(&["/TaskGroups/0/Count"])),
         row("/TaskGroups/0/Count", json!(0), Problem("/TaskGroups/0/Count", "one VM")),
         row("/TaskGroups/0/Count", json!("1"), Problem("/TaskGroups/0/Count", "one VM")),
-        row("/TaskGroups/0/EphemeralDisk", json!({"SizeMB": 300, "Sticky": false}), Told(&[])),
+        row("/TaskGroups/0/EphemeralDisk", json!({"SizeMB": 300, "Sticky": false}), Ignored(&[])),
         row(
             "/TaskGroups/0/EphemeralDisk",
             json!({"SizeMB": 300, "Sticky": true}),
-            Told(&["/TaskGroups/0/EphemeralDisk"]),
+            Ignored(&["/TaskGroups/0/EphemeralDisk"]),
         ),
-        row("/TaskGroups/0/Services", json!([{"Name": "x"}]), Told(&["/TaskGroups/0/Services"])),
+        row("/TaskGroups/0/Services", json!([{"Name": "x"}]), Ignored(&["/TaskGroups/0/Services"])),
         row(
             "/TaskGroups/0/Services",
             json!([{"Name": "x", "Connect": {"SidecarService": {}}}]),
@@ -58,15 +58,15 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/TaskGroups/0/Services",
             json!([{"Name": "x", "Connect": null}]),
-            Told(&["/TaskGroups/0/Services"]),
+            Ignored(&["/TaskGroups/0/Services"]),
         ),
-        row("/TaskGroups/0/Volumes", json!({"x": {}}), Told(&["/TaskGroups/0/Volumes"])),
+        row("/TaskGroups/0/Volumes", json!({"x": {}}), Ignored(&["/TaskGroups/0/Volumes"])),
         // Its networks.
-        row("/TaskGroups/0/Networks/0/Mode", json!("host"), Told(&[])),
+        row("/TaskGroups/0/Networks/0/Mode", json!("host"), Ignored(&[])),
         row(
             "/TaskGroups/0/Networks/0/Mode",
             json!("bridge"),
-            Told(&["/TaskGroups/0/Networks/0/Mode"]),
+            Ignored(&["/TaskGroups/0/Networks/0/Mode"]),
         ),
         row(
             "/TaskGroups/0/Networks/0/Mode",
@@ -106,7 +106,7 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/TaskGroups/0/Networks/0/DynamicPorts",
             json!([{"Label": "a", "To": 80, "HostNetwork": "public"}]),
-            Told(&["/TaskGroups/0/Networks/0/DynamicPorts/0/HostNetwork"]),
+            Ignored(&["/TaskGroups/0/Networks/0/DynamicPorts/0/HostNetwork"]),
         ),
         // The task.
         row(
@@ -151,14 +151,14 @@ pub(super) fn rows() -> Vec<Row> {
             json!("soon"),
             Problem("/TaskGroups/0/Tasks/0/KillTimeout", "30s"),
         ),
-        row("/TaskGroups/0/Tasks/0/KillSignal", json!(""), Told(&[])),
-        row("/TaskGroups/0/Tasks/0/KillSignal", json!("SIGINT"), Told(&[])),
+        row("/TaskGroups/0/Tasks/0/KillSignal", json!(""), Ignored(&[])),
+        row("/TaskGroups/0/Tasks/0/KillSignal", json!("SIGINT"), Ignored(&[])),
         row(
             "/TaskGroups/0/Tasks/0/KillSignal",
             json!("SIGKILL"),
             Problem("/TaskGroups/0/Tasks/0/KillSignal", "power button"),
         ),
-        row("/TaskGroups/0/Tasks/0/User", json!(""), Told(&[])),
+        row("/TaskGroups/0/Tasks/0/User", json!(""), Ignored(&[])),
         row(
             "/TaskGroups/0/Tasks/0/User",
             json!("root"),
@@ -182,28 +182,28 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/TaskGroups/0/Tasks/0/Identity",
             json!({"Name": "default", "Audience": ["nomadproject.io"], "Env": false}),
-            Told(&[]),
+            Ignored(&[]),
         ),
         row(
             "/TaskGroups/0/Tasks/0/Identity",
             json!({"Name": "default", "Env": true}),
-            Told(&["/TaskGroups/0/Tasks/0/Identity"]),
+            Ignored(&["/TaskGroups/0/Tasks/0/Identity"]),
         ),
         row(
             "/TaskGroups/0/Tasks/0/LogConfig",
             json!({"MaxFiles": 10, "MaxFileSizeMB": 10}),
-            Told(&[]),
+            Ignored(&[]),
         ),
         row(
             "/TaskGroups/0/Tasks/0/LogConfig",
             json!({"MaxFiles": 2, "MaxFileSizeMB": 10}),
-            Told(&["/TaskGroups/0/Tasks/0/LogConfig"]),
+            Ignored(&["/TaskGroups/0/Tasks/0/LogConfig"]),
         ),
-        row("/TaskGroups/0/Tasks/0/Resources/CPU", json!(100), Told(&[])),
+        row("/TaskGroups/0/Tasks/0/Resources/CPU", json!(100), Ignored(&[])),
         row(
             "/TaskGroups/0/Tasks/0/Resources/CPU",
             json!(4000),
-            Told(&["/TaskGroups/0/Tasks/0/Resources/CPU"]),
+            Ignored(&["/TaskGroups/0/Tasks/0/Resources/CPU"]),
         ),
         row(
             "/TaskGroups/0/Tasks/0/Resources/MemoryMB",
@@ -218,7 +218,7 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/TaskGroups/0/Tasks/1",
             json!({"Name": "x", "Driver": "docker"}),
-            Told(&["/TaskGroups/0/Tasks/1"]),
+            Ignored(&["/TaskGroups/0/Tasks/1"]),
         ),
         // When it is started again.
         row(
@@ -259,7 +259,7 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/TaskGroups/0/RestartPolicy",
             json!({"Interval": 60 * second}),
-            Told(&["/TaskGroups/0/RestartPolicy/Interval"]),
+            Ignored(&["/TaskGroups/0/RestartPolicy/Interval"]),
         ),
         row(
             "/TaskGroups/0/Tasks/0/Config/restart",
@@ -270,17 +270,17 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/Constraints",
             json!([{"LTarget": "${attr.kernel.name}", "RTarget": "linux", "Operand": "="}]),
-            Told(&[]),
+            Ignored(&[]),
         ),
         row(
             "/Constraints",
             json!([{"LTarget": "${attr.kernel.name}", "RTarget": "linux"}]),
-            Told(&[]),
+            Ignored(&[]),
         ),
         row(
             "/Constraints",
             json!([{"LTarget": "${attr.kernel.name}", "RTarget": "windows", "Operand": "!="}]),
-            Told(&[]),
+            Ignored(&[]),
         ),
         row(
             "/Constraints",
@@ -290,12 +290,12 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/Constraints",
             json!([{"LTarget": "${attr.driver.qemu}", "RTarget": "true"}]),
-            Told(&[]),
+            Ignored(&[]),
         ),
         row(
             "/Constraints",
             json!([{"LTarget": "${attr.driver.qemu}", "Operand": "is_set"}]),
-            Told(&[]),
+            Ignored(&[]),
         ),
         row(
             "/Constraints",
@@ -310,18 +310,22 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/Constraints",
             json!([{"LTarget": "${attr.cpu.arch}", "RTarget": "amd64,arm64", "Operand": "set_contains_any"}]),
-            Told(&[]),
+            Ignored(&[]),
         ),
-        row("/Constraints", json!([{"Operand": "distinct_hosts", "RTarget": "true"}]), Told(&[])),
+        row(
+            "/Constraints",
+            json!([{"Operand": "distinct_hosts", "RTarget": "true"}]),
+            Ignored(&[]),
+        ),
         row(
             "/Constraints",
             json!([{"LTarget": "${meta.rack}", "RTarget": "r1"}]),
-            Told(&["/Constraints/0"]),
+            Ignored(&["/Constraints/0"]),
         ),
         row(
             "/TaskGroups/0/Tasks/0/Constraints",
             json!([{"LTarget": "${attr.kernel.version}", "RTarget": ">= 6.1", "Operand": "version"}]),
-            Told(&["/TaskGroups/0/Tasks/0/Constraints/0"]),
+            Ignored(&["/TaskGroups/0/Tasks/0/Constraints/0"]),
         ),
         row("/Constraints", json!([{"LTarget": 1}]), Problem("/Constraints/0/LTarget", "text")),
         // Config.

@@ -15,12 +15,12 @@ use crate::limits;
 const DEFAULTS: &str = include_str!("defaults.json");
 
 /// The places, as JSON pointers.
-pub(super) struct Told {
+pub(super) struct Ignored {
     defaults: Value,
     places: RefCell<Vec<String>>,
 }
 
-impl Told {
+impl Ignored {
     pub(super) fn new() -> Self {
         // The text is part of the program, and a test reads it.
         let defaults = serde_json::from_str(DEFAULTS).unwrap_or_default();
@@ -37,7 +37,7 @@ impl Told {
 
     /// Notes those keys of an object that are for Nomad alone, and ask for something.
     pub(super) fn keys(&self, object: &Object<'_>, keys: &Keys) {
-        for key in keys.which(|what| what == Treatment::Told) {
+        for key in keys.which(|what| what == Treatment::Ignored) {
             let Some(cursor) = object.optional(key) else { continue };
             if !self.is_default(key, cursor.value()) {
                 self.note(&cursor);
@@ -88,6 +88,6 @@ mod tests {
 
     #[test]
     fn the_defaults_can_be_read() {
-        assert_eq!(Told::new().defaults["Priority"], 50);
+        assert_eq!(Ignored::new().defaults["Priority"], 50);
     }
 }
