@@ -6,19 +6,19 @@
 
 use qhost_model::printable;
 use qhost_sys::state::StateDir;
-use qhost_vm::{VmError, VmRecord, list, records::RANDOM_BYTES};
+use qhost_vm::{Look, VmError, VmRecord, records::RANDOM_BYTES};
 
 use crate::limits;
 
 /// The one VM that is meant: of one tenant's VMs of the same name, the one that has not ended.
-pub(crate) fn named(state: &StateDir, word: &str) -> Result<VmRecord, VmError> {
+pub(crate) fn named(state: &StateDir, look: Look, word: &str) -> Result<VmRecord, VmError> {
     // A task's name may have a slash, and a tenant's may not.
     let (tenant, name) = match word.split_once('/') {
         Some((tenant, name)) => (Some(tenant), name),
         None => (None, word),
     };
     // An empty name, as of a variable that is not set, is the beginning of no id.
-    let mut vms = if name.is_empty() { vec![] } else { list(state) };
+    let mut vms = if name.is_empty() { vec![] } else { look.list(state) };
     vms.retain(|vm| tenant.is_none_or(|tenant| vm.tenant == tenant));
     let mut vms = fitting(vms, name);
     match (vms.pop(), vms.is_empty()) {

@@ -12,9 +12,9 @@ use tokio::time;
 use qhost_cage::{UIDS, User};
 use qhost_sys::{failpoint, state::StateDir, watch::FolderWatch};
 use qhost_vm::{
-    Begin, Notification, Spec, State, Status, VmDir, VmError, control,
+    Begin, Notification, Spec, State, Status, VmDir, VmError,
     dir::remove_leftovers,
-    list,
+    list::{self, Look},
     lock::{is_abandoned, lock_all, try_lock},
     records::{STATUS, name_of, read_record},
     start_supervisor, subscribe,
@@ -31,17 +31,18 @@ pub struct Recovered {
     pub lost: Vec<String>,
 }
 
-/// Finds every VM without a supervisor. An error with one VM is logged, and keeps no other VM from its supervisor.
-pub(crate) async fn recover(state: &StateDir) -> Recovered {
+/// Finds every VM without a supervisor; gives what the look for them found, too. An error with one VM is logged, and keeps no other VM
+/// from its supervisor.
+pub(crate) async fn recover(state: &StateDir) -> (Recovered, Look) {
     let state = state.clone();
     let swept = tokio::task::spawn_blocking(move || sweep_all(&state)).await;
-    let Ok(Swept { mut recovered, adopting }) = swept else { return Recovered::default() };
+    let Swept { mut recovered, adopting, look } = swept.unwrap_or_default();
     let begun = join_all(adopting.into_iter().map(async |vm| {
         let adopted = time::timeout(limits::SUPERVISOR, is_adopted(&vm)).await;
         adopted.unwrap_or(false).then_some(name_of(&vm))
     }));
     recovered.adopted = begun.await.into_iter().flatten().collect();
-    recovered
+    (recovered, look)
 }
 
 /// What was found, and the folders of VMs that were given a supervisor, which is not heard of yet.
@@ -49,6 +50,7 @@ pub(crate) async fn recover(state: &StateDir) -> Recovered {
 struct Swept {
     recovered: Recovered,
     adopting: Vec<PathBuf>,
+    look: Look,
 }
 
 /// Whether the supervisor that a VM was just given knows how the VM is doing, and that goes on.
@@ -70,16 +72,14 @@ async fn is_adopted(vm: &Path) -> bool {
 }
 
 fn sweep_all(state: &StateDir) -> Swept {
-    let found = match abandoned(state) {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::warn!(%error, "VMs without a supervisor were not looked for");
-            return Swept::default();
-        }
-    };
+    let look = list::look(state);
     let mut recovered = Recovered::default();
     let mut adopting = vec![];
-    for (vm, lock) in found {
+    let locked = locked(state, &look.abandoned).unwrap_or_else(|error| {
+        tracing::warn!(%error, "VMs without a supervisor are not looked after");
+        vec![]
+    });
+    for (vm, lock) in locked {
         let id = name_of(&vm);
         match read_record::<Status>(&vm.join(STATUS)) {
             Some(status) if status.qemu_lives() && !is_anothers(&vm, &status) => {
@@ -96,34 +96,23 @@ fn sweep_all(state: &StateDir) -> Swept {
             Some(_) | None => sweep(&vm),
         }
     }
-    Swept { recovered, adopting }
+    Swept { recovered, adopting, look }
 }
 
-/// The folders that no process holds, but for those that have nothing to be done about; each with its lock, so that of two commands
-/// at once one does it.
-fn abandoned(state: &StateDir) -> Result<Vec<(PathBuf, File)>, VmError> {
-    let vms = state.vms();
-    if !vms.exists() {
-        return Ok(vec![]);
-    }
-    let is_due = |vm: &PathBuf| {
-        // Removed last of all that is removed when a VM has ended.
-        vm.join(control::SOCKET).exists()
-            || read_record(&vm.join(STATUS)).is_none_or(|status: Status| !status.state().is_final())
-    };
-    let due: Vec<_> = list::abandoned(state).into_iter().filter(is_due).collect();
-    if due.is_empty() {
+/// The folders of VMs that no process holds, each with its lock, so that of two commands at once one looks after its VM.
+fn locked(state: &StateDir, abandoned: &[PathBuf]) -> Result<Vec<(PathBuf, File)>, VmError> {
+    if abandoned.is_empty() {
         return Ok(vec![]);
     }
     // No process is just making one.
-    let _all = lock_all(&vms)?;
+    let _all = lock_all(&state.vms())?;
     let mut found = vec![];
-    for vm in due {
+    for vm in abandoned {
         if !vm.exists() {
             continue;
         }
-        match try_lock(&vm) {
-            Ok(lock) => found.extend(lock.map(|lock| (vm, lock))),
+        match try_lock(vm) {
+            Ok(lock) => found.extend(lock.map(|lock| (vm.clone(), lock))),
             // One VM's error keeps no other from being adopted.
             Err(error) => tracing::warn!(vm = %vm.display(), %error, "a VM is not looked after"),
         }

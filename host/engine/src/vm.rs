@@ -11,7 +11,7 @@ use tokio::{
 use qhost_sys::{failpoint, watch::FolderWatch};
 use qhost_vm::{
     AskError, Notification, Request, State, Stats, Status, Subscription, VmError, VmRecord,
-    going_on, list, subscribe,
+    subscribe,
 };
 
 use crate::{
@@ -35,9 +35,9 @@ impl Engine {
     /// # Errors
     /// Where there is none, or several are meant alike.
     pub async fn vm(&self, word: &str) -> Result<Vm, EngineError> {
-        self.recover().await;
+        let (_, look) = self.recover_and_look().await;
         let (engine, word) = (self.clone(), word.to_owned());
-        let record = blocking(move || Ok(name::named(engine.state(), &word)?)).await?;
+        let record = blocking(move || Ok(name::named(engine.state(), look, &word)?)).await?;
         Ok(Vm::of(self, &record))
     }
 
@@ -48,12 +48,12 @@ impl Engine {
 
     /// The VMs that have records, the latest first: all of them, or only those that have not ended.
     pub async fn vms(&self, which: Which) -> Vec<VmRecord> {
-        self.recover().await;
+        let (_, look) = self.recover_and_look().await;
         let engine = self.clone();
         let listed = blocking(move || {
             Ok(match which {
-                Which::All => list(engine.state()),
-                Which::GoingOn => going_on(engine.state()),
+                Which::All => look.list(engine.state()),
+                Which::GoingOn => look.going_on(engine.state()),
             })
         });
         listed.await.unwrap_or_default()

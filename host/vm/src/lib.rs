@@ -52,7 +52,7 @@ pub use dir::VmDir;
 pub use end::{End, Ended, StoppedBy};
 pub use error::VmError;
 pub use events::{Event, Events};
-pub use list::{Allocation, VmRecord, going_on, list, running};
+pub use list::{Allocation, Look, VmRecord, running};
 pub use process::Process;
 pub use published::Notification;
 pub use qmp::QmpError;

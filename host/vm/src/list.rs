@@ -1,6 +1,7 @@
 //! The VMs of this host, as their folders tell.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -16,6 +17,7 @@ use qhost_sys::state::StateDir;
 
 use super::{
     Reader, State, Status, VmError, console,
+    control::SOCKET,
     dir::remove_leftovers,
     error::io_error,
     lock::{LOCK, is_abandoned, lock_all},
@@ -212,19 +214,49 @@ pub(super) fn is_over(path: &Path) -> bool {
     is_abandoned(path) && !read_record(&path.join(STATUS)).is_some_and(lives)
 }
 
-/// All VMs, running and ended, the latest first.
-pub fn list(state: &StateDir) -> Vec<VmRecord> {
-    latest_first(folders(&state.vms()).map(|path| VmRecord::read(&path)).collect())
+/// What a look at every VM finds.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// The VMs that have ended and of which nothing is left to be removed, by their folders. Their statuses need not be read again by
+    /// what looks next.
+    pub ended: HashMap<PathBuf, Status>,
+    /// The folders of other VMs that have no supervisor.
+    pub abandoned: Vec<PathBuf>,
 }
 
-/// Those that are not over, the latest first.
-pub fn going_on(state: &StateDir) -> Vec<VmRecord> {
-    let of = |path: PathBuf| {
-        let status = read_status(&path);
-        let vm = (!status.state().is_final()).then(|| VmRecord::with_status(&path, status))?;
-        (!vm.status.state().is_final()).then_some(vm)
-    };
-    latest_first(folders(&state.vms()).filter_map(of).collect())
+/// Looks at every VM.
+pub fn look(state: &StateDir) -> Look {
+    let mut look = Look::default();
+    for path in folders(&state.vms()) {
+        match read_record::<Status>(&path.join(STATUS)) {
+            // The socket is removed last of all that is removed when a VM has ended.
+            Some(status) if status.state().is_final() && !path.join(SOCKET).exists() => {
+                look.ended.insert(path, status);
+            }
+            Some(_) | None if is_abandoned(&path) => look.abandoned.push(path),
+            Some(_) | None => {}
+        }
+    }
+    look
+}
+
+impl Look {
+    /// All VMs, running and ended, the latest first.
+    pub fn list(mut self, state: &StateDir) -> Vec<VmRecord> {
+        let mut read = |path: PathBuf| match self.ended.remove(&path) {
+            Some(status) => VmRecord::with_status(&path, status),
+            None => VmRecord::read(&path),
+        };
+        latest_first(folders(&state.vms()).map(&mut read).collect())
+    }
+
+    /// Those that are not over, the latest first.
+    pub fn going_on(&self, state: &StateDir) -> Vec<VmRecord> {
+        let vms = state.vms();
+        let others = folders(&vms).filter(|path| !self.ended.contains_key(path));
+        let vms = others.map(|path| VmRecord::read(&path));
+        latest_first(vms.filter(|vm| !vm.status.state().is_final()).collect())
+    }
 }
 
 fn latest_first(mut vms: Vec<VmRecord>) -> Vec<VmRecord> {
@@ -236,9 +268,4 @@ fn latest_first(mut vms: Vec<VmRecord>) -> Vec<VmRecord> {
 pub fn running(state: &StateDir) -> Vec<VmRecord> {
     let takes = |path: &PathBuf| !is_over(path);
     folders(&state.vms()).filter(takes).map(|path| VmRecord::read(&path)).collect()
-}
-
-/// The folders whose lock is free, for a sweep.
-pub fn abandoned(state: &StateDir) -> Vec<PathBuf> {
-    folders(&state.vms()).filter(|path| is_abandoned(path)).collect()
 }
