@@ -154,7 +154,18 @@ fn a_tool_that_fails_is_heard() {
         .unwrap();
     let done = qhost.run(&["policy", "build", "mine"]).exits(1);
     assert!(done.stderr.contains("nothing_of_that_name"), "{}", done.stderr);
-    assert!(done.stderr.contains("clang failed: exit status: 1"), "{}", done.stderr);
+    // The compiler's text is all that there is.
+    assert!(
+        !done.stderr.contains("clang failed") && !done.stderr.contains("apt-get"),
+        "{}",
+        done.stderr
+    );
+    assert!(done.stderr.trim_end().ends_with("1 error generated."), "{}", done.stderr);
+    let done = qhost.run(&["policy", "build", "mine", "--json"]).exits(1).json();
+    assert_eq!(
+        done["error"]["message"],
+        "clang found errors in the source; its words are on standard error"
+    );
     assert!(!qhost.folder().join("mine/mine.wasm").exists());
     // What it printed would import files, which no policy gets: told when it is built, not when it is run.
     fs::write(
@@ -197,4 +208,89 @@ fn a_core_module_is_built_into_a_component() {
     assert!(!qhost.folder().join("out.wasm").exists());
     let bare = qhost.file("bare.wasm", b"\0asm\x01\0\0\0");
     qhost.run(&["policy", "build", &bare]).exits(1).says("no policy: it does not export");
+}
+
+/// Runs a command of a project's README in its folder, with the author's tools on the path.
+fn of_readme(qhost: &Qhost, line: &str) -> String {
+    let output = qhost_tests::command("bash")
+        .args(["-c", line])
+        .current_dir(qhost.folder().join("mine"))
+        .env("PATH", qhost.variable("PATH"))
+        .output()
+        .expect("bash runs");
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "$ {line}\n{said}");
+    said
+}
+
+/// Unit tests, code in a file beside the rules, and an editor's types, as the project's README has them.
+#[test]
+fn what_the_readme_of_a_python_project_says() {
+    if !can_build("python") {
+        return;
+    }
+    let qhost = qhost().as_author();
+    qhost.run(&["policy", "new", "mine", "--lang", "python"]).exits(0);
+    of_readme(&qhost, "componentize-py -d wit -w policy bindings editor");
+    let tested = of_readme(&qhost, "PYTHONPATH=editor python3 -m unittest");
+    assert!(tested.contains("Ran 2 tests") && tested.contains("OK"), "{tested}");
+    of_readme(&qhost, "grep -q 'class Request' editor/wit_world/imports/types.py");
+    of_readme(
+        &qhost,
+        "printf 'HINT = \"ask the web team\"\n' > shared.py && sed -i 's/^import json$/import json\\nimport shared/; s/\"the task names no team of ours\"/shared.HINT/' rules.py",
+    );
+    qhost.run(&["policy", "build", "mine"]).exits(0);
+    said_in_a_plan(&qhost, SETTINGS, "ask the web team");
+}
+
+#[test]
+fn what_the_readme_of_a_javascript_project_says() {
+    if !can_build("js") {
+        return;
+    }
+    let qhost = qhost().as_author();
+    qhost.run(&["policy", "new", "mine", "--lang", "js"]).exits(0);
+    let tested = of_readme(&qhost, "node --test rules.test.js");
+    assert!(tested.contains("pass 1"), "{tested}");
+    of_readme(
+        &qhost,
+        "printf 'export const hint = \"ask the web team\";\n' > shared.js && sed -i '1i import { hint } from \"./shared.js\";' rules.js && sed -i 's/\"the task names no team of ours\"/hint/' rules.js",
+    );
+    qhost.run(&["policy", "build", "mine"]).exits(0);
+    of_readme(&qhost, "jco transpile mine.wasm -o editor");
+    of_readme(&qhost, "grep -q 'interface Request' editor/interfaces/qhost-policy-types.d.ts");
+    said_in_a_plan(&qhost, SETTINGS, "ask the web team");
+    // With WASI it imports what only a grant lets it have.
+    qhost.run(&["policy", "build", "mine", "--wasi"]).exits(0);
+    let inspected = qhost.run(&["policy", "inspect", "mine/mine.wasm", "--json"]).exits(0).json();
+    assert!(inspected["imports"].to_string().contains("wasi:"), "{inspected}");
+}
+
+#[test]
+fn what_the_readme_of_a_c_project_says() {
+    if !can_build("c") {
+        return;
+    }
+    let qhost = qhost().as_author();
+    qhost.run(&["policy", "new", "mine", "--lang", "c"]).exits(0);
+    of_readme(
+        &qhost,
+        "printf 'const char *hint(void) { return \"ask the web team\"; }\n' > names.c && mkdir test && printf 'const char *hint(void);\nint main(void) { return hint()[0] != 97; }\n' > test/names.c",
+    );
+    of_readme(&qhost, "cc -o test/names names.c test/names.c && ./test/names");
+    qhost.run(&["policy", "build", "mine"]).exits(0);
+    of_readme(&qhost, "clang $(cat compile_flags.txt) -fsyntax-only rules.c");
+    qhost.run(&["policy", "build", "mine", "--wasi"]).exits(2).says("is built without WASI");
+}
+
+/// A plan of a task without a team says this.
+fn said_in_a_plan(qhost: &Qhost, settings: &str, says: &str) {
+    let settings = settings.replacen("team-rules", "mine", 1);
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    let args = ["plan", "--policy", "mine/mine.wasm", "--policy-settings", &settings, &job];
+    qhost.run(&args).exits(11).says(says);
 }

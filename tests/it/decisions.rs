@@ -296,6 +296,21 @@ fn a_thousand_decisions_made_again() {
     assert_eq!(launch, &json!([{"field": "resources.cpus", "from": 2, "to": 1}]));
 }
 
+/// A chain that refuses more than 40 MiB.
+fn chain_of_limits() -> qhost_policy::Chain {
+    let limits = Source {
+        name: "limits".into(),
+        path: policy("limits"),
+        pin: None,
+        signers: None,
+        settings: r#"{"memory_mib": 40}"#.into(),
+        allowance: Allowance::default(),
+        mode: Mode::Enforce,
+        layer: Layer::Host,
+    };
+    Loader::in_process().unwrap().chain(vec![limits]).unwrap()
+}
+
 #[test]
 fn a_replay_reads_well() {
     let qhost = qhost();
@@ -313,6 +328,22 @@ fn a_replay_reads_well() {
     let done = qhost.run(&[&args[..], &strict].concat()).exits(1);
     snapshot("replay", &done.stdout, &qhost);
     qhost.run(&["policy", "replay", "gone"]).exits(2).says("cannot read the log of decisions gone");
+    // The same decisions, fewer of them; and what was refused and is allowed now.
+    for (filter, count) in [
+        (&["--task", "task-40"][..], 1),
+        (&["--outcome", "denied"], 0),
+        (&["--tenant", "acme", "--since", "2000-01-01T00:00:00Z"], 3),
+        (&["--tenant", "other"], 0),
+        (&["--since", "1s"], 0),
+    ] {
+        let json = qhost.run(&[&args[..], &strict, filter, &["--json"]].concat()).json();
+        assert_eq!(json["records"], count, "{filter:?}");
+    }
+    let refused = chain_of_limits().decide(request("acme", 40));
+    let log = Journal { folder: qhost.folder().join("refused"), ..journal };
+    log.append(&Record::of(request("acme", 40), &refused, &Masks::default())).unwrap();
+    let done = qhost.run(&["policy", "replay", "refused"]).exits(1);
+    snapshot("replay-refused", &done.stdout, &qhost);
 }
 
 /// What was allowed and not launched is written down as that, with what refused it, beside the decision and as an event.

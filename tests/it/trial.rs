@@ -85,7 +85,7 @@ fn a_case_that_is_not_understood() {
         qhost.run(&["policy", "test", &place(cases)]).exits(2).says(says);
     }
     fs::create_dir(qhost.folder().join("empty")).unwrap();
-    qhost.run(&["policy", "test", "empty"]).exits(2).says("qhost policy build makes it");
+    qhost.run(&["policy", "test", "empty"]).exits(2).says("qhost policy build empty makes it");
 }
 
 #[test]
@@ -130,4 +130,138 @@ fn a_benchmark_beside_its_baseline() {
     assert!(json["cases"][0]["peak_memory"].as_u64().expect("bytes") > 65_536);
     let args = ["policy", "bench", &project, "--baseline", "gone.json"];
     qhost.run(&args).exits(2).says("cannot read gone.json");
+}
+
+const OTHERWISE: &str = r#"settings_file = "../limits.json"
+
+[[case]]
+name = "only the verdict is expected"
+job = { resources = { memory_mib = 128 } }
+[case.expect]
+verdict = "allowed"
+
+[[case]]
+name = "settings of its own, in a file"
+settings_file = "../wrong.json"
+[case.expect]
+verdict = "allowed"
+
+[[case]]
+name = "settings of its own"
+job = { resources = { memory_mib = 128 } }
+settings = { memory_mib = 128 }
+[case.expect]
+verdict = "allowed"
+"#;
+
+#[test]
+fn a_verdict_that_is_not_as_expected_has_its_reasons_beside_it() {
+    let qhost = qhost();
+    let project = project(&qhost, "limits", Some(OTHERWISE));
+    let folder = qhost.folder().join("limits");
+    fs::write(folder.join("limits.json"), r#"{"memory_mib": 64}"#).unwrap();
+    fs::write(folder.join("wrong.json"), r#"{"memory_mib": -1}"#).unwrap();
+    let done = qhost.run(&["policy", "test", &project]).exits(1);
+    snapshot("trial-otherwise", &done.stdout, &qhost);
+    fs::write(folder.join("wrong.json"), r#"{"cpus": 1, "cpus": 2}"#).unwrap();
+    qhost.run(&["policy", "test", &project]).exits(2).says("wrong.json: /cpus: the same key twice");
+    let both = OTHERWISE.replacen("[[case]]", "[settings]\ncpus = 1\n[[case]]", 1);
+    fs::write(folder.join("cases/cases.toml"), both).unwrap();
+    qhost.run(&["policy", "test", &project]).exits(2).says("settings or settings_file, found both");
+}
+
+/// A program that goes by codes, and a person who reads messages, are not to find them empty or cut.
+#[test]
+fn answers_are_held_to_the_contract() {
+    let qhost = qhost();
+    let long = "x".repeat(2000);
+    let cases = format!(
+        "[settings]\nrefuse = \"\"\nwarnings = [\"{long}\"]\n[[case]]\nname = \"x\"\n[case.expect]\nverdict = \"denied\"\n"
+    );
+    let project = project(&qhost, "probe-sets", Some(&cases));
+    let done = qhost.run(&["policy", "test", &project, "--junit", "results.xml"]).exits(1);
+    done.says("! contract: the code of a violation is empty")
+        .says("! contract: a warning of 2000 characters is cut: the most is 1024");
+    let xml = fs::read_to_string(qhost.folder().join("results.xml")).unwrap();
+    assert!(xml.contains("! contract: the code"), "{xml}");
+    qhost.run(&["policy", "test", &project, "--update"]).exits(1).says("1 failed");
+    let found = qhost.run(&["policy", "lint", &project, "--json"]).exits(1).json();
+    let found = found["findings"].as_array().expect("a list");
+    let count = found.iter().filter(|finding| finding["code"] == "off-contract").count();
+    assert_eq!(count, 2, "{found:?}");
+}
+
+#[test]
+fn a_component_that_is_older_than_its_source_is_noticed() {
+    let qhost = qhost();
+    let project = project(&qhost, "limits", None);
+    let source = qhost.folder().join("limits/src/deep/rules.rs");
+    let silent = |command: &str| {
+        let done = qhost.run(&["policy", command, &project]);
+        assert!(!done.stderr.contains("is older than"), "{}", done.stderr);
+    };
+    fs::create_dir_all(source.parent().unwrap()).unwrap();
+    fs::create_dir_all(qhost.folder().join("limits/target")).unwrap();
+    fs::write(qhost.folder().join("limits/target/generated.rs"), "").unwrap();
+    fs::write(qhost.folder().join("limits/README.md"), "").unwrap();
+    silent("test");
+    fs::write(&source, "").unwrap();
+    for command in ["test", "lint"] {
+        let done = qhost.run(&["policy", command, &project]);
+        let says = format!("limits/src/deep/rules.rs; qhost policy build {project}");
+        assert!(done.stderr.replace("\n          ", "").contains(&says), "{}", done.stderr);
+    }
+    let module = fs::read(qhost.folder().join("limits/limits.wasm")).unwrap();
+    fs::write(qhost.folder().join("limits/limits.wasm"), module).unwrap();
+    silent("test");
+}
+
+#[test]
+fn what_cases_are_laid_over_is_printed() {
+    let qhost = qhost();
+    for more in [&["--json"][..], &[]] {
+        let args = [&["policy", "test", "--example"], more].concat();
+        let example = qhost.run(&args).exits(0).json();
+        assert_eq!(example["job"]["config"]["checksum"], "0".repeat(64));
+        assert_eq!(example["host"]["accelerators"], json!(["tcg", "kvm"]));
+    }
+}
+
+/// Two thousand decisions that end at their deadline would take half an hour.
+#[test]
+fn a_benchmark_of_a_policy_that_spins_ends_and_names_the_case() {
+    let qhost = qhost();
+    let cases = "[[case]]\nname = \"the slow one\"\n";
+    let spins = project(&qhost, "probe-spins", Some(cases));
+    qhost
+        .run(&["policy", "bench", &spins])
+        .exits(12)
+        .says("case \"the slow one\" cannot be measured")
+        .says("longer than its deadline");
+    let cases = format!("{cases}[case.expect]\nverdict = \"failed\"\n");
+    let expected = project(&qhost, "probe-spins", Some(&cases));
+    let json = qhost.run(&["policy", "bench", &expected, "--json"]).exits(0).json();
+    assert_eq!(json["cases"], json!([]));
+}
+
+/// Its author's words, the keys with their ranges, and how to give them.
+#[test]
+fn settings_that_are_refused_say_how_to_give_them() {
+    let qhost = qhost();
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    let limits = policy("limits").display().to_string();
+    let plan = |settings: &str| {
+        let settings = format!("limits={settings}");
+        qhost.run(&["plan", "--policy", &limits, "--policy-settings", &settings, &job]).exits(2)
+    };
+    for (settings, says) in [
+        (r#"{"memory_mib": "much"}"#, "refuses its settings: memory_mib: invalid type: string"),
+        (r#"{"memory_mb": 1}"#, "refuses its settings: unknown field `memory_mb`"),
+    ] {
+        plan(settings)
+            .says(says)
+            .says("memory_mib (integer, 0 or more)")
+            .says("hint: give them with --policy-settings limits=FILE or limits='{…}'");
+    }
+    plan(r#"{"cpus": 1, "cpus": 2}"#).says("--policy-settings limits: /cpus: the same key twice");
 }

@@ -324,3 +324,46 @@ fn what_a_registry_has_is_not_believed() {
     let text = qhost.file("text.wasm", "no wasm");
     qhost.run(&["policy", "push", &text, &place, "--plain-http"]).exits(12);
 }
+
+/// An author tries a draft before it is signed, under the settings of the policy that it is to replace; and names the project's folder.
+#[test]
+fn a_draft_is_tried_unsigned_and_a_projects_folder_is_signed() {
+    let qhost = qhost();
+    fs::create_dir(qhost.folder().join("limits")).unwrap();
+    let file = copy(&qhost, "limits", "limits/limits.wasm");
+    let release = key(&qhost, "release");
+    configure(&qhost, &file, &[&release], "");
+    sign(&qhost, "limits", "release");
+    qhost.run(&["policy", "verify", "limits", "--key", "release.pub"]).exits(0);
+    // 32 MiB, of 64 that are allowed.
+    plan(&qhost).exits(0);
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    qhost.run(&["run", &job]).exits(13);
+    let draft = copy(&qhost, "limits", "draft.wasm");
+    let draft = format!("limits={draft}");
+    let replayed = qhost.run(&["policy", "replay", "--policy", &draft, "--json"]).exits(0).json();
+    assert_eq!((&replayed["records"], &replayed["identical"]), (&json!(1), &json!(1)));
+    fs::remove_file(&file).unwrap();
+    qhost.run(&["policy", "sign", "limits", "--key", "release.key"]).exits(2).says("has no policy");
+    let push = ["policy", "push", "limits", "127.0.0.1:1/policies/limits:1.0", "--plain-http"];
+    qhost.run(&push).exits(2).says("qhost policy build limits makes it");
+}
+
+#[test]
+fn a_policy_that_is_elsewhere_is_to_be_pulled_first() {
+    let qhost = qhost();
+    for (given, place) in [
+        ("https://example.org/p.wasm", "example.org/p.wasm"),
+        ("oci://registry.example/policies/rules:1.2", "registry.example/policies/rules:1.2"),
+        ("registry.example/policies/rules:1.2", "registry.example/policies/rules:1.2"),
+        ("rules=registry.example/policies/rules:1.2", "registry.example/policies/rules:1.2"),
+        ("localhost:5000/rules:1.2", "localhost:5000/rules:1.2"),
+    ] {
+        let says = format!("not a file; to get it from a registry: qhost policy pull {place}");
+        qhost.run(&["plan", "--policy", given, "job.json"]).exits(2).says(&says);
+    }
+    // A file whose name only looks like that is a file.
+    let odd = qhost.file("rules:1.2", fs::read(policy("limits")).expect("a policy"));
+    let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
+    qhost.run(&["plan", "--policy", &format!("odd={odd}"), &job]).exits(0);
+}

@@ -1,8 +1,14 @@
 //! What the contract 0.1 has no member for, and hands on in `extensions`.
 
-use crate::{Launch, Task};
+use crate::{Launch, Request, Task};
 
 const DISK_BYTES: &str = "disk-bytes";
+const TIME: &str = "time";
+
+/// When a request is decided, in UTC and to the second: `2026-11-28T10:00:00Z`. Absent of a host that does not say.
+pub fn time(request: &Request) -> Option<&str> {
+    request.extensions.iter().find(|(key, _)| key == TIME).map(|(_, time)| time.as_str())
+}
 
 /// The size in bytes that a task asks for its root disk; absent: the image's.
 pub fn asked_disk_bytes(task: &Task) -> Option<u64> {

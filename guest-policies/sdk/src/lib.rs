@@ -166,9 +166,24 @@ macro_rules! export_policy {
 
 #[doc(hidden)]
 pub fn checked_settings<P: Policy>(settings: &str) -> Result<P::Settings, String> {
-    let settings = serde_json::from_str(settings).map_err(|error| error.to_string())?;
+    let mut text = serde_json::Deserializer::from_str(settings);
+    let settings = serde_path_to_error::deserialize(&mut text).map_err(|error| {
+        let setting = error.path().to_string();
+        sentence(&setting, &error.into_inner())
+    })?;
     P::check_settings(&settings)?;
     Ok(settings)
+}
+
+/// Names the setting, where serde does not, in place of where that is in a text that the host wrote anew.
+fn sentence(setting: &str, error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
+    if setting == "." || said.contains(&format!("`{setting}`")) {
+        said.to_owned()
+    } else {
+        format!("{setting}: {said}")
+    }
 }
 
 #[doc(hidden)]

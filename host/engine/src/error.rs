@@ -8,6 +8,7 @@ use qhost_model::{
     digest::FileDigest,
     job::{JobError, Problem},
     kind::Kind,
+    launch::Change,
     secrets::Secrets,
 };
 use qhost_policy::{Decision, PolicyError, RecordError};
@@ -27,6 +28,7 @@ pub struct EngineError {
     problems: Vec<Problem>,
     verdict: Option<Box<Decision>>,
     refused_by: Option<String>,
+    settings_of: Option<String>,
 }
 
 /// A cause, and what caused that.
@@ -50,6 +52,11 @@ impl EngineError {
     /// What refused the order, by the name that goes behind "refused by": a policy, a quota, the host's ports, the image's checksum.
     pub fn refused_by(&self) -> Option<&str> {
         self.refused_by.as_deref()
+    }
+
+    /// The policy that does not accept its settings, where that is why.
+    pub fn settings_of(&self) -> Option<&str> {
+        self.settings_of.as_deref()
     }
 
     /// The decision, where that is why: policies, or the host's rules, are against the task, or this host cannot run what they allow.
@@ -102,6 +109,12 @@ pub(crate) enum Failure {
     Denied(Box<Decision>),
     #[error("it would be allowed, but this host cannot run it")]
     CannotRun(Box<Decision>),
+    /// A VM that was to be started again would not get what it had.
+    #[error(
+        "the policies would launch it otherwise now, {}; run the job again",
+        qhost_model::launch::listed(changes)
+    )]
+    LaunchedOtherwise { changes: Vec<Change> },
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]
@@ -138,7 +151,7 @@ impl Failure {
             Self::Job(_) => Kind::InvalidJob,
             Self::Policy(error) => error.kind(),
             Self::SlowDecision => Kind::PolicyFailed,
-            Self::Denied(_) => Kind::Denied,
+            Self::Denied(_) | Self::LaunchedOtherwise { .. } => Kind::Denied,
             Self::QueryNotKept { .. } => Kind::Unavailable,
             Self::Image(error) => error.kind(),
             Self::Vm(error) => error.kind(),
@@ -172,12 +185,17 @@ impl Failure {
         let problems =
             if let Self::Job(error) = &self { error.problems().to_vec() } else { vec![] };
         let refused_by = self.refused_by();
+        let settings_of = if let Self::Policy(PolicyError::Settings { name, .. }) = &self {
+            Some(name.clone())
+        } else {
+            None
+        };
         let verdict = if let Self::Denied(decision) | Self::CannotRun(decision) = self {
             Some(Box::new(qhost_policy::masked(secrets, *decision)))
         } else {
             None
         };
-        EngineError { kind, message, cause, problems, verdict, refused_by }
+        EngineError { kind, message, cause, problems, verdict, refused_by, settings_of }
     }
 }
 

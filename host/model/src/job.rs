@@ -3,7 +3,7 @@
 //! Nothing past this room sees JSON that a tenant wrote. Does no I/O: the caller reads the file.
 
 mod syntax;
-mod json;
+pub mod json;
 mod jobspec;
 pub(crate) mod cursor;
 mod error;

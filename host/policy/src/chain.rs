@@ -15,7 +15,7 @@ use super::{
     Request, Verdict,
     bindings::qhost::policy::types as wit,
     conflicts::{self, Conflict},
-    convert::{self, RequestView, Texts},
+    convert::{self, OffContract, RequestView, Texts},
     error::{Fault, PolicyError},
     log::Log,
     module::Module,
@@ -47,7 +47,7 @@ impl Chain {
         let Some(_slots) = self.sandbox.slots(self.links.len(), Some(deadline)) else {
             return self.overdue(&request, deadline);
         };
-        let texts = Texts::of(&request.task);
+        let texts = Texts::of(&request);
         let lent = RequestView::of(&request, &texts);
         let mut round = Evaluation::new(self, &request, lent.request(), deadline);
         let (launch, ended) = round.ask(Launch::default_for(&request.task.asked));
@@ -270,20 +270,24 @@ impl<'a> PolicyEvaluation<'a> {
         request: &wit::Request<'a>,
         so_far: &Launch,
     ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
-        let (opened, link) = (&mut self.opened, self.link);
-        let answer = convert::lend(so_far, |so_far| choose(opened, link, request, so_far));
-        self.keep();
+        let (opened, link, mut off_contract) =
+            (&mut self.opened, self.link, OffContract::default());
+        let answer = convert::lend(so_far, |so_far| {
+            choose(opened, link, request, so_far, &mut off_contract)
+        });
+        self.keep(off_contract);
         answer
     }
 
-    /// What its `choose` makes of the chosen launch. Its log of that is not kept: it has said it all before.
+    /// What its `choose` makes of the chosen launch. What else it says of that is not kept: it has said it all before.
     fn would_change(
         &mut self,
         request: &wit::Request<'a>,
         launch: &Launch,
         chosen: &wit::LaunchParam<'_>,
     ) -> Result<Result<Vec<Change>, Vec<Violation>>, PolicyError> {
-        let again = choose(&mut self.opened, self.link, request, chosen);
+        let mut again = OffContract::default();
+        let again = choose(&mut self.opened, self.link, request, chosen, &mut again);
         self.opened.take();
         match again {
             Ok(answer) => Ok(answer.map(|again| launch.changes_to(&again))),
@@ -300,8 +304,11 @@ impl<'a> PolicyEvaluation<'a> {
         let answer = self.opened.call(|policy, store| {
             policy.qhost_policy_decide().call_validate(store, request, launch.clone())
         });
-        self.keep();
-        convert::violations_in(answer?)
+        let mut off_contract = OffContract::default();
+        let violations =
+            answer.and_then(|answer| convert::violations_in(answer, &mut off_contract));
+        self.keep(off_contract);
+        violations
     }
 
     /// Whether what a tenant's policy chose is no wider than what the host's chain did.
@@ -320,7 +327,8 @@ impl<'a> PolicyEvaluation<'a> {
         if goes_on { Ok(()) } else { Err(self.link.module.failed(call, fault)) }
     }
 
-    fn keep(&mut self) {
+    fn keep(&mut self, OffContract(off_contract): OffContract) {
+        self.record.off_contract.extend(off_contract);
         let (Log { lines, dropped, .. }, cost) = self.opened.take();
         self.record.log.extend(lines);
         self.record.log_dropped += dropped;
@@ -333,17 +341,18 @@ fn choose<'a>(
     link: &'a Link,
     request: &wit::Request<'a>,
     so_far: &wit::LaunchParam<'_>,
+    off_contract: &mut OffContract,
 ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
     let request = link.shown(request);
     let answer = opened.call(|policy, store| {
         policy.qhost_policy_decide().call_choose(store, request, so_far.clone())
     });
     match answer? {
-        Ok(launch) => convert::launch_in(launch).map(Ok),
+        Ok(launch) => convert::launch_in(launch, off_contract).map(Ok),
         Err(violations) if violations.is_empty() => {
             Err(Fault::Nonsense("a refusal without a violation".into()))
         }
-        Err(violations) => convert::violations_in(violations).map(Err),
+        Err(violations) => convert::violations_in(violations, off_contract).map(Err),
     }
 }
 
@@ -378,6 +387,7 @@ impl Link {
             changes: vec![],
             violations: vec![],
             fault: None,
+            off_contract: vec![],
             log: vec![],
             log_dropped: 0,
             cost: super::Cost::default(),

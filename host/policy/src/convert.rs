@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::Ipv4Addr};
 
 use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
-    job::{Checksum, Task},
+    job::Checksum,
     launch::{Egress, Launch, PortMap, PortRange, PortRequest, Protocol, Violation, disk_bytes},
     printable,
 };
@@ -17,11 +17,13 @@ pub(super) struct Texts {
     sha256: String,
     sha512: Option<String>,
     disk_bytes: Option<String>,
+    time: String,
 }
 
 impl Texts {
-    pub(super) fn of(task: &Task) -> Self {
+    pub(super) fn of(Request { task, time, .. }: &Request) -> Self {
         Self {
+            time: format!("{time:.0}"),
             // The contract has no image without a SHA-256. No file has this one, so that no list of allowed images has it.
             sha256: task.image.checksum.pin().map_or("0".repeat(64), |sha256| sha256.to_string()),
             sha512: match &task.image.checksum {
@@ -39,6 +41,8 @@ pub(super) struct RequestView<'a> {
     of: &'a Request,
     sha256: &'a str,
     extensions: Vec<(&'a str, &'a str)>,
+    /// Of the request itself: when it is decided.
+    time: [(&'a str, &'a str); 1],
     ports: Vec<wit::PortRequest<'a>>,
     args: Vec<&'a str>,
     meta: Vec<(&'a str, &'a str)>,
@@ -63,6 +67,7 @@ impl<'a> RequestView<'a> {
         Self {
             of,
             sha256: &texts.sha256,
+            time: [("time", &texts.time)],
             extensions: sums.into_iter().chain(sha512).chain(persist).chain(disk_bytes).collect(),
             ports: task.asked.ports.iter().map(port).collect(),
             args: task.args.iter().map(String::as_str).collect(),
@@ -74,7 +79,7 @@ impl<'a> RequestView<'a> {
 
     /// The request as every policy is shown it, but for the settings, which are each one's own.
     pub(super) fn request(&self) -> wit::Request<'_> {
-        wit::Request { task: self.task(), host: self.host(), settings: "", extensions: &[] }
+        wit::Request { task: self.task(), host: self.host(), settings: "", extensions: &self.time }
     }
 
     fn task(&self) -> wit::Task<'_> {
@@ -152,7 +157,45 @@ fn lent_port<'a>((port, bind): (&'a PortMap, &'a Cow<'_, str>)) -> wit::PortMapP
     }
 }
 
-pub(super) fn launch_in(mut launch: wit::LaunchResult) -> Result<Launch, Fault> {
+/// What of an answer the contract does not allow, where the answer can be used all the same: texts that are empty, or are cut.
+#[derive(Default)]
+pub(super) struct OffContract(pub(super) Vec<String>);
+
+impl OffContract {
+    /// A text that must not be longer than so many characters.
+    fn cut(&mut self, what: &str, text: &str, most: usize) {
+        // Characters that are escaped count as what is shown for them.
+        if text.len() > most || printable::line(text, usize::MAX).to_string().chars().count() > most
+        {
+            let count = text.chars().count();
+            self.0.push(format!("{what} of {count} characters is cut: the most is {most}"));
+        }
+    }
+
+    fn empty(&mut self, what: &str, text: &str) {
+        if text.trim().is_empty() {
+            self.0.push(format!("{what} is empty"));
+        }
+    }
+
+    fn violation(&mut self, violation: &wit::Violation) {
+        let wit::Violation { code, field, message, hint, extensions: _ } = violation;
+        let most = limits::POLICY_TEXT_BYTES;
+        self.empty("the code of a violation", code);
+        self.cut("the field of a violation", field, qhost_model::limits::POLICY_NAME_BYTES);
+        self.empty("the message of a violation", message);
+        self.cut("the message of a violation", message, most);
+        self.cut("the hint of a violation", hint.as_deref().unwrap_or_default(), most);
+    }
+}
+
+pub(super) fn launch_in(
+    mut launch: wit::LaunchResult,
+    off_contract: &mut OffContract,
+) -> Result<Launch, Fault> {
+    for warning in &launch.warnings {
+        off_contract.cut("a warning", warning, limits::POLICY_TEXT_BYTES);
+    }
     few("ports", launch.ports.len())?;
     few("warnings", launch.warnings.len())?;
     few("extensions", launch.extensions.len())?;
@@ -218,8 +261,12 @@ fn port_in(port: wit::PortMapResult) -> Result<PortMap, Fault> {
     Ok(PortMap { label: word(&port.label), guest: port.guest, host: port.host, bind, protocol })
 }
 
-pub(super) fn violations_in(violations: Vec<wit::Violation>) -> Result<Vec<Violation>, Fault> {
+pub(super) fn violations_in(
+    violations: Vec<wit::Violation>,
+    off_contract: &mut OffContract,
+) -> Result<Vec<Violation>, Fault> {
     few("violations", violations.len())?;
+    violations.iter().for_each(|violation| off_contract.violation(violation));
     let one = |violation: wit::Violation| {
         Ok(Violation {
             code: name("code of a violation", &violation.code)?,

@@ -154,7 +154,7 @@ pub enum PolicyError {
         name: String,
         /// Its file's digest.
         sha256: Sha256,
-        /// Its own words.
+        /// Its own words, and what settings it takes, as its schema has them.
         message: String,
     },
     /// The decision as a whole took too long.

@@ -23,6 +23,7 @@ mod convert;
 mod conflicts;
 mod masked;
 mod record;
+mod settings;
 mod journal;
 pub mod signature;
 mod sealed;
@@ -58,6 +59,7 @@ pub use module::read as read_file;
 pub use module::{About, Facts, Inspection};
 pub use record::{Dropped, Input, NotLaunched, Outcome, Record};
 pub use sandbox::Cost;
+pub use settings::settings;
 pub use signature::{PublicKey, Signature, Signers};
 
 /// All that a decision is made from. The same request gives the same answer.
@@ -80,18 +82,6 @@ impl Request {
         let Self { task, host, rules, time: _ } = self;
         // Plain data with text keys, which JSON can always hold.
         Sha256::of(&serde_json::to_vec(&(task, host, rules)).unwrap_or_default())
-    }
-}
-
-/// Settings as a policy gets them: the text of one JSON object. The error says what was found instead.
-pub fn settings(text: &str) -> Result<String, String> {
-    if text.len() as u64 > limits::POLICY_SETTINGS_BYTES {
-        return Err(format!("more than {} bytes", limits::POLICY_SETTINGS_BYTES));
-    }
-    match serde_json::from_str::<serde_json::Value>(text) {
-        Ok(settings) if settings.is_object() => Ok(settings.to_string()),
-        Ok(_) => Err("expected a JSON object".into()),
-        Err(error) => Err(format!("not JSON: {error}")),
     }
 }
 
@@ -246,6 +236,9 @@ pub struct PolicyRecord {
     /// How it failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// What of its answers the contract does not allow, and was taken all the same: texts that are empty, or were cut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub off_contract: Vec<String>,
     /// What it logged.
     pub log: Vec<LogLine>,
     /// Log lines beyond the limit, counted and not kept.

@@ -48,6 +48,8 @@ pub const POLICY_LOG_LINE_BYTES: usize = 4096;
 pub const POLICY_TEXT_BYTES: usize = 1024;
 /// A policy's settings schema in bytes.
 pub const POLICY_SCHEMA_BYTES: usize = 64 << 10;
+/// Settings of a schema that an error lists: what a person reads at once.
+pub const DESCRIBED_SETTINGS: usize = 16;
 /// Names that a policy imports, and that it exports: an interpreter for Python imports some 30 of WASI.
 pub const POLICY_INTERFACES: usize = 256;
 /// Items of a list in a policy's answer: ports, warnings, violations, extensions.

@@ -21,7 +21,7 @@ use super::{
     convert,
     error::{Fault, PolicyError},
     sandbox::{HostState, Instance, Sandbox},
-    sealed, wasi,
+    sealed, settings, wasi,
 };
 use crate::limits;
 
@@ -113,15 +113,17 @@ impl Module {
     pub(super) fn check_settings(
         &self,
         mut opened: Instance<'_>,
-        settings: &str,
+        given: &str,
     ) -> Result<(), PolicyError> {
-        let checked = opened.call(|policy, store| {
-            policy.qhost_policy_decide().call_check_settings(store, settings)
-        });
+        let checked = opened
+            .call(|policy, store| policy.qhost_policy_decide().call_check_settings(store, given));
+        let takes = || self.facts.about.settings_schema.as_ref().and_then(settings::described);
         let refused = |message: String| PolicyError::Settings {
             name: self.name.clone(),
             sha256: self.sha256,
-            message: convert::text(&message),
+            message: takes().map_or(convert::text(&message), |takes| {
+                format!("{}; it takes {takes}", convert::text(&message))
+            }),
         };
         checked.map_err(|fault| self.failed("check-settings", fault))?.map_err(refused)
     }

@@ -8,7 +8,10 @@ mod tool;
 mod build;
 mod c;
 
-use std::{fmt, io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
 
@@ -41,15 +44,21 @@ impl Language {
         }
     }
 
-    /// How to install what builds it.
-    fn install(self) -> &'static str {
+    /// How to install what builds a project, from where the person stands who builds it.
+    fn install(self, project: &Path) -> String {
+        let inside = match project {
+            here if here == Path::new(".") => String::new(),
+            folder => format!("cd {} && ", folder.display()),
+        };
         match self {
             Self::Rust => {
-                "rustup target add wasm32-unknown-unknown; without rustup, the README of qhost's policies has Debian's way"
+                "rustup target add wasm32-unknown-unknown; without rustup, the README of qhost's policies has Debian's way".into()
             }
-            Self::Python => "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt",
-            Self::Js => "npm install",
-            Self::C => "apt-get install clang lld wasi-libc libclang-rt-dev-wasm32",
+            Self::Python => {
+                format!("{inside}python3 -m venv .venv && .venv/bin/pip install -r requirements.txt")
+            }
+            Self::Js => format!("{inside}npm install"),
+            Self::C => "apt-get install clang lld wasi-libc libclang-rt-dev-wasm32".into(),
         }
     }
 }
@@ -106,13 +115,23 @@ pub enum AuthorError {
         /// What it has of them.
         found: Vec<&'static str>,
     },
+    /// WASI was asked for where it is of no use.
+    #[error(
+        "a policy in {language} is built without WASI: it would find nothing there; the decision's time is in the request's extensions"
+    )]
+    NoWasi {
+        /// The project's language.
+        language: Language,
+    },
     /// A tool is not there.
-    #[error("{tool} is not installed, and a policy in {language} needs it: {}", language.install())]
+    #[error("{tool} is not installed, and a policy in {language} needs it: {}", language.install(project))]
     NoTool {
         /// The tool.
         tool: &'static str,
         /// The project's language.
         language: Language,
+        /// The project.
+        project: PathBuf,
     },
     /// A tool cannot be started.
     #[error("cannot run {tool}")]
@@ -122,15 +141,19 @@ pub enum AuthorError {
         /// Why.
         source: io::Error,
     },
-    /// A tool failed; its own words were shown.
-    #[error("{tool} failed: {why}. If something of it is missing: {}", language.install())]
+    /// A tool took too long, or lacks a part.
+    #[error("{tool} failed: {why}")]
     Failed {
         /// The tool.
         tool: &'static str,
-        /// The project's language.
-        language: Language,
-        /// How it ended.
+        /// Why, and what to do about it.
         why: String,
+    },
+    /// A tool found errors in the source, of which it has said all there is to say.
+    #[error("{tool} found errors in the source; its words are on standard error")]
+    Compile {
+        /// The tool.
+        tool: &'static str,
     },
     /// What was built is no component, nor can it be made one.
     #[error("{}: {reason}", path.display())]
@@ -142,12 +165,12 @@ pub enum AuthorError {
     },
 }
 
-fn unreadable(path: &std::path::Path) -> impl FnOnce(io::Error) -> AuthorError {
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> AuthorError {
     let path = path.to_owned();
     move |source| AuthorError::Unreadable { path, source }
 }
 
-fn unwritable(path: &std::path::Path) -> impl FnOnce(io::Error) -> AuthorError {
+fn unwritable(path: &Path) -> impl FnOnce(io::Error) -> AuthorError {
     let path = path.to_owned();
     move |source| AuthorError::Unwritable { path, source }
 }

@@ -53,20 +53,23 @@ pub enum Exit {
 impl Exit {
     /// All there are, with what they mean.
     pub const ALL: [(Self, &'static str); 12] = [
-        (Self::Done, "the VM ran and shut down"),
+        (Self::Done, "done; of run: the VM ran and shut down"),
         (
             Self::CheckFailed,
-            "a check did not hold: a policy's build, test, lint or signature, a replay that differs",
+            "a check did not hold: a build, test, lint, signature or replay, or an end that was waited for",
         ),
-        (Self::Usage, "wrong usage: arguments, configuration or policy settings"),
+        (
+            Self::Usage,
+            "wrong usage: arguments, configuration, settings, or a name of what the command is not for",
+        ),
         (Self::JobNotUnderstood, "the job file was not understood"),
         (Self::Denied, "denied by a policy, or by what the host lets tenants do"),
         (Self::PolicyFailed, "a policy failed: it does not load, trapped or overran a limit"),
         (Self::NotFetched, "the image could not be fetched; of policy pull and push: the registry"),
         (Self::ChecksumMismatch, "the image's checksum is another than the job's"),
         (Self::ImageRefused, "the image was refused as unsafe"),
-        (Self::CannotRun, "this host cannot run it"),
-        (Self::VmFailed, "the VM failed"),
+        (Self::CannotRun, "this host cannot run it, for what it lacks or what is taken"),
+        (Self::VmFailed, "the VM failed, or its supervisor does not answer"),
         (Self::Interrupted, "interrupted"),
     ];
 
@@ -180,6 +183,9 @@ pub struct ErrorReport {
     /// Why, each cause under the one before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
+    /// What to do about it, where the message does not say that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
     /// What refused it: a policy, a quota, the host's ports, the image's checksum.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused_by: Option<String>,
@@ -195,6 +201,7 @@ impl ErrorReport {
         Self {
             message: error.to_string(),
             causes: causes.map(ToString::to_string).collect(),
+            hint: None,
             refused_by: None,
             problems: problems.to_vec(),
         }
@@ -209,7 +216,10 @@ impl fmt::Display for ErrorReport {
             let cause = printable::line(cause, limits::SHOWN_CAUSE_CHARS);
             write!(f, "\n  because: {cause}")?;
         }
-        Ok(())
+        match &self.hint {
+            Some(hint) => write!(f, "\n  hint: {hint}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -303,6 +313,7 @@ impl VmReport {
                 for forward in &self.ports {
                     writeln!(f, "port      {forward}")?;
                 }
+                writeln!(f, "cage      {}", self.cage)?;
             }
         }
         if !self.console_tail.is_empty() {

@@ -4,12 +4,13 @@
 //! facts with a few keys laid over them, so that a case says only what it is about.
 
 mod cases;
-mod example;
+pub mod example;
 mod expect;
 mod tried;
 mod junit;
 mod lint;
 mod bench;
+mod stale;
 
 use std::{
     fs, io,
@@ -21,6 +22,7 @@ pub use cases::{Case, CaseFile};
 pub use expect::Expect;
 pub use junit::junit;
 pub use lint::{Finding, lint};
+pub use stale::newer_source;
 pub use tried::{Tried, run, update};
 
 use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, PolicyError, Source};
@@ -56,7 +58,7 @@ pub enum TrialError {
         source: io::Error,
     },
     /// A folder has no policy, or several.
-    #[error("{} has {}; expected one policy, NAME.wasm: qhost policy build makes it; or name the file", folder.display(), if found.is_empty() { "no policy".into() } else { found.join(", ") })]
+    #[error("{} has {}; expected one policy, NAME.wasm: qhost policy build {} makes it; or name the file", folder.display(), if found.is_empty() { "no policy".into() } else { found.join(", ") }, folder.display())]
     NoPolicy {
         /// The folder.
         folder: PathBuf,
@@ -82,6 +84,16 @@ pub enum TrialError {
     /// The policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The policy, in one case.
+    #[error(
+        "case {case:?} cannot be measured; where it is to fail, it says so by expect.verdict = \"failed\""
+    )]
+    InCase {
+        /// The case.
+        case: String,
+        /// Why.
+        source: Box<PolicyError>,
+    },
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> TrialError {
@@ -92,12 +104,8 @@ fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> TrialError {
 impl Project {
     /// Opens a project: its folder, or its policy's file.
     pub fn open(path: &Path) -> Result<Self, TrialError> {
-        let metadata = fs::metadata(path).map_err(unreadable(path))?;
-        let (folder, module) = if metadata.is_dir() {
-            (path.to_owned(), only_module(path)?)
-        } else {
-            (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned())
-        };
+        let module = module(path)?;
+        let folder = module.parent().unwrap_or(Path::new("")).to_owned();
         let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let files = files(&folder.join("cases"), "toml")?;
         let files = files.iter().map(|path| CaseFile::read(path)).collect::<Result<_, _>>()?;
@@ -136,6 +144,15 @@ impl Project {
 
     fn allowance(&self, case: &Case) -> Allowance {
         Allowance { wasi: case.wasi, ..Allowance::default() }
+    }
+}
+
+/// A policy's file: itself, or the only one of its project's folder.
+pub fn module(path: &Path) -> Result<PathBuf, TrialError> {
+    if fs::metadata(path).map_err(unreadable(path))?.is_dir() {
+        only_module(path)
+    } else {
+        Ok(path.to_owned())
     }
 }
 

@@ -20,6 +20,18 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Value, Problems), serde_json::Error
     Ok((value, place.duplicates))
 }
 
+/// The value of a text in which no object has a key twice. The error says what was found instead, and where.
+///
+/// # Errors
+/// Where the text is not JSON, or has a key twice.
+pub fn with_unique_keys(bytes: &[u8]) -> Result<Value, String> {
+    let (value, twice) = parse(bytes).map_err(|error| format!("not JSON: {error}"))?;
+    match twice.into_vec().first() {
+        Some(Problem { pointer, found, .. }) => Err(format!("{pointer}: {found}")),
+        None => Ok(value),
+    }
+}
+
 /// The whole number that a float is: a Nomad agent writes each number of `Config` as one, 8080 as `8080.0`. From 2^53 on floats stand for
 /// several whole numbers.
 fn whole(value: f64) -> Option<i64> {

@@ -13,7 +13,11 @@ use qhost_model::digest::Sha256;
 use qhost_policy::Kind;
 use qhost_sys::state;
 
-use super::{AuthorError, Language, c, tool::Tool, unreadable, unwritable};
+use super::{
+    AuthorError, Language, c,
+    tool::{Part, Tool},
+    unreadable, unwritable,
+};
 
 /// A component that was built.
 #[derive(Debug, Serialize)]
@@ -28,7 +32,7 @@ pub struct Built {
 
 /// Builds a project's folder, or makes a component of a core module's file. The component is `NAME.wasm` in the
 /// project's folder, NAME being the folder's, unless `output` names another place.
-pub fn build(project: &Path, output: Option<&Path>) -> Result<Built, AuthorError> {
+pub fn build(project: &Path, output: Option<&Path>, wasi: bool) -> Result<Built, AuthorError> {
     let metadata = fs::metadata(project).map_err(unreadable(project))?;
     if !metadata.is_dir() {
         return core_module(project, output.unwrap_or(project));
@@ -39,14 +43,18 @@ pub fn build(project: &Path, output: Option<&Path>) -> Result<Built, AuthorError
     let output = output.unwrap_or(&beside);
     let work = tempfile::tempdir().map_err(unwritable(&std::env::temp_dir()))?;
     let made = work.path().join("made.wasm");
-    match language(project)? {
+    let language = language(project)?;
+    if wasi && !matches!(language, Language::Python | Language::Js) {
+        return Err(AuthorError::NoWasi { language });
+    }
+    match language {
         Language::Rust => {
-            let module = rust(&folder)?;
+            let module = rust(project, &folder)?;
             return componentize(&module, output);
         }
-        Language::Python => python(&folder, &made)?,
-        Language::Js => js(&folder, &made)?,
-        Language::C => c::compile(&folder, &made)?,
+        Language::Python => python(project, &folder, &made, wasi)?,
+        Language::Js => js(project, &folder, &made, wasi)?,
+        Language::C => c::compile(project, &folder, &made)?,
     }
     componentize(&made, output)
 }
@@ -85,8 +93,11 @@ fn componentize(made: &Path, output: &Path) -> Result<Built, AuthorError> {
     Ok(Built { file: output.into(), bytes: component.len(), sha256: Sha256::of(&component) })
 }
 
+/// Where the standard library for WebAssembly is, or would be.
+const TARGET_LIBRARIES: &[&str] = &["--print=target-libdir", "--target=wasm32-unknown-unknown"];
+
 /// The core module that cargo made.
-fn rust(folder: &Path) -> Result<PathBuf, AuthorError> {
+fn rust(project: &Path, folder: &Path) -> Result<PathBuf, AuthorError> {
     let cargo = std::env::var_os("CARGO").map(PathBuf::from);
     let mut args = vec![
         "build",
@@ -98,8 +109,16 @@ fn rust(folder: &Path) -> Result<PathBuf, AuthorError> {
     if !io::stderr().is_terminal() {
         args.push("--quiet");
     }
-    let said =
-        Tool { name: "cargo", language: Language::Rust, beside: cargo }.run(folder, &args)?;
+    let tool = Tool {
+        name: "cargo",
+        language: Language::Rust,
+        folder,
+        project,
+        beside: cargo,
+        prints_json: true,
+        part: Some(Part { program: "rustc", args: TARGET_LIBRARIES }),
+    };
+    let said = tool.run(&args)?;
     let artifact = |line: &str| -> Option<PathBuf> {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let files = message.get("filenames")?.as_array()?;
@@ -113,31 +132,49 @@ fn rust(folder: &Path) -> Result<PathBuf, AuthorError> {
     said.lines().filter_map(artifact).next_back().ok_or_else(no_module)
 }
 
-fn python(folder: &Path, made: &Path) -> Result<(), AuthorError> {
+fn python(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), AuthorError> {
     let beside = Some(folder.join(".venv/bin/componentize-py"));
-    let tool = Tool { name: "componentize-py", language: Language::Python, beside };
+    let tool = Tool {
+        name: "componentize-py",
+        language: Language::Python,
+        folder,
+        project,
+        beside,
+        prints_json: false,
+        part: None,
+    };
     let made = made.as_os_str();
-    // Without the stubs it would import all of WASI.
-    let args = ["-q", "-d", "wit", "-w", "policy", "componentize", "--stub-wasi", "rules", "-o"];
-    let args: Vec<_> = args.map(OsString::from).into_iter().chain([made.into()]).collect();
-    tool.run(folder, &args).map(drop)
+    let mut args = vec!["-q", "-d", "wit", "-w", "policy", "componentize", "rules"];
+    // Without the stubs it imports all of WASI.
+    args.extend((!wasi).then_some("--stub-wasi"));
+    args.push("-o");
+    let args: Vec<_> = args.into_iter().map(OsString::from).chain([made.into()]).collect();
+    tool.run(&args).map(drop)
 }
 
-fn js(folder: &Path, made: &Path) -> Result<(), AuthorError> {
+fn js(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), AuthorError> {
     let beside = Some(folder.join("node_modules/.bin/jco"));
-    let tool = Tool { name: "jco", language: Language::Js, beside };
+    let tool = Tool {
+        name: "jco",
+        language: Language::Js,
+        folder,
+        project,
+        beside,
+        prints_json: false,
+        part: None,
+    };
     let made = made.as_os_str();
     // QuickJS: a tenth of the other engine's size, and it can be had without WASI.
-    let args = [
+    let mut args = vec![
         "componentize",
         "rules.js",
         "--wit=wit",
         "--world-name=policy",
         "--backend=qjs",
-        "--backend-qjs-stub-wasi",
         "--backend-qjs-disable-async",
-        "-o",
     ];
-    let args: Vec<_> = args.map(OsString::from).into_iter().chain([made.into()]).collect();
-    tool.run(folder, &args).map(drop)
+    args.extend((!wasi).then_some("--backend-qjs-stub-wasi"));
+    args.push("-o");
+    let args: Vec<_> = args.into_iter().map(OsString::from).chain([made.into()]).collect();
+    tool.run(&args).map(drop)
 }

@@ -8,10 +8,17 @@ use std::{
 
 use wit_bindgen_core::{Files, wit_parser::Resolve};
 
-use super::{AuthorError, Language, tool::Tool, unreadable, unwritable};
+use super::{
+    AuthorError, Language,
+    tool::{Part, Tool},
+    unreadable, unwritable,
+};
+
+/// Where the C library's part that is linked first is; where it is not there, its name alone.
+const START_FILE: &[&str] = &["--target=wasm32-wasi", "-print-file-name=crt1-reactor.o"];
 
 /// A core module that carries its world's type.
-pub(super) fn compile(folder: &Path, made: &Path) -> Result<(), AuthorError> {
+pub(super) fn compile(project: &Path, folder: &Path, made: &Path) -> Result<(), AuthorError> {
     let mut files = sources(folder)?;
     files.extend(bindings(folder)?);
     let args = [
@@ -26,7 +33,16 @@ pub(super) fn compile(folder: &Path, made: &Path) -> Result<(), AuthorError> {
     ];
     let args = args.map(OsString::from).into_iter().chain([made.into()]);
     let args: Vec<_> = args.chain(files.into_iter().map(OsString::from)).collect();
-    Tool { name: "clang", language: Language::C, beside: None }.run(folder, &args).map(drop)
+    let tool = Tool {
+        name: "clang",
+        language: Language::C,
+        folder,
+        project,
+        beside: None,
+        prints_json: false,
+        part: Some(Part { program: "clang", args: START_FILE }),
+    };
+    tool.run(&args).map(drop)
 }
 
 fn sources(folder: &Path) -> Result<Vec<PathBuf>, AuthorError> {

@@ -46,6 +46,7 @@ const RUST: &[File] = &[
 
 const PYTHON: &[File] = &[
     ("rules.py", template!("python/rules.py")),
+    ("test_rules.py", template!("python/test_rules.py")),
     ("requirements.txt", template!("python/requirements.txt")),
     WIT,
     ("cases/__name__.toml", CASES),
@@ -55,6 +56,7 @@ const PYTHON: &[File] = &[
 
 const JS: &[File] = &[
     ("rules.js", template!("js/rules.js")),
+    ("rules.test.js", template!("js/rules.test.js")),
     ("package.json", template!("js/package.json")),
     WIT,
     ("cases/__name__.toml", CASES),
@@ -64,6 +66,7 @@ const JS: &[File] = &[
 
 const C: &[File] = &[
     ("rules.c", template!("c/rules.c")),
+    ("compile_flags.txt", template!("c/compile_flags.txt")),
     WIT,
     ("cases/__name__.toml", template!("c/cases.toml")),
     ("README.md", template!("c/README.md")),

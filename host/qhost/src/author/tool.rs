@@ -1,6 +1,7 @@
 //! An author's own tools: cargo, clang, componentize-py, jco.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
@@ -12,43 +13,88 @@ use qhost_sys::spawn;
 use super::{AuthorError, Language};
 use crate::limits;
 
-/// One of an author's own tools.
-pub(super) struct Tool {
+/// One of an author's own tools, for one project.
+pub(super) struct Tool<'a> {
     /// Its name.
     pub(super) name: &'static str,
     /// What it is for.
     pub(super) language: Language,
+    /// The project's folder, where the tool runs.
+    pub(super) folder: &'a Path,
+    /// The same as it was named on the command line.
+    pub(super) project: &'a Path,
     /// Where it may be besides `$PATH`.
     pub(super) beside: Option<PathBuf>,
+    /// Whether what it prints to standard output is for programs, and nothing that an author wants to see.
+    pub(super) prints_json: bool,
+    /// How it is asked for the file without which it can build nothing.
+    pub(super) part: Option<Part>,
 }
 
-impl Tool {
+/// A part of a tool that is installed by itself.
+pub(super) struct Part {
+    /// The program that knows where it is.
+    pub(super) program: &'static str,
+    /// What that is asked with; its answer is the part's path.
+    pub(super) args: &'static [&'static str],
+}
+
+impl Tool<'_> {
     /// Runs it to its end; gives what it printed to standard output. What it says otherwise is shown at once, and all
     /// of it if it fails.
-    pub(super) fn run(
-        self,
-        folder: &Path,
-        args: &[impl AsRef<std::ffi::OsStr>],
-    ) -> Result<String, AuthorError> {
-        let Self { name: tool, language, beside } = self;
-        let program = beside.filter(|path| path.exists()).or_else(|| which::which(tool).ok());
-        let program = program.ok_or(AuthorError::NoTool { tool, language })?;
+    pub(super) fn run(self, args: &[impl AsRef<OsStr>]) -> Result<String, AuthorError> {
+        let (tool, language) = (self.name, self.language);
+        let beside = self.beside.clone().filter(|path| path.exists());
+        let program = beside.or_else(|| which::which(tool).ok());
+        let program = program.ok_or_else(|| {
+            let project = self.project.to_owned();
+            AuthorError::NoTool { tool, language, project }
+        })?;
         let broken = |source| AuthorError::Tool { tool, source };
         let output = tempfile::tempfile().map_err(broken)?;
         let mut child = spawn::tool(&program, args)
-            .current_dir(folder)
+            .current_dir(self.folder)
             .stdout(Stdio::from(output.try_clone().map_err(broken)?))
             .spawn()
             .map_err(broken)?;
         let status = spawn::wait(&mut child, limits::AUTHOR_TOOL).map_err(broken)?;
         let said = text(output).map_err(broken)?;
-        let why = match status {
-            Some(status) if status.success() => return Ok(said),
-            Some(status) => status.to_string(),
-            None => format!("it took longer than {} s", limits::AUTHOR_TOOL.as_secs()),
-        };
-        io::stderr().write_all(said.as_bytes()).map_err(broken)?;
-        Err(AuthorError::Failed { tool, language, why })
+        if status.is_some_and(|status| status.success()) {
+            return Ok(said);
+        }
+        if !self.prints_json {
+            io::stderr().write_all(said.as_bytes()).map_err(broken)?;
+        }
+        if status.is_none() {
+            let why = format!("it took longer than {} s", limits::AUTHOR_TOOL.as_secs());
+            return Err(AuthorError::Failed { tool, why });
+        }
+        match self.lacks() {
+            Some(part) => {
+                let install = language.install(self.project);
+                let why = format!("{} is not there; {install}", part.display());
+                Err(AuthorError::Failed { tool, why })
+            }
+            None => Err(AuthorError::Compile { tool }),
+        }
+    }
+
+    /// The part that it lacks, if it does.
+    fn lacks(&self) -> Option<PathBuf> {
+        let Part { program, args } = self.part.as_ref()?;
+        let program = which::which(program).ok()?;
+        let output = tempfile::tempfile().ok()?;
+        let mut child = spawn::tool(&program, args)
+            .current_dir(self.folder)
+            .stdout(Stdio::from(output.try_clone().ok()?))
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        spawn::wait(&mut child, limits::AUTHOR_PART).ok()??;
+        let said = text(output).ok()?;
+        let part = PathBuf::from(said.trim());
+        // A tool that does not say is not said to lack anything.
+        (!part.as_os_str().is_empty() && !part.exists()).then_some(part)
     }
 }
 

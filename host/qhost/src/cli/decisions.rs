@@ -2,9 +2,37 @@
 
 use clap::Args;
 
-use qhost_policy::Outcome;
+use qhost_policy::{Outcome, Record};
 
 use super::{OfTenant, vm::Since};
+
+/// Which records of decisions are meant.
+#[derive(Debug, Args)]
+pub struct RecordFilter {
+    #[command(flatten)]
+    /// Whose.
+    pub of: OfTenant,
+    /// Only those about this task, or this job
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// Only those that ended so: allowed, denied, cannot-run, failed, interrupted, undecided, not-launched
+    #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
+    pub outcome: Option<Outcome>,
+    /// Only those since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+}
+
+impl RecordFilter {
+    /// Whether a record is meant.
+    pub fn includes(&self, record: &Record) -> bool {
+        let task = &record.input.task;
+        self.of.includes(&task.tenant)
+            && self.task.as_ref().is_none_or(|name| [&task.name, &task.job].contains(&name))
+            && self.outcome.is_none_or(|outcome| outcome == record.outcome)
+            && self.since.is_none_or(|since| record.input.time >= since.0)
+    }
+}
 
 /// `qhost decisions`
 #[derive(Debug, Args)]
@@ -19,20 +47,11 @@ pub struct DecisionsArgs {
     #[arg(value_name = "ID")]
     pub id: Option<String>,
     #[command(flatten)]
-    /// Whose.
-    pub of: OfTenant,
-    /// Only those about this task, or this job
-    #[arg(long, value_name = "NAME")]
-    pub task: Option<String>,
+    /// Which.
+    pub filter: RecordFilter,
     /// Only those that this policy was asked about
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
-    /// Only those that ended so: allowed, denied, cannot-run, failed, interrupted, undecided, not-launched
-    #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
-    pub outcome: Option<Outcome>,
-    /// Only those since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<Since>,
     /// How many, the latest
     #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 20, conflicts_with = "all")]
     pub tail: usize,

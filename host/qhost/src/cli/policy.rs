@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use crate::author::Language;
 
 use super::{
+    RecordFilter,
     run::{NamedFile, NamedSettings},
     trial::{BenchArgs, LintArgs, TestArgs},
     trust::{KeygenArgs, LockArgs, PullArgs, PushArgs, SignArgs, VerifyArgs},
@@ -66,7 +67,8 @@ pub struct NewArgs {
   qhost policy build target/wasm32-unknown-unknown/release/team_rules.wasm --output team-rules.wasm
 
 The language's own tools do the work: cargo, componentize-py, jco, clang. The component imports nothing but what the
-rules use of the contract. Exit code 1 when a tool fails.")]
+rules use of the contract: a Python's or JavaScript's own clock stands still, and its randomness is always the same. The
+decision's time is in each request. Exit code 1 when a tool fails.")]
 pub struct BuildArgs {
     /// The project's folder; or a core module that carries its world's type, as wit-bindgen makes it
     #[arg(value_name = "DIR|MODULE", default_value = ".")]
@@ -74,21 +76,29 @@ pub struct BuildArgs {
     /// Where the component goes [default: NAME.wasm in the project; in the module's place]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Let a policy in Python or JavaScript import WASI, for its clock and its randomness: it loads where its configuration
+    /// has wasi = true
+    #[arg(long)]
+    pub wasi: bool,
 }
 
 /// `qhost policy replay`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qhost policy replay /var/lib/qhost/decisions
-  qhost policy replay decisions.jsonl --policy limits=new.wasm
+  qhost policy replay                                this host's own log
+  qhost policy replay --policy limits=new.wasm --tenant acme --since 24h
   qhost policy replay decisions.jsonl --policy-settings 'limits={\"memory_mib\":512}' --json
 
 Every recorded request is decided again at its recorded time, with the facts and the host's rules of then, by the
-policies that the configuration has for its tenant now. Exit code 0 when no answer differs, 1 when one does.")]
+policies that the configuration has for its tenant now. A policy in the place of a configured one has that one's
+settings and grants, and need not be signed. Exit code 0 when no answer differs, 1 when one does.")]
 pub struct ReplayArgs {
-    /// A log of decisions: a file, or a folder with all its files
+    /// A log of decisions: a file, or a folder with all its files [default: that of the state folder]
     #[arg(value_name = "LOG")]
-    pub log: PathBuf,
+    pub log: Option<PathBuf>,
+    #[command(flatten)]
+    /// Which of them.
+    pub filter: RecordFilter,
     /// A policy to ask: in the place of the configuration's policy of this name, else before those of the configuration
     #[arg(long = "policy", value_name = "[NAME=]FILE")]
     pub policies: Vec<NamedFile>,

@@ -28,14 +28,14 @@ pub struct KeygenArgs {
 /// `qhost policy sign`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qhost policy sign team-rules/team-rules.wasm --key release.key
+  qhost policy sign team-rules --key release.key
   minisign -V -p release.pub -m team-rules/team-rules.wasm
 
 The signature goes to FILE.minisig, or, where another key's is there, to FILE.KEYID.minisig. The password of an
 encrypted key is asked for on the terminal, or taken from QHOST_KEY_PASSWORD.")]
 pub struct SignArgs {
-    /// The policy's file
-    #[arg(value_name = "FILE")]
+    /// The policy's file, or its project's folder
+    #[arg(value_name = "FILE|DIR")]
     pub file: PathBuf,
     /// The secret key
     #[arg(short, long, value_name = "FILE")]
@@ -54,8 +54,8 @@ In qhost.toml:
   keys = [\"RWQf6LRC…\"]
   threshold = 1")]
 pub struct VerifyArgs {
-    /// The policy's file
-    #[arg(value_name = "FILE")]
+    /// The policy's file, or its project's folder
+    #[arg(value_name = "FILE|DIR")]
     pub file: PathBuf,
     /// A public key: its file, or its base64 line
     #[arg(short, long = "key", value_name = "FILE|KEY", required = true)]
@@ -73,8 +73,8 @@ pub struct VerifyArgs {
 Pushes what loads as a policy, with the signatures beside it; prints the digest to pull it by. The same file always has
 the same digest. Credentials are those of `docker login`.")]
 pub struct PushArgs {
-    /// The policy's file
-    #[arg(value_name = "[NAME=]FILE")]
+    /// The policy's file, or its project's folder
+    #[arg(value_name = "[NAME=]FILE|DIR")]
     pub policy: NamedFile,
     /// Where it goes
     #[arg(value_name = "REGISTRY/REPOSITORY:TAG")]

@@ -15,6 +15,8 @@ fn end(shared: &Shared, done: Result<String, AuthorError>) -> Exit {
             show::print(&text);
             Exit::Done
         }
+        // The compiler's text is all that an author wants to see.
+        Err(AuthorError::Compile { .. }) if !shared.json => Exit::CheckFailed,
         Err(error) => show::failure(shared, &RunError::from(error)),
     }
 }
@@ -41,7 +43,7 @@ pub(super) fn build(shared: &Shared, args: &BuildArgs) -> Exit {
 }
 
 fn try_build(shared: &Shared, args: &BuildArgs) -> Result<String, AuthorError> {
-    let built = author::build(&args.project, args.output.as_deref())?;
+    let built = author::build(&args.project, args.output.as_deref(), args.wasi)?;
     if shared.json {
         return Ok(show::json(&built));
     }

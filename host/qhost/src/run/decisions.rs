@@ -94,17 +94,11 @@ fn one(shared: &Shared, mut found: Vec<Recorded>, id: &str) -> Result<Exit, RunE
 
 impl Recorded {
     fn is_meant(&self, args: &DecisionsArgs) -> bool {
-        let Record { outcome, input: Input { task, time, .. }, decision, .. } = &self.record;
-        let is = |wanted: &Option<String>, any: &[&str]| {
-            wanted.as_deref().is_none_or(|wanted| any.contains(&wanted))
-        };
-        let policies: Vec<_> = decision.policies.iter().map(|one| one.name.as_str()).collect();
+        let policies = &self.record.decision.policies;
+        let was_asked = |name: &String| policies.iter().any(|policy| policy.name == *name);
         args.id.as_ref().is_none_or(|id| self.id.to_string().starts_with(id.as_str()))
-            && args.of.includes(&task.tenant)
-            && is(&args.task, &[&task.name, &task.job])
-            && is(&args.policy, &policies)
-            && args.outcome.is_none_or(|wanted| wanted == *outcome)
-            && args.since.is_none_or(|since| *time >= since.0)
+            && args.filter.includes(&self.record)
+            && args.policy.as_ref().is_none_or(was_asked)
     }
 
     /// By what it was refused, and why.

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use qhost_engine::{config::ConfigError, facts::FactsError, fingerprint::FingerprintError};
+use qhost_engine::{CAGE, config::ConfigError, facts::FactsError, fingerprint::FingerprintError};
 use qhost_image::ImageError;
 use qhost_model::{job::Problem, kind::Kind};
 use qhost_policy::PolicyError;
@@ -92,10 +92,13 @@ impl RunError {
             }
             Self::JobFile { .. } => Kind::InvalidJob,
             Self::Policy(error) | Self::Trial(TrialError::Policy(error)) => error.kind(),
+            Self::Trial(TrialError::InCase { source, .. }) => source.kind(),
             Self::Trust(error) => error.kind(),
-            Self::Author(AuthorError::Failed { .. } | AuthorError::Unfit { .. }) => {
-                Kind::CheckFailed
-            }
+            Self::Author(
+                AuthorError::Failed { .. }
+                | AuthorError::Compile { .. }
+                | AuthorError::Unfit { .. },
+            ) => Kind::CheckFailed,
             Self::Author(_) | Self::Trial(_) => Kind::InvalidArgument,
             Self::Image(error) => error.kind(),
             Self::Vm(error) => error.kind(),
@@ -116,9 +119,32 @@ impl RunError {
         if let Self::Engine(error) = self { error.refused_by().map(str::to_owned) } else { None }
     }
 
+    /// What to do about it, where the error itself does not know that.
+    pub fn hint(&self) -> Option<String> {
+        let how = |name: &str| {
+            format!(
+                "give them with --policy-settings {name}=FILE or {name}='{{…}}', or in the configuration as settings of policies.{name}"
+            )
+        };
+        if let Self::Engine(error) = self {
+            let cage = (error.refused_by() == Some(CAGE)).then(qhost_engine::doctor::leave_out);
+            error.settings_of().map(how).or(cage)
+        } else if let Self::Policy(PolicyError::Settings { name, .. }) = self {
+            Some(how(name))
+        } else {
+            None
+        }
+    }
+
     /// The problems of a job file, where that is what it is about.
     pub fn problems(&self) -> &[Problem] {
         if let Self::Engine(error) = self { error.problems() } else { &[] }
+    }
+}
+
+impl From<&RunError> for ErrorReport {
+    fn from(error: &RunError) -> Self {
+        Self { hint: error.hint(), ..Self::new(error, error.problems()) }
     }
 }
 
@@ -140,8 +166,7 @@ impl Report {
     /// Takes an error in. A decision against the task is no error beside it.
     pub(super) fn fail(&mut self, error: &RunError) -> Exit {
         if !matches!(error, RunError::Engine(error) if error.verdict().is_some()) {
-            let shown = ErrorReport::new(error, error.problems());
-            self.error = Some(ErrorReport { refused_by: error.refused_by(), ..shown });
+            self.error = Some(ErrorReport { refused_by: error.refused_by(), ..error.into() });
         }
         error.exit()
     }

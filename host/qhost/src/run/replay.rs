@@ -1,6 +1,9 @@
 //! `qhost policy replay`: past decisions made again.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -33,9 +36,27 @@ struct Replay {
     not_again: Vec<NotAgain>,
     /// Records in which something is masked, so that a policy may have been shown something else.
     masked: usize,
+    totals: Totals,
     differences: Vec<Difference>,
     /// Lines that are no record.
     unreadable: Vec<Unreadable>,
+}
+
+/// How many decisions differ, by what they are grouped by; the most first.
+#[derive(Default, Serialize)]
+struct Totals {
+    /// How it ended, and how it ends now.
+    outcomes: Vec<Total>,
+    /// Whose task it is.
+    tenants: Vec<Total>,
+    /// What makes the difference: a rule that refuses now, one that refused and does not any more, or a field of the launch.
+    rules: Vec<Total>,
+}
+
+#[derive(Serialize)]
+struct Total {
+    what: String,
+    decisions: usize,
 }
 
 #[derive(Serialize)]
@@ -51,12 +72,14 @@ struct Difference {
     launch: Vec<Change>,
     /// What is now held against it.
     violations: Vec<Why>,
+    /// What was held against it, and is not any more.
+    no_longer: Vec<Why>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     masked: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, PartialEq, Serialize)]
 struct Why {
     policy: String,
     code: String,
@@ -94,16 +117,18 @@ fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
     let engine = engine(shared)?;
     let (config, loader) = (engine.config(), loader_of(shared, &engine)?);
     let mut chains = Chains { config, args, loader, by_tenant: BTreeMap::new() };
-    let unreadable = |source| RunError::Log { path: args.log.clone(), source };
+    let log = args.log.clone().unwrap_or_else(|| engine.decisions().folder);
+    let unreadable = |source| RunError::Log { path: log.clone(), source };
     let bar = progress(shared);
     let mut replay = Replay::default();
-    for line in qhost_policy::lines(&args.log).map_err(unreadable)? {
+    for line in qhost_policy::lines(&log).map_err(unreadable)? {
         let (file, number, text) = line.map_err(unreadable)?;
-        let line = format!("{}:{number}", name(&args.log, &file));
+        let line = format!("{}:{number}", name(&log, &file));
         match Record::parse(&text) {
-            Ok(record) => {
+            Ok(record) if args.filter.includes(&record) => {
                 replay.record(line, record, &mut chains)?;
             }
+            Ok(_) => {}
             Err(reason) => {
                 let reason = printable::line(&reason, 300).to_string();
                 replay.unreadable.push(Unreadable { line, reason });
@@ -112,6 +137,7 @@ fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+    replay.totals = Totals::of(&replay.differences);
     Ok(replay)
 }
 
@@ -162,7 +188,10 @@ impl Chains<'_> {
         for file in &self.args.policies {
             qhost_engine::sources::relied_upon(&file.name, &file.path)?;
             match chain.iter_mut().find(|source| source.name == file.name) {
-                Some(source) => (source.path, source.pin) = (file.path.clone(), None),
+                // A draft is not signed yet.
+                Some(source) => {
+                    (source.path, source.pin, source.signers) = (file.path.clone(), None, None);
+                }
                 None => front.push(file.clone()),
             }
         }
@@ -224,6 +253,8 @@ impl Replay {
             return;
         }
         self.differ += 1;
+        let (before, now_refused) = (why(was), why(now));
+        let no_longer = before.into_iter().filter(|one| !now_refused.contains(one)).collect();
         let Input { task, time, .. } = record.input;
         self.differences.push(Difference {
             line,
@@ -234,7 +265,8 @@ impl Replay {
             was: record.outcome,
             now: verdict.outcome(),
             launch,
-            violations: why(now),
+            violations: now_refused,
+            no_longer,
             error,
             masked,
         });
@@ -243,18 +275,9 @@ impl Replay {
     fn table(&self) -> String {
         let mut text = String::new();
         if !self.differences.is_empty() {
-            text += &row(["LINE", "TENANT", "TASK", "WAS", "NOW", "WHY"]);
-        }
-        for difference in &self.differences {
-            let task = printable::line(&difference.task, 24).to_string();
-            text += &row([
-                &difference.line,
-                &difference.tenant,
-                &task,
-                difference.was.name(),
-                difference.now.name(),
-                &difference.why(),
-            ]);
+            let header = ["LINE", "TASK", "WAS", "NOW", "WHY"].map(str::to_owned);
+            let rows = self.differences.iter().map(Difference::row);
+            text += &show::table(&[header].into_iter().chain(rows).collect::<Vec<_>>());
         }
         for NotAgain { line, tenant, task, reason } in &self.not_again {
             let task = printable::line(task, 24);
@@ -263,7 +286,14 @@ impl Replay {
         for Unreadable { line, reason } in &self.unreadable {
             text += &format!("{line}: not a record: {reason}\n");
         }
-        let Self { records, identical, same, differ, masked, .. } = self;
+        let Self { records, identical, same, differ, masked, totals, .. } = self;
+        let Totals { outcomes, tenants, rules } = totals;
+        for (name, totals) in [("OUTCOME", outcomes), ("TENANT", tenants), ("RULE", rules)] {
+            text += &Totals::table(name, totals);
+        }
+        if !text.is_empty() {
+            text += "\n";
+        }
         text +=
             &format!("{records} decisions: {identical} identical, {same} same, {differ} different");
         if !self.not_again.is_empty() {
@@ -276,17 +306,75 @@ impl Replay {
     }
 }
 
-fn row([line, tenant, task, was, now, why]: [&str; 6]) -> String {
-    format!("{line:<32} {tenant:<12} {task:<24} {was:<10} {now:<10} {why}\n")
+impl Totals {
+    fn of(differences: &[Difference]) -> Self {
+        let outcome = |one: &Difference| vec![format!("{} → {}", one.was.name(), one.now.name())];
+        Self {
+            outcomes: totals(differences, outcome),
+            tenants: totals(differences, |one| vec![one.tenant.clone()]),
+            rules: totals(differences, Difference::rules),
+        }
+    }
+
+    fn table(name: &str, totals: &[Total]) -> String {
+        if totals.is_empty() {
+            return String::new();
+        }
+        let header = [name, "DIFFERENT"].map(str::to_owned);
+        let rows = totals.iter().map(|Total { what, decisions }| {
+            [printable::line(what, 100).to_string(), decisions.to_string()]
+        });
+        format!("\n{}", show::table(&[header].into_iter().chain(rows).collect::<Vec<_>>()))
+    }
+}
+
+fn totals(differences: &[Difference], what: impl Fn(&Difference) -> Vec<String>) -> Vec<Total> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for difference in differences {
+        // One decision counts once, however often a rule of it was broken.
+        for what in what(difference).into_iter().collect::<BTreeSet<_>>() {
+            *counts.entry(what).or_default() += 1;
+        }
+    }
+    let totals = counts.into_iter().map(|(what, decisions)| Total { what, decisions });
+    let mut totals: Vec<_> = totals.collect();
+    totals.sort_by_key(|total| std::cmp::Reverse(total.decisions));
+    totals
 }
 
 impl Difference {
+    fn row(&self) -> [String; 5] {
+        let shown = |text: &str| printable::line(text, 40).to_string();
+        [
+            self.line.clone(),
+            format!("{}/{}", shown(&self.tenant), shown(&self.task)),
+            self.was.name().to_owned(),
+            self.now.name().to_owned(),
+            self.why(),
+        ]
+    }
+
+    /// What makes the difference, by the names of rules and fields.
+    fn rules(&self) -> Vec<String> {
+        let now = self.violations.iter().map(|why| format!("{}: {}", why.policy, why.code));
+        let gone =
+            self.no_longer.iter().map(|why| format!("{}: {}, no longer", why.policy, why.code));
+        let launch = self.launch.iter().map(|change| format!("launch: {}", change.field));
+        let failed = self.error.iter().map(|_| "a policy fails".to_owned());
+        now.chain(gone).chain(launch).chain(failed).collect()
+    }
+
     fn why(&self) -> String {
         let violations =
             self.violations.iter().map(|why| format!("{}: {} {}", why.policy, why.code, why.field));
+        let gone = self
+            .no_longer
+            .iter()
+            .map(|why| format!("no longer {}: {} {}", why.policy, why.code, why.field));
         let changes =
             self.launch.iter().map(|Change { field, from, to }| format!("{field} {from} → {to}"));
-        let reasons: Vec<_> = violations.chain(self.error.clone()).chain(changes).collect();
+        let reasons: Vec<_> =
+            violations.chain(gone).chain(self.error.clone()).chain(changes).collect();
         printable::line(&reasons.join("; "), 300).to_string()
     }
 }

@@ -86,10 +86,17 @@ pub(super) fn report(shared: &Shared, report: &Report) {
     }
 }
 
+/// The end of a command whose environment is wrong.
+pub(super) fn usage(wrong: &str) -> Exit {
+    let error = RunError::Usage(wrong.into());
+    say(&ErrorReport::from(&error).to_string());
+    error.exit()
+}
+
 /// The end of a command that has no report of its own.
 pub(super) fn failure(shared: &Shared, error: &RunError) -> Exit {
     let exit = error.exit();
-    let error = ErrorReport::new(error, error.problems());
+    let error = ErrorReport::from(error);
     if shared.json {
         print(&json(
             &serde_json::json!({"outcome": exit, "exit_code": exit.code(), "error": error}),
@@ -111,6 +118,8 @@ pub(super) fn compiling(terminal: bool, name: &str) {
 /// said in any case.
 pub(super) struct Shown {
     quiet: bool,
+    /// Whether the report comes as soon as the guest runs, and says that.
+    detached: bool,
     terminal: bool,
     bar: ProgressBar,
     told: Mutex<Told>,
@@ -142,7 +151,13 @@ impl Shown {
     pub(super) fn progress(shared: &Shared) -> Self {
         let told = Mutex::new(Told { up_to: Timestamp::now(), ..Told::default() });
         let terminal = on_terminal(shared);
-        Self { quiet: shared.json, terminal, bar: ProgressBar::hidden(), told }
+        let quiet = shared.json;
+        Self { quiet, detached: false, terminal, bar: ProgressBar::hidden(), told }
+    }
+
+    /// The same, where the report says what else is said when the guest runs.
+    pub(super) fn detached(self, detached: bool) -> Self {
+        Self { detached, ..self }
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -232,7 +247,7 @@ impl Shown {
 
     fn running(&self, spec: &Spec) {
         tracing::info!(vm = spec.vm, "running");
-        if self.quiet {
+        if self.quiet || self.detached {
             return;
         }
         let name = printable::line(&spec.task, 40).to_string();
@@ -240,9 +255,9 @@ impl Shown {
         for forward in &spec.forwards {
             say(&format!("port      {forward}"));
         }
-        if !spec.cage.lacks.is_empty() {
-            say(&format!("cage      {}", warning(&spec.cage.summary())));
-        }
+        let summary = spec.cage.summary();
+        let summary = if spec.cage.lacks.is_empty() { summary } else { warning(&summary) };
+        say(&format!("cage      {summary}"));
         if self.terminal {
             if let Some(console) = &self.told().console {
                 say(&format!("console   {}", console.display()));

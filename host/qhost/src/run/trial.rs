@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use indicatif::ProgressBar;
 use serde::Serialize;
+use serde_json::json;
 
 use qhost_model::printable;
 use qhost_sys::state;
@@ -11,8 +12,9 @@ use qhost_sys::state;
 use super::{RunError, loader, show};
 use crate::{
     cli::{BenchArgs, LintArgs, Shared, TestArgs},
+    limits,
     outcome::Exit,
-    trial::{self, Finding, Measured, Project, TrialError, Tried},
+    trial::{self, Case, Finding, Measured, Project, TrialError, Tried, example},
 };
 
 /// How a check ends: what it printed is all there is to say.
@@ -29,8 +31,17 @@ pub(super) fn test(shared: &Shared, args: &TestArgs) -> Exit {
 }
 
 fn try_test(shared: &Shared, args: &TestArgs) -> Result<bool, RunError> {
+    if args.example {
+        let example = json!({"job": example::job(), "host": example::host()});
+        let pretty = serde_json::to_string_pretty(&example).unwrap_or_default() + "\n";
+        show::print(&if shared.json { show::json(&example) } else { pretty });
+        return Ok(true);
+    }
     let project = Project::with_cases(&args.project)?;
-    let tried = trial::run(&project, &loader(shared)?)?;
+    say_if_stale(shared, &project);
+    let bar = spinner(shared);
+    let tried = trial::run(&project, &loader(shared)?, |case| at(&bar, "trying", case))?;
+    bar.finish_and_clear();
     if let Some(path) = &args.junit {
         trial::junit(path, &project.name, &tried)?;
     }
@@ -52,7 +63,38 @@ fn try_test(shared: &Shared, args: &TestArgs) -> Result<bool, RunError> {
         let updated = if args.update { format!(", {rewritten} rewritten") } else { String::new() };
         show::print(&format!("{passed} passed, {failed} failed{updated}\n"));
     }
-    Ok(failed == 0 || args.update)
+    // What the contract does not allow, no expectation mends.
+    let off_contract = tried.iter().any(|tried| !tried.off_contract.is_empty());
+    Ok(failed == 0 || (args.update && !off_contract))
+}
+
+/// What is tried should be what the sources say.
+fn say_if_stale(shared: &Shared, project: &Project) {
+    let Some(source) = trial::newer_source(project) else { return };
+    let module = project.module.display();
+    let folder = project.module.parent().filter(|folder| *folder != Path::new(""));
+    let build = folder.map_or_else(String::new, |folder| format!(" {}", folder.display()));
+    if !shared.json {
+        show::say(&format!(
+            "{} {module} is older than {}; qhost policy build{build} makes it anew",
+            show::warning("warning  "),
+            source.display()
+        ));
+    }
+}
+
+/// What goes round while cases are tried, on a terminal.
+fn spinner(shared: &Shared) -> ProgressBar {
+    if !show::on_terminal(shared) {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    bar.enable_steady_tick(limits::SPINNER);
+    bar
+}
+
+fn at(bar: &ProgressBar, doing: &str, case: &Case) {
+    bar.set_message(format!("{doing} {}", printable::line(&case.name, 60)));
 }
 
 fn update(project: &Project, tried: &[Tried]) -> Result<usize, TrialError> {
@@ -73,6 +115,9 @@ fn told(tried: &Tried) -> String {
     for line in tried.diff.lines() {
         text += &format!("       {line}\n");
     }
+    for what in &tried.off_contract {
+        text += &format!("       ! contract: {what}\n");
+    }
     text
 }
 
@@ -82,7 +127,10 @@ pub(super) fn lint(shared: &Shared, args: &LintArgs) -> Exit {
 
 fn try_lint(shared: &Shared, args: &LintArgs) -> Result<bool, RunError> {
     let project = Project::open(&args.project)?;
-    let findings = trial::lint(&project, &loader(shared)?)?;
+    say_if_stale(shared, &project);
+    let bar = spinner(shared);
+    let findings = trial::lint(&project, &loader(shared)?, |case| at(&bar, "looking at", case))?;
+    bar.finish_and_clear();
     if shared.json {
         show::print(&show::json(&serde_json::json!({"findings": findings})));
         return Ok(findings.is_empty());
@@ -125,13 +173,10 @@ fn try_bench(shared: &Shared, args: &BenchArgs) -> Result<(), RunError> {
     let folder = project.module.parent().unwrap_or(Path::new(""));
     let path = args.baseline.clone().unwrap_or_else(|| folder.join("bench.json"));
     let before = baseline(&path, args.baseline.is_some() && !args.save)?;
-    let bar = if show::on_terminal(shared) {
-        ProgressBar::new_spinner().with_message("measuring")
-    } else {
-        ProgressBar::hidden()
-    };
-    let loader = loader(shared)?;
-    let measured = trial::bench(&project, &loader, args.decisions, || bar.inc(1))?;
+    say_if_stale(shared, &project);
+    let (bar, loader) = (spinner(shared), loader(shared)?);
+    let progress = |case: &Case| at(&bar, "measuring", case);
+    let measured = trial::bench(&project, &loader, args.decisions, progress)?;
     bar.finish_and_clear();
     if args.save {
         let path = std::path::absolute(&path).map_err(|source| unwritable(&path, source))?;

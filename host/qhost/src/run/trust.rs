@@ -28,6 +28,7 @@ use crate::{
     cli::{KeygenArgs, LockArgs, PullArgs, PushArgs, Shared, SignArgs, VerifyArgs},
     outcome::Exit,
     registry::{self, Pulled, Transport},
+    trial,
 };
 
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> TrustError {
@@ -124,6 +125,7 @@ pub(super) fn sign(shared: &Shared, args: &SignArgs) -> Exit {
 }
 
 fn try_sign(SignArgs { file, key }: &SignArgs) -> Result<CommandOutput, RunError> {
+    let file = &trial::module(file)?;
     let bytes = fs::read(file).map_err(unreadable(file))?;
     let text = read_key(key)?;
     let password = || std::env::var(PASSWORD).ok();
@@ -152,6 +154,7 @@ pub(super) fn verify(shared: &Shared, args: &VerifyArgs) -> Exit {
 fn try_verify(
     VerifyArgs { file, keys, threshold }: &VerifyArgs,
 ) -> Result<CommandOutput, RunError> {
+    let file = &trial::module(file)?;
     let keys = keys.iter().map(|key| public_key(key)).collect::<Result<Vec<_>, _>>()?;
     let signers = Signers::new(keys, *threshold).map_err(RunError::Usage)?;
     let bytes = fs::read(file).map_err(unreadable(file))?;
@@ -205,15 +208,16 @@ pub(super) async fn push(shared: &Shared, args: &PushArgs) -> Exit {
 
 async fn try_push(shared: &Shared, args: &PushArgs) -> Result<CommandOutput, RunError> {
     let PushArgs { policy, place, plain_http } = args;
+    let path = &trial::module(&policy.path)?;
     // What does not load is nothing to hand to others.
     let allowance = Allowance { wasi: true, ..Allowance::default() };
-    let inspection = loader(shared)?.inspect(&policy.name, &policy.path, &allowance)?;
-    let bytes = fs::read(&policy.path).map_err(unreadable(&policy.path))?;
+    let inspection = loader(shared)?.inspect(&policy.name, path, &allowance)?;
+    let bytes = fs::read(path).map_err(unreadable(path))?;
     if Sha256::of(&bytes) != inspection.sha256 {
         let error = io::Error::other("it changed while it was being read");
-        return Err(unreadable(&policy.path)(error).into());
+        return Err(unreadable(path)(error).into());
     }
-    let signatures = signature::beside(&policy.path).map_err(unreadable(&policy.path))?;
+    let signatures = signature::beside(path).map_err(unreadable(path))?;
     let pushed =
         registry::push(place, transport(*plain_http), bytes, &inspection.facts, &signatures)
             .await

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use qhost_policy::Loader;
+use qhost_policy::{Loader, Verdict};
 
-use super::{Case, Project, TrialError};
+use super::{Case, Project, TrialError, expect::Said};
 use crate::limits;
 
 /// What one case costs.
@@ -14,6 +14,9 @@ use crate::limits;
 pub struct Measured {
     /// The case.
     pub name: String,
+    /// How many decisions were measured; absent of an earlier version.
+    #[serde(default)]
+    pub decisions: u32,
     /// Half of the decisions took at most this, in µs.
     pub p50_us: f64,
     /// Of a hundred, ninety-nine took at most this, in µs.
@@ -24,22 +27,27 @@ pub struct Measured {
     pub log_bytes: u64,
 }
 
-/// Measures every case of a project, `decisions` of each.
+/// Measures every case of a project, `decisions` of each unless that takes longer than [`limits::BENCH_CASE`]. Each case is told before it is
+/// measured.
 pub fn bench(
     project: &Project,
     loader: &Loader,
     decisions: u32,
-    mut progress: impl FnMut(),
+    mut progress: impl FnMut(&Case),
 ) -> Result<Vec<Measured>, TrialError> {
     let mut measured = vec![];
     for case in project.all_cases()? {
+        // A case of a policy that is to fail has no decision to measure.
+        if case.expect.verdict == Some(Said::Failed) {
+            continue;
+        }
+        progress(&case);
         match one(project, loader, &case, decisions) {
             Ok(costs) => measured.push(costs),
-            // A case of settings that are refused has no decision to measure.
+            // Nor has a case of settings that are refused.
             Err(TrialError::Policy(error)) if error.is_about_settings() => {}
             Err(error) => return Err(error),
         }
-        progress();
     }
     Ok(measured)
 }
@@ -53,20 +61,29 @@ pub(super) fn one(
     let chain = project.chain(loader, case)?;
     let mut took = vec![];
     let mut cost = qhost_policy::Cost::default();
+    let case_began = Instant::now();
     for round in 0..limits::BENCH_WARM_UP + decisions {
         let request = case.request.clone();
         let began = Instant::now();
         let verdict = chain.decide(request);
         let micros = began.elapsed().as_secs_f64() * 1e6;
-        if round >= limits::BENCH_WARM_UP {
+        cost = verdict.decision().policies.first().map_or(cost, |policy| policy.cost);
+        if let Verdict::Failed(source, _) = verdict {
+            return Err(TrialError::InCase { case: case.name.clone(), source });
+        }
+        if round >= limits::BENCH_WARM_UP || case_began.elapsed() > limits::BENCH_CASE {
             took.push(micros);
         }
-        cost = verdict.decision().policies.first().map_or(cost, |policy| policy.cost);
+        let is_enough = took.len() >= limits::BENCH_DECISIONS_LEAST as usize;
+        if is_enough && case_began.elapsed() > limits::BENCH_CASE {
+            break;
+        }
     }
     took.sort_by(f64::total_cmp);
     let at = |hundredths: usize| took.get(took.len() * hundredths / 100).copied().unwrap_or(0.0);
     Ok(Measured {
         name: case.name.clone(),
+        decisions: u32::try_from(took.len()).unwrap_or(u32::MAX),
         p50_us: at(50),
         p99_us: at(99),
         peak_memory: cost.peak_memory,

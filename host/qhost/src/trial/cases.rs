@@ -47,8 +47,9 @@ pub struct Case {
 #[serde(deny_unknown_fields)]
 struct File {
     /// Settings of every case that has none of its own.
-    #[serde(default)]
-    settings: Map<String, Value>,
+    settings: Option<Map<String, Value>>,
+    /// The same in a JSON file, from the file's folder.
+    settings_file: Option<PathBuf>,
     /// Whether the policy is granted WASI.
     #[serde(default)]
     wasi: bool,
@@ -72,6 +73,8 @@ struct Given {
     allowed_ports: Option<Vec<PortRange>>,
     tenant: Option<String>,
     settings: Option<Map<String, Value>>,
+    /// The same in a JSON file, from the file's folder.
+    settings_file: Option<PathBuf>,
     /// When it is decided, which only a policy with WASI can see.
     time: Option<Timestamp>,
     #[serde(default)]
@@ -104,13 +107,18 @@ fn line(text: &str, offset: usize) -> usize {
 
 impl Given {
     fn read(&self, file: &File, line: usize, path: &Path) -> Result<Case, String> {
-        let settings = self.settings.clone().unwrap_or_else(|| file.settings.clone());
         let name = &self.name;
+        let settings = settings(path, self.settings.as_ref(), self.settings_file.as_deref());
+        let settings = settings.map_err(|reason| format!("case {name:?}: {reason}"))?;
+        let settings = match settings {
+            Some(settings) => settings,
+            None => settings_of(path, file)?,
+        };
         let request = self.request(path).map_err(|reason| format!("case {name:?}: {reason}"))?;
         Ok(Case {
             name: name.clone(),
             line,
-            settings: Value::Object(settings),
+            settings,
             wasi: file.wasi,
             request,
             expect: self.expect.clone(),
@@ -152,6 +160,33 @@ impl Given {
     }
 }
 
+/// Settings that are written out, or are in a file; nothing where there are neither.
+fn settings(
+    cases: &Path,
+    here: Option<&Map<String, Value>>,
+    file: Option<&Path>,
+) -> Result<Option<Value>, String> {
+    match (here, file) {
+        (Some(_), Some(_)) => Err("expected settings or settings_file, found both".into()),
+        (here, None) => Ok(here.map(|settings| Value::Object(settings.clone()))),
+        (None, Some(file)) => {
+            let file = cases.parent().unwrap_or(Path::new("")).join(file);
+            let text = fs::read_to_string(&file);
+            let text = text.map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+            let settings = qhost_policy::settings(&text).and_then(|settings| {
+                serde_json::from_str(&settings).map_err(|error| error.to_string())
+            });
+            settings.map(Some).map_err(|reason| format!("{}: {reason}", file.display()))
+        }
+    }
+}
+
+/// The settings of all cases of a file that have none of their own.
+fn settings_of(cases: &Path, file: &File) -> Result<Value, String> {
+    let settings = settings(cases, file.settings.as_ref(), file.settings_file.as_deref())?;
+    Ok(settings.unwrap_or_else(|| Value::Object(Map::new())))
+}
+
 impl Case {
     /// The example as it is.
     pub(super) fn example() -> Result<Self, TrialError> {
@@ -163,10 +198,11 @@ impl Case {
             allowed_ports: None,
             tenant: None,
             settings: None,
+            settings_file: None,
             time: None,
             expect: Expect::default(),
         };
-        let file = File { settings: Map::new(), wasi: false, case: vec![] };
+        let file = File { settings: None, settings_file: None, wasi: false, case: vec![] };
         let wrong = |reason| TrialError::Case { path: "example".into(), place: "1".into(), reason };
         given.read(&file, 1, Path::new("")).map_err(wrong)
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use qhost_model::launch::{PortRange, Rules};
 
 /// A job in qhost's own form.
-pub(super) fn job() -> Value {
+pub fn job() -> Value {
     json!({
         "name": "example",
         "driver": "qemu",
@@ -21,7 +21,7 @@ pub(super) fn job() -> Value {
 }
 
 /// The facts of a host with room.
-pub(super) fn host() -> Value {
+pub fn host() -> Value {
     json!({
         "name": "host-1",
         "qemu_version": "10.0.2",

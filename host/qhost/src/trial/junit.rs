@@ -29,7 +29,9 @@ fn case(tried: &Tried) -> TestCase {
         TestCaseStatus::success()
     } else {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-        status.set_message("not as expected").set_description(tried.diff.as_str());
+        let off_contract: String =
+            tried.off_contract.iter().map(|what| format!("! contract: {what}\n")).collect();
+        status.set_message("not as expected").set_description(tried.diff.clone() + &off_contract);
         status
     };
     let mut case = TestCase::new(tried.name.as_str(), status);

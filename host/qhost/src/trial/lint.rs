@@ -9,7 +9,7 @@ use wasmparser::{
     ElementItems, ExternalKind, ImportSectionReader, Operator, Parser, Payload, TypeRef,
 };
 
-use qhost_policy::{Answer, Chain, Cost, Decision, Facts, Loader, PolicyError, Verdict};
+use qhost_policy::{About, Answer, Chain, Cost, Decision, Facts, Loader, PolicyError, Verdict};
 
 use super::{Case, Project, TrialError, bench, unreadable};
 use crate::limits;
@@ -28,15 +28,21 @@ pub struct Finding {
     pub hint: &'static str,
 }
 
-/// Looks at a policy: all that is found.
-pub fn lint(project: &Project, loader: &Loader) -> Result<Vec<Finding>, TrialError> {
+/// Looks at a policy: all that is found. Each case is told before it is looked at.
+pub fn lint(
+    project: &Project,
+    loader: &Loader,
+    mut progress: impl FnMut(&Case),
+) -> Result<Vec<Finding>, TrialError> {
     let cases = project.all_cases()?;
     let wasi = cases.iter().any(|case| case.wasi);
     let allowance = qhost_policy::Allowance { wasi, ..Default::default() };
     let facts = loader.inspect(&project.name, &project.module, &allowance)?.facts;
     let mut findings = unused(project, &facts)?;
+    findings.extend(nameless(&facts.about));
     findings.extend(settings(project, loader, &facts, cases.first())?);
     for case in &cases {
+        progress(case);
         match project.chain(loader, case) {
             Ok(chain) => findings.extend(looked_at(project, loader, case, &chain)?),
             // A case of settings that are refused: there is nothing more to it.
@@ -76,18 +82,37 @@ fn looked_at(
         let hint = "the same request must give the same answer: look at nothing but the arguments";
         findings.push(found("not-deterministic", message, hint));
     }
+    let record = first.decision().policies.first();
+    for message in record.map_or(&[][..], |record| &record.off_contract) {
+        findings.push(found("off-contract", message.clone(), CONTRACT));
+    }
     let measured = bench::one(project, loader, case, limits::LINT_DECISIONS)?;
     let slow = measured.p50_us > limits::LINT_SLOW.as_secs_f64() * 1e6;
     if slow {
         let message = format!("half of the decisions take more than {:.0} µs", measured.p50_us);
         findings.push(found("slow", message, "qhost policy bench says what each case costs"));
     }
-    let record = first.decision().policies.first();
     if let Some(message) = record.and_then(|record| near(&record.cost, record.log_dropped)) {
         let hint = "raise the limit in the configuration, or do less; more input takes more";
         findings.push(found("near-its-limits", message, hint));
     }
     Ok(findings)
+}
+
+const CONTRACT: &str =
+    "what a person or a program goes by is missing; wit/policy.wit has the lengths of each text";
+
+/// A policy that does not say what it is.
+fn nameless(about: &About) -> Vec<Finding> {
+    let texts = [("name", &about.name), ("version", &about.version)];
+    let nameless = texts.into_iter().filter(|(_, text)| text.is_empty());
+    let finding = |(what, _)| Finding {
+        code: "off-contract",
+        case: None,
+        message: format!("its {what} in describe is empty"),
+        hint: CONTRACT,
+    };
+    nameless.map(finding).collect()
 }
 
 /// Decided again, in a sandbox of its own, and with WASI on another day: the first thing that is not the same.

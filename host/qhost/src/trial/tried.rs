@@ -30,43 +30,65 @@ pub struct Tried {
     /// Lines that were expected and did not come, after `-`, and that came and were not expected, after `+`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub diff: String,
+    /// What of the policy's answers the contract does not allow; a case in which there is something does not pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub off_contract: Vec<String>,
     /// What came of it.
     pub found: Expect,
     /// How long it took in µs.
     pub micros: u64,
 }
 
-/// Tries every case of a project.
-pub fn run(project: &Project, loader: &Loader) -> Result<Vec<Tried>, TrialError> {
+/// Tries every case of a project. Each is told before it is tried.
+pub fn run(
+    project: &Project,
+    loader: &Loader,
+    mut progress: impl FnMut(&Case),
+) -> Result<Vec<Tried>, TrialError> {
     let mut tried = vec![];
     for file in &project.files {
         for case in &file.cases {
-            let (found, micros) = found(project, loader, case)?;
-            tried.push(case.compare(file, found, micros));
+            progress(case);
+            tried.push(case.compare(file, answered(project, loader, case)?));
         }
     }
     Ok(tried)
 }
 
-fn found(project: &Project, loader: &Loader, case: &Case) -> Result<(Expect, u64), TrialError> {
-    let failed = |error: String| Expect {
-        verdict: Some(Said::Failed),
-        violations: Some(vec![]),
-        changes: Some(vec![]),
-        error: Some(error),
-    };
+/// What came of a case.
+struct Answered {
+    found: Expect,
+    off_contract: Vec<String>,
+    micros: u64,
+}
+
+impl Answered {
+    fn failed(error: String, micros: u64) -> Self {
+        let found = Expect {
+            verdict: Some(Said::Failed),
+            violations: Some(vec![]),
+            changes: Some(vec![]),
+            error: Some(error),
+        };
+        Self { found, off_contract: vec![], micros }
+    }
+}
+
+fn answered(project: &Project, loader: &Loader, case: &Case) -> Result<Answered, TrialError> {
     let chain = match project.chain(loader, case) {
         Ok(chain) => chain,
         // Of settings, a policy's refusal is an answer; what does not load has no answers.
-        Err(error) if error.is_about_settings() => return Ok((failed(error.to_string()), 0)),
+        Err(error) if error.is_about_settings() => {
+            return Ok(Answered::failed(error.to_string(), 0));
+        }
         Err(error) => return Err(error.into()),
     };
     let verdict = chain.decide(case.request.clone());
     let Some(policy) = verdict.decision().policies.first() else {
-        return Ok((failed("no policy was asked".into()), 0));
+        return Ok(Answered::failed("no policy was asked".into(), 0));
     };
     if let Some(error) = verdict.error() {
-        return Ok((failed(error.to_string()), policy.cost.micros));
+        return Ok(Answered::failed(error.to_string(), policy.cost.micros));
     }
     let reason = |violation: &qhost_model::launch::Violation| Reason {
         code: violation.code.clone(),
@@ -83,19 +105,22 @@ fn found(project: &Project, loader: &Loader, case: &Case) -> Result<(Expect, u64
         changes: Some(policy.changes.iter().map(write).collect()),
         error: None,
     };
-    Ok((found, policy.cost.micros))
+    let (off_contract, micros) = (policy.off_contract.clone(), policy.cost.micros);
+    Ok(Answered { found, off_contract, micros })
 }
 
 impl Case {
-    fn compare(&self, file: &CaseFile, found: Expect, micros: u64) -> Tried {
+    fn compare(&self, file: &CaseFile, answered: Answered) -> Tried {
+        let Answered { found, off_contract, micros } = answered;
         let looked_at = found.as_far_as(&self.expect);
         let diff = diff(&self.expect.lines(), &looked_at.lines());
         Tried {
             file: file.path.display().to_string(),
             line: self.line,
             name: self.name.clone(),
-            passed: diff.is_empty(),
+            passed: diff.is_empty() && off_contract.is_empty(),
             diff,
+            off_contract,
             found,
             micros,
         }
@@ -111,17 +136,21 @@ impl Expect {
         changes
     }
 
-    /// Only what another one looks at; an error as that one has it, if its words are in this one's.
+    /// Only what another one looks at, and where its verdict is another, why; an error as that one has it, if its words are in this one's.
     fn as_far_as(&self, expect: &Self) -> Self {
+        let is_other = expect.verdict.is_some() && expect.verdict != self.verdict;
         let words = |wanted: &String| match &self.error {
             Some(error) if error.contains(wanted.as_str()) => Some(wanted.clone()),
             error => Some(error.clone().unwrap_or_else(|| "none".into())),
         };
         Self {
             verdict: expect.verdict.and(self.verdict),
-            violations: expect.violations.as_ref().and(self.violations.clone()),
+            violations: self.violations.clone().filter(|_| is_other || expect.violations.is_some()),
             changes: expect.changes.as_ref().map(|expected| self.changes_like(expected)),
-            error: expect.error.as_ref().and_then(words),
+            error: match &expect.error {
+                Some(wanted) => words(wanted),
+                None => self.error.clone().filter(|_| is_other),
+            },
         }
     }
 
