@@ -25,7 +25,7 @@ fn help() {
 #[test]
 fn completions_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        qhost().run(&["completions", shell]).exits(0).says("fingerprint");
+        qhost().run(&["completions", shell]).exits(0).says("QHOST_COMPLETE");
     }
 }
 

@@ -29,6 +29,7 @@ mod engine;
 mod terminals;
 mod tenants;
 mod lifecycle;
+mod operating;
 mod recovery;
 mod full_disk;
 mod cage;

@@ -185,7 +185,7 @@ impl Cage {
 }
 
 /// `[cage]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// `strict`: what this host lacks refuses a launch. `best-effort`: it is left out, and said.

@@ -23,7 +23,10 @@ use qhost_vm::{
     records::{STATUS, read_record},
 };
 
-use crate::overlays::{self, Kept, Owner};
+use crate::{
+    drain,
+    overlays::{self, Kept, Owner},
+};
 
 /// What is to be admitted.
 struct AdmissionRequest {
@@ -63,6 +66,7 @@ pub(crate) fn admit_again(
 
 /// Removes what is not kept, and says whether there is room for one VM more. Called under the lock of all folders.
 fn admit(state: &StateDir, asking: &AdmissionRequest, terms: &Terms) -> Result<(), VmError> {
+    drain::refuse(state)?;
     let (mut going_on, mut ended) = (vec![], vec![]);
     for folder in list::folders(&state.vms()) {
         let held = !is_abandoned(&folder);
@@ -84,6 +88,7 @@ pub(crate) fn would_admit(
     takes: Usage,
     terms: &Terms,
 ) -> Result<(), VmError> {
+    drain::refuse(state)?;
     let Task { tenant, job, name, .. } = task;
     let asking = AdmissionRequest { of: Owner::new(tenant, job, name), takes };
     is_within(state, &list::running(state), &asking, terms)

@@ -31,7 +31,7 @@ pub use policies::{Configured, Settings, UnknownTenant};
 use policies::Named;
 
 /// The whole file.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The policies that chains may name.
@@ -65,7 +65,7 @@ pub struct Config {
 }
 
 /// `[ports]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Ports {
     /// Host ports that may be forwarded, as `FIRST-LAST`.
@@ -81,7 +81,7 @@ impl Default for Ports {
 }
 
 /// `[network]`
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Network {
     /// Whether guests may be given egress `internet`: public IPv4 addresses, none of this host's or of a private network.
@@ -92,7 +92,7 @@ struct Network {
 }
 
 /// `[qemu]`
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Qemu {
     /// Extra arguments that tasks may ask for, each a whole group: `[["-cpu", "host"]]`.
@@ -100,7 +100,7 @@ struct Qemu {
 }
 
 /// `[compile]`
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Compile {
     /// Seconds for one policy.
@@ -127,7 +127,7 @@ impl Compile {
 }
 
 /// `[decisions]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Decisions {
     /// Keys of `meta` whose values are secrets, as patterns: `*token*`. A secret's value is masked wherever it stands.
@@ -164,7 +164,7 @@ impl Decisions {
 }
 
 /// `[overlay]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Overlay {
     /// What a guest may write to its disk in bytes, its bookkeeping included; beyond it the guest's writes fail.
@@ -317,6 +317,21 @@ impl Config {
             }
         }
         Ok(None)
+    }
+
+    /// The file to write where there is none yet: root's is the host's. Nothing for a user without a home folder.
+    pub fn place_to_write() -> Option<PathBuf> {
+        match Self::place(None) {
+            Ok(Some(path)) => Some(path),
+            Ok(None) | Err(_) => {
+                let mut places = default_places();
+                if rustix::process::geteuid().is_root() {
+                    places.drain(..).next()
+                } else {
+                    places.into_iter().nth(1)
+                }
+            }
+        }
     }
 
     /// How images are fetched for an order.

@@ -7,13 +7,18 @@ use procfs::{Current as _, Uptime};
 use rustix::fs::{statfs, statvfs};
 use serde::Serialize;
 
+use tokio::time;
+
 use qhost_cage::{Level, Mechanism};
-use qhost_sys::{state::StateDir, trusted};
+use qhost_sys::{spawn, state::StateDir, trusted};
+use qhost_vm::{VmRecord, list};
 
 use crate::{
     config::Config,
+    drain::{self, Drain},
     facts,
     fingerprint::{Fingerprint, FingerprintError},
+    limits,
 };
 
 /// How good or bad a finding is.
@@ -53,13 +58,16 @@ fn unless(holds: bool, otherwise: Health) -> Health {
 }
 
 /// Looks at everything. `fingerprint` is what was found out of QEMU.
-pub fn examine(
+pub async fn examine(
     state: &StateDir,
     config: &Config,
     fingerprint: Result<&Fingerprint, &FingerprintError>,
 ) -> Vec<Finding> {
     let mut findings = qemu(fingerprint);
     findings.extend(trust(config));
+    findings.extend(supervisor().await);
+    findings.extend(older_supervisors(state));
+    findings.extend(drained(state));
     findings.extend(cage(config));
     findings.extend([file_system(state), free_space(state, config), memory()]);
     findings.extend([ports(state, config), uptime()]);
@@ -121,6 +129,64 @@ fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
     findings
 }
 
+/// The program that looks after a VM, beside this one: that it is there, and of this version.
+async fn supervisor() -> Option<Finding> {
+    let about = "supervisor";
+    let program = match spawn::supervisor_program() {
+        Ok(program) => program,
+        Err(error) => return Some(finding(about, Health::Bad, error.to_string(), "mount /proc")),
+    };
+    let mut asked = spawn::command(&program, &["--version"]);
+    let asked = time::timeout(limits::SUPERVISOR_VERSION, asked.output()).await;
+    let (path, ours) = (program.display(), env!("CARGO_PKG_VERSION"));
+    let install = format!("put qhost-supervisor {ours} there, which is built with qhost");
+    let said = match asked {
+        Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        Ok(Err(error)) => {
+            return Some(finding(about, Health::Bad, format!("{path}: {error}"), &install));
+        }
+        Err(_) => String::new(),
+    };
+    let version = said.strip_prefix("qhost-supervisor ").unwrap_or("of no version that it says");
+    let found = format!("{version} at {path}, and this is qhost {ours}");
+    Some(finding(about, unless(version == ours, Health::Lacking), found, &install))
+}
+
+/// VMs whose supervisor is of another build than the program that new VMs get.
+fn older_supervisors(state: &StateDir) -> Option<Finding> {
+    let program = spawn::supervisor_program().ok()?;
+    let running = list::running(state);
+    let is_older = |vm: &&VmRecord| {
+        vm.status
+            .supervisor
+            .as_ref()
+            .is_some_and(|process| process.lives() && !process.runs(&program))
+    };
+    let older: Vec<_> = running.iter().filter(is_older).map(|vm| vm.id.as_str()).collect();
+    if older.is_empty() {
+        return None;
+    }
+    let shown: Vec<_> = older.iter().take(limits::SHOWN_VMS).copied().collect();
+    let found = format!(
+        "{} of {} VMs run under another build of it: {}",
+        older.len(),
+        running.len(),
+        shown.join(", ")
+    );
+    let fix =
+        "they go on as they are; qhost stop and a new run give one the program that is there now";
+    Some(finding("supervisors", Health::Lacking, found, fix))
+}
+
+fn drained(state: &StateDir) -> Option<Finding> {
+    let found = match drain::of(state) {
+        Ok(None) => return None,
+        Ok(Some(Drain { since })) => format!("since {since:.0}; nothing is started"),
+        Err(error) => error.to_string(),
+    };
+    Some(finding("drain", Health::Bad, found, "qhost drain --end"))
+}
+
 /// What a VM would be kept in: whether all of it can be had, and each part.
 fn cage(config: &Config) -> [Finding; 5] {
     let host = qhost_cage::Host::detect(&config.cage);
@@ -134,8 +200,9 @@ fn cage(config: &Config) -> [Finding; 5] {
         [] => "whole".to_owned(),
         each => format!("without {}", each.join(", ")),
     };
-    let fix = "mend what is named below, or leave it out: cage.level = \"best-effort\"";
-    let whole = finding("cage", unless(lacks.is_empty(), otherwise), found, fix);
+    let found = format!("{}, {found}", config.cage.level.name());
+    let fix = format!("mend what is named below, or {}", leave_out());
+    let whole = finding("cage", unless(lacks.is_empty(), otherwise), found, &fix);
     let cgroups = match host.cgroup() {
         Some(cgroup) => finding("cgroups", Health::Good, cgroup.to_string(), ""),
         None => {
@@ -170,6 +237,15 @@ fn cage(config: &Config) -> [Finding; 5] {
         }
     };
     [whole, cgroups, landlock, users, egress]
+}
+
+/// What to put where, so that a VM is kept in as much as this host has.
+pub fn leave_out() -> String {
+    let line = "cage.level = \"best-effort\"";
+    match Config::place_to_write() {
+        Some(path) => format!("put the line {line} first into {}", path.display()),
+        None => format!("put the line {line} first into a file that --config names"),
+    }
 }
 
 /// The folder, or the nearest above it that is there.

@@ -10,8 +10,24 @@ use qhost_vm::{Look, VmError, VmRecord, records::RANDOM_BYTES};
 
 use crate::limits;
 
-/// The one VM that is meant: of one tenant's VMs of the same name, the one that has not ended.
-pub(crate) fn named(state: &StateDir, look: Look, word: &str) -> Result<VmRecord, VmError> {
+/// Which VM a word means that fits several of one tenant's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// The VM that has not ended, where there is one of these.
+    Only,
+    /// That one; where all have ended, the latest.
+    Latest,
+    /// None that has ended.
+    GoingOn,
+}
+
+/// The one VM that is meant.
+pub(crate) fn named(
+    state: &StateDir,
+    look: Look,
+    word: &str,
+    pick: Pick,
+) -> Result<VmRecord, VmError> {
     // A task's name may have a slash, and a tenant's may not.
     let (tenant, name) = match word.split_once('/') {
         Some((tenant, name)) => (Some(tenant), name),
@@ -21,6 +37,9 @@ pub(crate) fn named(state: &StateDir, look: Look, word: &str) -> Result<VmRecord
     let mut vms = if name.is_empty() { vec![] } else { look.list(state) };
     vms.retain(|vm| tenant.is_none_or(|tenant| vm.tenant == tenant));
     let mut vms = fitting(vms, name);
+    if vms.iter().all(|vm| vm.tenant == vms.first().map_or("", |first| &first.tenant)) {
+        pick.among(&mut vms)?;
+    }
     match (vms.pop(), vms.is_empty()) {
         (Some(only), true) => Ok(only),
         (None, _) => Err(VmError::Unknown { name: word.to_owned() }),
@@ -28,6 +47,26 @@ pub(crate) fn named(state: &StateDir, look: Look, word: &str) -> Result<VmRecord
             vms.push(last);
             Err(VmError::Ambiguous { name: word.to_owned(), found: shown(&vms) })
         }
+    }
+}
+
+impl Pick {
+    /// Leaves those of one tenant's VMs that a word can mean; they are given the latest first.
+    fn among(self, vms: &mut Vec<VmRecord>) -> Result<(), VmError> {
+        let goes_on = |vm: &VmRecord| !vm.status.state().is_final();
+        match self {
+            Self::Only => {}
+            Self::Latest if vms.iter().any(goes_on) => vms.retain(goes_on),
+            Self::Latest => vms.truncate(1),
+            Self::GoingOn => {
+                if let Some(latest) = vms.first().filter(|_| !vms.iter().any(goes_on)) {
+                    let (id, state) = (latest.id.clone(), latest.status.state().name());
+                    return Err(VmError::HasEnded { id, state });
+                }
+                vms.retain(goes_on);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -129,6 +168,34 @@ mod tests {
             takes: None,
             reserved: Usage::default(),
             held: !ended,
+        }
+    }
+
+    /// What is picked of the VMs that a task has had.
+    #[test]
+    fn one_of_several_is_picked() {
+        let of = |ended: &[bool]| -> Vec<VmRecord> {
+            let vms = ended.iter().enumerate();
+            vms.map(|(n, ended)| vm("acme", "web", &format!("web-{n}"), *ended)).collect()
+        };
+        for (ended, pick, expected) in [
+            (&[true, true][..], Pick::Only, Ok(vec!["web-0", "web-1"])),
+            (&[true, true], Pick::Latest, Ok(vec!["web-0"])),
+            (&[true, true], Pick::GoingOn, Err("web-0")),
+            (&[true, false, true], Pick::Latest, Ok(vec!["web-1"])),
+            (&[true, false, true], Pick::GoingOn, Ok(vec!["web-1"])),
+            (&[false, false], Pick::Latest, Ok(vec!["web-0", "web-1"])),
+            (&[false, true, false], Pick::GoingOn, Ok(vec!["web-0", "web-2"])),
+            (&[], Pick::GoingOn, Ok(vec![])),
+        ] {
+            let mut vms = of(ended);
+            let picked = pick.among(&mut vms);
+            let ids: Vec<_> = vms.iter().map(|vm| vm.id.as_str()).collect();
+            match (picked, expected) {
+                (Ok(()), Ok(expected)) => assert_eq!(ids, expected, "{ended:?} {pick:?}"),
+                (Err(VmError::HasEnded { id, .. }), Err(expected)) => assert_eq!(id, expected),
+                (picked, _) => panic!("{ended:?} {pick:?}: {picked:?}"),
+            }
         }
     }
 

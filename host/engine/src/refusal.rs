@@ -74,8 +74,9 @@ impl Failure {
                 return Some(key.clone());
             }
             Self::Policy(_) | Self::SlowDecision => "a policy that failed",
+            Self::LaunchedOtherwise { .. } => "policies that would launch it otherwise",
             Self::Turn(_) => "its tenant's other starts",
-            Self::Cage(_) => "the host's cage",
+            Self::Cage(_) => CAGE,
             Self::Image(error) => match error {
                 ImageError::Mismatch(_) => "the image's checksum",
                 ImageError::Unsafe { .. } | ImageError::UnsafeFile { .. } => {
@@ -97,6 +98,7 @@ impl Failure {
             Self::Vm(
                 VmError::PortTaken { .. } | VmError::Port { .. } | VmError::NoFreePort { .. },
             ) => "the host's ports",
+            Self::Vm(VmError::Draining { .. }) => "the drain of this host",
             Self::Vm(VmError::OverlayHeld { .. } | VmError::OverlayUnfit { .. }) => {
                 "the task's kept overlay"
             }
@@ -111,3 +113,5 @@ impl Failure {
 }
 
 const HOST: &str = "this host";
+/// What refuses an order where this host lacks what a VM is to be kept in.
+pub const CAGE: &str = "the host's cage";

@@ -40,6 +40,11 @@ use crate::{
     vm::Vm,
 };
 
+/// What was asked of a VM, in its folder.
+pub(crate) const TASK: &str = "task.json";
+/// The decision about a VM, in its folder.
+pub(crate) const DECISION: &str = "decision.json";
+
 impl Engine {
     /// Starts the VM of an order: decides, admits it, fetches and checks its image, and hands it to a supervisor. Given up before that, it
     /// leaves nothing; from then on the VM goes on by itself.
@@ -319,7 +324,7 @@ impl Provisioned {
         };
         let mut locks = VmLocks::new(&image, ports, overlay)?;
         locks.user(&mut spec.cage.user, generation.config.cage.users)?;
-        dir.write("decision.json", &decision)?;
+        dir.write(DECISION, &decision)?;
         let folder = dir.path().to_owned();
         hand_over(&mut dir, &spec, locks)?;
         Ok((VmRecord::at(&folder), spec))

@@ -17,7 +17,8 @@ use qhost_vm::{
 use crate::{
     engine::{Engine, blocking},
     error::{EngineError, Failure},
-    limits, name,
+    limits,
+    name::{self, Pick},
     observer::{Context, Observation},
 };
 
@@ -35,9 +36,29 @@ impl Engine {
     /// # Errors
     /// Where there is none, or several are meant alike.
     pub async fn vm(&self, word: &str) -> Result<Vm, EngineError> {
+        self.pick(word, Pick::Only).await
+    }
+
+    /// The same; of one tenant's VMs that have all ended, the latest.
+    ///
+    /// # Errors
+    /// As [`Engine::vm`].
+    pub async fn latest_vm(&self, word: &str) -> Result<Vm, EngineError> {
+        self.pick(word, Pick::Latest).await
+    }
+
+    /// The same, of those that have not ended.
+    ///
+    /// # Errors
+    /// As [`Engine::vm`], and where all have ended.
+    pub async fn running_vm(&self, word: &str) -> Result<Vm, EngineError> {
+        self.pick(word, Pick::GoingOn).await
+    }
+
+    async fn pick(&self, word: &str, pick: Pick) -> Result<Vm, EngineError> {
         let (_, look) = self.recover_and_look().await;
         let (engine, word) = (self.clone(), word.to_owned());
-        let record = blocking(move || Ok(name::named(engine.state(), look, &word)?)).await?;
+        let record = blocking(move || Ok(name::named(engine.state(), look, &word, pick)?)).await?;
         Ok(Vm::of(self, &record))
     }
 

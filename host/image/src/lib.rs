@@ -257,12 +257,12 @@ impl ImageError {
             Self::Fetch { .. } | Self::Sums { .. } => Kind::Unavailable,
             Self::Mismatch(_) => Kind::ChecksumMismatch,
             Self::Unsafe { .. } | Self::UnsafeFile { .. } => Kind::ImageRejected,
-            Self::Configured { .. } | Self::NotStored(_) | Self::File { .. } => {
-                Kind::InvalidArgument
-            }
+            Self::Configured { .. }
+            | Self::NotStored(_)
+            | Self::File { .. }
+            | Self::InUse { .. } => Kind::InvalidArgument,
             Self::Quota { is_hosts: false, .. } => Kind::Denied,
             Self::Quota { .. }
-            | Self::InUse { .. }
             | Self::Waited { .. }
             | Self::Client { .. }
             | Self::NoSpace { .. }

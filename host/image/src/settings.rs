@@ -13,7 +13,7 @@ use url::Url;
 use crate::limits;
 
 /// `[image]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Image")]
 pub struct Settings {
@@ -133,7 +133,7 @@ impl Settings {
 }
 
 /// `[image.network]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "ImageNetwork")]
 pub struct NetworkSettings {

@@ -67,6 +67,11 @@ macro_rules! fields {
                 }
             }
 
+            /// What a task asks for that is to be launched so.
+            pub fn asked(&self) -> Asked {
+                Asked { $($a: <$a_field>::asking_for(&self.$a),)+ }
+            }
+
             /// What differs in another launch, field by field.
             pub fn changes_to(&self, other: &Self) -> Vec<Change> {
                 let mut changes = Changes::default();
@@ -186,6 +191,16 @@ mod tests {
             warnings: vec!["slow".into()],
             extensions: vec![("key".into(), "value".into())],
         }
+    }
+
+    #[test]
+    fn a_task_that_asks_for_a_launch_gets_it() {
+        let launch = hosts();
+        let again = Launch::default_for(&launch.asked());
+        let changes = again.changes_to(&launch);
+        // Policies alone write these.
+        let fields: Vec<_> = changes.iter().map(|change| change.field.as_str()).collect();
+        assert_eq!(fields, ["ports.any.bind", "warnings", "extensions.key"]);
     }
 
     /// What a tenant's policy does to the host's launch, and the field that is wider by it.

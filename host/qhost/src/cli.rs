@@ -1,5 +1,6 @@
 //! The command line: what can be typed. No logic.
 
+mod candidates;
 mod run;
 mod image;
 mod overlay;
@@ -18,19 +19,19 @@ use clap_complete::Shell;
 use crate::outcome::Exit;
 
 pub use config::ConfigCommand;
-pub use decisions::DecisionsArgs;
+pub use decisions::{DecisionsArgs, RecordFilter};
 pub use image::{
     Age, GcArgs, ImageCommand, ImagePathArgs, ImportImageArgs, InspectImageArgs, PullImageArgs,
     RemoveImageArgs, VerifyImageArgs,
 };
 pub use overlay::{OverlayCommand, RemoveOverlayArgs};
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
-pub use run::{DecideArgs, NamedFile, NamedSettings, PlanArgs, RunArgs};
+pub use run::{DecideArgs, ImageNetworks, NamedFile, NamedSettings, PlanArgs, RunArgs};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
 pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, VerifyArgs};
 pub use vm::{
-    EventsArgs, LogsArgs, OfTenant, PsArgs, StatsArgs, StopArgs, VmArgs, VmCommand, VmsArgs,
-    WaitArgs,
+    DrainArgs, EventsArgs, LogsArgs, MetaPair, OfTenant, PsArgs, StatsArgs, StopArgs, VmArgs,
+    VmCommand, VmsArgs, WaitArgs,
 };
 
 /// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.
@@ -58,17 +59,13 @@ const EXAMPLES: &str = "Examples:
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Shared {
-    /// Where images, VMs and caches are kept [default: /var/lib/qhost for root, else $XDG_STATE_HOME/qhost]
-    #[arg(
-        long,
-        global = true,
-        env = "QHOST_STATE_DIR",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
+    /// Where images, VMs and caches are kept [default: $QHOST_STATE_DIR, else /var/lib/qhost for root, else
+    /// $XDG_STATE_HOME/qhost]
+    #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// The host's configuration [default: /etc/qhost/qhost.toml, else $XDG_CONFIG_HOME/qhost/qhost.toml, if there]
-    #[arg(long, global = true, env = "QHOST_CONFIG", hide_env_values = true, value_name = "FILE")]
+    /// The host's configuration [default: $QHOST_CONFIG, else /etc/qhost/qhost.toml, else
+    /// $XDG_CONFIG_HOME/qhost/qhost.toml, if there]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
@@ -76,6 +73,36 @@ pub struct Shared {
     /// Log what is done to standard error; twice for more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl Cli {
+    /// What the command line leaves out and the environment has. It is not for the parser to read, which would show it in the usage of a
+    /// command that was mistyped.
+    ///
+    /// # Errors
+    /// Where a variable is not what its option may be.
+    pub fn with_environment(mut self) -> Result<Self, String> {
+        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let Shared { state_dir, config, .. } = &mut self.shared;
+        *state_dir = state_dir.take().or_else(|| path("QHOST_STATE_DIR").map(PathBuf::from));
+        *config = config.take().or_else(|| path("QHOST_CONFIG").map(PathBuf::from));
+        if let Some(networks) = self.command.networks() {
+            networks.take_environment()?;
+        }
+        Ok(self)
+    }
+}
+
+impl Command {
+    fn networks(&mut self) -> Option<&mut ImageNetworks> {
+        if let Self::Run(RunArgs { decide, .. }) | Self::Plan(PlanArgs { decide }) = self {
+            Some(&mut decide.networks)
+        } else if let Self::Image(ImageCommand::Pull(args)) = self {
+            Some(&mut args.networks)
+        } else {
+            None
+        }
+    }
 }
 
 /// What to do.
@@ -115,9 +142,9 @@ pub enum Command {
     /// About policies
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Print completions for a shell
+    /// Print completions for a shell, which then know VMs, images and tenants too
     #[command(
-        after_help = "Example:\n  qhost completions bash > ~/.local/share/bash-completion/completions/qhost"
+        after_help = "Examples:\n  qhost completions bash > ~/.local/share/bash-completion/completions/qhost\n  qhost completions fish > ~/.config/fish/completions/qhost.fish\n\nWhat is offered is asked of qhost when it is needed, of the state folder and the configuration\nthat the environment names, else of the default ones."
     )]
     Completions {
         /// The shell

@@ -39,8 +39,17 @@ use show::Shown;
 
 /// The whole program: parse, run, exit code.
 pub fn main() -> ExitCode {
-    let Cli { shared, command } = Cli::parse();
-    show::log(shared.verbose);
+    if let Some(completed) = commands::complete() {
+        return completed;
+    }
+    let cli = Cli::parse();
+    show::log(cli.shared.verbose);
+    let Cli { shared, command } = match cli.with_environment() {
+        Ok(cli) => cli,
+        Err(wrong) => {
+            return ExitCode::from(show::usage(&wrong).code());
+        }
+    };
     let exit = match command {
         Command::Run(args) => wait(&shared, run(&shared, &args)),
         Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
@@ -54,7 +63,7 @@ pub fn main() -> ExitCode {
         Command::Image(command) => wait(&shared, images::image(&shared, &command)),
         Command::Overlay(command) => overlays::overlay(&shared, &command),
         Command::Policy(command) => commands::policy(&shared, &command),
-        Command::Completions { shell } => commands::completions(shell),
+        Command::Completions { shell } => commands::completions(&shared, shell),
         Command::Launch { parent, command } => return commands::launch(parent, &command),
         Command::Compile { product, memory, seconds } => {
             return commands::compile(product, memory, seconds);
@@ -79,7 +88,8 @@ fn wait(shared: &Shared, command: impl Future<Output = Exit>) -> Exit {
 
 /// `qhost run`: always ends with a report, whatever happened on the way.
 async fn run(shared: &Shared, args: &RunArgs) -> Exit {
-    let shown = Arc::new(Shown::new(shared, &args.decide));
+    let shown = Shown::new(shared, &args.decide).detached(args.until() != Until::End);
+    let shown = Arc::new(shown);
     let done = follow(shared, args, &shown).await;
     let mut report = shown.report();
     let exit = match done {
@@ -172,8 +182,17 @@ fn engine_under(shared: &Shared, config: Config) -> Result<Engine, RunError> {
     Ok(Engine::open(Options { config, state: state_dir(shared)?, programs: None })?)
 }
 
-/// An engine without the configuration: for looking at VMs and stopping them, which works under a broken configuration too.
+/// An engine without the configuration: for looking at VMs and stopping them, which works under a broken configuration too. A state folder
+/// that was named must be there: nothing is found in a folder whose name was mistyped.
 fn unconfigured(shared: &Shared) -> Result<Engine, RunError> {
+    if let Some(named) = &shared.state_dir
+        && let Err(error) = std::fs::metadata(named)
+    {
+        return Err(RunError::Usage(format!(
+            "the state folder {} cannot be looked into: {error}",
+            named.display()
+        )));
+    }
     engine_under(shared, Config::default())
 }
 

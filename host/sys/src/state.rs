@@ -74,6 +74,11 @@ impl StateDir {
         self.0.join("decisions")
     }
 
+    /// The drain of this host, while it is drained.
+    pub fn drain(&self) -> PathBuf {
+        self.0.join("drain.json")
+    }
+
     /// Where the fingerprint is kept.
     pub fn fingerprint(&self) -> PathBuf {
         self.0.join("fingerprint.json")

@@ -93,6 +93,14 @@ pub enum VmError {
         /// Whether it is all tenants' together.
         is_hosts: bool,
     },
+    /// This host is drained.
+    #[error(
+        "this host is drained since {since:.0}: nothing is started until its operator ends that by qhost drain --end"
+    )]
+    Draining {
+        /// Since when.
+        since: jiff::Timestamp,
+    },
     /// No overlay of a name is kept.
     #[error("no overlay is kept by the name {0:?}; see qhost overlay ls")]
     NoOverlay(String),
@@ -200,11 +208,16 @@ impl VmError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Quota { is_hosts: false, .. } => Kind::Denied,
-            Self::NoOverlay(_) | Self::Unknown { .. } | Self::Ambiguous { .. } => {
-                Kind::InvalidArgument
-            }
+            Self::NoOverlay(_)
+            | Self::Unknown { .. }
+            | Self::Ambiguous { .. }
+            | Self::GoesOn { .. }
+            | Self::HasEnded { .. } => Kind::InvalidArgument,
+            Self::Stays { .. } => Kind::CheckFailed,
             Self::Interrupted => Kind::Cancelled,
-            Self::Start { .. } | Self::Control(_) | Self::NoGreeting => Kind::VmFailed,
+            Self::Start { .. } | Self::Control(_) | Self::NoGreeting | Self::Refused { .. } => {
+                Kind::VmFailed
+            }
             Self::PortTaken { .. }
             | Self::Port { .. }
             | Self::NoFreePort { .. }
@@ -212,15 +225,12 @@ impl VmError {
             | Self::OverlayHeld { .. }
             | Self::OverlayUnfit { .. }
             | Self::DiskUnfit { .. }
-            | Self::GoesOn { .. }
+            | Self::Draining { .. }
             | Self::Quota { .. }
-            | Self::HasEnded { .. }
-            | Self::Stays { .. }
             | Self::Supervisor { .. }
             | Self::Runtime(_)
             | Self::Unseen
             | Self::Cage { .. }
-            | Self::Refused { .. }
             | Self::Spawn { .. } => Kind::HostUnable,
         }
     }

@@ -46,7 +46,7 @@ pub mod supervisor;
 
 pub use argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, argv, descriptors};
 pub use attach::{Begin, start_supervisor};
-pub use console::{Reader, tail as console_tail};
+pub use console::{Reader, log as console_log, tail as console_tail};
 pub use control::{AskError, Request, ask, attach};
 pub use dir::VmDir;
 pub use end::{End, Ended, StoppedBy};

@@ -128,6 +128,11 @@ impl VmRecord {
         Self::read(folder)
     }
 
+    /// What was asked, without its secrets.
+    pub fn asked(&self) -> Option<Task> {
+        read_record(&self.folder.join(TASK))
+    }
+
     /// The guest's console log.
     pub fn console_log(&self) -> PathBuf {
         console::log(&self.folder)

@@ -64,7 +64,7 @@ impl Process {
     }
 
     /// Whether it runs a program; not where that cannot be seen.
-    pub(super) fn runs(&self, program: &Path) -> bool {
+    pub fn runs(&self, program: &Path) -> bool {
         is_same(Path::new(&format!("/proc/{}/exe", self.pid)), program) && self.lives()
     }
 

@@ -33,6 +33,19 @@ pub enum State {
 }
 
 impl State {
+    /// All there are.
+    pub const ALL: [Self; 9] = [
+        Self::Created,
+        Self::Fetching,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::Exited,
+        Self::Failed,
+        Self::Lost,
+    ];
+
     /// As in `status.json`.
     pub fn name(self) -> &'static str {
         match self {
@@ -256,24 +269,10 @@ impl Ended {
 mod tests {
     use super::*;
 
-    const ALL: [State; 9] = [
-        State::Created,
-        State::Fetching,
-        State::Starting,
-        State::Running,
-        State::Paused,
-        State::Stopping,
-        State::Exited,
-        State::Failed,
-        State::Lost,
-    ];
-
     /// What may follow each state, in the order of `ALL`: `x` where it may.
     #[test]
     fn what_may_follow_what() {
         use State::{Created, Exited, Failed, Fetching, Lost, Paused, Running, Starting, Stopping};
-        const ALL: [State; 9] =
-            [Created, Fetching, Starting, Running, Paused, Stopping, Exited, Failed, Lost];
         let rows = [
             (Created, ".xx....xx"),
             (Fetching, "..x....xx"),
@@ -285,24 +284,25 @@ mod tests {
             (Failed, "........."),
             (Lost, "........."),
         ];
-        assert_eq!(rows.map(|(state, _)| state), ALL);
+        assert_eq!(rows.map(|(state, _)| state), State::ALL);
         for (state, expected) in rows {
-            let may = ALL.map(|next| if state.may_become(next) { 'x' } else { '.' });
+            let may = State::ALL.map(|next| if state.may_become(next) { 'x' } else { '.' });
             assert_eq!(may.iter().collect::<String>(), expected, "{state:?}");
         }
     }
 
     #[test]
     fn only_legal_changes() {
-        for from in ALL {
+        for from in State::ALL {
             assert!(!from.may_become(State::Created), "{from:?}");
             assert_eq!(from.may_become(State::Lost), !from.is_final(), "{from:?}");
-            for to in ALL {
+            for to in State::ALL {
                 assert!(!(from.is_final() && from.may_become(to)), "{from:?} to {to:?}");
             }
         }
-        let legal = |from: State| ALL.into_iter().filter(move |to| from.may_become(*to)).count();
-        assert_eq!(ALL.map(legal), [4, 3, 6, 6, 6, 4, 0, 0, 0]);
+        let legal =
+            |from: State| State::ALL.into_iter().filter(move |to| from.may_become(*to)).count();
+        assert_eq!(State::ALL.map(legal), [4, 3, 6, 6, 6, 4, 0, 0, 0]);
         let mut status = Status::new();
         assert!(!status.enter(State::Exited, None), "a guest that has not run has not shut down");
         assert!(!status.start_again("not yet over".into()));

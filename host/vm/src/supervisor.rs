@@ -29,6 +29,11 @@ pub fn main() -> ExitCode {
     };
     match (how, begin, vm, held) {
         (Some(qhost_cage::SUBCOMMAND), _, None, None) => qhost_cage::enter(),
+        (Some("--version"), _, None, None) => {
+            let version = concat!("qhost-supervisor ", env!("CARGO_PKG_VERSION"), "\n");
+            let said = io::stdout().write_all(version.as_bytes());
+            ExitCode::from(if said.is_ok() { 0 } else { 1 })
+        }
         (_, Some(begin), Some(vm), Some(held)) => supervise(Path::new(&vm), begin, held),
         (_, _, _, _) => {
             let mut said = Log::default();

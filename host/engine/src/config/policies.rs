@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use qhost_model::{
@@ -16,7 +16,7 @@ use super::{Config, ConfigProblem};
 use crate::limits;
 
 /// `[policies.NAME]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Policy {
     /// The component or core module; a relative path starts from the configuration's folder.
@@ -49,7 +49,7 @@ pub(super) struct Policy {
 }
 
 /// `[policies.NAME.signatures]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Signatures {
     /// Minisign public keys, as the second line of a `.pub` file has them.
@@ -67,7 +67,7 @@ fn default_memory() -> usize {
 }
 
 /// `[host]` and `[tenants.NAME]`
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ChainConfig {
     /// The policies to ask, by name, in order.

@@ -1,5 +1,7 @@
 //! What is to be done when a VM ends, and how it is known that its guest is ready: the same keys in both forms.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::cursor::{Cursor, Object};
@@ -57,6 +59,18 @@ impl Default for Restart {
             delay_s: limits::RESTART_DELAY.as_secs(),
             max_delay_s: limits::RESTART_DELAY_MOST.as_secs(),
         }
+    }
+}
+
+impl fmt::Display for Restart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { policy, attempts, delay_s, max_delay_s } = self;
+        let when = match policy {
+            RestartWhen::Never => return f.write_str("never"),
+            RestartWhen::OnFailure => "on failure",
+            RestartWhen::Always => "always",
+        };
+        write!(f, "{when}, {attempts} times in a row, after {delay_s} s to {max_delay_s} s")
     }
 }
 

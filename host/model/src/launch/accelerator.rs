@@ -86,4 +86,8 @@ impl AskedField for Field {
             None => Some(None),
         }
     }
+
+    fn asking_for(value: &Accelerator) -> Self::Asked {
+        Some(*value)
+    }
 }

@@ -103,4 +103,8 @@ impl AskedField for Field {
             disk.refuse(format!("a multiple of {}: a disk has whole sectors", limits::SECTOR_BYTES))
         }
     }
+
+    fn asking_for(value: &Option<u64>) -> Option<u64> {
+        *value
+    }
 }

@@ -89,4 +89,8 @@ impl AskedField for Field {
             None => Some(Egress::Isolated),
         }
     }
+
+    fn asking_for(value: &Egress) -> Egress {
+        *value
+    }
 }

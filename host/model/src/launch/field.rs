@@ -55,6 +55,9 @@ pub trait AskedField: LaunchField {
 
     /// Reads what is asked for; absent after a problem was noted.
     fn read(task: &TaskBlock<'_>) -> Option<Self::Asked>;
+
+    /// What a task asks for that is to get just this.
+    fn asking_for(value: &Self::Value) -> Self::Asked;
 }
 
 /// A key of a job file.

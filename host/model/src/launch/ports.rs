@@ -193,6 +193,16 @@ impl AskedField for Field {
             Form::Nomad => keys::read(config, Some(task.declared.as_ref()?)),
         }
     }
+
+    fn asking_for(value: &Vec<PortMap>) -> Vec<PortRequest> {
+        let request = |port: &PortMap| PortRequest {
+            label: port.label.clone(),
+            guest: port.guest,
+            host: port.host,
+            protocol: port.protocol,
+        };
+        value.iter().map(request).collect()
+    }
 }
 
 fn own_port_map() -> serde_json::Value {

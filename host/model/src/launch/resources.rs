@@ -146,4 +146,8 @@ impl AskedField for Field {
             .and_then(|memory| memory.number(limits::MEMORY_MIB, "memory in MiB"));
         Some(Resources { cpus: cpus?, memory_mib: memory_mib? })
     }
+
+    fn asking_for(value: &Resources) -> Resources {
+        *value
+    }
 }

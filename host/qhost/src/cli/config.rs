@@ -9,6 +9,11 @@ pub enum ConfigCommand {
     #[command(after_help = "Example:\n  qhost config check --config ./qhost.toml\n\n\
         Every problem is listed at once. Exit code 0 when there is none, 2 when there is.")]
     Check,
+    /// Print what is configured, every key, and which file it is from
+    #[command(
+        after_help = "Keys that the file leaves out have their defaults. Of a policy's settings all is printed, secrets too."
+    )]
+    Show,
     /// Print the JSON Schema of the configuration
     #[command(after_help = "Example:\n  qhost config schema > qhost.schema.json")]
     Schema,

@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 
-use super::run::ImageNetworks;
+use super::{candidates, run::ImageNetworks};
 
 /// About stored images.
 #[derive(Debug, Subcommand)]
@@ -80,7 +80,7 @@ pub struct ImportImageArgs {
   qhost image inspect ./disk.qcow2      before it is published: exit code 15 when a host would refuse it")]
 pub struct InspectImageArgs {
     /// The beginning of a stored image's digest; or a file
-    #[arg(value_name = "DIGEST|FILE")]
+    #[arg(value_name = "DIGEST|FILE", add = candidates::images())]
     pub image: String,
 }
 
@@ -89,7 +89,7 @@ pub struct InspectImageArgs {
 #[command(after_help = "Exit code 1 when an image was not what it should be.")]
 pub struct VerifyImageArgs {
     /// The beginnings of digests; all images without any
-    #[arg(value_name = "DIGEST")]
+    #[arg(value_name = "DIGEST", add = candidates::images())]
     pub images: Vec<String>,
 }
 
@@ -97,7 +97,7 @@ pub struct VerifyImageArgs {
 #[derive(Debug, Args)]
 pub struct RemoveImageArgs {
     /// The beginnings of digests
-    #[arg(value_name = "DIGEST", required = true)]
+    #[arg(value_name = "DIGEST", required = true, add = candidates::images())]
     pub images: Vec<String>,
 }
 
@@ -129,7 +129,7 @@ pub struct GcArgs {
 #[derive(Debug, Args)]
 pub struct ImagePathArgs {
     /// The beginning of a stored image's digest
-    #[arg(value_name = "DIGEST")]
+    #[arg(value_name = "DIGEST", add = candidates::images())]
     pub image: String,
 }
 

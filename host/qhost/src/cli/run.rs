@@ -1,12 +1,19 @@
 //! `qhost run` and `qhost plan`.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Args;
 use ipnet::IpNet;
 
 use qhost_engine::Until;
 use qhost_model::{limits::GRACE_MOST, name::is_name};
+
+use super::candidates;
+use crate::registry::Place;
 
 /// What a decision is made from.
 #[derive(Debug, Clone, Args)]
@@ -20,7 +27,7 @@ pub struct DecideArgs {
     #[arg(long = "policy-settings", value_name = "NAME=FILE|JSON")]
     pub settings: Vec<NamedSettings>,
     /// Whose task it is: asks this tenant's own policies after the host's
-    #[arg(long, default_value = "default", value_parser = tenant)]
+    #[arg(long, default_value = "default", value_parser = tenant, add = candidates::tenants())]
     pub tenant: String,
     /// Which task to run, where a Nomad job has several qemu tasks: TASK or GROUP/TASK
     #[arg(long)]
@@ -36,15 +43,33 @@ pub struct DecideArgs {
 /// Where images may come from, for one command.
 #[derive(Debug, Clone, Args)]
 pub struct ImageNetworks {
-    /// Networks that images may come from besides public ones, for this command: 127.0.0.0/8
-    #[arg(
-        long,
-        env = "QHOST_IMAGE_ALLOW",
-        hide_env_values = true,
-        value_delimiter = ',',
-        value_name = "CIDR"
-    )]
+    /// Networks that images may come from besides public ones, for this command: 127.0.0.0/8 [default: $QHOST_IMAGE_ALLOW]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     pub image_allow: Vec<IpNet>,
+}
+
+impl ImageNetworks {
+    /// Takes those of `QHOST_IMAGE_ALLOW` where none are given.
+    pub(super) fn take_environment(&mut self) -> Result<(), String> {
+        const NAME: &str = "QHOST_IMAGE_ALLOW";
+        let Some(text) = std::env::var_os(NAME).filter(|text| !text.is_empty()) else {
+            return Ok(());
+        };
+        if !self.image_allow.is_empty() {
+            return Ok(());
+        }
+        let networks = text.to_string_lossy();
+        for network in networks.split(',') {
+            let network = network.trim();
+            let network = network.parse::<IpNet>().map_err(|error| {
+                format!(
+                    "{NAME}: {network:?}: {error}; expected networks as in 127.0.0.0/8,10.0.0.0/8"
+                )
+            })?;
+            self.image_allow.push(network);
+        }
+        Ok(())
+    }
 }
 
 /// `qhost run`
@@ -111,8 +136,10 @@ impl FromStr for NamedFile {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some((name, path)) = text.split_once('=').filter(|(name, _)| is_name(name)) {
+            is_no_place(path)?;
             return Ok(Self { name: name.into(), path: path.into() });
         }
+        is_no_place(text)?;
         let path = PathBuf::from(text);
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().replace('_', "-");
         if is_name(&stem) {
@@ -120,6 +147,20 @@ impl FromStr for NamedFile {
         } else {
             Err(format!("{stem:?} cannot be a policy's name; write NAME=FILE"))
         }
+    }
+}
+
+/// Refuses what is in a registry, or elsewhere on the network: a file is decided by as it is here, whatever becomes of the network.
+fn is_no_place(text: &str) -> Result<(), String> {
+    let place = text.split_once("://").map_or(text, |(_, place)| place);
+    let is_url = place != text;
+    let is_reference = !Path::new(text).exists()
+        && (text.contains('@') || text.rsplit('/').next().is_some_and(|last| last.contains(':')))
+        && text.parse::<Place>().is_ok();
+    if is_url || is_reference {
+        Err(format!("not a file; to get it from a registry: qhost policy pull {place}"))
+    } else {
+        Ok(())
     }
 }
 

@@ -1,12 +1,14 @@
 //! VMs: `qhost ps`, `inspect`, `logs`, `console`, `stats`, `events`, `stop`, `kill`, `pause`, `resume`, `restart`, `wait`,
-//! `rm` and `recover`.
+//! `rm`, `drain` and `recover`.
 
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 
-use super::run::tenant;
+use qhost_vm::State;
+
+use super::{candidates, run::tenant};
 
 /// About VMs.
 #[derive(Debug, Subcommand)]
@@ -31,12 +33,17 @@ pub enum VmCommand {
     Pause(VmsArgs),
     /// Let paused guests go on
     Resume(VmsArgs),
-    /// Stop VMs and start them again; ended ones are started again
+    /// Stop VMs and start them again; ended ones are decided again, and started again as they were
+    #[command(
+        after_help = "What is configured now decides about an ended VM once more: it gets the launch that it had, or is refused.\nPolicies that were named on a command line are not asked again."
+    )]
     Restart(StopArgs),
     /// Wait for a VM's end
     Wait(WaitArgs),
     /// Remove what is left of ended VMs
     Rm(VmsArgs),
+    /// Start nothing from now on, and wait for what runs, or stop it
+    Drain(DrainArgs),
     /// Look after VMs whose supervisors were killed, and start lost ones again as their restart policies say
     #[command(
         after_help = "For a unit that runs when the host has started: what ran before is lost then.\nEvery command about VMs adopts those that live; this one also starts the lost ones again."
@@ -48,7 +55,7 @@ pub enum VmCommand {
 #[derive(Debug, Args)]
 pub struct OfTenant {
     /// Only VMs of this tenant
-    #[arg(long, value_parser = tenant)]
+    #[arg(long, value_parser = tenant, add = candidates::tenants())]
     pub tenant: Option<String>,
 }
 
@@ -77,6 +84,68 @@ pub struct PsArgs {
     /// Ended VMs too, as far as they are kept
     #[arg(short, long)]
     pub all: bool,
+    /// Only VMs of this task, or this job
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// Only VMs in this state, ended ones too: created, fetching, starting, running, paused, stopping, exited, failed, lost
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    pub state: Option<State>,
+    /// Only VMs whose job has this in its meta; of several, all
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub meta: Vec<MetaPair>,
+    /// Their ids alone, a line each
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
+}
+
+/// A key of a job's `meta` with its value.
+#[derive(Debug, Clone)]
+pub struct MetaPair {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: String,
+}
+
+fn pair(text: &str) -> Result<MetaPair, &'static str> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok(MetaPair { key: key.into(), value: value.into() })
+}
+
+fn state(text: &str) -> Result<State, String> {
+    let named = |state: &State| state.name() == text;
+    State::ALL.into_iter().find(named).ok_or_else(|| {
+        let names: Vec<_> = State::ALL.iter().map(|state| state.name()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+/// `qhost drain`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost drain                      before this host is taken away: waits for what runs
+  qhost drain --stop --timeout 300
+  qhost drain --end                it is back
+
+Until the drain is ended, every run, and every restart of an ended VM, is refused with exit code 16, and plan says so.
+Restart policies of VMs that run are kept to. Ctrl-C ends the wait, and not the drain. Exit code 1 where VMs still run
+after the time.")]
+pub struct DrainArgs {
+    /// Stop what runs instead of waiting for it
+    #[arg(long)]
+    pub stop: bool,
+    /// With --stop, seconds that a guest has to power off [default: what its run said]
+    #[arg(long, value_name = "SECONDS", requires = "stop", value_parser = clap::value_parser!(u64).range(..=qhost_model::limits::GRACE_MOST.as_secs()))]
+    pub grace: Option<u64>,
+    /// Do not wait for what runs
+    #[arg(long, conflicts_with_all = ["stop", "timeout"])]
+    pub no_wait: bool,
+    /// Seconds after which what runs is waited for no longer
+    #[arg(long, value_name = "SECONDS", default_value_t = qhost_vm::limits::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(..=qhost_vm::limits::WAIT.as_secs()))]
+    pub timeout: u64,
+    /// End the drain: VMs are started again
+    #[arg(long, conflicts_with_all = ["stop", "no_wait", "timeout"])]
+    pub end: bool,
 }
 
 /// One VM by name.
@@ -86,7 +155,7 @@ pub struct VmArgs {
     /// Whose.
     pub of: OfTenant,
     /// Its id or the beginning of that, or its task's name; TENANT/ before it says whose
-    #[arg(value_name = "VM")]
+    #[arg(value_name = "VM", add = candidates::vms())]
     vm: String,
 }
 
@@ -104,7 +173,7 @@ pub struct VmsArgs {
     /// Whose.
     pub of: OfTenant,
     /// Their ids or the beginnings of these, or their tasks' names; TENANT/ before one says whose
-    #[arg(value_name = "VM", required = true)]
+    #[arg(value_name = "VM", required = true, add = candidates::vms())]
     vms: Vec<String>,
 }
 
@@ -122,8 +191,11 @@ pub struct StatsArgs {
     /// Whose.
     pub of: OfTenant,
     /// Their ids or the beginnings of these, or their tasks' names; all that run when none is given
-    #[arg(value_name = "VM")]
+    #[arg(value_name = "VM", add = candidates::running_vms())]
     vms: Vec<String>,
+    /// Again every so many seconds, until Ctrl-C; with the share of a CPU since the time before
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
 }
 
 impl StatsArgs {
@@ -156,6 +228,9 @@ pub struct LogsArgs {
     /// Only what came since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Since>,
+    /// Only the last lines, so many
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub tail: Option<usize>,
     /// The guest's bytes as they are, on a terminal too
     #[arg(long)]
     pub raw: bool,
@@ -173,6 +248,18 @@ pub struct EventsArgs {
     /// Only what happened since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Since>,
+    /// Only about this VM: its id, or the beginning of that
+    #[arg(long, value_name = "ID")]
+    pub vm: Option<String>,
+    /// Only about this task
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// Only these: refused, a state such as running or failed, and what else the second column has
+    #[arg(long = "event", value_name = "EVENT")]
+    pub events: Vec<String>,
+    /// Only the latest of what has happened, so many
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub tail: Option<usize>,
 }
 
 /// A time from which on something is shown.
@@ -201,7 +288,7 @@ pub struct WaitArgs {
     #[command(flatten)]
     /// Which.
     pub which: VmArgs,
-    /// Seconds after which it is waited for no longer: exit code 16
+    /// Seconds after which it is waited for no longer: exit code 1
     #[arg(long, value_name = "SECONDS", default_value_t = qhost_vm::limits::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(..=qhost_vm::limits::WAIT.as_secs()))]
     pub timeout: u64,
 }

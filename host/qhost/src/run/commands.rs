@@ -3,7 +3,7 @@
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::CommandFactory as _;
-use clap_complete::Shell;
+use clap_complete::{CompleteEnv, Shell, env::Shells};
 use serde_json::json;
 
 use qhost_engine::{
@@ -77,7 +77,7 @@ pub(super) async fn doctor(shared: &Shared) -> Exit {
     let findings = match engine(shared) {
         Ok(engine) => {
             let fingerprint = Fingerprint::take().await;
-            doctor::examine(engine.state(), &engine.config(), fingerprint.as_ref())
+            doctor::examine(engine.state(), &engine.config(), fingerprint.as_ref()).await
         }
         Err(RunError::Config(error @ ConfigError::Untrusted { .. })) => {
             vec![doctor::untrusted(&error)]
@@ -191,9 +191,33 @@ fn inspected(inspection: &Inspection) -> String {
     )
 }
 
-pub(super) fn completions(shell: Shell) -> Exit {
+/// What a shell sets that asks what may come next.
+const COMPLETE: &str = "QHOST_COMPLETE";
+
+/// Answers a shell that asks what may come next; whether one asked.
+pub(super) fn complete() -> Option<ExitCode> {
+    let asked = CompleteEnv::with_factory(Cli::command).var(COMPLETE);
+    let folder = std::env::current_dir().ok();
+    match asked.try_complete(std::env::args_os(), folder.as_deref()) {
+        Ok(false) => None,
+        Ok(true) => Some(ExitCode::SUCCESS),
+        // The shell's line is no place for an error.
+        Err(_) => Some(ExitCode::from(Exit::Usage.code())),
+    }
+}
+
+pub(super) fn completions(shared: &Shared, shell: Shell) -> Exit {
     let mut script = vec![];
-    clap_complete::generate(shell, &mut Cli::command(), "qhost", &mut script);
-    show::print(&String::from_utf8_lossy(&script));
-    Exit::Done
+    let shells = Shells::builtins();
+    let completer = shells.completer(&shell.to_string());
+    let written = completer.map_or(Ok(()), |completer| {
+        completer.write_registration(COMPLETE, "qhost", "qhost", "qhost", &mut script)
+    });
+    match written {
+        Ok(()) => {
+            show::print(&String::from_utf8_lossy(&script));
+            Exit::Done
+        }
+        Err(error) => show::failure(shared, &RunError::Runtime(error)),
+    }
 }

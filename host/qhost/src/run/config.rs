@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use serde::Serialize;
+use serde_json::json;
 
 use qhost_engine::config::{Config, ConfigError, ConfigProblem, Configured};
 use qhost_model::{digest::Sha256, printable};
@@ -39,11 +40,33 @@ pub(super) fn config(shared: &Shared, command: &ConfigCommand) -> Exit {
             show::print(&format!("{:#}\n", Config::schema()));
             Exit::Done
         }
+        ConfigCommand::Show => match shown(shared) {
+            Ok(text) => {
+                show::print(&text);
+                Exit::Done
+            }
+            Err(error) => show::failure(shared, &error),
+        },
         ConfigCommand::Check => match check(shared) {
             Ok(checked) => checked.show(shared),
             Err(error) => show::failure(shared, &error),
         },
     }
+}
+
+/// The whole configuration, as it would be written with every key.
+fn shown(shared: &Shared) -> Result<String, RunError> {
+    let place = Config::place(shared.config.as_deref())?;
+    let config = Config::load(shared.config.as_deref())?;
+    let file = place.map(|path| path.display().to_string());
+    if shared.json {
+        return Ok(show::json(&json!({ "file": file, "config": config })));
+    }
+    let from = file.unwrap_or_else(|| "no file: the defaults".into());
+    let text = toml::to_string_pretty(&config).map_err(|error| {
+        RunError::Usage(format!("what is configured has no form in TOML: {error}"))
+    })?;
+    Ok(format!("# {from}\n{}", printable::lines(&text, usize::MAX)))
 }
 
 fn check(shared: &Shared) -> Result<ConfigCheck, RunError> {

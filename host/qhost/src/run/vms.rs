@@ -8,6 +8,9 @@ mod stats;
 mod events;
 mod console;
 mod restart;
+mod drain;
+
+use std::collections::BTreeSet;
 
 use qhost_engine::{Ending, Engine, Vm};
 use qhost_vm::VmRecord;
@@ -15,13 +18,22 @@ use qhost_vm::VmRecord;
 use super::{RunError, engine, show, unconfigured};
 use crate::{
     cli::{Shared, VmCommand},
-    outcome::Exit,
+    outcome::{Exit, Shown},
 };
 
 pub(super) async fn command(shared: &Shared, command: &VmCommand) -> Exit {
     match done(shared, command).await {
         Ok(exit) => exit,
-        Err(error) => show::failure(shared, &error),
+        Err(error) => {
+            // Of a VM that is not started again, who is against it, and why.
+            if let RunError::Engine(engine) = &error
+                && let Some(decision) = engine.verdict()
+                && !shared.json
+            {
+                show::say(Shown(decision).to_string().trim_end());
+            }
+            show::failure(shared, &error)
+        }
     }
 }
 
@@ -40,17 +52,19 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         | VmCommand::Pause(_)
         | VmCommand::Resume(_)
         | VmCommand::Wait(_)
+        | VmCommand::Drain(_)
         | VmCommand::Rm(_) => unconfigured(shared)?,
     };
     match command {
         VmCommand::Ps(args) => Ok(ps::ps(shared, args, &engine).await),
         VmCommand::Inspect(args) => {
-            inspect::inspect(shared, &engine.vm(&args.name()).await?.record())
+            let vm = engine.latest_vm(&args.name()).await?;
+            inspect::inspect(shared, &vm.details().await?)
         }
         VmCommand::Logs(args) => {
-            logs::logs(&engine.vm(&args.which.name()).await?.record(), args).await
+            logs::logs(&engine.latest_vm(&args.which.name()).await?.record(), args).await
         }
-        VmCommand::Console(args) => console::attach(&engine.vm(&args.name()).await?).await,
+        VmCommand::Console(args) => console::attach(&engine.running_vm(&args.name()).await?).await,
         VmCommand::Stats(args) => stats::stats(shared, &engine, args).await,
         VmCommand::Events(args) => events::events(shared, &engine, args).await,
         VmCommand::Stop(args) => {
@@ -63,29 +77,24 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         VmCommand::Restart(args) => restart::restart(shared, &engine, args).await,
         VmCommand::Wait(args) => stop::wait(shared, &engine, args).await,
         VmCommand::Rm(args) => stop::remove(shared, &engine, &args.names()).await,
+        VmCommand::Drain(args) => drain::drain(shared, &engine, args).await,
         VmCommand::Recover => restart::recover(shared, &engine).await,
     }
 }
 
-/// The VMs of these names, each once.
-async fn named(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError> {
-    let mut vms: Vec<Vm> = vec![];
-    for name in names {
-        let vm = engine.vm(name).await?;
-        if !vms.iter().any(|known| known.id() == vm.id()) {
-            vms.push(vm);
-        }
-    }
-    Ok(vms)
-}
-
 /// The VMs of these names, each once; it is an error where one of them has ended.
 async fn going_on(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError> {
-    let vms = named(engine, names).await?;
-    for vm in &vms {
-        vm.goes_on()?;
+    let mut vms = vec![];
+    for name in names {
+        vms.push(engine.running_vm(name).await?);
     }
-    Ok(vms)
+    Ok(each_once(vms))
+}
+
+fn each_once(mut vms: Vec<Vm>) -> Vec<Vm> {
+    let mut known = BTreeSet::new();
+    vms.retain(|vm| known.insert(vm.id().to_owned()));
+    vms
 }
 
 fn ports(vm: &VmRecord) -> Vec<String> {

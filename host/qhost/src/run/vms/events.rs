@@ -1,6 +1,9 @@
 //! `qhost events`.
 
-use std::io::{Write as _, stdout};
+use std::{
+    collections::VecDeque,
+    io::{self, Write as _, stdout},
+};
 
 use qhost_engine::Engine;
 use qhost_model::printable;
@@ -18,22 +21,49 @@ pub(super) async fn events(
     args: &EventsArgs,
 ) -> Result<Exit, RunError> {
     let mut events = engine.events(args.since.map(|since| since.0));
+    // What has happened is told at the end of it where only the latest of it is asked for.
+    let mut latest = args.tail.map(|_| VecDeque::new());
     loop {
         let event = match events.next_kept().await? {
             Some(event) => event,
-            None if args.follow => events.next().await?,
-            None => return Ok(Exit::Done),
+            None => {
+                let told = latest.take().unwrap_or_default();
+                if told.iter().any(|event| tell(shared, event).is_err()) || !args.follow {
+                    return Ok(Exit::Done);
+                }
+                events.next().await?
+            }
         };
-        if !args.of.includes(&event.tenant) {
+        if !args.includes(&event) {
             continue;
         }
-        let text = if shared.json { show::json(&event) } else { line(&event) };
-        // A closed pipe is the reader's choice and no error of ours.
-        let written = anstream::stdout().lock().write_all(text.as_bytes());
-        if written.and_then(|()| stdout().flush()).is_err() {
-            return Ok(Exit::Done);
+        match &mut latest {
+            Some(latest) => {
+                latest.push_back(event);
+                if latest.len() > args.tail.unwrap_or(usize::MAX) {
+                    latest.pop_front();
+                }
+            }
+            // A closed pipe is the reader's choice and no error of ours.
+            None if tell(shared, &event).is_err() => return Ok(Exit::Done),
+            None => {}
         }
     }
+}
+
+impl EventsArgs {
+    fn includes(&self, event: &Event) -> bool {
+        self.of.includes(&event.tenant)
+            && self.vm.as_ref().is_none_or(|id| event.vm.starts_with(id))
+            && self.task.as_ref().is_none_or(|task| event.task == *task)
+            && (self.events.is_empty() || self.events.contains(&event.event))
+    }
+}
+
+fn tell(shared: &Shared, event: &Event) -> io::Result<()> {
+    let text = if shared.json { show::json(event) } else { line(event) };
+    let written = anstream::stdout().lock().write_all(text.as_bytes());
+    written.and_then(|()| stdout().flush())
 }
 
 fn line(event: &Event) -> String {

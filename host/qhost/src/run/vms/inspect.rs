@@ -1,16 +1,23 @@
 //! `qhost inspect`.
 
-use qhost_model::printable;
-use qhost_vm::VmRecord;
+use indicatif::BinaryBytes;
+
+use qhost_engine::{DiskUse, VmDetails};
+use qhost_model::{job::Task, printable};
 
 use super::{RunError, ports, show};
-use crate::{cli::Shared, limits, outcome::Exit};
+use crate::{
+    cli::Shared,
+    limits,
+    outcome::{Exit, Shown},
+};
 
-pub(super) fn inspect(shared: &Shared, vm: &VmRecord) -> Result<Exit, RunError> {
+pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunError> {
     if shared.json {
-        show::print(&show::json(vm));
+        show::print(&show::json(details));
         return Ok(Exit::Done);
     }
+    let VmDetails { vm, asked, decision, restart, disk, supervisor_is_current } = details;
     let line = |text: &str| printable::line(text, limits::SHOWN_CAUSE_CHARS).to_string();
     let mut text = format!(
         "id         {}\ntask       {}\njob        {}\ntenant     {}\nstate      {}\n",
@@ -28,14 +35,27 @@ pub(super) fn inspect(shared: &Shared, vm: &VmRecord) -> Result<Exit, RunError> 
     if let Some(ready) = vm.status.ready_at {
         text += &format!("ready      {ready}\n");
     }
-    if vm.status.restarts > 0 {
-        text += &format!("restarts   {}\n", vm.status.restarts);
+    if let Some(restart) = restart {
+        let so_far = match vm.status.restarts {
+            0 => String::new(),
+            count => format!("; {count} so far"),
+        };
+        text += &format!("restart    {restart}{so_far}\n");
     }
     if let Some(takes) = &vm.takes {
         let resources = takes.resources;
         text += &format!("takes      {} CPUs, {} MiB\n", resources.cpus, resources.memory_mib);
         if let Some(image) = takes.image() {
             text += &format!("image      sha256:{image}\n");
+        }
+        if let Some(task) = asked {
+            text += &format!("           {}\n", line(&qhost_image::shown(&task.image.source)));
+        }
+        if let Some(DiskUse { bytes, used_bytes, most_bytes }) = disk {
+            let used = used_bytes.map_or("nothing kept".into(), |used| {
+                format!("{} written, of {} at most", BinaryBytes(used), BinaryBytes(*most_bytes))
+            });
+            text += &format!("disk       {}; {used}\n", BinaryBytes(*bytes));
         }
         if let Some(cage) = &takes.cage {
             text += &format!("cage       {}\n", cage.summary());
@@ -48,8 +68,23 @@ pub(super) fn inspect(shared: &Shared, vm: &VmRecord) -> Result<Exit, RunError> 
         let processes = [("supervisor", &vm.status.supervisor), ("qemu", &vm.status.qemu)];
         for (name, process) in processes {
             if let Some(process) = process {
-                text += &format!("{name:<10} process {}\n", process.pid);
+                let older = if name == "supervisor" && *supervisor_is_current == Some(false) {
+                    ", of another build than the program that is there now"
+                } else {
+                    ""
+                };
+                text += &format!("{name:<10} process {}{older}\n", process.pid);
             }
+        }
+    }
+    if let Some(Task { meta, .. }) = asked.as_ref().filter(|task| !task.meta.is_empty()) {
+        let pairs: Vec<_> = meta.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        text += &format!("meta       {}\n", line(&pairs.join(" ")));
+    }
+    if let Some(decision) = decision {
+        for (number, line) in Shown(decision).to_string().lines().enumerate() {
+            let label = if number == 0 { "decision" } else { "" };
+            text += &format!("{label:<10} {line}\n");
         }
     }
     text +=

@@ -4,17 +4,23 @@ use serde_json::json;
 
 use qhost_engine::{Engine, Which};
 use qhost_model::printable;
+use qhost_vm::{State, VmRecord};
 
 use super::{ports, show};
 use crate::{
-    cli::{PsArgs, Shared},
+    cli::{MetaPair, PsArgs, Shared},
     outcome::Exit,
     run::images::ago,
 };
 
 pub(super) async fn ps(shared: &Shared, args: &PsArgs, engine: &Engine) -> Exit {
-    let mut vms = engine.vms(if args.all { Which::All } else { Which::GoingOn }).await;
-    vms.retain(|vm| args.of.includes(&vm.tenant));
+    let ended_too = args.all || args.state.is_some_and(State::is_final);
+    let mut vms = engine.vms(if ended_too { Which::All } else { Which::GoingOn }).await;
+    vms.retain(|vm| args.includes(vm));
+    if args.quiet {
+        show::print(&vms.iter().map(|vm| format!("{}\n", vm.id)).collect::<String>());
+        return Exit::Done;
+    }
     if shared.json {
         show::print(&show::json(&json!({ "vms": vms })));
         return Exit::Done;
@@ -36,4 +42,22 @@ pub(super) async fn ps(shared: &Shared, args: &PsArgs, engine: &Engine) -> Exit 
     }));
     show::print(&show::table(&rows));
     Exit::Done
+}
+
+impl PsArgs {
+    fn includes(&self, vm: &VmRecord) -> bool {
+        self.of.includes(&vm.tenant)
+            && self.task.as_ref().is_none_or(|name| [&vm.task, &vm.job].contains(&name))
+            && self.state.is_none_or(|state| state == vm.status.state())
+            && (self.meta.is_empty() || self.has_meta(vm))
+    }
+
+    /// Whether the job of a VM has all that is asked for in its `meta`.
+    fn has_meta(&self, vm: &VmRecord) -> bool {
+        let asked = vm.asked();
+        let has = |MetaPair { key, value }: &MetaPair| {
+            asked.as_ref().is_some_and(|task| task.meta.get(key) == Some(value))
+        };
+        self.meta.iter().all(has)
+    }
 }

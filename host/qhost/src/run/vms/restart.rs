@@ -25,7 +25,7 @@ pub(super) async fn restart(
     let grace = args.grace.map(Duration::from_secs);
     let mut vms = vec![];
     for name in &args.which.names() {
-        let vm = engine.vm(name).await?;
+        let vm = engine.latest_vm(name).await?;
         let vm = if vm.record().status.state().is_final() {
             start_again(shared, &vm, "restart requested").await?
         } else {

@@ -1,6 +1,9 @@
 //! `qhost stats`.
 
-use std::io;
+use std::{
+    io::{self, IsTerminal as _, Write as _, stdout},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -8,6 +11,7 @@ use serde_json::json;
 
 use qhost_engine::{Engine, Vm, Which, limits};
 use qhost_model::printable;
+use qhost_sys::stop::Stop;
 use qhost_vm::{AskError, Stats, VmError};
 
 use super::{RunError, going_on, show};
@@ -24,63 +28,129 @@ struct Used {
     stats: Stats,
 }
 
+/// What VMs use, and when that was asked.
+struct Sample {
+    at: Instant,
+    used: Vec<Used>,
+}
+
 pub(super) async fn stats(
     shared: &Shared,
     engine: &Engine,
     args: &StatsArgs,
 ) -> Result<Exit, RunError> {
-    let names = args.names();
-    let mut vms = match names.as_slice() {
-        [] => engine.vms(Which::GoingOn).await,
-        names => going_on(engine, names).await?.iter().map(Vm::record).collect(),
+    let mut last = Sample::take(shared, engine, args).await?;
+    let Some(seconds) = args.watch else {
+        show::print(&if shared.json { last.json() } else { last.table(None) });
+        return Ok(Exit::Done);
     };
-    vms.retain(|vm| args.of.includes(&vm.tenant));
-    let mut used = vec![];
-    // All at once: a supervisor that does not answer costs the other VMs nothing.
-    let asked = join_all(vms.into_iter().map(async |vm| {
-        let stats = engine.handle(&vm).stats().await;
-        (vm, stats)
-    }));
-    for (vm, stats) in asked.await {
-        match stats {
-            Ok(stats) => used.push(Used { id: vm.id, task: vm.task, stats }),
-            // VMs that were not named and are only beginning, or have just ended, are left out.
-            Err(AskError::Unanswered(error))
-                if names.is_empty() && error.kind() == io::ErrorKind::TimedOut =>
-            {
-                let seconds = limits::CONTROL_STATS.as_secs();
-                let id = &vm.id;
-                if !shared.json {
-                    show::say(&format!("silent    {id}: no answer within {seconds} s"));
+    // What a terminal shows is replaced; in a pipe, one follows the other.
+    let clear = if stdout().is_terminal() { CLEAR } else { "" };
+    show::print(&if shared.json { last.json() } else { format!("{clear}{}", last.table(None)) });
+    // How a person ends it, and no interruption of anything.
+    let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
+            () = stop.asked(1) => return Ok(Exit::Done),
+        }
+        let next = Sample::take(shared, engine, args).await?;
+        let text =
+            if shared.json { next.json() } else { format!("{clear}{}", next.table(Some(&last))) };
+        // A closed pipe is the reader's choice and no error of ours.
+        if anstream::stdout().lock().write_all(text.as_bytes()).is_err() {
+            return Ok(Exit::Done);
+        }
+        last = next;
+    }
+}
+
+/// To the upper left corner, and nothing from there on (ECMA-48, CUP and ED).
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+impl Sample {
+    async fn take(shared: &Shared, engine: &Engine, args: &StatsArgs) -> Result<Self, RunError> {
+        let names = args.names();
+        let mut vms = match names.as_slice() {
+            [] => engine.vms(Which::GoingOn).await,
+            names => going_on(engine, names).await?.iter().map(Vm::record).collect(),
+        };
+        vms.retain(|vm| args.of.includes(&vm.tenant));
+        let at = Instant::now();
+        let mut used = vec![];
+        // All at once: a supervisor that does not answer costs the other VMs nothing.
+        let asked = join_all(vms.into_iter().map(async |vm| {
+            let stats = engine.handle(&vm).stats().await;
+            (vm, stats)
+        }));
+        for (vm, stats) in asked.await {
+            match stats {
+                Ok(stats) => used.push(Used { id: vm.id, task: vm.task, stats }),
+                // VMs that were not named and are only beginning, or have just ended, are left out.
+                Err(AskError::Unanswered(error))
+                    if names.is_empty() && error.kind() == io::ErrorKind::TimedOut =>
+                {
+                    let seconds = limits::CONTROL_STATS.as_secs();
+                    let id = &vm.id;
+                    if !shared.json {
+                        show::say(&format!("silent    {id}: no answer within {seconds} s"));
+                    }
+                }
+                Err(AskError::Unanswered(_) | AskError::Refused(_)) if names.is_empty() => {}
+                Err(error) => {
+                    return Err(VmError::Refused { id: vm.id, reason: error.to_string() }.into());
                 }
             }
-            Err(AskError::Unanswered(_) | AskError::Refused(_)) if names.is_empty() => {}
-            Err(error) => {
-                return Err(VmError::Refused { id: vm.id, reason: error.to_string() }.into());
-            }
         }
+        Ok(Self { at, used })
     }
-    if shared.json {
-        show::print(&show::json(&json!({ "vms": used })));
-        return Ok(Exit::Done);
+
+    fn json(&self) -> String {
+        show::json(&json!({ "vms": self.used }))
     }
-    let header = ["ID", "TASK", "CPU TIME", "MEMORY", "READ", "WRITTEN", "CONNECTIONS", "THREADS"];
-    let mut rows = vec![header.map(str::to_owned)];
-    rows.extend(used.iter().map(|Used { id, task, stats }| {
-        let bytes = |bytes: u64| indicatif::BinaryBytes(bytes).to_string();
-        let number = |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
-        let cpu = stats.cpu_ms.map(|ms| std::time::Duration::from_millis(ms).as_secs_f64());
-        [
-            id.clone(),
-            printable::line(task, 40).to_string(),
-            cpu.map_or("-".into(), |seconds| format!("{seconds:.1} s")),
-            stats.resident_bytes.map_or("-".into(), bytes),
-            bytes(stats.disks.iter().map(|disk| disk.read_bytes).sum()),
-            bytes(stats.disks.iter().map(|disk| disk.written_bytes).sum()),
-            number(stats.connections),
-            number(stats.threads),
-        ]
-    }));
-    show::print(&show::table(&rows));
-    Ok(Exit::Done)
+
+    /// With the share of a CPU since the sample before, where there is one.
+    fn table(&self, before: Option<&Self>) -> String {
+        let header = [
+            "ID",
+            "TASK",
+            "CPU TIME",
+            "CPU",
+            "MEMORY",
+            "READ",
+            "WRITTEN",
+            "CONNECTIONS",
+            "THREADS",
+        ];
+        let mut rows = vec![header.map(str::to_owned)];
+        rows.extend(self.used.iter().map(|Used { id, task, stats }| {
+            let bytes = |bytes: u64| indicatif::BinaryBytes(bytes).to_string();
+            let number =
+                |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
+            let cpu = stats.cpu_ms.map(|ms| Duration::from_millis(ms).as_secs_f64());
+            let share = before.and_then(|before| self.cpu_share(before, id));
+            [
+                id.clone(),
+                printable::line(task, 40).to_string(),
+                cpu.map_or("-".into(), |seconds| format!("{seconds:.1} s")),
+                share.map_or("-".into(), |share| format!("{:.0} %", share * 100.0)),
+                stats.resident_bytes.map_or("-".into(), bytes),
+                bytes(stats.disks.iter().map(|disk| disk.read_bytes).sum()),
+                bytes(stats.disks.iter().map(|disk| disk.written_bytes).sum()),
+                number(stats.connections),
+                number(stats.threads),
+            ]
+        }));
+        show::table(&rows)
+    }
+
+    fn cpu_share(&self, before: &Self, id: &str) -> Option<f64> {
+        let cpu_ms = |sample: &Self| {
+            sample.used.iter().find(|used| used.id == id).and_then(|used| used.stats.cpu_ms)
+        };
+        // Of a VM that was started again in between, the clock began anew.
+        let took = cpu_ms(self)?.checked_sub(cpu_ms(before)?)?;
+        let passed = self.at.duration_since(before.at).as_secs_f64() * 1e3;
+        Some(took as f64 / passed)
+    }
 }

@@ -11,15 +11,21 @@ use qhost_image::Progress;
 use qhost_model::printable;
 use qhost_vm::{State, VmError, VmRecord};
 
-use super::{RunError, going_on, named, show};
+use super::{RunError, each_once, going_on, show};
 use crate::{
     cli::{Shared, WaitArgs},
     outcome::Exit,
 };
 
 /// Says where a supervisor is silent, and nothing else.
-struct Asides {
+pub(super) struct Asides {
     quiet: bool,
+}
+
+impl Asides {
+    pub(super) fn of(shared: &Shared) -> Self {
+        Self { quiet: shared.json }
+    }
 }
 
 impl Progress for Asides {}
@@ -42,7 +48,7 @@ pub(super) async fn end(
     ending: Ending,
 ) -> Result<Exit, RunError> {
     let vms = going_on(engine, names).await?;
-    let observer = Arc::new(Asides { quiet: shared.json });
+    let observer = Arc::new(Asides::of(shared));
     let context = Context { observer, ..Context::default() };
     // A supervisor that does not answer keeps no other VM waiting.
     let mut ended = vec![];
@@ -80,7 +86,11 @@ pub(super) async fn remove(
     engine: &Engine,
     names: &[String],
 ) -> Result<Exit, RunError> {
-    each(shared, "removed", named(engine, names).await?, Vm::remove).await
+    let mut vms = vec![];
+    for name in names {
+        vms.push(engine.vm(name).await?);
+    }
+    each(shared, "removed", each_once(vms), Vm::remove).await
 }
 
 /// Does something with each VM, and says the word for it.
@@ -109,7 +119,7 @@ pub(super) async fn wait(
     engine: &Engine,
     args: &WaitArgs,
 ) -> Result<Exit, RunError> {
-    let vm = engine.vm(&args.which.name()).await?;
+    let vm = engine.latest_vm(&args.which.name()).await?;
     let context = Context::default();
     let most = Duration::from_secs(args.timeout);
     let ended = time::timeout(most, vm.wait(Until::End, &context)).await;

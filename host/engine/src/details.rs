@@ -1,0 +1,86 @@
+//! What a VM's folder tells besides its status: what was asked and decided, and what its disk takes.
+
+use std::{fs, os::unix::fs::MetadataExt as _};
+
+use serde::Serialize;
+
+use qhost_model::job::{Restart, Task};
+use qhost_policy::Decision;
+use qhost_sys::spawn;
+use qhost_vm::{Spec, VmRecord, records::read_record};
+
+use crate::{engine::blocking, error::EngineError, run::DECISION, vm::Vm};
+
+/// A VM with all that its folder tells. What an earlier version did not write is absent, and so is what was not reached.
+#[derive(Debug, Serialize)]
+pub struct VmDetails {
+    /// How it is doing.
+    #[serde(flatten)]
+    pub vm: VmRecord,
+    /// What was asked, without its secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Task>,
+    /// Who decided what, when it was last decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+    /// When it is started again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
+    /// Its root disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskUse>,
+    /// Whether its supervisor is the program that a VM would get now; absent where it has none, or that cannot be seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supervisor_is_current: Option<bool>,
+}
+
+/// A root disk, and what the guest has written of it.
+#[derive(Debug, Serialize)]
+pub struct DiskUse {
+    /// Its size in bytes, as the guest sees it.
+    pub bytes: u64,
+    /// What its overlay takes of the host's disk, in bytes; absent where there is none, as of a CD, and of an ended VM whose overlay is
+    /// not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
+    /// What it may take, in bytes.
+    pub most_bytes: u64,
+}
+
+impl Vm {
+    /// What its folder tells of it now.
+    ///
+    /// # Errors
+    /// Where this process cannot start another thread.
+    pub async fn details(&self) -> Result<VmDetails, EngineError> {
+        let vm = self.clone();
+        Ok(blocking(move || Ok(VmDetails::of(vm.record()))).await?)
+    }
+}
+
+impl VmDetails {
+    fn of(vm: VmRecord) -> Self {
+        let spec = Spec::read(&vm.folder).ok();
+        let disk = spec.as_ref().map(|spec| DiskUse {
+            bytes: spec.disk_bytes(),
+            used_bytes: spec.overlay.as_ref().and_then(|overlay| {
+                let file = fs::symlink_metadata(vm.folder.join(overlay)).ok()?;
+                // Of st_blocks(3type): units of 512 bytes.
+                Some(file.blocks().saturating_mul(512))
+            }),
+            most_bytes: spec.overlay_bytes,
+        });
+        let supervisor = vm.status.supervisor.as_ref().filter(|process| vm.held && process.lives());
+        let program = spawn::supervisor_program().ok();
+        Self {
+            supervisor_is_current: supervisor
+                .zip(program)
+                .map(|(process, program)| process.runs(&program)),
+            asked: vm.asked(),
+            decision: read_record(&vm.folder.join(DECISION)),
+            restart: spec.map(|spec| spec.restart),
+            disk,
+            vm,
+        }
+    }
+}
