@@ -37,6 +37,7 @@ mod neighbours;
 mod chaos;
 mod linux;
 mod tutorial;
+mod walks;
 mod docs;
 mod crates;
 mod tidy;

@@ -103,7 +103,11 @@ struct Unreadable {
 pub(super) fn replay(shared: &Shared, args: &ReplayArgs) -> Exit {
     match replay_all(shared, args) {
         Ok(replay) => {
-            show::print(&if shared.json { show::json(&replay) } else { replay.table() });
+            if shared.json {
+                show::print(&show::json(&replay));
+            } else {
+                show::tell(&replay.table());
+            }
             match replay.differ + replay.unreadable.len() {
                 0 => Exit::Done,
                 _ => Exit::CheckFailed,
@@ -129,6 +133,8 @@ fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
                 replay.record(line, record, &mut chains)?;
             }
             Ok(_) => {}
+            // Of a tenant's decisions, only that tenant's files are read.
+            Err(_) if !args.filter.of.includes_file(&file) => {}
             Err(reason) => {
                 let reason = printable::line(&reason, 300).to_string();
                 replay.unreadable.push(Unreadable { line, reason });
@@ -294,8 +300,9 @@ impl Replay {
         if !text.is_empty() {
             text += "\n";
         }
-        text +=
-            &format!("{records} decisions: {identical} identical, {same} same, {differ} different");
+        text += &format!(
+            "decisions: {records}, of which {identical} identical, {same} same, {differ} different"
+        );
         if !self.not_again.is_empty() {
             text += &format!("; {} that cannot be made again", self.not_again.len());
         }

@@ -19,24 +19,41 @@ pub(super) fn width(stream: impl AsFd) -> Option<usize> {
     isatty(&stream).then_some(usize::from(columns).max(2 * INDENT.len()))
 }
 
-/// Lines that are wider than the terminal go on indented.
+/// Lines that are wider than the terminal go on indented, from the last blank on where there is one.
 pub(super) fn folded(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.to_owned() };
-    let mut folded = String::with_capacity(text.len());
+    text.split_inclusive('\n').map(|line| folded_line(line, width)).collect()
+}
+
+fn folded_line(line: &str, width: usize) -> String {
+    let mut folded = String::with_capacity(line.len());
     let (mut column, mut in_style) = (0, false);
-    for character in text.chars() {
+    // The last blank where this line may go on: the byte after it, and the column there.
+    let mut blank: Option<(usize, usize)> = None;
+    for character in line.chars() {
         // The only control characters in our texts are line breaks and the styles that we give words.
         in_style |= character == '\x1b';
         let wide = if in_style { 0 } else { character.width().unwrap_or(0) };
-        if character == '\n' {
-            column = 0;
-        } else if column + wide > width {
-            folded += "\n";
-            folded += INDENT;
-            column = INDENT.len();
+        if column + wide > width {
+            let (at, before) = match blank.take() {
+                Some(blank) if character != ' ' => blank,
+                Some(_) | None => (folded.len(), column),
+            };
+            let next = folded.split_off(at);
+            folded.truncate(folded.trim_end_matches(' ').len());
+            folded += &format!("\n{INDENT}{next}");
+            column = INDENT.len() + column - before;
+            // A blank at the end of a line is where the line was broken.
+            if character == ' ' {
+                continue;
+            }
         }
         column += wide;
         folded.push(character);
+        // A line that has only what it is indented by has nothing to be broken at.
+        if character == ' ' && column > INDENT.len() {
+            blank = Some((folded.len(), column));
+        }
         in_style &= character != 'm';
     }
     folded
@@ -57,12 +74,20 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     cut + "…"
 }
 
-/// Rows in columns, each as wide as it must be, the widest ones narrower where the terminal is; the first row in bold.
+/// Rows in columns, each as wide as it must be, the widest ones narrower where the terminal is; the first row in bold. On a terminal that is
+/// too narrow for that, each row is several lines, a cell a line behind its column's name.
 pub(super) fn table<const N: usize>(rows: &[[String; N]], width: Option<usize>) -> String {
     let widest = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0)
     };
     let widths = narrowed((0..N).map(widest).collect(), width);
+    let needed = widths.iter().sum::<usize>() + 2 * N.saturating_sub(1);
+    if let (Some(width), [header, rows @ ..]) = (width, rows)
+        && needed > width
+        && !rows.is_empty()
+    {
+        return rows.iter().map(|row| block(header, row, width)).collect();
+    }
     let bold = anstyle::Style::new().bold();
     let mut text = String::new();
     for (number, row) in rows.iter().enumerate() {
@@ -79,6 +104,18 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]], width: Option<usize>) 
         };
     }
     text
+}
+
+/// A row's cells, each behind its column's name, and a blank line.
+fn block<const N: usize>(header: &[String; N], row: &[String; N], width: usize) -> String {
+    let bold = anstyle::Style::new().bold();
+    let names = header.iter().map(|name| name.width()).max().unwrap_or(0) + 2;
+    let cells = header.iter().zip(row).filter(|(_, cell)| !cell.is_empty());
+    let line = |(name, cell): (&String, &String)| {
+        let blanks = " ".repeat(names.saturating_sub(name.width()));
+        folded_line(&format!("{bold}{name}{bold:#}{blanks}{cell}\n"), width)
+    };
+    cells.map(line).collect::<String>() + "\n"
 }
 
 /// The widths of columns, of which the widest give way until all fit.
@@ -118,8 +155,15 @@ mod tests {
         assert_eq!(last, format!("web-12345678  {0}…  {0}…", "x".repeat(21)));
         assert!(shown.lines().all(|line| line.width() <= 60 + 4), "{shown}");
         assert!(table(&rows, None).contains(&long));
-        // Where nothing can give way any more, lines are cut.
-        assert!(table(&rows, Some(20)).lines().last().unwrap().width() <= 20);
+        // Where nothing can give way any more, each cell has a line.
+        let rows =
+            [["ID", "TASK", "TENANT"], ["web-1234", "web", "acme"], ["db-12345", "", "acme"]];
+        let rows = rows.map(|row| row.map(str::to_owned));
+        let plain = table(&rows, Some(21)).replace("\u{1b}[1m", "").replace("\u{1b}[0m", "");
+        let expected =
+            "ID      web-1234\nTASK    web\nTENANT  acme\n\nID      db-12345\nTENANT  acme\n\n";
+        assert_eq!(plain, expected);
+        assert!(table(&rows[..1], Some(10)).contains("ID"), "a table of nothing has its header");
     }
 
     #[test]
@@ -129,6 +173,13 @@ mod tests {
         let folded = folded(&text, Some(40));
         let lines: Vec<_> = folded.lines().collect();
         assert_eq!(lines[1..], ["          host      allowed", "next"]);
+        let text = "ended     QEMU did not answer within the time that it had";
+        let folded = super::folded(text, Some(30));
+        let lines: Vec<_> = folded.lines().map(str::trim_end).collect();
+        assert_eq!(
+            lines,
+            ["ended     QEMU did not answer", "          within the time that", "          it had"]
+        );
         assert_eq!(super::folded(&text, None), text);
         assert_eq!(cut("ウェブ", 5), "ウェ…");
         assert_eq!(cut("abc", 3), "abc");
