@@ -164,7 +164,7 @@ fn a_tool_that_fails_is_heard() {
     let done = qhost.run(&["policy", "build", "mine", "--json"]).exits(1).json();
     assert_eq!(
         done["error"]["message"],
-        "clang found errors in the source; its words are on standard error"
+        "clang failed (exit status: 1); its output is on standard error"
     );
     assert!(!qhost.folder().join("mine/mine.wasm").exists());
     // What it printed would import files, which no policy gets: told when it is built, not when it is run.
@@ -284,7 +284,7 @@ fn what_the_readme_of_a_c_project_says() {
     of_readme(&qhost, "cc -o test/names names.c test/names.c && ./test/names");
     qhost.run(&["policy", "build", "mine"]).exits(0);
     of_readme(&qhost, "clang $(cat compile_flags.txt) -fsyntax-only rules.c");
-    qhost.run(&["policy", "build", "mine", "--wasi"]).exits(2).says("is built without WASI");
+    qhost.run(&["policy", "build", "mine", "--wasi"]).exits(2).says("needs no WASI");
 }
 
 /// A plan of a task without a team says this.

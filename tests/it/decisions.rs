@@ -159,7 +159,7 @@ fn half_a_line_costs_no_other_record() {
     fs::write(&log, format!("{whole}{}", &whole[..100])).unwrap();
     qhost.run(&["run", &job]).exits(11);
     let done = qhost.run(&["policy", "replay", log.to_str().unwrap()]).exits(1);
-    done.says("current.jsonl:2: not a record").says("2 decisions: 2 identical");
+    done.says("current.jsonl:2: not a record").says("decisions: 2, of which 2 identical");
 }
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);

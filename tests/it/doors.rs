@@ -104,7 +104,7 @@ fn pause_resume_restart_stop(qhost: &Qhost, open: Open<'_>) {
     assert_eq!(first["state"], "running");
     door.pause(&vm);
     assert_eq!(door.look(&vm).unwrap()["state"], "paused");
-    assert_eq!(door.remove(&vm).unwrap_err(), Kind::HostUnable, "it goes on");
+    assert_eq!(door.remove(&vm).unwrap_err(), Kind::InvalidArgument, "it goes on");
     door.resume(&vm);
     assert_eq!(door.look(&vm).unwrap()["state"], "running");
     let again = door.restart(&vm);

@@ -137,7 +137,7 @@ fn an_ended_vm_is_decided_again() {
     kill();
     sets(json!({"memory_mib": 48}));
     let otherwise = qhost.run(&["restart", "web"]).exits(11);
-    otherwise.says("would launch it otherwise now, resources.memory_mib from 32 to 48");
+    otherwise.says("would now launch this VM differently: resources.memory_mib from 32 to 48");
     sets(json!({"memory_mib": 32, "warn": "a remark is nothing"}));
     qhost.run(&["restart", "web"]).exits(0).says("running");
     let json = qhost.run(&["inspect", "--json", "web"]).exits(0).json();
@@ -156,6 +156,75 @@ fn an_ended_vm_is_decided_again() {
     qhost.assert_nothing_left();
 }
 
+/// A port that the host picked stands behind those that were named, in what a VM has, and not in what was decided.
+#[test]
+fn a_vm_that_is_decided_again_has_the_ports_that_it_had() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let path = job(&qhost, &server, "web", Then::Hang);
+    let mut web: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    web["config"]["port_map"] = json!({"http": 8080, "ssh": {"guest": 22, "host": free}});
+    let path = qhost.file("web.json", web.to_string());
+    qhost.run(&["run", "--detach", &path]).exits(0);
+    let host_of = |of: &Value, label: &str| {
+        let ports = of.as_array().expect("ports");
+        ports.iter().find(|port| port["label"] == label).expect("the port")["host"].clone()
+    };
+    let before = qhost.run(&["inspect", "--json", "web"]).exits(0).json();
+    qhost.run(&["kill", "web"]).exits(0);
+    qhost.run(&["restart", "web"]).exits(0);
+    let after = qhost.run(&["inspect", "--json", "web"]).exits(0).json();
+    for label in ["http", "ssh"] {
+        let had = host_of(&before["takes"]["forwards"], label);
+        assert_eq!(host_of(&after["takes"]["forwards"], label), had);
+        assert_eq!(host_of(&after["decision"]["launch"]["ports"], label), had);
+    }
+    qhost.run(&["kill", "web"]).exits(0);
+}
+
+/// What the operator calls a secret is none of who looks at a VM.
+#[test]
+fn inspect_masks_what_is_secret() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let path = job(&qhost, &server, "web", Then::PowerOff);
+    let mut web: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    web["meta"]["deploy-token"] = "hunter2hunter2".into();
+    let path = qhost.file("web.json", web.to_string());
+    qhost.config("[decisions]\nmask_meta = [\"*token*\"]\n");
+    qhost.run(&["run", &path]).exits(0);
+    let inspected = |says: &str| {
+        for more in [&["--json"][..], &[]] {
+            let done = qhost.run(&[&["inspect", "web"], more].concat()).exits(0);
+            assert!(!done.stdout.contains("hunter2"), "{}", done.stdout);
+            assert!(done.stdout.contains(says), "{}", done.stdout);
+        }
+    };
+    inspected("test");
+    // What is secret is not known, so that all of it may be.
+    qhost.config("not a configuration");
+    inspected("***");
+    let done = qhost.run(&["inspect", "web"]).exits(0);
+    assert!(!done.stdout.contains("stage=test"), "{}", done.stdout);
+}
+
+#[test]
+fn doctor_misses_the_supervisor() {
+    let qhost = qhost();
+    let alone = qhost.folder().join("alone");
+    fs::create_dir(&alone).unwrap();
+    let program = alone.join("qhost");
+    fs::copy(qhost.program(), &program).unwrap();
+    let mut doctor = qhost_tests::command(program.to_str().unwrap());
+    let plain = qhost.command(&[]);
+    doctor.arg("doctor").current_dir(qhost.folder()).env_clear();
+    doctor.envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let done = qhost_tests::Done::of(doctor.output().expect("qhost runs")).exits(16);
+    done.says("bad   supervisor")
+        .says("alone/qhost-supervisor: No such file")
+        .says("put qhost-supervisor");
+    qhost.run(&["doctor"]).exits(0).says("good  supervisor").says("and this is qhost");
+}
+
 #[test]
 fn a_drained_host_starts_nothing() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -166,14 +235,14 @@ fn a_drained_host_starts_nothing() {
     let drained = qhost.run(&["drain", "--no-wait", "--json"]).exits(0).json();
     assert_eq!(drained["running"][0]["task"], "web");
     for refused in [&["run", &done][..], &["plan", &done], &["restart", "done"]] {
-        qhost.run(refused).exits(16).says("this host is drained since");
+        qhost.run(refused).exits(16).says("this host has been draining since");
     }
     qhost
         .run(&["events", "--tail", "1"])
         .exits(0)
         .says("refused")
         .says("by the drain of this host");
-    qhost.run(&["doctor"]).exits(16).says("nothing is started; qhost drain --end");
+    qhost.run(&["doctor"]).exits(16).says("no VM is started; qhost drain --end");
     // What runs goes on.
     qhost.run(&["restart", "--grace", "0", "web"]).exits(0).says("running");
     qhost.run(&["drain", "--timeout", "0"]).exits(1).says("has not ended within 0 s");
@@ -181,7 +250,7 @@ fn a_drained_host_starts_nothing() {
     waiting.says("draining");
     qhost.run(&["kill", "web"]).exits(0);
     waiting.end().exits(0).says("exited").says("drained   nothing runs");
-    qhost.run(&["drain", "--end"]).exits(0).says("VMs are started again");
+    qhost.run(&["drain", "--end"]).exits(0).says("VMs may be started again");
     qhost.run(&["drain", "--end"]).exits(0).says("there was none");
     qhost.run(&["run", "--detach", &web]).exits(0);
     let stopped = qhost.run(&["drain", "--stop", "--grace", "0", "--json"]).exits(0).json();
@@ -193,14 +262,20 @@ fn a_drained_host_starts_nothing() {
 fn stats_go_on_until_they_are_ended() {
     let (qhost, server) = (qhost(), ImageServer::start());
     qhost.run(&["run", "--detach", &job(&qhost, &server, "web", Then::Hang)]).exits(0);
-    let mut watching = qhost.start(&["stats", "--watch", "1"]);
+    let mut watching = qhost.start(&["stats", "--watch=1", "web"]);
     watching.says(" % ");
     assert!(!watching.has_ended());
+    // A named VM that is started again is waited for; its end ends the watch.
+    qhost.run(&["restart", "--grace", "0", "web"]).exits(0);
+    assert!(!watching.has_ended());
+    let other = qhost.start(&["stats", "--watch=1", "web"]);
+    other.says("CPU TIME");
     watching.signal("INT");
     let watched = watching.end().exits(0);
     assert!(watched.stdout.matches("CPU TIME").count() >= 2, "{}", watched.stdout);
     assert!(!watched.stdout.contains('\u{1b}'), "a pipe was steered");
     qhost.run(&["kill", "web"]).exits(0);
+    other.end().exits(0);
 }
 
 /// What is shown can be written down, and is the same then.
@@ -252,11 +327,19 @@ fn completions_know_vms_images_and_tenants() {
 #[test]
 fn a_state_folder_that_is_not_there_has_no_vms() {
     let qhost = qhost();
-    for command in ["ps", "stats", "events"] {
+    for command in [
+        &["ps"][..],
+        &["stats"],
+        &["events"],
+        &["decisions"],
+        &["quota"],
+        &["image", "ls"],
+        &["overlay", "ls"],
+    ] {
         qhost
-            .run(&[command, "--state-dir", "/no/such/folder"])
+            .run(&[command, &["--state-dir", "/no/such/folder"]].concat())
             .exits(2)
-            .says("the state folder /no/such/folder cannot be looked into");
+            .says("cannot read the state folder /no/such/folder");
     }
     let wrong = qhost.env("QHOST_IMAGE_ALLOW", "127.0.0.0/8,10.x");
     wrong.run(&["plan", "job.json"]).exits(2).says("QHOST_IMAGE_ALLOW: \"10.x\"");

@@ -210,7 +210,7 @@ fn a_log_of_the_version_before_is_read_and_ages_out() {
     fs::rename(folder.join("tenant-default/current.jsonl"), &before).unwrap();
     qhost.run(&["run", &job]).exits(11);
     let replay = ["policy", "replay", folder.to_str().unwrap()];
-    qhost.run(&replay).exits(0).says("2 decisions: 2 identical");
+    qhost.run(&replay).exits(0).says("decisions: 2, of which 2 identical");
     let old = SystemTime::now() - 400 * DAY;
     File::options().write(true).open(&before).unwrap().set_modified(old).unwrap();
     qhost.config("[decisions]\nmax_days = 401\n[tenants.other]\n");

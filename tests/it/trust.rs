@@ -353,15 +353,16 @@ fn a_draft_is_tried_unsigned_and_a_projects_folder_is_signed() {
 fn a_policy_that_is_elsewhere_is_to_be_pulled_first() {
     let qhost = qhost();
     for (given, place) in [
-        ("https://example.org/p.wasm", "example.org/p.wasm"),
         ("oci://registry.example/policies/rules:1.2", "registry.example/policies/rules:1.2"),
         ("registry.example/policies/rules:1.2", "registry.example/policies/rules:1.2"),
         ("rules=registry.example/policies/rules:1.2", "registry.example/policies/rules:1.2"),
         ("localhost:5000/rules:1.2", "localhost:5000/rules:1.2"),
     ] {
-        let says = format!("not a file; to get it from a registry: qhost policy pull {place}");
+        let says = format!("a file is expected: run qhost policy pull {place}, then name its file");
         qhost.run(&["plan", "--policy", given, "job.json"]).exits(2).says(&says);
     }
+    let url = ["plan", "--policy", "https://example.org/p.wasm", "job.json"];
+    qhost.run(&url).exits(2).says("a URL, and a file is expected: download it");
     // A file whose name only looks like that is a file.
     let odd = qhost.file("rules:1.2", fs::read(policy("limits")).expect("a policy"));
     let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));

@@ -77,6 +77,7 @@ fn what_lies_below_anothers_folder_is_refused() {
     let done = qhost.run(&["plan", "--config", own.to_str().unwrap(), &job]).exits(2);
     done.says(&format!("{} belongs to user 65534, expected user 0 or root", folder.display()));
     let state = folder.join("state");
+    fs::create_dir(&state).unwrap();
     let done = qhost.run(&["ps", "--state-dir", state.to_str().unwrap()]).exits(2);
     done.says("belongs to user 65534");
 }

@@ -5,7 +5,7 @@ use crate::{Launch, Request, Task};
 const DISK_BYTES: &str = "disk-bytes";
 const TIME: &str = "time";
 
-/// When a request is decided, in UTC and to the second: `2026-11-28T10:00:00Z`. Absent of a host that does not say.
+/// When a request is decided, in UTC and to the second: `2026-11-28T10:00:00Z`. `None` on a host that does not send it.
 pub fn time(request: &Request) -> Option<&str> {
     request.extensions.iter().find(|(key, _)| key == TIME).map(|(_, time)| time.as_str())
 }

@@ -169,14 +169,14 @@ pub fn checked_settings<P: Policy>(settings: &str) -> Result<P::Settings, String
     let mut text = serde_json::Deserializer::from_str(settings);
     let settings = serde_path_to_error::deserialize(&mut text).map_err(|error| {
         let setting = error.path().to_string();
-        sentence(&setting, &error.into_inner())
+        settings_error(&setting, &error.into_inner())
     })?;
     P::check_settings(&settings)?;
     Ok(settings)
 }
 
-/// Names the setting, where serde does not, in place of where that is in a text that the host wrote anew.
-fn sentence(setting: &str, error: &serde_json::Error) -> String {
+/// serde's message with the setting's path instead of line and column: the host rewrites settings, so that these would point nowhere.
+fn settings_error(setting: &str, error: &serde_json::Error) -> String {
     let said = error.to_string();
     let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
     if setting == "." || said.contains(&format!("`{setting}`")) {

@@ -114,7 +114,7 @@ fn said(mechanisms: &[Mechanism], may_be_left_out: bool) -> String {
     let each =
         mechanisms.iter().map(|mechanism| format!("\n  {}: {}", mechanism.what(), mechanism.fix()));
     let otherwise = if may_be_left_out {
-        "\nor have the operator set cage.level = \"best-effort\", which leaves it out"
+        "\nor have the operator leave it out, by cage.level = \"best-effort\""
     } else {
         ""
     };

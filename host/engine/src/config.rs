@@ -59,6 +59,9 @@ pub struct Config {
     /// The configuration's folder, where relative paths start.
     #[serde(skip)]
     folder: PathBuf,
+    /// The configuration's file.
+    #[serde(skip)]
+    file: Option<PathBuf>,
     /// What is locked beside it.
     #[serde(skip)]
     lock: Lock,
@@ -278,6 +281,7 @@ impl Config {
         }
         let invalid = |error| ConfigError::Invalid { path: path.into(), error: Box::new(error) };
         let mut config: Self = toml::from_str(&text).map_err(invalid)?;
+        config.file = Some(path.to_owned());
         config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
         config.image.start_at(&config.folder);
         config.lock = Lock::read(&Lock::place(path))?;
@@ -317,6 +321,11 @@ impl Config {
             }
         }
         Ok(None)
+    }
+
+    /// The file that it was read from; absent where the defaults hold.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// The file to write where there is none yet: root's is the host's. Nothing for a user without a home folder.

@@ -91,7 +91,8 @@ impl Deciding {
 
     /// Reads the job, and decides its task.
     fn judge(&self, known: Option<Task>, record: &DecisionRecord, deadline: Deadline) -> Judged {
-        let task = match known.map_or_else(|| self.task(), Ok) {
+        let known = known.map(|task| self.generation.config.chain(&task.tenant).map(|_| task));
+        let task = match known.map_or_else(|| self.task(), |known| Ok(known?)) {
             Ok(task) => task,
             Err(error) => return Judged { task: None, verdict: Err(error) },
         };

@@ -4,7 +4,10 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 
 use serde::Serialize;
 
-use qhost_model::job::{Restart, Task};
+use qhost_model::{
+    job::{Restart, Task},
+    masks::Masks,
+};
 use qhost_policy::Decision;
 use qhost_sys::spawn;
 use qhost_vm::{Spec, VmRecord, records::read_record};
@@ -17,7 +20,7 @@ pub struct VmDetails {
     /// How it is doing.
     #[serde(flatten)]
     pub vm: VmRecord,
-    /// What was asked, without its secrets.
+    /// What was asked, without what the configuration says is secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<Task>,
     /// Who decided what, when it was last decided.
@@ -44,7 +47,7 @@ pub struct DiskUse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used_bytes: Option<u64>,
     /// What it may take, in bytes.
-    pub most_bytes: u64,
+    pub max_bytes: u64,
 }
 
 impl Vm {
@@ -53,13 +56,13 @@ impl Vm {
     /// # Errors
     /// Where this process cannot start another thread.
     pub async fn details(&self) -> Result<VmDetails, EngineError> {
-        let vm = self.clone();
-        Ok(blocking(move || Ok(VmDetails::of(vm.record()))).await?)
+        let (vm, masks) = (self.clone(), self.engine().generation().masks());
+        Ok(blocking(move || Ok(VmDetails::of(vm.record(), &masks))).await?)
     }
 }
 
 impl VmDetails {
-    fn of(vm: VmRecord) -> Self {
+    fn of(vm: VmRecord, masks: &Masks) -> Self {
         let spec = Spec::read(&vm.folder).ok();
         let disk = spec.as_ref().map(|spec| DiskUse {
             bytes: spec.disk_bytes(),
@@ -68,19 +71,32 @@ impl VmDetails {
                 // Of st_blocks(3type): units of 512 bytes.
                 Some(file.blocks().saturating_mul(512))
             }),
-            most_bytes: spec.overlay_bytes,
+            max_bytes: spec.overlay_bytes,
         });
-        let supervisor = vm.status.supervisor.as_ref().filter(|process| vm.held && process.lives());
+        let supervisor = vm.status.supervisor.as_ref().filter(|_| vm.held);
         let program = spawn::supervisor_program().ok();
+        let (asked, decision) = (vm.asked(), read_record(&vm.folder.join(DECISION)));
+        let (asked, decision) = without_secrets(asked, decision, masks);
         Self {
             supervisor_is_current: supervisor
                 .zip(program)
-                .map(|(process, program)| process.runs(&program)),
-            asked: vm.asked(),
-            decision: read_record(&vm.folder.join(DECISION)),
+                .and_then(|(process, program)| process.is_of(&program)),
+            asked,
+            decision,
             restart: spec.map(|spec| spec.restart),
             disk,
             vm,
         }
     }
+}
+
+/// Takes out of a task, and of what policies said of it, what the configuration says is secret.
+fn without_secrets(
+    mut asked: Option<Task>,
+    decision: Option<Decision>,
+    masks: &Masks,
+) -> (Option<Task>, Option<Decision>) {
+    let secrets = asked.as_mut().map(|task| masks.mask(task)).unwrap_or_default();
+    let decision = decision.map(|decision| qhost_policy::masked(&secrets, decision));
+    (asked, decision)
 }

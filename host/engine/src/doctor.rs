@@ -132,24 +132,33 @@ fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
 /// The program that looks after a VM, beside this one: that it is there, and of this version.
 async fn supervisor() -> Option<Finding> {
     let about = "supervisor";
-    let program = match spawn::supervisor_program() {
-        Ok(program) => program,
-        Err(error) => return Some(finding(about, Health::Bad, error.to_string(), "mount /proc")),
-    };
+    let ours = env!("CARGO_PKG_VERSION");
+    let install = format!("put qhost-supervisor {ours} there, which is built with qhost");
+    if let Err((program, error)) = spawn::has_supervisor() {
+        let found = format!("{}: {error}", program.display());
+        return Some(finding(about, Health::Bad, found, &install));
+    }
+    let program = spawn::supervisor_program().ok()?;
     let mut asked = spawn::command(&program, &["--version"]);
     let asked = time::timeout(limits::SUPERVISOR_VERSION, asked.output()).await;
-    let (path, ours) = (program.display(), env!("CARGO_PKG_VERSION"));
-    let install = format!("put qhost-supervisor {ours} there, which is built with qhost");
+    let path = program.display();
     let said = match asked {
+        Ok(Ok(output)) if !output.status.success() => {
+            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Some(finding(about, Health::Bad, format!("{path}: {why}"), &install));
+        }
         Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         Ok(Err(error)) => {
             return Some(finding(about, Health::Bad, format!("{path}: {error}"), &install));
         }
         Err(_) => String::new(),
     };
-    let version = said.strip_prefix("qhost-supervisor ").unwrap_or("of no version that it says");
-    let found = format!("{version} at {path}, and this is qhost {ours}");
-    Some(finding(about, unless(version == ours, Health::Lacking), found, &install))
+    let version = said.strip_prefix("qhost-supervisor ");
+    let found = match version {
+        Some(version) => format!("{path} has version {version}, and this is qhost {ours}"),
+        None => format!("{path} does not say its version, and this is qhost {ours}"),
+    };
+    Some(finding(about, unless(version == Some(ours), Health::Lacking), found, &install))
 }
 
 /// VMs whose supervisor is of another build than the program that new VMs get.
@@ -157,10 +166,8 @@ fn older_supervisors(state: &StateDir) -> Option<Finding> {
     let program = spawn::supervisor_program().ok()?;
     let running = list::running(state);
     let is_older = |vm: &&VmRecord| {
-        vm.status
-            .supervisor
-            .as_ref()
-            .is_some_and(|process| process.lives() && !process.runs(&program))
+        let process = vm.status.supervisor.as_ref();
+        process.and_then(|process| process.is_of(&program)) == Some(false)
     };
     let older: Vec<_> = running.iter().filter(is_older).map(|vm| vm.id.as_str()).collect();
     if older.is_empty() {
@@ -168,7 +175,7 @@ fn older_supervisors(state: &StateDir) -> Option<Finding> {
     }
     let shown: Vec<_> = older.iter().take(limits::SHOWN_VMS).copied().collect();
     let found = format!(
-        "{} of {} VMs run under another build of it: {}",
+        "{} of {} VMs run under another build of qhost-supervisor: {}",
         older.len(),
         running.len(),
         shown.join(", ")
@@ -181,7 +188,7 @@ fn older_supervisors(state: &StateDir) -> Option<Finding> {
 fn drained(state: &StateDir) -> Option<Finding> {
     let found = match drain::of(state) {
         Ok(None) => return None,
-        Ok(Some(Drain { since })) => format!("since {since:.0}; nothing is started"),
+        Ok(Some(Drain { since })) => format!("draining since {since:.0}; no VM is started"),
         Err(error) => error.to_string(),
     };
     Some(finding("drain", Health::Bad, found, "qhost drain --end"))
@@ -201,7 +208,7 @@ fn cage(config: &Config) -> [Finding; 5] {
         each => format!("without {}", each.join(", ")),
     };
     let found = format!("{}, {found}", config.cage.level.name());
-    let fix = format!("mend what is named below, or {}", leave_out());
+    let fix = format!("mend what is listed below, or {}", leave_out(config));
     let whole = finding("cage", unless(lacks.is_empty(), otherwise), found, &fix);
     let cgroups = match host.cgroup() {
         Some(cgroup) => finding("cgroups", Health::Good, cgroup.to_string(), ""),
@@ -240,12 +247,11 @@ fn cage(config: &Config) -> [Finding; 5] {
 }
 
 /// What to put where, so that a VM is kept in as much as this host has.
-pub fn leave_out() -> String {
-    let line = "cage.level = \"best-effort\"";
-    match Config::place_to_write() {
-        Some(path) => format!("put the line {line} first into {}", path.display()),
-        None => format!("put the line {line} first into a file that --config names"),
-    }
+pub fn leave_out(config: &Config) -> String {
+    let place = config.file().map(Path::to_owned).or_else(Config::place_to_write);
+    let place =
+        place.map_or("a file that --config names".into(), |path| path.display().to_string());
+    format!("set level = \"best-effort\" under [cage] in {place}")
 }
 
 /// The folder, or the nearest above it that is there.

@@ -1,10 +1,12 @@
 //! Draining this host: from then on nothing is started, so that what runs can end, or be stopped, before the host is taken away.
 
+use std::io;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use qhost_sys::state::{self, StateDir};
-use qhost_vm::{VmError, error::io_error, lock::lock_all, records::read_whole};
+use qhost_vm::{VmError, VmRecord, error::io_error, list, lock::lock_all};
 
 use crate::{
     engine::{Engine, blocking},
@@ -18,13 +20,22 @@ pub struct Drain {
     pub since: Timestamp,
 }
 
+/// What a drain finds when it begins.
+#[derive(Debug)]
+pub struct Draining {
+    /// The drain.
+    pub drain: Drain,
+    /// The VMs that were admitted before, those among them that are just being started again.
+    pub running: Vec<VmRecord>,
+}
+
 impl Engine {
-    /// Begins a drain: once this has returned, no VM is admitted any more, nor started again. VMs that run go on, restarts by their restart
-    /// policies included.
+    /// Begins a drain. Once this has returned, no new VM is admitted and no ended VM is started again. Running VMs keep running, and may
+    /// still be restarted.
     ///
     /// # Errors
     /// Where the state folder cannot be written.
-    pub async fn drain(&self) -> Result<Drain, EngineError> {
+    pub async fn drain(&self) -> Result<Draining, EngineError> {
         let engine = self.clone();
         let begun = blocking(move || {
             let state = engine.state();
@@ -32,14 +43,14 @@ impl Engine {
             state::create_private(&vms).map_err(io_error("create", &vms))?;
             // A VM that is being admitted just now is there when this is held.
             let _all = lock_all(&vms)?;
-            if let Some(drain) = of(state)? {
-                return Ok(drain);
-            }
-            let drain = Drain { since: Timestamp::now() };
-            let text = serde_json::to_vec(&drain).map_err(std::io::Error::from);
+            let drain = match of(state)? {
+                Some(drain) => drain,
+                None => Drain { since: Timestamp::now() },
+            };
+            let text = serde_json::to_vec(&drain).map_err(io::Error::from);
             let written = text.and_then(|text| state::write_whole(&path, &text));
             written.map_err(io_error("write", &path))?;
-            Ok(drain)
+            Ok(Draining { drain, running: list::running(state) })
         });
         Ok(begun.await?)
     }
@@ -62,8 +73,12 @@ impl Engine {
 /// The drain of this host, if it is drained.
 pub(crate) fn of(state: &StateDir) -> Result<Option<Drain>, VmError> {
     let path = state.drain();
-    // What cannot be read is a drain all the same.
-    if path.symlink_metadata().is_ok() { read_whole(&path).map(Some) } else { Ok(None) }
+    let read = || match state::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => io::Result::Ok(Some(serde_json::from_slice(&text?)?)),
+    };
+    // What cannot be read may be a drain.
+    read().map_err(io_error("read", &path))
 }
 
 /// Refuses to admit a VM while this host is drained.

@@ -12,7 +12,7 @@ use qhost_sys::{
     spawn::{self, Programs},
     state::StateDir,
 };
-use qhost_vm::Look;
+use qhost_vm::Scan;
 
 use crate::{
     config::Config,
@@ -114,11 +114,11 @@ impl Engine {
 
     /// Gives VMs whose supervisor was killed another, where their QEMU lives. Done before every look at VMs.
     pub async fn recover(&self) -> Recovered {
-        self.recover_and_look().await.0
+        self.recover_and_scan().await.0
     }
 
-    /// The same, with what the look for such VMs found.
-    pub(crate) async fn recover_and_look(&self) -> (Recovered, Look) {
+    /// The same; also returns the scan of VMs' folders.
+    pub(crate) async fn recover_and_scan(&self) -> (Recovered, Scan) {
         let _one = self.0.recovering.lock().await;
         recover::recover(self.state()).await
     }

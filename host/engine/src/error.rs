@@ -27,8 +27,9 @@ pub struct EngineError {
     cause: Option<Box<Cause>>,
     problems: Vec<Problem>,
     verdict: Option<Box<Decision>>,
-    refused_by: Option<String>,
-    settings_of: Option<String>,
+    refused_by: Option<Box<str>>,
+    settings_of: Option<Box<str>>,
+    hint: Option<Box<str>>,
 }
 
 /// A cause, and what caused that.
@@ -57,6 +58,16 @@ impl EngineError {
     /// The policy that does not accept its settings, where that is why.
     pub fn settings_of(&self) -> Option<&str> {
         self.settings_of.as_deref()
+    }
+
+    /// What the operator can do about it, where the message does not say that.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// With what the operator can do about it.
+    pub(crate) fn hinting(self, hint: Option<String>) -> Self {
+        Self { hint: hint.map(Into::into), ..self }
     }
 
     /// The decision, where that is why: policies, or the host's rules, are against the task, or this host cannot run what they allow.
@@ -109,12 +120,17 @@ pub(crate) enum Failure {
     Denied(Box<Decision>),
     #[error("it would be allowed, but this host cannot run it")]
     CannotRun(Box<Decision>),
+    /// What of a VM's job was masked, and policies would miss.
+    #[error(
+        "of its job, {place} was not kept, as it may be a secret, and policies may go by it; run the job again"
+    )]
+    NotKept { place: String },
     /// A VM that was to be started again would not get what it had.
     #[error(
-        "the policies would launch it otherwise now, {}; run the job again",
+        "the policies would now launch this VM differently: {}; to accept that, run its job again",
         qhost_model::launch::listed(changes)
     )]
-    LaunchedOtherwise { changes: Vec<Change> },
+    LaunchDiffers { changes: Vec<Change> },
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]
@@ -151,11 +167,12 @@ impl Failure {
             Self::Job(_) => Kind::InvalidJob,
             Self::Policy(error) => error.kind(),
             Self::SlowDecision => Kind::PolicyFailed,
-            Self::Denied(_) | Self::LaunchedOtherwise { .. } => Kind::Denied,
+            Self::Denied(_) | Self::LaunchDiffers { .. } => Kind::Denied,
             Self::QueryNotKept { .. } => Kind::Unavailable,
             Self::Image(error) => error.kind(),
             Self::Vm(error) => error.kind(),
             Self::CannotRun(_)
+            | Self::NotKept { .. }
             | Self::Record(_)
             | Self::Fingerprint(_)
             | Self::Facts(_)
@@ -184,9 +201,9 @@ impl Failure {
         let (kind, message) = (self.kind(), secrets.without(&self.to_string()));
         let problems =
             if let Self::Job(error) = &self { error.problems().to_vec() } else { vec![] };
-        let refused_by = self.refused_by();
+        let refused_by = self.refused_by().map(Into::into);
         let settings_of = if let Self::Policy(PolicyError::Settings { name, .. }) = &self {
-            Some(name.clone())
+            Some(name.as_str().into())
         } else {
             None
         };
@@ -195,7 +212,7 @@ impl Failure {
         } else {
             None
         };
-        EngineError { kind, message, cause, problems, verdict, refused_by, settings_of }
+        EngineError { kind, message, cause, problems, verdict, refused_by, settings_of, hint: None }
     }
 }
 

@@ -33,7 +33,7 @@ mod name;
 pub mod limits;
 
 pub use details::{DiskUse, VmDetails};
-pub use drain::Drain;
+pub use drain::{Drain, Draining};
 pub use engine::{Engine, Options};
 pub use error::EngineError;
 pub use event_log::EventLog;
@@ -43,5 +43,4 @@ pub use plan::Plan;
 pub use qhost_sys::spawn::Programs;
 pub use quotas::QuotaUsage;
 pub use recover::Recovered;
-pub use refusal::CAGE;
 pub use vm::{Ending, Until, Vm, Which};

@@ -6,25 +6,25 @@
 
 use qhost_model::printable;
 use qhost_sys::state::StateDir;
-use qhost_vm::{Look, VmError, VmRecord, records::RANDOM_BYTES};
+use qhost_vm::{Scan, VmError, VmRecord, records::RANDOM_BYTES};
 
 use crate::limits;
 
-/// Which VM a word means that fits several of one tenant's.
+/// Which VM a name means when it fits several VMs of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pick {
-    /// The VM that has not ended, where there is one of these.
+    /// No choice, but for a VM that alone has not ended: several are an error.
     Only,
-    /// That one; where all have ended, the latest.
+    /// The VMs that have not ended; if there are none, the latest.
     Latest,
-    /// None that has ended.
+    /// Only VMs that have not ended.
     GoingOn,
 }
 
 /// The one VM that is meant.
 pub(crate) fn named(
     state: &StateDir,
-    look: Look,
+    scan: Scan,
     word: &str,
     pick: Pick,
 ) -> Result<VmRecord, VmError> {
@@ -34,10 +34,10 @@ pub(crate) fn named(
         None => (None, word),
     };
     // An empty name, as of a variable that is not set, is the beginning of no id.
-    let mut vms = if name.is_empty() { vec![] } else { look.list(state) };
+    let mut vms = if name.is_empty() { vec![] } else { scan.list(state) };
     vms.retain(|vm| tenant.is_none_or(|tenant| vm.tenant == tenant));
     let mut vms = fitting(vms, name);
-    if vms.iter().all(|vm| vm.tenant == vms.first().map_or("", |first| &first.tenant)) {
+    if are_one_tasks(&vms) {
         pick.among(&mut vms)?;
     }
     match (vms.pop(), vms.is_empty()) {
@@ -51,13 +51,16 @@ pub(crate) fn named(
 }
 
 impl Pick {
-    /// Leaves those of one tenant's VMs that a word can mean; they are given the latest first.
+    /// Leaves those of a task's VMs that a word can mean; they are given the latest first.
     fn among(self, vms: &mut Vec<VmRecord>) -> Result<(), VmError> {
         let goes_on = |vm: &VmRecord| !vm.status.state().is_final();
         match self {
             Self::Only => {}
             Self::Latest if vms.iter().any(goes_on) => vms.retain(goes_on),
-            Self::Latest => vms.truncate(1),
+            Self::Latest => {
+                let latest = vms.iter().map(|vm| vm.status.since()).max().flatten();
+                vms.retain(|vm| vm.status.since() == latest);
+            }
             Self::GoingOn => {
                 if let Some(latest) = vms.first().filter(|_| !vms.iter().any(goes_on)) {
                     let (id, state) = (latest.id.clone(), latest.status.state().name());
@@ -68,6 +71,12 @@ impl Pick {
         }
         Ok(())
     }
+}
+
+/// Whether all are VMs of the same tenant's task.
+fn are_one_tasks(vms: &[VmRecord]) -> bool {
+    let of = |vm: &VmRecord| (vm.tenant.clone(), vm.job.clone(), vm.task.clone());
+    vms.windows(2).all(|two| matches!(two, [one, other] if of(one) == of(other)))
 }
 
 /// How well a word fits a VM; the greater is the better.
@@ -180,7 +189,7 @@ mod tests {
         };
         for (ended, pick, expected) in [
             (&[true, true][..], Pick::Only, Ok(vec!["web-0", "web-1"])),
-            (&[true, true], Pick::Latest, Ok(vec!["web-0"])),
+            (&[true, true], Pick::Latest, Ok(vec!["web-1"])),
             (&[true, true], Pick::GoingOn, Err("web-0")),
             (&[true, false, true], Pick::Latest, Ok(vec!["web-1"])),
             (&[true, false, true], Pick::GoingOn, Ok(vec!["web-1"])),
@@ -197,6 +206,16 @@ mod tests {
                 (picked, _) => panic!("{ended:?} {pick:?}: {picked:?}"),
             }
         }
+    }
+
+    /// The beginning of an id fits VMs of several tasks, of which none is picked.
+    #[test]
+    fn none_is_picked_of_several_tasks() {
+        let vms = |tasks: &[&str]| -> Vec<VmRecord> {
+            tasks.iter().map(|task| vm("acme", task, &format!("{task}-AAAAAAAA"), true)).collect()
+        };
+        assert!(are_one_tasks(&vms(&["web", "web"])) && are_one_tasks(&vms(&[])));
+        assert!(!are_one_tasks(&vms(&["web", "web", "web-api"])));
     }
 
     /// What a name means among VMs of acme's, and of mallory's, who chose hers with that in mind.

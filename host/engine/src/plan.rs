@@ -58,7 +58,7 @@ impl Engine {
     pub async fn plan(&self, order: Order, context: &Context) -> Result<Plan, EngineError> {
         let mut understood = Understood::default();
         let planned = stages(self, order, context, &mut understood).await;
-        planned.map_err(|failure| failure.without(&understood.secrets))
+        planned.map_err(|failure| understood.error(&self.generation(), failure))
     }
 }
 

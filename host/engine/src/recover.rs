@@ -14,7 +14,7 @@ use qhost_sys::{failpoint, state::StateDir, watch::FolderWatch};
 use qhost_vm::{
     Begin, Notification, Spec, State, Status, VmDir, VmError,
     dir::remove_leftovers,
-    list::{self, Look},
+    list::{self, Scan},
     lock::{is_abandoned, lock_all, try_lock},
     records::{STATUS, name_of, read_record},
     start_supervisor, subscribe,
@@ -31,18 +31,29 @@ pub struct Recovered {
     pub lost: Vec<String>,
 }
 
-/// Finds every VM without a supervisor; gives what the look for them found, too. An error with one VM is logged, and keeps no other VM
+/// Finds every VM without a supervisor; also returns the scan. An error with one VM is logged, and keeps no other VM
 /// from its supervisor.
-pub(crate) async fn recover(state: &StateDir) -> (Recovered, Look) {
-    let state = state.clone();
-    let swept = tokio::task::spawn_blocking(move || sweep_all(&state)).await;
-    let Swept { mut recovered, adopting, look } = swept.unwrap_or_default();
+pub(crate) async fn recover(state: &StateDir) -> (Recovered, Scan) {
+    let swept = {
+        let state = state.clone();
+        tokio::task::spawn_blocking(move || sweep_all(&state)).await
+    };
+    let Swept { mut recovered, adopting, scan } = swept.unwrap_or_default();
+    let adopting_any = !adopting.is_empty();
     let begun = join_all(adopting.into_iter().map(async |vm| {
         let adopted = time::timeout(limits::SUPERVISOR, is_adopted(&vm)).await;
         adopted.unwrap_or(false).then_some(name_of(&vm))
     }));
+    let waited = adopting_any.then(|| state.clone());
     recovered.adopted = begun.await.into_iter().flatten().collect();
-    (recovered, look)
+    let scan = match waited {
+        // Meanwhile others may have ended, or been started again.
+        Some(state) => {
+            tokio::task::spawn_blocking(move || list::scan(&state)).await.unwrap_or_default()
+        }
+        None => scan,
+    };
+    (recovered, scan)
 }
 
 /// What was found, and the folders of VMs that were given a supervisor, which is not heard of yet.
@@ -50,7 +61,7 @@ pub(crate) async fn recover(state: &StateDir) -> (Recovered, Look) {
 struct Swept {
     recovered: Recovered,
     adopting: Vec<PathBuf>,
-    look: Look,
+    scan: Scan,
 }
 
 /// Whether the supervisor that a VM was just given knows how the VM is doing, and that goes on.
@@ -72,10 +83,10 @@ async fn is_adopted(vm: &Path) -> bool {
 }
 
 fn sweep_all(state: &StateDir) -> Swept {
-    let look = list::look(state);
+    let scan = list::scan(state);
     let mut recovered = Recovered::default();
     let mut adopting = vec![];
-    let locked = locked(state, &look.abandoned).unwrap_or_else(|error| {
+    let locked = locked(state, &scan.abandoned).unwrap_or_else(|error| {
         tracing::warn!(%error, "VMs without a supervisor are not looked after");
         vec![]
     });
@@ -96,7 +107,7 @@ fn sweep_all(state: &StateDir) -> Swept {
             Some(_) | None => sweep(&vm),
         }
     }
-    Swept { recovered, adopting, look }
+    Swept { recovered, adopting, scan }
 }
 
 /// The folders of VMs that no process holds, each with its lock, so that of two commands at once one looks after its VM.

@@ -3,14 +3,16 @@
 
 use jiff::Timestamp;
 
+use qhost_cage::MissingMechanisms;
 use qhost_image::ImageError;
 use qhost_model::{job::Task, secrets::Secrets};
 use qhost_policy::{Decision, Input, NotLaunched, Record};
 use qhost_vm::{Event, VmError};
 
 use crate::{
+    doctor,
     engine::{Engine, blocking},
-    error::Failure,
+    error::{EngineError, Failure},
     generation::Generation,
 };
 
@@ -54,6 +56,18 @@ impl Understood {
     }
 }
 
+impl Understood {
+    /// What a door gets of a failure, with what its operator can do about it.
+    pub(crate) fn error(&self, generation: &Generation, failure: Failure) -> EngineError {
+        let may_be_left_out = matches!(
+            failure,
+            Failure::Cage(MissingMechanisms::Mechanisms { may_be_left_out: true, .. })
+        );
+        let hint = may_be_left_out.then(|| doctor::leave_out(&generation.config));
+        failure.without(&self.secrets).hinting(hint)
+    }
+}
+
 impl Failure {
     /// What refuses an order, by the name that goes behind "refused by"; absent where the order was given up, or was not
     /// understood.
@@ -74,9 +88,9 @@ impl Failure {
                 return Some(key.clone());
             }
             Self::Policy(_) | Self::SlowDecision => "a policy that failed",
-            Self::LaunchedOtherwise { .. } => "policies that would launch it otherwise",
+            Self::LaunchDiffers { .. } => "a launch that would differ",
             Self::Turn(_) => "its tenant's other starts",
-            Self::Cage(_) => CAGE,
+            Self::Cage(_) => "the host's cage",
             Self::Image(error) => match error {
                 ImageError::Mismatch(_) => "the image's checksum",
                 ImageError::Unsafe { .. } | ImageError::UnsafeFile { .. } => {
@@ -103,6 +117,7 @@ impl Failure {
                 "the task's kept overlay"
             }
             Self::Vm(_)
+            | Self::NotKept { .. }
             | Self::Record(_)
             | Self::Fingerprint(_)
             | Self::Facts(_)
@@ -113,5 +128,3 @@ impl Failure {
 }
 
 const HOST: &str = "this host";
-/// What refuses an order where this host lacks what a VM is to be kept in.
-pub const CAGE: &str = "the host's cage";

@@ -1,12 +1,17 @@
-//! Starting a VM again: in its supervisor while it goes on, and with another once it has ended. Then it is decided again, about just the
-//! launch that it had; its cage is settled, and all that it uses is held, anew.
+//! Starting a VM again: in its supervisor while it goes on, and with another once it has ended. An ended VM is decided again first: its
+//! task asks for exactly its earlier launch. Its cage, locks and ports are then taken anew.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use qhost_image::Fetcher;
-use qhost_model::{job::Task, launch::Launch, masks::is_masked};
+use qhost_model::{
+    job::Task,
+    launch::{Forward, Launch},
+    masks::is_masked,
+    secrets::MASK,
+};
 use qhost_policy::Decision;
-use qhost_vm::{Spec, VmDir, VmError, VmRecord, records::read_whole};
+use qhost_vm::{Spec, VmDir, VmError, VmRecord, error::io_error, records::read_whole};
 
 use crate::{
     admission,
@@ -21,6 +26,7 @@ use crate::{
     ports::{self, Reserved},
     refusal::Understood,
     run::{DECISION, TASK, VmLocks, hand_over},
+    turn::Turn,
     vm::{Until, Vm},
 };
 
@@ -42,7 +48,7 @@ impl Vm {
         }
     }
 
-    /// Starts a VM that has ended once more, if what is configured now lets it run as it did, and waits until the guest runs, or the VM has
+    /// Starts a VM that has ended once more, if the policies configured now allow its earlier launch, and waits until the guest runs, or the VM has
     /// ended again.
     ///
     /// # Errors
@@ -53,7 +59,7 @@ impl Vm {
         let again = Again { engine, generation, vm: self.record(), context };
         if let Err(failure) = Box::pin(again.stages(why, &mut understood)).await {
             understood.refused(engine, &again.generation, &failure).await;
-            return Err(failure.without(&understood.secrets));
+            return Err(understood.error(&again.generation, failure));
         }
         self.wait(Until::Running, context).await
     }
@@ -71,12 +77,15 @@ impl Again<'_> {
     async fn stages(&self, why: &str, understood: &mut Understood) -> Result<(), Failure> {
         let Self { engine, generation, vm, context } = self;
         self.has_ended()?;
+        let turn = self.turn().await?;
         let decision = self.decide(understood).await?;
         let reserved = {
             let (engine, generation, folder) =
                 ((*engine).clone(), Arc::clone(generation), vm.folder.clone());
             blocking(move || Ended::reserve(&engine, &generation, &folder)).await?
         };
+        // Fetching an image takes no turn.
+        drop(turn);
         let Ended { task, mut spec, mut dir, ports, mut overlay } = reserved;
         let terms = generation.config.terms(&task.tenant);
         let settings = &generation.config.image;
@@ -93,9 +102,9 @@ impl Again<'_> {
             }
             let mut locks = VmLocks::new(&image, ports, overlay)?;
             locks.user(&mut spec.cage.user, users)?;
-            dir.write(DECISION, &decision)?;
             dir.start_again(&why)?;
-            if let Err(error) = hand_over(&mut dir, &spec, locks) {
+            let written = dir.write(DECISION, &decision);
+            if let Err(error) = written.and_then(|()| hand_over(&mut dir, &spec, locks)) {
                 dir.did_not_start(&error);
                 return Err(error.into());
             }
@@ -106,6 +115,19 @@ impl Again<'_> {
         Ok(())
     }
 
+    /// The tenant's turn to decide, where there are several tenants, as for a start.
+    async fn turn(&self) -> Result<Option<Turn>, Failure> {
+        let tenant = &self.vm.tenant;
+        if !self.generation.config.has_tenant(tenant) {
+            return Ok(None);
+        }
+        let waiting = || self.context.observer.observe(Observation::Waiting { tenant });
+        tokio::select! {
+            turn = Turn::wait(self.engine.state(), tenant, waiting) => Ok(Some(turn?)),
+            () = self.context.cancel.cancelled() => Err(Failure::Cancelled),
+        }
+    }
+
     fn has_ended(&self) -> Result<(), VmError> {
         if self.vm.status.state().is_final() {
             Ok(())
@@ -114,10 +136,15 @@ impl Again<'_> {
         }
     }
 
-    /// Asks what is configured now about the launch that the VM had. Policies that were named on a command line then are not asked.
+    /// Asks the policies configured now whether the VM may have its earlier launch. Policies that were named on a command line then are
+    /// not asked.
     async fn decide(&self, understood: &mut Understood) -> Result<Decision, Failure> {
         let folder = self.vm.folder.clone();
-        let (task, had) = blocking(move || Ok(had(&folder)?)).await?;
+        let earlier = blocking(move || Ok(Earlier::of(&folder)?)).await?;
+        let task = earlier.task.clone();
+        if let Some(place) = masked(&task) {
+            return Err(Failure::NotKept { place });
+        }
         let job = JobFile { name: TASK.into(), bytes: vec![] };
         let deciding = Deciding {
             engine: self.engine.clone(),
@@ -127,33 +154,87 @@ impl Again<'_> {
             keep: Keep::Record,
             context: self.context.clone(),
         };
-        let approved = deciding.make(Some(task), understood).await?;
-        let mut changes = had.changes_to(approved.launch());
-        // Remarks are for the reader of a plan, and change nothing about a launch.
-        changes.retain(|change| !change.field.starts_with("warnings"));
-        if changes.is_empty() {
-            Ok(qhost_policy::masked(&understood.secrets, approved.decision().clone()))
-        } else {
-            Err(Failure::LaunchedOtherwise { changes })
+        let asking = Task { asked: earlier.launch.asked(), ..task.clone() };
+        let refused = match earlier.allowed(&deciding, asking, understood).await {
+            Err(refused) if is_refusal(&refused) => refused,
+            answer => return answer,
+        };
+        // A policy may be against a task that names the port which the policy itself had chosen for a task that named none.
+        match earlier.allowed(&deciding, task, understood).await {
+            Err(again) if is_refusal(&again) => Err(refused),
+            answer => answer,
         }
     }
 }
 
-/// The task of a VM, asking for the launch that the VM had, and that launch.
-fn had(folder: &Path) -> Result<(Task, Launch), VmError> {
-    let spec = Spec::read(folder)?;
-    let mut task: Task = read_whole(&folder.join(TASK))?;
-    let Decision { mut launch, .. } = read_whole(&folder.join(DECISION))?;
-    // A port that the host had picked is the VM's.
-    for (port, forward) in launch.ports.iter_mut().zip(&spec.forwards) {
-        port.host = Some(forward.host);
+fn is_refusal(failure: &Failure) -> bool {
+    matches!(failure, Failure::Denied(_) | Failure::LaunchDiffers { .. })
+}
+
+/// What of a task was not kept, as it may be a secret, and that policies would miss.
+fn masked(task: &Task) -> Option<String> {
+    let meta = task.meta.iter().map(|(key, value)| (format!("meta.{key}"), value));
+    let args =
+        task.args.iter().enumerate().map(|(index, arg)| (format!("config.args.{index}"), arg));
+    let mut all = meta.chain(args);
+    all.find(|(_, text)| text.contains(MASK)).map(|(place, _)| place)
+}
+
+/// What a VM was asked to be, and what it was.
+struct Earlier {
+    task: Task,
+    launch: Launch,
+}
+
+impl Earlier {
+    fn of(folder: &Path) -> Result<Self, VmError> {
+        let spec = Spec::read(folder)?;
+        let mut task: Task = read_whole(&folder.join(TASK))?;
+        let Decision { mut launch, .. } = read_whole(&folder.join(DECISION))?;
+        // A port that the host had picked is the VM's.
+        for port in &mut launch.ports {
+            let is_its = |forward: &&Forward| {
+                (&forward.label, forward.guest, forward.protocol)
+                    == (&port.label, port.guest, port.protocol)
+            };
+            let forward = spec.forwards.iter().find(is_its).ok_or_else(|| {
+                let missing = format!("it has no port {}, which {DECISION} has", port.label);
+                io_error("use the plan in", folder)(io::Error::other(missing))
+            })?;
+            port.host = Some(forward.host);
+        }
+        if task.image.checksum.is_indirect() {
+            // The VM had this image, whatever a list of checksums says now.
+            task = task.with_image(spec.image.sha256);
+        }
+        Ok(Self { task, launch })
     }
-    task.asked = launch.asked();
-    if task.image.checksum.is_indirect() {
-        // The VM had this image, whatever a list of checksums says now.
-        task = task.with_image(spec.image.sha256);
+
+    /// The decision about a task, where it lets the VM have this launch.
+    async fn allowed(
+        &self,
+        deciding: &Deciding,
+        task: Task,
+        understood: &mut Understood,
+    ) -> Result<Decision, Failure> {
+        let approved = deciding.make(Some(task), understood).await?;
+        let mut launch = approved.launch().clone();
+        for port in launch.ports.iter_mut().filter(|port| port.host.is_none()) {
+            // The host would pick any, and picks the VM's.
+            let its = self.launch.ports.iter().find(|its| its.label == port.label);
+            port.host = its.and_then(|its| its.host);
+        }
+        let mut changes = self.launch.changes_to(&launch);
+        // Neither changes what QEMU is started with.
+        changes.retain(|change| {
+            !["warnings", "extensions"].iter().any(|field| change.field.starts_with(field))
+        });
+        if changes.is_empty() {
+            Ok(qhost_policy::masked(&understood.secrets, approved.decision().clone()))
+        } else {
+            Err(Failure::LaunchDiffers { changes })
+        }
     }
-    Ok((task, launch))
 }
 
 /// A VM that has ended, with what it takes reserved once more.

@@ -58,7 +58,7 @@ impl Engine {
             Ok(vm) => Ok(vm),
             Err(failure) => {
                 understood.refused(self, &start.generation, &failure).await;
-                Err(failure.without(&understood.secrets))
+                Err(understood.error(&start.generation, failure))
             }
         }
     }

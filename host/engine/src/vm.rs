@@ -51,14 +51,14 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::vm`], and where all have ended.
-    pub async fn running_vm(&self, word: &str) -> Result<Vm, EngineError> {
+    pub async fn live_vm(&self, word: &str) -> Result<Vm, EngineError> {
         self.pick(word, Pick::GoingOn).await
     }
 
     async fn pick(&self, word: &str, pick: Pick) -> Result<Vm, EngineError> {
-        let (_, look) = self.recover_and_look().await;
+        let (_, scan) = self.recover_and_scan().await;
         let (engine, word) = (self.clone(), word.to_owned());
-        let record = blocking(move || Ok(name::named(engine.state(), look, &word, pick)?)).await?;
+        let record = blocking(move || Ok(name::named(engine.state(), scan, &word, pick)?)).await?;
         Ok(Vm::of(self, &record))
     }
 
@@ -69,12 +69,12 @@ impl Engine {
 
     /// The VMs that have records, the latest first: all of them, or only those that have not ended.
     pub async fn vms(&self, which: Which) -> Vec<VmRecord> {
-        let (_, look) = self.recover_and_look().await;
+        let (_, scan) = self.recover_and_scan().await;
         let engine = self.clone();
         let listed = blocking(move || {
             Ok(match which {
-                Which::All => look.list(engine.state()),
-                Which::GoingOn => look.going_on(engine.state()),
+                Which::All => scan.list(engine.state()),
+                Which::GoingOn => scan.going_on(engine.state()),
             })
         });
         listed.await.unwrap_or_default()

@@ -181,7 +181,7 @@ pub fn parse(
         let Jobspec { job, problems, lines } = jobspec::parse(file, bytes)?;
         (job, problems, Some(lines))
     } else {
-        let parsed = json::parse(bytes);
+        let parsed = json::parse(bytes, json::Floats::Whole);
         let (root, problems) =
             parsed.map_err(|source| JobError::NotJson { file: file.into(), source })?;
         (root, problems, None)

@@ -3,7 +3,7 @@
 /// A kind of error. Each crate's errors say their kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Arguments, configuration or settings that cannot be used, or a name of what the request is not for.
+    /// Arguments, configuration or settings that cannot be used, or a VM or image in the wrong state.
     InvalidArgument,
     /// The job is not understood.
     InvalidJob,

@@ -67,7 +67,7 @@ macro_rules! fields {
                 }
             }
 
-            /// What a task asks for that is to be launched so.
+            /// The request whose default launch this is.
             pub fn asked(&self) -> Asked {
                 Asked { $($a: <$a_field>::asking_for(&self.$a),)+ }
             }
@@ -200,7 +200,7 @@ mod tests {
         let changes = again.changes_to(&launch);
         // Policies alone write these.
         let fields: Vec<_> = changes.iter().map(|change| change.field.as_str()).collect();
-        assert_eq!(fields, ["ports.any.bind", "warnings", "extensions.key"]);
+        assert_eq!(fields, ["ports.any.bind", "warnings.0", "extensions"]);
     }
 
     /// What a tenant's policy does to the host's launch, and the field that is wider by it.

@@ -8,7 +8,7 @@ use url::form_urlencoded;
 use crate::{limits, printable};
 
 /// What stands in a secret's place.
-pub(crate) const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// The secrets of one task.
 #[derive(Clone, Default)]

@@ -15,7 +15,7 @@ use super::{
     Request, Verdict,
     bindings::qhost::policy::types as wit,
     conflicts::{self, Conflict},
-    convert::{self, OffContract, RequestView, Texts},
+    convert::{self, ContractBreaches, RequestView, Texts},
     error::{Fault, PolicyError},
     log::Log,
     module::Module,
@@ -270,12 +270,12 @@ impl<'a> PolicyEvaluation<'a> {
         request: &wit::Request<'a>,
         so_far: &Launch,
     ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
-        let (opened, link, mut off_contract) =
-            (&mut self.opened, self.link, OffContract::default());
+        let (opened, link, mut contract_breaches) =
+            (&mut self.opened, self.link, ContractBreaches::default());
         let answer = convert::lend(so_far, |so_far| {
-            choose(opened, link, request, so_far, &mut off_contract)
+            choose(opened, link, request, so_far, &mut contract_breaches)
         });
-        self.keep(off_contract);
+        self.keep(contract_breaches);
         answer
     }
 
@@ -286,7 +286,7 @@ impl<'a> PolicyEvaluation<'a> {
         launch: &Launch,
         chosen: &wit::LaunchParam<'_>,
     ) -> Result<Result<Vec<Change>, Vec<Violation>>, PolicyError> {
-        let mut again = OffContract::default();
+        let mut again = ContractBreaches::default();
         let again = choose(&mut self.opened, self.link, request, chosen, &mut again);
         self.opened.take();
         match again {
@@ -304,10 +304,10 @@ impl<'a> PolicyEvaluation<'a> {
         let answer = self.opened.call(|policy, store| {
             policy.qhost_policy_decide().call_validate(store, request, launch.clone())
         });
-        let mut off_contract = OffContract::default();
+        let mut contract_breaches = ContractBreaches::default();
         let violations =
-            answer.and_then(|answer| convert::violations_in(answer, &mut off_contract));
-        self.keep(off_contract);
+            answer.and_then(|answer| convert::violations_in(answer, &mut contract_breaches));
+        self.keep(contract_breaches);
         violations
     }
 
@@ -327,8 +327,8 @@ impl<'a> PolicyEvaluation<'a> {
         if goes_on { Ok(()) } else { Err(self.link.module.failed(call, fault)) }
     }
 
-    fn keep(&mut self, OffContract(off_contract): OffContract) {
-        self.record.off_contract.extend(off_contract);
+    fn keep(&mut self, ContractBreaches(contract_breaches): ContractBreaches) {
+        self.record.contract_breaches.extend(contract_breaches);
         let (Log { lines, dropped, .. }, cost) = self.opened.take();
         self.record.log.extend(lines);
         self.record.log_dropped += dropped;
@@ -341,18 +341,18 @@ fn choose<'a>(
     link: &'a Link,
     request: &wit::Request<'a>,
     so_far: &wit::LaunchParam<'_>,
-    off_contract: &mut OffContract,
+    contract_breaches: &mut ContractBreaches,
 ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
     let request = link.shown(request);
     let answer = opened.call(|policy, store| {
         policy.qhost_policy_decide().call_choose(store, request, so_far.clone())
     });
     match answer? {
-        Ok(launch) => convert::launch_in(launch, off_contract).map(Ok),
+        Ok(launch) => convert::launch_in(launch, contract_breaches).map(Ok),
         Err(violations) if violations.is_empty() => {
             Err(Fault::Nonsense("a refusal without a violation".into()))
         }
-        Err(violations) => convert::violations_in(violations, off_contract).map(Err),
+        Err(violations) => convert::violations_in(violations, contract_breaches).map(Err),
     }
 }
 
@@ -387,7 +387,7 @@ impl Link {
             changes: vec![],
             violations: vec![],
             fault: None,
-            off_contract: vec![],
+            contract_breaches: vec![],
             log: vec![],
             log_dropped: 0,
             cost: super::Cost::default(),

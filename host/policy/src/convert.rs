@@ -159,16 +159,18 @@ fn lent_port<'a>((port, bind): (&'a PortMap, &'a Cow<'_, str>)) -> wit::PortMapP
 
 /// What of an answer the contract does not allow, where the answer can be used all the same: texts that are empty, or are cut.
 #[derive(Default)]
-pub(super) struct OffContract(pub(super) Vec<String>);
+pub(super) struct ContractBreaches(pub(super) Vec<String>);
 
-impl OffContract {
-    /// A text that must not be longer than so many characters.
+impl ContractBreaches {
+    /// A text that must not be longer than so many bytes.
     fn cut(&mut self, what: &str, text: &str, most: usize) {
-        // Characters that are escaped count as what is shown for them.
-        if text.len() > most || printable::line(text, usize::MAX).to_string().chars().count() > most
+        if text.len() > most {
+            self.0.push(format!("{what} has {} bytes, and the contract allows {most}", text.len()));
+        } else if printable::line(text, most).to_string().ends_with('…') && !text.ends_with('…')
         {
-            let count = text.chars().count();
-            self.0.push(format!("{what} of {count} characters is cut: the most is {most}"));
+            self.0.push(format!(
+                "{what} is longer than {most} once its control characters are escaped"
+            ));
         }
     }
 
@@ -191,14 +193,14 @@ impl OffContract {
 
 pub(super) fn launch_in(
     mut launch: wit::LaunchResult,
-    off_contract: &mut OffContract,
+    contract_breaches: &mut ContractBreaches,
 ) -> Result<Launch, Fault> {
-    for warning in &launch.warnings {
-        off_contract.cut("a warning", warning, limits::POLICY_TEXT_BYTES);
-    }
     few("ports", launch.ports.len())?;
     few("warnings", launch.warnings.len())?;
     few("extensions", launch.extensions.len())?;
+    for warning in &launch.warnings {
+        contract_breaches.cut("a warning", warning, limits::POLICY_TEXT_BYTES);
+    }
     let accelerator = match launch.accelerator {
         wit::AcceleratorResult::Tcg => Accelerator::Tcg,
         wit::AcceleratorResult::Kvm => Accelerator::Kvm,
@@ -263,10 +265,10 @@ fn port_in(port: wit::PortMapResult) -> Result<PortMap, Fault> {
 
 pub(super) fn violations_in(
     violations: Vec<wit::Violation>,
-    off_contract: &mut OffContract,
+    contract_breaches: &mut ContractBreaches,
 ) -> Result<Vec<Violation>, Fault> {
     few("violations", violations.len())?;
-    violations.iter().for_each(|violation| off_contract.violation(violation));
+    violations.iter().for_each(|violation| contract_breaches.violation(violation));
     let one = |violation: wit::Violation| {
         Ok(Violation {
             code: name("code of a violation", &violation.code)?,

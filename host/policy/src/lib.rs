@@ -238,7 +238,7 @@ pub struct PolicyRecord {
     pub fault: Option<String>,
     /// What of its answers the contract does not allow, and was taken all the same: texts that are empty, or were cut.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub off_contract: Vec<String>,
+    pub contract_breaches: Vec<String>,
     /// What it logged.
     pub log: Vec<LogLine>,
     /// Log lines beyond the limit, counted and not kept.

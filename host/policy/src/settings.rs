@@ -61,6 +61,7 @@ mod tests {
     #[test]
     fn what_settings_are() {
         assert_eq!(settings(r#" {"a": 1, "b": {"c": "d"}} "#).unwrap(), r#"{"a":1,"b":{"c":"d"}}"#);
+        assert_eq!(settings(r#"{"a": 1.0}"#).unwrap(), r#"{"a":1.0}"#);
         for (text, says) in [
             ("", "not JSON: EOF"),
             ("[]", "expected a JSON object"),

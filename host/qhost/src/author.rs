@@ -11,11 +11,12 @@ mod c;
 use std::{
     fmt, io,
     path::{Path, PathBuf},
+    process::ExitStatus,
 };
 
 use clap::ValueEnum;
 
-pub use build::{Built, build};
+pub use build::{Built, build, is_project};
 pub use template::new;
 
 /// What a policy can be written in.
@@ -44,7 +45,7 @@ impl Language {
         }
     }
 
-    /// How to install what builds a project, from where the person stands who builds it.
+    /// The commands that install what builds a project, to be run in the current folder.
     fn install(self, project: &Path) -> String {
         let inside = match project {
             here if here == Path::new(".") => String::new(),
@@ -52,7 +53,7 @@ impl Language {
         };
         match self {
             Self::Rust => {
-                "rustup target add wasm32-unknown-unknown; without rustup, the README of qhost's policies has Debian's way".into()
+                "rustup target add wasm32-unknown-unknown; without rustup, see guest-policies/README.md of qhost".into()
             }
             Self::Python => {
                 format!("{inside}python3 -m venv .venv && .venv/bin/pip install -r requirements.txt")
@@ -117,7 +118,7 @@ pub enum AuthorError {
     },
     /// WASI was asked for where it is of no use.
     #[error(
-        "a policy in {language} is built without WASI: it would find nothing there; the decision's time is in the request's extensions"
+        "--wasi is for Python and JavaScript: a policy in {language} needs no WASI; the decision's time is in request.extensions"
     )]
     NoWasi {
         /// The project's language.
@@ -149,11 +150,13 @@ pub enum AuthorError {
         /// Why, and what to do about it.
         why: String,
     },
-    /// A tool found errors in the source, of which it has said all there is to say.
-    #[error("{tool} found errors in the source; its words are on standard error")]
+    /// A tool exited by itself, and has said why.
+    #[error("{tool} failed ({status}); its output is on standard error")]
     Compile {
         /// The tool.
         tool: &'static str,
+        /// How it ended.
+        status: ExitStatus,
     },
     /// What was built is no component, nor can it be made one.
     #[error("{}: {reason}", path.display())]

@@ -76,8 +76,8 @@ pub struct Shared {
 }
 
 impl Cli {
-    /// What the command line leaves out and the environment has. It is not for the parser to read, which would show it in the usage of a
-    /// command that was mistyped.
+    /// Takes from the environment what the command line leaves out. clap does not read these variables: its usage errors would show
+    /// them.
     ///
     /// # Errors
     /// Where a variable is not what its option may be.
@@ -142,9 +142,9 @@ pub enum Command {
     /// About policies
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Print completions for a shell, which then know VMs, images and tenants too
+    /// Print a completion script, which completes names of VMs, images and tenants too
     #[command(
-        after_help = "Examples:\n  qhost completions bash > ~/.local/share/bash-completion/completions/qhost\n  qhost completions fish > ~/.config/fish/completions/qhost.fish\n\nWhat is offered is asked of qhost when it is needed, of the state folder and the configuration\nthat the environment names, else of the default ones."
+        after_help = "Examples:\n  qhost completions bash > ~/.local/share/bash-completion/completions/qhost\n  qhost completions fish > ~/.config/fish/completions/qhost.fish\n\nThe script asks qhost as you type. qhost reads the state folder and the\nconfiguration of $QHOST_STATE_DIR and $QHOST_CONFIG, else the default ones."
     )]
     Completions {
         /// The shell

@@ -24,7 +24,7 @@ pub const AUTHOR_PART: Duration = Duration::from_secs(10);
 pub const AUTHOR_TOOL_SAID_BYTES: u64 = 16 << 20;
 /// Decisions of one case that a benchmark makes, unless asked otherwise.
 pub const BENCH_DECISIONS: u32 = 2000;
-/// How often what goes round on a terminal moves on.
+/// How often a spinner moves.
 pub const SPINNER: Duration = Duration::from_millis(100);
 /// One case of a benchmark, in which a policy near its deadline makes ten decisions.
 pub const BENCH_CASE: Duration = Duration::from_secs(10);
@@ -32,8 +32,8 @@ pub const BENCH_CASE: Duration = Duration::from_secs(10);
 pub const BENCH_DECISIONS_LEAST: u32 = 10;
 /// Folders inside folders in which a policy's sources are looked for.
 pub const SOURCE_FOLDERS: usize = 6;
-/// Files of one folder that are looked at for that.
-pub const SOURCE_FILES: usize = 1000;
+/// Files and folders that are looked at for that.
+pub const SOURCE_FILES: usize = 5000;
 /// Decisions before the first that counts.
 pub const BENCH_WARM_UP: u32 = 20;
 /// Decisions of one case that lint times.

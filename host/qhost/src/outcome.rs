@@ -53,14 +53,14 @@ pub enum Exit {
 impl Exit {
     /// All there are, with what they mean.
     pub const ALL: [(Self, &'static str); 12] = [
-        (Self::Done, "done; of run: the VM ran and shut down"),
+        (Self::Done, "done; of run without --detach, the VM ran and shut down"),
         (
             Self::CheckFailed,
-            "a check did not hold: a build, test, lint, signature or replay, or an end that was waited for",
+            "a check failed: build, test, lint, signature, replay; or a wait timed out",
         ),
         (
             Self::Usage,
-            "wrong usage: arguments, configuration, settings, or a name of what the command is not for",
+            "wrong usage: arguments, configuration, settings, or a VM or image in the wrong state",
         ),
         (Self::JobNotUnderstood, "the job file was not understood"),
         (Self::Denied, "denied by a policy, or by what the host lets tenants do"),
@@ -68,7 +68,10 @@ impl Exit {
         (Self::NotFetched, "the image could not be fetched; of policy pull and push: the registry"),
         (Self::ChecksumMismatch, "the image's checksum is another than the job's"),
         (Self::ImageRefused, "the image was refused as unsafe"),
-        (Self::CannotRun, "this host cannot run it, for what it lacks or what is taken"),
+        (
+            Self::CannotRun,
+            "this host cannot run it: something is missing, taken, or the host is draining",
+        ),
         (Self::VmFailed, "the VM failed, or its supervisor does not answer"),
         (Self::Interrupted, "interrupted"),
     ];

@@ -182,18 +182,21 @@ fn engine_under(shared: &Shared, config: Config) -> Result<Engine, RunError> {
     Ok(Engine::open(Options { config, state: state_dir(shared)?, programs: None })?)
 }
 
-/// An engine without the configuration: for looking at VMs and stopping them, which works under a broken configuration too. A state folder
-/// that was named must be there: nothing is found in a folder whose name was mistyped.
+/// An engine without the configuration: for looking at VMs and stopping them, which works under a broken configuration too.
 fn unconfigured(shared: &Shared) -> Result<Engine, RunError> {
-    if let Some(named) = &shared.state_dir
-        && let Err(error) = std::fs::metadata(named)
-    {
-        return Err(RunError::Usage(format!(
-            "the state folder {} cannot be looked into: {error}",
-            named.display()
-        )));
-    }
+    state_is_there(shared)?;
     engine_under(shared, Config::default())
+}
+
+/// For what only looks: a state folder that was named must be there, since nothing is found in a folder whose name was mistyped.
+fn state_is_there(shared: &Shared) -> Result<(), RunError> {
+    let Some(named) = &shared.state_dir else { return Ok(()) };
+    std::fs::metadata(named).map(drop).map_err(|error| {
+        RunError::Usage(format!(
+            "cannot read the state folder {}: {error}; check --state-dir and QHOST_STATE_DIR",
+            named.display()
+        ))
+    })
 }
 
 /// What this process does from here on comes out of the tenant's share of the CPUs, where there are several tenants. While it has one

@@ -86,7 +86,7 @@ pub enum TrialError {
     Policy(#[from] PolicyError),
     /// The policy, in one case.
     #[error(
-        "case {case:?} cannot be measured; where it is to fail, it says so by expect.verdict = \"failed\""
+        "case {case:?}: the policy failed, so that it cannot be measured; if it should fail, set expect.verdict = \"failed\", and bench skips it"
     )]
     InCase {
         /// The case.

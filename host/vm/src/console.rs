@@ -30,7 +30,7 @@ const TIMES: &str = "console.times";
 const OLD_TIMES: &str = "console.times.1";
 
 /// A VM's console log.
-pub fn log(vm: &Path) -> PathBuf {
+pub(super) fn log(vm: &Path) -> PathBuf {
     vm.join(LOG)
 }
 

@@ -93,9 +93,9 @@ pub enum VmError {
         /// Whether it is all tenants' together.
         is_hosts: bool,
     },
-    /// This host is drained.
+    /// This host is draining.
     #[error(
-        "this host is drained since {since:.0}: nothing is started until its operator ends that by qhost drain --end"
+        "this host has been draining since {since:.0}: no VM is started until its operator runs qhost drain --end"
     )]
     Draining {
         /// Since when.

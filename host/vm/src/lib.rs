@@ -46,13 +46,13 @@ pub mod supervisor;
 
 pub use argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, argv, descriptors};
 pub use attach::{Begin, start_supervisor};
-pub use console::{Reader, log as console_log, tail as console_tail};
+pub use console::{Reader, tail as console_tail};
 pub use control::{AskError, Request, ask, attach};
 pub use dir::VmDir;
 pub use end::{End, Ended, StoppedBy};
 pub use error::VmError;
 pub use events::{Event, Events};
-pub use list::{Allocation, Look, VmRecord, running};
+pub use list::{Allocation, Scan, VmRecord, running};
 pub use process::Process;
 pub use published::Notification;
 pub use qmp::QmpError;

@@ -219,33 +219,33 @@ pub(super) fn is_over(path: &Path) -> bool {
     is_abandoned(path) && !read_record(&path.join(STATUS)).is_some_and(lives)
 }
 
-/// What a look at every VM finds.
+/// The result of one scan of all VMs' folders.
 #[derive(Debug, Default)]
-pub struct Look {
-    /// The VMs that have ended and of which nothing is left to be removed, by their folders. Their statuses need not be read again by
-    /// what looks next.
+pub struct Scan {
+    /// The VMs that have ended and of which nothing is left to be removed, by their folders. Callers reuse these statuses instead of
+    /// reading them again.
     pub ended: HashMap<PathBuf, Status>,
     /// The folders of other VMs that have no supervisor.
     pub abandoned: Vec<PathBuf>,
 }
 
-/// Looks at every VM.
-pub fn look(state: &StateDir) -> Look {
-    let mut look = Look::default();
+/// Scans all VMs' folders.
+pub fn scan(state: &StateDir) -> Scan {
+    let mut scan = Scan::default();
     for path in folders(&state.vms()) {
         match read_record::<Status>(&path.join(STATUS)) {
             // The socket is removed last of all that is removed when a VM has ended.
             Some(status) if status.state().is_final() && !path.join(SOCKET).exists() => {
-                look.ended.insert(path, status);
+                scan.ended.insert(path, status);
             }
-            Some(_) | None if is_abandoned(&path) => look.abandoned.push(path),
+            Some(_) | None if is_abandoned(&path) => scan.abandoned.push(path),
             Some(_) | None => {}
         }
     }
-    look
+    scan
 }
 
-impl Look {
+impl Scan {
     /// All VMs, running and ended, the latest first.
     pub fn list(mut self, state: &StateDir) -> Vec<VmRecord> {
         let mut read = |path: PathBuf| match self.ended.remove(&path) {

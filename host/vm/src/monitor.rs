@@ -46,7 +46,7 @@ enum Next {
     Ask(Ask),
     Deadline,
     Overdue(Overdue),
-    Look,
+    Scan,
     Ready(Result<(), String>),
     Said(Result<Message, QmpError>),
 }
@@ -142,7 +142,7 @@ impl<'a> Monitor<'a> {
                 Next::Ask(ask) => self.answer(ask),
                 Next::Deadline => self.next_phase(),
                 Next::Overdue(late) => self.late(late),
-                Next::Look => self.look(None),
+                Next::Scan => self.look(None),
                 Next::Ready(held) => self.is_ready(held),
                 Next::Said(Ok(Message::Event(event))) => self.note(&event),
                 Next::Said(Ok(Message::Answer { id, result })) => self.heard(id, result),
@@ -161,7 +161,7 @@ impl<'a> Monitor<'a> {
             Some(ask) = self.of.asks.recv() => Next::Ask(ask),
             () = until(self.deadline) => Next::Deadline,
             late = self.pending.late() => Next::Overdue(late),
-            () = until(self.look_at) => Next::Look,
+            () = until(self.look_at) => Next::Scan,
             held = is_ready(&mut self.ready) => Next::Ready(held),
             said = says(&mut self.qmp) => Next::Said(said),
         }

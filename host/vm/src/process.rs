@@ -63,8 +63,16 @@ impl Process {
         numbers.is_some_and(|numbers| numbers.len() > 1)
     }
 
+    /// Whether it runs a program; absent where that cannot be seen, or the process is gone.
+    pub fn is_of(&self, program: &Path) -> Option<bool> {
+        let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        let its = id(Path::new(&format!("/proc/{}/exe", self.pid)))?;
+        let is_same = its == id(program)?;
+        self.lives().then_some(is_same)
+    }
+
     /// Whether it runs a program; not where that cannot be seen.
-    pub fn runs(&self, program: &Path) -> bool {
+    pub(super) fn runs(&self, program: &Path) -> bool {
         is_same(Path::new(&format!("/proc/{}/exe", self.pid)), program) && self.lives()
     }
 

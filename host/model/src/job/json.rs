@@ -11,9 +11,17 @@ use super::{
     error::{Problem, Problems},
 };
 
+/// What becomes of a float that is a whole number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Floats {
+    /// It is one, as in what a Nomad agent writes.
+    Whole,
+    AsTheyAre,
+}
+
 /// The value, and a problem for each key that an object has twice.
-pub(super) fn parse(bytes: &[u8]) -> Result<(Value, Problems), serde_json::Error> {
-    let place = Place { path: RefCell::new(vec![]), duplicates: Problems::default() };
+pub(super) fn parse(bytes: &[u8], floats: Floats) -> Result<(Value, Problems), serde_json::Error> {
+    let place = Place { floats, path: RefCell::new(vec![]), duplicates: Problems::default() };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Seed(&place).deserialize(&mut deserializer)?;
     deserializer.end()?;
@@ -25,7 +33,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Value, Problems), serde_json::Error
 /// # Errors
 /// Where the text is not JSON, or has a key twice.
 pub fn with_unique_keys(bytes: &[u8]) -> Result<Value, String> {
-    let (value, twice) = parse(bytes).map_err(|error| format!("not JSON: {error}"))?;
+    let (value, twice) =
+        parse(bytes, Floats::AsTheyAre).map_err(|error| format!("not JSON: {error}"))?;
     match twice.into_vec().first() {
         Some(Problem { pointer, found, .. }) => Err(format!("{pointer}: {found}")),
         None => Ok(value),
@@ -42,6 +51,7 @@ fn whole(value: f64) -> Option<i64> {
 
 /// Where the parser is. The pointer is built only for a fault: most values have none.
 struct Place {
+    floats: Floats,
     path: RefCell<Vec<String>>,
     duplicates: Problems,
 }
@@ -100,7 +110,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        if let Some(whole) = whole(value) {
+        if let Some(whole) = whole(value).filter(|_| self.0.floats == Floats::Whole) {
             return Ok(whole.into());
         }
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))

@@ -56,7 +56,7 @@ pub trait AskedField: LaunchField {
     /// Reads what is asked for; absent after a problem was noted.
     fn read(task: &TaskBlock<'_>) -> Option<Self::Asked>;
 
-    /// What a task asks for that is to get just this.
+    /// The request for exactly this value.
     fn asking_for(value: &Self::Value) -> Self::Asked;
 }
 

@@ -59,6 +59,11 @@ pub fn build(project: &Path, output: Option<&Path>, wasi: bool) -> Result<Built,
     componentize(&made, output)
 }
 
+/// Whether a folder is a policy's project.
+pub fn is_project(folder: &Path) -> bool {
+    language(folder).is_ok()
+}
+
 fn language(folder: &Path) -> Result<Language, AuthorError> {
     let mut found = Language::ALL.to_vec();
     found.retain(|language| folder.join(language.rules()).exists());
@@ -93,8 +98,11 @@ fn componentize(made: &Path, output: &Path) -> Result<Built, AuthorError> {
     Ok(Built { file: output.into(), bytes: component.len(), sha256: Sha256::of(&component) })
 }
 
-/// Where the standard library for WebAssembly is, or would be.
-const TARGET_LIBRARIES: &[&str] = &["--print=target-libdir", "--target=wasm32-unknown-unknown"];
+/// The standard library for WebAssembly.
+const PARTS: &[Part] = &[Part {
+    program: "rustc",
+    args: &["--print=target-libdir", "--target=wasm32-unknown-unknown"],
+}];
 
 /// The core module that cargo made.
 fn rust(project: &Path, folder: &Path) -> Result<PathBuf, AuthorError> {
@@ -116,7 +124,7 @@ fn rust(project: &Path, folder: &Path) -> Result<PathBuf, AuthorError> {
         project,
         beside: cargo,
         prints_json: true,
-        part: Some(Part { program: "rustc", args: TARGET_LIBRARIES }),
+        parts: PARTS,
     };
     let said = tool.run(&args)?;
     let artifact = |line: &str| -> Option<PathBuf> {
@@ -141,7 +149,7 @@ fn python(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), 
         project,
         beside,
         prints_json: false,
-        part: None,
+        parts: &[],
     };
     let made = made.as_os_str();
     let mut args = vec!["-q", "-d", "wit", "-w", "policy", "componentize", "rules"];
@@ -161,7 +169,7 @@ fn js(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), Auth
         project,
         beside,
         prints_json: false,
-        part: None,
+        parts: &[],
     };
     let made = made.as_os_str();
     // QuickJS: a tenth of the other engine's size, and it can be had without WASI.

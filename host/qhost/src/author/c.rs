@@ -14,8 +14,15 @@ use super::{
     unreadable, unwritable,
 };
 
-/// Where the C library's part that is linked first is; where it is not there, its name alone.
-const START_FILE: &[&str] = &["--target=wasm32-wasi", "-print-file-name=crt1-reactor.o"];
+/// The linker, the C library's part that is linked first, and the compiler's own functions.
+const PARTS: &[Part] = &[
+    Part { program: "clang", args: &["-print-prog-name=wasm-ld"] },
+    Part { program: "clang", args: &["--target=wasm32-wasi", "-print-file-name=crt1-reactor.o"] },
+    Part {
+        program: "clang",
+        args: &["--target=wasm32-wasi", "-rtlib=compiler-rt", "-print-libgcc-file-name"],
+    },
+];
 
 /// A core module that carries its world's type.
 pub(super) fn compile(project: &Path, folder: &Path, made: &Path) -> Result<(), AuthorError> {
@@ -40,7 +47,7 @@ pub(super) fn compile(project: &Path, folder: &Path, made: &Path) -> Result<(), 
         project,
         beside: None,
         prints_json: false,
-        part: Some(Part { program: "clang", args: START_FILE }),
+        parts: PARTS,
     };
     tool.run(&args).map(drop)
 }

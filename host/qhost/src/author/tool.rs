@@ -27,8 +27,8 @@ pub(super) struct Tool<'a> {
     pub(super) beside: Option<PathBuf>,
     /// Whether what it prints to standard output is for programs, and nothing that an author wants to see.
     pub(super) prints_json: bool,
-    /// How it is asked for the file without which it can build nothing.
-    pub(super) part: Option<Part>,
+    /// How the files are asked for without which it can build nothing.
+    pub(super) parts: &'static [Part],
 }
 
 /// A part of a tool that is installed by itself.
@@ -65,23 +65,30 @@ impl Tool<'_> {
         if !self.prints_json {
             io::stderr().write_all(said.as_bytes()).map_err(broken)?;
         }
-        if status.is_none() {
+        let Some(status) = status else {
             let why = format!("it took longer than {} s", limits::AUTHOR_TOOL.as_secs());
             return Err(AuthorError::Failed { tool, why });
+        };
+        // What a signal ended has said nothing of that.
+        if status.code().is_none() {
+            return Err(AuthorError::Failed { tool, why: status.to_string() });
         }
         match self.lacks() {
             Some(part) => {
                 let install = language.install(self.project);
-                let why = format!("{} is not there; {install}", part.display());
+                let why = format!("{} is missing; to install it: {install}", part.display());
                 Err(AuthorError::Failed { tool, why })
             }
-            None => Err(AuthorError::Compile { tool }),
+            None => Err(AuthorError::Compile { tool, status }),
         }
     }
 
-    /// The part that it lacks, if it does.
+    /// The first part that it lacks, if it does.
     fn lacks(&self) -> Option<PathBuf> {
-        let Part { program, args } = self.part.as_ref()?;
+        self.parts.iter().find_map(|part| self.is_without(part))
+    }
+
+    fn is_without(&self, Part { program, args }: &Part) -> Option<PathBuf> {
         let program = which::which(program).ok()?;
         let output = tempfile::tempfile().ok()?;
         let mut child = spawn::tool(&program, args)

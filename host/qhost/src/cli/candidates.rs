@@ -43,7 +43,7 @@ pub(super) fn tenants() -> ArgValueCandidates {
     })
 }
 
-/// Of a digest, what tells stored images apart and can be read.
+/// Enough digits of a digest to tell stored images apart.
 const DIGEST_CHARS: usize = 12;
 
 fn state() -> Option<StateDir> {
@@ -54,7 +54,7 @@ fn state() -> Option<StateDir> {
 /// By their ids, and by their tenants and tasks.
 fn named(wanted: impl Fn(&VmRecord) -> bool) -> Vec<CompletionCandidate> {
     let Some(state) = state() else { return vec![] };
-    let vms = list::look(&state).list(&state).into_iter().filter(wanted);
+    let vms = list::scan(&state).list(&state).into_iter().filter(wanted);
     let mut candidates = vec![];
     for vm in vms {
         let (task, state) = (format!("{}/{}", vm.tenant, vm.task), vm.status.state().name());

@@ -9,9 +9,9 @@ pub enum ConfigCommand {
     #[command(after_help = "Example:\n  qhost config check --config ./qhost.toml\n\n\
         Every problem is listed at once. Exit code 0 when there is none, 2 when there is.")]
     Check,
-    /// Print what is configured, every key, and which file it is from
+    /// Print the configuration with its defaults, and the file it comes from
     #[command(
-        after_help = "Keys that the file leaves out have their defaults. Of a policy's settings all is printed, secrets too."
+        after_help = "Keys that are not set and have no default are left out. Policies' settings are\nprinted in full, secrets included."
     )]
     Show,
     /// Print the JSON Schema of the configuration

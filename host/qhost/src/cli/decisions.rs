@@ -12,13 +12,13 @@ pub struct RecordFilter {
     #[command(flatten)]
     /// Whose.
     pub of: OfTenant,
-    /// Only those about this task, or this job
+    /// Only decisions about this task or job
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
-    /// Only those that ended so: allowed, denied, cannot-run, failed, interrupted, undecided, not-launched
+    /// Only decisions with this outcome: allowed, denied, cannot-run, failed, interrupted, undecided, not-launched
     #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
     pub outcome: Option<Outcome>,
-    /// Only those since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
+    /// Only decisions since this time: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Since>,
 }
@@ -49,7 +49,7 @@ pub struct DecisionsArgs {
     #[command(flatten)]
     /// Which.
     pub filter: RecordFilter,
-    /// Only those that this policy was asked about
+    /// Only decisions that this policy was asked about
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
     /// How many, the latest

@@ -67,8 +67,9 @@ pub struct NewArgs {
   qhost policy build target/wasm32-unknown-unknown/release/team_rules.wasm --output team-rules.wasm
 
 The language's own tools do the work: cargo, componentize-py, jco, clang. The component imports nothing but what the
-rules use of the contract: a Python's or JavaScript's own clock stands still, and its randomness is always the same. The
-decision's time is in each request. Exit code 1 when a tool fails.")]
+rules use of the contract: in Python and JavaScript the clock stands still and
+randomness is constant. The decision's time is in each request. Exit code 1 when
+a tool fails.")]
 pub struct BuildArgs {
     /// The project's folder; or a core module that carries its world's type, as wit-bindgen makes it
     #[arg(value_name = "DIR|MODULE", default_value = ".")]
@@ -76,8 +77,8 @@ pub struct BuildArgs {
     /// Where the component goes [default: NAME.wasm in the project; in the module's place]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Let a policy in Python or JavaScript import WASI, for its clock and its randomness: it loads where its configuration
-    /// has wasi = true
+    /// Keep WASI's clock and randomness in a Python or JavaScript policy; it then loads only with wasi = true in its
+    /// configuration
     #[arg(long)]
     pub wasi: bool,
 }
@@ -90,8 +91,9 @@ pub struct BuildArgs {
   qhost policy replay decisions.jsonl --policy-settings 'limits={\"memory_mib\":512}' --json
 
 Every recorded request is decided again at its recorded time, with the facts and the host's rules of then, by the
-policies that the configuration has for its tenant now. A policy in the place of a configured one has that one's
-settings and grants, and need not be signed. Exit code 0 when no answer differs, 1 when one does.")]
+policies that the configuration has for its tenant now. A policy that replaces a
+configured policy gets its settings and its allowance, and need not be signed.
+Exit code 0 when no answer differs, 1 when one does.")]
 pub struct ReplayArgs {
     /// A log of decisions: a file, or a folder with all its files [default: that of the state folder]
     #[arg(value_name = "LOG")]

@@ -136,11 +136,16 @@ impl FromStr for NamedFile {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some((name, path)) = text.split_once('=').filter(|(name, _)| is_name(name)) {
-            is_no_place(path)?;
+            refuse_remote(path)?;
             return Ok(Self { name: name.into(), path: path.into() });
         }
-        is_no_place(text)?;
+        refuse_remote(text)?;
         let path = PathBuf::from(text);
+        // A folder such as `.` has its name elsewhere.
+        let path = match path.file_name() {
+            None => path.canonicalize().unwrap_or(path),
+            Some(_) => path,
+        };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().replace('_', "-");
         if is_name(&stem) {
             Ok(Self { name: stem, path })
@@ -150,15 +155,21 @@ impl FromStr for NamedFile {
     }
 }
 
-/// Refuses what is in a registry, or elsewhere on the network: a file is decided by as it is here, whatever becomes of the network.
-fn is_no_place(text: &str) -> Result<(), String> {
+/// Refuses URLs and registry references: a decision must not depend on the network.
+fn refuse_remote(text: &str) -> Result<(), String> {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Err("a URL, and a file is expected: download it, then name the file".into());
+    }
     let place = text.split_once("://").map_or(text, |(_, place)| place);
-    let is_url = place != text;
-    let is_reference = !Path::new(text).exists()
-        && (text.contains('@') || text.rsplit('/').next().is_some_and(|last| last.contains(':')))
-        && text.parse::<Place>().is_ok();
-    if is_url || is_reference {
-        Err(format!("not a file; to get it from a registry: qhost policy pull {place}"))
+    let is_reference = place != text
+        || !Path::new(text).exists()
+            && (text.contains('@')
+                || text.rsplit('/').next().is_some_and(|last| last.contains(':')))
+            && text.parse::<Place>().is_ok();
+    if is_reference {
+        Err(format!(
+            "a registry reference, and a file is expected: run qhost policy pull {place}, then name its file"
+        ))
     } else {
         Ok(())
     }

@@ -14,27 +14,30 @@ use crate::limits;
   qhost policy test my-policy --junit results.xml
 
 A file of cases/*.toml, with every key that it may have:
-  [settings]                             # of the cases that have none themselves;
-  teams = [\"web\"]                        # or settings_file = \"../all.json\"
-  # wasi = true                          # first of all: the policy is granted WASI
+  # wasi = true                    grants the policy WASI
+  # settings_file = \"../all.json\"  instead of [settings]
+  [settings]                       # of cases without settings of their own
+  teams = [\"web\"]
 
   [[case]]
   name = \"a task without a team is refused\"
-  job = { meta = {} }                    # laid over the example job;
-                                         # or job_file = \"big.nomad.hcl\"
-  host = { ports_in_use = [20000] }      # laid over the facts of the example host
-  allowed_ports = [\"20000-20999\"]        # what the operator lets tasks use
+  job = { meta = {} }              # laid over the example job
+  # job_file = \"big.nomad.hcl\"     instead of job
+  host = { ports_in_use = [20000] }  # laid over the facts of the example host
+  allowed_ports = [\"20000-20999\"]  # what the operator lets tasks use
   tenant = \"acme\"
-  settings = { teams = [\"db\"] }          # or settings_file = \"db.json\"
-  time = \"2026-01-01T00:00:00Z\"          # for a policy that is granted WASI
+  settings = { teams = [\"db\"] }    # or settings_file = \"db.json\"
+  time = \"2026-01-01T00:00:00Z\"    # the decision's time
   [case.expect]
-  verdict = \"denied\"                     # allowed, denied, failed
+  verdict = \"denied\"               # allowed, denied, failed
   violations = [{ code = \"no-team\", field = \"meta.team\" }]
   changes = [{ field = \"resources.memory_mib\", to = 512 }]
-  error = \"deadline\"                     # words of the error, where it fails
+  error = \"deadline\"               # words of the error, where it fails
 
-Files are named from the folder of the file of cases. What a case does not expect is not looked at. A case whose answer
-the contract does not allow, an empty code or a text that is cut, does not pass. Exit code 0 when every case is as expected, 1 when one is not.")]
+Paths start from the folder of the file of cases. Keys that a case does not
+expect are not compared. A case fails where an answer breaks the contract: an
+empty code, a text that is too long. Exit code 0 when every case is as
+expected, else 1.")]
 pub struct TestArgs {
     /// The policy's project, a folder with NAME.wasm and cases/*.toml; or the policy's file, with cases beside it
     #[arg(value_name = "DIR|FILE", default_value = ".")]
@@ -55,8 +58,9 @@ pub struct TestArgs {
 #[command(after_help = "Example:
   qhost policy lint my-policy
 
-Finds: not-idempotent, not-deterministic, fails, off-contract, slow, near-its-limits, unused-import,
-settings-without-schema, schema-is-no-json, misspelt-settings-pass. Exit code 0 when nothing is found, 1 when something is.")]
+Finds: not-idempotent, not-deterministic, fails, contract-breach, slow,
+near-its-limits, unused-import, settings-without-schema, schema-is-no-json,
+misspelt-settings-pass. Exit code 0 when nothing is found, 1 when something is.")]
 pub struct LintArgs {
     /// The policy's project, a folder with NAME.wasm and cases/*.toml; or the policy's file, with cases beside it
     #[arg(value_name = "DIR|FILE", default_value = ".")]
@@ -69,8 +73,9 @@ pub struct LintArgs {
   qhost policy bench my-policy --save      # keeps this as the baseline, in my-policy/bench.json
   qhost policy bench my-policy             # prints this beside the baseline
 
-A decision is one choose and one validate in a fresh sandbox. A case that takes long is measured for 10 s, and for 10
-decisions at least; a case in which the policy fails ends the benchmark. A baseline is worth comparing with on its own machine.")]
+A decision is one choose and one validate in a fresh sandbox. A case that takes
+long is measured for 10 s, and for 10 decisions at least; a case in which the
+policy fails ends the benchmark. A baseline is worth comparing with on its own machine.")]
 pub struct BenchArgs {
     /// The policy's project, a folder with NAME.wasm and cases/*.toml; or the policy's file, with cases beside it
     #[arg(value_name = "DIR|FILE", default_value = ".")]

@@ -1,7 +1,7 @@
 //! VMs: `qhost ps`, `inspect`, `logs`, `console`, `stats`, `events`, `stop`, `kill`, `pause`, `resume`, `restart`, `wait`,
 //! `rm`, `drain` and `recover`.
 
-use std::str::FromStr;
+use std::{path::Path, str::FromStr};
 
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
@@ -33,9 +33,9 @@ pub enum VmCommand {
     Pause(VmsArgs),
     /// Let paused guests go on
     Resume(VmsArgs),
-    /// Stop VMs and start them again; ended ones are decided again, and started again as they were
+    /// Stop VMs and start them again; an ended VM is decided again first
     #[command(
-        after_help = "What is configured now decides about an ended VM once more: it gets the launch that it had, or is refused.\nPolicies that were named on a command line are not asked again."
+        after_help = "The policies configured now decide about an ended VM again: it gets the launch\nthat it had, or is refused with exit code 11. Policies given with --policy are\nnot asked again."
     )]
     Restart(StopArgs),
     /// Wait for a VM's end
@@ -54,7 +54,7 @@ pub enum VmCommand {
 /// Whose VMs a command is about.
 #[derive(Debug, Args)]
 pub struct OfTenant {
-    /// Only VMs of this tenant
+    /// Only this tenant's
     #[arg(long, value_parser = tenant, add = candidates::tenants())]
     pub tenant: Option<String>,
 }
@@ -63,6 +63,13 @@ impl OfTenant {
     /// Whether something of a tenant is meant.
     pub fn includes(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|only| only == tenant)
+    }
+
+    /// Whether a file of the log of decisions may have something of a tenant that is meant.
+    pub fn includes_file(&self, file: &Path) -> bool {
+        let folder = file.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let tenant = folder.and_then(|name| name.strip_prefix("tenant-"));
+        tenant.is_none_or(|tenant| self.includes(tenant))
     }
 
     /// A VM's name with whose it is.
@@ -87,13 +94,13 @@ pub struct PsArgs {
     /// Only VMs of this task, or this job
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
-    /// Only VMs in this state, ended ones too: created, fetching, starting, running, paused, stopping, exited, failed, lost
+    /// Only VMs in this state; exited, failed and lost need no --all: created, fetching, starting, running, paused, stopping, exited, failed, lost
     #[arg(long, value_name = "STATE", value_parser = state)]
     pub state: Option<State>,
-    /// Only VMs whose job has this in its meta; of several, all
+    /// Only VMs whose job's meta has this; given several times, all must match
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub meta: Vec<MetaPair>,
-    /// Their ids alone, a line each
+    /// Print only ids, one a line
     #[arg(short, long, conflicts_with = "json")]
     pub quiet: bool,
 }
@@ -123,27 +130,28 @@ fn state(text: &str) -> Result<State, String> {
 /// `qhost drain`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qhost drain                      before this host is taken away: waits for what runs
+  qhost drain                      before this host is taken away
   qhost drain --stop --timeout 300
-  qhost drain --end                it is back
+  qhost drain --end                when it is back
 
-Until the drain is ended, every run, and every restart of an ended VM, is refused with exit code 16, and plan says so.
-Restart policies of VMs that run are kept to. Ctrl-C ends the wait, and not the drain. Exit code 1 where VMs still run
-after the time.")]
+Until the drain is ended, every run, every plan and every restart of an ended
+VM is refused with exit code 16. Running VMs still restart by their restart
+policies. Ctrl-C ends the wait, and not the drain. Exit code 1 where VMs still
+run after the time.")]
 pub struct DrainArgs {
-    /// Stop what runs instead of waiting for it
+    /// Stop running VMs instead of waiting for their ends
     #[arg(long)]
     pub stop: bool,
-    /// With --stop, seconds that a guest has to power off [default: what its run said]
+    /// With --stop, seconds that a guest has to power off [default: the VM's own grace]
     #[arg(long, value_name = "SECONDS", requires = "stop", value_parser = clap::value_parser!(u64).range(..=qhost_model::limits::GRACE_MOST.as_secs()))]
     pub grace: Option<u64>,
-    /// Do not wait for what runs
+    /// Do not wait for running VMs
     #[arg(long, conflicts_with_all = ["stop", "timeout"])]
     pub no_wait: bool,
-    /// Seconds after which what runs is waited for no longer
+    /// Seconds to wait for running VMs; then exit code 1
     #[arg(long, value_name = "SECONDS", default_value_t = qhost_vm::limits::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(..=qhost_vm::limits::WAIT.as_secs()))]
     pub timeout: u64,
-    /// End the drain: VMs are started again
+    /// End the drain, so that VMs may be started
     #[arg(long, conflicts_with_all = ["stop", "no_wait", "timeout"])]
     pub end: bool,
 }
@@ -193,8 +201,8 @@ pub struct StatsArgs {
     /// Their ids or the beginnings of these, or their tasks' names; all that run when none is given
     #[arg(value_name = "VM", add = candidates::running_vms())]
     vms: Vec<String>,
-    /// Again every so many seconds, until Ctrl-C; with the share of a CPU since the time before
-    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Print again every SECONDS until Ctrl-C, 2 unless given, with the share of a CPU since the last time
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub watch: Option<u64>,
 }
 
@@ -228,7 +236,7 @@ pub struct LogsArgs {
     /// Only what came since then: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Since>,
-    /// Only the last lines, so many
+    /// Only the last LINES lines
     #[arg(short = 'n', long, value_name = "LINES")]
     pub tail: Option<usize>,
     /// The guest's bytes as they are, on a terminal too
@@ -254,10 +262,10 @@ pub struct EventsArgs {
     /// Only about this task
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
-    /// Only these: refused, a state such as running or failed, and what else the second column has
+    /// Only these events, as in the second column: refused, running, failed, …
     #[arg(long = "event", value_name = "EVENT")]
     pub events: Vec<String>,
-    /// Only the latest of what has happened, so many
+    /// Only the last NUMBER events so far
     #[arg(short = 'n', long, value_name = "NUMBER")]
     pub tail: Option<usize>,
 }
@@ -288,7 +296,7 @@ pub struct WaitArgs {
     #[command(flatten)]
     /// Which.
     pub which: VmArgs,
-    /// Seconds after which it is waited for no longer: exit code 1
+    /// Seconds to wait; then exit code 1
     #[arg(long, value_name = "SECONDS", default_value_t = qhost_vm::limits::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(..=qhost_vm::limits::WAIT.as_secs()))]
     pub timeout: u64,
 }

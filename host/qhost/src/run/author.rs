@@ -15,7 +15,7 @@ fn end(shared: &Shared, done: Result<String, AuthorError>) -> Exit {
             show::print(&text);
             Exit::Done
         }
-        // The compiler's text is all that an author wants to see.
+        // The tool's own text is all that an author wants to see.
         Err(AuthorError::Compile { .. }) if !shared.json => Exit::CheckFailed,
         Err(error) => show::failure(shared, &RunError::from(error)),
     }

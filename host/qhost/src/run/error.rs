@@ -2,10 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use qhost_engine::{CAGE, config::ConfigError, facts::FactsError, fingerprint::FingerprintError};
+use qhost_engine::{config::ConfigError, facts::FactsError, fingerprint::FingerprintError};
 use qhost_image::ImageError;
 use qhost_model::{job::Problem, kind::Kind};
-use qhost_policy::PolicyError;
+use qhost_policy::{Decision, PolicyError};
 use qhost_sys::state::StateDirError;
 use qhost_vm::VmError;
 
@@ -119,6 +119,11 @@ impl RunError {
         if let Self::Engine(error) = self { error.refused_by().map(str::to_owned) } else { None }
     }
 
+    /// The decision, where that is why.
+    pub fn verdict(&self) -> Option<&Decision> {
+        if let Self::Engine(error) = self { error.verdict() } else { None }
+    }
+
     /// What to do about it, where the error itself does not know that.
     pub fn hint(&self) -> Option<String> {
         let how = |name: &str| {
@@ -127,8 +132,7 @@ impl RunError {
             )
         };
         if let Self::Engine(error) = self {
-            let cage = (error.refused_by() == Some(CAGE)).then(qhost_engine::doctor::leave_out);
-            error.settings_of().map(how).or(cage)
+            error.settings_of().map(how).or(error.hint().map(str::to_owned))
         } else if let Self::Policy(PolicyError::Settings { name, .. }) = self {
             Some(how(name))
         } else {
@@ -144,7 +148,8 @@ impl RunError {
 
 impl From<&RunError> for ErrorReport {
     fn from(error: &RunError) -> Self {
-        Self { hint: error.hint(), ..Self::new(error, error.problems()) }
+        let shown = Self::new(error, error.problems());
+        Self { hint: error.hint(), refused_by: error.refused_by(), ..shown }
     }
 }
 
@@ -166,7 +171,7 @@ impl Report {
     /// Takes an error in. A decision against the task is no error beside it.
     pub(super) fn fail(&mut self, error: &RunError) -> Exit {
         if !matches!(error, RunError::Engine(error) if error.verdict().is_some()) {
-            self.error = Some(ErrorReport { refused_by: error.refused_by(), ..error.into() });
+            self.error = Some(error.into());
         }
         error.exit()
     }

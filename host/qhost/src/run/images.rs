@@ -16,7 +16,7 @@ use qhost_image::{
 };
 use qhost_model::{digest::Sha256, job, printable};
 
-use super::{RunError, engine, show};
+use super::{RunError, engine, show, state_is_there};
 use crate::{
     cli::{
         GcArgs, ImageCommand, ImportImageArgs, InspectImageArgs, PullImageArgs, RemoveImageArgs,
@@ -106,6 +106,7 @@ impl Images<'_> {
     }
 
     fn list(&self) -> Result<Exit, RunError> {
+        state_is_there(self.shared)?;
         let (stored, uses, unfinished) =
             (self.store.list()?, self.uses()?, self.store.unfinished()?);
         if self.shared.json {

@@ -6,7 +6,7 @@ use serde_json::json;
 use qhost_engine::overlays::{self, Kept};
 use qhost_model::printable;
 
-use super::{RunError, show, state_dir};
+use super::{RunError, show, state_dir, state_is_there};
 use crate::{
     cli::{OverlayCommand, RemoveOverlayArgs, Shared},
     outcome::Exit,
@@ -24,6 +24,7 @@ pub(super) fn overlay(shared: &Shared, command: &OverlayCommand) -> Exit {
 }
 
 fn list(shared: &Shared) -> Result<(), RunError> {
+    state_is_there(shared)?;
     let kept = overlays::kept(&state_dir(shared)?)?;
     if shared.json {
         show::print(&show::json(&json!({ "overlays": kept })));

@@ -95,12 +95,15 @@ pub(super) fn usage(wrong: &str) -> Exit {
 
 /// The end of a command that has no report of its own.
 pub(super) fn failure(shared: &Shared, error: &RunError) -> Exit {
-    let exit = error.exit();
+    let (exit, decision) = (error.exit(), error.verdict());
     let error = ErrorReport::from(error);
     if shared.json {
-        print(&json(
-            &serde_json::json!({"outcome": exit, "exit_code": exit.code(), "error": error}),
-        ));
+        let mut report =
+            serde_json::json!({"outcome": exit, "exit_code": exit.code(), "error": error});
+        if let (Some(report), Some(decision)) = (report.as_object_mut(), decision) {
+            report.insert("decision".into(), serde_json::json!(decision));
+        }
+        print(&json(&report));
     } else {
         say(&error.to_string());
     }

@@ -58,14 +58,14 @@ fn try_test(shared: &Shared, args: &TestArgs) -> Result<bool, RunError> {
         let passed = tried.len() - failed;
         show::print(&show::json(&Tested { passed, failed, rewritten, cases: &tried }));
     } else {
-        show::print(&tried.iter().map(told).collect::<String>());
+        show::tell(&tried.iter().map(told).collect::<String>());
         let passed = tried.len() - failed;
         let updated = if args.update { format!(", {rewritten} rewritten") } else { String::new() };
         show::print(&format!("{passed} passed, {failed} failed{updated}\n"));
     }
     // What the contract does not allow, no expectation mends.
-    let off_contract = tried.iter().any(|tried| !tried.off_contract.is_empty());
-    Ok(failed == 0 || (args.update && !off_contract))
+    let contract_breaches = tried.iter().any(|tried| !tried.contract_breaches.is_empty());
+    Ok(failed == 0 || (args.update && !contract_breaches))
 }
 
 /// What is tried should be what the sources say.
@@ -76,7 +76,7 @@ fn say_if_stale(shared: &Shared, project: &Project) {
     let build = folder.map_or_else(String::new, |folder| format!(" {}", folder.display()));
     if !shared.json {
         show::say(&format!(
-            "{} {module} is older than {}; qhost policy build{build} makes it anew",
+            "{} {module} is older than {}; to rebuild it: qhost policy build{build}",
             show::warning("warning  "),
             source.display()
         ));
@@ -115,8 +115,8 @@ fn told(tried: &Tried) -> String {
     for line in tried.diff.lines() {
         text += &format!("       {line}\n");
     }
-    for what in &tried.off_contract {
-        text += &format!("       ! contract: {what}\n");
+    for what in &tried.contract_breaches {
+        text += &format!("       ! contract breach: {what}\n");
     }
     text
 }
@@ -148,7 +148,7 @@ fn try_lint(shared: &Shared, args: &LintArgs) -> Result<bool, RunError> {
         1 => "1 finding\n".into(),
         count => format!("{count} findings\n"),
     };
-    show::print(&text);
+    show::tell(&text);
     Ok(findings.is_empty())
 }
 

@@ -25,11 +25,8 @@ pub(super) async fn command(shared: &Shared, command: &VmCommand) -> Exit {
     match done(shared, command).await {
         Ok(exit) => exit,
         Err(error) => {
-            // Of a VM that is not started again, who is against it, and why.
-            if let RunError::Engine(engine) = &error
-                && let Some(decision) = engine.verdict()
-                && !shared.json
-            {
+            // The decision that refused a restart; JSON has it beside the error.
+            if let Some(decision) = error.verdict().filter(|_| !shared.json) {
                 show::say(Shown(decision).to_string().trim_end());
             }
             show::failure(shared, &error)
@@ -41,8 +38,8 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
     let engine = match command {
         // A VM that is started again is held to what is configured now.
         VmCommand::Restart(_) | VmCommand::Recover => engine(shared)?,
+        VmCommand::Inspect(_) => inspect::engine(shared)?,
         VmCommand::Ps(_)
-        | VmCommand::Inspect(_)
         | VmCommand::Logs(_)
         | VmCommand::Console(_)
         | VmCommand::Stats(_)
@@ -64,7 +61,7 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         VmCommand::Logs(args) => {
             logs::logs(&engine.latest_vm(&args.which.name()).await?.record(), args).await
         }
-        VmCommand::Console(args) => console::attach(&engine.running_vm(&args.name()).await?).await,
+        VmCommand::Console(args) => console::attach(&engine.live_vm(&args.name()).await?).await,
         VmCommand::Stats(args) => stats::stats(shared, &engine, args).await,
         VmCommand::Events(args) => events::events(shared, &engine, args).await,
         VmCommand::Stop(args) => {
@@ -86,7 +83,7 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
 async fn going_on(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError> {
     let mut vms = vec![];
     for name in names {
-        vms.push(engine.running_vm(name).await?);
+        vms.push(engine.live_vm(name).await?);
     }
     Ok(each_once(vms))
 }

@@ -27,8 +27,7 @@ pub struct Measured {
     pub log_bytes: u64,
 }
 
-/// Measures every case of a project, `decisions` of each unless that takes longer than [`limits::BENCH_CASE`]. Each case is told before it is
-/// measured.
+/// Measures every case of a project, `decisions` of each unless that takes longer than [`limits::BENCH_CASE`]. `progress` is called with each case first.
 pub fn bench(
     project: &Project,
     loader: &Loader,

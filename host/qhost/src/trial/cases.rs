@@ -75,7 +75,7 @@ struct Given {
     settings: Option<Map<String, Value>>,
     /// The same in a JSON file, from the file's folder.
     settings_file: Option<PathBuf>,
-    /// When it is decided, which only a policy with WASI can see.
+    /// When it is decided: `time` in the request's extensions, and the clock of a policy with WASI.
     time: Option<Timestamp>,
     #[serde(default)]
     expect: Expect,

@@ -29,9 +29,14 @@ fn case(tried: &Tried) -> TestCase {
         TestCaseStatus::success()
     } else {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-        let off_contract: String =
-            tried.off_contract.iter().map(|what| format!("! contract: {what}\n")).collect();
-        status.set_message("not as expected").set_description(tried.diff.clone() + &off_contract);
+        let contract_breaches: String = tried
+            .contract_breaches
+            .iter()
+            .map(|what| format!("! contract breach: {what}\n"))
+            .collect();
+        status
+            .set_message("not as expected")
+            .set_description(tried.diff.clone() + &contract_breaches);
         status
     };
     let mut case = TestCase::new(tried.name.as_str(), status);

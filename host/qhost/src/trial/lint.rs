@@ -28,7 +28,7 @@ pub struct Finding {
     pub hint: &'static str,
 }
 
-/// Looks at a policy: all that is found. Each case is told before it is looked at.
+/// Looks at a policy: all that is found. `progress` is called with each case first.
 pub fn lint(
     project: &Project,
     loader: &Loader,
@@ -70,10 +70,7 @@ fn looked_at(
                 "choose must return its own result unchanged: set values, do not add to them",
             )
         } else {
-            (
-                "fails",
-                "a run under a policy that fails ends in exit code 12; return a violation instead",
-            )
+            ("fails", FAILS)
         };
         findings.push(found(code, error.to_string(), hint));
         return Ok(findings);
@@ -83,10 +80,16 @@ fn looked_at(
         findings.push(found("not-deterministic", message, hint));
     }
     let record = first.decision().policies.first();
-    for message in record.map_or(&[][..], |record| &record.off_contract) {
-        findings.push(found("off-contract", message.clone(), CONTRACT));
+    for message in record.map_or(&[][..], |record| &record.contract_breaches) {
+        findings.push(found("contract-breach", message.clone(), CONTRACT));
     }
-    let measured = bench::one(project, loader, case, limits::LINT_DECISIONS)?;
+    let measured = match bench::one(project, loader, case, limits::LINT_DECISIONS) {
+        Err(TrialError::InCase { source, .. }) => {
+            findings.push(found("fails", format!("it fails now and then: {source}"), FAILS));
+            return Ok(findings);
+        }
+        measured => measured?,
+    };
     let slow = measured.p50_us > limits::LINT_SLOW.as_secs_f64() * 1e6;
     if slow {
         let message = format!("half of the decisions take more than {:.0} µs", measured.p50_us);
@@ -99,6 +102,8 @@ fn looked_at(
     Ok(findings)
 }
 
+const FAILS: &str =
+    "a run under a policy that fails ends in exit code 12; return a violation instead";
 const CONTRACT: &str =
     "what a person or a program goes by is missing; wit/policy.wit has the lengths of each text";
 
@@ -107,7 +112,7 @@ fn nameless(about: &About) -> Vec<Finding> {
     let texts = [("name", &about.name), ("version", &about.version)];
     let nameless = texts.into_iter().filter(|(_, text)| text.is_empty());
     let finding = |(what, _)| Finding {
-        code: "off-contract",
+        code: "contract-breach",
         case: None,
         message: format!("its {what} in describe is empty"),
         hint: CONTRACT,

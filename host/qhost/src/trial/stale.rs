@@ -7,19 +7,33 @@ use std::{
 };
 
 use super::Project;
-use crate::limits;
+use crate::{author::is_project, limits};
 
-/// What a language's tools, or an author's, leave in a project's folder, and what is no source of the component.
-const NO_SOURCES: [&str; 5] = ["target", "node_modules", "cases", "bindings", "tests"];
+/// Files and folders whose changes do not change the component: build output, generated bindings, cases and unit tests.
+const NO_SOURCES: [&str; 9] = [
+    "target",
+    "node_modules",
+    "bindings",
+    "editor",
+    "cases",
+    "test",
+    "tests",
+    "test_rules.py",
+    "rules.test.js",
+];
 /// What the languages that qhost builds are written in, and the contract.
 const SOURCES: [&str; 7] = ["rs", "py", "js", "c", "h", "wit", "toml"];
 
-/// The source that was changed last, if that was after the component was built.
+/// The source that was changed last, if that was after the component was built. Of a file that lies in no project's folder nothing is known.
 pub fn newer_source(project: &Project) -> Option<PathBuf> {
     let built = changed(&project.module)?;
     let folder = project.module.parent().unwrap_or(Path::new(""));
     let folder = if folder == Path::new("") { Path::new(".") } else { folder };
-    let (latest, source) = latest(folder, limits::SOURCE_FOLDERS)?;
+    if !is_project(folder) {
+        return None;
+    }
+    let mut left = limits::SOURCE_FILES;
+    let (latest, source) = latest(folder, limits::SOURCE_FOLDERS, &mut left)?;
     (latest > built).then_some(source)
 }
 
@@ -27,20 +41,27 @@ fn changed(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }
 
-/// The source in a folder, and in those below it as deep as this, that was changed last.
-fn latest(folder: &Path, depth: usize) -> Option<(SystemTime, PathBuf)> {
-    let entries = fs::read_dir(folder).ok()?.flatten().take(limits::SOURCE_FILES);
-    let of = |entry: fs::DirEntry| {
-        let (name, kind) = (entry.file_name().into_string().ok()?, entry.file_type().ok()?);
+/// The source in a folder, and in those below it as deep as this, that was changed last; of so many entries that are left to look at.
+fn latest(folder: &Path, depth: usize, left: &mut usize) -> Option<(SystemTime, PathBuf)> {
+    let mut all = vec![];
+    for entry in fs::read_dir(folder).ok()?.flatten() {
+        let Some(fewer) = left.checked_sub(1) else { break };
+        *left = fewer;
+        let name = entry.file_name().to_string_lossy().into_owned();
         let path = entry.path();
         if name.starts_with('.') || NO_SOURCES.contains(&name.as_str()) {
-            None
-        } else if kind.is_dir() {
-            latest(&path, depth.checked_sub(1)?)
-        } else {
-            let is_source = path.extension()?.to_str().is_some_and(|it| SOURCES.contains(&it));
-            is_source.then_some((changed(&path)?, path))
+            continue;
         }
-    };
-    entries.filter_map(of).max()
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            all.extend(depth.checked_sub(1).and_then(|depth| latest(&path, depth, left)));
+        } else if is_source(&path) {
+            all.extend(changed(&path).map(|at| (at, path)));
+        }
+    }
+    all.into_iter().max()
+}
+
+fn is_source(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| SOURCES.contains(&extension))
 }

@@ -32,14 +32,14 @@ pub struct Tried {
     pub diff: String,
     /// What of the policy's answers the contract does not allow; a case in which there is something does not pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub off_contract: Vec<String>,
+    pub contract_breaches: Vec<String>,
     /// What came of it.
     pub found: Expect,
     /// How long it took in µs.
     pub micros: u64,
 }
 
-/// Tries every case of a project. Each is told before it is tried.
+/// Tries every case of a project. `progress` is called with each case first.
 pub fn run(
     project: &Project,
     loader: &Loader,
@@ -58,7 +58,7 @@ pub fn run(
 /// What came of a case.
 struct Answered {
     found: Expect,
-    off_contract: Vec<String>,
+    contract_breaches: Vec<String>,
     micros: u64,
 }
 
@@ -70,7 +70,7 @@ impl Answered {
             changes: Some(vec![]),
             error: Some(error),
         };
-        Self { found, off_contract: vec![], micros }
+        Self { found, contract_breaches: vec![], micros }
     }
 }
 
@@ -105,22 +105,22 @@ fn answered(project: &Project, loader: &Loader, case: &Case) -> Result<Answered,
         changes: Some(policy.changes.iter().map(write).collect()),
         error: None,
     };
-    let (off_contract, micros) = (policy.off_contract.clone(), policy.cost.micros);
-    Ok(Answered { found, off_contract, micros })
+    let (contract_breaches, micros) = (policy.contract_breaches.clone(), policy.cost.micros);
+    Ok(Answered { found, contract_breaches, micros })
 }
 
 impl Case {
     fn compare(&self, file: &CaseFile, answered: Answered) -> Tried {
-        let Answered { found, off_contract, micros } = answered;
+        let Answered { found, contract_breaches, micros } = answered;
         let looked_at = found.as_far_as(&self.expect);
         let diff = diff(&self.expect.lines(), &looked_at.lines());
         Tried {
             file: file.path.display().to_string(),
             line: self.line,
             name: self.name.clone(),
-            passed: diff.is_empty() && off_contract.is_empty(),
+            passed: diff.is_empty() && contract_breaches.is_empty(),
             diff,
-            off_contract,
+            contract_breaches,
             found,
             micros,
         }
@@ -136,7 +136,8 @@ impl Expect {
         changes
     }
 
-    /// Only what another one looks at, and where its verdict is another, why; an error as that one has it, if its words are in this one's.
+    /// The parts that `expect` names. If the verdict differs, also the violations and the error. The error is `expect`'s text if the
+    /// found error contains it.
     fn as_far_as(&self, expect: &Self) -> Self {
         let is_other = expect.verdict.is_some() && expect.verdict != self.verdict;
         let words = |wanted: &String| match &self.error {

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::json;
 use tokio::time::{self, Instant};
 
-use qhost_engine::{Context, Ending, Engine, Until, Which};
+use qhost_engine::{Context, Draining, Ending, Engine, Until};
 use qhost_vm::{VmError, VmRecord};
 
 use super::{RunError, show, stop::Asides, stop::summary};
@@ -23,8 +23,9 @@ pub(super) async fn drain(
     if args.end {
         return end(shared, engine).await;
     }
-    let drain = engine.drain().await?;
-    let running = engine.vms(Which::GoingOn).await;
+    // VMs whose supervisors were killed are waited for too.
+    engine.recover().await;
+    let Draining { drain, running } = engine.drain().await?;
     if !shared.json {
         let since = drain.since;
         show::say(&format!("draining  since {since:.0}; VMs that run: {}", running.len()));
@@ -44,7 +45,7 @@ async fn end(shared: &Shared, engine: &Engine) -> Result<Exit, RunError> {
     if shared.json {
         show::print(&show::json(&json!({ "drain": null, "was_drained": was })));
     } else {
-        let said = if was { "ended: VMs are started again" } else { "there was none" };
+        let said = if was { "ended; VMs may be started again" } else { "there was none" };
         show::print(&format!("drain     {said}\n"));
     }
     Ok(Exit::Done)

@@ -2,7 +2,7 @@
 
 use indicatif::BinaryBytes;
 
-use qhost_engine::{DiskUse, VmDetails};
+use qhost_engine::{DiskUse, Engine, VmDetails, config::Config};
 use qhost_model::{job::Task, printable};
 
 use super::{RunError, ports, show};
@@ -10,7 +10,21 @@ use crate::{
     cli::Shared,
     limits,
     outcome::{Exit, Shown},
+    run::{engine_under, state_is_there},
 };
+
+/// An engine that knows what is secret. Where the configuration cannot be read, all that may be secret is.
+pub(super) fn engine(shared: &Shared) -> Result<Engine, RunError> {
+    state_is_there(shared)?;
+    let config = Config::load(shared.config.as_deref()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the values of meta and args are not shown: what of them is secret is not known");
+        let mut config = Config::default();
+        config.decisions.mask_meta = vec!["*".into()];
+        config.decisions.mask_args = vec!["*".into()];
+        config
+    });
+    engine_under(shared, config)
+}
 
 pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunError> {
     if shared.json {
@@ -51,9 +65,9 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
         if let Some(task) = asked {
             text += &format!("           {}\n", line(&qhost_image::shown(&task.image.source)));
         }
-        if let Some(DiskUse { bytes, used_bytes, most_bytes }) = disk {
-            let used = used_bytes.map_or("nothing kept".into(), |used| {
-                format!("{} written, of {} at most", BinaryBytes(used), BinaryBytes(*most_bytes))
+        if let Some(DiskUse { bytes, used_bytes, max_bytes }) = disk {
+            let used = used_bytes.map_or("no overlay".into(), |used| {
+                format!("{} written, of {} at most", BinaryBytes(used), BinaryBytes(*max_bytes))
             });
             text += &format!("disk       {}; {used}\n", BinaryBytes(*bytes));
         }
@@ -69,7 +83,7 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
         for (name, process) in processes {
             if let Some(process) = process {
                 let older = if name == "supervisor" && *supervisor_is_current == Some(false) {
-                    ", of another build than the program that is there now"
+                    ", of another build than the installed qhost-supervisor"
                 } else {
                     ""
                 };

@@ -1,10 +1,13 @@
 //! `qhost logs`.
 
-use std::io::{self, IsTerminal as _, Write as _, stdout};
+use std::{
+    collections::VecDeque,
+    io::{self, IsTerminal as _, Write as _, stdout},
+};
 
 use qhost_model::printable;
 use qhost_sys::watch::FolderWatch;
-use qhost_vm::{Reader, VmError, VmRecord};
+use qhost_vm::{VmError, VmRecord};
 
 use super::RunError;
 use crate::{cli::LogsArgs, limits, outcome::Exit};
@@ -13,16 +16,10 @@ use crate::{cli::LogsArgs, limits, outcome::Exit};
 pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunError> {
     let path = vm.console_log();
     let unreadable = |source| VmError::Folder { doing: "read", path: path.clone(), source };
-    let since = args.since.map(|since| since.0);
+    let mut console = vm.console(args.since.map(|since| since.0));
     let mut buffer = vec![0; qhost_image::limits::BLOCK_BYTES];
-    let mut skipping = match args.tail {
-        Some(tail) => {
-            let lines = lines(vm.console(since), &mut buffer).map_err(unreadable)?;
-            lines.saturating_sub(tail)
-        }
-        None => 0,
-    };
-    let mut console = vm.console(since);
+    // What is there already, where only the end of it is asked for.
+    let mut tail = args.tail.map(Tail::of);
     let mut shown = (stdout().is_terminal() && !args.raw).then(printable::Console::default);
     loop {
         // The watch is older than the read, so that it tells of what is written after that.
@@ -34,15 +31,20 @@ pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunErro
             if read == 0 {
                 break;
             }
-            let bytes = after_lines(buffer.get(..read).unwrap_or_default(), &mut skipping);
-            let written = match &mut shown {
-                Some(console) => write(console.push(bytes).as_bytes()),
-                None => write(bytes),
-            };
+            let bytes = buffer.get(..read).unwrap_or_default();
+            if let Some(tail) = &mut tail {
+                tail.push(bytes);
+                continue;
+            }
             // A closed pipe is the reader's choice and no error of ours.
-            if written.is_err() {
+            if tell(&mut shown, bytes).is_err() {
                 return Ok(Exit::Done);
             }
+        }
+        if let Some(tail) = tail.take()
+            && tell(&mut shown, &tail.lines()).is_err()
+        {
+            return Ok(Exit::Done);
         }
         if !args.follow || !goes_on {
             let rest = shown.as_mut().map(printable::Console::finish).unwrap_or_default();
@@ -57,28 +59,42 @@ pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunErro
     }
 }
 
-/// How many lines a console has, the last one included whether or not it has ended.
-fn lines(mut console: Reader, buffer: &mut [u8]) -> io::Result<usize> {
-    let (mut ends, mut last) = (0, b'\n');
-    loop {
-        let read = console.read(buffer)?;
-        let bytes = buffer.get(..read).unwrap_or_default();
-        let Some(end) = bytes.last() else { break };
-        ends += bytes.iter().filter(|byte| **byte == b'\n').count();
-        last = *end;
-    }
-    Ok(ends + usize::from(last != b'\n'))
+/// The last lines of what is read.
+struct Tail {
+    most: usize,
+    lines: VecDeque<Vec<u8>>,
+    /// Whether the last line has its end.
+    ended: bool,
 }
 
-/// What follows so many line ends; those that are in these bytes are taken off the number.
-fn after_lines<'a>(bytes: &'a [u8], skipping: &mut usize) -> &'a [u8] {
-    let mut rest = bytes;
-    while *skipping > 0 {
-        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { return &[] };
-        rest = rest.get(end + 1..).unwrap_or_default();
-        *skipping -= 1;
+impl Tail {
+    fn of(most: usize) -> Self {
+        Self { most, lines: VecDeque::new(), ended: true }
     }
-    rest
+
+    fn push(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match self.lines.back_mut().filter(|_| !self.ended) {
+                Some(line) => line.extend_from_slice(piece),
+                None => self.lines.push_back(piece.to_vec()),
+            }
+            self.ended = piece.ends_with(b"\n");
+            if self.lines.len() > self.most {
+                self.lines.pop_front();
+            }
+        }
+    }
+
+    fn lines(self) -> Vec<u8> {
+        self.lines.into_iter().flatten().collect()
+    }
+}
+
+fn tell(shown: &mut Option<printable::Console>, bytes: &[u8]) -> io::Result<()> {
+    match shown {
+        Some(console) => write(console.push(bytes).as_bytes()),
+        None => write(bytes),
+    }
 }
 
 fn write(bytes: &[u8]) -> io::Result<()> {
@@ -91,22 +107,23 @@ mod tests {
 
     #[test]
     fn the_last_lines_whatever_the_pieces() {
-        for (text, lines_of, skip, rest) in [
-            ("a\nb\nc\n", 3, 1, "b\nc\n"),
-            ("a\nb\nc", 3, 2, "c"),
-            ("a\nb", 2, 2, ""),
-            ("", 0, 0, ""),
-            ("\n\n\n", 3, 2, "\n"),
+        for (text, most, rest) in [
+            ("a\nb\nc\n", 2, "b\nc\n"),
+            ("a\nb\nc", 1, "c"),
+            ("a\nb", 0, ""),
+            ("", 3, ""),
+            ("\n\n\n", 1, "\n"),
+            ("a\nb\n", 5, "a\nb\n"),
         ] {
-            let vm = tempfile::tempdir().unwrap();
-            std::fs::write(qhost_vm::console_log(vm.path()), text).unwrap();
-            let console = Reader::new(vm.path(), None);
-            assert_eq!(lines(console, &mut [0; 2]).unwrap(), lines_of, "{text:?}");
-            let mut skipping = skip;
-            let pieces = text.as_bytes().chunks(2);
-            let kept: Vec<u8> =
-                pieces.flat_map(|piece| after_lines(piece, &mut skipping).to_vec()).collect();
-            assert_eq!(String::from_utf8(kept).unwrap(), rest, "{text:?}");
+            for size in 1..4 {
+                let mut tail = Tail::of(most);
+                text.as_bytes().chunks(size).for_each(|piece| tail.push(piece));
+                assert_eq!(
+                    String::from_utf8(tail.lines()).unwrap(),
+                    rest,
+                    "{text:?} {most} {size}"
+                );
+            }
         }
     }
 }

@@ -1,11 +1,13 @@
 //! `qhost restart` and `qhost recover`: VMs that are started again.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use serde_json::json;
 
 use qhost_engine::{Context, Ending, Engine, Recovered, Vm, Which};
 use qhost_model::printable;
+use qhost_policy::Decision;
 use qhost_sys::stop::Stop;
 use qhost_vm::{Spec, State, VmRecord};
 
@@ -60,26 +62,55 @@ async fn start_again(shared: &Shared, vm: &Vm, why: &str) -> Result<VmRecord, Ru
     Ok(given_up?)
 }
 
+/// Starts a tenant's lost VMs again, one after the other. Gives the id of each, and why it does not run where it does not.
+async fn restarted(
+    shared: &Shared,
+    engine: &Engine,
+    vms: Vec<VmRecord>,
+) -> Vec<(String, Option<String>)> {
+    let mut all = vec![];
+    for vm in vms {
+        let handle = engine.handle(&vm);
+        let again = start_again(shared, &handle, "it was lost");
+        let why = match Box::pin(again).await {
+            Ok(now) if !now.status.state().is_final() => None,
+            Ok(now) => Some(summary(&now)),
+            Err(error) => {
+                tracing::warn!(vm = vm.id, %error, "it was not started again");
+                let against = error.verdict().map(against).unwrap_or_default();
+                Some(format!("{error}{against}"))
+            }
+        };
+        all.push((vm.id, why));
+    }
+    all
+}
+
+/// What a decision has against a task, behind who refused it.
+fn against(decision: &Decision) -> String {
+    let policies = decision.policies.iter().filter(|policy| policy.refuses());
+    let violations = policies.flat_map(|policy| &policy.violations);
+    let all = violations.chain(&decision.host.violations);
+    all.map(|one| format!("; {} {}: {}", one.code, one.field, one.message)).collect()
+}
+
 /// After what lives was adopted: starts those again that are lost and whose jobs want that.
 pub(super) async fn recover(shared: &Shared, engine: &Engine) -> Result<Exit, RunError> {
     let recovered = engine.recover().await;
-    let mut restarted = vec![];
-    let mut failed = vec![];
+    let mut by_tenant = BTreeMap::<String, Vec<VmRecord>>::new();
     for vm in engine.vms(Which::All).await {
         let wants = Spec::read(&vm.folder).is_ok_and(|spec| spec.restart.wants(true));
-        if vm.status.state() != State::Lost || !wants {
-            continue;
-        }
-        match Box::pin(start_again(shared, &engine.vm(&vm.id).await?, "it was lost")).await {
-            Ok(now) if !now.status.state().is_final() => restarted.push(now.id),
-            Ok(now) => failed.push((now.id.clone(), summary(&now))),
-            Err(error) => {
-                // The others are not to wait for this one's trouble.
-                tracing::warn!(vm = vm.id, %error, "it was not started again");
-                failed.push((vm.id, error.to_string()));
-            }
+        if vm.status.state() == State::Lost && wants {
+            by_tenant.entry(vm.tenant.clone()).or_default().push(vm);
         }
     }
+    // One tenant's policies, or images, keep no other tenant's VMs waiting.
+    let tenants = by_tenant.into_values().map(|vms| restarted(shared, engine, vms));
+    let all = join_all(tenants).await;
+    let (restarted, failed): (Vec<_>, Vec<_>) =
+        all.into_iter().flatten().partition(|(_, why)| why.is_none());
+    let restarted: Vec<_> = restarted.into_iter().map(|(id, _)| id).collect();
+    let failed: Vec<_> = failed.into_iter().filter_map(|(id, why)| Some((id, why?))).collect();
     let Recovered { adopted, lost } = recovered;
     if shared.json {
         let failed: Vec<_> =

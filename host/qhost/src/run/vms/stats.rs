@@ -39,7 +39,12 @@ pub(super) async fn stats(
     engine: &Engine,
     args: &StatsArgs,
 ) -> Result<Exit, RunError> {
-    let mut last = Sample::take(shared, engine, args).await?;
+    let names = args.names();
+    let named = match names.as_slice() {
+        [] => None,
+        names => Some(going_on(engine, names).await?),
+    };
+    let mut last = Sample::take(shared, engine, args, named.as_deref(), Silent::Fails).await?;
     let Some(seconds) = args.watch else {
         show::print(&if shared.json { last.json() } else { last.table(None) });
         return Ok(Exit::Done);
@@ -54,7 +59,10 @@ pub(super) async fn stats(
             () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
             () = stop.asked(1) => return Ok(Exit::Done),
         }
-        let next = Sample::take(shared, engine, args).await?;
+        let next = Sample::take(shared, engine, args, named.as_deref(), Silent::IsLeftOut).await?;
+        if named.is_some() && next.used.is_empty() && has_ended(named.as_deref()) {
+            return Ok(Exit::Done);
+        }
         let text =
             if shared.json { next.json() } else { format!("{clear}{}", next.table(Some(&last))) };
         // A closed pipe is the reader's choice and no error of ours.
@@ -65,16 +73,36 @@ pub(super) async fn stats(
     }
 }
 
+/// What a named VM is that says nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Silent {
+    /// An error.
+    Fails,
+    /// Left out of this sample: it may be starting again.
+    IsLeftOut,
+}
+
+fn has_ended(named: Option<&[Vm]>) -> bool {
+    named.into_iter().flatten().all(|vm| vm.record().status.state().is_final())
+}
+
 /// To the upper left corner, and nothing from there on (ECMA-48, CUP and ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 impl Sample {
-    async fn take(shared: &Shared, engine: &Engine, args: &StatsArgs) -> Result<Self, RunError> {
-        let names = args.names();
-        let mut vms = match names.as_slice() {
-            [] => engine.vms(Which::GoingOn).await,
-            names => going_on(engine, names).await?.iter().map(Vm::record).collect(),
+    async fn take(
+        shared: &Shared,
+        engine: &Engine,
+        args: &StatsArgs,
+        named: Option<&[Vm]>,
+        silent: Silent,
+    ) -> Result<Self, RunError> {
+        let mut vms = match named {
+            None => engine.vms(Which::GoingOn).await,
+            Some(vms) => vms.iter().map(Vm::record).collect(),
         };
+        // VMs that were not named, and are only beginning or have just ended, are left out.
+        let is_left_out = named.is_none() || silent == Silent::IsLeftOut;
         vms.retain(|vm| args.of.includes(&vm.tenant));
         let at = Instant::now();
         let mut used = vec![];
@@ -86,9 +114,8 @@ impl Sample {
         for (vm, stats) in asked.await {
             match stats {
                 Ok(stats) => used.push(Used { id: vm.id, task: vm.task, stats }),
-                // VMs that were not named and are only beginning, or have just ended, are left out.
                 Err(AskError::Unanswered(error))
-                    if names.is_empty() && error.kind() == io::ErrorKind::TimedOut =>
+                    if is_left_out && error.kind() == io::ErrorKind::TimedOut =>
                 {
                     let seconds = limits::CONTROL_STATS.as_secs();
                     let id = &vm.id;
@@ -96,7 +123,7 @@ impl Sample {
                         show::say(&format!("silent    {id}: no answer within {seconds} s"));
                     }
                 }
-                Err(AskError::Unanswered(_) | AskError::Refused(_)) if names.is_empty() => {}
+                Err(AskError::Unanswered(_) | AskError::Refused(_)) if is_left_out => {}
                 Err(error) => {
                     return Err(VmError::Refused { id: vm.id, reason: error.to_string() }.into());
                 }
