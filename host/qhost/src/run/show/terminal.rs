@@ -180,7 +180,7 @@ mod tests {
             lines,
             ["ended     QEMU did not answer", "          within the time that", "          it had"]
         );
-        assert_eq!(super::folded(&text, None), text);
+        assert_eq!(super::folded(text, None), text);
         assert_eq!(cut("ウェブ", 5), "ウェ…");
         assert_eq!(cut("abc", 3), "abc");
     }
