@@ -215,7 +215,7 @@ fn of_readme(qhost: &Qhost, line: &str) -> String {
     let output = qhost_tests::command("bash")
         .args(["-c", line])
         .current_dir(qhost.folder().join("mine"))
-        .env("PATH", qhost.variable("PATH"))
+        .envs(qhost.variables())
         .output()
         .expect("bash runs");
     let said = format!(
@@ -243,6 +243,28 @@ fn what_the_readme_of_a_python_project_says() {
         &qhost,
         "printf 'HINT = \"ask the web team\"\n' > shared.py && sed -i 's/^import json$/import json\\nimport shared/; s/\"the task names no team of ours\"/shared.HINT/' rules.py",
     );
+    qhost.run(&["policy", "build", "mine"]).exits(0);
+    said_in_a_plan(&qhost, SETTINGS, "ask the web team");
+}
+
+#[test]
+fn what_the_readme_of_a_rust_project_says() {
+    if !can_build("rust") {
+        return;
+    }
+    let qhost = qhost().as_author();
+    qhost.run(&["policy", "new", "mine"]).exits(0);
+    // A crate beside the project, as several policies have it in common.
+    of_readme(
+        &qhost,
+        "mkdir -p ../rules/src && printf '[package]\\nname = \"rules\"\\nversion = \"0.1.0\"\\nedition = \"2024\"\\n[workspace]\\n' > ../rules/Cargo.toml && printf 'pub const HINT: &str = \"ask the web team\";\\n' > ../rules/src/lib.rs",
+    );
+    of_readme(
+        &qhost,
+        "sed -i 's|^serde = |rules = { path = \"../rules\" }\\nserde = |' Cargo.toml && sed -i 's/\"the task names no team of ours\"/rules::HINT/' src/lib.rs",
+    );
+    let tested = of_readme(&qhost, "cargo test");
+    assert!(tested.contains("1 passed"), "{tested}");
     qhost.run(&["policy", "build", "mine"]).exits(0);
     said_in_a_plan(&qhost, SETTINGS, "ask the web team");
 }

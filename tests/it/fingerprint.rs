@@ -44,6 +44,10 @@ fn kvm_is_offered_only_where_it_runs_guests() {
         assert!(qhost.console_has("up").contains("up"));
     } else {
         assert!(!kvm["evidence"].as_str().expect("a reason").is_empty());
+        // One probe's verdict serves all.
+        let evidence = kvm["evidence"].as_str().expect("a reason");
+        qhost.run(&["doctor"]).says(&format!("lack  kvm              {evidence}"));
+        qhost.run(&["plan", &job]).exits(16).says("kvm does not run guest code on this host");
         qhost.run(&["run", &job]).exits(16).says("kvm does not run guest code on this host");
         assert_eq!(server.requests(), [""; 0]);
     }

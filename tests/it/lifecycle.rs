@@ -300,3 +300,22 @@ fn a_flooded_console() {
     assert!(log.max(old) <= qhost_vm::limits::CONSOLE_LOG_BYTES + (1 << 20), "{log} {old}");
     qhost.run(&["stop", "--grace", "0", "test"]).exits(0);
 }
+
+/// The time that a Nomad job gives a guest to power off, before QEMU is made to quit.
+#[test]
+fn a_nomad_jobs_kill_timeout_is_the_grace() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let (url, sha256) = server.serve("/image", boot_sector::disk("the guest runs", Then::Hang));
+    let task = json!({
+        "Name": "test", "Driver": "qemu", "KillTimeout": 1_000_000_000,
+        "Config": {"image_source": url, "checksum": sha256}, "Resources": {"MemoryMB": 32},
+    });
+    let nomad = json!({"Job": {"ID": "test", "TaskGroups": [{"Name": "test", "Tasks": [task]}]}});
+    let job = qhost.file("nomad.json", nomad.to_string());
+    qhost.run(&["run", "--detach", &job]).exits(0);
+    let began = Instant::now();
+    qhost.run(&["stop", "test"]).exits(0).says("the guest did not power off in time, QEMU quit");
+    // Without it, a guest has 30 s.
+    assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
+    qhost.assert_nothing_left();
+}

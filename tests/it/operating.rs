@@ -64,6 +64,16 @@ fn names_mean_the_latest_and_lists_are_filtered() {
     ] {
         assert_eq!(ids(&qhost, filter), expected, "{filter:?}");
     }
+    let digests = qhost.run(&["image", "ls", "-q"]).exits(0).stdout;
+    assert_eq!(digests.lines().map(str::len).collect::<Vec<_>>(), [64, 64]);
+    let none = qhost.run(&["image", "ls", "-q", "--tenant", "other"]).exits(0).stdout;
+    assert_eq!(
+        (none.as_str(), qhost.run(&["overlay", "ls", "-q"]).exits(0).stdout.as_str()),
+        ("", "")
+    );
+    let decisions = qhost.run(&["decisions", "-q", "--task", "web"]).exits(0).stdout;
+    let decision = decisions.lines().next().expect("a decision");
+    qhost.run(&["decisions", decision]).exits(0).says("default");
     qhost.run(&["ps", "--state", "dead"]).exits(2).says("expected one of created, fetching");
     qhost.run(&["ps", "--meta", "team"]).exits(2).says("expected KEY=VALUE");
 
@@ -321,6 +331,49 @@ fn completions_know_vms_images_and_tenants() {
     let images = offered(&["image", "path", ""]);
     let digest = images.iter().find(|word| word.len() == 12).expect("a digest").clone();
     qhost.run(&["image", "path", &digest]).exits(0);
+}
+
+/// A usage line is of what was typed, whatever the environment has.
+#[test]
+fn usage_does_not_change_with_the_environment() {
+    let qhost = qhost().env("QHOST_STATE_DIR", "/tmp").env("QHOST_CONFIG", "/tmp/qhost.toml");
+    let usage = qhost.run(&["run"]).exits(2).stderr;
+    assert!(usage.contains("Usage: qhost run <JOB>"), "{usage}");
+}
+
+/// Another file in the place of a program that runs: the VM goes on, and doctor says which one it is.
+#[test]
+fn a_vm_under_an_older_supervisor_is_named() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let bin = qhost.folder().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let supervisor = qhost.program().with_file_name("qhost-under-test-supervisor");
+    let install = |from: &std::path::Path, name: &str| {
+        let to = bin.join(name);
+        qhost_tests::succeed("install", &[from.to_str().unwrap(), to.to_str().unwrap()]);
+    };
+    install(qhost.program(), "qhost");
+    install(&supervisor, "qhost-supervisor");
+    let run = |args: &[&str]| {
+        let mut installed = qhost_tests::command(bin.join("qhost").to_str().unwrap());
+        let plain = qhost.command(args);
+        installed.args(args).current_dir(qhost.folder()).env_clear();
+        installed.envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        qhost_tests::Done::of(installed.output().expect("qhost runs"))
+    };
+    let web = job(&qhost, &server, "web", Then::Hang);
+    run(&["run", "--detach", &web]).exits(0);
+    let id = ids(&qhost, &[]).remove(0);
+    assert!(!run(&["doctor"]).stdout.contains("another build"));
+    let busy = fs::File::options().write(true).open(bin.join("qhost-supervisor"));
+    assert_eq!(busy.unwrap_err().kind(), std::io::ErrorKind::ExecutableFileBusy);
+    install(&supervisor, "qhost-supervisor");
+    let says = format!("1 of 1 VMs run under another build of qhost-supervisor: {id}");
+    run(&["doctor"]).exits(0).says(&says);
+    run(&["inspect", "web"]).exits(0).says("of another build than the installed qhost-supervisor");
+    run(&["restart", "--grace", "0", "web"]).exits(0).says("running");
+    run(&["kill", "web"]).exits(0);
+    qhost.assert_nothing_left();
 }
 
 /// What is found in a folder whose name was mistyped is nothing, which looks like an idle host.

@@ -181,6 +181,8 @@ fn the_operators_walk() {
 fn shown(qhost: &Qhost, columns: usize, args: &[&str]) -> String {
     let done = run_on_terminal(qhost, columns, args);
     let text = plain(&without_spinner(&done.stdout));
+    let widest = text.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(columns), "{text}");
     let prompt = format!("$ qhost {}\n", args.join(" "));
     format!("{prompt}{}exit code {}\n\n", steady(&text, qhost), done.code)
 }
@@ -232,11 +234,16 @@ fn what_is_looked_at_most_at_80_columns() {
     fs::copy(policy("limits"), project.join("limits.wasm")).unwrap();
     let cases = "[settings]\nmemory_mib = 64\n[[case]]\nname = \"more than there is for a task is refused\"\njob = { resources = { memory_mib = 32 } }\n[case.expect]\nverdict = \"denied\"\n";
     fs::write(project.join("cases/limits.toml"), cases).unwrap();
+    let probe = qhost.folder().join("probe");
+    fs::create_dir_all(probe.join("cases")).unwrap();
+    fs::copy(policy("probe-fickle"), probe.join("probe-fickle.wasm")).unwrap();
+    fs::write(probe.join("cases/probe.toml"), "[[case]]\nname = \"the example\"\n").unwrap();
     for columns in [80, 40] {
         let mut text = String::new();
         for args in [
             &["plan", "--tenant", "acme", "job.json"][..],
             &["policy", "test", "limits"],
+            &["policy", "lint", "probe"],
             &["policy", "replay", "--policy-settings", r#"limits={"memory_mib": 64}"#],
             &["decisions"],
             &["quota"],

@@ -249,9 +249,15 @@ fn cage(config: &Config) -> [Finding; 5] {
 /// What to put where, so that a VM is kept in as much as this host has.
 pub fn leave_out(config: &Config) -> String {
     let place = config.file().map(Path::to_owned).or_else(Config::place_to_write);
-    let place =
-        place.map_or("a file that --config names".into(), |path| path.display().to_string());
-    format!("set level = \"best-effort\" under [cage] in {place}")
+    let Some(path) = place else {
+        return "set level = \"best-effort\" under [cage] in a file that --config names".into();
+    };
+    if path.exists() {
+        return format!("set level = \"best-effort\" under [cage] in {}", path.display());
+    }
+    let folder = path.parent().unwrap_or(Path::new("/")).display();
+    let path = path.display();
+    format!("mkdir -p '{folder}' && echo 'cage.level = \"best-effort\"' > '{path}'")
 }
 
 /// The folder, or the nearest above it that is there.

@@ -21,8 +21,8 @@ use crate::outcome::Exit;
 pub use config::ConfigCommand;
 pub use decisions::{DecisionsArgs, RecordFilter};
 pub use image::{
-    Age, GcArgs, ImageCommand, ImagePathArgs, ImportImageArgs, InspectImageArgs, PullImageArgs,
-    RemoveImageArgs, VerifyImageArgs,
+    Age, GcArgs, ImageCommand, ImagePathArgs, ImportImageArgs, InspectImageArgs, ListArgs,
+    PullImageArgs, RemoveImageArgs, VerifyImageArgs,
 };
 pub use overlay::{OverlayCommand, RemoveOverlayArgs};
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};

@@ -82,16 +82,17 @@ impl Allocation {
 impl VmRecord {
     /// A folder whose records cannot be read, or are an earlier version's, is a VM all the same.
     fn read(path: &Path) -> Self {
-        Self::with_status(path, read_status(path))
-    }
-
-    fn with_status(path: &Path, mut status: Status) -> Self {
+        let mut status = read_status(path);
         // Of one that has ended, the lock need not be looked at.
         let held = !status.state().is_final() && !is_abandoned(path);
         // What was read is of before its lock was seen to be free: it may have ended in between.
         if !held && !status.state().is_final() {
             status = read_record(&path.join(STATUS)).unwrap_or(status);
         }
+        Self::known(path, Known { status, held })
+    }
+
+    fn known(path: &Path, Known { mut status, held }: Known) -> Self {
         // No recovery has run since, which would have written it down.
         if !held && !status.qemu_lives() {
             status.enter(State::Lost, Some(LOST.into()));
@@ -204,7 +205,7 @@ pub fn tenant_of(path: &Path) -> String {
 }
 
 /// Folders by names that are no VM's id are none of ours.
-pub fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> {
+pub fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(vms).into_iter().flatten().flatten();
     let is_vm = |entry: &fs::DirEntry| {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -222,24 +223,32 @@ pub(super) fn is_over(path: &Path) -> bool {
 /// The result of one scan of all VMs' folders.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// The VMs that have ended and of which nothing is left to be removed, by their folders. Callers reuse these statuses instead of
-    /// reading them again.
-    pub ended: HashMap<PathBuf, Status>,
-    /// The folders of other VMs that have no supervisor.
+    /// How the VMs are doing that need no recovery, by their folders. Callers reuse this instead of reading it again.
+    known: HashMap<PathBuf, Known>,
+    /// The folders of VMs that have no supervisor, and that something is left of.
     pub abandoned: Vec<PathBuf>,
+}
+
+/// How a VM is doing.
+#[derive(Debug)]
+struct Known {
+    status: Status,
+    /// Whether a supervisor, or the run that makes it, holds its lock.
+    held: bool,
 }
 
 /// Scans all VMs' folders.
 pub fn scan(state: &StateDir) -> Scan {
     let mut scan = Scan::default();
     for path in folders(&state.vms()) {
-        match read_record::<Status>(&path.join(STATUS)) {
-            // The socket is removed last of all that is removed when a VM has ended.
-            Some(status) if status.state().is_final() && !path.join(SOCKET).exists() => {
-                scan.ended.insert(path, status);
-            }
-            Some(_) | None if is_abandoned(&path) => scan.abandoned.push(path),
-            Some(_) | None => {}
+        let status: Option<Status> = read_record(&path.join(STATUS));
+        let ended = status.as_ref().is_some_and(|status| status.state().is_final());
+        // The socket is removed last of all that is removed when a VM has ended.
+        let is_done = ended && !path.join(SOCKET).exists();
+        if !is_done && is_abandoned(&path) {
+            scan.abandoned.push(path);
+        } else if let Some(status) = status {
+            scan.known.insert(path, Known { status, held: !ended });
         }
     }
     scan
@@ -248,19 +257,28 @@ pub fn scan(state: &StateDir) -> Scan {
 impl Scan {
     /// All VMs, running and ended, the latest first.
     pub fn list(mut self, state: &StateDir) -> Vec<VmRecord> {
-        let mut read = |path: PathBuf| match self.ended.remove(&path) {
-            Some(status) => VmRecord::with_status(&path, status),
-            None => VmRecord::read(&path),
-        };
-        latest_first(folders(&state.vms()).map(&mut read).collect())
+        let vms = folders(&state.vms()).map(|path| self.take(&path));
+        latest_first(vms.collect())
     }
 
     /// Those that are not over, the latest first.
-    pub fn going_on(&self, state: &StateDir) -> Vec<VmRecord> {
-        let vms = state.vms();
-        let others = folders(&vms).filter(|path| !self.ended.contains_key(path));
-        let vms = others.map(|path| VmRecord::read(&path));
-        latest_first(vms.filter(|vm| !vm.status.state().is_final()).collect())
+    pub fn going_on(mut self, state: &StateDir) -> Vec<VmRecord> {
+        let mut vms = vec![];
+        for path in folders(&state.vms()) {
+            let is_final = |known: &Known| known.status.state().is_final();
+            if !self.known.get(&path).is_some_and(is_final) {
+                vms.push(self.take(&path));
+            }
+        }
+        vms.retain(|vm| !vm.status.state().is_final());
+        latest_first(vms)
+    }
+
+    fn take(&mut self, path: &Path) -> VmRecord {
+        match self.known.remove(path) {
+            Some(known) => VmRecord::known(path, known),
+            None => VmRecord::read(path),
+        }
     }
 }
 

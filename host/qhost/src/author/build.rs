@@ -151,12 +151,18 @@ fn python(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), 
         prints_json: false,
         parts: &[],
     };
-    let made = made.as_os_str();
-    let mut args = vec!["-q", "-d", "wit", "-w", "policy", "componentize", "rules"];
-    // Without the stubs it imports all of WASI.
-    args.extend((!wasi).then_some("--stub-wasi"));
-    args.push("-o");
-    let args: Vec<_> = args.into_iter().map(OsString::from).chain([made.into()]).collect();
+    let mut args = ["-q", "-d", "wit", "-w", "policy", "componentize"].map(OsString::from).to_vec();
+    if wasi {
+        // It imports all of WASI, and prints to its standard output.
+        args.push("rules".into());
+    } else {
+        let main = made.with_file_name("main.py");
+        fs::write(&main, include_str!("main.py")).map_err(unwritable(&main))?;
+        let beside = made.parent().unwrap_or(made).as_os_str().to_owned();
+        let paths = ["-p".into(), ".".into(), "-p".into(), beside];
+        args.extend(["--stub-wasi".into(), "main".into()].into_iter().chain(paths));
+    }
+    args.extend(["-o".into(), made.into()]);
     tool.run(&args).map(drop)
 }
 
@@ -173,16 +179,18 @@ fn js(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), Auth
     };
     let made = made.as_os_str();
     // QuickJS: a tenth of the other engine's size, and it can be had without WASI.
-    let mut args = vec![
-        "componentize",
-        "rules.js",
-        "--wit=wit",
-        "--world-name=policy",
-        "--backend=qjs",
-        "--backend-qjs-disable-async",
-    ];
-    args.extend((!wasi).then_some("--backend-qjs-stub-wasi"));
-    args.push("-o");
-    let args: Vec<_> = args.into_iter().map(OsString::from).chain([made.into()]).collect();
+    // Beside the rules: jco takes modules from the folder of the first one, and from those below it.
+    let mut builder = tempfile::Builder::new();
+    let main = builder.prefix(".main-").suffix(".js").tempfile_in(folder);
+    let main = main.map_err(unwritable(folder))?;
+    fs::write(main.path(), include_str!("main.js")).map_err(unwritable(main.path()))?;
+    let rules = OsString::from("rules.js");
+    let first = if wasi { &rules } else { main.path().as_os_str() };
+    let mut args = vec![OsString::from("componentize"), first.to_owned()];
+    let options =
+        ["--wit=wit", "--world-name=policy", "--backend=qjs", "--backend-qjs-disable-async"];
+    args.extend(options.map(OsString::from));
+    args.extend((!wasi).then(|| OsString::from("--backend-qjs-stub-wasi")));
+    args.extend(["-o".into(), made.into()]);
     tool.run(&args).map(drop)
 }

@@ -52,6 +52,9 @@ pub struct DecisionsArgs {
     /// Only decisions that this policy was asked about
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
+    /// Print only ids, one a line
+    #[arg(short, long, conflicts_with_all = ["json", "id"])]
+    pub quiet: bool,
     /// How many, the latest
     #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 20, conflicts_with = "all")]
     pub tail: usize,

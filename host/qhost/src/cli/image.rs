@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 
-use super::{candidates, run::ImageNetworks};
+use super::{OfTenant, candidates, run::ImageNetworks};
 
 /// About stored images.
 #[derive(Debug, Subcommand)]
@@ -16,7 +16,7 @@ pub enum ImageCommand {
     Import(ImportImageArgs),
     /// List stored images, the one used last first, and unfinished downloads
     #[command(alias = "list")]
-    Ls,
+    Ls(ListArgs),
     /// Say what is known of a stored image, or what the rules say of a file
     Inspect(InspectImageArgs),
     /// Hash stored images again; one that is not what it was is put away
@@ -27,6 +27,17 @@ pub enum ImageCommand {
     Gc(GcArgs),
     /// Print the path of a stored image
     Path(ImagePathArgs),
+}
+
+/// `qhost image ls` and `qhost overlay ls`
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    /// Whose.
+    pub of: OfTenant,
+    /// Print only digests or names, one a line
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
 }
 
 /// `qhost image pull`

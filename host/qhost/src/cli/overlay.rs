@@ -2,12 +2,14 @@
 
 use clap::{Args, Subcommand};
 
+use super::ListArgs;
+
 /// About what tasks keep of what their guests write.
 #[derive(Debug, Subcommand)]
 pub enum OverlayCommand {
     /// List kept overlays, the one written to last first
     #[command(alias = "list")]
-    Ls,
+    Ls(ListArgs),
     /// Remove kept overlays: their tasks begin anew
     Rm(RemoveOverlayArgs),
 }

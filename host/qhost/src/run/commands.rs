@@ -99,7 +99,7 @@ pub(super) async fn doctor(shared: &Shared) -> Exit {
         };
         let found = printable::line(found, 300);
         let fix = fix.as_ref().map(|fix| format!("; {fix}")).unwrap_or_default();
-        show::print(&format!("{word}  {about:<16} {found}{fix}\n"));
+        show::tell(&format!("{word}  {about:<16} {found}{fix}\n"));
     }
     exit
 }

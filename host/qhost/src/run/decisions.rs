@@ -65,7 +65,9 @@ fn told(shared: &Shared, args: &DecisionsArgs) -> Result<Exit, RunError> {
     if !args.all {
         found.truncate(args.tail);
     }
-    if shared.json {
+    if args.quiet {
+        show::print(&found.iter().map(|one| format!("{}\n", one.id)).collect::<String>());
+    } else if shared.json {
         show::print(&show::json(&json!({ "decisions": found })));
     } else {
         show::print(&table(&found));

@@ -19,8 +19,8 @@ use qhost_model::{digest::Sha256, job, printable};
 use super::{RunError, engine, show, state_is_there};
 use crate::{
     cli::{
-        GcArgs, ImageCommand, ImportImageArgs, InspectImageArgs, PullImageArgs, RemoveImageArgs,
-        Shared, VerifyImageArgs,
+        GcArgs, ImageCommand, ImportImageArgs, InspectImageArgs, ListArgs, PullImageArgs,
+        RemoveImageArgs, Shared, VerifyImageArgs,
     },
     outcome::{Exit, IMAGE_ALLOW},
 };
@@ -32,7 +32,7 @@ pub(super) async fn image(shared: &Shared, command: &ImageCommand) -> Exit {
         match command {
             ImageCommand::Pull(args) => images.pull(args).await,
             ImageCommand::Import(args) => images.import(args).await,
-            ImageCommand::Ls => images.list(),
+            ImageCommand::Ls(args) => images.list(args),
             ImageCommand::Inspect(args) => images.inspect(args),
             ImageCommand::Verify(args) => images.verify(args).await,
             ImageCommand::Rm(args) => images.remove(args),
@@ -105,10 +105,22 @@ impl Images<'_> {
         Ok(Exit::Done)
     }
 
-    fn list(&self) -> Result<Exit, RunError> {
+    fn list(&self, args: &ListArgs) -> Result<Exit, RunError> {
         state_is_there(self.shared)?;
-        let (stored, uses, unfinished) =
+        let (mut stored, uses, mut unfinished) =
             (self.store.list()?, self.uses()?, self.store.unfinished()?);
+        // The operator's own are no tenant's.
+        let is_meant = |tenant: Option<&String>| match tenant {
+            Some(tenant) => args.of.includes(tenant),
+            None => args.of.tenant.is_none(),
+        };
+        stored.retain(|one| is_meant(one.record.tenant.as_ref()));
+        unfinished.retain(|one| is_meant(one.tenant.as_ref()));
+        if args.quiet {
+            let digests = stored.iter().map(|one| format!("{}\n", one.sha256));
+            show::print(&digests.collect::<String>());
+            return Ok(Exit::Done);
+        }
         if self.shared.json {
             let images: Vec<_> = stored.iter().map(|one| self.shown(one, &uses)).collect();
             show::print(&show::json(&json!({ "images": images, "unfinished": unfinished })));

@@ -8,13 +8,13 @@ use qhost_model::printable;
 
 use super::{RunError, show, state_dir, state_is_there};
 use crate::{
-    cli::{OverlayCommand, RemoveOverlayArgs, Shared},
+    cli::{ListArgs, OverlayCommand, RemoveOverlayArgs, Shared},
     outcome::Exit,
 };
 
 pub(super) fn overlay(shared: &Shared, command: &OverlayCommand) -> Exit {
     let done = match command {
-        OverlayCommand::Ls => list(shared),
+        OverlayCommand::Ls(args) => list(shared, args),
         OverlayCommand::Rm(args) => remove(shared, args),
     };
     match done {
@@ -23,9 +23,14 @@ pub(super) fn overlay(shared: &Shared, command: &OverlayCommand) -> Exit {
     }
 }
 
-fn list(shared: &Shared) -> Result<(), RunError> {
+fn list(shared: &Shared, args: &ListArgs) -> Result<(), RunError> {
     state_is_there(shared)?;
-    let kept = overlays::kept(&state_dir(shared)?)?;
+    let mut kept = overlays::kept(&state_dir(shared)?)?;
+    kept.retain(|one| args.of.includes(&one.of.tenant));
+    if args.quiet {
+        show::print(&kept.iter().map(|one| format!("{}\n", one.name)).collect::<String>());
+        return Ok(());
+    }
     if shared.json {
         show::print(&show::json(&json!({ "overlays": kept })));
         return Ok(());

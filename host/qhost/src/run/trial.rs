@@ -118,6 +118,10 @@ fn told(tried: &Tried) -> String {
     for what in &tried.contract_breaches {
         text += &format!("       ! contract breach: {what}\n");
     }
+    // Of a case that passed, what it logged is of no use.
+    for line in tried.log.iter().filter(|_| !tried.passed) {
+        text += &format!("       {} {}\n", line.level, line.message);
+    }
     text
 }
 

@@ -8,7 +8,7 @@ use similar::{ChangeTag, TextDiff};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table};
 
 use qhost_model::printable;
-use qhost_policy::{Answer, Loader};
+use qhost_policy::{Answer, Loader, LogLine};
 use qhost_sys::state::write_shared;
 
 use super::{
@@ -33,6 +33,9 @@ pub struct Tried {
     /// What of the policy's answers the contract does not allow; a case in which there is something does not pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub contract_breaches: Vec<String>,
+    /// What the policy logged or printed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<LogLine>,
     /// What came of it.
     pub found: Expect,
     /// How long it took in µs.
@@ -59,6 +62,7 @@ pub fn run(
 struct Answered {
     found: Expect,
     contract_breaches: Vec<String>,
+    log: Vec<LogLine>,
     micros: u64,
 }
 
@@ -70,7 +74,7 @@ impl Answered {
             changes: Some(vec![]),
             error: Some(error),
         };
-        Self { found, contract_breaches: vec![], micros }
+        Self { found, contract_breaches: vec![], log: vec![], micros }
     }
 }
 
@@ -87,8 +91,9 @@ fn answered(project: &Project, loader: &Loader, case: &Case) -> Result<Answered,
     let Some(policy) = verdict.decision().policies.first() else {
         return Ok(Answered::failed("no policy was asked".into(), 0));
     };
+    let log = policy.log.clone();
     if let Some(error) = verdict.error() {
-        return Ok(Answered::failed(error.to_string(), policy.cost.micros));
+        return Ok(Answered { log, ..Answered::failed(error.to_string(), policy.cost.micros) });
     }
     let reason = |violation: &qhost_model::launch::Violation| Reason {
         code: violation.code.clone(),
@@ -106,12 +111,12 @@ fn answered(project: &Project, loader: &Loader, case: &Case) -> Result<Answered,
         error: None,
     };
     let (contract_breaches, micros) = (policy.contract_breaches.clone(), policy.cost.micros);
-    Ok(Answered { found, contract_breaches, micros })
+    Ok(Answered { found, contract_breaches, log, micros })
 }
 
 impl Case {
     fn compare(&self, file: &CaseFile, answered: Answered) -> Tried {
-        let Answered { found, contract_breaches, micros } = answered;
+        let Answered { found, contract_breaches, log, micros } = answered;
         let looked_at = found.as_far_as(&self.expect);
         let diff = diff(&self.expect.lines(), &looked_at.lines());
         Tried {
@@ -121,6 +126,7 @@ impl Case {
             passed: diff.is_empty() && contract_breaches.is_empty(),
             diff,
             contract_breaches,
+            log,
             found,
             micros,
         }
