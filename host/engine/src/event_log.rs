@@ -22,6 +22,15 @@ use crate::{
 pub struct EventLog {
     state: PathBuf,
     kept: Arc<Mutex<Kept>>,
+    watch: Option<EventWatch>,
+}
+
+/// A watch that is kept from one event to the next: giving one up takes the kernel some 8 ms.
+#[derive(Debug)]
+struct EventWatch {
+    watch: FolderWatch,
+    /// The folder of events comes with the first event.
+    has_folder: bool,
 }
 
 /// What was read of the files.
@@ -58,7 +67,7 @@ impl Engine {
         let state = self.state().path().to_owned();
         let events = Events::new(&state);
         let kept = Kept { state: state.clone(), events, since, read: VecDeque::new() };
-        EventLog { state, kept: Arc::new(Mutex::new(kept)) }
+        EventLog { state, kept: Arc::new(Mutex::new(kept)), watch: None }
     }
 }
 
@@ -82,13 +91,22 @@ impl EventLog {
     /// Where the log cannot be read.
     pub async fn next(&mut self) -> Result<Event, EngineError> {
         loop {
-            // The watch is older than the read, so that it tells of what is written after that. The folder of events comes with the first event.
+            // The watch is older than the read, so that it tells of what is written after that.
             let folders = [self.state.clone(), self.state.join(Events::FOLDER)];
-            let mut watch = FolderWatch::new(folders.iter().map(PathBuf::as_path));
-            if let Some(event) = self.next_kept().await? {
+            let has_folder = folders.iter().all(|folder| folder.exists());
+            let watch = self.watch.take().filter(|watch| watch.has_folder || !has_folder);
+            let mut watch = watch.unwrap_or_else(|| {
+                let watch = FolderWatch::new(folders.iter().map(PathBuf::as_path));
+                EventWatch { watch, has_folder }
+            });
+            let event = self.next_kept().await?;
+            if event.is_none() {
+                watch.watch.changed(limits::EVENTS_LOOK).await;
+            }
+            self.watch = Some(watch);
+            if let Some(event) = event {
                 return Ok(event);
             }
-            watch.changed(limits::EVENTS_LOOK).await;
         }
     }
 }

@@ -39,6 +39,8 @@ pub const OVERLAY_BYTES: u64 = 16 << 30;
 
 /// `qemu-system-x86_64 -version` and its like take 20 to 70 ms.
 pub const QEMU_QUERY: Duration = Duration::from_secs(10);
+/// Between looks at the VMs that are being adopted.
+pub const ADOPTION_LOOK: Duration = Duration::from_millis(5);
 /// The supervisor's answer to what version it is.
 pub const SUPERVISOR_VERSION: Duration = Duration::from_secs(5);
 /// The kvm probe: at hardware speed it is done within 0.2 s, QEMU's own start included.

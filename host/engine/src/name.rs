@@ -160,7 +160,7 @@ fn shown(vms: &[VmRecord]) -> String {
 mod tests {
     use super::*;
     use qhost_model::quota::Usage;
-    use qhost_vm::{State, Status};
+    use qhost_vm::{State, Status, list::Takes};
 
     fn vm(tenant: &str, task: &str, id: &str, ended: bool) -> VmRecord {
         let mut status = Status::unknown();
@@ -174,7 +174,7 @@ mod tests {
             job: String::new(),
             tenant: tenant.into(),
             status,
-            takes: None,
+            takes: Takes::default(),
             reserved: Usage::default(),
             held: !ended,
         }

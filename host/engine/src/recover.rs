@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::time;
+use tokio::{sync::watch, time};
 
 use qhost_cage::{UIDS, User};
 use qhost_sys::{failpoint, state::StateDir, watch::FolderWatch};
@@ -39,13 +39,8 @@ pub(crate) async fn recover(state: &StateDir) -> (Recovered, Scan) {
         tokio::task::spawn_blocking(move || sweep_all(&state)).await
     };
     let Swept { mut recovered, adopting, scan } = swept.unwrap_or_default();
-    let adopting_any = !adopting.is_empty();
-    let begun = join_all(adopting.into_iter().map(async |vm| {
-        let adopted = time::timeout(limits::SUPERVISOR, is_adopted(&vm)).await;
-        adopted.unwrap_or(false).then_some(name_of(&vm))
-    }));
-    let waited = adopting_any.then(|| state.clone());
-    recovered.adopted = begun.await.into_iter().flatten().collect();
+    let waited = (!adopting.is_empty()).then(|| state.clone());
+    recovered.adopted = adopted(adopting).await;
     let scan = match waited {
         // Meanwhile others may have ended, or been started again.
         Some(state) => {
@@ -64,10 +59,36 @@ struct Swept {
     scan: Scan,
 }
 
+/// Waits for the supervisors that VMs were just given; gives the ids of the VMs that go on. One watch serves all: giving one up takes the
+/// kernel some 8 ms.
+async fn adopted(adopting: Vec<PathBuf>) -> Vec<String> {
+    if adopting.is_empty() {
+        return vec![];
+    }
+    let mut watch = FolderWatch::new(adopting.iter().map(PathBuf::as_path));
+    let (changed, changes) = watch::channel(());
+    let begun = join_all(adopting.iter().map(async |vm| {
+        let adopted = time::timeout(limits::SUPERVISOR, is_adopted(vm, changes.clone())).await;
+        adopted.unwrap_or(false).then_some(name_of(vm))
+    }));
+    let telling = async {
+        loop {
+            watch.changed(limits::SUPERVISOR).await;
+            changed.send_replace(());
+            // Each VM is looked at for each change of any.
+            time::sleep(limits::ADOPTION_LOOK).await;
+        }
+    };
+    tokio::select! {
+        begun = begun => begun.into_iter().flatten().collect(),
+        () = telling => vec![],
+    }
+}
+
 /// Whether the supervisor that a VM was just given knows how the VM is doing, and that goes on.
-async fn is_adopted(vm: &Path) -> bool {
+async fn is_adopted(vm: &Path, mut changes: watch::Receiver<()>) -> bool {
     loop {
-        let mut watch = FolderWatch::new([vm]);
+        changes.mark_unchanged();
         if let Ok(mut subscription) = subscribe(vm).await {
             while let Some(notification) = subscription.next().await {
                 if let Notification::Status(status) = notification {
@@ -75,10 +96,9 @@ async fn is_adopted(vm: &Path) -> bool {
                 }
             }
         }
-        if is_abandoned(vm) {
+        if is_abandoned(vm) || changes.changed().await.is_err() {
             return false;
         }
-        watch.changed(limits::SUPERVISOR).await;
     }
 }
 

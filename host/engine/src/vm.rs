@@ -318,8 +318,8 @@ impl Vm {
     /// has no socket, is sent a signal.
     async fn ask(&self, request: Request) -> Heard {
         let by = Instant::now() + limits::CONTROL_SILENT;
+        let mut watch: Option<FolderWatch> = None;
         loop {
-            let mut watch = FolderWatch::new([self.folder.as_path()]);
             let left = by.saturating_duration_since(Instant::now());
             let error = match qhost_vm::ask(&self.folder, request, left).await {
                 Err(AskError::Unanswered(error)) => error,
@@ -338,7 +338,11 @@ impl Vm {
             if signalled || record.is_over() || !record.held {
                 return Heard::Absent;
             }
-            watch.changed(left).await;
+            match &mut watch {
+                Some(watch) => watch.changed(left).await,
+                // Most supervisors answer at once, and giving up a watch takes the kernel some 8 ms.
+                None => watch = Some(FolderWatch::new([self.folder.as_path()])),
+            }
         }
     }
 
@@ -354,8 +358,8 @@ impl Vm {
         let mut last: Option<Box<Status>> = None;
         let mut recovered: Option<Instant> = None;
         let mut is_first = true;
+        let mut watch: Option<FolderWatch> = None;
         loop {
-            let mut watch = FolderWatch::new([self.folder.as_path()]);
             let told = match begun.take() {
                 Some(begun) => Some(begun),
                 None => subscribe(&self.folder).await.ok(),
@@ -394,7 +398,11 @@ impl Vm {
                 recovered = Some(Instant::now());
                 continue;
             }
-            watch.changed(limits::KILL_AGAIN).await;
+            match &mut watch {
+                Some(watch) => watch.changed(limits::KILL_AGAIN).await,
+                // What has changed before it began, the next look finds.
+                None => watch = Some(FolderWatch::new([self.folder.as_path()])),
+            }
         }
     }
 

@@ -4,10 +4,11 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use qhost_cage::Cage;
 use qhost_model::{
@@ -45,13 +46,42 @@ pub struct VmRecord {
     #[serde(flatten)]
     pub status: Status,
     /// What it takes of the host; absent until it is about to start.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub takes: Option<Allocation>,
+    #[serde(skip_serializing_if = "Takes::is_none")]
+    pub takes: Takes,
     /// What is reserved for it.
     pub reserved: Usage,
     /// Whether a supervisor, or the run that makes it, holds its lock.
     #[serde(skip)]
     pub held: bool,
+}
+
+/// What a VM takes of the host, read when it is first asked for: `plan.json` is written once, and of a thousand VMs in a list few are
+/// asked.
+#[derive(Debug, Default)]
+pub struct Takes {
+    folder: PathBuf,
+    read: OnceLock<Option<Allocation>>,
+}
+
+impl Takes {
+    fn of(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), read: OnceLock::new() }
+    }
+
+    /// It; absent until the VM is about to start.
+    pub fn get(&self) -> Option<&Allocation> {
+        self.read.get_or_init(|| read_record(&self.folder.join(PLAN))).as_ref()
+    }
+
+    fn is_none(&self) -> bool {
+        self.get().is_none()
+    }
+}
+
+impl Serialize for Takes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.get().serialize(serializer)
+    }
 }
 
 /// What a VM takes of the host, of `plan.json`.
@@ -97,12 +127,13 @@ impl VmRecord {
         if !held && !status.qemu_lives() {
             status.enter(State::Lost, Some(LOST.into()));
         }
-        let takes: Option<Allocation> = read_record(&path.join(PLAN));
+        let plan = Takes::of(path);
         let reserved = read_record(&path.join(RESERVED)).unwrap_or_else(|| {
             let task: Option<Task> = read_record(&path.join(TASK));
-            let cpus = takes.as_ref().map_or(0, |takes| takes.resources.cpus.into());
-            let memory_mib = takes.as_ref().map_or(0, |takes| takes.resources.memory_mib.into());
-            let ports = takes.as_ref().map_or(0, |takes| takes.forwards.len() as u64);
+            let takes = plan.get();
+            let cpus = takes.map_or(0, |takes| takes.resources.cpus.into());
+            let memory_mib = takes.map_or(0, |takes| takes.resources.memory_mib.into());
+            let ports = takes.map_or(0, |takes| takes.forwards.len() as u64);
             let name = |of: fn(Task) -> String| task.clone().map(of).unwrap_or_default();
             Reserved {
                 tenant: name(|task| task.tenant),
@@ -118,7 +149,7 @@ impl VmRecord {
             job: reserved.job,
             tenant: reserved.tenant,
             status,
-            takes,
+            takes: plan,
             reserved: reserved.takes,
             held,
         }
@@ -256,29 +287,31 @@ pub fn scan(state: &StateDir) -> Scan {
 
 impl Scan {
     /// All VMs, running and ended, the latest first.
-    pub fn list(mut self, state: &StateDir) -> Vec<VmRecord> {
-        let vms = folders(&state.vms()).map(|path| self.take(&path));
-        latest_first(vms.collect())
+    pub fn list(self, state: &StateDir) -> Vec<VmRecord> {
+        self.records(state, |_| true)
     }
 
     /// Those that are not over, the latest first.
-    pub fn going_on(mut self, state: &StateDir) -> Vec<VmRecord> {
-        let mut vms = vec![];
-        for path in folders(&state.vms()) {
-            let is_final = |known: &Known| known.status.state().is_final();
-            if !self.known.get(&path).is_some_and(is_final) {
-                vms.push(self.take(&path));
-            }
-        }
+    pub fn going_on(self, state: &StateDir) -> Vec<VmRecord> {
+        let goes_on = |known: &Known| !known.status.state().is_final();
+        let mut vms = self.records(state, goes_on);
         vms.retain(|vm| !vm.status.state().is_final());
-        latest_first(vms)
+        vms
     }
 
-    fn take(&mut self, path: &Path) -> VmRecord {
-        match self.known.remove(path) {
-            Some(known) => VmRecord::known(path, known),
-            None => VmRecord::read(path),
+    fn records(mut self, state: &StateDir, wanted: impl Fn(&Known) -> bool) -> Vec<VmRecord> {
+        let mut vms = vec![];
+        for path in folders(&state.vms()) {
+            let known = self.known.remove(&path);
+            if known.as_ref().is_none_or(&wanted) {
+                vms.push((path, known));
+            }
         }
+        let read = |(path, known): (PathBuf, Option<Known>)| match known {
+            Some(known) => VmRecord::known(&path, known),
+            None => VmRecord::read(&path),
+        };
+        latest_first(vms.into_iter().map(read).collect())
     }
 }
 

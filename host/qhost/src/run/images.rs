@@ -332,7 +332,7 @@ impl Images<'_> {
     /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
     fn uses(&self) -> Result<Uses, RunError> {
         let running = qhost_vm::running(self.engine.state()).into_iter();
-        let running = running.filter_map(|vm| Some((vm.takes?.image()?, vm.id)));
+        let running = running.filter_map(|vm| Some((vm.takes.get()?.image()?, vm.id)));
         let kept = overlays::kept_over(self.engine.state())?.into_iter();
         let shown = |whose: String| format!("overlay:{}", printable::line(&whose, 120));
         Ok(Uses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect()))

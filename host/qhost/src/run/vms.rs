@@ -95,7 +95,10 @@ fn each_once(mut vms: Vec<Vm>) -> Vec<Vm> {
 }
 
 fn ports(vm: &VmRecord) -> Vec<String> {
-    let forwards = vm.takes.iter().flat_map(|takes| &takes.forwards);
+    if vm.reserved.ports == 0 {
+        return vec![];
+    }
+    let forwards = vm.takes.get().into_iter().flat_map(|takes| &takes.forwards);
     forwards
         .map(|port| format!("{}:{}→{}/{}", port.bind, port.host, port.guest, port.protocol.name()))
         .collect()

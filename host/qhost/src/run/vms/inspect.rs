@@ -56,7 +56,7 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
         };
         text += &format!("restart    {restart}{so_far}\n");
     }
-    if let Some(takes) = &vm.takes {
+    if let Some(takes) = vm.takes.get() {
         let resources = takes.resources;
         text += &format!("takes      {} CPUs, {} MiB\n", resources.cpus, resources.memory_mib);
         if let Some(image) = takes.image() {

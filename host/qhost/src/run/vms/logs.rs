@@ -21,9 +21,9 @@ pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunErro
     // What is there already, where only the end of it is asked for.
     let mut tail = args.tail.map(Tail::of);
     let mut shown = (stdout().is_terminal() && !args.raw).then(printable::Console::default);
+    // The watch is older than each read, so that it tells of what is written after that.
+    let mut watch = args.follow.then(|| FolderWatch::new([vm.folder.as_path()]));
     loop {
-        // The watch is older than the read, so that it tells of what is written after that.
-        let mut watch = args.follow.then(|| FolderWatch::new([vm.folder.as_path()]));
         // Asked first, so that what was written before the end is read after it.
         let goes_on = vm.again().is_some_and(|vm| !vm.is_over());
         loop {

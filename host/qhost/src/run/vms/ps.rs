@@ -28,15 +28,15 @@ pub(super) async fn ps(shared: &Shared, args: &PsArgs, engine: &Engine) -> Exit 
     let header = ["ID", "STATE", "SINCE", "TASK", "TENANT", "CPUS", "MEMORY", "PORTS"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(vms.iter().map(|vm| {
-        let resources = vm.takes.as_ref().map(|takes| takes.resources);
+        let takes = vm.reserved;
         [
             vm.id.clone(),
             vm.status.state().name().to_owned(),
             vm.status.since().map_or("-".into(), ago),
             printable::line(&vm.task, 40).to_string(),
             printable::line(&vm.tenant, 40).to_string(),
-            resources.map_or("-".into(), |resources| resources.cpus.to_string()),
-            resources.map_or("-".into(), |resources| format!("{} MiB", resources.memory_mib)),
+            takes.cpus.to_string(),
+            format!("{} MiB", takes.memory_mib),
             ports(vm).join(" "),
         ]
     }));
