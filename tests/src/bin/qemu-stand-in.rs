@@ -65,13 +65,6 @@ fn main() {
     });
     let (mut console, _) = console.accept().unwrap();
     CONSOLE.store(console.as_raw_fd(), Ordering::Relaxed);
-    // On a busy machine a deed that takes all threads could come before the one that serves the supervisor.
-    for _ in 0..100 {
-        if ANSWERED.load(Ordering::Relaxed) {
-            break;
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
     let mut deeds = String::new();
     let mut reader = BufReader::new(image.try_clone().unwrap());
     reader.seek(SeekFrom::Start(512)).unwrap();
@@ -79,6 +72,10 @@ fn main() {
     reader.read_until(0, &mut bytes).unwrap();
     deeds.push_str(&String::from_utf8_lossy(&bytes));
     for deed in deeds.trim_end_matches('\0').lines() {
+        // On a busy machine it could take all threads before there is one that serves the supervisor.
+        if deed.starts_with("threads ") {
+            wait_for_the_supervisor();
+        }
         // It has the console for itself until its end.
         if deed == "flood-console" {
             let text = b"\x1b]0;owned\x07host      allowed by every one\r\n".repeat(1000);
@@ -92,6 +89,15 @@ fn main() {
     }
     writeln!(console, "DONE").unwrap();
     thread::sleep(Duration::from_secs(3600));
+}
+
+fn wait_for_the_supervisor() {
+    for _ in 0..100 {
+        if ANSWERED.load(Ordering::Relaxed) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// How much of a flood was read, in bytes.
