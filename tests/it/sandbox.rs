@@ -190,11 +190,6 @@ fn one_with_wasi_can_neither_wait_nor_connect() {
 }
 
 #[test]
-fn one_of_another_world_is_no_policy() {
-    fails("probe-wrong-world", "is no policy: it exports greet");
-}
-
-#[test]
 fn one_that_never_answers_twice_the_same_does_not_settle() {
     fails(
         "probe-fickle",
