@@ -1,6 +1,6 @@
 //! The contenders: a chain of qhost's, bare wasmtime with the same component, regorus with the same rules.
 
-use std::{fs, net::Ipv4Addr};
+use std::fs;
 
 use serde_json::{Value, json};
 use wasmtime::{
@@ -19,7 +19,7 @@ use qhost_tests::{policy, root};
 
 use crate::bare::{
     Policy, PolicyPre,
-    qhost::policy::{log, types},
+    qhost::policy::{log, tables, types},
 };
 
 /// A request that the policy leaves as it is: what it would choose is asked for.
@@ -43,7 +43,6 @@ pub(crate) fn request() -> Request {
     Request {
         task: Task {
             restart: qhost_model::job::Restart::default(),
-            grace_s: None,
             ready: None,
             not_looked_at: vec![],
             tenant: "acme".into(),
@@ -60,9 +59,13 @@ pub(crate) fn request() -> Request {
                 ports: vec![port("http", 80, None), port("ssh", 22, Some(20_010))],
                 egress: Egress::Isolated,
                 disk_bytes: None,
+                persist: false,
+                machine: qhost_model::launch::Machine::default(),
+                nics: qhost_model::launch::nics::default(),
+                access: qhost_model::launch::Access::default(),
+                grace_s: None,
             },
             args: vec![],
-            persist: false,
             meta: [("team".to_owned(), "web".to_owned())].into(),
         },
         host: HostFacts {
@@ -74,14 +77,7 @@ pub(crate) fn request() -> Request {
             ports_in_use: vec![22, 20_000, 20_001],
             tenant_usage: TenantUsage { vms: 1, resources: amount(1, 256), ports: 1 },
         },
-        rules: Rules {
-            ports: vec![PortRange::UNPRIVILEGED],
-            binds: vec![Ipv4Addr::LOCALHOST],
-            internet: false,
-            persist: false,
-            disk_bytes: 1 << 40,
-            args: vec![],
-        },
+        rules: Rules::default(),
         time: jiff::Timestamp::UNIX_EPOCH,
     }
 }
@@ -101,6 +97,7 @@ pub(crate) fn chain(loader: &Loader, policies: usize) -> Chain {
         allowance: Allowance::default(),
         mode: Mode::Enforce,
         layer: Layer::Host,
+        unseen: vec![],
     };
     loader.chain((0..policies).map(source).collect()).expect("the standard policy loads")
 }
@@ -116,6 +113,16 @@ pub(crate) struct Bare {
 pub(crate) struct Nothing;
 
 impl types::Host for Nothing {}
+
+impl tables::Host for Nothing {
+    fn get(&mut self, _: String, _: String) -> Option<String> {
+        None
+    }
+
+    fn size(&mut self, _: String) -> u32 {
+        0
+    }
+}
 
 impl log::Host for Nothing {
     fn log(&mut self, _: log::Level, _: String) {}
@@ -173,7 +180,7 @@ pub(crate) type Arguments = (types::Request, types::Launch);
 
 /// A request as wasmtime's bindings have it, and the launch that the host starts from.
 pub(crate) fn arguments(request: Request) -> Arguments {
-    let Request { task, host, rules, time: _ } = request;
+    let Request { task, host, rules, time } = request;
     let asked = task.asked;
     let amount =
         |amount: Resources| types::Resources { cpus: amount.cpus, memory_mib: amount.memory_mib };
@@ -193,6 +200,13 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         ports: asked.ports.iter().map(ports).collect(),
         resources: amount(asked.resources),
         egress: types::Egress::Isolated,
+        disks: vec![root_disk()],
+        seed: None,
+        firmware: firmware(),
+        machine: machine(),
+        nics: vec![nic()],
+        access: access(),
+        grace_seconds: 30,
         warnings: vec![],
         extensions: vec![],
     };
@@ -209,11 +223,20 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         name: task.name,
         image: types::Image {
             source: task.image.source.to_string(),
-            sha256: task.image.checksum.pin().expect("a SHA-256").to_string(),
+            sha256: task.image.checksum.pin().map(|sha256| sha256.to_string()),
+            sha512: None,
+            checksums: None,
         },
         resources: amount(asked.resources),
         accelerator: asked.accelerator.map(accelerator),
         egress: types::Egress::Isolated,
+        disks: vec![root_disk()],
+        seed: None,
+        firmware: None,
+        machine: machine(),
+        nics: vec![nic()],
+        access: access(),
+        grace_seconds: None,
         args: task.args,
         meta: task.meta.into_iter().collect(),
         extensions: vec![],
@@ -223,6 +246,11 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         name: host.name,
         qemu_version: host.qemu_version,
         accelerators: vec![types::Accelerator::Tcg, types::Accelerator::Kvm],
+        machines: ["pc", "q35"]
+            .map(|kind| types::Machine { kind: kind.into(), ..machine() })
+            .into(),
+        firmware: vec![firmware()],
+        networks: vec!["user".into()],
         resources: amount(host.resources),
         free: amount(host.free),
         ports: rules.ports.iter().map(ranges).collect(),
@@ -235,7 +263,54 @@ pub(crate) fn arguments(request: Request) -> Arguments {
         extensions: vec![],
     };
     let settings = settings().to_string();
-    (types::Request { task, host, settings, extensions: vec![] }, launch)
+    let request = types::Request {
+        occasion: types::Occasion::Launch,
+        task,
+        host,
+        settings,
+        time: time.to_string(),
+        unix_seconds: 0,
+        extensions: vec![],
+    };
+    (request, launch)
+}
+
+const UNLIMITED: types::Rate = types::Rate { operations: None, kib: None };
+
+fn root_disk() -> types::Disk {
+    types::Disk {
+        name: "root".into(),
+        kind: types::DiskKind::Root,
+        size_mib: None,
+        image: None,
+        volume: None,
+        read_only: false,
+        persistent: false,
+        rate: UNLIMITED,
+    }
+}
+
+fn firmware() -> types::Firmware {
+    let (kind, secure_boot) = (types::FirmwareKind::Bios, types::SecureBoot::Off);
+    types::Firmware { kind, secure_boot, keeps_variables: false }
+}
+
+fn machine() -> types::Machine {
+    types::Machine {
+        kind: "pc".into(),
+        architecture: "x86_64".into(),
+        cpu: "max".into(),
+        nested: false,
+    }
+}
+
+fn nic() -> types::Nic {
+    types::Nic { name: "net".into(), network: "user".into(), mac: None, rate: UNLIMITED }
+}
+
+fn access() -> types::Access {
+    let none = types::AccessLevel::None;
+    types::Access { console: types::AccessLevel::Interact, display: none.clone(), agent: none }
 }
 
 /// The same rules in Rego, the engine warm: what differs from decision to decision is the input, as JSON in and out.

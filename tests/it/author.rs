@@ -198,7 +198,7 @@ fn a_core_module_is_built_into_a_component() {
     let inspected = qhost.run(&["policy", "inspect", "limits.wasm", "--json"]).exits(0).json();
     assert_eq!((&inspected["kind"], &inspected["sha256"]), (&json!("component"), &sha256));
     // The log, for what a panic says.
-    assert_eq!(inspected["imports"], json!(["qhost:policy/log@0.1.0"]));
+    assert_eq!(inspected["imports"], json!(["qhost:policy/log@0.2.0"]));
     qhost.run(&["policy", "build", "limits.wasm"]).exits(1).says("a component already");
     let text = qhost.file("text.wasm", "no wasm");
     qhost.run(&["policy", "build", &text]).exits(1).says("not a WebAssembly file");

@@ -9,7 +9,7 @@ use qhost_model::{
     digest::Sha256,
     host_facts::{Accelerator, HostFacts, Resources, TenantUsage},
     job::{Checksum, ImageRequest, Restart, Task},
-    launch::{Asked, Egress, PortRange, PortRequest, Protocol, Rules},
+    launch::{Access, Asked, Egress, Machine, PortRequest, Protocol, Rules},
     masks::Masks,
 };
 use qhost_policy::{Allowance, Journal, Layer, Loader, Mode, Outcome, Record, Request, Source};
@@ -169,7 +169,6 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
     Request {
         task: Task {
             restart: Restart::default(),
-            grace_s: None,
             ready: None,
             not_looked_at: vec![],
             tenant: tenant.into(),
@@ -191,9 +190,13 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
                 }],
                 egress: Egress::Isolated,
                 disk_bytes: None,
+                persist: false,
+                machine: Machine::default(),
+                nics: qhost_model::launch::nics::default(),
+                access: Access::default(),
+                grace_s: None,
             },
             args: vec![],
-            persist: false,
             meta: [("index".to_owned(), index.to_string())].into(),
         },
         host: HostFacts {
@@ -209,14 +212,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
                 ports: 1,
             },
         },
-        rules: Rules {
-            ports: vec![PortRange::UNPRIVILEGED],
-            binds: vec![std::net::Ipv4Addr::LOCALHOST],
-            internet: false,
-            persist: false,
-            disk_bytes: 1 << 40,
-            args: vec![],
-        },
+        rules: Rules::default(),
         time: Timestamp::from_second(1_790_000_000 + i64::from(index)).unwrap(),
     }
 }
@@ -232,6 +228,7 @@ fn record_a_thousand(qhost: &Qhost) -> (std::path::PathBuf, Vec<Outcome>) {
         allowance: Allowance::default(),
         mode: Mode::Enforce,
         layer: Layer::Host,
+        unseen: vec![],
     };
     let sources = vec![
         source("ports", "ports", json!({"first": 20000, "last": 20999})),
@@ -307,6 +304,7 @@ fn chain_of_limits() -> qhost_policy::Chain {
         allowance: Allowance::default(),
         mode: Mode::Enforce,
         layer: Layer::Host,
+        unseen: vec![],
     };
     Loader::in_process().unwrap().chain(vec![limits]).unwrap()
 }

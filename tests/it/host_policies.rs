@@ -82,6 +82,8 @@ fn tightens(job: Value, host: Value, tenant: Value) {
     done.exits(0);
 }
 
+const MIB: u64 = 1 << 20;
+
 /// A field that is added has its widening here, or this fails.
 #[test]
 fn every_field_that_a_tenant_widens_is_refused() {
@@ -91,7 +93,12 @@ fn every_field_that_a_tenant_widens_is_refused() {
             "accelerator" => json!({"accelerator": "kvm"}),
             "ports" => json!({"guest": 23}),
             "egress" => json!({"egress": "internet"}),
-            "disk_bytes" => json!({"disk_bytes": 1024}),
+            "disk_bytes" => json!({"disk_bytes": MIB}),
+            "persist" => json!({"persist": true}),
+            "machine" => json!({"nested": true}),
+            "nics" => json!({"network": "other"}),
+            "access" => json!({"agent": "interact"}),
+            "grace_s" => json!({"grace_seconds": 31}),
             "warnings" => json!({"warnings": []}),
             "extensions" => json!({"extension": "x"}),
             name => panic!("what a tenant's policy makes wider of {name} is not tried"),
@@ -135,10 +142,10 @@ fn a_tenant_cannot_change_the_extensions() {
 
 #[test]
 fn a_tenant_cannot_widen_the_disk() {
-    widens(json!({}), json!({"disk_bytes": 1024}), "disk_bytes from null to 1024");
-    let host = json!({"disk_bytes": 1024});
-    widens(host, json!({"disk_bytes": 1536}), "disk_bytes from 1024 to 1536");
-    tightens(json!({"disk_bytes": 2048}), json!({}), json!({"disk_bytes": 512}));
+    widens(json!({}), json!({"disk_bytes": MIB}), "disk_bytes from null to 1048576");
+    let host = json!({"disk_bytes": MIB});
+    widens(host, json!({"disk_bytes": 2 * MIB}), "disk_bytes from 1048576 to 2097152");
+    tightens(json!({"disk_bytes": 2 * MIB}), json!({}), json!({"disk_bytes": MIB}));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use qhost_tests::{
     Qhost,
-    hostile::{component, component_of, module, nested},
+    hostile::{component, component_of, module, module_of_today, nested},
     policy, root, succeed,
 };
 
@@ -15,7 +15,7 @@ use crate::{qhost, snapshot};
 
 /// Files that are no policies, and policies of no compiler's making.
 fn files() -> Vec<(&'static str, Vec<u8>)> {
-    let real = component_of(&module(""));
+    let real = component_of(&module_of_today(""));
     let half = real[..real.len() / 2].to_vec();
     let short = real[..real.len() - 1].to_vec();
     let longer = [real.as_slice(), b"more"].concat();
@@ -49,12 +49,13 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "the contract of another time",
-            component(r#"(instance $i) (export "qhost:policy/decide@0.2.0" (instance $i))"#),
+            component(r#"(instance $i) (export "qhost:policy/decide@0.9.0" (instance $i))"#),
         ),
         (
             "the contract's name and nothing in it",
-            component(r#"(instance $i) (export "qhost:policy/decide@0.1.0" (instance $i))"#),
+            component(r#"(instance $i) (export "qhost:policy/decide@0.2.0" (instance $i))"#),
         ),
+        ("an answer of zeros", module_of_today("")),
         (
             "a sound component of another world",
             component(
@@ -180,16 +181,9 @@ fn what_each_hostile_case_got() {
     ] {
         list += &tried(&qhost, name, path.to_str().unwrap());
     }
-    for probe in [
-        "fickle",
-        "hoards",
-        "huge-answer",
-        "recurses",
-        "spins",
-        "traps",
-        "wasi",
-        "wasi-files",
-    ] {
+    for probe in
+        ["fickle", "hoards", "huge-answer", "recurses", "spins", "traps", "wasi", "wasi-files"]
+    {
         let file = policy(&format!("probe-{probe}"));
         list += &tried(&qhost, &format!("probe-{probe}"), file.to_str().unwrap());
     }
@@ -238,7 +232,7 @@ fn what_each_hostile_configuration_got() {
 fn the_fuzzers_seed_is_a_policy() {
     let qhost = qhost();
     let seed = root().join("tests/fuzz/corpus/component/component.wasm");
-    let bytes = component_of(&module(""));
+    let bytes = component_of(&module_of_today(""));
     if std::env::var("INSTA_UPDATE").is_ok_and(|value| value == "always") {
         fs::write(&seed, &bytes).expect("a seed");
     }

@@ -3,6 +3,7 @@
 mod cli;
 mod job;
 mod policy;
+mod contracts;
 mod host_policies;
 mod decisions;
 mod doors;

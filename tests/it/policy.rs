@@ -232,7 +232,7 @@ fn inspect_says_what_a_policy_is() {
     let limits = arg(policy("limits"));
     let inspection = qhost.run(&["policy", "inspect", "--json", &limits]).exits(0).json();
     assert_eq!(inspection["name"], "limits");
-    assert_eq!(inspection["world"], "qhost:policy/policy@0.1.0");
+    assert_eq!(inspection["world"], "qhost:policy/policy@0.2.0");
     assert_eq!(inspection["settings_schema"]["properties"]["cpus"]["type"], "integer");
     assert_eq!(inspection["sha256"].as_str().map(str::len), Some(64));
     qhost.run(&["policy", "inspect", &limits]).exits(0).says("Bounds the memory");
@@ -247,7 +247,7 @@ fn policies_import_nothing_but_the_log() {
             qhost.run(&["policy", "inspect", "--json", &arg(policy(name))]).exits(0).json();
         for import in inspection["imports"].as_array().expect("a list") {
             let import = import.as_str().expect("a name");
-            assert_eq!(import, "qhost:policy/log@0.1.0", "{name}");
+            assert_eq!(import, "qhost:policy/log@0.2.0", "{name}");
         }
     }
 }

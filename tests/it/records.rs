@@ -39,6 +39,7 @@ fn spins(mode: Mode) -> Source {
         allowance: Allowance { deadline: Duration::from_secs(60), ..Allowance::default() },
         mode,
         layer: Layer::Tenant,
+        unseen: vec![],
     }
 }
 

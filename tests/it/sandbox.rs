@@ -150,6 +150,7 @@ fn one_with_wasi_gets_an_empty_one() {
         allowance: wasi,
         mode: Mode::Enforce,
         layer: Layer::Host,
+        unseen: vec![],
     };
     let chain = Loader::in_process().unwrap().chain(vec![source]).unwrap();
     let seen = |index, second| {

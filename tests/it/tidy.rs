@@ -55,13 +55,18 @@ fn sentences_have_subjects() {
 
 #[test]
 fn every_probe_has_a_test() {
-    let tests = read(&root().join("tests/it/sandbox.rs"));
+    let tests =
+        ["sandbox", "contracts"].map(|name| read(&root().join(format!("tests/it/{name}.rs"))));
+    let tests = tests.concat();
     let folders = fs::read_dir(root().join("guest-policies")).unwrap().flatten();
     let probes = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
     let probes: Vec<_> = probes.filter(|name| name.starts_with("probe-")).collect();
     assert!(probes.len() >= 10, "{probes:?}");
     for probe in probes {
-        assert!(tests.contains(&format!("\"{probe}\"")), "{probe} is not in tests/it/sandbox.rs");
+        assert!(
+            tests.contains(&format!("\"{probe}\"")),
+            "{probe} is in none of the files about sandboxes"
+        );
     }
 }
 

@@ -217,7 +217,7 @@ fn a_policy_goes_through_a_registry() {
         serde_json::from_slice(&fs::read(registry.blob(config)).unwrap()).expect("JSON");
     assert_eq!((&config["architecture"], &config["os"]), (&json!("wasm"), &json!("wasip2")));
     assert_eq!(config["layerDigests"][0], format!("sha256:{}", sha256(&file)));
-    assert_eq!(config["component"]["exports"], json!(["qhost:policy/decide@0.1.0"]));
+    assert_eq!(config["component"]["exports"], json!(["qhost:policy/decide@0.2.0"]));
 
     let digest = first["manifest"].as_str().expect("a digest");
     let by_digest = registry.place(&format!("policies/limits@{digest}"));

@@ -7,7 +7,18 @@ use wit_parser::Resolve;
 /// `$describe`, `$start` or `$memory` these take the place of the harmless ones.
 ///
 /// Its memory is all zeros, so that its answers are: texts of no bytes, no schema, no violations.
+///
+/// It is of the contract's version 0.1, in which a launch of zeros is one that could be.
 pub fn module(fields: &str) -> Vec<u8> {
+    module_of("0.1.0", include_str!("../../wit/0.1/policy.wit"), fields)
+}
+
+/// The same of the contract of today.
+pub fn module_of_today(fields: &str) -> Vec<u8> {
+    module_of("0.2.0", include_str!("../../wit/policy.wit"), fields)
+}
+
+fn module_of(version: &str, contract: &str, fields: &str) -> Vec<u8> {
     let unless = |name: &str, field: &str| {
         if fields.contains(name) { String::new() } else { field.to_owned() }
     };
@@ -21,14 +32,20 @@ pub fn module(fields: &str) -> Vec<u8> {
             (func $validate (param i32) (result i32) i32.const 1024)
             (export "memory" (memory $memory))
             (export "cabi_realloc" (func $realloc))
-            (export "qhost:policy/decide@0.1.0#describe" (func $describe))
-            (export "qhost:policy/decide@0.1.0#check-settings" (func $ok))
-            (export "qhost:policy/decide@0.1.0#choose" (func $choose))
-            (export "qhost:policy/decide@0.1.0#validate" (func $validate))
+            (export "qhost:policy/decide@{version}#describe" (func $describe))
+            (export "qhost:policy/decide@{version}#check-settings" (func $ok))
+            (export "qhost:policy/decide@{version}#choose" (func $choose))
+            (export "qhost:policy/decide@{version}#validate" (func $validate))
+            {permit}
             {fields})"#,
         memory = unless("$memory", "(memory $memory 2)"),
         describe = unless("$describe", "(func $describe (result i32) i32.const 1024)"),
         choose = unless("$choose", "(func $choose (param i32) (result i32) i32.const 1024)"),
+        permit = if contract.contains("permit: func") {
+            format!(r#"(export "qhost:policy/decide@{version}#permit" (func $validate))"#)
+        } else {
+            String::new()
+        },
         // Everything is put at the same place, where it is not looked at.
         realloc = unless(
             "$realloc",
@@ -37,7 +54,6 @@ pub fn module(fields: &str) -> Vec<u8> {
     );
     let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut resolve = Resolve::default();
-    let contract = include_str!("../../wit/policy.wit");
     let package = resolve.push_str("policy.wit", contract).expect("the contract");
     let world = resolve.select_world(&[package], Some("policy")).expect("its world");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)

@@ -2,9 +2,7 @@
 //!
 //! Settings: `{"memory_mib": 512, "cpus": 2, "ports": 4, "disk_bytes": 10737418240}`; a bound that is absent is not checked.
 
-use qhost_policy_sdk::{
-    About, Launch, Policy, Request, Resources, Violation, export_policy, extensions::disk_bytes,
-};
+use qhost_policy_sdk::{About, Launch, Policy, Request, Resources, Violation, export_policy};
 
 struct Limits;
 
@@ -37,8 +35,8 @@ impl Policy for Limits {
             ("ports", "ports", launch.ports.len() as u64, settings.ports, " ports"),
             (
                 "disk",
-                "disk-bytes",
-                disk_bytes(launch).unwrap_or_default(),
+                "disks.root.size-mib",
+                disk_bytes(launch),
                 settings.disk_bytes,
                 " bytes of disk",
             ),
@@ -57,12 +55,18 @@ impl Policy for Limits {
     }
 }
 
+/// The size of the root disk where it is larger than its image's.
+fn disk_bytes(launch: &Launch) -> u64 {
+    let size_mib = launch.root_disk().and_then(|disk| disk.size_mib);
+    u64::from(size_mib.unwrap_or_default()) << 20
+}
+
 export_policy!(Limits);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qhost_policy_sdk::{example, extensions::set_disk_bytes};
+    use qhost_policy_sdk::example;
 
     fn codes(settings: &str) -> Vec<String> {
         let settings = serde_json::from_str(settings).unwrap();
@@ -82,9 +86,9 @@ mod tests {
     #[test]
     fn a_disk_that_is_as_large_as_its_image_is_not_bounded() {
         let mut launch = example::launch();
-        let settings = || serde_json::from_str(r#"{"disk_bytes": 1024}"#).unwrap();
-        for (asked, refused) in [(None, 0), (Some(1024), 0), (Some(1536), 1)] {
-            set_disk_bytes(&mut launch, asked);
+        let settings = || serde_json::from_str(r#"{"disk_bytes": 2097152}"#).unwrap();
+        for (asked, refused) in [(None, 0), (Some(2), 0), (Some(3), 1)] {
+            launch.root_disk_mut().unwrap().size_mib = asked;
             assert_eq!(Limits::validate(&example::request(), &settings(), &launch).len(), refused);
         }
     }

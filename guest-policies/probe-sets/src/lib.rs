@@ -1,14 +1,15 @@
 //! Hostile: writes into the launch what its settings say, whatever policies before it allow.
 //!
-//! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes` (all replace), `warn` (adds a
+//! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes`,
+//! `persist`, `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `grace_seconds` (all replace), `warn` (adds a
 //! warning that is not there), `label`, `guest`, `host`, `bind`, `protocol` (of every port), `bind_loopback` (of every
-//! port on 127.0.0.1), `drop_ports`, `refuse` (a violation's code).
+//! port on 127.0.0.1), `drop_ports`, `drop_nics`, `add_disk`, `add_seed`, `firmware`, `listed`, `refuse` (a violation's code).
 
 use std::net::Ipv4Addr;
 
 use qhost_policy_sdk::{
-    About, Accelerator, Egress, Launch, Policy, Protocol, Request, Violation, export_policy,
-    extensions::set_disk_bytes,
+    About, Accelerator, AccessLevel, Egress, FirmwareKind, Launch, Policy, Protocol, Request, Seed,
+    SeedKind, Violation, export_policy,
 };
 
 struct Probe;
@@ -25,6 +26,24 @@ struct Settings {
     extension: Option<String>,
     extension_key: Option<String>,
     disk_bytes: Option<u64>,
+    persist: Option<bool>,
+    machine: Option<String>,
+    architecture: Option<String>,
+    cpu: Option<String>,
+    nested: Option<bool>,
+    network: Option<String>,
+    console: Option<String>,
+    agent: Option<String>,
+    grace_seconds: Option<u32>,
+    firmware: Option<String>,
+    #[serde(default)]
+    drop_nics: bool,
+    #[serde(default)]
+    add_disk: bool,
+    #[serde(default)]
+    add_seed: bool,
+    #[serde(default)]
+    listed: bool,
     label: Option<String>,
     guest: Option<u16>,
     host: Option<u16>,
@@ -35,6 +54,56 @@ struct Settings {
     drop_ports: bool,
     refuse: Option<String>,
     refuse_to_choose_above_mib: Option<u32>,
+}
+
+impl Settings {
+    fn machine_of(&self, launch: &mut Launch) {
+        let set = self;
+        launch.disks.iter_mut().for_each(|disk| {
+            disk.persistent = set.persist.unwrap_or(disk.persistent);
+        });
+        if set.add_disk {
+            let more = launch.disks.clone();
+            launch.disks.extend(more);
+        }
+        let machine = &mut launch.machine;
+        machine.kind = set.machine.clone().unwrap_or(machine.kind.clone());
+        machine.architecture = set.architecture.clone().unwrap_or(machine.architecture.clone());
+        machine.cpu = set.cpu.clone().unwrap_or(machine.cpu.clone());
+        machine.nested = set.nested.unwrap_or(machine.nested);
+        if set.drop_nics {
+            launch.nics.clear();
+        }
+        launch.nics.iter_mut().for_each(|nic| {
+            nic.network = set.network.clone().unwrap_or(nic.network.clone());
+        });
+        let level = |set: &Option<String>, now: &AccessLevel| match set.as_deref() {
+            Some("none") => AccessLevel::None,
+            Some("watch") => AccessLevel::Watch,
+            Some("interact") => AccessLevel::Interact,
+            Some(other) => AccessLevel::Other(other.into()),
+            None => now.clone(),
+        };
+        launch.access.console = level(&set.console, &launch.access.console);
+        launch.access.agent = level(&set.agent, &launch.access.agent);
+        launch.grace_seconds = set.grace_seconds.unwrap_or(launch.grace_seconds);
+        match set.firmware.as_deref() {
+            Some("uefi") => launch.firmware.kind = FirmwareKind::Uefi,
+            Some(other) => launch.firmware.kind = FirmwareKind::Other(other.into()),
+            None => {}
+        }
+        if set.add_seed {
+            launch.seed = Some(Seed {
+                kind: SeedKind::CloudInit,
+                parts: vec![],
+                hostname: Some("probe".into()),
+                ssh_keys: vec![],
+            });
+        }
+        if set.listed {
+            launch.egress = Egress::Listed(vec![]);
+        }
+    }
 }
 
 impl Policy for Probe {
@@ -76,8 +145,10 @@ impl Policy for Probe {
                 vec![(set.extension_key.clone().unwrap_or("probe".into()), extension.clone())];
         }
         if set.disk_bytes.is_some() {
-            set_disk_bytes(&mut launch, set.disk_bytes);
+            let size_mib = set.disk_bytes.and_then(|bytes| u32::try_from(bytes >> 20).ok());
+            launch.disks.iter_mut().for_each(|disk| disk.size_mib = size_mib);
         }
+        set.machine_of(&mut launch);
         if set.drop_ports {
             launch.ports.clear();
         }

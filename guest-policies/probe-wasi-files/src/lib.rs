@@ -8,7 +8,9 @@ mod files {
     });
 }
 
-use files::exports::qhost::policy::decide::{About, Guest, Launch, Request, Violation};
+use files::exports::qhost::policy::decide::{
+    About, Actor, Guest, Launch, Operation, Request, Running, Violation,
+};
 
 struct Probe;
 
@@ -19,6 +21,7 @@ impl Guest for Probe {
             version: "0.1.0".into(),
             description: files::wasi::filesystem::preopens::get_directories().join(", "),
             settings_schema: None,
+            tables: vec![],
             extensions: vec![],
         }
     }
@@ -32,6 +35,10 @@ impl Guest for Probe {
     }
 
     fn validate(_: Request, _: Launch) -> Vec<Violation> {
+        vec![]
+    }
+
+    fn permit(_: Request, _: Running, _: Operation, _: Actor) -> Vec<Violation> {
         vec![]
     }
 }

@@ -10,7 +10,9 @@ mod world {
 }
 
 use world::{
-    exports::qhost::policy::decide::{About, Guest, Launch, Request, Violation},
+    exports::qhost::policy::decide::{
+        About, Actor, Guest, Launch, Operation, Request, Running, Violation,
+    },
     wasi::{
         cli::environment,
         clocks::{monotonic_clock, wall_clock},
@@ -29,6 +31,7 @@ impl Guest for Probe {
             version: "0.1.0".into(),
             description: "Hostile: takes what it can get of WASI.".into(),
             settings_schema: None,
+            tables: vec![],
             extensions: vec![],
         }
     }
@@ -59,6 +62,10 @@ impl Guest for Probe {
     }
 
     fn validate(_: Request, _: Launch) -> Vec<Violation> {
+        vec![]
+    }
+
+    fn permit(_: Request, _: Running, _: Operation, _: Actor) -> Vec<Violation> {
         vec![]
     }
 }

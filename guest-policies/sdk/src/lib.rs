@@ -35,8 +35,8 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod example;
-pub mod extensions;
 pub mod log;
+pub mod tables;
 
 /// What wit-bindgen makes of the contract. Policies use the names that this crate re-exports.
 #[expect(missing_docs, reason = "generated; some of its items carry no comment of the contract's")]
@@ -52,8 +52,10 @@ pub mod bindings {
 }
 
 pub use bindings::qhost::policy::types::{
-    About, Accelerator, Egress, HostFacts, Image, Launch, PortMap, PortRange, PortRequest,
-    Protocol, Request, Resources, Task, Usage, Violation,
+    About, Accelerator, Access, AccessLevel, Actor, ChecksumList, Destination, Disk, DiskKind,
+    Egress, Firmware, FirmwareKind, HostFacts, Image, Launch, Machine, Nic, Occasion, Operation,
+    PortMap, PortRange, PortRequest, Protocol, Rate, Request, Resources, Running, SecureBoot, Seed,
+    SeedKind, SeedPart, Task, Usage, Violation,
 };
 
 use serde::de::DeserializeOwned;
@@ -88,6 +90,18 @@ pub trait Policy {
         let _ = (request, settings, launch);
         vec![]
     }
+
+    /// Judges an operation on a VM that runs; an empty list has nothing against it.
+    fn permit(
+        request: &Request,
+        settings: &Self::Settings,
+        vm: &Running,
+        operation: &Operation,
+        actor: &Actor,
+    ) -> Vec<Violation> {
+        let _ = (request, settings, vm, operation, actor);
+        vec![]
+    }
 }
 
 impl About {
@@ -98,14 +112,33 @@ impl About {
             version: version.into(),
             description: description.into(),
             settings_schema: None,
+            tables: vec![],
             extensions: vec![],
         }
+    }
+
+    /// Names an operator's table that the policy looks things up in.
+    pub fn table(mut self, name: &str) -> Self {
+        self.tables.push(name.into());
+        self
     }
 
     /// Adds the JSON Schema of the settings.
     pub fn settings(mut self, schema: &str) -> Self {
         self.settings_schema = Some(schema.into());
         self
+    }
+}
+
+impl Launch {
+    /// The disk that the guest boots from.
+    pub fn root_disk(&self) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.kind == DiskKind::Root)
+    }
+
+    /// The same, to change it.
+    pub fn root_disk_mut(&mut self) -> Option<&mut Disk> {
+        self.disks.iter_mut().find(|disk| disk.kind == DiskKind::Root)
     }
 }
 
@@ -158,6 +191,15 @@ macro_rules! export_policy {
                     $crate::log::panics();
                     $crate::validate::<$policy>(&request, &launch)
                 }
+                fn permit(
+                    request: $crate::Request,
+                    vm: $crate::Running,
+                    operation: $crate::Operation,
+                    actor: $crate::Actor,
+                ) -> Vec<$crate::Violation> {
+                    $crate::log::panics();
+                    $crate::permit::<$policy>(&request, &vm, &operation, &actor)
+                }
             }
     $crate::bindings::export!(Exported with_types_in $crate::bindings);
         };
@@ -198,6 +240,19 @@ pub fn choose<P: Policy>(request: &Request, so_far: Launch) -> Result<Launch, Ve
 pub fn validate<P: Policy>(request: &Request, launch: &Launch) -> Vec<Violation> {
     match checked_settings::<P>(&request.settings) {
         Ok(settings) => P::validate(request, &settings, launch),
+        Err(error) => vec![bad_settings(error)],
+    }
+}
+
+#[doc(hidden)]
+pub fn permit<P: Policy>(
+    request: &Request,
+    vm: &Running,
+    operation: &Operation,
+    actor: &Actor,
+) -> Vec<Violation> {
+    match checked_settings::<P>(&request.settings) {
+        Ok(settings) => P::permit(request, &settings, vm, operation, actor),
         Err(error) => vec![bad_settings(error)],
     }
 }

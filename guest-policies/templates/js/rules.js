@@ -47,6 +47,7 @@ export const decide = {
       version: "0.1.0",
       description: "Every VM belongs to a team, with a cap on its memory.",
       settingsSchema: JSON.stringify(schema),
+      tables: [],
       extensions: [],
     };
   },
@@ -89,5 +90,10 @@ export const decide = {
       });
     }
     return violations;
+  },
+
+  // Consoles, commands and the like: nothing against any of them.
+  permit(request, vm, operation, actor) {
+    return [];
   },
 };

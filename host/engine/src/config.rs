@@ -44,6 +44,7 @@ pub struct Config {
     ports: Ports,
     network: Network,
     qemu: Qemu,
+    machine: Machine,
     /// How images are fetched and what they may be.
     pub image: qhost_image::Settings,
     /// What guests may write.
@@ -100,6 +101,35 @@ struct Network {
 struct Qemu {
     /// Extra arguments that tasks may ask for, each a whole group: `[["-cpu", "host"]]`.
     args: Vec<Vec<String>>,
+}
+
+/// `[machine]`
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Machine {
+    /// The CPU models that tasks may ask for, by QEMU's names. `max`: all that the accelerator can give.
+    cpus: Vec<String>,
+    /// Whether guests may run VMs of their own by hardware virtualization, which opens the largest part of KVM to their attacks.
+    nested: bool,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { cpus: qhost_model::launch::cpus(), nested: false }
+    }
+}
+
+impl Machine {
+    fn check(&self, problems: &mut Vec<ConfigProblem>) {
+        for (index, cpu) in self.cpus.iter().enumerate() {
+            if !qhost_model::launch::machine::is_cpu(cpu) {
+                let message =
+                    "expected QEMU's name of a CPU model, alone: letters, digits, -, _ and ."
+                        .into();
+                problems.push(ConfigProblem { place: format!("machine.cpus.{index}"), message });
+            }
+        }
+    }
 }
 
 /// `[compile]`
@@ -293,6 +323,7 @@ impl Config {
             message: problem.message,
         }));
         config.decisions.check(&mut problems);
+        config.machine.check(&mut problems);
         if pins == Pins::Needed {
             config.check_pins(&mut problems);
         }
@@ -364,6 +395,8 @@ impl Config {
             args: self.qemu.args.clone(),
             persist: self.overlay.persist,
             disk_bytes: self.image.max_disk_bytes,
+            cpus: self.machine.cpus.clone(),
+            nested: self.machine.nested,
         }
     }
 }

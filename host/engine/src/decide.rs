@@ -105,10 +105,12 @@ impl Deciding {
     }
 
     fn task(&self) -> Result<Task, Failure> {
-        let Order { job: JobFile { name, bytes }, tenant, task, .. } = &*self.order;
+        let Order { job: JobFile { name, bytes }, tenant, task, grace, .. } = &*self.order;
         // A tenant that the configuration does not have gets no log of decisions.
         self.generation.config.chain(tenant)?;
-        Ok(job::parse(name, bytes, tenant, task.as_deref())?)
+        let mut task = job::parse(name, bytes, tenant, task.as_deref())?;
+        task.asked.grace_s = grace.or(task.asked.grace_s);
+        Ok(task)
     }
 
     fn verdict(

@@ -70,11 +70,9 @@ pub const DECISION_OVERDUE: Duration = Duration::from_secs(10);
 
 // Looking after VMs.
 
-/// From `system_powerdown` to `quit`, unless asked otherwise.
-pub const STOP_GRACE: Duration = Duration::from_secs(30);
 /// The longest grace that can be asked for, and a little: for so long an end that was asked for is waited for.
 pub const STOP_GRACE_MOST: Duration =
-    Duration::from_secs(qhost_model::limits::GRACE_MOST.as_secs() + 30);
+    Duration::from_secs(qhost_model::limits::GRACE_MOST_S as u64 + 30);
 /// How often a supervisor that does not end its VM is asked again to kill it, and a VM is looked at whose supervisor tells nothing.
 pub const KILL_AGAIN: Duration = Duration::from_millis(500);
 /// How long a supervisor may take to answer: QEMU's own answer, and a little.

@@ -1,9 +1,8 @@
 //! What is ordered of the engine: a job, whose it is, and what is asked about it besides what the configuration says.
 
-use std::time::Duration;
-
 use ipnet::IpNet;
 
+use qhost_model::launch::Grace;
 use qhost_policy::Source;
 
 /// A VM that is to be started, or planned.
@@ -21,9 +20,8 @@ pub struct Order {
     pub image_networks: Vec<IpNet>,
     /// Whether the job must have a ready check, which is going to be waited for.
     pub ready_check: bool,
-    /// How long the guest has to power off when it is stopped, in whole seconds; absent: as the job says, else
-    /// [`limits::STOP_GRACE`](crate::limits::STOP_GRACE).
-    pub grace: Option<Duration>,
+    /// How long the guest has to power off when it is stopped, instead of what the job says of that.
+    pub grace: Option<Grace>,
 }
 
 /// A job file that was read.

@@ -81,9 +81,9 @@ fn kept_overlay(state: &StateDir, task: &Task) -> PathBuf {
 }
 
 impl KeptOverlay {
-    /// Takes the lock of a task's overlay, if the task keeps one; fails where another run has it.
-    pub fn hold(state: &StateDir, task: &Task) -> Result<Option<Self>, VmError> {
-        if !task.persist {
+    /// Takes the lock of a task's overlay, if that is kept; fails where another run has it.
+    pub fn hold(state: &StateDir, task: &Task, persist: bool) -> Result<Option<Self>, VmError> {
+        if !persist {
             return Ok(None);
         }
         sweep(&state.overlays());

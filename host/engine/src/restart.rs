@@ -263,7 +263,7 @@ impl Ended {
         };
         spec.cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
         let ports = ports::reserve_again(state, &spec.forwards)?;
-        let overlay = KeptOverlay::hold(state, &task)?;
+        let overlay = KeptOverlay::hold(state, &task, spec.keeps_overlay())?;
         let terms = config.terms(&task.tenant);
         let vm = VmRecord::at(folder);
         let goes_on = || VmError::GoesOn { id: vm.id.clone() };

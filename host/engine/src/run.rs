@@ -9,7 +9,6 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use qhost_cage::{Cage, UIDS, User, UserRange};
@@ -30,7 +29,6 @@ use crate::{
     error::{EngineError, Failure},
     fingerprint::Fingerprint,
     generation::Generation,
-    limits,
     observer::{Context, Observation},
     order::Order,
     overlays::KeptOverlay,
@@ -219,7 +217,7 @@ impl Start {
         let admitted = blocking(move || {
             let (state, config, task) = (engine.state(), &generation.config, approved.task());
             let ports = ports::reserve(state, approved.launch(), &config.rules().ports)?;
-            let overlay = KeptOverlay::hold(state, task)?;
+            let overlay = KeptOverlay::hold(state, task, approved.launch().persist)?;
             let overlay_bytes = config.overlay.max_bytes;
             let cage = qhost_cage::Host::detect(&config.cage).cage(
                 &config.cage,
@@ -249,13 +247,12 @@ impl Start {
     /// Hands the VM to a supervisor. From then on it goes on, whatever becomes of this process or of the order.
     async fn launch(&self, provisioned: Provisioned) -> Result<Vm, Failure> {
         let generation = Arc::clone(&self.generation);
-        let grace = self.order.grace;
         let (engine, cancel) = (self.engine.clone(), self.context.cancel.clone());
         let launched = blocking(move || {
             if cancel.is_cancelled() {
                 return Err(Failure::Cancelled);
             }
-            let (vm, spec) = provisioned.launch(&generation, grace)?;
+            let (vm, spec) = provisioned.launch(&generation)?;
             engine.images().note_use(spec.image.sha256);
             Ok((vm, spec))
         });
@@ -277,11 +274,7 @@ impl Admitted {
 }
 
 impl Provisioned {
-    fn launch(
-        self,
-        generation: &Generation,
-        grace: Option<Duration>,
-    ) -> Result<(VmRecord, Spec), Failure> {
+    fn launch(self, generation: &Generation) -> Result<(VmRecord, Spec), Failure> {
         let Self { admitted, image } = self;
         let Admitted { approved, decision, mut dir, ports, mut overlay, cage, program, stored: _ } =
             admitted;
@@ -312,10 +305,8 @@ impl Provisioned {
             overlay: (image.format() != Format::Iso).then_some(file),
             overlay_bytes: generation.config.overlay.max_bytes,
             disk_bytes: launch.disk_bytes,
-            grace_s: grace
-                .map(|grace| grace.as_secs())
-                .or(task.grace_s)
-                .unwrap_or(limits::STOP_GRACE.as_secs()),
+            grace_s: launch.grace_s.seconds.into(),
+            console: launch.access.console,
             restart: task.restart,
             ready: task.ready.clone(),
             cage,

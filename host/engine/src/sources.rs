@@ -12,14 +12,23 @@ use crate::{
 
 /// A configured policy with its settings read.
 pub(crate) fn configured(configured: &Configured) -> Result<Source, Failure> {
-    let Configured { name, module, sha256, signers, settings, mode, allowance, layer } =
+    let Configured { name, module, sha256, signers, settings, mode, allowance, layer, unseen } =
         configured.clone();
     relied_upon(&name, &module)?;
     let settings = match settings {
         Settings::Here(settings) => serde_json::Value::Object(settings).to_string(),
         Settings::File(path) => read(&format!("policies.{name}.settings_file"), &path)?,
     };
-    Ok(Source { name, path: module, pin: Some(sha256), signers, settings, allowance, mode, layer })
+    Ok(Source {
+        pin: Some(sha256),
+        signers,
+        settings,
+        allowance,
+        mode,
+        layer,
+        unseen,
+        ..Source::new(name, module)
+    })
 }
 
 /// A configured policy with its settings read.

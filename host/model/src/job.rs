@@ -52,15 +52,9 @@ pub struct Task {
     pub asked: Asked,
     /// Extra QEMU arguments. The host refuses all that it was not configured to allow.
     pub args: Vec<String>,
-    /// Whether what the guest writes is kept for the next run of the same task.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub persist: bool,
     /// When it is started again after its end.
     #[serde(default, skip_serializing_if = "Restart::is_default")]
     pub restart: Restart,
-    /// How long its guest has to power off when it is stopped, in seconds, where the job says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grace_s: Option<u64>,
     /// How it is known that its guest is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Ready>,

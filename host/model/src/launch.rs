@@ -3,11 +3,16 @@
 
 pub mod field;
 mod accelerator;
+pub mod access;
 mod changes;
 pub mod disk_bytes;
 mod egress;
 mod extensions;
 mod forward;
+mod grace;
+pub mod machine;
+pub mod nics;
+mod persist;
 mod port_range;
 pub(crate) mod ports;
 mod resources;
@@ -18,13 +23,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
 
+pub use access::{Access, AccessLevel};
 pub use changes::{Change, listed, shown};
 pub use egress::Egress;
 pub use forward::Forward;
+pub use grace::Grace;
+pub use machine::{Machine, MachineKind};
+pub use nics::Nic;
 pub use port_range::PortRange;
 pub use ports::{PortMap, PortRequest, Protocol};
 pub(crate) use rules::violation;
-pub use rules::{Findings, Rules, Violation};
+pub use rules::{CPU_MAX, Findings, Rules, Violation, cpus};
 
 use changes::Changes;
 use field::{AskedField, Key, LaunchField};
@@ -137,6 +146,21 @@ fields! {
         /// The size of the root disk in bytes; absent: its image's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         disk_bytes: disk_bytes::Field,
+        /// Whether what the guest writes to it is kept for the task's next run.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        persist: persist::Field,
+        /// The machine that QEMU emulates.
+        #[serde(default, skip_serializing_if = "is_default")]
+        machine: machine::Field,
+        /// The guest's network devices.
+        #[serde(default = "nics::default", skip_serializing_if = "nics::is_default")]
+        nics: nics::Field,
+        /// The ways into the guest.
+        #[serde(default, skip_serializing_if = "is_default")]
+        access: access::Field,
+        /// Seconds that the guest has to power off when it is stopped.
+        #[serde(default, skip_serializing_if = "is_default")]
+        grace_s: grace::Field,
     }
     chosen {
         /// Remarks of policies.
@@ -145,6 +169,11 @@ fields! {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         extensions: extensions::Field,
     }
+}
+
+/// Whether a field is as in a launch of which nothing was asked: records leave it out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What a field says of itself.
@@ -188,6 +217,11 @@ mod tests {
             resources: Resources { cpus: 2, memory_mib: 512 },
             egress: Egress::Isolated,
             disk_bytes: Some(1024),
+            persist: false,
+            machine: Machine { kind: MachineKind::Q35, nested: true, ..Machine::default() },
+            nics: nics::default(),
+            access: Access { console: AccessLevel::Watch, ..Access::default() },
+            grace_s: Grace { seconds: 10 },
             warnings: vec!["slow".into()],
             extensions: vec![("key".into(), "value".into())],
         }
@@ -208,7 +242,7 @@ mod tests {
 
     #[test]
     fn each_field_may_be_tightened_and_not_widened() {
-        let rows: [Row; 25] = [
+        let rows: [Row; 36] = [
             (|_| {}, None),
             (|launch| launch.accelerator = Accelerator::Kvm, Some("accelerator")),
             (|launch| launch.resources.cpus = 1, None),
@@ -219,6 +253,17 @@ mod tests {
             (|launch| launch.disk_bytes = Some(1536), Some("disk_bytes")),
             (|launch| launch.disk_bytes = Some(512), None),
             (|launch| launch.disk_bytes = None, None),
+            (|launch| launch.persist = true, Some("persist")),
+            (|launch| launch.machine.nested = false, None),
+            (|launch| launch.machine.kind = MachineKind::Pc, Some("machine.kind")),
+            (|launch| launch.machine.cpu = "qemu64".into(), Some("machine.cpu")),
+            (|launch| launch.nics.clear(), None),
+            (|launch| launch.nics.push(launch.nics[0].clone()), Some("nics")),
+            (|launch| launch.nics[0].network = "other".into(), Some("nics")),
+            (|launch| launch.access.console = AccessLevel::None, None),
+            (|launch| launch.access.console = AccessLevel::Interact, Some("access.console")),
+            (|launch| launch.grace_s.seconds = 9, None),
+            (|launch| launch.grace_s.seconds = 11, Some("grace_s")),
             (|launch| launch.warnings.push("more".into()), None),
             (|launch| launch.warnings.clear(), Some("warnings")),
             (|launch| launch.warnings.insert(0, "first".into()), Some("warnings")),
@@ -244,8 +289,22 @@ mod tests {
     }
 
     #[test]
-    fn a_wider_egress_of_the_hosts_may_be_narrowed() {
-        let host = Launch { egress: Egress::Internet, ..hosts() };
+    fn what_is_wide_of_the_hosts_may_be_narrowed() {
+        let host = Launch { egress: Egress::Internet, persist: true, ..hosts() };
         assert_eq!(host.widened_by(&hosts()), None);
+    }
+
+    /// As qhost wrote it before it had these fields.
+    #[test]
+    fn a_launch_of_an_earlier_record_has_what_each_guest_had_then() {
+        let json = serde_json::json!({
+            "accelerator": "tcg", "ports": [], "resources": {"cpus": 1, "memory_mib": 64},
+            "egress": "isolated", "warnings": []
+        });
+        let launch: Launch = serde_json::from_value(json.clone()).unwrap();
+        assert!(!launch.persist && launch.machine == Machine::default());
+        assert_eq!((launch.nics.len(), launch.grace_s.seconds), (1, 30));
+        assert_eq!(launch.access.console, AccessLevel::Interact);
+        assert_eq!(serde_json::to_value(&launch).unwrap(), json, "and is written so again");
     }
 }

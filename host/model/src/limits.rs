@@ -49,8 +49,8 @@ pub const CPUS: RangeInclusive<u32> = 1..=256;
 pub const MEMORY_MIB: RangeInclusive<u32> = 16..=4 * 1024 * 1024;
 /// The largest disk a guest may see in bytes, unless configured: 1 TiB.
 pub const DISK_BYTES: u64 = 1 << 40;
-/// A sector of a disk in bytes.
-pub const SECTOR_BYTES: u64 = 512;
+/// The largest disk that can be asked for at all in bytes: so many MiB as 32 bits hold, which is the contract's number.
+pub const DISK_BYTES_MOST: u64 = (u32::MAX as u64) << 20;
 /// Restarts in a row, unless the job says otherwise.
 pub const RESTART_ATTEMPTS: u32 = 10;
 /// The most that a job can ask for.
@@ -68,8 +68,12 @@ pub const RESTART_DELAY_LEAST: Duration = Duration::from_secs(1);
 pub const RESTART_SETTLED: Duration = Duration::from_secs(600);
 /// Nomad's wait before a restart, unless a restart policy says otherwise.
 pub const NOMAD_RESTART_DELAY: Duration = Duration::from_secs(15);
-/// The longest that a guest may take to power off.
-pub const GRACE_MOST: Duration = Duration::from_secs(3600);
+/// Seconds that a guest has to power off, unless asked otherwise: Linux takes 2 to 10.
+pub const GRACE_S: u32 = 30;
+/// The most of them that can be asked for.
+pub const GRACE_MOST_S: u32 = 3600;
+/// QEMU's name of a CPU model in bytes.
+pub const CPU_MODEL_BYTES: usize = 64;
 /// How long a guest may take to be ready, unless the job says otherwise: Linux under tcg takes 5 to 15 s.
 pub const READY: Duration = Duration::from_secs(120);
 /// The longest wait that a job can ask for in its restart policy or its ready check.

@@ -13,13 +13,13 @@ use qhost_model::{
 use super::{
     Allowance, Answer, Approved, Deadline, Decision, HostRecord, Layer, Mode, PolicyRecord,
     Request, Verdict,
-    bindings::qhost::policy::types as wit,
     conflicts::{self, Conflict},
-    convert::{self, ContractBreaches, RequestView, Texts},
+    contract::{self, ContractBreaches, LentRequest, RequestTexts, Shown, Version, Versions},
     error::{Fault, PolicyError},
     log::Log,
     module::Module,
     sandbox::{Instance, Sandbox},
+    tables::Tables,
     wasi::DecisionTime,
 };
 
@@ -35,9 +35,13 @@ pub(super) struct Link {
     pub(super) module: Module,
     pub(super) settings: String,
     pub(super) settings_sha256: Sha256,
+    /// The tables that it looks things up in.
+    pub(super) tables: Arc<Tables>,
     pub(super) layer: Layer,
     pub(super) mode: Mode,
     pub(super) allowance: Allowance,
+    /// Fields of a launch that need not be seen.
+    pub(super) unseen: Vec<String>,
 }
 
 impl Chain {
@@ -47,9 +51,10 @@ impl Chain {
         let Some(_slots) = self.sandbox.slots(self.links.len(), Some(deadline)) else {
             return self.overdue(&request, deadline);
         };
-        let texts = Texts::of(&request);
-        let lent = RequestView::of(&request, &texts);
-        let mut round = Evaluation::new(self, &request, lent.request(), deadline);
+        let versions = Versions::of(self.links.iter().map(|link| link.module.component.version()));
+        let texts = RequestTexts::of(&request, versions);
+        let lent = LentRequest::of(&request, &texts);
+        let mut round = Evaluation::new(self, &request, &lent, versions, deadline);
         let (launch, ended) = round.ask(Launch::default_for(&request.task.asked));
         let mut decision = Decision {
             conflicts: round.conflicts(),
@@ -109,7 +114,8 @@ struct Evaluation<'a> {
     sandbox: &'a Sandbox,
     asking: &'a Request,
     deadline: Deadline,
-    request: wit::Request<'a>,
+    request: &'a LentRequest<'a>,
+    versions: Versions,
     asked: Vec<PolicyEvaluation<'a>>,
 }
 
@@ -126,7 +132,8 @@ impl<'a> Evaluation<'a> {
     fn new(
         chain: &'a Chain,
         request: &'a Request,
-        lent: wit::Request<'a>,
+        request_lent: &'a LentRequest<'a>,
+        versions: Versions,
         deadline: Deadline,
     ) -> Self {
         let asked = |link: &'a Arc<Link>| PolicyEvaluation {
@@ -136,18 +143,25 @@ impl<'a> Evaluation<'a> {
             shown: None,
         };
         let asked = chain.links.iter().map(asked).collect();
-        Self { sandbox: &chain.sandbox, asking: request, deadline, request: lent, asked }
+        Self {
+            sandbox: &chain.sandbox,
+            asking: request,
+            deadline,
+            request: request_lent,
+            versions,
+            asked,
+        }
     }
 
     /// The launch as it stands at the end, and whether every policy was asked.
     fn ask(&mut self, mut launch: Launch) -> (Launch, Result<Asking, PolicyError>) {
         let ended = match self.choose(&mut launch) {
-            Ok(Asking::Done) => {
-                convert::lend(&launch, |lent| match self.check_fixed_point(&launch, lent)? {
-                    Asking::Done => self.validate(lent).map(|()| Asking::Done),
+            Ok(Asking::Done) => contract::lend(&launch, self.versions, |lent| {
+                match self.check_fixed_point(&launch, lent)? {
+                    Asking::Done => self.validate(&launch, lent).map(|()| Asking::Done),
                     Asking::Refused => Ok(Asking::Refused),
-                })
-            }
+                }
+            }),
             refused_or_failed => refused_or_failed,
         };
         (launch, ended)
@@ -156,7 +170,7 @@ impl<'a> Evaluation<'a> {
     fn choose(&mut self, launch: &mut Launch) -> Result<Asking, PolicyError> {
         let mut hosts = None;
         for asked in &mut self.asked {
-            let chosen = asked.choose(&self.request, launch);
+            let chosen = asked.choose(self.request, launch);
             let enforced = asked.link.mode == Mode::Enforce;
             match chosen {
                 Err(fault) => asked.fail("choose", fault)?,
@@ -188,7 +202,7 @@ impl<'a> Evaluation<'a> {
     fn check_fixed_point(
         &mut self,
         launch: &Launch,
-        chosen: &wit::LaunchParam<'_>,
+        chosen: &Shown<'_>,
     ) -> Result<Asking, PolicyError> {
         for index in 0..self.asked.len() {
             let Some(asked) = self.asked.get_mut(index) else { continue };
@@ -203,7 +217,7 @@ impl<'a> Evaluation<'a> {
                         let fresh = asked.link.open(self.sandbox, self.asking, self.deadline);
                         asked.opened.reset(fresh);
                     }
-                    match asked.would_change(&self.request, launch, chosen)? {
+                    match asked.would_change(self.request, launch, chosen)? {
                         Ok(changes) => changes,
                         Err(violations) => {
                             asked.record.decide(violations);
@@ -244,14 +258,17 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn validate(&mut self, launch: &wit::LaunchParam<'_>) -> Result<(), PolicyError> {
+    fn validate(&mut self, launch: &Launch, shown: &Shown<'_>) -> Result<(), PolicyError> {
         for asked in &mut self.asked {
             // In monitor mode a policy that failed or refused to choose has said its word.
             if asked.record.answer != Answer::NotAsked {
                 continue;
             }
-            match asked.validate(&self.request, launch) {
-                Ok(violations) => asked.record.decide(violations),
+            match asked.validate(self.request, shown) {
+                Ok(mut violations) => {
+                    violations.extend(asked.link.refused_unseen(launch));
+                    asked.record.decide(violations);
+                }
                 Err(fault) => asked.fail("validate", fault)?,
             }
         }
@@ -267,13 +284,14 @@ impl<'a> Evaluation<'a> {
 impl<'a> PolicyEvaluation<'a> {
     fn choose(
         &mut self,
-        request: &wit::Request<'a>,
+        request: &LentRequest<'a>,
         so_far: &Launch,
     ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
         let (opened, link, mut contract_breaches) =
             (&mut self.opened, self.link, ContractBreaches::default());
-        let answer = convert::lend(so_far, |so_far| {
-            choose(opened, link, request, so_far, &mut contract_breaches)
+        let version = Versions::of(std::iter::once(link.module.component.version()));
+        let answer = contract::lend(so_far, version, |shown| {
+            choose(opened, link, request, (so_far, shown), &mut contract_breaches)
         });
         self.keep(contract_breaches);
         answer
@@ -282,12 +300,12 @@ impl<'a> PolicyEvaluation<'a> {
     /// What its `choose` makes of the chosen launch. What else it says of that is not kept: it has said it all before.
     fn would_change(
         &mut self,
-        request: &wit::Request<'a>,
+        request: &LentRequest<'a>,
         launch: &Launch,
-        chosen: &wit::LaunchParam<'_>,
+        chosen: &Shown<'_>,
     ) -> Result<Result<Vec<Change>, Vec<Violation>>, PolicyError> {
         let mut again = ContractBreaches::default();
-        let again = choose(&mut self.opened, self.link, request, chosen, &mut again);
+        let again = choose(&mut self.opened, self.link, request, (launch, chosen), &mut again);
         self.opened.take();
         match again {
             Ok(answer) => Ok(answer.map(|again| launch.changes_to(&again))),
@@ -297,16 +315,14 @@ impl<'a> PolicyEvaluation<'a> {
 
     fn validate(
         &mut self,
-        request: &wit::Request<'a>,
-        launch: &wit::LaunchParam<'_>,
+        request: &LentRequest<'a>,
+        launch: &Shown<'_>,
     ) -> Result<Vec<Violation>, Fault> {
-        let request = self.link.shown(request);
-        let answer = self.opened.call(|policy, store| {
-            policy.qhost_policy_decide().call_validate(store, request, launch.clone())
-        });
+        let asking = self.link.asking(request);
+        let answer = self.opened.call(|policy, store| policy.validate(store, &asking, launch));
         let mut contract_breaches = ContractBreaches::default();
         let violations =
-            answer.and_then(|answer| convert::violations_in(answer, &mut contract_breaches));
+            answer.and_then(|answer| contract::violations_in(answer, &mut contract_breaches));
         self.keep(contract_breaches);
         violations
     }
@@ -339,20 +355,18 @@ impl<'a> PolicyEvaluation<'a> {
 fn choose<'a>(
     opened: &mut Instance<'_>,
     link: &'a Link,
-    request: &wit::Request<'a>,
-    so_far: &wit::LaunchParam<'_>,
+    request: &LentRequest<'a>,
+    (so_far, shown): (&Launch, &Shown<'_>),
     contract_breaches: &mut ContractBreaches,
 ) -> Result<Result<Launch, Vec<Violation>>, Fault> {
-    let request = link.shown(request);
-    let answer = opened.call(|policy, store| {
-        policy.qhost_policy_decide().call_choose(store, request, so_far.clone())
-    });
+    let asking = link.asking(request);
+    let answer = opened.call(|policy, store| policy.choose(store, &asking, shown));
     match answer? {
-        Ok(launch) => convert::launch_in(launch, contract_breaches).map(Ok),
+        Ok(launch) => launch.read(so_far, contract_breaches).map(Ok),
         Err(violations) if violations.is_empty() => {
             Err(Fault::Nonsense("a refusal without a violation".into()))
         }
-        Err(violations) => convert::violations_in(violations, contract_breaches).map(Err),
+        Err(violations) => contract::violations_in(violations, contract_breaches).map(Err),
     }
 }
 
@@ -367,12 +381,32 @@ impl Request {
 impl Link {
     /// A fresh sandbox for one decision.
     fn open(&self, sandbox: &Sandbox, request: &Request, deadline: Deadline) -> Instance<'_> {
-        sandbox.open(&self.module.pre, &self.allowance, Some(deadline), || request.moment())
+        let Self { module, tables, allowance, .. } = self;
+        sandbox.open(&module.component, tables, allowance, Some(deadline), || request.moment())
     }
 
     /// A request with this policy's settings.
-    fn shown<'a>(&'a self, request: &wit::Request<'a>) -> wit::Request<'a> {
-        wit::Request { settings: &self.settings, ..request.clone() }
+    fn asking<'a>(&'a self, request: &'a LentRequest<'a>) -> contract::Asking<'a> {
+        contract::Asking { request, settings: &self.settings }
+    }
+
+    /// What this policy refuses by its silence: what a launch holds that the policy's version of the contract has no word for.
+    fn refused_unseen(&self, launch: &Launch) -> impl Iterator<Item = Violation> {
+        let version = self.module.component.version();
+        let mut fields = version.unseen(launch);
+        fields.retain(|field| !self.unseen.iter().any(|allowed| allowed == field));
+        fields.into_iter().map(move |field| Violation {
+            code: "unseen".into(),
+            field: field.into(),
+            message: format!(
+                "the policy is of contract {}, which has no word for {field}, so that it cannot have allowed it",
+                version.number()
+            ),
+            hint: Some(format!(
+                "have the policy built for contract {}; or have the operator list {field:?} in the policy's unseen",
+                Version::NEWEST.number()
+            )),
+        })
     }
 
     fn record(&self) -> PolicyRecord {

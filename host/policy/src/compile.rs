@@ -23,7 +23,8 @@ use qhost_model::printable;
 use qhost_sys::spawn;
 
 use super::{
-    component::{DECIDE, Kind, is_one_of},
+    component::Kind,
+    contract::{EXPORTED, Version},
     sandbox,
 };
 use crate::limits;
@@ -52,11 +53,10 @@ fn is_one(component: &[u8]) -> Result<(), String> {
     };
     let world = resolve.worlds.get(world);
     let exports = world.iter().flat_map(|world| world.exports.keys());
-    let mut exports = exports.map(|key| resolve.name_world_key(key));
-    if exports.any(|name| is_one_of(&name, &[DECIDE])) {
-        Ok(())
-    } else {
-        Err(format!("no policy: it does not export {}", DECIDE))
+    let exports: Vec<_> = exports.map(|key| resolve.name_world_key(key)).collect();
+    match Version::of(&exports) {
+        Some(_) => Ok(()),
+        None => Err(format!("no policy: it does not export {EXPORTED}")),
     }
 }
 

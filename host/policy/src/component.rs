@@ -1,16 +1,8 @@
-//! What makes a file a policy: the kinds of WebAssembly, and the interfaces of the contract.
+//! The kinds of WebAssembly that a policy can be.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-
-/// The one interface that a policy may import functions from.
-pub(super) const LOG: &str = "qhost:policy/log@0.1.0";
-/// What a policy that is granted WASI may import.
-pub(super) const WITH_WASI: &str =
-    "qhost:policy/log@0.1.0 and, of WASI 0.2, cli, clocks, filesystem, io, random and sockets";
-/// The interface that makes a component a policy.
-pub(super) const DECIDE: &str = "qhost:policy/decide@0.1.0";
 
 /// What kind of WebAssembly a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +36,4 @@ impl fmt::Display for Kind {
             Self::Module => "core module",
         })
     }
-}
-
-/// Whether an interface's name is one of those known, in any patch of the same minor version: within one, the contract
-/// only gains functions.
-pub(super) fn is_one_of(name: &str, known: &[&str]) -> bool {
-    let track = |name: &str| name.rsplit_once('.').map(|(track, _)| track.to_owned());
-    known
-        .iter()
-        .any(|known| *known == name || (track(known).is_some() && track(known) == track(name)))
 }

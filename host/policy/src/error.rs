@@ -77,6 +77,18 @@ pub enum PolicyError {
         /// What it should export.
         expected: &'static str,
     },
+    /// The policy looks things up in a table that the operator does not have.
+    #[error(
+        "policy {name} (sha256:{sha256}) looks things up in the table {table}, and this host has none of that name; add [data.{table}] to the configuration"
+    )]
+    NoTable {
+        /// The policy.
+        name: String,
+        /// Its file's digest.
+        sha256: Sha256,
+        /// The table.
+        table: String,
+    },
     /// A call into the policy did not end as it must.
     #[error("policy {name} (sha256:{sha256}) failed in {call}: {fault}")]
     Failed {

@@ -8,18 +8,19 @@
 //! or answered nonsense; then nothing is launched. This room knows nothing of images, QEMU or VMs.
 
 pub mod limits;
-mod bindings;
 mod deadline;
 mod log;
 mod component;
 mod slots;
+mod host_state;
 mod sandbox;
 mod wasi;
 mod loader;
 mod module;
 mod chain;
 mod places;
-mod convert;
+mod contract;
+mod tables;
 mod conflicts;
 mod masked;
 mod record;
@@ -61,6 +62,7 @@ pub use record::{Dropped, Input, NotLaunched, Outcome, Record};
 pub use sandbox::Cost;
 pub use settings::settings;
 pub use signature::{PublicKey, Signature, Signers};
+pub use tables::{Table, Tables};
 
 /// All that a decision is made from. The same request gives the same answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

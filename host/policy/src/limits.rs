@@ -52,6 +52,8 @@ pub const POLICY_SCHEMA_BYTES: usize = 64 << 10;
 pub const DESCRIBED_SETTINGS: usize = 16;
 /// Names that a policy imports, and that it exports: an interpreter for Python imports some 30 of WASI.
 pub const POLICY_INTERFACES: usize = 256;
+/// Tables that a policy looks things up in.
+pub const POLICY_TABLES: usize = 16;
 /// Items of a list in a policy's answer: ports, warnings, violations, extensions.
 pub const POLICY_LIST: usize = 64;
 /// Policies of one chain.

@@ -21,6 +21,7 @@ use super::{
     sandbox::{Instance, Sandbox},
     signature::{self, Signers},
     slots::Taken,
+    tables::Tables,
     wasi::DecisionTime,
 };
 use crate::limits;
@@ -44,6 +45,8 @@ pub struct Source {
     pub mode: Mode,
     /// Whose it is.
     pub layer: Layer,
+    /// Fields of a launch that it need not see: a policy of an earlier contract refuses others by its silence.
+    pub unseen: Vec<String>,
 }
 
 impl Source {
@@ -58,6 +61,7 @@ impl Source {
             allowance: Allowance::default(),
             mode: Mode::Enforce,
             layer: Layer::Host,
+            unseen: vec![],
         }
     }
 }
@@ -76,6 +80,7 @@ pub struct Loader {
     cache: Option<Arc<Cache>>,
     limits: CompileLimits,
     deadline: Option<Deadline>,
+    tables: Arc<Tables>,
     compiling: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -86,7 +91,8 @@ impl Loader {
             .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
         let compiling = Arc::new(|_: &str| {});
         let (sandbox, limits) = (Arc::new(sandbox), CompileLimits::default());
-        Ok(Self { sandbox, cache: None, limits, deadline: None, compiling })
+        let tables = Arc::default();
+        Ok(Self { sandbox, cache: None, limits, deadline: None, tables, compiling })
     }
 
     /// Compiles in processes of their own, with limits, and keeps what they make in a folder, this host's own.
@@ -105,6 +111,11 @@ impl Loader {
         Self { limits, ..self }
     }
 
+    /// The same loader, with the operator's tables.
+    pub fn with_tables(self, tables: Arc<Tables>) -> Self {
+        Self { tables, ..self }
+    }
+
     /// The same loader, which calls this with the name of each policy that it is about to compile in a process of its own: that may take half
     /// a minute.
     pub fn telling(self, compiling: impl Fn(&str) + Send + Sync + 'static) -> Self {
@@ -119,7 +130,7 @@ impl Loader {
     }
 
     fn link(&self, source: Source) -> Result<Link, PolicyError> {
-        let Source { name, path, pin, signers, settings, allowance, mode, layer } = source;
+        let Source { name, path, pin, signers, settings, allowance, mode, layer, unseen } = source;
         self.in_time(&name)?;
         let file = self.identify(&name, &path)?;
         if let Some(pinned) = pin.filter(|pinned| *pinned != file.sha256) {
@@ -139,7 +150,21 @@ impl Loader {
                 cache::log_failure(accepted);
             }
         }
-        Ok(Link { module, settings, settings_sha256, layer, mode, allowance })
+        let tables = self.tables_of(&module)?;
+        Ok(Link { module, settings, settings_sha256, tables, layer, mode, allowance, unseen })
+    }
+
+    /// The tables that a policy names.
+    fn tables_of(&self, module: &Module) -> Result<Arc<Tables>, PolicyError> {
+        let table = |name: &String| match self.tables.get(name) {
+            Some(table) => Ok((name.clone(), Arc::clone(table))),
+            None => Err(PolicyError::NoTable {
+                name: module.name.clone(),
+                sha256: module.sha256,
+                table: name.clone(),
+            }),
+        };
+        module.facts.about.tables.iter().map(table).collect::<Result<_, _>>().map(Arc::new)
     }
 
     /// A sandbox of the pool, which decisions may have all of.
@@ -195,8 +220,9 @@ impl Loader {
         allowance: &Allowance,
     ) -> Result<Inspection, PolicyError> {
         let file = self.identify(name, path)?;
-        let (Module { sha256, facts, .. }, _) = self.module(name.to_owned(), file, allowance)?;
-        Ok(Inspection { sha256, world: "qhost:policy/policy@0.1.0", facts })
+        let (Module { sha256, facts, component, .. }, _) =
+            self.module(name.to_owned(), file, allowance)?;
+        Ok(Inspection { sha256, world: component.version().world(), facts })
     }
 
     fn compiled(&self) -> Option<&Compiled> {
@@ -318,7 +344,9 @@ impl Loader {
 
     /// A sandbox for a call that is no part of a chain's round.
     fn opened<'a>(&self, module: &'a Module, allowance: &Allowance) -> Instance<'a> {
-        self.sandbox.open(&module.pre, allowance, self.deadline, || DecisionTime::NONE)
+        self.sandbox.open(&module.component, &Arc::default(), allowance, self.deadline, || {
+            DecisionTime::NONE
+        })
     }
 }
 

@@ -16,11 +16,10 @@ use qhost_model::{digest::Sha256, printable};
 
 use super::{
     Allowance,
-    bindings::PolicyPre,
-    component::{DECIDE, Kind, LOG, WITH_WASI, is_one_of},
-    convert,
+    component::Kind,
+    contract::{self, EXPORTED, Version},
     error::{Fault, PolicyError},
-    sandbox::{HostState, Instance, Sandbox},
+    sandbox::{Instance, Sandbox},
     sealed, settings, wasi,
 };
 use crate::limits;
@@ -29,7 +28,7 @@ use crate::limits;
 pub(super) struct Module {
     pub(super) name: String,
     pub(super) sha256: Sha256,
-    pub(super) pre: PolicyPre<HostState>,
+    pub(super) component: contract::Component,
     pub(super) facts: Facts,
 }
 
@@ -60,6 +59,9 @@ pub struct About {
     pub description: String,
     /// The JSON Schema of its settings; text where it is not JSON.
     pub settings_schema: Option<serde_json::Value>,
+    /// The operator's tables that it looks things up in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
 }
 
 impl Module {
@@ -71,19 +73,24 @@ impl Module {
         facts: Facts,
         allowance: &Allowance,
     ) -> Result<Self, PolicyError> {
-        let forbidden: Vec<_> =
-            facts.imports.iter().filter(|name| !allowed(name, allowance)).cloned().collect();
-        if !forbidden.is_empty() {
-            let imports = forbidden;
-            let allowed = if allowance.wasi { WITH_WASI } else { LOG };
+        let version = Version::of(&facts.exports);
+        let is_allowed = |import: &String| {
+            // What is no policy is told what a policy of today may import.
+            version.unwrap_or(Version::NEWEST).may_import(import)
+                || (allowance.wasi && wasi::covers(import))
+        };
+        let imports: Vec<_> =
+            facts.imports.iter().filter(|name| !is_allowed(name)).cloned().collect();
+        if !imports.is_empty() {
+            let allowed = if allowance.wasi { WITH_WASI } else { WITHOUT_WASI };
             return Err(PolicyError::ForbiddenImport { name, sha256, imports, allowed });
         }
-        if !facts.exports.iter().any(|name| is_one_of(name, &[DECIDE])) {
+        let Some(version) = version else {
             let exports = facts.exports;
-            return Err(PolicyError::WrongWorld { name, sha256, exports, expected: DECIDE });
-        }
-        match sandbox.prepare(component, allowance) {
-            Ok(pre) => Ok(Self { name, sha256, pre, facts }),
+            return Err(PolicyError::WrongWorld { name, sha256, exports, expected: EXPORTED });
+        };
+        match sandbox.prepare(component, version, allowance) {
+            Ok(component) => Ok(Self { name, sha256, component, facts }),
             Err(error) => {
                 let reason = printable::line(&format!("{error:#}"), 300).to_string();
                 Err(PolicyError::NotLoadable { name, sha256, reason })
@@ -92,21 +99,31 @@ impl Module {
     }
 
     pub(super) fn describe(&self, mut opened: Instance<'_>) -> Result<About, PolicyError> {
-        let about = opened.call(|policy, store| policy.qhost_policy_decide().call_describe(store));
+        let about = opened.call(|policy, store| policy.describe(store));
         let about = about.map_err(|fault| self.failed("describe", fault))?;
+        let count = about.tables.len();
+        if count > limits::POLICY_TABLES {
+            let nonsense = format!("{count} tables, more than {}", limits::POLICY_TABLES);
+            return Err(self.failed("describe", Fault::Nonsense(nonsense)));
+        }
         let schema = about.settings_schema.map(|schema| {
             let end = schema.floor_char_boundary(limits::POLICY_SCHEMA_BYTES);
             let cut = schema.get(..end).unwrap_or_default();
-            serde_json::from_str(cut).unwrap_or_else(|_| convert::text(cut).into())
+            serde_json::from_str(cut).unwrap_or_else(|_| contract::text(cut).into())
         });
         let name = |what, text: &str| {
-            convert::name(what, text).map_err(|fault| self.failed("describe", fault))
+            contract::name(what, text).map_err(|fault| self.failed("describe", fault))
         };
         Ok(About {
             name: name("name", &about.name)?,
             version: name("version", &about.version)?,
-            description: convert::text(&about.description),
+            description: contract::text(&about.description),
             settings_schema: schema,
+            tables: about
+                .tables
+                .iter()
+                .map(|table| name("table", table))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -115,14 +132,13 @@ impl Module {
         mut opened: Instance<'_>,
         given: &str,
     ) -> Result<(), PolicyError> {
-        let checked = opened
-            .call(|policy, store| policy.qhost_policy_decide().call_check_settings(store, given));
+        let checked = opened.call(|policy, store| policy.check_settings(store, given));
         let takes = || self.facts.about.settings_schema.as_ref().and_then(settings::described);
         let refused = |message: String| PolicyError::Settings {
             name: self.name.clone(),
             sha256: self.sha256,
-            message: takes().map_or(convert::text(&message), |takes| {
-                format!("{}; it takes {takes}", convert::text(&message))
+            message: takes().map_or(contract::text(&message), |takes| {
+                format!("{}; it takes {takes}", contract::text(&message))
             }),
         };
         checked.map_err(|fault| self.failed("check-settings", fault))?.map_err(refused)
@@ -191,10 +207,10 @@ fn is_of_types(item: &ComponentItem, sandbox: &Sandbox) -> bool {
     }
 }
 
-/// Whether a policy may import an interface.
-fn allowed(interface: &str, allowance: &Allowance) -> bool {
-    is_one_of(interface, &[LOG]) || (allowance.wasi && wasi::covers(interface))
-}
+/// What a policy may import.
+const WITHOUT_WASI: &str = "qhost:policy/log and qhost:policy/tables";
+/// What a policy that is granted WASI may import.
+const WITH_WASI: &str = "qhost:policy/log, qhost:policy/tables and, of WASI 0.2, cli, clocks, filesystem, io, random and sockets";
 
 /// What a policy file is, for people and programs to look at.
 #[derive(Debug, Serialize)]

@@ -4,31 +4,29 @@
 //! the engine's epoch advance, so that a guest which never yields cannot stop its own clock.
 
 use std::{
-    sync::{OnceLock, mpsc},
+    sync::{Arc, OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter,
-    Store, Trap, WasmBacktrace,
-    component::{Component, HasSelf, Linker},
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap,
+    WasmBacktrace,
+    component::{Component, Linker},
 };
-use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use qhost_model::printable;
 
 use super::{
     Allowance, Deadline,
-    bindings::{
-        Policy, PolicyPre,
-        qhost::policy::{log, types},
-    },
+    contract::{self, Version},
     error::Fault,
+    host_state::{HostState, Memory},
     log::{Level, Log, LogLine},
     slots::{Slots, Taken},
-    wasi::{self, DecisionTime, HasTime, Wasi},
+    tables::Tables,
+    wasi::{self, DecisionTime, Wasi},
 };
 use crate::limits;
 
@@ -87,7 +85,7 @@ impl Sandbox {
             Engine::new(&config())
         })?;
         let mut linker = Linker::new(&engine);
-        Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+        contract::add_to_linker(&mut linker)?;
         let (clock, stop) = mpsc::channel();
         let ticking = engine.clone();
         thread::Builder::new().name("policy-clock".into()).spawn(move || {
@@ -114,10 +112,11 @@ impl Sandbox {
     pub(super) fn prepare(
         &self,
         component: &Component,
+        version: Version,
         allowance: &Allowance,
-    ) -> wasmtime::Result<PolicyPre<HostState>> {
+    ) -> wasmtime::Result<contract::Component> {
         if !allowance.wasi {
-            return PolicyPre::new(self.linker.instantiate_pre(component)?);
+            return contract::Component::new(version, self.linker.instantiate_pre(component)?);
         }
         let linker = match self.with_wasi.get() {
             Some(linker) => linker,
@@ -127,27 +126,28 @@ impl Sandbox {
                 self.with_wasi.get_or_init(|| linker)
             }
         };
-        PolicyPre::new(linker.instantiate_pre(component)?)
+        contract::Component::new(version, linker.instantiate_pre(component)?)
     }
 
     /// A fresh sandbox, in which nothing runs yet.
     pub(super) fn open<'a>(
         &self,
-        policy: &'a PolicyPre<HostState>,
+        policy: &'a contract::Component,
+        tables: &Arc<Tables>,
         allowance: &Allowance,
         decision: Option<Deadline>,
         moment: impl FnOnce() -> DecisionTime,
     ) -> Instance<'a> {
         let wasi = allowance.wasi.then(|| Box::new(Wasi::new(&moment())));
-        let guest =
-            HostState { memory: Memory::up_to(allowance.memory), log: Log::default(), wasi };
+        let memory = Memory::up_to(allowance.memory);
+        let guest = HostState { memory, log: Log::default(), tables: Arc::clone(tables), wasi };
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_hostcall_fuel(limits::POLICY_COPIED_BYTES);
         store.set_max_component_handles(limits::POLICY_HANDLES);
         Instance {
             store,
-            pre: policy,
+            component: policy,
             policy: None,
             deadline: allowance.deadline,
             decision,
@@ -159,9 +159,9 @@ impl Sandbox {
 /// One policy's sandbox, for the calls of one decision.
 pub(super) struct Instance<'a> {
     store: Store<HostState>,
-    pre: &'a PolicyPre<HostState>,
+    component: &'a contract::Component,
     /// Made by the first call, so that a start function counts against a deadline too.
-    policy: Option<Policy>,
+    policy: Option<contract::Instance>,
     /// For one call.
     deadline: Duration,
     /// For the decision that the calls are part of, if they are.
@@ -173,7 +173,7 @@ impl Instance<'_> {
     /// Makes one call. After one that failed there can be no other.
     pub(super) fn call<R>(
         &mut self,
-        call: impl FnOnce(&Policy, &mut Store<HostState>) -> wasmtime::Result<R>,
+        call: impl FnOnce(&contract::Instance, &mut Store<HostState>) -> wasmtime::Result<R>,
     ) -> Result<R, Fault> {
         let began = Instant::now();
         let (time, too_long) = self.time_for_a_call();
@@ -197,11 +197,11 @@ impl Instance<'_> {
 
     fn try_call<R>(
         &mut self,
-        call: impl FnOnce(&Policy, &mut Store<HostState>) -> wasmtime::Result<R>,
+        call: impl FnOnce(&contract::Instance, &mut Store<HostState>) -> wasmtime::Result<R>,
     ) -> wasmtime::Result<R> {
         let policy = match self.policy.take() {
             Some(policy) => policy,
-            None => self.pre.instantiate(&mut self.store)?,
+            None => self.component.instantiate(&mut self.store)?,
         };
         let result = call(&policy, &mut self.store);
         self.policy = Some(policy);
@@ -285,105 +285,4 @@ pub struct Cost {
 fn ticks(deadline: Duration) -> u64 {
     let ticks = deadline.as_micros() / limits::POLICY_TICK.as_micros();
     u64::try_from(ticks).unwrap_or(u64::MAX)
-}
-
-/// What the host keeps for one sandbox.
-pub(super) struct HostState {
-    memory: Memory,
-    log: Log,
-    /// Of a policy that is granted it.
-    pub(super) wasi: Option<Box<Wasi>>,
-}
-
-/// Counts every memory and table of a store together: Wasmtime's own limits count each alone.
-struct Memory {
-    used: usize,
-    most: usize,
-    refused: bool,
-}
-
-/// A table's element is a pointer or two on the host.
-const TABLE_ELEMENT_BYTES: usize = 16;
-
-impl Memory {
-    fn up_to(most: usize) -> Self {
-        Self { used: 0, most, refused: false }
-    }
-
-    fn grow(&mut self, current: usize, desired: usize) -> bool {
-        let used = self.used.saturating_add(desired.saturating_sub(current));
-        let fits = used <= self.most;
-        if fits {
-            self.used = used;
-        } else {
-            self.refused = true;
-        }
-        fits
-    }
-}
-
-impl ResourceLimiter for Memory {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(self.grow(current, desired))
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let bytes = |elements: usize| elements.saturating_mul(TABLE_ELEMENT_BYTES);
-        Ok(self.grow(bytes(current), bytes(desired)))
-    }
-}
-
-/// An interface of types only, which the bindings still want implemented.
-impl types::Host for HostState {}
-
-impl WasiView for HostState {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        // Only a sandbox that was granted WASI has it linked.
-        self.wasi.get_or_insert_with(|| Box::new(Wasi::new(&DecisionTime::NONE))).view()
-    }
-}
-
-impl HasTime for HostState {
-    fn time(&self) -> Duration {
-        self.wasi.as_ref().map_or(Duration::ZERO, |wasi| wasi.time)
-    }
-}
-
-impl log::Host for HostState {
-    fn log(&mut self, level: log::Level, message: String) {
-        let level = match level {
-            log::Level::Debug => Level::Debug,
-            log::Level::Info => Level::Info,
-            log::Level::Warn => Level::Warn,
-            log::Level::Error => Level::Error,
-        };
-        self.log.line(level, &message);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memories_and_tables_count_together() {
-        let most = 1 << 20;
-        let mut memory = Memory::up_to(most);
-        let half = most / 2;
-        assert!(memory.memory_growing(0, half, None).unwrap());
-        assert!(memory.table_growing(0, half / TABLE_ELEMENT_BYTES, None).unwrap());
-        assert!(!memory.memory_growing(half, half + 1, None).unwrap(), "another byte of the first");
-        assert!(!memory.memory_growing(0, 1, None).unwrap(), "a byte of another memory");
-        assert!(!memory.table_growing(0, usize::MAX, None).unwrap());
-    }
 }

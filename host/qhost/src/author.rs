@@ -118,7 +118,7 @@ pub enum AuthorError {
     },
     /// WASI was asked for where it is of no use.
     #[error(
-        "--wasi is for Python and JavaScript: a policy in {language} needs no WASI; the decision's time is in request.extensions"
+        "--wasi is for Python and JavaScript: a policy in {language} needs no WASI; the decision's time is in the request"
     )]
     NoWasi {
         /// The project's language.

@@ -144,7 +144,10 @@ async fn follow(shared: &Shared, args: &RunArgs, shown: &Arc<Shown>) -> Result<E
 }
 
 /// What is ordered, read from the files that were named.
-async fn order(args: &DecideArgs, grace: Option<std::time::Duration>) -> Result<Order, RunError> {
+async fn order(
+    args: &DecideArgs,
+    grace: Option<qhost_model::launch::Grace>,
+) -> Result<Order, RunError> {
     let args = args.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut order = Order::new(sources::job(&args.job)?, args.tenant);

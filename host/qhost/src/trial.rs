@@ -139,6 +139,7 @@ impl Project {
             allowance: self.allowance(case),
             mode: Mode::Enforce,
             layer: Layer::Host,
+            unseen: vec![],
         }])
     }
 

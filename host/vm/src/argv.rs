@@ -6,7 +6,7 @@ use serde_json::json;
 use qhost_model::{
     format::Format,
     host_facts::Accelerator,
-    launch::{Egress, Forward, Launch},
+    launch::{Egress, Forward, Launch, Machine},
 };
 
 /// QEMU's control socket, in the VM's folder.
@@ -44,10 +44,9 @@ pub fn argv(
         .option("-name", format!("guest={}", quoted(vm)))
         // Paused until the control socket is connected, so that no event is missed.
         .flag("-S")
-        .option("-machine", "pc,usb=off,dump-guest-core=off")
+        .option("-machine", format!("{},usb=off,dump-guest-core=off", launch.machine.kind.name()))
         .option("-accel", accel(launch.accelerator))
-        // All that the accelerator can give; under kvm that is the host's own CPU.
-        .option("-cpu", "max")
+        .option("-cpu", cpu(&launch.machine))
         .option("-smp", format!("cpus={}", launch.resources.cpus))
         .option("-m", format!("size={}M", launch.resources.memory_mib))
         .option(
@@ -74,18 +73,23 @@ pub fn argv(
                 "virtio-blk-pci,drive=disk,bootindex=0,werror=report,rerror=report"
             }
         },
-    )
-    .option("-netdev", netdev(launch.egress, forwards))
-    // No option ROM: a guest boots from its image, never from the network.
-    .option("-device", "virtio-net-pci,netdev=net,romfile=")
-    .option("-object", "rng-builtin,id=rng")
-    .option("-device", "virtio-rng-pci,rng=rng")
-    .option("-device", "pvpanic")
-    // Both listen, so that the next supervisor can connect when the one before was killed.
-    .option("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", descriptors::QMP))
-    .option("-mon", "chardev=qmp,mode=control")
-    .option("-chardev", format!("socket,id=console,fd={},server=on,wait=off", descriptors::CONSOLE))
-    .option("-serial", "chardev:console");
+    );
+    if !launch.nics.is_empty() {
+        argv.option("-netdev", netdev(launch.egress, forwards))
+            // No option ROM: a guest boots from its image, never from the network.
+            .option("-device", "virtio-net-pci,netdev=net,romfile=");
+    }
+    argv.option("-object", "rng-builtin,id=rng")
+        .option("-device", "virtio-rng-pci,rng=rng")
+        .option("-device", "pvpanic")
+        // Both listen, so that the next supervisor can connect when the one before was killed.
+        .option("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", descriptors::QMP))
+        .option("-mon", "chardev=qmp,mode=control")
+        .option(
+            "-chardev",
+            format!("socket,id=console,fd={},server=on,wait=off", descriptors::CONSOLE),
+        )
+        .option("-serial", "chardev:console");
     for argument in extra {
         argv.flag(argument);
     }
@@ -109,6 +113,12 @@ impl Argv {
 /// A value in QEMU's own option syntax, where a comma ends it unless doubled.
 fn quoted(value: &str) -> String {
     value.replace(',', ",,")
+}
+
+/// `max` is all that the accelerator can give; under kvm that is the host's own CPU.
+fn cpu(Machine { cpu, nested, .. }: &Machine) -> String {
+    // The kernel's code for VMs inside of VMs is the largest part of KVM that a guest can attack.
+    format!("{cpu}{}", if *nested { "" } else { ",vmx=off,svm=off" })
 }
 
 fn accel(accelerator: Accelerator) -> String {
@@ -160,7 +170,10 @@ fn netdev(egress: Egress, forwards: &[Forward]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use qhost_model::{host_facts::Resources, launch::Protocol};
+    use qhost_model::{
+        host_facts::Resources,
+        launch::{Access, Grace, MachineKind, Nic, Protocol},
+    };
 
     use super::*;
 
@@ -171,6 +184,11 @@ mod tests {
             resources: Resources { cpus: 2, memory_mib: 64 },
             egress: Egress::Isolated,
             disk_bytes: None,
+            persist: false,
+            machine: Machine::default(),
+            nics: vec![Nic { name: "net".into(), network: "user".into() }],
+            access: Access::default(),
+            grace_s: Grace::default(),
             warnings: vec![],
             extensions: vec![],
         }
@@ -196,6 +214,14 @@ mod tests {
         let rows = [
             raw(launch(), &["guest=a,,b", "cpus=2", "size=64M", "tcg,thread=multi,tb-size=64"]),
             raw(Launch { accelerator: Accelerator::Kvm, ..launch() }, &["kvm"]),
+            raw(launch(), &["pc,usb=off,dump-guest-core=off", "max,vmx=off,svm=off"]),
+            raw(
+                Launch {
+                    machine: Machine { kind: MachineKind::Q35, cpu: "host".into(), nested: true },
+                    ..launch()
+                },
+                &["q35,usb=off,dump-guest-core=off", "host"],
+            ),
             raw(launch(), &["user,id=net,ipv6=off,restrict=on"]),
             raw(
                 Launch { egress: Egress::Internet, ..launch() },
@@ -223,6 +249,13 @@ mod tests {
             let writes = found.iter().any(|one| one == "fd=6,set=6");
             assert_eq!(writes, row.format != Format::Iso, "row {number}: an overlay");
         }
+    }
+
+    #[test]
+    fn a_guest_without_a_network_device_has_no_network() {
+        let launch = Launch { nics: vec![], ..launch() };
+        let found = argv("vm", &launch, &[], Format::Raw, &[]);
+        assert!(!found.iter().any(|one| one == "-netdev" || one.contains("virtio-net")));
     }
 
     #[test]

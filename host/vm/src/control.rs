@@ -14,6 +14,8 @@ use tokio::{
     time,
 };
 
+use qhost_model::launch::AccessLevel;
+
 use super::{
     VmError,
     error::io_error,
@@ -93,6 +95,8 @@ pub(super) struct Serving {
     pub(super) asks: mpsc::Sender<Ask>,
     pub(super) console: Console,
     pub(super) published: watch::Receiver<Published>,
+    /// How far the console may be reached.
+    pub(super) access: AccessLevel,
 }
 
 /// The control socket, served.
@@ -157,7 +161,7 @@ pub(super) async fn connect(vm: &Path, name: &str) -> io::Result<UnixStream> {
 }
 
 async fn answered(mut stream: UnixStream, serving: Serving) -> io::Result<()> {
-    let Serving { asks, console, published: receiver } = serving;
+    let Serving { asks, console, published: receiver, access } = serving;
     let request = {
         let mut lines = BufReader::new((&mut stream).take(limits::CONTROL_LINE_BYTES));
         let mut line = String::new();
@@ -165,7 +169,12 @@ async fn answered(mut stream: UnixStream, serving: Serving) -> io::Result<()> {
         serde_json::from_str(&line)
     };
     let answer = match request {
-        Ok(Request::Console) => return attached(stream, console).await,
+        Ok(Request::Console) if access == AccessLevel::Interact => {
+            return attached(stream, console).await;
+        }
+        Ok(Request::Console) => {
+            Err("its policies let its console be read, and not be typed into: qhost logs".into())
+        }
         Ok(Request::Subscribe) => return published::serve(stream, receiver).await,
         Ok(request) => {
             let (answer, answered) = oneshot::channel();

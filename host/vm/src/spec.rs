@@ -13,7 +13,7 @@ use qhost_model::{
     format::Format,
     host_facts::Resources,
     job::{Ready, Restart},
-    launch::Forward,
+    launch::{AccessLevel, Forward},
 };
 use qhost_sys::{spawn, state};
 
@@ -45,6 +45,9 @@ pub struct Spec {
     pub disk_bytes: Option<u64>,
     /// Seconds that a guest has to power off, unless the request to stop says otherwise.
     pub grace_s: u64,
+    /// How far its console may be reached.
+    #[serde(default = "interact")]
+    pub console: AccessLevel,
     /// When it is started again.
     pub restart: Restart,
     /// How it is known that its guest is ready.
@@ -55,6 +58,11 @@ pub struct Spec {
     pub program: PathBuf,
     /// Its arguments.
     pub argv: Vec<String>,
+}
+
+/// Of a VM that an earlier version launched.
+fn interact() -> AccessLevel {
+    AccessLevel::Interact
 }
 
 /// The image of a VM.
@@ -126,6 +134,11 @@ impl Spec {
             User::Namespace(_) | User::Caller => true,
         };
         is_its_user && (!self.cage.namespaces || qemu.is_namespaced())
+    }
+
+    /// Whether the overlay outlives the VM.
+    pub fn keeps_overlay(&self) -> bool {
+        self.overlay.is_some() && !self.has_own_overlay()
     }
 
     /// Whether the overlay goes with the VM.

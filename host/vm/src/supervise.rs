@@ -47,7 +47,12 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
         dir.update_status(|status| status.supervisor = Process::this());
         dir.record_event("adopted", Some("its supervisor was killed".into()));
     }
-    let serving = Serving { asks: asking, console: console.clone(), published: subscribed };
+    let serving = Serving {
+        asks: asking,
+        console: console.clone(),
+        published: subscribed,
+        access: spec.console,
+    };
     let served = control::serve(vm, serving)?;
     let session = Session { spec, dir, stop, heard: 0, asks, console, published };
     session.until_over(begin).await;

@@ -46,6 +46,10 @@ pub(super) struct Policy {
     #[serde(default = "default_memory")]
     #[schemars(range(min = 1, max = 2048))]
     memory_mib: usize,
+    /// Fields of a launch that the policy need not see, as in `["seed"]`: a policy of an earlier contract refuses by its silence a launch
+    /// that holds what that has no word for.
+    #[serde(default)]
+    unseen: Vec<String>,
 }
 
 /// `[policies.NAME.signatures]`
@@ -95,6 +99,8 @@ pub struct Configured {
     pub allowance: Allowance,
     /// Whose it is.
     pub layer: Layer,
+    /// Fields of a launch that it need not see.
+    pub unseen: Vec<String>,
 }
 
 impl Signatures {
@@ -175,6 +181,7 @@ impl Config {
                 wasi: policy.wasi,
             },
             layer,
+            unseen: policy.unseen.clone(),
         })
     }
 

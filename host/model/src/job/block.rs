@@ -30,6 +30,8 @@ pub struct TaskBlock<'a> {
     pub(crate) resources: Option<Object<'a>>,
     /// The ports that networks of a Nomad job declare.
     pub(crate) declared: Option<Vec<Declared<'a>>>,
+    /// What the task says beside its `config` of the time to power off, in seconds; the inner option is absent where it says nothing.
+    pub(crate) grace_s: Option<Option<u32>>,
 }
 
 /// A port that a Nomad network declares.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The keys that ask nothing of a launch.
-const KEYS: [&str; 6] = ["image_source", "checksum", "args", "persist", "restart", "ready"];
+const KEYS: [&str; 5] = ["image_source", "checksum", "args", "restart", "ready"];
 
 /// All keys.
 pub(super) fn keys() -> Vec<&'static str> {
@@ -26,7 +26,7 @@ pub(super) fn keys() -> Vec<&'static str> {
 }
 
 /// What to do about keys of Nomad's own driver that qhost has not.
-const HINTS: [(&str, &str); 6] = [
+const HINTS: [(&str, &str); 5] = [
     (
         "image_path",
         "qhost reads no file of this host for a job: image_source, the image's URL, and checksum, its SHA-256",
@@ -36,7 +36,6 @@ const HINTS: [(&str, &str); 6] = [
         "leave it out: a guest's power button is always pressed first, and the grace is kill_timeout or --grace",
     ),
     ("guest_agent", "leave it out: a guest is stopped by its power button, which needs no agent"),
-    ("machine_type", "leave it out: the machine is always QEMU's pc"),
     (
         "drive_interface",
         "leave it out: a disk is always virtio's, for which most images have a driver; a CD is IDE's",
@@ -103,7 +102,6 @@ pub(super) enum ImageKeys<'a> {
 pub(super) struct Config {
     pub(super) image: Option<ImageRequest>,
     pub(super) args: Vec<String>,
-    pub(super) persist: bool,
     pub(super) restart: Option<Option<Restart>>,
     pub(super) ready: Option<Option<Ready>>,
 }
@@ -135,7 +133,6 @@ pub(super) fn read(config: &Object<'_>, image: ImageKeys<'_>, asked: Option<&Ask
             ImageKeys::Refused => None,
         },
         args: config.optional("args").and_then(args).unwrap_or_default(),
-        persist: config.optional("persist").and_then(persist).unwrap_or(false),
         restart: match config.optional("restart") {
             Some(restart) => lifecycle::restart(restart).map(Some),
             None => Some(None),
@@ -254,13 +251,6 @@ fn plain_url(cursor: &Cursor<'_>, text: &str, expected: &str) -> Option<Url> {
         return cursor.refuse("a URL without a fragment");
     }
     Some(url)
-}
-
-fn persist(cursor: Cursor<'_>) -> Option<bool> {
-    match cursor.value().as_bool() {
-        Some(persist) => Some(persist),
-        None => cursor.refuse("true or false"),
-    }
 }
 
 fn args(cursor: Cursor<'_>) -> Option<Vec<String>> {

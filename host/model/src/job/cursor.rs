@@ -182,6 +182,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Whether something is so.
+    pub(crate) fn boolean(&self) -> Option<bool> {
+        self.value.as_bool().or_else(|| self.refuse("true or false"))
+    }
+
     /// One of a fixed set of words.
     pub(crate) fn word<T: Copy>(&self, all: &[T], name: fn(T) -> &'static str) -> Option<T> {
         let found = self.value.as_str();

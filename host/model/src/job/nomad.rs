@@ -159,7 +159,7 @@ impl<'a> Candidate<'a> {
             constraints::check(object, &ignored);
         }
         lifetime::check_kill_signal(&self.task);
-        let grace_s = lifetime::grace(&self.task);
+        let grace_s = lifetime::grace_s(&self.task);
         let restart = JobType::of(job)
             .and_then(|kind| lifetime::restart(kind, &self.group, &self.task, &ignored));
         let resources = self.task.required("Resources", "the task's resources");
@@ -172,7 +172,7 @@ impl<'a> Candidate<'a> {
         let config = self.task.required("Config", "the task's config");
         let config = config.and_then(config::of_nomad);
         let image = config.as_ref().map(|config| artifact::image(&self.task, config));
-        let block = TaskBlock { form: Form::Nomad, config, resources, declared };
+        let block = TaskBlock { form: Form::Nomad, config, resources, declared, grace_s };
         let asked = Asked::read(&block);
         let config = block.config.as_ref().zip(image);
         let options = config.map(|(config, image)| config::read(config, image, asked.as_ref()));
@@ -190,11 +190,9 @@ impl<'a> Candidate<'a> {
             name: self.name.to_owned(),
             image: config.image?,
             asked: asked?,
-            persist: config.persist,
             restart: own_restart.or(restart).unwrap_or_default(),
             ready: config.ready?,
             args: config.args,
-            grace_s: grace_s?,
             meta: meta?,
             not_looked_at: ignored.into_vec(),
         })

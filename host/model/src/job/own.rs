@@ -37,7 +37,8 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
     let keys: Vec<_> = names_in(launch::keys(), Place::OwnResources).collect();
     let resources = job.required("resources", "the task's resources");
     let resources = resources.and_then(|resources| resources.object(&keys));
-    let block = TaskBlock { form: Form::Own, config, resources, declared: None };
+    let block =
+        TaskBlock { form: Form::Own, config, resources, declared: None, grace_s: Some(None) };
     let asked = Asked::read(&block);
     let options = block
         .config
@@ -60,11 +61,9 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
         name,
         image: config.image?,
         asked: asked?,
-        persist: config.persist,
         restart: config.restart?.unwrap_or_default(),
         ready: config.ready?,
         args: config.args,
-        grace_s: None,
         meta: meta?,
         not_looked_at: vec![],
     })

@@ -1,5 +1,5 @@
 //! The host's own rules, applied last to the one final launch: a policy can narrow what the host allows, never widen it. What a launch
-//! has no field for, extra arguments and kept disks, is the task's, and its rules are here.
+//! has no field for, extra arguments, is the task's; its rules are here, and those that are about two fields.
 
 use super::Task;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 pub fn check(task: &Task, launch: &Launch, rules: &Rules, host: &HostFacts) -> Findings {
     let mut findings = launch.check(&task.asked, rules, host);
     findings.refused.extend(args(task, rules));
-    findings.refused.extend(persist(task, rules));
+    findings.impossible.extend(ports_without_nic(launch));
     findings
 }
 
@@ -40,14 +40,14 @@ fn args(task: &Task, rules: &Rules) -> Option<Violation> {
     ))
 }
 
-fn persist(task: &Task, rules: &Rules) -> Option<Violation> {
-    let is_refused = task.persist && !rules.persist;
-    is_refused.then(|| {
+/// A port leads to a device.
+fn ports_without_nic(launch: &Launch) -> Option<Violation> {
+    (launch.nics.is_empty() && !launch.ports.is_empty()).then(|| {
         violation(
-            "persist-not-allowed",
-            "persist",
-            "tasks on this host may not keep what they write".into(),
-            "leave persist out; or have the operator set overlay.persist = true".into(),
+            "port-without-nic",
+            "ports",
+            "ports are to be forwarded to a guest without a network device".into(),
+            "leave the ports out too".into(),
         )
     })
 }
@@ -55,7 +55,11 @@ fn persist(task: &Task, rules: &Rules) -> Option<Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{host_facts::Accelerator, job, launch::Egress};
+    use crate::{
+        host_facts::Accelerator,
+        job,
+        launch::{AccessLevel, Egress, MachineKind},
+    };
 
     /// What is asked for and what the operator allows, each changed; and the codes of what is found.
     struct Row {
@@ -104,9 +108,9 @@ mod tests {
         }),
         fine(|_, launch, rules, _| launch.disk_bytes = Some(rules.disk_bytes)),
         refused(&["disk-not-allowed"], |_, launch, rules, _| {
-            launch.disk_bytes = Some(rules.disk_bytes + 512);
+            launch.disk_bytes = Some(rules.disk_bytes + (1 << 20));
         }),
-        refused(&["disk-not-whole"], |_, launch, _, _| launch.disk_bytes = Some(513)),
+        refused(&["disk-not-whole"], |_, launch, _, _| launch.disk_bytes = Some((1 << 20) + 512)),
         refused(&["argument-not-allowed"], |task, _, _, _| task.args = vec!["-rtc".into()]),
         fine(|task, _, rules, _| {
             task.args = vec!["-rtc".into(), "base=utc".into()];
@@ -116,11 +120,42 @@ mod tests {
             task.args = vec!["-rtc".into(), "base=utc,x".into()];
             rules.args = vec![vec!["-rtc".into(), "base=utc".into()]];
         }),
-        refused(&["persist-not-allowed"], |task, _, _, _| task.persist = true),
-        fine(|task, _, rules, _| {
-            task.persist = true;
+        refused(&["persist-not-allowed"], |_, launch, _, _| launch.persist = true),
+        fine(|_, launch, rules, _| {
+            launch.persist = true;
             rules.persist = true;
         }),
+        fine(|_, launch, _, _| launch.machine.kind = MachineKind::Q35),
+        refused(&["cpu-not-allowed"], |_, launch, _, _| launch.machine.cpu = "qemu64".into()),
+        fine(|_, launch, rules, _| {
+            launch.machine.cpu = "qemu64".into();
+            rules.cpus.push("qemu64".into());
+        }),
+        refused(&["nested-not-allowed"], |_, launch, _, _| launch.machine.nested = true),
+        fine(|_, launch, rules, _| {
+            launch.machine.nested = true;
+            rules.nested = true;
+        }),
+        fine(|_, launch, _, _| {
+            launch.nics.clear();
+            launch.ports.clear();
+        }),
+        impossible(&["port-without-nic"], |_, launch, _, _| launch.nics.clear()),
+        impossible(&["nic-not-offered"], |_, launch, _, _| {
+            launch.nics[0].network = "other".into();
+        }),
+        impossible(&["nic-not-offered"], |_, launch, _, _| {
+            launch.nics.push(launch.nics[0].clone());
+        }),
+        fine(|_, launch, _, _| launch.access.console = AccessLevel::Watch),
+        impossible(&["access-not-offered"], |_, launch, _, _| {
+            launch.access.console = AccessLevel::None;
+        }),
+        impossible(&["access-not-offered"], |_, launch, _, _| {
+            launch.access.agent = AccessLevel::Watch;
+        }),
+        fine(|_, launch, _, _| launch.grace_s.seconds = 3600),
+        refused(&["grace-too-long"], |_, launch, _, _| launch.grace_s.seconds = 3601),
         fine(|_, launch, _, host| host.resources.cpus = launch.resources.cpus),
         impossible(&["capacity"], |_, launch, _, host| {
             host.resources.cpus = launch.resources.cpus - 1;

@@ -64,7 +64,10 @@ pub fn shown(value: &Value) -> String {
 mod tests {
     use crate::{
         host_facts::{Accelerator, Resources},
-        launch::{Egress, Launch, PortMap, Protocol},
+        launch::{
+            Access, AccessLevel, Egress, Grace, Launch, Machine, MachineKind, PortMap, Protocol,
+            nics,
+        },
     };
 
     fn port(label: &str) -> PortMap {
@@ -79,6 +82,11 @@ mod tests {
             resources: Resources { cpus: 2, memory_mib: 512 },
             egress: Egress::Isolated,
             disk_bytes: None,
+            persist: false,
+            machine: Machine::default(),
+            nics: nics::default(),
+            access: Access::default(),
+            grace_s: Grace::default(),
             warnings: vec!["one".into()],
             extensions: vec![],
         }
@@ -89,13 +97,20 @@ mod tests {
 
     #[test]
     fn each_field_that_differs_is_named() {
-        let rows: [Row; 16] = [
+        let rows: [Row; 23] = [
             (|_| {}, &[]),
             (|launch| launch.accelerator = Accelerator::Kvm, &["accelerator"]),
             (|launch| launch.resources.cpus = 3, &["resources.cpus"]),
             (|launch| launch.resources.memory_mib = 1, &["resources.memory_mib"]),
             (|launch| launch.egress = Egress::Internet, &["egress"]),
             (|launch| launch.disk_bytes = Some(512), &["disk_bytes"]),
+            (|launch| launch.persist = true, &["persist"]),
+            (|launch| launch.machine.kind = MachineKind::Q35, &["machine.kind"]),
+            (|launch| launch.machine.cpu = "qemu64".into(), &["machine.cpu"]),
+            (|launch| launch.machine.nested = true, &["machine.nested"]),
+            (|launch| launch.nics.clear(), &["nics"]),
+            (|launch| launch.access.console = AccessLevel::Watch, &["access.console"]),
+            (|launch| launch.grace_s.seconds = 1, &["grace_s"]),
             (|launch| launch.warnings.push("two".into()), &["warnings.1"]),
             (|launch| launch.warnings.clear(), &["warnings.0"]),
             (|launch| launch.extensions.push(("k".into(), "v".into())), &["extensions"]),

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::{host_facts::HostFacts, job::block::TaskBlock, limits, quota::Usage, secrets::Secrets};
 
+/// A size is a multiple of this, so that the contract can say it in MiB.
+pub const MIB: u64 = 1 << 20;
+
 /// Its key in `extensions` of the contract 0.1, in a task and in a launch: the size in decimal digits.
 pub const EXTENSION: &str = "disk-bytes";
 
@@ -22,7 +25,7 @@ impl LaunchField for Field {
     type Value = Option<u64>;
 
     const NAME: &'static str = "disk_bytes";
-    const CONTRACT: &'static str = "`extensions`, `disk-bytes`: decimal digits";
+    const CONTRACT: &'static str = "`disks`, of `root`: `size-mib`";
     const TIGHTER: &'static str = "lower it, or leave it out";
 
     fn default_for(asked: &Option<u64>) -> Option<u64> {
@@ -57,12 +60,12 @@ impl LaunchField for Field {
                 ),
             ));
         }
-        if bytes == 0 || !bytes.is_multiple_of(limits::SECTOR_BYTES) {
+        if bytes == 0 || !bytes.is_multiple_of(MIB) {
             findings.refused.push(violation(
                 "disk-not-whole",
                 Self::NAME,
-                format!("a disk of {bytes} bytes does not consist of whole sectors"),
-                format!("a multiple of {}", limits::SECTOR_BYTES),
+                format!("a disk of {bytes} bytes does not consist of whole MiB"),
+                format!("a multiple of {MIB}"),
             ));
         }
     }
@@ -84,23 +87,23 @@ impl AskedField for Field {
         required: false,
         schema: || {
             json!({
-                "description": "The size of the root disk in bytes, a multiple of 512, where it is to be larger than the image's; the guest enlarges its partition and file system itself. At most what the host's image.max_disk_bytes says.",
+                "description": "The size of the root disk in bytes, a multiple of 1 MiB (1048576), where it is to be larger than the image's; the guest enlarges its partition and file system itself. At most what the host's image.max_disk_bytes says.",
                 "type": ["integer", "null"],
-                "minimum": limits::SECTOR_BYTES,
-                "maximum": i64::MAX,
-                "multipleOf": limits::SECTOR_BYTES
+                "minimum": MIB,
+                "maximum": limits::DISK_BYTES_MOST,
+                "multipleOf": MIB
             })
         },
     }];
 
     fn read(task: &TaskBlock<'_>) -> Option<Option<u64>> {
         let Some(disk) = task.config.as_ref()?.optional("disk_bytes") else { return Some(None) };
-        let most = i64::MAX.unsigned_abs();
-        let bytes = disk.number(limits::SECTOR_BYTES..=most, "the disk's size in bytes")?;
-        if bytes.is_multiple_of(limits::SECTOR_BYTES) {
+        let most = limits::DISK_BYTES_MOST;
+        let bytes = disk.number(MIB..=most, "the disk's size in bytes")?;
+        if bytes.is_multiple_of(MIB) {
             Some(Some(bytes))
         } else {
-            disk.refuse(format!("a multiple of {}: a disk has whole sectors", limits::SECTOR_BYTES))
+            disk.refuse(format!("a multiple of {MIB}: a disk has whole MiB"))
         }
     }
 

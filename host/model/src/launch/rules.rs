@@ -24,6 +24,24 @@ pub struct Rules {
     /// The largest disk that a task may ask for, in bytes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub disk_bytes: u64,
+    /// The CPU models that tasks may ask for, by QEMU's names.
+    #[serde(default = "cpus", skip_serializing_if = "are_default")]
+    pub cpus: Vec<String>,
+    /// Whether guests may run VMs of their own by hardware virtualization.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nested: bool,
+}
+
+/// The CPU model of all that the accelerator can give.
+pub const CPU_MAX: &str = "max";
+
+/// The CPU models of a host that lists none.
+pub fn cpus() -> Vec<String> {
+    vec![CPU_MAX.into()]
+}
+
+fn are_default(models: &Vec<String>) -> bool {
+    *models == cpus()
 }
 
 /// What an absent configuration allows: unprivileged ports on loopback, and nothing else.
@@ -36,6 +54,8 @@ impl Default for Rules {
             args: vec![],
             persist: false,
             disk_bytes: limits::DISK_BYTES,
+            cpus: cpus(),
+            nested: false,
         }
     }
 }

@@ -166,6 +166,19 @@ fn python(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), 
     tool.run(&args).map(drop)
 }
 
+/// The version of the contract that a project was made for.
+fn contract_version(folder: &Path) -> Result<String, AuthorError> {
+    let wit = folder.join("wit/policy.wit");
+    let text = fs::read_to_string(&wit).map_err(unreadable(&wit))?;
+    let mut lines = text.lines();
+    let version =
+        lines.find_map(|line| line.strip_prefix("package qhost:policy@")?.strip_suffix(';'));
+    version.map(str::to_owned).ok_or_else(|| AuthorError::Unfit {
+        path: wit.clone(),
+        reason: "it is not qhost's contract: expected a line of package qhost:policy".into(),
+    })
+}
+
 fn js(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), AuthorError> {
     let beside = Some(folder.join("node_modules/.bin/jco"));
     let tool = Tool {
@@ -183,7 +196,8 @@ fn js(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), Auth
     let mut builder = tempfile::Builder::new();
     let main = builder.prefix(".main-").suffix(".js").tempfile_in(folder);
     let main = main.map_err(unwritable(folder))?;
-    fs::write(main.path(), include_str!("main.js")).map_err(unwritable(main.path()))?;
+    let text = include_str!("main.js").replace("__version__", &contract_version(folder)?);
+    fs::write(main.path(), text).map_err(unwritable(main.path()))?;
     let rules = OsString::from("rules.js");
     let first = if wasi { &rules } else { main.path().as_os_str() };
     let mut args = vec![OsString::from("componentize"), first.to_owned()];

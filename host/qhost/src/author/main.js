@@ -1,7 +1,7 @@
 // What is built of a policy in JavaScript: its rules, and what they print in the policy's log.
 
 import { decide } from "./rules.js";
-import { log } from "qhost:policy/log@0.1.0";
+import { log } from "qhost:policy/log@__version__";
 
 const line = (level) => (...parts) => log(level, parts.map(String).join(" "));
 

@@ -3,14 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     str::FromStr,
-    time::Duration,
 };
 
 use clap::Args;
 use ipnet::IpNet;
 
 use qhost_engine::Until;
-use qhost_model::{limits::GRACE_MOST, name::is_name};
+use qhost_model::{launch::Grace, limits::GRACE_MOST_S, name::is_name};
 
 use super::candidates;
 use crate::registry::Place;
@@ -86,8 +85,8 @@ pub struct RunArgs {
     /// What a decision is made from.
     pub decide: DecideArgs,
     /// Seconds that a guest has to power off when it is stopped; unless given, a Nomad job's kill_timeout, else 30
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=GRACE_MOST.as_secs()))]
-    grace: Option<u64>,
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=i64::from(GRACE_MOST_S)))]
+    grace: Option<u32>,
     /// Return when the guest runs, and leave it running
     #[arg(short, long)]
     detach: bool,
@@ -107,8 +106,8 @@ impl RunArgs {
     }
 
     /// How long a guest has to power off.
-    pub fn grace(&self) -> Option<Duration> {
-        self.grace.map(Duration::from_secs)
+    pub fn grace(&self) -> Option<Grace> {
+        self.grace.map(|seconds| Grace { seconds })
     }
 }
 

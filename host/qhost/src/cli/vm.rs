@@ -143,7 +143,7 @@ pub struct DrainArgs {
     #[arg(long)]
     pub stop: bool,
     /// With --stop, seconds that a guest has to power off [default: the VM's own grace]
-    #[arg(long, value_name = "SECONDS", requires = "stop", value_parser = clap::value_parser!(u64).range(..=qhost_model::limits::GRACE_MOST.as_secs()))]
+    #[arg(long, value_name = "SECONDS", requires = "stop", value_parser = clap::value_parser!(u64).range(..=u64::from(qhost_model::limits::GRACE_MOST_S)))]
     pub grace: Option<u64>,
     /// Do not wait for running VMs
     #[arg(long, conflicts_with_all = ["stop", "timeout"])]
@@ -220,7 +220,7 @@ pub struct StopArgs {
     /// Which.
     pub which: VmsArgs,
     /// Seconds that a guest has to power off [default: what its run said]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=qhost_model::limits::GRACE_MOST.as_secs()))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=u64::from(qhost_model::limits::GRACE_MOST_S)))]
     pub grace: Option<u64>,
 }
 

@@ -178,14 +178,15 @@ fn inspect(shared: &Shared, InspectArgs { policy }: &InspectArgs) -> Exit {
 fn inspected(inspection: &Inspection) -> String {
     let Inspection { facts, sha256, world } = inspection;
     let Facts { about, bytes, kind, imports, exports } = facts;
-    let About { name, version, description, settings_schema } = about;
+    let About { name, version, description, settings_schema, tables } = about;
+    let tables = if tables.is_empty() { "none".into() } else { tables.join(", ") };
     let schema = match settings_schema {
         Some(schema) => printable::lines(&format!("{schema:#}"), usize::MAX).to_string(),
         None => "none".into(),
     };
     format!(
         "name      {name} {version}\n          {description}\nfile      {kind}, {bytes} bytes, sha256:{sha256}\n\
-         world     {world}\nimports   {}\nexports   {}\nsettings  {schema}\n",
+         world     {world}\nimports   {}\nexports   {}\ntables    {tables}\nsettings  {schema}\n",
         imports.join(", "),
         exports.join(", "),
     )

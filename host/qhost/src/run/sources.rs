@@ -52,6 +52,7 @@ pub(super) fn named(
             allowance: Allowance::default(),
             mode: Mode::Enforce,
             layer: Layer::Host,
+            unseen: vec![],
         });
     }
     let mut given: Vec<&str> = vec![];

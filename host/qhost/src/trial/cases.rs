@@ -75,7 +75,7 @@ struct Given {
     settings: Option<Map<String, Value>>,
     /// The same in a JSON file, from the file's folder.
     settings_file: Option<PathBuf>,
-    /// When it is decided: `time` in the request's extensions, and the clock of a policy with WASI.
+    /// When it is decided: `time` of the request, and the clock of a policy with WASI.
     time: Option<Timestamp>,
     #[serde(default)]
     expect: Expect,
@@ -135,7 +135,7 @@ impl Given {
         let host: HostFacts =
             serde_json::from_value(host).map_err(|error| format!("host: {error}"))?;
         let ports = self.allowed_ports.clone().unwrap_or_else(|| vec![PortRange::UNPRIVILEGED]);
-        let rules = example::rules(ports, &task.args);
+        let rules = example::rules(ports, &task.args, &task.asked.machine);
         Ok(Request { task, host, rules, time: self.time.unwrap_or_else(example::time) })
     }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use qhost_model::launch::{PortRange, Rules};
+use qhost_model::launch::{Machine, PortRange, Rules};
 
 /// A job in qhost's own form.
 pub fn job() -> Value {
@@ -34,14 +34,16 @@ pub fn host() -> Value {
 }
 
 /// Rules of a host that allows everything but other ports than these: a case is about the policy.
-pub(super) fn rules(ports: Vec<PortRange>, args: &[String]) -> Rules {
+pub(super) fn rules(ports: Vec<PortRange>, args: &[String], machine: &Machine) -> Rules {
     Rules {
         ports,
         binds: vec![Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED],
         internet: true,
         args: vec![args.to_vec()],
-        persist: false,
+        persist: true,
         disk_bytes: u64::MAX,
+        cpus: vec![machine.cpu.clone()],
+        nested: true,
     }
 }
 

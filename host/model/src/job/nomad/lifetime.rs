@@ -39,12 +39,16 @@ fn seconds(cursor: &Cursor<'_>, most: Duration, what: &str) -> Option<u64> {
     }
 }
 
-/// The grace of a task, in seconds; the outer option is whether reading went well.
-pub(super) fn grace(task: &Object<'_>) -> Option<Option<u64>> {
+/// The grace of a task in seconds; the outer option is whether reading went well.
+pub(super) fn grace_s(task: &Object<'_>) -> Option<Option<u32>> {
     // An agent writes 0 for what was not given.
     let given = task.optional("KillTimeout").filter(|given| given.value().as_u64() != Some(0));
     match given {
-        Some(given) => seconds(&given, limits::GRACE_MOST, "the time to power off").map(Some),
+        Some(given) => {
+            let most = Duration::from_secs(limits::GRACE_MOST_S.into());
+            let seconds = seconds(&given, most, "the time to power off")?;
+            Some(Some(u32::try_from(seconds).unwrap_or(limits::GRACE_MOST_S)))
+        }
         None => Some(None),
     }
 }

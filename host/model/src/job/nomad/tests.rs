@@ -22,6 +22,11 @@ enum Gives {
 
 use Gives::{Ignored, Problem, Task as Is};
 
+/// The seconds of grace that a task asks for.
+fn grace(task: &Task) -> Option<u32> {
+    task.asked.grace_s.map(|grace| grace.seconds)
+}
+
 /// Where a value is put into a sound job, the value, and what that gives.
 struct Row {
     at: &'static str,

@@ -1,6 +1,7 @@
 //! The table.
 
 use super::*;
+use crate::launch::MachineKind;
 
 pub(super) fn rows() -> Vec<Row> {
     let second = 1_000_000_000_u64;
@@ -112,29 +113,25 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/TaskGroups/0/Tasks/0/KillTimeout",
             json!(90 * second),
-            Is(|task| task.grace_s == Some(90)),
+            Is(|task| grace(task) == Some(90)),
         ),
         row(
             "/TaskGroups/0/Tasks/0/KillTimeout",
             json!(5 * second + 1),
-            Is(|task| task.grace_s == Some(6)),
+            Is(|task| grace(task) == Some(6)),
         ),
-        row("/TaskGroups/0/Tasks/0/KillTimeout", json!(5e9), Is(|task| task.grace_s == Some(5))),
+        row("/TaskGroups/0/Tasks/0/KillTimeout", json!(5e9), Is(|task| grace(task) == Some(5))),
         row(
             "/TaskGroups/0/Tasks/0/KillTimeout",
             json!("1m30s"),
-            Is(|task| task.grace_s == Some(90)),
+            Is(|task| grace(task) == Some(90)),
         ),
-        row(
-            "/TaskGroups/0/Tasks/0/KillTimeout",
-            json!("500ms"),
-            Is(|task| task.grace_s == Some(1)),
-        ),
-        row("/TaskGroups/0/Tasks/0/KillTimeout", json!(0), Is(|task| task.grace_s.is_none())),
+        row("/TaskGroups/0/Tasks/0/KillTimeout", json!("500ms"), Is(|task| grace(task) == Some(1))),
+        row("/TaskGroups/0/Tasks/0/KillTimeout", json!(0), Is(|task| grace(task).is_none())),
         row(
             "/TaskGroups/0/Tasks/0/KillTimeout",
             json!(3600 * second),
-            Is(|task| task.grace_s == Some(3600)),
+            Is(|task| grace(task) == Some(3600)),
         ),
         row(
             "/TaskGroups/0/Tasks/0/KillTimeout",
@@ -347,7 +344,22 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "/TaskGroups/0/Tasks/0/Config/machine_type",
             json!("q35"),
-            Problem("/TaskGroups/0/Tasks/0/Config/machine_type", "QEMU's pc"),
+            Is(|task| task.asked.machine.kind == MachineKind::Q35),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/machine_type",
+            json!("microvm"),
+            Problem("/TaskGroups/0/Tasks/0/Config/machine_type", "pc, q35"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/cpu",
+            json!("max,+vmx"),
+            Problem("/TaskGroups/0/Tasks/0/Config/cpu", "alone"),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/nested",
+            json!(1),
+            Problem("/TaskGroups/0/Tasks/0/Config/nested", "true or false"),
         ),
         row(
             "/TaskGroups/0/Tasks/0/Config/drive_interface",

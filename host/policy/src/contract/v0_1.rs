@@ -1,26 +1,98 @@
-//! Between the contract's types and qhost's own. What comes from a policy is checked here: lengths, names, addresses.
+//! The contract's version 0.1, `wit/0.1`. What it has no word for stays as it was.
 
 use std::{borrow::Cow, net::Ipv4Addr};
+
+use wasmtime::component::{HasSelf, Linker};
 
 use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
     job::Checksum,
-    launch::{Egress, Launch, PortMap, PortRange, PortRequest, Protocol, Violation, disk_bytes},
+    launch::{
+        CPU_MAX, Egress, Launch, Machine, PortMap, PortRange, PortRequest, Protocol, disk_bytes,
+    },
     printable,
 };
 
-use super::{Request, bindings::qhost::policy::types as wit, error::Fault};
-use crate::limits;
+use super::{
+    super::{Request, error::Fault, host_state::HostState, log::Level},
+    Asking, GivenAbout, GivenViolation, Shown, Store,
+    answer::{self, ContractBreaches, few, nonsense, unknown, word},
+    form,
+};
+
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../../wit/0.1",
+        world: "policy",
+        // What the host hands over is lent, not copied.
+        ownership: Borrowing { duplicate_if_necessary: true },
+        additional_derives: [PartialEq, Clone],
+    });
+}
+
+use bindings::qhost::policy::{log, types as wit};
+
+pub(super) type Component = bindings::PolicyPre<HostState>;
+pub(super) type Instance = bindings::Policy;
+pub(super) type GivenLaunch = wit::LaunchResult;
+
+pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    bindings::Policy::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
+}
+
+/// What of a launch it has no word for, and no tenant could ask for when it was the newest.
+pub(super) fn unseen(launch: &Launch) -> Vec<&'static str> {
+    let Machine { cpu, nested, kind: _ } = &launch.machine;
+    let fields = [("machine.cpu", cpu != CPU_MAX), ("machine.nested", *nested)];
+    fields.into_iter().filter(|(_, is_held)| *is_held).map(|(field, _)| field).collect()
+}
+
+pub(super) fn describe(policy: &Instance, store: &mut Store) -> wasmtime::Result<GivenAbout> {
+    let wit::About { name, version, description, settings_schema, extensions: _ } =
+        policy.qhost_policy_decide().call_describe(store)?;
+    Ok(GivenAbout { name, version, description, settings_schema, tables: vec![] })
+}
+
+pub(super) fn choose(
+    policy: &Instance,
+    store: &mut Store,
+    asking: &Asking<'_>,
+    so_far: &Shown<'_>,
+) -> wasmtime::Result<Result<super::GivenLaunch, Vec<GivenViolation>>> {
+    let (request, so_far) = (form(asking.request.v0_1.as_ref())?, form(so_far.v0_1.as_ref())?);
+    let request = request.with(asking.settings);
+    let chosen = policy.qhost_policy_decide().call_choose(store, request, so_far.param())?;
+    Ok(chosen.map(super::GivenLaunch::V0_1).map_err(given))
+}
+
+pub(super) fn validate(
+    policy: &Instance,
+    store: &mut Store,
+    asking: &Asking<'_>,
+    launch: &Shown<'_>,
+) -> wasmtime::Result<Vec<GivenViolation>> {
+    let (request, launch) = (form(asking.request.v0_1.as_ref())?, form(launch.v0_1.as_ref())?);
+    let request = request.with(asking.settings);
+    policy.qhost_policy_decide().call_validate(store, request, launch.param()).map(given)
+}
+
+fn given(violations: Vec<wit::Violation>) -> Vec<GivenViolation> {
+    let one = |violation| {
+        let wit::Violation { code, field, message, hint, extensions: _ } = violation;
+        GivenViolation { code, field, message, hint }
+    };
+    violations.into_iter().map(one).collect()
+}
 
 /// What the contract has as text, and qhost has not.
-pub(super) struct Texts {
+pub(super) struct RequestTexts {
     sha256: String,
     sha512: Option<String>,
     disk_bytes: Option<String>,
     time: String,
 }
 
-impl Texts {
+impl RequestTexts {
     pub(super) fn of(Request { task, time, .. }: &Request) -> Self {
         Self {
             time: format!("{time:.0}"),
@@ -51,7 +123,7 @@ pub(super) struct RequestView<'a> {
 }
 
 impl<'a> RequestView<'a> {
-    pub(super) fn of(of: &'a Request, texts: &'a Texts) -> Self {
+    pub(super) fn of(of: &'a Request, texts: &'a RequestTexts) -> Self {
         let Request { task, host, rules, time: _ } = of;
         let port = |port: &'a PortRequest| wit::PortRequest {
             label: &port.label,
@@ -62,7 +134,7 @@ impl<'a> RequestView<'a> {
         let range = |range: &PortRange| wit::PortRange { first: range.first(), last: range.last() };
         let sums = task.image.checksum.sums().map(|sums| ("image.sums", sums.as_str()));
         let sha512 = texts.sha512.as_deref().map(|text| ("image.sha512", text));
-        let persist = task.persist.then_some(("persist", "true"));
+        let persist = task.asked.persist.then_some(("persist", "true"));
         let disk_bytes = texts.disk_bytes.as_deref().map(|text| (disk_bytes::EXTENSION, text));
         Self {
             of,
@@ -77,9 +149,9 @@ impl<'a> RequestView<'a> {
         }
     }
 
-    /// The request as every policy is shown it, but for the settings, which are each one's own.
-    pub(super) fn request(&self) -> wit::Request<'_> {
-        wit::Request { task: self.task(), host: self.host(), settings: "", extensions: &self.time }
+    /// The request with a policy's settings.
+    fn with<'b>(&'b self, settings: &'b str) -> wit::Request<'b> {
+        wit::Request { task: self.task(), host: self.host(), settings, extensions: &self.time }
     }
 
     fn task(&self) -> wit::Task<'_> {
@@ -120,23 +192,52 @@ fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(
     pairs.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
-/// Lends a launch in the contract's form to the call that hands it to a sandbox.
-pub(super) fn lend<R>(launch: &Launch, to: impl FnOnce(&wit::LaunchParam<'_>) -> R) -> R {
-    let binds: Vec<_> = launch.ports.iter().map(|port| address(port.bind)).collect();
-    let ports: Vec<_> = launch.ports.iter().zip(&binds).map(lent_port).collect();
-    let warnings: Vec<_> = launch.warnings.iter().map(String::as_str).collect();
-    let disk_bytes = launch.disk_bytes.map(|bytes| bytes.to_string());
-    let disk_bytes = disk_bytes.as_deref().map(|text| (disk_bytes::EXTENSION, text));
-    let mut extensions = pairs(launch.extensions.iter().map(|(key, value)| (key, value)));
-    extensions.extend(disk_bytes);
-    to(&wit::LaunchParam {
-        accelerator: launch.accelerator.into(),
-        ports: &ports,
-        resources: launch.resources.into(),
-        egress: launch.egress.into(),
-        warnings: &warnings,
-        extensions: &extensions,
-    })
+/// What a launch has as text there, and not here.
+pub(super) struct LaunchTexts {
+    binds: Vec<Cow<'static, str>>,
+    disk_bytes: Option<String>,
+}
+
+impl LaunchTexts {
+    pub(super) fn of(launch: &Launch) -> Self {
+        Self {
+            binds: launch.ports.iter().map(|port| address(port.bind)).collect(),
+            disk_bytes: launch.disk_bytes.map(|bytes| bytes.to_string()),
+        }
+    }
+}
+
+/// A launch in the contract's form.
+pub(super) struct LaunchView<'a> {
+    of: &'a Launch,
+    ports: Vec<wit::PortMapParam<'a>>,
+    warnings: Vec<&'a str>,
+    extensions: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> LaunchView<'a> {
+    pub(super) fn of(of: &'a Launch, texts: &'a LaunchTexts) -> Self {
+        let disk_bytes = texts.disk_bytes.as_deref().map(|text| (disk_bytes::EXTENSION, text));
+        let mut extensions = pairs(of.extensions.iter().map(|(key, value)| (key, value)));
+        extensions.extend(disk_bytes);
+        Self {
+            of,
+            ports: of.ports.iter().zip(&texts.binds).map(lent_port).collect(),
+            warnings: of.warnings.iter().map(String::as_str).collect(),
+            extensions,
+        }
+    }
+
+    fn param(&self) -> wit::LaunchParam<'_> {
+        wit::LaunchParam {
+            accelerator: self.of.accelerator.into(),
+            ports: &self.ports,
+            resources: self.of.resources.into(),
+            egress: self.of.egress.into(),
+            warnings: &self.warnings,
+            extensions: &self.extensions,
+        }
+    }
 }
 
 /// Nearly every bind is this one, and a decision is made in microseconds.
@@ -157,50 +258,14 @@ fn lent_port<'a>((port, bind): (&'a PortMap, &'a Cow<'_, str>)) -> wit::PortMapP
     }
 }
 
-/// What of an answer the contract does not allow, where the answer can be used all the same: texts that are empty, or are cut.
-#[derive(Default)]
-pub(super) struct ContractBreaches(pub(super) Vec<String>);
-
-impl ContractBreaches {
-    /// A text that must not be longer than so many bytes.
-    fn cut(&mut self, what: &str, text: &str, most: usize) {
-        if text.len() > most {
-            self.0.push(format!("{what} has {} bytes, and the contract allows {most}", text.len()));
-        } else if printable::line(text, most).to_string().ends_with('…') && !text.ends_with('…')
-        {
-            self.0.push(format!(
-                "{what} is longer than {most} once its control characters are escaped"
-            ));
-        }
-    }
-
-    fn empty(&mut self, what: &str, text: &str) {
-        if text.trim().is_empty() {
-            self.0.push(format!("{what} is empty"));
-        }
-    }
-
-    fn violation(&mut self, violation: &wit::Violation) {
-        let wit::Violation { code, field, message, hint, extensions: _ } = violation;
-        let most = limits::POLICY_TEXT_BYTES;
-        self.empty("the code of a violation", code);
-        self.cut("the field of a violation", field, qhost_model::limits::POLICY_NAME_BYTES);
-        self.empty("the message of a violation", message);
-        self.cut("the message of a violation", message, most);
-        self.cut("the hint of a violation", hint.as_deref().unwrap_or_default(), most);
-    }
-}
-
 pub(super) fn launch_in(
-    mut launch: wit::LaunchResult,
-    contract_breaches: &mut ContractBreaches,
+    mut launch: GivenLaunch,
+    shown: &Launch,
+    breaches: &mut ContractBreaches,
 ) -> Result<Launch, Fault> {
     few("ports", launch.ports.len())?;
     few("warnings", launch.warnings.len())?;
-    few("extensions", launch.extensions.len())?;
-    for warning in &launch.warnings {
-        contract_breaches.cut("a warning", warning, limits::POLICY_TEXT_BYTES);
-    }
+    breaches.warnings(&launch.warnings);
     let accelerator = match launch.accelerator {
         wit::AcceleratorResult::Tcg => Accelerator::Tcg,
         wit::AcceleratorResult::Kvm => Accelerator::Kvm,
@@ -211,10 +276,7 @@ pub(super) fn launch_in(
         wit::EgressResult::Internet => Egress::Internet,
         wit::EgressResult::Other(name) => return Err(unknown("egress", &name)),
     };
-    let texts = launch.extensions.iter().flat_map(|(key, value)| [key, value]);
-    if let Some(text) = texts.into_iter().find(|text| text.len() > limits::POLICY_TEXT_BYTES) {
-        return Err(nonsense(format!("an extension of {} bytes", text.len())));
-    }
+    answer::extensions(&launch.extensions)?;
     let disk_bytes = taken(&mut launch.extensions, disk_bytes::EXTENSION)?;
     Ok(Launch {
         accelerator,
@@ -225,8 +287,9 @@ pub(super) fn launch_in(
         },
         egress,
         disk_bytes,
-        warnings: launch.warnings.iter().map(|warning| text(warning)).collect(),
+        warnings: launch.warnings.iter().map(|warning| answer::text(warning)).collect(),
         extensions: launch.extensions,
+        ..shown.clone()
     })
 }
 
@@ -249,72 +312,13 @@ fn taken(extensions: &mut Vec<(String, String)>, key: &str) -> Result<Option<u64
 }
 
 fn port_in(port: wit::PortMapResult) -> Result<PortMap, Fault> {
-    let bind = port.bind.parse().map_err(|_: std::net::AddrParseError| {
-        nonsense(format!(
-            "the bind {:?} is no IPv4 address",
-            printable::line(&port.bind, qhost_model::limits::SHOWN_CHARS).to_string()
-        ))
-    })?;
     let protocol = match port.protocol {
         wit::ProtocolResult::Tcp => Protocol::Tcp,
         wit::ProtocolResult::Udp => Protocol::Udp,
         wit::ProtocolResult::Other(name) => return Err(unknown("protocol", &name)),
     };
+    let bind = answer::bind(&port.bind)?;
     Ok(PortMap { label: word(&port.label), guest: port.guest, host: port.host, bind, protocol })
-}
-
-pub(super) fn violations_in(
-    violations: Vec<wit::Violation>,
-    contract_breaches: &mut ContractBreaches,
-) -> Result<Vec<Violation>, Fault> {
-    few("violations", violations.len())?;
-    violations.iter().for_each(|violation| contract_breaches.violation(violation));
-    let one = |violation: wit::Violation| {
-        Ok(Violation {
-            code: name("code of a violation", &violation.code)?,
-            field: printable::line(&violation.field, qhost_model::limits::POLICY_NAME_BYTES)
-                .to_string(),
-            message: text(&violation.message),
-            hint: violation.hint.as_deref().map(text),
-        })
-    };
-    violations.into_iter().map(one).collect()
-}
-
-/// A name, version or code of a policy's making, of the contract's length: cut, two could be taken for the same. On its line it looks like
-/// nothing else that stands there.
-pub(super) fn name(what: &str, name: &str) -> Result<String, Fault> {
-    let (count, most) = (name.chars().count(), qhost_model::limits::POLICY_NAME_BYTES);
-    if count > most {
-        return Err(nonsense(format!("a {what} of {count} characters, more than {most}")));
-    }
-    Ok(printable::word(name, usize::MAX))
-}
-
-/// A word of a policy's making, of whatever length.
-fn word(text: &str) -> String {
-    printable::word(text, qhost_model::limits::POLICY_NAME_BYTES)
-}
-
-/// A sentence of a policy's making: escaped, and cut where it is too long.
-pub(super) fn text(text: &str) -> String {
-    printable::line(text, limits::POLICY_TEXT_BYTES).to_string()
-}
-
-fn few(what: &str, count: usize) -> Result<(), Fault> {
-    if count <= limits::POLICY_LIST {
-        Ok(())
-    } else {
-        Err(nonsense(format!("{count} {what}, more than {}", limits::POLICY_LIST)))
-    }
-}
-
-fn unknown(what: &str, found: &str) -> Fault {
-    nonsense(format!("the {what} {:?} is not one that this host knows", word(found)))
-}
-
-fn nonsense(what: String) -> Fault {
-    Fault::Nonsense(what)
 }
 
 impl From<Resources> for wit::Resources {
@@ -347,5 +351,20 @@ impl From<Egress> for wit::EgressParam<'_> {
             Egress::Isolated => Self::Isolated,
             Egress::Internet => Self::Internet,
         }
+    }
+}
+
+/// An interface of types only, which the bindings still want implemented.
+impl wit::Host for HostState {}
+
+impl log::Host for HostState {
+    fn log(&mut self, level: log::Level, message: String) {
+        let level = match level {
+            log::Level::Debug => Level::Debug,
+            log::Level::Info => Level::Info,
+            log::Level::Warn => Level::Warn,
+            log::Level::Error => Level::Error,
+        };
+        self.note(level, &message);
     }
 }

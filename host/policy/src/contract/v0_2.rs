@@ -1,0 +1,103 @@
+//! The contract's version 0.2, `wit/`: what it has words for and this host cannot do, an answer may not ask for.
+
+mod given;
+mod lent;
+
+use wasmtime::component::{HasSelf, Linker};
+
+use super::{
+    super::{host_state::HostState, log::Level},
+    Asking, GivenAbout, GivenViolation, Shown, Store, form,
+};
+
+pub(super) use given::launch_in;
+pub(super) use lent::{LaunchTexts, LaunchView, RequestTexts, RequestView};
+
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "policy",
+        // What the host hands over is lent, not copied.
+        ownership: Borrowing { duplicate_if_necessary: true },
+        additional_derives: [PartialEq, Clone],
+    });
+}
+
+use bindings::qhost::policy::{log, tables, types as wit};
+
+pub(super) type Component = bindings::PolicyPre<HostState>;
+pub(super) type Instance = bindings::Policy;
+pub(super) type GivenLaunch = wit::LaunchResult;
+
+/// The name of the disk that a guest boots from.
+const ROOT: &str = "root";
+/// The architecture that this host emulates.
+const ARCHITECTURE: &str = "x86_64";
+/// Of what the contract can limit and this host cannot.
+const UNLIMITED: wit::Rate = wit::Rate { operations: None, kib: None };
+
+pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    bindings::Policy::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
+}
+
+pub(super) fn describe(policy: &Instance, store: &mut Store) -> wasmtime::Result<GivenAbout> {
+    let wit::About { name, version, description, settings_schema, tables, extensions: _ } =
+        policy.qhost_policy_decide().call_describe(store)?;
+    Ok(GivenAbout { name, version, description, settings_schema, tables })
+}
+
+pub(super) fn choose(
+    policy: &Instance,
+    store: &mut Store,
+    asking: &Asking<'_>,
+    so_far: &Shown<'_>,
+) -> wasmtime::Result<Result<super::GivenLaunch, Vec<GivenViolation>>> {
+    let (request, so_far) = (form(asking.request.v0_2.as_ref())?, form(so_far.v0_2.as_ref())?);
+    let request = request.with(asking.settings);
+    let chosen = policy.qhost_policy_decide().call_choose(store, request, so_far.param())?;
+    Ok(chosen.map(|chosen| super::GivenLaunch::V0_2(chosen.into())).map_err(given))
+}
+
+pub(super) fn validate(
+    policy: &Instance,
+    store: &mut Store,
+    asking: &Asking<'_>,
+    launch: &Shown<'_>,
+) -> wasmtime::Result<Vec<GivenViolation>> {
+    let (request, launch) = (form(asking.request.v0_2.as_ref())?, form(launch.v0_2.as_ref())?);
+    let request = request.with(asking.settings);
+    policy.qhost_policy_decide().call_validate(store, request, launch.param()).map(given)
+}
+
+fn given(violations: Vec<wit::Violation>) -> Vec<GivenViolation> {
+    let one = |violation| {
+        let wit::Violation { code, field, message, hint, extensions: _ } = violation;
+        GivenViolation { code, field, message, hint }
+    };
+    violations.into_iter().map(one).collect()
+}
+
+/// An interface of types only, which the bindings still want implemented.
+impl wit::Host for HostState {}
+
+impl log::Host for HostState {
+    fn log(&mut self, level: log::Level, message: String) {
+        let level = match level {
+            log::Level::Debug => Level::Debug,
+            log::Level::Info => Level::Info,
+            log::Level::Warn => Level::Warn,
+            log::Level::Error => Level::Error,
+        };
+        self.note(level, &message);
+    }
+}
+
+impl tables::Host for HostState {
+    fn get(&mut self, table: String, key: String) -> Option<String> {
+        self.table(&table)?.get(&key).map(str::to_owned)
+    }
+
+    fn size(&mut self, table: String) -> u32 {
+        self.table(&table).map_or(0, |table| table.size())
+    }
+}

@@ -1,0 +1,135 @@
+//! What policies answer, made a launch.
+
+use qhost_model::{
+    host_facts::{Accelerator, Resources},
+    launch::{
+        Access, AccessLevel, Egress, Grace, Launch, Machine, MachineKind, Nic, PortMap, Protocol,
+        disk_bytes::MIB, machine::is_cpu,
+    },
+};
+
+use super::{
+    super::answer::{self, ContractBreaches, few, nonsense, unknown, word},
+    ARCHITECTURE, GivenLaunch, ROOT, UNLIMITED, wit,
+};
+use crate::error::Fault;
+
+pub(in super::super) fn launch_in(
+    launch: GivenLaunch,
+    _: &Launch,
+    breaches: &mut ContractBreaches,
+) -> Result<Launch, Fault> {
+    few("ports", launch.ports.len())?;
+    few("network devices", launch.nics.len())?;
+    few("warnings", launch.warnings.len())?;
+    breaches.warnings(&launch.warnings);
+    answer::extensions(&launch.extensions)?;
+    let accelerator = match launch.accelerator {
+        wit::AcceleratorResult::Tcg => Accelerator::Tcg,
+        wit::AcceleratorResult::Kvm => Accelerator::Kvm,
+        wit::AcceleratorResult::Other(name) => return Err(unknown("accelerator", &name)),
+    };
+    let egress = match launch.egress {
+        wit::EgressResult::Isolated => Egress::Isolated,
+        wit::EgressResult::Internet => Egress::Internet,
+        wit::EgressResult::Listed(_) => return Err(unknown("egress", "listed")),
+        wit::EgressResult::Other(name) => return Err(unknown("egress", &name)),
+    };
+    let root = root_disk_in(launch.disks)?;
+    if launch.seed.is_some() {
+        return Err(nonsense("a seed, which this host gives no guest".into()));
+    }
+    firmware_in(launch.firmware)?;
+    Ok(Launch {
+        accelerator,
+        ports: launch.ports.into_iter().map(port_in).collect::<Result<_, _>>()?,
+        resources: Resources {
+            cpus: launch.resources.cpus,
+            memory_mib: launch.resources.memory_mib,
+        },
+        egress,
+        disk_bytes: root.size_mib.map(|size| u64::from(size) * MIB),
+        persist: root.persistent,
+        machine: machine_in(&launch.machine)?,
+        nics: launch.nics.into_iter().map(nic_in).collect::<Result<_, _>>()?,
+        access: access_in(launch.access)?,
+        grace_s: Grace { seconds: launch.grace_seconds },
+        warnings: launch.warnings.iter().map(|warning| answer::text(warning)).collect(),
+        extensions: launch.extensions,
+    })
+}
+
+/// The one disk that this host gives a guest.
+fn root_disk_in(disks: Vec<wit::DiskResult>) -> Result<wit::DiskResult, Fault> {
+    let count = disks.len();
+    let [disk] = <[_; 1]>::try_from(disks)
+        .map_err(|_| nonsense(format!("{count} disks, and this host gives a guest one, {ROOT}")))?;
+    let is_root = disk.name == ROOT && matches!(disk.kind, wit::DiskKindResult::Root);
+    let is_plain = disk.image.is_none() && disk.volume.is_none() && !disk.read_only;
+    if is_root && is_plain && disk.rate == UNLIMITED {
+        Ok(disk)
+    } else {
+        Err(nonsense(format!(
+            "a change of disk {:?} in more than its size and whether it is persistent, which this host cannot do",
+            word(&disk.name)
+        )))
+    }
+}
+
+fn firmware_in(firmware: wit::FirmwareResult) -> Result<(), Fault> {
+    match (firmware.kind, firmware.secure_boot, firmware.keeps_variables) {
+        (wit::FirmwareKindResult::Bios, wit::SecureBootResult::Off, false) => Ok(()),
+        (wit::FirmwareKindResult::Bios, ..) => {
+            Err(nonsense("secure boot or variables of a firmware that has none, bios".into()))
+        }
+        (wit::FirmwareKindResult::Uefi, ..) => Err(unknown("firmware", "uefi")),
+        (wit::FirmwareKindResult::Other(name), ..) => Err(unknown("firmware", &name)),
+    }
+}
+
+fn machine_in(machine: &wit::MachineResult) -> Result<Machine, Fault> {
+    let wit::MachineResult { kind, architecture, cpu, nested } = machine;
+    if architecture != ARCHITECTURE {
+        return Err(unknown("architecture", architecture));
+    }
+    let kind = MachineKind::named(kind).ok_or_else(|| unknown("machine", kind))?;
+    if !is_cpu(cpu) {
+        return Err(unknown("CPU model", cpu));
+    }
+    Ok(Machine { kind, cpu: cpu.clone(), nested: *nested })
+}
+
+fn nic_in(nic: wit::NicResult) -> Result<Nic, Fault> {
+    let wit::NicResult { name, network, mac, rate } = nic;
+    if mac.is_some() || rate != UNLIMITED {
+        let name = word(&name);
+        return Err(nonsense(format!(
+            "an address or a rate of network device {name:?}, which this host cannot give it"
+        )));
+    }
+    Ok(Nic { name: word(&name), network: word(&network) })
+}
+
+fn access_in(access: wit::AccessResult) -> Result<Access, Fault> {
+    let level = |level: wit::AccessLevelResult| match level {
+        wit::AccessLevelResult::None => Ok(AccessLevel::None),
+        wit::AccessLevelResult::Watch => Ok(AccessLevel::Watch),
+        wit::AccessLevelResult::Interact => Ok(AccessLevel::Interact),
+        wit::AccessLevelResult::Other(name) => Err(unknown("access level", &name)),
+    };
+    Ok(Access {
+        console: level(access.console)?,
+        display: level(access.display)?,
+        agent: level(access.agent)?,
+    })
+}
+
+fn port_in(port: wit::PortMapResult) -> Result<PortMap, Fault> {
+    let protocol = match port.protocol {
+        wit::ProtocolResult::Tcp => Protocol::Tcp,
+        wit::ProtocolResult::Udp => Protocol::Udp,
+        wit::ProtocolResult::Other(name) => return Err(unknown("protocol", &name)),
+    };
+    let bind = answer::bind(&port.bind)?;
+    Ok(PortMap { label: word(&port.label), guest: port.guest, host: port.host, bind, protocol })
+}

@@ -1,0 +1,306 @@
+//! What policies are shown, in the contract's form: texts and lists are lent to a sandbox from where they are; what has another form there
+//! is made once a decision.
+
+use std::{borrow::Cow, net::Ipv4Addr};
+
+use qhost_model::{
+    host_facts::{Accelerator, Resources, TenantUsage},
+    job::Checksum,
+    launch::{
+        Access, AccessLevel, Egress, Launch, Machine, MachineKind, Nic, PortMap, PortRange,
+        PortRequest, Protocol, disk_bytes::MIB, nics::USER,
+    },
+};
+
+use super::{ARCHITECTURE, ROOT, UNLIMITED, wit};
+use crate::Request;
+
+/// What the contract has as text, and qhost has not.
+pub(in super::super) struct RequestTexts {
+    sha256: Option<String>,
+    sha512: Option<String>,
+    time: String,
+}
+
+impl RequestTexts {
+    pub(in super::super) fn of(Request { task, time, .. }: &Request) -> Self {
+        let (sha256, sha512) = match &task.image.checksum {
+            Checksum::Image { sha256 } => (Some(sha256.to_string()), None),
+            // The list's own.
+            Checksum::List { sha256, .. } => (Some(sha256.to_string()), None),
+            Checksum::Sha512 { sha512 } => (None, Some(sha512.to_string())),
+        };
+        Self { sha256, sha512, time: format!("{time:.0}") }
+    }
+}
+
+/// A request in the contract's form. Texts and lists are lent to the sandbox from where they are; what has another form
+/// there is kept here.
+pub(in super::super) struct RequestView<'a> {
+    of: &'a Request,
+    image: wit::ImageParam<'a>,
+    time: &'a str,
+    ports: Vec<wit::PortRequest<'a>>,
+    disks: [wit::DiskParam<'a>; 1],
+    nics: Vec<wit::NicParam<'a>>,
+    args: Vec<&'a str>,
+    meta: Vec<(&'a str, &'a str)>,
+    accelerators: Vec<wit::AcceleratorParam<'a>>,
+    machines: Vec<wit::MachineParam<'a>>,
+    allowed: Vec<wit::PortRange>,
+}
+
+impl<'a> RequestView<'a> {
+    pub(in super::super) fn of(of: &'a Request, texts: &'a RequestTexts) -> Self {
+        let Request { task, host, rules, time: _ } = of;
+        let asked = &task.asked;
+        let port = |port: &'a PortRequest| wit::PortRequest {
+            label: &port.label,
+            guest: port.guest,
+            host: port.host,
+            protocol: port.protocol.into(),
+        };
+        let range = |range: &PortRange| wit::PortRange { first: range.first(), last: range.last() };
+        let kinds = MachineKind::ALL.iter();
+        let machines = kinds.flat_map(|kind| {
+            rules.cpus.iter().map(|cpu| wit::MachineParam {
+                kind: kind.name(),
+                architecture: ARCHITECTURE,
+                cpu,
+                nested: rules.nested,
+            })
+        });
+        Self {
+            of,
+            image: image(of, texts),
+            time: &texts.time,
+            ports: asked.ports.iter().map(port).collect(),
+            disks: [root_disk(asked.disk_bytes, asked.persist)],
+            nics: asked.nics.iter().map(nic).collect(),
+            args: task.args.iter().map(String::as_str).collect(),
+            meta: pairs(&task.meta),
+            accelerators: host.accelerators.iter().copied().map(Into::into).collect(),
+            machines: machines.collect(),
+            allowed: rules.ports.iter().map(range).collect(),
+        }
+    }
+
+    /// The request with a policy's settings.
+    pub(super) fn with<'b>(&'b self, settings: &'b str) -> wit::Request<'b> {
+        wit::Request {
+            occasion: wit::Occasion::Launch,
+            task: self.task(),
+            host: self.host(),
+            settings,
+            time: self.time,
+            // The contract's last second is in the year 2106.
+            unix_seconds: u32::try_from(self.of.time.as_second()).unwrap_or_default(),
+            extensions: &[],
+        }
+    }
+
+    fn task(&self) -> wit::Task<'_> {
+        let (task, asked) = (&self.of.task, &self.of.task.asked);
+        wit::Task {
+            tenant: &task.tenant,
+            job: &task.job,
+            name: &task.name,
+            image: self.image.clone(),
+            resources: asked.resources.into(),
+            accelerator: asked.accelerator.map(Into::into),
+            ports: &self.ports,
+            egress: asked.egress.into(),
+            disks: &self.disks,
+            seed: None,
+            firmware: None,
+            machine: (&asked.machine).into(),
+            nics: &self.nics,
+            access: asked.access.into(),
+            grace_seconds: asked.grace_s.map(|grace| grace.seconds),
+            args: &self.args,
+            meta: &self.meta,
+            extensions: &[],
+        }
+    }
+
+    fn host(&self) -> wit::HostFacts<'_> {
+        let host = &self.of.host;
+        let TenantUsage { vms, resources, ports } = host.tenant_usage;
+        wit::HostFacts {
+            name: &host.name,
+            qemu_version: &host.qemu_version,
+            accelerators: &self.accelerators,
+            machines: &self.machines,
+            firmware: &[BIOS],
+            networks: &[USER],
+            resources: host.resources.into(),
+            free: host.free.into(),
+            ports: &self.allowed,
+            ports_in_use: &host.ports_in_use,
+            tenant_usage: wit::Usage { vms, resources: resources.into(), ports },
+            extensions: &[],
+        }
+    }
+}
+
+fn image<'a>(Request { task, .. }: &'a Request, texts: &'a RequestTexts) -> wit::ImageParam<'a> {
+    let sha256 = texts.sha256.as_deref();
+    let checksums = task.image.checksum.sums().zip(sha256);
+    wit::ImageParam {
+        source: task.image.source.as_str(),
+        sha256: sha256.filter(|_| checksums.is_none()),
+        sha512: texts.sha512.as_deref(),
+        checksums: checksums
+            .map(|(list, sha256)| wit::ChecksumListParam { source: list.as_str(), sha256 }),
+    }
+}
+
+fn root_disk(bytes: Option<u64>, persistent: bool) -> wit::DiskParam<'static> {
+    wit::DiskParam {
+        name: ROOT,
+        kind: wit::DiskKindParam::Root,
+        // A size is of whole MiB, and the job's reader keeps it below the contract's largest.
+        size_mib: bytes.map(|bytes| u32::try_from(bytes / MIB).unwrap_or(u32::MAX)),
+        image: None,
+        volume: None,
+        read_only: false,
+        persistent,
+        rate: UNLIMITED,
+    }
+}
+
+const BIOS: wit::FirmwareParam<'static> = wit::FirmwareParam {
+    kind: wit::FirmwareKindParam::Bios,
+    secure_boot: wit::SecureBootParam::Off,
+    keeps_variables: false,
+};
+
+fn nic(nic: &Nic) -> wit::NicParam<'_> {
+    wit::NicParam { name: &nic.name, network: &nic.network, mac: None, rate: UNLIMITED }
+}
+
+fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(&'a str, &'a str)> {
+    pairs.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+}
+
+/// What a launch has as text there, and not here.
+pub(in super::super) struct LaunchTexts {
+    binds: Vec<Cow<'static, str>>,
+}
+
+impl LaunchTexts {
+    pub(in super::super) fn of(launch: &Launch) -> Self {
+        Self { binds: launch.ports.iter().map(|port| address(port.bind)).collect() }
+    }
+}
+
+/// Nearly every bind is this one, and a decision is made in microseconds.
+fn address(bind: Ipv4Addr) -> Cow<'static, str> {
+    match bind {
+        Ipv4Addr::LOCALHOST => "127.0.0.1".into(),
+        other => other.to_string().into(),
+    }
+}
+
+/// A launch in the contract's form.
+pub(in super::super) struct LaunchView<'a> {
+    of: &'a Launch,
+    ports: Vec<wit::PortMapParam<'a>>,
+    disks: [wit::DiskParam<'a>; 1],
+    nics: Vec<wit::NicParam<'a>>,
+    warnings: Vec<&'a str>,
+    extensions: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> LaunchView<'a> {
+    pub(in super::super) fn of(of: &'a Launch, texts: &'a LaunchTexts) -> Self {
+        let port = |(port, bind): (&'a PortMap, &'a Cow<'static, str>)| wit::PortMapParam {
+            label: &port.label,
+            guest: port.guest,
+            host: port.host,
+            bind,
+            protocol: port.protocol.into(),
+        };
+        Self {
+            of,
+            ports: of.ports.iter().zip(&texts.binds).map(port).collect(),
+            disks: [root_disk(of.disk_bytes, of.persist)],
+            nics: of.nics.iter().map(nic).collect(),
+            warnings: of.warnings.iter().map(String::as_str).collect(),
+            extensions: pairs(of.extensions.iter().map(|(key, value)| (key, value))),
+        }
+    }
+
+    pub(super) fn param(&self) -> wit::LaunchParam<'_> {
+        wit::LaunchParam {
+            accelerator: self.of.accelerator.into(),
+            ports: &self.ports,
+            resources: self.of.resources.into(),
+            egress: self.of.egress.into(),
+            disks: &self.disks,
+            seed: None,
+            firmware: BIOS,
+            machine: (&self.of.machine).into(),
+            nics: &self.nics,
+            access: self.of.access.into(),
+            grace_seconds: self.of.grace_s.seconds,
+            warnings: &self.warnings,
+            extensions: &self.extensions,
+        }
+    }
+}
+
+impl From<Resources> for wit::Resources {
+    fn from(resources: Resources) -> Self {
+        Self { cpus: resources.cpus, memory_mib: resources.memory_mib }
+    }
+}
+
+impl From<Accelerator> for wit::AcceleratorParam<'_> {
+    fn from(accelerator: Accelerator) -> Self {
+        match accelerator {
+            Accelerator::Tcg => Self::Tcg,
+            Accelerator::Kvm => Self::Kvm,
+        }
+    }
+}
+
+impl From<Protocol> for wit::ProtocolParam<'_> {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
+impl From<Egress> for wit::EgressParam<'_> {
+    fn from(egress: Egress) -> Self {
+        match egress {
+            Egress::Isolated => Self::Isolated,
+            Egress::Internet => Self::Internet,
+        }
+    }
+}
+
+impl<'a> From<&'a Machine> for wit::MachineParam<'a> {
+    fn from(Machine { kind, cpu, nested }: &'a Machine) -> Self {
+        Self { kind: kind.name(), architecture: ARCHITECTURE, cpu, nested: *nested }
+    }
+}
+
+impl From<AccessLevel> for wit::AccessLevelParam<'_> {
+    fn from(level: AccessLevel) -> Self {
+        match level {
+            AccessLevel::None => Self::None,
+            AccessLevel::Watch => Self::Watch,
+            AccessLevel::Interact => Self::Interact,
+        }
+    }
+}
+
+impl From<Access> for wit::AccessParam<'_> {
+    fn from(Access { console, display, agent }: Access) -> Self {
+        Self { console: console.into(), display: display.into(), agent: agent.into() }
+    }
+}

@@ -1,0 +1,184 @@
+//! The contract's versions side by side: what a policy of each is shown, may write, and refuses by its silence.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use qhost_tests::{
+    Done, ImageServer, Qhost,
+    boot_sector::{self, Then},
+    configured, policy,
+};
+
+use crate::{decisions::records, qhost};
+
+const MIB: u64 = 1 << 20;
+
+fn nowhere(qhost: &Qhost, config: Value) -> String {
+    qhost.job(&("https://images.example/web.qcow2".into(), "0".repeat(64)), config)
+}
+
+/// A host that asks policies, each a name, a module, settings and more lines of its table.
+fn asks(qhost: &Qhost, more: &str, policies: &[(&str, &str, Value, &str)]) {
+    let names: Vec<_> = policies.iter().map(|(name, ..)| format!("{name:?}")).collect();
+    let chain = format!("[host]\nchain = [{}]\n", names.join(", "));
+    let tables = policies
+        .iter()
+        .map(|(name, module, settings, more)| configured(name, module, settings.clone(), more));
+    qhost.config(&(tables.collect::<String>() + &chain + more));
+}
+
+#[test]
+fn a_policy_of_the_earlier_contract_is_shown_what_that_has_words_for() {
+    let qhost = qhost();
+    asks(&qhost, "[overlay]\npersist = true\n", &[("earlier", "probe-v0-1", json!({}), "")]);
+    let old = policy("probe-v0-1").display().to_string();
+    let inspected = qhost.run(&["policy", "inspect", "--json", &old]).exits(0).json();
+    assert_eq!(inspected["world"], "qhost:policy/policy@0.1.0");
+    assert_eq!(inspected["imports"], json!([]));
+    let job = nowhere(&qhost, json!({"persist": true, "disk_bytes": 32 * MIB}));
+    let planned = qhost.run(&["plan", "--json", &job]).exits(0).json();
+    let launch = &planned["decision"]["launch"];
+    assert_eq!(launch["disk_bytes"], 16 * MIB, "which it wrote into an extension");
+    let said = launch["warnings"][0].as_str().unwrap();
+    assert!(said.starts_with(&"0".repeat(64)), "{said}");
+    assert!(said.contains(" persist=true disk-bytes=33554432 time=20"), "{said}");
+
+    let list = "https://images.example/SHA256SUMS";
+    let checksum = format!("{list}#sha256={}", "1".repeat(64));
+    let job = nowhere(&qhost, json!({ "checksum": checksum }));
+    let planned = qhost.run(&["plan", "--json", &job]).exits(0).json();
+    let said = planned["decision"]["launch"]["warnings"][0].as_str().unwrap();
+    assert!(said.starts_with(&format!("{} image.sums={list}", "1".repeat(64))), "{said}");
+}
+
+#[test]
+fn what_it_decided_is_decided_again_by_a_replay() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    asks(&qhost, "", &[("earlier", "probe-v0-1", json!({}), "")]);
+    let image = server.serve("/image", boot_sector::disk("runs", Then::PowerOff));
+    qhost.run(&["run", &qhost.job(&image, json!({"disk_bytes": 32 * MIB}))]).exits(0);
+    let record = &records(&qhost)[0];
+    assert_eq!(record["task"]["disk_bytes"], 32 * MIB);
+    assert_eq!(record["decision"]["launch"]["disk_bytes"], 16 * MIB);
+    let log = qhost.state().join("decisions/tenant-default/current.jsonl");
+    qhost.run(&["policy", "replay", log.to_str().unwrap()]).exits(0).says("1 identical");
+}
+
+#[test]
+fn it_has_no_say_about_what_it_cannot_see() {
+    let qhost = qhost();
+    let (machine, nested) = ("[machine]\nnested = true\n", json!({"nested": true}));
+    let plan = |policies: &[(&str, &str, Value, &str)]| {
+        asks(&qhost, machine, policies);
+        qhost.run(&["plan", &nowhere(&qhost, nested.clone())])
+    };
+    let refused = plan(&[("earlier", "probe-v0-1", json!({}), "")]).exits(11);
+    let refused = refused.says("refused by earlier");
+    let refused = refused.says("contract 0.1, which has no word for machine.nested");
+    refused.says(
+        r#"have the policy built for contract 0.2; or have the operator list "machine.nested" in"#,
+    );
+    // A policy that does see it says nothing against it; the other one's silence counts all the same.
+    let both = [("newer", "limits", json!({}), ""), ("earlier", "probe-v0-1", json!({}), "")];
+    plan(&both).exits(11).says("refused by earlier");
+    plan(&both[..1]).exits(0);
+    let unseen = "unseen = [\"machine.nested\"]";
+    plan(&[("earlier", "probe-v0-1", json!({}), unseen)]).exits(0);
+    // What is not watched for.
+    plan(&[("earlier", "probe-v0-1", json!({}), "mode = \"monitor\"")]).exits(0);
+}
+
+#[test]
+fn what_the_newer_contract_wrote_goes_through_a_policy_of_the_earlier_one() {
+    let qhost = qhost();
+    let sets = json!({"console": "watch", "machine": "q35", "grace_seconds": 5});
+    let chain = [("newer", "probe-sets", sets, ""), ("earlier", "probe-v0-1", json!({}), "")];
+    asks(&qhost, "", &chain);
+    let planned = qhost.run(&["plan", "--json", &nowhere(&qhost, json!({}))]).exits(0).json();
+    let launch = &planned["decision"]["launch"];
+    assert_eq!(launch["access"]["console"], "watch");
+    assert_eq!((&launch["machine"]["kind"], &launch["grace_s"]), (&json!("q35"), &json!(5)));
+    assert_eq!(planned["decision"]["policies"][1]["changes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn an_extension_of_the_earlier_contract_is_one_number() {
+    let qhost = qhost();
+    let tries = |text: &str| -> Done {
+        asks(&qhost, "", &[("wild", "probe-v0-1", json!({ "disk_bytes": text }), "")]);
+        qhost.run(&["plan", &nowhere(&qhost, json!({}))])
+    };
+    for text in ["", "+1024", "01024", "1024 ", "many", "18446744073709551616"] {
+        let says = "is not one number in decimal digits";
+        tries(text).exits(12).says("the extension disk-bytes").says(says);
+    }
+    // A number that no disk has is the host's to refuse.
+    for text in ["0", "1000"] {
+        tries(text).exits(11).says("host.disk-not-whole");
+    }
+}
+
+#[test]
+fn a_policy_may_write_nothing_that_this_host_cannot_do() {
+    let qhost = qhost();
+    for (sets, code, says) in [
+        (json!({"add_disk": true}), 12, "2 disks, and this host gives a guest one, root"),
+        (json!({"add_seed": true}), 12, "a seed"),
+        (json!({"firmware": "uefi"}), 12, r#"the firmware "uefi" is not one"#),
+        (json!({"firmware": "coreboot"}), 12, r#"the firmware "coreboot" is not one"#),
+        (json!({"listed": true}), 12, r#"the egress "listed" is not one"#),
+        (json!({"architecture": "aarch64"}), 12, r#"the architecture "aarch64" is not one"#),
+        (json!({"machine": "microvm"}), 12, r#"the machine "microvm" is not one"#),
+        (json!({"cpu": "max,+vmx"}), 12, r#"the CPU model "max,+vmx" is not one"#),
+        (json!({"cpu": "qemu64"}), 11, "host.cpu-not-allowed"),
+        (json!({"nested": true}), 11, "host.nested-not-allowed"),
+        (json!({"persist": true}), 11, "host.persist-not-allowed"),
+        (json!({"network": "lan"}), 16, "host.nic-not-offered"),
+        (json!({"console": "none"}), 16, "host.access-not-offered"),
+        (json!({"console": "all"}), 12, r#"the access level "all" is not one"#),
+        (json!({"agent": "watch"}), 16, "host.access-not-offered"),
+        (json!({"grace_seconds": 3601}), 11, "host.grace-too-long"),
+        (json!({"disk_bytes": 0}), 11, "host.disk-not-whole"),
+    ] {
+        asks(&qhost, "", &[("wild", "probe-sets", sets.clone(), "")]);
+        let done = qhost.run(&["plan", &nowhere(&qhost, json!({}))]);
+        assert!(done.says(says).exits(code).code == code, "{sets}");
+    }
+}
+
+/// What a policy lowers is what QEMU gets, what the supervisor goes by, and what the record has.
+#[test]
+fn what_a_policy_lowers_is_launched() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let sets = json!({
+        "persist": false, "nested": false, "drop_nics": true, "drop_ports": true, "console": "watch", "grace_seconds": 7
+    });
+    let more =
+        "[overlay]\npersist = true\n[machine]\nnested = true\ncpus = [\"max\", \"qemu64\"]\n";
+    asks(&qhost, more, &[("lowers", "probe-sets", sets, "")]);
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    let asked = json!({
+        "persist": true, "nested": true, "machine_type": "q35", "cpu": "qemu64", "port_map": {"http": 80}
+    });
+    qhost.run(&["run", "--detach", &qhost.job(&image, asked)]).exits(0);
+    let plan = fs::read_to_string(qhost.vms()[0].join("plan.json")).unwrap();
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    let argv = plan["argv"].as_array().unwrap();
+    let has = |text: &str| argv.iter().any(|one| one.as_str().unwrap().contains(text));
+    assert!(has("q35,usb=off") && has("qemu64,vmx=off,svm=off"), "{argv:?}");
+    assert!(!has("virtio-net") && !has("user,id=net"), "{argv:?}");
+    assert_eq!((&plan["grace_s"], &plan["overlay"]), (&json!(7), &json!("overlay.qcow2")));
+    let refused = qhost.run(&["console", "test"]);
+    assert!(refused.code != 0, "{}", refused.stderr);
+    refused.says("its policies let its console be read, and not be typed into");
+    qhost.console_has("runs");
+    let log = qhost.run(&["logs", "test"]).exits(0);
+    assert!(log.stdout.contains("runs"), "{}", log.stdout);
+    let changes = records(&qhost)[0]["decision"]["policies"][0]["changes"].clone();
+    let fields: Vec<_> =
+        changes.as_array().unwrap().iter().map(|change| change["field"].clone()).collect();
+    let expected = ["ports.http", "persist", "machine.nested", "nics", "access.console", "grace_s"];
+    assert_eq!(json!(fields), json!(expected));
+    qhost.run(&["kill", "test"]).exits(0);
+}
