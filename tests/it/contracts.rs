@@ -124,7 +124,7 @@ fn a_policy_may_write_nothing_that_this_host_cannot_do() {
     let qhost = qhost();
     for (sets, code, says) in [
         (json!({"add_disk": true}), 12, "2 disks, and this host gives a guest one, root"),
-        (json!({"add_seed": true}), 12, "a seed"),
+        (json!({"add_seed": true}), 12, "a seed where it was shown none"),
         (json!({"firmware": "uefi"}), 12, r#"the firmware "uefi" is not one"#),
         (json!({"firmware": "coreboot"}), 12, r#"the firmware "coreboot" is not one"#),
         (json!({"listed": true}), 12, r#"the egress "listed" is not one"#),

@@ -191,6 +191,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
                 egress: Egress::Isolated,
                 disk_bytes: None,
                 persist: false,
+                seed: None,
                 machine: Machine::default(),
                 nics: qhost_model::launch::nics::default(),
                 access: Access::default(),

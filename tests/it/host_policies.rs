@@ -95,6 +95,7 @@ fn every_field_that_a_tenant_widens_is_refused() {
             "egress" => json!({"egress": "internet"}),
             "disk_bytes" => json!({"disk_bytes": MIB}),
             "persist" => json!({"persist": true}),
+            "seed" => json!({"hostname": "probe"}),
             "machine" => json!({"nested": true}),
             "nics" => json!({"network": "other"}),
             "access" => json!({"agent": "interact"}),
@@ -103,7 +104,9 @@ fn every_field_that_a_tenant_widens_is_refused() {
             "extensions" => json!({"extension": "x"}),
             name => panic!("what a tenant's policy makes wider of {name} is not tried"),
         };
-        widens(json!({"warn": "a"}), tenant, field.name);
+        let host = json!({"warn": "a"});
+        let (_qhost, done) = tenant_sets(json!({"hostname": "web"}), host, tenant);
+        done.exits(12).says(&format!("a tenant's, widens {}", field.name));
     }
 }
 

@@ -91,6 +91,16 @@ pub fn linux_guest() -> &'static Path {
     })
 }
 
+/// The Debian guest's image, made by `tests/debian-image` on first use.
+pub fn debian_guest() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let script = root().join("tests/debian-image");
+        let folder = succeed(script.to_str().expect("UTF-8"), &[]);
+        Path::new(folder.trim()).join("debian.qcow2")
+    })
+}
+
 /// Has the programs under test do what `QHOST_KILL_AT` and `QHOST_SLOW_AT` say, fill the disk of `QHOST_FILL` at the point that
 /// `QHOST_FILL_AT` names, and append each point with the microseconds
 /// since 1970 to the file that `QHOST_TIMES_OF_POINTS` names.

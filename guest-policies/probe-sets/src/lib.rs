@@ -3,7 +3,7 @@
 //! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes`,
 //! `persist`, `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `grace_seconds` (all replace), `warn` (adds a
 //! warning that is not there), `label`, `guest`, `host`, `bind`, `protocol` (of every port), `bind_loopback` (of every
-//! port on 127.0.0.1), `drop_ports`, `drop_nics`, `add_disk`, `add_seed`, `firmware`, `listed`, `refuse` (a violation's code).
+//! port on 127.0.0.1), `drop_ports`, `drop_nics`, `add_disk`, `add_seed`, `drop_seed`, `hostname`, `firmware`, `listed`, `repeat_seed` (in violations), `refuse` (a violation's code).
 
 use std::net::Ipv4Addr;
 
@@ -43,6 +43,9 @@ struct Settings {
     #[serde(default)]
     add_seed: bool,
     #[serde(default)]
+    drop_seed: bool,
+    hostname: Option<String>,
+    #[serde(default)]
     listed: bool,
     label: Option<String>,
     guest: Option<u16>,
@@ -53,6 +56,8 @@ struct Settings {
     #[serde(default)]
     drop_ports: bool,
     refuse: Option<String>,
+    #[serde(default)]
+    repeat_seed: bool,
     refuse_to_choose_above_mib: Option<u32>,
 }
 
@@ -99,6 +104,12 @@ impl Settings {
                 hostname: Some("probe".into()),
                 ssh_keys: vec![],
             });
+        }
+        if set.drop_seed {
+            launch.seed = None;
+        }
+        if let (Some(seed), Some(hostname)) = (&mut launch.seed, &set.hostname) {
+            seed.hostname = Some(hostname.clone());
         }
         if set.listed {
             launch.egress = Egress::Listed(vec![]);
@@ -169,7 +180,16 @@ impl Policy for Probe {
         Ok(launch)
     }
 
-    fn validate(_: &Request, settings: &Settings, _: &Launch) -> Vec<Violation> {
+    fn validate(request: &Request, settings: &Settings, _: &Launch) -> Vec<Violation> {
+        if settings.repeat_seed {
+            let parts = request.task.seed.iter().flat_map(|seed| &seed.parts);
+            return parts
+                .map(|part| {
+                    let text = part.text.as_deref().unwrap_or("no text");
+                    Violation::new("repeats", "seed", format!("{}: {text}", part.name))
+                })
+                .collect();
+        }
         let violation = |code: &String| Violation::new(code, "task", "its settings say so");
         settings.refuse.iter().map(violation).collect()
     }

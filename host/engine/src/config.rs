@@ -1,6 +1,7 @@
 //! `qhost.toml`: what the operator allows on this host. Every key has a default that allows little; an absent file is
 //! fine, an unknown key is an error.
 
+mod guests;
 mod lock;
 mod policies;
 
@@ -44,7 +45,8 @@ pub struct Config {
     ports: Ports,
     network: Network,
     qemu: Qemu,
-    machine: Machine,
+    machine: guests::Machine,
+    seed: guests::Seed,
     /// How images are fetched and what they may be.
     pub image: qhost_image::Settings,
     /// What guests may write.
@@ -101,35 +103,6 @@ struct Network {
 struct Qemu {
     /// Extra arguments that tasks may ask for, each a whole group: `[["-cpu", "host"]]`.
     args: Vec<Vec<String>>,
-}
-
-/// `[machine]`
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Machine {
-    /// The CPU models that tasks may ask for, by QEMU's names. `max`: all that the accelerator can give.
-    cpus: Vec<String>,
-    /// Whether guests may run VMs of their own by hardware virtualization, which opens the largest part of KVM to their attacks.
-    nested: bool,
-}
-
-impl Default for Machine {
-    fn default() -> Self {
-        Self { cpus: qhost_model::launch::cpus(), nested: false }
-    }
-}
-
-impl Machine {
-    fn check(&self, problems: &mut Vec<ConfigProblem>) {
-        for (index, cpu) in self.cpus.iter().enumerate() {
-            if !qhost_model::launch::machine::is_cpu(cpu) {
-                let message =
-                    "expected QEMU's name of a CPU model, alone: letters, digits, -, _ and ."
-                        .into();
-                problems.push(ConfigProblem { place: format!("machine.cpus.{index}"), message });
-            }
-        }
-    }
 }
 
 /// `[compile]`
@@ -324,6 +297,7 @@ impl Config {
         }));
         config.decisions.check(&mut problems);
         config.machine.check(&mut problems);
+        config.seed.read(&config.folder, &mut problems);
         if pins == Pins::Needed {
             config.check_pins(&mut problems);
         }
@@ -381,6 +355,11 @@ impl Config {
         image
     }
 
+    /// The operator's own part of each seed.
+    pub(crate) fn vendor_data(&self) -> Option<&str> {
+        self.seed.vendor_data()
+    }
+
     /// Whether guests may reach all that this host does.
     pub fn unfiltered_internet(&self) -> bool {
         self.network.unfiltered_internet
@@ -395,6 +374,7 @@ impl Config {
             args: self.qemu.args.clone(),
             persist: self.overlay.persist,
             disk_bytes: self.image.max_disk_bytes,
+            seed_bytes: self.seed.max_bytes,
             cpus: self.machine.cpus.clone(),
             nested: self.machine.nested,
         }

@@ -21,6 +21,7 @@ mod admission;
 mod ports;
 pub mod overlays;
 mod run;
+mod seed;
 mod plan;
 mod quotas;
 mod drain;

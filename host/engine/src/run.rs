@@ -34,6 +34,7 @@ use crate::{
     overlays::KeptOverlay,
     ports::{self, Reserved},
     refusal::Understood,
+    seed,
     turn::Turn,
     vm::Vm,
 };
@@ -305,6 +306,7 @@ impl Provisioned {
             overlay: (image.format() != Format::Iso).then_some(file),
             overlay_bytes: generation.config.overlay.max_bytes,
             disk_bytes: launch.disk_bytes,
+            seed: launch.seed.is_some(),
             grace_s: launch.grace_s.seconds.into(),
             console: launch.access.console,
             restart: task.restart,
@@ -316,6 +318,7 @@ impl Provisioned {
         let mut locks = VmLocks::new(&image, ports, overlay)?;
         locks.user(&mut spec.cage.user, generation.config.cage.users)?;
         dir.write(DECISION, &decision)?;
+        seed::write(dir.path(), &approved, generation.config.vendor_data(), spec.cage.user)?;
         let folder = dir.path().to_owned();
         hand_over(&mut dir, &spec, locks)?;
         Ok((VmRecord::at(&folder), spec))

@@ -19,6 +19,7 @@ mod fetch;
 mod import;
 mod store;
 mod overlay;
+mod seed_disk;
 
 use std::{
     fmt, io,
@@ -36,6 +37,7 @@ pub use import::digest as digest_of_file;
 pub use inspect::{Inspected, Refusal, inspect};
 pub use network::NetworkRules;
 pub use overlay::create as create_overlay;
+pub use seed_disk::{SeedFile, seed_disk};
 pub use settings::{NetworkSettings, Scheme, Settings, SettingsProblem};
 pub use store::{
     CheckOutcome, Collect, Collected, Fetcher, Record, Store, Stored, Unfinished, VerifiedImage,

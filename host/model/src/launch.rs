@@ -17,6 +17,7 @@ mod port_range;
 pub(crate) mod ports;
 mod resources;
 mod rules;
+pub mod seed;
 mod warnings;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,7 @@ pub use port_range::PortRange;
 pub use ports::{PortMap, PortRequest, Protocol};
 pub(crate) use rules::violation;
 pub use rules::{CPU_MAX, Findings, Rules, Violation, cpus};
+pub use seed::Seed;
 
 use changes::Changes;
 use field::{AskedField, Key, LaunchField};
@@ -149,6 +151,9 @@ fields! {
         /// Whether what the guest writes to it is kept for the task's next run.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         persist: persist::Field,
+        /// What the guest is set up with when it boots; absent: nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seed: seed::Field,
         /// The machine that QEMU emulates.
         #[serde(default, skip_serializing_if = "is_default")]
         machine: machine::Field,
@@ -210,6 +215,25 @@ mod tests {
         PortMap { label: label.into(), guest, host, bind, protocol: Protocol::Tcp }
     }
 
+    fn seeded() -> Seed {
+        Seed {
+            kind: seed::SeedKind::CloudInit,
+            parts: vec![seed::SeedPart {
+                name: seed::PartName::UserData,
+                media_type: "text/cloud-config".into(),
+                sha256: crate::digest::Sha256::of(b""),
+                bytes: 0,
+                keys: vec![],
+            }],
+            hostname: Some("web".into()),
+            ssh_keys: vec!["SHA256:a".into()],
+        }
+    }
+
+    fn seed_of(launch: &mut Launch) -> &mut Seed {
+        launch.seed.get_or_insert_with(seeded)
+    }
+
     fn hosts() -> Launch {
         Launch {
             accelerator: Accelerator::Tcg,
@@ -218,6 +242,7 @@ mod tests {
             egress: Egress::Isolated,
             disk_bytes: Some(1024),
             persist: false,
+            seed: Some(seeded()),
             machine: Machine { kind: MachineKind::Q35, nested: true, ..Machine::default() },
             nics: nics::default(),
             access: Access { console: AccessLevel::Watch, ..Access::default() },
@@ -242,7 +267,7 @@ mod tests {
 
     #[test]
     fn each_field_may_be_tightened_and_not_widened() {
-        let rows: [Row; 36] = [
+        let rows: [Row; 42] = [
             (|_| {}, None),
             (|launch| launch.accelerator = Accelerator::Kvm, Some("accelerator")),
             (|launch| launch.resources.cpus = 1, None),
@@ -254,6 +279,12 @@ mod tests {
             (|launch| launch.disk_bytes = Some(512), None),
             (|launch| launch.disk_bytes = None, None),
             (|launch| launch.persist = true, Some("persist")),
+            (|launch| launch.seed = None, None),
+            (|launch| seed_of(launch).parts.clear(), None),
+            (|launch| seed_of(launch).ssh_keys.clear(), None),
+            (|launch| seed_of(launch).ssh_keys.push("SHA256:b".into()), Some("seed")),
+            (|launch| seed_of(launch).parts[0].bytes = 1, Some("seed")),
+            (|launch| seed_of(launch).hostname = None, Some("seed")),
             (|launch| launch.machine.nested = false, None),
             (|launch| launch.machine.kind = MachineKind::Pc, Some("machine.kind")),
             (|launch| launch.machine.cpu = "qemu64".into(), Some("machine.cpu")),

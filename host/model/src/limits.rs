@@ -72,6 +72,24 @@ pub const NOMAD_RESTART_DELAY: Duration = Duration::from_secs(15);
 pub const GRACE_S: u32 = 30;
 /// The most of them that can be asked for.
 pub const GRACE_MOST_S: u32 = 3600;
+/// A part of a seed in bytes, whatever a host is configured to take.
+pub const SEED_PART_BYTES: usize = 256 << 10;
+/// A whole seed in bytes, unless configured: cloud-configs that people publish have 1 to 16 KiB.
+pub const SEED_BYTES: u64 = 64 << 10;
+/// A line of a seed in bytes from which on it is masked where a policy repeats it: shorter ones are in too much that is no secret.
+pub const SEED_LINE_BYTES: usize = 12;
+/// A key at the top of a part of a seed in bytes.
+pub const SEED_KEY_BYTES: usize = 128;
+/// Such keys of one part: cloud-init knows some 80.
+pub const SEED_KEYS: usize = 256;
+/// SSH keys of a job's own key for them.
+pub const SEED_SSH_KEYS: usize = 64;
+/// Commands of a job's key for them.
+pub const SEED_COMMANDS: usize = 256;
+/// A host name in bytes (RFC 1035, 2.3.4, less the length bytes of its first and last label).
+pub const HOSTNAME_BYTES: usize = 253;
+/// A line of base64 in a message in bytes (RFC 2045, 6.8).
+pub const BASE64_LINE_BYTES: usize = 76;
 /// QEMU's name of a CPU model in bytes.
 pub const CPU_MODEL_BYTES: usize = 64;
 /// How long a guest may take to be ready, unless the job says otherwise: Linux under tcg takes 5 to 15 s.

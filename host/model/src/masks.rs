@@ -6,6 +6,7 @@ use wildmatch::WildMatch;
 
 use crate::{
     job::{Checksum, ImageRequest, Task},
+    limits,
     secrets::{MASK, Secrets},
 };
 
@@ -32,6 +33,15 @@ impl Masks {
             if matches(&self.args, argument) {
                 secrets
                     .take(format!("task.args.{index}"), std::mem::replace(argument, MASK.into()));
+            }
+        }
+        if let Some(asked) = &task.asked.seed {
+            // A policy that was granted the text may repeat a line of it.
+            for (name, text) in asked.texts.parts() {
+                let lines = text.lines().map(str::trim);
+                let long = lines.filter(|line| line.len() >= limits::SEED_LINE_BYTES);
+                secrets.take(format!("task.seed.{}", name.name()), text.to_owned());
+                long.for_each(|line| secrets.also(line));
             }
         }
         // A port's label is no secret, and masking it would change the launch.

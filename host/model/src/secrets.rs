@@ -36,6 +36,12 @@ impl Secrets {
         self.texts.push(secret);
     }
 
+    /// A further text of a place that was taken.
+    pub(crate) fn also(&mut self, secret: &str) {
+        self.texts.push(secret.to_owned());
+        self.texts.push(printable::line(secret, usize::MAX).to_string());
+    }
+
     /// A query's value in each form that a policy may repeat it in.
     pub(crate) fn value(&mut self, raw: &str) {
         self.texts.push(raw.to_owned());

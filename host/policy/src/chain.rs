@@ -387,7 +387,7 @@ impl Link {
 
     /// A request with this policy's settings.
     fn asking<'a>(&'a self, request: &'a LentRequest<'a>) -> contract::Asking<'a> {
-        contract::Asking { request, settings: &self.settings }
+        contract::Asking { request, settings: &self.settings, seed_text: self.allowance.seed_text }
     }
 
     /// What this policy refuses by its silence: what a launch holds that the policy's version of the contract has no word for.

@@ -225,13 +225,13 @@ impl Versions {
 }
 
 /// What a request has as text in one version or another, and not here.
-pub(super) struct RequestTexts {
+pub(super) struct RequestTexts<'a> {
     v0_1: Option<v0_1::RequestTexts>,
-    v0_2: Option<v0_2::RequestTexts>,
+    v0_2: Option<v0_2::RequestTexts<'a>>,
 }
 
-impl RequestTexts {
-    pub(super) fn of(request: &Request, versions: Versions) -> Self {
+impl<'a> RequestTexts<'a> {
+    pub(super) fn of(request: &'a Request, versions: Versions) -> Self {
         Self {
             v0_1: versions.v0_1.then(|| v0_1::RequestTexts::of(request)),
             v0_2: versions.v0_2.then(|| v0_2::RequestTexts::of(request)),
@@ -246,7 +246,7 @@ pub(super) struct LentRequest<'a> {
 }
 
 impl<'a> LentRequest<'a> {
-    pub(super) fn of(request: &'a Request, texts: &'a RequestTexts) -> Self {
+    pub(super) fn of(request: &'a Request, texts: &'a RequestTexts<'a>) -> Self {
         let RequestTexts { v0_1, v0_2 } = texts;
         Self {
             v0_1: v0_1.as_ref().map(|texts| v0_1::RequestView::of(request, texts)),
@@ -259,6 +259,8 @@ impl<'a> LentRequest<'a> {
 pub(super) struct Asking<'a> {
     pub(super) request: &'a LentRequest<'a>,
     pub(super) settings: &'a str,
+    /// Whether it is shown the texts of a seed.
+    pub(super) seed_text: bool,
 }
 
 /// A launch in the form of each version that is asked.

@@ -117,11 +117,18 @@ pub struct Allowance {
     pub memory: usize,
     /// Whether it gets a WASI with nothing in it but a frozen clock and seeded randomness.
     pub wasi: bool,
+    /// Whether it is shown the texts of a seed, which may be secret.
+    pub seed_text: bool,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { deadline: limits::POLICY_DEADLINE, memory: limits::POLICY_MEMORY_BYTES, wasi: false }
+        Self {
+            deadline: limits::POLICY_DEADLINE,
+            memory: limits::POLICY_MEMORY_BYTES,
+            wasi: false,
+            seed_text: false,
+        }
     }
 }
 

@@ -16,6 +16,9 @@ pub const CONSOLE_SOCKET: &str = "console.sock";
 /// The overlay, in the same place, unless it outlives its VM.
 pub const OVERLAY: &str = "overlay.qcow2";
 
+/// The guest's seed, in the same place.
+pub const SEED: &str = "seed.iso";
+
 /// The descriptors that QEMU is started with. It gets what it needs open, so that it needs no path of the host.
 pub mod descriptors {
     /// Its control socket, listening.
@@ -26,8 +29,13 @@ pub mod descriptors {
     pub const IMAGE: i32 = 5;
     /// The overlay, for reading and writing.
     pub const OVERLAY: i32 = 6;
-    /// The first that is not its own.
-    pub const FIRST_FREE: i32 = 7;
+    /// The seed, for reading.
+    pub const SEED: i32 = 7;
+
+    /// The first that is not QEMU's own.
+    pub fn first_free(has_seed: bool) -> i32 {
+        if has_seed { SEED + 1 } else { SEED }
+    }
 }
 
 /// QEMU's arguments. `extra` has passed the host's rules: it is made of groups that the operator wrote out.
@@ -58,10 +66,11 @@ pub fn argv(
         Format::Iso => &[descriptors::IMAGE],
         Format::Qcow2 | Format::Raw => &[descriptors::IMAGE, descriptors::OVERLAY],
     };
-    for disk in disks {
+    let seed = launch.seed.as_ref().map(|_| descriptors::SEED);
+    for disk in disks.iter().chain(&seed) {
         argv.option("-add-fd", format!("fd={disk},set={disk}"));
     }
-    for node in blocks(format) {
+    for node in blocks(format).into_iter().chain(seed.map(seed_node)) {
         argv.option("-blockdev", node.to_string());
     }
     argv.option(
@@ -74,6 +83,10 @@ pub fn argv(
             }
         },
     );
+    if seed.is_some() {
+        // Last, so that the root disk is the first that a guest sees.
+        argv.option("-device", "virtio-blk-pci,drive=seed,serial=cidata");
+    }
     if !launch.nics.is_empty() {
         argv.option("-netdev", netdev(launch.egress, forwards))
             // No option ROM: a guest boots from its image, never from the network.
@@ -130,11 +143,14 @@ fn accel(accelerator: Accelerator) -> String {
     }
 }
 
+fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
+    json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off"})
+}
+
 /// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
 /// following a name inside the image even if inspection had missed one. QEMU locks neither: other VMs have the same image open, and a
 /// lock of one would keep the next from starting; qhost has leases of its own.
 fn blocks(format: Format) -> Vec<serde_json::Value> {
-    let file = |descriptor: i32, read_only: bool| json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off"});
     let image = file(descriptors::IMAGE, true);
     let image = match format {
         Format::Qcow2 => {
@@ -154,6 +170,10 @@ fn blocks(format: Format) -> Vec<serde_json::Value> {
         Format::Iso => vec![image],
         Format::Qcow2 | Format::Raw => vec![image, overlay],
     }
+}
+
+fn seed_node(descriptor: i32) -> serde_json::Value {
+    json!({"node-name": "seed", "driver": "raw", "read-only": true, "file": file(descriptor, true)})
 }
 
 fn netdev(egress: Egress, forwards: &[Forward]) -> String {
@@ -185,6 +205,7 @@ mod tests {
             egress: Egress::Isolated,
             disk_bytes: None,
             persist: false,
+            seed: None,
             machine: Machine::default(),
             nics: vec![Nic { name: "net".into(), network: "user".into() }],
             access: Access::default(),

@@ -30,7 +30,7 @@ use qhost_sys::{
 
 use super::{
     Process, Spec, VmDir, VmError,
-    argv::{CONSOLE_SOCKET, QMP_SOCKET, descriptors},
+    argv::{CONSOLE_SOCKET, QMP_SOCKET, SEED, descriptors},
     console::{self, Log},
     control::{self, Console},
     error::io_error,
@@ -205,6 +205,11 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
         let overlay = state::open_plain(File::options().read(true).write(true), &path);
         give(overlay.map_err(io_error("open", &path))?.into(), descriptors::OVERLAY);
     }
+    if spec.seed {
+        let path = vm.join(SEED);
+        let seed = state::open_plain(File::options().read(true), &path);
+        give(seed.map_err(io_error("open", &path))?.into(), descriptors::SEED);
+    }
     let no_streams = || io_error("connect to a socket in", vm)(std::io::Error::other("none"));
     let serial = streams.pop().ok_or_else(no_streams)?;
     let qmp = streams.pop().ok_or_else(no_streams)?;
@@ -254,7 +259,7 @@ async fn caged(
         forwards: spec.forwards.clone(),
         program: spec.program.clone(),
         argv: spec.argv.clone(),
-        first_free: descriptors::FIRST_FREE,
+        first_free: descriptors::first_free(spec.seed),
     };
     let line = format!("{}\n", serde_json::to_string(&line)?);
     // Where the step is gone already, what it says, or its status, tells why.

@@ -43,6 +43,9 @@ pub struct Spec {
     /// The size of its root disk in bytes, where that is not its image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
+    /// Whether it has a seed, in its folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub seed: bool,
     /// Seconds that a guest has to power off, unless the request to stop says otherwise.
     pub grace_s: u64,
     /// How far its console may be reached.

@@ -46,6 +46,9 @@ pub(super) struct Policy {
     #[serde(default = "default_memory")]
     #[schemars(range(min = 1, max = 2048))]
     memory_mib: usize,
+    /// Whether the policy is shown the texts of a seed, which may be secret; without it, their digests, sizes and keys at the top.
+    #[serde(default)]
+    seed_text: bool,
     /// Fields of a launch that the policy need not see, as in `["seed"]`: a policy of an earlier contract refuses by its silence a launch
     /// that holds what that has no word for.
     #[serde(default)]
@@ -179,6 +182,7 @@ impl Config {
                 deadline: Duration::from_millis(policy.deadline_ms),
                 memory: policy.memory_mib << 20,
                 wasi: policy.wasi,
+                seed_text: policy.seed_text,
             },
             layer,
             unseen: policy.unseen.clone(),

@@ -83,6 +83,7 @@ mod tests {
             egress: Egress::Isolated,
             disk_bytes: None,
             persist: false,
+            seed: None,
             machine: Machine::default(),
             nics: nics::default(),
             access: Access::default(),

@@ -24,6 +24,9 @@ pub struct Rules {
     /// The largest disk that a task may ask for, in bytes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub disk_bytes: u64,
+    /// The largest seed that a task may ask for, in bytes.
+    #[serde(default = "seed_bytes", skip_serializing_if = "is_default_seed")]
+    pub seed_bytes: u64,
     /// The CPU models that tasks may ask for, by QEMU's names.
     #[serde(default = "cpus", skip_serializing_if = "are_default")]
     pub cpus: Vec<String>,
@@ -34,6 +37,15 @@ pub struct Rules {
 
 /// The CPU model of all that the accelerator can give.
 pub const CPU_MAX: &str = "max";
+
+fn seed_bytes() -> u64 {
+    limits::SEED_BYTES
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_default_seed(bytes: &u64) -> bool {
+    *bytes == seed_bytes()
+}
 
 /// The CPU models of a host that lists none.
 pub fn cpus() -> Vec<String> {
@@ -54,6 +66,7 @@ impl Default for Rules {
             args: vec![],
             persist: false,
             disk_bytes: limits::DISK_BYTES,
+            seed_bytes: seed_bytes(),
             cpus: cpus(),
             nested: false,
         }

@@ -43,7 +43,11 @@ pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
 /// What of a launch it has no word for, and no tenant could ask for when it was the newest.
 pub(super) fn unseen(launch: &Launch) -> Vec<&'static str> {
     let Machine { cpu, nested, kind: _ } = &launch.machine;
-    let fields = [("machine.cpu", cpu != CPU_MAX), ("machine.nested", *nested)];
+    let fields = [
+        ("seed", launch.seed.is_some()),
+        ("machine.cpu", cpu != CPU_MAX),
+        ("machine.nested", *nested),
+    ];
     fields.into_iter().filter(|(_, is_held)| *is_held).map(|(field, _)| field).collect()
 }
 

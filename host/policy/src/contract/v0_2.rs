@@ -53,7 +53,7 @@ pub(super) fn choose(
     so_far: &Shown<'_>,
 ) -> wasmtime::Result<Result<super::GivenLaunch, Vec<GivenViolation>>> {
     let (request, so_far) = (form(asking.request.v0_2.as_ref())?, form(so_far.v0_2.as_ref())?);
-    let request = request.with(asking.settings);
+    let request = request.with(asking);
     let chosen = policy.qhost_policy_decide().call_choose(store, request, so_far.param())?;
     Ok(chosen.map(|chosen| super::GivenLaunch::V0_2(chosen.into())).map_err(given))
 }
@@ -65,7 +65,7 @@ pub(super) fn validate(
     launch: &Shown<'_>,
 ) -> wasmtime::Result<Vec<GivenViolation>> {
     let (request, launch) = (form(asking.request.v0_2.as_ref())?, form(launch.v0_2.as_ref())?);
-    let request = request.with(asking.settings);
+    let request = request.with(asking);
     policy.qhost_policy_decide().call_validate(store, request, launch.param()).map(given)
 }
 

@@ -4,7 +4,10 @@ use qhost_model::{
     host_facts::{Accelerator, Resources},
     launch::{
         Access, AccessLevel, Egress, Grace, Launch, Machine, MachineKind, Nic, PortMap, Protocol,
-        disk_bytes::MIB, machine::is_cpu,
+        Seed,
+        disk_bytes::MIB,
+        machine::is_cpu,
+        seed::{SeedKind, SeedPart, is_hostname},
     },
 };
 
@@ -16,7 +19,7 @@ use crate::error::Fault;
 
 pub(in super::super) fn launch_in(
     launch: GivenLaunch,
-    _: &Launch,
+    shown: &Launch,
     breaches: &mut ContractBreaches,
 ) -> Result<Launch, Fault> {
     few("ports", launch.ports.len())?;
@@ -36,9 +39,6 @@ pub(in super::super) fn launch_in(
         wit::EgressResult::Other(name) => return Err(unknown("egress", &name)),
     };
     let root = root_disk_in(launch.disks)?;
-    if launch.seed.is_some() {
-        return Err(nonsense("a seed, which this host gives no guest".into()));
-    }
     firmware_in(launch.firmware)?;
     Ok(Launch {
         accelerator,
@@ -50,6 +50,7 @@ pub(in super::super) fn launch_in(
         egress,
         disk_bytes: root.size_mib.map(|size| u64::from(size) * MIB),
         persist: root.persistent,
+        seed: launch.seed.map(|seed| seed_in(seed, shown)).transpose()?,
         machine: machine_in(&launch.machine)?,
         nics: launch.nics.into_iter().map(nic_in).collect::<Result<_, _>>()?,
         access: access_in(launch.access)?,
@@ -74,6 +75,39 @@ fn root_disk_in(disks: Vec<wit::DiskResult>) -> Result<wit::DiskResult, Fault> {
             word(&disk.name)
         )))
     }
+}
+
+/// The seed that a policy was shown, or less of it.
+fn seed_in(given: wit::SeedResult, shown: &Launch) -> Result<Seed, Fault> {
+    let kind = match given.kind {
+        wit::SeedKindResult::CloudInit => SeedKind::CloudInit,
+        wit::SeedKindResult::Ignition => return Err(unknown("seed", "ignition")),
+        wit::SeedKindResult::Other(name) => return Err(unknown("seed", &name)),
+    };
+    let none = || nonsense("a seed where it was shown none".into());
+    let before = shown.seed.as_ref().ok_or_else(none)?;
+    let mut parts: Vec<SeedPart> = vec![];
+    for part in given.parts {
+        let is_it = |known: &&SeedPart| {
+            known.name.name() == part.name
+                && known.media_type == part.media_type
+                && known.sha256.to_string() == part.sha256
+                && (known.bytes, &known.keys) == (part.bytes, &part.keys)
+        };
+        let known = before.parts.iter().find(is_it).filter(|known| !parts.contains(known));
+        let known = known.ok_or_else(|| {
+            nonsense(format!("a part {:?} of a seed that it was not shown", word(&part.name)))
+        })?;
+        parts.push(known.clone());
+    }
+    let unknown_key = |key: &&String| !before.ssh_keys.contains(key);
+    if let Some(key) = given.ssh_keys.iter().find(unknown_key) {
+        return Err(nonsense(format!("an SSH key {:?} that it was not shown", word(key))));
+    }
+    if let Some(name) = given.hostname.as_ref().filter(|name| !is_hostname(name)) {
+        return Err(nonsense(format!("the host name {:?}, which is none", word(name))));
+    }
+    Ok(Seed { kind, parts, hostname: given.hostname, ssh_keys: given.ssh_keys })
 }
 
 fn firmware_in(firmware: wit::FirmwareResult) -> Result<(), Fault> {

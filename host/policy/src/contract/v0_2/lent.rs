@@ -8,29 +8,96 @@ use qhost_model::{
     job::Checksum,
     launch::{
         Access, AccessLevel, Egress, Launch, Machine, MachineKind, Nic, PortMap, PortRange,
-        PortRequest, Protocol, disk_bytes::MIB, nics::USER,
+        PortRequest, Protocol, Seed,
+        disk_bytes::MIB,
+        nics::USER,
+        seed::{AskedSeed, PartName, SeedKind, SeedPart},
     },
 };
 
-use super::{ARCHITECTURE, ROOT, UNLIMITED, wit};
+use super::{ARCHITECTURE, Asking, ROOT, UNLIMITED, wit};
 use crate::Request;
 
 /// What the contract has as text, and qhost has not.
-pub(in super::super) struct RequestTexts {
+pub(in super::super) struct RequestTexts<'a> {
     sha256: Option<String>,
     sha512: Option<String>,
     time: String,
+    seed: Option<SeedTexts<'a>>,
 }
 
-impl RequestTexts {
-    pub(in super::super) fn of(Request { task, time, .. }: &Request) -> Self {
+/// The same of a seed.
+struct SeedTexts<'a> {
+    digests: Vec<String>,
+    keys: Vec<Vec<&'a str>>,
+    ssh_keys: Vec<&'a str>,
+}
+
+impl<'a> SeedTexts<'a> {
+    fn of(seed: &'a Seed) -> Self {
+        let parts = &seed.parts;
+        Self {
+            digests: parts.iter().map(|part| part.sha256.to_string()).collect(),
+            keys: parts.iter().map(|part| part.keys.iter().map(String::as_str).collect()).collect(),
+            ssh_keys: seed.ssh_keys.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+/// A seed in the contract's form.
+struct SeedView<'a> {
+    of: &'a Seed,
+    ssh_keys: &'a [&'a str],
+    parts: Vec<wit::SeedPartParam<'a>>,
+    /// The same with their texts, for a policy that is granted them.
+    with_texts: Vec<wit::SeedPartParam<'a>>,
+}
+
+impl<'a> SeedView<'a> {
+    fn of(of: &'a Seed, texts: &'a SeedTexts<'a>, asked: Option<&'a AskedSeed>) -> Self {
+        let forms = of.parts.iter().zip(&texts.digests).zip(&texts.keys);
+        let part = |((part, sha256), keys): ((&'a SeedPart, &'a String), &'a Vec<&'a str>)| {
+            wit::SeedPartParam {
+                name: part.name.name(),
+                media_type: &part.media_type,
+                sha256,
+                bytes: part.bytes,
+                keys,
+                text: None,
+            }
+        };
+        let parts: Vec<_> = forms.map(part).collect();
+        let text = |name: PartName| asked.and_then(|asked| asked.texts.part(name));
+        let with_texts = of
+            .parts
+            .iter()
+            .zip(&parts)
+            .map(|(part, form)| wit::SeedPartParam { text: text(part.name), ..form.clone() });
+        Self { of, ssh_keys: &texts.ssh_keys, with_texts: with_texts.collect(), parts }
+    }
+
+    fn param(&self, with_texts: bool) -> wit::SeedParam<'_> {
+        wit::SeedParam {
+            kind: match self.of.kind {
+                SeedKind::CloudInit => wit::SeedKindParam::CloudInit,
+            },
+            parts: if with_texts { &self.with_texts } else { &self.parts },
+            hostname: self.of.hostname.as_deref(),
+            ssh_keys: self.ssh_keys,
+        }
+    }
+}
+
+impl<'a> RequestTexts<'a> {
+    pub(in super::super) fn of(Request { task, time, .. }: &'a Request) -> Self {
         let (sha256, sha512) = match &task.image.checksum {
             Checksum::Image { sha256 } => (Some(sha256.to_string()), None),
             // The list's own.
             Checksum::List { sha256, .. } => (Some(sha256.to_string()), None),
             Checksum::Sha512 { sha512 } => (None, Some(sha512.to_string())),
         };
-        Self { sha256, sha512, time: format!("{time:.0}") }
+        let seed = task.asked.seed.as_ref().map(|asked| SeedTexts::of(&asked.seed));
+        Self { sha256, sha512, time: format!("{time:.0}"), seed }
     }
 }
 
@@ -42,6 +109,7 @@ pub(in super::super) struct RequestView<'a> {
     time: &'a str,
     ports: Vec<wit::PortRequest<'a>>,
     disks: [wit::DiskParam<'a>; 1],
+    seed: Option<SeedView<'a>>,
     nics: Vec<wit::NicParam<'a>>,
     args: Vec<&'a str>,
     meta: Vec<(&'a str, &'a str)>,
@@ -51,7 +119,7 @@ pub(in super::super) struct RequestView<'a> {
 }
 
 impl<'a> RequestView<'a> {
-    pub(in super::super) fn of(of: &'a Request, texts: &'a RequestTexts) -> Self {
+    pub(in super::super) fn of(of: &'a Request, texts: &'a RequestTexts<'a>) -> Self {
         let Request { task, host, rules, time: _ } = of;
         let asked = &task.asked;
         let port = |port: &'a PortRequest| wit::PortRequest {
@@ -76,6 +144,11 @@ impl<'a> RequestView<'a> {
             time: &texts.time,
             ports: asked.ports.iter().map(port).collect(),
             disks: [root_disk(asked.disk_bytes, asked.persist)],
+            seed: asked
+                .seed
+                .as_ref()
+                .zip(texts.seed.as_ref())
+                .map(|(asked, texts)| SeedView::of(&asked.seed, texts, Some(asked))),
             nics: asked.nics.iter().map(nic).collect(),
             args: task.args.iter().map(String::as_str).collect(),
             meta: pairs(&task.meta),
@@ -86,12 +159,12 @@ impl<'a> RequestView<'a> {
     }
 
     /// The request with a policy's settings.
-    pub(super) fn with<'b>(&'b self, settings: &'b str) -> wit::Request<'b> {
+    pub(super) fn with<'b>(&'b self, asking: &'b Asking<'_>) -> wit::Request<'b> {
         wit::Request {
             occasion: wit::Occasion::Launch,
-            task: self.task(),
+            task: self.task(asking.seed_text),
             host: self.host(),
-            settings,
+            settings: asking.settings,
             time: self.time,
             // The contract's last second is in the year 2106.
             unix_seconds: u32::try_from(self.of.time.as_second()).unwrap_or_default(),
@@ -99,7 +172,7 @@ impl<'a> RequestView<'a> {
         }
     }
 
-    fn task(&self) -> wit::Task<'_> {
+    fn task(&self, seed_text: bool) -> wit::Task<'_> {
         let (task, asked) = (&self.of.task, &self.of.task.asked);
         wit::Task {
             tenant: &task.tenant,
@@ -111,7 +184,7 @@ impl<'a> RequestView<'a> {
             ports: &self.ports,
             egress: asked.egress.into(),
             disks: &self.disks,
-            seed: None,
+            seed: self.seed.as_ref().map(|seed| seed.param(seed_text)),
             firmware: None,
             machine: (&asked.machine).into(),
             nics: &self.nics,
@@ -143,7 +216,10 @@ impl<'a> RequestView<'a> {
     }
 }
 
-fn image<'a>(Request { task, .. }: &'a Request, texts: &'a RequestTexts) -> wit::ImageParam<'a> {
+fn image<'a>(
+    Request { task, .. }: &'a Request,
+    texts: &'a RequestTexts<'a>,
+) -> wit::ImageParam<'a> {
     let sha256 = texts.sha256.as_deref();
     let checksums = task.image.checksum.sums().zip(sha256);
     wit::ImageParam {
@@ -184,13 +260,17 @@ fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(
 }
 
 /// What a launch has as text there, and not here.
-pub(in super::super) struct LaunchTexts {
+pub(in super::super) struct LaunchTexts<'a> {
     binds: Vec<Cow<'static, str>>,
+    seed: Option<SeedTexts<'a>>,
 }
 
-impl LaunchTexts {
-    pub(in super::super) fn of(launch: &Launch) -> Self {
-        Self { binds: launch.ports.iter().map(|port| address(port.bind)).collect() }
+impl<'a> LaunchTexts<'a> {
+    pub(in super::super) fn of(launch: &'a Launch) -> Self {
+        Self {
+            binds: launch.ports.iter().map(|port| address(port.bind)).collect(),
+            seed: launch.seed.as_ref().map(SeedTexts::of),
+        }
     }
 }
 
@@ -207,13 +287,14 @@ pub(in super::super) struct LaunchView<'a> {
     of: &'a Launch,
     ports: Vec<wit::PortMapParam<'a>>,
     disks: [wit::DiskParam<'a>; 1],
+    seed: Option<SeedView<'a>>,
     nics: Vec<wit::NicParam<'a>>,
     warnings: Vec<&'a str>,
     extensions: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> LaunchView<'a> {
-    pub(in super::super) fn of(of: &'a Launch, texts: &'a LaunchTexts) -> Self {
+    pub(in super::super) fn of(of: &'a Launch, texts: &'a LaunchTexts<'a>) -> Self {
         let port = |(port, bind): (&'a PortMap, &'a Cow<'static, str>)| wit::PortMapParam {
             label: &port.label,
             guest: port.guest,
@@ -225,6 +306,11 @@ impl<'a> LaunchView<'a> {
             of,
             ports: of.ports.iter().zip(&texts.binds).map(port).collect(),
             disks: [root_disk(of.disk_bytes, of.persist)],
+            seed: of
+                .seed
+                .as_ref()
+                .zip(texts.seed.as_ref())
+                .map(|(seed, texts)| SeedView::of(seed, texts, None)),
             nics: of.nics.iter().map(nic).collect(),
             warnings: of.warnings.iter().map(String::as_str).collect(),
             extensions: pairs(of.extensions.iter().map(|(key, value)| (key, value))),
@@ -238,7 +324,7 @@ impl<'a> LaunchView<'a> {
             resources: self.of.resources.into(),
             egress: self.of.egress.into(),
             disks: &self.disks,
-            seed: None,
+            seed: self.seed.as_ref().map(|seed| seed.param(false)),
             firmware: BIOS,
             machine: (&self.of.machine).into(),
             nics: &self.nics,

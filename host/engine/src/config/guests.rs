@@ -1,0 +1,87 @@
+//! `[machine]` and `[seed]`: what guests may have of a machine, and what they are set up with.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::ConfigProblem;
+
+/// `[seed]`
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Seed {
+    /// The largest seed of a task in bytes, all its parts together.
+    pub(super) max_bytes: u64,
+    /// A file with the operator's own part, `vendor-data`, which each guest with a cloud-init seed gets; a relative path starts from the
+    /// configuration's folder.
+    vendor_data: Option<PathBuf>,
+    /// What is in that file.
+    #[serde(skip)]
+    vendor_text: Option<String>,
+}
+
+impl Default for Seed {
+    fn default() -> Self {
+        let max_bytes = qhost_model::limits::SEED_BYTES;
+        Self { max_bytes, vendor_data: None, vendor_text: None }
+    }
+}
+
+impl Seed {
+    /// The operator's own part.
+    pub(super) fn vendor_data(&self) -> Option<&str> {
+        self.vendor_text.as_deref()
+    }
+
+    pub(super) fn read(&mut self, folder: &Path, problems: &mut Vec<ConfigProblem>) {
+        let Some(file) = &self.vendor_data else { return };
+        let path = folder.join(file);
+        let most = qhost_model::limits::SEED_PART_BYTES as u64;
+        let mut text = String::new();
+        let read =
+            fs::File::open(&path).and_then(|file| file.take(most + 1).read_to_string(&mut text));
+        let message = match read {
+            Ok(bytes) if bytes as u64 <= most => {
+                self.vendor_text = Some(text);
+                return;
+            }
+            Ok(_) => format!("{} has more than {most} bytes", path.display()),
+            Err(error) => format!("cannot read {}: {error}", path.display()),
+        };
+        problems.push(ConfigProblem { place: "seed.vendor_data".into(), message });
+    }
+}
+
+/// `[machine]`
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Machine {
+    /// The CPU models that tasks may ask for, by QEMU's names. `max`: all that the accelerator can give.
+    pub(super) cpus: Vec<String>,
+    /// Whether guests may run VMs of their own by hardware virtualization, which opens the largest part of KVM to their attacks.
+    pub(super) nested: bool,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { cpus: qhost_model::launch::cpus(), nested: false }
+    }
+}
+
+impl Machine {
+    pub(super) fn check(&self, problems: &mut Vec<ConfigProblem>) {
+        for (index, cpu) in self.cpus.iter().enumerate() {
+            if !qhost_model::launch::machine::is_cpu(cpu) {
+                let message =
+                    "expected QEMU's name of a CPU model, alone: letters, digits, -, _ and ."
+                        .into();
+                problems.push(ConfigProblem { place: format!("machine.cpus.{index}"), message });
+            }
+        }
+    }
+}

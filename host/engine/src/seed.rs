@@ -1,0 +1,46 @@
+//! The disk that a guest is set up from, in its VM's folder: the one place where the texts of a seed are written.
+
+use std::{
+    fs::{File, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown},
+    path::Path,
+};
+
+use qhost_cage::User;
+use qhost_image::{SeedFile, seed_disk};
+use qhost_model::launch::seed::NoCloud;
+use qhost_policy::Approved;
+use qhost_vm::{VmError, argv::SEED, error::io_error};
+
+/// Writes it for a VM's first start, where the launch has one. A restart has the same, and so the same instance.
+pub(crate) fn write(
+    vm: &Path,
+    approved: &Approved,
+    vendor_data: Option<&str>,
+    user: User,
+) -> Result<(), VmError> {
+    let task = approved.task();
+    let (Some(asked), Some(launched)) = (&task.asked.seed, &approved.launch().seed) else {
+        return Ok(());
+    };
+    let instance = vm.file_name().unwrap_or_default().to_string_lossy();
+    let files =
+        NoCloud { asked, launched, instance: &instance, task: &task.name, vendor_data }.files();
+    let files: Vec<_> = files
+        .iter()
+        .map(|file| SeedFile { name: file.name, bytes: file.text.as_bytes() })
+        .collect();
+    let path = vm.join(SEED);
+    create(&path, &seed_disk(&files), user).map_err(io_error("write", &path))
+}
+
+fn create(path: &Path, bytes: &[u8], user: User) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    if let User::Own(uid) = user {
+        fchown(&file, Some(uid), Some(uid))?;
+    }
+    file.set_permissions(Permissions::from_mode(0o400))?;
+    file.sync_data()
+}

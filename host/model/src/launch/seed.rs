@@ -1,0 +1,262 @@
+//! How a guest is set up when it boots: a seed that cloud-init's NoCloud reads. What it says may be secret: of its texts, digests, sizes and
+//! keys are shown and kept, and nothing else.
+
+mod files;
+mod keys;
+mod media_type;
+mod ssh_key;
+mod yaml;
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Change, Findings, Rules,
+    changes::Changes,
+    field::{AskedField, Key, LaunchField},
+    rules::violation,
+};
+use crate::{
+    digest::Sha256, host_facts::HostFacts, job::block::TaskBlock, limits, named::named,
+    quota::Usage, secrets::Secrets,
+};
+
+pub use files::{NoCloud, NoCloudFile};
+
+/// The way in which a guest is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SeedKind {
+    /// cloud-init's NoCloud.
+    CloudInit,
+}
+named!(SeedKind, CloudInit = "cloud-init");
+
+/// A part of a seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PartName {
+    /// What the tenant has the guest do.
+    UserData,
+    /// What the tenant adds to the host's own meta-data.
+    MetaData,
+    /// How the guest sets up its network.
+    NetworkConfig,
+    /// What the host writes of a job's short keys.
+    CloudConfig,
+}
+named!(
+    PartName,
+    UserData = "user-data",
+    MetaData = "meta-data",
+    NetworkConfig = "network-config",
+    CloudConfig = "cloud-config"
+);
+
+/// What is known of a part of a seed, without its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedPart {
+    /// Which it is.
+    pub name: PartName,
+    /// What cloud-init takes it for.
+    pub media_type: String,
+    /// The digest of its text.
+    pub sha256: Sha256,
+    /// The size of its text in bytes.
+    pub bytes: u32,
+    /// Its keys at the top, sorted, where it is a mapping.
+    pub keys: Vec<String>,
+}
+
+/// A seed, without its texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed {
+    /// The way.
+    pub kind: SeedKind,
+    /// Its parts.
+    pub parts: Vec<SeedPart>,
+    /// The guest's host name, where one is asked for.
+    pub hostname: Option<String>,
+    /// Fingerprints of SSH keys that the guest's default user gets.
+    pub ssh_keys: Vec<String>,
+}
+
+/// A seed that a job asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedSeed {
+    /// What is known of it.
+    #[serde(flatten)]
+    pub seed: Seed,
+    /// What is in it; nothing of a task that was read from a record.
+    #[serde(skip)]
+    pub texts: SeedTexts,
+}
+
+/// What is in a seed. It is in no record and no message.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SeedTexts {
+    parts: BTreeMap<PartName, String>,
+    /// SSH keys by their fingerprints.
+    ssh_keys: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for SeedTexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SeedTexts").finish_non_exhaustive()
+    }
+}
+
+impl SeedTexts {
+    /// The text of a part.
+    pub fn part(&self, name: PartName) -> Option<&str> {
+        self.parts.get(&name).map(String::as_str)
+    }
+
+    /// All texts of parts.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (PartName, &str)> {
+        self.parts.iter().map(|(name, text)| (*name, text.as_str()))
+    }
+}
+
+impl Seed {
+    /// The bytes of all its parts.
+    fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| u64::from(part.bytes)).sum()
+    }
+
+    /// Whether it has nothing that another lacks.
+    fn is_within(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && self.parts.iter().all(|part| other.parts.contains(part))
+            && self.ssh_keys.iter().all(|key| other.ssh_keys.contains(key))
+    }
+}
+
+/// Whether a text can be a host name: labels of letters, digits and `-` with dots between (RFC 1123, 2.1).
+pub fn is_hostname(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= limits::HOSTNAME_BYTES && name.split('.').all(is_label)
+}
+
+/// The field.
+#[derive(Debug)]
+pub struct Field;
+
+impl LaunchField for Field {
+    type Asked = Option<AskedSeed>;
+    type Value = Option<Seed>;
+
+    const NAME: &'static str = "seed";
+    const CONTRACT: &'static str = "`seed`";
+    const TIGHTER: &'static str = "leave it, parts of it or SSH keys out";
+
+    fn default_for(asked: &Option<AskedSeed>) -> Option<Seed> {
+        asked.as_ref().map(|asked| asked.seed.clone())
+    }
+
+    fn compare(before: &Option<Seed>, after: &Option<Seed>, changes: &mut Changes) {
+        let (Some(old), Some(new)) = (before, after) else {
+            return changes.note(Self::NAME, before, after);
+        };
+        changes.note("seed.kind", &old.kind, &new.kind);
+        changes.note("seed.parts", &old.parts, &new.parts);
+        changes.note("seed.hostname", &old.hostname, &new.hostname);
+        changes.note("seed.ssh_keys", &old.ssh_keys, &new.ssh_keys);
+    }
+
+    fn widened(host: &Option<Seed>, tenant: &Option<Seed>) -> Option<Change> {
+        let tenants = tenant.as_ref()?;
+        let is_tighter = host
+            .as_ref()
+            .is_some_and(|hosts| tenants.is_within(hosts) && tenants.hostname == hosts.hostname);
+        (!is_tighter).then(|| Change::new(Self::NAME, host, tenant))
+    }
+
+    fn check(
+        asked: &Option<AskedSeed>,
+        seed: &Option<Seed>,
+        rules: &Rules,
+        _: &HostFacts,
+        findings: &mut Findings,
+    ) {
+        let Some(seed) = seed else { return };
+        if asked.as_ref().is_none_or(|asked| !seed.is_within(&asked.seed)) {
+            findings.impossible.push(violation(
+                "seed-not-requested",
+                Self::NAME,
+                "a policy put into the seed what the task does not ask for".into(),
+                "a policy may leave parts and keys out, and change the host name".into(),
+            ));
+        }
+        let (bytes, most) = (seed.bytes(), rules.seed_bytes);
+        if bytes > most {
+            findings.refused.push(violation(
+                "seed-too-large",
+                Self::NAME,
+                format!("a seed of {bytes} bytes is larger than seeds on this host may be"),
+                format!("{most} bytes or less; or have the operator raise seed.max_bytes"),
+            ));
+        }
+        if seed.hostname.as_ref().is_some_and(|name| !is_hostname(name)) {
+            findings.refused.push(violation(
+                "hostname",
+                "seed.hostname",
+                "this is no host name".into(),
+                "labels of 1 to 63 letters, digits and -, with dots between".into(),
+            ));
+        }
+    }
+
+    fn mask(seed: &mut Option<Seed>, secrets: &Secrets) {
+        let hostname = seed.as_mut().and_then(|seed| seed.hostname.as_mut());
+        hostname.into_iter().for_each(|name| secrets.clean(name));
+    }
+
+    // Its file is as small as the host's rule for seeds, and goes with the VM.
+    fn add_to(_: &Option<Seed>, _: &mut Usage) {}
+
+    fn shown(seed: &Option<Seed>) -> Option<String> {
+        let Seed { kind, parts, hostname, ssh_keys } = seed.as_ref()?;
+        let mut shown = format!("seed {}", kind.name());
+        for SeedPart { name, bytes, .. } in parts {
+            shown += &format!(" {} ({bytes} bytes)", name.name());
+        }
+        if let Some(hostname) = hostname {
+            shown += &format!(", host name {hostname}");
+        }
+        if !ssh_keys.is_empty() {
+            shown += &format!(", SSH keys {}", ssh_keys.join(" "));
+        }
+        Some(shown)
+    }
+}
+
+impl AskedField for Field {
+    const KEYS: &'static [Key] = keys::KEYS;
+
+    fn read(task: &TaskBlock<'_>) -> Option<Option<AskedSeed>> {
+        keys::read(task.config.as_ref()?)
+    }
+
+    fn asking_for(value: &Option<Seed>) -> Option<AskedSeed> {
+        let seed = value.clone()?;
+        Some(AskedSeed { seed, texts: SeedTexts::default() })
+    }
+}
+
+/// Makes of a text what is known of it.
+fn part(name: PartName, media_type: &str, keys: Vec<String>, text: &str) -> SeedPart {
+    SeedPart {
+        name,
+        media_type: media_type.into(),
+        sha256: Sha256::of(text.as_bytes()),
+        bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
+        keys,
+    }
+}

@@ -1,0 +1,42 @@
+//! A public SSH key as `authorized_keys` has it (sshd(8)), without options: `TYPE BASE64 COMMENT`.
+
+use aws_lc_rs::digest;
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD},
+};
+
+/// Its fingerprint as ssh-keygen prints it; nothing where the text is no key.
+pub(super) fn fingerprint(line: &str) -> Option<String> {
+    let mut words = line.split_ascii_whitespace();
+    let (kind, blob) = (words.next()?, BASE64_STANDARD.decode(words.next()?).ok()?);
+    // The key says its own type first: a length of four bytes, and the name (RFC 4253, 6.6).
+    let (length, rest) = blob.split_first_chunk::<4>()?;
+    let named = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    let is_one = named == kind.as_bytes() && !line.contains(char::is_control);
+    let digest = digest::digest(&digest::SHA256, &blob);
+    is_one.then(|| format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(digest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_the_fingerprint_that_ssh_keygen_prints() {
+        // Of GitHub's documentation of its own host keys.
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl github.com";
+        let expected = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU";
+        assert_eq!(fingerprint(key).as_deref(), Some(expected));
+        for wrong in [
+            "",
+            "ssh-ed25519",
+            "ssh-ed25519 AAAA",
+            &key.replace("ssh-ed25519 ", "ssh-rsa "),
+            &format!("command=\"x\" {key}"),
+            &format!("{key}\n{key}"),
+        ] {
+            assert_eq!(fingerprint(wrong), None, "{wrong}");
+        }
+    }
+}

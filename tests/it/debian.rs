@@ -1,0 +1,79 @@
+//! Debian as cloud images have it: systemd, cloud-init and OpenSSH, set up by a seed and logged in to. The commands are those of the page
+//! `host/docs/your-guest.md`.
+
+use std::{fs, os::unix::fs::symlink};
+
+use qhost_tests::{ImageServer, Qhost, command, debian_guest, root, wait_for};
+
+use crate::qhost;
+
+/// Runs shell commands as the page has them, in the scratch folder.
+fn shell(qhost: &Qhost, script: &str, variables: &[(&str, &str)]) -> String {
+    let bin = qhost.folder().join("bin");
+    if !bin.exists() {
+        fs::create_dir(&bin).unwrap();
+        symlink(qhost.program(), bin.join("qhost")).unwrap();
+    }
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let plain = qhost.command(&[]);
+    let run = command("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .current_dir(qhost.folder())
+        .envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))))
+        .env("PATH", path)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "{script}\n{stdout}{stderr}");
+    stdout.into_owned()
+}
+
+/// The page's commands, one after another.
+fn commands() -> String {
+    let page = fs::read_to_string(root().join("host/docs/your-guest.md")).unwrap();
+    let block = page.split("```console\n").nth(1).and_then(|rest| rest.split("```").next());
+    let lines = block.unwrap().lines().map(|line| line.strip_prefix("$ ").unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn from_a_cloud_image_to_a_login() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let (image, checksum) = server.serve("/debian.qcow2", fs::read(debian_guest()).unwrap());
+    let said = shell(&qhost, &commands(), &[("IMAGE", &image), ("CHECKSUM", &checksum)]);
+    let lines: Vec<_> = said.lines().rev().take(2).collect();
+    assert_eq!(lines, ["web-1", "set up by its seed"], "{said}");
+
+    let ssh = |script: &str| {
+        let forward = "qhost inspect --json debian | jq .takes.forwards[0].host";
+        let options =
+            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+        shell(
+            &qhost,
+            &format!("ssh -i guest-key -p $({forward}) {options} debian@127.0.0.1 {script:?}"),
+            &[],
+        )
+    };
+    // Its file system is as large as the disk, and its instance the VM.
+    let size: u64 = ssh("df --output=size -B1 / | tail -1").trim().parse().unwrap();
+    assert!(size > 3 << 30, "{size}");
+    let vm = qhost.vms()[0].file_name().unwrap().to_str().unwrap().to_owned();
+    assert_eq!(ssh("cat /var/lib/cloud/data/instance-id").trim(), vm);
+    // In a restart systemd powers the guest off; cloud-init has the same instance and does nothing anew.
+    ssh("sudo rm /etc/motd && sudo sync");
+    let console = qhost.vms()[0].join("console.log");
+    qhost.run(&["restart", "debian"]).exits(0);
+    assert!(fs::read_to_string(console).unwrap_or_default().contains("Power"), "no power down");
+    wait_for("SSH once more", || {
+        let log = qhost.run(&["inspect", "--json", "debian"]).exits(0).json();
+        log["ready_at"].is_string().then_some(())
+    });
+    assert_eq!(
+        ssh("ls /etc/motd 2>&1 || true").trim(),
+        "ls: cannot access '/etc/motd': No such file or directory"
+    );
+    qhost.run(&["stop", "debian"]).exits(0).says("stopped; the guest powered off");
+    qhost.assert_nothing_left();
+}

@@ -1,0 +1,249 @@
+//! What a guest is set up with: how a job asks for it, what policies see and leave out, where its texts are and are not.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use qhost_tests::{
+    ImageServer, Qhost,
+    boot_sector::{self, Then},
+    configured, succeed,
+};
+
+use crate::{decisions::records, qhost};
+
+/// In no record, and in nothing that is printed.
+const SECRET: &str = "hunter2-correct-horse-battery";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ada@example";
+const FINGERPRINT: &str = "SHA256:ZkAslGjFiUHdGf/WUL8rQvkib4PTvQatUV0OUQSncCA";
+
+fn seeded() -> Value {
+    json!({
+        "cloud_init": {
+            "user_data": format!("#cloud-config\nchpasswd:\n  list: 'ada:{SECRET}'\n"),
+            "meta_data": {"room": SECRET},
+            "network_config": {"version": 2, "ethernets": {}},
+        },
+        "hostname": "web-1",
+        "default_user_authorized_ssh_key": KEY,
+        "cmds": [format!("echo {SECRET}")],
+        "timezone": "Europe/Vienna",
+    })
+}
+
+fn nowhere(qhost: &Qhost, config: Value) -> String {
+    qhost.job(&("https://images.example/web.qcow2".into(), "0".repeat(64)), config)
+}
+
+/// The files below a folder that have a text in them.
+fn files_with(folder: &Path, text: &str) -> Vec<String> {
+    let mut found = vec![];
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                let bytes = fs::read(entry.path()).unwrap();
+                if bytes.windows(text.len()).any(|here| here == text.as_bytes()) {
+                    found.push(entry.file_name().to_string_lossy().into_owned());
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn its_texts_are_in_its_own_file_alone() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[seed]\nmax_bytes = 4096\n");
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    let job = qhost.job(&image, seeded());
+    let mut said = String::new();
+    let mut keep = |args: &[&str]| {
+        let done = qhost.run(args).exits(0);
+        said += &format!("{}{}", done.stdout, done.stderr);
+    };
+    keep(&["plan", &job]);
+    keep(&["plan", "--json", &job]);
+    keep(&["run", "--verbose", "--detach", &job]);
+    let secrets = [SECRET, "AAAAC3NzaC1lZDI1NTE5AAAAIAABAgME"];
+    let check = |when: &str, expected: &[&str]| {
+        for secret in secrets {
+            assert_eq!(files_with(&qhost.state(), secret), expected, "{when}: {secret}");
+        }
+    };
+    check("while it runs", &["seed.iso"]);
+    for process in qhost.qemus().iter().chain(&qhost.supervisors()) {
+        for secret in secrets {
+            assert!(!process.contains(secret), "{process}");
+        }
+    }
+    keep(&["inspect", "test"]);
+    keep(&["inspect", "--json", "test"]);
+    keep(&["ps", "--json"]);
+    keep(&["logs", "test"]);
+    keep(&["decisions", "--json"]);
+    keep(&["events", "--json"]);
+    // A restart, in its supervisor and with another one, has the same seed.
+    let seed = qhost.vms()[0].join("seed.iso");
+    let first = fs::read(&seed).unwrap();
+    keep(&["restart", "test"]);
+    qhost.run(&["kill", "test"]).exits(0);
+    keep(&["restart", "test"]);
+    assert_eq!(fs::read(&seed).unwrap(), first);
+    check("after two restarts", &["seed.iso"]);
+    qhost.run(&["kill", "test"]).exits(0);
+    let log = qhost.state().join("decisions/tenant-default/current.jsonl");
+    keep(&["policy", "replay", log.to_str().unwrap()]);
+    keep(&["rm", "test"]);
+    check("once it is removed", &[]);
+    for secret in secrets {
+        assert!(!said.contains(secret), "{said}");
+    }
+    assert!(said.contains("seed cloud-init user-data (") && said.contains(FINGERPRINT), "{said}");
+}
+
+/// The VM's user owns it, and cannot write it.
+#[test]
+fn its_file_is_the_vms_own() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    qhost.run(&["run", "--detach", &qhost.job(&image, seeded())]).exits(0);
+    let vm = &qhost.vms()[0];
+    let plan: Value = serde_json::from_slice(&fs::read(vm.join("plan.json")).unwrap()).unwrap();
+    let stat = succeed("stat", &["-c", "%a %u", vm.join("seed.iso").to_str().unwrap()]);
+    let own = plan["cage"]["user"]["own"].as_u64();
+    let user = own.unwrap_or_else(|| rustix_uid().into());
+    assert_eq!(stat.trim(), format!("400 {user}"));
+    qhost.run(&["kill", "test"]).exits(0);
+}
+
+fn rustix_uid() -> u32 {
+    succeed("id", &["-u"]).trim().parse().unwrap()
+}
+
+#[test]
+fn a_job_that_is_not_understood_shows_none_of_it() {
+    let qhost = qhost();
+    for (config, says) in [
+        (json!({"user_data": format!("#cloud-config\n- {SECRET}\n")}), "line 2"),
+        (
+            json!({"user_data": format!("#cloud-config\nx: {SECRET}\n<<: *a\n")}),
+            "/config/user_data",
+        ),
+        (json!({"user_data": SECRET, "cloud_init": {"user_data": SECRET}}), "one of the two"),
+        (json!({"user_data": [SECRET]}), "text, or an object"),
+        (json!({"user_data": "/etc/cloud.cfg"}), "qhost reads no file of this host"),
+        (json!({"user_data": format!("{SECRET}{}", "x".repeat(256 << 10))}), "at most 262144"),
+        (
+            json!({"default_user_authorized_ssh_key": format!("ssh-rsa {SECRET}")}),
+            "public SSH keys",
+        ),
+        (json!({"cloud_init": {"meta_data": {"instance-id": SECRET}}}), "a restart keeps"),
+        (json!({"cloud_init": {"meta_data": SECRET}}), "an object"),
+        (json!({"cloud_init": SECRET}), "an object"),
+        (json!({"cmds": SECRET}), "an array of commands"),
+        (json!({"cmds": [SECRET, ""]}), "/config/cmds/1"),
+        (json!({"cmds": [SECRET], "user_data": {"runcmd": [SECRET]}}), "put it into the user-data"),
+        (json!({"hostname": "-web"}), "a host name"),
+        (json!({"timezone": "Europe Vienna"}), "a time zone"),
+    ] {
+        let refused = qhost.run(&["plan", &nowhere(&qhost, config.clone())]).exits(10);
+        assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
+        assert!(refused.stderr.contains(says), "{config}: {}", refused.stderr);
+    }
+    assert_eq!(files_with(qhost.folder(), SECRET), [""; 0], "the last job has it no more");
+}
+
+fn asks(qhost: &Qhost, name: &str, module: &str, settings: Value, more: &str, rest: &str) {
+    let chain = format!("[host]\nchain = [\"{name}\"]\n");
+    qhost.config(&[configured(name, module, settings, more), chain, rest.into()].concat());
+}
+
+#[test]
+fn policies_rule_it() {
+    let qhost = qhost();
+    let plan = || qhost.run(&["plan", "--json", &nowhere(&qhost, seeded())]);
+    let settings = json!({"forbidden_keys": ["bootcmd"], "ssh_keys": []});
+    asks(&qhost, "guests", "guests", settings, "", "");
+    let launch = plan().exits(0).json()["decision"]["launch"].clone();
+    assert_eq!(launch["seed"]["ssh_keys"], json!([]), "it left the key out");
+    let parts = launch["seed"]["parts"].as_array().unwrap();
+    let keys: Vec<_> = parts.iter().map(|part| (&part["name"], &part["keys"])).collect();
+    let expected = [
+        ("user-data", json!(["chpasswd"])),
+        ("meta-data", json!(["room"])),
+        ("network-config", json!(["ethernets", "version"])),
+        ("cloud-config", json!(["runcmd", "timezone"])),
+    ];
+    let expected: Vec<_> = expected.iter().map(|(name, keys)| (json!(name), keys)).collect();
+    assert_eq!(json!(keys), json!(expected));
+
+    asks(&qhost, "guests", "guests", json!({"forbidden_keys": ["chpasswd"]}), "", "");
+    let text = || qhost.run(&["plan", &nowhere(&qhost, seeded())]);
+    text().exits(11).says("refused by guests").says("chpasswd may not be set");
+    asks(&qhost, "wild", "probe-sets", json!({"drop_seed": true}), "", "");
+    assert_eq!(plan().exits(0).json()["decision"]["launch"]["seed"], Value::Null);
+    asks(&qhost, "wild", "probe-sets", json!({"hostname": "other.example"}), "", "");
+    assert_eq!(plan().exits(0).json()["decision"]["launch"]["seed"]["hostname"], "other.example");
+    asks(&qhost, "wild", "probe-sets", json!({"hostname": "a_b"}), "", "");
+    text().exits(12).says(r#"the host name "a_b", which is none"#);
+    // A policy that has no word for it refuses it by its silence.
+    asks(&qhost, "earlier", "probe-v0-1", json!({}), "", "");
+    text().exits(11).says("refused by earlier").says("has no word for seed");
+    asks(&qhost, "earlier", "probe-v0-1", json!({}), "unseen = [\"seed\"]", "");
+    plan().exits(0);
+    // The host's own rule.
+    asks(&qhost, "guests", "guests", json!({}), "", "[seed]\nmax_bytes = 100\n");
+    text().exits(11).says("host.seed-too-large").says("100 bytes or less");
+}
+
+#[test]
+fn a_policy_sees_the_text_where_that_is_granted_and_no_record_has_what_it_repeats() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("runs", Then::PowerOff));
+    let job = qhost.job(&image, seeded());
+    let run = |grant: &str| {
+        asks(&qhost, "repeats", "probe-sets", json!({"repeat_seed": true}), grant, "");
+        qhost.run(&["run", &job]).exits(11)
+    };
+    run("").says("refused by repeats").says("user-data: no text");
+    let refused = run("seed_text = true").says("refused by repeats").says("user-data: ");
+    assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
+    assert_eq!(files_with(&qhost.state(), SECRET), [""; 0]);
+    let masked = records(&qhost)[1]["masked"].clone();
+    assert!(masked.as_array().unwrap().contains(&json!("task.seed.user-data")), "{masked}");
+}
+
+/// A new VM of the same task is another instance to cloud-init; its meta-data has the host name, the keys and what the job adds.
+#[test]
+fn what_is_on_the_disk() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let vendor = qhost.file("vendor.yaml", "#cloud-config\npackage_update: false\n");
+    qhost.config(&format!("[seed]\nvendor_data = \"{vendor}\"\n"));
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    qhost.run(&["run", "--detach", &qhost.job(&image, seeded())]).exits(0);
+    let vm = qhost.vms()[0].clone();
+    let read = |name: &str| {
+        let disk = vm.join("seed.iso");
+        // The kernel's own reader is tried by a guest; this one is libarchive's.
+        succeed("bsdtar", &["-xOf", disk.to_str().unwrap(), name])
+    };
+    let meta: Value = serde_json::from_str(&read("meta-data")).unwrap();
+    assert_eq!(meta["instance-id"], json!(vm.file_name().unwrap().to_str().unwrap()));
+    assert_eq!((&meta["local-hostname"], &meta["room"]), (&json!("web-1"), &json!(SECRET)));
+    assert_eq!(meta["public-keys"], json!([KEY]));
+    assert_eq!(read("network-config"), r#"{"version":2,"ethernets":{}}"#);
+    assert_eq!(read("vendor-data"), "#cloud-config\npackage_update: false\n");
+    let user = read("user-data");
+    assert!(
+        user.starts_with("Content-Type: multipart/mixed") && user.matches("base64").count() == 2
+    );
+    qhost.run(&["kill", "test"]).exits(0);
+    qhost.config("[seed]\nvendor_data = \"none.yaml\"\n");
+    qhost.run(&["config", "check"]).exits(2).says("seed.vendor_data");
+}
