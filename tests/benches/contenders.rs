@@ -1,6 +1,6 @@
 //! The contenders: a chain of qhost's, bare wasmtime with the same component, regorus with the same rules.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use serde_json::{Value, json};
 use wasmtime::{
@@ -14,7 +14,7 @@ use qhost_model::{
     job::{Checksum, ImageRequest, Task},
     launch::{Asked, Egress, PortRange, PortRequest, Protocol, Rules},
 };
-use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, Request, Source};
+use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, Request, Source, Table};
 use qhost_tests::{policy, root};
 
 use crate::bare::{
@@ -80,6 +80,7 @@ pub(crate) fn request() -> Request {
         },
         rules: Rules::default(),
         time: jiff::Timestamp::UNIX_EPOCH,
+        occasion: qhost_policy::Occasion::Launch,
     }
 }
 
@@ -101,6 +102,17 @@ pub(crate) fn chain(loader: &Loader, policies: usize) -> Chain {
         unseen: vec![],
     };
     loader.chain((0..policies).map(source).collect()).expect("the standard policy loads")
+}
+
+/// A chain of a policy that looks the tenant up in a table of so many rows, whose keys are as long as digests.
+pub(crate) fn looks_up(loader: &Loader, rows: usize) -> Chain {
+    let row = |row: usize| (format!("{row:064x}"), json!({}));
+    let mut table: serde_json::Map<_, _> = (1..rows).map(row).collect();
+    table.insert("acme".into(), json!({"memory_mib": 4096}));
+    let table = Table::read(Value::Object(table).to_string().as_bytes()).map(Arc::new);
+    let loader = loader.clone().with_tables(Arc::new(move |_: &str| table.clone().map(Some)));
+    let source = Source::new("sizes", policy("sizes"));
+    loader.chain(vec![source]).expect("the policy sizes loads")
 }
 
 /// The same component under wasmtime alone, with what makes it fastest: a pool, pages kept and found by the kernel. A
@@ -181,7 +193,7 @@ pub(crate) type Arguments = (types::Request, types::Launch);
 
 /// A request as wasmtime's bindings have it, and the launch that the host starts from.
 pub(crate) fn arguments(request: Request) -> Arguments {
-    let Request { task, host, rules, time } = request;
+    let Request { task, host, rules, time, occasion: _ } = request;
     let asked = task.asked;
     let amount =
         |amount: Resources| types::Resources { cpus: amount.cpus, memory_mib: amount.memory_mib };

@@ -87,6 +87,19 @@ fn main() {
         let name = format!("qhost, {policies} policies");
         row_line(&name, took, Some((took.0 / single.0, "of 1 policy:")));
     }
+    println!("A policy that looks one thing up in a table:");
+    let tables = [3, 100_000].map(|rows| contenders::looks_up(&loader, rows));
+    let mut took: [Vec<Duration>; 2] = Default::default();
+    for round in 0..ROUNDS {
+        for turn in [round % 2, 1 - round % 2] {
+            let ready = settled();
+            took[turn].push(timed(|| tables[turn].decide(ready)));
+        }
+    }
+    let [few, many] = took.map(row);
+    row_line("of 3 rows", few, None);
+    row_line("of 100,000 rows", many, None);
+    println!("100,000 rows cost {:+.2} µs", many.0 - few.0);
     let single = per_second(&one, 1);
     let double = per_second(&one, 2);
     println!(

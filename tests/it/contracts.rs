@@ -7,10 +7,13 @@ use serde_json::{Value, json};
 use qhost_tests::{
     Done, ImageServer, Qhost,
     boot_sector::{self, Then},
-    configured, policy,
+    configured, policy, wait_for,
 };
 
-use crate::{decisions::records, qhost};
+use crate::{
+    decisions::{records, records_of},
+    qhost,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -181,4 +184,57 @@ fn what_a_policy_lowers_is_launched() {
     let expected = ["ports.http", "persist", "machine.nested", "nics", "access.console", "grace_s"];
     assert_eq!(json!(fields), json!(expected));
     qhost.run(&["kill", "test"]).exits(0);
+}
+
+/// The policies of now are asked about an operation, and what they say is recorded before it is done.
+#[test]
+fn an_operation_is_permitted_or_denied_and_recorded() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let config = |more: &str, policies: &[(&str, &str, Value, &str)]| {
+        asks(&qhost, &format!("[tenants.acme]\n{more}"), policies);
+    };
+    config("", &[]);
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    let job = qhost.job(&image, json!({}));
+    qhost.run(&["run", "--tenant", "acme", "--detach", &job]).exits(0);
+    let attach = |args: &[&str]| qhost.run(&[&["console"], args].concat());
+    let operators = json!({"operators_only": ["console"]});
+    config("", &[("guests", "guests", operators, ""), ("earlier", "probe-v0-1", json!({}), "")]);
+    let refused = attach(&["--tenant", "acme", "test"]).exits(11);
+    refused.says("refused by guests").says("console is for operators alone");
+    let vm = qhost.vms()[0].file_name().unwrap().to_str().unwrap().to_owned();
+    let record = records_of(&qhost, "acme").pop().unwrap();
+    assert_eq!((&record["outcome"], &record["occasion"]), (&json!("denied"), &json!("operation")));
+    let operation = &record["operation"];
+    assert_eq!((&operation["vm"], &operation["operation"]), (&json!(vm), &json!("console")));
+    assert_eq!(
+        (&operation["actor"]["tenant"], &operation["actor"]["door"]),
+        (&json!("acme"), &json!("cli"))
+    );
+    assert_eq!(record["decision"]["policies"][1]["answer"], "not-asked", "it has no word for it");
+    let told = qhost.run(&["decisions"]).exits(0);
+    assert!(told.stdout.contains("acme/test console"), "{}", told.stdout);
+
+    // A policy that fails is against it; one that is only watched is not.
+    let fails = |mode: &str| config("", &[("traps", "probe-traps", json!({}), mode)]);
+    fails("");
+    attach(&["test"]).exits(12).says("failed in permit");
+    assert_eq!(records_of(&qhost, "acme").pop().unwrap()["outcome"], "failed");
+    // Its standard input is empty: it detaches when the VM has ended.
+    fails("mode = \"monitor\"");
+    let attached = qhost.start(&["console", "test"]);
+    wait_for("the record", || {
+        let last = records_of(&qhost, "acme").pop()?;
+        (last["outcome"] == "allowed" && last["occasion"] == "operation").then_some(())
+    });
+    qhost.run(&["kill", "test"]).exits(0);
+    attached.end().exits(0);
+    let log = qhost.state().join("decisions/tenant-acme/current.jsonl");
+    let replayed = qhost.run(&["policy", "replay", log.to_str().unwrap()]);
+    assert!(
+        replayed.stdout.contains("about an operation"),
+        "{}{}",
+        replayed.stdout,
+        replayed.stderr
+    );
 }

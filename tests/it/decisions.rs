@@ -22,8 +22,12 @@ use qhost_tests::{
 use crate::{qhost, snapshot};
 
 pub(crate) fn records(qhost: &Qhost) -> Vec<Value> {
-    let log = fs::read_to_string(qhost.state().join("decisions/tenant-default/current.jsonl"))
-        .expect("a log");
+    records_of(qhost, "default")
+}
+
+pub(crate) fn records_of(qhost: &Qhost, tenant: &str) -> Vec<Value> {
+    let log = qhost.state().join(format!("decisions/tenant-{tenant}/current.jsonl"));
+    let log = fs::read_to_string(log).expect("a log");
     log.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
 }
 
@@ -214,6 +218,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
             },
         },
         rules: Rules::default(),
+        occasion: qhost_policy::Occasion::Launch,
         time: Timestamp::from_second(1_790_000_000 + i64::from(index)).unwrap(),
     }
 }

@@ -336,3 +336,31 @@ fn the_schema_knows_what_the_configuration_knows() {
         assert!(!valid.is_valid(&wrong), "{wrong}");
     }
 }
+
+/// A tenant's values stand in the place of a policy's own, and the policy checks what comes of that.
+#[test]
+fn a_tenant_has_settings_of_its_own() {
+    let qhost = qhost();
+    let config = |acme: &str| {
+        let limits = configured("limits", "limits", json!({"memory_mib": 16, "cpus": 1}), "");
+        let tenants =
+            format!("[host]\nchain = [\"limits\"]\n[tenants.other]\n[tenants.acme]\n{acme}");
+        qhost.config(&(limits + &tenants));
+    };
+    config("[tenants.acme.settings.limits]\nmemory_mib = 64\n");
+    let denied = qhost.run(&["plan", "--tenant", "other", &job(&qhost)]).exits(11);
+    denied.says("32 MiB is more than the 16");
+    plan(&qhost, "acme").exits(0);
+    config("[tenants.acme.settings.limits]\nmemory_mib = 64\ncpus = 0\n");
+    qhost
+        .run(&["plan", "--tenant", "acme", &job(&qhost)])
+        .exits(11)
+        .says("1 CPUs is more than the 0");
+    config("[tenants.acme.settings.limits]\nmemory = 64\n");
+    qhost.run(&["config", "check"]).exits(2).says("limits").says("memory");
+    plan(&qhost, "other").exits(11);
+    plan(&qhost, "acme").exits(2);
+    config("[tenants.acme.settings.limit]\nmemory_mib = 64\n");
+    let unknown = qhost.run(&["config", "check"]).exits(2).says("tenants.acme.settings.limit");
+    unknown.says("not asked about this tenant's tasks; did you mean limits?");
+}

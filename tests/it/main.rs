@@ -4,6 +4,7 @@ mod cli;
 mod job;
 mod policy;
 mod contracts;
+mod tables;
 mod host_policies;
 mod decisions;
 mod doors;

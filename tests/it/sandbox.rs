@@ -73,7 +73,7 @@ fn a_full_pool_is_waited_for() {
         for _ in 0..5 {
             let (host, rules) = (HostFacts::default(), Rules::default());
             let time = jiff::Timestamp::UNIX_EPOCH;
-            match chain.decide(Request { task: task.clone(), host, rules, time }) {
+            match chain.decide(Request { time, ..Request::now(task.clone(), host, rules) }) {
                 Verdict::Approved(_) => {}
                 other => panic!("{other:?}"),
             }

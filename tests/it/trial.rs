@@ -24,7 +24,9 @@ fn project(qhost: &Qhost, module: &str, cases: Option<&str>) -> String {
 #[test]
 fn the_example_policies_pass_their_cases_and_lint() {
     let qhost = qhost();
-    for module in ["limits", "guests", "ports", "accelerator", "trusted-images", "standard"] {
+    for module in
+        ["limits", "guests", "sizes", "ports", "accelerator", "trusted-images", "standard"]
+    {
         let project = project(&qhost, module, None);
         qhost.run(&["policy", "test", &project]).exits(0).says("0 failed");
         qhost.run(&["policy", "lint", &project]).exits(0).says("nothing found");

@@ -1,6 +1,8 @@
 //! Hostile: panics, which in Wasm is a trap.
 
-use qhost_policy_sdk::{About, Launch, Policy, Request, Violation, export_policy};
+use qhost_policy_sdk::{
+    About, Actor, Launch, Operation, Policy, Request, Running, Violation, export_policy,
+};
 
 struct Probe;
 
@@ -17,6 +19,11 @@ impl Policy for Probe {
     #[expect(clippy::panic, reason = "that is what this probe is for")]
     fn choose(_: &Request, _: &Settings, _: Launch) -> Result<Launch, Vec<Violation>> {
         panic!("a policy has no standard error: the log has this")
+    }
+
+    #[expect(clippy::panic, reason = "that is what this probe is for")]
+    fn permit(_: &Request, _: &Settings, _: &Running, _: &Operation, _: &Actor) -> Vec<Violation> {
+        panic!("an operation is not permitted by a trap")
     }
 }
 

@@ -6,6 +6,7 @@ mod lock;
 mod policies;
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Read as _},
     net::Ipv4Addr,
@@ -42,6 +43,8 @@ pub struct Config {
     /// What is asked about a tenant's tasks after that; it can only tighten. Where there is any, `--tenant` must name
     /// one.
     tenants: Named<policies::ChainConfig>,
+    /// Tables that policies look things up in.
+    data: Named<guests::Data>,
     ports: Ports,
     network: Network,
     qemu: Qemu,
@@ -161,6 +164,11 @@ impl Default for Decisions {
 }
 
 impl Decisions {
+    /// How long a decision is kept at most.
+    pub(crate) fn max_age(&self) -> Duration {
+        Duration::from_secs(self.max_days.saturating_mul(24 * 60 * 60))
+    }
+
     fn check(&self, problems: &mut Vec<ConfigProblem>) {
         if self.max_days == 0 {
             let message = "0; expected 1 or more, else no decision is kept".into();
@@ -353,6 +361,12 @@ impl Config {
         let mut image = self.image.clone();
         image.network.allow.extend(&order.image_networks);
         image
+    }
+
+    /// The files of the operator's tables, by the tables' names.
+    pub(crate) fn tables(&self) -> BTreeMap<String, PathBuf> {
+        let file = |data: &guests::Data| self.folder.join(data.file());
+        self.data.iter().map(|(name, data)| (name.clone(), file(data))).collect()
     }
 
     /// The operator's own part of each seed.

@@ -8,7 +8,7 @@ use qhost_model::{
     job::{self, Task},
     masks::Masks,
 };
-use qhost_policy::{Approved, Deadline, Input, Request, Verdict};
+use qhost_policy::{Approved, Deadline, Input, Occasion, Request, Verdict};
 
 use crate::{
     decision_record::{DecisionRecord, Keep},
@@ -31,6 +31,7 @@ pub(crate) struct Deciding {
     pub(crate) fingerprint: Arc<Fingerprint>,
     pub(crate) order: Arc<Order>,
     pub(crate) keep: Keep,
+    pub(crate) occasion: Occasion,
     pub(crate) context: Context,
 }
 
@@ -96,7 +97,7 @@ impl Deciding {
             Ok(task) => task,
             Err(error) => return Judged { task: None, verdict: Err(error) },
         };
-        let input = record.begin(self.generation.config.rules(), task.clone());
+        let input = record.begin(self.generation.config.rules(), task.clone(), self.occasion);
         let verdict = self.verdict(input, record, deadline).or_else(|error| {
             record.ended(&error)?;
             Err(error)
@@ -139,8 +140,8 @@ impl Deciding {
             Ok((gathering.join().map_err(panicked)?, chain))
         })
         .map_err(Failure::Runtime)?;
-        let Input { task, rules, time, .. } = input;
-        let request = Request { task, host: facts?, rules, time };
+        let Input { task, rules, time, occasion, .. } = input;
+        let request = Request { task, host: facts?, rules, time, occasion };
         let verdict = chain?.decide_until(request.clone(), deadline);
         record.decided(request, &verdict)?;
         Ok(verdict)

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 
 use qhost_model::{host_facts::HostFacts, job::Task, launch::Rules, masks::Masks};
-use qhost_policy::{Input, Journal, Outcome, Record, RecordError, Request, Verdict};
+use qhost_policy::{Input, Journal, Occasion, Outcome, Record, RecordError, Request, Verdict};
 
 use qhost_sys::state::StateDir;
 
@@ -46,9 +46,9 @@ impl DecisionRecord {
     }
 
     /// A task is understood. What is known of its decision is recorded however that ends.
-    pub(crate) fn begin(&self, rules: Rules, task: Task) -> Input {
+    pub(crate) fn begin(&self, rules: Rules, task: Task, occasion: Occasion) -> Input {
         let time = Timestamp::now();
-        let input = Input { task, host: None, rules, time };
+        let input = Input { task, host: None, rules, time, occasion };
         let mut stage = self.stage();
         if let Stage::Reading = *stage {
             *stage = Stage::Deciding(Box::new(input.clone()));

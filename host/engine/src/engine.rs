@@ -7,7 +7,8 @@ use std::{
 };
 
 use qhost_image::Store;
-use qhost_policy::{Journal, Loader};
+use qhost_model::digest::Sha256;
+use qhost_policy::{Journal, Loader, Table};
 use qhost_sys::{
     spawn::{self, Programs},
     state::StateDir,
@@ -16,6 +17,7 @@ use qhost_vm::Scan;
 
 use crate::{
     config::Config,
+    data::KeptTables,
     error::{EngineError, Failure},
     fingerprint::Fingerprint,
     generation::Generation,
@@ -58,8 +60,8 @@ impl Engine {
             spawn::use_programs(programs).map_err(Failure::Usage)?;
         }
         Ok(Self(Arc::new(Inner {
+            generation: RwLock::new(Arc::new(Generation::new(config, &state))),
             state,
-            generation: RwLock::new(Arc::new(Generation::new(config))),
             loader: OnceLock::new(),
             recovering: tokio::sync::Mutex::default(),
         })))
@@ -87,7 +89,7 @@ impl Engine {
     pub async fn reload(&self, config: Config) -> Result<(), EngineError> {
         let (engine, before) = (self.clone(), self.generation());
         let next = blocking(move || {
-            let next = Generation::new(config);
+            let next = Generation::new(config, engine.state());
             let loader = engine.shared_loader()?;
             for tenant in before.loaded() {
                 // A tenant that is gone from the configuration has no chain any more.
@@ -128,7 +130,17 @@ impl Engine {
     /// # Errors
     /// Where the sandbox cannot be set up.
     pub fn loader(&self) -> Result<Loader, EngineError> {
-        Ok(self.shared_loader()?.within(self.generation().config.compile.limits()))
+        let generation = self.generation();
+        let loader = self.shared_loader()?.within(generation.config.compile.limits());
+        Ok(loader.with_tables(generation.find_table()))
+    }
+
+    /// A table of the operator's as it was when a decision was made with it, by its digest.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn kept_table(&self, sha256: Sha256) -> Result<Table, String> {
+        KeptTables::of(self.state(), self.generation().config.decisions.max_age()).get(sha256)
     }
 
     pub(crate) fn shared_loader(&self) -> Result<Loader, Failure> {

@@ -4,15 +4,15 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use qhost_model::masks::Masks;
-use qhost_policy::{Chain, Journal, Loader, Source};
+use qhost_policy::{Chain, FindTable, Journal, Loader, Source};
 use qhost_sys::state::StateDir;
 
 use crate::{
     config::{Config, Configured},
+    data::{DataTables, KeptTables},
     error::Failure,
     sources,
 };
@@ -20,12 +20,21 @@ use crate::{
 /// A configuration, and the chains of its tenants as far as they were asked.
 pub(crate) struct Generation {
     pub(crate) config: Config,
+    tables: Arc<DataTables>,
     chains: Mutex<BTreeMap<String, Arc<Chain>>>,
 }
 
 impl Generation {
-    pub(crate) fn new(config: Config) -> Self {
-        Self { config, chains: Mutex::default() }
+    pub(crate) fn new(config: Config, state: &StateDir) -> Self {
+        let kept = KeptTables::of(state, config.decisions.max_age());
+        let tables = Arc::new(DataTables::new(config.tables(), kept));
+        Self { config, tables, chains: Mutex::default() }
+    }
+
+    /// What finds the operator's tables.
+    pub(crate) fn find_table(&self) -> Arc<FindTable> {
+        let tables = Arc::clone(&self.tables);
+        Arc::new(move |name| tables.get(name))
     }
 
     /// The tenants whose chains are loaded.
@@ -56,6 +65,7 @@ impl Generation {
             return Err(Failure::Usage(format!("more than {most} policies")));
         }
         let loader = loader.clone().within(self.config.compile.limits());
+        let loader = loader.with_tables(self.find_table());
         let ordered = loader.chain(ordered.to_vec())?;
         Ok(ordered.followed_by(&*self.of_tenant(&loader, &configured, tenant)?))
     }
@@ -90,7 +100,7 @@ impl Generation {
             folder: state.decisions(),
             max_bytes: settings.max_bytes,
             files: settings.files,
-            max_age: Duration::from_secs(settings.max_days.saturating_mul(24 * 60 * 60)),
+            max_age: settings.max_age(),
         }
     }
 }

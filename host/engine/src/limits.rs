@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// A configuration in bytes.
 pub const CONFIG_BYTES: u64 = 1 << 20;
+/// A table of the operator's in bytes: 100,000 digests, each with a line of text, are a tenth of this.
+pub const TABLE_BYTES: u64 = 128 << 20;
 
 // What is shown of input in errors.
 

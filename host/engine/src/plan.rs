@@ -10,7 +10,7 @@ use qhost_model::{
     format::Format,
     launch::{Forward, PortMap},
 };
-use qhost_policy::Approved;
+use qhost_policy::{Approved, Occasion};
 use qhost_sys::spawn;
 use qhost_vm::VmError;
 
@@ -74,6 +74,7 @@ async fn stages(
         fingerprint: engine.fingerprint(context).await?,
         order: Arc::new(order),
         keep: Keep::Nothing,
+        occasion: Occasion::Launch,
         context: context.clone(),
     };
     let mut approved = deciding.make(None, understood).await?;

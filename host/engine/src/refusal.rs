@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use qhost_cage::MissingMechanisms;
 use qhost_image::ImageError;
 use qhost_model::{job::Task, secrets::Secrets};
-use qhost_policy::{Decision, Input, NotLaunched, Record};
+use qhost_policy::{Decision, Input, NotLaunched, Occasion, Record};
 use qhost_vm::{Event, VmError};
 
 use crate::{
@@ -43,7 +43,13 @@ impl Understood {
         let written = blocking(move || {
             Event::refused(&task, &by, &reason).append(state.path());
             if let Some(decision) = allowed {
-                let input = Input { task, host: None, rules, time: Timestamp::now() };
+                let input = Input {
+                    task,
+                    host: None,
+                    rules,
+                    time: Timestamp::now(),
+                    occasion: Occasion::Launch,
+                };
                 let why = NotLaunched { by, reason };
                 journal.append(&Record::not_launched(input, decision, why, &masks))?;
             }

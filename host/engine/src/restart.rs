@@ -10,7 +10,7 @@ use qhost_model::{
     masks::is_masked,
     secrets::MASK,
 };
-use qhost_policy::Decision;
+use qhost_policy::{Decision, Occasion};
 use qhost_vm::{Spec, VmDir, VmError, VmRecord, error::io_error, records::read_whole};
 
 use crate::{
@@ -152,6 +152,7 @@ impl Again<'_> {
             fingerprint: self.engine.fingerprint(self.context).await?,
             order: Arc::new(Order::new(job, &*task.tenant)),
             keep: Keep::Record,
+            occasion: Occasion::Restart,
             context: self.context.clone(),
         };
         let asking = Task { asked: earlier.launch.asked(), ..task.clone() };

@@ -14,7 +14,7 @@ use std::{
 use qhost_cage::{Cage, UIDS, User, UserRange};
 use qhost_image::{Fetcher, ImageError, Store, VerifiedImage};
 use qhost_model::{format::Format, job::Task, launch::Launch, quota::Terms, secrets::Secrets};
-use qhost_policy::{Approved, Decision};
+use qhost_policy::{Approved, Decision, Occasion};
 use qhost_sys::failpoint;
 use qhost_vm::{
     Begin, ImageOf, Spec, VmDir, VmError, VmRecord, argv, argv::OVERLAY, error::io_error,
@@ -139,6 +139,7 @@ impl Start {
             fingerprint: Arc::clone(fingerprint),
             order: Arc::clone(&self.order),
             keep: Keep::Record,
+            occasion: Occasion::Launch,
             context: self.context.clone(),
         }
     }

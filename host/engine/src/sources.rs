@@ -2,6 +2,8 @@
 
 use std::{fs::File, io::Read as _, path::Path};
 
+use serde_json::{Map, Value};
+
 use qhost_policy::{PolicyError, Source};
 use qhost_sys::trusted::{self, Presence};
 
@@ -12,13 +14,10 @@ use crate::{
 
 /// A configured policy with its settings read.
 pub(crate) fn configured(configured: &Configured) -> Result<Source, Failure> {
-    let Configured { name, module, sha256, signers, settings, mode, allowance, layer, unseen } =
+    let Configured { name, module, sha256, signers, mode, allowance, layer, unseen, .. } =
         configured.clone();
     relied_upon(&name, &module)?;
-    let settings = match settings {
-        Settings::Here(settings) => serde_json::Value::Object(settings).to_string(),
-        Settings::File(path) => read(&format!("policies.{name}.settings_file"), &path)?,
-    };
+    let settings = settings(configured)?;
     Ok(Source {
         pin: Some(sha256),
         signers,
@@ -29,6 +28,22 @@ pub(crate) fn configured(configured: &Configured) -> Result<Source, Failure> {
         unseen,
         ..Source::new(name, module)
     })
+}
+
+/// A policy's settings, with a tenant's in the place of those of the same keys.
+fn settings(configured: &Configured) -> Result<String, Failure> {
+    let Configured { name, settings, tenants_settings, .. } = configured;
+    let text = match settings {
+        Settings::Here(settings) => Value::Object(settings.clone()).to_string(),
+        Settings::File(path) => read(&format!("policies.{name}.settings_file"), path)?,
+    };
+    if tenants_settings.is_empty() {
+        return Ok(text);
+    }
+    // What was read is a JSON object.
+    let mut all: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
+    all.extend(tenants_settings.clone());
+    Ok(Value::Object(all).to_string())
 }
 
 /// A configured policy with its settings read.

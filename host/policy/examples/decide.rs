@@ -2,7 +2,6 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-use jiff::Timestamp;
 use qhost_model::{host_facts::HostFacts, job, launch::Rules};
 use qhost_policy::{Loader, Request, Source};
 
@@ -14,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let chain = Loader::in_process()?.chain(vec![Source::new("my-policy", policy)])?;
     let task = job::parse(&file.to_string_lossy(), &fs::read(&file)?, "a-tenant", None)?;
     let (host, rules) = (HostFacts::default(), Rules::default());
-    let verdict = chain.decide(Request { task, host, rules, time: Timestamp::now() });
+    let verdict = chain.decide(Request::now(task, host, rules));
     println!("{}", serde_json::to_string_pretty(verdict.decision())?);
     Ok(())
 }

@@ -2,25 +2,21 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use qhost_model::{
-    digest::Sha256,
     job,
     launch::{Change, Findings, Launch, Violation},
 };
 
 use super::{
-    Allowance, Answer, Approved, Deadline, Decision, HostRecord, Layer, Mode, PolicyRecord,
-    Request, Verdict,
+    Answer, Approved, Deadline, Decision, HostRecord, Layer, Mode, PolicyRecord, Request, Verdict,
     conflicts::{self, Conflict},
-    contract::{self, ContractBreaches, LentRequest, RequestTexts, Shown, Version, Versions},
+    contract::{self, ContractBreaches, LentRequest, RequestTexts, Shown, Versions},
     error::{Fault, PolicyError},
+    link::Link,
     log::Log,
     module::Module,
     sandbox::{Instance, Sandbox},
     tables::Tables,
-    wasi::DecisionTime,
 };
 
 /// Loaded policies that have accepted their settings, the host's before a tenant's. A clone shares the policies.
@@ -28,20 +24,6 @@ use super::{
 pub struct Chain {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) links: Vec<Arc<Link>>,
-}
-
-/// One policy with its settings and what its word counts for.
-pub(super) struct Link {
-    pub(super) module: Module,
-    pub(super) settings: String,
-    pub(super) settings_sha256: Sha256,
-    /// The tables that it looks things up in.
-    pub(super) tables: Arc<Tables>,
-    pub(super) layer: Layer,
-    pub(super) mode: Mode,
-    pub(super) allowance: Allowance,
-    /// Fields of a launch that need not be seen.
-    pub(super) unseen: Vec<String>,
 }
 
 impl Chain {
@@ -69,7 +51,7 @@ impl Chain {
             Ok(Asking::Refused) => return Verdict::Denied(decision),
             Ok(Asking::Done) => {}
         }
-        let Request { task, host, rules, time: _ } = request;
+        let Request { task, host, rules, .. } = request;
         let Findings { refused, impossible } = job::check(&task, &decision.launch, &rules, &host);
         let denied = !refused.is_empty() || decision.policies.iter().any(PolicyRecord::refuses);
         let cannot = !impossible.is_empty();
@@ -93,6 +75,18 @@ impl Chain {
     /// How each policy stands before it is asked.
     pub fn records(&self) -> Vec<PolicyRecord> {
         self.links.iter().map(|link| link.record()).collect()
+    }
+
+    /// The same policies, each with those of the tables that are given here instead of its own: for a decision that was made with others.
+    pub fn with_tables(&self, tables: &Tables) -> Self {
+        let link = |link: &Arc<Link>| {
+            let now = link
+                .tables
+                .iter()
+                .map(|(name, table)| (name.clone(), Arc::clone(tables.get(name).unwrap_or(table))));
+            Arc::new(Link { tables: Arc::new(now.collect()), ..(**link).clone() })
+        };
+        Self { sandbox: Arc::clone(&self.sandbox), links: self.links.iter().map(link).collect() }
     }
 
     /// The policies of this chain, and after them the policies of another chain of the same loader.
@@ -331,7 +325,7 @@ impl<'a> PolicyEvaluation<'a> {
     fn ensure_not_wider(&mut self, hosts: &Launch, better: &Launch) -> Result<(), PolicyError> {
         let Some(change) = hosts.widened_by(better) else { return Ok(()) };
         self.record.answer = Answer::Failed;
-        let Module { name, sha256, .. } = &self.link.module;
+        let Module { name, sha256, .. } = &*self.link.module;
         Err(PolicyError::Widened { name: name.clone(), sha256: *sha256, change: change.into() })
     }
 
@@ -370,67 +364,8 @@ fn choose<'a>(
     }
 }
 
-impl Request {
-    fn moment(&self) -> DecisionTime {
-        let since = self.time.duration_since(Timestamp::UNIX_EPOCH);
-        let time = std::time::Duration::try_from(since).unwrap_or_default();
-        DecisionTime { time, seed: self.digest().to_bytes() }
-    }
-}
-
-impl Link {
-    /// A fresh sandbox for one decision.
-    fn open(&self, sandbox: &Sandbox, request: &Request, deadline: Deadline) -> Instance<'_> {
-        let Self { module, tables, allowance, .. } = self;
-        sandbox.open(&module.component, tables, allowance, Some(deadline), || request.moment())
-    }
-
-    /// A request with this policy's settings.
-    fn asking<'a>(&'a self, request: &'a LentRequest<'a>) -> contract::Asking<'a> {
-        contract::Asking { request, settings: &self.settings, seed_text: self.allowance.seed_text }
-    }
-
-    /// What this policy refuses by its silence: what a launch holds that the policy's version of the contract has no word for.
-    fn refused_unseen(&self, launch: &Launch) -> impl Iterator<Item = Violation> {
-        let version = self.module.component.version();
-        let mut fields = version.unseen(launch);
-        fields.retain(|field| !self.unseen.iter().any(|allowed| allowed == field));
-        fields.into_iter().map(move |field| Violation {
-            code: "unseen".into(),
-            field: field.into(),
-            message: format!(
-                "the policy is of contract {}, which has no word for {field}, so that it cannot have allowed it",
-                version.number()
-            ),
-            hint: Some(format!(
-                "have the policy built for contract {}; or have the operator list {field:?} in the policy's unseen",
-                Version::NEWEST.number()
-            )),
-        })
-    }
-
-    fn record(&self) -> PolicyRecord {
-        PolicyRecord {
-            name: self.module.name.clone(),
-            layer: self.layer,
-            mode: self.mode,
-            version: self.module.facts.about.version.clone(),
-            sha256: self.module.sha256,
-            settings_sha256: self.settings_sha256,
-            answer: Answer::NotAsked,
-            changes: vec![],
-            violations: vec![],
-            fault: None,
-            contract_breaches: vec![],
-            log: vec![],
-            log_dropped: 0,
-            cost: super::Cost::default(),
-        }
-    }
-}
-
 impl PolicyRecord {
-    fn decide(&mut self, violations: Vec<Violation>) {
+    pub(super) fn decide(&mut self, violations: Vec<Violation>) {
         self.answer = Answer::of(&violations);
         self.violations = violations;
     }

@@ -9,7 +9,7 @@ use wasmtime::component::{InstancePre, Linker};
 
 use qhost_model::launch::Launch;
 
-use super::{Request, host_state::HostState};
+use super::{OperationRequest, Request, host_state::HostState};
 
 pub(super) use answer::{ContractBreaches, GivenViolation, name, text, violations_in};
 
@@ -191,6 +191,19 @@ impl Instance {
         }
     }
 
+    /// What it has against an operation; absent of a version that has no word for those.
+    pub(super) fn permit(
+        &self,
+        store: &mut Store,
+        asking: &Asking<'_>,
+        operating: &Operating<'_>,
+    ) -> wasmtime::Result<Option<Vec<GivenViolation>>> {
+        match self {
+            Self::V0_1(_) => Ok(None),
+            Self::V0_2(policy) => v0_2::permit(policy, store, asking, operating).map(Some),
+        }
+    }
+
     pub(super) fn validate(
         &self,
         store: &mut Store,
@@ -284,4 +297,11 @@ fn form<T>(form: Option<&T>) -> wasmtime::Result<&T> {
     form.ok_or_else(|| {
         wasmtime::Error::msg("the request is not there in the policy's version of the contract")
     })
+}
+
+/// An operation as policies are asked about it.
+pub(super) struct Operating<'a> {
+    /// The launch of the VM.
+    pub(super) vm: &'a Shown<'a>,
+    pub(super) asked: &'a OperationRequest,
 }

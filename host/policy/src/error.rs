@@ -89,6 +89,14 @@ pub enum PolicyError {
         /// The table.
         table: String,
     },
+    /// A table cannot be used.
+    #[error("the table {table}: {reason}")]
+    Table {
+        /// The table.
+        table: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A call into the policy did not end as it must.
     #[error("policy {name} (sha256:{sha256}) failed in {call}: {fault}")]
     Failed {
@@ -196,7 +204,7 @@ impl PolicyError {
 
     /// Whether the policy does not accept its settings: an answer, where all else is a failure.
     pub fn is_about_settings(&self) -> bool {
-        matches!(self, Self::Settings { .. })
+        matches!(self, Self::Settings { .. } | Self::NoTable { .. } | Self::Table { .. })
     }
 }
 

@@ -17,8 +17,11 @@ mod sandbox;
 mod wasi;
 mod loader;
 mod module;
+mod link;
 mod chain;
 mod places;
+mod operation;
+mod permit;
 mod contract;
 mod tables;
 mod conflicts;
@@ -32,7 +35,7 @@ mod compile;
 mod cache;
 mod error;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -58,11 +61,13 @@ pub use log::{Level, LogLine};
 pub use masked::masked;
 pub use module::read as read_file;
 pub use module::{About, Facts, Inspection};
+pub use operation::{Actor, Door, Operation, OperationRecord, OperationRequest};
+pub use permit::Permission;
 pub use record::{Dropped, Input, NotLaunched, Outcome, Record};
 pub use sandbox::Cost;
 pub use settings::settings;
 pub use signature::{PublicKey, Signature, Signers};
-pub use tables::{Table, Tables};
+pub use tables::{FindTable, Table, Tables};
 
 /// All that a decision is made from. The same request gives the same answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,13 +80,41 @@ pub struct Request {
     pub rules: Rules,
     /// When it is decided: what a policy that is granted a clock reads on it.
     pub time: Timestamp,
+    /// Why it is asked.
+    #[serde(default, skip_serializing_if = "Occasion::is_launch")]
+    pub occasion: Occasion,
+}
+
+/// Why policies are asked about a launch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Occasion {
+    /// A task is to be launched.
+    #[default]
+    Launch,
+    /// A VM that has ended is to be started again.
+    Restart,
+    /// An operation on a VM that runs is asked for.
+    Operation,
+}
+
+impl Occasion {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    fn is_launch(&self) -> bool {
+        *self == Self::Launch
+    }
 }
 
 impl Request {
+    /// A task that is to be launched, decided now.
+    pub fn now(task: Task, host: HostFacts, rules: Rules) -> Self {
+        Self { task, host, rules, time: Timestamp::now(), occasion: Occasion::Launch }
+    }
+
     /// The digest of what is asked, where, and under which rules. The time is not in it: the same question on another
     /// day has the same digest.
     pub fn digest(&self) -> Sha256 {
-        let Self { task, host, rules, time: _ } = self;
+        let Self { task, host, rules, time: _, occasion: _ } = self;
         // Plain data with text keys, which JSON can always hold.
         Sha256::of(&serde_json::to_vec(&(task, host, rules)).unwrap_or_default())
     }
@@ -236,6 +269,9 @@ pub struct PolicyRecord {
     pub sha256: Sha256,
     /// Its settings' digest.
     pub settings_sha256: Sha256,
+    /// The digests of the tables that it looks things up in.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<String, Sha256>,
     /// In a word.
     pub answer: Answer,
     /// What its `choose` changed, or in monitor mode would have changed.

@@ -13,15 +13,15 @@ use qhost_model::{digest::Sha256, printable};
 use super::{
     Allowance, Chain, Deadline, Layer, Mode,
     cache::{self, CacheEntry, Compiled},
-    chain::Link,
     compile::{self, CompileLimits},
     component::Kind,
     error::PolicyError,
+    link::Link,
     module::{About, Facts, Inspection, Module, interfaces, read},
     sandbox::{Instance, Sandbox},
     signature::{self, Signers},
     slots::Taken,
-    tables::Tables,
+    tables::{FindTable, Tables},
     wasi::DecisionTime,
 };
 use crate::limits;
@@ -80,7 +80,7 @@ pub struct Loader {
     cache: Option<Arc<Cache>>,
     limits: CompileLimits,
     deadline: Option<Deadline>,
-    tables: Arc<Tables>,
+    tables: Arc<FindTable>,
     compiling: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -91,7 +91,7 @@ impl Loader {
             .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
         let compiling = Arc::new(|_: &str| {});
         let (sandbox, limits) = (Arc::new(sandbox), CompileLimits::default());
-        let tables = Arc::default();
+        let tables = Arc::new(|_: &str| Ok(None));
         Ok(Self { sandbox, cache: None, limits, deadline: None, tables, compiling })
     }
 
@@ -112,7 +112,7 @@ impl Loader {
     }
 
     /// The same loader, with the operator's tables.
-    pub fn with_tables(self, tables: Arc<Tables>) -> Self {
+    pub fn with_tables(self, tables: Arc<FindTable>) -> Self {
         Self { tables, ..self }
     }
 
@@ -150,19 +150,20 @@ impl Loader {
                 cache::log_failure(accepted);
             }
         }
-        let tables = self.tables_of(&module)?;
+        let (tables, module) = (self.tables_of(&module)?, Arc::new(module));
         Ok(Link { module, settings, settings_sha256, tables, layer, mode, allowance, unseen })
     }
 
     /// The tables that a policy names.
     fn tables_of(&self, module: &Module) -> Result<Arc<Tables>, PolicyError> {
-        let table = |name: &String| match self.tables.get(name) {
-            Some(table) => Ok((name.clone(), Arc::clone(table))),
-            None => Err(PolicyError::NoTable {
+        let table = |name: &String| match (self.tables)(name) {
+            Ok(Some(table)) => Ok((name.clone(), table)),
+            Ok(None) => Err(PolicyError::NoTable {
                 name: module.name.clone(),
                 sha256: module.sha256,
                 table: name.clone(),
             }),
+            Err(reason) => Err(PolicyError::Table { table: name.clone(), reason }),
         };
         module.facts.about.tables.iter().map(table).collect::<Result<_, _>>().map(Arc::new)
     }

@@ -7,7 +7,10 @@ use serde_json::json;
 
 use qhost_model::{digest::Sha256, host_facts::HostFacts, job::Task, launch::Rules, masks::Masks};
 
-use super::{Decision, PolicyError, Request, Verdict, masked};
+use super::{
+    Decision, Occasion, OperationRecord, OperationRequest, Permission, PolicyError, Request,
+    Verdict, masked,
+};
 use crate::limits;
 
 /// One line of the log of decisions.
@@ -27,6 +30,9 @@ pub struct Record {
     /// What kept it from being launched, where that was allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_launched: Option<NotLaunched>,
+    /// The operation that it is about, where it is about none of a launch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationRecord>,
     /// Why there was none, where a policy failed or none was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -50,18 +56,21 @@ pub struct Input {
     pub rules: Rules,
     /// When it is decided.
     pub time: Timestamp,
+    /// Why it is asked.
+    #[serde(default, skip_serializing_if = "Occasion::is_launch")]
+    pub occasion: Occasion,
 }
 
 impl From<Request> for Input {
-    fn from(Request { task, host, rules, time }: Request) -> Self {
-        Self { task, host: Some(host), rules, time }
+    fn from(Request { task, host, rules, time, occasion }: Request) -> Self {
+        Self { task, host: Some(host), rules, time, occasion }
     }
 }
 
 impl Input {
     /// As of [`Request::digest`].
     fn digest(&self) -> Sha256 {
-        let Self { task, host, rules, time: _ } = self;
+        let Self { task, host, rules, time: _, occasion: _ } = self;
         Sha256::of(&serde_json::to_vec(&(task, host, rules)).unwrap_or_default())
     }
 }
@@ -161,6 +170,19 @@ impl Record {
         Self::new(request.into(), Ended { outcome, decision, error, not_launched: None }, masks)
     }
 
+    /// What was said to an operation.
+    pub fn of_operation(asked: OperationRequest, permission: &Permission, masks: &Masks) -> Self {
+        let (outcome, error) = match permission {
+            Permission::Granted(_) => (Outcome::Allowed, None),
+            Permission::Denied(_) => (Outcome::Denied, None),
+            Permission::Failed(error, _) => (Outcome::Failed, Some(error.to_string())),
+        };
+        let decision = permission.decision().clone();
+        let ended = Ended { outcome, decision, error, not_launched: None };
+        let record = Self::new(asked.request.into(), ended, masks);
+        Self { operation: Some(asked.of), ..record }
+    }
+
     /// An allowed task that was not launched.
     pub fn not_launched(input: Input, decision: Decision, why: NotLaunched, masks: &Masks) -> Self {
         let (outcome, not_launched) = (Outcome::NotLaunched, Some(why));
@@ -191,6 +213,7 @@ impl Record {
                 by,
                 reason: secrets.without(&reason),
             }),
+            operation: None,
             masked: secrets.places().to_vec(),
             dropped,
         }
@@ -222,7 +245,10 @@ impl Record {
 
     /// The request, to decide it again; or why that cannot be.
     pub fn request(&self) -> Result<Request, String> {
-        let Input { task, host, rules, time } = self.input.clone();
+        let Input { task, host, rules, time, occasion } = self.input.clone();
+        if self.operation.is_some() {
+            return Err("it is about an operation on a VM that ran".into());
+        }
         if let Some(Dropped { bytes, sha256 }) = &self.dropped {
             return Err(format!(
                 "its task's meta and args, {bytes} bytes with sha256:{sha256}, were too long to be kept"
@@ -233,7 +259,7 @@ impl Record {
             (Outcome::Undecided, _) => Err("it was not decided".into()),
             (Outcome::NotLaunched, _) => Err("it was decided before".into()),
             (_, None) => Err("it has no facts about its host".into()),
-            (_, Some(host)) => Ok(Request { task, host, rules, time }),
+            (_, Some(host)) => Ok(Request { task, host, rules, time, occasion }),
         }
     }
 }

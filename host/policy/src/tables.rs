@@ -46,6 +46,9 @@ impl Table {
 /// Tables by the operator's names.
 pub type Tables = BTreeMap<String, Arc<Table>>;
 
+/// Finds a table by its name; nothing where there is none of that name, and an error where it cannot be read.
+pub type FindTable = dyn Fn(&str) -> Result<Option<Arc<Table>>, String> + Send + Sync;
+
 #[cfg(test)]
 mod tests {
     use super::*;

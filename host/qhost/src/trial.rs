@@ -15,6 +15,7 @@ mod stale;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 pub use bench::{Measured, bench};
@@ -25,7 +26,7 @@ pub use lint::{Finding, lint};
 pub use stale::newer_source;
 pub use tried::{Tried, run, update};
 
-use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, PolicyError, Source};
+use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, PolicyError, Source, Table};
 
 /// A policy's project.
 #[derive(Debug)]
@@ -130,7 +131,13 @@ impl Project {
 
     /// The policy alone in a chain, as a case wants it.
     fn chain(&self, loader: &Loader, case: &Case) -> Result<Chain, PolicyError> {
-        loader.chain(vec![Source {
+        let tables = case.tables.clone();
+        // A table that the cases do not have is empty.
+        let find = move |name: &str| {
+            let table = tables.get(name).cloned();
+            table.map_or_else(|| Table::read(b"{}").map(Arc::new), Ok).map(Some)
+        };
+        loader.clone().with_tables(Arc::new(find)).chain(vec![Source {
             name: self.name.clone(),
             path: self.module.clone(),
             pin: None,

@@ -69,6 +69,11 @@ impl StateDir {
         self.0.join("compiled")
     }
 
+    /// Where copies of the operator's tables are.
+    pub fn data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
     /// Where the log of decisions is.
     pub fn decisions(&self) -> PathBuf {
         self.0.join("decisions")

@@ -52,7 +52,7 @@ pub fn argv(
         .option("-name", format!("guest={}", quoted(vm)))
         // Paused until the control socket is connected, so that no event is missed.
         .flag("-S")
-        .option("-machine", format!("{},usb=off,dump-guest-core=off", launch.machine.kind.name()))
+        .option("-machine", machine(&launch.machine))
         .option("-accel", accel(launch.accelerator))
         .option("-cpu", cpu(&launch.machine))
         .option("-smp", format!("cpus={}", launch.resources.cpus))
@@ -126,6 +126,11 @@ impl Argv {
 /// A value in QEMU's own option syntax, where a comma ends it unless doubled.
 fn quoted(value: &str) -> String {
     value.replace(',', ",,")
+}
+
+/// Without graphics the firmware and boot loaders write to the serial port.
+fn machine(Machine { kind, .. }: &Machine) -> String {
+    format!("{},usb=off,dump-guest-core=off,graphics=off", kind.name())
 }
 
 /// `max` is all that the accelerator can give; under kvm that is the host's own CPU.
@@ -235,13 +240,13 @@ mod tests {
         let rows = [
             raw(launch(), &["guest=a,,b", "cpus=2", "size=64M", "tcg,thread=multi,tb-size=64"]),
             raw(Launch { accelerator: Accelerator::Kvm, ..launch() }, &["kvm"]),
-            raw(launch(), &["pc,usb=off,dump-guest-core=off", "max,vmx=off,svm=off"]),
+            raw(launch(), &["pc,usb=off,dump-guest-core=off,graphics=off", "max,vmx=off,svm=off"]),
             raw(
                 Launch {
                     machine: Machine { kind: MachineKind::Q35, cpu: "host".into(), nested: true },
                     ..launch()
                 },
-                &["q35,usb=off,dump-guest-core=off", "host"],
+                &["q35,usb=off,dump-guest-core=off,graphics=off", "host"],
             ),
             raw(launch(), &["user,id=net,ipv6=off,restrict=on"]),
             raw(

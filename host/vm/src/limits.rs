@@ -93,6 +93,8 @@ pub const NOTIFICATION_BYTES: usize = 4 << 20;
 pub const SUBSCRIBER_SLOW: Duration = Duration::from_secs(10);
 /// Requests that wait for a supervisor.
 pub const CONTROL_ASKS: usize = 16;
+/// How long what a VM's console says is taken for its firmware's: SeaBIOS under tcg takes 1 to 5 s.
+pub const FIRMWARE: Duration = Duration::from_secs(60);
 /// One try of a ready check by a port.
 pub const READY_TRY: Duration = Duration::from_secs(5);
 /// The wait before the next.

@@ -29,6 +29,8 @@ pub(super) struct Monitor<'a> {
     /// Gone once it has failed.
     pub(super) qmp: Option<Qmp>,
     ready: Option<ready::Check>,
+    /// Of a QEMU that has just been started.
+    boot: Option<ready::BootWatch>,
     pub(super) seen: ExitEvidence,
     pending: Pending,
     /// When the next phase begins by itself.
@@ -48,6 +50,7 @@ enum Next {
     Overdue(Overdue),
     Scan,
     Ready(Result<(), String>),
+    NothingBoots,
     Said(Result<Message, QmpError>),
 }
 
@@ -63,12 +66,18 @@ impl<'a> Monitor<'a> {
             qemu,
             qmp: Some(qmp),
             ready,
+            boot: None,
             seen: ExitEvidence::default(),
             pending: Pending::default(),
             deadline: None,
             turned: None,
             look_at: None,
         }
+    }
+
+    /// Listens from now on whether the firmware finds anything to boot.
+    pub(super) fn watch_boot(&mut self) {
+        self.boot = Some(ready::BootWatch::begin(self.of.console.said.subscribe()));
     }
 
     /// Lets the guest run.
@@ -144,6 +153,7 @@ impl<'a> Monitor<'a> {
                 Next::Overdue(late) => self.late(late),
                 Next::Scan => self.look(None),
                 Next::Ready(held) => self.is_ready(held),
+                Next::NothingBoots => self.nothing_boots(),
                 Next::Said(Ok(Message::Event(event))) => self.note(&event),
                 Next::Said(Ok(Message::Answer { id, result })) => self.heard(id, result),
                 Next::Said(Err(error)) => self.lost(&error),
@@ -162,7 +172,8 @@ impl<'a> Monitor<'a> {
             () = until(self.deadline) => Next::Deadline,
             late = self.pending.late() => Next::Overdue(late),
             () = until(self.look_at) => Next::Scan,
-            held = is_ready(&mut self.ready) => Next::Ready(held),
+            held = ready::held(&mut self.ready) => Next::Ready(held),
+            () = ready::boot_fails(&mut self.boot) => Next::NothingBoots,
             said = says(&mut self.qmp) => Next::Said(said),
         }
     }
@@ -176,6 +187,17 @@ impl<'a> Monitor<'a> {
                 self.of.publish();
             }
             Err(message) => self.fail(message),
+        }
+    }
+
+    /// No guest will ever be ready.
+    fn nothing_boots(&mut self) {
+        self.boot = None;
+        self.of.dir.update_status(|status| status.boot_failed_at = Some(Timestamp::now()));
+        self.of.dir.record_event("boot-failed", Some(ready::NOTHING_BOOTS.into()));
+        self.of.publish();
+        if self.ready.take().is_some() {
+            self.fail(ready::NOTHING_BOOTS.into());
         }
     }
 
@@ -402,13 +424,6 @@ impl<'a> Monitor<'a> {
 async fn says(qmp: &mut Option<Qmp>) -> Result<Message, QmpError> {
     match qmp {
         Some(qmp) => qmp.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn is_ready(check: &mut Option<ready::Check>) -> Result<(), String> {
-    match check {
-        Some(check) => check.held().await,
         None => std::future::pending().await,
     }
 }

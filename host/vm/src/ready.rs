@@ -1,4 +1,4 @@
-//! The job's ready check: whether the guest does what it is for.
+//! The job's ready check: whether the guest does what it is for; and whether there is a guest at all.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -67,7 +67,7 @@ impl Check {
     }
 
     /// Whether it held in time.
-    pub(super) async fn held(&mut self) -> Result<(), String> {
+    async fn held(&mut self) -> Result<(), String> {
         match (&mut self.holds).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(format!("the guest was not ready within {} s", self.timeout_s)),
@@ -79,6 +79,60 @@ impl Check {
 impl Drop for Check {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Why a VM fails whose firmware writes so.
+pub(super) const NOTHING_BOOTS: &str = "the firmware found no bootable device";
+/// What SeaBIOS writes where nothing that it finds can be booted.
+const NO_BOOTABLE_DEVICE: &str = "No bootable device";
+
+/// Listens whether the firmware finds anything to boot.
+pub(super) struct BootWatch {
+    fails: oneshot::Receiver<()>,
+    task: AbortHandle,
+}
+
+impl BootWatch {
+    /// Begins it. What a guest writes later is no firmware's.
+    pub(super) fn begin(said: broadcast::Receiver<Bytes>) -> Self {
+        let (fail, fails) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let said = console::says(said, NO_BOOTABLE_DEVICE);
+            if time::timeout(limits::FIRMWARE, said).await.is_ok() && fail.send(()).is_err() {
+                tracing::debug!("the VM has ended");
+            }
+        });
+        Self { fails, task: task.abort_handle() }
+    }
+
+    /// Ends where the firmware finds nothing.
+    async fn fails(&mut self) {
+        if (&mut self.fails).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+impl Drop for BootWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Whether a check held in time, if there is one.
+pub(super) async fn held(check: &mut Option<Check>) -> Result<(), String> {
+    match check {
+        Some(check) => check.held().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends where the firmware finds nothing to boot, if that is listened for.
+pub(super) async fn boot_fails(watch: &mut Option<BootWatch>) {
+    match watch {
+        Some(watch) => watch.fails().await,
+        None => std::future::pending().await,
     }
 }
 

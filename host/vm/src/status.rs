@@ -122,6 +122,9 @@ pub struct Status {
     /// When the job's ready check held, since QEMU was last started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Timestamp>,
+    /// When its firmware was seen to find no bootable device, since QEMU was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_failed_at: Option<Timestamp>,
     /// How often it was started again by its restart policy, in a row.
     #[serde(default)]
     pub restarts: u32,
@@ -176,6 +179,7 @@ impl Status {
             stop_by: None,
             start_again_after: false,
             ready_at: None,
+            boot_failed_at: None,
             restarts: 0,
             started_at: None,
             kept_bytes: None,
@@ -217,6 +221,7 @@ impl Status {
         let may = self.state.is_final();
         if may {
             (self.qemu, self.ended, self.ready_at, self.stop_by) = (None, None, None, None);
+            self.boot_failed_at = None;
             self.start_again_after = false;
             self.restarts = 0;
             self.change(State::Starting, Some(reason));

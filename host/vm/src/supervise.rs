@@ -98,6 +98,7 @@ impl Session {
                 let begin = |status: &mut Status| {
                     status.supervisor = Process::this();
                     (status.started_at, status.ready_at) = (Some(now), None);
+                    status.boot_failed_at = None;
                     (status.stop_by, status.start_again_after) = (None, false);
                 };
                 if self.dir.status().state() == State::Starting {
@@ -135,6 +136,9 @@ impl Session {
         failpoint::reach("launch.negotiated");
         let ready = self.ready_check(begin);
         let mut watch = Monitor::new(self, &mut qemu, qmp, ready);
+        if begin == Begin::Launch {
+            watch.watch_boot();
+        }
         let begun = match begin {
             Begin::Launch => watch.resume().await,
             Begin::Adopt => watch.sync_with_qemu().await,

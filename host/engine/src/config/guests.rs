@@ -1,4 +1,5 @@
-//! `[machine]` and `[seed]`: what guests may have of a machine, and what they are set up with.
+//! `[machine]`, `[seed]` and `[data.NAME]`: what guests may have of a machine, what they are set up with, and the tables that policies look things
+//! up in.
 
 use std::{
     fs,
@@ -10,6 +11,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigProblem;
+
+/// `[data.NAME]`
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    /// A JSON object: a key's value is any JSON; a relative path starts from the configuration's folder.
+    file: PathBuf,
+}
+
+impl Data {
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+}
 
 /// `[seed]`
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

@@ -81,6 +81,8 @@ pub(super) struct ChainConfig {
     chain: Vec<String>,
     /// What the tenant's VMs, or of the host all, may take together at a time.
     quota: Quota,
+    /// Of a tenant: settings of policies by name, which take the place of the policies' own for its tasks, key by key.
+    settings: Named<Map<String, Value>>,
 }
 
 /// A configured policy, its paths resolved.
@@ -96,6 +98,8 @@ pub struct Configured {
     pub signers: Option<Signers>,
     /// Its settings.
     pub settings: Settings,
+    /// The tenant's, key by key instead of those.
+    pub tenants_settings: Map<String, Value>,
     /// What its word counts for.
     pub mode: Mode,
     /// What it may use.
@@ -132,7 +136,12 @@ impl Config {
         };
         let of = |layer| move |name: &String| self.configured(name, layer);
         let host = self.host.chain.iter().filter_map(of(Layer::Host));
-        Ok(host.chain(own.iter().filter_map(of(Layer::Tenant))).collect())
+        let mut chain: Vec<_> = host.chain(own.iter().filter_map(of(Layer::Tenant))).collect();
+        for policy in &mut chain {
+            let given = self.tenants.get(tenant).and_then(|own| own.settings.get(&policy.name));
+            policy.tenants_settings = given.cloned().unwrap_or_default();
+        }
+        Ok(chain)
     }
 
     /// The tenants that are configured, by name.
@@ -177,6 +186,7 @@ impl Config {
             sha256: self.pin(name)?,
             signers: policy.signatures.as_ref().and_then(|given| given.read().ok()),
             settings,
+            tenants_settings: Map::new(),
             mode: policy.mode,
             allowance: Allowance {
                 deadline: Duration::from_millis(policy.deadline_ms),
@@ -282,7 +292,19 @@ impl Config {
             );
         }
         self.check_chain("host.chain", &[], &self.host.chain, problems);
+        if let Some(name) = self.host.settings.keys().next() {
+            let message =
+                format!("expected them in policies.{name}.settings: only a tenant has others");
+            problems.push(ConfigProblem { place: "host.settings".into(), message });
+        }
         for (tenant, asked) in &self.tenants {
+            let chain: Vec<_> = self.host.chain.iter().chain(&asked.chain).collect();
+            for name in asked.settings.keys().filter(|name| !chain.contains(name)) {
+                let place = format!("tenants.{tenant}.settings.{name}");
+                let message =
+                    format!("{name} is not asked about this tenant's tasks{}", self.nearest(name));
+                problems.push(ConfigProblem { place, message });
+            }
             let place = format!("tenants.{tenant}.chain");
             if !qhost_model::name::is_name(tenant) {
                 let message = "expected a name of 1 to 64 letters, digits, -, _ and .".into();

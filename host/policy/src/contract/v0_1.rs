@@ -128,7 +128,7 @@ pub(super) struct RequestView<'a> {
 
 impl<'a> RequestView<'a> {
     pub(super) fn of(of: &'a Request, texts: &'a RequestTexts) -> Self {
-        let Request { task, host, rules, time: _ } = of;
+        let Request { task, host, rules, .. } = of;
         let port = |port: &'a PortRequest| wit::PortRequest {
             label: &port.label,
             guest: port.guest,

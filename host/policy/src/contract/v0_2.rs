@@ -6,8 +6,8 @@ mod lent;
 use wasmtime::component::{HasSelf, Linker};
 
 use super::{
-    super::{host_state::HostState, log::Level},
-    Asking, GivenAbout, GivenViolation, Shown, Store, form,
+    super::{Operation, OperationRecord, OperationRequest, host_state::HostState, log::Level},
+    Asking, GivenAbout, GivenViolation, Operating, Shown, Store, form,
 };
 
 pub(super) use given::launch_in;
@@ -67,6 +67,28 @@ pub(super) fn validate(
     let (request, launch) = (form(asking.request.v0_2.as_ref())?, form(launch.v0_2.as_ref())?);
     let request = request.with(asking);
     policy.qhost_policy_decide().call_validate(store, request, launch.param()).map(given)
+}
+
+pub(super) fn permit(
+    policy: &Instance,
+    store: &mut Store,
+    asking: &Asking<'_>,
+    operating: &Operating<'_>,
+) -> wasmtime::Result<Vec<GivenViolation>> {
+    let request = form(asking.request.v0_2.as_ref())?.with(asking);
+    let OperationRequest { since, of: OperationRecord { vm, operation, actor }, .. } =
+        operating.asked;
+    let running = wit::Running {
+        id: vm,
+        launch: form(operating.vm.v0_2.as_ref())?.param(),
+        since_unix_seconds: u32::try_from(since.as_second()).unwrap_or_default(),
+    };
+    let actor =
+        wit::Actor { name: &actor.name, tenant: actor.tenant.as_deref(), door: actor.door.name() };
+    let operation = match operation {
+        Operation::Console => wit::Operation::Console,
+    };
+    policy.qhost_policy_decide().call_permit(store, request, running, operation, actor).map(given)
 }
 
 fn given(violations: Vec<wit::Violation>) -> Vec<GivenViolation> {

@@ -106,6 +106,14 @@ fn check(shared: &Shared) -> Result<ConfigCheck, RunError> {
             Err(error) => checked.problem(format!("policies.{}", configured.name), &error),
         }
     }
+    for tenant in config.tenants() {
+        let chain = config.chain(&tenant).unwrap_or_default();
+        for policy in chain.iter().filter(|policy| !policy.tenants_settings.is_empty()) {
+            if let Err(error) = load(&loader, policy) {
+                checked.problem(format!("tenants.{tenant}.settings.{}", policy.name), &error);
+            }
+        }
+    }
     Ok(checked)
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use qhost_model::{digest::Sha256, printable};
-use qhost_policy::{Input, NotLaunched, Outcome, Record};
+use qhost_policy::{Input, NotLaunched, OperationRecord, Outcome, Record};
 
 use super::{RunError, engine, images::ago, show, state_is_there};
 use crate::{
@@ -121,6 +121,12 @@ impl Recorded {
         (decision.refused_by().join(", "), why)
     }
 
+    /// What was to be done with a VM of the task, where that is what was decided.
+    fn operation(&self) -> String {
+        let name = |of: &OperationRecord| format!(" {}", of.operation.name());
+        self.record.operation.as_ref().map(name).unwrap_or_default()
+    }
+
     fn in_full(&self) -> String {
         let Record { outcome, input, decision, error, not_launched, masked, .. } = &self.record;
         let Input { task, time, .. } = input;
@@ -137,6 +143,16 @@ impl Recorded {
             task.image.checksum.digest(),
             Shown(decision),
         );
+        if let Some(OperationRecord { vm, operation, actor }) = &self.record.operation {
+            let tenant = actor.tenant.as_ref().map(|tenant| format!(", as {}", shown(tenant)));
+            text += &format!(
+                "operation {} of {}, by {}{}\n",
+                operation.name(),
+                shown(vm),
+                shown(&actor.name),
+                tenant.unwrap_or_default(),
+            );
+        }
         if let Some(NotLaunched { by, reason }) = not_launched {
             text += &format!("refused   by {}: {}\n", shown(by), shown(reason));
         }
@@ -160,7 +176,7 @@ fn table(found: &[Recorded]) -> String {
             one.id.to_string().chars().take(8).collect(),
             ago(*time),
             outcome.name().to_owned(),
-            format!("{}/{}", shown(&task.tenant, 40), shown(&task.name, 40)),
+            format!("{}/{}{}", shown(&task.tenant, 40), shown(&task.name, 40), one.operation()),
             shown(&by, 60),
             shown(&why, 200),
         ]

@@ -1,5 +1,7 @@
 //! `qhost policy replay`: past decisions made again.
 
+mod chains;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -9,18 +11,19 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use qhost_engine::config::Config;
 use qhost_model::{
     launch::{Change, Violation},
     printable,
 };
-use qhost_policy::{Chain, Decision, Input, Loader, Outcome, Record, Request, Source};
+use qhost_policy::{Chain, Decision, Input, Outcome, Record, Request};
 
-use super::{RunError, engine, loader_of, show, sources};
+use super::{RunError, engine, loader_of, show};
 use crate::{
     cli::{ReplayArgs, Shared},
     outcome::Exit,
 };
+
+use chains::Chains;
 
 /// What became of all records.
 #[derive(Default, Serialize)]
@@ -119,8 +122,8 @@ pub(super) fn replay(shared: &Shared, args: &ReplayArgs) -> Exit {
 
 fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
     let engine = engine(shared)?;
-    let (config, loader) = (engine.config(), loader_of(shared, &engine)?);
-    let mut chains = Chains { config, args, loader, by_tenant: BTreeMap::new() };
+    let loader = loader_of(shared, &engine)?;
+    let mut chains = Chains::new(engine.clone(), args, loader);
     let log = args.log.clone().unwrap_or_else(|| engine.decisions().folder);
     let unreadable = |source| RunError::Log { path: log.clone(), source };
     let bar = progress(shared);
@@ -164,59 +167,6 @@ fn progress(shared: &Shared) -> ProgressBar {
     }
 }
 
-/// The policies to ask about each tenant's tasks, loaded once.
-struct Chains<'a> {
-    config: Config,
-    args: &'a ReplayArgs,
-    loader: Loader,
-    by_tenant: BTreeMap<String, Chain>,
-}
-
-impl Chains<'_> {
-    fn of(&mut self, tenant: &str) -> Result<&Chain, RunError> {
-        if !self.by_tenant.contains_key(tenant) {
-            let chain = self.loader.chain(self.sources(tenant)?)?;
-            self.by_tenant.insert(tenant.into(), chain);
-        }
-        let lost = || RunError::Usage(format!("no policies for tenant {tenant}"));
-        self.by_tenant.get(tenant).ok_or_else(lost)
-    }
-
-    /// The configuration's chain, with what the command line puts in its place or before it.
-    fn sources(&self, tenant: &str) -> Result<Vec<Source>, RunError> {
-        let usage = |error: qhost_engine::config::UnknownTenant| RunError::Usage(error.to_string());
-        let configured = self.config.chain(tenant).map_err(usage)?;
-        let mut chain = configured
-            .iter()
-            .map(qhost_engine::sources::of_configuration)
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut front = vec![];
-        for file in &self.args.policies {
-            qhost_engine::sources::relied_upon(&file.name, &file.path)?;
-            match chain.iter_mut().find(|source| source.name == file.name) {
-                // A draft is not signed yet.
-                Some(source) => {
-                    (source.path, source.pin, source.signers) = (file.path.clone(), None, None);
-                }
-                None => front.push(file.clone()),
-            }
-        }
-        let (inside, outside): (Vec<_>, Vec<_>) = self
-            .args
-            .settings
-            .iter()
-            .cloned()
-            .partition(|given| chain.iter().any(|source| source.name == given.name));
-        for given in inside {
-            let source = chain.iter_mut().find(|source| source.name == given.name);
-            if let Some(source) = source {
-                source.settings = sources::given_settings(&given.name, &given.value)?;
-            }
-        }
-        Ok([sources::named(&front, &outside)?, chain].concat())
-    }
-}
-
 impl Replay {
     fn record(
         &mut self,
@@ -232,8 +182,21 @@ impl Replay {
         let task = &record.input.task;
         match record.request() {
             Ok(request) => {
-                let chain = chains.of(&task.tenant)?;
-                self.decide_again(line, record, request, chain);
+                let tenant = task.tenant.clone();
+                let tables = match chains.tables_of(&record) {
+                    Ok(tables) => tables,
+                    Err(reason) => {
+                        let task = task.name.clone();
+                        self.not_again.push(NotAgain { line, tenant, task, reason });
+                        return Ok(());
+                    }
+                };
+                let chain = chains.of(&tenant)?;
+                if tables.is_empty() {
+                    self.decide_again(line, record, request, chain);
+                } else {
+                    self.decide_again(line, record, request, &chain.with_tables(&tables));
+                }
             }
             Err(reason) => {
                 let (tenant, task) = (task.tenant.clone(), task.name.clone());

@@ -12,7 +12,8 @@ mod drain;
 
 use std::collections::BTreeSet;
 
-use qhost_engine::{Ending, Engine, Vm};
+use qhost_engine::{Context, Ending, Engine, Vm};
+use qhost_policy::{Actor, Door, Operation};
 use qhost_vm::VmRecord;
 
 use super::{RunError, engine, show, unconfigured};
@@ -36,12 +37,11 @@ pub(super) async fn command(shared: &Shared, command: &VmCommand) -> Exit {
 
 async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
     let engine = match command {
-        // A VM that is started again is held to what is configured now.
-        VmCommand::Restart(_) | VmCommand::Recover => engine(shared)?,
+        // A VM that is started again, and an operation, are held to what is configured now.
+        VmCommand::Restart(_) | VmCommand::Recover | VmCommand::Console(_) => engine(shared)?,
         VmCommand::Inspect(_) => inspect::engine(shared)?,
         VmCommand::Ps(_)
         | VmCommand::Logs(_)
-        | VmCommand::Console(_)
         | VmCommand::Stats(_)
         | VmCommand::Events(_)
         | VmCommand::Stop(_)
@@ -61,7 +61,12 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         VmCommand::Logs(args) => {
             logs::logs(&engine.latest_vm(&args.which.name()).await?.record(), args).await
         }
-        VmCommand::Console(args) => console::attach(&engine.live_vm(&args.name()).await?).await,
+        VmCommand::Console(args) => {
+            let vm = engine.live_vm(&args.name()).await?;
+            let actor = actor(args.of.tenant.clone());
+            vm.permit(Operation::Console, actor, &Context::default()).await?;
+            console::attach(&vm).await
+        }
         VmCommand::Stats(args) => stats::stats(shared, &engine, args).await,
         VmCommand::Events(args) => events::events(shared, &engine, args).await,
         VmCommand::Stop(args) => {
@@ -77,6 +82,12 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         VmCommand::Drain(args) => drain::drain(shared, &engine, args).await,
         VmCommand::Recover => restart::recover(shared, &engine).await,
     }
+}
+
+/// Who asks on a command line: its user, who acts as a tenant where `--tenant` says so.
+fn actor(tenant: Option<String>) -> Actor {
+    let name = format!("uid {}", rustix::process::geteuid().as_raw());
+    Actor { name, tenant, door: Door::Cli }
 }
 
 /// The VMs of these names, each once; it is an error where one of them has ended.

@@ -1,8 +1,10 @@
 //! Files of cases: what is asked and what is expected, in TOML that a person can read and write.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -11,7 +13,7 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 
 use qhost_model::{host_facts::HostFacts, job, launch::PortRange};
-use qhost_policy::Request;
+use qhost_policy::{Occasion, Request, Table, Tables};
 
 use super::{Expect, TrialError, example, unreadable};
 
@@ -37,6 +39,8 @@ pub struct Case {
     pub settings: Value,
     /// Whether the policy is granted WASI.
     pub wasi: bool,
+    /// The operator's tables.
+    pub tables: Tables,
     /// What is asked.
     pub request: Request,
     /// What is expected.
@@ -53,6 +57,9 @@ struct File {
     /// Whether the policy is granted WASI.
     #[serde(default)]
     wasi: bool,
+    /// Tables of the operator's, each a key's values by key.
+    #[serde(default)]
+    tables: BTreeMap<String, Map<String, Value>>,
     #[serde(default)]
     case: Vec<Spanned<Given>>,
 }
@@ -120,6 +127,7 @@ impl Given {
             line,
             settings,
             wasi: file.wasi,
+            tables: tables(file)?,
             request,
             expect: self.expect.clone(),
         })
@@ -136,7 +144,13 @@ impl Given {
             serde_json::from_value(host).map_err(|error| format!("host: {error}"))?;
         let ports = self.allowed_ports.clone().unwrap_or_else(|| vec![PortRange::UNPRIVILEGED]);
         let rules = example::rules(ports, &task.args, &task.asked.machine);
-        Ok(Request { task, host, rules, time: self.time.unwrap_or_else(example::time) })
+        Ok(Request {
+            task,
+            host,
+            rules,
+            time: self.time.unwrap_or_else(example::time),
+            occasion: Occasion::Launch,
+        })
     }
 
     /// The job's name for errors, and its text.
@@ -158,6 +172,17 @@ impl Given {
         }
         Ok((file.display().to_string(), fs::read(&file).map_err(unreadable)?))
     }
+}
+
+fn tables(file: &File) -> Result<Tables, String> {
+    let table = |(name, entries): (&String, &Map<String, Value>)| {
+        let json = Value::Object(entries.clone()).to_string();
+        let table = Table::read(json.as_bytes());
+        table
+            .map(|table| (name.clone(), Arc::new(table)))
+            .map_err(|error| format!("tables.{name}: {error}"))
+    };
+    file.tables.iter().map(table).collect()
 }
 
 /// Settings that are written out, or are in a file; nothing where there are neither.
@@ -202,7 +227,13 @@ impl Case {
             time: None,
             expect: Expect::default(),
         };
-        let file = File { settings: None, settings_file: None, wasi: false, case: vec![] };
+        let file = File {
+            settings: None,
+            settings_file: None,
+            wasi: false,
+            tables: BTreeMap::new(),
+            case: vec![],
+        };
         let wrong = |reason| TrialError::Case { path: "example".into(), place: "1".into(), reason };
         given.read(&file, 1, Path::new("")).map_err(wrong)
     }

@@ -16,7 +16,7 @@ use qhost_model::{
 };
 
 use super::{ARCHITECTURE, Asking, ROOT, UNLIMITED, wit};
-use crate::Request;
+use crate::{Occasion, Request};
 
 /// What the contract has as text, and qhost has not.
 pub(in super::super) struct RequestTexts<'a> {
@@ -120,7 +120,7 @@ pub(in super::super) struct RequestView<'a> {
 
 impl<'a> RequestView<'a> {
     pub(in super::super) fn of(of: &'a Request, texts: &'a RequestTexts<'a>) -> Self {
-        let Request { task, host, rules, time: _ } = of;
+        let Request { task, host, rules, .. } = of;
         let asked = &task.asked;
         let port = |port: &'a PortRequest| wit::PortRequest {
             label: &port.label,
@@ -161,7 +161,11 @@ impl<'a> RequestView<'a> {
     /// The request with a policy's settings.
     pub(super) fn with<'b>(&'b self, asking: &'b Asking<'_>) -> wit::Request<'b> {
         wit::Request {
-            occasion: wit::Occasion::Launch,
+            occasion: match self.of.occasion {
+                Occasion::Launch => wit::Occasion::Launch,
+                Occasion::Restart => wit::Occasion::Restart,
+                Occasion::Operation => wit::Occasion::Operation,
+            },
             task: self.task(asking.seed_text),
             host: self.host(),
             settings: asking.settings,

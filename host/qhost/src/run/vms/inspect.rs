@@ -49,6 +49,9 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
     if let Some(ready) = vm.status.ready_at {
         text += &format!("ready      {ready}\n");
     }
+    if let Some(failed) = vm.status.boot_failed_at {
+        text += &format!("boot       the firmware found no bootable device, {failed}\n");
+    }
     if let Some(restart) = restart {
         let so_far = match vm.status.restarts {
             0 => String::new(),

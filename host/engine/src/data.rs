@@ -1,0 +1,112 @@
+//! The operator's tables: read when the first policy asks for one, and kept by digest for as long as decisions are, so that a decision can be
+//! made again with the same.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use qhost_model::digest::Sha256;
+use qhost_policy::Table;
+use qhost_sys::{
+    state::{self, StateDir},
+    trusted,
+};
+
+use crate::limits;
+
+/// The tables that a configuration names, as far as they were asked for.
+pub(crate) struct DataTables {
+    files: BTreeMap<String, PathBuf>,
+    kept: KeptTables,
+    loaded: Mutex<BTreeMap<String, Arc<Table>>>,
+}
+
+impl DataTables {
+    pub(crate) fn new(files: BTreeMap<String, PathBuf>, kept: KeptTables) -> Self {
+        Self { files, kept, loaded: Mutex::default() }
+    }
+
+    /// A table by its name; nothing where the configuration has none of that name.
+    pub(crate) fn get(&self, name: &str) -> Result<Option<Arc<Table>>, String> {
+        let Some(file) = self.files.get(name) else { return Ok(None) };
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = loaded.get(name) {
+            return Ok(Some(Arc::clone(table)));
+        }
+        trusted::look(file)
+            .map_err(|error| format!("{} cannot be relied upon: {error}", file.display()))?;
+        let unreadable = |error: io::Error| format!("cannot read {}: {error}", file.display());
+        let bytes = read(file).map_err(unreadable)?;
+        let table = Table::read(&bytes);
+        let table = Arc::new(table.map_err(|error| format!("{}: {error}", file.display()))?);
+        let kept = self.kept.keep(table.sha256(), &bytes);
+        kept.map_err(|error| format!("cannot keep a copy of {}: {error}", file.display()))?;
+        loaded.insert(name.to_owned(), Arc::clone(&table));
+        Ok(Some(table))
+    }
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    File::open(file)?.take(limits::TABLE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 <= limits::TABLE_BYTES {
+        Ok(bytes)
+    } else {
+        Err(io::Error::other(format!("it has more than {} bytes", limits::TABLE_BYTES)))
+    }
+}
+
+/// Copies of tables by their digests.
+#[derive(Clone)]
+pub(crate) struct KeptTables {
+    folder: PathBuf,
+    /// How long a decision is kept.
+    max_age: Duration,
+}
+
+impl KeptTables {
+    pub(crate) fn of(state: &StateDir, max_age: Duration) -> Self {
+        Self { folder: state.data(), max_age }
+    }
+
+    fn file(&self, sha256: Sha256) -> PathBuf {
+        self.folder.join(format!("{sha256}.json"))
+    }
+
+    /// Keeps a table anew, and removes those that no decision of the time that decisions are kept can have had.
+    fn keep(&self, sha256: Sha256, bytes: &[u8]) -> io::Result<()> {
+        state::create_private(&self.folder)?;
+        let path = self.file(sha256);
+        if path.exists() {
+            File::options().append(true).open(&path)?.set_modified(SystemTime::now())?;
+        } else {
+            state::write_whole(&path, bytes)?;
+        }
+        for entry in fs::read_dir(&self.folder)?.flatten() {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+            if age.is_some_and(|age| age > self.max_age) {
+                state::remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The table of a digest.
+    pub(crate) fn get(&self, sha256: Sha256) -> Result<Table, String> {
+        let path = self.file(sha256);
+        let bytes =
+            read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let table = Table::read(&bytes)?;
+        if table.sha256() == sha256 {
+            Ok(table)
+        } else {
+            Err(format!("{} is not what its name says", path.display()))
+        }
+    }
+}

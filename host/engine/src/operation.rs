@@ -1,0 +1,84 @@
+//! Operations on a VM that runs: the policies configured now are asked whether an actor may do one, and the answer is recorded before it is
+//! done.
+
+use std::{path::Path, sync::Arc};
+
+use jiff::Timestamp;
+
+use qhost_model::job::Task;
+use qhost_policy::{
+    Actor, Deadline, Decision, Occasion, Operation, OperationRecord, OperationRequest, Permission,
+    Record, Request,
+};
+use qhost_vm::{VmRecord, records::read_whole};
+
+use crate::{
+    engine::{Engine, blocking},
+    error::{EngineError, Failure},
+    facts,
+    fingerprint::Fingerprint,
+    generation::Generation,
+    observer::Context,
+    run::{DECISION, TASK},
+    vm::Vm,
+};
+
+impl Vm {
+    /// Asks the policies whether an actor may do an operation with it, and records what they say.
+    ///
+    /// # Errors
+    /// Where a policy is against it or fails, or the answer cannot be recorded: the operation is not to be done.
+    pub async fn permit(
+        &self,
+        operation: Operation,
+        actor: Actor,
+        context: &Context,
+    ) -> Result<(), EngineError> {
+        let (engine, vm) = (self.engine().clone(), self.record());
+        let generation = engine.generation();
+        let fingerprint = engine.fingerprint(context).await?;
+        let asking = Asking { engine, generation, fingerprint, vm };
+        Ok(blocking(move || asking.permit(operation, actor)).await?)
+    }
+}
+
+/// What is asked about, and from what.
+struct Asking {
+    engine: Engine,
+    generation: Arc<Generation>,
+    fingerprint: Arc<Fingerprint>,
+    vm: VmRecord,
+}
+
+impl Asking {
+    fn permit(&self, operation: Operation, actor: Actor) -> Result<(), Failure> {
+        let Self { engine, generation, vm, .. } = self;
+        let deadline = Deadline::after(qhost_policy::limits::DECISION);
+        let loader = engine.shared_loader()?.until(deadline);
+        let chain = generation.chain(&loader, &[], &vm.tenant)?;
+        let of = OperationRecord { vm: vm.id.clone(), operation, actor };
+        let asked = self.request(&vm.folder, of)?;
+        let permission = chain.permit(&asked, deadline);
+        let masks = generation.masks();
+        let record = Record::of_operation(asked, &permission, &masks);
+        let told = record.decision.clone();
+        generation.journal(engine.state()).append(&record)?;
+        match permission {
+            Permission::Granted(_) => Ok(()),
+            Permission::Denied(_) => Err(Failure::Denied(Box::new(told))),
+            Permission::Failed(error, _) => Err(Failure::Policy(*error)),
+        }
+    }
+
+    fn request(&self, folder: &Path, of: OperationRecord) -> Result<OperationRequest, Failure> {
+        let task: Task = read_whole(&folder.join(TASK))?;
+        let Decision { launch, .. } = read_whole(&folder.join(DECISION))?;
+        let host = facts::gather(&self.fingerprint, self.engine.state(), &task.tenant)?;
+        // One that is only just starting has run for no time.
+        let since = self.vm.status.started_at.unwrap_or_else(Timestamp::now);
+        let (rules, time) = (self.generation.config.rules(), Timestamp::now());
+        let occasion = Occasion::Operation;
+        let request = Request { task, host, rules, time, occasion };
+        Ok(OperationRequest { request, launch, since, of })
+    }
+}

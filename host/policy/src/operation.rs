@@ -1,0 +1,78 @@
+//! Operations on a VM that runs: what is to be done, by whom, and with which VM.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use qhost_model::launch::Launch;
+
+use super::Request;
+
+/// What is to be done with a VM that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// Attach to its serial console.
+    Console,
+}
+
+impl Operation {
+    /// As in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Console => "console",
+        }
+    }
+}
+
+/// Who asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// The user on this host.
+    pub name: String,
+    /// The tenant that the actor acts as; absent of an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// By which door.
+    pub door: Door,
+}
+
+/// A door of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Door {
+    /// The command line.
+    Cli,
+}
+
+impl Door {
+    /// As in the contract.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Cli => "cli",
+        }
+    }
+}
+
+/// What a record has of an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRecord {
+    /// The VM's id.
+    pub vm: String,
+    /// What was to be done.
+    pub operation: Operation,
+    /// Who asked.
+    pub actor: Actor,
+}
+
+/// An operation that policies are asked about.
+#[derive(Debug, Clone)]
+pub struct OperationRequest {
+    /// The task that the VM was launched for, and the host as it is now.
+    pub request: Request,
+    /// How it was launched.
+    pub launch: Launch,
+    /// Since when it runs.
+    pub since: Timestamp,
+    /// What is to be done, with which VM, and who asks.
+    pub of: OperationRecord,
+}
