@@ -53,8 +53,7 @@ fn a_console_is_shown_as_text() {
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
     }
-    const SHOWN: &str =
-        "\\u{1b}]52;c;aGk=\\u{7}\\u{1b}]0;owned\\u{7}\\u{1b}[2Jred grün \\u{202e}\n";
+    const SHOWN: &str = "\\u{1b}]52;c;aGk=\\u{7}\\u{1b}]0;owned\\u{7}red grün \\u{202e}\n";
     wait_for("what was said", || seen().contains(SHOWN).then_some(()));
     let shown = run_on_terminal(&qhost, 80, &["logs", "web"]).exits(0);
     assert!(shown.stdout.ends_with(SHOWN), "{:?}", shown.stdout);

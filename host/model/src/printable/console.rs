@@ -1,13 +1,12 @@
-//! A guest's console, shown on a terminal: what is text stays, colours are left out, and whatever else would steer the
-//! terminal is escaped. It comes in pieces, which may end anywhere.
+//! A guest's console, shown on a terminal: what is text stays, colours, movements of the cursor and erasures are left out, as firmware begins with
+//! some, and whatever else would steer the terminal is escaped. It comes in pieces, which may end anywhere.
 
 use super::is_deceptive;
 
-/// No sequence that sets colours is longer than this.
+/// No sequence that is left out is longer than this.
 const SEQUENCE_BYTES: usize = 64;
 
-/// The bytes read so far whose meaning depends on those to come: parts of a character, of a line break or of a sequence that
-/// sets colours.
+/// The bytes read so far whose meaning depends on those to come: parts of a character, of a line break or of a control sequence.
 #[derive(Default)]
 pub struct Console {
     pending: Vec<u8>,
@@ -65,16 +64,20 @@ fn next(bytes: &[u8]) -> Next {
         [b'\r', b'\n', ..] => Next::Shown(2, "\n".into()),
         [b'\r' | b'\x1b'] | [b'\x1b', b'['] => Next::Unfinished,
         [b'\x1b', b'[', rest @ ..] => sequence(rest),
+        // A reset of the terminal (RIS).
+        [b'\x1b', b'c', ..] => Next::Shown(2, String::new()),
         [..] => character(bytes),
     }
 }
 
-/// A control sequence behind its introducer: one that sets colours (SGR) is left out.
+/// A control sequence behind its introducer: those that set colours or modes, move the cursor or erase are left out (ECMA-48, 8.3).
 fn sequence(rest: &[u8]) -> Next {
-    let is_parameter = |byte: &&u8| matches!(byte, b'0'..=b'9' | b';' | b':');
+    let is_parameter = |byte: &&u8| matches!(byte, b'0'..=b'9' | b';' | b':' | b'?');
     let length = rest.iter().take_while(is_parameter).count();
     match rest.get(length) {
-        Some(b'm') => Next::Shown(length + 3, String::new()),
+        Some(b'A'..=b'H' | b'J' | b'K' | b'h' | b'l' | b'm') => {
+            Next::Shown(length + 3, String::new())
+        }
         None if length < SEQUENCE_BYTES => Next::Unfinished,
         Some(_) | None => Next::Shown(1, '\x1b'.escape_default().to_string()),
     }
@@ -106,7 +109,7 @@ mod tests {
     use super::*;
 
     const HOSTILE: &[u8] = b"\x1b[1;32mok\x1b[0m\r\n\tgr\xc3\xbcn\x1b]0;title\x07\x1b[2J\x1b]52;c;aGk=\x1b\\\r50 %\xff\xe2\x80\xae\xc2\x9bm\x1b[38:5:1mred\n";
-    const SHOWN: &str = "ok\n\tgrün\\u{1b}]0;title\\u{7}\\u{1b}[2J\\u{1b}]52;c;aGk=\\u{1b}\\\\r50 %\\xff\\u{202e}\\u{9b}mred\n";
+    const SHOWN: &str = "ok\n\tgrün\\u{1b}]0;title\\u{7}\\u{1b}]52;c;aGk=\\u{1b}\\\\r50 %\\xff\\u{202e}\\u{9b}mred\n";
 
     /// Wherever the pieces are cut, the same is shown.
     #[test]

@@ -3,6 +3,17 @@
 use super::*;
 use crate::launch::MachineKind;
 
+/// A key of a config block with a value that is a problem, with a word of what is said of it.
+macro_rules! refused {
+    ($key:literal, $value:tt, $word:literal) => {
+        row(
+            concat!("/TaskGroups/0/Tasks/0/Config/", $key),
+            json!($value),
+            Problem(concat!("/TaskGroups/0/Tasks/0/Config/", $key), $word),
+        )
+    };
+}
+
 pub(super) fn rows() -> Vec<Row> {
     let second = 1_000_000_000_u64;
     let zeros = "0".repeat(64);
@@ -326,66 +337,30 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         row("/Constraints", json!([{"LTarget": 1}]), Problem("/Constraints/0/LTarget", "text")),
         // Config.
-        row(
-            "/TaskGroups/0/Tasks/0/Config/guest_ports",
-            json!(["80"]),
-            Problem("/TaskGroups/0/Tasks/0/Config/guest_ports", "host_port"),
-        ),
-        row(
-            "/TaskGroups/0/Tasks/0/Config/graceful_shutdown",
-            json!(true),
-            Problem("/TaskGroups/0/Tasks/0/Config/graceful_shutdown", "kill_timeout"),
-        ),
-        row(
-            "/TaskGroups/0/Tasks/0/Config/guest_agent",
-            json!(true),
-            Problem("/TaskGroups/0/Tasks/0/Config/guest_agent", "power button"),
-        ),
+        refused!("guest_ports", ["80"], "host_port"),
+        refused!("graceful_shutdown", true, "kill_timeout"),
+        refused!("guest_agent", true, "power button"),
         row(
             "/TaskGroups/0/Tasks/0/Config/machine_type",
             json!("q35"),
             Is(|task| task.asked.machine.kind == MachineKind::Q35),
         ),
-        row(
-            "/TaskGroups/0/Tasks/0/Config/machine_type",
-            json!("microvm"),
-            Problem("/TaskGroups/0/Tasks/0/Config/machine_type", "pc, q35"),
-        ),
-        row(
-            "/TaskGroups/0/Tasks/0/Config/cpu",
-            json!("max,+vmx"),
-            Problem("/TaskGroups/0/Tasks/0/Config/cpu", "alone"),
-        ),
-        row(
-            "/TaskGroups/0/Tasks/0/Config/nested",
-            json!(1),
-            Problem("/TaskGroups/0/Tasks/0/Config/nested", "true or false"),
-        ),
-        row(
-            "/TaskGroups/0/Tasks/0/Config/drive_interface",
-            json!("ide"),
-            Problem("/TaskGroups/0/Tasks/0/Config/drive_interface", "virtio"),
-        ),
-        row(
-            "/TaskGroups/0/Tasks/0/Config/emulator",
-            json!("arm"),
-            Problem("/TaskGroups/0/Tasks/0/Config/emulator", "own processor"),
-        ),
-        row(
-            "/TaskGroups/0/Tasks/0/Config/image_path",
-            json!("x"),
-            Problem("/TaskGroups/0/Tasks/0/Config/image_path", "image_source"),
-        ),
+        refused!("machine_type", "microvm", "pc, q35"),
+        refused!("cpu", "max,+vmx", "alone"),
+        refused!("nested", 1, "true or false"),
+        refused!("default_user_password", "secret", "hash"),
+        refused!("os", [{"arch": "x86_64"}], "machine_type"),
+        refused!("disk", [{"size": "10GiB"}], "disk_bytes"),
+        refused!("network_interface", [{"bridge": [{"name": "virbr0"}]}], "port_map"),
+        refused!("drive_interface", "ide", "virtio"),
+        refused!("emulator", "arm", "own processor"),
+        refused!("image_path", "x", "image_source"),
         row(
             "/TaskGroups/0/Tasks/0/Config",
             json!({"image_path": "local/x.img"}),
             Problem("/TaskGroups/0/Tasks/0/Config/image_path", "sha256sum"),
         ),
-        row(
-            "/TaskGroups/0/Tasks/0/Config/image_source",
-            json!("http://${attr.unique.network.ip-address}/x"),
-            Problem("/TaskGroups/0/Tasks/0/Config/image_source", "agent"),
-        ),
+        refused!("image_source", "http://${attr.unique.network.ip-address}/x", "agent"),
         row(
             "/TaskGroups/0/Tasks/0/Artifacts",
             json!([{"GetterSource": "https://x.example/a"}]),
