@@ -115,10 +115,19 @@ fn its_file_is_the_vms_own() {
     qhost.run(&["run", "--detach", &qhost.job(&image, seeded())]).exits(0);
     let vm = &qhost.vms()[0];
     let plan: Value = serde_json::from_slice(&fs::read(vm.join("plan.json")).unwrap()).unwrap();
-    let stat = succeed("stat", &["-c", "%a %u", vm.join("seed.iso").to_str().unwrap()]);
+    let seed = vm.join("seed.iso");
+    let stat = succeed("stat", &["-c", "%a %u", seed.to_str().unwrap()]);
     let own = plan["cage"]["user"]["own"].as_u64();
     let user = own.unwrap_or_else(|| rustix_uid().into());
     assert_eq!(stat.trim(), format!("400 {user}"));
+    // Started again, a VM may have another user.
+    qhost.run(&["kill", "test"]).exits(0);
+    let first = seed.to_str().unwrap();
+    if own.is_some() {
+        succeed("chown", &["1234", first]);
+    }
+    qhost.run(&["restart", "test"]).exits(0);
+    assert_ne!(succeed("stat", &["-c", "%u", first]).trim(), "1234");
     qhost.run(&["kill", "test"]).exits(0);
 }
 
@@ -130,6 +139,11 @@ fn rustix_uid() -> u32 {
 fn a_job_that_is_not_understood_shows_none_of_it() {
     let qhost = qhost();
     for (config, says) in [
+        (json!({"user_data": format!("\u{1c}#include\n{SECRET}")}), "control characters"),
+        (
+            json!({"cloud_init": {"meta_data": {"seedfrom": SECRET}}}),
+            "take the place of the whole seed",
+        ),
         (json!({"user_data": format!("#cloud-config\n- {SECRET}\n")}), "line 2"),
         (
             json!({"user_data": format!("#cloud-config\nx: {SECRET}\n<<: *a\n")}),
@@ -191,7 +205,7 @@ fn policies_rule_it() {
     asks(&qhost, "wild", "probe-sets", json!({"hostname": "other.example"}), "", "");
     assert_eq!(plan().exits(0).json()["decision"]["launch"]["seed"]["hostname"], "other.example");
     asks(&qhost, "wild", "probe-sets", json!({"hostname": "a_b"}), "", "");
-    text().exits(12).says(r#"the host name "a_b", which is none"#);
+    text().exits(12).says(r#"the host name "a_b", which is not valid"#);
     // A policy that has no word for it refuses it by its silence.
     asks(&qhost, "earlier", "probe-v0-1", json!({}), "", "");
     text().exits(11).says("refused by earlier").says("has no word for seed");
@@ -215,6 +229,13 @@ fn a_policy_sees_the_text_where_that_is_granted_and_no_record_has_what_it_repeat
     let refused = run("seed_text = true").says("refused by repeats").says("user-data: ");
     assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
     assert_eq!(files_with(&qhost.state(), SECRET), [""; 0]);
+    // An ended VM's is kept for no policy to judge.
+    qhost.config("");
+    qhost.run(&["run", &job]).exits(0);
+    asks(&qhost, "guests", "guests", json!({}), "seed_text = true", "");
+    qhost.run(&["restart", "test"]).exits(16).says("seed was not kept");
+    asks(&qhost, "guests", "guests", json!({}), "", "");
+    qhost.run(&["restart", "test"]).exits(0);
     let masked = records(&qhost)[1]["masked"].clone();
     assert!(masked.as_array().unwrap().contains(&json!("task.seed.user-data")), "{masked}");
 }

@@ -78,14 +78,16 @@ impl KeptTables {
         self.folder.join(format!("{sha256}.json"))
     }
 
-    /// Keeps a table anew, and removes those that no decision of the time that decisions are kept can have had.
+    /// Keeps a table, marked as used now, and removes those that were last used before the oldest decision that is kept.
     fn keep(&self, sha256: Sha256, bytes: &[u8]) -> io::Result<()> {
         state::create_private(&self.folder)?;
         let path = self.file(sha256);
-        if path.exists() {
-            File::options().append(true).open(&path)?.set_modified(SystemTime::now())?;
-        } else {
-            state::write_whole(&path, bytes)?;
+        match File::options().append(true).open(&path) {
+            Ok(kept) => kept.set_modified(SystemTime::now())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                state::write_whole(&path, bytes)?;
+            }
+            Err(error) => return Err(error),
         }
         for entry in fs::read_dir(&self.folder)?.flatten() {
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
@@ -106,7 +108,7 @@ impl KeptTables {
         if table.sha256() == sha256 {
             Ok(table)
         } else {
-            Err(format!("{} is not what its name says", path.display()))
+            Err(format!("{} has another digest than its name", path.display()))
         }
     }
 }

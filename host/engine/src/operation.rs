@@ -5,12 +5,11 @@ use std::{path::Path, sync::Arc};
 
 use jiff::Timestamp;
 
-use qhost_model::job::Task;
 use qhost_policy::{
-    Actor, Deadline, Decision, Occasion, Operation, OperationRecord, OperationRequest, Permission,
-    Record, Request,
+    Actor, Deadline, Occasion, Operation, OperationRecord, OperationRequest, Permission, Record,
+    Request,
 };
-use qhost_vm::{VmRecord, records::read_whole};
+use qhost_vm::VmRecord;
 
 use crate::{
     engine::{Engine, blocking},
@@ -19,7 +18,7 @@ use crate::{
     fingerprint::Fingerprint,
     generation::Generation,
     observer::Context,
-    run::{DECISION, TASK},
+    restart::Earlier,
     vm::Vm,
 };
 
@@ -71,10 +70,9 @@ impl Asking {
     }
 
     fn request(&self, folder: &Path, of: OperationRecord) -> Result<OperationRequest, Failure> {
-        let task: Task = read_whole(&folder.join(TASK))?;
-        let Decision { launch, .. } = read_whole(&folder.join(DECISION))?;
+        let Earlier { task, launch } = Earlier::of(folder)?;
         let host = facts::gather(&self.fingerprint, self.engine.state(), &task.tenant)?;
-        // One that is only just starting has run for no time.
+        // A VM that is still starting has no start time yet.
         let since = self.vm.status.started_at.unwrap_or_else(Timestamp::now);
         let (rules, time) = (self.generation.config.rules(), Timestamp::now());
         let occasion = Occasion::Operation;

@@ -7,6 +7,7 @@ use qhost_image::Fetcher;
 use qhost_model::{
     job::Task,
     launch::{Forward, Launch},
+    limits,
     masks::is_masked,
     secrets::MASK,
 };
@@ -26,6 +27,7 @@ use crate::{
     ports::{self, Reserved},
     refusal::Understood,
     run::{DECISION, TASK, VmLocks, hand_over},
+    seed,
     turn::Turn,
     vm::{Until, Vm},
 };
@@ -102,6 +104,9 @@ impl Again<'_> {
             }
             let mut locks = VmLocks::new(&image, ports, overlay)?;
             locks.user(&mut spec.cage.user, users)?;
+            if spec.seed {
+                seed::give_to(dir.path(), spec.cage.user)?;
+            }
             dir.start_again(&why)?;
             let written = dir.write(DECISION, &decision);
             if let Err(error) = written.and_then(|()| hand_over(&mut dir, &spec, locks)) {
@@ -145,6 +150,10 @@ impl Again<'_> {
         if let Some(place) = masked(&task) {
             return Err(Failure::NotKept { place });
         }
+        let asked = self.generation.config.chain(&task.tenant)?;
+        if earlier.launch.seed.is_some() && asked.iter().any(|policy| policy.allowance.seed_text) {
+            return Err(Failure::NotKept { place: "seed".into() });
+        }
         let job = JobFile { name: TASK.into(), bytes: vec![] };
         let deciding = Deciding {
             engine: self.engine.clone(),
@@ -182,13 +191,13 @@ fn masked(task: &Task) -> Option<String> {
 }
 
 /// What a VM was asked to be, and what it was.
-struct Earlier {
-    task: Task,
-    launch: Launch,
+pub(crate) struct Earlier {
+    pub(crate) task: Task,
+    pub(crate) launch: Launch,
 }
 
 impl Earlier {
-    fn of(folder: &Path) -> Result<Self, VmError> {
+    pub(crate) fn of(folder: &Path) -> Result<Self, VmError> {
         let spec = Spec::read(folder)?;
         let mut task: Task = read_whole(&folder.join(TASK))?;
         let Decision { mut launch, .. } = read_whole(&folder.join(DECISION))?;
@@ -204,6 +213,9 @@ impl Earlier {
             })?;
             port.host = Some(forward.host);
         }
+        // An earlier version did not write these into the decision.
+        launch.persist = spec.keeps_overlay();
+        launch.grace_s.seconds = u32::try_from(spec.grace_s).unwrap_or(limits::GRACE_MOST_S);
         if task.image.checksum.is_indirect() {
             // The VM had this image, whatever a list of checksums says now.
             task = task.with_image(spec.image.sha256);
@@ -263,6 +275,9 @@ impl Ended {
             unfiltered_internet: config.unfiltered_internet(),
         };
         spec.cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
+        // An earlier version may have made it otherwise.
+        let Spec { vm, image, forwards, .. } = &spec;
+        spec.argv = qhost_vm::argv(vm, &decision.launch, &task.args, image.format, forwards);
         let ports = ports::reserve_again(state, &spec.forwards)?;
         let overlay = KeptOverlay::hold(state, &task, spec.keeps_overlay())?;
         let terms = config.terms(&task.tenant);

@@ -11,6 +11,7 @@ use qhost_cage::User;
 use qhost_image::{SeedFile, seed_disk};
 use qhost_model::launch::seed::NoCloud;
 use qhost_policy::Approved;
+use qhost_sys::state;
 use qhost_vm::{VmError, argv::SEED, error::io_error};
 
 /// Writes it for a VM's first start, where the launch has one. A restart has the same, and so the same instance.
@@ -33,6 +34,15 @@ pub(crate) fn write(
         .collect();
     let path = vm.join(SEED);
     create(&path, &seed_disk(&files), user).map_err(io_error("write", &path))
+}
+
+/// Gives it to the user that the VM has now: an ended VM that is started again has another.
+pub(crate) fn give_to(vm: &Path, user: User) -> Result<(), VmError> {
+    let User::Own(uid) = user else { return Ok(()) };
+    let path = vm.join(SEED);
+    let given = state::open_plain(File::options().read(true), &path)
+        .and_then(|file| fchown(&file, Some(uid), Some(uid)));
+    given.map_err(io_error("give to the VM's user", &path))
 }
 
 fn create(path: &Path, bytes: &[u8], user: User) -> io::Result<()> {

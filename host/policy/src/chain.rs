@@ -260,7 +260,7 @@ impl<'a> Evaluation<'a> {
             }
             match asked.validate(self.request, shown) {
                 Ok(mut violations) => {
-                    violations.extend(asked.link.refused_unseen(launch));
+                    violations.extend(asked.link.refused_unseen(launch, &self.asking.task));
                     asked.record.decide(violations);
                 }
                 Err(fault) => asked.fail("validate", fault)?,

@@ -7,7 +7,7 @@ mod v0_2;
 
 use wasmtime::component::{InstancePre, Linker};
 
-use qhost_model::launch::Launch;
+use qhost_model::{job::Task, launch::Launch};
 
 use super::{OperationRequest, Request, host_state::HostState};
 
@@ -71,9 +71,9 @@ impl Version {
     }
 
     /// What of a launch this version has no word for, by the contract's names of today.
-    pub(super) fn unseen(self, launch: &Launch) -> Vec<&'static str> {
+    pub(super) fn unseen(self, launch: &Launch, task: &Task) -> Vec<&'static str> {
         match self {
-            Self::V0_1 => v0_1::unseen(launch),
+            Self::V0_1 => v0_1::unseen(launch, task),
             Self::V0_2 => vec![],
         }
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use qhost_model::{
     digest::Sha256,
+    job::Task,
     launch::{Launch, Violation},
 };
 
@@ -59,9 +60,13 @@ impl Link {
     }
 
     /// What this policy refuses by its silence: what a launch holds that the policy's version of the contract has no word for.
-    pub(super) fn refused_unseen(&self, launch: &Launch) -> impl Iterator<Item = Violation> {
+    pub(super) fn refused_unseen(
+        &self,
+        launch: &Launch,
+        task: &Task,
+    ) -> impl Iterator<Item = Violation> {
         let version = self.module.component.version();
-        let mut fields = version.unseen(launch);
+        let mut fields = version.unseen(launch, task);
         fields.retain(|field| !self.unseen.iter().any(|allowed| allowed == field));
         fields.into_iter().map(move |field| Violation {
             code: "unseen".into(),

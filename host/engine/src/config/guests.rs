@@ -10,6 +10,8 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use qhost_sys::trusted;
+
 use super::ConfigProblem;
 
 /// `[data.NAME]`
@@ -56,6 +58,11 @@ impl Seed {
     pub(super) fn read(&mut self, folder: &Path, problems: &mut Vec<ConfigProblem>) {
         let Some(file) = &self.vendor_data else { return };
         let path = folder.join(file);
+        if let Err(error) = trusted::look(&path) {
+            let message = format!("{} cannot be relied upon: {error}", path.display());
+            problems.push(ConfigProblem { place: "seed.vendor_data".into(), message });
+            return;
+        }
         let most = qhost_model::limits::SEED_PART_BYTES as u64;
         let mut text = String::new();
         let read =

@@ -14,7 +14,7 @@ use crate::{host_facts::HostFacts, job::block::TaskBlock, limits, quota::Usage, 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Grace {
-    /// In seconds.
+    /// In seconds, 0 to [`limits::GRACE_MOST_S`].
     pub seconds: u32,
 }
 
@@ -55,7 +55,7 @@ impl LaunchField for Field {
                 "grace-too-long",
                 Self::NAME,
                 format!("a guest cannot have {seconds} s to power off"),
-                format!("{most} s or less"),
+                format!("set kill_timeout or --grace to {most} s or less"),
             ));
         }
     }

@@ -31,7 +31,7 @@ named!(MachineKind, Pc = "pc", Q35 = "q35");
 pub struct Machine {
     /// Chipset and bus.
     pub kind: MachineKind,
-    /// QEMU's name of the CPU model.
+    /// QEMU's name of the CPU model: 1 to 64 letters, digits, `-`, `_` and `.`.
     pub cpu: String,
     /// Whether the guest may run VMs of its own by hardware virtualization.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -207,8 +207,9 @@ impl LaunchField for Field {
             findings.refused.push(violation(
                 "hostname",
                 "seed.hostname",
-                "this is no host name".into(),
-                "labels of 1 to 63 letters, digits and -, with dots between".into(),
+                format!("{:?} is no host name", seed.hostname.as_deref().unwrap_or_default()),
+                "labels of 1 to 63 letters, digits and -, with dots between; at most 253 bytes"
+                    .into(),
             ));
         }
     }

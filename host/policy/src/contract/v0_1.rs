@@ -6,9 +6,10 @@ use wasmtime::component::{HasSelf, Linker};
 
 use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
-    job::Checksum,
+    job::{Checksum, Task},
     launch::{
-        CPU_MAX, Egress, Launch, Machine, PortMap, PortRange, PortRequest, Protocol, disk_bytes,
+        CPU_MAX, Egress, Launch, Machine, MachineKind, PortMap, PortRange, PortRequest, Protocol,
+        disk_bytes,
     },
     printable,
 };
@@ -40,11 +41,14 @@ pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
     bindings::Policy::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
 }
 
-/// What of a launch it has no word for, and no tenant could ask for when it was the newest.
-pub(super) fn unseen(launch: &Launch) -> Vec<&'static str> {
-    let Machine { cpu, nested, kind: _ } = &launch.machine;
+/// The fields of a launch that it has no word for, as far as no job could ask for them when it was the newest.
+pub(super) fn unseen(launch: &Launch, task: &Task) -> Vec<&'static str> {
+    let Machine { cpu, nested, kind } = &launch.machine;
     let fields = [
         ("seed", launch.seed.is_some()),
+        // It was shown what the task asks for.
+        ("persist", launch.persist && !task.asked.persist),
+        ("machine.kind", *kind != MachineKind::Pc),
         ("machine.cpu", cpu != CPU_MAX),
         ("machine.nested", *nested),
     ];

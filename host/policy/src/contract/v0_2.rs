@@ -1,4 +1,4 @@
-//! The contract's version 0.2, `wit/`: what it has words for and this host cannot do, an answer may not ask for.
+//! The contract's version 0.2, `wit/`: an answer may not ask for what the contract can say and this host does not support.
 
 mod given;
 mod lent;
@@ -33,7 +33,7 @@ pub(super) type GivenLaunch = wit::LaunchResult;
 const ROOT: &str = "root";
 /// The architecture that this host emulates.
 const ARCHITECTURE: &str = "x86_64";
-/// Of what the contract can limit and this host cannot.
+/// The one rate that this host supports: it limits no disk and no network device.
 const UNLIMITED: wit::Rate = wit::Rate { operations: None, kib: None };
 
 pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {

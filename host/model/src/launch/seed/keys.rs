@@ -192,6 +192,7 @@ impl Parts {
             ("instance-id", "leave it out: each VM has an id of its own, which a restart keeps"),
             ("local-hostname", "config.hostname"),
             ("public-keys", "config.default_user_authorized_ssh_key"),
+            ("seedfrom", "leave it out: what it names would take the place of the whole seed"),
         ] {
             if let Some(found) = object.optional(key) {
                 return found.fault_with_hint("a key of the host's own", "other keys", instead);
@@ -225,12 +226,12 @@ fn only(block: Cursor<'_>) -> Cursor<'_> {
     }
 }
 
-/// An error shows what it found; of a seed, which may be secret, not even that.
+/// Most errors show what they found. A seed may be secret, so that this one does not.
 fn is_object(given: &Cursor<'_>) -> Option<()> {
     if given.value().is_object() { Some(()) } else { given.fault("no object", "an object") }
 }
 
-/// JSON, which YAML 1.1 can read too: it takes two more characters for line breaks.
+/// JSON that YAML 1.1 reads too: it takes U+0085, U+2028 and U+2029 for line breaks, so that they are escaped.
 fn as_yaml(map: &Map<String, Value>) -> String {
     let json = Value::Object(map.clone()).to_string();
     json.replace('\u{85}', "\\u0085").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
@@ -240,18 +241,20 @@ fn text(given: &Cursor<'_>, what: &str) -> Option<String> {
     match given.value().as_str() {
         Some("") => given.refuse(format!("{what}: text that is not empty")),
         Some(text) => fits(given, text.to_owned(), what),
-        None => given.fault("neither", format!("{what}: text, or an object")),
+        None => given.fault("a value of another kind", format!("{what}: text, or an object")),
     }
 }
 
-/// Of a text that may be secret no error shows any.
+/// The text may be secret, so that no error shows any of it.
 fn fits(given: &Cursor<'_>, text: String, what: &str) -> Option<String> {
     if text.len() > limits::SEED_PART_BYTES {
         let found = format!("{what} of {} bytes", text.len());
-        return given.fault(found, format!("at most {}", limits::SEED_PART_BYTES));
+        return given.fault(found, format!("at most {} bytes", limits::SEED_PART_BYTES));
     }
-    if text.contains('\0') {
-        return given.fault("a zero byte", format!("{what} as text"));
+    // Python, in which cloud-init is written, takes some of these for blanks and line breaks.
+    if text.contains(|c: char| c.is_control() && !"\t\r\n".contains(c)) {
+        let expected = format!("{what} without control characters but tabs and line breaks");
+        return given.fault("a control character", expected);
     }
     Some(text)
 }
@@ -351,7 +354,7 @@ fn ssh_keys(given: &Cursor<'_>) -> Option<BTreeMap<String, String>> {
     let mut keys = BTreeMap::new();
     for (index, line) in lines.iter().enumerate() {
         let Some(fingerprint) = ssh_key::fingerprint(line) else {
-            let found = format!("in line {} something other", index + 1);
+            let found = format!("no SSH key in line {}", index + 1);
             return given.fault(found, expected);
         };
         keys.insert(fingerprint, (*line).to_owned());

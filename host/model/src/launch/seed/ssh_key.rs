@@ -13,7 +13,10 @@ pub(super) fn fingerprint(line: &str) -> Option<String> {
     // The key says its own type first: a length of four bytes, and the name (RFC 4253, 6.6).
     let (length, rest) = blob.split_first_chunk::<4>()?;
     let named = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
-    let is_one = named == kind.as_bytes() && !line.contains(char::is_control);
+    // What begins with anything else could be options, behind which another key stands.
+    let is_type = kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.@".contains(&byte));
+    let is_plain = !line.contains(|c: char| c.is_control() || c == '"');
+    let is_one = named == kind.as_bytes() && is_type && is_plain;
     let digest = digest::digest(&digest::SHA256, &blob);
     is_one.then(|| format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(digest)))
 }
@@ -35,6 +38,11 @@ mod tests {
             &key.replace("ssh-ed25519 ", "ssh-rsa "),
             &format!("command=\"x\" {key}"),
             &format!("{key}\n{key}"),
+            // The blob of a key whose type is `environment="A=x`.
+            &format!(
+                "environment=\"A=x {} \" {key}",
+                BASE64_STANDARD.encode(b"\0\0\0\x10environment=\"A=x")
+            ),
         ] {
             assert_eq!(fingerprint(wrong), None, "{wrong}");
         }

@@ -1,5 +1,5 @@
-//! The keys at the top of a YAML mapping, as PyYAML would find them in it: what the two read differently is refused, so that no key is hidden from a
-//! policy. Nothing is expanded, so that a few bytes cannot become many.
+//! The top-level keys of a YAML mapping. This parser reads YAML 1.2, and cloud-init's, PyYAML, reads YAML 1.1: text that they could read
+//! differently is refused, so that no key is hidden from a policy. Aliases are not expanded, so that a few bytes cannot become many.
 
 use saphyr_parser::{Event, Parser};
 
@@ -34,14 +34,27 @@ pub(super) fn keys(text: &str) -> Result<Vec<String>, NotAMapping> {
     let mut depth = 0_usize;
     let (mut is_key, mut documents) = (true, 0);
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| not(error.marker().line(), "no YAML"))?;
+        let (event, span) = event.map_err(|error| not(error.marker().line(), "invalid YAML"))?;
         let line = span.start.line();
         match event {
             Event::DocumentStart(_) if documents == 0 => documents = 1,
             Event::DocumentStart(_) => return Err(not(line, "a second document")),
+            Event::MappingStart(_, Some(_)) if depth == 0 => {
+                return Err(not(
+                    line,
+                    "a tag at the top, by which it may be read as something else",
+                ));
+            }
             Event::MappingStart(..) if depth == 0 => depth = 1,
             Event::Scalar(..) | Event::SequenceStart(..) | Event::Alias(_) if depth == 0 => {
                 return Err(not(line, "no mapping, which begins with a key and a colon"));
+            }
+            // PyYAML merges what a key tagged `!!merge` has, whatever the key's text is.
+            Event::Scalar(_, _, _, Some(_)) if depth == 1 && is_key => {
+                return Err(not(
+                    line,
+                    "a key with a tag at the top, by which it may be read as something else",
+                ));
             }
             Event::Scalar(key, ..) if depth == 1 && is_key => {
                 match &*key {
@@ -107,13 +120,17 @@ mod tests {
     fn what_could_hide_a_key_is_refused() {
         for (text, line, why) in [
             ("x: &a {users: []}\n<<: *a\n", 2, "merge key"),
+            ("!!merge x: {users: []}\n", 1, "a key with a tag"),
+            ("!<tag:yaml.org,2002:merge> x: {users: []}\n", 1, "a key with a tag"),
+            ("%TAG !y! tag:yaml.org,2002:\n---\n!y!merge x: {users: []}\n", 3, "a key with a tag"),
+            ("!!omap\nusers: []\n", 1, "a tag at the top"),
             ("a: x\u{2028}users: []\n", 1, "line break"),
             ("a: 1\n---\nusers: []\n", 2, "second document"),
             ("- a\n", 1, "no mapping"),
             ("just words\n", 1, "no mapping"),
             ("a: &k users\n? *k\n: []\n", 2, "plain word"),
             ("? [a]\n: b\n", 1, "plain word"),
-            ("a: [\n", 2, "no YAML"),
+            ("a: [\n", 2, "invalid YAML"),
             ("#cloud-config\n", 0, "nothing"),
         ] {
             let found = keys(text).unwrap_err();

@@ -48,7 +48,7 @@ pub(in super::super) fn launch_in(
             memory_mib: launch.resources.memory_mib,
         },
         egress,
-        disk_bytes: root.size_mib.map(|size| u64::from(size) * MIB),
+        disk_bytes: disk_bytes_in(root.size_mib, shown),
         persist: root.persistent,
         seed: launch.seed.map(|seed| seed_in(seed, shown)).transpose()?,
         machine: machine_in(&launch.machine)?,
@@ -58,6 +58,12 @@ pub(in super::super) fn launch_in(
         warnings: launch.warnings.iter().map(|warning| answer::text(warning)).collect(),
         extensions: launch.extensions,
     })
+}
+
+/// The size of the root disk. A size that an earlier version let a job ask for need not be of whole MiB: left alone, it stays.
+fn disk_bytes_in(size_mib: Option<u32>, shown: &Launch) -> Option<u64> {
+    let before = shown.disk_bytes.and_then(|bytes| u32::try_from(bytes / MIB).ok());
+    if size_mib == before { shown.disk_bytes } else { size_mib.map(|size| u64::from(size) * MIB) }
 }
 
 /// The one disk that this host gives a guest.
@@ -100,12 +106,14 @@ fn seed_in(given: wit::SeedResult, shown: &Launch) -> Result<Seed, Fault> {
         })?;
         parts.push(known.clone());
     }
-    let unknown_key = |key: &&String| !before.ssh_keys.contains(key);
-    if let Some(key) = given.ssh_keys.iter().find(unknown_key) {
-        return Err(nonsense(format!("an SSH key {:?} that it was not shown", word(key))));
+    for (index, key) in given.ssh_keys.iter().enumerate() {
+        let is_there = given.ssh_keys.iter().take(index).any(|earlier| earlier == key);
+        if is_there || !before.ssh_keys.contains(key) {
+            return Err(nonsense(format!("an SSH key {:?} that it was not shown", word(key))));
+        }
     }
     if let Some(name) = given.hostname.as_ref().filter(|name| !is_hostname(name)) {
-        return Err(nonsense(format!("the host name {:?}, which is none", word(name))));
+        return Err(nonsense(format!("the host name {:?}, which is not valid", word(name))));
     }
     Ok(Seed { kind, parts, hostname: given.hostname, ssh_keys: given.ssh_keys })
 }
