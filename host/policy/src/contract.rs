@@ -5,6 +5,8 @@ mod answer;
 mod v0_1;
 mod v0_2;
 
+use std::{borrow::Cow, net::Ipv4Addr};
+
 use wasmtime::component::{InstancePre, Linker};
 
 use qhost_model::{job::Task, launch::Launch};
@@ -297,6 +299,19 @@ fn form<T>(form: Option<&T>) -> wasmtime::Result<&T> {
     form.ok_or_else(|| {
         wasmtime::Error::msg("the request is not there in the policy's version of the contract")
     })
+}
+
+/// A map of texts as every version lends it.
+fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(&'a str, &'a str)> {
+    pairs.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+}
+
+/// A bind address as every version has it, as text. Nearly each one is 127.0.0.1, whose text is not made again for each decision.
+fn address(bind: Ipv4Addr) -> Cow<'static, str> {
+    match bind {
+        Ipv4Addr::LOCALHOST => "127.0.0.1".into(),
+        other => other.to_string().into(),
+    }
 }
 
 /// An operation as policies are asked about it.

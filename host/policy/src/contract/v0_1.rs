@@ -1,6 +1,6 @@
 //! The contract's version 0.1, `wit/0.1`. What it has no word for stays as it was.
 
-use std::{borrow::Cow, net::Ipv4Addr};
+use std::borrow::Cow;
 
 use wasmtime::component::{HasSelf, Linker};
 
@@ -16,9 +16,9 @@ use qhost_model::{
 
 use super::{
     super::{Request, error::Fault, host_state::HostState, log::Level},
-    Asking, GivenAbout, GivenViolation, Shown, Store,
+    Asking, GivenAbout, GivenViolation, Shown, Store, address,
     answer::{self, ContractBreaches, few, nonsense, unknown, word},
-    form,
+    form, pairs,
 };
 
 mod bindings {
@@ -196,10 +196,6 @@ impl<'a> RequestView<'a> {
     }
 }
 
-fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(&'a str, &'a str)> {
-    pairs.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
-}
-
 /// What a launch has as text there, and not here.
 pub(super) struct LaunchTexts {
     binds: Vec<Cow<'static, str>>,
@@ -245,14 +241,6 @@ impl<'a> LaunchView<'a> {
             warnings: &self.warnings,
             extensions: &self.extensions,
         }
-    }
-}
-
-/// Nearly every bind is this one, and a decision is made in microseconds.
-fn address(bind: Ipv4Addr) -> Cow<'static, str> {
-    match bind {
-        Ipv4Addr::LOCALHOST => "127.0.0.1".into(),
-        other => other.to_string().into(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What policies are shown, in the contract's form: texts and lists are lent to a sandbox from where they are; what has another form there
 //! is made once a decision.
 
-use std::{borrow::Cow, net::Ipv4Addr};
+use std::borrow::Cow;
 
 use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
@@ -15,7 +15,10 @@ use qhost_model::{
     },
 };
 
-use super::{ARCHITECTURE, Asking, ROOT, UNLIMITED, wit};
+use super::{
+    super::{address, pairs},
+    ARCHITECTURE, Asking, ROOT, UNLIMITED, wit,
+};
 use crate::{Occasion, Request};
 
 /// What the contract has as text, and qhost has not.
@@ -259,10 +262,6 @@ fn nic(nic: &Nic) -> wit::NicParam<'_> {
     wit::NicParam { name: &nic.name, network: &nic.network, mac: None, rate: UNLIMITED }
 }
 
-fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(&'a str, &'a str)> {
-    pairs.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
-}
-
 /// What a launch has as text there, and not here.
 pub(in super::super) struct LaunchTexts<'a> {
     binds: Vec<Cow<'static, str>>,
@@ -275,14 +274,6 @@ impl<'a> LaunchTexts<'a> {
             binds: launch.ports.iter().map(|port| address(port.bind)).collect(),
             seed: launch.seed.as_ref().map(SeedTexts::of),
         }
-    }
-}
-
-/// Nearly every bind is this one, and a decision is made in microseconds.
-fn address(bind: Ipv4Addr) -> Cow<'static, str> {
-    match bind {
-        Ipv4Addr::LOCALHOST => "127.0.0.1".into(),
-        other => other.to_string().into(),
     }
 }
 
