@@ -380,7 +380,7 @@ fn a_vm_under_an_older_supervisor_is_named() {
 
 /// What is found in a folder whose name was mistyped is nothing, which looks like an idle host.
 #[test]
-fn a_state_folder_that_is_not_there_has_no_vms() {
+fn a_state_folder_or_a_configuration_that_is_not_there_is_an_error() {
     let qhost = qhost();
     for command in [
         &["ps"][..],
@@ -395,6 +395,10 @@ fn a_state_folder_that_is_not_there_has_no_vms() {
             .run(&[command, &["--state-dir", "/no/such/folder"]].concat())
             .exits(2)
             .says("cannot read the state folder /no/such/folder");
+        qhost
+            .run(&[command, &["--config", "/no/such/qhost.toml"]].concat())
+            .exits(2)
+            .says("cannot read the configuration /no/such/qhost.toml");
     }
     let wrong = qhost.env("QHOST_IMAGE_ALLOW", "127.0.0.0/8,10.x");
     wrong.run(&["plan", "job.json"]).exits(2).says("QHOST_IMAGE_ALLOW: \"10.x\"");

@@ -16,7 +16,7 @@ mod trial;
 mod trust;
 mod vms;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
@@ -187,16 +187,27 @@ fn engine_under(shared: &Shared, config: Config) -> Result<Engine, RunError> {
 
 /// An engine without the configuration: for looking at VMs and stopping them, which works under a broken configuration too.
 fn unconfigured(shared: &Shared) -> Result<Engine, RunError> {
-    state_is_there(shared)?;
+    named_are_there(shared)?;
     engine_under(shared, Config::default())
 }
 
-/// For what only looks: a state folder that was named must be there, since nothing is found in a folder whose name was mistyped.
-fn state_is_there(shared: &Shared) -> Result<(), RunError> {
-    let Some(named) = &shared.state_dir else { return Ok(()) };
+/// For what only looks: a state folder and a configuration that were named must be there, also where the command has no use for the
+/// configuration.
+fn named_are_there(shared: &Shared) -> Result<(), RunError> {
+    if let Some(named) = &shared.state_dir {
+        is_there("state folder", named, "--state-dir and QHOST_STATE_DIR")?;
+    }
+    if let Some(named) = &shared.config {
+        is_there("configuration", named, "--config and QHOST_CONFIG")?;
+    }
+    Ok(())
+}
+
+/// A path that was named and is absent is a mistake in its name.
+fn is_there(what: &str, named: &Path, check: &str) -> Result<(), RunError> {
     std::fs::metadata(named).map(drop).map_err(|error| {
         RunError::Usage(format!(
-            "cannot read the state folder {}: {error}; check --state-dir and QHOST_STATE_DIR",
+            "cannot read the {what} {}: {error}; check {check}",
             named.display()
         ))
     })

@@ -8,7 +8,7 @@ use serde_json::json;
 use qhost_model::{digest::Sha256, printable};
 use qhost_policy::{Input, NotLaunched, OperationRecord, Outcome, Record};
 
-use super::{RunError, engine, images::ago, show, state_is_there};
+use super::{RunError, engine, images::ago, named_are_there, show};
 use crate::{
     cli::{DecisionsArgs, Shared},
     outcome::{Exit, Shown},
@@ -31,7 +31,7 @@ pub(super) fn decisions(shared: &Shared, args: &DecisionsArgs) -> Exit {
 }
 
 fn told(shared: &Shared, args: &DecisionsArgs) -> Result<Exit, RunError> {
-    state_is_there(shared)?;
+    named_are_there(shared)?;
     let log = engine(shared)?.decisions().folder;
     let unreadable = |source| RunError::Log { path: log.clone(), source };
     let lines = match qhost_policy::lines(&log) {

@@ -16,7 +16,7 @@ use qhost_image::{
 };
 use qhost_model::{digest::Sha256, job, printable};
 
-use super::{RunError, engine, show, state_is_there};
+use super::{RunError, engine, named_are_there, show};
 use crate::{
     cli::{
         GcArgs, ImageCommand, ImportImageArgs, InspectImageArgs, ListArgs, PullImageArgs,
@@ -106,7 +106,7 @@ impl Images<'_> {
     }
 
     fn list(&self, args: &ListArgs) -> Result<Exit, RunError> {
-        state_is_there(self.shared)?;
+        named_are_there(self.shared)?;
         let (mut stored, uses, mut unfinished) =
             (self.store.list()?, self.uses()?, self.store.unfinished()?);
         // The operator's own are no tenant's.

@@ -6,7 +6,7 @@ use serde_json::json;
 use qhost_engine::overlays::{self, Kept};
 use qhost_model::printable;
 
-use super::{RunError, show, state_dir, state_is_there};
+use super::{RunError, named_are_there, show, state_dir};
 use crate::{
     cli::{ListArgs, OverlayCommand, RemoveOverlayArgs, Shared},
     outcome::Exit,
@@ -24,7 +24,7 @@ pub(super) fn overlay(shared: &Shared, command: &OverlayCommand) -> Exit {
 }
 
 fn list(shared: &Shared, args: &ListArgs) -> Result<(), RunError> {
-    state_is_there(shared)?;
+    named_are_there(shared)?;
     let mut kept = overlays::kept(&state_dir(shared)?)?;
     kept.retain(|one| args.of.includes(&one.of.tenant));
     if args.quiet {

@@ -6,7 +6,7 @@ use serde_json::json;
 use qhost_engine::QuotaUsage;
 use qhost_model::printable;
 
-use super::{RunError, engine, show, state_is_there};
+use super::{RunError, engine, named_are_there, show};
 use crate::{
     cli::{OfTenant, Shared},
     outcome::Exit,
@@ -20,7 +20,7 @@ pub(super) async fn quotas(shared: &Shared, of: &OfTenant) -> Exit {
 }
 
 async fn told(shared: &Shared, of: &OfTenant) -> Result<Exit, RunError> {
-    state_is_there(shared)?;
+    named_are_there(shared)?;
     let mut quotas = engine(shared)?.quotas().await?;
     quotas.retain(|one| of.tenant.is_none() || one.tenant == of.tenant);
     if shared.json {

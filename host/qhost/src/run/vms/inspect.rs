@@ -10,12 +10,12 @@ use crate::{
     cli::Shared,
     limits,
     outcome::{Exit, Shown},
-    run::{engine_under, state_is_there},
+    run::{engine_under, named_are_there},
 };
 
 /// An engine that knows what is secret. Where the configuration cannot be read, all that may be secret is.
 pub(super) fn engine(shared: &Shared) -> Result<Engine, RunError> {
-    state_is_there(shared)?;
+    named_are_there(shared)?;
     let config = Config::load(shared.config.as_deref()).unwrap_or_else(|error| {
         tracing::warn!(%error, "the values of meta and args are not shown: what of them is secret is not known");
         let mut config = Config::default();
