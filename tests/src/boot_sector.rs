@@ -76,6 +76,8 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
     };
     let halt = [0xfa, 0xf4, 0xeb, 0xfd]; // cli; hlt; jmp $-1
     let mut code = vec![
+        // SeaBIOS's timer writes to the serial port what it still has to say, and reads what is typed there.
+        0xfa, //                   cli
         0x31, 0xc0, //             xor ax, ax
         0x8e, 0xd8, //             mov ds, ax
         0xfc, //                   cld
@@ -94,7 +96,7 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
     code.extend(ending);
     code.extend(halt);
     let address = 0x7c00 + u16::try_from(code.len()).expect("a boot sector is small");
-    code[6..8].copy_from_slice(&address.to_le_bytes());
+    code[7..9].copy_from_slice(&address.to_le_bytes());
     code.extend(text.bytes());
     code.extend(b"\r\n\0");
     assert!(code.len() <= 510, "the text is too long for a boot sector");
