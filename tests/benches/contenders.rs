@@ -60,6 +60,7 @@ pub(crate) fn request() -> Request {
                 egress: Egress::Isolated,
                 disk_bytes: None,
                 persist: false,
+                disks: vec![],
                 seed: None,
                 machine: qhost_model::launch::Machine::default(),
                 nics: qhost_model::launch::nics::default(),

@@ -71,7 +71,8 @@ fn what_it_decided_is_decided_again_by_a_replay() {
 #[test]
 fn it_has_no_say_about_what_it_cannot_see() {
     let qhost = qhost();
-    let (machine, nested) = ("[machine]\nnested = true\n", json!({"nested": true}));
+    let machine = "[machine]\nnested = true\n";
+    let nested = json!({"nested": true, "disks": [{"name": "data", "size": "1MiB"}]});
     let plan = |policies: &[(&str, &str, Value, &str)]| {
         asks(&qhost, machine, policies);
         qhost.run(&["plan", &nowhere(&qhost, nested.clone())])
@@ -79,6 +80,7 @@ fn it_has_no_say_about_what_it_cannot_see() {
     let refused = plan(&[("earlier", "probe-v0-1", json!({}), "")]).exits(11);
     let refused = refused.says("refused by earlier");
     let refused = refused.says("contract 0.1, which has no word for machine.nested");
+    let refused = refused.says("contract 0.1, which has no word for disks");
     refused.says(
         r#"have the policy built for contract 0.2; or have the operator list "machine.nested" in"#,
     );
@@ -87,6 +89,9 @@ fn it_has_no_say_about_what_it_cannot_see() {
     plan(&both).exits(11).says("refused by earlier");
     plan(&both[..1]).exits(0);
     let unseen = "unseen = [\"machine.nested\"]";
+    let refused = plan(&[("earlier", "probe-v0-1", json!({}), unseen)]).exits(11);
+    refused.says("has no word for disks");
+    let unseen = "unseen = [\"machine.nested\", \"disks\"]";
     plan(&[("earlier", "probe-v0-1", json!({}), unseen)]).exits(0);
     // What is not watched for.
     plan(&[("earlier", "probe-v0-1", json!({}), "mode = \"monitor\"")]).exits(0);
@@ -126,7 +131,12 @@ fn an_extension_of_the_earlier_contract_is_one_number() {
 fn a_policy_may_write_nothing_that_this_host_cannot_do() {
     let qhost = qhost();
     for (sets, code, says) in [
-        (json!({"add_disk": true}), 12, "2 disks, and this host gives a guest one, root"),
+        (json!({"add_disk": true}), 12, r#"a disk "root" that it was not shown in that place"#),
+        (json!({"swap_disks": true}), 12, "no disk root, first,"),
+        (json!({"volume": "db"}), 12, r#"a change of disk "data" in more than its size"#),
+        (json!({"data_mib": 0}), 11, "host.disk-not-whole"),
+        (json!({"data_mib": 1 << 21}), 11, "host.disk-not-allowed"),
+        (json!({"data_mib": 1 << 20}), 11, "host.disks-not-allowed"),
         (json!({"add_seed": true}), 12, "a seed where it was shown none"),
         (json!({"firmware": "uefi"}), 12, r#"the firmware "uefi" is not one"#),
         (json!({"firmware": "coreboot"}), 12, r#"the firmware "coreboot" is not one"#),
@@ -145,7 +155,8 @@ fn a_policy_may_write_nothing_that_this_host_cannot_do() {
         (json!({"disk_bytes": 0}), 11, "host.disk-not-whole"),
     ] {
         asks(&qhost, "", &[("wild", "probe-sets", sets.clone(), "")]);
-        let done = qhost.run(&["plan", &nowhere(&qhost, json!({}))]);
+        let disks = json!([{"name": "data", "size": "1MiB"}]);
+        let done = qhost.run(&["plan", &nowhere(&qhost, json!({ "disks": disks }))]);
         assert!(done.says(says).exits(code).code == code, "{sets}");
     }
 }

@@ -61,6 +61,23 @@ fn from_a_cloud_image_to_a_login() {
     assert!(size > 3 << 30, "{size}");
     let vm = qhost.vms()[0].file_name().unwrap().to_str().unwrap().to_owned();
     assert_eq!(ssh("cat /var/lib/cloud/data/instance-id").trim(), vm);
+    // What it deletes takes nothing of the host any more: of the volume, whose file system discards by itself, and of its root disk.
+    let stored = || {
+        let found = qhost.run(&["inspect", "--json", "debian"]).exits(0).json();
+        [&found["disk"], &found["disks"][0]].map(|disk| disk["used_bytes"].as_u64().unwrap())
+    };
+    let fill = |folder: &str| {
+        format!("sudo dd if=/dev/urandom of={folder}/fill bs=1M count=64 status=none")
+    };
+    ssh(&format!("{}; {}; sudo sync", fill("/data"), fill("/var/tmp")));
+    let full = stored();
+    ssh(
+        "echo kept | sudo tee /data/note; sudo rm /data/fill /var/tmp/fill; sudo sync; sudo fstrim -a",
+    );
+    let empty = stored();
+    for (full, empty) in full.into_iter().zip(empty) {
+        assert!(full > empty + (48 << 20), "{full} and then {empty}");
+    }
     // In a restart systemd powers the guest off; cloud-init has the same instance and does nothing anew.
     ssh("sudo rm /etc/motd && sudo sync");
     let console = qhost.vms()[0].join("console.log");
@@ -74,6 +91,7 @@ fn from_a_cloud_image_to_a_login() {
         ssh("ls /etc/motd 2>&1 || true").trim(),
         "ls: cannot access '/etc/motd': No such file or directory"
     );
+    assert_eq!(ssh("cat /data/note").trim(), "kept");
     qhost.run(&["stop", "debian"]).exits(0).says("stopped; the guest powered off");
     qhost.assert_nothing_left();
 }

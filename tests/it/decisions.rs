@@ -195,6 +195,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
                 egress: Egress::Isolated,
                 disk_bytes: None,
                 persist: false,
+                disks: vec![],
                 seed: None,
                 machine: Machine::default(),
                 nics: qhost_model::launch::nics::default(),

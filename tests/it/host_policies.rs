@@ -95,6 +95,7 @@ fn every_field_that_a_tenant_widens_is_refused() {
             "egress" => json!({"egress": "internet"}),
             "disk_bytes" => json!({"disk_bytes": MIB}),
             "persist" => json!({"persist": true}),
+            "disks" => json!({"data_mib": 2}),
             "seed" => json!({"hostname": "probe"}),
             "machine" => json!({"nested": true}),
             "nics" => json!({"network": "other"}),
@@ -105,7 +106,9 @@ fn every_field_that_a_tenant_widens_is_refused() {
             name => panic!("what a tenant's policy makes wider of {name} is not tried"),
         };
         let host = json!({"warn": "a"});
-        let (_qhost, done) = tenant_sets(json!({"hostname": "web"}), host, tenant);
+        let disks = json!([{"name": "data", "size": "1MiB"}]);
+        let job = json!({"hostname": "web", "disks": disks});
+        let (_qhost, done) = tenant_sets(job, host, tenant);
         done.exits(12).says(&format!("a tenant's, widens {}", field.name));
     }
 }

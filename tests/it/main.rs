@@ -28,6 +28,7 @@ mod plan;
 mod fingerprint;
 mod vm;
 mod vms;
+mod volumes;
 mod engine;
 mod terminals;
 mod tenants;

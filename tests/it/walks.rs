@@ -174,6 +174,12 @@ fn the_operators_walk() {
     let images = commands(&page("host/docs/images.md"));
     assert!(images.len() > 4, "{images:?}");
     desk.walk(&images);
+    // The other commands of this page are the Debian guest's.
+    let mut volumes = commands(&page("host/docs/your-guest.md"));
+    volumes.retain(|line| line.starts_with("qhost volume"));
+    assert!(volumes.len() > 4, "{volumes:?}");
+    desk.qhost.run(&["volume", "rm", "acme/db"]).exits(0);
+    desk.walk(&volumes);
     desk.qhost.assert_nothing_left();
 }
 

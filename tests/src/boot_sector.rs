@@ -9,8 +9,10 @@ pub enum Then {
     Panic,
     /// Halts for ever, deaf to the power button.
     Hang,
-    /// Adds one to the first byte of the second sector, prints that as a digit, and powers off.
+    /// Adds one to the first byte of the second sector, prints that as a digit, and powers off. Where it cannot be written, `F`.
     Count,
+    /// The same on the second disk; where there is none, `F`.
+    CountOnSecond,
     /// Writes the disk's first 32 MiB but the first 32 KiB; prints `K` when that is done, `F` as soon as a write fails, and
     /// powers off.
     Fill,
@@ -25,17 +27,19 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
     // mov dx, 0x3f8; out dx, al
     const PRINT: [u8; 4] = [0xba, 0xf8, 0x03, 0xee];
     const POWER_OFF: [u8; 7] = [0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef];
+    let drive = if matches!(then, Then::CountOnSecond) { 0x81 } else { 0x80 };
     let count = [
         &[0x31, 0xc0, 0x8e, 0xc0][..],   // xor ax, ax; mov es, ax
         &[0xbb, 0x00, 0x80],             // mov bx, 0x8000
         &[0xb9, 0x02, 0x00],             // mov cx, 2: cylinder 0, sector 2
-        &[0xba, 0x80, 0x00],             // mov dx, 0x80: head 0 of the first disk
+        &[0xba, drive, 0x00],            // mov dx, drive: head 0
         &[0xb8, 0x01, 0x02, 0xcd, 0x13], // mov ax, 0x0201; int 0x13: read one sector
         &[0xfe, 0x06, 0x00, 0x80],       // inc byte [0x8000]
-        &[0xbb, 0x00, 0x80, 0xb9, 0x02, 0x00, 0xba, 0x80, 0x00],
+        &[0xbb, 0x00, 0x80, 0xb9, 0x02, 0x00, 0xba, drive, 0x00],
         &[0xb8, 0x01, 0x03, 0xcd, 0x13], // mov ax, 0x0301; int 0x13: write it
+        &[0xb0, b'F', 0x72, 0x05],       // mov al, 'F'; jc print
         &[0xa0, 0x00, 0x80, 0x04, 0x30], // mov al, [0x8000]; add al, '0'
-        &PRINT,
+        &PRINT,                          // print:
         &POWER_OFF,
     ]
     .concat();
@@ -61,7 +65,7 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
         // mov dx, 0x505; mov al, 1; out dx, al: "panicked" in QEMU's docs/specs/pvpanic.rst
         Then::Panic => &[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee],
         Then::Hang => &[],
-        Then::Count => &count,
+        Then::Count | Then::CountOnSecond => &count,
         Then::Fill => &fill,
         // again: mov dx, 0x3fd; in al, dx; test al, 1; jz $-3; mov dx, 0x3f8; in al, dx; out dx, al; jmp again
         Then::Echo => &[

@@ -22,7 +22,7 @@ impl Policy for Limits {
         About::new(
             "limits",
             env!("CARGO_PKG_VERSION"),
-            "Bounds the memory, the CPUs, the number of ports and the disk of one task.",
+            "Bounds the memory, the CPUs, the number of ports and each disk of one task.",
         )
         .settings(include_str!("../settings.schema.json"))
     }
@@ -33,13 +33,7 @@ impl Policy for Limits {
             ("memory", "resources.memory-mib", memory_mib.into(), settings.memory_mib, " MiB"),
             ("cpus", "resources.cpus", cpus.into(), settings.cpus, " CPUs"),
             ("ports", "ports", launch.ports.len() as u64, settings.ports, " ports"),
-            (
-                "disk",
-                "disks.root.size-mib",
-                disk_bytes(launch),
-                settings.disk_bytes,
-                " bytes of disk",
-            ),
+            ("disk", "disks", largest_disk_bytes(launch), settings.disk_bytes, " bytes of disk"),
         ];
         bounds
             .into_iter()
@@ -55,9 +49,9 @@ impl Policy for Limits {
     }
 }
 
-/// The size of the root disk where it is larger than its image's.
-fn disk_bytes(launch: &Launch) -> u64 {
-    let size_mib = launch.root_disk().and_then(|disk| disk.size_mib);
+/// The largest size that a task asks for: of the root disk where it is larger than its image's, and of those that end with the VM.
+fn largest_disk_bytes(launch: &Launch) -> u64 {
+    let size_mib = launch.disks.iter().filter_map(|disk| disk.size_mib).max();
     u64::from(size_mib.unwrap_or_default()) << 20
 }
 

@@ -1,9 +1,9 @@
 //! Hostile: writes into the launch what its settings say, whatever policies before it allow.
 //!
-//! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes`,
-//! `persist`, `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `grace_seconds` (all replace), `warn` (adds a
+//! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes`
+//! and `persist` (of the root disk), `data_mib`, `read_only`, `volume` (of every other), `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `grace_seconds` (all replace), `warn` (adds a
 //! warning that is not there), `label`, `guest`, `host`, `bind`, `protocol` (of every port), `bind_loopback` (of every
-//! port on 127.0.0.1), `drop_ports`, `drop_nics`, `add_disk`, `add_seed`, `drop_seed`, `hostname`, `firmware`, `listed`, `repeat_seed` (in violations), `refuse` (a violation's code).
+//! port on 127.0.0.1), `drop_ports`, `drop_nics`, `drop_disks`, `swap_disks`, `add_disk`, `add_seed`, `drop_seed`, `hostname`, `firmware`, `listed`, `repeat_seed` (in violations), `refuse` (a violation's code).
 
 use std::net::Ipv4Addr;
 
@@ -27,6 +27,13 @@ struct Settings {
     extension_key: Option<String>,
     disk_bytes: Option<u64>,
     persist: Option<bool>,
+    data_mib: Option<u32>,
+    read_only: Option<bool>,
+    volume: Option<String>,
+    #[serde(default)]
+    drop_disks: bool,
+    #[serde(default)]
+    swap_disks: bool,
     machine: Option<String>,
     architecture: Option<String>,
     cpu: Option<String>,
@@ -62,15 +69,32 @@ struct Settings {
 }
 
 impl Settings {
-    fn machine_of(&self, launch: &mut Launch) {
+    fn disks_of(&self, launch: &mut Launch) {
         let set = self;
-        launch.disks.iter_mut().for_each(|disk| {
-            disk.persistent = set.persist.unwrap_or(disk.persistent);
+        if let Some(root) = launch.disks.first_mut() {
+            let size_mib = set.disk_bytes.and_then(|bytes| u32::try_from(bytes >> 20).ok());
+            root.size_mib = size_mib.or(root.size_mib);
+            root.persistent = set.persist.unwrap_or(root.persistent);
+        }
+        launch.disks.iter_mut().skip(1).for_each(|disk| {
+            disk.size_mib = set.data_mib.or(disk.size_mib);
+            disk.read_only = set.read_only.unwrap_or(disk.read_only);
+            disk.volume = set.volume.clone().or(disk.volume.take());
         });
+        if set.drop_disks {
+            launch.disks.truncate(1);
+        }
+        if set.swap_disks {
+            launch.disks.reverse();
+        }
         if set.add_disk {
             let more = launch.disks.clone();
             launch.disks.extend(more);
         }
+    }
+
+    fn machine_of(&self, launch: &mut Launch) {
+        let set = self;
         let machine = &mut launch.machine;
         machine.kind = set.machine.clone().unwrap_or(machine.kind.clone());
         machine.architecture = set.architecture.clone().unwrap_or(machine.architecture.clone());
@@ -155,10 +179,7 @@ impl Policy for Probe {
             launch.extensions =
                 vec![(set.extension_key.clone().unwrap_or("probe".into()), extension.clone())];
         }
-        if set.disk_bytes.is_some() {
-            let size_mib = set.disk_bytes.and_then(|bytes| u32::try_from(bytes >> 20).ok());
-            launch.disks.iter_mut().for_each(|disk| disk.size_mib = size_mib);
-        }
+        set.disks_of(&mut launch);
         set.machine_of(&mut launch);
         if set.drop_ports {
             launch.ports.clear();

@@ -55,12 +55,14 @@ impl Policy for Sizes {
             }
         };
         let Resources { cpus, memory_mib } = launch.resources;
-        let disk = launch.root_disk().and_then(|disk| disk.size_mib).unwrap_or_default();
+        // A disk without a size has its image's, or is a volume, which the operator made.
+        let disk =
+            launch.disks.iter().filter_map(|disk| disk.size_mib).fold(0, u32::saturating_add);
         let ports = u32::try_from(launch.ports.len()).unwrap_or(u32::MAX);
         let bounds = [
             ("memory", "resources.memory-mib", memory_mib, row.memory_mib, " MiB"),
             ("cpus", "resources.cpus", cpus, row.cpus, " CPUs"),
-            ("disk", "disks.root.size-mib", disk, row.disk_mib, " MiB of disk"),
+            ("disk", "disks", disk, row.disk_mib, " MiB of disk"),
             ("ports", "ports", ports, row.ports, " ports"),
         ];
         let over = bounds.into_iter().filter_map(|(code, field, found, most, unit)| {

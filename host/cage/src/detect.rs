@@ -130,8 +130,8 @@ pub struct Requirements<'a> {
     pub launch: &'a Launch,
     /// The host's side of its ports.
     pub forwards: &'a [qhost_model::launch::Forward],
-    /// What the guest may write to its disk, in bytes.
-    pub overlay_bytes: u64,
+    /// The most that QEMU may write to one file, in bytes.
+    pub file_bytes: u64,
     /// The emulator.
     pub program: &'a Path,
     /// Whether egress may go without its filter.
@@ -230,7 +230,7 @@ impl Host {
         settings: &Settings,
         needs: Requirements<'_>,
     ) -> Result<Cage, MissingMechanisms> {
-        let Requirements { launch, overlay_bytes, program, .. } = needs;
+        let Requirements { launch, file_bytes, program, .. } = needs;
         let mut lacks = self.lacks();
         if needs.forwards.is_empty() {
             lacks.retain(|mechanism| *mechanism != Mechanism::Listening);
@@ -273,7 +273,7 @@ impl Host {
             kvm: launch.accelerator == Accelerator::Kvm,
             rlimits: Rlimits {
                 files: limits::CAGE_FILES.min(self.files),
-                file_bytes: overlay_bytes,
+                file_bytes,
                 processes: self.bounds_processes().then(|| processes(cpus)),
             },
             paths: paths(program, launch.egress, &settings.paths),

@@ -9,6 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
+use qhost_image::volumes::Volumes;
 use qhost_model::{
     job::Task,
     quota::{Quota, Terms, Usage},
@@ -18,6 +19,7 @@ use qhost_sys::state::StateDir;
 use qhost_vm::{
     Status, VmDir, VmError, VmRecord,
     dir::{bytes_of, remove_leftovers},
+    error::io_error,
     list,
     lock::is_abandoned,
     records::{STATUS, read_record},
@@ -25,7 +27,7 @@ use qhost_vm::{
 
 use crate::{
     drain,
-    overlays::{self, Kept, Owner},
+    overlays::{self, Owner},
 };
 
 /// What is to be admitted.
@@ -101,15 +103,48 @@ fn is_within(
     terms: &Terms,
 ) -> Result<(), VmError> {
     let bounds_disks = terms.host.disk_bytes.or(terms.tenant.disk_bytes).is_some();
-    let overlays =
-        if bounds_disks { overlays::unused(state, going_on, &asking.of)? } else { vec![] };
+    let kept = if bounds_disks { kept_disks(state, going_on, &asking.of)? } else { vec![] };
     for (whose, quota) in
         [(QuotaScope::Host, &terms.host), (QuotaScope::Tenant(&asking.of.tenant), &terms.tenant)]
     {
-        let taken = InUse::of(whose, going_on, &overlays);
+        let taken = InUse::of(whose, going_on, &kept);
         admits(quota, whose, taken, asking.takes)?;
     }
     Ok(())
+}
+
+/// A disk that takes its place whether or not a VM has it.
+pub(crate) struct KeptDisk {
+    pub(crate) tenant: String,
+    bytes: u64,
+}
+
+/// The kept overlays that no VM has, but for the one of the task that asks, by what they take; and all volumes, by what they may take.
+pub(crate) fn kept_disks(
+    state: &StateDir,
+    going_on: &[VmRecord],
+    asking: &Owner,
+) -> Result<Vec<KeptDisk>, VmError> {
+    let overlays = overlays::unused(state, going_on, asking)?;
+    let volumes = Volumes::of(state).list();
+    let volumes =
+        volumes.map_err(|error| io_error("read", &state.volumes())(io::Error::other(error)))?;
+    let overlays =
+        overlays.into_iter().map(|one| KeptDisk { tenant: one.of.tenant, bytes: one.disk_usage });
+    let volumes =
+        volumes.into_iter().map(|one| KeptDisk { tenant: one.of.tenant, bytes: one.bytes });
+    Ok(overlays.chain(volumes).collect())
+}
+
+/// Whether a tenant's volume may take so much more. Called under the lock of all folders.
+pub(crate) fn admit_volume(
+    state: &StateDir,
+    tenant: &str,
+    takes: Usage,
+    terms: &Terms,
+) -> Result<(), VmError> {
+    let of = Owner { tenant: tenant.to_owned(), ..Owner::default() };
+    is_within(state, &list::running(state), &AdmissionRequest { of, takes }, terms)
 }
 
 impl EndedVm {
@@ -167,22 +202,22 @@ fn remove(folder: &Path) -> io::Result<()> {
 pub(crate) struct InUse {
     /// By VMs.
     pub(crate) vms: Usage,
-    /// By kept overlays that no VM has.
+    /// By kept overlays that no VM has, and by volumes.
     pub(crate) kept_bytes: u64,
 }
 
 impl InUse {
-    /// What those of these VMs and overlays take that count.
-    pub(crate) fn of(whose: QuotaScope<'_>, vms: &[VmRecord], overlays: &[Kept]) -> Self {
+    /// What those of these VMs and disks take that count.
+    pub(crate) fn of(whose: QuotaScope<'_>, vms: &[VmRecord], kept: &[KeptDisk]) -> Self {
         let is_meant = |tenant: &str| match whose {
             QuotaScope::Host => true,
             QuotaScope::Tenant(only) => only == tenant,
         };
         let vms = vms.iter().filter(|vm| is_meant(&vm.tenant));
-        let kept = overlays.iter().filter(|one| is_meant(&one.of.tenant));
+        let kept = kept.iter().filter(|one| is_meant(&one.tenant));
         Self {
             vms: vms.fold(Usage::default(), |sum, vm| sum + vm.reserved),
-            kept_bytes: kept.map(|one| one.disk_usage).sum(),
+            kept_bytes: kept.map(|one| one.bytes).fold(0, u64::saturating_add),
         }
     }
 }
@@ -203,7 +238,7 @@ fn admits(
     InUse { vms: taken, kept_bytes }: InUse,
     more: Usage,
 ) -> Result<(), VmError> {
-    let disk_bytes = taken.disk_bytes.saturating_add(kept_bytes);
+    let (disk_bytes, more_vms) = (taken.disk_bytes.saturating_add(kept_bytes), more.vms);
     let each = [
         ("vms", "VMs", quota.vms, taken.vms, more.vms),
         ("cpus", "CPUs", quota.cpus, taken.cpus, more.cpus),
@@ -223,14 +258,17 @@ fn admits(
     };
     let (kept, remove) = if key == "disk_bytes" && kept_bytes > 0 {
         (
-            format!(", {kept_bytes} of them by kept overlays (qhost overlay ls),"),
-            " remove kept overlays,",
+            format!(
+                ", {kept_bytes} of them by kept overlays and volumes (qhost overlay ls, qhost volume ls),"
+            ),
+            " remove such,",
         )
     } else {
         (String::new(), "")
     };
+    let takes = if more_vms == 0 { "this takes" } else { "this VM takes" };
     let reason = format!(
-        "{who} may have {most} {what} on this host, {taken} are taken{kept} and this VM takes {more}; wait for another to end,{remove} \
+        "{who} may have {most} {what} on this host, {taken} are taken{kept} and {takes} {more}; wait for another to end,{remove} \
              or have the operator raise it"
     );
     Err(VmError::Quota {

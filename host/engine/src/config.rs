@@ -181,7 +181,8 @@ impl Decisions {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Overlay {
-    /// What a guest may write to its disk in bytes, its bookkeeping included; beyond it the guest's writes fail.
+    /// What a guest may write to its root disk in bytes, its bookkeeping included; beyond it the guest's writes fail. The other disks that
+    /// end with the VM may have as much together.
     pub max_bytes: u64,
     /// Whether tasks may keep what their guests write for their next run.
     pub persist: bool,
@@ -189,7 +190,7 @@ pub struct Overlay {
 
 impl Default for Overlay {
     fn default() -> Self {
-        Self { max_bytes: limits::OVERLAY_BYTES, persist: false }
+        Self { max_bytes: qhost_model::limits::OVERLAY_BYTES, persist: false }
     }
 }
 
@@ -388,6 +389,7 @@ impl Config {
             args: self.qemu.args.clone(),
             persist: self.overlay.persist,
             disk_bytes: self.image.max_disk_bytes,
+            data_bytes: self.overlay.max_bytes,
             seed_bytes: self.seed.max_bytes,
             cpus: self.machine.cpus.clone(),
             nested: self.machine.nested,

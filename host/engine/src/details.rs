@@ -1,16 +1,21 @@
 //! What a VM's folder tells besides its status: what was asked and decided, and what its disk takes.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
 use qhost_model::{
     job::{Restart, Task},
+    launch::DiskName,
     masks::Masks,
 };
 use qhost_policy::Decision;
 use qhost_sys::spawn;
-use qhost_vm::{Spec, VmRecord, records::read_record};
+use qhost_vm::{DiskOf, Spec, VmRecord, records::read_record};
 
 use crate::{engine::blocking, error::EngineError, run::DECISION, vm::Vm};
 
@@ -32,6 +37,9 @@ pub struct VmDetails {
     /// Its root disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskUse>,
+    /// Its other disks, in the order in which the guest sees them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DataDiskUse>,
     /// Whether its supervisor is the program that a VM would get now; absent where it has none, or that cannot be seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supervisor_is_current: Option<bool>,
@@ -50,6 +58,42 @@ pub struct DiskUse {
     pub max_bytes: u64,
 }
 
+/// A disk beside the root disk, and what has been written of it.
+#[derive(Debug, Serialize)]
+pub struct DataDiskUse {
+    /// Its name.
+    pub name: DiskName,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// What it takes of the host's disk, in bytes; absent where it ended with its VM, or its volume is removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
+    /// The volume's file, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<PathBuf>,
+    /// Whether the guest cannot write to it.
+    pub read_only: bool,
+}
+
+impl DataDiskUse {
+    fn of(vm: &Path, disk: &DiskOf) -> Self {
+        let DiskOf { name, path, bytes, read_only } = disk;
+        Self {
+            name: name.clone(),
+            bytes: *bytes,
+            used_bytes: used(&vm.join(path)),
+            volume: (!disk.is_own()).then(|| path.clone()),
+            read_only: *read_only,
+        }
+    }
+}
+
+/// What a file takes of the disk, in bytes.
+fn used(path: &Path) -> Option<u64> {
+    // Of st_blocks(3type): units of 512 bytes.
+    Some(fs::symlink_metadata(path).ok()?.blocks().saturating_mul(512))
+}
+
 impl Vm {
     /// What its folder tells of it now.
     ///
@@ -66,13 +110,11 @@ impl VmDetails {
         let spec = Spec::read(&vm.folder).ok();
         let disk = spec.as_ref().map(|spec| DiskUse {
             bytes: spec.disk_bytes(),
-            used_bytes: spec.overlay.as_ref().and_then(|overlay| {
-                let file = fs::symlink_metadata(vm.folder.join(overlay)).ok()?;
-                // Of st_blocks(3type): units of 512 bytes.
-                Some(file.blocks().saturating_mul(512))
-            }),
+            used_bytes: spec.overlay.as_ref().and_then(|overlay| used(&vm.folder.join(overlay))),
             max_bytes: spec.overlay_bytes,
         });
+        let disks = spec.iter().flat_map(|spec| &spec.disks);
+        let disks = disks.map(|disk| DataDiskUse::of(&vm.folder, disk)).collect();
         let supervisor = vm.status.supervisor.as_ref().filter(|_| vm.held);
         let program = spawn::supervisor_program().ok();
         let (asked, decision) = (vm.asked(), read_record(&vm.folder.join(DECISION)));
@@ -85,6 +127,7 @@ impl VmDetails {
             decision,
             restart: spec.map(|spec| spec.restart),
             disk,
+            disks,
             vm,
         }
     }

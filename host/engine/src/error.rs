@@ -3,12 +3,12 @@
 use std::{fmt, io};
 
 use qhost_cage::MissingMechanisms;
-use qhost_image::ImageError;
+use qhost_image::{ImageError, volumes::VolumeError};
 use qhost_model::{
     digest::FileDigest,
     job::{JobError, Problem},
     kind::Kind,
-    launch::Change,
+    launch::{Change, DiskName},
     secrets::Secrets,
 };
 use qhost_policy::{Decision, PolicyError, RecordError};
@@ -143,6 +143,11 @@ pub(crate) enum Failure {
     Cage(#[from] MissingMechanisms),
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// A disk of a task's cannot be had.
+    #[error("the task's disk {disk} cannot be had")]
+    Disk { disk: DiskName, source: VolumeError },
     /// The image of a VM that is to be started again is not stored any more, and its record does not lead to it.
     #[error(
         "the image {digest} is not in the store any more, and of its source {source_url} the query was not kept, as it may be a secret; run the job again"
@@ -171,7 +176,9 @@ impl Failure {
             Self::QueryNotKept { .. } => Kind::Unavailable,
             Self::Image(error) => error.kind(),
             Self::Vm(error) => error.kind(),
+            Self::Volume(error) => error.kind(),
             Self::CannotRun(_)
+            | Self::Disk { .. }
             | Self::NotKept { .. }
             | Self::Record(_)
             | Self::Fingerprint(_)

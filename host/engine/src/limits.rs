@@ -32,11 +32,6 @@ pub const DECISION_LOG_FILES: usize = 16;
 /// Days for which a file of decisions is kept after its last one, unless configured: a year's audit can look at all of it.
 pub const DECISION_LOG_DAYS: u64 = 365;
 
-// Fetching an image.
-
-/// What a guest may write to its disk in bytes, unless configured: 16 GiB.
-pub const OVERLAY_BYTES: u64 = 16 << 30;
-
 // Looking at QEMU.
 
 /// `qemu-system-x86_64 -version` and its like take 20 to 70 ms.

@@ -18,6 +18,7 @@ use crate::{
     admission,
     decide::Deciding,
     decision_record::Keep,
+    disks,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     fingerprint::Fingerprint,
@@ -107,18 +108,20 @@ fn planned(
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
     let forward = |port: &PortMap| Forward::of(port, port.host.unwrap_or(0));
     let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
+    let disks = disks::planned(engine.state(), &task.tenant, &launch.disks)?;
+    let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks);
     let needs = qhost_cage::Requirements {
         tenant: &task.tenant,
         launch,
         forwards: &forwards,
-        overlay_bytes: config.overlay.max_bytes,
+        file_bytes,
         program: fingerprint.path(),
         unfiltered_internet: config.unfiltered_internet(),
     };
     let cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
     ports::are_free(engine.state(), launch)?;
     let terms = config.terms(&task.tenant);
-    admission::would_admit(engine.state(), task, launch.usage(config.overlay.max_bytes), &terms)?;
+    admission::would_admit(engine.state(), task, launch.usage(file_bytes), &terms)?;
     if stored.is_none() && store.would_fetch(image, &task.tenant, &config.image_for(order))? {
         store.may_fetch(image, &config.image_for(order))?;
     }

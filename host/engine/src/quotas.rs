@@ -8,10 +8,10 @@ use qhost_model::quota::{Quota, Usage};
 use qhost_vm::list;
 
 use crate::{
-    admission::{InUse, QuotaScope},
+    admission::{InUse, QuotaScope, kept_disks},
     engine::{Engine, blocking},
     error::EngineError,
-    overlays::{self, Owner},
+    overlays::Owner,
 };
 
 /// What is taken of a quota.
@@ -19,7 +19,8 @@ use crate::{
 pub struct QuotaUsage {
     /// Whose it is; absent: all tenants' together.
     pub tenant: Option<String>,
-    /// What VMs take, those that are about to start among them; of disks, what kept overlays take besides that no VM has.
+    /// What VMs take, those that are about to start among them; of disks, what kept overlays take besides that no VM has, and
+    /// what volumes may take.
     pub used: Usage,
     /// What fetched images and unfinished downloads take of the disk, in bytes.
     pub image_bytes: u64,
@@ -31,13 +32,13 @@ impl Engine {
     /// What is taken and what may be: of all tenants together first, then of each that is configured or has something here.
     ///
     /// # Errors
-    /// Where overlays or images cannot be read.
+    /// Where overlays, volumes or images cannot be read.
     pub async fn quotas(&self) -> Result<Vec<QuotaUsage>, EngineError> {
         let engine = self.clone();
         let quotas = blocking(move || {
             let (state, config) = (engine.state(), engine.config());
             let vms = list::running(state);
-            let overlays = overlays::unused(state, &vms, &Owner::default())?;
+            let kept = kept_disks(state, &vms, &Owner::default())?;
             let (images, unfinished) = (engine.images().list()?, engine.images().unfinished()?);
             // An operator's images are no tenant's.
             let images: Vec<_> = images
@@ -48,12 +49,12 @@ impl Engine {
             let tenants: BTreeSet<String> = config
                 .tenants()
                 .chain(vms.iter().map(|vm| vm.tenant.clone()))
-                .chain(overlays.iter().map(|one| one.of.tenant.clone()))
+                .chain(kept.iter().map(|one| one.tenant.clone()))
                 .chain(images.iter().filter_map(|(tenant, _)| tenant.clone()))
                 .collect();
             let of = |tenant: Option<String>, quota: Quota| {
                 let whose = tenant.as_deref().map_or(QuotaScope::Host, QuotaScope::Tenant);
-                let InUse { vms: mut used, kept_bytes } = InUse::of(whose, &vms, &overlays);
+                let InUse { vms: mut used, kept_bytes } = InUse::of(whose, &vms, &kept);
                 used.disk_bytes = used.disk_bytes.saturating_add(kept_bytes);
                 let images =
                     images.iter().filter(|(whose, _)| tenant.is_none() || *whose == tenant);

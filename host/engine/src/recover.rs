@@ -10,10 +10,12 @@ use futures_util::future::join_all;
 use tokio::{sync::watch, time};
 
 use qhost_cage::{UIDS, User};
+use qhost_image::volumes;
 use qhost_sys::{failpoint, state::StateDir, watch::FolderWatch};
 use qhost_vm::{
     Begin, Notification, Spec, State, Status, VmDir, VmError,
     dir::remove_leftovers,
+    error::io_error,
     list::{self, Scan},
     lock::{is_abandoned, lock_all, try_lock},
     records::{STATUS, name_of, read_record},
@@ -163,6 +165,9 @@ fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<(), VmError> {
     }
     if let Some(overlay) = spec.overlay.as_deref().filter(|_| !spec.has_own_overlay()) {
         holds.extend(overlays::hold_again(overlay)?);
+    }
+    for volume in spec.volumes() {
+        holds.extend(volumes::hold_again(volume).map_err(io_error("lock", volume))?);
     }
     failpoint::reach("recover.held");
     start_supervisor(vm, Begin::Adopt, holds)

@@ -122,6 +122,7 @@ impl Failure {
             Self::Vm(VmError::OverlayHeld { .. } | VmError::OverlayUnfit { .. }) => {
                 "the task's kept overlay"
             }
+            Self::Volume(_) | Self::Disk { .. } => "the tenant's volume",
             Self::Vm(_)
             | Self::NotKept { .. }
             | Self::Record(_)

@@ -18,6 +18,7 @@ use crate::{
     admission,
     decide::Deciding,
     decision_record::Keep,
+    disks::{self, HeldDisks},
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     generation::Generation,
@@ -88,7 +89,7 @@ impl Again<'_> {
         };
         // Fetching an image takes no turn.
         drop(turn);
-        let Ended { task, mut spec, mut dir, ports, mut overlay } = reserved;
+        let Ended { task, mut spec, mut dir, ports, mut overlay, disks } = reserved;
         let terms = generation.config.terms(&task.tenant);
         let settings = &generation.config.image;
         let fetcher = Fetcher::of_tenant(settings, &task.tenant, &terms, context.progress());
@@ -102,7 +103,7 @@ impl Again<'_> {
             if let Some(kept) = &mut overlay {
                 kept.over(&image, spec.disk_bytes())?;
             }
-            let mut locks = VmLocks::new(&image, ports, overlay)?;
+            let mut locks = VmLocks::new(&image, ports, overlay, disks)?;
             locks.user(&mut spec.cage.user, users)?;
             if spec.seed {
                 seed::give_to(dir.path(), spec.cage.user)?;
@@ -257,6 +258,7 @@ struct Ended {
     dir: VmDir,
     ports: Reserved,
     overlay: Option<KeptOverlay>,
+    disks: HeldDisks,
 }
 
 impl Ended {
@@ -265,12 +267,14 @@ impl Ended {
         let mut spec = Spec::read(folder)?;
         let task: Task = read_whole(&folder.join(TASK))?;
         let decision: Decision = read_whole(&folder.join(DECISION))?;
-        // This host and its configuration may have changed since.
+        // A volume may have been made larger, and this host and its configuration changed since.
+        let disks = HeldDisks::hold(state, &task.tenant, &decision.launch.disks)?;
+        spec.disks.clone_from(&disks.disks);
         let needs = qhost_cage::Requirements {
             tenant: &task.tenant,
             launch: &decision.launch,
             forwards: &spec.forwards,
-            overlay_bytes: spec.overlay_bytes,
+            file_bytes: disks::file_bytes(spec.overlay_bytes, &spec.disks),
             program: &spec.program,
             unfiltered_internet: config.unfiltered_internet(),
         };
@@ -291,6 +295,6 @@ impl Ended {
             let (digest, source_url) = (task.image.checksum.digest(), qhost_image::shown(lost));
             return Err(Failure::QueryNotKept { digest, source_url });
         }
-        Ok(Self { task, spec, dir, ports, overlay })
+        Ok(Self { task, spec, dir, ports, overlay, disks })
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     admission,
     decide::Deciding,
     decision_record::Keep,
+    disks::{self, HeldDisks},
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     fingerprint::Fingerprint,
@@ -111,6 +112,7 @@ struct Admitted {
     dir: VmDir,
     ports: Reserved,
     overlay: Option<KeptOverlay>,
+    disks: HeldDisks,
     cage: Cage,
     program: PathBuf,
     /// The image, where it is in the store already.
@@ -220,23 +222,24 @@ impl Start {
             let (state, config, task) = (engine.state(), &generation.config, approved.task());
             let ports = ports::reserve(state, approved.launch(), &config.rules().ports)?;
             let overlay = KeptOverlay::hold(state, task, approved.launch().persist)?;
-            let overlay_bytes = config.overlay.max_bytes;
+            let disks = HeldDisks::hold(state, &task.tenant, &approved.launch().disks)?;
+            let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks.disks);
             let cage = qhost_cage::Host::detect(&config.cage).cage(
                 &config.cage,
                 qhost_cage::Requirements {
                     tenant: &task.tenant,
                     launch: approved.launch(),
                     forwards: ports.forwards(),
-                    overlay_bytes,
+                    file_bytes,
                     program: fingerprint.path(),
                     unfiltered_internet: config.unfiltered_internet(),
                 },
             )?;
-            let takes = approved.launch().usage(overlay_bytes);
+            let takes = approved.launch().usage(file_bytes);
             let dir = admission::admit_new(state, task, takes, &terms)?;
             let stored = engine.images().get(&task.image, &task.tenant, &image)?;
             let program = fingerprint.path().to_owned();
-            Ok(Admitted { approved, decision, dir, ports, overlay, cage, program, stored })
+            Ok(Admitted { approved, decision, dir, ports, overlay, disks, cage, program, stored })
         });
         let admitted = admitted.await?;
         self.context.observer.observe(Observation::Admitted { vm: admitted.dir.id() });
@@ -278,8 +281,8 @@ impl Admitted {
 impl Provisioned {
     fn launch(self, generation: &Generation) -> Result<(VmRecord, Spec), Failure> {
         let Self { admitted, image } = self;
-        let Admitted { approved, decision, mut dir, ports, mut overlay, cage, program, stored: _ } =
-            admitted;
+        let Admitted { approved, decision, mut dir, ports, mut overlay, disks, .. } = admitted;
+        let Admitted { cage, program, .. } = admitted;
         let forwards = ports.forwards().to_vec();
         let disk_bytes = disk_bytes(approved.launch(), &image)?;
         let file = match &mut overlay {
@@ -307,6 +310,7 @@ impl Provisioned {
             overlay: (image.format() != Format::Iso).then_some(file),
             overlay_bytes: generation.config.overlay.max_bytes,
             disk_bytes: launch.disk_bytes,
+            disks: disks.disks.clone(),
             seed: launch.seed.is_some(),
             grace_s: launch.grace_s.seconds.into(),
             console: launch.access.console,
@@ -316,7 +320,7 @@ impl Provisioned {
             program,
             argv,
         };
-        let mut locks = VmLocks::new(&image, ports, overlay)?;
+        let mut locks = VmLocks::new(&image, ports, overlay, disks)?;
         locks.user(&mut spec.cage.user, generation.config.cage.users)?;
         dir.write(DECISION, &decision)?;
         seed::write(dir.path(), &approved, generation.config.vendor_data(), spec.cage.user)?;
@@ -346,6 +350,7 @@ pub(crate) fn hand_over(dir: &mut VmDir, spec: &Spec, locks: VmLocks) -> Result<
         let path = dir.path().join(OVERLAY);
         qhost_image::create_overlay(&path, spec.disk_bytes()).map_err(io_error("create", &path))?;
     }
+    disks::create(dir.path(), &spec.disks)?;
     dir.write_spec(spec)?;
     failpoint::reach("launch.written");
     let mut files = locks.files;
@@ -363,15 +368,17 @@ pub(crate) struct VmLocks {
 }
 
 impl VmLocks {
-    /// The image, the ports, which QEMU takes from here on, and the overlay, if that is kept.
+    /// The image, the ports, which QEMU takes from here on, the overlay, if that is kept, and volumes.
     pub(crate) fn new(
         image: &VerifiedImage,
         ports: Reserved,
         overlay: Option<KeptOverlay>,
+        disks: HeldDisks,
     ) -> Result<Self, VmError> {
         let mut files = ports.release();
         files.push(image.lease().map_err(io_error("hold", image.path()))?);
         files.extend(overlay.and_then(KeptOverlay::into_lock));
+        files.extend(disks.into_locks());
         Ok(Self { files })
     }
 

@@ -19,6 +19,8 @@ mod fetch;
 mod import;
 mod store;
 mod overlay;
+mod sparse;
+pub mod volumes;
 mod seed_disk;
 
 use std::{

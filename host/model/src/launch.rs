@@ -6,6 +6,7 @@ mod accelerator;
 pub mod access;
 mod changes;
 pub mod disk_bytes;
+pub mod disks;
 mod egress;
 mod extensions;
 mod forward;
@@ -26,6 +27,7 @@ use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets:
 
 pub use access::{Access, AccessLevel};
 pub use changes::{Change, listed, shown};
+pub use disks::{Disk, DiskName};
 pub use egress::Egress;
 pub use forward::Forward;
 pub use grace::Grace;
@@ -112,7 +114,7 @@ macro_rules! fields {
                 $(<$c_field>::mask(&mut self.$c, secrets);)+
             }
 
-            /// What one VM of it takes of quotas; each guest may write so much.
+            /// What one VM of it takes of quotas, where its overlay may grow to so much.
             pub fn usage(&self, overlay_bytes: u64) -> Usage {
                 let mut usage = Usage { vms: 1, disk_bytes: overlay_bytes, ..Usage::default() };
                 $(<$a_field>::add_to(&self.$a, &mut usage);)+
@@ -151,6 +153,9 @@ fields! {
         /// Whether what the guest writes to it is kept for the task's next run.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         persist: persist::Field,
+        /// The disks beside the root disk, in the order in which the guest sees them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        disks: disks::Field,
         /// What the guest is set up with when it boots; absent: nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seed: seed::Field,
@@ -207,12 +212,21 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{disk_bytes::MIB, *};
     use crate::host_facts::{Accelerator, Resources};
 
     fn port(label: &str, host: Option<u16>, bind: [u8; 4]) -> PortMap {
         let (guest, bind) = (80, bind.into());
         PortMap { label: label.into(), guest, host, bind, protocol: Protocol::Tcp }
+    }
+
+    fn disk(name: &str, bytes: Option<u64>) -> Disk {
+        let name = DiskName::try_from(name.to_owned()).unwrap();
+        Disk { name, bytes, volume: None, read_only: false }
+    }
+
+    fn volume(name: &str) -> Disk {
+        Disk { volume: Some(name.into()), read_only: true, ..disk(name, None) }
     }
 
     fn seeded() -> Seed {
@@ -242,6 +256,7 @@ mod tests {
             egress: Egress::Isolated,
             disk_bytes: Some(1024),
             persist: false,
+            disks: vec![disk("data", Some(2 * MIB)), volume("db")],
             seed: Some(seeded()),
             machine: Machine { kind: MachineKind::Q35, nested: true, ..Machine::default() },
             nics: nics::default(),
@@ -267,7 +282,7 @@ mod tests {
 
     #[test]
     fn each_field_may_be_tightened_and_not_widened() {
-        let rows: [Row; 42] = [
+        let rows: [Row; 52] = [
             (|_| {}, None),
             (|launch| launch.accelerator = Accelerator::Kvm, Some("accelerator")),
             (|launch| launch.resources.cpus = 1, None),
@@ -279,6 +294,16 @@ mod tests {
             (|launch| launch.disk_bytes = Some(512), None),
             (|launch| launch.disk_bytes = None, None),
             (|launch| launch.persist = true, Some("persist")),
+            (|launch| launch.disks.clear(), None),
+            (|launch| launch.disks[0].bytes = Some(MIB), None),
+            (|launch| launch.disks[0].read_only = true, None),
+            (|launch| launch.disks.swap(0, 1), None),
+            (|launch| launch.disks[0].bytes = Some(3 * MIB), Some("disks.data.bytes")),
+            (|launch| launch.disks[1].read_only = false, Some("disks.db.read_only")),
+            (|launch| launch.disks[1].volume = Some("other".into()), Some("disks.db.volume")),
+            (|launch| launch.disks[0].volume = Some("db".into()), Some("disks.data.volume")),
+            (|launch| launch.disks.push(disk("new", Some(MIB))), Some("disks.new")),
+            (|launch| launch.disks.push(volume("db")), Some("disks.db")),
             (|launch| launch.seed = None, None),
             (|launch| seed_of(launch).parts.clear(), None),
             (|launch| seed_of(launch).ssh_keys.clear(), None),

@@ -51,6 +51,15 @@ pub const MEMORY_MIB: RangeInclusive<u32> = 16..=4 * 1024 * 1024;
 pub const DISK_BYTES: u64 = 1 << 40;
 /// The largest disk that can be asked for at all in bytes: so many MiB as 32 bits hold, which is the contract's number.
 pub const DISK_BYTES_MOST: u64 = (u32::MAX as u64) << 20;
+/// What a guest may write to its root disk in bytes, and what its other disks that end with it may have together, unless configured:
+/// 16 GiB.
+pub const OVERLAY_BYTES: u64 = 16 << 30;
+/// Disks beside the root disk: the contract has 16 in all.
+pub const DATA_DISKS: usize = 15;
+/// A disk's name in bytes: what a virtio disk has for its serial number.
+pub const DISK_NAME_BYTES: usize = 20;
+/// A volume's name in bytes: with a key behind it, it is the name of a folder.
+pub const VOLUME_NAME_BYTES: usize = 64;
 /// Restarts in a row, unless the job says otherwise.
 pub const RESTART_ATTEMPTS: u32 = 10;
 /// The most that a job can ask for.

@@ -1,4 +1,4 @@
-//! Names of policies and tenants.
+//! Names of policies, tenants and volumes.
 
 use crate::limits;
 
@@ -7,3 +7,17 @@ pub fn is_name(text: &str) -> bool {
     (1..=limits::POLICY_NAME_BYTES).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
+
+/// Whether a text can name a volume: 1 to 64 letters, digits, `-`, `_` and `.`, the first a letter or a digit.
+pub fn is_volume(text: &str) -> bool {
+    is_name(text)
+        && text.len() <= limits::VOLUME_NAME_BYTES
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+}
+
+/// The same for people.
+pub const VOLUME: &str =
+    "a volume's name: 1 to 64 letters, digits, -, _ and ., the first a letter or a digit";
+
+/// The same as a regular expression of JSON Schema.
+pub(crate) const VOLUME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";

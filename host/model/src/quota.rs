@@ -46,7 +46,8 @@ pub struct Quota {
     pub cpus: Option<u64>,
     /// Memory of guests in MiB.
     pub memory_mib: Option<u64>,
-    /// What guests may write to their disks in bytes, `overlay.max_bytes` for each; and what kept overlays take that no VM has.
+    /// What guests may write to their disks in bytes, `overlay.max_bytes` for each root disk and the size of each
+    /// other; and what kept overlays take that no VM has, and the sizes of volumes.
     pub disk_bytes: Option<u64>,
     /// Forwarded ports.
     pub ports: Option<u64>,

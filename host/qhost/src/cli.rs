@@ -10,6 +10,7 @@ mod policy;
 mod trial;
 mod trust;
 mod vm;
+mod volume;
 
 use std::path::PathBuf;
 
@@ -32,6 +33,9 @@ pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, 
 pub use vm::{
     DrainArgs, EventsArgs, LogsArgs, MetaPair, OfTenant, PsArgs, StatsArgs, StopArgs, VmArgs,
     VmCommand, VmsArgs, WaitArgs,
+};
+pub use volume::{
+    CopyVolumeArgs, CreateVolumeArgs, NamedVolume, OneTenant, RemoveVolumesArgs, VolumeCommand,
 };
 
 /// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.
@@ -117,7 +121,7 @@ pub enum Command {
     Vm(VmCommand),
     /// Say what tenants take of this host, and what they may take
     #[command(
-        after_help = "A tenant a line: used of allowed. DISK is what guests may write and what kept overlays take, IMAGES what fetched\nimages and unfinished downloads take. What has no bound but the host's own is of any."
+        after_help = "A tenant a line: used of allowed. DISK is what guests may write, what kept overlays take and what volumes may take; IMAGES\nwhat fetched images and unfinished downloads take. What has no bound but the host's own is of any."
     )]
     Quota(OfTenant),
     /// List what was decided, the latest first, or say one decision in full
@@ -139,6 +143,9 @@ pub enum Command {
     /// About what tasks keep of what their guests write
     #[command(subcommand)]
     Overlay(OverlayCommand),
+    /// About disks that outlive VMs
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// About policies
     #[command(subcommand)]
     Policy(PolicyCommand),

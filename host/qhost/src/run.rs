@@ -15,6 +15,7 @@ mod sources;
 mod trial;
 mod trust;
 mod vms;
+mod volumes;
 
 use std::{path::Path, process::ExitCode, sync::Arc};
 
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::config(&shared, &command),
         Command::Image(command) => wait(&shared, images::image(&shared, &command)),
         Command::Overlay(command) => overlays::overlay(&shared, &command),
+        Command::Volume(command) => wait(&shared, volumes::volume(&shared, &command)),
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(&shared, shell),
         Command::Launch { parent, command } => return commands::launch(parent, &command),

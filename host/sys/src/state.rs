@@ -15,6 +15,11 @@ use rustix::{fs::OFlags, io::Errno};
 
 use crate::{limits, trusted};
 
+/// Where volumes are, in the state folder.
+pub const VOLUMES: &str = "volumes";
+/// A volume's disk, in its folder there.
+pub const VOLUME: &str = "volume.raw";
+
 /// The folder named by `--state-dir`.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
@@ -57,6 +62,11 @@ impl StateDir {
     /// Where overlays that outlive their VM are.
     pub fn overlays(&self) -> PathBuf {
         self.0.join("overlays")
+    }
+
+    /// Where volumes are.
+    pub fn volumes(&self) -> PathBuf {
+        self.0.join(VOLUMES)
     }
 
     /// Where locks of host ports are.

@@ -6,7 +6,7 @@ use serde_json::json;
 use qhost_model::{
     format::Format,
     host_facts::Accelerator,
-    launch::{Egress, Forward, Launch, Machine},
+    launch::{Disk, DiskName, Egress, Forward, Launch, Machine},
 };
 
 /// QEMU's control socket, in the VM's folder.
@@ -19,6 +19,19 @@ pub const OVERLAY: &str = "overlay.qcow2";
 /// The guest's seed, in the same place.
 pub const SEED: &str = "seed.iso";
 
+/// The file of a disk that ends with its VM, in the same place.
+pub fn disk_file(name: &DiskName) -> String {
+    format!("{DISK_PREFIX}{name}{DISK_SUFFIX}")
+}
+
+/// Whether a file of that folder is such a disk's.
+pub(super) fn is_disk_file(name: &str) -> bool {
+    name.starts_with(DISK_PREFIX) && name.ends_with(DISK_SUFFIX) && !name.contains('/')
+}
+
+const DISK_PREFIX: &str = "disk-";
+const DISK_SUFFIX: &str = ".raw";
+
 /// The descriptors that QEMU is started with. It gets what it needs open, so that it needs no path of the host.
 pub mod descriptors {
     /// Its control socket, listening.
@@ -29,12 +42,21 @@ pub mod descriptors {
     pub const IMAGE: i32 = 5;
     /// The overlay, for reading and writing.
     pub const OVERLAY: i32 = 6;
-    /// The seed, for reading.
-    pub const SEED: i32 = 7;
+    /// The first of the disks beside the root disk, for reading, and for writing but where a disk is read-only.
+    pub const DISKS: i32 = 7;
+
+    /// The seed, for reading: behind the disks.
+    pub fn seed(disks: usize) -> i32 {
+        behind(disks)
+    }
 
     /// The first that is not QEMU's own.
-    pub fn first_free(has_seed: bool) -> i32 {
-        if has_seed { SEED + 1 } else { SEED }
+    pub fn first_free(disks: usize, has_seed: bool) -> i32 {
+        behind(disks + usize::from(has_seed))
+    }
+
+    fn behind(count: usize) -> i32 {
+        (DISKS..).nth(count).unwrap_or(i32::MAX)
     }
 }
 
@@ -62,15 +84,19 @@ pub fn argv(
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         )
         .option("-display", "none");
-    let disks: &[i32] = match format {
+    let root: &[i32] = match format {
         Format::Iso => &[descriptors::IMAGE],
         Format::Qcow2 | Format::Raw => &[descriptors::IMAGE, descriptors::OVERLAY],
     };
-    let seed = launch.seed.as_ref().map(|_| descriptors::SEED);
-    for disk in disks.iter().chain(&seed) {
-        argv.option("-add-fd", format!("fd={disk},set={disk}"));
+    let disks: Vec<DataDisk<'_>> = data_disks(&launch.disks).collect();
+    let seed = launch.seed.as_ref().map(|_| descriptors::seed(disks.len()));
+    for descriptor in
+        root.iter().copied().chain(disks.iter().map(|disk| disk.descriptor)).chain(seed)
+    {
+        argv.option("-add-fd", format!("fd={descriptor},set={descriptor}"));
     }
-    for node in blocks(format).into_iter().chain(seed.map(seed_node)) {
+    let nodes = blocks(format).into_iter().chain(disks.iter().map(DataDisk::block));
+    for node in nodes.chain(seed.map(seed_node)) {
         argv.option("-blockdev", node.to_string());
     }
     argv.option(
@@ -83,8 +109,11 @@ pub fn argv(
             }
         },
     );
+    for disk in &disks {
+        argv.option("-device", disk.device());
+    }
     if seed.is_some() {
-        // Last, so that the root disk is the first that a guest sees.
+        // Last, so that the disks have the names that they have without it.
         argv.option("-device", "virtio-blk-pci,drive=seed,serial=cidata");
     }
     if !launch.nics.is_empty() {
@@ -149,7 +178,7 @@ fn accel(accelerator: Accelerator) -> String {
 }
 
 fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
-    json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off"})
+    json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off", "discard": if read_only { "ignore" } else { DISCARD }})
 }
 
 /// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
@@ -168,6 +197,7 @@ fn blocks(format: Format) -> Vec<serde_json::Value> {
     let overlay = json!({
         "node-name": "disk",
         "driver": "qcow2",
+        "discard": DISCARD,
         "file": file(descriptors::OVERLAY, false),
         "backing": "image",
     });
@@ -176,6 +206,43 @@ fn blocks(format: Format) -> Vec<serde_json::Value> {
         Format::Qcow2 | Format::Raw => vec![image, overlay],
     }
 }
+
+/// A disk beside the root disk, with the descriptor that QEMU has it by.
+struct DataDisk<'a> {
+    disk: &'a Disk,
+    number: usize,
+    descriptor: i32,
+}
+
+fn data_disks(disks: &[Disk]) -> impl Iterator<Item = DataDisk<'_>> {
+    let numbered = disks.iter().enumerate().zip(descriptors::DISKS..);
+    numbered.map(|((number, disk), descriptor)| DataDisk { disk, number, descriptor })
+}
+
+impl DataDisk<'_> {
+    fn block(&self) -> serde_json::Value {
+        let read_only = self.disk.read_only;
+        json!({
+            "node-name": format!("data{}", self.number),
+            "driver": "raw",
+            "read-only": read_only,
+            "discard": DISCARD,
+            "file": file(self.descriptor, read_only),
+        })
+    }
+
+    /// The disk's name is of the few characters that a name can have, none of which ends the value.
+    fn device(&self) -> String {
+        let Self { disk, number, .. } = self;
+        format!(
+            "virtio-blk-pci,drive=data{number},serial={},werror=report,rerror=report",
+            disk.name
+        )
+    }
+}
+
+/// What a guest discards is given back to the host.
+const DISCARD: &str = "unmap";
 
 fn seed_node(descriptor: i32) -> serde_json::Value {
     json!({"node-name": "seed", "driver": "raw", "read-only": true, "file": file(descriptor, true)})
@@ -210,6 +277,7 @@ mod tests {
             egress: Egress::Isolated,
             disk_bytes: None,
             persist: false,
+            disks: vec![],
             seed: None,
             machine: Machine::default(),
             nics: vec![Nic { name: "net".into(), network: "user".into() }],
@@ -275,6 +343,36 @@ mod tests {
             let writes = found.iter().any(|one| one == "fd=6,set=6");
             assert_eq!(writes, row.format != Format::Iso, "row {number}: an overlay");
         }
+    }
+
+    #[test]
+    fn disks_are_in_the_order_of_the_launch_and_the_seed_is_behind_them() {
+        let disk = |name: &str, read_only| Disk {
+            name: DiskName::try_from(name.to_owned()).unwrap(),
+            bytes: None,
+            volume: Some("db".into()),
+            read_only,
+        };
+        let launch = Launch { disks: vec![disk("b", false), disk("a", true)], ..launch() };
+        let found = argv("vm", &launch, &[], Format::Raw, &[]);
+        let with = |start: &str| -> Vec<&String> {
+            found.iter().filter(|one| one.starts_with(start)).collect()
+        };
+        assert_eq!(with("fd="), ["fd=5,set=5", "fd=6,set=6", "fd=7,set=7", "fd=8,set=8"]);
+        let devices = with("virtio-blk-pci");
+        let names: Vec<_> = devices.iter().filter_map(|device| device.split(',').nth(2)).collect();
+        assert_eq!(names, ["bootindex=0", "serial=b", "serial=a"]);
+        let node = |name: &str| {
+            let nodes = found.iter().filter_map(|one| serde_json::from_str(one).ok());
+            nodes.into_iter().find(|node: &serde_json::Value| node["node-name"] == name).unwrap()
+        };
+        for (name, descriptor, read_only) in [("data0", 7, false), ("data1", 8, true)] {
+            let node = node(name);
+            assert_eq!(node["read-only"], read_only);
+            assert_eq!(node["file"]["read-only"], read_only);
+            assert_eq!(node["file"]["filename"], format!("/dev/fdset/{descriptor}"));
+        }
+        assert_eq!((descriptors::seed(2), descriptors::first_free(2, true)), (9, 10));
     }
 
     #[test]

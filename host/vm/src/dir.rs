@@ -22,7 +22,7 @@ use qhost_sys::{
 
 use super::{
     Event, Process, Spec, State, Status, VmError,
-    argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET},
+    argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, is_disk_file},
     console, control,
     error::io_error,
     lock::{LOCK, lock_all, try_lock},
@@ -293,10 +293,16 @@ impl Drop for VmDir {
     }
 }
 
-/// Removes what a VM had only for running: its overlay, unless that is kept, its sockets, its cgroup.
+/// Removes what a VM had only for running: its overlay, unless that is kept, its disks but for volumes, its sockets, its cgroup.
 pub fn remove_leftovers(path: &Path) -> io::Result<()> {
     for name in [OVERLAY, QMP_SOCKET, CONSOLE_SOCKET] {
         state::remove(&path.join(name))?;
+    }
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        files => {
+            files?.flatten().filter(is_disk).try_for_each(|disk| state::remove(&disk.path()))?
+        }
     }
     if let Ok(spec) = Spec::read(path) {
         Cage::remove_cgroups(&spec.cage, &spec.vm)?;
@@ -308,6 +314,11 @@ pub fn remove_leftovers(path: &Path) -> io::Result<()> {
 /// What a VM's records and console logs take, in bytes. Those that are gone take nothing.
 pub fn bytes_of(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = files.filter(|file| file.file_name() != OVERLAY);
+    let files = files.filter(|file| file.file_name() != OVERLAY && !is_disk(file));
     files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+}
+
+/// Whether a file of a VM's folder is a disk's that ends with the VM.
+fn is_disk(file: &fs::DirEntry) -> bool {
+    file.file_name().to_str().is_some_and(is_disk_file)
 }

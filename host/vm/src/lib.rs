@@ -56,7 +56,7 @@ pub use list::{Allocation, Scan, VmRecord, running};
 pub use process::Process;
 pub use published::Notification;
 pub use qmp::QmpError;
-pub use spec::{ImageOf, Spec};
+pub use spec::{DiskOf, ImageOf, Spec};
 pub use stats::{Disk, Stats};
 pub use status::{Change, State, Status};
 pub use subscription::{Subscription, subscribe};

@@ -205,10 +205,15 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
         let overlay = state::open_plain(File::options().read(true).write(true), &path);
         give(overlay.map_err(io_error("open", &path))?.into(), descriptors::OVERLAY);
     }
+    for (disk, number) in spec.disks.iter().zip(descriptors::DISKS..) {
+        let path = vm.join(&disk.path);
+        let file = state::open_plain(File::options().read(true).write(!disk.read_only), &path);
+        give(file.map_err(io_error("open", &path))?.into(), number);
+    }
     if spec.seed {
         let path = vm.join(SEED);
         let seed = state::open_plain(File::options().read(true), &path);
-        give(seed.map_err(io_error("open", &path))?.into(), descriptors::SEED);
+        give(seed.map_err(io_error("open", &path))?.into(), descriptors::seed(spec.disks.len()));
     }
     let no_streams = || io_error("connect to a socket in", vm)(std::io::Error::other("none"));
     let serial = streams.pop().ok_or_else(no_streams)?;
@@ -259,7 +264,7 @@ async fn caged(
         forwards: spec.forwards.clone(),
         program: spec.program.clone(),
         argv: spec.argv.clone(),
-        first_free: descriptors::first_free(spec.seed),
+        first_free: descriptors::first_free(spec.disks.len(), spec.seed),
     };
     let line = format!("{}\n", serde_json::to_string(&line)?);
     // Where the step is gone already, what it says, or its status, tells why.

@@ -13,11 +13,16 @@ use qhost_model::{
     format::Format,
     host_facts::Resources,
     job::{Ready, Restart},
-    launch::{AccessLevel, Forward},
+    launch::{AccessLevel, DiskName, Forward},
 };
 use qhost_sys::{spawn, state};
 
-use super::{Process, VmError, argv::OVERLAY, error::io_error, records::name_of};
+use super::{
+    Process, VmError,
+    argv::{OVERLAY, disk_file},
+    error::io_error,
+    records::name_of,
+};
 
 pub(super) const PLAN: &str = "plan.json";
 
@@ -43,6 +48,9 @@ pub struct Spec {
     /// The size of its root disk in bytes, where that is not its image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
+    /// The disks beside the root disk, in the order in which QEMU gets them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskOf>,
     /// Whether it has a seed, in its folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub seed: bool,
@@ -81,7 +89,32 @@ pub struct ImageOf {
     pub disk_bytes: u64,
 }
 
+/// A disk of a VM beside its root disk: a raw file of its size, whose unwritten parts take nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiskOf {
+    /// Its name.
+    pub name: DiskName,
+    /// The file: in the VM's folder, or a volume's by its absolute path.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Whether the guest cannot write to it.
+    pub read_only: bool,
+}
+
+impl DiskOf {
+    /// Whether it goes with the VM.
+    pub fn is_own(&self) -> bool {
+        self.path == Path::new(&disk_file(&self.name))
+    }
+}
+
 impl Spec {
+    /// The volumes that it has, each by its file.
+    pub fn volumes(&self) -> impl Iterator<Item = &Path> {
+        self.disks.iter().filter(|disk| !disk.is_own()).map(|disk| disk.path.as_path())
+    }
+
     /// The size of its root disk in bytes.
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes.unwrap_or(self.image.disk_bytes)
@@ -102,7 +135,7 @@ impl Spec {
         read().map_err(io_error("read", &path))
     }
 
-    /// Refuses a record by which QEMU would get files that are not of this state folder: its image, or an overlay that is kept.
+    /// Refuses a record by which QEMU would get files that are not of this state folder: its image, an overlay that is kept, or a volume.
     pub fn keeps_to_state_of(&self, vm: &Path) -> Result<(), VmError> {
         let state = vm.ancestors().nth(2).unwrap_or(vm);
         let outside = |path: &Path| {
@@ -115,14 +148,13 @@ impl Spec {
         if !is_below(&self.image.path, &state.join("images/sha256")) {
             return Err(outside(&self.image.path));
         }
+        let is_in = |file: &Path, name: &str, folder: &str| {
+            file.file_name() == Some(name.as_ref()) && is_below(file, &state.join(folder))
+        };
         let kept = self.overlay.as_deref().filter(|_| !self.has_own_overlay());
-        match kept.filter(|overlay| {
-            overlay.file_name() != Some(OVERLAY.as_ref())
-                || !is_below(overlay, &state.join("overlays"))
-        }) {
-            None => Ok(()),
-            Some(overlay) => Err(outside(overlay)),
-        }
+        let overlay = kept.filter(|overlay| !is_in(overlay, OVERLAY, "overlays"));
+        let volume = self.volumes().find(|volume| !is_in(volume, state::VOLUME, state::VOLUMES));
+        overlay.or(volume).map_or(Ok(()), |file| Err(outside(file)))
     }
 
     /// Whether a process can be this VM's QEMU, by what a process cannot change: its process namespace and its user, both the

@@ -27,7 +27,9 @@ impl Victim {
         let folder = qhost.folder().join("victim");
         fs::create_dir_all(folder.join("empty")).unwrap();
         fs::write(folder.join("file"), "precious").unwrap();
-        fs::write(folder.join("overlay.qcow2"), "precious").unwrap();
+        for name in ["overlay.qcow2", "volume.raw"] {
+            fs::write(folder.join(name), "precious").unwrap();
+        }
         Self(folder)
     }
 
@@ -42,8 +44,8 @@ impl Victim {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        assert_eq!(names, ["empty", "file", "overlay.qcow2"], "{after}");
-        for name in ["file", "overlay.qcow2"] {
+        assert_eq!(names, ["empty", "file", "overlay.qcow2", "volume.raw"], "{after}");
+        for name in ["file", "overlay.qcow2", "volume.raw"] {
             assert_eq!(fs::read_to_string(self.0.join(name)).unwrap(), "precious", "{after}");
         }
     }
@@ -67,7 +69,11 @@ impl Host {
             qhost.config("[cage]\nlevel = \"best-effort\"\n");
         }
         let image = server.serve("/ended", boot_sector::disk("it ends", Then::PowerOff));
-        qhost.run(&["run", &qhost.job(&image, json!({}))]).exits(0);
+        let disks = json!({"disks": [{"name": "data", "size": "1MiB"}]});
+        qhost.run(&["run", &qhost.job(&image, disks)]).exits(0);
+        for volume in ["db", "models"] {
+            qhost.run(&["volume", "create", volume, "--size", "1MiB"]).exits(0);
+        }
         let ended = qhost.vms().remove(0);
         let victim = Victim::new(&qhost);
         Self { qhost, server, victim, ended }
@@ -76,7 +82,12 @@ impl Host {
     /// Starts a VM that goes on.
     fn start(&self) -> PathBuf {
         let image = self.server.serve("/image", boot_sector::disk("the guest runs", Then::Hang));
-        let job = self.qhost.job(&image, json!({}));
+        let disks = json!([
+            {"name": "data", "size": "1MiB"},
+            {"name": "db", "volume": "db"},
+            {"name": "models", "volume": "models", "read_only": true},
+        ]);
+        let job = self.qhost.job(&image, json!({ "disks": disks }));
         let report = self.qhost.run(&["run", "--detach", "--json", &job]).exits(0).json();
         self.qhost.state().join("vms").join(report["vm"]["id"].as_str().unwrap())
     }
@@ -145,18 +156,27 @@ fn what_a_qemu_holds_of_the_state_folder() {
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t")).unwrap();
         let writes = u32::from_str_radix(flags, 8).unwrap() & 0o3 != 0;
         if let Ok(inside) = target.strip_prefix(host.qhost.state()) {
-            let inside = if inside.starts_with("images") {
-                "an image".into()
-            } else {
-                inside.display().to_string()
-            };
-            held.push((inside, writes));
+            let inside = inside.display().to_string();
+            // Behind a volume's name is a key.
+            let of = |folder: &str| inside.starts_with(folder).then(|| folder.to_owned());
+            let known = ["images", "volumes/db", "volumes/models"].into_iter().find_map(of);
+            held.push((known.unwrap_or(inside), writes));
         }
     }
     held.sort();
     held.dedup();
-    let overlay = vm.strip_prefix(host.qhost.state()).unwrap().join("overlay.qcow2");
-    assert_eq!(held, [("an image".to_owned(), false), (overlay.display().to_string(), true)]);
+    let own = |name: &str| {
+        let file = vm.join(name);
+        file.strip_prefix(host.qhost.state()).unwrap().display().to_string()
+    };
+    let expected = [
+        ("images".to_owned(), false),
+        (own("disk-data.raw"), true),
+        (own("overlay.qcow2"), true),
+        ("volumes/db".to_owned(), true),
+        ("volumes/models".to_owned(), false),
+    ];
+    assert_eq!(held, expected);
     // By name it finds none of it.
     let seen = format!("/proc/{qemu}/root{}", host.qhost.state().display());
     assert!(!Path::new(&seen).exists(), "{seen} is there");
@@ -181,7 +201,8 @@ const PLANTS: &[(&str, Plant)] = &[
     ("no bytes", |path, _| fs::write(path, "").unwrap()),
 ];
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
+    "disk-data.raw",
     "plan.json",
     "status.json",
     "task.json",
@@ -245,6 +266,7 @@ fn anything_in_place_of_a_vms_files() {
 fn links_in_the_folder_of_a_vm_that_is_started_again() {
     for file in [
         "overlay.qcow2",
+        "disk-data.raw",
         "console.log",
         "console.times",
         "supervisor.log",
@@ -353,11 +375,23 @@ fn a_plan_that_names_other_files() {
     let plan = fs::read(vm.join("plan.json")).unwrap();
     let qemu = host.qhost.qemus();
     type Change<'a> = Box<dyn Fn(&mut Value) + 'a>;
-    let changes: [(&str, Change<'_>); 5] = [
+    let changes: [(&str, Change<'_>); 8] = [
         ("another overlay", Box::new(|plan| plan["overlay"] = json!(outside("overlay.qcow2")))),
         (
             "an overlay above",
             Box::new(|plan| plan["overlay"] = json!("../../../victim/overlay.qcow2")),
+        ),
+        (
+            "another volume",
+            Box::new(|plan| plan["disks"][1]["path"] = json!(outside("volume.raw"))),
+        ),
+        (
+            "a disk above",
+            Box::new(|plan| plan["disks"][0]["path"] = json!("../../../victim/volume.raw")),
+        ),
+        (
+            "another name",
+            Box::new(|plan| plan["disks"][0]["name"] = json!("../../../victim/volume.raw")),
         ),
         ("another image", Box::new(|plan| plan["image"]["path"] = json!(outside("file")))),
         (

@@ -114,8 +114,13 @@ fn tried(qhost: Qhost, ports: &Ports, deeds: &[&str], config: Value) -> String {
     format!("{cage}\n\n{}", ports.take_out(&got))
 }
 
+/// Beside the port a seed and a disk, whose files QEMU has open too.
 fn forwarded(ports: &Ports, protocol: &str) -> Value {
-    json!({"port_map": {"http": {"guest": 80, "host": ports.forwarded, "protocol": protocol}}})
+    json!({
+        "port_map": {"http": {"guest": 80, "host": ports.forwarded, "protocol": protocol}},
+        "hostname": "web",
+        "disks": [{"name": "data", "size": "1MiB"}],
+    })
 }
 
 const BY_TCP: &[&str] = &[

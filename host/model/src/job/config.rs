@@ -47,7 +47,7 @@ const HINTS: [(&str, &str); 9] = [
     ("os", "leave it out: machine_type is pc or q35, and the architecture is the host's own"),
     (
         "disk",
-        "leave it out: the root disk is image_source, and disk_bytes where it is to be larger",
+        "the root disk is image_source, and disk_bytes where it is to be larger; others are disks, a list of objects with name, and size or volume",
     ),
     (
         "network_interface",

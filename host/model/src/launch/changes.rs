@@ -65,14 +65,19 @@ mod tests {
     use crate::{
         host_facts::{Accelerator, Resources},
         launch::{
-            Access, AccessLevel, Egress, Grace, Launch, Machine, MachineKind, PortMap, Protocol,
-            nics,
+            Access, AccessLevel, Disk, DiskName, Egress, Grace, Launch, Machine, MachineKind,
+            PortMap, Protocol, nics,
         },
     };
 
     fn port(label: &str) -> PortMap {
         let (host, bind) = (None, [127, 0, 0, 1].into());
         PortMap { label: label.into(), guest: 80, host, bind, protocol: Protocol::Tcp }
+    }
+
+    fn disk(name: &str) -> Disk {
+        let name = DiskName::try_from(name.to_owned()).unwrap();
+        Disk { name, bytes: Some(1 << 20), volume: None, read_only: false }
     }
 
     fn before() -> Launch {
@@ -83,6 +88,7 @@ mod tests {
             egress: Egress::Isolated,
             disk_bytes: None,
             persist: false,
+            disks: vec![disk("data")],
             seed: None,
             machine: Machine::default(),
             nics: nics::default(),
@@ -98,7 +104,7 @@ mod tests {
 
     #[test]
     fn each_field_that_differs_is_named() {
-        let rows: [Row; 23] = [
+        let rows: [Row; 27] = [
             (|_| {}, &[]),
             (|launch| launch.accelerator = Accelerator::Kvm, &["accelerator"]),
             (|launch| launch.resources.cpus = 3, &["resources.cpus"]),
@@ -109,6 +115,10 @@ mod tests {
             (|launch| launch.machine.kind = MachineKind::Q35, &["machine.kind"]),
             (|launch| launch.machine.cpu = "qemu64".into(), &["machine.cpu"]),
             (|launch| launch.machine.nested = true, &["machine.nested"]),
+            (|launch| launch.disks.clear(), &["disks.data"]),
+            (|launch| launch.disks.push(disk("more")), &["disks.more"]),
+            (|launch| launch.disks[0].bytes = None, &["disks.data.bytes"]),
+            (|launch| launch.disks[0].read_only = true, &["disks.data.read_only"]),
             (|launch| launch.nics.clear(), &["nics"]),
             (|launch| launch.access.console = AccessLevel::Watch, &["access.console"]),
             (|launch| launch.grace_s.seconds = 1, &["grace_s"]),

@@ -24,6 +24,9 @@ pub struct Rules {
     /// The largest disk that a task may ask for, in bytes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub disk_bytes: u64,
+    /// What the disks that end with their VM may have together, in bytes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub data_bytes: u64,
     /// The largest seed that a task may ask for, in bytes.
     #[serde(default = "seed_bytes", skip_serializing_if = "is_default_seed")]
     pub seed_bytes: u64,
@@ -66,6 +69,7 @@ impl Default for Rules {
             args: vec![],
             persist: false,
             disk_bytes: limits::DISK_BYTES,
+            data_bytes: limits::OVERLAY_BYTES,
             seed_bytes: seed_bytes(),
             cpus: cpus(),
             nested: false,

@@ -48,6 +48,7 @@ pub(super) fn unseen(launch: &Launch, task: &Task) -> Vec<&'static str> {
         ("seed", launch.seed.is_some()),
         // It was shown what the task asks for.
         ("persist", launch.persist && !task.asked.persist),
+        ("disks", !launch.disks.is_empty()),
         ("machine.kind", *kind != MachineKind::Pc),
         ("machine.cpu", cpu != CPU_MAX),
         ("machine.nested", *nested),

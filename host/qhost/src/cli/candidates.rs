@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 
 use qhost_engine::config::{Config, default_state_dir};
-use qhost_image::Store;
+use qhost_image::{
+    Store,
+    volumes::{Volume, Volumes},
+};
 use qhost_model::printable;
 use qhost_sys::state::StateDir;
 use qhost_vm::{VmRecord, list};
@@ -30,6 +33,16 @@ pub(super) fn images() -> ArgValueCandidates {
         stored
             .map(|image| candidate(short(image.sha256.to_string()), &image.record.source))
             .collect()
+    })
+}
+
+/// Volumes, with whose they are.
+pub(super) fn volumes() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let volumes = state().and_then(|state| Volumes::of(&state).list().ok());
+        let about = |one: &Volume| format!("{} bytes", one.bytes);
+        let volumes = volumes.into_iter().flatten();
+        volumes.map(|one| candidate(one.of.to_string(), &about(&one))).collect()
     })
 }
 

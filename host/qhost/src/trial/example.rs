@@ -42,6 +42,7 @@ pub(super) fn rules(ports: Vec<PortRange>, args: &[String], machine: &Machine) -
         args: vec![args.to_vec()],
         persist: true,
         disk_bytes: u64::MAX,
+        data_bytes: u64::MAX,
         seed_bytes: u64::MAX,
         cpus: vec![machine.cpu.clone()],
         nested: true,

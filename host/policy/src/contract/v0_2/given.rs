@@ -3,8 +3,8 @@
 use qhost_model::{
     host_facts::{Accelerator, Resources},
     launch::{
-        Access, AccessLevel, Egress, Grace, Launch, Machine, MachineKind, Nic, PortMap, Protocol,
-        Seed,
+        Access, AccessLevel, Disk, Egress, Grace, Launch, Machine, MachineKind, Nic, PortMap,
+        Protocol, Seed,
         disk_bytes::MIB,
         machine::is_cpu,
         seed::{SeedKind, SeedPart, is_hostname},
@@ -13,7 +13,7 @@ use qhost_model::{
 
 use super::{
     super::answer::{self, ContractBreaches, few, nonsense, unknown, word},
-    ARCHITECTURE, GivenLaunch, ROOT, UNLIMITED, wit,
+    ARCHITECTURE, GivenLaunch, ROOT, UNLIMITED, lent, wit,
 };
 use crate::error::Fault;
 
@@ -38,7 +38,7 @@ pub(in super::super) fn launch_in(
         wit::EgressResult::Listed(_) => return Err(unknown("egress", "listed")),
         wit::EgressResult::Other(name) => return Err(unknown("egress", &name)),
     };
-    let root = root_disk_in(launch.disks)?;
+    let Disks { root, others } = disks_in(launch.disks, &shown.disks)?;
     firmware_in(launch.firmware)?;
     Ok(Launch {
         accelerator,
@@ -50,6 +50,7 @@ pub(in super::super) fn launch_in(
         egress,
         disk_bytes: disk_bytes_in(root.size_mib, shown),
         persist: root.persistent,
+        disks: others,
         seed: launch.seed.map(|seed| seed_in(seed, shown)).transpose()?,
         machine: machine_in(&launch.machine)?,
         nics: launch.nics.into_iter().map(nic_in).collect::<Result<_, _>>()?,
@@ -62,25 +63,65 @@ pub(in super::super) fn launch_in(
 
 /// The size of the root disk. A size that an earlier version let a job ask for need not be of whole MiB: left alone, it stays.
 fn disk_bytes_in(size_mib: Option<u32>, shown: &Launch) -> Option<u64> {
-    let before = shown.disk_bytes.and_then(|bytes| u32::try_from(bytes / MIB).ok());
-    if size_mib == before { shown.disk_bytes } else { size_mib.map(|size| u64::from(size) * MIB) }
+    if size_mib == shown.disk_bytes.map(lent::size_mib) {
+        shown.disk_bytes
+    } else {
+        size_mib.map(|size| u64::from(size) * MIB)
+    }
 }
 
-/// The one disk that this host gives a guest.
-fn root_disk_in(disks: Vec<wit::DiskResult>) -> Result<wit::DiskResult, Fault> {
-    let count = disks.len();
-    let [disk] = <[_; 1]>::try_from(disks)
-        .map_err(|_| nonsense(format!("{count} disks, and this host gives a guest one, {ROOT}")))?;
-    let is_root = disk.name == ROOT && matches!(disk.kind, wit::DiskKindResult::Root);
-    let is_plain = disk.image.is_none() && disk.volume.is_none() && !disk.read_only;
-    if is_root && is_plain && disk.rate == UNLIMITED {
-        Ok(disk)
-    } else {
-        Err(nonsense(format!(
-            "a change of disk {:?} in more than its size and whether it is persistent, which this host cannot do",
-            word(&disk.name)
-        )))
+/// A launch's disks.
+struct Disks {
+    root: wit::DiskResult,
+    others: Vec<Disk>,
+}
+
+/// The root disk, and behind it those that a policy was shown, or fewer.
+fn disks_in(disks: Vec<wit::DiskResult>, shown: &[Disk]) -> Result<Disks, Fault> {
+    let mut disks = disks.into_iter();
+    let root = disks.next().filter(|disk| {
+        disk.name == ROOT && matches!(disk.kind, wit::DiskKindResult::Root) && !disk.read_only
+    });
+    let root = root.filter(|disk| disk.volume.is_none()).ok_or_else(|| {
+        nonsense(format!(
+            "no disk {ROOT}, first, that the guest can write to and that is no volume"
+        ))
+    })?;
+    cannot(&root)?;
+    let (mut others, mut left) = (vec![], shown.iter());
+    for disk in disks {
+        // One that stands before the last is not found any more.
+        let known = left.find(|known| known.name.as_str() == disk.name).ok_or_else(|| {
+            let name = word(&disk.name);
+            nonsense(format!("a disk {name:?} that it was not shown in that place"))
+        })?;
+        cannot(&disk)?;
+        let is_it = matches!(disk.kind, wit::DiskKindResult::Data)
+            && disk.volume == known.volume
+            && disk.persistent == known.volume.is_some()
+            && disk.size_mib.is_some() == known.bytes.is_some();
+        if !is_it {
+            return Err(nonsense(format!(
+                "a change of disk {:?} in more than its size and whether it is read-only",
+                word(&disk.name)
+            )));
+        }
+        others.push(Disk {
+            bytes: disk.size_mib.map(|size| u64::from(size) * MIB),
+            read_only: disk.read_only,
+            ..known.clone()
+        });
     }
+    Ok(Disks { root, others })
+}
+
+/// Refuses what no disk on this host has.
+fn cannot(disk: &wit::DiskResult) -> Result<(), Fault> {
+    if disk.image.is_none() && disk.rate == UNLIMITED {
+        return Ok(());
+    }
+    let name = word(&disk.name);
+    Err(nonsense(format!("an image or a rate of disk {name:?}, which this host cannot give it")))
 }
 
 /// The seed that a policy was shown, or less of it.

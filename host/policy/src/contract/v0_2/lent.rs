@@ -7,7 +7,7 @@ use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
     job::Checksum,
     launch::{
-        Access, AccessLevel, Egress, Launch, Machine, MachineKind, Nic, PortMap, PortRange,
+        Access, AccessLevel, Disk, Egress, Launch, Machine, MachineKind, Nic, PortMap, PortRange,
         PortRequest, Protocol, Seed,
         disk_bytes::MIB,
         nics::USER,
@@ -111,7 +111,7 @@ pub(in super::super) struct RequestView<'a> {
     image: wit::ImageParam<'a>,
     time: &'a str,
     ports: Vec<wit::PortRequest<'a>>,
-    disks: [wit::DiskParam<'a>; 1],
+    disks: Vec<wit::DiskParam<'a>>,
     seed: Option<SeedView<'a>>,
     nics: Vec<wit::NicParam<'a>>,
     args: Vec<&'a str>,
@@ -146,7 +146,7 @@ impl<'a> RequestView<'a> {
             image: image(of, texts),
             time: &texts.time,
             ports: asked.ports.iter().map(port).collect(),
-            disks: [root_disk(asked.disk_bytes, asked.persist)],
+            disks: disks(asked.disk_bytes, asked.persist, &asked.disks),
             seed: asked
                 .seed
                 .as_ref()
@@ -238,18 +238,37 @@ fn image<'a>(
     }
 }
 
-fn root_disk(bytes: Option<u64>, persistent: bool) -> wit::DiskParam<'static> {
-    wit::DiskParam {
+/// The root disk and those beside it.
+fn disks(bytes: Option<u64>, persistent: bool, others: &[Disk]) -> Vec<wit::DiskParam<'_>> {
+    let root = wit::DiskParam {
         name: ROOT,
         kind: wit::DiskKindParam::Root,
-        // A size is of whole MiB, and the job's reader keeps it below the contract's largest.
-        size_mib: bytes.map(|bytes| u32::try_from(bytes / MIB).unwrap_or(u32::MAX)),
+        size_mib: bytes.map(size_mib),
         image: None,
         volume: None,
         read_only: false,
         persistent,
         rate: UNLIMITED,
+    };
+    std::iter::once(root).chain(others.iter().map(data_disk)).collect()
+}
+
+fn data_disk(disk: &Disk) -> wit::DiskParam<'_> {
+    wit::DiskParam {
+        name: disk.name.as_str(),
+        kind: wit::DiskKindParam::Data,
+        size_mib: disk.bytes.map(size_mib),
+        image: None,
+        volume: disk.volume.as_deref(),
+        read_only: disk.read_only,
+        persistent: disk.volume.is_some(),
+        rate: UNLIMITED,
     }
+}
+
+/// A size is of whole MiB, and the job's reader keeps it below the contract's largest.
+pub(super) fn size_mib(bytes: u64) -> u32 {
+    u32::try_from(bytes / MIB).unwrap_or(u32::MAX)
 }
 
 const BIOS: wit::FirmwareParam<'static> = wit::FirmwareParam {
@@ -281,7 +300,7 @@ impl<'a> LaunchTexts<'a> {
 pub(in super::super) struct LaunchView<'a> {
     of: &'a Launch,
     ports: Vec<wit::PortMapParam<'a>>,
-    disks: [wit::DiskParam<'a>; 1],
+    disks: Vec<wit::DiskParam<'a>>,
     seed: Option<SeedView<'a>>,
     nics: Vec<wit::NicParam<'a>>,
     warnings: Vec<&'a str>,
@@ -300,7 +319,7 @@ impl<'a> LaunchView<'a> {
         Self {
             of,
             ports: of.ports.iter().zip(&texts.binds).map(port).collect(),
-            disks: [root_disk(of.disk_bytes, of.persist)],
+            disks: disks(of.disk_bytes, of.persist, &of.disks),
             seed: of
                 .seed
                 .as_ref()

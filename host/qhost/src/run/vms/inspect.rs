@@ -2,7 +2,7 @@
 
 use indicatif::BinaryBytes;
 
-use qhost_engine::{DiskUse, Engine, VmDetails, config::Config};
+use qhost_engine::{DataDiskUse, DiskUse, Engine, VmDetails, config::Config};
 use qhost_model::{job::Task, printable};
 
 use super::{RunError, ports, show};
@@ -31,7 +31,7 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
         show::print(&show::json(details));
         return Ok(Exit::Done);
     }
-    let VmDetails { vm, asked, decision, restart, disk, supervisor_is_current } = details;
+    let VmDetails { vm, asked, decision, restart, disk, disks, supervisor_is_current } = details;
     let line = |text: &str| printable::line(text, limits::SHOWN_CAUSE_CHARS).to_string();
     let mut text = format!(
         "id         {}\ntask       {}\njob        {}\ntenant     {}\nstate      {}\n",
@@ -73,6 +73,17 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
                 format!("{} written, of {} at most", BinaryBytes(used), BinaryBytes(*max_bytes))
             });
             text += &format!("disk       {}; {used}\n", BinaryBytes(*bytes));
+        }
+        for disk in disks {
+            let DataDiskUse { name, bytes, used_bytes, volume, read_only } = disk;
+            let used = used_bytes.map(|used| format!("; {} written", BinaryBytes(used)));
+            let volume = if volume.is_some() { ", a volume" } else { "" };
+            let read_only = if *read_only { ", read-only" } else { "" };
+            text += &format!(
+                "           {name}{volume}{read_only}: {}{}\n",
+                BinaryBytes(*bytes),
+                used.unwrap_or_default()
+            );
         }
         if let Some(cage) = &takes.cage {
             text += &format!("cage       {}\n", cage.summary());

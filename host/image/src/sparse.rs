@@ -1,0 +1,85 @@
+//! Copying a file that is mostly holes: what was never written takes nothing in the copy either.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+};
+
+use rustix::{
+    fs::{SeekFrom as Sought, seek},
+    io::Errno,
+};
+
+/// How much is copied between two words of progress, in bytes.
+const STEP: u64 = 64 << 20;
+
+/// Copies the first so many bytes; the copy is empty before. Says after each step how much of it is done.
+pub(crate) fn copy(
+    from: &File,
+    to: &File,
+    bytes: u64,
+    progress: &mut dyn FnMut(u64),
+) -> io::Result<()> {
+    to.set_len(bytes)?;
+    // A file system that shares blocks copies none; any error here means another that does not.
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return to.set_len(bytes);
+    }
+    let mut at = 0;
+    while let Some(begin) = next_data(from, at)?.filter(|begin| *begin < bytes) {
+        let end = seek(from, Sought::Hole(begin))?.min(bytes);
+        at = begin;
+        while at < end {
+            let step = STEP.min(end - at);
+            let (mut source, mut target) = (from, to);
+            source.seek(SeekFrom::Start(at))?;
+            target.seek(SeekFrom::Start(at))?;
+            if io::copy(&mut source.take(step), &mut target)? < step {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            at += step;
+            progress(at);
+        }
+    }
+    progress(bytes);
+    Ok(())
+}
+
+/// Where data begins at or behind a place; absent where only a hole follows.
+fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
+    match seek(file, Sought::Data(at)) {
+        Ok(begin) => Ok(Some(begin)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_copied_and_holes_stay_holes() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let bytes = 300 << 20;
+        from.set_len(bytes).unwrap();
+        for at in [0, 128 << 20, bytes - 4096] {
+            from.write_all_at(&[7; 4096], at).unwrap();
+        }
+        let mut last = 0;
+        copy(&from, &to, bytes, &mut |done| {
+            assert!(done >= last);
+            last = done;
+        })
+        .unwrap();
+        assert_eq!((last, to.metadata().unwrap().len()), (bytes, bytes));
+        for at in [0, 128 << 20, bytes - 4096] {
+            let mut found = [0; 4096];
+            to.read_exact_at(&mut found, at).unwrap();
+            assert_eq!(found, [7; 4096]);
+        }
+        assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20);
+    }
+}

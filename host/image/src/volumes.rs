@@ -1,0 +1,416 @@
+//! Volumes: disks that outlive their VMs. `volumes/<name>-<key>/` has the disk, a raw file whose unwritten parts take nothing, its record,
+//! and a lock that its one user holds. The key is of tenant and name, so that no name leads to another tenant's.
+//!
+//! A volume is made in a folder of another name, which is renamed once all of it is there; it is removed the other way round. What a
+//! killed process left is swept by the next that makes or removes one.
+
+mod error;
+mod name;
+
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use qhost_model::digest::Sha256;
+use qhost_sys::{
+    failpoint,
+    state::{self, StateDir, VOLUME},
+};
+
+pub use error::VolumeError;
+pub use name::VolumeName;
+
+use crate::sparse;
+
+use error::at;
+
+const RECORD: &str = "volume.json";
+const LOCK: &str = "lock";
+/// How the names of folders begin that are no volumes yet, and those of such as are none any more.
+const NEW: &str = ".new-";
+const GONE: &str = ".gone-";
+
+/// What is written down of a volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    #[serde(flatten)]
+    of: VolumeName,
+    bytes: u64,
+    created_at: Timestamp,
+}
+
+/// A volume, for its operator.
+#[derive(Debug, Clone, Serialize)]
+pub struct Volume {
+    /// Whose it is, and its name.
+    #[serde(flatten)]
+    pub of: VolumeName,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// What it takes of the host's disk, in bytes.
+    pub disk_usage: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last written to.
+    pub written_at: Timestamp,
+    /// Whether a VM or a command has it.
+    pub in_use: bool,
+}
+
+/// The volumes of a state folder.
+#[derive(Debug, Clone)]
+pub struct Volumes {
+    folder: PathBuf,
+}
+
+/// A volume that no other has until this is dropped.
+#[derive(Debug)]
+pub struct HeldVolume {
+    folder: PathBuf,
+    record: Record,
+    lock: File,
+}
+
+/// A volume that is made, and none yet. Dropped, it is gone.
+#[derive(Debug)]
+pub struct NewVolume {
+    volumes: Volumes,
+    made: PathBuf,
+    record: Record,
+    /// Tells a sweep that it is being made.
+    _lock: File,
+}
+
+impl Volumes {
+    /// Those of a state folder.
+    pub fn of(state: &StateDir) -> Self {
+        Self { folder: state.volumes() }
+    }
+
+    fn folder_of(&self, of: &VolumeName) -> PathBuf {
+        let key = [&of.tenant, &of.name].map(|part| format!("{}:{part}", part.len()));
+        let key = Sha256::of(key.concat().as_bytes()).to_string();
+        self.folder.join(format!("{}-{}", of.name, key.get(..16).unwrap_or_default()))
+    }
+
+    /// The disk of the one of a name, which need not be there.
+    pub fn path(&self, of: &VolumeName) -> PathBuf {
+        self.folder_of(of).join(VOLUME)
+    }
+
+    /// Held while a name is given or taken: one process at a time.
+    fn lock(&self) -> Result<File, VolumeError> {
+        state::create_private(&self.folder).map_err(at("create", &self.folder))?;
+        let path = self.folder.join(LOCK);
+        state::lock(&path).map_err(at("lock", &path))
+    }
+
+    /// All there are, by their tenants and names.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read. A volume without a readable record is logged and left out.
+    pub fn list(&self) -> Result<Vec<Volume>, VolumeError> {
+        let folders = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+            folders => folders.map_err(at("read", &self.folder))?,
+        };
+        let is_volume = |folder: &Path| {
+            folder.is_dir() && folder.file_name().is_some_and(|name| !is_hidden(name))
+        };
+        let folders = folders.flatten().map(|entry| entry.path()).filter(|path| is_volume(path));
+        let one = |folder: PathBuf| match volume(&folder) {
+            Ok(volume) => Some(volume),
+            Err(error) => {
+                tracing::warn!(path = %folder.display(), %error, "a volume cannot be read");
+                None
+            }
+        };
+        let mut volumes: Vec<_> = folders.filter_map(one).collect();
+        volumes.sort_by(|a, b| (&a.of.tenant, &a.of.name).cmp(&(&b.of.tenant, &b.of.name)));
+        Ok(volumes)
+    }
+
+    /// The one of a name.
+    ///
+    /// # Errors
+    /// Where there is none, or it cannot be read.
+    pub fn get(&self, of: &VolumeName) -> Result<Volume, VolumeError> {
+        let folder = self.folder_of(of);
+        volume(&folder).map_err(missing_or("read", of, &folder))
+    }
+
+    /// Takes one that no other has, in the size that is written down: a QEMU that a guest had taken over could have cut its file, or added to
+    /// it.
+    ///
+    /// # Errors
+    /// Where there is none, it is held, or its files cannot be used.
+    pub fn hold(&self, of: &VolumeName) -> Result<HeldVolume, VolumeError> {
+        let folder = self.folder_of(of);
+        let lock = lock(&folder).map_err(missing_or("lock", of, &folder))?;
+        let lock = lock.ok_or_else(|| VolumeError::Held { of: of.clone(), by: String::new() })?;
+        let record = read(&folder).map_err(missing_or("read the record of", of, &folder))?;
+        let held = HeldVolume { folder, record, lock };
+        held.keep_size()?;
+        Ok(held)
+    }
+
+    /// Makes an empty one.
+    ///
+    /// # Errors
+    /// Where one of that name is there, or it cannot be written.
+    pub fn make(&self, of: VolumeName, bytes: u64) -> Result<NewVolume, VolumeError> {
+        let new = self.begin(of, bytes)?;
+        let disk = new.create_disk()?;
+        disk.set_len(bytes).and_then(|()| disk.sync_all()).map_err(at("write", &new.made))?;
+        failpoint::reach("volume.create.written");
+        Ok(new)
+    }
+
+    /// Makes a copy of one that is held.
+    ///
+    /// # Errors
+    /// As of [`Volumes::make`], and where the one that is copied cannot be read.
+    pub fn copy(
+        &self,
+        from: &HeldVolume,
+        of: VolumeName,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<NewVolume, VolumeError> {
+        let new = self.begin(of, from.record.bytes)?;
+        let disk = new.create_disk()?;
+        let source = open(&from.path(), false).map_err(at("open", &from.path()))?;
+        sparse::copy(&source, &disk, from.record.bytes, progress)
+            .and_then(|()| disk.sync_all())
+            .map_err(at("copy to", &new.made))?;
+        failpoint::reach("volume.copy.written");
+        Ok(new)
+    }
+
+    fn begin(&self, of: VolumeName, bytes: u64) -> Result<NewVolume, VolumeError> {
+        let all = self.lock()?;
+        self.sweep();
+        if self.folder_of(&of).exists() {
+            return Err(VolumeError::Exists(of));
+        }
+        let made = tempfile::Builder::new()
+            .prefix(NEW)
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(&self.folder)
+            .map_err(at("create a folder in", &self.folder))?
+            .keep();
+        let lock = lock(&made).and_then(|lock| lock.ok_or(io::ErrorKind::WouldBlock.into()));
+        drop(all);
+        let lock = lock.map_err(at("lock", &made))?;
+        let record = Record { of, bytes, created_at: Timestamp::now() };
+        let new = NewVolume { volumes: self.clone(), made, record, _lock: lock };
+        failpoint::reach("volume.create.begun");
+        write(&new.made, &new.record)?;
+        Ok(new)
+    }
+
+    /// Removes one that is held.
+    ///
+    /// # Errors
+    /// Where its folder cannot be renamed; it is there then as it was.
+    pub fn remove(&self, held: HeldVolume) -> Result<(), VolumeError> {
+        let _all = self.lock()?;
+        self.sweep();
+        let name = held.folder.file_name().unwrap_or_default().to_string_lossy();
+        let gone = self.folder.join(format!("{GONE}{name}"));
+        fs::rename(&held.folder, &gone)
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .map_err(at("remove", &held.folder))?;
+        failpoint::reach("volume.remove.renamed");
+        remove_folder(&gone);
+        Ok(())
+    }
+
+    /// Removes what killed processes left, under the lock of all.
+    fn sweep(&self) {
+        for found in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let (path, name) = (found.path(), found.file_name());
+            let name = name.to_string_lossy();
+            let is_left = name.starts_with(GONE)
+                || name.starts_with(NEW) && !state::is_held(&path.join(LOCK));
+            if is_left {
+                remove_folder(&path);
+            }
+        }
+    }
+}
+
+impl NewVolume {
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.record.bytes
+    }
+
+    fn create_disk(&self) -> Result<File, VolumeError> {
+        let path = self.made.join(VOLUME);
+        let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
+        made.map_err(at("create", &path))
+    }
+
+    /// Gives it its name, from which on it is a volume.
+    ///
+    /// # Errors
+    /// Where another process made one of that name meanwhile, or the folder cannot be renamed.
+    pub fn commit(self) -> Result<Volume, VolumeError> {
+        let volumes = &self.volumes;
+        let folder = volumes.folder_of(&self.record.of);
+        let _all = volumes.lock()?;
+        if folder.exists() {
+            return Err(VolumeError::Exists(self.record.of.clone()));
+        }
+        fs::rename(&self.made, &folder)
+            .and_then(|()| File::open(&volumes.folder)?.sync_all())
+            .map_err(at("create", &folder))?;
+        failpoint::reach("volume.create.renamed");
+        volume(&folder).map_err(at("read", &folder))
+    }
+}
+
+impl Drop for NewVolume {
+    fn drop(&mut self) {
+        if self.made.exists() {
+            remove_folder(&self.made);
+        }
+    }
+}
+
+impl HeldVolume {
+    /// Its disk.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(VOLUME)
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.record.bytes
+    }
+
+    /// Which it is.
+    pub fn of(&self) -> &VolumeName {
+        &self.record.of
+    }
+
+    /// What keeps it from others, for its VM.
+    pub fn into_lock(self) -> File {
+        self.lock
+    }
+
+    /// Makes it larger. What is added is empty.
+    ///
+    /// # Errors
+    /// Where it is larger already, or cannot be written.
+    pub fn resize(&mut self, bytes: u64) -> Result<(), VolumeError> {
+        let Record { of, bytes: has, .. } = &self.record;
+        if bytes < *has {
+            return Err(VolumeError::Smaller { of: of.clone(), has: *has, asked: bytes });
+        }
+        let record = Record { bytes, ..self.record.clone() };
+        write(&self.folder, &record)?;
+        self.record = record;
+        failpoint::reach("volume.resize.recorded");
+        self.keep_size()?;
+        failpoint::reach("volume.resize.done");
+        Ok(())
+    }
+
+    /// Its file as long as the record says.
+    fn keep_size(&self) -> Result<(), VolumeError> {
+        let path = self.path();
+        let resize = || {
+            let file = open(&path, true)?;
+            if file.metadata()?.len() != self.record.bytes {
+                file.set_len(self.record.bytes)?;
+                file.sync_all()?;
+            }
+            Ok(())
+        };
+        resize().map_err(at("open", &path))
+    }
+}
+
+/// The lock of a volume that a VM's QEMU has, unless another process got hold of it meanwhile.
+///
+/// # Errors
+/// Where its folder is not there.
+pub fn hold_again(disk: &Path) -> io::Result<Option<File>> {
+    lock(disk.parent().unwrap_or(disk))
+}
+
+fn open(path: &Path, writes: bool) -> io::Result<File> {
+    state::open_plain(File::options().read(true).write(writes), path)
+}
+
+fn is_hidden(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// A folder's lock, unless a process has it.
+fn lock(folder: &Path) -> io::Result<Option<File>> {
+    let path = folder.join(LOCK);
+    // A command that looks which are in use holds each for a moment.
+    for _ in 0..qhost_sys::limits::LOCK_TRIES {
+        if let Some(lock) = state::try_lock_named(&path)? {
+            return Ok(Some(lock));
+        }
+        thread::sleep(qhost_sys::limits::LOCK_POLL);
+    }
+    Ok(None)
+}
+
+fn missing_or<'a>(
+    doing: &'static str,
+    of: &'a VolumeName,
+    folder: &'a Path,
+) -> impl FnOnce(io::Error) -> VolumeError + 'a {
+    move |error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            VolumeError::Unknown(of.clone())
+        } else {
+            at(doing, folder)(error)
+        }
+    }
+}
+
+fn read(folder: &Path) -> io::Result<Record> {
+    Ok(serde_json::from_slice(&state::read(&folder.join(RECORD))?)?)
+}
+
+fn write(folder: &Path, record: &Record) -> Result<(), VolumeError> {
+    let path = folder.join(RECORD);
+    serde_json::to_vec_pretty(record)
+        .map_err(io::Error::other)
+        .and_then(|bytes| state::write_whole(&path, &bytes))
+        .map_err(at("write", &path))
+}
+
+fn volume(folder: &Path) -> io::Result<Volume> {
+    let Record { of, bytes, created_at } = read(folder)?;
+    let disk = fs::symlink_metadata(folder.join(VOLUME))?;
+    Ok(Volume {
+        of,
+        bytes,
+        // Of st_blocks(3type): units of 512 bytes.
+        disk_usage: disk.blocks().saturating_mul(512),
+        created_at,
+        written_at: disk.modified()?.try_into().map_err(io::Error::other)?,
+        in_use: state::is_held(&folder.join(LOCK)),
+    })
+}
+
+/// Removes what is no volume. A failure is logged, and the next sweep tries again.
+fn remove_folder(folder: &Path) {
+    if let Err(error) = fs::remove_dir_all(folder) {
+        tracing::warn!(path = %folder.display(), %error, "cannot remove what is no volume");
+    }
+}

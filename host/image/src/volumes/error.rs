@@ -1,0 +1,70 @@
+//! Why a volume is not what is wanted.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use qhost_model::kind::Kind;
+
+use super::name::VolumeName;
+
+/// Why a volume is not what is wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// There is one of that name.
+    #[error("the volume {0} is there already; see qhost volume ls")]
+    Exists(VolumeName),
+    /// There is none of that name.
+    #[error(
+        "there is no volume {0}; see qhost volume ls, or make it: qhost volume create --tenant {tenant} {name} --size 10GiB",
+        tenant = .0.tenant,
+        name = .0.name
+    )]
+    Unknown(VolumeName),
+    /// It has one user at a time, and has that.
+    #[error("the volume {of} is in use{by}; a volume has one user at a time")]
+    Held {
+        /// The volume.
+        of: VolumeName,
+        /// By what, behind a blank; empty where that is not known.
+        by: String,
+    },
+    /// Its end would be cut off.
+    #[error(
+        "the volume {of} has {has} bytes; {asked} would cut off its end: make another, and copy within a guest"
+    )]
+    Smaller {
+        /// The volume.
+        of: VolumeName,
+        /// Its size.
+        has: u64,
+        /// The size that was asked for.
+        asked: u64,
+    },
+    /// A file cannot be used.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl VolumeError {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Exists(_) | Self::Unknown(_) | Self::Smaller { .. } => Kind::InvalidArgument,
+            Self::Held { .. } | Self::File { .. } => Kind::HostUnable,
+        }
+    }
+}
+
+pub(super) fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
+    let path = path.to_owned();
+    move |source| VolumeError::File { doing, path, source }
+}

@@ -1,0 +1,120 @@
+//! `qhost volume …`
+
+use clap::{Args, Subcommand};
+
+use qhost_engine::VolumeName;
+use qhost_model::{
+    launch::disks::{DISK_SIZE, disk_size},
+    name,
+};
+
+use super::{ListArgs, candidates, run::tenant};
+
+/// About disks that outlive VMs.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// List volumes
+    #[command(
+        alias = "list",
+        after_help = "SIZE is what a guest sees and quotas count, STORED what it takes of the disk."
+    )]
+    Ls(ListArgs),
+    /// Make an empty volume
+    #[command(after_help = CREATE)]
+    Create(CreateVolumeArgs),
+    /// Make a volume larger; the guest enlarges its partition and file system itself
+    Resize(CreateVolumeArgs),
+    /// Copy a volume that no VM has
+    Copy(CopyVolumeArgs),
+    /// Remove volumes with all that is on them
+    Rm(RemoveVolumesArgs),
+}
+
+const CREATE: &str = "Example:
+  qhost volume create --tenant acme db --size 10GiB
+
+A task of the tenant's then has it by its name, and formats it if it is empty:
+  \"disks\": [{\"name\": \"data\", \"volume\": \"db\"}]
+
+Exit code 11 when the tenant's quota has no room, 16 when the host's has none.";
+
+/// A volume's name with whose it is.
+#[derive(Debug, Clone, Args)]
+pub struct OneTenant {
+    /// Whose, where a name says nothing else: TENANT/NAME
+    #[arg(long, default_value = "default", value_parser = tenant, add = candidates::tenants())]
+    pub tenant: String,
+}
+
+impl OneTenant {
+    /// The volume that a name on the command line means.
+    pub fn volume(&self, name: &NamedVolume) -> VolumeName {
+        let tenant = name.tenant.as_ref().unwrap_or(&self.tenant).clone();
+        VolumeName { tenant, name: name.name.clone() }
+    }
+}
+
+/// A volume on the command line: `NAME`, or `TENANT/NAME`.
+#[derive(Debug, Clone)]
+pub struct NamedVolume {
+    tenant: Option<String>,
+    name: String,
+}
+
+/// `qhost volume create` and `qhost volume resize`
+#[derive(Debug, Args)]
+pub struct CreateVolumeArgs {
+    /// The volume, unique among the tenant's
+    #[arg(value_name = "NAME", value_parser = named, add = candidates::volumes())]
+    pub name: NamedVolume,
+    /// Its size, a multiple of 1 MiB, as in 10GiB
+    #[arg(long, value_parser = size)]
+    pub size: u64,
+    #[command(flatten)]
+    /// Whose.
+    pub of: OneTenant,
+}
+
+/// `qhost volume copy`
+#[derive(Debug, Args)]
+pub struct CopyVolumeArgs {
+    /// The volume that is copied
+    #[arg(value_name = "FROM", value_parser = named, add = candidates::volumes())]
+    pub from: NamedVolume,
+    /// The name of the copy, which is the same tenant's
+    #[arg(value_name = "TO", value_parser = plain)]
+    pub to: String,
+    #[command(flatten)]
+    /// Whose.
+    pub of: OneTenant,
+}
+
+/// `qhost volume rm`
+#[derive(Debug, Args)]
+pub struct RemoveVolumesArgs {
+    /// The volumes
+    #[arg(value_name = "NAME", required = true, value_parser = named, add = candidates::volumes())]
+    pub names: Vec<NamedVolume>,
+    #[command(flatten)]
+    /// Whose.
+    pub of: OneTenant,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    disk_size(text).ok_or_else(|| format!("expected {DISK_SIZE}"))
+}
+
+fn plain(text: &str) -> Result<String, String> {
+    if name::is_volume(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("expected {}", name::VOLUME))
+    }
+}
+
+fn named(text: &str) -> Result<NamedVolume, String> {
+    Ok(match text.split_once('/') {
+        Some((whose, name)) => NamedVolume { tenant: Some(tenant(whose)?), name: plain(name)? },
+        None => NamedVolume { tenant: None, name: plain(text)? },
+    })
+}

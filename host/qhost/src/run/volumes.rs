@@ -1,0 +1,120 @@
+//! `qhost volume …`: disks that outlive VMs.
+
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use qhost_engine::{Volume, VolumeName};
+use qhost_model::printable;
+
+use super::{RunError, engine, images::ago, named_are_there, show};
+use crate::{
+    cli::{CopyVolumeArgs, CreateVolumeArgs, ListArgs, RemoveVolumesArgs, Shared, VolumeCommand},
+    outcome::Exit,
+};
+
+pub(super) async fn volume(shared: &Shared, command: &VolumeCommand) -> Exit {
+    let done = match command {
+        VolumeCommand::Ls(args) => list(shared, args).await,
+        VolumeCommand::Create(args) => create(shared, args).await,
+        VolumeCommand::Resize(args) => resize(shared, args).await,
+        VolumeCommand::Copy(args) => copy(shared, args).await,
+        VolumeCommand::Rm(args) => remove(shared, args).await,
+    };
+    match done {
+        Ok(()) => Exit::Done,
+        Err(error) => show::failure(shared, &error),
+    }
+}
+
+async fn list(shared: &Shared, args: &ListArgs) -> Result<(), RunError> {
+    named_are_there(shared)?;
+    let mut volumes = engine(shared)?.volumes().await?;
+    volumes.retain(|one| args.of.includes(&one.of.tenant));
+    if args.quiet {
+        show::print(&volumes.iter().map(|one| format!("{}\n", one.of)).collect::<String>());
+        return Ok(());
+    }
+    if shared.json {
+        show::print(&show::json(&json!({ "volumes": volumes })));
+        return Ok(());
+    }
+    let mut rows =
+        vec![["NAME", "TENANT", "SIZE", "STORED", "WRITTEN", "IN USE"].map(str::to_owned)];
+    rows.extend(volumes.iter().map(|one| {
+        let Volume { of, bytes, disk_usage, written_at, in_use, .. } = one;
+        let VolumeName { tenant, name } = of;
+        [
+            name.clone(),
+            printable::line(tenant, 40).to_string(),
+            BinaryBytes(*bytes).to_string(),
+            BinaryBytes(*disk_usage).to_string(),
+            ago(*written_at),
+            if *in_use { "yes" } else { "-" }.into(),
+        ]
+    }));
+    show::print(&show::table(&rows));
+    Ok(())
+}
+
+async fn create(shared: &Shared, args: &CreateVolumeArgs) -> Result<(), RunError> {
+    let of = args.of.volume(&args.name);
+    tell(shared, "made", &engine(shared)?.create_volume(of, args.size).await?);
+    Ok(())
+}
+
+async fn resize(shared: &Shared, args: &CreateVolumeArgs) -> Result<(), RunError> {
+    let of = args.of.volume(&args.name);
+    tell(shared, "resized", &engine(shared)?.resize_volume(of, args.size).await?);
+    Ok(())
+}
+
+async fn copy(shared: &Shared, args: &CopyVolumeArgs) -> Result<(), RunError> {
+    let engine = engine(shared)?;
+    let from = args.of.volume(&args.from);
+    let bytes = engine.volumes().await?.into_iter().find(|one| one.of == from);
+    let bar = progress(shared, bytes.map_or(0, |one| one.bytes));
+    let copied = {
+        let bar = bar.clone();
+        engine.copy_volume(from, args.to.clone(), move |done| bar.set_position(done)).await
+    };
+    bar.finish_and_clear();
+    tell(shared, "copied", &copied?);
+    Ok(())
+}
+
+/// How far a copy is, on a terminal.
+fn progress(shared: &Shared, bytes: u64) -> ProgressBar {
+    if !show::on_terminal(shared) {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("copying    {binary_bytes} of {binary_total_bytes} {bar:20}");
+    let bar = ProgressBar::new(bytes);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+async fn remove(shared: &Shared, args: &RemoveVolumesArgs) -> Result<(), RunError> {
+    let engine = engine(shared)?;
+    let names: Vec<_> = args.names.iter().map(|name| args.of.volume(name)).collect();
+    for of in &names {
+        engine.remove_volume(of.clone()).await?;
+        if !shared.json {
+            show::print(&format!("removed    {of}\n"));
+        }
+    }
+    if shared.json {
+        show::print(&show::json(&json!({ "removed": names })));
+    }
+    Ok(())
+}
+
+fn tell(shared: &Shared, done: &str, volume: &Volume) {
+    if shared.json {
+        show::print(&show::json(volume));
+    } else {
+        show::print(&format!("{done:<10} {}, {}\n", volume.of, BinaryBytes(volume.bytes)));
+    }
+}
