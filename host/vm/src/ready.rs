@@ -19,11 +19,50 @@ use qhost_model::{
 use super::console;
 use crate::limits;
 
+/// What a task beside the VM finds out, once. Dropped, the task ends.
+struct Finding<T> {
+    /// Until it is found out, or will never be: a channel that has ended is not waited for again.
+    found: Option<oneshot::Receiver<T>>,
+    task: AbortHandle,
+}
+
+impl<T: Send + 'static> Finding<T> {
+    /// Begins to find out; nothing is found where this gives nothing.
+    fn begin(finding: impl Future<Output = Option<T>> + Send + 'static) -> Self {
+        let (tell, found) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            if let Some(finding) = finding.await
+                && tell.send(finding).is_err()
+            {
+                tracing::debug!("the VM has ended");
+            }
+        });
+        Self { found: Some(found), task: task.abort_handle() }
+    }
+
+    /// Waits for it, and for ever where nothing will be found any more. May be dropped while it waits.
+    async fn wait(&mut self) -> T {
+        if let Some(found) = &mut self.found {
+            let found = found.await;
+            self.found = None;
+            if let Ok(found) = found {
+                return found;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+impl<T> Drop for Finding<T> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// A check that goes on until it holds or its time is over.
 pub(super) struct Check {
-    holds: oneshot::Receiver<bool>,
+    holds: Finding<bool>,
     timeout_s: u64,
-    task: AbortHandle,
 }
 
 impl Check {
@@ -44,7 +83,6 @@ impl Check {
             ReadyCheck::Serial(_) => None,
             ReadyCheck::Tcp(port) | ReadyCheck::Http { port, .. } => address(port),
         };
-        let (hold, holds) = oneshot::channel();
         let timeout_s = ready.timeout_s;
         let check = async move {
             match (&ready.check, port) {
@@ -57,28 +95,19 @@ impl Check {
                 }
             }
         };
-        let task = tokio::spawn(async move {
-            let held = time::timeout(Duration::from_secs(timeout_s), check).await.is_ok();
-            if hold.send(held).is_err() {
-                tracing::debug!("the VM has ended");
-            }
+        let holds = Finding::begin(async move {
+            Some(time::timeout(Duration::from_secs(timeout_s), check).await.is_ok())
         });
-        Self { holds, timeout_s, task: task.abort_handle() }
+        Self { holds, timeout_s }
     }
 
     /// Whether it held in time.
     async fn held(&mut self) -> Result<(), String> {
-        match (&mut self.holds).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(format!("the guest was not ready within {} s", self.timeout_s)),
-            Err(_) => std::future::pending().await,
+        if self.holds.wait().await {
+            Ok(())
+        } else {
+            Err(format!("the guest was not ready within {} s", self.timeout_s))
         }
-    }
-}
-
-impl Drop for Check {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -88,35 +117,14 @@ pub(super) const NOTHING_BOOTS: &str = "the firmware found no bootable device";
 const NO_BOOTABLE_DEVICE: &str = "No bootable device";
 
 /// Listens whether the firmware finds anything to boot.
-pub(super) struct BootWatch {
-    fails: oneshot::Receiver<()>,
-    task: AbortHandle,
-}
+pub(super) struct BootWatch(Finding<()>);
 
 impl BootWatch {
     /// Begins it. What a guest writes later is no firmware's.
     pub(super) fn begin(said: broadcast::Receiver<Bytes>) -> Self {
-        let (fail, fails) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let said = console::says(said, NO_BOOTABLE_DEVICE);
-            if time::timeout(limits::FIRMWARE, said).await.is_ok() && fail.send(()).is_err() {
-                tracing::debug!("the VM has ended");
-            }
-        });
-        Self { fails, task: task.abort_handle() }
-    }
-
-    /// Ends where the firmware finds nothing.
-    async fn fails(&mut self) {
-        if (&mut self.fails).await.is_err() {
-            std::future::pending().await
-        }
-    }
-}
-
-impl Drop for BootWatch {
-    fn drop(&mut self) {
-        self.task.abort();
+        Self(Finding::begin(async move {
+            time::timeout(limits::FIRMWARE, console::says(said, NO_BOOTABLE_DEVICE)).await.ok()
+        }))
     }
 }
 
@@ -131,7 +139,7 @@ pub(super) async fn held(check: &mut Option<Check>) -> Result<(), String> {
 /// Ends where the firmware finds nothing to boot, if that is listened for.
 pub(super) async fn boot_fails(watch: &mut Option<BootWatch>) {
     match watch {
-        Some(watch) => watch.fails().await,
+        Some(watch) => watch.0.wait().await,
         None => std::future::pending().await,
     }
 }
@@ -162,4 +170,21 @@ async fn answers(port: SocketAddr, path: &str) -> bool {
     let Ok(answer) = exchange.await else { return false };
     let is_http = answer.starts_with(b"HTTP/1.");
     is_http && matches!(answer.get(9), Some(b'2' | b'3'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before, a supervisor panicked at the first event that came after a firmware's time.
+    #[tokio::test(start_paused = true)]
+    async fn a_firmware_that_boots_is_listened_to_for_its_time_and_then_no_more() {
+        let (say, said) = broadcast::channel(8);
+        let mut watch = Some(BootWatch::begin(said));
+        for _ in 0..3 {
+            let waited = time::timeout(limits::FIRMWARE * 2, boot_fails(&mut watch)).await;
+            assert!(waited.is_err());
+            say.send(Bytes::from_static(b"No bootable device")).unwrap_or_default();
+        }
+    }
 }
