@@ -72,7 +72,8 @@ fn what_it_decided_is_decided_again_by_a_replay() {
 fn it_has_no_say_about_what_it_cannot_see() {
     let qhost = qhost();
     let machine = "[machine]\nnested = true\n";
-    let nested = json!({"nested": true, "disks": [{"name": "data", "size": "1MiB"}]});
+    let nested =
+        json!({"nested": true, "firmware": "uefi", "disks": [{"name": "data", "size": "1MiB"}]});
     let plan = |policies: &[(&str, &str, Value, &str)]| {
         asks(&qhost, machine, policies);
         qhost.run(&["plan", &nowhere(&qhost, nested.clone())])
@@ -90,8 +91,8 @@ fn it_has_no_say_about_what_it_cannot_see() {
     plan(&both[..1]).exits(0);
     let unseen = "unseen = [\"machine.nested\"]";
     let refused = plan(&[("earlier", "probe-v0-1", json!({}), unseen)]).exits(11);
-    refused.says("has no word for disks");
-    let unseen = "unseen = [\"machine.nested\", \"disks\"]";
+    refused.says("has no word for disks").says("has no word for firmware");
+    let unseen = "unseen = [\"machine.nested\", \"disks\", \"firmware\"]";
     plan(&[("earlier", "probe-v0-1", json!({}), unseen)]).exits(0);
     // What is not watched for.
     plan(&[("earlier", "probe-v0-1", json!({}), "mode = \"monitor\"")]).exits(0);
@@ -138,7 +139,7 @@ fn a_policy_may_write_nothing_that_this_host_cannot_do() {
         (json!({"data_mib": 1 << 21}), 11, "host.disk-not-allowed"),
         (json!({"data_mib": 1 << 20}), 11, "host.disks-not-allowed"),
         (json!({"add_seed": true}), 12, "a seed where it was shown none"),
-        (json!({"firmware": "uefi"}), 12, r#"the firmware "uefi" is not one"#),
+        (json!({"firmware": "uefi"}), 16, "host.firmware-not-offered"),
         (json!({"firmware": "coreboot"}), 12, r#"the firmware "coreboot" is not one"#),
         (json!({"listed": true}), 12, r#"the egress "listed" is not one"#),
         (json!({"architecture": "aarch64"}), 12, r#"the architecture "aarch64" is not one"#),
@@ -154,7 +155,8 @@ fn a_policy_may_write_nothing_that_this_host_cannot_do() {
         (json!({"grace_seconds": 3601}), 11, "host.grace-too-long"),
         (json!({"disk_bytes": 0}), 11, "host.disk-not-whole"),
     ] {
-        asks(&qhost, "", &[("wild", "probe-sets", sets.clone(), "")]);
+        let none = "[machine]\nfirmware = \"none-here\"\n";
+        asks(&qhost, none, &[("wild", "probe-sets", sets.clone(), "")]);
         let disks = json!([{"name": "data", "size": "1MiB"}]);
         let done = qhost.run(&["plan", &nowhere(&qhost, json!({ "disks": disks }))]);
         assert!(done.says(says).exits(code).code == code, "{sets}");

@@ -38,24 +38,37 @@ fn commands() -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Runs the page's commands with a Debian guest's image; gives what they print.
+fn logs_in(qhost: &Qhost, server: &ImageServer, commands: &str) -> String {
+    let (image, checksum) = server.serve("/debian.qcow2", fs::read(debian_guest()).unwrap());
+    shell(qhost, commands, &[("IMAGE", &image), ("CHECKSUM", &checksum)])
+}
+
+/// Runs a command in the guest.
+fn ssh(qhost: &Qhost, script: &str) -> String {
+    let forward = "qhost inspect --json debian | jq .takes.forwards[0].host";
+    let options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+    let login = format!("ssh -i guest-key -p $({forward}) {options} debian@127.0.0.1");
+    shell(qhost, &format!("{login} {script:?}"), &[])
+}
+
+/// Restarts the VM, and waits until its SSH server answers once more.
+fn restart(qhost: &Qhost) {
+    qhost.run(&["restart", "debian"]).exits(0);
+    wait_for("SSH once more", || {
+        let vm = qhost.run(&["inspect", "--json", "debian"]).exits(0).json();
+        vm["ready_at"].is_string().then_some(())
+    });
+}
+
 #[test]
 fn from_a_cloud_image_to_a_login() {
     let (qhost, server) = (qhost(), ImageServer::start());
-    let (image, checksum) = server.serve("/debian.qcow2", fs::read(debian_guest()).unwrap());
-    let said = shell(&qhost, &commands(), &[("IMAGE", &image), ("CHECKSUM", &checksum)]);
+    let said = logs_in(&qhost, &server, &commands());
     let lines: Vec<_> = said.lines().rev().take(2).collect();
     assert_eq!(lines, ["web-1", "set up by its seed"], "{said}");
 
-    let ssh = |script: &str| {
-        let forward = "qhost inspect --json debian | jq .takes.forwards[0].host";
-        let options =
-            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
-        shell(
-            &qhost,
-            &format!("ssh -i guest-key -p $({forward}) {options} debian@127.0.0.1 {script:?}"),
-            &[],
-        )
-    };
+    let ssh = |script: &str| ssh(&qhost, script);
     // Its file system is as large as the disk, and its instance the VM.
     let size: u64 = ssh("df --output=size -B1 / | tail -1").trim().parse().unwrap();
     assert!(size > 3 << 30, "{size}");
@@ -81,17 +94,29 @@ fn from_a_cloud_image_to_a_login() {
     // In a restart systemd powers the guest off; cloud-init has the same instance and does nothing anew.
     ssh("sudo rm /etc/motd && sudo sync");
     let console = qhost.vms()[0].join("console.log");
-    qhost.run(&["restart", "debian"]).exits(0);
+    restart(&qhost);
     assert!(fs::read_to_string(console).unwrap_or_default().contains("Power"), "no power down");
-    wait_for("SSH once more", || {
-        let log = qhost.run(&["inspect", "--json", "debian"]).exits(0).json();
-        log["ready_at"].is_string().then_some(())
-    });
     assert_eq!(
         ssh("ls /etc/motd 2>&1 || true").trim(),
         "ls: cannot access '/etc/motd': No such file or directory"
     );
     assert_eq!(ssh("cat /data/note").trim(), "kept");
+    qhost.run(&["stop", "debian"]).exits(0).says("stopped; the guest powered off");
+    qhost.assert_nothing_left();
+}
+
+/// Its boot loader, kernel and systemd see a UEFI, whose variables a restart keeps.
+#[test]
+fn the_same_guest_by_uefi() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let commands = commands().replace("\"port_map\"", "\"firmware\": \"uefi\", \"port_map\"");
+    let said = logs_in(&qhost, &server, &commands);
+    assert!(said.contains("set up by its seed\nweb-1"), "{said}");
+    let variable = "/sys/firmware/efi/efivars/Note-12345678-1234-1234-1234-123456789abc";
+    let write = format!("printf '\\007\\000\\000\\000kept' | sudo tee {variable} > /dev/null");
+    ssh(&qhost, &write);
+    restart(&qhost);
+    assert_eq!(ssh(&qhost, &format!("cat {variable} | tail -c +5")), "kept");
     qhost.run(&["stop", "debian"]).exits(0).says("stopped; the guest powered off");
     qhost.assert_nothing_left();
 }

@@ -97,6 +97,7 @@ fn every_field_that_a_tenant_widens_is_refused() {
             "persist" => json!({"persist": true}),
             "disks" => json!({"data_mib": 2}),
             "seed" => json!({"hostname": "probe"}),
+            "firmware" => json!({"firmware": "uefi"}),
             "machine" => json!({"nested": true}),
             "nics" => json!({"network": "other"}),
             "access" => json!({"agent": "interact"}),

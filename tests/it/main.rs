@@ -26,6 +26,7 @@ mod store;
 mod attacks;
 mod plan;
 mod fingerprint;
+mod firmware;
 mod vm;
 mod vms;
 mod volumes;

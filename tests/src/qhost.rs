@@ -123,13 +123,14 @@ impl Qhost {
         path.to_str().expect("UTF-8").to_owned()
     }
 
-    /// Writes a job for an image with little memory; `more` is merged into its config. Gives its path.
+    /// Writes a job for an image with as little memory as its firmware starts with; `more` is merged into its config. Gives its path.
     pub fn job(&self, (url, sha256): &(String, String), more: Value) -> String {
+        let memory_mib = if more["firmware"] == "uefi" { 64 } else { 32 };
         let mut job = json!({
             "name": "test",
             "driver": "qemu",
             "config": {"image_source": url, "checksum": sha256},
-            "resources": {"memory_mib": 32},
+            "resources": {"memory_mib": memory_mib},
         });
         let config = job["config"].as_object_mut().expect("an object");
         config.extend(more.as_object().expect("an object").clone());

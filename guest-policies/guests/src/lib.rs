@@ -1,11 +1,11 @@
 //! Rules what guests are set up with, what machine they have, and the ways into them.
 //!
-//! Settings: `{"media_types": ["text/cloud-config"], "forbidden_keys": ["bootcmd"], "ssh_keys": ["SHA256:…"], "machines": ["pc"],
-//! "console": "watch", "operators_only": ["exec"]}`, each optional; see `settings.schema.json`.
+//! Settings: `{"media_types": ["text/cloud-config"], "forbidden_keys": ["bootcmd"], "ssh_keys": ["SHA256:…"], "machines": ["q35"],
+//! "firmware": ["uefi"], "secure_boot": true, "console": "watch", "operators_only": ["exec"]}`, each optional; see `settings.schema.json`.
 
 use qhost_policy_sdk::{
-    About, AccessLevel, Actor, Launch, Operation, Policy, Request, Running, Seed, SeedPart,
-    Violation, export_policy,
+    About, AccessLevel, Actor, FirmwareKind, Launch, Operation, Policy, Request, Running,
+    SecureBoot, Seed, SeedPart, Violation, export_policy,
 };
 
 struct Guests;
@@ -17,6 +17,8 @@ struct Settings {
     forbidden_keys: Vec<String>,
     ssh_keys: Option<Vec<String>>,
     machines: Option<Vec<String>>,
+    firmware: Option<Vec<String>>,
+    secure_boot: bool,
     nested: bool,
     console: Console,
     operators_only: Vec<String>,
@@ -36,6 +38,8 @@ impl Default for Settings {
             forbidden_keys: vec![],
             ssh_keys: None,
             machines: None,
+            firmware: None,
+            secure_boot: false,
             nested: false,
             console: Console::Interact,
             operators_only: vec![],
@@ -61,6 +65,9 @@ impl Policy for Guests {
         mut launch: Launch,
     ) -> Result<Launch, Vec<Violation>> {
         launch.machine.nested &= settings.nested;
+        if settings.secure_boot && launch.firmware.kind == FirmwareKind::Uefi {
+            launch.firmware.secure_boot = SecureBoot::VendorKeys;
+        }
         if settings.console == Console::Watch && launch.access.console == AccessLevel::Interact {
             launch.access.console = AccessLevel::Watch;
         }
@@ -78,6 +85,19 @@ impl Policy for Guests {
                 "machine",
                 "machine.kind",
                 format!("guests may not have the machine {kind}"),
+            ));
+        }
+        let firmware = match &launch.firmware.kind {
+            FirmwareKind::Bios => "bios",
+            FirmwareKind::Uefi => "uefi",
+            FirmwareKind::Other(name) => name,
+        };
+        let is_allowed = |allowed: &Vec<String>| allowed.iter().any(|one| one == firmware);
+        if !settings.firmware.as_ref().is_none_or(is_allowed) {
+            violations.push(Violation::new(
+                "firmware",
+                "firmware.kind",
+                format!("guests may not boot by {firmware}"),
             ));
         }
         let parts = launch.seed.iter().flat_map(|seed: &Seed| &seed.parts);

@@ -375,6 +375,11 @@ impl Config {
         self.seed.vendor_data()
     }
 
+    /// Where the descriptors of UEFI firmware are.
+    pub(crate) fn firmware(&self) -> PathBuf {
+        self.folder.join(&self.machine.firmware)
+    }
+
     /// Whether guests may reach all that this host does.
     pub fn unfiltered_internet(&self) -> bool {
         self.network.unfiltered_internet

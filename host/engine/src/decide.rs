@@ -128,7 +128,8 @@ impl Deciding {
             generation.chain(&loader, &order.policies, &order.tenant)
         };
         let gather = || {
-            let facts = facts::gather(fingerprint, engine.state(), &order.tenant)?;
+            let facts =
+                facts::gather(fingerprint, engine.state(), &generation.config, &order.tenant)?;
             record.learn(&facts);
             Ok::<_, Failure>(facts)
         };

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::time;
 
 use qhost_cage::{Level, Mechanism};
+use qhost_model::launch::FirmwareKind;
 use qhost_sys::{spawn, state::StateDir, trusted};
 use qhost_vm::{VmRecord, list};
 
@@ -18,7 +19,7 @@ use crate::{
     drain::{self, Drain},
     facts,
     fingerprint::{Fingerprint, FingerprintError},
-    limits,
+    firmware, limits,
 };
 
 /// How good or bad a finding is.
@@ -64,6 +65,7 @@ pub async fn examine(
     fingerprint: Result<&Fingerprint, &FingerprintError>,
 ) -> Vec<Finding> {
     let mut findings = qemu(fingerprint);
+    findings.push(firmware(config));
     findings.extend(trust(config));
     findings.extend(supervisor().await);
     findings.extend(older_supervisors(state));
@@ -192,6 +194,15 @@ fn drained(state: &StateDir) -> Option<Finding> {
         Err(error) => error.to_string(),
     };
     Some(finding("drain", Health::Bad, found, "qhost drain --end"))
+}
+
+/// What guests can boot by.
+fn firmware(config: &Config) -> Finding {
+    let offered = firmware::offered(&config.firmware());
+    let has_uefi = offered.iter().any(|firmware| firmware.kind == FirmwareKind::Uefi);
+    let each: Vec<_> = offered.iter().map(ToString::to_string).collect();
+    let fix = "for guests that need UEFI, on Debian and Ubuntu: apt-get install ovmf";
+    finding("firmware", unless(has_uefi, Health::Lacking), each.join(", "), fix)
 }
 
 /// What a VM would be kept in: whether all of it can be had, and each part.

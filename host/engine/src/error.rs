@@ -16,7 +16,8 @@ use qhost_sys::trusted::Untrusted;
 use qhost_vm::VmError;
 
 use crate::{
-    config::UnknownTenant, facts::FactsError, fingerprint::FingerprintError, turn::TurnError,
+    config::UnknownTenant, facts::FactsError, fingerprint::FingerprintError,
+    firmware::FirmwareUnfit, turn::TurnError,
 };
 
 /// Why an order was not done. Its `Display` says its own layer, and its sources are the causes.
@@ -148,6 +149,8 @@ pub(crate) enum Failure {
     /// A disk of a task's cannot be had.
     #[error("the task's disk {disk} cannot be had")]
     Disk { disk: DiskName, source: VolumeError },
+    #[error(transparent)]
+    Firmware(#[from] FirmwareUnfit),
     /// The image of a VM that is to be started again is not stored any more, and its record does not lead to it.
     #[error(
         "the image {digest} is not in the store any more, and of its source {source_url} the query was not kept, as it may be a secret; run the job again"
@@ -179,6 +182,7 @@ impl Failure {
             Self::Volume(error) => error.kind(),
             Self::CannotRun(_)
             | Self::Disk { .. }
+            | Self::Firmware(_)
             | Self::NotKept { .. }
             | Self::Record(_)
             | Self::Fingerprint(_)

@@ -13,7 +13,7 @@ use qhost_model::{
 use qhost_sys::state::StateDir;
 use qhost_vm::VmRecord;
 
-use crate::fingerprint::Fingerprint;
+use crate::{config::Config, fingerprint::Fingerprint, firmware};
 
 /// The host does not say what it has.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,7 @@ pub struct FactsError {
 pub fn gather(
     fingerprint: &Fingerprint,
     state: &StateDir,
+    config: &Config,
     tenant: &str,
 ) -> Result<HostFacts, FactsError> {
     let running = qhost_vm::running(state);
@@ -36,6 +37,7 @@ pub fn gather(
         name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         qemu_version: fingerprint.version.clone(),
         accelerators: fingerprint.working(),
+        firmware: firmware::offered(&config.firmware()),
         resources,
         free: Resources { cpus: resources.cpus.saturating_sub(taken), memory_mib: available_mib },
         ports_in_use: ports_in_use(state),

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod fingerprint;
+mod firmware;
 pub mod facts;
 pub mod doctor;
 pub mod sources;

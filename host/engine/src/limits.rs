@@ -32,6 +32,13 @@ pub const DECISION_LOG_FILES: usize = 16;
 /// Days for which a file of decisions is kept after its last one, unless configured: a year's audit can look at all of it.
 pub const DECISION_LOG_DAYS: u64 = 365;
 
+// Firmware.
+
+/// What is read of a descriptor of firmware in bytes: those of distributions have 1 KiB.
+pub const FIRMWARE_DESCRIPTOR_BYTES: u64 = 64 << 10;
+/// The most that a flash file of UEFI has in bytes: QEMU's machines `pc` and `q35` map 8 MiB.
+pub const FIRMWARE_BYTES: u64 = 8 << 20;
+
 // Looking at QEMU.
 
 /// `qemu-system-x86_64 -version` and its like take 20 to 70 ms.

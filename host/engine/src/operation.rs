@@ -71,7 +71,8 @@ impl Asking {
 
     fn request(&self, folder: &Path, of: OperationRecord) -> Result<OperationRequest, Failure> {
         let Earlier { task, launch } = Earlier::of(folder)?;
-        let host = facts::gather(&self.fingerprint, self.engine.state(), &task.tenant)?;
+        let config = &self.generation.config;
+        let host = facts::gather(&self.fingerprint, self.engine.state(), config, &task.tenant)?;
         // A VM that is still starting has no start time yet.
         let since = self.vm.status.started_at.unwrap_or_else(Timestamp::now);
         let (rules, time) = (self.generation.config.rules(), Timestamp::now());

@@ -15,7 +15,13 @@ use serde::{Deserialize, Serialize};
 use qhost_image::VerifiedImage;
 use qhost_model::{digest::Sha256, format::Format, job::Task};
 use qhost_sys::state::{self, StateDir};
-use qhost_vm::{Spec, VmError, argv::OVERLAY, error::io_error, list, records::slug};
+use qhost_vm::{
+    Spec, VmError,
+    argv::{OVERLAY, VARIABLES},
+    error::io_error,
+    list,
+    records::slug,
+};
 
 const RECORD: &str = "overlay.json";
 const LOCK: &str = "lock";
@@ -127,6 +133,11 @@ impl KeptOverlay {
             .and_then(|()| fs::rename(&new, &self.path))
             .and_then(|()| File::open(parent)?.sync_all())
             .map_err(io_error("create", &self.path))
+    }
+
+    /// Where the variables of the guest's UEFI are kept.
+    pub(crate) fn variables(&self) -> PathBuf {
+        self.path.with_file_name(VARIABLES)
     }
 
     /// QEMU wrote this file, at the bidding of a guest: it is looked at as any image is.

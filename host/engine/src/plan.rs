@@ -22,6 +22,7 @@ use crate::{
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     fingerprint::Fingerprint,
+    firmware::Build,
     generation::Generation,
     observer::Context,
     order::Order,
@@ -109,6 +110,7 @@ fn planned(
     let forward = |port: &PortMap| Forward::of(port, port.host.unwrap_or(0));
     let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
     let disks = disks::planned(engine.state(), &task.tenant, &launch.disks)?;
+    Build::of(&config.firmware(), launch)?;
     let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks);
     let needs = qhost_cage::Requirements {
         tenant: &task.tenant,

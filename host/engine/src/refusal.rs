@@ -124,6 +124,7 @@ impl Failure {
             }
             Self::Volume(_) | Self::Disk { .. } => "the tenant's volume",
             Self::Vm(_)
+            | Self::Firmware(_)
             | Self::NotKept { .. }
             | Self::Record(_)
             | Self::Fingerprint(_)

@@ -21,13 +21,14 @@ use crate::{
     disks::{self, HeldDisks},
     engine::{Engine, blocking},
     error::{EngineError, Failure},
+    firmware::{self, Build},
     generation::Generation,
     observer::{Context, Observation},
     order::{JobFile, Order},
     overlays::KeptOverlay,
     ports::{self, Reserved},
     refusal::Understood,
-    run::{DECISION, TASK, VmLocks, hand_over},
+    run::{DECISION, TASK, VmLocks, hand_over, kept_variables},
     seed,
     turn::Turn,
     vm::{Until, Vm},
@@ -89,7 +90,7 @@ impl Again<'_> {
         };
         // Fetching an image takes no turn.
         drop(turn);
-        let Ended { task, mut spec, mut dir, ports, mut overlay, disks } = reserved;
+        let Ended { task, mut spec, mut dir, ports, mut overlay, disks, firmware } = reserved;
         let terms = generation.config.terms(&task.tenant);
         let settings = &generation.config.image;
         let fetcher = Fetcher::of_tenant(settings, &task.tenant, &terms, context.progress());
@@ -103,6 +104,8 @@ impl Again<'_> {
             if let Some(kept) = &mut overlay {
                 kept.over(&image, spec.disk_bytes())?;
             }
+            let kept = kept_variables(&image, overlay.as_ref());
+            spec.variables = firmware::give_to(dir.path(), firmware.as_ref(), kept)?;
             let mut locks = VmLocks::new(&image, ports, overlay, disks)?;
             locks.user(&mut spec.cage.user, users)?;
             if spec.seed {
@@ -259,6 +262,7 @@ struct Ended {
     ports: Reserved,
     overlay: Option<KeptOverlay>,
     disks: HeldDisks,
+    firmware: Option<Build>,
 }
 
 impl Ended {
@@ -270,6 +274,7 @@ impl Ended {
         // A volume may have been made larger, and this host and its configuration changed since.
         let disks = HeldDisks::hold(state, &task.tenant, &decision.launch.disks)?;
         spec.disks.clone_from(&disks.disks);
+        let firmware = Build::of(&config.firmware(), &decision.launch)?;
         let needs = qhost_cage::Requirements {
             tenant: &task.tenant,
             launch: &decision.launch,
@@ -295,6 +300,6 @@ impl Ended {
             let (digest, source_url) = (task.image.checksum.digest(), qhost_image::shown(lost));
             return Err(Failure::QueryNotKept { digest, source_url });
         }
-        Ok(Self { task, spec, dir, ports, overlay, disks })
+        Ok(Self { task, spec, dir, ports, overlay, disks, firmware })
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     fingerprint::Fingerprint,
+    firmware::{self, Build},
     generation::Generation,
     observer::{Context, Observation},
     order::Order,
@@ -113,6 +114,8 @@ struct Admitted {
     ports: Reserved,
     overlay: Option<KeptOverlay>,
     disks: HeldDisks,
+    /// The UEFI that it boots with; none of BIOS.
+    firmware: Option<Build>,
     cage: Cage,
     program: PathBuf,
     /// The image, where it is in the store already.
@@ -223,6 +226,7 @@ impl Start {
             let ports = ports::reserve(state, approved.launch(), &config.rules().ports)?;
             let overlay = KeptOverlay::hold(state, task, approved.launch().persist)?;
             let disks = HeldDisks::hold(state, &task.tenant, &approved.launch().disks)?;
+            let firmware = Build::of(&config.firmware(), approved.launch())?;
             let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks.disks);
             let cage = qhost_cage::Host::detect(&config.cage).cage(
                 &config.cage,
@@ -239,7 +243,18 @@ impl Start {
             let dir = admission::admit_new(state, task, takes, &terms)?;
             let stored = engine.images().get(&task.image, &task.tenant, &image)?;
             let program = fingerprint.path().to_owned();
-            Ok(Admitted { approved, decision, dir, ports, overlay, disks, cage, program, stored })
+            Ok(Admitted {
+                approved,
+                decision,
+                dir,
+                ports,
+                overlay,
+                disks,
+                firmware,
+                cage,
+                program,
+                stored,
+            })
         });
         let admitted = admitted.await?;
         self.context.observer.observe(Observation::Admitted { vm: admitted.dir.id() });
@@ -282,7 +297,7 @@ impl Provisioned {
     fn launch(self, generation: &Generation) -> Result<(VmRecord, Spec), Failure> {
         let Self { admitted, image } = self;
         let Admitted { approved, decision, mut dir, ports, mut overlay, disks, .. } = admitted;
-        let Admitted { cage, program, .. } = admitted;
+        let Admitted { firmware, cage, program, .. } = admitted;
         let forwards = ports.forwards().to_vec();
         let disk_bytes = disk_bytes(approved.launch(), &image)?;
         let file = match &mut overlay {
@@ -293,6 +308,8 @@ impl Provisioned {
             None => OVERLAY.into(),
         };
         let (task, launch) = (approved.task(), approved.launch());
+        let kept = kept_variables(&image, overlay.as_ref());
+        let variables = firmware::give_to(dir.path(), firmware.as_ref(), kept)?;
         let argv = argv(dir.id(), launch, &task.args, image.format(), &forwards);
         let mut spec = Spec {
             vm: dir.id().to_owned(),
@@ -311,6 +328,7 @@ impl Provisioned {
             overlay_bytes: generation.config.overlay.max_bytes,
             disk_bytes: launch.disk_bytes,
             disks: disks.disks.clone(),
+            variables,
             seed: launch.seed.is_some(),
             grace_s: launch.grace_s.seconds.into(),
             console: launch.access.console,
@@ -328,6 +346,14 @@ impl Provisioned {
         hand_over(&mut dir, &spec, locks)?;
         Ok((VmRecord::at(&folder), spec))
     }
+}
+
+/// Where the variables of UEFI are kept, with the overlay; nowhere where that ends with the VM, or is none, as of a CD.
+pub(crate) fn kept_variables(
+    image: &VerifiedImage,
+    overlay: Option<&KeptOverlay>,
+) -> Option<PathBuf> {
+    overlay.filter(|_| image.format() != Format::Iso).map(KeptOverlay::variables)
 }
 
 /// The size of a launch's root disk over an image, in bytes.

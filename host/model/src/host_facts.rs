@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{limits, named::named};
+use crate::{
+    firmware::{Firmware, FirmwareKind, SecureBoot},
+    limits,
+    named::named,
+};
 
 /// What this host offers, and what is in use on it now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,6 +17,9 @@ pub struct HostFacts {
     pub qemu_version: String,
     /// The accelerators that run guest code.
     pub accelerators: Vec<Accelerator>,
+    /// What starts guests' boot loaders.
+    #[serde(default = "bios", skip_serializing_if = "is_bios")]
+    pub firmware: Vec<Firmware>,
     /// All of the host.
     pub resources: Resources,
     /// What is not taken.
@@ -23,16 +30,29 @@ pub struct HostFacts {
     pub tenant_usage: TenantUsage,
 }
 
+/// What each host has.
+pub fn bios() -> Vec<Firmware> {
+    vec![Firmware::default()]
+}
+
+fn is_bios(firmware: &Vec<Firmware>) -> bool {
+    *firmware == bios()
+}
+
 /// A host that runs tcg, has as much as a task can ask for, and runs nothing: for trying policies.
 impl Default for HostFacts {
     fn default() -> Self {
         let (cpus, memory_mib) = (*limits::CPUS.end(), *limits::MEMORY_MIB.end());
         let all = Resources { cpus, memory_mib };
         let none = Resources { cpus: 0, memory_mib: 0 };
+        let uefi = SecureBoot::ALL
+            .iter()
+            .map(|secure_boot| Firmware { kind: FirmwareKind::Uefi, secure_boot: *secure_boot });
         Self {
             name: "host".into(),
             qemu_version: "10.0.2".into(),
             accelerators: vec![Accelerator::Tcg],
+            firmware: bios().into_iter().chain(uefi).collect(),
             resources: all,
             free: all,
             ports_in_use: vec![],

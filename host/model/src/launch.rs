@@ -9,6 +9,7 @@ pub mod disk_bytes;
 pub mod disks;
 mod egress;
 mod extensions;
+mod firmware;
 mod forward;
 mod grace;
 pub mod machine;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
 
+pub use crate::firmware::{Firmware, FirmwareKind, SecureBoot};
 pub use access::{Access, AccessLevel};
 pub use changes::{Change, listed, shown};
 pub use disks::{Disk, DiskName};
@@ -159,6 +161,9 @@ fields! {
         /// What the guest is set up with when it boots; absent: nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seed: seed::Field,
+        /// What starts the guest's boot loader.
+        #[serde(default, skip_serializing_if = "is_default")]
+        firmware: firmware::Field,
         /// The machine that QEMU emulates.
         #[serde(default, skip_serializing_if = "is_default")]
         machine: machine::Field,
@@ -258,6 +263,7 @@ mod tests {
             persist: false,
             disks: vec![disk("data", Some(2 * MIB)), volume("db")],
             seed: Some(seeded()),
+            firmware: Firmware { kind: FirmwareKind::Uefi, secure_boot: SecureBoot::Off },
             machine: Machine { kind: MachineKind::Q35, nested: true, ..Machine::default() },
             nics: nics::default(),
             access: Access { console: AccessLevel::Watch, ..Access::default() },
@@ -282,7 +288,7 @@ mod tests {
 
     #[test]
     fn each_field_may_be_tightened_and_not_widened() {
-        let rows: [Row; 52] = [
+        let rows: [Row; 54] = [
             (|_| {}, None),
             (|launch| launch.accelerator = Accelerator::Kvm, Some("accelerator")),
             (|launch| launch.resources.cpus = 1, None),
@@ -310,6 +316,8 @@ mod tests {
             (|launch| seed_of(launch).ssh_keys.push("SHA256:b".into()), Some("seed")),
             (|launch| seed_of(launch).parts[0].bytes = 1, Some("seed")),
             (|launch| seed_of(launch).hostname = None, Some("seed")),
+            (|launch| launch.firmware.secure_boot = SecureBoot::VendorKeys, None),
+            (|launch| launch.firmware = Firmware::default(), Some("firmware.kind")),
             (|launch| launch.machine.nested = false, None),
             (|launch| launch.machine.kind = MachineKind::Pc, Some("machine.kind")),
             (|launch| launch.machine.cpu = "qemu64".into(), Some("machine.cpu")),
@@ -348,6 +356,9 @@ mod tests {
     fn what_is_wide_of_the_hosts_may_be_narrowed() {
         let host = Launch { egress: Egress::Internet, persist: true, ..hosts() };
         assert_eq!(host.widened_by(&hosts()), None);
+        let firmware = Firmware { secure_boot: SecureBoot::VendorKeys, ..hosts().firmware };
+        let wider = Launch { firmware, ..hosts() }.widened_by(&hosts()).map(|change| change.field);
+        assert_eq!(wider.as_deref(), Some("firmware.secure_boot"));
     }
 
     /// As qhost wrote it before it had these fields.

@@ -13,6 +13,7 @@ pub mod quota;
 pub mod retention;
 pub mod masks;
 pub mod secrets;
+pub mod firmware;
 pub mod format;
 pub mod name;
 pub mod printable;

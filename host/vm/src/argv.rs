@@ -1,12 +1,16 @@
 //! QEMU's command line. Pure: no I/O, and everything that reaches it is typed, so that no text of a tenant's
 //! or a policy's is in it, but for extra arguments that the operator's configuration spells out.
 
-use serde_json::json;
+mod blocks;
+pub mod descriptors;
+
+use blocks::{DataDisk, blocks, data_disks, flash_nodes, seed_node};
+use descriptors::Further;
 
 use qhost_model::{
     format::Format,
     host_facts::Accelerator,
-    launch::{Disk, DiskName, Egress, Forward, Launch, Machine},
+    launch::{DiskName, Egress, FirmwareKind, Forward, Launch, Machine, SecureBoot},
 };
 
 /// QEMU's control socket, in the VM's folder.
@@ -18,6 +22,11 @@ pub const OVERLAY: &str = "overlay.qcow2";
 
 /// The guest's seed, in the same place.
 pub const SEED: &str = "seed.iso";
+
+/// The code of a guest's UEFI, in the same place.
+pub const FIRMWARE: &str = "firmware.fd";
+/// The variables of a guest's UEFI, in the same place, unless they outlive their VM.
+pub const VARIABLES: &str = "variables.fd";
 
 /// The file of a disk that ends with its VM, in the same place.
 pub fn disk_file(name: &DiskName) -> String {
@@ -31,34 +40,6 @@ pub(super) fn is_disk_file(name: &str) -> bool {
 
 const DISK_PREFIX: &str = "disk-";
 const DISK_SUFFIX: &str = ".raw";
-
-/// The descriptors that QEMU is started with. It gets what it needs open, so that it needs no path of the host.
-pub mod descriptors {
-    /// Its control socket, listening.
-    pub const QMP: i32 = 3;
-    /// The console's socket, listening.
-    pub const CONSOLE: i32 = 4;
-    /// The stored image, for reading.
-    pub const IMAGE: i32 = 5;
-    /// The overlay, for reading and writing.
-    pub const OVERLAY: i32 = 6;
-    /// The first of the disks beside the root disk, for reading, and for writing but where a disk is read-only.
-    pub const DISKS: i32 = 7;
-
-    /// The seed, for reading: behind the disks.
-    pub fn seed(disks: usize) -> i32 {
-        behind(disks)
-    }
-
-    /// The first that is not QEMU's own.
-    pub fn first_free(disks: usize, has_seed: bool) -> i32 {
-        behind(disks + usize::from(has_seed))
-    }
-
-    fn behind(count: usize) -> i32 {
-        (DISKS..).nth(count).unwrap_or(i32::MAX)
-    }
-}
 
 /// QEMU's arguments. `extra` has passed the host's rules: it is made of groups that the operator wrote out.
 pub fn argv(
@@ -74,7 +55,7 @@ pub fn argv(
         .option("-name", format!("guest={}", quoted(vm)))
         // Paused until the control socket is connected, so that no event is missed.
         .flag("-S")
-        .option("-machine", machine(&launch.machine))
+        .option("-machine", machine(launch))
         .option("-accel", accel(launch.accelerator))
         .option("-cpu", cpu(&launch.machine))
         .option("-smp", format!("cpus={}", launch.resources.cpus))
@@ -89,14 +70,16 @@ pub fn argv(
         Format::Qcow2 | Format::Raw => &[descriptors::IMAGE, descriptors::OVERLAY],
     };
     let disks: Vec<DataDisk<'_>> = data_disks(&launch.disks).collect();
-    let seed = launch.seed.as_ref().map(|_| descriptors::seed(disks.len()));
-    for descriptor in
-        root.iter().copied().chain(disks.iter().map(|disk| disk.descriptor)).chain(seed)
-    {
+    let is_uefi = launch.firmware.kind == FirmwareKind::Uefi;
+    let Further { seed, uefi, .. } = Further::of(disks.len(), launch.seed.is_some(), is_uefi);
+    let disk_descriptors = disks.iter().map(|disk| disk.descriptor);
+    let further = seed.into_iter().chain(uefi.into_iter().flatten());
+    for descriptor in root.iter().copied().chain(disk_descriptors).chain(further) {
         argv.option("-add-fd", format!("fd={descriptor},set={descriptor}"));
     }
     let nodes = blocks(format).into_iter().chain(disks.iter().map(DataDisk::block));
-    for node in nodes.chain(seed.map(seed_node)) {
+    let flash = uefi.into_iter().flat_map(flash_nodes);
+    for node in nodes.chain(seed.map(seed_node)).chain(flash) {
         argv.option("-blockdev", node.to_string());
     }
     argv.option(
@@ -115,6 +98,14 @@ pub fn argv(
     if seed.is_some() {
         // Last, so that the disks have the names that they have without it.
         argv.option("-device", "virtio-blk-pci,drive=seed,serial=cidata");
+    }
+    if is_uefi {
+        // It would try the network once the disk does not boot.
+        argv.option("-boot", "menu=off,strict=on");
+    }
+    if launch.firmware.secure_boot != SecureBoot::Off {
+        // The guest's kernel cannot write the variables that say what may boot; only the firmware can.
+        argv.option("-global", "driver=cfi.pflash01,property=secure,value=on");
     }
     if !launch.nics.is_empty() {
         argv.option("-netdev", netdev(launch.egress, forwards))
@@ -158,8 +149,16 @@ fn quoted(value: &str) -> String {
 }
 
 /// Without graphics the firmware and boot loaders write to the serial port.
-fn machine(Machine { kind, .. }: &Machine) -> String {
-    format!("{},usb=off,dump-guest-core=off,graphics=off", kind.name())
+fn machine(Launch { machine, firmware, .. }: &Launch) -> String {
+    let flash = match firmware.kind {
+        FirmwareKind::Bios => "",
+        FirmwareKind::Uefi => ",pflash0=code,pflash1=variables",
+    };
+    let smm = match firmware.secure_boot {
+        SecureBoot::Off => "",
+        SecureBoot::OwnKeys | SecureBoot::VendorKeys => ",smm=on",
+    };
+    format!("{},usb=off,dump-guest-core=off,graphics=off{flash}{smm}", machine.kind.name())
 }
 
 /// `max` is all that the accelerator can give; under kvm that is the host's own CPU.
@@ -175,77 +174,6 @@ fn accel(accelerator: Accelerator) -> String {
         }
         Accelerator::Kvm => "kvm".into(),
     }
-}
-
-fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
-    json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off", "discard": if read_only { "ignore" } else { DISCARD }})
-}
-
-/// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
-/// following a name inside the image even if inspection had missed one. QEMU locks neither: other VMs have the same image open, and a
-/// lock of one would keep the next from starting; qhost has leases of its own.
-fn blocks(format: Format) -> Vec<serde_json::Value> {
-    let image = file(descriptors::IMAGE, true);
-    let image = match format {
-        Format::Qcow2 => {
-            json!({"node-name": "image", "driver": "qcow2", "read-only": true, "file": image, "backing": null})
-        }
-        Format::Raw | Format::Iso => {
-            json!({"node-name": "image", "driver": "raw", "read-only": true, "file": image})
-        }
-    };
-    let overlay = json!({
-        "node-name": "disk",
-        "driver": "qcow2",
-        "discard": DISCARD,
-        "file": file(descriptors::OVERLAY, false),
-        "backing": "image",
-    });
-    match format {
-        Format::Iso => vec![image],
-        Format::Qcow2 | Format::Raw => vec![image, overlay],
-    }
-}
-
-/// A disk beside the root disk, with the descriptor that QEMU has it by.
-struct DataDisk<'a> {
-    disk: &'a Disk,
-    number: usize,
-    descriptor: i32,
-}
-
-fn data_disks(disks: &[Disk]) -> impl Iterator<Item = DataDisk<'_>> {
-    let numbered = disks.iter().enumerate().zip(descriptors::DISKS..);
-    numbered.map(|((number, disk), descriptor)| DataDisk { disk, number, descriptor })
-}
-
-impl DataDisk<'_> {
-    fn block(&self) -> serde_json::Value {
-        let read_only = self.disk.read_only;
-        json!({
-            "node-name": format!("data{}", self.number),
-            "driver": "raw",
-            "read-only": read_only,
-            "discard": DISCARD,
-            "file": file(self.descriptor, read_only),
-        })
-    }
-
-    /// The disk's name is of the few characters that a name can have, none of which ends the value.
-    fn device(&self) -> String {
-        let Self { disk, number, .. } = self;
-        format!(
-            "virtio-blk-pci,drive=data{number},serial={},werror=report,rerror=report",
-            disk.name
-        )
-    }
-}
-
-/// What a guest discards is given back to the host.
-const DISCARD: &str = "unmap";
-
-fn seed_node(descriptor: i32) -> serde_json::Value {
-    json!({"node-name": "seed", "driver": "raw", "read-only": true, "file": file(descriptor, true)})
 }
 
 fn netdev(egress: Egress, forwards: &[Forward]) -> String {
@@ -264,7 +192,7 @@ fn netdev(egress: Egress, forwards: &[Forward]) -> String {
 mod tests {
     use qhost_model::{
         host_facts::Resources,
-        launch::{Access, Grace, MachineKind, Nic, Protocol},
+        launch::{Access, Disk, Firmware, Grace, MachineKind, Nic, Protocol},
     };
 
     use super::*;
@@ -279,6 +207,7 @@ mod tests {
             persist: false,
             disks: vec![],
             seed: None,
+            firmware: Firmware::default(),
             machine: Machine::default(),
             nics: vec![Nic { name: "net".into(), network: "user".into() }],
             access: Access::default(),
@@ -372,7 +301,14 @@ mod tests {
             assert_eq!(node["file"]["read-only"], read_only);
             assert_eq!(node["file"]["filename"], format!("/dev/fdset/{descriptor}"));
         }
-        assert_eq!((descriptors::seed(2), descriptors::first_free(2, true)), (9, 10));
+        let of = |disks, has_seed, is_uefi| {
+            let Further { seed, uefi, first_free } = Further::of(disks, has_seed, is_uefi);
+            (seed, uefi, first_free)
+        };
+        assert_eq!(of(0, false, false), (None, None, 7));
+        assert_eq!(of(2, true, false), (Some(9), None, 10));
+        assert_eq!(of(2, true, true), (Some(9), Some([10, 11]), 12));
+        assert_eq!(of(1, false, true), (None, Some([8, 9]), 10));
     }
 
     #[test]
@@ -380,16 +316,5 @@ mod tests {
         let launch = Launch { nics: vec![], ..launch() };
         let found = argv("vm", &launch, &[], Format::Raw, &[]);
         assert!(!found.iter().any(|one| one == "-netdev" || one.contains("virtio-net")));
-    }
-
-    #[test]
-    fn an_image_is_never_written_to_nor_followed() {
-        for format in [Format::Raw, Format::Qcow2, Format::Iso] {
-            let image = &blocks(format)[0];
-            assert_eq!(image["read-only"], true, "{image}");
-            assert_eq!(image["file"]["locking"], "off", "{image}");
-            let is_qcow2 = format == Format::Qcow2;
-            assert_eq!(image.get("backing").is_some_and(serde_json::Value::is_null), is_qcow2);
-        }
     }
 }

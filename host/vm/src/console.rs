@@ -243,18 +243,21 @@ pub fn tail(vm: &Path) -> String {
     text.trim().to_owned()
 }
 
-/// Waits for the next piece of a console that has a text; the end of the console is waited for for ever.
-pub(super) async fn says(mut said: broadcast::Receiver<Bytes>, text: &str) {
+/// Waits for the next piece of a console that has one of these texts; the end of the console is waited for for ever.
+pub(super) async fn says(mut said: broadcast::Receiver<Bytes>, texts: &[&str]) {
+    let longest = texts.iter().map(|text| text.len()).max().unwrap_or_default();
     let mut last: Vec<u8> = vec![];
     loop {
         match said.recv().await {
             Ok(bytes) => {
                 last.extend_from_slice(&bytes);
-                let text = text.as_bytes();
-                if last.windows(text.len().max(1)).any(|window| window == text) {
+                let has = |text: &&str| {
+                    last.windows(text.len().max(1)).any(|window| window == text.as_bytes())
+                };
+                if texts.iter().any(has) {
                     return;
                 }
-                last.drain(..last.len().saturating_sub(text.len()));
+                last.drain(..last.len().saturating_sub(longest));
             }
             Err(broadcast::error::RecvError::Lagged(_)) => last.clear(),
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,

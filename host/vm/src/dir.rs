@@ -22,7 +22,7 @@ use qhost_sys::{
 
 use super::{
     Event, Process, Spec, State, Status, VmError,
-    argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, is_disk_file},
+    argv::{CONSOLE_SOCKET, FIRMWARE, OVERLAY, QMP_SOCKET, VARIABLES, is_disk_file},
     console, control,
     error::io_error,
     lock::{LOCK, lock_all, try_lock},
@@ -293,9 +293,10 @@ impl Drop for VmDir {
     }
 }
 
-/// Removes what a VM had only for running: its overlay, unless that is kept, its disks but for volumes, its sockets, its cgroup.
+/// Removes what a VM had only for running: its overlay and its firmware's variables, unless they are kept, its disks but for volumes, its
+/// firmware, its sockets, its cgroup.
 pub fn remove_leftovers(path: &Path) -> io::Result<()> {
-    for name in [OVERLAY, QMP_SOCKET, CONSOLE_SOCKET] {
+    for name in [OVERLAY, FIRMWARE, VARIABLES, QMP_SOCKET, CONSOLE_SOCKET] {
         state::remove(&path.join(name))?;
     }
     match fs::read_dir(path) {

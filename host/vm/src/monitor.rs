@@ -77,7 +77,9 @@ impl<'a> Monitor<'a> {
 
     /// Listens from now on whether the firmware finds anything to boot.
     pub(super) fn watch_boot(&mut self) {
-        self.boot = Some(ready::BootWatch::begin(self.of.console.said.subscribe()));
+        let is_uefi = self.of.spec.variables.is_some();
+        let said = self.of.console.said.subscribe();
+        self.boot = Some(ready::BootWatch::begin(said, is_uefi));
     }
 
     /// Lets the guest run.

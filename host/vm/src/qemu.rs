@@ -30,7 +30,10 @@ use qhost_sys::{
 
 use super::{
     Process, Spec, VmDir, VmError,
-    argv::{CONSOLE_SOCKET, QMP_SOCKET, SEED, descriptors},
+    argv::{
+        CONSOLE_SOCKET, FIRMWARE, QMP_SOCKET, SEED,
+        descriptors::{self, Further},
+    },
     console::{self, Log},
     control::{self, Console},
     error::io_error,
@@ -200,25 +203,34 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
     }
     let image = File::open(&spec.image.path).map_err(io_error("open", &spec.image.path))?;
     give(image.into(), descriptors::IMAGE);
+    let Further { seed, uefi, .. } = further(spec);
+    let mut open = |path: &Path, writes: bool, number| {
+        let path = vm.join(path);
+        let file = state::open_plain(File::options().read(true).write(writes), &path);
+        give(file.map_err(io_error("open", &path))?.into(), number);
+        Ok::<_, VmError>(())
+    };
     if let Some(overlay) = &spec.overlay {
-        let path = vm.join(overlay);
-        let overlay = state::open_plain(File::options().read(true).write(true), &path);
-        give(overlay.map_err(io_error("open", &path))?.into(), descriptors::OVERLAY);
+        open(overlay, true, descriptors::OVERLAY)?;
     }
     for (disk, number) in spec.disks.iter().zip(descriptors::DISKS..) {
-        let path = vm.join(&disk.path);
-        let file = state::open_plain(File::options().read(true).write(!disk.read_only), &path);
-        give(file.map_err(io_error("open", &path))?.into(), number);
+        open(&disk.path, !disk.read_only, number)?;
     }
-    if spec.seed {
-        let path = vm.join(SEED);
-        let seed = state::open_plain(File::options().read(true), &path);
-        give(seed.map_err(io_error("open", &path))?.into(), descriptors::seed(spec.disks.len()));
+    if let Some(number) = seed {
+        open(Path::new(SEED), false, number)?;
+    }
+    if let (Some([code, variables]), Some(path)) = (uefi, &spec.variables) {
+        open(Path::new(FIRMWARE), false, code)?;
+        open(path, true, variables)?;
     }
     let no_streams = || io_error("connect to a socket in", vm)(std::io::Error::other("none"));
     let serial = streams.pop().ok_or_else(no_streams)?;
     let qmp = streams.pop().ok_or_else(no_streams)?;
     Ok((descriptors, qmp, serial))
+}
+
+fn further(spec: &Spec) -> Further {
+    Further::of(spec.disks.len(), spec.seed, spec.variables.is_some())
 }
 
 /// Ends what takes too long to put a cage up, and what is to be QEMU, and waits for that, however long: as long as it is there,
@@ -264,7 +276,7 @@ async fn caged(
         forwards: spec.forwards.clone(),
         program: spec.program.clone(),
         argv: spec.argv.clone(),
-        first_free: descriptors::first_free(spec.disks.len(), spec.seed),
+        first_free: further(spec).first_free,
     };
     let line = format!("{}\n", serde_json::to_string(&line)?);
     // Where the step is gone already, what it says, or its status, tells why.

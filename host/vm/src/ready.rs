@@ -86,7 +86,7 @@ impl Check {
         let timeout_s = ready.timeout_s;
         let check = async move {
             match (&ready.check, port) {
-                (ReadyCheck::Serial(text), _) => console::says(said, text).await,
+                (ReadyCheck::Serial(text), _) => console::says(said, &[text.as_str()]).await,
                 (ReadyCheck::Tcp(_), Some(port)) => until(|| speaks(port)).await,
                 (ReadyCheck::Http { path, .. }, Some(port)) => until(|| answers(port, path)).await,
                 // The policy took the port away: it will never answer.
@@ -114,16 +114,19 @@ impl Check {
 /// Why a VM fails whose firmware writes so.
 pub(super) const NOTHING_BOOTS: &str = "the firmware found no bootable device";
 /// What SeaBIOS writes where nothing that it finds can be booted.
-const NO_BOOTABLE_DEVICE: &str = "No bootable device";
+const OF_BIOS: [&str; 1] = ["No bootable device"];
+/// What edk2's UEFI writes then, with a shell of its own in it and without.
+const OF_UEFI: [&str; 2] = ["\"EFI Internal Shell\"", "No bootable option or device"];
 
 /// Listens whether the firmware finds anything to boot.
 pub(super) struct BootWatch(Finding<()>);
 
 impl BootWatch {
     /// Begins it. What a guest writes later is no firmware's.
-    pub(super) fn begin(said: broadcast::Receiver<Bytes>) -> Self {
+    pub(super) fn begin(said: broadcast::Receiver<Bytes>, is_uefi: bool) -> Self {
         Self(Finding::begin(async move {
-            time::timeout(limits::FIRMWARE, console::says(said, NO_BOOTABLE_DEVICE)).await.ok()
+            let texts = if is_uefi { &OF_UEFI[..] } else { &OF_BIOS };
+            time::timeout(limits::FIRMWARE, console::says(said, texts)).await.ok()
         }))
     }
 }
@@ -180,11 +183,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_firmware_that_boots_is_listened_to_for_its_time_and_then_no_more() {
         let (say, said) = broadcast::channel(8);
-        let mut watch = Some(BootWatch::begin(said));
+        let mut watch = Some(BootWatch::begin(said, false));
         for _ in 0..3 {
             let waited = time::timeout(limits::FIRMWARE * 2, boot_fails(&mut watch)).await;
             assert!(waited.is_err());
             say.send(Bytes::from_static(b"No bootable device")).unwrap_or_default();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_firmware_says_where_nothing_boots() {
+        for (is_uefi, text, fails) in [
+            (false, "No bootable device.", true),
+            (false, "starting Boot0002 \"EFI Internal Shell\" from", false),
+            (true, "starting Boot0002 \"EFI Internal Shell\" from", true),
+            (true, "BdsDxe: No bootable option or device was found.", true),
+            (true, "starting Boot0001 \"UEFI Misc Device\" from", false),
+        ] {
+            let (say, said) = broadcast::channel(8);
+            let mut watch = Some(BootWatch::begin(said, is_uefi));
+            let (first, rest) = text.split_at(10);
+            for part in [first, rest] {
+                say.send(Bytes::copy_from_slice(part.as_bytes())).unwrap();
+            }
+            let failed = time::timeout(limits::FIRMWARE * 2, boot_fails(&mut watch)).await;
+            assert_eq!(failed.is_ok(), fails, "{text}");
         }
     }
 }

@@ -19,7 +19,7 @@ use qhost_sys::{spawn, state};
 
 use super::{
     Process, VmError,
-    argv::{OVERLAY, disk_file},
+    argv::{OVERLAY, VARIABLES, disk_file},
     error::io_error,
     records::name_of,
 };
@@ -51,6 +51,9 @@ pub struct Spec {
     /// The disks beside the root disk, in the order in which QEMU gets them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskOf>,
+    /// The variables of its UEFI: in the VM's folder, or kept, by their absolute path. None of BIOS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variables: Option<PathBuf>,
     /// Whether it has a seed, in its folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub seed: bool,
@@ -135,7 +138,8 @@ impl Spec {
         read().map_err(io_error("read", &path))
     }
 
-    /// Refuses a record by which QEMU would get files that are not of this state folder: its image, an overlay that is kept, or a volume.
+    /// Refuses a record by which QEMU would get files that are not of this state folder: its image, an overlay or variables
+    /// that are kept, or a volume.
     pub fn keeps_to_state_of(&self, vm: &Path) -> Result<(), VmError> {
         let state = vm.ancestors().nth(2).unwrap_or(vm);
         let outside = |path: &Path| {
@@ -154,7 +158,9 @@ impl Spec {
         let kept = self.overlay.as_deref().filter(|_| !self.has_own_overlay());
         let overlay = kept.filter(|overlay| !is_in(overlay, OVERLAY, "overlays"));
         let volume = self.volumes().find(|volume| !is_in(volume, state::VOLUME, state::VOLUMES));
-        overlay.or(volume).map_or(Ok(()), |file| Err(outside(file)))
+        let kept = self.variables.as_deref().filter(|file| *file != Path::new(VARIABLES));
+        let variables = kept.filter(|variables| !is_in(variables, VARIABLES, "overlays"));
+        overlay.or(volume).or(variables).map_or(Ok(()), |file| Err(outside(file)))
     }
 
     /// Whether a process can be this VM's QEMU, by what a process cannot change: its process namespace and its user, both the

@@ -69,8 +69,8 @@ impl Host {
             qhost.config("[cage]\nlevel = \"best-effort\"\n");
         }
         let image = server.serve("/ended", boot_sector::disk("it ends", Then::PowerOff));
-        let disks = json!({"disks": [{"name": "data", "size": "1MiB"}]});
-        qhost.run(&["run", &qhost.job(&image, disks)]).exits(0);
+        let config = json!({"disks": [{"name": "data", "size": "1MiB"}]});
+        qhost.run(&["run", &qhost.job(&image, config)]).exits(0);
         for volume in ["db", "models"] {
             qhost.run(&["volume", "create", volume, "--size", "1MiB"]).exits(0);
         }
@@ -87,7 +87,7 @@ impl Host {
             {"name": "db", "volume": "db"},
             {"name": "models", "volume": "models", "read_only": true},
         ]);
-        let job = self.qhost.job(&image, json!({ "disks": disks }));
+        let job = self.qhost.job(&image, json!({ "disks": disks, "firmware": "uefi" }));
         let report = self.qhost.run(&["run", "--detach", "--json", &job]).exits(0).json();
         self.qhost.state().join("vms").join(report["vm"]["id"].as_str().unwrap())
     }
@@ -172,7 +172,9 @@ fn what_a_qemu_holds_of_the_state_folder() {
     let expected = [
         ("images".to_owned(), false),
         (own("disk-data.raw"), true),
+        (own("firmware.fd"), false),
         (own("overlay.qcow2"), true),
+        (own("variables.fd"), true),
         ("volumes/db".to_owned(), true),
         ("volumes/models".to_owned(), false),
     ];
@@ -201,8 +203,10 @@ const PLANTS: &[(&str, Plant)] = &[
     ("no bytes", |path, _| fs::write(path, "").unwrap()),
 ];
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 14] = [
     "disk-data.raw",
+    "firmware.fd",
+    "variables.fd",
     "plan.json",
     "status.json",
     "task.json",
@@ -267,6 +271,8 @@ fn links_in_the_folder_of_a_vm_that_is_started_again() {
     for file in [
         "overlay.qcow2",
         "disk-data.raw",
+        "firmware.fd",
+        "variables.fd",
         "console.log",
         "console.times",
         "supervisor.log",
@@ -375,12 +381,13 @@ fn a_plan_that_names_other_files() {
     let plan = fs::read(vm.join("plan.json")).unwrap();
     let qemu = host.qhost.qemus();
     type Change<'a> = Box<dyn Fn(&mut Value) + 'a>;
-    let changes: [(&str, Change<'_>); 8] = [
+    let changes: [(&str, Change<'_>); 9] = [
         ("another overlay", Box::new(|plan| plan["overlay"] = json!(outside("overlay.qcow2")))),
         (
             "an overlay above",
             Box::new(|plan| plan["overlay"] = json!("../../../victim/overlay.qcow2")),
         ),
+        ("other variables", Box::new(|plan| plan["variables"] = json!(outside("file")))),
         (
             "another volume",
             Box::new(|plan| plan["disks"][1]["path"] = json!(outside("volume.raw"))),

@@ -114,11 +114,12 @@ fn tried(qhost: Qhost, ports: &Ports, deeds: &[&str], config: Value) -> String {
     format!("{cage}\n\n{}", ports.take_out(&got))
 }
 
-/// Beside the port a seed and a disk, whose files QEMU has open too.
+/// Beside the port a seed, a disk and a firmware, whose files QEMU has open too.
 fn forwarded(ports: &Ports, protocol: &str) -> Value {
     json!({
         "port_map": {"http": {"guest": 80, "host": ports.forwarded, "protocol": protocol}},
         "hostname": "web",
+        "firmware": "uefi",
         "disks": [{"name": "data", "size": "1MiB"}],
     })
 }

@@ -87,11 +87,15 @@ pub(super) struct Machine {
     pub(super) cpus: Vec<String>,
     /// Whether guests may run VMs of their own by hardware virtualization, which opens the largest part of KVM to their attacks.
     pub(super) nested: bool,
+    /// The folder with the descriptors of the UEFI firmware that guests may have, which its packages bring; none is there: no UEFI. A
+    /// relative path starts from the configuration's folder.
+    pub(super) firmware: PathBuf,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { cpus: qhost_model::launch::cpus(), nested: false }
+        let firmware = "/usr/share/qemu/firmware".into();
+        Self { cpus: qhost_model::launch::cpus(), nested: false, firmware }
     }
 }
 

@@ -65,8 +65,8 @@ mod tests {
     use crate::{
         host_facts::{Accelerator, Resources},
         launch::{
-            Access, AccessLevel, Disk, DiskName, Egress, Grace, Launch, Machine, MachineKind,
-            PortMap, Protocol, nics,
+            Access, AccessLevel, Disk, DiskName, Egress, Firmware, FirmwareKind, Grace, Launch,
+            Machine, MachineKind, PortMap, Protocol, SecureBoot, nics,
         },
     };
 
@@ -90,6 +90,7 @@ mod tests {
             persist: false,
             disks: vec![disk("data")],
             seed: None,
+            firmware: Firmware::default(),
             machine: Machine::default(),
             nics: nics::default(),
             access: Access::default(),
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn each_field_that_differs_is_named() {
-        let rows: [Row; 27] = [
+        let rows: [Row; 29] = [
             (|_| {}, &[]),
             (|launch| launch.accelerator = Accelerator::Kvm, &["accelerator"]),
             (|launch| launch.resources.cpus = 3, &["resources.cpus"]),
@@ -119,6 +120,8 @@ mod tests {
             (|launch| launch.disks.push(disk("more")), &["disks.more"]),
             (|launch| launch.disks[0].bytes = None, &["disks.data.bytes"]),
             (|launch| launch.disks[0].read_only = true, &["disks.data.read_only"]),
+            (|launch| launch.firmware.kind = FirmwareKind::Uefi, &["firmware.kind"]),
+            (|launch| launch.firmware.secure_boot = SecureBoot::OwnKeys, &["firmware.secure_boot"]),
             (|launch| launch.nics.clear(), &["nics"]),
             (|launch| launch.access.console = AccessLevel::Watch, &["access.console"]),
             (|launch| launch.grace_s.seconds = 1, &["grace_s"]),

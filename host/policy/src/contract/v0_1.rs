@@ -8,8 +8,8 @@ use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
     job::{Checksum, Task},
     launch::{
-        CPU_MAX, Egress, Launch, Machine, MachineKind, PortMap, PortRange, PortRequest, Protocol,
-        disk_bytes,
+        CPU_MAX, Egress, Firmware, Launch, Machine, MachineKind, PortMap, PortRange, PortRequest,
+        Protocol, disk_bytes,
     },
     printable,
 };
@@ -49,6 +49,7 @@ pub(super) fn unseen(launch: &Launch, task: &Task) -> Vec<&'static str> {
         // It was shown what the task asks for.
         ("persist", launch.persist && !task.asked.persist),
         ("disks", !launch.disks.is_empty()),
+        ("firmware", launch.firmware != Firmware::default()),
         ("machine.kind", *kind != MachineKind::Pc),
         ("machine.cpu", cpu != CPU_MAX),
         ("machine.nested", *nested),

@@ -3,8 +3,8 @@
 use qhost_model::{
     host_facts::{Accelerator, Resources},
     launch::{
-        Access, AccessLevel, Disk, Egress, Grace, Launch, Machine, MachineKind, Nic, PortMap,
-        Protocol, Seed,
+        Access, AccessLevel, Disk, Egress, Firmware, FirmwareKind, Grace, Launch, Machine,
+        MachineKind, Nic, PortMap, Protocol, SecureBoot, Seed,
         disk_bytes::MIB,
         machine::is_cpu,
         seed::{SeedKind, SeedPart, is_hostname},
@@ -39,7 +39,7 @@ pub(in super::super) fn launch_in(
         wit::EgressResult::Other(name) => return Err(unknown("egress", &name)),
     };
     let Disks { root, others } = disks_in(launch.disks, &shown.disks)?;
-    firmware_in(launch.firmware)?;
+    let firmware = firmware_in(launch.firmware, root.persistent)?;
     Ok(Launch {
         accelerator,
         ports: launch.ports.into_iter().map(port_in).collect::<Result<_, _>>()?,
@@ -51,6 +51,7 @@ pub(in super::super) fn launch_in(
         disk_bytes: disk_bytes_in(root.size_mib, shown),
         persist: root.persistent,
         disks: others,
+        firmware,
         seed: launch.seed.map(|seed| seed_in(seed, shown)).transpose()?,
         machine: machine_in(&launch.machine)?,
         nics: launch.nics.into_iter().map(nic_in).collect::<Result<_, _>>()?,
@@ -159,14 +160,28 @@ fn seed_in(given: wit::SeedResult, shown: &Launch) -> Result<Seed, Fault> {
     Ok(Seed { kind, parts, hostname: given.hostname, ssh_keys: given.ssh_keys })
 }
 
-fn firmware_in(firmware: wit::FirmwareResult) -> Result<(), Fault> {
-    match (firmware.kind, firmware.secure_boot, firmware.keeps_variables) {
-        (wit::FirmwareKindResult::Bios, wit::SecureBootResult::Off, false) => Ok(()),
-        (wit::FirmwareKindResult::Bios, ..) => {
+/// What is kept of UEFI's variables goes by the root disk.
+fn firmware_in(firmware: wit::FirmwareResult, persistent: bool) -> Result<Firmware, Fault> {
+    let kind = match firmware.kind {
+        wit::FirmwareKindResult::Bios => FirmwareKind::Bios,
+        wit::FirmwareKindResult::Uefi => FirmwareKind::Uefi,
+        wit::FirmwareKindResult::Other(name) => return Err(unknown("firmware", &name)),
+    };
+    let secure_boot = match firmware.secure_boot {
+        wit::SecureBootResult::Off => SecureBoot::Off,
+        wit::SecureBootResult::OwnKeys => SecureBoot::OwnKeys,
+        wit::SecureBootResult::VendorKeys => SecureBoot::VendorKeys,
+        wit::SecureBootResult::Other(name) => return Err(unknown("secure boot", &name)),
+    };
+    match kind {
+        FirmwareKind::Bios if secure_boot != SecureBoot::Off || firmware.keeps_variables => {
             Err(nonsense("secure boot or variables of a firmware that has none, bios".into()))
         }
-        (wit::FirmwareKindResult::Uefi, ..) => Err(unknown("firmware", "uefi")),
-        (wit::FirmwareKindResult::Other(name), ..) => Err(unknown("firmware", &name)),
+        FirmwareKind::Uefi if persistent && !firmware.keeps_variables => Err(nonsense(
+            "variables that are not kept beside a root disk that is, which this host cannot do"
+                .into(),
+        )),
+        FirmwareKind::Bios | FirmwareKind::Uefi => Ok(Firmware { kind, secure_boot }),
     }
 }
 

@@ -7,8 +7,8 @@ use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
     job::Checksum,
     launch::{
-        Access, AccessLevel, Disk, Egress, Launch, Machine, MachineKind, Nic, PortMap, PortRange,
-        PortRequest, Protocol, Seed,
+        Access, AccessLevel, Disk, Egress, Firmware, FirmwareKind, Launch, Machine, MachineKind,
+        Nic, PortMap, PortRange, PortRequest, Protocol, SecureBoot, Seed,
         disk_bytes::MIB,
         nics::USER,
         seed::{AskedSeed, PartName, SeedKind, SeedPart},
@@ -118,6 +118,7 @@ pub(in super::super) struct RequestView<'a> {
     meta: Vec<(&'a str, &'a str)>,
     accelerators: Vec<wit::AcceleratorParam<'a>>,
     machines: Vec<wit::MachineParam<'a>>,
+    firmware: Vec<wit::FirmwareParam<'static>>,
     allowed: Vec<wit::PortRange>,
 }
 
@@ -157,6 +158,7 @@ impl<'a> RequestView<'a> {
             meta: pairs(&task.meta),
             accelerators: host.accelerators.iter().copied().map(Into::into).collect(),
             machines: machines.collect(),
+            firmware: host.firmware.iter().map(|one| firmware(*one, rules.persist)).collect(),
             allowed: rules.ports.iter().map(range).collect(),
         }
     }
@@ -192,7 +194,7 @@ impl<'a> RequestView<'a> {
             egress: asked.egress.into(),
             disks: &self.disks,
             seed: self.seed.as_ref().map(|seed| seed.param(seed_text)),
-            firmware: None,
+            firmware: asked.firmware.map(|it| firmware(it, asked.persist)),
             machine: (&asked.machine).into(),
             nics: &self.nics,
             access: asked.access.into(),
@@ -211,7 +213,7 @@ impl<'a> RequestView<'a> {
             qemu_version: &host.qemu_version,
             accelerators: &self.accelerators,
             machines: &self.machines,
-            firmware: &[BIOS],
+            firmware: &self.firmware,
             networks: &[USER],
             resources: host.resources.into(),
             free: host.free.into(),
@@ -271,11 +273,24 @@ pub(super) fn size_mib(bytes: u64) -> u32 {
     u32::try_from(bytes / MIB).unwrap_or(u32::MAX)
 }
 
-const BIOS: wit::FirmwareParam<'static> = wit::FirmwareParam {
-    kind: wit::FirmwareKindParam::Bios,
-    secure_boot: wit::SecureBootParam::Off,
-    keeps_variables: false,
-};
+/// UEFI keeps its variables with the root disk.
+fn firmware(
+    Firmware { kind, secure_boot }: Firmware,
+    persistent: bool,
+) -> wit::FirmwareParam<'static> {
+    wit::FirmwareParam {
+        kind: match kind {
+            FirmwareKind::Bios => wit::FirmwareKindParam::Bios,
+            FirmwareKind::Uefi => wit::FirmwareKindParam::Uefi,
+        },
+        secure_boot: match secure_boot {
+            SecureBoot::Off => wit::SecureBootParam::Off,
+            SecureBoot::OwnKeys => wit::SecureBootParam::OwnKeys,
+            SecureBoot::VendorKeys => wit::SecureBootParam::VendorKeys,
+        },
+        keeps_variables: persistent && kind == FirmwareKind::Uefi,
+    }
+}
 
 fn nic(nic: &Nic) -> wit::NicParam<'_> {
     wit::NicParam { name: &nic.name, network: &nic.network, mac: None, rate: UNLIMITED }
@@ -339,7 +354,7 @@ impl<'a> LaunchView<'a> {
             egress: self.of.egress.into(),
             disks: &self.disks,
             seed: self.seed.as_ref().map(|seed| seed.param(false)),
-            firmware: BIOS,
+            firmware: firmware(self.of.firmware, self.of.persist),
             machine: (&self.of.machine).into(),
             nics: &self.nics,
             access: self.of.access.into(),

@@ -1,0 +1,234 @@
+//! The UEFI firmware that this host has, by the descriptors that its packages ship (QEMU's `docs/interop/firmware.json`): which builds there
+//! are for which machines, and where their code and their first variables are. A VM gets copies of both in its folder.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use qhost_model::{
+    host_facts,
+    launch::{Firmware, FirmwareKind, Launch, MachineKind, SecureBoot},
+    limits::UEFI_MEMORY_MIB,
+};
+use qhost_sys::trusted;
+use qhost_vm::{
+    VmError,
+    argv::{FIRMWARE, OVERLAY, VARIABLES},
+    error::io_error,
+};
+
+use crate::limits;
+
+/// A build of UEFI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Build {
+    offers: Firmware,
+    /// The machines it is for, as the descriptor has them: `pc-q35-*`.
+    machines: Vec<String>,
+    code: PathBuf,
+    variables: PathBuf,
+}
+
+/// A firmware that a launch has does not go with the rest of it.
+#[derive(Debug, thiserror::Error)]
+#[error("the firmware {firmware} {reason}")]
+pub(crate) struct FirmwareUnfit {
+    firmware: Firmware,
+    reason: String,
+}
+
+/// A descriptor, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Descriptor {
+    interface_types: Vec<String>,
+    mapping: Mapping,
+    targets: Vec<Target>,
+    features: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Mapping {
+    device: String,
+    #[serde(default)]
+    mode: Option<String>,
+    executable: Option<FlashFile>,
+    nvram_template: Option<FlashFile>,
+}
+
+#[derive(Deserialize)]
+struct FlashFile {
+    filename: PathBuf,
+    format: String,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    architecture: String,
+    machines: Vec<String>,
+}
+
+/// The builds for this host's architecture, the most wanted first: that is the order of the descriptors' names.
+pub(crate) fn builds(descriptors: &Path) -> Vec<Build> {
+    let found = match fs::read_dir(descriptors) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return vec![],
+        Err(error) => {
+            tracing::warn!(path = %descriptors.display(), %error, "descriptors of firmware cannot be read");
+            return vec![];
+        }
+    };
+    let is_one = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "json");
+    let mut paths: Vec<_> = found.flatten().map(|file| file.path()).filter(is_one).collect();
+    paths.sort();
+    paths.iter().flat_map(|path| build(path)).collect()
+}
+
+/// The build that a descriptor describes, where it is one that QEMU gets as two flash files and whose secure boot the guest cannot turn off.
+fn build(path: &Path) -> Option<Build> {
+    let read = || -> io::Result<Descriptor> {
+        // By a descriptor of others' a guest would be given any file of the host.
+        trusted::look(path).map_err(io::Error::other)?;
+        let mut bytes = vec![];
+        File::open(path)?.take(limits::FIRMWARE_DESCRIPTOR_BYTES).read_to_end(&mut bytes)?;
+        Ok(serde_json::from_slice(&bytes)?)
+    };
+    let Descriptor { interface_types, mapping, targets, features } = read()
+        .inspect_err(|error| {
+            tracing::warn!(path = %path.display(), %error, "a descriptor of firmware is left out");
+        })
+        .ok()?;
+    let has = |feature: &str| features.iter().any(|one| one == feature);
+    let is_uefi = interface_types.iter().any(|interface| interface == "uefi");
+    let is_flash = mapping.device == "flash" && mapping.mode.is_none_or(|mode| mode == "split");
+    // Without it the guest's kernel could write the variables that say what may boot.
+    if !is_uefi || !is_flash || has("secure-boot") != has("requires-smm") {
+        return None;
+    }
+    let raw = |file: Option<FlashFile>| file.filter(|file| file.format == "raw");
+    let (code, variables) = (raw(mapping.executable)?, raw(mapping.nvram_template)?);
+    let secure_boot = match (has("secure-boot"), has("enrolled-keys")) {
+        (false, _) => SecureBoot::Off,
+        (true, false) => SecureBoot::OwnKeys,
+        (true, true) => SecureBoot::VendorKeys,
+    };
+    let machines = targets.into_iter().filter(|target| target.architecture == ARCHITECTURE);
+    Some(Build {
+        offers: Firmware { kind: FirmwareKind::Uefi, secure_boot },
+        machines: machines.flat_map(|target| target.machines).collect(),
+        code: code.filename,
+        variables: variables.filename,
+    })
+    .filter(|build| !build.machines.is_empty())
+}
+
+const ARCHITECTURE: &str = "x86_64";
+
+/// What starts guests' boot loaders on a host with these builds.
+pub(crate) fn offered(descriptors: &Path) -> Vec<Firmware> {
+    let mut offered = host_facts::bios();
+    offered.extend(builds(descriptors).into_iter().map(|build| build.offers));
+    offered.sort();
+    offered.dedup();
+    offered
+}
+
+impl Build {
+    /// The one for a launch; nothing for BIOS, which is QEMU's own.
+    pub(crate) fn of(descriptors: &Path, launch: &Launch) -> Result<Option<Self>, FirmwareUnfit> {
+        if launch.firmware.kind == FirmwareKind::Bios {
+            return Ok(None);
+        }
+        let (firmware, machine) = (launch.firmware, launch.machine.kind);
+        let unfit = |reason: String| FirmwareUnfit { firmware, reason };
+        let (least, has) = (UEFI_MEMORY_MIB, launch.resources.memory_mib);
+        if has < least {
+            return Err(unfit(format!("takes {least} MiB of memory, and this guest has {has}")));
+        }
+        let builds: Vec<_> =
+            builds(descriptors).into_iter().filter(|build| build.offers == firmware).collect();
+        let fitting = builds.iter().find(|build| build.is_for(machine)).cloned();
+        fitting.map(Some).ok_or_else(|| {
+            let is_for = |kind: &&MachineKind| builds.iter().any(|build| build.is_for(**kind));
+            let machines: Vec<_> =
+                MachineKind::ALL.iter().filter(is_for).map(|kind| kind.name()).collect();
+            let machines = if machines.is_empty() { "none".into() } else { machines.join(", ") };
+            let machine = machine.name();
+            unfit(format!(
+                "is not for the machine {machine}; set machine_type to one of: {machines}"
+            ))
+        })
+    }
+
+    fn is_for(&self, machine: MachineKind) -> bool {
+        // A descriptor has the names of versions: `pc-i440fx-*`.
+        let family = match machine {
+            MachineKind::Pc => "pc-i440fx-",
+            MachineKind::Q35 => "pc-q35-",
+        };
+        self.machines.iter().any(|pattern| pattern.starts_with(family))
+    }
+
+    /// The variables of the run before, or new ones.
+    fn keep(&self, variables: &Path) -> Result<(), VmError> {
+        let bytes =
+            |path: &Path| fs::metadata(path).map(|file| file.len()).map_err(io_error("read", path));
+        if !variables.exists() {
+            let new = variables.with_extension("new");
+            copy(&self.variables, &new, 0o600)?;
+            return fs::rename(&new, variables).map_err(io_error("create", variables));
+        }
+        if bytes(variables)? == bytes(&self.variables)? {
+            return Ok(());
+        }
+        let reason = format!(
+            "{VARIABLES} is not as long as this firmware's variables: it is another firmware's"
+        );
+        Err(VmError::OverlayUnfit { path: variables.with_file_name(OVERLAY), reason })
+    }
+}
+
+/// Gives a VM its firmware's code and variables: its own, or those that are kept with its overlay. Says where the variables are; nowhere
+/// of BIOS.
+pub(crate) fn give_to(
+    vm: &Path,
+    build: Option<&Build>,
+    kept: Option<PathBuf>,
+) -> Result<Option<PathBuf>, VmError> {
+    let Some(build) = build else { return Ok(None) };
+    copy(&build.code, &vm.join(FIRMWARE), 0o400)?;
+    if let Some(variables) = kept {
+        build.keep(&variables)?;
+        return Ok(Some(variables));
+    }
+    copy(&build.variables, &vm.join(VARIABLES), 0o600)?;
+    Ok(Some(VARIABLES.into()))
+}
+
+/// Copies a file of the operator's that only root or this user can change.
+fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), VmError> {
+    let read = || -> io::Result<Vec<u8>> {
+        trusted::look(from).map_err(io::Error::other)?;
+        let mut bytes = vec![];
+        File::open(from)?.take(limits::FIRMWARE_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limits::FIRMWARE_BYTES {
+            let most = limits::FIRMWARE_BYTES;
+            return Err(io::Error::other(format!("it has more than {most} bytes")));
+        }
+        Ok(bytes)
+    };
+    let bytes = read().map_err(io_error("read the firmware", from))?;
+    let write = || -> io::Result<()> {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+        file.write_all(&bytes)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_data()
+    };
+    qhost_sys::state::remove(to).and_then(|()| write()).map_err(io_error("write", to))
+}

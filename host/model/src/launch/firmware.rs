@@ -1,0 +1,135 @@
+//! What starts the guest's boot loader.
+
+use serde_json::json;
+
+use super::{
+    Change, Findings, Rules,
+    changes::Changes,
+    field::{AskedField, Key, LaunchField, Place},
+    rules::violation,
+};
+use crate::{
+    firmware::{Firmware, FirmwareKind, SecureBoot},
+    host_facts::HostFacts,
+    job::block::TaskBlock,
+    quota::Usage,
+    secrets::Secrets,
+};
+
+/// The field.
+#[derive(Debug)]
+pub struct Field;
+
+impl LaunchField for Field {
+    type Asked = Option<Firmware>;
+    type Value = Firmware;
+
+    const NAME: &'static str = "firmware";
+    const CONTRACT: &'static str = "`firmware`";
+    const TIGHTER: &'static str = "have UEFI boot only what is signed";
+
+    fn default_for(asked: &Option<Firmware>) -> Firmware {
+        asked.unwrap_or_default()
+    }
+
+    fn compare(before: &Firmware, after: &Firmware, changes: &mut Changes) {
+        changes.note("firmware.kind", &before.kind, &after.kind);
+        changes.note("firmware.secure_boot", &before.secure_boot, &after.secure_boot);
+    }
+
+    fn widened(host: &Firmware, tenant: &Firmware) -> Option<Change> {
+        if host.kind != tenant.kind {
+            return Some(Change::new("firmware.kind", &host.kind, &tenant.kind));
+        }
+        // What is signed with some keys is neither more nor less than what is signed with others.
+        let is_wider =
+            host.secure_boot != SecureBoot::Off && host.secure_boot != tenant.secure_boot;
+        is_wider
+            .then(|| Change::new("firmware.secure_boot", &host.secure_boot, &tenant.secure_boot))
+    }
+
+    fn check(
+        _: &Option<Firmware>,
+        firmware: &Firmware,
+        _: &Rules,
+        host: &HostFacts,
+        findings: &mut Findings,
+    ) {
+        if host.firmware.contains(firmware) {
+            return;
+        }
+        let offered: Vec<_> = host.firmware.iter().map(Firmware::to_string).collect();
+        findings.impossible.push(violation(
+            "firmware-not-offered",
+            Self::NAME,
+            format!("this host does not have the firmware {firmware}"),
+            format!(
+                "one of {}; or have the operator install UEFI, on Debian and Ubuntu: apt-get install ovmf",
+                offered.join(", ")
+            ),
+        ));
+    }
+
+    fn mask(_: &mut Firmware, _: &Secrets) {}
+
+    fn add_to(_: &Firmware, _: &mut Usage) {}
+
+    fn shown(firmware: &Firmware) -> Option<String> {
+        (*firmware != Firmware::default()).then(|| firmware.to_string())
+    }
+}
+
+impl AskedField for Field {
+    const KEYS: &'static [Key] = &[
+        Key {
+            place: Place::Config,
+            name: "firmware",
+            required: false,
+            schema: || {
+                json!({
+                    "description": "What starts the guest's boot loader; absent: policies choose, bios without any. UEFI keeps its variables with the root disk: for the next run where the task has persist.",
+                    "enum": ["bios", "uefi", null]
+                })
+            },
+        },
+        Key {
+            place: Place::Config,
+            name: "secure_boot",
+            required: false,
+            schema: || {
+                json!({
+                    "description": "What UEFI lets boot: anything (off, when absent), what is signed with the vendors' keys, or with keys that the guest enrols itself. Other than off, it takes machine_type q35.",
+                    "enum": ["off", "vendor-keys", "own-keys", null]
+                })
+            },
+        },
+    ];
+
+    fn read(task: &TaskBlock<'_>) -> Option<Option<Firmware>> {
+        let config = task.config.as_ref()?;
+        let kind =
+            config.optional("firmware").map(|it| it.word(FirmwareKind::ALL, FirmwareKind::name));
+        let secure = config.optional("secure_boot");
+        let secure_boot = secure
+            .as_ref()
+            .map_or(Some(SecureBoot::Off), |it| it.word(SecureBoot::ALL, SecureBoot::name))?;
+        let Some(kind) = kind else {
+            return match (secure, secure_boot) {
+                (None, _) | (Some(_), SecureBoot::Off) => Some(None),
+                (Some(secure), _) => secure.refuse_with_hint("off, or nothing", NEEDS_UEFI),
+            };
+        };
+        match (kind?, secure) {
+            (FirmwareKind::Bios, Some(secure)) if secure_boot != SecureBoot::Off => {
+                secure.refuse_with_hint("off, or nothing", NEEDS_UEFI)
+            }
+            (kind, _) => Some(Some(Firmware { kind, secure_boot })),
+        }
+    }
+
+    fn asking_for(value: &Firmware) -> Option<Firmware> {
+        Some(*value)
+    }
+}
+
+const NEEDS_UEFI: &str = "secure boot is of UEFI: firmware = \"uefi\"";

@@ -1,0 +1,107 @@
+//! QEMU's block nodes: files by their descriptors, and what QEMU is told they are.
+
+use serde_json::json;
+
+use qhost_model::{format::Format, launch::Disk};
+
+use super::descriptors;
+
+fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
+    json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off", "discard": if read_only { "ignore" } else { DISCARD }})
+}
+
+/// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
+/// following a name inside the image even if inspection had missed one. QEMU locks neither: other VMs have the same image open, and a
+/// lock of one would keep the next from starting; qhost has leases of its own.
+pub(super) fn blocks(format: Format) -> Vec<serde_json::Value> {
+    let image = file(descriptors::IMAGE, true);
+    let image = match format {
+        Format::Qcow2 => {
+            json!({"node-name": "image", "driver": "qcow2", "read-only": true, "file": image, "backing": null})
+        }
+        Format::Raw | Format::Iso => {
+            json!({"node-name": "image", "driver": "raw", "read-only": true, "file": image})
+        }
+    };
+    let overlay = json!({
+        "node-name": "disk",
+        "driver": "qcow2",
+        "discard": DISCARD,
+        "file": file(descriptors::OVERLAY, false),
+        "backing": "image",
+    });
+    match format {
+        Format::Iso => vec![image],
+        Format::Qcow2 | Format::Raw => vec![image, overlay],
+    }
+}
+
+/// A disk beside the root disk, with the descriptor that QEMU has it by.
+pub(super) struct DataDisk<'a> {
+    disk: &'a Disk,
+    number: usize,
+    pub(super) descriptor: i32,
+}
+
+pub(super) fn data_disks(disks: &[Disk]) -> impl Iterator<Item = DataDisk<'_>> {
+    let numbered = disks.iter().enumerate().zip(descriptors::DISKS..);
+    numbered.map(|((number, disk), descriptor)| DataDisk { disk, number, descriptor })
+}
+
+impl DataDisk<'_> {
+    pub(super) fn block(&self) -> serde_json::Value {
+        let read_only = self.disk.read_only;
+        json!({
+            "node-name": format!("data{}", self.number),
+            "driver": "raw",
+            "read-only": read_only,
+            "discard": DISCARD,
+            "file": file(self.descriptor, read_only),
+        })
+    }
+
+    /// The disk's name is of the few characters that a name can have, none of which ends the value.
+    pub(super) fn device(&self) -> String {
+        let Self { disk, number, .. } = self;
+        format!(
+            "virtio-blk-pci,drive=data{number},serial={},werror=report,rerror=report",
+            disk.name
+        )
+    }
+}
+
+/// What a guest discards is given back to the host.
+const DISCARD: &str = "unmap";
+
+pub(super) fn seed_node(descriptor: i32) -> serde_json::Value {
+    json!({"node-name": "seed", "driver": "raw", "read-only": true, "file": file(descriptor, true)})
+}
+
+/// The code and the variables of UEFI, as flash memory.
+pub(super) fn flash_nodes([code, variables]: [i32; 2]) -> [serde_json::Value; 2] {
+    let node = |name: &str, descriptor, read_only| {
+        json!({
+            "node-name": name,
+            "driver": "raw",
+            "read-only": read_only,
+            "file": file(descriptor, read_only),
+        })
+    };
+    [node("code", code, true), node("variables", variables, false)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_never_written_to_nor_followed() {
+        for format in [Format::Raw, Format::Qcow2, Format::Iso] {
+            let image = &blocks(format)[0];
+            assert_eq!(image["read-only"], true, "{image}");
+            assert_eq!(image["file"]["locking"], "off", "{image}");
+            let is_qcow2 = format == Format::Qcow2;
+            assert_eq!(image.get("backing").is_some_and(serde_json::Value::is_null), is_qcow2);
+        }
+    }
+}
