@@ -24,6 +24,7 @@ mod inspect;
 mod faults;
 mod store;
 mod attacks;
+mod audit;
 mod plan;
 mod fingerprint;
 mod firmware;

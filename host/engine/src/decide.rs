@@ -32,6 +32,8 @@ pub(crate) struct Deciding {
     pub(crate) order: Arc<Order>,
     pub(crate) keep: Keep,
     pub(crate) occasion: Occasion,
+    /// The id of the VM that is audited; the host's facts leave out what it takes.
+    pub(crate) audited: Option<String>,
     pub(crate) context: Context,
 }
 
@@ -128,8 +130,9 @@ impl Deciding {
             generation.chain(&loader, &order.policies, &order.tenant)
         };
         let gather = || {
-            let facts =
-                facts::gather(fingerprint, engine.state(), &generation.config, &order.tenant)?;
+            let audited = self.audited.as_deref();
+            let (state, config) = (engine.state(), &generation.config);
+            let facts = facts::gather(fingerprint, state, config, &order.tenant, audited)?;
             record.learn(&facts);
             Ok::<_, Failure>(facts)
         };

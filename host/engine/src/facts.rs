@@ -4,7 +4,7 @@ mod sockets;
 
 use std::io;
 
-use procfs::{Current as _, Meminfo};
+use procfs::{Current as _, Meminfo, WithCurrentSystemInfo as _, process};
 
 use qhost_model::{
     host_facts::{HostFacts, Resources, TenantUsage},
@@ -23,16 +23,24 @@ pub struct FactsError {
     source: io::Error,
 }
 
-/// Gathers the facts for a tenant's task.
+/// Gathers the facts for a tenant's task; those for a VM that is audited are as if it were not there.
 pub fn gather(
     fingerprint: &Fingerprint,
     state: &StateDir,
     config: &Config,
     tenant: &str,
+    audited: Option<&str>,
 ) -> Result<HostFacts, FactsError> {
-    let running = qhost_vm::running(state);
+    let (audited, running): (Vec<_>, Vec<_>) =
+        qhost_vm::running(state).into_iter().partition(|vm| audited == Some(vm.id.as_str()));
+    let mut ports_in_use = ports_in_use(state);
+    let its = audited.iter().filter_map(|vm| vm.takes.get()).flat_map(|takes| &takes.forwards);
+    let its: Vec<_> = its.map(|forward| forward.host).collect();
+    ports_in_use.retain(|port| !its.contains(port));
     let taken = usage(running.iter()).resources.cpus;
     let (resources, available_mib) = resources()?;
+    let its_mib = audited.iter().map(resident_mib).fold(0, u32::saturating_add);
+    let available_mib = available_mib.saturating_add(its_mib).min(resources.memory_mib);
     Ok(HostFacts {
         name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         qemu_version: fingerprint.version.clone(),
@@ -40,9 +48,17 @@ pub fn gather(
         firmware: firmware::offered(&config.firmware()),
         resources,
         free: Resources { cpus: resources.cpus.saturating_sub(taken), memory_mib: available_mib },
-        ports_in_use: ports_in_use(state),
+        ports_in_use,
         tenant_usage: usage(running.iter().filter(|vm| vm.tenant == tenant)),
     })
+}
+
+/// The memory that a VM's QEMU has now, in MiB.
+fn resident_mib(vm: &VmRecord) -> u32 {
+    let qemu = vm.status.qemu.as_ref().and_then(|qemu| i32::try_from(qemu.pid).ok());
+    let stat = qemu.and_then(|pid| process::Process::new(pid).ok()?.stat().ok());
+    let bytes = stat.map_or(0, |stat| stat.rss_bytes().get());
+    u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
 }
 
 /// The CPUs that this process may use and all memory; and the memory that the kernel says is available, in MiB.

@@ -12,13 +12,13 @@ use qhost_policy::{
 use qhost_vm::VmRecord;
 
 use crate::{
+    earlier::Earlier,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     facts,
     fingerprint::Fingerprint,
     generation::Generation,
     observer::Context,
-    restart::Earlier,
     vm::Vm,
 };
 
@@ -72,7 +72,8 @@ impl Asking {
     fn request(&self, folder: &Path, of: OperationRecord) -> Result<OperationRequest, Failure> {
         let Earlier { task, launch } = Earlier::of(folder)?;
         let config = &self.generation.config;
-        let host = facts::gather(&self.fingerprint, self.engine.state(), config, &task.tenant)?;
+        let host =
+            facts::gather(&self.fingerprint, self.engine.state(), config, &task.tenant, None)?;
         // A VM that is still starting has no start time yet.
         let since = self.vm.status.started_at.unwrap_or_else(Timestamp::now);
         let (rules, time) = (self.generation.config.rules(), Timestamp::now());

@@ -94,6 +94,8 @@ pub enum Occasion {
     Launch,
     /// A VM that has ended is to be started again.
     Restart,
+    /// A VM that runs is checked against the policies configured now.
+    Audit,
     /// An operation on a VM that runs is asked for.
     Operation,
 }

@@ -1,5 +1,6 @@
 //! The command as a door of the engine: makes an order of its arguments, shows what it observes, and makes exit codes of kinds of errors.
 
+mod audit;
 mod author;
 mod commands;
 mod config;

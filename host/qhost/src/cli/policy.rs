@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use crate::author::Language;
 
 use super::{
-    RecordFilter,
+    OfTenant, RecordFilter,
     run::{NamedFile, NamedSettings},
     trial::{BenchArgs, LintArgs, TestArgs},
     trust::{KeygenArgs, LockArgs, PullArgs, PushArgs, SignArgs, VerifyArgs},
@@ -42,7 +42,26 @@ pub enum PolicyCommand {
     Lock(LockArgs),
     /// Make past decisions again, with other policies, and say what would have been different
     Replay(ReplayArgs),
+    /// Decide the running VMs again by the policies configured now, and say which would be refused
+    #[command(after_help = AUDIT)]
+    Audit(OfTenant),
 }
+
+const AUDIT: &str =
+    "Every running VM is decided again, as a task that asks for exactly the launch it has.
+
+  allowed   it would be launched unchanged
+  refused   a policy or the host's own rules would refuse it; WHY says which
+  changed   a policy would choose another launch; WHY lists the fields
+  unknown   a policy failed, or needs a secret of the job that was not kept
+
+No VM is stopped and nothing is recorded. A policy in monitor mode refuses nothing.
+
+Examples:
+  qhost policy audit --tenant acme
+  qhost policy audit --json | jq '.vms[] | select(.outcome != \"allowed\")'
+
+Exit code 0 when every VM is allowed, else 1.";
 
 /// `qhost policy new`
 #[derive(Debug, Args)]

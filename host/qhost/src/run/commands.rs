@@ -152,6 +152,7 @@ pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
         PolicyCommand::Push(args) => super::wait(shared, super::trust::push(shared, args)),
         PolicyCommand::Pull(args) => super::wait(shared, super::trust::pull(shared, args)),
         PolicyCommand::Replay(args) => super::replay::replay(shared, args),
+        PolicyCommand::Audit(of) => super::wait(shared, super::audit::audit(shared, of)),
     }
 }
 
