@@ -1,13 +1,13 @@
 //! A root disk that is larger than its image: asked for, bounded, lowered by a policy, and what becomes of it.
 
-use std::fs;
+use std::{fs, time::Instant};
 
 use serde_json::{Value, json};
 
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    configured,
+    configured, wait_for,
 };
 
 use crate::{decisions::records, qhost};
@@ -122,4 +122,38 @@ fn a_restart_has_the_same_disk_and_a_kept_one_is_not_resized() {
     run(2 * MIB).exits(0);
     let refused = run(4 * MIB).exits(16).says("with a disk of 2097152 bytes");
     refused.says("the task's has 4194304").says("qhost overlay rm");
+}
+
+/// By the bytes that have come to the disk in the time since it began, however slow the machine is.
+#[test]
+fn a_guest_is_held_to_its_rate() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let mut disk = boot_sector::disk("filling", Then::Fill);
+    disk.resize(34 << 20, 0);
+    let image = server.serve("/fill", disk);
+    const KIB: u64 = 256;
+    let job = qhost.job(&image, json!({"disk_rate": {"kib_per_s": KIB}}));
+    let planned = qhost.run(&["plan", &job]).exits(0);
+    assert!(planned.stdout.contains("root disk limited to 256 KiB/s"), "{}", planned.stdout);
+    let began = Instant::now();
+    qhost.run(&["run", "--detach", &job]).exits(0);
+    let written = wait_for("its first writes", || {
+        let stats = qhost.run(&["stats", "--json", "test"]).exits(0).json();
+        let disks = stats["vms"][0]["disks"].as_array()?.clone();
+        let written = disks.iter().filter_map(|disk| disk["written_bytes"].as_u64()).max()?;
+        (written > KIB << 10).then_some(written)
+    });
+    // A second's worth may come at once; reads count too.
+    let most = (KIB << 10) * (began.elapsed().as_secs() + 3);
+    assert!(written <= most, "{written} bytes, of {most}");
+    qhost.run(&["kill", "test"]).exits(0);
+    for (rate, says) in [
+        (json!({"iops": 0}), "/config/disk_rate/iops"),
+        (json!({"kib_per_s": 1.5}), "/config/disk_rate/kib_per_s"),
+        (json!({"kib": 1}), "unknown key \"kib\""),
+        (json!(5), "an object"),
+    ] {
+        let job = qhost.job(&image, json!({ "disk_rate": rate }));
+        qhost.run(&["plan", &job]).exits(10).says(says);
+    }
 }

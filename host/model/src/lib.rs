@@ -9,6 +9,7 @@ pub mod job;
 pub mod digest;
 pub mod launch;
 pub mod host_facts;
+pub mod rate;
 pub mod quota;
 pub mod retention;
 pub mod masks;

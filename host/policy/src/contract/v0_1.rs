@@ -48,6 +48,7 @@ pub(super) fn unseen(launch: &Launch, task: &Task) -> Vec<&'static str> {
         ("seed", launch.seed.is_some()),
         // It was shown what the task asks for.
         ("persist", launch.persist && !task.asked.persist),
+        ("disk_rate", !launch.disk_rate.is_unlimited()),
         ("disks", !launch.disks.is_empty()),
         ("firmware", launch.firmware != Firmware::default()),
         ("machine.kind", *kind != MachineKind::Pc),

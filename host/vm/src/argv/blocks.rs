@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use qhost_model::{format::Format, launch::Disk};
+use qhost_model::{
+    format::Format,
+    launch::{Disk, Rate},
+};
 
 use super::descriptors;
 
@@ -13,7 +16,7 @@ fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
 /// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
 /// following a name inside the image even if inspection had missed one. QEMU locks neither: other VMs have the same image open, and a
 /// lock of one would keep the next from starting; qhost has leases of its own.
-pub(super) fn blocks(format: Format) -> Vec<serde_json::Value> {
+pub(super) fn blocks(format: Format, rate: Rate) -> Vec<serde_json::Value> {
     let image = file(descriptors::IMAGE, true);
     let image = match format {
         Format::Qcow2 => {
@@ -31,9 +34,34 @@ pub(super) fn blocks(format: Format) -> Vec<serde_json::Value> {
         "backing": "image",
     });
     match format {
-        Format::Iso => vec![image],
-        Format::Qcow2 | Format::Raw => vec![image, overlay],
+        Format::Iso => vec![limited(image, rate, ROOT_RATE)],
+        Format::Qcow2 | Format::Raw => vec![image, limited(overlay, rate, ROOT_RATE)],
     }
+}
+
+/// The name of the root disk's throttle group.
+pub(super) const ROOT_RATE: &str = "rate";
+
+/// What a rate allows, as an object that block nodes name.
+pub(super) fn throttle_group(id: &str, rate: Rate) -> Option<serde_json::Value> {
+    let Rate { iops, kib_per_s } = rate;
+    let mut limits = serde_json::Map::new();
+    if let Some(iops) = iops {
+        limits.insert("iops-total".into(), iops.get().into());
+    }
+    if let Some(kib) = kib_per_s {
+        limits.insert("bps-total".into(), (u64::from(kib.get()) << 10).into());
+    }
+    (!limits.is_empty()).then(|| json!({"qom-type": "throttle-group", "id": id, "limits": limits}))
+}
+
+/// A block node through a throttle group, under its own name, where it is limited.
+fn limited(mut node: serde_json::Value, rate: Rate, group: &str) -> serde_json::Value {
+    if rate.is_unlimited() {
+        return node;
+    }
+    let name = node.as_object_mut().and_then(|node| node.remove("node-name"));
+    json!({"node-name": name, "driver": "throttle", "throttle-group": group, "file": node})
 }
 
 /// A disk beside the root disk, with the descriptor that QEMU has it by.
@@ -51,13 +79,23 @@ pub(super) fn data_disks(disks: &[Disk]) -> impl Iterator<Item = DataDisk<'_>> {
 impl DataDisk<'_> {
     pub(super) fn block(&self) -> serde_json::Value {
         let read_only = self.disk.read_only;
-        json!({
+        let node = json!({
             "node-name": format!("data{}", self.number),
             "driver": "raw",
             "read-only": read_only,
             "discard": DISCARD,
             "file": file(self.descriptor, read_only),
-        })
+        });
+        limited(node, self.disk.rate, &self.rate())
+    }
+
+    /// Its throttle group, where it is limited.
+    pub(super) fn throttle_group(&self) -> Option<serde_json::Value> {
+        throttle_group(&self.rate(), self.disk.rate)
+    }
+
+    fn rate(&self) -> String {
+        format!("rate{}", self.number)
     }
 
     /// The disk's name is of the few characters that a name can have, none of which ends the value.
@@ -97,7 +135,7 @@ mod tests {
     #[test]
     fn an_image_is_never_written_to_nor_followed() {
         for format in [Format::Raw, Format::Qcow2, Format::Iso] {
-            let image = &blocks(format)[0];
+            let image = &blocks(format, Rate::default())[0];
             assert_eq!(image["read-only"], true, "{image}");
             assert_eq!(image["file"]["locking"], "off", "{image}");
             let is_qcow2 = format == Format::Qcow2;
