@@ -59,6 +59,7 @@ pub(crate) fn request() -> Request {
                 ports: vec![port("http", 80, None), port("ssh", 22, Some(20_010))],
                 egress: Egress::Isolated,
                 disk_bytes: None,
+                disk_rate: qhost_model::launch::Rate::default(),
                 persist: false,
                 disks: vec![],
                 seed: None,

@@ -132,8 +132,9 @@ fn an_extension_of_the_earlier_contract_is_one_number() {
 fn a_policy_may_write_nothing_that_this_host_cannot_do() {
     let qhost = qhost();
     for (sets, code, says) in [
-        (json!({"add_disk": true}), 12, r#"a disk "root" that it was not shown in that place"#),
-        (json!({"swap_disks": true}), 12, "no disk root, first,"),
+        (json!({"add_disk": true}), 12, r#"a disk "root" that the request has not"#),
+        (json!({"operations": 0}), 12, "a rate of 0 for disk"),
+        (json!({"swap_disks": true}), 12, "its first disk is not root as it was shown"),
         (json!({"volume": "db"}), 12, r#"a change of disk "data" in more than its size"#),
         (json!({"data_mib": 0}), 11, "host.disk-not-whole"),
         (json!({"data_mib": 1 << 21}), 11, "host.disk-not-allowed"),

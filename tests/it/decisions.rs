@@ -194,6 +194,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
                 }],
                 egress: Egress::Isolated,
                 disk_bytes: None,
+                disk_rate: qhost_model::launch::Rate::default(),
                 persist: false,
                 disks: vec![],
                 seed: None,

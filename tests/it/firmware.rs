@@ -1,4 +1,4 @@
-//! UEFI: of the operator's list, its variables the VM's own or the task's, secure boot; and what of it no host does.
+//! UEFI: of the operator's list, its variables the VM's own or the task's, secure boot; and descriptors that are refused.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ fn boots_nothing(qhost: &Qhost, server: &ImageServer, config: Value) -> Done {
 
 fn kept(qhost: &Qhost) -> Option<PathBuf> {
     let entries = fs::read_dir(qhost.state().join("overlays")).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path().join("variables.fd")).find(|path| path.exists())
+    entries.map(|entry| entry.path().join("variables-off.fd")).find(|path| path.exists())
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn an_image_that_uefi_does_not_boot_is_told_and_fails_its_ready_check() {
 }
 
 #[test]
-fn variables_are_the_tasks_where_its_disk_is() {
+fn a_persistent_task_keeps_its_uefi_variables() {
     let (qhost, server) = (qhost(), ImageServer::start());
     qhost.config("[overlay]\npersist = true\n");
     let persist = || boots_nothing(&qhost, &server, json!({"persist": true}));
@@ -61,8 +61,13 @@ fn variables_are_the_tasks_where_its_disk_is() {
     assert_eq!(inode(), first, "it had them again");
     // What is no firmware's is not given to one.
     fs::File::options().write(true).open(&variables).unwrap().set_len(4096).unwrap();
-    let refused = persist().exits(16).says("another firmware's");
-    refused.says("qhost overlay rm");
+    persist().exits(16).says("have 4096 bytes and this firmware's have 540672");
+    // What a guest wrote without secure boot does not say what may boot with it.
+    let secure = json!({"persist": true, "machine_type": "q35", "secure_boot": "vendor-keys"});
+    boots_nothing(&qhost, &server, secure).says("the firmware found no bootable device");
+    let enrolled = fs::read(variables.with_file_name("variables-vendor-keys.fd")).unwrap();
+    let signatures = b"Microsoft Corporation UEFI CA 2011";
+    assert!(enrolled.windows(signatures.len()).any(|part| part == signatures), "its own keys");
     qhost.assert_nothing_left();
 }
 
@@ -114,8 +119,8 @@ fn a_job_says_what_goes_together() {
         (json!({"firmware": "ovmf"}), "one of bios, uefi"),
         (json!({"firmware": "/etc/shadow"}), "one of bios, uefi"),
         (json!({"firmware": "uefi", "secure_boot": true}), "one of off, own-keys, vendor-keys"),
-        (json!({"secure_boot": "vendor-keys"}), "secure boot is of UEFI"),
-        (json!({"firmware": "bios", "secure_boot": "own-keys"}), "secure boot is of UEFI"),
+        (json!({"secure_boot": "vendor-keys"}), "secure boot needs UEFI"),
+        (json!({"firmware": "bios", "secure_boot": "own-keys"}), "secure boot needs UEFI"),
     ] {
         plan(config).exits(10).says(says);
     }
@@ -123,7 +128,7 @@ fn a_job_says_what_goes_together() {
 
 /// Of what stands in the operator's folder, only what is understood and what others cannot change is given to a guest.
 #[test]
-fn descriptors_are_the_operators() {
+fn only_trusted_descriptors_offer_uefi() {
     let qhost = qhost();
     let folder = qhost.folder().join("firmware");
     fs::create_dir(&folder).unwrap();
@@ -132,7 +137,7 @@ fn descriptors_are_the_operators() {
     let none = uefi().exits(16).says("host.firmware-not-offered");
     none.says("apt-get install ovmf");
     let doctor = qhost.run(&["doctor"]);
-    doctor.says("lack  firmware         bios").says("apt-get install ovmf");
+    doctor.says("lack  firmware         bios; no UEFI").says("apt-get install ovmf");
     let (code, variables) = (folder.join("code.fd"), folder.join("vars.fd"));
     let describe = |change: fn(&mut Value)| {
         let mut descriptor = json!({
@@ -196,7 +201,7 @@ fn a_policy_has_uefi_boot_what_is_signed() {
     assert_eq!(planned["decision"]["launch"]["firmware"], firmware);
     let guests = configured("guests", "guests", json!({"firmware": ["bios"]}), "");
     qhost.config(&format!("{guests}[host]\nchain = [\"guests\"]\n[image]\nattempts = 1\n"));
-    qhost.run(&["run", &job]).exits(11).says("guests may not boot by uefi");
+    qhost.run(&["run", &job]).exits(11).says("guests may not have the firmware uefi");
     let record = &records(&qhost)[0];
     assert_eq!(record["task"]["firmware"], json!({"kind": "uefi", "secure_boot": "off"}));
     let offered = record["host"]["firmware"].as_array().unwrap();

@@ -94,6 +94,7 @@ fn every_field_that_a_tenant_widens_is_refused() {
             "ports" => json!({"guest": 23}),
             "egress" => json!({"egress": "internet"}),
             "disk_bytes" => json!({"disk_bytes": MIB}),
+            "disk_rate" => json!({"operations": 11}),
             "persist" => json!({"persist": true}),
             "disks" => json!({"data_mib": 2}),
             "seed" => json!({"hostname": "probe"}),
@@ -108,7 +109,8 @@ fn every_field_that_a_tenant_widens_is_refused() {
         };
         let host = json!({"warn": "a"});
         let disks = json!([{"name": "data", "size": "1MiB"}]);
-        let job = json!({"hostname": "web", "disks": disks});
+        let rate = json!({"iops": 10});
+        let job = json!({"hostname": "web", "disks": disks, "disk_rate": rate});
         let (_qhost, done) = tenant_sets(job, host, tenant);
         done.exits(12).says(&format!("a tenant's, widens {}", field.name));
     }

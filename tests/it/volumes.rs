@@ -81,7 +81,7 @@ fn a_volume_is_there_for_its_owners_next_vm_and_for_no_other_tenant() {
     qhost.config(TENANTS);
     let job = counts(&qhost, &server, json!({"disks": [{"name": "data", "volume": "db"}]}));
     let missing = run_as(&qhost, "acme", &job).exits(16);
-    missing.says("disk data").says("qhost volume create --tenant acme db --size");
+    missing.says("disk data").says("qhost volume create acme/db --size");
     create(&qhost, "acme/db", "8MiB");
     assert_eq!(last_of(run_as(&qhost, "acme", &job)), '1');
     assert_eq!(last_of(run_as(&qhost, "acme", &job)), '2');
@@ -94,7 +94,7 @@ fn a_volume_is_there_for_its_owners_next_vm_and_for_no_other_tenant() {
     assert_eq!(table.stdout.lines().count(), 2, "{}", table.stdout);
     assert!(table.stdout.contains("8.00 MiB"), "{}", table.stdout);
     qhost.run(&["volume", "ls", "-q"]).exits(0).says("acme/db\nmallory/db\n");
-    // It is in the record and the VM's details by its name, and no path of it is.
+    // The record has the volume's name, and no path.
     let record = records_of(&qhost, "acme").pop().unwrap();
     let disk = json!({"name": "data", "volume": "db"});
     assert_eq!(record["task"]["disks"], json!([disk]));
@@ -107,7 +107,7 @@ fn a_volume_is_there_for_its_owners_next_vm_and_for_no_other_tenant() {
 }
 
 #[test]
-fn it_has_one_user_at_a_time() {
+fn a_volume_has_one_user_at_a_time() {
     let (qhost, server) = (qhost(), ImageServer::start());
     create(&qhost, "db", "4MiB");
     let job = stays(&qhost, &server);
@@ -133,7 +133,10 @@ fn it_has_one_user_at_a_time() {
     let supervisor = qhost.supervisors().remove(0);
     succeed("kill", &["-KILL", &supervisor]);
     wait_for("its end", || (!qhost.supervisors().contains(&supervisor)).then_some(()));
-    qhost.run(&["ps"]).exits(0);
+    // Also by another path to the same folder, and before another command has looked.
+    let link = qhost.folder().join("link");
+    std::os::unix::fs::symlink(qhost.state(), &link).unwrap();
+    qhost.run(&["volume", "rm", "db", "--state-dir", link.to_str().unwrap()]).exits(16).says(&held);
     is_held();
     qhost.run(&["kill", "test"]).exits(0);
     assert_eq!(list(&qhost)[0]["in_use"], false);
@@ -147,7 +150,7 @@ fn it_has_one_user_at_a_time() {
 }
 
 #[test]
-fn it_is_made_larger_and_copied_with_what_is_on_it() {
+fn a_volume_is_resized_and_copied_with_its_data() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let job = |volume: &str| {
         counts(&qhost, &server, json!({"disks": [{"name": "data", "volume": volume}]}))
@@ -155,7 +158,10 @@ fn it_is_made_larger_and_copied_with_what_is_on_it() {
     let count = |volume: &str| last_of(qhost.run(&["run", "--json", &job(volume)]));
     create(&qhost, "db", "2MiB");
     assert_eq!(count("db"), '1');
-    qhost.run(&["volume", "resize", "db", "--size", "1MiB"]).exits(2).says("would cut off its end");
+    qhost
+        .run(&["volume", "resize", "db", "--size", "1MiB"])
+        .exits(2)
+        .says("cannot shrink the volume");
     qhost.run(&["volume", "resize", "db", "--size", "1GiB"]).exits(0).says("resized    default/db");
     assert_eq!(fs::metadata(file_of(&qhost, "db")).unwrap().len(), 1 << 30);
     assert_eq!(count("db"), '2');
@@ -200,18 +206,21 @@ fn a_job_says_disks_or_what_is_wrong_with_them() {
     plan(json!(fifteen.clone())).exits(0).says("disk d14 of 1048576 bytes");
     for (disks, says) in [
         (json!([{"name": "a"}]), "neither size nor volume"),
-        (json!([{"name": "a", "size": "1MiB", "volume": "db"}]), "nothing beside volume"),
+        (json!([{"name": "a", "size": "1MiB", "volume": "db"}]), "either size or volume, not both"),
         (json!([{"name": "a", "size": "1MB"}]), "a size in whole MiB"),
         (json!([{"name": "a", "size": 1000}]), "a size in whole MiB"),
         (json!([{"name": "a", "size": -1}]), "a size in whole MiB"),
         (json!([{"name": "a", "volume": "../db"}]), "a volume's name"),
         (json!([{"name": "a", "volume": "/dev/sda"}]), "a volume's name"),
-        (json!([{"name": "root", "size": "1MiB"}]), "neither root nor cidata"),
+        (json!([{"name": "root", "size": "1MiB"}]), "root and cidata are taken"),
         (json!([{"name": "a,serial=x", "size": "1MiB"}]), "1 to 20 letters"),
         (json!([{"name": "a".repeat(21), "size": "1MiB"}]), "1 to 20 letters"),
         (json!([{"size": "1MiB"}]), "the disk's name"),
         (json!([{"name": "a", "size": "1MiB"}, {"name": "a", "size": "1MiB"}]), "a second disk"),
-        (json!([{"name": "a", "volume": "v"}, {"name": "b", "volume": "v"}]), "a second time"),
+        (
+            json!([{"name": "a", "volume": "v"}, {"name": "b", "volume": "v"}]),
+            "each volume at most once",
+        ),
         (json!([{"name": "a", "path": "/x"}]), "unknown key \"path\""),
         (json!([{"name": "a", "size": "1MiB", "read_only": 1}]), "true or false"),
         (json!({"name": "a"}), "an array of disks"),
@@ -252,6 +261,10 @@ fn a_policy_makes_a_disk_smaller_and_read_only_or_drops_it() {
     config(json!({"data_mib": 16, "read_only": true}));
     assert_eq!(run(), 'F', "it cannot be written to");
     assert_eq!(launched(), json!([{"name": "data", "bytes": 16 * MIB, "read_only": true}]));
+    config(json!({"data_mib": 16, "operations": 50}));
+    assert_eq!(run(), '1');
+    let limited = json!([{"name": "data", "bytes": 16 * MIB, "rate": {"iops": 50}}]);
+    assert_eq!(launched(), limited);
     config(json!({"drop_disks": true}));
     assert_eq!(run(), 'F', "there is none");
     assert_eq!(launched(), Value::Null);
@@ -298,6 +311,22 @@ fn quotas_count_volumes_whether_or_not_something_runs() {
     qhost.run(&["volume", "create", "acme/more", "--size", "1MiB"]).exits(16).says("host.quota");
     quota("tenants.acme.quota", 10 * MIB);
     run_as(&qhost, "acme", &job).exits(0);
+    // A VM that has a volume counts what its root disk may take, not the volume once more; a restart counts anew.
+    let volume = json!({"disks": [{"name": "data", "volume": "db"}]});
+    run_as(&qhost, "acme", &counts(&qhost, &server, volume)).exits(0);
+    quota("tenants.acme.quota", 11 * MIB);
+    let stays = |more: Value| {
+        let image = server.serve("/stays", boot_sector::disk("stays", Then::Hang));
+        let job = qhost.job(&image, more);
+        qhost.run(&["run", "--detach", "--tenant", "acme", &job]).exits(0);
+        qhost.run(&["kill", "acme/test"]).exits(0);
+    };
+    stays(json!({"disk_bytes": 64 * MIB, "disks": [{"name": "data", "size": "1MiB"}]}));
+    qhost.run(&["volume", "resize", "acme/db", "--size", "7MiB"]).exits(0);
+    qhost.run(&["restart", "acme/test"]).exits(11).says("this VM takes 5242880");
+    quota("tenants.acme.quota", 10 * MIB);
+    qhost.run(&["volume", "rm", "acme/db"]).exits(0);
+    create(&qhost, "acme/db", "6MiB");
     // The disks that end with a VM count with it.
     let disks = json!({"disks": [{"name": "data", "size": "1MiB"}]});
     run_as(&qhost, "acme", &counts(&qhost, &server, disks)).exits(11).says("this VM takes 5242880");
@@ -320,7 +349,7 @@ fn kill_9_at_each_point_loses_nothing() {
         ("volume.create.renamed", &["create", "new", "--size", "2MiB"], &["db", "new"]),
         ("volume.copy.written", &["copy", "db", "new"], &["db"]),
         ("volume.resize.recorded", &["resize", "db", "--size", "8MiB"], &["db"]),
-        ("volume.resize.done", &["resize", "db", "--size", "8MiB"], &["db"]),
+        ("volume.resize.lengthened", &["resize", "db", "--size", "8MiB"], &["db"]),
         ("volume.remove.renamed", &["rm", "gone"], &["db"]),
         ("volume.create.renamed", &["copy", "db", "new"], &["db", "new"]),
     ];
@@ -369,9 +398,9 @@ fn a_copy_that_does_not_fit_leaves_nothing() {
     assert_eq!(folders(&qhost).len(), 1);
 }
 
-/// A volume's record that is damaged or another's is used by no VM.
+/// No VM uses a volume whose disk is a symbolic link or whose record is damaged.
 #[test]
-fn what_is_left_by_a_name_is_not_followed() {
+fn a_symlinked_disk_or_a_damaged_record_is_refused() {
     let (qhost, server) = (qhost(), ImageServer::start());
     create(&qhost, "db", "1MiB");
     let job = stays(&qhost, &server);
@@ -385,4 +414,13 @@ fn what_is_left_by_a_name_is_not_followed() {
     fs::write(disk.with_file_name("volume.json"), "{").unwrap();
     qhost.run(&["run", &job]).exits(16).says("read the record of");
     assert_eq!(names(&qhost), [""; 0]);
+    // It can be removed, and created anew.
+    qhost.run(&["volume", "create", "db", "--size", "1MiB"]).exits(2).says("is there already");
+    qhost.run(&["volume", "rm", "db"]).exits(0);
+    create(&qhost, "db", "1MiB");
+    create(&qhost, "other", "1MiB");
+    let [db, other] =
+        ["db", "other"].map(|name| file_of(&qhost, name).with_file_name("volume.json"));
+    fs::copy(other, db).unwrap();
+    qhost.run(&["run", &job]).exits(16).says("it is the volume default/other's");
 }

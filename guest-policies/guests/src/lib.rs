@@ -97,7 +97,17 @@ impl Policy for Guests {
             violations.push(Violation::new(
                 "firmware",
                 "firmware.kind",
-                format!("guests may not boot by {firmware}"),
+                format!("guests may not have the firmware {firmware}"),
+            ));
+        }
+        // In monitor mode what it chooses is not launched.
+        let is_uefi = launch.firmware.kind == FirmwareKind::Uefi;
+        if settings.secure_boot && is_uefi && launch.firmware.secure_boot != SecureBoot::VendorKeys
+        {
+            violations.push(Violation::new(
+                "secure-boot",
+                "firmware.secure-boot",
+                "guests with UEFI boot only what is signed with the vendors' keys",
             ));
         }
         let parts = launch.seed.iter().flat_map(|seed: &Seed| &seed.parts);

@@ -1,15 +1,16 @@
 //! Hostile: writes into the launch what its settings say, whatever policies before it allow.
 //!
 //! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes`
-//! and `persist` (of the root disk), `data_mib`, `read_only`, `volume` (of every other), `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `grace_seconds` (all replace), `warn` (adds a
+//! and `persist` (of the root disk), `data_mib`, `read_only`, `volume` (of every other), `operations` (of each), `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `grace_seconds` (all replace), `warn` (adds a
 //! warning that is not there), `label`, `guest`, `host`, `bind`, `protocol` (of every port), `bind_loopback` (of every
-//! port on 127.0.0.1), `drop_ports`, `drop_nics`, `drop_disks`, `swap_disks`, `add_disk`, `add_seed`, `drop_seed`, `hostname`, `firmware`, `listed`, `repeat_seed` (in violations), `refuse` (a violation's code).
+//! port on 127.0.0.1), `drop_ports`, `drop_nics`, `drop_disks`, `swap_disks`, `add_disk`, `add_seed`, `drop_seed`, `hostname`, `firmware`, `listed`, `repeat_seed` (in violations), `refuse` (a violation's code),
+//! `refuse_on` (an occasion).
 
 use std::net::Ipv4Addr;
 
 use qhost_policy_sdk::{
-    About, Accelerator, AccessLevel, Egress, FirmwareKind, Launch, Policy, Protocol, Request, Seed,
-    SeedKind, Violation, export_policy,
+    About, Accelerator, AccessLevel, Egress, FirmwareKind, Launch, Occasion, Policy, Protocol,
+    Request, Seed, SeedKind, Violation, export_policy,
 };
 
 struct Probe;
@@ -30,6 +31,7 @@ struct Settings {
     data_mib: Option<u32>,
     read_only: Option<bool>,
     volume: Option<String>,
+    operations: Option<u32>,
     #[serde(default)]
     drop_disks: bool,
     #[serde(default)]
@@ -63,6 +65,7 @@ struct Settings {
     #[serde(default)]
     drop_ports: bool,
     refuse: Option<String>,
+    refuse_on: Option<String>,
     #[serde(default)]
     repeat_seed: bool,
     refuse_to_choose_above_mib: Option<u32>,
@@ -80,6 +83,9 @@ impl Settings {
             disk.size_mib = set.data_mib.or(disk.size_mib);
             disk.read_only = set.read_only.unwrap_or(disk.read_only);
             disk.volume = set.volume.clone().or(disk.volume.take());
+        });
+        launch.disks.iter_mut().for_each(|disk| {
+            disk.rate.operations = set.operations.or(disk.rate.operations);
         });
         if set.drop_disks {
             launch.disks.truncate(1);
@@ -212,6 +218,16 @@ impl Policy for Probe {
                 .collect();
         }
         let violation = |code: &String| Violation::new(code, "task", "its settings say so");
+        let occasion = match &request.occasion {
+            Occasion::Launch => "launch",
+            Occasion::Restart => "restart",
+            Occasion::Audit => "audit",
+            Occasion::Operation => "operation",
+            Occasion::Other(name) => name,
+        };
+        if settings.refuse_on.as_ref().is_some_and(|on| on == occasion) {
+            return vec![Violation::new("occasion", "request", occasion)];
+        }
         settings.refuse.iter().map(violation).collect()
     }
 }

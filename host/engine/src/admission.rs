@@ -58,12 +58,14 @@ pub(crate) fn admit_new(
 /// Takes the folder of a VM that has ended, to start it once more, if that is not beyond those quotas; nothing where it is held.
 pub(crate) fn admit_again(
     state: &StateDir,
-    vm: &VmRecord,
+    folder: &Path,
+    task: &Task,
+    takes: Usage,
     terms: &Terms,
 ) -> Result<Option<VmDir>, VmError> {
-    let VmRecord { tenant, job, task, reserved, .. } = vm;
-    let asking = AdmissionRequest { of: Owner::new(tenant, job, task), takes: *reserved };
-    VmDir::claim_ended(state, &vm.folder, || admit(state, &asking, terms))
+    let Task { tenant, job, name, .. } = task;
+    let asking = AdmissionRequest { of: Owner::new(tenant, job, name), takes };
+    VmDir::claim_ended(state, folder, task, takes, || admit(state, &asking, terms))
 }
 
 /// Removes what is not kept, and says whether there is room for one VM more. Called under the lock of all folders.
@@ -113,13 +115,13 @@ fn is_within(
     Ok(())
 }
 
-/// A disk that takes its place whether or not a VM has it.
+/// A disk that counts against quotas without a VM: a kept overlay, or a volume.
 pub(crate) struct KeptDisk {
     pub(crate) tenant: String,
     bytes: u64,
 }
 
-/// The kept overlays that no VM has, but for the one of the task that asks, by what they take; and all volumes, by what they may take.
+/// Kept overlays that no VM has (not the asking task's), by what they take; and volumes, by their sizes.
 pub(crate) fn kept_disks(
     state: &StateDir,
     going_on: &[VmRecord],
@@ -136,7 +138,7 @@ pub(crate) fn kept_disks(
     Ok(overlays.chain(volumes).collect())
 }
 
-/// Whether a tenant's volume may take so much more. Called under the lock of all folders.
+/// Checks the quotas for so many more bytes of a tenant's volumes. Called under the lock of all folders.
 pub(crate) fn admit_volume(
     state: &StateDir,
     tenant: &str,
@@ -261,14 +263,14 @@ fn admits(
             format!(
                 ", {kept_bytes} of them by kept overlays and volumes (qhost overlay ls, qhost volume ls),"
             ),
-            " remove such,",
+            " remove a kept overlay or a volume,",
         )
     } else {
         (String::new(), "")
     };
-    let takes = if more_vms == 0 { "this takes" } else { "this VM takes" };
+    let takes = if more_vms == 0 { "this volume takes" } else { "this VM takes" };
     let reason = format!(
-        "{who} may have {most} {what} on this host, {taken} are taken{kept} and {takes} {more}; wait for another to end,{remove} \
+        "{who} may have {most} {what} on this host, {taken} are taken{kept} and {takes} {more}; wait for another VM to end,{remove} \
              or have the operator raise it"
     );
     Err(VmError::Quota {

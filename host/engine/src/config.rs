@@ -181,8 +181,8 @@ impl Decisions {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Overlay {
-    /// What a guest may write to its root disk in bytes, its bookkeeping included; beyond it the guest's writes fail. The other disks that
-    /// end with the VM may have as much together.
+    /// What a guest may write to its root disk in bytes, its bookkeeping included; or the size of its largest writable data disk, where that
+    /// is more. Beyond it the guest's writes fail. A VM's ephemeral data disks may have `max_bytes` together.
     pub max_bytes: u64,
     /// Whether tasks may keep what their guests write for their next run.
     pub persist: bool,

@@ -17,7 +17,7 @@ use qhost_policy::Decision;
 use qhost_sys::spawn;
 use qhost_vm::{DiskOf, Spec, VmRecord, records::read_record};
 
-use crate::{engine::blocking, error::EngineError, run::DECISION, vm::Vm};
+use crate::{disks, engine::blocking, error::EngineError, run::DECISION, vm::Vm};
 
 /// A VM with all that its folder tells. What an earlier version did not write is absent, and so is what was not reached.
 #[derive(Debug, Serialize)]
@@ -58,7 +58,7 @@ pub struct DiskUse {
     pub max_bytes: u64,
 }
 
-/// A disk beside the root disk, and what has been written of it.
+/// A data disk, and what its file takes.
 #[derive(Debug, Serialize)]
 pub struct DataDiskUse {
     /// Its name.
@@ -68,9 +68,9 @@ pub struct DataDiskUse {
     /// What it takes of the host's disk, in bytes; absent where it ended with its VM, or its volume is removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used_bytes: Option<u64>,
-    /// The volume's file, where it is one.
+    /// The path of the volume's file; absent for an ephemeral disk.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub volume: Option<PathBuf>,
+    pub volume_path: Option<PathBuf>,
     /// Whether the guest cannot write to it.
     pub read_only: bool,
 }
@@ -82,7 +82,7 @@ impl DataDiskUse {
             name: name.clone(),
             bytes: *bytes,
             used_bytes: used(&vm.join(path)),
-            volume: (!disk.is_own()).then(|| path.clone()),
+            volume_path: (!disk.is_own()).then(|| path.clone()),
             read_only: *read_only,
         }
     }
@@ -111,7 +111,7 @@ impl VmDetails {
         let disk = spec.as_ref().map(|spec| DiskUse {
             bytes: spec.disk_bytes(),
             used_bytes: spec.overlay.as_ref().and_then(|overlay| used(&vm.folder.join(overlay))),
-            max_bytes: spec.overlay_bytes,
+            max_bytes: disks::file_bytes(spec.overlay_bytes, &spec.disks, spec.variables.is_some()),
         });
         let disks = spec.iter().flat_map(|spec| &spec.disks);
         let disks = disks.map(|disk| DataDiskUse::of(&vm.folder, disk)).collect();

@@ -1,18 +1,18 @@
 //! The disks that a launch has beside its root disk: the tenant's volumes, which are held for it, and files that end with the VM.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
-use qhost_image::volumes::{HeldVolume, VolumeError, VolumeName, Volumes};
-use qhost_model::launch::Disk;
+use qhost_image::volumes::{HeldVolume, LockedVolume, VolumeError, VolumeName, Volumes};
+use qhost_model::launch::{Disk, Launch};
 use qhost_sys::state::{self, StateDir};
 use qhost_vm::{DiskOf, Spec, VmError, argv::disk_file, error::io_error, list};
 
-use crate::error::Failure;
+use crate::{error::Failure, limits};
 
 /// The disks of a VM that is about to start, with its volumes held until dropped.
 #[derive(Debug)]
@@ -59,10 +59,11 @@ pub(crate) fn planned(
                 let of = name(tenant, volume);
                 let volumes = Volumes::of(state);
                 let found = volumes.get(&of).map_err(failure_of(disk))?;
-                if found.in_use {
+                let path = volumes.path(&of);
+                if found.in_use || user_of(state, &path).is_some() {
                     return Err(failure_of(disk)(held_by(state, of)));
                 }
-                (volumes.path(&of), found.bytes)
+                (path, found.bytes)
             }
             None => own(disk),
         };
@@ -71,10 +72,19 @@ pub(crate) fn planned(
     disks.iter().map(planned).collect()
 }
 
-/// The most that QEMU may write to one file, in bytes.
-pub(crate) fn file_bytes(overlay_bytes: u64, disks: &[DiskOf]) -> u64 {
+/// The most that QEMU may write to one file, in bytes: a process has one bound for all of its files.
+pub(crate) fn file_bytes(overlay_bytes: u64, disks: &[DiskOf], is_uefi: bool) -> u64 {
     let written = disks.iter().filter(|disk| !disk.read_only).map(|disk| disk.bytes);
-    written.fold(overlay_bytes, u64::max)
+    let variables = is_uefi.then_some(limits::FIRMWARE_BYTES);
+    written.chain(variables).fold(overlay_bytes, u64::max)
+}
+
+/// What the overlay may grow to within that bound, in bytes: to its disk's size and qcow2's tables, which take less than a thousandth of it
+/// and a MiB. Of an image that is not here yet the size may be unknown.
+pub(crate) fn root_bytes(launch: &Launch, image_bytes: Option<u64>, file_bytes: u64) -> u64 {
+    let disk = launch.disk_bytes.or(image_bytes);
+    let whole = disk.map(|bytes| bytes.saturating_add(bytes / 1000).saturating_add(1 << 20));
+    whole.map_or(file_bytes, |whole| whole.min(file_bytes))
 }
 
 /// Makes the disks that end with a VM, in its folder: empty, and their unwritten parts take nothing.
@@ -93,14 +103,19 @@ pub(crate) fn create(vm: &Path, disks: &[DiskOf]) -> Result<(), VmError> {
 
 /// Takes a volume, which is not some VM's.
 pub(crate) fn hold(state: &StateDir, of: &VolumeName) -> Result<HeldVolume, VolumeError> {
-    let held = match Volumes::of(state).hold(of) {
+    lock(state, of)?.hold()
+}
+
+/// The same without a look at its disk or its record, which may be damaged.
+pub(crate) fn lock(state: &StateDir, of: &VolumeName) -> Result<LockedVolume, VolumeError> {
+    let locked = match Volumes::of(state).lock_one(of) {
         Err(VolumeError::Held { of, .. }) => return Err(held_by(state, of)),
-        held => held?,
+        locked => locked?,
     };
     // A QEMU whose supervisor was killed holds no lock.
-    match user_of(state, &held.path()) {
+    match user_of(state, &locked.path()) {
         Some(_) => Err(held_by(state, of.clone())),
-        None => Ok(held),
+        None => Ok(locked),
     }
 }
 
@@ -110,10 +125,13 @@ fn held_by(state: &StateDir, of: VolumeName) -> VolumeError {
     VolumeError::Held { of, by }
 }
 
-/// The VM that has a volume.
+/// The VM that has a volume, by the file, to which several paths may lead. A VM that runs and whose plan cannot be read may have it.
 fn user_of(state: &StateDir, volume: &Path) -> Option<String> {
-    let has = |vm: &list::VmRecord| {
-        Spec::read(&vm.folder).is_ok_and(|spec| spec.volumes().any(|one| one == volume))
+    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let wanted = file(volume);
+    let has = |vm: &list::VmRecord| match Spec::read(&vm.folder) {
+        Ok(spec) => wanted.is_some() && spec.volumes().any(|one| file(one) == wanted),
+        Err(_) => vm.status.qemu_lives(),
     };
     list::running(state).into_iter().find(has).map(|vm| vm.id)
 }

@@ -201,8 +201,9 @@ fn firmware(config: &Config) -> Finding {
     let offered = firmware::offered(&config.firmware());
     let has_uefi = offered.iter().any(|firmware| firmware.kind == FirmwareKind::Uefi);
     let each: Vec<_> = offered.iter().map(ToString::to_string).collect();
-    let fix = "for guests that need UEFI, on Debian and Ubuntu: apt-get install ovmf";
-    finding("firmware", unless(has_uefi, Health::Lacking), each.join(", "), fix)
+    let found = each.join(", ") + if has_uefi { "" } else { "; no UEFI" };
+    let fix = "for guests with UEFI: on Debian and Ubuntu, apt-get install ovmf; its descriptors are looked for in machine.firmware";
+    finding("firmware", unless(has_uefi, Health::Lacking), found, fix)
 }
 
 /// What a VM would be kept in: whether all of it can be had, and each part.

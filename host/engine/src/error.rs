@@ -147,7 +147,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Volume(#[from] VolumeError),
     /// A disk of a task's cannot be had.
-    #[error("the task's disk {disk} cannot be had")]
+    #[error("cannot attach the task's disk {disk}")]
     Disk { disk: DiskName, source: VolumeError },
     #[error(transparent)]
     Firmware(#[from] FirmwareUnfit),

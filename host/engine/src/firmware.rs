@@ -18,7 +18,7 @@ use qhost_model::{
 use qhost_sys::trusted;
 use qhost_vm::{
     VmError,
-    argv::{FIRMWARE, OVERLAY, VARIABLES},
+    argv::{FIRMWARE, VARIABLES},
     error::io_error,
 };
 
@@ -34,7 +34,7 @@ pub(crate) struct Build {
     variables: PathBuf,
 }
 
-/// A firmware that a launch has does not go with the rest of it.
+/// A launch's firmware does not suit its machine or its memory, or is not here.
 #[derive(Debug, thiserror::Error)]
 #[error("the firmware {firmware} {reason}")]
 pub(crate) struct FirmwareUnfit {
@@ -74,7 +74,7 @@ struct Target {
     machines: Vec<String>,
 }
 
-/// The builds for this host's architecture, the most wanted first: that is the order of the descriptors' names.
+/// The builds for this host's architecture, by their descriptors' file names, which are their priority.
 pub(crate) fn builds(descriptors: &Path) -> Vec<Build> {
     let found = match fs::read_dir(descriptors) {
         Ok(found) => found,
@@ -93,7 +93,7 @@ pub(crate) fn builds(descriptors: &Path) -> Vec<Build> {
 /// The build that a descriptor describes, where it is one that QEMU gets as two flash files and whose secure boot the guest cannot turn off.
 fn build(path: &Path) -> Option<Build> {
     let read = || -> io::Result<Descriptor> {
-        // By a descriptor of others' a guest would be given any file of the host.
+        // A descriptor that another user can write could give a guest any file of the host.
         trusted::look(path).map_err(io::Error::other)?;
         let mut bytes = vec![];
         File::open(path)?.take(limits::FIRMWARE_DESCRIPTOR_BYTES).read_to_end(&mut bytes)?;
@@ -107,7 +107,7 @@ fn build(path: &Path) -> Option<Build> {
     let has = |feature: &str| features.iter().any(|one| one == feature);
     let is_uefi = interface_types.iter().any(|interface| interface == "uefi");
     let is_flash = mapping.device == "flash" && mapping.mode.is_none_or(|mode| mode == "split");
-    // Without it the guest's kernel could write the variables that say what may boot.
+    // Secure boot without SMM: the guest's kernel could write the variables that say what may boot.
     if !is_uefi || !is_flash || has("secure-boot") != has("requires-smm") {
         return None;
     }
@@ -140,7 +140,7 @@ pub(crate) fn offered(descriptors: &Path) -> Vec<Firmware> {
 }
 
 impl Build {
-    /// The one for a launch; nothing for BIOS, which is QEMU's own.
+    /// The build for a launch; none for BIOS, which QEMU has itself.
     pub(crate) fn of(descriptors: &Path, launch: &Launch) -> Result<Option<Self>, FirmwareUnfit> {
         if launch.firmware.kind == FirmwareKind::Bios {
             return Ok(None);
@@ -175,8 +175,8 @@ impl Build {
         self.machines.iter().any(|pattern| pattern.starts_with(family))
     }
 
-    /// The variables of the run before, or new ones.
-    fn keep(&self, variables: &Path) -> Result<(), VmError> {
+    /// Leaves kept variables as they are, or creates them from the build's template.
+    fn ensure_variables(&self, variables: &Path) -> Result<(), VmError> {
         let bytes =
             |path: &Path| fs::metadata(path).map(|file| file.len()).map_err(io_error("read", path));
         if !variables.exists() {
@@ -184,18 +184,16 @@ impl Build {
             copy(&self.variables, &new, 0o600)?;
             return fs::rename(&new, variables).map_err(io_error("create", variables));
         }
-        if bytes(variables)? == bytes(&self.variables)? {
+        let (found, expected) = (bytes(variables)?, bytes(&self.variables)?);
+        if found == expected {
             return Ok(());
         }
-        let reason = format!(
-            "{VARIABLES} is not as long as this firmware's variables: it is another firmware's"
-        );
-        Err(VmError::OverlayUnfit { path: variables.with_file_name(OVERLAY), reason })
+        Err(VmError::VariablesUnfit { path: variables.to_owned(), found, expected })
     }
 }
 
-/// Gives a VM its firmware's code and variables: its own, or those that are kept with its overlay. Says where the variables are; nowhere
-/// of BIOS.
+/// Gives a VM its firmware's code and variables: its own, or those that are kept with its overlay. Returns where the variables are; none
+/// for BIOS.
 pub(crate) fn give_to(
     vm: &Path,
     build: Option<&Build>,
@@ -204,7 +202,7 @@ pub(crate) fn give_to(
     let Some(build) = build else { return Ok(None) };
     copy(&build.code, &vm.join(FIRMWARE), 0o400)?;
     if let Some(variables) = kept {
-        build.keep(&variables)?;
+        build.ensure_variables(&variables)?;
         return Ok(Some(variables));
     }
     copy(&build.variables, &vm.join(VARIABLES), 0o600)?;

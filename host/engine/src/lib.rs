@@ -30,7 +30,9 @@ mod quotas;
 mod volumes;
 mod drain;
 mod vm;
+mod earlier;
 mod restart;
+mod audit;
 mod operation;
 mod details;
 mod recover;
@@ -38,6 +40,7 @@ mod event_log;
 mod name;
 pub mod limits;
 
+pub use audit::{AuditOutcome, Audited};
 pub use details::{DataDiskUse, DiskUse, VmDetails};
 pub use drain::{Drain, Draining};
 pub use engine::{Engine, Options};

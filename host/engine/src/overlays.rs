@@ -13,11 +13,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use qhost_image::VerifiedImage;
-use qhost_model::{digest::Sha256, format::Format, job::Task};
+use qhost_model::{digest::Sha256, format::Format, job::Task, launch::SecureBoot};
 use qhost_sys::state::{self, StateDir};
 use qhost_vm::{
     Spec, VmError,
-    argv::{OVERLAY, VARIABLES},
+    argv::{OVERLAY, kept_variables},
     error::io_error,
     list,
     records::slug,
@@ -136,8 +136,8 @@ impl KeptOverlay {
     }
 
     /// Where the variables of the guest's UEFI are kept.
-    pub(crate) fn variables(&self) -> PathBuf {
-        self.path.with_file_name(VARIABLES)
+    pub(crate) fn variables(&self, secure_boot: SecureBoot) -> PathBuf {
+        self.path.with_file_name(kept_variables(secure_boot))
     }
 
     /// QEMU wrote this file, at the bidding of a guest: it is looked at as any image is.

@@ -77,6 +77,7 @@ async fn stages(
         order: Arc::new(order),
         keep: Keep::Nothing,
         occasion: Occasion::Launch,
+        audited: None,
         context: context.clone(),
     };
     let mut approved = deciding.make(None, understood).await?;
@@ -110,8 +111,11 @@ fn planned(
     let forward = |port: &PortMap| Forward::of(port, port.host.unwrap_or(0));
     let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
     let disks = disks::planned(engine.state(), &task.tenant, &launch.disks)?;
-    Build::of(&config.firmware(), launch)?;
-    let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks);
+    let is_uefi = Build::of(&config.firmware(), launch)?.is_some();
+    let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks, is_uefi);
+    let root_bytes =
+        disks::root_bytes(launch, stored.as_ref().map(|it| it.disk_bytes()), file_bytes);
+    let takes = launch.usage(root_bytes.max(config.overlay.max_bytes));
     let needs = qhost_cage::Requirements {
         tenant: &task.tenant,
         launch,
@@ -123,7 +127,7 @@ fn planned(
     let cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
     ports::are_free(engine.state(), launch)?;
     let terms = config.terms(&task.tenant);
-    admission::would_admit(engine.state(), task, launch.usage(file_bytes), &terms)?;
+    admission::would_admit(engine.state(), task, takes, &terms)?;
     if stored.is_none() && store.would_fetch(image, &task.tenant, &config.image_for(order))? {
         store.may_fetch(image, &config.image_for(order))?;
     }

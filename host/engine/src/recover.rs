@@ -15,7 +15,6 @@ use qhost_sys::{failpoint, state::StateDir, watch::FolderWatch};
 use qhost_vm::{
     Begin, Notification, Spec, State, Status, VmDir, VmError,
     dir::remove_leftovers,
-    error::io_error,
     list::{self, Scan},
     lock::{is_abandoned, lock_all, try_lock},
     records::{STATUS, name_of, read_record},
@@ -167,7 +166,12 @@ fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<(), VmError> {
         holds.extend(overlays::hold_again(overlay)?);
     }
     for volume in spec.volumes() {
-        holds.extend(volumes::hold_again(volume).map_err(io_error("lock", volume))?);
+        match volumes::hold_again(volume) {
+            Ok(lock) => holds.extend(lock),
+            Err(error) => {
+                tracing::warn!(path = %volume.display(), %error, "a volume is not locked for its VM");
+            }
+        }
     }
     failpoint::reach("recover.held");
     start_supervisor(vm, Begin::Adopt, holds)

@@ -119,9 +119,11 @@ impl Failure {
                 VmError::PortTaken { .. } | VmError::Port { .. } | VmError::NoFreePort { .. },
             ) => "the host's ports",
             Self::Vm(VmError::Draining { .. }) => "the drain of this host",
-            Self::Vm(VmError::OverlayHeld { .. } | VmError::OverlayUnfit { .. }) => {
-                "the task's kept overlay"
-            }
+            Self::Vm(
+                VmError::OverlayHeld { .. }
+                | VmError::OverlayUnfit { .. }
+                | VmError::VariablesUnfit { .. },
+            ) => "the task's kept overlay",
             Self::Volume(_) | Self::Disk { .. } => "the tenant's volume",
             Self::Vm(_)
             | Self::Firmware(_)

@@ -1,30 +1,24 @@
 //! Starting a VM again: in its supervisor while it goes on, and with another once it has ended. An ended VM is decided again first: its
 //! task asks for exactly its earlier launch. Its cage, locks and ports are then taken anew.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use qhost_image::Fetcher;
-use qhost_model::{
-    job::Task,
-    launch::{Forward, Launch},
-    limits,
-    masks::is_masked,
-    secrets::MASK,
-};
+use qhost_model::{job::Task, masks::is_masked};
 use qhost_policy::{Decision, Occasion};
-use qhost_vm::{Spec, VmDir, VmError, VmRecord, error::io_error, records::read_whole};
+use qhost_vm::{Spec, VmDir, VmError, VmRecord, dir::remove_leftovers, records::read_whole};
 
 use crate::{
     admission,
     decide::Deciding,
     decision_record::Keep,
     disks::{self, HeldDisks},
+    earlier::Earlier,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     firmware::{self, Build},
     generation::Generation,
     observer::{Context, Observation},
-    order::{JobFile, Order},
     overlays::KeptOverlay,
     ports::{self, Reserved},
     refusal::Understood,
@@ -104,17 +98,23 @@ impl Again<'_> {
             if let Some(kept) = &mut overlay {
                 kept.over(&image, spec.disk_bytes())?;
             }
-            let kept = kept_variables(&image, overlay.as_ref());
-            spec.variables = firmware::give_to(dir.path(), firmware.as_ref(), kept)?;
+            let kept = kept_variables(&decision.launch, &image, overlay.as_ref());
             let mut locks = VmLocks::new(&image, ports, overlay, disks)?;
             locks.user(&mut spec.cage.user, users)?;
             if spec.seed {
                 seed::give_to(dir.path(), spec.cage.user)?;
             }
             dir.start_again(&why)?;
-            let written = dir.write(DECISION, &decision);
-            if let Err(error) = written.and_then(|()| hand_over(&mut dir, &spec, locks)) {
+            let begin = || {
+                dir.write(DECISION, &decision)?;
+                spec.variables = firmware::give_to(dir.path(), firmware.as_ref(), kept)?;
+                hand_over(&mut dir, &spec, locks)
+            };
+            if let Err(error) = begin() {
                 dir.did_not_start(&error);
+                if let Err(error) = remove_leftovers(dir.path()) {
+                    tracing::warn!(%error, "cannot remove what a VM had that did not start");
+                }
                 return Err(error.into());
             }
             Ok(spec)
@@ -150,107 +150,21 @@ impl Again<'_> {
     async fn decide(&self, understood: &mut Understood) -> Result<Decision, Failure> {
         let folder = self.vm.folder.clone();
         let earlier = blocking(move || Ok(Earlier::of(&folder)?)).await?;
-        let task = earlier.task.clone();
-        if let Some(place) = masked(&task) {
+        let asked = self.generation.config.chain(&earlier.task.tenant)?;
+        if let Some(place) = earlier.missing(&asked) {
             return Err(Failure::NotKept { place });
         }
-        let asked = self.generation.config.chain(&task.tenant)?;
-        if earlier.launch.seed.is_some() && asked.iter().any(|policy| policy.allowance.seed_text) {
-            return Err(Failure::NotKept { place: "seed".into() });
-        }
-        let job = JobFile { name: TASK.into(), bytes: vec![] };
         let deciding = Deciding {
             engine: self.engine.clone(),
             generation: Arc::clone(&self.generation),
             fingerprint: self.engine.fingerprint(self.context).await?,
-            order: Arc::new(Order::new(job, &*task.tenant)),
+            order: Arc::new(earlier.order()),
             keep: Keep::Record,
             occasion: Occasion::Restart,
+            audited: None,
             context: self.context.clone(),
         };
-        let asking = Task { asked: earlier.launch.asked(), ..task.clone() };
-        let refused = match earlier.allowed(&deciding, asking, understood).await {
-            Err(refused) if is_refusal(&refused) => refused,
-            answer => return answer,
-        };
-        // A policy may be against a task that names the port which the policy itself had chosen for a task that named none.
-        match earlier.allowed(&deciding, task, understood).await {
-            Err(again) if is_refusal(&again) => Err(refused),
-            answer => answer,
-        }
-    }
-}
-
-fn is_refusal(failure: &Failure) -> bool {
-    matches!(failure, Failure::Denied(_) | Failure::LaunchDiffers { .. })
-}
-
-/// What of a task was not kept, as it may be a secret, and that policies would miss.
-fn masked(task: &Task) -> Option<String> {
-    let meta = task.meta.iter().map(|(key, value)| (format!("meta.{key}"), value));
-    let args =
-        task.args.iter().enumerate().map(|(index, arg)| (format!("config.args.{index}"), arg));
-    let mut all = meta.chain(args);
-    all.find(|(_, text)| text.contains(MASK)).map(|(place, _)| place)
-}
-
-/// What a VM was asked to be, and what it was.
-pub(crate) struct Earlier {
-    pub(crate) task: Task,
-    pub(crate) launch: Launch,
-}
-
-impl Earlier {
-    pub(crate) fn of(folder: &Path) -> Result<Self, VmError> {
-        let spec = Spec::read(folder)?;
-        let mut task: Task = read_whole(&folder.join(TASK))?;
-        let Decision { mut launch, .. } = read_whole(&folder.join(DECISION))?;
-        // A port that the host had picked is the VM's.
-        for port in &mut launch.ports {
-            let is_its = |forward: &&Forward| {
-                (&forward.label, forward.guest, forward.protocol)
-                    == (&port.label, port.guest, port.protocol)
-            };
-            let forward = spec.forwards.iter().find(is_its).ok_or_else(|| {
-                let missing = format!("it has no port {}, which {DECISION} has", port.label);
-                io_error("use the plan in", folder)(io::Error::other(missing))
-            })?;
-            port.host = Some(forward.host);
-        }
-        // An earlier version did not write these into the decision.
-        launch.persist = spec.keeps_overlay();
-        launch.grace_s.seconds = u32::try_from(spec.grace_s).unwrap_or(limits::GRACE_MOST_S);
-        if task.image.checksum.is_indirect() {
-            // The VM had this image, whatever a list of checksums says now.
-            task = task.with_image(spec.image.sha256);
-        }
-        Ok(Self { task, launch })
-    }
-
-    /// The decision about a task, where it lets the VM have this launch.
-    async fn allowed(
-        &self,
-        deciding: &Deciding,
-        task: Task,
-        understood: &mut Understood,
-    ) -> Result<Decision, Failure> {
-        let approved = deciding.make(Some(task), understood).await?;
-        let mut launch = approved.launch().clone();
-        for port in launch.ports.iter_mut().filter(|port| port.host.is_none()) {
-            // The host would pick any, and picks the VM's.
-            let its = self.launch.ports.iter().find(|its| its.label == port.label);
-            port.host = its.and_then(|its| its.host);
-        }
-        let mut changes = self.launch.changes_to(&launch);
-        // Neither changes what QEMU is started with.
-        changes.retain(|change| {
-            !["warnings", "extensions"].iter().any(|field| change.field.starts_with(field))
-        });
-        if changes.is_empty() {
-            Ok(qhost_policy::masked(&understood.secrets, approved.decision().clone()))
-        } else {
-            Err(Failure::LaunchDiffers { changes })
-        }
+        earlier.decided_again(&deciding, understood).await
     }
 }
 
@@ -275,11 +189,14 @@ impl Ended {
         let disks = HeldDisks::hold(state, &task.tenant, &decision.launch.disks)?;
         spec.disks.clone_from(&disks.disks);
         let firmware = Build::of(&config.firmware(), &decision.launch)?;
+        let file_bytes = disks::file_bytes(spec.overlay_bytes, &spec.disks, firmware.is_some());
+        let image_bytes = Some(spec.image.disk_bytes);
+        let root_bytes = disks::root_bytes(&decision.launch, image_bytes, file_bytes);
         let needs = qhost_cage::Requirements {
             tenant: &task.tenant,
             launch: &decision.launch,
             forwards: &spec.forwards,
-            file_bytes: disks::file_bytes(spec.overlay_bytes, &spec.disks),
+            file_bytes,
             program: &spec.program,
             unfiltered_internet: config.unfiltered_internet(),
         };
@@ -292,7 +209,9 @@ impl Ended {
         let terms = config.terms(&task.tenant);
         let vm = VmRecord::at(folder);
         let goes_on = || VmError::GoesOn { id: vm.id.clone() };
-        let dir = admission::admit_again(state, &vm, &terms)?.ok_or_else(goes_on)?;
+        let takes = decision.launch.usage(root_bytes.max(spec.overlay_bytes));
+        let dir = admission::admit_again(state, folder, &task, takes, &terms)?;
+        let dir = dir.ok_or_else(goes_on)?;
         let lost = task.image.sources().find(|source| is_masked(source));
         if let Some(lost) = lost
             && engine.images().would_fetch(&task.image, &task.tenant, &config.image)?

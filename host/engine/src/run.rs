@@ -114,7 +114,7 @@ struct Admitted {
     ports: Reserved,
     overlay: Option<KeptOverlay>,
     disks: HeldDisks,
-    /// The UEFI that it boots with; none of BIOS.
+    /// The UEFI that it boots with; none for BIOS.
     firmware: Option<Build>,
     cage: Cage,
     program: PathBuf,
@@ -145,6 +145,7 @@ impl Start {
             order: Arc::clone(&self.order),
             keep: Keep::Record,
             occasion: Occasion::Launch,
+            audited: None,
             context: self.context.clone(),
         }
     }
@@ -227,7 +228,9 @@ impl Start {
             let overlay = KeptOverlay::hold(state, task, approved.launch().persist)?;
             let disks = HeldDisks::hold(state, &task.tenant, &approved.launch().disks)?;
             let firmware = Build::of(&config.firmware(), approved.launch())?;
-            let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks.disks);
+            let is_uefi = firmware.is_some();
+            let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks.disks, is_uefi);
+            let stored = engine.images().get(&task.image, &task.tenant, &image)?;
             let cage = qhost_cage::Host::detect(&config.cage).cage(
                 &config.cage,
                 qhost_cage::Requirements {
@@ -239,9 +242,13 @@ impl Start {
                     unfiltered_internet: config.unfiltered_internet(),
                 },
             )?;
-            let takes = approved.launch().usage(file_bytes);
+            let root_bytes = disks::root_bytes(
+                approved.launch(),
+                stored.as_ref().map(VerifiedImage::disk_bytes),
+                file_bytes,
+            );
+            let takes = approved.launch().usage(root_bytes.max(config.overlay.max_bytes));
             let dir = admission::admit_new(state, task, takes, &terms)?;
-            let stored = engine.images().get(&task.image, &task.tenant, &image)?;
             let program = fingerprint.path().to_owned();
             Ok(Admitted {
                 approved,
@@ -308,7 +315,7 @@ impl Provisioned {
             None => OVERLAY.into(),
         };
         let (task, launch) = (approved.task(), approved.launch());
-        let kept = kept_variables(&image, overlay.as_ref());
+        let kept = kept_variables(launch, &image, overlay.as_ref());
         let variables = firmware::give_to(dir.path(), firmware.as_ref(), kept)?;
         let argv = argv(dir.id(), launch, &task.args, image.format(), &forwards);
         let mut spec = Spec {
@@ -348,12 +355,14 @@ impl Provisioned {
     }
 }
 
-/// Where the variables of UEFI are kept, with the overlay; nowhere where that ends with the VM, or is none, as of a CD.
+/// Where UEFI's variables are kept: beside the task's kept overlay. None where no overlay is kept, and for a CD.
 pub(crate) fn kept_variables(
+    launch: &Launch,
     image: &VerifiedImage,
     overlay: Option<&KeptOverlay>,
 ) -> Option<PathBuf> {
-    overlay.filter(|_| image.format() != Format::Iso).map(KeptOverlay::variables)
+    let overlay = overlay.filter(|_| image.format() != Format::Iso)?;
+    Some(overlay.variables(launch.firmware.secure_boot))
 }
 
 /// The size of a launch's root disk over an image, in bytes.

@@ -42,6 +42,7 @@ impl Engine {
     /// # Errors
     /// Where it is not there, in use, larger already, or beyond its tenant's quota.
     pub async fn resize_volume(&self, of: VolumeName, bytes: u64) -> Result<Volume, EngineError> {
+        self.recover().await;
         let engine = self.clone();
         Ok(blocking(move || {
             engine.may_have(&of.tenant, bytes)?;
@@ -65,6 +66,7 @@ impl Engine {
         to: String,
         mut progress: impl FnMut(u64) + Send + 'static,
     ) -> Result<Volume, EngineError> {
+        self.recover().await;
         let engine = self.clone();
         Ok(blocking(move || {
             let held = disks::hold(engine.state(), &from)?;
@@ -82,10 +84,11 @@ impl Engine {
     /// # Errors
     /// Where it is not there or in use.
     pub async fn remove_volume(&self, of: VolumeName) -> Result<(), EngineError> {
+        self.recover().await;
         let engine = self.clone();
         Ok(blocking(move || {
-            let held = disks::hold(engine.state(), &of)?;
-            Ok(Volumes::of(engine.state()).remove(held)?)
+            let locked = disks::lock(engine.state(), &of)?;
+            Ok(Volumes::of(engine.state()).remove(locked)?)
         })
         .await?)
     }
@@ -99,7 +102,7 @@ impl Engine {
             return Ok(());
         }
         Err(Failure::Usage(format!(
-            "a disk of {bytes} bytes is larger than disks on this host may be: {most}; see image.max_disk_bytes"
+            "a volume of {bytes} bytes is above this host's largest disk, {most} bytes; ask for less, or raise image.max_disk_bytes"
         )))
     }
 

@@ -10,10 +10,10 @@ use rustix::{
     io::Errno,
 };
 
-/// How much is copied between two words of progress, in bytes.
+/// How many bytes are copied between two reports of progress.
 const STEP: u64 = 64 << 20;
 
-/// Copies the first so many bytes; the copy is empty before. Says after each step how much of it is done.
+/// Copies the first `bytes` bytes into an empty file, and reports after each step how many are done.
 pub(crate) fn copy(
     from: &File,
     to: &File,
@@ -21,7 +21,7 @@ pub(crate) fn copy(
     progress: &mut dyn FnMut(u64),
 ) -> io::Result<()> {
     to.set_len(bytes)?;
-    // A file system that shares blocks copies none; any error here means another that does not.
+    // With reflinks the copy shares its blocks; any error here means a file system without them.
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return to.set_len(bytes);
     }

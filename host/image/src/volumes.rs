@@ -1,8 +1,8 @@
 //! Volumes: disks that outlive their VMs. `volumes/<name>-<key>/` has the disk, a raw file whose unwritten parts take nothing, its record,
 //! and a lock that its one user holds. The key is of tenant and name, so that no name leads to another tenant's.
 //!
-//! A volume is made in a folder of another name, which is renamed once all of it is there; it is removed the other way round. What a
-//! killed process left is swept by the next that makes or removes one.
+//! A volume is created in a folder `.new-…`, which is renamed once complete; to remove it, its folder is renamed `.gone-…` and then deleted.
+//! Folders that a killed process left are deleted by the next command that creates, copies or removes a volume.
 
 mod error;
 mod name;
@@ -33,8 +33,9 @@ use error::at;
 
 const RECORD: &str = "volume.json";
 const LOCK: &str = "lock";
-/// How the names of folders begin that are no volumes yet, and those of such as are none any more.
+/// Prefix of the folder of a volume that is still being created.
 const NEW: &str = ".new-";
+/// Prefix of the folder of a volume that is being removed.
 const GONE: &str = ".gone-";
 
 /// What is written down of a volume.
@@ -70,7 +71,15 @@ pub struct Volumes {
     folder: PathBuf,
 }
 
-/// A volume that no other has until this is dropped.
+/// A volume under its lock: until this is dropped, no VM and no other command has it.
+#[derive(Debug)]
+pub struct LockedVolume {
+    of: VolumeName,
+    folder: PathBuf,
+    lock: File,
+}
+
+/// The same with its record, and its disk of the recorded size.
 #[derive(Debug)]
 pub struct HeldVolume {
     folder: PathBuf,
@@ -78,7 +87,7 @@ pub struct HeldVolume {
     lock: File,
 }
 
-/// A volume that is made, and none yet. Dropped, it is gone.
+/// A volume that is being created. Dropped before `commit`, its folder is removed.
 #[derive(Debug)]
 pub struct NewVolume {
     volumes: Volumes,
@@ -100,12 +109,12 @@ impl Volumes {
         self.folder.join(format!("{}-{}", of.name, key.get(..16).unwrap_or_default()))
     }
 
-    /// The disk of the one of a name, which need not be there.
+    /// The path of a volume's disk, whether or not the volume exists.
     pub fn path(&self, of: &VolumeName) -> PathBuf {
         self.folder_of(of).join(VOLUME)
     }
 
-    /// Held while a name is given or taken: one process at a time.
+    /// Locks the folder of all volumes: one process at a time adds, renames or sweeps folders.
     fn lock(&self) -> Result<File, VolumeError> {
         state::create_private(&self.folder).map_err(at("create", &self.folder))?;
         let path = self.folder.join(LOCK);
@@ -137,7 +146,7 @@ impl Volumes {
         Ok(volumes)
     }
 
-    /// The one of a name.
+    /// Looks a volume up.
     ///
     /// # Errors
     /// Where there is none, or it cannot be read.
@@ -146,19 +155,15 @@ impl Volumes {
         volume(&folder).map_err(missing_or("read", of, &folder))
     }
 
-    /// Takes one that no other has, in the size that is written down: a QEMU that a guest had taken over could have cut its file, or added to
-    /// it.
+    /// Locks a volume, whatever state its disk and its record are in.
     ///
     /// # Errors
-    /// Where there is none, it is held, or its files cannot be used.
-    pub fn hold(&self, of: &VolumeName) -> Result<HeldVolume, VolumeError> {
+    /// Where there is none, or it is in use.
+    pub fn lock_one(&self, of: &VolumeName) -> Result<LockedVolume, VolumeError> {
         let folder = self.folder_of(of);
         let lock = lock(&folder).map_err(missing_or("lock", of, &folder))?;
         let lock = lock.ok_or_else(|| VolumeError::Held { of: of.clone(), by: String::new() })?;
-        let record = read(&folder).map_err(missing_or("read the record of", of, &folder))?;
-        let held = HeldVolume { folder, record, lock };
-        held.keep_size()?;
-        Ok(held)
+        Ok(LockedVolume { of: of.clone(), folder, lock })
     }
 
     /// Makes an empty one.
@@ -215,19 +220,23 @@ impl Volumes {
         Ok(new)
     }
 
-    /// Removes one that is held.
+    /// Removes one that is locked.
     ///
     /// # Errors
     /// Where its folder cannot be renamed; it is there then as it was.
-    pub fn remove(&self, held: HeldVolume) -> Result<(), VolumeError> {
-        let _all = self.lock()?;
-        self.sweep();
-        let name = held.folder.file_name().unwrap_or_default().to_string_lossy();
-        let gone = self.folder.join(format!("{GONE}{name}"));
-        fs::rename(&held.folder, &gone)
-            .and_then(|()| File::open(&self.folder)?.sync_all())
-            .map_err(at("remove", &held.folder))?;
+    pub fn remove(&self, locked: LockedVolume) -> Result<(), VolumeError> {
+        let gone = {
+            let _all = self.lock()?;
+            self.sweep();
+            let name = locked.folder.file_name().unwrap_or_default().to_string_lossy();
+            let gone = self.folder.join(format!("{GONE}{name}"));
+            fs::rename(&locked.folder, &gone)
+                .and_then(|()| File::open(&self.folder)?.sync_all())
+                .map_err(at("remove", &locked.folder))?;
+            gone
+        };
         failpoint::reach("volume.remove.renamed");
+        // A large file takes its time, in which others go on; its lock keeps it from their sweeps.
         remove_folder(&gone);
         Ok(())
     }
@@ -237,9 +246,8 @@ impl Volumes {
         for found in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let (path, name) = (found.path(), found.file_name());
             let name = name.to_string_lossy();
-            let is_left = name.starts_with(GONE)
-                || name.starts_with(NEW) && !state::is_held(&path.join(LOCK));
-            if is_left {
+            let is_left = name.starts_with(GONE) || name.starts_with(NEW);
+            if is_left && !state::is_held(&path.join(LOCK)) {
                 remove_folder(&path);
             }
         }
@@ -285,6 +293,30 @@ impl Drop for NewVolume {
     }
 }
 
+impl LockedVolume {
+    /// Its disk.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(VOLUME)
+    }
+
+    /// With its record and its disk, which is made as long as recorded: a QEMU that a guest had taken over could have cut its file, or added
+    /// to it.
+    ///
+    /// # Errors
+    /// Where its record cannot be read or is another volume's, or its disk cannot be used.
+    pub fn hold(self) -> Result<HeldVolume, VolumeError> {
+        let Self { of, folder, lock } = self;
+        let record = read(&folder).map_err(at("read the record of", &folder))?;
+        if record.of != of {
+            let error = io::Error::other(format!("it is the volume {}'s", record.of));
+            return Err(at("use the record of", &folder)(error));
+        }
+        let held = HeldVolume { folder, record, lock };
+        held.set_len(held.record.bytes)?;
+        Ok(held)
+    }
+}
+
 impl HeldVolume {
     /// Its disk.
     pub fn path(&self) -> PathBuf {
@@ -315,27 +347,27 @@ impl HeldVolume {
         if bytes < *has {
             return Err(VolumeError::Smaller { of: of.clone(), has: *has, asked: bytes });
         }
+        // Longer than recorded, its empty end is cut off again; shorter, it could not be used.
+        self.set_len(bytes)?;
+        failpoint::reach("volume.resize.lengthened");
         let record = Record { bytes, ..self.record.clone() };
         write(&self.folder, &record)?;
         self.record = record;
         failpoint::reach("volume.resize.recorded");
-        self.keep_size()?;
-        failpoint::reach("volume.resize.done");
         Ok(())
     }
 
-    /// Its file as long as the record says.
-    fn keep_size(&self) -> Result<(), VolumeError> {
+    fn set_len(&self, bytes: u64) -> Result<(), VolumeError> {
         let path = self.path();
+        let file = open(&path, true).map_err(at("open", &path))?;
         let resize = || {
-            let file = open(&path, true)?;
-            if file.metadata()?.len() != self.record.bytes {
-                file.set_len(self.record.bytes)?;
+            if file.metadata()?.len() != bytes {
+                file.set_len(bytes)?;
                 file.sync_all()?;
             }
             Ok(())
         };
-        resize().map_err(at("open", &path))
+        resize().map_err(at("set the length of", &path))
     }
 }
 
@@ -358,7 +390,7 @@ fn is_hidden(name: &std::ffi::OsStr) -> bool {
 /// A folder's lock, unless a process has it.
 fn lock(folder: &Path) -> io::Result<Option<File>> {
     let path = folder.join(LOCK);
-    // A command that looks which are in use holds each for a moment.
+    // `qhost volume ls` holds each lock for a moment to see whether it is free.
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
         if let Some(lock) = state::try_lock_named(&path)? {
             return Ok(Some(lock));
@@ -408,9 +440,9 @@ fn volume(folder: &Path) -> io::Result<Volume> {
     })
 }
 
-/// Removes what is no volume. A failure is logged, and the next sweep tries again.
+/// Removes a leftover folder of a volume. A failure is logged, and the next sweep tries again.
 fn remove_folder(folder: &Path) {
     if let Err(error) = fs::remove_dir_all(folder) {
-        tracing::warn!(path = %folder.display(), %error, "cannot remove what is no volume");
+        tracing::warn!(path = %folder.display(), %error, "cannot remove a leftover folder of a volume");
     }
 }

@@ -1,4 +1,4 @@
-//! What starts a guest's boot loader.
+//! A guest's firmware.
 
 use std::fmt;
 

@@ -17,7 +17,7 @@ pub struct HostFacts {
     pub qemu_version: String,
     /// The accelerators that run guest code.
     pub accelerators: Vec<Accelerator>,
-    /// What starts guests' boot loaders.
+    /// The firmware that guests may have.
     #[serde(default = "bios", skip_serializing_if = "is_bios")]
     pub firmware: Vec<Firmware>,
     /// All of the host.

@@ -6,6 +6,7 @@ mod accelerator;
 pub mod access;
 mod changes;
 pub mod disk_bytes;
+mod disk_rate;
 pub mod disks;
 mod egress;
 mod extensions;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
 
 pub use crate::firmware::{Firmware, FirmwareKind, SecureBoot};
+pub use crate::rate::Rate;
 pub use access::{Access, AccessLevel};
 pub use changes::{Change, listed, shown};
 pub use disks::{Disk, DiskName};
@@ -152,7 +154,10 @@ fields! {
         /// The size of the root disk in bytes; absent: its image's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         disk_bytes: disk_bytes::Field,
-        /// Whether what the guest writes to it is kept for the task's next run.
+        /// The I/O limits of the root disk.
+        #[serde(default, skip_serializing_if = "is_default")]
+        disk_rate: disk_rate::Field,
+        /// Whether what the guest writes to the root disk is kept for the task's next run.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         persist: persist::Field,
         /// The disks beside the root disk, in the order in which the guest sees them.
@@ -161,7 +166,7 @@ fields! {
         /// What the guest is set up with when it boots; absent: nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seed: seed::Field,
-        /// What starts the guest's boot loader.
+        /// The guest's firmware.
         #[serde(default, skip_serializing_if = "is_default")]
         firmware: firmware::Field,
         /// The machine that QEMU emulates.
@@ -225,9 +230,14 @@ mod tests {
         PortMap { label: label.into(), guest, host, bind, protocol: Protocol::Tcp }
     }
 
+    fn rate(operations: Option<u32>, kib: Option<u32>) -> Rate {
+        let number = |number: Option<u32>| number.and_then(std::num::NonZeroU32::new);
+        Rate { iops: number(operations), kib_per_s: number(kib) }
+    }
+
     fn disk(name: &str, bytes: Option<u64>) -> Disk {
         let name = DiskName::try_from(name.to_owned()).unwrap();
-        Disk { name, bytes, volume: None, read_only: false }
+        Disk { name, bytes, volume: None, read_only: false, rate: rate(None, Some(1024)) }
     }
 
     fn volume(name: &str) -> Disk {
@@ -260,6 +270,7 @@ mod tests {
             resources: Resources { cpus: 2, memory_mib: 512 },
             egress: Egress::Isolated,
             disk_bytes: Some(1024),
+            disk_rate: rate(Some(100), None),
             persist: false,
             disks: vec![disk("data", Some(2 * MIB)), volume("db")],
             seed: Some(seeded()),
@@ -288,7 +299,7 @@ mod tests {
 
     #[test]
     fn each_field_may_be_tightened_and_not_widened() {
-        let rows: [Row; 54] = [
+        let rows: [Row; 62] = [
             (|_| {}, None),
             (|launch| launch.accelerator = Accelerator::Kvm, Some("accelerator")),
             (|launch| launch.resources.cpus = 1, None),
@@ -299,6 +310,14 @@ mod tests {
             (|launch| launch.disk_bytes = Some(1536), Some("disk_bytes")),
             (|launch| launch.disk_bytes = Some(512), None),
             (|launch| launch.disk_bytes = None, None),
+            (|launch| launch.disk_rate = rate(Some(99), None), None),
+            (|launch| launch.disk_rate = rate(Some(100), Some(1)), None),
+            (|launch| launch.disk_rate = rate(Some(101), None), Some("disk_rate")),
+            (|launch| launch.disk_rate = rate(None, Some(1)), Some("disk_rate")),
+            (|launch| launch.disks[0].rate = rate(Some(1), Some(1024)), None),
+            (|launch| launch.disks[0].rate = rate(None, Some(1023)), None),
+            (|launch| launch.disks[0].rate = rate(None, Some(1025)), Some("disks.data.rate")),
+            (|launch| launch.disks[0].rate = rate(None, None), Some("disks.data.rate")),
             (|launch| launch.persist = true, Some("persist")),
             (|launch| launch.disks.clear(), None),
             (|launch| launch.disks[0].bytes = Some(MIB), None),

@@ -46,8 +46,8 @@ pub struct Quota {
     pub cpus: Option<u64>,
     /// Memory of guests in MiB.
     pub memory_mib: Option<u64>,
-    /// What guests may write to their disks in bytes, `overlay.max_bytes` for each root disk and the size of each
-    /// other; and what kept overlays take that no VM has, and the sizes of volumes.
+    /// Disk in bytes: of each VM what its root disk may take, which is the larger of `overlay.max_bytes` and its largest writable data
+    /// disk, and the sizes of its ephemeral data disks; what kept overlays take that no VM has; the sizes of volumes.
     pub disk_bytes: Option<u64>,
     /// Forwarded ports.
     pub ports: Option<u64>,

@@ -35,7 +35,8 @@ pub use vm::{
     VmCommand, VmsArgs, WaitArgs,
 };
 pub use volume::{
-    CopyVolumeArgs, CreateVolumeArgs, NamedVolume, OneTenant, RemoveVolumesArgs, VolumeCommand,
+    CopyVolumeArgs, CreateVolumeArgs, NamedVolume, OneTenant, RemoveVolumesArgs, ResizeVolumeArgs,
+    VolumeCommand,
 };
 
 /// Runs tenants' virtual machines on QEMU, decided by WebAssembly policies.
@@ -149,7 +150,7 @@ pub enum Command {
     /// About policies
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Print a completion script, which completes names of VMs, images and tenants too
+    /// Print a completion script, which completes names of VMs, images, volumes and tenants too
     #[command(
         after_help = "Examples:\n  qhost completions bash > ~/.local/share/bash-completion/completions/qhost\n  qhost completions fish > ~/.config/fish/completions/qhost.fish\n\nThe script asks qhost as you type. qhost reads the state folder and the\nconfiguration of $QHOST_STATE_DIR and $QHOST_CONFIG, else the default ones."
     )]

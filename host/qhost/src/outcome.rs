@@ -56,11 +56,11 @@ impl Exit {
         (Self::Done, "done; of run without --detach, the VM ran and shut down"),
         (
             Self::CheckFailed,
-            "a check failed: build, test, lint, signature, replay; or a wait timed out",
+            "a check failed: build, test, lint, signature, replay, audit; or a wait timed out",
         ),
         (
             Self::Usage,
-            "wrong usage: arguments, configuration, settings, or a VM or image in the wrong state",
+            "wrong usage: arguments, configuration, settings, or a VM, image or volume in the wrong state",
         ),
         (Self::JobNotUnderstood, "the job file was not understood"),
         (Self::Denied, "denied by a policy, or by what the host lets tenants do"),

@@ -4,7 +4,7 @@
 mod blocks;
 pub mod descriptors;
 
-use blocks::{DataDisk, blocks, data_disks, flash_nodes, seed_node};
+use blocks::{DataDisk, ROOT_RATE, blocks, data_disks, flash_nodes, seed_node, throttle_group};
 use descriptors::Further;
 
 use qhost_model::{
@@ -27,6 +27,12 @@ pub const SEED: &str = "seed.iso";
 pub const FIRMWARE: &str = "firmware.fd";
 /// The variables of a guest's UEFI, in the same place, unless they outlive their VM.
 pub const VARIABLES: &str = "variables.fd";
+
+/// The file of those that outlive their VM, beside its overlay: a file for each kind of secure boot, since what a guest wrote to one
+/// without it says what another would let boot.
+pub fn kept_variables(secure_boot: SecureBoot) -> String {
+    format!("variables-{}.fd", secure_boot.name())
+}
 
 /// The file of a disk that ends with its VM, in the same place.
 pub fn disk_file(name: &DiskName) -> String {
@@ -77,7 +83,12 @@ pub fn argv(
     for descriptor in root.iter().copied().chain(disk_descriptors).chain(further) {
         argv.option("-add-fd", format!("fd={descriptor},set={descriptor}"));
     }
-    let nodes = blocks(format).into_iter().chain(disks.iter().map(DataDisk::block));
+    let groups = disks.iter().filter_map(DataDisk::throttle_group);
+    for group in throttle_group(ROOT_RATE, launch.disk_rate).into_iter().chain(groups) {
+        argv.option("-object", group.to_string());
+    }
+    let nodes =
+        blocks(format, launch.disk_rate).into_iter().chain(disks.iter().map(DataDisk::block));
     let flash = uefi.into_iter().flat_map(flash_nodes);
     for node in nodes.chain(seed.map(seed_node)).chain(flash) {
         argv.option("-blockdev", node.to_string());
@@ -192,7 +203,7 @@ fn netdev(egress: Egress, forwards: &[Forward]) -> String {
 mod tests {
     use qhost_model::{
         host_facts::Resources,
-        launch::{Access, Disk, Firmware, Grace, MachineKind, Nic, Protocol},
+        launch::{Access, Disk, Firmware, Grace, MachineKind, Nic, Protocol, Rate},
     };
 
     use super::*;
@@ -204,6 +215,7 @@ mod tests {
             resources: Resources { cpus: 2, memory_mib: 64 },
             egress: Egress::Isolated,
             disk_bytes: None,
+            disk_rate: Rate::default(),
             persist: false,
             disks: vec![],
             seed: None,
@@ -281,6 +293,7 @@ mod tests {
             bytes: None,
             volume: Some("db".into()),
             read_only,
+            rate: Rate::default(),
         };
         let launch = Launch { disks: vec![disk("b", false), disk("a", true)], ..launch() };
         let found = argv("vm", &launch, &[], Format::Raw, &[]);
@@ -309,6 +322,43 @@ mod tests {
         assert_eq!(of(2, true, false), (Some(9), None, 10));
         assert_eq!(of(2, true, true), (Some(9), Some([10, 11]), 12));
         assert_eq!(of(1, false, true), (None, Some([8, 9]), 10));
+    }
+
+    #[test]
+    fn a_limited_disk_is_asked_through_a_throttle_group() {
+        let rate = |operations, kib| Rate {
+            iops: std::num::NonZeroU32::new(operations),
+            kib_per_s: std::num::NonZeroU32::new(kib),
+        };
+        let disk = |name: &str, rate| Disk {
+            name: DiskName::try_from(name.to_owned()).unwrap(),
+            bytes: Some(1 << 20),
+            volume: None,
+            read_only: false,
+            rate,
+        };
+        let disks = vec![disk("free", Rate::default()), disk("slow", rate(7, 2))];
+        let launch = Launch { disk_rate: rate(0, 4), disks, ..launch() };
+        let found = argv("vm", &launch, &[], Format::Raw, &[]);
+        let json = || found.iter().filter_map(|one| serde_json::from_str(one).ok());
+        let groups: Vec<serde_json::Value> =
+            json().filter(|one: &serde_json::Value| one["qom-type"].is_string()).collect();
+        let limits: Vec<_> = groups.iter().map(|group| (&group["id"], &group["limits"])).collect();
+        let expected = [
+            (serde_json::json!("rate"), serde_json::json!({"bps-total": 4096})),
+            (serde_json::json!("rate1"), serde_json::json!({"iops-total": 7, "bps-total": 2048})),
+        ];
+        assert_eq!(limits, expected.iter().map(|(id, limits)| (id, limits)).collect::<Vec<_>>());
+        let node = |name: &str| json().find(|one| one["node-name"] == name).unwrap();
+        for (name, group, driver) in [("disk", "rate", "qcow2"), ("data1", "rate1", "raw")] {
+            let node = node(name);
+            assert_eq!(
+                (&node["driver"], &node["throttle-group"]),
+                (&"throttle".into(), &group.into())
+            );
+            assert_eq!(node["file"]["driver"], driver);
+        }
+        assert_eq!(node("data0")["driver"], "raw");
     }
 
     #[test]

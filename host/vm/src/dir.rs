@@ -102,6 +102,8 @@ impl VmDir {
     pub fn claim_ended(
         state: &StateDir,
         folder: &Path,
+        task: &Task,
+        takes: Usage,
         admit: impl FnOnce() -> Result<(), VmError>,
     ) -> Result<Option<Self>, VmError> {
         let _all = lock_all(&state.vms())?;
@@ -115,6 +117,8 @@ impl VmDir {
         }
         dir.lock = Some(lock);
         dir.status.supervisor = Process::this();
+        // A volume of its may be larger by now.
+        dir.write(RESERVED, &Reserved::new(task, takes))?;
         Ok(Some(dir))
     }
 

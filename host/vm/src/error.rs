@@ -75,6 +75,19 @@ pub enum VmError {
         /// Why.
         reason: String,
     },
+    /// Kept variables of UEFI are not this firmware's.
+    #[error(
+        "the task's kept UEFI variables {} have {found} bytes and this firmware's have {expected}: another firmware wrote them; boot entries and enrolled keys are in them, and without the file the guest begins with new ones",
+        path.display()
+    )]
+    VariablesUnfit {
+        /// The variables.
+        path: std::path::PathBuf,
+        /// Their size.
+        found: u64,
+        /// The size of this firmware's.
+        expected: u64,
+    },
     /// The disk that is asked for cannot be had of the task's image.
     #[error("disk_bytes is {asked}: {reason}")]
     DiskUnfit {
@@ -224,6 +237,7 @@ impl VmError {
             | Self::Folder { .. }
             | Self::OverlayHeld { .. }
             | Self::OverlayUnfit { .. }
+            | Self::VariablesUnfit { .. }
             | Self::DiskUnfit { .. }
             | Self::Draining { .. }
             | Self::Quota { .. }

@@ -99,5 +99,5 @@ pub const FIRMWARE: Duration = Duration::from_secs(60);
 pub const READY_TRY: Duration = Duration::from_secs(5);
 /// The wait before the next.
 pub const READY_AGAIN: Duration = Duration::from_millis(100);
-/// Disks of a VM that are told of.
-pub const DISKS: usize = 16;
+/// Disks of a VM that are told of: the root disk, 15 others, the seed, and UEFI's code and variables.
+pub const DISKS: usize = 19;

@@ -13,13 +13,13 @@ use qhost_model::{
     format::Format,
     host_facts::Resources,
     job::{Ready, Restart},
-    launch::{AccessLevel, DiskName, Forward},
+    launch::{AccessLevel, DiskName, Forward, SecureBoot},
 };
 use qhost_sys::{spawn, state};
 
 use super::{
     Process, VmError,
-    argv::{OVERLAY, VARIABLES, disk_file},
+    argv::{OVERLAY, VARIABLES, disk_file, kept_variables},
     error::io_error,
     records::name_of,
 };
@@ -159,7 +159,10 @@ impl Spec {
         let overlay = kept.filter(|overlay| !is_in(overlay, OVERLAY, "overlays"));
         let volume = self.volumes().find(|volume| !is_in(volume, state::VOLUME, state::VOLUMES));
         let kept = self.variables.as_deref().filter(|file| *file != Path::new(VARIABLES));
-        let variables = kept.filter(|variables| !is_in(variables, VARIABLES, "overlays"));
+        let is_kept = |file: &Path| {
+            SecureBoot::ALL.iter().any(|kind| is_in(file, &kept_variables(*kind), "overlays"))
+        };
+        let variables = kept.filter(|variables| !is_kept(variables));
         overlay.or(volume).or(variables).map_or(Ok(()), |file| Err(outside(file)))
     }
 

@@ -1,4 +1,4 @@
-//! Why a volume is not what is wanted.
+//! Why a volume cannot be used.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use qhost_model::kind::Kind;
 
 use super::name::VolumeName;
 
-/// Why a volume is not what is wanted.
+/// Why a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// There is one of that name.
@@ -17,22 +17,22 @@ pub enum VolumeError {
     Exists(VolumeName),
     /// There is none of that name.
     #[error(
-        "there is no volume {0}; see qhost volume ls, or make it: qhost volume create --tenant {tenant} {name} --size 10GiB",
-        tenant = .0.tenant,
-        name = .0.name
+        "there is no volume {0}; see qhost volume ls, or create it: qhost volume create {0} --size SIZE"
     )]
     Unknown(VolumeName),
     /// It has one user at a time, and has that.
-    #[error("the volume {of} is in use{by}; a volume has one user at a time")]
+    #[error(
+        "the volume {of} is in use{by}; a volume has one user at a time: stop that VM, or wait until that command is done"
+    )]
     Held {
         /// The volume.
         of: VolumeName,
-        /// By what, behind a blank; empty where that is not known.
+        /// Its user, with a space before it; empty where unknown.
         by: String,
     },
     /// Its end would be cut off.
     #[error(
-        "the volume {of} has {has} bytes; {asked} would cut off its end: make another, and copy within a guest"
+        "cannot shrink the volume {of} from {has} to {asked} bytes: create a smaller volume, and copy its files inside a guest"
     )]
     Smaller {
         /// The volume.

@@ -66,7 +66,7 @@ mod tests {
         host_facts::{Accelerator, Resources},
         launch::{
             Access, AccessLevel, Disk, DiskName, Egress, Firmware, FirmwareKind, Grace, Launch,
-            Machine, MachineKind, PortMap, Protocol, SecureBoot, nics,
+            Machine, MachineKind, PortMap, Protocol, Rate, SecureBoot, nics,
         },
     };
 
@@ -77,7 +77,7 @@ mod tests {
 
     fn disk(name: &str) -> Disk {
         let name = DiskName::try_from(name.to_owned()).unwrap();
-        Disk { name, bytes: Some(1 << 20), volume: None, read_only: false }
+        Disk { name, bytes: Some(1 << 20), volume: None, read_only: false, rate: Rate::default() }
     }
 
     fn before() -> Launch {
@@ -87,6 +87,7 @@ mod tests {
             resources: Resources { cpus: 2, memory_mib: 512 },
             egress: Egress::Isolated,
             disk_bytes: None,
+            disk_rate: Rate::default(),
             persist: false,
             disks: vec![disk("data")],
             seed: None,
@@ -105,13 +106,22 @@ mod tests {
 
     #[test]
     fn each_field_that_differs_is_named() {
-        let rows: [Row; 29] = [
+        let rows: [Row; 32] = [
             (|_| {}, &[]),
             (|launch| launch.accelerator = Accelerator::Kvm, &["accelerator"]),
             (|launch| launch.resources.cpus = 3, &["resources.cpus"]),
             (|launch| launch.resources.memory_mib = 1, &["resources.memory_mib"]),
             (|launch| launch.egress = Egress::Internet, &["egress"]),
             (|launch| launch.disk_bytes = Some(512), &["disk_bytes"]),
+            (|launch| launch.disk_rate.iops = std::num::NonZeroU32::new(1), &["disk_rate.iops"]),
+            (
+                |launch| launch.disk_rate.kib_per_s = std::num::NonZeroU32::new(1),
+                &["disk_rate.kib_per_s"],
+            ),
+            (
+                |launch| launch.disks[0].rate.kib_per_s = std::num::NonZeroU32::new(1),
+                &["disks.data.rate"],
+            ),
             (|launch| launch.persist = true, &["persist"]),
             (|launch| launch.machine.kind = MachineKind::Q35, &["machine.kind"]),
             (|launch| launch.machine.cpu = "qemu64".into(), &["machine.cpu"]),

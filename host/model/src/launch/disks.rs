@@ -1,4 +1,4 @@
-//! The disks that a guest has beside its root disk: empty ones that end with the VM, and the tenant's volumes.
+//! A guest's data disks, beside its root disk: ephemeral ones, which are removed with the VM, and the tenant's volumes.
 
 use std::fmt;
 
@@ -20,6 +20,7 @@ use crate::{
     },
     limits, name,
     quota::Usage,
+    rate::Rate,
     secrets::Secrets,
 };
 
@@ -50,7 +51,9 @@ impl From<DiskName> for String {
 
 /// A text names no disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("1 to 20 letters, digits, - and _, and neither root nor cidata, which a guest has already")]
+#[error(
+    "a disk's name: 1 to 20 letters, digits, - and _; root and cidata are taken by the root disk and the seed"
+)]
 pub struct NotADiskName;
 
 impl TryFrom<String> for DiskName {
@@ -64,7 +67,7 @@ impl TryFrom<String> for DiskName {
     }
 }
 
-/// The names of what a guest has already.
+/// The names that the root disk and the seed have.
 const RESERVED: [&str; 2] = ["root", "cidata"];
 
 /// A disk beside the root disk.
@@ -72,25 +75,29 @@ const RESERVED: [&str; 2] = ["root", "cidata"];
 pub struct Disk {
     /// Its name, unique within the task.
     pub name: DiskName,
-    /// The size in bytes, a multiple of 1 MiB, of a disk that begins empty and ends with its VM; absent of a volume, which has its own.
+    /// The size in bytes, a multiple of 1 MiB, of an ephemeral disk, which begins empty; absent for a volume, which has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// The tenant's volume that it is; absent of a disk that ends with its VM.
+    /// The tenant's volume that it is; absent for an ephemeral disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
     /// Whether the guest cannot write to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+    /// Its I/O limits.
+    #[serde(default, skip_serializing_if = "Rate::is_unlimited")]
+    pub rate: Rate,
 }
 
 impl fmt::Display for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, bytes, volume, read_only } = self;
+        let Self { name, bytes, volume, read_only, rate } = self;
         match (volume, bytes) {
             (Some(volume), _) => write!(f, "disk {name}, the volume {volume}")?,
             (None, bytes) => write!(f, "disk {name} of {} bytes", bytes.unwrap_or_default())?,
         }
-        f.write_str(if *read_only { ", read-only" } else { "" })
+        f.write_str(if *read_only { ", read-only" } else { "" })?;
+        if rate.is_unlimited() { Ok(()) } else { write!(f, ", limited to {rate}") }
     }
 }
 
@@ -104,7 +111,8 @@ impl LaunchField for Field {
 
     const NAME: &'static str = "disks";
     const CONTRACT: &'static str = "`disks`, of kind `data`";
-    const TIGHTER: &'static str = "leave disks out, make one smaller, make one read-only";
+    const TIGHTER: &'static str =
+        "leave disks out, make one smaller, make one read-only, lower its rate";
 
     fn default_for(asked: &Vec<Disk>) -> Vec<Disk> {
         asked.clone()
@@ -112,7 +120,7 @@ impl LaunchField for Field {
 
     fn compare(before: &Vec<Disk>, after: &Vec<Disk>, changes: &mut Changes) {
         for old in before {
-            let Disk { name, bytes, volume, read_only } = old;
+            let Disk { name, bytes, volume, read_only, rate } = old;
             let Some(new) = named(after, name) else {
                 changes.note(format_args!("disks.{name}"), &Some(old), &None);
                 continue;
@@ -120,6 +128,7 @@ impl LaunchField for Field {
             changes.note(format_args!("disks.{name}.bytes"), bytes, &new.bytes);
             changes.note(format_args!("disks.{name}.volume"), volume, &new.volume);
             changes.note(format_args!("disks.{name}.read_only"), read_only, &new.read_only);
+            changes.note(format_args!("disks.{name}.rate"), rate, &new.rate);
         }
         for new in after.iter().filter(|new| named(before, &new.name).is_none()) {
             changes.note(format_args!("disks.{}", new.name), &None, &Some(new));
@@ -142,6 +151,9 @@ impl LaunchField for Field {
             if from.read_only && !disk.read_only {
                 return Some(Change::new(field(".read_only"), &from.read_only, &disk.read_only));
             }
+            if disk.rate.is_wider_than(&from.rate) {
+                return Some(Change::new(field(".rate"), &from.rate, &disk.rate));
+            }
         }
         None
     }
@@ -162,19 +174,19 @@ impl LaunchField for Field {
                 findings.refused.push(violation(
                     "disk-not-requested",
                     format!("disks.{}", disk.name),
-                    format!("{disk} is not what the task asked for, once"),
-                    "a policy may leave requested disks out and choose their sizes, nothing else"
+                    format!("{disk} is not a disk of the task, or is in the launch twice"),
+                    "a policy may leave a task's disk out and set its size, rate and read_only; it may not add or rename any"
                         .into(),
                 ));
             }
             check_size(disk, rules, findings);
         }
-        let all = own_bytes(disks);
+        let all = ephemeral_bytes(disks);
         if all > rules.data_bytes {
             findings.refused.push(violation(
                 "disks-not-allowed",
                 Self::NAME,
-                format!("the disks that end with a VM may have {} bytes together, and these have {all}", rules.data_bytes),
+                format!("ephemeral disks may have {} bytes together on this host, and these have {all}", rules.data_bytes),
                 "ask for less, or for a volume (qhost volume create); or have the operator raise overlay.max_bytes".into(),
             ));
         }
@@ -185,7 +197,7 @@ impl LaunchField for Field {
 
     // A volume counts as long as it is there, whether or not a VM has it.
     fn add_to(disks: &Vec<Disk>, usage: &mut Usage) {
-        usage.disk_bytes = usage.disk_bytes.saturating_add(own_bytes(disks));
+        usage.disk_bytes = usage.disk_bytes.saturating_add(ephemeral_bytes(disks));
     }
 
     fn shown(disks: &Vec<Disk>) -> Option<String> {
@@ -198,8 +210,8 @@ fn named<'d>(disks: &'d [Disk], name: &DiskName) -> Option<&'d Disk> {
     disks.iter().find(|disk| disk.name == *name)
 }
 
-/// The sizes of the disks that end with their VM.
-fn own_bytes(disks: &[Disk]) -> u64 {
+/// The sizes of the ephemeral disks together.
+fn ephemeral_bytes(disks: &[Disk]) -> u64 {
     disks.iter().filter_map(|disk| disk.bytes).fold(0, u64::saturating_add)
 }
 
@@ -233,8 +245,9 @@ impl AskedField for Field {
         name: "disks",
         required: false,
         schema: || {
+            let rate = Rate::schema();
             json!({
-                "description": "Disks beside the root disk, in the order in which the guest sees them; at most 15. Each is empty at first and ends with its VM, with a size; or is the tenant's volume, which the operator makes with qhost volume create.",
+                "description": "Up to 15 data disks, in the order in which the guest sees them. Each has a size, and is empty at first and removed with its VM; or a volume, by its name, which the operator creates: qhost volume create.",
                 "anyOf": [
                     {
                         "type": "array",
@@ -270,7 +283,8 @@ impl AskedField for Field {
                                 "read_only": {
                                     "description": "Whether the guest cannot write to it; false when absent.",
                                     "type": ["boolean", "null"]
-                                }
+                                },
+                                "rate": rate
                             }
                         }
                     },
@@ -300,36 +314,38 @@ impl AskedField for Field {
 
 /// A disk of the job's list, behind those that were read before it.
 fn disk(cursor: Cursor<'_>, before: &[Disk]) -> Option<Disk> {
-    let object = cursor.object(&["name", "size", "volume", "read_only"])?;
+    let object = cursor.object(&["name", "size", "volume", "read_only", "rate"])?;
     let name = object.required("name", "the disk's name").and_then(|cursor| {
         let text = cursor.value().as_str().unwrap_or_default();
         match DiskName::try_from(text.to_owned()) {
             Ok(name) if named(before, &name).is_none() => Some(name),
-            Ok(name) => {
-                cursor.fault(format!("a second disk {}", quoted(name.as_str())), "another name")
-            }
+            Ok(name) => cursor.fault(
+                format!("a second disk {}", quoted(name.as_str())),
+                "a name that no other disk of the task has",
+            ),
             Err(error) => cursor.refuse(error.to_string()),
         }
     });
     let read_only = object.optional("read_only").map_or(Some(false), |it| it.boolean());
+    let rate = object.optional("rate").map_or(Some(Rate::default()), Rate::read);
     let (bytes, volume) = match (object.optional("size"), object.optional("volume")) {
         (Some(size), None) => (Some(bytes_in(&size)?), None),
         (None, Some(volume)) => (None, Some(volume_in(&volume, before)?)),
         (Some(size), Some(_)) => {
             return size.refuse_with_hint(
-                "nothing beside volume",
+                "either size or volume, not both",
                 "a volume has a size of its own, which qhost volume resize changes",
             );
         }
         (None, None) => {
             return object.here().fault_with_hint(
                 "neither size nor volume",
-                "one of them",
+                "size or volume",
                 "size makes an empty disk that ends with the VM, as in \"10GiB\"; volume names one that is kept",
             );
         }
     };
-    Some(Disk { name: name?, bytes, volume, read_only: read_only? })
+    Some(Disk { name: name?, bytes, volume, read_only: read_only?, rate: rate? })
 }
 
 fn volume_in(cursor: &Cursor<'_>, before: &[Disk]) -> Option<String> {
@@ -338,8 +354,10 @@ fn volume_in(cursor: &Cursor<'_>, before: &[Disk]) -> Option<String> {
         return cursor.refuse(name::VOLUME);
     }
     if before.iter().any(|disk| disk.volume.as_deref() == Some(text)) {
-        return cursor
-            .fault(format!("the volume {} a second time", quoted(text)), "another volume");
+        return cursor.fault(
+            format!("the volume {} a second time", quoted(text)),
+            "each volume at most once in a task",
+        );
     }
     Some(text.to_owned())
 }
@@ -354,7 +372,7 @@ fn bytes_in(cursor: &Cursor<'_>) -> Option<u64> {
 }
 
 /// What [`disk_size`] reads, for people.
-pub const DISK_SIZE: &str = "a size in whole MiB, from 1 MiB to 4 PiB: a number of bytes, or one with a unit, as in \"10GiB\"";
+pub const DISK_SIZE: &str = "a size in whole MiB, from 1 MiB to 4294967295 MiB: a number of bytes, or one with a unit, as in \"10GiB\"";
 
 /// The size of a disk that a text says: a number of bytes, or with a unit, as in `10GiB`; a multiple of 1 MiB. Absent where it says
 /// none.

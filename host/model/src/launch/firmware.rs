@@ -1,4 +1,4 @@
-//! What starts the guest's boot loader.
+//! The guest's firmware.
 
 use serde_json::json;
 
@@ -87,7 +87,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "What starts the guest's boot loader; absent: policies choose, bios without any. UEFI keeps its variables with the root disk: for the next run where the task has persist.",
+                    "description": "The guest's firmware. Absent: the host's policies choose; without policies, bios. UEFI's variables are kept for the next run where persist is true.",
                     "enum": ["bios", "uefi", null]
                 })
             },
@@ -98,7 +98,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "What UEFI lets boot: anything (off, when absent), what is signed with the vendors' keys, or with keys that the guest enrols itself. Other than off, it takes machine_type q35.",
+                    "description": "What UEFI boots. off, when absent: anything. vendor-keys: what is signed with the keys that the firmware comes with, Microsoft's and vendors'. own-keys: what is signed with keys that the guest enrols; anything until then. Both need machine_type q35.",
                     "enum": ["off", "vendor-keys", "own-keys", null]
                 })
             },
@@ -116,12 +116,12 @@ impl AskedField for Field {
         let Some(kind) = kind else {
             return match (secure, secure_boot) {
                 (None, _) | (Some(_), SecureBoot::Off) => Some(None),
-                (Some(secure), _) => secure.refuse_with_hint("off, or nothing", NEEDS_UEFI),
+                (Some(secure), _) => secure.refuse_with_hint("off, or no secure_boot", NEEDS_UEFI),
             };
         };
         match (kind?, secure) {
             (FirmwareKind::Bios, Some(secure)) if secure_boot != SecureBoot::Off => {
-                secure.refuse_with_hint("off, or nothing", NEEDS_UEFI)
+                secure.refuse_with_hint("off, or no secure_boot", NEEDS_UEFI)
             }
             (kind, _) => Some(Some(Firmware { kind, secure_boot })),
         }
@@ -132,4 +132,4 @@ impl AskedField for Field {
     }
 }
 
-const NEEDS_UEFI: &str = "secure boot is of UEFI: firmware = \"uefi\"";
+const NEEDS_UEFI: &str = "secure boot needs UEFI: set firmware to \"uefi\"";

@@ -16,32 +16,41 @@ pub enum VolumeCommand {
     /// List volumes
     #[command(
         alias = "list",
-        after_help = "SIZE is what a guest sees and quotas count, STORED what it takes of the disk."
+        after_help = "SIZE is what a guest sees and quotas count; STORED what the file takes of this host's disk; WRITTEN when\nit last changed; IN USE whether a VM or a command has it."
     )]
     Ls(ListArgs),
-    /// Make an empty volume
+    /// Create an empty volume
     #[command(after_help = CREATE)]
     Create(CreateVolumeArgs),
     /// Make a volume larger; the guest enlarges its partition and file system itself
-    Resize(CreateVolumeArgs),
-    /// Copy a volume that no VM has
+    #[command(after_help = EXIT_CODES)]
+    Resize(ResizeVolumeArgs),
+    /// Copy a volume that is not in use, for the same tenant
+    #[command(after_help = EXIT_CODES)]
     Copy(CopyVolumeArgs),
     /// Remove volumes with all that is on them
+    #[command(after_help = "A volume in use is not removed. There is no undo.")]
     Rm(RemoveVolumesArgs),
 }
 
 const CREATE: &str = "Example:
   qhost volume create --tenant acme db --size 10GiB
 
-A task of the tenant's then has it by its name, and formats it if it is empty:
+The tenant's tasks attach it by its name; the guest formats it at its first use:
   \"disks\": [{\"name\": \"data\", \"volume\": \"db\"}]
 
-Exit code 11 when the tenant's quota has no room, 16 when the host's has none.";
+Exit code 2 when there is one of that name, 11 when the tenant's quota has no
+room, 16 when the host's quota or disk has none.";
 
-/// A volume's name with whose it is.
+const EXIT_CODES: &str =
+    "Exit code 2 when the volume is unknown, there already or too small, 11 when the
+tenant's quota has no room, 16 when it is in use, or the host's quota or disk has
+no room.";
+
+/// The tenant of the volumes on a command line.
 #[derive(Debug, Clone, Args)]
 pub struct OneTenant {
-    /// Whose, where a name says nothing else: TENANT/NAME
+    /// The volume's tenant, for a NAME without TENANT/ before it
     #[arg(long, default_value = "default", value_parser = tenant, add = candidates::tenants())]
     pub tenant: String,
 }
@@ -61,13 +70,27 @@ pub struct NamedVolume {
     name: String,
 }
 
-/// `qhost volume create` and `qhost volume resize`
+/// `qhost volume create`
 #[derive(Debug, Args)]
 pub struct CreateVolumeArgs {
     /// The volume, unique among the tenant's
     #[arg(value_name = "NAME", value_parser = named, add = candidates::volumes())]
     pub name: NamedVolume,
     /// Its size, a multiple of 1 MiB, as in 10GiB
+    #[arg(long, value_parser = size)]
+    pub size: u64,
+    #[command(flatten)]
+    /// Whose.
+    pub of: OneTenant,
+}
+
+/// `qhost volume resize`
+#[derive(Debug, Args)]
+pub struct ResizeVolumeArgs {
+    /// The volume
+    #[arg(value_name = "NAME", value_parser = named, add = candidates::volumes())]
+    pub name: NamedVolume,
+    /// The new size, not an increment and not smaller than now, as in 20GiB
     #[arg(long, value_parser = size)]
     pub size: u64,
     #[command(flatten)]

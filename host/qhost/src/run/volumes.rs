@@ -8,7 +8,10 @@ use qhost_model::printable;
 
 use super::{RunError, engine, images::ago, named_are_there, show};
 use crate::{
-    cli::{CopyVolumeArgs, CreateVolumeArgs, ListArgs, RemoveVolumesArgs, Shared, VolumeCommand},
+    cli::{
+        CopyVolumeArgs, CreateVolumeArgs, ListArgs, RemoveVolumesArgs, ResizeVolumeArgs, Shared,
+        VolumeCommand,
+    },
     outcome::Exit,
 };
 
@@ -58,11 +61,11 @@ async fn list(shared: &Shared, args: &ListArgs) -> Result<(), RunError> {
 
 async fn create(shared: &Shared, args: &CreateVolumeArgs) -> Result<(), RunError> {
     let of = args.of.volume(&args.name);
-    tell(shared, "made", &engine(shared)?.create_volume(of, args.size).await?);
+    tell(shared, "created", &engine(shared)?.create_volume(of, args.size).await?);
     Ok(())
 }
 
-async fn resize(shared: &Shared, args: &CreateVolumeArgs) -> Result<(), RunError> {
+async fn resize(shared: &Shared, args: &ResizeVolumeArgs) -> Result<(), RunError> {
     let of = args.of.volume(&args.name);
     tell(shared, "resized", &engine(shared)?.resize_volume(of, args.size).await?);
     Ok(())
@@ -98,17 +101,23 @@ fn progress(shared: &Shared, bytes: u64) -> ProgressBar {
 
 async fn remove(shared: &Shared, args: &RemoveVolumesArgs) -> Result<(), RunError> {
     let engine = engine(shared)?;
-    let names: Vec<_> = args.names.iter().map(|name| args.of.volume(name)).collect();
-    for of in &names {
-        engine.remove_volume(of.clone()).await?;
-        if !shared.json {
-            show::print(&format!("removed    {of}\n"));
+    let mut removed = vec![];
+    let mut failed = None;
+    for of in args.names.iter().map(|name| args.of.volume(name)) {
+        match engine.remove_volume(of.clone()).await {
+            Ok(()) => removed.push(of),
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
         }
     }
     if shared.json {
-        show::print(&show::json(&json!({ "removed": names })));
+        show::print(&show::json(&json!({ "removed": removed })));
+    } else {
+        show::print(&removed.iter().map(|of| format!("removed    {of}\n")).collect::<String>());
     }
-    Ok(())
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn tell(shared: &Shared, done: &str, volume: &Volume) {

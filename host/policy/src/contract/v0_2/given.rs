@@ -1,10 +1,12 @@
 //! What policies answer, made a launch.
 
+use std::num::NonZeroU32;
+
 use qhost_model::{
     host_facts::{Accelerator, Resources},
     launch::{
         Access, AccessLevel, Disk, Egress, Firmware, FirmwareKind, Grace, Launch, Machine,
-        MachineKind, Nic, PortMap, Protocol, SecureBoot, Seed,
+        MachineKind, Nic, PortMap, Protocol, Rate, SecureBoot, Seed,
         disk_bytes::MIB,
         machine::is_cpu,
         seed::{SeedKind, SeedPart, is_hostname},
@@ -49,6 +51,7 @@ pub(in super::super) fn launch_in(
         },
         egress,
         disk_bytes: disk_bytes_in(root.size_mib, shown),
+        disk_rate: rate_in(&root)?,
         persist: root.persistent,
         disks: others,
         firmware,
@@ -84,45 +87,54 @@ fn disks_in(disks: Vec<wit::DiskResult>, shown: &[Disk]) -> Result<Disks, Fault>
         disk.name == ROOT && matches!(disk.kind, wit::DiskKindResult::Root) && !disk.read_only
     });
     let root = root.filter(|disk| disk.volume.is_none()).ok_or_else(|| {
-        nonsense(format!(
-            "no disk {ROOT}, first, that the guest can write to and that is no volume"
-        ))
+        nonsense(format!("its first disk is not {ROOT} as it was shown: writable, and no volume"))
     })?;
-    cannot(&root)?;
+    refuse_image(&root)?;
     let (mut others, mut left) = (vec![], shown.iter());
     for disk in disks {
         // One that stands before the last is not found any more.
         let known = left.find(|known| known.name.as_str() == disk.name).ok_or_else(|| {
             let name = word(&disk.name);
-            nonsense(format!("a disk {name:?} that it was not shown in that place"))
+            nonsense(format!("a disk {name:?} that the request has not, or has before the disk that stands before it"))
         })?;
-        cannot(&disk)?;
+        refuse_image(&disk)?;
         let is_it = matches!(disk.kind, wit::DiskKindResult::Data)
             && disk.volume == known.volume
             && disk.persistent == known.volume.is_some()
             && disk.size_mib.is_some() == known.bytes.is_some();
         if !is_it {
             return Err(nonsense(format!(
-                "a change of disk {:?} in more than its size and whether it is read-only",
+                "a change of disk {:?} in more than its size, its rate and whether it is read-only",
                 word(&disk.name)
             )));
         }
         others.push(Disk {
             bytes: disk.size_mib.map(|size| u64::from(size) * MIB),
             read_only: disk.read_only,
+            rate: rate_in(&disk)?,
             ..known.clone()
         });
     }
     Ok(Disks { root, others })
 }
 
-/// Refuses what no disk on this host has.
-fn cannot(disk: &wit::DiskResult) -> Result<(), Fault> {
-    if disk.image.is_none() && disk.rate == UNLIMITED {
+/// Refuses an image for a disk: no disk on this host but the root disk has one.
+fn refuse_image(disk: &wit::DiskResult) -> Result<(), Fault> {
+    if disk.image.is_none() {
         return Ok(());
     }
     let name = word(&disk.name);
-    Err(nonsense(format!("an image or a rate of disk {name:?}, which this host cannot give it")))
+    Err(nonsense(format!("an image for disk {name:?}, which this host cannot do")))
+}
+
+fn rate_in(disk: &wit::DiskResult) -> Result<Rate, Fault> {
+    let number = |number: Option<u32>| match number.map(NonZeroU32::try_from) {
+        None => Ok(None),
+        Some(Ok(number)) => Ok(Some(number)),
+        // QEMU takes it for no limit.
+        Some(Err(_)) => Err(nonsense(format!("a rate of 0 for disk {:?}", word(&disk.name)))),
+    };
+    Ok(Rate { iops: number(disk.rate.operations)?, kib_per_s: number(disk.rate.kib)? })
 }
 
 /// The seed that a policy was shown, or less of it.
@@ -178,7 +190,7 @@ fn firmware_in(firmware: wit::FirmwareResult, persistent: bool) -> Result<Firmwa
             Err(nonsense("secure boot or variables of a firmware that has none, bios".into()))
         }
         FirmwareKind::Uefi if persistent && !firmware.keeps_variables => Err(nonsense(
-            "variables that are not kept beside a root disk that is, which this host cannot do"
+            "keeps-variables is false beside a root disk that is persistent, and this host keeps both or neither"
                 .into(),
         )),
         FirmwareKind::Bios | FirmwareKind::Uefi => Ok(Firmware { kind, secure_boot }),

@@ -1,14 +1,14 @@
 //! What policies are shown, in the contract's form: texts and lists are lent to a sandbox from where they are; what has another form there
 //! is made once a decision.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, num::NonZeroU32};
 
 use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
     job::Checksum,
     launch::{
         Access, AccessLevel, Disk, Egress, Firmware, FirmwareKind, Launch, Machine, MachineKind,
-        Nic, PortMap, PortRange, PortRequest, Protocol, SecureBoot, Seed,
+        Nic, PortMap, PortRange, PortRequest, Protocol, Rate, SecureBoot, Seed,
         disk_bytes::MIB,
         nics::USER,
         seed::{AskedSeed, PartName, SeedKind, SeedPart},
@@ -147,7 +147,7 @@ impl<'a> RequestView<'a> {
             image: image(of, texts),
             time: &texts.time,
             ports: asked.ports.iter().map(port).collect(),
-            disks: disks(asked.disk_bytes, asked.persist, &asked.disks),
+            disks: disks(root_disk(asked.disk_bytes, asked.persist, asked.disk_rate), &asked.disks),
             seed: asked
                 .seed
                 .as_ref()
@@ -169,6 +169,7 @@ impl<'a> RequestView<'a> {
             occasion: match self.of.occasion {
                 Occasion::Launch => wit::Occasion::Launch,
                 Occasion::Restart => wit::Occasion::Restart,
+                Occasion::Audit => wit::Occasion::Audit,
                 Occasion::Operation => wit::Occasion::Operation,
             },
             task: self.task(asking.seed_text),
@@ -241,8 +242,12 @@ fn image<'a>(
 }
 
 /// The root disk and those beside it.
-fn disks(bytes: Option<u64>, persistent: bool, others: &[Disk]) -> Vec<wit::DiskParam<'_>> {
-    let root = wit::DiskParam {
+fn disks<'a>(root: wit::DiskParam<'a>, others: &'a [Disk]) -> Vec<wit::DiskParam<'a>> {
+    std::iter::once(root).chain(others.iter().map(data_disk)).collect()
+}
+
+fn root_disk(bytes: Option<u64>, persistent: bool, limit: Rate) -> wit::DiskParam<'static> {
+    wit::DiskParam {
         name: ROOT,
         kind: wit::DiskKindParam::Root,
         size_mib: bytes.map(size_mib),
@@ -250,9 +255,12 @@ fn disks(bytes: Option<u64>, persistent: bool, others: &[Disk]) -> Vec<wit::Disk
         volume: None,
         read_only: false,
         persistent,
-        rate: UNLIMITED,
-    };
-    std::iter::once(root).chain(others.iter().map(data_disk)).collect()
+        rate: rate(limit),
+    }
+}
+
+fn rate(Rate { iops, kib_per_s }: Rate) -> wit::Rate {
+    wit::Rate { operations: iops.map(NonZeroU32::get), kib: kib_per_s.map(NonZeroU32::get) }
 }
 
 fn data_disk(disk: &Disk) -> wit::DiskParam<'_> {
@@ -264,7 +272,7 @@ fn data_disk(disk: &Disk) -> wit::DiskParam<'_> {
         volume: disk.volume.as_deref(),
         read_only: disk.read_only,
         persistent: disk.volume.is_some(),
-        rate: UNLIMITED,
+        rate: rate(disk.rate),
     }
 }
 
@@ -334,7 +342,7 @@ impl<'a> LaunchView<'a> {
         Self {
             of,
             ports: of.ports.iter().zip(&texts.binds).map(port).collect(),
-            disks: disks(of.disk_bytes, of.persist, &of.disks),
+            disks: disks(root_disk(of.disk_bytes, of.persist, of.disk_rate), &of.disks),
             seed: of
                 .seed
                 .as_ref()

@@ -75,9 +75,9 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
             text += &format!("disk       {}; {used}\n", BinaryBytes(*bytes));
         }
         for disk in disks {
-            let DataDiskUse { name, bytes, used_bytes, volume, read_only } = disk;
-            let used = used_bytes.map(|used| format!("; {} written", BinaryBytes(used)));
-            let volume = if volume.is_some() { ", a volume" } else { "" };
+            let DataDiskUse { name, bytes, used_bytes, volume_path, read_only } = disk;
+            let used = used_bytes.map(|used| format!("; {} stored", BinaryBytes(used)));
+            let volume = if volume_path.is_some() { ", a volume" } else { "" };
             let read_only = if *read_only { ", read-only" } else { "" };
             text += &format!(
                 "           {name}{volume}{read_only}: {}{}\n",
