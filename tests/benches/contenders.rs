@@ -8,11 +8,12 @@ use wasmtime::{
     component::{Component, HasSelf, Linker},
 };
 
+use qhost_image::SeedFile;
 use qhost_model::{
     digest::Sha256,
     host_facts::{Accelerator, HostFacts, Resources, TenantUsage},
     job::{Checksum, ImageRequest, Task},
-    launch::{Asked, Egress, PortRange, PortRequest, Protocol, Rules},
+    launch::{Asked, Egress, PortRange, PortRequest, Protocol, Rules, seed::NoCloud},
 };
 use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, Request, Source, Table};
 use qhost_tests::{policy, root};
@@ -86,6 +87,42 @@ pub(crate) fn request() -> Request {
         time: jiff::Timestamp::UNIX_EPOCH,
         occasion: qhost_policy::Occasion::Launch,
     }
+}
+
+/// The settled task with 8 data disks and a seed of 64 KiB.
+pub(crate) fn with_disks_and_seed() -> Request {
+    let disks: Vec<_> =
+        (0..8).map(|number| json!({"name": format!("d{number}"), "size": "1GiB"})).collect();
+    let lines: String = (0..1024).map(|line| format!("# {line:061}\n")).collect();
+    let job = json!({
+        "name": "web",
+        "driver": "qemu",
+        "config": {
+            "image_source": "https://images.example/web.qcow2",
+            "checksum": "0".repeat(64),
+            "disks": disks,
+            "user_data": format!("#cloud-config\n{lines}"),
+        },
+        "resources": {"memory_mib": 1024},
+    });
+    let task = qhost_model::job::parse("job.json", job.to_string().as_bytes(), "acme", None);
+    let asked = task.expect("a job").asked;
+    let mut request = settled();
+    (request.task.asked.disks, request.task.asked.seed) = (asked.disks, asked.seed);
+    request
+}
+
+/// Makes the disk of its seed.
+pub(crate) fn seed_disk_of(request: &Request) -> Vec<u8> {
+    let asked = request.task.asked.seed.as_ref().expect("a seed");
+    let instance = "web-00000000";
+    let seed = NoCloud { asked, launched: &asked.seed, instance, task: "web", vendor_data: None };
+    let files = seed.files();
+    let files: Vec<_> = files
+        .iter()
+        .map(|file| SeedFile { name: file.name, bytes: file.text.as_bytes() })
+        .collect();
+    qhost_image::seed_disk(&files)
 }
 
 fn settings() -> Value {

@@ -100,6 +100,20 @@ fn main() {
     row_line("of 3 rows", few, None);
     row_line("of 100,000 rows", many, None);
     println!("100,000 rows cost {:+.2} µs", many.0 - few.0);
+    println!("A task with 8 data disks and a seed of 64 KiB:");
+    let large = contenders::with_disks_and_seed();
+    let mut took: [Vec<Duration>; 2] = Default::default();
+    for round in 0..ROUNDS {
+        for turn in [round % 2, 1 - round % 2] {
+            let ready = if turn == 0 { settled() } else { large.clone() };
+            took[turn].push(timed(|| one.decide(ready)));
+        }
+    }
+    let [plain, furnished] = took.map(row);
+    row_line("without", plain, None);
+    row_line("with", furnished, Some((furnished.0 / plain.0, "of that without:")));
+    let made = (0..1000).map(|_| timed(|| contenders::seed_disk_of(&large))).collect();
+    row_line("the seed's disk", row(made), None);
     let single = per_second(&one, 1);
     let double = per_second(&one, 2);
     println!(

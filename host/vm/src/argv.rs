@@ -104,11 +104,11 @@ pub fn argv(
         },
     );
     for disk in &disks {
-        argv.option("-device", disk.device());
+        argv.option("-device", disk.device(launch.resources.cpus));
     }
     if seed.is_some() {
         // Last, so that the disks have the names that they have without it.
-        argv.option("-device", "virtio-blk-pci,drive=seed,serial=cidata");
+        argv.option("-device", "virtio-blk-pci,drive=seed,serial=cidata,num-queues=1");
     }
     if is_uefi {
         // It would try the network once the disk does not boot.

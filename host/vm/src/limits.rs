@@ -99,5 +99,7 @@ pub const FIRMWARE: Duration = Duration::from_secs(60);
 pub const READY_TRY: Duration = Duration::from_secs(5);
 /// The wait before the next.
 pub const READY_AGAIN: Duration = Duration::from_millis(100);
+/// Queues of a data disk: 15 disks with so many take QEMU 120 descriptors.
+pub const DATA_DISK_QUEUES: u32 = 4;
 /// Disks of a VM that are told of: the root disk, 15 others, the seed, and UEFI's code and variables.
 pub const DISKS: usize = 19;

@@ -8,6 +8,7 @@ use qhost_model::{
 };
 
 use super::descriptors;
+use crate::limits;
 
 fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
     json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off", "discard": if read_only { "ignore" } else { DISCARD }})
@@ -98,11 +99,13 @@ impl DataDisk<'_> {
         format!("rate{}", self.number)
     }
 
-    /// The disk's name is of the few characters that a name can have, none of which ends the value.
-    pub(super) fn device(&self) -> String {
+    /// A disk's name has no comma, so it cannot end the value. Each queue takes QEMU two of its 1024 descriptors, and without a bound a disk
+    /// has a queue for each CPU.
+    pub(super) fn device(&self, cpus: u32) -> String {
         let Self { disk, number, .. } = self;
+        let queues = cpus.min(limits::DATA_DISK_QUEUES);
         format!(
-            "virtio-blk-pci,drive=data{number},serial={},werror=report,rerror=report",
+            "virtio-blk-pci,drive=data{number},serial={},werror=report,rerror=report,num-queues={queues}",
             disk.name
         )
     }
