@@ -268,3 +268,112 @@ fn what_is_on_the_disk() {
     qhost.config("[seed]\nvendor_data = \"none.yaml\"\n");
     qhost.run(&["config", "check"]).exits(2).says("seed.vendor_data");
 }
+
+/// A Nomad job in HCL whose task has an environment, notes and a template.
+fn of_nomad(image: &(String, String), task: &str, config: &str) -> String {
+    let (url, sha256) = image;
+    format!(
+        r#"job "shop" {{
+  meta {{
+    owner = "team-web"
+  }}
+  group "vms" {{
+    task "web" {{
+      driver = "qemu"
+      {task}
+      config {{
+        image_source = "{url}"
+        checksum     = "{sha256}"
+        {config}
+      }}
+      resources {{
+        memory = 32
+      }}
+    }}
+  }}
+}}
+"#
+    )
+}
+
+const TASK: &str = r#"env {
+        DB_URL = "postgres://db 'x'"
+        TOKEN  = "hunter2-correct-horse-battery"
+      }
+      template {
+        destination = "local/app.conf"
+        perms       = "640"
+        data        = <<EOH
+port = 80
+password = hunter2-correct-horse-battery
+EOH
+      }"#;
+
+#[test]
+fn a_nomad_tasks_environment_is_a_part_of_it() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    let job = qhost.file("web.hcl", of_nomad(&image, TASK, "task_env = true"));
+    let done = qhost.run(&["run", "--detach", &job]).exits(0);
+    assert!(!format!("{}{}", done.stdout, done.stderr).contains(SECRET));
+    assert_eq!(files_with(&qhost.state(), SECRET), ["seed.iso"]);
+    let seed = qhost.vms()[0].join("seed.iso");
+    let user_data = succeed("bsdtar", &["-xOf", seed.to_str().unwrap(), "user-data"]);
+    let config = user_data.strip_prefix("#cloud-config\n").unwrap();
+    let config: Value = serde_json::from_str(config).unwrap();
+    let files = &config["write_files"];
+    assert_eq!(files[1]["path"], "/local/app.conf");
+    assert_eq!(files[1]["permissions"], "640");
+    assert_eq!(files[1]["content"], format!("port = 80\npassword = {SECRET}\n"));
+    assert_eq!(files[0]["path"], "/etc/profile.d/nomad.sh");
+    // A shell reads what was written.
+    let profile = qhost.file("nomad.sh", files[0]["content"].as_str().unwrap());
+    let print = r#". "$1"; echo "$DB_URL|$TOKEN|$NOMAD_META_OWNER|$NOMAD_META_owner|$NOMAD_JOB_NAME|$NOMAD_GROUP_NAME|$NOMAD_TASK_NAME|$NOMAD_TASK_DIR""#;
+    let printed = succeed("sh", &["-c", print, "sh", &profile]);
+    let expected = format!("postgres://db 'x'|{SECRET}|team-web|team-web|shop|vms|web|/local");
+    assert_eq!(printed.trim(), expected);
+    // Policies see that there is such a part.
+    let parts = records(&qhost)[0]["decision"]["launch"]["seed"]["parts"].clone();
+    assert_eq!(parts[0]["name"], "cloud-config");
+    assert_eq!(parts[0]["keys"], json!(["write_files"]));
+    qhost.run(&["kill", "web"]).exits(0);
+}
+
+#[test]
+fn what_of_an_environment_is_not_understood_is_told_without_its_values() {
+    let qhost = qhost();
+    let image = ("https://images.example/web.qcow2".to_owned(), "0".repeat(64));
+    let plan = |task: &str, config: &str| {
+        let job = qhost.file("web.hcl", of_nomad(&image, task, config));
+        let done = qhost.run(&["plan", &job]).exits(10);
+        assert!(!done.stderr.contains(SECRET), "{}", done.stderr);
+        done
+    };
+    let asked = "task_env = true";
+    let without = plan(TASK, "").says("/Tasks/0/Env").says("/Tasks/0/Templates");
+    without.says("config.task_env = true has cloud-init write it into the guest");
+    for (task, says) in [
+        ("env = { \"1ST\" = \"x\" }", "a variable's name"),
+        ("env { A = \"$${NOMAD_IP}\" }", "${…} or {{…}}"),
+        ("template {\n destination = \"a\"\n data = \"{{ key 1 }}\"\n }", "${…} or {{…}}"),
+        ("template {\n destination = \"../a\"\n data = \"x\"\n }", "a path without .."),
+        ("template {\n destination = \"/etc/shadow\"\n data = \"x\"\n }", "a path without .."),
+        ("template {\n destination = \"a\"\n data = \"x\"\n perms = \"rwx\"\n }", "octal digits"),
+        ("template {\n destination = \"a\"\n source = \"local/x\"\n }", "qhost reads no file"),
+        (
+            "template {\n destination = \"a\"\n data = \"A=1\"\n env = true\n }",
+            "write the variables into env",
+        ),
+        ("template {\n data = \"x\"\n }", "where it goes"),
+    ] {
+        plan(task, asked).says(says);
+    }
+    let twice = r##"task_env = true
+        user_data = "#cloud-config\nwrite_files: []\n""##;
+    plan(TASK, twice).says("task_env besides write_files in the user-data");
+    let own = qhost.job(&image, json!({"task_env": true}));
+    qhost.run(&["plan", &own]).exits(10).says("env and templates are of Nomad's jobs");
+    let own = qhost
+        .job(&image, json!({"task_env": false, "user_data": "#cloud-config\nwrite_files: []\n"}));
+    qhost.run(&["plan", &own]).exits(0);
+}

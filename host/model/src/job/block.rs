@@ -32,6 +32,17 @@ pub struct TaskBlock<'a> {
     pub(crate) declared: Option<Vec<Declared<'a>>>,
     /// What the task says beside its `config` of the time to power off, in seconds; the inner option is absent where it says nothing.
     pub(crate) grace_s: Option<Option<u32>>,
+    /// What a guest is given of its task as files; none in qhost's own form.
+    pub(crate) files: Option<Vec<GuestFile>>,
+}
+
+/// A file for the guest.
+pub(crate) struct GuestFile {
+    pub(crate) path: String,
+    /// In octal digits.
+    pub(crate) permissions: String,
+    /// It may be secret.
+    pub(crate) text: String,
 }
 
 /// A port that a Nomad network declares.

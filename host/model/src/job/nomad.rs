@@ -6,6 +6,7 @@
 pub(super) mod keys;
 mod artifact;
 mod constraints;
+mod environment;
 pub(super) mod lifetime;
 mod network;
 mod ignored;
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{launch::Asked, limits};
 
+use environment::Names;
 use ignored::Ignored;
 use lifetime::JobType;
 
@@ -146,6 +148,12 @@ fn chosen<'a>(
     }
 }
 
+/// The job's name, or else its ID, where they are texts.
+fn job_name<'a>(job: &Object<'a>) -> &'a str {
+    let name = job.optional("Name").or_else(|| job.optional("ID"));
+    name.and_then(|name| name.value().as_str()).unwrap_or_default()
+}
+
 impl<'a> Candidate<'a> {
     /// The task, but for the job's name.
     fn read(&self, job: &Object<'a>, tenant: &str) -> Option<Task> {
@@ -171,17 +179,21 @@ impl<'a> Candidate<'a> {
         let declared = network::declared(&self.task, &self.group, resources.as_ref(), &ignored);
         let config = self.task.required("Config", "the task's config");
         let config = config.and_then(config::of_nomad);
-        let image = config.as_ref().map(|config| artifact::image(&self.task, config));
-        let block = TaskBlock { form: Form::Nomad, config, resources, declared, grace_s };
-        let asked = Asked::read(&block);
-        let config = block.config.as_ref().zip(image);
-        let options = config.map(|(config, image)| config::read(config, image, asked.as_ref()));
         let mut meta = Some(BTreeMap::new());
         for object in [job, &self.group, &self.task] {
             let Some(block) = object.optional("Meta") else { continue };
             let block = block.any_object("an object of strings").and_then(|meta| own::meta(&meta));
             meta = meta.zip(block).map(|(outer, inner)| outer.into_iter().chain(inner).collect());
         }
+        let image = config.as_ref().map(|config| artifact::image(&self.task, config));
+        let files = config.as_ref().zip(meta.as_ref()).and_then(|(config, meta)| {
+            let names = Names { job: job_name(job), group: self.group_name, task: self.name };
+            environment::files(&self.task, config, &names, meta, &ignored)
+        });
+        let block = TaskBlock { form: Form::Nomad, config, resources, declared, grace_s, files };
+        let asked = Asked::read(&block);
+        let config = block.config.as_ref().zip(image);
+        let options = config.map(|(config, image)| config::read(config, image, asked.as_ref()));
         let (config, restart) = (options?, restart?);
         let own_restart = config.restart?;
         Some(Task {

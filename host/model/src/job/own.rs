@@ -37,8 +37,14 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
     let keys: Vec<_> = names_in(launch::keys(), Place::OwnResources).collect();
     let resources = job.required("resources", "the task's resources");
     let resources = resources.and_then(|resources| resources.object(&keys));
-    let block =
-        TaskBlock { form: Form::Own, config, resources, declared: None, grace_s: Some(None) };
+    let block = TaskBlock {
+        form: Form::Own,
+        config,
+        resources,
+        declared: None,
+        grace_s: Some(None),
+        files: Some(vec![]),
+    };
     let asked = Asked::read(&block);
     let options = block
         .config

@@ -242,7 +242,7 @@ impl AskedField for Field {
     const KEYS: &'static [Key] = keys::KEYS;
 
     fn read(task: &TaskBlock<'_>) -> Option<Option<AskedSeed>> {
-        keys::read(task.config.as_ref()?)
+        keys::read(task.config.as_ref()?, task.form, task.files.as_ref()?)
     }
 
     fn asking_for(value: &Option<Seed>) -> Option<AskedSeed> {

@@ -142,7 +142,7 @@ pub(super) const TASK: Keys = Keys {
         ("Constraints", Read),
         ("Consul", Ignored),
         ("DispatchPayload", Refused(NOT_IN_THE_GUEST)),
-        ("Env", Refused("a guest has no environment to set; put this into the image")),
+        ("Env", Read),
         ("Identities", Refused(NO_TOKEN)),
         ("Identity", Ignored),
         ("KillSignal", Read),
@@ -167,13 +167,39 @@ pub(super) const TASK: Keys = Keys {
         ("Secrets", Refused(NOT_IN_THE_GUEST)),
         ("Services", Read),
         ("ShutdownDelay", Ignored),
-        ("Templates", Refused(NOT_IN_THE_GUEST)),
+        ("Templates", Read),
         (
             "User",
             Refused("the operator's configuration says as what user a VM runs; leave user out"),
         ),
         ("Vault", Refused(NO_TOKEN)),
         ("VolumeMounts", Refused(NOT_IN_THE_GUEST)),
+    ],
+};
+
+pub(super) const TEMPLATE: Keys = Keys {
+    of: "template",
+    keys: &[
+        ("EmbeddedTmpl", Read),
+        ("DestPath", Read),
+        ("Perms", Read),
+        (
+            "SourcePath",
+            Refused("qhost reads no file of this host for a job: put the text into data"),
+        ),
+        ("Envvars", Refused("write the variables into env")),
+        ("Uid", Refused("the file is root's; leave uid out")),
+        ("Gid", Refused("the file is root's; leave gid out")),
+        ("ChangeMode", Ignored),
+        ("ChangeScript", Ignored),
+        ("ChangeSignal", Ignored),
+        ("ErrMissingKey", Ignored),
+        ("LeftDelim", Ignored),
+        ("Once", Ignored),
+        ("RightDelim", Ignored),
+        ("Splay", Ignored),
+        ("VaultGrace", Ignored),
+        ("Wait", Ignored),
     ],
 };
 
@@ -232,7 +258,8 @@ pub(super) const RESTART: Keys = Keys {
 };
 
 /// The objects of a job of which every key is known, for the reference page.
-pub const OBJECTS: [&Keys; 7] = [&JOB, &GROUP, &TASK, &RESOURCES, &NETWORK, &PORT, &RESTART];
+pub const OBJECTS: [&Keys; 8] =
+    [&JOB, &GROUP, &TASK, &TEMPLATE, &RESOURCES, &NETWORK, &PORT, &RESTART];
 
 impl Keys {
     /// The names of all.

@@ -9,7 +9,10 @@ use super::{
     ssh_key, yaml,
 };
 use crate::{
-    job::cursor::{Cursor, Object},
+    job::{
+        block::{Form, GuestFile},
+        cursor::{Cursor, Object},
+    },
     launch::field::{Key, Place},
     limits,
 };
@@ -86,6 +89,17 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         place: Place::Config,
+        name: "task_env",
+        required: false,
+        schema: || {
+            json!({
+                "description": "Of a Nomad job: whether cloud-init writes the task's env, its templates' texts and the variables that Nomad sets into the guest; false when absent.",
+                "type": ["boolean", "null"]
+            })
+        },
+    },
+    Key {
+        place: Place::Config,
         name: "timezone",
         required: false,
         schema: || {
@@ -99,7 +113,19 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// The seed of a config block; the outer option is whether reading went well.
-pub(super) fn read(config: &Object<'_>) -> Option<Option<AskedSeed>> {
+pub(super) fn read(
+    config: &Object<'_>,
+    form: Form,
+    files: &[GuestFile],
+) -> Option<Option<AskedSeed>> {
+    if let Some(task_env) = config.optional("task_env")
+        && task_env.boolean()?
+        && form == Form::Own
+    {
+        let hint =
+            "env and templates are of Nomad's jobs: put files into user_data, as write_files";
+        return task_env.refuse_with_hint("false, or nothing", hint);
+    }
     let block = match config.optional("cloud_init") {
         Some(block) => {
             let block = only(block);
@@ -122,7 +148,7 @@ pub(super) fn read(config: &Object<'_>) -> Option<Option<AskedSeed>> {
         in_block("meta_data").map(|given| parts.meta_data(&given)),
         in_block("network_config").map(|given| parts.network_config(&given)),
     ];
-    let composed = composed(config, &parts);
+    let composed = composed(config, &parts, files);
     let hostname = config.optional("hostname").map(|name| hostname(&name));
     let ssh_keys = config.optional("default_user_authorized_ssh_key").map(|keys| ssh_keys(&keys));
     let has_nothing = block.is_none() && read.iter().all(Option::is_none);
@@ -278,7 +304,7 @@ fn is_path(text: &str) -> bool {
 }
 
 /// The cloud-config that the short keys amount to; the outer option is whether reading went well.
-fn composed(config: &Object<'_>, parts: &Parts) -> Option<Option<String>> {
+fn composed(config: &Object<'_>, parts: &Parts, files: &[GuestFile]) -> Option<Option<String>> {
     let mut map = Map::new();
     let commands = config.optional("cmds").map(|given| commands(&given));
     let timezone = config.optional("timezone").map(|given| timezone(&given));
@@ -288,13 +314,20 @@ fn composed(config: &Object<'_>, parts: &Parts) -> Option<Option<String>> {
     if let Some(timezone) = transposed(timezone)? {
         map.insert("timezone".into(), timezone.into());
     }
+    if !files.is_empty() {
+        let file = |GuestFile { path, permissions, text }: &GuestFile| json!({"path": path, "permissions": permissions, "content": text});
+        map.insert("write_files".into(), files.iter().map(file).collect());
+    }
     if map.is_empty() {
         return Some(None);
     }
     // Two parts that have the same key would be merged by rules that few know.
     let users = parts.known.iter().find(|part| part.name == PartName::UserData);
-    for (short, key) in [("cmds", "runcmd"), ("timezone", "timezone")] {
-        let Some(given) = config.optional(short) else { continue };
+    let shorts = [("cmds", "runcmd"), ("timezone", "timezone"), ("task_env", "write_files")];
+    for (short, key) in shorts {
+        let Some(given) = config.optional(short).filter(|_| map.contains_key(key)) else {
+            continue;
+        };
         let (found, is_clear) = match users {
             Some(part) if part.media_type == media_type::MULTIPART => {
                 ("user-data of several parts besides".to_owned(), false)
@@ -308,7 +341,11 @@ fn composed(config: &Object<'_>, parts: &Parts) -> Option<Option<String>> {
             return given.fault_with_hint(found, "one of the two", "put it into the user-data");
         }
     }
-    Some(Some(format!("#cloud-config\n{}\n", as_yaml(&map))))
+    let text = format!("#cloud-config\n{}\n", as_yaml(&map));
+    match config.optional("task_env") {
+        Some(given) => fits(&given, text, "what the task gives its guest").map(Some),
+        None => Some(Some(text)),
+    }
 }
 
 fn commands(given: &Cursor<'_>) -> Option<Value> {
