@@ -101,7 +101,7 @@ pub(crate) fn with_disks_and_seed() -> Request {
             "image_source": "https://images.example/web.qcow2",
             "checksum": "0".repeat(64),
             "disks": disks,
-            "user_data": format!("#cloud-config\n{lines}"),
+            "user_data": format!("#cloud-config\npackages: []\n{lines}"),
         },
         "resources": {"memory_mib": 1024},
     });
