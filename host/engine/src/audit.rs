@@ -69,7 +69,7 @@ impl Engine {
         self.recover().await;
         let (generation, state) = (self.generation(), self.state().clone());
         let mut vms = blocking(move || Ok(list::running(&state))).await?;
-        // One without a plan is just being decided and fetched.
+        // A VM without a plan is just being decided, or its image fetched.
         vms.retain(|vm| Spec::read(&vm.folder).is_ok());
         vms.retain(|vm| tenant.is_none_or(|only| only == vm.tenant));
         vms.sort_by(|a, b| (&a.tenant, &a.task, &a.id).cmp(&(&b.tenant, &b.task, &b.id)));

@@ -23,7 +23,7 @@ pub(crate) struct HeldDisks {
 }
 
 impl HeldDisks {
-    /// Takes the volumes of a launch; fails where one is not there, or another has it.
+    /// Locks the volumes of a launch; fails where a volume is not there, or another VM or command has it.
     pub(crate) fn hold(state: &StateDir, tenant: &str, disks: &[Disk]) -> Result<Self, Failure> {
         let mut held = Self { disks: vec![], locks: vec![] };
         for disk in disks {
@@ -41,7 +41,7 @@ impl HeldDisks {
         Ok(held)
     }
 
-    /// What keeps the volumes from others, for the VM.
+    /// The volumes' locks, for the VM's supervisor.
     pub(crate) fn into_locks(self) -> Vec<File> {
         self.locks
     }
@@ -101,12 +101,12 @@ pub(crate) fn create(vm: &Path, disks: &[DiskOf]) -> Result<(), VmError> {
     Ok(())
 }
 
-/// Takes a volume, which is not some VM's.
+/// Locks a volume that no VM has, and reads its record.
 pub(crate) fn hold(state: &StateDir, of: &VolumeName) -> Result<HeldVolume, VolumeError> {
     lock(state, of)?.hold()
 }
 
-/// The same without a look at its disk or its record, which may be damaged.
+/// Locks a volume that no VM has, and reads neither its record nor its disk, which may be damaged.
 pub(crate) fn lock(state: &StateDir, of: &VolumeName) -> Result<LockedVolume, VolumeError> {
     let locked = match Volumes::of(state).lock_one(of) {
         Err(VolumeError::Held { of, .. }) => return Err(held_by(state, of)),

@@ -20,7 +20,7 @@ use crate::{
     run::{DECISION, TASK},
 };
 
-/// What of a task was not kept, as it may be a secret, and that policies would miss.
+/// The place of a task's text that was masked as a secret in its record.
 fn masked(task: &Task) -> Option<String> {
     let meta = task.meta.iter().map(|(key, value)| (format!("meta.{key}"), value));
     let args =

@@ -6,7 +6,6 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    thread,
 };
 
 use jiff::Timestamp;
@@ -307,15 +306,7 @@ fn make(folder: &Path) -> Result<Option<File>, VmError> {
 /// A folder's lock, unless a VM has it.
 fn lock(folder: &Path) -> Result<Option<File>, VmError> {
     let path = folder.join(LOCK);
-    // A command that looks which are in use holds each for a moment.
-    for _ in 0..qhost_sys::limits::LOCK_TRIES {
-        let lock = state::try_lock_named(&path).map_err(io_error("lock", &path))?;
-        if lock.is_some() {
-            return Ok(lock);
-        }
-        thread::sleep(qhost_sys::limits::LOCK_POLL);
-    }
-    Ok(None)
+    state::try_lock_looked_at(&path).map_err(io_error("lock", &path))
 }
 
 fn read(folder: &Path) -> Option<Owner> {

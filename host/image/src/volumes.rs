@@ -12,7 +12,6 @@ use std::{
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    thread,
 };
 
 use jiff::Timestamp;
@@ -79,7 +78,7 @@ pub struct LockedVolume {
     lock: File,
 }
 
-/// The same with its record, and its disk of the recorded size.
+/// A locked volume whose record was read, and whose disk has the recorded size.
 #[derive(Debug)]
 pub struct HeldVolume {
     folder: PathBuf,
@@ -158,7 +157,7 @@ impl Volumes {
     /// Locks a volume, whatever state its disk and its record are in.
     ///
     /// # Errors
-    /// Where there is none, or it is in use.
+    /// Where there is no volume of that name, or the volume is in use.
     pub fn lock_one(&self, of: &VolumeName) -> Result<LockedVolume, VolumeError> {
         let folder = self.folder_of(of);
         let lock = lock(&folder).map_err(missing_or("lock", of, &folder))?;
@@ -166,10 +165,10 @@ impl Volumes {
         Ok(LockedVolume { of: of.clone(), folder, lock })
     }
 
-    /// Makes an empty one.
+    /// Makes an empty volume.
     ///
     /// # Errors
-    /// Where one of that name is there, or it cannot be written.
+    /// Where a volume of that name is there, or the new one cannot be written.
     pub fn make(&self, of: VolumeName, bytes: u64) -> Result<NewVolume, VolumeError> {
         let new = self.begin(of, bytes)?;
         let disk = new.create_disk()?;
@@ -178,10 +177,10 @@ impl Volumes {
         Ok(new)
     }
 
-    /// Makes a copy of one that is held.
+    /// Copies a held volume, for a new name.
     ///
     /// # Errors
-    /// As of [`Volumes::make`], and where the one that is copied cannot be read.
+    /// As of [`Volumes::make`], and where the held volume's disk cannot be read.
     pub fn copy(
         &self,
         from: &HeldVolume,
@@ -220,7 +219,7 @@ impl Volumes {
         Ok(new)
     }
 
-    /// Removes one that is locked.
+    /// Removes a locked volume with all that is on it.
     ///
     /// # Errors
     /// Where its folder cannot be renamed; it is there then as it was.
@@ -266,10 +265,10 @@ impl NewVolume {
         made.map_err(at("create", &path))
     }
 
-    /// Gives it its name, from which on it is a volume.
+    /// Renames its folder to the volume's, from which on it is a volume.
     ///
     /// # Errors
-    /// Where another process made one of that name meanwhile, or the folder cannot be renamed.
+    /// Where another process made a volume of that name meanwhile, or the folder cannot be renamed.
     pub fn commit(self) -> Result<Volume, VolumeError> {
         let volumes = &self.volumes;
         let folder = volumes.folder_of(&self.record.of);
@@ -299,7 +298,7 @@ impl LockedVolume {
         self.folder.join(VOLUME)
     }
 
-    /// With its record and its disk, which is made as long as recorded: a QEMU that a guest had taken over could have cut its file, or added
+    /// Reads the record, and makes the disk as long as recorded: a QEMU that a guest had taken over could have cut its file, or added
     /// to it.
     ///
     /// # Errors
@@ -328,20 +327,15 @@ impl HeldVolume {
         self.record.bytes
     }
 
-    /// Which it is.
-    pub fn of(&self) -> &VolumeName {
-        &self.record.of
-    }
-
-    /// What keeps it from others, for its VM.
+    /// The volume's lock, for its VM's supervisor.
     pub fn into_lock(self) -> File {
         self.lock
     }
 
-    /// Makes it larger. What is added is empty.
+    /// Makes the volume larger. What is added is empty.
     ///
     /// # Errors
-    /// Where it is larger already, or cannot be written.
+    /// Where the volume is larger already, or its disk or its record cannot be written.
     pub fn resize(&mut self, bytes: u64) -> Result<(), VolumeError> {
         let Record { of, bytes: has, .. } = &self.record;
         if bytes < *has {
@@ -389,15 +383,7 @@ fn is_hidden(name: &std::ffi::OsStr) -> bool {
 
 /// A folder's lock, unless a process has it.
 fn lock(folder: &Path) -> io::Result<Option<File>> {
-    let path = folder.join(LOCK);
-    // `qhost volume ls` holds each lock for a moment to see whether it is free.
-    for _ in 0..qhost_sys::limits::LOCK_TRIES {
-        if let Some(lock) = state::try_lock_named(&path)? {
-            return Ok(Some(lock));
-        }
-        thread::sleep(qhost_sys::limits::LOCK_POLL);
-    }
-    Ok(None)
+    state::try_lock_looked_at(&folder.join(LOCK))
 }
 
 fn missing_or<'a>(

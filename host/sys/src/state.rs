@@ -206,6 +206,17 @@ pub fn try_lock_named(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// The same, where other processes hold the lock for moments, to look whether it is held: they are waited for.
+pub fn try_lock_looked_at(path: &Path) -> io::Result<Option<File>> {
+    for _ in 0..limits::LOCK_TRIES {
+        if let Some(lock) = try_lock_named(path)? {
+            return Ok(Some(lock));
+        }
+        thread::sleep(limits::LOCK_POLL);
+    }
+    Ok(None)
+}
+
 /// Whether a process holds the lock that a file is; no process does where the file is absent or no plain file. Looking takes a
 /// shared lock, so that processes that look at once do not see each other.
 pub fn is_held(path: &Path) -> bool {

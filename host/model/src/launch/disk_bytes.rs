@@ -49,25 +49,7 @@ impl LaunchField for Field {
         findings: &mut Findings,
     ) {
         let Some(bytes) = *disk else { return };
-        if bytes > rules.disk_bytes {
-            findings.refused.push(violation(
-                "disk-not-allowed",
-                Self::NAME,
-                format!("a disk of {bytes} bytes is larger than disks on this host may be"),
-                format!(
-                    "ask for {} or less; or have the operator raise image.max_disk_bytes",
-                    rules.disk_bytes
-                ),
-            ));
-        }
-        if bytes == 0 || !bytes.is_multiple_of(MIB) {
-            findings.refused.push(violation(
-                "disk-not-whole",
-                Self::NAME,
-                format!("a disk of {bytes} bytes does not consist of whole MiB"),
-                format!("a multiple of {MIB}"),
-            ));
-        }
+        check_size(Self::NAME, bytes, rules, findings);
     }
 
     fn mask(_: &mut Option<u64>, _: &Secrets) {}
@@ -77,6 +59,35 @@ impl LaunchField for Field {
 
     fn shown(disk: &Option<u64>) -> Option<String> {
         disk.map(|bytes| format!("a disk of {bytes} bytes"))
+    }
+}
+
+/// Notes what the host's rules have against a disk's size.
+pub(super) fn check_size(
+    field: impl Into<String>,
+    bytes: u64,
+    rules: &Rules,
+    findings: &mut Findings,
+) {
+    let field = field.into();
+    if bytes > rules.disk_bytes {
+        findings.refused.push(violation(
+            "disk-not-allowed",
+            field.clone(),
+            format!("a disk of {bytes} bytes is larger than disks on this host may be"),
+            format!(
+                "ask for {} or less; or have the operator raise image.max_disk_bytes",
+                rules.disk_bytes
+            ),
+        ));
+    }
+    if bytes == 0 || !bytes.is_multiple_of(MIB) {
+        findings.refused.push(violation(
+            "disk-not-whole",
+            field,
+            format!("a disk of {bytes} bytes does not consist of whole MiB"),
+            format!("a multiple of {MIB}"),
+        ));
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Change, Findings, Rules,
     changes::Changes,
-    disk_bytes::MIB,
+    disk_bytes::{MIB, check_size},
     field::{AskedField, Key, LaunchField, Place},
     rules::violation,
 };
@@ -179,7 +179,9 @@ impl LaunchField for Field {
                         .into(),
                 ));
             }
-            check_size(disk, rules, findings);
+            if let Some(bytes) = disk.bytes {
+                check_size(format!("disks.{}.bytes", disk.name), bytes, rules, findings);
+            }
         }
         let all = ephemeral_bytes(disks);
         if all > rules.data_bytes {
@@ -213,30 +215,6 @@ fn named<'d>(disks: &'d [Disk], name: &DiskName) -> Option<&'d Disk> {
 /// The sizes of the ephemeral disks together.
 fn ephemeral_bytes(disks: &[Disk]) -> u64 {
     disks.iter().filter_map(|disk| disk.bytes).fold(0, u64::saturating_add)
-}
-
-fn check_size(disk: &Disk, rules: &Rules, findings: &mut Findings) {
-    let Some(bytes) = disk.bytes else { return };
-    let field = format!("disks.{}.bytes", disk.name);
-    if bytes > rules.disk_bytes {
-        findings.refused.push(violation(
-            "disk-not-allowed",
-            field.clone(),
-            format!("a disk of {bytes} bytes is larger than disks on this host may be"),
-            format!(
-                "ask for {} or less; or have the operator raise image.max_disk_bytes",
-                rules.disk_bytes
-            ),
-        ));
-    }
-    if bytes == 0 || !bytes.is_multiple_of(MIB) {
-        findings.refused.push(violation(
-            "disk-not-whole",
-            field,
-            format!("a disk of {bytes} bytes does not consist of whole MiB"),
-            format!("a multiple of {MIB}"),
-        ));
-    }
 }
 
 impl AskedField for Field {
@@ -341,7 +319,7 @@ fn disk(cursor: Cursor<'_>, before: &[Disk]) -> Option<Disk> {
             return object.here().fault_with_hint(
                 "neither size nor volume",
                 "size or volume",
-                "size makes an empty disk that ends with the VM, as in \"10GiB\"; volume names one that is kept",
+                "size makes an empty disk that ends with the VM, as in \"10GiB\"; volume names a volume of the tenant's, which is kept",
             );
         }
     };

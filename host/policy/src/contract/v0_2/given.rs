@@ -92,7 +92,7 @@ fn disks_in(disks: Vec<wit::DiskResult>, shown: &[Disk]) -> Result<Disks, Fault>
     refuse_image(&root)?;
     let (mut others, mut left) = (vec![], shown.iter());
     for disk in disks {
-        // One that stands before the last is not found any more.
+        // A disk that the request has before the last one found is not found any more.
         let known = left.find(|known| known.name.as_str() == disk.name).ok_or_else(|| {
             let name = word(&disk.name);
             nonsense(format!("a disk {name:?} that the request has not, or has before the disk that stands before it"))
