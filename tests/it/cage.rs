@@ -150,6 +150,10 @@ fn it_starts_no_program() {
     }
     refused(&said, "memfd", "Operation not permitted");
     refused(&said, "write-and-exec", "Read-only file system");
+    // For a display QEMU needs files in memory, which it cannot start.
+    let said = Caged::doing(&["memfd", "memfd-exec"], json!({"display": true})).said();
+    refused(&said, "memfd", "Operation not permitted");
+    refused(&said, "memfd-exec", "Operation not permitted");
 }
 
 #[test]

@@ -43,6 +43,7 @@ mod neighbours;
 mod chaos;
 mod linux;
 mod debian;
+mod agent;
 mod tutorial;
 mod walks;
 mod docs;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{Ipv4Addr, TcpListener},
+    path::Path,
 };
 
 use proptest::prelude::*;
@@ -30,7 +31,7 @@ fn planned(job: &Value) -> Option<Vec<String>> {
     let format = Format::guess(task.image.source.path());
     let forward = |port: &PortMap| Forward::of(port, port.host.unwrap_or(0));
     let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
-    Some(argv("VM-ID", &launch, &[], format, &forwards))
+    Some(argv(Path::new("/vms/VM-ID"), &launch, &[], &[], format, &forwards))
 }
 
 fn job() -> Value {
@@ -63,7 +64,7 @@ fn command_lines() {
 fn every_format_is_stated() {
     for (format, drivers) in [(Format::Qcow2, 2), (Format::Raw, 2), (Format::Iso, 1)] {
         let launch = Launch::default_for(&read(&job()).unwrap().asked);
-        let argv = argv("vm", &launch, &[], format, &[]);
+        let argv = argv(Path::new("/vms/vm"), &launch, &[], &[], format, &[]);
         let blocks: Vec<Value> =
             values(&argv, "-blockdev").map(|json| serde_json::from_str(json).unwrap()).collect();
         assert_eq!(blocks.len(), drivers);
@@ -230,7 +231,7 @@ proptest! {
             protocol: if *udp { Protocol::Udp } else { Protocol::Tcp },
         };
         let forwards: Vec<_> = ports.iter().map(forward).collect();
-        let argv = argv("vm", &launch, &[], Format::Raw, &forwards);
+        let argv = argv(Path::new("/vms/vm"), &launch, &[], &[], Format::Raw, &forwards);
         let netdev = values(&argv, "-netdev").next().expect("a network");
         prop_assert_eq!(netdev.matches("hostfwd=").count(), ports.len());
         prop_assert_eq!(netdev.contains("restrict=on"), !internet);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use qhost_model::{
     host_facts::Accelerator,
-    launch::{Egress, Launch, Protocol},
+    launch::{AccessLevel, Egress, Launch, Protocol},
 };
 
 use super::{
@@ -271,6 +271,7 @@ impl Host {
             cgroup,
             network,
             kvm: launch.accelerator == Accelerator::Kvm,
+            memory_files: launch.access.display != AccessLevel::None,
             rlimits: Rlimits {
                 files: limits::CAGE_FILES.min(self.files),
                 file_bytes,

@@ -70,6 +70,9 @@ pub struct Cage {
     pub network: Network,
     /// Whether it may open /dev/kvm.
     pub kvm: bool,
+    /// Whether it may make files in memory, as it does for a display. It can start none: it has no path to one, and no execveat(2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub memory_files: bool,
     /// Bounds of its process.
     pub rlimits: Rlimits,
     /// What it sees of the host's files, for reading.

@@ -5,15 +5,16 @@ use std::{
     env,
     fs::{self, File},
     io,
-    os::unix::fs::symlink,
+    os::{fd::OwnedFd, unix::fs::symlink},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{StatVfsMountFlags, statvfs},
+    fs::{CWD, StatVfsMountFlags, statvfs},
     mount::{
-        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
-        mount_change, mount_remount, unmount,
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+        mount_bind, mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
+        unmount,
     },
     process::pivot_root,
     thread::{UnshareFlags, unshare_unsafe},
@@ -51,19 +52,57 @@ pub(super) fn see_only(cage: &Cage) -> Result<(), CageError> {
     let root = env::current_dir().map_err(&failed)?;
     let own = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let covered = covered(cage, &root).map_err(CageError::at("showing QEMU its files"))?;
     mount_change("/", own)
         .and_then(|()| mount("tmpfs", &root, "tmpfs", flags, c"size=1m,mode=755"))
         .map_err(|error| failed(error.into()))?;
     env::set_current_dir(&root).map_err(&failed)?;
     let kvm = cage.kvm.then(|| PathBuf::from("/dev/kvm"));
     for path in cage.paths.iter().chain(&kvm) {
-        show(&root, path, cage.user).map_err(CageError::at("showing QEMU its files"))?;
+        let shown = match covered.iter().find(|one| one.path == path) {
+            Some(covered) => covered.show(&root),
+            None => show(&root, path, cage.user),
+        };
+        shown.map_err(CageError::at("showing QEMU its files"))?;
     }
     pivot_root(".", ".")
         .and_then(|()| unmount(".", UnmountFlags::DETACH))
         .map_err(|error| failed(error.into()))?;
     env::set_current_dir("/").map_err(&failed)?;
     mount_remount("/", flags | MountFlags::RDONLY, "").map_err(|error| failed(error.into()))
+}
+
+/// A file in the folder that the new root covers up.
+struct Covered<'a> {
+    path: &'a Path,
+    /// A mount of it that is nowhere yet.
+    mount: OwnedFd,
+}
+
+/// The files of the cage that are in a folder.
+fn covered<'a>(cage: &'a Cage, folder: &Path) -> io::Result<Vec<Covered<'a>>> {
+    let is_in = |path: &&'a PathBuf| {
+        let parent = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
+        parent.is_some_and(|parent| parent == folder)
+    };
+    let clone = |path: &'a PathBuf| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let mount = open_tree(CWD, path, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?;
+        Ok(Covered { path, mount })
+    };
+    cage.paths.iter().filter(is_in).map(clone).collect()
+}
+
+impl Covered<'_> {
+    fn show(&self, root: &Path) -> io::Result<()> {
+        let inside = root.join(self.path.strip_prefix("/").unwrap_or(self.path));
+        if let Some(parent) = inside.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        drop(File::create_new(&inside)?);
+        move_mount(&self.mount, "", CWD, &inside, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        remount(&inside, MountFlags::NODEV)
+    }
 }
 
 /// Puts a file or folder of the host where it was, below another root.
@@ -91,9 +130,14 @@ fn show(root: &Path, path: &Path, user: User) -> io::Result<()> {
         User::Namespace(_) => mount_bind_recursive(path, &inside)?,
         User::Own(_) | User::Caller => mount_bind(path, &inside)?,
     }
-    // What the mount forbids already must stay forbidden; more is.
-    let now = statvfs(&inside)?.f_flag;
-    let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID;
+    let is_device = path.starts_with("/dev");
+    remount(&inside, if is_device { MountFlags::empty() } else { MountFlags::NODEV })
+}
+
+/// What the mount forbids already must stay forbidden; more is.
+fn remount(inside: &Path, more: MountFlags) -> io::Result<()> {
+    let now = statvfs(inside)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | more;
     for (is_set, flag) in [
         (StatVfsMountFlags::NODEV, MountFlags::NODEV),
         (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
@@ -105,8 +149,5 @@ fn show(root: &Path, path: &Path, user: User) -> io::Result<()> {
             flags |= flag;
         }
     }
-    if !path.starts_with("/dev") {
-        flags |= MountFlags::NODEV;
-    }
-    Ok(mount_remount(&inside, flags, "")?)
+    Ok(mount_remount(inside, flags, "")?)
 }

@@ -102,6 +102,9 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_vhangup,
 ];
 
+/// The flags of memfd_create(2) for a file in memory of usual pages, which may be sealed too.
+const MEMORY_FILE: libc::c_uint = libc::MFD_CLOEXEC;
+
 /// Calls that libc has no number for yet.
 const FCHMODAT2: libc::c_long = 452;
 const OPEN_TREE_ATTR: libc::c_long = 467;
@@ -177,7 +180,7 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
     // Its arguments are in memory, where a filter cannot look; this answer makes the C library use clone(2).
     let clone3 = BTreeMap::from([(libc::SYS_clone3, vec![])]);
     refuse(clone3, libc::ENOSYS).map_err(&failed)?;
-    refuse(rules(&cage.network).map_err(Error::from).map_err(&failed)?, libc::EPERM).map_err(failed)
+    refuse(rules(cage).map_err(Error::from).map_err(&failed)?, libc::EPERM).map_err(failed)
 }
 
 fn without_x32() -> BpfProgram {
@@ -200,7 +203,7 @@ pub(super) fn line(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
-fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+fn rules(cage: &Cage) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         REFUSED.iter().map(|call| (*call, vec![])).collect();
     let word = SeccompCmpArgLen::Dword;
@@ -209,6 +212,15 @@ fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompil
         let length = SeccompCmpArgLen::Qword;
         SeccompRule::new(vec![SeccompCondition::new(argument, length, operator, value)?])
     };
+    if cage.memory_files {
+        let flags = |operator, value: libc::c_uint| {
+            SeccompCondition::new(1, word.clone(), operator, u64::from(value))
+        };
+        let other = [MEMORY_FILE, MEMORY_FILE | libc::MFD_ALLOW_SEALING]
+            .map(|allowed| flags(SeccompCmpOp::Ne, allowed));
+        let other = other.into_iter().collect::<Result<Vec<_>, _>>()?;
+        rules.insert(libc::SYS_memfd_create, vec![SeccompRule::new(other)?]);
+    }
     let mut clone = vec![];
     for namespace in NAMESPACES {
         let bit = u64::from(namespace.unsigned_abs());
@@ -233,7 +245,7 @@ fn rules(network: &Network) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompil
     };
     // Only QEMU's user-mode network needs sockets, and only TCP and UDP over IPv4. By default a kernel has several protocols that
     // connect without connect(2), or that no rule of Landlock is about.
-    let (no_udp, no_connect) = match network {
+    let (no_udp, no_connect) = match &cage.network {
         Network::None | Network::Listen { udp: false, .. } => (true, true),
         Network::Listen { udp: true, .. } | Network::Filtered { internet: false, .. } => {
             (false, true)

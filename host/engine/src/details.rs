@@ -9,6 +9,7 @@ use std::{
 use serde::Serialize;
 
 use qhost_model::{
+    digest::Sha256,
     job::{Restart, Task},
     launch::DiskName,
     masks::Masks,
@@ -65,10 +66,13 @@ pub struct DataDiskUse {
     pub name: DiskName,
     /// Its size in bytes.
     pub bytes: u64,
-    /// What it takes of the host's disk, in bytes; absent where it ended with its VM, or its volume is removed.
+    /// What it takes of the host's disk, in bytes; absent where it ended with its VM, its volume is removed, or it is only an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used_bytes: Option<u64>,
-    /// The path of the volume's file; absent for an ephemeral disk.
+    /// The digest of the image that it begins with; absent where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Sha256>,
+    /// The path of the volume's file; absent for other disks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_path: Option<PathBuf>,
     /// Whether the guest cannot write to it.
@@ -77,12 +81,13 @@ pub struct DataDiskUse {
 
 impl DataDiskUse {
     fn of(vm: &Path, disk: &DiskOf) -> Self {
-        let DiskOf { name, path, bytes, read_only } = disk;
+        let DiskOf { name, path, image, bytes, read_only } = disk;
         Self {
             name: name.clone(),
             bytes: *bytes,
-            used_bytes: used(&vm.join(path)),
-            volume_path: (!disk.is_own()).then(|| path.clone()),
+            used_bytes: (disk.is_own() || image.is_none()).then(|| used(&vm.join(path))).flatten(),
+            volume_path: (!disk.is_own() && image.is_none()).then(|| path.clone()),
+            image: image.as_ref().map(|image| image.sha256),
             read_only: *read_only,
         }
     }

@@ -7,10 +7,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qhost_image::volumes::{HeldVolume, LockedVolume, VolumeError, VolumeName, Volumes};
-use qhost_model::launch::{Disk, Launch};
+use qhost_image::{
+    Fetcher, ImageError, Store, VerifiedImage,
+    volumes::{HeldVolume, LockedVolume, VolumeError, VolumeName, Volumes},
+};
+use qhost_model::{
+    format::Format,
+    launch::{Disk, DiskImage, Launch},
+};
 use qhost_sys::state::{self, StateDir};
-use qhost_vm::{DiskOf, Spec, VmError, argv::disk_file, error::io_error, list};
+use qhost_vm::{
+    DiskOf, ImageOf, Spec, VmError,
+    argv::{disk_file, disk_overlay},
+    error::io_error,
+    list,
+};
 
 use crate::{error::Failure, limits};
 
@@ -41,10 +52,60 @@ impl HeldDisks {
         Ok(held)
     }
 
-    /// The volumes' locks, for the VM's supervisor.
+    /// Puts the images of disks below them, and holds the images too.
+    pub(crate) fn over(&mut self, disks: &[Disk], images: &[VerifiedImage]) -> Result<(), Failure> {
+        let with_images =
+            disks.iter().zip(&mut self.disks).filter(|(disk, _)| disk.image.is_some());
+        for ((disk, of), image) in with_images.zip(images) {
+            fits(disk, image)?;
+            over(
+                of,
+                ImageOf {
+                    path: image.path().to_owned(),
+                    sha256: image.sha256(),
+                    format: image.format(),
+                    disk_bytes: image.disk_bytes(),
+                },
+            );
+            let lease = image.lease().map_err(io_error("hold", image.path()))?;
+            self.locks.push(lease);
+        }
+        Ok(())
+    }
+
+    /// Puts the images below that the disks of an earlier start had.
+    pub(crate) fn over_earlier(&mut self, earlier: &[DiskOf]) {
+        for of in &mut self.disks {
+            let image =
+                earlier.iter().find(|one| one.name == of.name).and_then(|one| one.image.clone());
+            if let Some(image) = image {
+                over(of, image);
+            }
+        }
+    }
+
+    /// The locks on volumes and images, for the VM's supervisor.
     pub(crate) fn into_locks(self) -> Vec<File> {
         self.locks
     }
+}
+
+/// The images of disks, in the disks' order.
+pub(crate) fn images(disks: &[Disk]) -> impl Iterator<Item = &DiskImage> {
+    disks.iter().filter_map(|disk| disk.image.as_ref())
+}
+
+/// Has the store fetch and check images, one after another.
+pub(crate) async fn fetch<'a, 'f>(
+    store: &Store,
+    images: impl Iterator<Item = &'a DiskImage>,
+    fetcher: impl Fn() -> Fetcher<'f>,
+) -> Result<Vec<VerifiedImage>, ImageError> {
+    let mut fetched = vec![];
+    for image in images {
+        fetched.push(Box::pin(store.ensure(&image.request(), fetcher())).await?);
+    }
+    Ok(fetched)
 }
 
 /// The disks that a launch would have now. Holds nothing.
@@ -52,6 +113,7 @@ pub(crate) fn planned(
     state: &StateDir,
     tenant: &str,
     disks: &[Disk],
+    stored: impl Fn(&Disk) -> Result<Option<VerifiedImage>, Failure>,
 ) -> Result<Vec<DiskOf>, Failure> {
     let planned = |disk: &Disk| {
         let (path, bytes) = match &disk.volume {
@@ -67,14 +129,35 @@ pub(crate) fn planned(
             }
             None => own(disk),
         };
-        Ok(disk_of(disk, path, bytes))
+        let mut of = disk_of(disk, path, bytes);
+        if let Some(asked) = &disk.image {
+            let stored = stored(disk)?;
+            stored.iter().try_for_each(|image| fits(disk, image))?;
+            // What the store will have of it is not known yet.
+            let guess = Format::guess(asked.source.path());
+            over(
+                &mut of,
+                ImageOf {
+                    path: stored
+                        .as_ref()
+                        .map_or_else(PathBuf::new, |image| image.path().to_owned()),
+                    sha256: asked.sha256,
+                    format: stored.as_ref().map_or(guess, VerifiedImage::format),
+                    disk_bytes: stored.as_ref().map_or(0, VerifiedImage::disk_bytes),
+                },
+            );
+        }
+        Ok(of)
     };
     disks.iter().map(planned).collect()
 }
 
 /// The most that QEMU may write to one file, in bytes: a process has one bound for all of its files.
 pub(crate) fn file_bytes(overlay_bytes: u64, disks: &[DiskOf], is_uefi: bool) -> u64 {
-    let written = disks.iter().filter(|disk| !disk.read_only).map(|disk| disk.bytes);
+    let written = disks.iter().filter(|disk| !disk.read_only);
+    let overlays =
+        written.clone().filter(|disk| disk.image.is_some()).map(|disk| whole(disk.bytes));
+    let written = written.map(|disk| disk.bytes).chain(overlays);
     let variables = is_uefi.then_some(limits::FIRMWARE_BYTES);
     written.chain(variables).fold(overlay_bytes, u64::max)
 }
@@ -83,16 +166,51 @@ pub(crate) fn file_bytes(overlay_bytes: u64, disks: &[DiskOf], is_uefi: bool) ->
 /// and a MiB. Of an image that is not here yet the size may be unknown.
 pub(crate) fn root_bytes(launch: &Launch, image_bytes: Option<u64>, file_bytes: u64) -> u64 {
     let disk = launch.disk_bytes.or(image_bytes);
-    let whole = disk.map(|bytes| bytes.saturating_add(bytes / 1000).saturating_add(1 << 20));
-    whole.map_or(file_bytes, |whole| whole.min(file_bytes))
+    disk.map_or(file_bytes, |bytes| whole(bytes).min(file_bytes))
 }
 
-/// Makes the disks that end with a VM, in its folder: empty, and their unwritten parts take nothing.
+/// A disk in an overlay, all of it written.
+fn whole(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 1000).saturating_add(1 << 20)
+}
+
+/// Whether a disk's image can be what the launch has it for.
+fn fits(disk: &Disk, image: &VerifiedImage) -> Result<(), Failure> {
+    let found = image.disk_bytes();
+    let reason = match (disk.bytes.filter(|_| disk.has_overlay()), image.format()) {
+        (_, format) if disk.cdrom && format != Format::Iso => {
+            format!("its image is {}, and a CD is an ISO image; leave cdrom out", format.name())
+        }
+        (Some(_), Format::Iso) => {
+            "its image is an ISO image, which takes no writes: cdrom: true instead of size".into()
+        }
+        (Some(asked), _) if asked < found => {
+            format!(
+                "its image's disk has {found} bytes, and {asked} are asked for; ask for that or more"
+            )
+        }
+        (_, _) => return Ok(()),
+    };
+    Err(VmError::DataDiskUnfit { disk: disk.name.to_string(), reason }.into())
+}
+
+/// Puts an image below a disk, which without an overlay is the image.
+fn over(of: &mut DiskOf, image: ImageOf) {
+    if !of.is_own() {
+        (of.path, of.bytes) = (image.path.clone(), image.disk_bytes);
+    }
+    of.image = Some(image);
+}
+
+/// Makes the disks that end with a VM, in its folder: empty but for an image below, and their unwritten parts take nothing.
 pub(crate) fn create(vm: &Path, disks: &[DiskOf]) -> Result<(), VmError> {
     for disk in disks.iter().filter(|disk| disk.is_own()) {
         let path = vm.join(&disk.path);
         let create = || -> io::Result<()> {
             state::remove(&path)?;
+            if disk.image.is_some() {
+                return qhost_image::create_overlay(&path, disk.bytes);
+            }
             let mut options = File::options();
             options.write(true).create_new(true).mode(0o600).open(&path)?.set_len(disk.bytes)
         };
@@ -119,21 +237,26 @@ pub(crate) fn lock(state: &StateDir, of: &VolumeName) -> Result<LockedVolume, Vo
     }
 }
 
+/// The VM that has a volume.
+pub(crate) fn user(state: &StateDir, of: &VolumeName) -> Option<list::VmRecord> {
+    user_of(state, &Volumes::of(state).path(of))
+}
+
 fn held_by(state: &StateDir, of: VolumeName) -> VolumeError {
-    let user = user_of(state, &Volumes::of(state).path(&of));
-    let by = user.map(|vm| format!(" by the VM {vm}")).unwrap_or_default();
+    let user = user(state, &of);
+    let by = user.map(|vm| format!(" by the VM {}", vm.id)).unwrap_or_default();
     VolumeError::Held { of, by }
 }
 
 /// The VM that has a volume, by the file, to which several paths may lead. A VM that runs and whose plan cannot be read may have it.
-fn user_of(state: &StateDir, volume: &Path) -> Option<String> {
+fn user_of(state: &StateDir, volume: &Path) -> Option<list::VmRecord> {
     let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let wanted = file(volume);
     let has = |vm: &list::VmRecord| match Spec::read(&vm.folder) {
         Ok(spec) => wanted.is_some() && spec.volumes().any(|one| file(one) == wanted),
         Err(_) => vm.status.qemu_lives(),
     };
-    list::running(state).into_iter().find(has).map(|vm| vm.id)
+    list::running(state).into_iter().find(has)
 }
 
 fn name(tenant: &str, volume: &str) -> VolumeName {
@@ -141,11 +264,17 @@ fn name(tenant: &str, volume: &str) -> VolumeName {
 }
 
 fn own(disk: &Disk) -> (PathBuf, u64) {
-    (disk_file(&disk.name).into(), disk.bytes.unwrap_or_default())
+    let path = match (&disk.image, disk.has_overlay()) {
+        (Some(_), true) => disk_overlay(&disk.name).into(),
+        // The image's, which is known later.
+        (Some(_), false) => PathBuf::new(),
+        (None, _) => disk_file(&disk.name).into(),
+    };
+    (path, disk.bytes.unwrap_or_default())
 }
 
 fn disk_of(disk: &Disk, path: PathBuf, bytes: u64) -> DiskOf {
-    DiskOf { name: disk.name.clone(), path, bytes, read_only: disk.read_only }
+    DiskOf { name: disk.name.clone(), path, image: None, bytes, read_only: disk.read_only }
 }
 
 fn failure_of(disk: &Disk) -> impl Fn(VolumeError) -> Failure {

@@ -87,3 +87,30 @@ pub const CONTROL_SILENT: Duration = Duration::from_secs(2);
 pub const CONTROL_STATS: Duration = Duration::from_secs(3);
 /// How often the log of events is looked at, should the kernel send no word of a change.
 pub const EVENTS_LOOK: Duration = Duration::from_secs(10);
+
+// Asking guests' agents.
+
+/// How long `inspect` waits for a guest's agent to say what it is.
+pub const GUEST_INFO: Duration = Duration::from_secs(3);
+/// Characters of each text that it says.
+pub const GUEST_TEXT_CHARS: usize = 128;
+/// Addresses of a guest that are told.
+pub const GUEST_ADDRESSES: usize = 64;
+/// How long a command in a guest may take, unless asked otherwise.
+pub const EXEC: Duration = Duration::from_secs(60);
+/// The longest time that can be asked for.
+pub const EXEC_MOST: Duration = Duration::from_secs(3600);
+/// The wait before the agent is asked whether a command has ended, which doubles.
+pub const EXEC_LOOK: Duration = Duration::from_millis(10);
+/// The longest wait.
+pub const EXEC_LOOK_MOST: Duration = Duration::from_millis(500);
+/// A command's output in bytes, as the agent encodes it: 6 MiB of both streams together.
+pub const EXEC_ANSWER_BYTES: u64 = 8 << 20;
+/// How long the agent may take to send that: a guest under tcg sends some 2 MiB a second.
+pub const EXEC_ANSWER: Duration = Duration::from_secs(30);
+/// The program and its arguments: how many, and bytes of all of them together.
+pub const EXEC_ARGUMENTS: usize = 256;
+/// See [`EXEC_ARGUMENTS`].
+pub const EXEC_ARGUMENT_BYTES: usize = 32 << 10;
+/// A command's standard input in bytes.
+pub const EXEC_STDIN_BYTES: usize = 1 << 20;

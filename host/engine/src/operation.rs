@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use jiff::Timestamp;
 
+use qhost_model::job::DEFAULT_TENANT;
 use qhost_policy::{
     Actor, Deadline, Occasion, Operation, OperationRecord, OperationRequest, Permission, Record,
     Request,
@@ -23,6 +24,11 @@ use crate::{
 };
 
 impl Vm {
+    /// Whether an actor is its tenant. An operator is the tenant of what was run for none.
+    pub fn is_of(&self, actor: &Actor) -> bool {
+        actor.tenant.as_deref().unwrap_or(DEFAULT_TENANT) == self.record().tenant
+    }
+
     /// Asks the policies whether an actor may do an operation with it, and records what they say.
     ///
     /// # Errors
@@ -55,13 +61,21 @@ impl Asking {
         let deadline = Deadline::after(qhost_policy::limits::DECISION);
         let loader = engine.shared_loader()?.until(deadline);
         let chain = generation.chain(&loader, &[], &vm.tenant)?;
-        let of = OperationRecord { vm: vm.id.clone(), operation, actor };
+        let ends = operation == Operation::Stop;
+        // A VM that is still starting has no start time yet.
+        let since = Some(vm.status.started_at.unwrap_or_else(Timestamp::now));
+        let of = OperationRecord { vm: vm.id.clone(), since, operation, actor };
         let asked = self.request(&vm.folder, of)?;
         let permission = chain.permit(&asked, deadline);
         let masks = generation.masks();
         let record = Record::of_operation(asked, &permission, &masks);
         let told = record.decision.clone();
-        generation.journal(engine.state()).append(&record)?;
+        let recorded = generation.journal(engine.state()).append(&record);
+        match recorded {
+            // What takes nothing more of the host is done on a full disk too.
+            Err(error) if ends => tracing::warn!(%error, "the operation is not recorded"),
+            recorded => recorded?,
+        }
         match permission {
             Permission::Granted(_) => Ok(()),
             Permission::Denied(_) => Err(Failure::Denied(Box::new(told))),
@@ -74,11 +88,9 @@ impl Asking {
         let config = &self.generation.config;
         let host =
             facts::gather(&self.fingerprint, self.engine.state(), config, &task.tenant, None)?;
-        // A VM that is still starting has no start time yet.
-        let since = self.vm.status.started_at.unwrap_or_else(Timestamp::now);
         let (rules, time) = (self.generation.config.rules(), Timestamp::now());
         let occasion = Occasion::Operation;
         let request = Request { task, host, rules, time, occasion };
-        Ok(OperationRequest { request, launch, since, of })
+        Ok(OperationRequest { request, launch, of })
     }
 }

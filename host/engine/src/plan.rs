@@ -8,7 +8,7 @@ use qhost_cage::Cage;
 use qhost_model::{
     digest::{FileDigest, Sha256},
     format::Format,
-    launch::{Forward, PortMap},
+    launch::{Disk, DiskImage, Forward, PortMap},
 };
 use qhost_policy::{Approved, Occasion};
 use qhost_sys::spawn;
@@ -110,7 +110,12 @@ fn planned(
     let format = stored.as_ref().map_or(Format::guess(image.source.path()), |image| image.format());
     let forward = |port: &PortMap| Forward::of(port, port.host.unwrap_or(0));
     let forwards: Vec<_> = launch.ports.iter().map(forward).collect();
-    let disks = disks::planned(engine.state(), &task.tenant, &launch.disks)?;
+    let stored_of = |disk: &Disk| {
+        let request = disk.image.as_ref().map(DiskImage::request);
+        let find = |request| store.get(&request, &task.tenant, &config.image_for(order));
+        Ok(request.map(find).transpose()?.flatten())
+    };
+    let disks = disks::planned(engine.state(), &task.tenant, &launch.disks, stored_of)?;
     let is_uefi = Build::of(&config.firmware(), launch)?.is_some();
     let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks, is_uefi);
     let root_bytes =
@@ -131,6 +136,11 @@ fn planned(
     if stored.is_none() && store.would_fetch(image, &task.tenant, &config.image_for(order))? {
         store.may_fetch(image, &config.image_for(order))?;
     }
+    for image in disks::images(&launch.disks).map(DiskImage::request) {
+        if store.would_fetch(&image, &task.tenant, &config.image_for(order))? {
+            store.may_fetch(&image, &config.image_for(order))?;
+        }
+    }
     spawn::has_supervisor().map_err(|(program, source)| VmError::Supervisor { program, source })?;
     let known = store.known_digest(image, Some(&task.tenant))?;
     Ok(Plan {
@@ -140,6 +150,13 @@ fn planned(
         image_format: format,
         cage,
         program: fingerprint.path().display().to_string(),
-        argv: qhost_vm::argv("VM-ID", launch, &task.args, format, &forwards),
+        argv: qhost_vm::argv(
+            &engine.state().vms().join("VM-ID"),
+            launch,
+            &disks,
+            &task.args,
+            format,
+            &forwards,
+        ),
     })
 }

@@ -158,7 +158,7 @@ fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<(), VmError> {
     let mut holds = vec![lock];
     // All of it was this VM's already, and its QEMU uses it, whether or not it can be held.
     holds.extend(ports::hold(state, &spec.forwards)?);
-    holds.extend(qhost_image::hold(&spec.image.path));
+    holds.extend(spec.images().filter_map(|image| qhost_image::hold(&image.path)));
     if let User::Own(uid) = spec.cage.user {
         holds.extend(UIDS.lock(uid).ok().flatten());
     }

@@ -3,8 +3,8 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use qhost_image::Fetcher;
-use qhost_model::{job::Task, masks::is_masked};
+use qhost_image::{Fetcher, ImageError};
+use qhost_model::{job::Task, launch::DiskImage, masks::is_masked};
 use qhost_policy::{Decision, Occasion};
 use qhost_vm::{Spec, VmDir, VmError, VmRecord, dir::remove_leftovers, records::read_whole};
 
@@ -18,11 +18,12 @@ use crate::{
     error::{EngineError, Failure},
     firmware::{self, Build},
     generation::Generation,
+    locks::VmLocks,
     observer::{Context, Observation},
     overlays::KeptOverlay,
     ports::{self, Reserved},
     refusal::Understood,
-    run::{DECISION, TASK, VmLocks, hand_over, kept_variables},
+    run::{DECISION, TASK, hand_over, kept_variables},
     seed,
     turn::Turn,
     vm::{Until, Vm},
@@ -84,13 +85,18 @@ impl Again<'_> {
         };
         // Fetching an image takes no turn.
         drop(turn);
-        let Ended { task, mut spec, mut dir, ports, mut overlay, disks, firmware } = reserved;
+        let Ended { task, mut spec, mut dir, ports, mut overlay, mut disks, firmware } = reserved;
         let terms = generation.config.terms(&task.tenant);
         let settings = &generation.config.image;
-        let fetcher = Fetcher::of_tenant(settings, &task.tenant, &terms, context.progress());
+        let fetcher = || Fetcher::of_tenant(settings, &task.tenant, &terms, context.progress());
         let store = engine.images();
-        let image = tokio::select! {
-            image = Box::pin(store.ensure(&task.image, fetcher)) => image?,
+        let fetched = async {
+            let root = Box::pin(store.ensure(&task.image, fetcher())).await?;
+            let images = disks::images(&decision.launch.disks);
+            Ok::<_, ImageError>((root, Box::pin(disks::fetch(&store, images, fetcher)).await?))
+        };
+        let (image, disk_images) = tokio::select! {
+            images = fetched => images?,
             () = context.cancel.cancelled() => return Err(Failure::Cancelled),
         };
         let (why, users) = (why.to_owned(), generation.config.cage.users);
@@ -99,11 +105,10 @@ impl Again<'_> {
                 kept.over(&image, spec.disk_bytes())?;
             }
             let kept = kept_variables(&decision.launch, &image, overlay.as_ref());
+            disks.over(&decision.launch.disks, &disk_images)?;
             let mut locks = VmLocks::new(&image, ports, overlay, disks)?;
             locks.user(&mut spec.cage.user, users)?;
-            if spec.seed {
-                seed::give_to(dir.path(), spec.cage.user)?;
-            }
+            seed::give_to(dir.path(), &spec)?;
             dir.start_again(&why)?;
             let begin = || {
                 dir.write(DECISION, &decision)?;
@@ -186,7 +191,8 @@ impl Ended {
         let task: Task = read_whole(&folder.join(TASK))?;
         let decision: Decision = read_whole(&folder.join(DECISION))?;
         // A volume may have been made larger, and this host and its configuration changed since.
-        let disks = HeldDisks::hold(state, &task.tenant, &decision.launch.disks)?;
+        let mut disks = HeldDisks::hold(state, &task.tenant, &decision.launch.disks)?;
+        disks.over_earlier(&spec.disks);
         spec.disks.clone_from(&disks.disks);
         let firmware = Build::of(&config.firmware(), &decision.launch)?;
         let file_bytes = disks::file_bytes(spec.overlay_bytes, &spec.disks, firmware.is_some());
@@ -202,8 +208,16 @@ impl Ended {
         };
         spec.cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
         // An earlier version may have made it otherwise.
-        let Spec { vm, image, forwards, .. } = &spec;
-        spec.argv = qhost_vm::argv(vm, &decision.launch, &task.args, image.format, forwards);
+        seed::show_in(&mut spec.cage, folder, &decision.launch)?;
+        let Spec { image, forwards, .. } = &spec;
+        spec.argv = qhost_vm::argv(
+            folder,
+            &decision.launch,
+            &disks.disks,
+            &task.args,
+            image.format,
+            forwards,
+        );
         let ports = ports::reserve_again(state, &spec.forwards)?;
         let overlay = KeptOverlay::hold(state, &task, spec.keeps_overlay())?;
         let terms = config.terms(&task.tenant);
@@ -212,12 +226,15 @@ impl Ended {
         let takes = decision.launch.usage(root_bytes.max(spec.overlay_bytes));
         let dir = admission::admit_again(state, folder, &task, takes, &terms)?;
         let dir = dir.ok_or_else(goes_on)?;
-        let lost = task.image.sources().find(|source| is_masked(source));
-        if let Some(lost) = lost
-            && engine.images().would_fetch(&task.image, &task.tenant, &config.image)?
-        {
-            let (digest, source_url) = (task.image.checksum.digest(), qhost_image::shown(lost));
-            return Err(Failure::QueryNotKept { digest, source_url });
+        let disk_images = disks::images(&decision.launch.disks).map(DiskImage::request);
+        for image in disk_images.chain([task.image.clone()]) {
+            let lost = image.sources().find(|source| is_masked(source));
+            if let Some(lost) = lost
+                && engine.images().would_fetch(&image, &task.tenant, &config.image)?
+            {
+                let (digest, source_url) = (image.checksum.digest(), qhost_image::shown(lost));
+                return Err(Failure::QueryNotKept { digest, source_url });
+            }
         }
         Ok(Self { task, spec, dir, ports, overlay, disks, firmware })
     }

@@ -5,15 +5,17 @@
 //! Order ──decide──▶ Approved ──admit──▶ Admitted ──fetch, verify──▶ Provisioned ──supervisor──▶ Vm
 //! ```
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
-use qhost_cage::{Cage, UIDS, User, UserRange};
+use qhost_cage::Cage;
 use qhost_image::{Fetcher, ImageError, Store, VerifiedImage};
-use qhost_model::{format::Format, job::Task, launch::Launch, quota::Terms, secrets::Secrets};
+use qhost_model::{
+    format::Format,
+    job::Task,
+    launch::{Launch, Seed},
+    quota::Terms,
+    secrets::Secrets,
+};
 use qhost_policy::{Approved, Decision, Occasion};
 use qhost_sys::failpoint;
 use qhost_vm::{
@@ -31,6 +33,7 @@ use crate::{
     fingerprint::Fingerprint,
     firmware::{self, Build},
     generation::Generation,
+    locks::VmLocks,
     observer::{Context, Observation},
     order::Order,
     overlays::KeptOverlay,
@@ -85,12 +88,12 @@ async fn stages(start: &Start, understood: &mut Understood) -> Result<Vm, Failur
         return Err(Failure::Usage(why.into()));
     }
     let admitted = start.admit(approved, fingerprint, &understood.secrets).await?;
-    let (image, turn) = match admitted.stored.clone() {
+    let (images, turn) = match admitted.stored.clone() {
         Some(stored) => (stored, turn),
-        None => start.between_turns(turn, Box::pin(start.fetch(admitted.task()))).await?,
+        None => start.between_turns(turn, Box::pin(start.fetch(&admitted.approved))).await?,
     };
-    context.observer.observe(Observation::Verified(&image));
-    let vm = start.launch(admitted.provision(image)).await?;
+    context.observer.observe(Observation::Verified(&images.root));
+    let vm = start.launch(admitted.provision(images)).await?;
     drop(turn);
     Ok(vm)
 }
@@ -118,14 +121,22 @@ struct Admitted {
     firmware: Option<Build>,
     cage: Cage,
     program: PathBuf,
-    /// The image, where it is in the store already.
-    stored: Option<VerifiedImage>,
+    /// The images, where they are in the store already.
+    stored: Option<Images>,
 }
 
-/// An admitted task with the image that its VM runs from.
+/// The images that a VM's disks begin with.
+#[derive(Clone)]
+struct Images {
+    root: VerifiedImage,
+    /// Those of its other disks, in their order.
+    disks: Vec<VerifiedImage>,
+}
+
+/// An admitted task with the images that its VM runs from.
 struct Provisioned {
     admitted: Admitted,
-    image: VerifiedImage,
+    images: Images,
 }
 
 impl Start {
@@ -207,8 +218,26 @@ impl Start {
         self.store().resolve(&task.image, self.fetcher(&task.tenant)).await
     }
 
-    async fn fetch(&self, task: &Task) -> Result<VerifiedImage, ImageError> {
-        self.store().ensure(&task.image, self.fetcher(&task.tenant)).await
+    async fn fetch(&self, approved: &Approved) -> Result<Images, ImageError> {
+        let task = approved.task();
+        let root = self.store().ensure(&task.image, self.fetcher(&task.tenant)).await?;
+        let disks = disks::images(&approved.launch().disks);
+        let disks = disks::fetch(&self.store(), disks, || self.fetcher(&task.tenant)).await?;
+        Ok(Images { root, disks })
+    }
+
+    /// The images of a launch, where all of them are in the store.
+    fn stored(
+        store: &Store,
+        approved: &Approved,
+        settings: &qhost_image::Settings,
+    ) -> Result<Option<Images>, ImageError> {
+        let task = approved.task();
+        let Some(root) = store.get(&task.image, &task.tenant, settings)? else { return Ok(None) };
+        let disks = disks::images(&approved.launch().disks);
+        let disks = disks.map(|image| store.get(&image.request(), &task.tenant, settings));
+        let disks = disks.collect::<Result<Option<Vec<_>>, _>>()?;
+        Ok(disks.map(|disks| Images { root, disks }))
     }
 
     /// Reserves what the VM takes. Before its image is fetched, so that nothing is for a VM that another keeps from starting.
@@ -230,7 +259,7 @@ impl Start {
             let firmware = Build::of(&config.firmware(), approved.launch())?;
             let is_uefi = firmware.is_some();
             let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks.disks, is_uefi);
-            let stored = engine.images().get(&task.image, &task.tenant, &image)?;
+            let stored = Self::stored(&engine.images(), &approved, &image)?;
             let cage = qhost_cage::Host::detect(&config.cage).cage(
                 &config.cage,
                 qhost_cage::Requirements {
@@ -244,7 +273,7 @@ impl Start {
             )?;
             let root_bytes = disks::root_bytes(
                 approved.launch(),
-                stored.as_ref().map(VerifiedImage::disk_bytes),
+                stored.as_ref().map(|images| images.root.disk_bytes()),
                 file_bytes,
             );
             let takes = approved.launch().usage(root_bytes.max(config.overlay.max_bytes));
@@ -280,7 +309,7 @@ impl Start {
                 return Err(Failure::Cancelled);
             }
             let (vm, spec) = provisioned.launch(&generation)?;
-            engine.images().note_use(spec.image.sha256);
+            spec.images().for_each(|image| engine.images().note_use(image.sha256));
             Ok((vm, spec))
         });
         let (record, spec) = launched.await?;
@@ -291,22 +320,19 @@ impl Start {
 }
 
 impl Admitted {
-    fn task(&self) -> &Task {
-        self.approved.task()
-    }
-
-    fn provision(self, image: VerifiedImage) -> Provisioned {
-        Provisioned { admitted: self, image }
+    fn provision(self, images: Images) -> Provisioned {
+        Provisioned { admitted: self, images }
     }
 }
 
 impl Provisioned {
     fn launch(self, generation: &Generation) -> Result<(VmRecord, Spec), Failure> {
-        let Self { admitted, image } = self;
-        let Admitted { approved, decision, mut dir, ports, mut overlay, disks, .. } = admitted;
-        let Admitted { firmware, cage, program, .. } = admitted;
+        let Self { admitted, images: Images { root: image, disks: disk_images } } = self;
+        let Admitted { approved, decision, mut dir, ports, mut overlay, mut disks, .. } = admitted;
+        let Admitted { firmware, mut cage, program, .. } = admitted;
         let forwards = ports.forwards().to_vec();
         let disk_bytes = disk_bytes(approved.launch(), &image)?;
+        disks.over(&approved.launch().disks, &disk_images)?;
         let file = match &mut overlay {
             Some(kept) => {
                 kept.over(&image, disk_bytes)?;
@@ -317,7 +343,8 @@ impl Provisioned {
         let (task, launch) = (approved.task(), approved.launch());
         let kept = kept_variables(launch, &image, overlay.as_ref());
         let variables = firmware::give_to(dir.path(), firmware.as_ref(), kept)?;
-        let argv = argv(dir.id(), launch, &task.args, image.format(), &forwards);
+        seed::show_in(&mut cage, dir.path(), launch)?;
+        let argv = argv(dir.path(), launch, &disks.disks, &task.args, image.format(), &forwards);
         let mut spec = Spec {
             vm: dir.id().to_owned(),
             task: task.name.clone(),
@@ -336,9 +363,12 @@ impl Provisioned {
             disk_bytes: launch.disk_bytes,
             disks: disks.disks.clone(),
             variables,
-            seed: launch.seed.is_some(),
+            seed: launch.seed.as_ref().is_some_and(Seed::is_disk),
+            ignition: launch.seed.as_ref().is_some_and(Seed::is_ignition),
             grace_s: launch.grace_s.seconds.into(),
             console: launch.access.console,
+            display: launch.access.display,
+            agent: launch.access.agent,
             restart: task.restart,
             ready: task.ready.clone(),
             cage,
@@ -394,40 +424,4 @@ pub(crate) fn hand_over(dir: &mut VmDir, spec: &Spec, locks: VmLocks) -> Result<
     dir.hand_over();
     failpoint::reach("launch.supervisor");
     Ok(())
-}
-
-/// What is held for a VM by open files, from before its launch until it has ended.
-#[derive(Debug)]
-pub(crate) struct VmLocks {
-    files: Vec<File>,
-}
-
-impl VmLocks {
-    /// The image, the ports, which QEMU takes from here on, the overlay, if that is kept, and volumes.
-    pub(crate) fn new(
-        image: &VerifiedImage,
-        ports: Reserved,
-        overlay: Option<KeptOverlay>,
-        disks: HeldDisks,
-    ) -> Result<Self, VmError> {
-        let mut files = ports.release();
-        files.push(image.lease().map_err(io_error("hold", image.path()))?);
-        files.extend(overlay.and_then(KeptOverlay::into_lock));
-        files.extend(disks.into_locks());
-        Ok(Self { files })
-    }
-
-    /// A user that no other VM is, where that is how QEMU is kept.
-    pub(crate) fn user(&mut self, user: &mut User, range: UserRange) -> Result<(), VmError> {
-        let User::Own(uid) = user else { return Ok(()) };
-        let reserved =
-            UIDS.reserve(range).map_err(io_error("reserve a user in", Path::new(UIDS.0)))?;
-        let Some((free, lock)) = reserved else {
-            let message = format!("every user of cage.users, {range}, is a VM's");
-            return Err(VmError::Cage { message });
-        };
-        *uid = free;
-        self.files.push(lock);
-        Ok(())
-    }
 }

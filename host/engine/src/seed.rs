@@ -1,4 +1,4 @@
-//! The disk that a guest is set up from, in its VM's folder: the one place where the texts of a seed are written.
+//! What a guest is set up from, in its VM's folder, a disk or Ignition's config: the one place where the texts of a seed are written.
 
 use std::{
     fs::{File, Permissions},
@@ -7,12 +7,19 @@ use std::{
     path::Path,
 };
 
-use qhost_cage::User;
+use qhost_cage::{Cage, User};
 use qhost_image::{SeedFile, seed_disk};
-use qhost_model::launch::seed::NoCloud;
+use qhost_model::launch::{
+    Launch,
+    seed::{NoCloud, PartName, Seed, SeedKind},
+};
 use qhost_policy::Approved;
 use qhost_sys::state;
-use qhost_vm::{VmError, argv::SEED, error::io_error};
+use qhost_vm::{
+    Spec, VmError,
+    argv::{IGNITION, SEED},
+    error::io_error,
+};
 
 /// Writes it for a VM's first start, where the launch has one. A restart has the same, and so the same instance.
 pub(crate) fn write(
@@ -25,6 +32,13 @@ pub(crate) fn write(
     let (Some(asked), Some(launched)) = (&task.asked.seed, &approved.launch().seed) else {
         return Ok(());
     };
+    if launched.kind == SeedKind::Ignition {
+        let text = asked.texts.part(PartName::Ignition).filter(|_| launched.is_ignition());
+        let path = vm.join(IGNITION);
+        return text.map_or(Ok(()), |text| {
+            create(&path, text.as_bytes(), user).map_err(io_error("write", &path))
+        });
+    }
     let instance = vm.file_name().unwrap_or_default().to_string_lossy();
     let files =
         NoCloud { asked, launched, instance: &instance, task: &task.name, vendor_data }.files();
@@ -37,12 +51,29 @@ pub(crate) fn write(
 }
 
 /// Gives it to the user that the VM has now: an ended VM that is started again has another.
-pub(crate) fn give_to(vm: &Path, user: User) -> Result<(), VmError> {
-    let User::Own(uid) = user else { return Ok(()) };
-    let path = vm.join(SEED);
+pub(crate) fn give_to(vm: &Path, spec: &Spec) -> Result<(), VmError> {
+    let User::Own(uid) = spec.cage.user else { return Ok(()) };
+    let path = match (spec.seed, spec.ignition) {
+        (true, _) => vm.join(SEED),
+        (false, true) => vm.join(IGNITION),
+        (false, false) => return Ok(()),
+    };
     let given = state::open_plain(File::options().read(true), &path)
         .and_then(|file| fchown(&file, Some(uid), Some(uid)));
     given.map_err(io_error("give to the VM's user", &path))
+}
+
+/// Has the cage show QEMU Ignition's config, which it opens by name.
+pub(crate) fn show_in(cage: &mut Cage, vm: &Path, launch: &Launch) -> Result<(), VmError> {
+    if !launch.seed.as_ref().is_some_and(Seed::is_ignition) {
+        return Ok(());
+    }
+    if !cage.namespaces && matches!(cage.user, User::Own(_)) {
+        let message = "QEMU opens Ignition's config by name, and without mount namespaces, which this host lacks, it cannot be shown that file alone".into();
+        return Err(VmError::Cage { message });
+    }
+    cage.paths.push(vm.join(IGNITION));
+    Ok(())
 }
 
 fn create(path: &Path, bytes: &[u8], user: User) -> io::Result<()> {

@@ -295,7 +295,7 @@ impl Vm {
         Ok(())
     }
 
-    fn refused(&self, error: AskError) -> VmError {
+    pub(crate) fn refused(&self, error: AskError) -> VmError {
         VmError::Refused { id: self.id.clone(), reason: error.to_string() }
     }
 

@@ -2,16 +2,22 @@
 
 use std::{fs::File, path::Path};
 
-use qhost_image::volumes::{NewVolume, Volume, VolumeName, Volumes};
-use qhost_model::quota::Usage;
+use qhost_image::volumes::{NewVolume, Volume, VolumeError, VolumeName, Volumes};
+use qhost_model::{launch::AccessLevel, quota::Usage};
 use qhost_sys::state;
-use qhost_vm::{error::io_error, lock::lock_all};
+use qhost_vm::{Frozen, Spec, error::io_error, lock::lock_all};
 
 use crate::{
     admission, disks,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
 };
+
+/// A VM whose guest is frozen.
+struct FrozenVm {
+    vm: String,
+    frozen: Frozen,
+}
 
 impl Engine {
     /// All volumes, by their tenants and names.
@@ -56,10 +62,11 @@ impl Engine {
         .await?)
     }
 
-    /// Makes a copy of a volume that is not in use, for the same tenant. Says how many bytes of it are done.
+    /// Makes a copy of a volume, for the same tenant. Says how many bytes of it are done. Of a volume that a VM has, the guest's file systems
+    /// are frozen meanwhile, by the guest's agent.
     ///
     /// # Errors
-    /// Where it is not there, in use, the other name taken, or the copy beyond the tenant's quota.
+    /// Where it is not there, in use by a VM whose guest cannot be frozen, the other name taken, or the copy beyond the tenant's quota.
     pub async fn copy_volume(
         &self,
         from: VolumeName,
@@ -67,16 +74,44 @@ impl Engine {
         mut progress: impl FnMut(u64) + Send + 'static,
     ) -> Result<Volume, EngineError> {
         self.recover().await;
-        let engine = self.clone();
-        Ok(blocking(move || {
-            let held = disks::hold(engine.state(), &from)?;
+        let frozen = self.freeze_user_of(&from).await?;
+        let in_use = frozen.is_some();
+        let (engine, of) = (self.clone(), from.clone());
+        let new = blocking(move || {
+            let volumes = Volumes::of(engine.state());
+            let held = if in_use { None } else { Some(disks::hold(engine.state(), &of)?) };
+            let source = match &held {
+                Some(held) => held.source()?,
+                None => volumes.source_in_use(&of)?,
+            };
             // Before what takes long, and once more when it is done.
-            drop(engine.admit_bytes(&from.tenant, held.bytes())?);
-            let to = VolumeName { tenant: from.tenant.clone(), name: to };
-            let new = Volumes::of(engine.state()).copy(&held, to, &mut progress)?;
-            engine.commit(&from.tenant, new)
-        })
-        .await?)
+            drop(engine.admit_bytes(&of.tenant, source.bytes())?);
+            let to = VolumeName { tenant: of.tenant, name: to };
+            Ok(volumes.copy(&source, to, &mut progress)?)
+        });
+        let new = new.await?;
+        if let Some(FrozenVm { vm, mut frozen }) = frozen
+            && frozen.has_ended()
+        {
+            return Err(VolumeError::Thawed { of: from, vm }.into());
+        }
+        let (engine, tenant) = (self.clone(), from.tenant);
+        Ok(blocking(move || engine.commit(&tenant, new)).await?)
+    }
+
+    /// Freezes the guest of the VM that has a volume; none where no VM has it. Where the launch of that VM has no agent that may be told to,
+    /// the volume is in use.
+    async fn freeze_user_of(&self, of: &VolumeName) -> Result<Option<FrozenVm>, EngineError> {
+        let (engine, volume) = (self.clone(), of.clone());
+        let user = blocking(move || Ok(disks::user(engine.state(), &volume))).await?;
+        let Some(user) = user else { return Ok(None) };
+        let agent = Spec::read(&user.folder).map_or(AccessLevel::None, |spec| spec.agent);
+        if agent != AccessLevel::Interact {
+            let by = format!(" by the VM {}", user.id);
+            return Err(VolumeError::Held { of: of.clone(), by }.into());
+        }
+        let frozen = self.handle(&user).freeze().await?;
+        Ok(Some(FrozenVm { vm: user.id, frozen }))
     }
 
     /// Removes a volume with all that is on it.

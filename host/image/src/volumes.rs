@@ -86,6 +86,25 @@ pub struct HeldVolume {
     lock: File,
 }
 
+/// What a copy of a volume is made from.
+#[derive(Debug)]
+pub struct VolumeSource {
+    disk: File,
+    bytes: u64,
+}
+
+impl VolumeSource {
+    fn open(path: &Path, bytes: u64) -> Result<Self, VolumeError> {
+        let disk = open(path, false).map_err(at("open", path))?;
+        Ok(Self { disk, bytes })
+    }
+
+    /// The volume's size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// A volume that is being created. Dropped before `commit`, its folder is removed.
 #[derive(Debug)]
 pub struct NewVolume {
@@ -177,20 +196,28 @@ impl Volumes {
         Ok(new)
     }
 
-    /// Copies a held volume, for a new name.
+    /// What a copy of a volume is made from that a VM has, whose guest writes nothing to it meanwhile.
     ///
     /// # Errors
-    /// As of [`Volumes::make`], and where the held volume's disk cannot be read.
+    /// Where there is no volume of that name, or it cannot be read.
+    pub fn source_in_use(&self, of: &VolumeName) -> Result<VolumeSource, VolumeError> {
+        let bytes = self.get(of)?.bytes;
+        VolumeSource::open(&self.path(of), bytes)
+    }
+
+    /// Copies a volume, for a new name.
+    ///
+    /// # Errors
+    /// As of [`Volumes::make`], and where the volume's disk cannot be read.
     pub fn copy(
         &self,
-        from: &HeldVolume,
+        from: &VolumeSource,
         of: VolumeName,
         progress: &mut dyn FnMut(u64),
     ) -> Result<NewVolume, VolumeError> {
-        let new = self.begin(of, from.record.bytes)?;
+        let new = self.begin(of, from.bytes)?;
         let disk = new.create_disk()?;
-        let source = open(&from.path(), false).map_err(at("open", &from.path()))?;
-        sparse::copy(&source, &disk, from.record.bytes, progress)
+        sparse::copy(&from.disk, &disk, from.bytes, progress)
             .and_then(|()| disk.sync_all())
             .map_err(at("copy to", &new.made))?;
         failpoint::reach("volume.copy.written");
@@ -325,6 +352,14 @@ impl HeldVolume {
     /// Its size in bytes.
     pub fn bytes(&self) -> u64 {
         self.record.bytes
+    }
+
+    /// What a copy of it is made from, while it is held.
+    ///
+    /// # Errors
+    /// Where its disk cannot be opened.
+    pub fn source(&self) -> Result<VolumeSource, VolumeError> {
+        VolumeSource::open(&self.path(), self.bytes())
     }
 
     /// The volume's lock, for its VM's supervisor.

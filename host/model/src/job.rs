@@ -8,7 +8,7 @@ mod jobspec;
 pub(crate) mod cursor;
 mod error;
 pub(crate) mod block;
-mod config;
+pub(crate) mod config;
 mod lifecycle;
 mod own;
 mod nomad;
@@ -35,6 +35,9 @@ pub use lifecycle::{Ready, ReadyCheck, Restart, RestartWhen};
 pub use nomad::keys::{Keys, OBJECTS as NOMAD_OBJECTS, Treatment};
 pub use rules::check;
 pub use schema::schema;
+
+/// Whose a task is that is run for no tenant by name.
+pub const DEFAULT_TENANT: &str = "default";
 
 /// What a tenant asks for, well formed, from either form of job file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -31,7 +31,7 @@ pub use crate::firmware::{Firmware, FirmwareKind, SecureBoot};
 pub use crate::rate::Rate;
 pub use access::{Access, AccessLevel};
 pub use changes::{Change, listed, shown};
-pub use disks::{Disk, DiskName};
+pub use disks::{Disk, DiskImage, DiskName};
 pub use egress::Egress;
 pub use forward::Forward;
 pub use grace::Grace;
@@ -237,7 +237,15 @@ mod tests {
 
     fn disk(name: &str, bytes: Option<u64>) -> Disk {
         let name = DiskName::try_from(name.to_owned()).unwrap();
-        Disk { name, bytes, volume: None, read_only: false, rate: rate(None, Some(1024)) }
+        Disk {
+            name,
+            bytes,
+            volume: None,
+            image: None,
+            cdrom: false,
+            read_only: false,
+            rate: rate(None, Some(1024)),
+        }
     }
 
     fn volume(name: &str) -> Disk {

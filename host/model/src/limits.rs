@@ -107,6 +107,8 @@ pub const CPU_MODEL_BYTES: usize = 64;
 pub const READY: Duration = Duration::from_secs(120);
 /// The longest wait that a job can ask for in its restart policy or its ready check.
 pub const LIFECYCLE_MOST: Duration = Duration::from_secs(24 * 60 * 60);
+/// CDs of a guest: an IDE controller has room for four, of which the root disk may be one.
+pub const CDS: usize = 2;
 /// The text of a ready check in bytes.
 pub const READY_TEXT_BYTES: usize = 256;
 

@@ -24,6 +24,12 @@ impl Masks {
     pub fn mask(&self, task: &mut Task) -> Secrets {
         let mut secrets = Secrets::default();
         queries(&mut task.image, &mut secrets);
+        for disk in &mut task.asked.disks {
+            let place = format!("disks.{}.source", disk.name);
+            if let Some(image) = &mut disk.image {
+                query(place, &mut image.source, &mut secrets);
+            }
+        }
         for (key, value) in &mut task.meta {
             if matches(&self.meta, key) {
                 secrets.take(format!("task.meta.{key}"), std::mem::replace(value, MASK.into()));
@@ -50,6 +56,18 @@ impl Masks {
         mask_repeated(task, &mut secrets);
         secrets
     }
+
+    /// Masks the arguments of a command that are secret by the patterns of arguments, and returns where they stood.
+    pub fn mask_command(&self, command: &mut [String]) -> Vec<String> {
+        let mut places = vec![];
+        for (index, argument) in command.iter_mut().enumerate() {
+            if matches(&self.args, argument) {
+                MASK.clone_into(argument);
+                places.push(format!("operation.exec.{index}"));
+            }
+        }
+        places
+    }
 }
 
 fn matches(patterns: &[String], text: &str) -> bool {
@@ -70,14 +88,19 @@ fn queries(image: &mut ImageRequest, secrets: &mut Secrets) {
     };
     let source = ("source".to_owned(), &mut image.source);
     for (place, url) in std::iter::once(source).chain(mirrors).chain(sums) {
-        let query = url.query().filter(|query| !query.is_empty() && *query != MASK);
-        if let Some(query) = query.map(str::to_owned) {
-            for pair in query.split('&') {
-                secrets.value(pair.split_once('=').map_or(pair, |(_, value)| value));
-            }
-            secrets.take(format!("task.image.{place}?query"), query);
-            url.set_query(Some(MASK));
+        query(format!("image.{place}"), url, secrets);
+    }
+}
+
+/// Masks the query of a URL of the task's.
+fn query(place: String, url: &mut Url, secrets: &mut Secrets) {
+    let query = url.query().filter(|query| !query.is_empty() && *query != MASK);
+    if let Some(query) = query.map(str::to_owned) {
+        for pair in query.split('&') {
+            secrets.value(pair.split_once('=').map_or(pair, |(_, value)| value));
         }
+        secrets.take(format!("task.{place}?query"), query);
+        url.set_query(Some(MASK));
     }
 }
 

@@ -63,7 +63,7 @@ pub use module::read as read_file;
 pub use module::{About, Facts, Inspection};
 pub use operation::{Actor, Door, Operation, OperationRecord, OperationRequest};
 pub use permit::Permission;
-pub use record::{Dropped, Input, NotLaunched, Outcome, Record};
+pub use record::{Asked, Dropped, Input, NotLaunched, Outcome, Record};
 pub use sandbox::Cost;
 pub use settings::settings;
 pub use signature::{PublicKey, Signature, Signers};

@@ -8,18 +8,44 @@ use qhost_model::launch::Launch;
 use super::Request;
 
 /// What is to be done with a VM that runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
     /// Attach to its serial console.
     Console,
+    /// Take a picture of its display.
+    Screenshot,
+    /// Run a command in the guest by its agent: the program and its arguments.
+    Exec(Vec<String>),
+    /// Stop it, by an actor that is not its tenant.
+    Stop,
+    /// Start it again, by an actor that is not its tenant.
+    Restart,
+    /// Pause or resume it, by an actor that is not its tenant.
+    Pause,
 }
 
 impl Operation {
     /// As in the contract.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Console => "console",
+            Self::Screenshot => "screenshot",
+            Self::Exec(_) => "exec",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Pause => "pause",
+        }
+    }
+}
+
+impl Operation {
+    /// The field of a launch that it needs, where launches did not always have that.
+    pub(super) fn needs(&self) -> Option<&'static str> {
+        match self {
+            Self::Screenshot => Some("access.display"),
+            Self::Exec(_) => Some("access.agent"),
+            Self::Console | Self::Stop | Self::Restart | Self::Pause => None,
         }
     }
 }
@@ -58,6 +84,9 @@ impl Door {
 pub struct OperationRecord {
     /// The VM's id.
     pub vm: String,
+    /// Since when it runs; absent of a record that an earlier qhost wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     /// What was to be done.
     pub operation: Operation,
     /// Who asked.
@@ -71,8 +100,6 @@ pub struct OperationRequest {
     pub request: Request,
     /// How it was launched.
     pub launch: Launch,
-    /// Since when it runs.
-    pub since: Timestamp,
     /// What is to be done, with which VM, and who asks.
     pub of: OperationRecord,
 }

@@ -1,7 +1,7 @@
 //! Asks the policies of a chain whether an actor may do an operation on a VM that runs.
 
 use super::{
-    Answer, Chain, Deadline, Decision, HostRecord, Mode, OperationRequest, PolicyError,
+    Answer, Chain, Deadline, Decision, HostRecord, Mode, OperationRequest, Outcome, PolicyError,
     contract::{self, ContractBreaches, LentRequest, RequestTexts, Versions},
 };
 
@@ -17,6 +17,23 @@ pub enum Permission {
 }
 
 impl Permission {
+    /// In a word.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Granted(_) => Outcome::Allowed,
+            Self::Denied(_) => Outcome::Denied,
+            Self::Failed(..) => Outcome::Failed,
+        }
+    }
+
+    /// Why there was no answer.
+    pub fn error(&self) -> Option<&PolicyError> {
+        match self {
+            Self::Failed(error, _) => Some(error),
+            Self::Granted(_) | Self::Denied(_) => None,
+        }
+    }
+
     /// How it came about.
     pub fn decision(&self) -> &Decision {
         match self {
@@ -28,8 +45,8 @@ impl Permission {
 }
 
 impl Chain {
-    /// Asks every policy that has a word for operations. The console was there before any had: a policy of an earlier contract is not taken
-    /// to be against it.
+    /// Asks every policy. A policy of an earlier contract, which has no word for operations, refuses by its silence what launches could not
+    /// have when it was the newest; the console and the ways to stop a VM were there before.
     pub fn permit(&self, asked: &OperationRequest, deadline: Deadline) -> Permission {
         let OperationRequest { request, launch, .. } = asked;
         let mut decision = Decision {
@@ -62,7 +79,15 @@ impl Chain {
                 match read {
                     Ok(Some(violations)) => record.decide(violations),
                     // Its version has no word for operations.
-                    Ok(None) => {}
+                    Ok(None) => {
+                        let field = asked.of.operation.needs();
+                        let unseen = link.refused_unseen(launch, &request.task);
+                        let needed = unseen.filter(|one| Some(one.field.as_str()) == field);
+                        let violations: Vec<_> = needed.collect();
+                        if !violations.is_empty() {
+                            record.decide(violations);
+                        }
+                    }
                     Err(fault) => {
                         record.answer = Answer::Failed;
                         record.fault = Some(format!("in permit: {fault}"));

@@ -8,8 +8,8 @@ use serde_json::json;
 use qhost_model::{digest::Sha256, host_facts::HostFacts, job::Task, launch::Rules, masks::Masks};
 
 use super::{
-    Decision, Occasion, OperationRecord, OperationRequest, Permission, PolicyError, Request,
-    Verdict, masked,
+    Decision, Occasion, Operation, OperationRecord, OperationRequest, Permission, PolicyError,
+    Request, Verdict, masked,
 };
 use crate::limits;
 
@@ -172,15 +172,15 @@ impl Record {
 
     /// What was said to an operation.
     pub fn of_operation(asked: OperationRequest, permission: &Permission, masks: &Masks) -> Self {
-        let (outcome, error) = match permission {
-            Permission::Granted(_) => (Outcome::Allowed, None),
-            Permission::Denied(_) => (Outcome::Denied, None),
-            Permission::Failed(error, _) => (Outcome::Failed, Some(error.to_string())),
-        };
-        let decision = permission.decision().clone();
+        let error = permission.error().map(ToString::to_string);
+        let (outcome, decision) = (permission.outcome(), permission.decision().clone());
         let ended = Ended { outcome, decision, error, not_launched: None };
-        let record = Self::new(asked.request.into(), ended, masks);
-        Self { operation: Some(asked.of), ..record }
+        let mut of = asked.of;
+        let mut record = Self::new(asked.request.into(), ended, masks);
+        if let Operation::Exec(command) = &mut of.operation {
+            record.masked.extend(masks.mask_command(command));
+        }
+        Self { operation: Some(of), ..record }
     }
 
     /// An allowed task that was not launched.
@@ -243,12 +243,20 @@ impl Record {
         Ok(serde_json::to_string(&short)? + "\n")
     }
 
-    /// The request, to decide it again; or why that cannot be.
-    pub fn request(&self) -> Result<Request, String> {
+    /// What was asked, to decide it again; or why that cannot be.
+    pub fn asked(&self) -> Result<Asked, String> {
+        let request = self.request()?;
+        Ok(match self.operation.clone() {
+            Some(of) => {
+                let launch = self.decision.launch.clone();
+                Asked::Operation(Box::new(OperationRequest { request, launch, of }))
+            }
+            None => Asked::Launch(Box::new(request)),
+        })
+    }
+
+    fn request(&self) -> Result<Request, String> {
         let Input { task, host, rules, time, occasion } = self.input.clone();
-        if self.operation.is_some() {
-            return Err("it is about an operation on a VM that ran".into());
-        }
         if let Some(Dropped { bytes, sha256 }) = &self.dropped {
             return Err(format!(
                 "its task's meta and args, {bytes} bytes with sha256:{sha256}, were too long to be kept"
@@ -262,6 +270,15 @@ impl Record {
             (_, Some(host)) => Ok(Request { task, host, rules, time, occasion }),
         }
     }
+}
+
+/// What a past decision was about.
+#[derive(Debug)]
+pub enum Asked {
+    /// A launch, a restart or an audit.
+    Launch(Box<Request>),
+    /// An operation on a VM that ran.
+    Operation(Box<OperationRequest>),
 }
 
 /// How a decision ended, and what was said until then.

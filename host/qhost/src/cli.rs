@@ -31,8 +31,8 @@ pub use run::{DecideArgs, ImageNetworks, NamedFile, NamedSettings, PlanArgs, Run
 pub use trial::{BenchArgs, LintArgs, TestArgs};
 pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, VerifyArgs};
 pub use vm::{
-    DrainArgs, EventsArgs, LogsArgs, MetaPair, OfTenant, PsArgs, StatsArgs, StopArgs, VmArgs,
-    VmCommand, VmsArgs, WaitArgs,
+    DrainArgs, EventsArgs, ExecArgs, LogsArgs, MetaPair, OfTenant, PsArgs, ScreenshotArgs,
+    StatsArgs, StopArgs, VmArgs, VmCommand, VmsArgs, WaitArgs,
 };
 pub use volume::{
     CopyVolumeArgs, CreateVolumeArgs, NamedVolume, OneTenant, RemoveVolumesArgs, ResizeVolumeArgs,
@@ -120,6 +120,8 @@ pub enum Command {
     #[command(flatten)]
     /// About VMs.
     Vm(VmCommand),
+    /// Run a command in a guest by its agent, and print what it prints
+    Exec(ExecArgs),
     /// Say what tenants take of this host, and what they may take
     #[command(
         after_help = "A tenant a line: used of allowed. DISK is what guests may write, what kept overlays take and what volumes may take; IMAGES\nwhat fetched images and unfinished downloads take. What has no bound but the host's own is of any."

@@ -72,7 +72,10 @@ impl Exit {
             Self::CannotRun,
             "this host cannot run it: something is missing, taken, or the host is draining",
         ),
-        (Self::VmFailed, "the VM failed, or its supervisor does not answer"),
+        (
+            Self::VmFailed,
+            "the VM failed; or its supervisor, or its guest's agent, does not do what it is asked",
+        ),
         (Self::Interrupted, "interrupted"),
     ];
 
@@ -119,6 +122,29 @@ impl Exit {
             .iter()
             .map(|(exit, meaning)| format!("  {:>3}  {meaning}\n", exit.code()))
             .collect()
+    }
+}
+
+/// The exit code of a command that may be another program's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitStatus(u8);
+
+impl ExitStatus {
+    /// Of a command in a guest.
+    pub fn of_guest(code: u8) -> Self {
+        Self(code)
+    }
+}
+
+impl From<Exit> for ExitStatus {
+    fn from(exit: Exit) -> Self {
+        Self(exit.code())
+    }
+}
+
+impl From<ExitStatus> for std::process::ExitCode {
+    fn from(ExitStatus(code): ExitStatus) -> Self {
+        Self::from(code)
     }
 }
 

@@ -56,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => wait(&shared, run(&shared, &args)),
         Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
         Command::Vm(command) => wait(&shared, vms::command(&shared, &command)),
+        Command::Exec(args) => return wait(&shared, vms::exec(&shared, &args)).into(),
         Command::Doctor => wait(&shared, commands::doctor(&shared)),
         Command::Decisions(args) => decisions::decisions(&shared, &args),
         Command::Quota(of) => wait(&shared, quotas::quotas(&shared, &of)),
@@ -76,7 +77,7 @@ pub fn main() -> ExitCode {
 }
 
 /// One thread: `spawn` says why QEMU is to be started by the main one.
-fn wait(shared: &Shared, command: impl Future<Output = Exit>) -> Exit {
+fn wait<T: From<Exit>>(shared: &Shared, command: impl Future<Output = T>) -> T {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(command);
@@ -85,7 +86,7 @@ fn wait(shared: &Shared, command: impl Future<Output = Exit>) -> Exit {
             runtime.shutdown_timeout(limits::LEAVE);
             exit
         }
-        Err(error) => show::failure(shared, &RunError::Runtime(error)),
+        Err(error) => show::failure(shared, &RunError::Runtime(error)).into(),
     }
 }
 

@@ -1,10 +1,13 @@
 //! What a VM's supervisor is asked, through a socket in the VM's folder: a line of JSON with the request, a line with the
 //! answer. After a request for the console, the connection is that; after one to subscribe, it has what subscribers are told.
 
-use std::{fs::File, io, os::fd::AsRawFd as _, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -14,73 +17,21 @@ use tokio::{
     time,
 };
 
-use qhost_model::launch::AccessLevel;
+use qhost_model::launch::{Access, AccessLevel};
 
 use super::{
     VmError,
     error::io_error,
+    freeze::{self, Frozen},
     published::{self, Published},
+    request::{Ask, Request},
+    screenshot,
+    sockets::{connect, listen},
 };
 use crate::limits;
 
 /// The socket, in the VM's folder.
 pub const SOCKET: &str = "control.sock";
-
-/// What can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Request {
-    /// Press the guest's power button, and make QEMU quit if that does not help within so many seconds.
-    Stop {
-        /// The job's or the run's own where absent.
-        grace_s: Option<u64>,
-    },
-    /// Kill QEMU.
-    Kill,
-    /// Stop it, and start it again.
-    Restart {
-        /// As above.
-        grace_s: Option<u64>,
-    },
-    /// Stop the guest where it is.
-    Pause,
-    /// Let it go on.
-    Resume,
-    /// What the VM uses.
-    Stats,
-    /// How it is doing from now on, as [`Notification`](crate::Notification)s.
-    Subscribe,
-    /// Its console.
-    Console,
-}
-
-/// A request, and who waits for its answer.
-#[derive(Debug)]
-pub(super) struct Ask {
-    pub(super) request: Request,
-    answer: oneshot::Sender<Result<Value, String>>,
-}
-
-impl Ask {
-    /// A request, and where its answer comes.
-    #[cfg(test)]
-    pub(super) fn of(request: Request) -> (Self, oneshot::Receiver<Result<Value, String>>) {
-        let (answer, answered) = oneshot::channel();
-        (Self { request, answer }, answered)
-    }
-
-    /// Whether its answer is not waited for any more.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.answer.is_closed()
-    }
-
-    /// Answers it; the process that asked may have gone.
-    pub(super) fn answer(self, answer: Result<Value, String>) {
-        if self.answer.send(answer).is_err() {
-            tracing::debug!("the answer is not waited for any more");
-        }
-    }
-}
 
 /// The console, for those who attach.
 #[derive(Debug, Clone)]
@@ -92,11 +43,13 @@ pub(super) struct Console {
 /// What connections to the control socket are served from.
 #[derive(Debug, Clone)]
 pub(super) struct Serving {
+    /// The VM's folder.
+    pub(super) vm: PathBuf,
     pub(super) asks: mpsc::Sender<Ask>,
     pub(super) console: Console,
     pub(super) published: watch::Receiver<Published>,
-    /// How far the console may be reached.
-    pub(super) access: AccessLevel,
+    /// How far each way into the guest goes.
+    pub(super) access: Access,
 }
 
 /// The control socket, served.
@@ -143,25 +96,8 @@ pub(super) fn serve(vm: &Path, serving: Serving) -> Result<Served, VmError> {
     Ok(Served { listening, connections })
 }
 
-/// A listening socket in the VM's folder. Through a descriptor of the folder: a socket's whole path may have no more than 107
-/// bytes (unix(7)), and state folders have longer ones.
-pub(super) fn listen(vm: &Path, name: &str) -> io::Result<std::os::unix::net::UnixListener> {
-    qhost_sys::state::remove(&vm.join(name))?;
-    let handle = File::open(vm)?;
-    let path = format!("/proc/self/fd/{}/{name}", handle.as_raw_fd());
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-/// A connection to a socket in the VM's folder.
-pub(super) async fn connect(vm: &Path, name: &str) -> io::Result<UnixStream> {
-    let handle = File::open(vm)?;
-    UnixStream::connect(format!("/proc/self/fd/{}/{name}", handle.as_raw_fd())).await
-}
-
 async fn answered(mut stream: UnixStream, serving: Serving) -> io::Result<()> {
-    let Serving { asks, console, published: receiver, access } = serving;
+    let Serving { vm, asks, console, published: receiver, access } = serving;
     let request = {
         let mut lines = BufReader::new((&mut stream).take(limits::CONTROL_LINE_BYTES));
         let mut line = String::new();
@@ -169,16 +105,27 @@ async fn answered(mut stream: UnixStream, serving: Serving) -> io::Result<()> {
         serde_json::from_str(&line)
     };
     let answer = match request {
-        Ok(Request::Console) if access == AccessLevel::Interact => {
+        Ok(Request::Console) if access.console == AccessLevel::Interact => {
             return attached(stream, console).await;
         }
         Ok(Request::Console) => {
             Err("its policies let its console be read, and not be typed into: qhost logs".into())
         }
+        Ok(Request::Screenshot) if access.display >= AccessLevel::Watch => {
+            return screenshot::serve(stream, asks).await;
+        }
+        Ok(Request::Screenshot) => Err("it has no display: set display to true in its job".into()),
+        Ok(Request::Freeze) if access.agent == AccessLevel::Interact => {
+            return freeze::serve(stream, &vm).await;
+        }
+        Ok(Request::Freeze) => {
+            Err("its guest has no agent that may be told to: set guest_agent to true in its job"
+                .into())
+        }
         Ok(Request::Subscribe) => return published::serve(stream, receiver).await,
         Ok(request) => {
             let (answer, answered) = oneshot::channel();
-            match asks.send(Ask { request, answer }).await {
+            match asks.send(Ask { request, file: None, answer }).await {
                 Ok(()) => answered.await.unwrap_or(Err("the VM has ended".into())),
                 Err(_) => Err("the VM has ended".into()),
             }
@@ -231,9 +178,7 @@ pub async fn ask(vm: &Path, request: Request, wait: Duration) -> Result<Value, A
             .await?;
         answer_of(&line)
     };
-    time::timeout(wait, exchange)
-        .await
-        .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+    within(wait, exchange).await
 }
 
 /// Attaches to a VM's console.
@@ -246,6 +191,40 @@ pub async fn attach(vm: &Path) -> Result<UnixStream, AskError> {
     }
     answer_of(&String::from_utf8_lossy(&line))?;
     Ok(stream)
+}
+
+/// A picture of a VM's display, as PNG.
+pub async fn take_screenshot(vm: &Path) -> Result<Vec<u8>, AskError> {
+    let taken = async {
+        let mut stream = BufReader::new(opened(vm, Request::Screenshot).await?);
+        let mut line = String::new();
+        (&mut stream).take(limits::CONTROL_LINE_BYTES).read_line(&mut line).await?;
+        answer_of(&line)?;
+        let mut png = vec![];
+        stream.take(limits::SCREENSHOT_BYTES as u64).read_to_end(&mut png).await?;
+        Ok(png)
+    };
+    within(limits::SCREENSHOT * 3, taken).await
+}
+
+/// Has a VM's guest write to its file systems no more.
+pub async fn freeze_guest(vm: &Path) -> Result<Frozen, AskError> {
+    let frozen = async {
+        let mut stream = BufReader::new(opened(vm, Request::Freeze).await?);
+        let mut line = String::new();
+        (&mut stream).take(limits::CONTROL_LINE_BYTES).read_line(&mut line).await?;
+        answer_of(&line)?;
+        Ok(Frozen::of(stream.into_inner()))
+    };
+    within(freeze::MOST * 2, frozen).await
+}
+
+async fn within<T>(
+    most: Duration,
+    answered: impl Future<Output = Result<T, AskError>>,
+) -> Result<T, AskError> {
+    let late = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
+    time::timeout(most, answered).await.unwrap_or_else(|_| late())
 }
 
 pub(super) async fn opened(vm: &Path, request: Request) -> io::Result<UnixStream> {

@@ -22,7 +22,7 @@ use qhost_sys::{
 
 use super::{
     Event, Process, Spec, State, Status, VmError,
-    argv::{CONSOLE_SOCKET, FIRMWARE, OVERLAY, QMP_SOCKET, VARIABLES, is_disk_file},
+    argv::{AGENT_SOCKET, CONSOLE_SOCKET, FIRMWARE, OVERLAY, QMP_SOCKET, VARIABLES, is_disk_file},
     console, control,
     error::io_error,
     lock::{LOCK, lock_all, try_lock},
@@ -300,7 +300,7 @@ impl Drop for VmDir {
 /// Removes what a VM had only for running: its overlay and its firmware's variables, unless they are kept, its disks but for volumes, its
 /// firmware, its sockets, its cgroup.
 pub fn remove_leftovers(path: &Path) -> io::Result<()> {
-    for name in [OVERLAY, FIRMWARE, VARIABLES, QMP_SOCKET, CONSOLE_SOCKET] {
+    for name in [OVERLAY, FIRMWARE, VARIABLES, QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET] {
         state::remove(&path.join(name))?;
     }
     match fs::read_dir(path) {

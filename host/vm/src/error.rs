@@ -88,6 +88,14 @@ pub enum VmError {
         /// The size of this firmware's.
         expected: u64,
     },
+    /// The image of a disk beside the root disk is not what the disk needs.
+    #[error("the task's disk {disk}: {reason}")]
+    DataDiskUnfit {
+        /// The disk's name.
+        disk: String,
+        /// What was found, and what to do.
+        reason: String,
+    },
     /// The disk that is asked for cannot be had of the task's image.
     #[error("disk_bytes is {asked}: {reason}")]
     DiskUnfit {
@@ -239,6 +247,7 @@ impl VmError {
             | Self::OverlayUnfit { .. }
             | Self::VariablesUnfit { .. }
             | Self::DiskUnfit { .. }
+            | Self::DataDiskUnfit { .. }
             | Self::Draining { .. }
             | Self::Quota { .. }
             | Self::Supervisor { .. }

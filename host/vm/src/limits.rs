@@ -67,6 +67,28 @@ pub const EVENTS_BYTES: u64 = 4 << 20;
 /// Why a task was refused, as an event has it, in characters; the log of decisions has it whole.
 pub const EVENT_REASON_CHARS: usize = 2000;
 
+// Ways into the guest.
+
+/// How long a guest's agent may take to answer: it starts a few seconds after the guest's kernel, and a guest under tcg is slow.
+pub const AGENT_REPLY: Duration = Duration::from_secs(5);
+/// An agent's answer in bytes: the addresses of a guest with a hundred interfaces are a quarter of it.
+pub const AGENT_ANSWER_BYTES: u64 = 256 << 10;
+/// What is passed over before the answer to a sync in bytes: the answer to a command that was given up, whose two streams an agent bounds
+/// to 16 MiB each.
+pub const AGENT_EARLIER_BYTES: u64 = 48 << 20;
+/// Characters of an agent's refusal that are shown.
+pub const AGENT_REASON_CHARS: usize = 300;
+/// How long freezing a guest's file systems may take: the guest writes to its disks first what it has not yet.
+pub const FREEZE: Duration = Duration::from_secs(60);
+/// How long a guest's file systems stay frozen at most.
+pub const FROZEN: Duration = Duration::from_secs(600);
+/// A picture of a display in bytes: one of 1920 by 1080 points, all different, has 6 MiB.
+pub const SCREENSHOT_BYTES: usize = 8 << 20;
+/// How long QEMU may take for it.
+pub const SCREENSHOT: Duration = Duration::from_secs(5);
+/// The memory of a display in MiB, which bounds its points: 1920 by 1080 take 8.
+pub const DISPLAY_MIB: u32 = 8;
+
 // Asking supervisors.
 
 /// A request in bytes.

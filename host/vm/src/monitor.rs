@@ -11,15 +11,14 @@ use qhost_cage::Level;
 
 use super::{
     Begin, State, VmError,
-    control::{Ask, Request},
     exit::{ExitEvidence, Phase},
-    pending::{CommandPurpose, Gathering, Overdue, Pending, run_state},
+    pending::{CommandPurpose, Overdue, Pending, run_state},
     process::ProcessExit,
     qemu::Qemu,
     qmp::{Event, Message, Qmp, QmpError},
     ready,
+    request::{Ask, Request},
     session::Session,
-    stats,
 };
 use crate::limits;
 
@@ -32,11 +31,11 @@ pub(super) struct Monitor<'a> {
     /// Of a QEMU that has just been started.
     boot: Option<ready::BootWatch>,
     pub(super) seen: ExitEvidence,
-    pending: Pending,
+    pub(super) pending: Pending,
     /// When the next phase begins by itself.
     pub(super) deadline: Option<Instant>,
     /// When the guest was last said to be paused or to go on.
-    turned: Option<Instant>,
+    pub(super) turned: Option<Instant>,
     /// When QEMU is asked again whether the guest runs.
     look_at: Option<Instant>,
 }
@@ -226,7 +225,10 @@ impl<'a> Monitor<'a> {
             Request::Pause => self.set_paused("stop", ask),
             Request::Resume => self.set_paused("cont", ask),
             Request::Stats => self.gather(ask),
-            Request::Subscribe | Request::Console => ask.answer(Err("that is no question".into())),
+            Request::Screenshot => self.take_picture(ask),
+            Request::Subscribe | Request::Console | Request::Freeze => {
+                ask.answer(Err("that is no question".into()))
+            }
         }
     }
 
@@ -235,14 +237,18 @@ impl<'a> Monitor<'a> {
         self.command_with(command, &json!({}), what, limits::QMP_REPLY);
     }
 
-    fn command_with(
+    pub(super) fn command_with(
         &mut self,
         command: &str,
         arguments: &Value,
         what: CommandPurpose,
         within: Duration,
     ) {
-        match self.qmp.as_mut().ok_or(QmpError::Closed).and_then(|qmp| qmp.send(command, arguments))
+        match self
+            .qmp
+            .as_mut()
+            .ok_or(QmpError::Closed)
+            .and_then(|qmp| qmp.send(command, arguments, None))
         {
             Ok(id) => self.pending.add(id, what, within),
             Err(error) => {
@@ -262,105 +268,6 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    fn gather(&mut self, ask: Ask) {
-        if let Some(gathering) = &mut self.pending.gathering {
-            gathering.asks.push(ask);
-            return;
-        }
-        let process = self.of.dir.status().qemu.clone();
-        let stats = stats::of_process(&self.of.spec, process.as_ref());
-        self.pending.gathering = Some(Gathering::begin(ask, stats));
-        let none = json!({});
-        self.command_with("query-blockstats", &none, CommandPurpose::Disks, limits::QMP_STATS);
-        // QEMU tells it nowhere else.
-        let usernet = json!({"command-line": "info usernet"});
-        let human = "human-monitor-command";
-        self.command_with(human, &usernet, CommandPurpose::Connections, limits::QMP_STATS);
-        self.tell_what_was_gathered();
-    }
-
-    fn tell_what_was_gathered(&mut self) {
-        if self.pending.has_gathered()
-            && let Some(gathering) = self.pending.gathering.take()
-        {
-            gathering.answer();
-        }
-    }
-
-    /// An answer of QEMU's.
-    fn heard(&mut self, id: u64, result: Result<Value, String>) {
-        let Some(what) = self.pending.take(id) else { return };
-        let answer = match result {
-            Ok(answer) => answer,
-            Err(reason) => return self.unheard(what, &format!("QEMU refused: {reason}")),
-        };
-        match what {
-            CommandPurpose::SetPaused(ask) => {
-                self.turned = None;
-                self.look(Some(ask));
-            }
-            CommandPurpose::Status(ask) => {
-                self.note_run_state(run_state(&answer));
-                if let Some(ask) = ask {
-                    ask.answer(Ok(Value::Null));
-                }
-            }
-            CommandPurpose::Stop => {}
-            CommandPurpose::Disks => {
-                if let Some(gathering) = &mut self.pending.gathering {
-                    gathering.stats.note_disks(&answer);
-                }
-                self.tell_what_was_gathered();
-            }
-            CommandPurpose::Connections => {
-                if let Some(gathering) = &mut self.pending.gathering {
-                    gathering.stats.note_connections(&answer);
-                }
-                self.tell_what_was_gathered();
-            }
-        }
-    }
-
-    fn late(&mut self, late: Overdue) {
-        match late {
-            Overdue::Command(what) => {
-                let seconds = limits::QMP_REPLY.as_secs();
-                self.unheard(what, &format!("QEMU did not answer within {seconds} s"));
-            }
-            Overdue::Gathering(gathering) => gathering.answer(),
-        }
-    }
-
-    /// A command that was not sent, not answered or refused.
-    fn unheard(&mut self, what: CommandPurpose, why: &str) {
-        match what {
-            CommandPurpose::SetPaused(ask) | CommandPurpose::Status(Some(ask)) => {
-                ask.answer(Err(why.to_owned()))
-            }
-            CommandPurpose::Status(None) => tracing::debug!(why, "asking QEMU how it is"),
-            // A command that failed leaves nothing to wait for.
-            CommandPurpose::Stop => self.deadline = Some(Instant::now()),
-            CommandPurpose::Disks | CommandPurpose::Connections => self.tell_what_was_gathered(),
-        }
-    }
-
-    /// The control connection is of no use any more.
-    fn lost(&mut self, error: &QmpError) {
-        self.qmp = None;
-        // The socket closes when QEMU exits. One that only closed it, or sends garbage or a flood, is ended.
-        if !matches!(error, QmpError::Closed) {
-            self.seen.failure.get_or_insert(error.to_string());
-        }
-        self.deadline.get_or_insert(Instant::now() + limits::STOP_QUIT);
-        let late: Vec<_> = self.pending.give_up().collect();
-        for late in late {
-            match late {
-                Overdue::Command(what) => self.unheard(what, &error.to_string()),
-                Overdue::Gathering(gathering) => gathering.answer(),
-            }
-        }
-    }
-
     fn note(&mut self, event: &Event) {
         self.seen.note(event);
         if ["STOP", "RESUME"].contains(&event.name.as_str()) {
@@ -374,13 +281,13 @@ impl<'a> Monitor<'a> {
     }
 
     /// Asks whether the guest runs; what asked for a change is told once that is known.
-    fn look(&mut self, ask: Option<Ask>) {
+    pub(super) fn look(&mut self, ask: Option<Ask>) {
         self.look_at = None;
         self.command("query-status", CommandPurpose::Status(ask));
     }
 
     /// A guest that stops without being told has hit an error inside QEMU, which stays alive.
-    fn note_run_state(&mut self, run_state: &str) {
+    pub(super) fn note_run_state(&mut self, run_state: &str) {
         let state = match (run_state, self.of.dir.status().state()) {
             ("internal-error" | "io-error", _) => {
                 return self.fail(format!("QEMU stopped the guest: {run_state}"));

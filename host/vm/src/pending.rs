@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{self, Instant};
 
-use super::{Stats, control::Ask};
+use super::{Stats, request::Ask};
 use crate::limits;
 
 /// A command whose answer is to come.
@@ -30,6 +30,17 @@ pub(super) enum CommandPurpose {
     Disks,
     /// Its connections.
     Connections,
+    /// To have the file of this request, for a picture of the display.
+    File(Ask),
+    /// A picture of the display.
+    Screenshot {
+        /// The request for it.
+        ask: Ask,
+        /// The set that QEMU has the file in.
+        fdset: u64,
+    },
+    /// To close that file.
+    Close,
 }
 
 /// What is gathered for requests for what the VM uses.

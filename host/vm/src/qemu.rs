@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use qhost_cage::{BindListener, CageRequest, HandedSockets, StepMessage};
-use qhost_model::printable;
+use qhost_model::{launch::AccessLevel, printable};
 use qhost_sys::{
     failpoint,
     spawn::{self, Mapped},
@@ -31,14 +31,15 @@ use qhost_sys::{
 use super::{
     Process, Spec, VmDir, VmError,
     argv::{
-        CONSOLE_SOCKET, FIRMWARE, QMP_SOCKET, SEED,
-        descriptors::{self, Further},
+        AGENT_SOCKET, CONSOLE_SOCKET, FIRMWARE, QMP_SOCKET, SEED,
+        descriptors::{self, Further, Parts},
     },
     console::{self, Log},
-    control::{self, Console},
+    control::Console,
     error::io_error,
     process::{ProcessExit, Watched},
     qmp::{Qmp, QmpError},
+    sockets::{connect, listen},
 };
 use crate::limits;
 
@@ -101,11 +102,11 @@ impl Qemu {
         let process = Watched::new(process).map_err(io_error("watch the QEMU of", vm))?;
         let mut qemu =
             Self { process: process.ok_or(VmError::Unseen)?, console: None, stderr: None };
-        match control::connect(vm, CONSOLE_SOCKET).await {
+        match connect(vm, CONSOLE_SOCKET).await {
             Ok(serial) => qemu.listen_to(serial, vm, console),
             Err(error) => tracing::warn!(%error, "the console is not kept from here on"),
         }
-        match control::connect(vm, QMP_SOCKET).await {
+        match connect(vm, QMP_SOCKET).await {
             Ok(qmp) => Ok((qemu, qmp)),
             Err(error) => {
                 qemu.kill_for_good().await;
@@ -195,15 +196,17 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
     let mut give = |descriptor: OwnedFd, number| descriptors.push(Mapped { descriptor, number });
     let mut streams = vec![];
     for (name, number) in [(QMP_SOCKET, descriptors::QMP), (CONSOLE_SOCKET, descriptors::CONSOLE)] {
-        let listener = control::listen(vm, name).map_err(io_error("listen on a socket in", vm))?;
-        streams.push(
-            control::connect(vm, name).await.map_err(io_error("connect to a socket in", vm))?,
-        );
+        let listener = listen(vm, name).map_err(io_error("listen on a socket in", vm))?;
+        streams.push(connect(vm, name).await.map_err(io_error("connect to a socket in", vm))?);
         give(listener.into(), number);
+    }
+    let Further { seed, uefi, agent, .. } = further(spec);
+    if let Some(number) = agent {
+        let listener = listen(vm, AGENT_SOCKET);
+        give(listener.map_err(io_error("listen on a socket in", vm))?.into(), number);
     }
     let image = File::open(&spec.image.path).map_err(io_error("open", &spec.image.path))?;
     give(image.into(), descriptors::IMAGE);
-    let Further { seed, uefi, .. } = further(spec);
     let mut open = |path: &Path, writes: bool, number| {
         let path = vm.join(path);
         let file = state::open_plain(File::options().read(true).write(writes), &path);
@@ -213,8 +216,14 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
     if let Some(overlay) = &spec.overlay {
         open(overlay, true, descriptors::OVERLAY)?;
     }
-    for (disk, number) in spec.disks.iter().zip(descriptors::DISKS..) {
+    let mut number = descriptors::DISKS;
+    for disk in &spec.disks {
+        if let Some(image) = disk.image.as_ref().filter(|_| disk.is_own()) {
+            open(&image.path, false, number)?;
+            number += 1;
+        }
         open(&disk.path, !disk.read_only, number)?;
+        number += 1;
     }
     if let Some(number) = seed {
         open(Path::new(SEED), false, number)?;
@@ -230,7 +239,18 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
 }
 
 fn further(spec: &Spec) -> Further {
-    Further::of(spec.disks.len(), spec.seed, spec.variables.is_some())
+    Further::of(Parts {
+        disks: spec
+            .disks
+            .iter()
+            .map(|disk| disk.files())
+            .sum::<i32>()
+            .try_into()
+            .unwrap_or_default(),
+        seed: spec.seed,
+        uefi: spec.variables.is_some(),
+        agent: spec.agent != AccessLevel::None,
+    })
 }
 
 /// Ends what takes too long to put a cage up, and what is to be QEMU, and waits for that, however long: as long as it is there,

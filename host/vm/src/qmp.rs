@@ -2,9 +2,17 @@
 //!
 //! QEMU is not trusted once a guest runs in it: lines, their rate and waits are bounded, and what it says may say anything.
 
-use std::{collections::VecDeque, io};
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
-use rustix::{io::Errno, net::SendFlags};
+use rustix::{
+    io::Errno,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+};
 use serde_json::{Value, json};
 use tokio::{
     net::{
@@ -126,7 +134,7 @@ impl Qmp {
     }
 
     async fn exchange(&mut self, command: &str) -> Result<Value, QmpError> {
-        let asked = self.send(command, &json!({}))?;
+        let asked = self.send(command, &json!({}), None)?;
         loop {
             match self.message().await? {
                 Message::Event(event) => {
@@ -143,14 +151,26 @@ impl Qmp {
         }
     }
 
-    /// Sends a command and waits for nothing; gives the number that its answer will have.
-    pub(super) fn send(&mut self, command: &str, arguments: &Value) -> Result<u64, QmpError> {
+    /// Sends a command, with a file where it is about one, and waits for nothing; gives the number that its answer will have.
+    pub(super) fn send(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        file: Option<&OwnedFd>,
+    ) -> Result<u64, QmpError> {
         let id = self.next_id;
         self.next_id += 1;
         let line = json!({"execute": command, "arguments": arguments, "id": id});
         let line = format!("{line}\n");
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match rustix::net::send(self.writer.as_ref(), line.as_bytes(), flags) {
+        let files: Vec<_> = file.into_iter().map(|file| file.as_fd()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut with = SendAncillaryBuffer::new(&mut space);
+        if !files.is_empty() {
+            with.push(SendAncillaryMessage::ScmRights(&files));
+        }
+        let line_of = [IoSlice::new(line.as_bytes())];
+        match sendmsg(self.writer.as_ref(), &line_of, &mut with, flags) {
             Ok(written) if written == line.len() => Ok(id),
             // A command is short, so that the socket takes it whole unless QEMU reads none.
             Ok(_) | Err(Errno::AGAIN) => Err(QmpError::Deaf),

@@ -1,6 +1,6 @@
 //! The job's ready check: whether the guest does what it is for; and whether there is a guest at all.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -16,7 +16,7 @@ use qhost_model::{
     launch::Forward,
 };
 
-use super::console;
+use super::{agent::Agent, console};
 use crate::limits;
 
 /// What a task beside the VM finds out, once. Dropped, the task ends.
@@ -70,6 +70,7 @@ impl Check {
     pub(super) fn begin(
         ready: Ready,
         forwards: &[Forward],
+        vm: &Path,
         said: broadcast::Receiver<Bytes>,
     ) -> Self {
         let address = |label: &str| {
@@ -80,15 +81,17 @@ impl Check {
             Some(SocketAddr::from((bind, forward.host)))
         };
         let port = match &ready.check {
-            ReadyCheck::Serial(_) => None,
+            ReadyCheck::Serial(_) | ReadyCheck::Agent => None,
             ReadyCheck::Tcp(port) | ReadyCheck::Http { port, .. } => address(port),
         };
         let timeout_s = ready.timeout_s;
+        let vm = vm.to_owned();
         let check = async move {
             match (&ready.check, port) {
                 (ReadyCheck::Serial(text), _) => console::says(said, &[text.as_str()]).await,
                 (ReadyCheck::Tcp(_), Some(port)) => until(|| speaks(port)).await,
                 (ReadyCheck::Http { path, .. }, Some(port)) => until(|| answers(port, path)).await,
+                (ReadyCheck::Agent, _) => until(async || Agent::connect(&vm).await.is_ok()).await,
                 // The policy took the port away: it will never answer.
                 (ReadyCheck::Tcp(_) | ReadyCheck::Http { .. }, None) => {
                     std::future::pending::<()>().await;

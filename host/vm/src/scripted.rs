@@ -18,12 +18,12 @@ use qhost_sys::{state::StateDir, stop::Stop};
 
 use super::{
     End, State, VmDir,
-    control::{Ask, Request},
     monitor::Monitor,
     process::{ProcessExit, Watched},
     published::Published,
     qemu::{self, Qemu},
     qmp::Qmp,
+    request::{Ask, Request},
     session::Session,
 };
 

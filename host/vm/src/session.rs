@@ -9,8 +9,9 @@ use qhost_sys::stop::Stop;
 
 use super::{
     Spec, State, Status, VmDir,
-    control::{Ask, Console, Request},
+    control::Console,
     published::Published,
+    request::{Ask, Request},
 };
 
 /// What a supervisor has of its VM, while QEMU runs and between two of them.
@@ -39,7 +40,9 @@ impl Session {
             | Request::Resume
             | Request::Stats
             | Request::Subscribe
-            | Request::Console => ask.answer(Err(why_not.to_owned())),
+            | Request::Console
+            | Request::Screenshot
+            | Request::Freeze => ask.answer(Err(why_not.to_owned())),
         }
         false
     }

@@ -13,13 +13,13 @@ use qhost_model::{
     format::Format,
     host_facts::Resources,
     job::{Ready, Restart},
-    launch::{AccessLevel, DiskName, Forward, SecureBoot},
+    launch::{Access, AccessLevel, DiskName, Forward, SecureBoot},
 };
 use qhost_sys::{spawn, state};
 
 use super::{
     Process, VmError,
-    argv::{OVERLAY, VARIABLES, disk_file, kept_variables},
+    argv::{OVERLAY, VARIABLES, disk_file, disk_overlay, kept_variables},
     error::io_error,
     records::name_of,
 };
@@ -57,11 +57,20 @@ pub struct Spec {
     /// Whether it has a seed, in its folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub seed: bool,
+    /// Whether it has Ignition's config, in its folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignition: bool,
     /// Seconds that a guest has to power off, unless the request to stop says otherwise.
     pub grace_s: u64,
     /// How far its console may be reached.
     #[serde(default = "interact")]
     pub console: AccessLevel,
+    /// How far its display may be reached.
+    #[serde(default = "not_there", skip_serializing_if = "is_not_there")]
+    pub display: AccessLevel,
+    /// How far the agent in its guest may be asked.
+    #[serde(default = "not_there", skip_serializing_if = "is_not_there")]
+    pub agent: AccessLevel,
     /// When it is started again.
     pub restart: Restart,
     /// How it is known that its guest is ready.
@@ -79,6 +88,15 @@ fn interact() -> AccessLevel {
     AccessLevel::Interact
 }
 
+fn not_there() -> AccessLevel {
+    AccessLevel::None
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_not_there(level: &AccessLevel) -> bool {
+    *level == AccessLevel::None
+}
+
 /// The image of a VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageOf {
@@ -92,13 +110,17 @@ pub struct ImageOf {
     pub disk_bytes: u64,
 }
 
-/// A disk of a VM beside its root disk: a raw file of its size, whose unwritten parts take nothing.
+/// A disk of a VM beside its root disk: a raw file of its size, whose unwritten parts take nothing; or an image, with an overlay over it
+/// unless it is only read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiskOf {
     /// Its name.
     pub name: DiskName,
-    /// The file: in the VM's folder, or a volume's by its absolute path.
+    /// The file: in the VM's folder, or a volume's or an image's by its absolute path.
     pub path: PathBuf,
+    /// The image that it is, or begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageOf>,
     /// Its size in bytes.
     pub bytes: u64,
     /// Whether the guest cannot write to it.
@@ -108,14 +130,33 @@ pub struct DiskOf {
 impl DiskOf {
     /// Whether it goes with the VM.
     pub fn is_own(&self) -> bool {
-        self.path == Path::new(&disk_file(&self.name))
+        [disk_file(&self.name), disk_overlay(&self.name)]
+            .iter()
+            .any(|file| self.path == Path::new(file))
+    }
+
+    /// How many files it has open: of an overlay its image's too.
+    pub fn files(&self) -> i32 {
+        if self.image.is_some() && self.is_own() { 2 } else { 1 }
     }
 }
 
 impl Spec {
     /// The volumes that it has, each by its file.
     pub fn volumes(&self) -> impl Iterator<Item = &Path> {
-        self.disks.iter().filter(|disk| !disk.is_own()).map(|disk| disk.path.as_path())
+        let volumes = self.disks.iter().filter(|disk| !disk.is_own() && disk.image.is_none());
+        volumes.map(|disk| disk.path.as_path())
+    }
+
+    /// The images that it has open, that of the root disk first.
+    pub fn images(&self) -> impl Iterator<Item = &ImageOf> {
+        std::iter::once(&self.image).chain(self.disks.iter().filter_map(|disk| disk.image.as_ref()))
+    }
+
+    /// The ways into its guest.
+    pub fn access(&self) -> Access {
+        let Self { console, display, agent, .. } = *self;
+        Access { console, display, agent }
     }
 
     /// The size of its root disk in bytes.
@@ -149,8 +190,17 @@ impl Spec {
                 vm.display()
             )))
         };
-        if !is_below(&self.image.path, &state.join("images/sha256")) {
-            return Err(outside(&self.image.path));
+        let stored = state.join("images/sha256");
+        if let Some(image) = self.images().find(|image| !is_below(&image.path, &stored)) {
+            return Err(outside(&image.path));
+        }
+        // A disk that is only an image is no other file.
+        let is_other = |disk: &&DiskOf| {
+            let image = disk.image.as_ref().filter(|_| !disk.is_own());
+            image.is_some_and(|image| image.path != disk.path || !disk.read_only)
+        };
+        if let Some(disk) = self.disks.iter().find(is_other) {
+            return Err(outside(&disk.path));
         }
         let is_in = |file: &Path, name: &str, folder: &str| {
             file.file_name() == Some(name.as_ref()) && is_below(file, &state.join(folder))

@@ -6,10 +6,7 @@ use tokio::{net::UnixStream, time};
 use tokio_stream::StreamExt as _;
 use tokio_util::codec::{FramedRead, LinesCodec};
 
-use super::{
-    AskError, Notification,
-    control::{self, Request},
-};
+use super::{AskError, Notification, control, request::Request};
 use crate::limits;
 
 /// What a VM's supervisor tells.

@@ -11,19 +11,24 @@ use tokio::{
     time::{self, Instant},
 };
 
-use qhost_model::job::{Ready, ReadyCheck};
+use qhost_model::{
+    job::{Ready, ReadyCheck},
+    launch::AccessLevel,
+};
 use qhost_sys::{failpoint, stop::Stop};
 
 use super::{
     Begin, End, Ended, Process, Spec, State, Status, VmDir, VmError,
-    control::{self, Request, Serving},
+    control::{self, Serving},
     dir::remove_leftovers,
     exit::StopIntent,
+    freeze,
     monitor::Monitor,
     published::Published,
     qemu::{self, Qemu},
     qmp::Qmp,
     ready,
+    request::Request,
     session::Session,
 };
 use crate::limits;
@@ -47,11 +52,16 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
         dir.update_status(|status| status.supervisor = Process::this());
         dir.record_event("adopted", Some("its supervisor was killed".into()));
     }
+    if begin == Begin::Adopt && spec.agent == AccessLevel::Interact {
+        let vm = vm.to_owned();
+        tokio::spawn(async move { freeze::thaw_by(&vm).await });
+    }
     let serving = Serving {
+        vm: vm.to_owned(),
         asks: asking,
         console: console.clone(),
         published: subscribed,
-        access: spec.console,
+        access: spec.access(),
     };
     let served = control::serve(vm, serving)?;
     let session = Session { spec, dir, stop, heard: 0, asks, console, published };
@@ -193,7 +203,7 @@ impl Session {
             .clone()
             .filter(|ready| is_due && !(begin == Begin::Adopt && is_serial(ready)))?;
         let said = self.console.said.subscribe();
-        Some(ready::Check::begin(ready, &self.spec.forwards, said))
+        Some(ready::Check::begin(ready, &self.spec.forwards, self.dir.path(), said))
     }
 
     fn did_not_start(&self, error: &VmError) -> Ended {

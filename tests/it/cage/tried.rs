@@ -20,6 +20,7 @@ const ANYWHERE: &[&str] = &[
     "list /home",
     "exec /bin/sh",
     "memfd",
+    "memfd-exec",
     "write-and-exec",
     "capabilities",
     "setuid",

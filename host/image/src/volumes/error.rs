@@ -30,6 +30,16 @@ pub enum VolumeError {
         /// Its user, with a space before it; empty where unknown.
         by: String,
     },
+    /// The guest that has it was not kept from writing to it until its copy was made.
+    #[error(
+        "the guest of the VM {vm} did not stay frozen until its volume {of} was copied, so that the copy was given up: copy it again, or stop the VM first"
+    )]
+    Thawed {
+        /// The volume.
+        of: VolumeName,
+        /// The VM's id.
+        vm: String,
+    },
     /// Its end would be cut off.
     #[error(
         "cannot shrink the volume {of} from {has} to {asked} bytes: create a smaller volume, and copy its files inside a guest"
@@ -59,7 +69,7 @@ impl VolumeError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Exists(_) | Self::Unknown(_) | Self::Smaller { .. } => Kind::InvalidArgument,
-            Self::Held { .. } | Self::File { .. } => Kind::HostUnable,
+            Self::Held { .. } | Self::Thawed { .. } | Self::File { .. } => Kind::HostUnable,
         }
     }
 }

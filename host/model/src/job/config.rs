@@ -26,7 +26,7 @@ pub(super) fn keys() -> Vec<&'static str> {
 }
 
 /// What to do about keys of Nomad's own driver that qhost has not.
-const HINTS: [(&str, &str); 9] = [
+const HINTS: [(&str, &str); 8] = [
     (
         "image_path",
         "qhost reads no file of this host for a job: image_source, the image's URL, and checksum, its SHA-256",
@@ -35,7 +35,6 @@ const HINTS: [(&str, &str); 9] = [
         "graceful_shutdown",
         "leave it out: a guest's power button is always pressed first, and the grace is kill_timeout or --grace",
     ),
-    ("guest_agent", "leave it out: a guest is stopped by its power button, which needs no agent"),
     (
         "drive_interface",
         "leave it out: a disk is always virtio's, for which most images have a driver; a CD is IDE's",
@@ -120,7 +119,7 @@ pub(super) struct Config {
 }
 
 /// Which image, from the keys that say so.
-pub(super) fn image(config: &Object<'_>) -> Option<ImageRequest> {
+pub(crate) fn image(config: &Object<'_>) -> Option<ImageRequest> {
     let source =
         config.required("image_source", "the http or https URL of a disk image, or a list of them");
     let checksum = config.required("checksum", "the SHA-256 of the image");

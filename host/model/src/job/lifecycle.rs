@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::cursor::{Cursor, Object};
 use crate::{
@@ -133,6 +134,8 @@ pub enum ReadyCheck {
         /// What is asked for.
         path: String,
     },
+    /// An answer of the agent in the guest.
+    Agent,
 }
 
 pub(super) fn restart(cursor: Cursor<'_>) -> Option<Restart> {
@@ -169,30 +172,47 @@ pub(super) fn ready_of(
     ports: Option<&[PortRequest]>,
 ) -> Option<Option<Ready>> {
     match config.optional("ready") {
-        Some(block) => ready(block, ports?).map(Some),
+        Some(block) => ready(block, config, ports?).map(Some),
         None => Some(None),
     }
 }
 
-fn ready(cursor: Cursor<'_>, ports: &[PortRequest]) -> Option<Ready> {
-    let block = cursor.object(&["serial", "tcp", "http", "path", "timeout_s"])?;
+fn ready(cursor: Cursor<'_>, config: &Object<'_>, ports: &[PortRequest]) -> Option<Ready> {
+    let block = cursor.object(&["serial", "tcp", "http", "path", "agent", "timeout_s"])?;
     let timeout_s = match block.optional("timeout_s") {
         Some(timeout) => timeout.number(1..=limits::LIFECYCLE_MOST.as_secs(), "seconds"),
         None => Some(limits::READY.as_secs()),
     };
-    let kinds = ["serial", "tcp", "http"].map(|key| block.optional(key));
+    let kinds = ["serial", "tcp", "http", "agent"].map(|key| block.optional(key));
     let check = match kinds {
-        [Some(text), None, None] => text
+        [Some(text), None, None, None] => text
             .text(limits::READY_TEXT_BYTES, "a text")
             .map(|text| ReadyCheck::Serial(text.into())),
-        [None, Some(port), None] => label(&port, ports).map(ReadyCheck::Tcp),
-        [None, None, Some(port)] => {
+        [None, Some(port), None, None] => label(&port, ports).map(ReadyCheck::Tcp),
+        [None, None, Some(port), None] => {
             let path = path(&block);
             label(&port, ports).zip(path).map(|(port, path)| ReadyCheck::Http { port, path })
         }
-        [_, _, _] => block.here().refuse("one of serial, tcp and http"),
+        [None, None, None, Some(asked)] => agent(&asked, config),
+        [_, _, _, _] => block.here().refuse("one of serial, tcp, http and agent"),
     };
     Some(Ready { check: check?, timeout_s: timeout_s? })
+}
+
+/// Without a channel for it no agent will ever answer.
+fn agent(asked: &Cursor<'_>, config: &Object<'_>) -> Option<ReadyCheck> {
+    if !asked.boolean()? {
+        return asked.refuse("true, or no agent");
+    }
+    // A wrong value is refused where the launch is read.
+    let asks = |channel: Cursor<'_>| *channel.value() != Value::Bool(false);
+    match config.optional("guest_agent") {
+        Some(channel) if asks(channel.clone()) => Some(ReadyCheck::Agent),
+        Some(_) | None => asked.refuse_with_hint(
+            "no agent, as the guest has no channel for it",
+            "set guest_agent to true beside ready, and have the image start qemu-guest-agent",
+        ),
+    }
 }
 
 fn label(cursor: &Cursor<'_>, ports: &[PortRequest]) -> Option<String> {

@@ -1,15 +1,20 @@
 //! The ways into a guest that people and programs of the host have.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     Change, Findings, Rules,
     changes::Changes,
-    field::{AskedField, Key, LaunchField},
+    field::{AskedField, Key, LaunchField, Place},
     rules::violation,
 };
 use crate::{
-    host_facts::HostFacts, job::block::TaskBlock, named::named, quota::Usage, secrets::Secrets,
+    host_facts::HostFacts,
+    job::{block::TaskBlock, cursor::Cursor},
+    named::named,
+    quota::Usage,
+    secrets::Secrets,
 };
 
 /// How far a way into a guest goes.
@@ -84,8 +89,7 @@ impl LaunchField for Field {
     fn check(_: &Access, access: &Access, _: &Rules, _: &HostFacts, findings: &mut Findings) {
         let offered = [
             ("console", access.console != AccessLevel::None, "watch or interact"),
-            ("display", access.display == AccessLevel::None, "none"),
-            ("agent", access.agent == AccessLevel::None, "none"),
+            ("display", access.display != AccessLevel::Interact, "none or watch"),
         ];
         for (way, _, levels) in offered.iter().filter(|(_, is_offered, _)| !is_offered) {
             findings.impossible.push(violation(
@@ -102,20 +106,62 @@ impl LaunchField for Field {
     fn add_to(_: &Access, _: &mut Usage) {}
 
     fn shown(access: &Access) -> Option<String> {
-        (access.console != AccessLevel::Interact)
-            .then(|| format!("console {}", access.console.name()))
+        let ways = access.ways().into_iter().zip(Access::default().ways());
+        let shown = ways.filter(|((_, level), (_, default))| level != default).map(
+            |((field, level), _)| {
+                format!("{} {}", field.trim_start_matches("access."), level.name())
+            },
+        );
+        Some(shown.collect::<Vec<_>>().join(", ")).filter(|shown| !shown.is_empty())
     }
 }
 
 impl AskedField for Field {
     // A tenant has its console unless a policy says otherwise.
-    const KEYS: &'static [Key] = &[];
+    const KEYS: &'static [Key] = &[
+        Key {
+            place: Place::Config,
+            name: "guest_agent",
+            required: false,
+            schema: || {
+                json!({
+                    "description": "Whether the guest has a channel for QEMU's guest agent. true: qhost inspect has its addresses and operating system, qhost exec runs commands in it, and qhost volume copy freezes its file systems. \"watch\": inspect alone. false when absent.",
+                    "enum": [true, false, "watch", null]
+                })
+            },
+        },
+        Key {
+            place: Place::Config,
+            name: "display",
+            required: false,
+            schema: || {
+                json!({
+                    "description": "Whether the guest has a display, of which qhost screenshot takes pictures; false when absent.",
+                    "type": ["boolean", "null"]
+                })
+            },
+        },
+    ];
 
-    fn read(_: &TaskBlock<'_>) -> Option<Access> {
-        Some(Access::default())
+    fn read(task: &TaskBlock<'_>) -> Option<Access> {
+        let config = task.config.as_ref()?;
+        let agent = config.optional("guest_agent").map_or(Some(AccessLevel::None), |it| agent(&it));
+        let display = config.optional("display").map_or(Some(false), |display| display.boolean());
+        let display = if display? { AccessLevel::Watch } else { AccessLevel::None };
+        Some(Access { agent: agent?, display, ..Access::default() })
     }
 
     fn asking_for(value: &Access) -> Access {
         *value
+    }
+}
+
+/// How far the agent in the guest may be asked.
+fn agent(asked: &Cursor<'_>) -> Option<AccessLevel> {
+    match (asked.value().as_bool(), asked.value().as_str()) {
+        (Some(true), _) => Some(AccessLevel::Interact),
+        (Some(false), _) => Some(AccessLevel::None),
+        (None, Some("watch")) => Some(AccessLevel::Watch),
+        (None, _) => asked.refuse("true, false or \"watch\""),
     }
 }

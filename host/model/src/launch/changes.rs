@@ -77,7 +77,15 @@ mod tests {
 
     fn disk(name: &str) -> Disk {
         let name = DiskName::try_from(name.to_owned()).unwrap();
-        Disk { name, bytes: Some(1 << 20), volume: None, read_only: false, rate: Rate::default() }
+        Disk {
+            name,
+            bytes: Some(1 << 20),
+            volume: None,
+            image: None,
+            cdrom: false,
+            read_only: false,
+            rate: Rate::default(),
+        }
     }
 
     fn before() -> Launch {

@@ -1,24 +1,26 @@
-//! A guest's data disks, beside its root disk: ephemeral ones, which are removed with the VM, and the tenant's volumes.
+//! A guest's data disks, beside its root disk: ephemeral ones, which are empty at first or begin with an image and are removed with the VM,
+//! images that are only read, CDs among them, and the tenant's volumes.
+
+mod keys;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use url::Url;
 
 use super::{
     Change, Findings, Rules,
     changes::Changes,
     disk_bytes::{MIB, check_size},
-    field::{AskedField, Key, LaunchField, Place},
+    field::{AskedField, Key, LaunchField},
     rules::violation,
 };
 use crate::{
+    digest::Sha256,
     host_facts::HostFacts,
-    job::{
-        block::TaskBlock,
-        cursor::{Cursor, quoted},
-    },
-    limits, name,
+    job::{Checksum, ImageRequest, block::TaskBlock},
+    limits,
+    masks::mask_query,
     quota::Usage,
     rate::Rate,
     secrets::Secrets,
@@ -75,12 +77,18 @@ const RESERVED: [&str; 2] = ["root", "cidata"];
 pub struct Disk {
     /// Its name, unique within the task.
     pub name: DiskName,
-    /// The size in bytes, a multiple of 1 MiB, of an ephemeral disk, which begins empty; absent for a volume, which has its own.
+    /// The size in bytes, a multiple of 1 MiB, of an ephemeral disk; absent for a volume and for a read-only image, which have their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// The tenant's volume that it is; absent for an ephemeral disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
+    /// The image that it begins with; absent for a disk that is empty at first, and for a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<DiskImage>,
+    /// Whether the guest sees it as a CD.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cdrom: bool,
     /// Whether the guest cannot write to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
@@ -89,14 +97,51 @@ pub struct Disk {
     pub rate: Rate,
 }
 
+/// The image of a data disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskImage {
+    /// Where it is served.
+    pub source: Url,
+    /// The digest of the file as served.
+    pub sha256: Sha256,
+}
+
+impl DiskImage {
+    /// The request that it is fetched by.
+    pub fn request(&self) -> ImageRequest {
+        let Self { source, sha256 } = self;
+        let checksum = Checksum::Image { sha256: *sha256 };
+        ImageRequest { source: source.clone(), mirrors: vec![], checksum }
+    }
+}
+
+impl Disk {
+    /// Whether what the guest writes goes to an overlay over its image.
+    pub fn has_overlay(&self) -> bool {
+        self.image.is_some() && !self.read_only
+    }
+
+    /// What it takes at most of the host's disk for as long as the VM is there, in bytes.
+    fn ephemeral_bytes(&self) -> u64 {
+        let is_image_itself = self.image.is_some() && self.read_only;
+        self.bytes.filter(|_| !is_image_itself).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, bytes, volume, read_only, rate } = self;
-        match (volume, bytes) {
-            (Some(volume), _) => write!(f, "disk {name}, the volume {volume}")?,
-            (None, bytes) => write!(f, "disk {name} of {} bytes", bytes.unwrap_or_default())?,
+        let Self { name, bytes, volume, image, cdrom, read_only, rate } = self;
+        write!(f, "{} {name}", if *cdrom { "CD" } else { "disk" })?;
+        if let Some(volume) = volume {
+            write!(f, ", the volume {volume}")?;
         }
-        f.write_str(if *read_only { ", read-only" } else { "" })?;
+        if let Some(image) = image {
+            write!(f, ", the image {}", image.sha256)?;
+        }
+        if let Some(bytes) = bytes {
+            write!(f, " of {bytes} bytes")?;
+        }
+        f.write_str(if *read_only && !*cdrom { ", read-only" } else { "" })?;
         if rate.is_unlimited() { Ok(()) } else { write!(f, ", limited to {rate}") }
     }
 }
@@ -110,7 +155,7 @@ impl LaunchField for Field {
     type Value = Vec<Disk>;
 
     const NAME: &'static str = "disks";
-    const CONTRACT: &'static str = "`disks`, of kind `data`";
+    const CONTRACT: &'static str = "`disks`, of kinds `data` and `cdrom`";
     const TIGHTER: &'static str =
         "leave disks out, make one smaller, make one read-only, lower its rate";
 
@@ -120,13 +165,15 @@ impl LaunchField for Field {
 
     fn compare(before: &Vec<Disk>, after: &Vec<Disk>, changes: &mut Changes) {
         for old in before {
-            let Disk { name, bytes, volume, read_only, rate } = old;
+            let Disk { name, bytes, volume, image, cdrom, read_only, rate } = old;
             let Some(new) = named(after, name) else {
                 changes.note(format_args!("disks.{name}"), &Some(old), &None);
                 continue;
             };
             changes.note(format_args!("disks.{name}.bytes"), bytes, &new.bytes);
             changes.note(format_args!("disks.{name}.volume"), volume, &new.volume);
+            changes.note(format_args!("disks.{name}.image"), image, &new.image);
+            changes.note(format_args!("disks.{name}.cdrom"), cdrom, &new.cdrom);
             changes.note(format_args!("disks.{name}.read_only"), read_only, &new.read_only);
             changes.note(format_args!("disks.{name}.rate"), rate, &new.rate);
         }
@@ -144,6 +191,12 @@ impl LaunchField for Field {
             };
             if disk.volume != from.volume {
                 return Some(Change::new(field(".volume"), &from.volume, &disk.volume));
+            }
+            if disk.image != from.image {
+                return Some(Change::new(field(".image"), &from.image, &disk.image));
+            }
+            if disk.cdrom != from.cdrom {
+                return Some(Change::new(field(".cdrom"), &from.cdrom, &disk.cdrom));
             }
             if disk.bytes > from.bytes {
                 return Some(Change::new(field(".bytes"), &from.bytes, &disk.bytes));
@@ -168,7 +221,10 @@ impl LaunchField for Field {
         for (index, disk) in disks.iter().enumerate() {
             let is_twice = disks.iter().take(index).any(|earlier| earlier.name == disk.name);
             let is_asked = named(asked, &disk.name).is_some_and(|asked| {
-                asked.volume == disk.volume && asked.bytes.is_some() == disk.bytes.is_some()
+                asked.volume == disk.volume
+                    && asked.bytes.is_some() == disk.bytes.is_some()
+                    && asked.image == disk.image
+                    && asked.cdrom == disk.cdrom
             });
             if is_twice || !is_asked {
                 findings.refused.push(violation(
@@ -177,6 +233,15 @@ impl LaunchField for Field {
                     format!("{disk} is not a disk of the task, or is in the launch twice"),
                     "a policy may leave a task's disk out and set its size, rate and read_only; it may not add or rename any"
                         .into(),
+                ));
+            }
+            // Without a size nothing would bound what the guest writes over the image.
+            if disk.has_overlay() && (disk.bytes.is_none() || disk.cdrom) {
+                findings.refused.push(violation(
+                    "disk-not-writable",
+                    format!("disks.{}.read_only", disk.name),
+                    format!("{disk} has no size, so that it is only read"),
+                    "a policy leaves read_only as it is; a job gives the disk a size".into(),
                 ));
             }
             if let Some(bytes) = disk.bytes {
@@ -195,7 +260,10 @@ impl LaunchField for Field {
     }
 
     // A disk's name and a volume's are short words that no policy writes.
-    fn mask(_: &mut Vec<Disk>, _: &Secrets) {}
+    fn mask(disks: &mut Vec<Disk>, _: &Secrets) {
+        let images = disks.iter_mut().filter_map(|disk| disk.image.as_mut());
+        images.for_each(|image| mask_query(&mut image.source));
+    }
 
     // A volume counts as long as it is there, whether or not a VM has it.
     fn add_to(disks: &Vec<Disk>, usage: &mut Usage) {
@@ -214,139 +282,19 @@ fn named<'d>(disks: &'d [Disk], name: &DiskName) -> Option<&'d Disk> {
 
 /// The sizes of the ephemeral disks together.
 fn ephemeral_bytes(disks: &[Disk]) -> u64 {
-    disks.iter().filter_map(|disk| disk.bytes).fold(0, u64::saturating_add)
+    disks.iter().map(Disk::ephemeral_bytes).fold(0, u64::saturating_add)
 }
 
 impl AskedField for Field {
-    const KEYS: &'static [Key] = &[Key {
-        place: Place::Config,
-        name: "disks",
-        required: false,
-        schema: || {
-            let rate = Rate::schema();
-            json!({
-                "description": "Up to 15 data disks, in the order in which the guest sees them. Each has a size, and is empty at first and removed with its VM; or a volume, by its name, which the operator creates: qhost volume create.",
-                "anyOf": [
-                    {
-                        "type": "array",
-                        "maxItems": limits::DATA_DISKS,
-                        "items": {
-                            "type": "object",
-                            "required": ["name"],
-                            "additionalProperties": false,
-                            "oneOf": [
-                                { "required": ["size"], "properties": { "volume": { "type": "null" } } },
-                                { "required": ["volume"], "properties": { "size": { "type": "null" } } }
-                            ],
-                            "properties": {
-                                "name": {
-                                    "description": "What the guest sees as the disk's serial number: /dev/disk/by-id/virtio-NAME.",
-                                    "type": "string",
-                                    "pattern": "^[A-Za-z0-9_-]{1,20}$",
-                                    "not": { "enum": RESERVED }
-                                },
-                                "size": {
-                                    "description": "A multiple of 1 MiB: a number of bytes, or a number with a unit, as in 10GiB.",
-                                    "anyOf": [
-                                        { "type": "integer", "minimum": MIB, "maximum": limits::DISK_BYTES_MOST, "multipleOf": MIB },
-                                        { "type": "string", "minLength": 1, "maxLength": 32 },
-                                        { "type": "null" }
-                                    ]
-                                },
-                                "volume": {
-                                    "description": "The name of a volume of the tenant's.",
-                                    "type": ["string", "null"],
-                                    "pattern": name::VOLUME_PATTERN
-                                },
-                                "read_only": {
-                                    "description": "Whether the guest cannot write to it; false when absent.",
-                                    "type": ["boolean", "null"]
-                                },
-                                "rate": rate
-                            }
-                        }
-                    },
-                    { "type": "null" }
-                ]
-            })
-        },
-    }];
+    const KEYS: &'static [Key] = keys::KEYS;
 
     fn read(task: &TaskBlock<'_>) -> Option<Vec<Disk>> {
-        let Some(disks) = task.config.as_ref()?.optional("disks") else { return Some(vec![]) };
-        let mut found: Vec<Disk> = vec![];
-        let mut is_sound = true;
-        for cursor in disks.array(limits::DATA_DISKS, "disks")? {
-            match disk(cursor, &found) {
-                Some(disk) => found.push(disk),
-                None => is_sound = false,
-            }
-        }
-        is_sound.then_some(found)
+        keys::read(task)
     }
 
     fn asking_for(value: &Vec<Disk>) -> Vec<Disk> {
         value.clone()
     }
-}
-
-/// A disk of the job's list, behind those that were read before it.
-fn disk(cursor: Cursor<'_>, before: &[Disk]) -> Option<Disk> {
-    let object = cursor.object(&["name", "size", "volume", "read_only", "rate"])?;
-    let name = object.required("name", "the disk's name").and_then(|cursor| {
-        let text = cursor.value().as_str().unwrap_or_default();
-        match DiskName::try_from(text.to_owned()) {
-            Ok(name) if named(before, &name).is_none() => Some(name),
-            Ok(name) => cursor.fault(
-                format!("a second disk {}", quoted(name.as_str())),
-                "a name that no other disk of the task has",
-            ),
-            Err(error) => cursor.refuse(error.to_string()),
-        }
-    });
-    let read_only = object.optional("read_only").map_or(Some(false), |it| it.boolean());
-    let rate = object.optional("rate").map_or(Some(Rate::default()), Rate::read);
-    let (bytes, volume) = match (object.optional("size"), object.optional("volume")) {
-        (Some(size), None) => (Some(bytes_in(&size)?), None),
-        (None, Some(volume)) => (None, Some(volume_in(&volume, before)?)),
-        (Some(size), Some(_)) => {
-            return size.refuse_with_hint(
-                "either size or volume, not both",
-                "a volume has a size of its own, which qhost volume resize changes",
-            );
-        }
-        (None, None) => {
-            return object.here().fault_with_hint(
-                "neither size nor volume",
-                "size or volume",
-                "size makes an empty disk that ends with the VM, as in \"10GiB\"; volume names a volume of the tenant's, which is kept",
-            );
-        }
-    };
-    Some(Disk { name: name?, bytes, volume, read_only: read_only?, rate: rate? })
-}
-
-fn volume_in(cursor: &Cursor<'_>, before: &[Disk]) -> Option<String> {
-    let text = cursor.value().as_str().unwrap_or_default();
-    if !name::is_volume(text) {
-        return cursor.refuse(name::VOLUME);
-    }
-    if before.iter().any(|disk| disk.volume.as_deref() == Some(text)) {
-        return cursor.fault(
-            format!("the volume {} a second time", quoted(text)),
-            "each volume at most once in a task",
-        );
-    }
-    Some(text.to_owned())
-}
-
-/// A size as a number of bytes, or as a text with a unit.
-fn bytes_in(cursor: &Cursor<'_>) -> Option<u64> {
-    let bytes = match cursor.value().as_str() {
-        Some(text) => disk_size(text),
-        None => cursor.value().as_u64().filter(|bytes| is_disk_size(*bytes)),
-    };
-    bytes.map_or_else(|| cursor.refuse(DISK_SIZE), Some)
 }
 
 /// What [`disk_size`] reads, for people.

@@ -1,7 +1,8 @@
-//! How a guest is set up when it boots: a seed that cloud-init's NoCloud reads. What it says may be secret: of its texts, digests, sizes and
+//! How a guest is set up when it boots: a seed that cloud-init's NoCloud reads, or Ignition's config. What it says may be secret: of its texts, digests, sizes and
 //! keys are shown and kept, and nothing else.
 
 mod files;
+mod ignition;
 mod keys;
 mod media_type;
 mod ssh_key;
@@ -30,8 +31,10 @@ pub use files::{NoCloud, NoCloudFile};
 pub enum SeedKind {
     /// cloud-init's NoCloud.
     CloudInit,
+    /// Ignition.
+    Ignition,
 }
-named!(SeedKind, CloudInit = "cloud-init");
+named!(SeedKind, CloudInit = "cloud-init", Ignition = "ignition");
 
 /// A part of a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,13 +48,16 @@ pub enum PartName {
     NetworkConfig,
     /// What the host writes of a job's short keys.
     CloudConfig,
+    /// Ignition's config.
+    Ignition,
 }
 named!(
     PartName,
     UserData = "user-data",
     MetaData = "meta-data",
     NetworkConfig = "network-config",
-    CloudConfig = "cloud-config"
+    CloudConfig = "cloud-config",
+    Ignition = "ignition"
 );
 
 /// What is known of a part of a seed, without its text.
@@ -120,6 +126,16 @@ impl SeedTexts {
 }
 
 impl Seed {
+    /// Whether a guest gets it as a disk.
+    pub fn is_disk(&self) -> bool {
+        self.kind == SeedKind::CloudInit
+    }
+
+    /// Whether a guest gets it as Ignition's config, of which a policy left something.
+    pub fn is_ignition(&self) -> bool {
+        self.kind == SeedKind::Ignition && !self.parts.is_empty()
+    }
+
     /// The bytes of all its parts.
     fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| u64::from(part.bytes)).sum()
@@ -201,6 +217,14 @@ impl LaunchField for Field {
                 Self::NAME,
                 format!("a seed of {bytes} bytes is larger than seeds on this host may be"),
                 format!("{most} bytes or less; or have the operator raise seed.max_bytes"),
+            ));
+        }
+        if seed.kind == SeedKind::Ignition && seed.hostname.is_some() {
+            findings.impossible.push(violation(
+                "hostname-of-ignition",
+                "seed.hostname",
+                "a policy set a host name, which the host has no way to give to a guest with Ignition's config".into(),
+                "a host name is set by storage.files of the config itself".into(),
             ));
         }
         if seed.hostname.as_ref().is_some_and(|name| !is_hostname(name)) {

@@ -8,8 +8,8 @@ use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
     job::{Checksum, Task},
     launch::{
-        CPU_MAX, Egress, Firmware, Launch, Machine, MachineKind, PortMap, PortRange, PortRequest,
-        Protocol, disk_bytes,
+        AccessLevel, CPU_MAX, Egress, Firmware, Launch, Machine, MachineKind, PortMap, PortRange,
+        PortRequest, Protocol, disk_bytes,
     },
     printable,
 };
@@ -54,6 +54,8 @@ pub(super) fn unseen(launch: &Launch, task: &Task) -> Vec<&'static str> {
         ("machine.kind", *kind != MachineKind::Pc),
         ("machine.cpu", cpu != CPU_MAX),
         ("machine.nested", *nested),
+        ("access.agent", launch.access.agent != AccessLevel::None),
+        ("access.display", launch.access.display != AccessLevel::None),
     ];
     fields.into_iter().filter(|(_, is_held)| *is_held).map(|(field, _)| field).collect()
 }

@@ -1,5 +1,6 @@
 //! The contract's version 0.2, `wit/`: an answer may not ask for what the contract can say and this host does not support.
 
+mod disks;
 mod given;
 mod lent;
 
@@ -76,17 +77,28 @@ pub(super) fn permit(
     operating: &Operating<'_>,
 ) -> wasmtime::Result<Vec<GivenViolation>> {
     let request = form(asking.request.v0_2.as_ref())?.with(asking);
-    let OperationRequest { since, of: OperationRecord { vm, operation, actor }, .. } =
+    let OperationRequest { of: OperationRecord { vm, since, operation, actor }, .. } =
         operating.asked;
     let running = wit::Running {
         id: vm,
         launch: form(operating.vm.v0_2.as_ref())?.param(),
-        since_unix_seconds: u32::try_from(since.as_second()).unwrap_or_default(),
+        since_unix_seconds: since
+            .and_then(|since| u32::try_from(since.as_second()).ok())
+            .unwrap_or_default(),
     };
     let actor =
         wit::Actor { name: &actor.name, tenant: actor.tenant.as_deref(), door: actor.door.name() };
+    let command: Vec<&str>;
     let operation = match operation {
         Operation::Console => wit::Operation::Console,
+        Operation::Screenshot => wit::Operation::Screenshot,
+        Operation::Exec(arguments) => {
+            command = arguments.iter().map(String::as_str).collect();
+            wit::Operation::Exec(&command)
+        }
+        Operation::Stop => wit::Operation::Stop,
+        Operation::Restart => wit::Operation::Restart,
+        Operation::Pause => wit::Operation::Pause,
     };
     policy.qhost_policy_decide().call_permit(store, request, running, operation, actor).map(given)
 }

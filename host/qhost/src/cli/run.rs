@@ -9,7 +9,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use qhost_engine::Until;
-use qhost_model::{launch::Grace, limits::GRACE_MOST_S, name::is_name};
+use qhost_model::{job::DEFAULT_TENANT, launch::Grace, limits::GRACE_MOST_S, name::is_name};
 
 use super::candidates;
 use crate::registry::Place;
@@ -26,7 +26,7 @@ pub struct DecideArgs {
     #[arg(long = "policy-settings", value_name = "NAME=FILE|JSON")]
     pub settings: Vec<NamedSettings>,
     /// Whose task it is: asks this tenant's own policies after the host's
-    #[arg(long, default_value = "default", value_parser = tenant, add = candidates::tenants())]
+    #[arg(long, default_value = DEFAULT_TENANT, value_parser = tenant, add = candidates::tenants())]
     pub tenant: String,
     /// Which task to run, where a Nomad job has several qemu tasks: TASK or GROUP/TASK
     #[arg(long)]

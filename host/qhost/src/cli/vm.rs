@@ -1,7 +1,10 @@
-//! VMs: `qhost ps`, `inspect`, `logs`, `console`, `stats`, `events`, `stop`, `kill`, `pause`, `resume`, `restart`, `wait`,
+//! VMs: `qhost ps`, `inspect`, `logs`, `console`, `exec`, `screenshot`, `stats`, `events`, `stop`, `kill`, `pause`, `resume`, `restart`, `wait`,
 //! `rm`, `drain` and `recover`.
 
-use std::{path::Path, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +24,8 @@ pub enum VmCommand {
     Logs(LogsArgs),
     /// Attach to a VM's serial console, whose bytes reach the terminal as they are; Ctrl-] detaches
     Console(VmArgs),
+    /// Take a picture of a guest's display
+    Screenshot(ScreenshotArgs),
     /// Say what VMs use: CPU, memory, disks, connections
     Stats(StatsArgs),
     /// Say what happened to VMs
@@ -172,6 +177,51 @@ impl VmArgs {
     pub fn name(&self) -> String {
         self.of.name(&self.vm)
     }
+}
+
+/// `qhost exec`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost exec web -- systemctl is-system-running
+  qhost exec web -- sh -c 'df -h / | tail -1'
+  qhost exec --stdin web -- tee /etc/motd < motd
+
+Needs \"guest_agent\": true in the job, and qemu-guest-agent in the guest, which runs
+the command as its own user, mostly root, without a shell and a terminal. The
+output comes when the command has ended.
+
+The exit code is the command's, or 128 and the number of the signal that ended
+it. Before the command runs, errors of qhost have qhost's own: 2, 11, 12, 16, 20.
+--json tells them apart.")]
+pub struct ExecArgs {
+    #[command(flatten)]
+    /// Which.
+    pub which: VmArgs,
+    /// Give the command this command's standard input, at most 1 MiB
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Seconds to wait for the command's end; then exit code 20, and the command goes on in the guest
+    #[arg(long, value_name = "SECONDS", default_value_t = qhost_engine::limits::EXEC.as_secs(), value_parser = clap::value_parser!(u64).range(1..=qhost_engine::limits::EXEC_MOST.as_secs()))]
+    pub timeout: u64,
+    /// The program in the guest and its arguments
+    #[arg(value_name = "COMMAND", required = true, last = true)]
+    pub command: Vec<String>,
+}
+
+/// `qhost screenshot`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qhost screenshot web --output web.png
+  qhost screenshot web --output - | display -
+
+Needs \"display\": true in the job.")]
+pub struct ScreenshotArgs {
+    #[command(flatten)]
+    /// Which.
+    pub which: VmArgs,
+    /// The PNG file to write, which must not be there yet; - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 /// Several VMs by name.

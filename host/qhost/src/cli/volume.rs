@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use qhost_engine::VolumeName;
 use qhost_model::{
+    job::DEFAULT_TENANT,
     launch::disks::{DISK_SIZE, disk_size},
     name,
 };
@@ -51,7 +52,7 @@ no room.";
 #[derive(Debug, Clone, Args)]
 pub struct OneTenant {
     /// The volume's tenant, for a NAME without TENANT/ before it
-    #[arg(long, default_value = "default", value_parser = tenant, add = candidates::tenants())]
+    #[arg(long, default_value = DEFAULT_TENANT, value_parser = tenant, add = candidates::tenants())]
     pub tenant: String,
 }
 

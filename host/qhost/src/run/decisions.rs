@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use qhost_model::{digest::Sha256, printable};
-use qhost_policy::{Input, NotLaunched, OperationRecord, Outcome, Record};
+use qhost_policy::{Input, NotLaunched, Operation, OperationRecord, Outcome, Record};
 
 use super::{RunError, engine, images::ago, named_are_there, show};
 use crate::{
@@ -143,10 +143,15 @@ impl Recorded {
             task.image.checksum.digest(),
             Shown(decision),
         );
-        if let Some(OperationRecord { vm, operation, actor }) = &self.record.operation {
+        if let Some(OperationRecord { vm, operation, actor, .. }) = &self.record.operation {
+            let command = if let Operation::Exec(command) = operation {
+                format!(": {}", shown(&command.join(" ")))
+            } else {
+                String::new()
+            };
             let tenant = actor.tenant.as_ref().map(|tenant| format!(", as {}", shown(tenant)));
             text += &format!(
-                "operation {} of {}, by {}{}\n",
+                "operation {} of {}, by {}{}{command}\n",
                 operation.name(),
                 shown(vm),
                 shown(&actor.name),

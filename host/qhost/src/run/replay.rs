@@ -15,7 +15,7 @@ use qhost_model::{
     launch::{Change, Violation},
     printable,
 };
-use qhost_policy::{Chain, Decision, Input, Outcome, Record, Request};
+use qhost_policy::{Asked, Chain, Deadline, Decision, Input, Outcome, Record};
 
 use super::{RunError, engine, loader_of, show};
 use crate::{
@@ -180,8 +180,8 @@ impl Replay {
         }
         self.records += 1;
         let task = &record.input.task;
-        match record.request() {
-            Ok(request) => {
+        match record.asked() {
+            Ok(asked) => {
                 let tenant = task.tenant.clone();
                 let tables = match chains.tables_of(&record) {
                     Ok(tables) => tables,
@@ -193,9 +193,9 @@ impl Replay {
                 };
                 let chain = chains.of(&tenant)?;
                 if tables.is_empty() {
-                    self.decide_again(line, record, request, chain);
+                    self.decide_again(line, record, asked, chain);
                 } else {
-                    self.decide_again(line, record, request, &chain.with_tables(&tables));
+                    self.decide_again(line, record, asked, &chain.with_tables(&tables));
                 }
             }
             Err(reason) => {
@@ -206,14 +206,13 @@ impl Replay {
         Ok(())
     }
 
-    fn decide_again(&mut self, line: String, record: Record, request: Request, chain: &Chain) {
+    fn decide_again(&mut self, line: String, record: Record, asked: Asked, chain: &Chain) {
         let masked = !record.masked.is_empty();
         self.masked += usize::from(masked);
-        let verdict = chain.decide(request);
-        let (was, now) = (&record.decision, verdict.decision());
-        let error = verdict.error().map(ToString::to_string);
+        let again = Again::decide(asked, chain);
+        let (was, now, error) = (&record.decision, &again.decision, again.error);
         let launch = was.launch.changes_to(&now.launch);
-        if record.outcome == verdict.outcome() && launch.is_empty() {
+        if record.outcome == again.outcome && launch.is_empty() {
             if without_cost(was) == without_cost(now) && record.error == error {
                 self.identical += 1
             } else {
@@ -232,7 +231,7 @@ impl Replay {
             job: task.job,
             task: task.name,
             was: record.outcome,
-            now: verdict.outcome(),
+            now: again.outcome,
             launch,
             violations: now_refused,
             no_longer,
@@ -273,6 +272,32 @@ impl Replay {
             text += &format!("; {masked} with masked values, which policies saw masked this time");
         }
         text + "\n"
+    }
+}
+
+/// A decision that was made again.
+struct Again {
+    outcome: Outcome,
+    decision: Decision,
+    error: Option<String>,
+}
+
+impl Again {
+    fn decide(asked: Asked, chain: &Chain) -> Self {
+        match asked {
+            Asked::Launch(request) => {
+                let verdict = chain.decide(*request);
+                let error = verdict.error().map(ToString::to_string);
+                Self { outcome: verdict.outcome(), decision: verdict.decision().clone(), error }
+            }
+            Asked::Operation(operation) => {
+                let deadline = Deadline::after(qhost_policy::limits::DECISION);
+                let permission = chain.permit(&operation, deadline);
+                let error = permission.error().map(ToString::to_string);
+                let decision = permission.decision().clone();
+                Self { outcome: permission.outcome(), decision, error }
+            }
+        }
     }
 }
 

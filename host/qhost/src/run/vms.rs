@@ -7,6 +7,8 @@ mod logs;
 mod stats;
 mod events;
 mod console;
+mod exec;
+mod screenshot;
 mod restart;
 mod drain;
 
@@ -18,27 +20,41 @@ use qhost_vm::VmRecord;
 
 use super::{RunError, engine, show, unconfigured};
 use crate::{
-    cli::{Shared, VmCommand},
-    outcome::{Exit, Shown},
+    cli::{ExecArgs, Shared, VmCommand, VmsArgs},
+    outcome::{Exit, ExitStatus, Shown},
 };
 
 pub(super) async fn command(shared: &Shared, command: &VmCommand) -> Exit {
     match done(shared, command).await {
         Ok(exit) => exit,
-        Err(error) => {
-            // The decision that refused a restart; JSON has it beside the error.
-            if let Some(decision) = error.verdict().filter(|_| !shared.json) {
-                show::say(Shown(decision).to_string().trim_end());
-            }
-            show::failure(shared, &error)
-        }
+        Err(error) => failed(shared, &error),
     }
+}
+
+/// `qhost exec`, whose exit code is that of the command in the guest.
+pub(super) async fn exec(shared: &Shared, args: &ExecArgs) -> ExitStatus {
+    let done = async { exec::exec(shared, args, &engine(shared)?).await };
+    match done.await {
+        Ok(status) => status,
+        Err(error) => failed(shared, &error).into(),
+    }
+}
+
+fn failed(shared: &Shared, error: &RunError) -> Exit {
+    // The decision that refused a restart or an operation; JSON has it beside the error.
+    if let Some(decision) = error.verdict().filter(|_| !shared.json) {
+        show::say(Shown(decision).to_string().trim_end());
+    }
+    show::failure(shared, error)
 }
 
 async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
     let engine = match command {
         // A VM that is started again, and an operation, are held to what is configured now.
-        VmCommand::Restart(_) | VmCommand::Recover | VmCommand::Console(_) => engine(shared)?,
+        VmCommand::Restart(_)
+        | VmCommand::Recover
+        | VmCommand::Console(_)
+        | VmCommand::Screenshot(_) => engine(shared)?,
         VmCommand::Inspect(_) => inspect::engine(shared)?,
         VmCommand::Ps(_)
         | VmCommand::Logs(_)
@@ -56,7 +72,8 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         VmCommand::Ps(args) => Ok(ps::ps(shared, args, &engine).await),
         VmCommand::Inspect(args) => {
             let vm = engine.latest_vm(&args.name()).await?;
-            inspect::inspect(shared, &vm.details().await?)
+            let (details, guest) = (vm.details().await?, vm.guest().await);
+            inspect::inspect(shared, &inspect::Inspected { details, guest })
         }
         VmCommand::Logs(args) => {
             logs::logs(&engine.latest_vm(&args.which.name()).await?.record(), args).await
@@ -67,15 +84,24 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
             vm.permit(Operation::Console, actor, &Context::default()).await?;
             console::attach(&vm).await
         }
+        VmCommand::Screenshot(args) => screenshot::screenshot(shared, args, &engine).await,
         VmCommand::Stats(args) => stats::stats(shared, &engine, args).await,
         VmCommand::Events(args) => events::events(shared, &engine, args).await,
         VmCommand::Stop(args) => {
             let grace = args.grace.map(std::time::Duration::from_secs);
-            stop::end(shared, &engine, &args.which.names(), Ending::Stop(grace)).await
+            let vms = permitted(shared, &engine, &args.which, Operation::Stop).await?;
+            stop::end(shared, vms, Ending::Stop(grace)).await
         }
-        VmCommand::Kill(args) => stop::end(shared, &engine, &args.names(), Ending::Kill).await,
-        VmCommand::Pause(args) => stop::pause(shared, &engine, &args.names()).await,
-        VmCommand::Resume(args) => stop::resume(shared, &engine, &args.names()).await,
+        // The last resort of an operator, which no policy and no configuration stands in the way of.
+        VmCommand::Kill(args) => {
+            stop::end(shared, going_on(&engine, &args.names()).await?, Ending::Kill).await
+        }
+        VmCommand::Pause(args) => {
+            stop::pause(shared, permitted(shared, &engine, args, Operation::Pause).await?).await
+        }
+        VmCommand::Resume(args) => {
+            stop::resume(shared, permitted(shared, &engine, args, Operation::Pause).await?).await
+        }
         VmCommand::Restart(args) => restart::restart(shared, &engine, args).await,
         VmCommand::Wait(args) => stop::wait(shared, &engine, args).await,
         VmCommand::Rm(args) => stop::remove(shared, &engine, &args.names()).await,
@@ -97,6 +123,23 @@ async fn going_on(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError
         vms.push(engine.live_vm(name).await?);
     }
     Ok(each_once(vms))
+}
+
+/// The same, once the policies have nothing against an operation on those that are not the actor's own. Its own VMs an actor stops whatever
+/// is configured.
+async fn permitted(
+    shared: &Shared,
+    unconfigured: &Engine,
+    args: &VmsArgs,
+    operation: Operation,
+) -> Result<Vec<Vm>, RunError> {
+    let vms = going_on(unconfigured, &args.names()).await?;
+    let actor = actor(args.of.tenant.clone());
+    for vm in vms.iter().filter(|vm| !vm.is_of(&actor)) {
+        let vm = engine(shared)?.handle(&vm.record());
+        vm.permit(operation.clone(), actor.clone(), &Context::default()).await?;
+    }
+    Ok(vms)
 }
 
 fn each_once(mut vms: Vec<Vm>) -> Vec<Vm> {

@@ -12,8 +12,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use toml::Spanned;
 
-use qhost_model::{host_facts::HostFacts, job, launch::PortRange};
-use qhost_policy::{Occasion, Request, Table, Tables};
+use qhost_model::{
+    host_facts::HostFacts,
+    job::{self, DEFAULT_TENANT},
+    launch::PortRange,
+};
+use qhost_policy::{Actor, Door, Occasion, Operation, OperationRecord, Request, Table, Tables};
 
 use super::{Expect, TrialError, example, unreadable};
 
@@ -43,6 +47,8 @@ pub struct Case {
     pub tables: Tables,
     /// What is asked.
     pub request: Request,
+    /// The operation that is asked about, on a VM of the request's task; absent of a launch.
+    pub operation: Option<OperationRecord>,
     /// What is expected.
     pub expect: Expect,
 }
@@ -84,8 +90,37 @@ struct Given {
     settings_file: Option<PathBuf>,
     /// When it is decided: `time` of the request, and the clock of a policy with WASI.
     time: Option<Timestamp>,
+    /// Why it is asked: a launch, unless it says otherwise, or there is an operation.
+    occasion: Option<Occasion>,
+    /// An operation on a VM of the job, which is asked about instead of its launch.
+    operation: Option<GivenOperation>,
     #[serde(default)]
     expect: Expect,
+}
+
+/// An operation, and who asks for it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GivenOperation {
+    /// As in the contract; `{ exec = ["id"] }`.
+    #[serde(rename = "do")]
+    operation: Operation,
+    /// The name of the actor.
+    actor: Option<String>,
+    /// The tenant that the actor is; absent of an operator.
+    tenant: Option<String>,
+}
+
+impl GivenOperation {
+    fn record(&self) -> OperationRecord {
+        let name = self.actor.clone().unwrap_or_else(|| "uid 1000".into());
+        OperationRecord {
+            vm: "example-Abc123".into(),
+            since: Some(example::time()),
+            operation: self.operation.clone(),
+            actor: Actor { name, tenant: self.tenant.clone(), door: Door::Cli },
+        }
+    }
 }
 
 impl CaseFile {
@@ -121,6 +156,11 @@ impl Given {
             Some(settings) => settings,
             None => settings_of(path, file)?,
         };
+        if self.occasion == Some(Occasion::Operation) && self.operation.is_none() {
+            return Err(format!(
+                "case {name:?}: occasion is operation, and operation is not there"
+            ));
+        }
         let request = self.request(path).map_err(|reason| format!("case {name:?}: {reason}"))?;
         Ok(Case {
             name: name.clone(),
@@ -129,13 +169,14 @@ impl Given {
             wasi: file.wasi,
             tables: tables(file)?,
             request,
+            operation: self.operation.as_ref().map(GivenOperation::record),
             expect: self.expect.clone(),
         })
     }
 
     fn request(&self, path: &Path) -> Result<Request, String> {
         let (file, bytes) = self.job(path)?;
-        let tenant = self.tenant.as_deref().unwrap_or("default");
+        let tenant = self.tenant.as_deref().unwrap_or(DEFAULT_TENANT);
         let task = job::parse(&file, &bytes, tenant, None).map_err(|error| error.to_string())?;
         let mut host = example::host();
         example::lay_over(&mut host, &Value::Object(self.host.clone()), true)
@@ -149,7 +190,11 @@ impl Given {
             host,
             rules,
             time: self.time.unwrap_or_else(example::time),
-            occasion: Occasion::Launch,
+            occasion: match (self.occasion, &self.operation) {
+                (Some(occasion), _) => occasion,
+                (None, Some(_)) => Occasion::Operation,
+                (None, None) => Occasion::Launch,
+            },
         })
     }
 
@@ -225,6 +270,8 @@ impl Case {
             settings: None,
             settings_file: None,
             time: None,
+            occasion: None,
+            operation: None,
             expect: Expect::default(),
         };
         let file = File {

@@ -1,5 +1,7 @@
 //! QEMU's block nodes: files by their descriptors, and what QEMU is told they are.
 
+use std::ops::Range;
+
 use serde_json::json;
 
 use qhost_model::{
@@ -8,7 +10,7 @@ use qhost_model::{
 };
 
 use super::descriptors;
-use crate::limits;
+use crate::{DiskOf, limits};
 
 fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
     json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off", "discard": if read_only { "ignore" } else { DISCARD }})
@@ -18,26 +20,34 @@ fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
 /// following a name inside the image even if inspection had missed one. QEMU locks neither: other VMs have the same image open, and a
 /// lock of one would keep the next from starting; qhost has leases of its own.
 pub(super) fn blocks(format: Format, rate: Rate) -> Vec<serde_json::Value> {
-    let image = file(descriptors::IMAGE, true);
-    let image = match format {
-        Format::Qcow2 => {
-            json!({"node-name": "image", "driver": "qcow2", "read-only": true, "file": image, "backing": null})
-        }
-        Format::Raw | Format::Iso => {
-            json!({"node-name": "image", "driver": "raw", "read-only": true, "file": image})
-        }
-    };
-    let overlay = json!({
-        "node-name": "disk",
-        "driver": "qcow2",
-        "discard": DISCARD,
-        "file": file(descriptors::OVERLAY, false),
-        "backing": "image",
-    });
+    let image = image("image", format, descriptors::IMAGE);
+    let overlay = overlay("disk", "image", descriptors::OVERLAY);
     match format {
         Format::Iso => vec![limited(image, rate, ROOT_RATE)],
         Format::Qcow2 | Format::Raw => vec![image, limited(overlay, rate, ROOT_RATE)],
     }
+}
+
+fn image(name: &str, format: Format, descriptor: i32) -> serde_json::Value {
+    let image = file(descriptor, true);
+    match format {
+        Format::Qcow2 => {
+            json!({"node-name": name, "driver": "qcow2", "read-only": true, "file": image, "backing": null})
+        }
+        Format::Raw | Format::Iso => {
+            json!({"node-name": name, "driver": "raw", "read-only": true, "file": image})
+        }
+    }
+}
+
+fn overlay(name: &str, image: &str, descriptor: i32) -> serde_json::Value {
+    json!({
+        "node-name": name,
+        "driver": "qcow2",
+        "discard": DISCARD,
+        "file": file(descriptor, false),
+        "backing": image,
+    })
 }
 
 /// The name of the root disk's throttle group.
@@ -65,29 +75,50 @@ fn limited(mut node: serde_json::Value, rate: Rate, group: &str) -> serde_json::
     json!({"node-name": name, "driver": "throttle", "throttle-group": group, "file": node})
 }
 
-/// A disk beside the root disk, with the descriptor that QEMU has it by.
+/// A disk beside the root disk, with the descriptors that QEMU has its files by.
 pub(super) struct DataDisk<'a> {
     disk: &'a Disk,
+    of: &'a DiskOf,
     number: usize,
-    pub(super) descriptor: i32,
+    pub(super) descriptors: Range<i32>,
 }
 
-pub(super) fn data_disks(disks: &[Disk]) -> impl Iterator<Item = DataDisk<'_>> {
-    let numbered = disks.iter().enumerate().zip(descriptors::DISKS..);
-    numbered.map(|((number, disk), descriptor)| DataDisk { disk, number, descriptor })
+pub(super) fn data_disks<'a>(
+    disks: &'a [Disk],
+    of: &'a [DiskOf],
+) -> impl Iterator<Item = DataDisk<'a>> {
+    let mut next = descriptors::DISKS;
+    disks.iter().zip(of).enumerate().map(move |(number, (disk, of))| {
+        let first = next;
+        next += of.files();
+        DataDisk { disk, of, number, descriptors: first..next }
+    })
 }
 
 impl DataDisk<'_> {
-    pub(super) fn block(&self) -> serde_json::Value {
+    /// Its nodes, of which the last is the disk.
+    pub(super) fn blocks(&self) -> Vec<serde_json::Value> {
+        let (name, first) = (format!("data{}", self.number), self.descriptors.start);
         let read_only = self.disk.read_only;
-        let node = json!({
-            "node-name": format!("data{}", self.number),
-            "driver": "raw",
-            "read-only": read_only,
-            "discard": DISCARD,
-            "file": file(self.descriptor, read_only),
-        });
-        limited(node, self.disk.rate, &self.rate())
+        let (below, disk) = match &self.of.image {
+            Some(of) if self.of.is_own() => {
+                let below = format!("image{}", self.number);
+                let overlay = overlay(&name, &below, first + 1);
+                (Some(image(&below, of.format, first)), overlay)
+            }
+            Some(of) => (None, image(&name, of.format, first)),
+            None => {
+                let node = json!({
+                    "node-name": name,
+                    "driver": "raw",
+                    "read-only": read_only,
+                    "discard": DISCARD,
+                    "file": file(first, read_only),
+                });
+                (None, node)
+            }
+        };
+        below.into_iter().chain([limited(disk, self.disk.rate, &self.rate())]).collect()
     }
 
     /// Its throttle group, where it is limited.
@@ -103,6 +134,9 @@ impl DataDisk<'_> {
     /// has a queue for each CPU.
     pub(super) fn device(&self, cpus: u32) -> String {
         let Self { disk, number, .. } = self;
+        if disk.cdrom {
+            return format!("ide-cd,drive=data{number},serial={}", disk.name);
+        }
         let queues = cpus.min(limits::DATA_DISK_QUEUES);
         format!(
             "virtio-blk-pci,drive=data{number},serial={},werror=report,rerror=report,num-queues={queues}",

@@ -11,6 +11,19 @@ pub const OVERLAY: i32 = 6;
 /// The first of the disks beside the root disk, for reading, and for writing but where a disk is read-only.
 pub const DISKS: i32 = 7;
 
+/// What a launch has that takes descriptors behind those of the disks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Parts {
+    /// How many disks it has beside the root disk.
+    pub disks: usize,
+    /// Whether it has a seed.
+    pub seed: bool,
+    /// Whether its firmware is UEFI.
+    pub uefi: bool,
+    /// Whether its guest has a channel for an agent.
+    pub agent: bool,
+}
+
 /// Those behind the disks, each there only where a launch has what it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Further {
@@ -18,18 +31,22 @@ pub struct Further {
     pub seed: Option<i32>,
     /// The code of UEFI, for reading, and its variables, for reading and writing.
     pub uefi: Option<[i32; 2]>,
+    /// The socket of the agent's channel, listening.
+    pub agent: Option<i32>,
     /// The first that is not QEMU's own.
     pub first_free: i32,
 }
 
 impl Further {
-    /// Of a launch with so many disks beside its root disk.
-    pub fn of(disks: usize, has_seed: bool, is_uefi: bool) -> Self {
-        let uefi = disks + usize::from(has_seed);
-        let first_free = uefi + 2 * usize::from(is_uefi);
+    /// Of a launch with these parts.
+    pub fn of(parts: Parts) -> Self {
+        let uefi = parts.disks + usize::from(parts.seed);
+        let agent = uefi + 2 * usize::from(parts.uefi);
+        let first_free = agent + usize::from(parts.agent);
         Self {
-            seed: has_seed.then(|| behind(disks)),
-            uefi: is_uefi.then(|| [behind(uefi), behind(uefi + 1)]),
+            seed: parts.seed.then(|| behind(parts.disks)),
+            uefi: parts.uefi.then(|| [behind(uefi), behind(uefi + 1)]),
+            agent: parts.agent.then(|| behind(agent)),
             first_free: behind(first_free),
         }
     }

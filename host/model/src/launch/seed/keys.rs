@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::{
-    AskedSeed, PartName, Seed, SeedKind, SeedPart, SeedTexts, is_hostname, media_type, part,
-    ssh_key, yaml,
+    AskedSeed, PartName, Seed, SeedKind, SeedPart, SeedTexts, ignition, is_hostname, media_type,
+    part, ssh_key, yaml,
 };
 use crate::{
     job::{
@@ -21,6 +21,7 @@ const TEXT_OR_OBJECT: &str =
     "Text; or an object, which is written as JSON, a form of YAML: #cloud-config stands before it.";
 
 pub(super) const KEYS: &[Key] = &[
+    ignition::KEY,
     Key {
         place: Place::Config,
         name: "cloud_init",
@@ -118,6 +119,9 @@ pub(super) fn read(
     form: Form,
     files: &[GuestFile],
 ) -> Option<Option<AskedSeed>> {
+    if let Some(asked) = config.optional("ignition") {
+        return ignition::read(config, &asked).map(Some);
+    }
     if let Some(task_env) = config.optional("task_env")
         && task_env.boolean()?
         && form == Form::Own
@@ -272,7 +276,7 @@ fn text(given: &Cursor<'_>, what: &str) -> Option<String> {
 }
 
 /// The text may be secret, so that no error shows any of it.
-fn fits(given: &Cursor<'_>, text: String, what: &str) -> Option<String> {
+pub(super) fn fits(given: &Cursor<'_>, text: String, what: &str) -> Option<String> {
     if text.len() > limits::SEED_PART_BYTES {
         let found = format!("{what} of {} bytes", text.len());
         return given.fault(found, format!("at most {} bytes", limits::SEED_PART_BYTES));

@@ -1,12 +1,10 @@
 //! What policies answer, made a launch.
 
-use std::num::NonZeroU32;
-
 use qhost_model::{
     host_facts::{Accelerator, Resources},
     launch::{
-        Access, AccessLevel, Disk, Egress, Firmware, FirmwareKind, Grace, Launch, Machine,
-        MachineKind, Nic, PortMap, Protocol, Rate, SecureBoot, Seed,
+        Access, AccessLevel, Egress, Firmware, FirmwareKind, Grace, Launch, Machine, MachineKind,
+        Nic, PortMap, Protocol, SecureBoot, Seed,
         disk_bytes::MIB,
         machine::is_cpu,
         seed::{SeedKind, SeedPart, is_hostname},
@@ -15,7 +13,9 @@ use qhost_model::{
 
 use super::{
     super::answer::{self, ContractBreaches, few, nonsense, unknown, word},
-    ARCHITECTURE, GivenLaunch, ROOT, UNLIMITED, lent, wit,
+    ARCHITECTURE, GivenLaunch, UNLIMITED,
+    disks::{Disks, disks_in, rate_in, size_mib},
+    wit,
 };
 use crate::error::Fault;
 
@@ -66,82 +66,19 @@ pub(in super::super) fn launch_in(
 }
 
 /// The size of the root disk. A size that an earlier version let a job ask for need not be of whole MiB: left alone, it stays.
-fn disk_bytes_in(size_mib: Option<u32>, shown: &Launch) -> Option<u64> {
-    if size_mib == shown.disk_bytes.map(lent::size_mib) {
+fn disk_bytes_in(size: Option<u32>, shown: &Launch) -> Option<u64> {
+    if size == shown.disk_bytes.map(size_mib) {
         shown.disk_bytes
     } else {
-        size_mib.map(|size| u64::from(size) * MIB)
+        size.map(|size| u64::from(size) * MIB)
     }
-}
-
-/// A launch's disks.
-struct Disks {
-    root: wit::DiskResult,
-    others: Vec<Disk>,
-}
-
-/// The root disk, and behind it those that a policy was shown, or fewer.
-fn disks_in(disks: Vec<wit::DiskResult>, shown: &[Disk]) -> Result<Disks, Fault> {
-    let mut disks = disks.into_iter();
-    let root = disks.next().filter(|disk| {
-        disk.name == ROOT && matches!(disk.kind, wit::DiskKindResult::Root) && !disk.read_only
-    });
-    let root = root.filter(|disk| disk.volume.is_none()).ok_or_else(|| {
-        nonsense(format!("its first disk is not {ROOT} as it was shown: writable, and no volume"))
-    })?;
-    refuse_image(&root)?;
-    let (mut others, mut left) = (vec![], shown.iter());
-    for disk in disks {
-        // A disk that the request has before the last one found is not found any more.
-        let known = left.find(|known| known.name.as_str() == disk.name).ok_or_else(|| {
-            let name = word(&disk.name);
-            nonsense(format!("a disk {name:?} that the request has not, or has before the disk that stands before it"))
-        })?;
-        refuse_image(&disk)?;
-        let is_it = matches!(disk.kind, wit::DiskKindResult::Data)
-            && disk.volume == known.volume
-            && disk.persistent == known.volume.is_some()
-            && disk.size_mib.is_some() == known.bytes.is_some();
-        if !is_it {
-            return Err(nonsense(format!(
-                "a change of disk {:?} in more than its size, its rate and whether it is read-only",
-                word(&disk.name)
-            )));
-        }
-        others.push(Disk {
-            bytes: disk.size_mib.map(|size| u64::from(size) * MIB),
-            read_only: disk.read_only,
-            rate: rate_in(&disk)?,
-            ..known.clone()
-        });
-    }
-    Ok(Disks { root, others })
-}
-
-/// Refuses an image for a disk: no disk on this host but the root disk has one.
-fn refuse_image(disk: &wit::DiskResult) -> Result<(), Fault> {
-    if disk.image.is_none() {
-        return Ok(());
-    }
-    let name = word(&disk.name);
-    Err(nonsense(format!("an image for disk {name:?}, which this host cannot do")))
-}
-
-fn rate_in(disk: &wit::DiskResult) -> Result<Rate, Fault> {
-    let number = |number: Option<u32>| match number.map(NonZeroU32::try_from) {
-        None => Ok(None),
-        Some(Ok(number)) => Ok(Some(number)),
-        // QEMU takes it for no limit.
-        Some(Err(_)) => Err(nonsense(format!("a rate of 0 for disk {:?}", word(&disk.name)))),
-    };
-    Ok(Rate { iops: number(disk.rate.operations)?, kib_per_s: number(disk.rate.kib)? })
 }
 
 /// The seed that a policy was shown, or less of it.
 fn seed_in(given: wit::SeedResult, shown: &Launch) -> Result<Seed, Fault> {
     let kind = match given.kind {
         wit::SeedKindResult::CloudInit => SeedKind::CloudInit,
-        wit::SeedKindResult::Ignition => return Err(unknown("seed", "ignition")),
+        wit::SeedKindResult::Ignition => SeedKind::Ignition,
         wit::SeedKindResult::Other(name) => return Err(unknown("seed", &name)),
     };
     let none = || nonsense("a seed where it was shown none".into());

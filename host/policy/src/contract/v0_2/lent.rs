@@ -1,15 +1,14 @@
 //! What policies are shown, in the contract's form: texts and lists are lent to a sandbox from where they are; what has another form there
 //! is made once a decision.
 
-use std::{borrow::Cow, num::NonZeroU32};
+use std::borrow::Cow;
 
 use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
     job::Checksum,
     launch::{
-        Access, AccessLevel, Disk, Egress, Firmware, FirmwareKind, Launch, Machine, MachineKind,
-        Nic, PortMap, PortRange, PortRequest, Protocol, Rate, SecureBoot, Seed,
-        disk_bytes::MIB,
+        Access, AccessLevel, Egress, Firmware, FirmwareKind, Launch, Machine, MachineKind, Nic,
+        PortMap, PortRange, PortRequest, Protocol, SecureBoot, Seed,
         nics::USER,
         seed::{AskedSeed, PartName, SeedKind, SeedPart},
     },
@@ -17,7 +16,9 @@ use qhost_model::{
 
 use super::{
     super::{address, pairs},
-    ARCHITECTURE, Asking, ROOT, UNLIMITED, wit,
+    ARCHITECTURE, Asking, UNLIMITED,
+    disks::{DiskTexts, disks, root_disk},
+    wit,
 };
 use crate::{Occasion, Request};
 
@@ -26,6 +27,7 @@ pub(in super::super) struct RequestTexts<'a> {
     sha256: Option<String>,
     sha512: Option<String>,
     time: String,
+    disks: DiskTexts,
     seed: Option<SeedTexts<'a>>,
 }
 
@@ -83,6 +85,7 @@ impl<'a> SeedView<'a> {
         wit::SeedParam {
             kind: match self.of.kind {
                 SeedKind::CloudInit => wit::SeedKindParam::CloudInit,
+                SeedKind::Ignition => wit::SeedKindParam::Ignition,
             },
             parts: if with_texts { &self.with_texts } else { &self.parts },
             hostname: self.of.hostname.as_deref(),
@@ -100,7 +103,8 @@ impl<'a> RequestTexts<'a> {
             Checksum::Sha512 { sha512 } => (None, Some(sha512.to_string())),
         };
         let seed = task.asked.seed.as_ref().map(|asked| SeedTexts::of(&asked.seed));
-        Self { sha256, sha512, time: format!("{time:.0}"), seed }
+        let disks = DiskTexts::of(&task.asked.disks);
+        Self { sha256, sha512, time: format!("{time:.0}"), disks, seed }
     }
 }
 
@@ -147,7 +151,11 @@ impl<'a> RequestView<'a> {
             image: image(of, texts),
             time: &texts.time,
             ports: asked.ports.iter().map(port).collect(),
-            disks: disks(root_disk(asked.disk_bytes, asked.persist, asked.disk_rate), &asked.disks),
+            disks: disks(
+                root_disk(asked.disk_bytes, asked.persist, asked.disk_rate),
+                &asked.disks,
+                &texts.disks,
+            ),
             seed: asked
                 .seed
                 .as_ref()
@@ -241,46 +249,6 @@ fn image<'a>(
     }
 }
 
-/// The root disk and those beside it.
-fn disks<'a>(root: wit::DiskParam<'a>, others: &'a [Disk]) -> Vec<wit::DiskParam<'a>> {
-    std::iter::once(root).chain(others.iter().map(data_disk)).collect()
-}
-
-fn root_disk(bytes: Option<u64>, persistent: bool, limit: Rate) -> wit::DiskParam<'static> {
-    wit::DiskParam {
-        name: ROOT,
-        kind: wit::DiskKindParam::Root,
-        size_mib: bytes.map(size_mib),
-        image: None,
-        volume: None,
-        read_only: false,
-        persistent,
-        rate: rate(limit),
-    }
-}
-
-fn rate(Rate { iops, kib_per_s }: Rate) -> wit::Rate {
-    wit::Rate { operations: iops.map(NonZeroU32::get), kib: kib_per_s.map(NonZeroU32::get) }
-}
-
-fn data_disk(disk: &Disk) -> wit::DiskParam<'_> {
-    wit::DiskParam {
-        name: disk.name.as_str(),
-        kind: wit::DiskKindParam::Data,
-        size_mib: disk.bytes.map(size_mib),
-        image: None,
-        volume: disk.volume.as_deref(),
-        read_only: disk.read_only,
-        persistent: disk.volume.is_some(),
-        rate: rate(disk.rate),
-    }
-}
-
-/// A size is of whole MiB, and the job's reader keeps it below the contract's largest.
-pub(super) fn size_mib(bytes: u64) -> u32 {
-    u32::try_from(bytes / MIB).unwrap_or(u32::MAX)
-}
-
 /// UEFI keeps its variables with the root disk.
 fn firmware(
     Firmware { kind, secure_boot }: Firmware,
@@ -307,6 +275,7 @@ fn nic(nic: &Nic) -> wit::NicParam<'_> {
 /// What a launch has as text there, and not here.
 pub(in super::super) struct LaunchTexts<'a> {
     binds: Vec<Cow<'static, str>>,
+    disks: DiskTexts,
     seed: Option<SeedTexts<'a>>,
 }
 
@@ -314,6 +283,7 @@ impl<'a> LaunchTexts<'a> {
     pub(in super::super) fn of(launch: &'a Launch) -> Self {
         Self {
             binds: launch.ports.iter().map(|port| address(port.bind)).collect(),
+            disks: DiskTexts::of(&launch.disks),
             seed: launch.seed.as_ref().map(SeedTexts::of),
         }
     }
@@ -342,7 +312,11 @@ impl<'a> LaunchView<'a> {
         Self {
             of,
             ports: of.ports.iter().zip(&texts.binds).map(port).collect(),
-            disks: disks(root_disk(of.disk_bytes, of.persist, of.disk_rate), &of.disks),
+            disks: disks(
+                root_disk(of.disk_bytes, of.persist, of.disk_rate),
+                &of.disks,
+                &texts.disks,
+            ),
             seed: of
                 .seed
                 .as_ref()

@@ -2,7 +2,9 @@
 
 use indicatif::BinaryBytes;
 
-use qhost_engine::{DataDiskUse, DiskUse, Engine, VmDetails, config::Config};
+use serde::Serialize;
+
+use qhost_engine::{DataDiskUse, DiskUse, Engine, GuestInfo, VmDetails, config::Config};
 use qhost_model::{job::Task, printable};
 
 use super::{RunError, ports, show};
@@ -26,11 +28,21 @@ pub(super) fn engine(shared: &Shared) -> Result<Engine, RunError> {
     engine_under(shared, config)
 }
 
-pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunError> {
+/// What is known of a VM, and what its guest says of itself.
+#[derive(Debug, Serialize)]
+pub(super) struct Inspected {
+    #[serde(flatten)]
+    pub(super) details: VmDetails,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) guest: Option<GuestInfo>,
+}
+
+pub(super) fn inspect(shared: &Shared, inspected: &Inspected) -> Result<Exit, RunError> {
     if shared.json {
-        show::print(&show::json(details));
+        show::print(&show::json(inspected));
         return Ok(Exit::Done);
     }
+    let Inspected { details, guest } = inspected;
     let VmDetails { vm, asked, decision, restart, disk, disks, supervisor_is_current } = details;
     let line = |text: &str| printable::line(text, limits::SHOWN_CAUSE_CHARS).to_string();
     let mut text = format!(
@@ -51,6 +63,9 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
     }
     if let Some(failed) = vm.status.boot_failed_at {
         text += &format!("boot       the firmware found no bootable device, {failed}\n");
+    }
+    if let Some(guest) = guest {
+        text += &said_by(guest);
     }
     if let Some(restart) = restart {
         let so_far = match vm.status.restarts {
@@ -75,12 +90,16 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
             text += &format!("disk       {}; {used}\n", BinaryBytes(*bytes));
         }
         for disk in disks {
-            let DataDiskUse { name, bytes, used_bytes, volume_path, read_only } = disk;
+            let DataDiskUse { name, bytes, used_bytes, image, volume_path, read_only } = disk;
             let used = used_bytes.map(|used| format!("; {} stored", BinaryBytes(used)));
-            let volume = if volume_path.is_some() { ", a volume" } else { "" };
+            let kind = match (volume_path, image) {
+                (Some(_), _) => ", a volume".to_owned(),
+                (None, Some(image)) => format!(", the image sha256:{image}"),
+                (None, None) => String::new(),
+            };
             let read_only = if *read_only { ", read-only" } else { "" };
             text += &format!(
-                "           {name}{volume}{read_only}: {}{}\n",
+                "           {name}{kind}{read_only}: {}{}\n",
                 BinaryBytes(*bytes),
                 used.unwrap_or_default()
             );
@@ -119,4 +138,22 @@ pub(super) fn inspect(shared: &Shared, details: &VmDetails) -> Result<Exit, RunE
         &format!("console    {}\nfolder     {}\n", vm.console_log().display(), vm.folder.display());
     show::tell(&text);
     Ok(Exit::Done)
+}
+
+/// What the agent in a guest says.
+fn said_by(guest: &GuestInfo) -> String {
+    let GuestInfo { os, kernel, hostname, addresses, error } = guest;
+    let mut lines = vec![];
+    let system: Vec<_> = [hostname, os, kernel].into_iter().flatten().map(String::as_str).collect();
+    if !system.is_empty() {
+        lines.push(system.join(", "));
+    }
+    lines.extend(addresses.iter().map(|one| format!("{} {}", one.interface, one.address)));
+    lines.extend(error.clone());
+    let labelled = lines.iter().enumerate().map(|(number, line)| {
+        let label = if number == 0 { "guest" } else { "" };
+        let line = printable::line(line, limits::SHOWN_CAUSE_CHARS);
+        format!("{label:<10} {line}\n")
+    });
+    labelled.collect()
 }

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use qhost_engine::{Context, Ending, Engine, Recovered, Vm, Which};
 use qhost_model::printable;
-use qhost_policy::Decision;
+use qhost_policy::{Decision, Operation};
 use qhost_sys::stop::Stop;
 use qhost_vm::{Spec, State, VmRecord};
 
-use super::{RunError, show, stop::summary};
+use super::{RunError, actor, show, stop::summary};
 use crate::{
     cli::{Shared, StopArgs},
     limits,
@@ -25,12 +25,16 @@ pub(super) async fn restart(
     args: &StopArgs,
 ) -> Result<Exit, RunError> {
     let grace = args.grace.map(Duration::from_secs);
+    let actor = actor(args.which.of.tenant.clone());
     let mut vms = vec![];
     for name in &args.which.names() {
         let vm = engine.latest_vm(name).await?;
         let vm = if vm.record().status.state().is_final() {
-            start_again(shared, &vm, "restart requested").await?
+            Box::pin(start_again(shared, &vm, "restart requested")).await?
         } else {
+            if !vm.is_of(&actor) {
+                vm.permit(Operation::Restart, actor.clone(), &Context::default()).await?;
+            }
             vm.restart(grace, &Context::default()).await?
         };
         if !shared.json {

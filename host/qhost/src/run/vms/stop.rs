@@ -11,7 +11,7 @@ use qhost_image::Progress;
 use qhost_model::printable;
 use qhost_vm::{State, VmError, VmRecord};
 
-use super::{RunError, each_once, going_on, show};
+use super::{RunError, each_once, show};
 use crate::{
     cli::{Shared, WaitArgs},
     outcome::Exit,
@@ -40,14 +40,8 @@ impl Observer for Asides {
     }
 }
 
-/// Ends VMs, and waits for their ends. Where one of them has ended already, no VM is ended.
-pub(super) async fn end(
-    shared: &Shared,
-    engine: &Engine,
-    names: &[String],
-    ending: Ending,
-) -> Result<Exit, RunError> {
-    let vms = going_on(engine, names).await?;
+/// Ends VMs, and waits for their ends.
+pub(super) async fn end(shared: &Shared, vms: Vec<Vm>, ending: Ending) -> Result<Exit, RunError> {
     let observer = Arc::new(Asides::of(shared));
     let context = Context { observer, ..Context::default() };
     // A supervisor that does not answer keeps no other VM waiting.
@@ -65,20 +59,12 @@ pub(super) async fn end(
     Ok(Exit::Done)
 }
 
-pub(super) async fn pause(
-    shared: &Shared,
-    engine: &Engine,
-    names: &[String],
-) -> Result<Exit, RunError> {
-    each(shared, "paused", going_on(engine, names).await?, Vm::pause).await
+pub(super) async fn pause(shared: &Shared, vms: Vec<Vm>) -> Result<Exit, RunError> {
+    each(shared, "paused", vms, Vm::pause).await
 }
 
-pub(super) async fn resume(
-    shared: &Shared,
-    engine: &Engine,
-    names: &[String],
-) -> Result<Exit, RunError> {
-    each(shared, "running", going_on(engine, names).await?, Vm::resume).await
+pub(super) async fn resume(shared: &Shared, vms: Vec<Vm>) -> Result<Exit, RunError> {
+    each(shared, "running", vms, Vm::resume).await
 }
 
 pub(super) async fn remove(

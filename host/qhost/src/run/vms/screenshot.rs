@@ -1,0 +1,56 @@
+//! `qhost screenshot`: a picture of a guest's display.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Write as _, stdout},
+    path::Path,
+};
+
+use serde_json::json;
+
+use qhost_engine::{Context, Engine};
+use qhost_policy::Operation;
+
+use super::{RunError, actor, show};
+use crate::{
+    cli::{ScreenshotArgs, Shared},
+    outcome::Exit,
+};
+
+/// Standard output, as a file's name.
+const STDOUT: &str = "-";
+
+pub(super) async fn screenshot(
+    shared: &Shared,
+    args: &ScreenshotArgs,
+    engine: &Engine,
+) -> Result<Exit, RunError> {
+    let to_stdout = args.output == Path::new(STDOUT);
+    if to_stdout && (shared.json || stdout().is_terminal()) {
+        return Err(RunError::Usage(
+            "a picture does not go to a terminal or beside JSON; name a file: --output FILE".into(),
+        ));
+    }
+    let vm = engine.live_vm(&args.which.name()).await?;
+    let actor = actor(args.which.of.tenant.clone());
+    vm.permit(Operation::Screenshot, actor, &Context::default()).await?;
+    let png = vm.screenshot().await?;
+    let written = if to_stdout { stdout().write_all(&png) } else { write(&args.output, &png) };
+    let failed = |error: io::Error| {
+        RunError::Usage(format!("cannot write {}: {error}", args.output.display()))
+    };
+    written.map_err(failed)?;
+    if shared.json {
+        show::print(&show::json(
+            &json!({ "screenshot": { "vm": vm.id(), "file": args.output, "bytes": png.len() } }),
+        ));
+    } else if !to_stdout {
+        show::print(&format!("written    {}, {} bytes\n", args.output.display(), png.len()));
+    }
+    Ok(Exit::Done)
+}
+
+/// A file that is there already stays as it is.
+fn write(path: &Path, png: &[u8]) -> io::Result<()> {
+    File::create_new(path)?.write_all(png)
+}
