@@ -77,6 +77,7 @@ pub(crate) fn request() -> Request {
             name: "host-1".into(),
             qemu_version: "10.0.2".into(),
             accelerators: vec![Accelerator::Tcg, Accelerator::Kvm],
+            architectures: qhost_model::host_facts::own_architecture(),
             firmware: qhost_model::host_facts::bios(),
             resources: amount(16, 65_536),
             free: amount(8, 32_768),

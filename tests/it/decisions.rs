@@ -211,6 +211,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
             name: "host-1".into(),
             qemu_version: "10.0.2".into(),
             accelerators: vec![Accelerator::Tcg],
+            architectures: qhost_model::host_facts::own_architecture(),
             firmware: qhost_model::host_facts::bios(),
             resources: Resources { cpus: 16, memory_mib: 65_536 },
             free: Resources { cpus: 8, memory_mib: 32_768 },

@@ -28,6 +28,7 @@ mod audit;
 mod plan;
 mod fingerprint;
 mod firmware;
+mod architectures;
 mod vm;
 mod vms;
 mod volumes;

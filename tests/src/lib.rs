@@ -3,6 +3,7 @@
 
 pub mod boot_sector;
 pub mod disk;
+pub mod efi_disk;
 pub mod hostile;
 pub mod hostile_images;
 pub mod hostile_tenant;

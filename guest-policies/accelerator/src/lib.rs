@@ -9,6 +9,9 @@ use qhost_policy_sdk::{
 
 struct ChooseAccelerator;
 
+/// The architecture of hosts' processors, whose guests alone kvm runs.
+const OWN_ARCHITECTURE: &str = "x86_64";
+
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
@@ -35,7 +38,8 @@ impl Policy for ChooseAccelerator {
         mut launch: Launch,
     ) -> Result<Launch, Vec<Violation>> {
         let offered = request.host.accelerators.contains(&Accelerator::Kvm);
-        if request.task.accelerator.is_none() && offered {
+        let is_own = launch.machine.architecture == OWN_ARCHITECTURE;
+        if request.task.accelerator.is_none() && offered && is_own {
             log::debug("the task names no accelerator and this host offers kvm");
             launch.accelerator = Accelerator::Kvm;
         }
@@ -85,6 +89,17 @@ mod tests {
         assert_eq!(decide(&both, None, "{}"), (true, true));
         assert_eq!(decide(&both, Some(Accelerator::Tcg), "{}"), (false, true));
         assert_eq!(decide(&[Accelerator::Tcg], None, "{}"), (false, true));
+    }
+
+    #[test]
+    fn a_guest_of_another_architecture_is_emulated() {
+        let mut request = example::request();
+        request.host.accelerators = vec![Accelerator::Tcg, Accelerator::Kvm];
+        let mut launch = example::launch();
+        launch.machine.architecture = "aarch64".into();
+        let settings = serde_json::from_str("{}").unwrap();
+        let launch = ChooseAccelerator::choose(&request, &settings, launch).unwrap();
+        assert_eq!(launch.accelerator, Accelerator::Tcg);
     }
 
     #[test]

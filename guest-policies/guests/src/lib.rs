@@ -1,7 +1,7 @@
 //! Rules what guests are set up with, what machine they have, and the ways into them.
 //!
 //! Settings: `{"media_types": ["text/cloud-config"], "forbidden_keys": ["bootcmd"], "ssh_keys": ["SHA256:…"], "machines": ["q35"],
-//! "firmware": ["uefi"], "secure_boot": true, "console": "watch", "operators_only": ["exec"]}`, each optional; see `settings.schema.json`.
+//! "architectures": ["x86_64"], "firmware": ["uefi"], "secure_boot": true, "console": "watch", "operators_only": ["exec"]}`, each optional; see `settings.schema.json`.
 
 use qhost_policy_sdk::{
     About, AccessLevel, Actor, FirmwareKind, Launch, Operation, Policy, Request, Running,
@@ -17,6 +17,7 @@ struct Settings {
     forbidden_keys: Vec<String>,
     ssh_keys: Option<Vec<String>>,
     machines: Option<Vec<String>>,
+    architectures: Option<Vec<String>>,
     firmware: Option<Vec<String>>,
     secure_boot: bool,
     nested: bool,
@@ -38,6 +39,7 @@ impl Default for Settings {
             forbidden_keys: vec![],
             ssh_keys: None,
             machines: None,
+            architectures: None,
             firmware: None,
             secure_boot: false,
             nested: false,
@@ -85,6 +87,14 @@ impl Policy for Guests {
                 "machine",
                 "machine.kind",
                 format!("guests may not have the machine {kind}"),
+            ));
+        }
+        let architecture = &launch.machine.architecture;
+        if settings.architectures.as_ref().is_some_and(|allowed| !allowed.contains(architecture)) {
+            violations.push(Violation::new(
+                "architecture",
+                "machine.architecture",
+                format!("guests may not have the architecture {architecture}"),
             ));
         }
         let firmware = match &launch.firmware.kind {
@@ -205,6 +215,21 @@ mod tests {
         let script = || part("text/x-shellscript", &[]);
         assert_eq!(codes(script(), "{}"), ["media-type"]);
         assert_eq!(codes(script(), r#"{"media_types": ["text/x-shellscript"]}"#), [""; 0]);
+    }
+
+    #[test]
+    fn an_architecture_may_be_the_only_one() {
+        let codes = |architecture: &str, settings: &str| {
+            let mut launch = example::launch();
+            launch.machine.architecture = architecture.into();
+            let settings = serde_json::from_str(settings).unwrap();
+            let violations = Guests::validate(&example::request(), &settings, &launch);
+            violations.into_iter().map(|violation| violation.code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes("aarch64", "{}"), [""; 0]);
+        let x86 = r#"{"architectures": ["x86_64"]}"#;
+        assert_eq!(codes("aarch64", x86), ["architecture"]);
+        assert_eq!(codes("x86_64", x86), [""; 0]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use qhost_model::{
     host_facts::Accelerator,
-    launch::{AccessLevel, Egress, Launch, Protocol},
+    launch::{AccessLevel, Egress, Launch, MachineKind, Protocol},
 };
 
 use super::{
@@ -255,7 +255,8 @@ impl Host {
         let cpus = launch.resources.cpus;
         let cgroup = self.cgroup.clone().map(|cgroup| {
             let mut cgroup = cgroup.of_tenant(needs.tenant);
-            cgroup.memory_bytes = memory_bytes(launch.resources.memory_mib);
+            cgroup.memory_bytes =
+                memory_bytes(launch.resources.memory_mib) + flash_bytes(launch.machine.kind);
             cgroup.cpu_percent = u64::from(cpus) * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
             // Its supervisor is in the same group.
             cgroup.pids = processes(cpus) + 1;
@@ -337,6 +338,14 @@ pub fn memory_bytes(guest_mib: u32) -> u64 {
     let guest = u64::from(guest_mib) << 20;
     let room = (guest * limits::CAGE_MEMORY_PERCENT / 100).max(limits::CAGE_MEMORY_BYTES);
     guest + room + (u64::from(limits::TCG_TB_SIZE_MIB) << 20)
+}
+
+/// What QEMU has of UEFI's flash in memory, beyond that head room.
+fn flash_bytes(machine: MachineKind) -> u64 {
+    match machine {
+        MachineKind::Pc | MachineKind::Q35 => 0,
+        MachineKind::Virt => limits::CAGE_VIRT_FLASH_BYTES,
+    }
 }
 
 fn processes(cpus: u32) -> u64 {

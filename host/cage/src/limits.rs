@@ -25,6 +25,8 @@ pub const CAGE_CPU_EXTRA_PERCENT: u64 = 25;
 pub const CAGE_MEMORY_PERCENT: u64 = 15;
 /// ...and at least so many bytes. QEMU has some 47 MiB before the guest runs, and up to 100 MiB more with one.
 pub const CAGE_MEMORY_BYTES: u64 = 256 << 20;
+/// The flash of the machine `virt` in bytes, for UEFI's code and its variables: 64 MiB each, which QEMU has in memory.
+pub const CAGE_VIRT_FLASH_BYTES: u64 = 128 << 20;
 /// The cgroup below which each VM gets one, unless configured.
 pub const CGROUP: &str = "qhost";
 /// What CPU time is counted by, in microseconds: the kernel's default.

@@ -18,7 +18,7 @@ use qhost_policy::Decision;
 use qhost_sys::spawn;
 use qhost_vm::{DiskOf, Spec, VmRecord, records::read_record};
 
-use crate::{disks, engine::blocking, error::EngineError, run::DECISION, vm::Vm};
+use crate::{engine::blocking, error::EngineError, run::DECISION, vm::Vm};
 
 /// A VM with all that its folder tells. What an earlier version did not write is absent, and so is what was not reached.
 #[derive(Debug, Serialize)]
@@ -116,7 +116,7 @@ impl VmDetails {
         let disk = spec.as_ref().map(|spec| DiskUse {
             bytes: spec.disk_bytes(),
             used_bytes: spec.overlay.as_ref().and_then(|overlay| used(&vm.folder.join(overlay))),
-            max_bytes: disks::file_bytes(spec.overlay_bytes, &spec.disks, spec.variables.is_some()),
+            max_bytes: spec.cage.rlimits.file_bytes,
         });
         let disks = spec.iter().flat_map(|spec| &spec.disks);
         let disks = disks.map(|disk| DataDiskUse::of(&vm.folder, disk)).collect();

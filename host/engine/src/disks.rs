@@ -23,7 +23,7 @@ use qhost_vm::{
     list,
 };
 
-use crate::{error::Failure, limits};
+use crate::error::Failure;
 
 /// The disks of a VM that is about to start, with its volumes held until dropped.
 #[derive(Debug)]
@@ -152,13 +152,13 @@ pub(crate) fn planned(
     disks.iter().map(planned).collect()
 }
 
-/// The most that QEMU may write to one file, in bytes: a process has one bound for all of its files.
-pub(crate) fn file_bytes(overlay_bytes: u64, disks: &[DiskOf], is_uefi: bool) -> u64 {
+/// The most that QEMU may write to one file, in bytes: a process has one bound for all of its files. `variables`
+/// is that of UEFI's.
+pub(crate) fn file_bytes(overlay_bytes: u64, disks: &[DiskOf], variables: Option<u64>) -> u64 {
     let written = disks.iter().filter(|disk| !disk.read_only);
     let overlays =
         written.clone().filter(|disk| disk.image.is_some()).map(|disk| whole(disk.bytes));
     let written = written.map(|disk| disk.bytes).chain(overlays);
-    let variables = is_uefi.then_some(limits::FIRMWARE_BYTES);
     written.chain(variables).fold(overlay_bytes, u64::max)
 }
 

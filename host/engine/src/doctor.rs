@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time;
 
 use qhost_cage::{Level, Mechanism};
-use qhost_model::launch::FirmwareKind;
+use qhost_model::launch::{Architecture, FirmwareKind};
 use qhost_sys::{spawn, state::StateDir, trusted};
 use qhost_vm::{VmRecord, list};
 
@@ -66,6 +66,7 @@ pub async fn examine(
 ) -> Vec<Finding> {
     let mut findings = qemu(fingerprint);
     findings.push(firmware(config));
+    findings.extend(fingerprint.ok().map(|found| architectures(found, config)));
     findings.extend(trust(config));
     findings.extend(supervisor().await);
     findings.extend(older_supervisors(state));
@@ -198,12 +199,31 @@ fn drained(state: &StateDir) -> Option<Finding> {
 
 /// What guests can boot by.
 fn firmware(config: &Config) -> Finding {
-    let offered = firmware::offered(&config.firmware());
+    let builds = firmware::builds(&config.firmware());
+    let offered = firmware::offered(&builds, Architecture::X86_64);
     let has_uefi = offered.iter().any(|firmware| firmware.kind == FirmwareKind::Uefi);
     let each: Vec<_> = offered.iter().map(ToString::to_string).collect();
     let found = each.join(", ") + if has_uefi { "" } else { "; no UEFI" };
     let fix = "for guests with UEFI: on Debian and Ubuntu, apt-get install ovmf; its descriptors are looked for in machine.firmware";
     finding("firmware", unless(has_uefi, Health::Lacking), found, fix)
+}
+
+/// Whose guests run here. An emulator without its firmware runs none.
+fn architectures(fingerprint: &Fingerprint, config: &Config) -> Finding {
+    let builds = firmware::builds(&config.firmware());
+    let offered = facts::architectures(fingerprint, &builds);
+    let is_half = |architecture: &Architecture| {
+        let has_emulator = fingerprint.program(*architecture).is_ok();
+        let has_firmware = !firmware::offered(&builds, *architecture).is_empty();
+        !offered.contains(architecture) && (has_emulator || has_firmware)
+    };
+    let half: Vec<_> = Architecture::ALL.iter().copied().filter(is_half).collect();
+    let each: Vec<_> = offered.iter().map(|architecture| architecture.name()).collect();
+    let lacks = half.iter().map(|it| format!("; {} without emulator or firmware", it.name()));
+    let found = each.join(", ") + &lacks.collect::<String>();
+    let packages: Vec<_> = half.iter().map(|architecture| architecture.packages()).collect();
+    let fix = format!("on Debian and Ubuntu, apt-get install {}", packages.join(" "));
+    finding("architectures", unless(half.is_empty(), Health::Lacking), found, &fix)
 }
 
 /// What a VM would be kept in: whether all of it can be had, and each part.

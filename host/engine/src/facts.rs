@@ -7,13 +7,18 @@ use std::io;
 use procfs::{Current as _, Meminfo, WithCurrentSystemInfo as _, process};
 
 use qhost_model::{
-    host_facts::{HostFacts, Resources, TenantUsage},
+    host_facts::{AARCH64_FIRMWARE, HostFacts, Resources, TenantUsage},
+    launch::Architecture,
     quota::Usage,
 };
 use qhost_sys::state::StateDir;
 use qhost_vm::VmRecord;
 
-use crate::{config::Config, fingerprint::Fingerprint, firmware};
+use crate::{
+    config::Config,
+    fingerprint::Fingerprint,
+    firmware::{self, Build},
+};
 
 /// The host does not say what it has.
 #[derive(Debug, thiserror::Error)]
@@ -39,18 +44,33 @@ pub fn gather(
     ports_in_use.retain(|port| !its.contains(port));
     let taken = usage(running.iter()).resources.cpus;
     let (resources, available_mib) = resources()?;
+    let builds = firmware::builds(&config.firmware());
     let its_mib = audited.iter().map(resident_mib).fold(0, u32::saturating_add);
     let available_mib = available_mib.saturating_add(its_mib).min(resources.memory_mib);
     Ok(HostFacts {
         name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         qemu_version: fingerprint.version.clone(),
         accelerators: fingerprint.working(),
-        firmware: firmware::offered(&config.firmware()),
+        architectures: architectures(fingerprint, &builds),
+        firmware: firmware::offered(&builds, Architecture::X86_64),
         resources,
         free: Resources { cpus: resources.cpus.saturating_sub(taken), memory_mib: available_mib },
         ports_in_use,
         tenant_usage: usage(running.iter().filter(|vm| vm.tenant == tenant)),
     })
+}
+
+/// The architectures of guests that run here: those with an emulator and a firmware.
+pub(crate) fn architectures(fingerprint: &Fingerprint, builds: &[Build]) -> Vec<Architecture> {
+    let is_offered = |architecture: &Architecture| {
+        let offered = firmware::offered(builds, *architecture);
+        let boots = match architecture {
+            Architecture::X86_64 => !offered.is_empty(),
+            Architecture::Aarch64 => offered.contains(&AARCH64_FIRMWARE),
+        };
+        boots && fingerprint.program(*architecture).is_ok()
+    };
+    Architecture::ALL.iter().copied().filter(is_offered).collect()
 }
 
 /// The memory that a VM's QEMU has now, in MiB.

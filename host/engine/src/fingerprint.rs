@@ -3,11 +3,11 @@
 //! Asking takes a tenth of a second and trying kvm up to [`limits::KVM_PROBE`], so the answer is kept, keyed by the
 //! binary's identity and the boot: a package upgrade, a reboot or a change of `/dev/kvm`'s permissions asks again.
 
+mod emulator;
 mod kvm_probe;
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Output,
 };
@@ -15,14 +15,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time;
 
-use qhost_model::{host_facts::Accelerator, printable};
+use qhost_model::{host_facts::Accelerator, launch::Architecture, printable};
 use qhost_sys::spawn::command;
 
-use self::kvm_probe::Probe;
+use self::{emulator::Emulator, kvm_probe::Probe};
 use crate::limits;
 
-/// The emulator, as Nomad's driver names it.
-const EMULATOR: &str = "qemu-system-x86_64";
+/// The host's own architecture: its emulator is asked what it can do.
+const OWN: Architecture = Architecture::X86_64;
 
 /// What was found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,11 +53,9 @@ pub struct AcceleratorCheck {
 /// What the answer depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Key {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified_ns: i128,
+    own: Emulator,
+    /// Those of other architectures, where they are installed.
+    others: Vec<Emulator>,
     boot_id: String,
     kvm_opens: bool,
     qhost: String,
@@ -67,8 +65,10 @@ struct Key {
 #[derive(Debug, thiserror::Error)]
 pub enum FingerprintError {
     /// No emulator.
-    #[error("{EMULATOR} is not on PATH; on Debian and Ubuntu: apt-get install qemu-system-x86")]
-    NotFound,
+    #[error(
+        "{} is not on PATH; on Debian and Ubuntu: apt-get install {}", .0.emulator(), .0.packages()
+    )]
+    NotFound(Architecture),
     /// The emulator cannot be asked.
     #[error("cannot ask {}: {reason}", path.display())]
     Query {
@@ -103,7 +103,25 @@ impl Fingerprint {
 
     /// The emulator: where it is found on `PATH` now, symbolic links resolved.
     pub fn path(&self) -> &Path {
-        &self.key.path
+        &self.key.own.path
+    }
+
+    /// The emulator of an architecture, found in the same way.
+    ///
+    /// # Errors
+    /// Where it is not installed.
+    pub fn program(&self, architecture: Architecture) -> Result<&Path, FingerprintError> {
+        let mut installed = std::iter::once(&self.key.own).chain(&self.key.others);
+        let found = installed.find(|emulator| emulator.architecture == architecture);
+        found.map(|it| it.path.as_path()).ok_or(FingerprintError::NotFound(architecture))
+    }
+
+    /// The names of the emulators that are installed, as Nomad's driver has them: in the order of the alphabet.
+    pub fn emulators(&self) -> Vec<&'static str> {
+        let installed = Architecture::ALL.iter().filter(|it| self.program(**it).is_ok());
+        let mut names: Vec<_> = installed.map(|it| it.emulator()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// Keeps the answer for the next time, unless it is kept already. A host where that fails is only slower.
@@ -130,18 +148,19 @@ impl Fingerprint {
         self.accelerators.iter().filter(works).filter_map(named).collect()
     }
 
-    /// Attributes under the names of Nomad's QEMU driver, and two more.
-    pub fn attributes(&self) -> [(&'static str, String); 3] {
+    /// Attributes under the names of Nomad's QEMU driver, and the accelerators.
+    pub fn attributes(&self) -> [(&'static str, String); 4] {
         let working: Vec<_> = self.working().iter().map(|accelerator| accelerator.name()).collect();
         [
             ("driver.qemu", "1".into()),
             ("driver.qemu.version", self.version.clone()),
+            ("driver.qemu.emulators", self.emulators().join(",")),
             ("driver.qemu.accelerators", working.join(",")),
         ]
     }
 
     async fn fresh(key: Key) -> Result<Self, FingerprintError> {
-        let path = key.path.clone();
+        let path = key.own.path.clone();
         let version = query(&path, &["-version"]).await?;
         let version = parse_version(&version).ok_or_else(|| FingerprintError::Query {
             path: path.clone(),
@@ -157,8 +176,8 @@ impl Fingerprint {
         let mut inconclusive = false;
         for accelerator in Accelerator::ALL {
             let (works, evidence) = match (accelerator, compiled.contains(&accelerator.name())) {
-                (_, false) => (false, format!("{EMULATOR} was built without it")),
-                (Accelerator::Tcg, true) => (true, format!("{EMULATOR} has it")),
+                (_, false) => (false, format!("{} was built without it", OWN.emulator())),
+                (Accelerator::Tcg, true) => (true, format!("{} has it", OWN.emulator())),
                 (Accelerator::Kvm, true) => match kvm_probe::probe(&path).await {
                     Probe::Works(evidence) => (true, evidence),
                     Probe::DoesNot(evidence) => (false, evidence),
@@ -186,17 +205,17 @@ impl Fingerprint {
 
 impl Key {
     fn now() -> Result<Self, FingerprintError> {
-        let path = which::which(EMULATOR).map_err(|_| FingerprintError::NotFound)?;
-        let path = path.canonicalize().unwrap_or(path);
         let host = |what| move |source| FingerprintError::Host { what, source };
-        let file = fs::metadata(&path).map_err(host("the emulator's file"))?;
+        let find = |it| Emulator::find(it).map_err(host("the emulator's file"));
+        let own = find(OWN)?.ok_or(FingerprintError::NotFound(OWN))?;
+        let mut others = vec![];
+        for architecture in Architecture::ALL.iter().copied().filter(|it| *it != OWN) {
+            others.extend(find(architecture)?);
+        }
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
         Ok(Self {
-            path,
-            device: file.dev(),
-            inode: file.ino(),
-            bytes: file.size(),
-            modified_ns: i128::from(file.mtime()) * 1_000_000_000 + i128::from(file.mtime_nsec()),
+            own,
+            others,
             boot_id: boot_id.map_err(host("the boot's id"))?.trim().to_owned(),
             kvm_opens: kvm_probe::device_opens().is_ok(),
             qhost: env!("CARGO_PKG_VERSION").into(),

@@ -3,8 +3,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    io::{self, Read as _},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,8 @@ use serde::Deserialize;
 
 use qhost_model::{
     host_facts,
-    launch::{Firmware, FirmwareKind, Launch, MachineKind, SecureBoot},
+    launch::{Architecture, Firmware, FirmwareKind, Launch, MachineKind, SecureBoot},
+    limits::UEFI_AARCH64_MEMORY_MIB,
     limits::UEFI_MEMORY_MIB,
 };
 use qhost_sys::trusted;
@@ -28,8 +29,8 @@ use crate::limits;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Build {
     offers: Firmware,
-    /// The machines it is for, as the descriptor has them: `pc-q35-*`.
-    machines: Vec<String>,
+    /// The machines that it is for.
+    machines: Vec<MachineKind>,
     code: PathBuf,
     variables: PathBuf,
 }
@@ -74,7 +75,7 @@ struct Target {
     machines: Vec<String>,
 }
 
-/// The builds for this host's architecture, by their descriptors' file names, which are their priority.
+/// The builds for machines that guests may have, by their descriptors' file names, which are their priority.
 pub(crate) fn builds(descriptors: &Path) -> Vec<Build> {
     let found = match fs::read_dir(descriptors) {
         Ok(found) => found,
@@ -118,22 +119,37 @@ fn build(path: &Path) -> Option<Build> {
         (true, false) => SecureBoot::OwnKeys,
         (true, true) => SecureBoot::VendorKeys,
     };
-    let machines = targets.into_iter().filter(|target| target.architecture == ARCHITECTURE);
+    let is_for = |kind: &MachineKind| targets.iter().any(|target| target.has(*kind));
     Some(Build {
         offers: Firmware { kind: FirmwareKind::Uefi, secure_boot },
-        machines: machines.flat_map(|target| target.machines).collect(),
+        machines: MachineKind::ALL.iter().copied().filter(is_for).collect(),
         code: code.filename,
         variables: variables.filename,
     })
     .filter(|build| !build.machines.is_empty())
 }
 
-const ARCHITECTURE: &str = "x86_64";
+impl Target {
+    fn has(&self, machine: MachineKind) -> bool {
+        // A descriptor has the names of versions: `pc-i440fx-*`.
+        let family = match machine {
+            MachineKind::Pc => "pc-i440fx-",
+            MachineKind::Q35 => "pc-q35-",
+            MachineKind::Virt => "virt-",
+        };
+        self.architecture == machine.architecture().name()
+            && self.machines.iter().any(|pattern| pattern.starts_with(family))
+    }
+}
 
-/// What starts guests' boot loaders on a host with these builds.
-pub(crate) fn offered(descriptors: &Path) -> Vec<Firmware> {
-    let mut offered = host_facts::bios();
-    offered.extend(builds(descriptors).into_iter().map(|build| build.offers));
+/// What starts the boot loaders of an architecture's guests on a host with these builds.
+pub(crate) fn offered(builds: &[Build], architecture: Architecture) -> Vec<Firmware> {
+    let mut offered = match architecture {
+        Architecture::X86_64 => host_facts::bios(),
+        Architecture::Aarch64 => vec![],
+    };
+    let of_it = builds.iter().filter(|build| build.is_of(architecture));
+    offered.extend(of_it.map(|build| build.offers));
     offered.sort();
     offered.dedup();
     offered
@@ -142,20 +158,29 @@ pub(crate) fn offered(descriptors: &Path) -> Vec<Firmware> {
 impl Build {
     /// The build for a launch; none for BIOS, which QEMU has itself.
     pub(crate) fn of(descriptors: &Path, launch: &Launch) -> Result<Option<Self>, FirmwareUnfit> {
-        if launch.firmware.kind == FirmwareKind::Bios {
-            return Ok(None);
-        }
         let (firmware, machine) = (launch.firmware, launch.machine.kind);
         let unfit = |reason: String| FirmwareUnfit { firmware, reason };
-        let (least, has) = (UEFI_MEMORY_MIB, launch.resources.memory_mib);
+        let architecture = machine.architecture();
+        let least = match (firmware.kind, architecture) {
+            (FirmwareKind::Bios, Architecture::X86_64) => return Ok(None),
+            (FirmwareKind::Bios, Architecture::Aarch64) => {
+                return Err(unfit("is not for aarch64 guests; leave firmware out".into()));
+            }
+            (FirmwareKind::Uefi, Architecture::X86_64) => UEFI_MEMORY_MIB,
+            (FirmwareKind::Uefi, Architecture::Aarch64) => UEFI_AARCH64_MEMORY_MIB,
+        };
+        let has = launch.resources.memory_mib;
         if has < least {
             return Err(unfit(format!("takes {least} MiB of memory, and this guest has {has}")));
         }
-        let builds: Vec<_> =
-            builds(descriptors).into_iter().filter(|build| build.offers == firmware).collect();
-        let fitting = builds.iter().find(|build| build.is_for(machine)).cloned();
+        let is_it = |build: &Build| build.offers == firmware && build.is_of(architecture);
+        let builds: Vec<_> = builds(descriptors).into_iter().filter(is_it).collect();
+        let fitting = builds.iter().find(|build| build.machines.contains(&machine)).cloned();
         fitting.map(Some).ok_or_else(|| {
-            let is_for = |kind: &&MachineKind| builds.iter().any(|build| build.is_for(**kind));
+            let is_for = |kind: &&MachineKind| {
+                kind.architecture() == architecture
+                    && builds.iter().any(|build| build.machines.contains(*kind))
+            };
             let machines: Vec<_> =
                 MachineKind::ALL.iter().filter(is_for).map(|kind| kind.name()).collect();
             let machines = if machines.is_empty() { "none".into() } else { machines.join(", ") };
@@ -166,13 +191,17 @@ impl Build {
         })
     }
 
-    fn is_for(&self, machine: MachineKind) -> bool {
-        // A descriptor has the names of versions: `pc-i440fx-*`.
-        let family = match machine {
-            MachineKind::Pc => "pc-i440fx-",
-            MachineKind::Q35 => "pc-q35-",
-        };
-        self.machines.iter().any(|pattern| pattern.starts_with(family))
+    fn is_of(&self, architecture: Architecture) -> bool {
+        self.machines.iter().any(|machine| machine.architecture() == architecture)
+    }
+
+    /// The most that a file of it may have in bytes.
+    pub(crate) fn flash_bytes(&self) -> u64 {
+        if self.is_of(Architecture::Aarch64) {
+            limits::FIRMWARE_AARCH64_BYTES
+        } else {
+            limits::FIRMWARE_BYTES
+        }
     }
 
     /// Leaves kept variables as they are, or creates them from the build's template.
@@ -181,7 +210,7 @@ impl Build {
             |path: &Path| fs::metadata(path).map(|file| file.len()).map_err(io_error("read", path));
         if !variables.exists() {
             let new = variables.with_extension("new");
-            copy(&self.variables, &new, 0o600)?;
+            copy(&self.variables, &new, self.flash_bytes(), 0o600)?;
             return fs::rename(&new, variables).map_err(io_error("create", variables));
         }
         let (found, expected) = (bytes(variables)?, bytes(&self.variables)?);
@@ -200,31 +229,39 @@ pub(crate) fn give_to(
     kept: Option<PathBuf>,
 ) -> Result<Option<PathBuf>, VmError> {
     let Some(build) = build else { return Ok(None) };
-    copy(&build.code, &vm.join(FIRMWARE), 0o400)?;
+    copy(&build.code, &vm.join(FIRMWARE), build.flash_bytes(), 0o400)?;
     if let Some(variables) = kept {
         build.ensure_variables(&variables)?;
         return Ok(Some(variables));
     }
-    copy(&build.variables, &vm.join(VARIABLES), 0o600)?;
+    copy(&build.variables, &vm.join(VARIABLES), build.flash_bytes(), 0o600)?;
     Ok(Some(VARIABLES.into()))
 }
 
-/// Copies a file of the operator's that only root or this user can change.
-fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), VmError> {
+static ZEROS: [u8; limits::FIRMWARE_PART_BYTES] = [0; limits::FIRMWARE_PART_BYTES];
+
+/// Copies a file of the operator's that only root or this user can change. Files for aarch64 are nearly all zeros: what is not written of
+/// them takes nothing, of the disk or of QEMU's memory.
+fn copy(from: &Path, to: &Path, most: u64, mode: u32) -> Result<(), VmError> {
     let read = || -> io::Result<Vec<u8>> {
         trusted::look(from).map_err(io::Error::other)?;
         let mut bytes = vec![];
-        File::open(from)?.take(limits::FIRMWARE_BYTES + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limits::FIRMWARE_BYTES {
-            let most = limits::FIRMWARE_BYTES;
+        File::open(from)?.take(most + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > most {
             return Err(io::Error::other(format!("it has more than {most} bytes")));
         }
         Ok(bytes)
     };
     let bytes = read().map_err(io_error("read the firmware", from))?;
     let write = || -> io::Result<()> {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(to)?;
-        file.write_all(&bytes)?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+        let places = (0_u64..).step_by(limits::FIRMWARE_PART_BYTES);
+        for (part, place) in bytes.chunks(limits::FIRMWARE_PART_BYTES).zip(places) {
+            if !ZEROS.starts_with(part) {
+                file.write_all_at(part, place)?;
+            }
+        }
+        file.set_len(bytes.len() as u64)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_data()
     };

@@ -38,6 +38,10 @@ pub const DECISION_LOG_DAYS: u64 = 365;
 pub const FIRMWARE_DESCRIPTOR_BYTES: u64 = 64 << 10;
 /// The most that a flash file of UEFI has in bytes: QEMU's machines `pc` and `q35` map 8 MiB.
 pub const FIRMWARE_BYTES: u64 = 8 << 20;
+/// The same for aarch64: the machine `virt` maps 64 MiB for each.
+pub const FIRMWARE_AARCH64_BYTES: u64 = 64 << 20;
+/// What of such a file is written, or left out where it is all zeros, at a time, in bytes.
+pub const FIRMWARE_PART_BYTES: usize = 64 << 10;
 
 // Looking at QEMU.
 

@@ -116,8 +116,10 @@ fn planned(
         Ok(request.map(find).transpose()?.flatten())
     };
     let disks = disks::planned(engine.state(), &task.tenant, &launch.disks, stored_of)?;
-    let is_uefi = Build::of(&config.firmware(), launch)?.is_some();
-    let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks, is_uefi);
+    let firmware = Build::of(&config.firmware(), launch)?;
+    let variables = firmware.as_ref().map(Build::flash_bytes);
+    let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks, variables);
+    let program = fingerprint.program(launch.machine.architecture)?;
     let root_bytes =
         disks::root_bytes(launch, stored.as_ref().map(|it| it.disk_bytes()), file_bytes);
     let takes = launch.usage(root_bytes.max(config.overlay.max_bytes));
@@ -126,7 +128,7 @@ fn planned(
         launch,
         forwards: &forwards,
         file_bytes,
-        program: fingerprint.path(),
+        program,
         unfiltered_internet: config.unfiltered_internet(),
     };
     let cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
@@ -149,7 +151,7 @@ fn planned(
         image_sha256: known.or(image.checksum.pin()),
         image_format: format,
         cage,
-        program: fingerprint.path().display().to_string(),
+        program: program.display().to_string(),
         argv: qhost_vm::argv(
             &engine.state().vms().join("VM-ID"),
             launch,

@@ -195,7 +195,8 @@ impl Ended {
         disks.over_earlier(&spec.disks);
         spec.disks.clone_from(&disks.disks);
         let firmware = Build::of(&config.firmware(), &decision.launch)?;
-        let file_bytes = disks::file_bytes(spec.overlay_bytes, &spec.disks, firmware.is_some());
+        let variables = firmware.as_ref().map(Build::flash_bytes);
+        let file_bytes = disks::file_bytes(spec.overlay_bytes, &spec.disks, variables);
         let image_bytes = Some(spec.image.disk_bytes);
         let root_bytes = disks::root_bytes(&decision.launch, image_bytes, file_bytes);
         let needs = qhost_cage::Requirements {

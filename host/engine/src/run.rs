@@ -257,8 +257,9 @@ impl Start {
             let overlay = KeptOverlay::hold(state, task, approved.launch().persist)?;
             let disks = HeldDisks::hold(state, &task.tenant, &approved.launch().disks)?;
             let firmware = Build::of(&config.firmware(), approved.launch())?;
-            let is_uefi = firmware.is_some();
-            let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks.disks, is_uefi);
+            let variables = firmware.as_ref().map(Build::flash_bytes);
+            let file_bytes = disks::file_bytes(config.overlay.max_bytes, &disks.disks, variables);
+            let program = fingerprint.program(approved.launch().machine.architecture)?;
             let stored = Self::stored(&engine.images(), &approved, &image)?;
             let cage = qhost_cage::Host::detect(&config.cage).cage(
                 &config.cage,
@@ -267,7 +268,7 @@ impl Start {
                     launch: approved.launch(),
                     forwards: ports.forwards(),
                     file_bytes,
-                    program: fingerprint.path(),
+                    program,
                     unfiltered_internet: config.unfiltered_internet(),
                 },
             )?;
@@ -278,7 +279,7 @@ impl Start {
             );
             let takes = approved.launch().usage(root_bytes.max(config.overlay.max_bytes));
             let dir = admission::admit_new(state, task, takes, &terms)?;
-            let program = fingerprint.path().to_owned();
+            let program = program.to_owned();
             Ok(Admitted {
                 approved,
                 decision,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    architecture::Architecture,
     firmware::{Firmware, FirmwareKind, SecureBoot},
     limits,
     named::named,
@@ -17,7 +18,10 @@ pub struct HostFacts {
     pub qemu_version: String,
     /// The accelerators that run guest code.
     pub accelerators: Vec<Accelerator>,
-    /// The firmware that guests may have.
+    /// The architectures of guests that it runs: those with an emulator and a firmware.
+    #[serde(default = "own_architecture", skip_serializing_if = "is_own_architecture")]
+    pub architectures: Vec<Architecture>,
+    /// The firmware that guests of its own architecture may have.
     #[serde(default = "bios", skip_serializing_if = "is_bios")]
     pub firmware: Vec<Firmware>,
     /// All of the host.
@@ -35,11 +39,48 @@ pub fn bios() -> Vec<Firmware> {
     vec![Firmware::default()]
 }
 
+/// The architecture that each host runs.
+pub fn own_architecture() -> Vec<Architecture> {
+    vec![Architecture::X86_64]
+}
+
+fn is_own_architecture(architectures: &Vec<Architecture>) -> bool {
+    *architectures == own_architecture()
+}
+
+/// What aarch64 guests boot by.
+pub const AARCH64_FIRMWARE: Firmware =
+    Firmware { kind: FirmwareKind::Uefi, secure_boot: SecureBoot::Off };
+
+impl HostFacts {
+    /// The firmware that guests of an architecture may have.
+    pub fn firmware_of(&self, architecture: Architecture) -> Vec<Firmware> {
+        if !self.architectures.contains(&architecture) {
+            return vec![];
+        }
+        match architecture {
+            Architecture::X86_64 => self.firmware.clone(),
+            Architecture::Aarch64 => vec![AARCH64_FIRMWARE],
+        }
+    }
+
+    /// The firmware that guests may have, of whichever architecture.
+    pub fn all_firmware(&self) -> Vec<Firmware> {
+        let mut all = self.firmware.clone();
+        for firmware in self.firmware_of(Architecture::Aarch64) {
+            if !all.contains(&firmware) {
+                all.push(firmware);
+            }
+        }
+        all
+    }
+}
+
 fn is_bios(firmware: &Vec<Firmware>) -> bool {
     *firmware == bios()
 }
 
-/// A host that runs tcg, has as much as a task can ask for, and runs nothing: for trying policies.
+/// A host that runs tcg and every architecture, has as much as a task can ask for, and runs nothing: for trying policies.
 impl Default for HostFacts {
     fn default() -> Self {
         let (cpus, memory_mib) = (*limits::CPUS.end(), *limits::MEMORY_MIB.end());
@@ -52,6 +93,7 @@ impl Default for HostFacts {
             name: "host".into(),
             qemu_version: "10.0.2".into(),
             accelerators: vec![Accelerator::Tcg],
+            architectures: Architecture::ALL.to_vec(),
             firmware: bios().into_iter().chain(uefi).collect(),
             resources: all,
             free: all,

@@ -4,6 +4,7 @@
 pub mod field;
 mod accelerator;
 pub mod access;
+mod architecture;
 mod changes;
 pub mod disk_bytes;
 mod disk_rate;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
 
+pub use crate::architecture::Architecture;
 pub use crate::firmware::{Firmware, FirmwareKind, SecureBoot};
 pub use crate::rate::Rate;
 pub use access::{Access, AccessLevel};
@@ -307,7 +309,7 @@ mod tests {
 
     #[test]
     fn each_field_may_be_tightened_and_not_widened() {
-        let rows: [Row; 62] = [
+        let rows: [Row; 63] = [
             (|_| {}, None),
             (|launch| launch.accelerator = Accelerator::Kvm, Some("accelerator")),
             (|launch| launch.resources.cpus = 1, None),
@@ -347,6 +349,10 @@ mod tests {
             (|launch| launch.firmware = Firmware::default(), Some("firmware.kind")),
             (|launch| launch.machine.nested = false, None),
             (|launch| launch.machine.kind = MachineKind::Pc, Some("machine.kind")),
+            (
+                |launch| launch.machine.architecture = Architecture::Aarch64,
+                Some("machine.architecture"),
+            ),
             (|launch| launch.machine.cpu = "qemu64".into(), Some("machine.cpu")),
             (|launch| launch.nics.clear(), None),
             (|launch| launch.nics.push(launch.nics[0].clone()), Some("nics")),

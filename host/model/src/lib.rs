@@ -15,6 +15,7 @@ pub mod retention;
 pub mod masks;
 pub mod secrets;
 pub mod firmware;
+pub mod architecture;
 pub mod format;
 pub mod name;
 pub mod printable;

@@ -49,6 +49,8 @@ pub const CPUS: RangeInclusive<u32> = 1..=256;
 pub const MEMORY_MIB: RangeInclusive<u32> = 16..=4 * 1024 * 1024;
 /// Memory of a guest with UEFI in MiB: edk2 of 2022 crashes with 40, and starts with 48.
 pub const UEFI_MEMORY_MIB: u32 = 64;
+/// The same of an aarch64 guest: what edk2 sets aside for itself on Arm (`PcdSystemMemoryUefiRegionSize`).
+pub const UEFI_AARCH64_MEMORY_MIB: u32 = 128;
 /// The largest disk a guest may see in bytes, unless configured: 1 TiB.
 pub const DISK_BYTES: u64 = 1 << 40;
 /// The largest disk that can be asked for at all in bytes: so many MiB as 32 bits hold, which is the contract's number.

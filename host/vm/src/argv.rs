@@ -3,6 +3,7 @@
 
 mod blocks;
 pub mod descriptors;
+mod devices;
 
 use std::path::Path;
 
@@ -13,11 +14,12 @@ use qhost_model::{
     format::Format,
     host_facts::Accelerator,
     launch::{
-        AccessLevel, DiskName, Egress, FirmwareKind, Forward, Launch, Machine, SecureBoot, Seed,
+        AccessLevel, Architecture, DiskName, Egress, FirmwareKind, Forward, Launch, Machine,
+        SecureBoot, Seed,
     },
 };
 
-use crate::{DiskOf, limits};
+use crate::DiskOf;
 
 /// QEMU's control socket, in the VM's folder.
 pub const QMP_SOCKET: &str = "qmp.sock";
@@ -119,18 +121,23 @@ pub fn argv(
     for node in nodes.chain(seed.map(seed_node)).chain(flash) {
         argv.option("-blockdev", node.to_string());
     }
+    let kind = launch.machine.kind;
+    let has_cd = format == Format::Iso || launch.disks.iter().any(|disk| disk.cdrom);
+    if let Some(controller) = devices::cd_controller(kind).filter(|_| has_cd) {
+        argv.option("-device", controller);
+    }
     argv.option(
         "-device",
         match format {
-            Format::Iso => "ide-cd,drive=image,bootindex=0",
+            Format::Iso => devices::cd(kind, "image", "bootindex=0"),
             // A full disk is told to the guest as any failed write is; QEMU would pause it instead.
             Format::Qcow2 | Format::Raw => {
-                "virtio-blk-pci,drive=disk,bootindex=0,werror=report,rerror=report"
+                "virtio-blk-pci,drive=disk,bootindex=0,werror=report,rerror=report".into()
             }
         },
     );
     for disk in &disks {
-        argv.option("-device", disk.device(launch.resources.cpus));
+        argv.option("-device", disk.device(launch));
     }
     if seed.is_some() {
         // Last, so that the disks have the names that they have without it.
@@ -156,7 +163,7 @@ pub fn argv(
     }
     argv.option("-object", "rng-builtin,id=rng")
         .option("-device", "virtio-rng-pci,rng=rng")
-        .option("-device", "pvpanic")
+        .option("-device", devices::panic(kind))
         // Both listen, so that the next supervisor can connect when the one before was killed.
         .option("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", descriptors::QMP))
         .option("-mon", "chardev=qmp,mode=control")
@@ -171,7 +178,7 @@ pub fn argv(
             .option("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0");
     }
     if launch.access.display != AccessLevel::None {
-        argv.option("-device", format!("VGA,vgamem_mb={}", limits::DISPLAY_MIB));
+        argv.option("-device", devices::display(kind));
     }
     for argument in extra {
         argv.flag(argument);
@@ -212,9 +219,12 @@ fn machine(Launch { machine, firmware, .. }: &Launch) -> String {
 }
 
 /// `max` is all that the accelerator can give; under kvm that is the host's own CPU.
-fn cpu(Machine { cpu, nested, .. }: &Machine) -> String {
-    // The kernel's code for VMs inside of VMs is the largest part of KVM that a guest can attack.
-    format!("{cpu}{}", if *nested { "" } else { ",vmx=off,svm=off" })
+fn cpu(Machine { cpu, nested, architecture, .. }: &Machine) -> String {
+    match (architecture, nested) {
+        // The kernel's code for VMs inside of VMs is the largest part of KVM that a guest can attack.
+        (Architecture::X86_64, false) => format!("{cpu},vmx=off,svm=off"),
+        (Architecture::X86_64, true) | (Architecture::Aarch64, _) => cpu.clone(),
+    }
 }
 
 fn accel(accelerator: Accelerator) -> String {

@@ -88,6 +88,8 @@ pub const SCREENSHOT_BYTES: usize = 8 << 20;
 pub const SCREENSHOT: Duration = Duration::from_secs(5);
 /// The memory of a display in MiB, which bounds its points: 1920 by 1080 take 8.
 pub const DISPLAY_MIB: u32 = 8;
+/// What the pictures of a virtio display take of this host's memory in MiB: of that size two, and as much again for what is drawn next.
+pub const DISPLAY_PICTURES_MIB: u32 = 32;
 
 // Asking supervisors.
 

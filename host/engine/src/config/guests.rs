@@ -87,9 +87,9 @@ pub(super) struct Machine {
     pub(super) cpus: Vec<String>,
     /// Whether guests may run VMs of their own by hardware virtualization, which opens the largest part of KVM to their attacks.
     pub(super) nested: bool,
-    /// The folder of QEMU firmware descriptors (`*.json`) that say which UEFI guests may have; only this folder is read. Debian's package
-    /// `ovmf` installs them there. Without such a folder guests boot with BIOS alone. A relative path starts from the configuration's
-    /// folder.
+    /// The folder of QEMU firmware descriptors (`*.json`) that say which UEFI guests may have; only this folder is read. Debian's packages
+    /// `ovmf` and, for aarch64, `qemu-efi-aarch64` install them there. Without such a folder guests boot with BIOS alone, and there are none of
+    /// aarch64. A relative path starts from the configuration's folder.
     pub(super) firmware: PathBuf,
 }
 

@@ -26,7 +26,7 @@ pub(super) fn keys() -> Vec<&'static str> {
 }
 
 /// What to do about keys of Nomad's own driver that qhost has not.
-const HINTS: [(&str, &str); 8] = [
+const HINTS: [(&str, &str); 7] = [
     (
         "image_path",
         "qhost reads no file of this host for a job: image_source, the image's URL, and checksum, its SHA-256",
@@ -37,13 +37,13 @@ const HINTS: [(&str, &str); 8] = [
     ),
     (
         "drive_interface",
-        "leave it out: a disk is always virtio's, for which most images have a driver; a CD is IDE's",
+        "leave it out: a disk is always virtio's, for which most images have a driver; a CD is IDE's, of an aarch64 guest SCSI's",
     ),
     (
         "default_user_password",
         "a password would stand in the job: put its hash into user_data, under users or chpasswd",
     ),
-    ("os", "leave it out: machine_type is pc or q35, and the architecture is the host's own"),
+    ("os", "leave it out: architecture is x86_64 or aarch64, and machine_type pc, q35 or virt"),
     (
         "disk",
         "the root disk is image_source, and disk_bytes where it is to be larger; others are disks, a list of objects with name, and size or volume",
@@ -52,7 +52,6 @@ const HINTS: [(&str, &str); 8] = [
         "network_interface",
         "leave it out: a guest has one device in QEMU's user-mode network; port_map forwards",
     ),
-    ("emulator", "leave it out: the host runs the qemu-system program of its own processor"),
 ];
 
 /// The block of qhost's own form.

@@ -1,6 +1,8 @@
 //! The host's own rules, applied last to the one final launch: a policy can narrow what the host allows, never widen it. What a launch
 //! has no field for, extra arguments, is the task's; its rules are here, and those that are about two fields.
 
+mod architecture;
+
 use super::Task;
 use crate::{
     host_facts::HostFacts,
@@ -12,6 +14,7 @@ use crate::{
 pub fn check(task: &Task, launch: &Launch, rules: &Rules, host: &HostFacts) -> Findings {
     let mut findings = launch.check(&task.asked, rules, host);
     findings.refused.extend(args(task, rules));
+    findings.impossible.extend(architecture::check(launch, host));
     findings.impossible.extend(ports_without_nic(launch));
     findings
 }
@@ -58,7 +61,9 @@ mod tests {
     use crate::{
         host_facts::Accelerator,
         job,
-        launch::{AccessLevel, Egress, MachineKind},
+        launch::{
+            AccessLevel, Architecture, Egress, Firmware, FirmwareKind, MachineKind, SecureBoot,
+        },
     };
 
     /// What is asked for and what the operator allows, each changed; and the codes of what is found.
@@ -84,6 +89,13 @@ mod tests {
         change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts),
     ) -> Row {
         Row { change, refused: &[], impossible }
+    }
+
+    /// An aarch64 guest, as a job that says no more asks for it.
+    fn aarch64(launch: &mut Launch) {
+        launch.machine.architecture = Architecture::Aarch64;
+        launch.machine.kind = MachineKind::Virt;
+        launch.firmware = Firmware { kind: FirmwareKind::Uefi, secure_boot: SecureBoot::Off };
     }
 
     const ROWS: &[Row] = &[
@@ -168,6 +180,33 @@ mod tests {
         fine(|_, launch, _, host| {
             launch.accelerator = Accelerator::Kvm;
             host.accelerators.push(Accelerator::Kvm);
+        }),
+        fine(|_, launch, _, _| aarch64(launch)),
+        impossible(&["architecture-not-offered"], |_, launch, _, host| {
+            aarch64(launch);
+            host.architectures = vec![Architecture::X86_64];
+        }),
+        impossible(&["accelerator"], |_, launch, _, host| {
+            aarch64(launch);
+            launch.accelerator = Accelerator::Kvm;
+            host.accelerators.push(Accelerator::Kvm);
+        }),
+        impossible(&["nested-not-offered"], |_, launch, rules, _| {
+            aarch64(launch);
+            launch.machine.nested = true;
+            rules.nested = true;
+        }),
+        impossible(&["firmware-not-offered"], |_, launch, _, _| {
+            aarch64(launch);
+            launch.firmware = Firmware::default();
+        }),
+        impossible(&["firmware-not-offered"], |_, launch, _, _| {
+            aarch64(launch);
+            launch.firmware.secure_boot = SecureBoot::VendorKeys;
+        }),
+        impossible(&["firmware-not-offered"], |_, launch, _, host| {
+            launch.firmware.kind = FirmwareKind::Uefi;
+            host.firmware = vec![Firmware::default()];
         }),
     ];
 

@@ -65,8 +65,8 @@ mod tests {
     use crate::{
         host_facts::{Accelerator, Resources},
         launch::{
-            Access, AccessLevel, Disk, DiskName, Egress, Firmware, FirmwareKind, Grace, Launch,
-            Machine, MachineKind, PortMap, Protocol, Rate, SecureBoot, nics,
+            Access, AccessLevel, Architecture, Disk, DiskName, Egress, Firmware, FirmwareKind,
+            Grace, Launch, Machine, MachineKind, PortMap, Protocol, Rate, SecureBoot, nics,
         },
     };
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn each_field_that_differs_is_named() {
-        let rows: [Row; 32] = [
+        let rows: [Row; 33] = [
             (|_| {}, &[]),
             (|launch| launch.accelerator = Accelerator::Kvm, &["accelerator"]),
             (|launch| launch.resources.cpus = 3, &["resources.cpus"]),
@@ -132,6 +132,10 @@ mod tests {
             ),
             (|launch| launch.persist = true, &["persist"]),
             (|launch| launch.machine.kind = MachineKind::Q35, &["machine.kind"]),
+            (
+                |launch| launch.machine.architecture = Architecture::Aarch64,
+                &["machine.architecture"],
+            ),
             (|launch| launch.machine.cpu = "qemu64".into(), &["machine.cpu"]),
             (|launch| launch.machine.nested = true, &["machine.nested"]),
             (|launch| launch.disks.clear(), &["disks.data"]),

@@ -3,15 +3,15 @@
 use serde_json::json;
 
 use super::{
-    Change, Findings, Rules,
+    Change, Findings, Rules, architecture,
     changes::Changes,
     field::{AskedField, Key, LaunchField, Place},
-    rules::violation,
 };
 use crate::{
+    architecture::Architecture,
     firmware::{Firmware, FirmwareKind, SecureBoot},
     host_facts::HostFacts,
-    job::block::TaskBlock,
+    job::{block::TaskBlock, cursor::Object},
     quota::Usage,
     secrets::Secrets,
 };
@@ -48,26 +48,8 @@ impl LaunchField for Field {
             .then(|| Change::new("firmware.secure_boot", &host.secure_boot, &tenant.secure_boot))
     }
 
-    fn check(
-        _: &Option<Firmware>,
-        firmware: &Firmware,
-        _: &Rules,
-        host: &HostFacts,
-        findings: &mut Findings,
-    ) {
-        if host.firmware.contains(firmware) {
-            return;
-        }
-        let offered: Vec<_> = host.firmware.iter().map(Firmware::to_string).collect();
-        findings.impossible.push(violation(
-            "firmware-not-offered",
-            Self::NAME,
-            format!("this host does not have the firmware {firmware}"),
-            format!(
-                "one of {}; or have the operator install UEFI, on Debian and Ubuntu: apt-get install ovmf",
-                offered.join(", ")
-            ),
-        ));
+    fn check(_: &Option<Firmware>, _: &Firmware, _: &Rules, _: &HostFacts, _: &mut Findings) {
+        // Which firmware there is goes by another field, the machine's architecture: see `job/rules/architecture.rs`.
     }
 
     fn mask(_: &mut Firmware, _: &Secrets) {}
@@ -87,7 +69,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "The guest's firmware. Absent: the host's policies choose; without policies, bios. UEFI's variables are kept for the next run where persist is true.",
+                    "description": "The guest's firmware. Absent: the host's policies choose; without policies, bios. An aarch64 guest has uefi. UEFI's variables are kept for the next run where persist is true.",
                     "enum": ["bios", "uefi", null]
                 })
             },
@@ -98,7 +80,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "What UEFI boots. off, when absent: anything. vendor-keys: what is signed with the keys that the firmware comes with, Microsoft's and vendors'. own-keys: what is signed with keys that the guest enrols; anything until then. Both need machine_type q35.",
+                    "description": "What UEFI boots. off, when absent: anything. vendor-keys: what is signed with the keys that the firmware comes with, Microsoft's and vendors'. own-keys: what is signed with keys that the guest enrols; anything until then. Both need machine_type q35; an aarch64 guest has neither.",
                     "enum": ["off", "vendor-keys", "own-keys", null]
                 })
             },
@@ -107,6 +89,9 @@ impl AskedField for Field {
 
     fn read(task: &TaskBlock<'_>) -> Option<Option<Firmware>> {
         let config = task.config.as_ref()?;
+        if architecture::asked(config) == Architecture::Aarch64 {
+            return of_aarch64(config).map(Some);
+        }
         let kind =
             config.optional("firmware").map(|it| it.word(FirmwareKind::ALL, FirmwareKind::name));
         let secure = config.optional("secure_boot");
@@ -133,3 +118,25 @@ impl AskedField for Field {
 }
 
 const NEEDS_UEFI: &str = "secure boot needs UEFI: set firmware to \"uefi\"";
+
+/// The firmware of an aarch64 guest: UEFI, which boots anything.
+fn of_aarch64(config: &Object<'_>) -> Option<Firmware> {
+    let kind = config.optional("firmware").map_or(Some(FirmwareKind::Uefi), |it| {
+        match it.word(FirmwareKind::ALL, FirmwareKind::name)? {
+            FirmwareKind::Uefi => Some(FirmwareKind::Uefi),
+            FirmwareKind::Bios => {
+                it.refuse_with_hint("uefi, or no firmware", "there is no BIOS for an aarch64 guest")
+            }
+        }
+    });
+    let secure_boot = config.optional("secure_boot").map_or(Some(SecureBoot::Off), |it| {
+        match it.word(SecureBoot::ALL, SecureBoot::name)? {
+            SecureBoot::Off => Some(SecureBoot::Off),
+            SecureBoot::OwnKeys | SecureBoot::VendorKeys => it.refuse_with_hint(
+                "off, or no secure_boot",
+                "an aarch64 guest's UEFI has no secure boot on this host",
+            ),
+        }
+    });
+    Some(Firmware { kind: kind?, secure_boot: secure_boot? })
+}

@@ -4,13 +4,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    Change, Findings, Rules,
+    Change, Findings, Rules, architecture,
     changes::Changes,
     field::{AskedField, Key, LaunchField, Place},
     rules::{CPU_MAX, violation},
 };
 use crate::{
-    host_facts::HostFacts, job::block::TaskBlock, limits, named::named, quota::Usage,
+    architecture::Architecture,
+    host_facts::HostFacts,
+    job::{block::TaskBlock, cursor::Object},
+    limits,
+    named::named,
+    quota::Usage,
     secrets::Secrets,
 };
 
@@ -23,14 +28,37 @@ pub enum MachineKind {
     Pc,
     /// With a Q35 chipset: PCI Express.
     Q35,
+    /// Of no real board, for aarch64: PCI Express.
+    Virt,
 }
-named!(MachineKind, Pc = "pc", Q35 = "q35");
+named!(MachineKind, Pc = "pc", Q35 = "q35", Virt = "virt");
+
+impl MachineKind {
+    /// The architecture that it is of.
+    pub fn architecture(self) -> Architecture {
+        match self {
+            Self::Pc | Self::Q35 => Architecture::X86_64,
+            Self::Virt => Architecture::Aarch64,
+        }
+    }
+
+    /// The machine of a guest that asks for none.
+    fn default_of(architecture: Architecture) -> Self {
+        match architecture {
+            Architecture::X86_64 => Self::Pc,
+            Architecture::Aarch64 => Self::Virt,
+        }
+    }
+}
 
 /// The machine of a launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Chipset and bus.
     pub kind: MachineKind,
+    /// The processors' architecture, which is the machine's.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub architecture: Architecture,
     /// QEMU's name of the CPU model: 1 to 64 letters, digits, `-`, `_` and `.`.
     pub cpu: String,
     /// Whether the guest may run VMs of its own by hardware virtualization.
@@ -40,7 +68,12 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { kind: MachineKind::default(), cpu: CPU_MAX.into(), nested: false }
+        Self {
+            kind: MachineKind::default(),
+            architecture: Architecture::default(),
+            cpu: CPU_MAX.into(),
+            nested: false,
+        }
     }
 }
 
@@ -68,6 +101,7 @@ impl LaunchField for Field {
 
     fn compare(before: &Machine, after: &Machine, changes: &mut Changes) {
         changes.note("machine.kind", &before.kind, &after.kind);
+        changes.note("machine.architecture", &before.architecture, &after.architecture);
         changes.note("machine.cpu", &before.cpu, &after.cpu);
         changes.note("machine.nested", &before.nested, &after.nested);
     }
@@ -75,6 +109,10 @@ impl LaunchField for Field {
     fn widened(host: &Machine, tenant: &Machine) -> Option<Change> {
         if host.kind != tenant.kind {
             return Some(Change::new("machine.kind", &host.kind, &tenant.kind));
+        }
+        if host.architecture != tenant.architecture {
+            let (from, to) = (&host.architecture, &tenant.architecture);
+            return Some(Change::new("machine.architecture", from, to));
         }
         if host.cpu != tenant.cpu {
             return Some(Change::new("machine.cpu", &host.cpu, &tenant.cpu));
@@ -116,10 +154,14 @@ impl LaunchField for Field {
     fn add_to(_: &Machine, _: &mut Usage) {}
 
     fn shown(machine: &Machine) -> Option<String> {
-        let Machine { kind, cpu, nested } = machine;
+        let Machine { kind, architecture, cpu, nested } = machine;
         (*machine != Machine::default()).then(|| {
             let nested = if *nested { ", nested" } else { "" };
-            format!("machine {}, CPU {cpu}{nested}", kind.name())
+            let of = match architecture {
+                Architecture::X86_64 => "",
+                Architecture::Aarch64 => " of aarch64",
+            };
+            format!("machine {}{of}, CPU {cpu}{nested}", kind.name())
         })
     }
 }
@@ -128,12 +170,34 @@ impl AskedField for Field {
     const KEYS: &'static [Key] = &[
         Key {
             place: Place::Config,
+            name: architecture::ARCHITECTURE,
+            required: false,
+            schema: || {
+                json!({
+                    "description": "The architecture that the guest's code is for: x86_64 when absent. The host must have QEMU's emulator and UEFI for it; an aarch64 guest is emulated, and boots by UEFI.",
+                    "enum": ["x86_64", "aarch64", null]
+                })
+            },
+        },
+        Key {
+            place: Place::Config,
+            name: architecture::EMULATOR,
+            required: false,
+            schema: || {
+                json!({
+                    "description": "Nomad's spelling of architecture: the name of QEMU's program.",
+                    "enum": ["qemu-system-x86_64", "qemu-system-aarch64", null]
+                })
+            },
+        },
+        Key {
+            place: Place::Config,
             name: "machine_type",
             required: false,
             schema: || {
                 json!({
-                    "description": "QEMU's machine: pc when absent.",
-                    "enum": ["pc", "q35", null]
+                    "description": "QEMU's machine: when absent, pc; of an aarch64 guest virt, which is its only one.",
+                    "enum": ["pc", "q35", "virt", null]
                 })
             },
         },
@@ -155,7 +219,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "Whether the guest may run VMs of its own by hardware virtualization; false when absent. The host refuses it unless its configuration allows it.",
+                    "description": "Whether the guest may run VMs of its own by hardware virtualization; false when absent. The host refuses it unless its configuration allows it; an aarch64 guest cannot.",
                     "type": ["boolean", "null"]
                 })
             },
@@ -164,10 +228,8 @@ impl AskedField for Field {
 
     fn read(task: &TaskBlock<'_>) -> Option<Machine> {
         let config = task.config.as_ref()?;
-        let kind = match config.optional("machine_type") {
-            Some(word) => word.word(MachineKind::ALL, MachineKind::name),
-            None => Some(MachineKind::default()),
-        };
+        let architecture = architecture::read(config);
+        let kind = kind(config, architecture);
         let cpu = match config.optional("cpu") {
             Some(cpu) => {
                 let name = cpu.value().as_str().filter(|name| is_cpu(name));
@@ -176,11 +238,43 @@ impl AskedField for Field {
             }
             None => Some(CPU_MAX.into()),
         };
-        let nested = config.optional("nested").map_or(Some(false), |nested| nested.boolean());
-        Some(Machine { kind: kind?, cpu: cpu?, nested: nested? })
+        let nested = nested(config, architecture);
+        Some(Machine { kind: kind?, architecture: architecture?, cpu: cpu?, nested: nested? })
     }
 
     fn asking_for(value: &Machine) -> Machine {
         value.clone()
+    }
+}
+
+/// The machine, which is to be one of the architecture; absent after a problem was noted.
+fn kind(config: &Object<'_>, architecture: Option<Architecture>) -> Option<MachineKind> {
+    let Some(word) = config.optional("machine_type") else {
+        return Some(MachineKind::default_of(architecture.unwrap_or_default()));
+    };
+    let kind = word.word(MachineKind::ALL, MachineKind::name)?;
+    let Some(architecture) = architecture.filter(|asked| *asked != kind.architecture()) else {
+        return Some(kind);
+    };
+    let fitting = MachineKind::ALL.iter().filter(|one| one.architecture() == architecture);
+    let fitting: Vec<_> = fitting.map(|one| one.name()).collect();
+    let (fitting, asked) = (fitting.join(", "), architecture.name());
+    word.refuse_with_hint(
+        format!("one of {fitting}: the guest's architecture is {asked}"),
+        format!(
+            "leave machine_type out; or set architecture to \"{}\", whose machine it is",
+            kind.architecture().name()
+        ),
+    )
+}
+
+fn nested(config: &Object<'_>, architecture: Option<Architecture>) -> Option<bool> {
+    let Some(nested) = config.optional("nested") else { return Some(false) };
+    match (nested.boolean()?, architecture) {
+        (true, Some(Architecture::Aarch64)) => nested.refuse_with_hint(
+            "false, or no nested",
+            "an aarch64 guest is emulated, and runs no VMs of its own by hardware virtualization",
+        ),
+        (asked, _) => Some(asked),
     }
 }

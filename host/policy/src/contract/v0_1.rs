@@ -8,8 +8,8 @@ use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
     job::{Checksum, Task},
     launch::{
-        AccessLevel, CPU_MAX, Egress, Firmware, Launch, Machine, MachineKind, PortMap, PortRange,
-        PortRequest, Protocol, disk_bytes,
+        AccessLevel, Architecture, CPU_MAX, Egress, Firmware, Launch, Machine, MachineKind,
+        PortMap, PortRange, PortRequest, Protocol, disk_bytes,
     },
     printable,
 };
@@ -43,7 +43,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
 
 /// The fields of a launch that it has no word for, as far as no job could ask for them when it was the newest.
 pub(super) fn unseen(launch: &Launch, task: &Task) -> Vec<&'static str> {
-    let Machine { cpu, nested, kind } = &launch.machine;
+    let Machine { cpu, nested, kind, architecture } = &launch.machine;
     let fields = [
         ("seed", launch.seed.is_some()),
         // It was shown what the task asks for.
@@ -52,6 +52,7 @@ pub(super) fn unseen(launch: &Launch, task: &Task) -> Vec<&'static str> {
         ("disks", !launch.disks.is_empty()),
         ("firmware", launch.firmware != Firmware::default()),
         ("machine.kind", *kind != MachineKind::Pc),
+        ("machine.architecture", *architecture != Architecture::X86_64),
         ("machine.cpu", cpu != CPU_MAX),
         ("machine.nested", *nested),
         ("access.agent", launch.access.agent != AccessLevel::None),

@@ -32,8 +32,6 @@ pub(super) type GivenLaunch = wit::LaunchResult;
 
 /// The name of the disk that a guest boots from.
 const ROOT: &str = "root";
-/// The architecture that this host emulates.
-const ARCHITECTURE: &str = "x86_64";
 /// The one rate that this host supports: it limits no disk and no network device.
 const UNLIMITED: wit::Rate = wit::Rate { operations: None, kib: None };
 

@@ -57,6 +57,7 @@ pub(super) async fn fingerprint(shared: &Shared) -> Exit {
             show::print(&show::json(&json!({
                 "attributes": attributes,
                 "qemu": {"path": fingerprint.path(), "version": fingerprint.version},
+                "emulators": fingerprint.emulators(),
                 "accelerators": fingerprint.accelerators,
                 "machine_types": fingerprint.machine_types,
                 "cpus": resources.cpus,

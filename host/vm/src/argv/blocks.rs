@@ -6,10 +6,10 @@ use serde_json::json;
 
 use qhost_model::{
     format::Format,
-    launch::{Disk, Rate},
+    launch::{Disk, Launch, Rate},
 };
 
-use super::descriptors;
+use super::{descriptors, devices};
 use crate::{DiskOf, limits};
 
 fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
@@ -132,12 +132,13 @@ impl DataDisk<'_> {
 
     /// A disk's name has no comma, so it cannot end the value. Each queue takes QEMU two of its 1024 descriptors, and without a bound a disk
     /// has a queue for each CPU.
-    pub(super) fn device(&self, cpus: u32) -> String {
+    pub(super) fn device(&self, launch: &Launch) -> String {
         let Self { disk, number, .. } = self;
         if disk.cdrom {
-            return format!("ide-cd,drive=data{number},serial={}", disk.name);
+            let (node, serial) = (format!("data{number}"), format!("serial={}", disk.name));
+            return devices::cd(launch.machine.kind, &node, &serial);
         }
-        let queues = cpus.min(limits::DATA_DISK_QUEUES);
+        let queues = launch.resources.cpus.min(limits::DATA_DISK_QUEUES);
         format!(
             "virtio-blk-pci,drive=data{number},serial={},werror=report,rerror=report,num-queues={queues}",
             disk.name

@@ -81,7 +81,12 @@ fn each_choice_is_an_option() {
         raw(launch(), &["pc,usb=off,dump-guest-core=off,graphics=off", "max,vmx=off,svm=off"]),
         raw(
             Launch {
-                machine: Machine { kind: MachineKind::Q35, cpu: "host".into(), nested: true },
+                machine: Machine {
+                    kind: MachineKind::Q35,
+                    cpu: "host".into(),
+                    nested: true,
+                    ..Machine::default()
+                },
                 ..launch()
             },
             &["q35,usb=off,dump-guest-core=off,graphics=off", "host"],
@@ -235,6 +240,31 @@ fn an_agent_has_a_channel_and_a_display_is_there_where_they_are_to_be_reached() 
     assert!(with(watch, none).contains("socket,id=agent,fd=7,server=on,wait=off"));
     assert!(with(AccessLevel::Interact, none).contains("chardev=agent"));
     assert!(with(none, watch).contains("-device VGA"));
+}
+
+#[test]
+fn an_aarch64_guest_has_what_its_machine_has() {
+    let machine = Machine {
+        kind: MachineKind::Virt,
+        architecture: Architecture::Aarch64,
+        ..Machine::default()
+    };
+    let firmware = Firmware { kind: FirmwareKind::Uefi, secure_boot: SecureBoot::Off };
+    let access = Access { display: AccessLevel::Watch, ..Access::default() };
+    let launch = Launch { machine, firmware, access, ..launch() };
+    let found = argv(Path::new("/vms/vm"), &launch, &[], &[], Format::Iso, &[]);
+    let flash = "virt,usb=off,dump-guest-core=off,graphics=off,pflash0=code,pflash1=variables";
+    let cd = ["virtio-scsi-pci,id=scsi", "scsi-cd,bus=scsi.0,drive=image,bootindex=0"];
+    let display = "virtio-gpu-pci,max_hostmem=32M";
+    for option in [flash, "max", "pvpanic-pci", cd[0], cd[1], display] {
+        assert!(found.iter().any(|one| one == option), "no {option} in {found:?}");
+    }
+    let all = found.join(" ");
+    for option in ["ide-cd", "VGA", "vmx", "smm", "-global"] {
+        assert!(!all.contains(option), "{option} in {all}");
+    }
+    let disk = argv(Path::new("/vms/vm"), &launch, &[], &[], Format::Raw, &[]).join(" ");
+    assert!(disk.contains("virtio-blk-pci,drive=disk,bootindex=0") && !disk.contains("scsi"));
 }
 
 #[test]

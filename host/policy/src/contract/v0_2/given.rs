@@ -3,8 +3,8 @@
 use qhost_model::{
     host_facts::{Accelerator, Resources},
     launch::{
-        Access, AccessLevel, Egress, Firmware, FirmwareKind, Grace, Launch, Machine, MachineKind,
-        Nic, PortMap, Protocol, SecureBoot, Seed,
+        Access, AccessLevel, Architecture, Egress, Firmware, FirmwareKind, Grace, Launch, Machine,
+        MachineKind, Nic, PortMap, Protocol, SecureBoot, Seed,
         disk_bytes::MIB,
         machine::is_cpu,
         seed::{SeedKind, SeedPart, is_hostname},
@@ -13,7 +13,7 @@ use qhost_model::{
 
 use super::{
     super::answer::{self, ContractBreaches, few, nonsense, unknown, word},
-    ARCHITECTURE, GivenLaunch, UNLIMITED,
+    GivenLaunch, UNLIMITED,
     disks::{Disks, disks_in, rate_in, size_mib},
     wit,
 };
@@ -56,7 +56,7 @@ pub(in super::super) fn launch_in(
         disks: others,
         firmware,
         seed: launch.seed.map(|seed| seed_in(seed, shown)).transpose()?,
-        machine: machine_in(&launch.machine)?,
+        machine: machine_in(&launch.machine, &shown.machine)?,
         nics: launch.nics.into_iter().map(nic_in).collect::<Result<_, _>>()?,
         access: access_in(launch.access)?,
         grace_s: Grace { seconds: launch.grace_seconds },
@@ -134,16 +134,23 @@ fn firmware_in(firmware: wit::FirmwareResult, persistent: bool) -> Result<Firmwa
     }
 }
 
-fn machine_in(machine: &wit::MachineResult) -> Result<Machine, Fault> {
-    let wit::MachineResult { kind, architecture, cpu, nested } = machine;
-    if architecture != ARCHITECTURE {
-        return Err(unknown("architecture", architecture));
+/// The architecture is what a guest's image is of, so no policy changes it.
+fn machine_in(machine: &wit::MachineResult, shown: &Machine) -> Result<Machine, Fault> {
+    let wit::MachineResult { kind, architecture: name, cpu, nested } = machine;
+    let architecture = Architecture::named(name).ok_or_else(|| unknown("architecture", name))?;
+    if architecture != shown.architecture {
+        let (given, shown) = (architecture.name(), shown.architecture.name());
+        return Err(nonsense(format!("the architecture {given} where it was shown {shown}")));
     }
     let kind = MachineKind::named(kind).ok_or_else(|| unknown("machine", kind))?;
+    if kind.architecture() != architecture {
+        let (kind, of) = (kind.name(), architecture.name());
+        return Err(nonsense(format!("the machine {kind}, which is none of {of}")));
+    }
     if !is_cpu(cpu) {
         return Err(unknown("CPU model", cpu));
     }
-    Ok(Machine { kind, cpu: cpu.clone(), nested: *nested })
+    Ok(Machine { kind, architecture, cpu: cpu.clone(), nested: *nested })
 }
 
 fn nic_in(nic: wit::NicResult) -> Result<Nic, Fault> {

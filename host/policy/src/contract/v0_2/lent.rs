@@ -7,8 +7,8 @@ use qhost_model::{
     host_facts::{Accelerator, Resources, TenantUsage},
     job::Checksum,
     launch::{
-        Access, AccessLevel, Egress, Firmware, FirmwareKind, Launch, Machine, MachineKind, Nic,
-        PortMap, PortRange, PortRequest, Protocol, SecureBoot, Seed,
+        Access, AccessLevel, Architecture, Egress, Firmware, FirmwareKind, Launch, Machine,
+        MachineKind, Nic, PortMap, PortRange, PortRequest, Protocol, SecureBoot, Seed,
         nics::USER,
         seed::{AskedSeed, PartName, SeedKind, SeedPart},
     },
@@ -16,7 +16,7 @@ use qhost_model::{
 
 use super::{
     super::{address, pairs},
-    ARCHITECTURE, Asking, UNLIMITED,
+    Asking, UNLIMITED,
     disks::{DiskTexts, disks, root_disk},
     wit,
 };
@@ -137,13 +137,14 @@ impl<'a> RequestView<'a> {
             protocol: port.protocol.into(),
         };
         let range = |range: &PortRange| wit::PortRange { first: range.first(), last: range.last() };
-        let kinds = MachineKind::ALL.iter();
+        let is_offered = |kind: &&MachineKind| host.architectures.contains(&kind.architecture());
+        let kinds = MachineKind::ALL.iter().filter(is_offered);
         let machines = kinds.flat_map(|kind| {
             rules.cpus.iter().map(|cpu| wit::MachineParam {
                 kind: kind.name(),
-                architecture: ARCHITECTURE,
+                architecture: kind.architecture().name(),
                 cpu,
-                nested: rules.nested,
+                nested: rules.nested && kind.architecture() == Architecture::X86_64,
             })
         });
         Self {
@@ -166,7 +167,11 @@ impl<'a> RequestView<'a> {
             meta: pairs(&task.meta),
             accelerators: host.accelerators.iter().copied().map(Into::into).collect(),
             machines: machines.collect(),
-            firmware: host.firmware.iter().map(|one| firmware(*one, rules.persist)).collect(),
+            firmware: host
+                .all_firmware()
+                .into_iter()
+                .map(|one| firmware(one, rules.persist))
+                .collect(),
             allowed: rules.ports.iter().map(range).collect(),
         }
     }
@@ -381,8 +386,8 @@ impl From<Egress> for wit::EgressParam<'_> {
 }
 
 impl<'a> From<&'a Machine> for wit::MachineParam<'a> {
-    fn from(Machine { kind, cpu, nested }: &'a Machine) -> Self {
-        Self { kind: kind.name(), architecture: ARCHITECTURE, cpu, nested: *nested }
+    fn from(Machine { kind, architecture, cpu, nested }: &'a Machine) -> Self {
+        Self { kind: kind.name(), architecture: architecture.name(), cpu, nested: *nested }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The table.
 
 use super::*;
-use crate::launch::MachineKind;
+use crate::launch::{Architecture, MachineKind};
 
 /// A key of a config block with a value that is a problem, with a word of what is said of it.
 macro_rules! refused {
@@ -353,7 +353,23 @@ pub(super) fn rows() -> Vec<Row> {
         refused!("disk", [{"size": "10GiB"}], "disk_bytes"),
         refused!("network_interface", [{"bridge": [{"name": "virbr0"}]}], "port_map"),
         refused!("drive_interface", "ide", "virtio"),
-        refused!("emulator", "arm", "own processor"),
+        refused!("emulator", "arm", "qemu-system-x86_64, qemu-system-aarch64"),
+        refused!("architecture", "arm64", "x86_64, aarch64"),
+        refused!("machine_type", "virt", "the guest's architecture is x86_64"),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/emulator",
+            json!("qemu-system-aarch64"),
+            Is(|task| {
+                let (machine, firmware) = (&task.asked.machine, task.asked.firmware);
+                (machine.architecture, machine.kind) == (Architecture::Aarch64, MachineKind::Virt)
+                    && firmware == Some(crate::host_facts::AARCH64_FIRMWARE)
+            }),
+        ),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/emulator",
+            json!("qemu-system-x86_64"),
+            Is(|task| task.asked.machine.kind == MachineKind::Pc && task.asked.firmware.is_none()),
+        ),
         refused!("image_path", "x", "image_source"),
         row(
             "/TaskGroups/0/Tasks/0/Config",

@@ -1,0 +1,36 @@
+//! The job keys that say which architecture a guest has: qhost's own, and Nomad's `emulator`.
+
+use crate::{architecture::Architecture, job::cursor::Object};
+
+/// The key.
+pub(super) const ARCHITECTURE: &str = "architecture";
+/// Nomad's spelling of it: QEMU's program.
+pub(super) const EMULATOR: &str = "emulator";
+
+/// Reads both keys; absent after a problem was noted.
+pub(super) fn read(config: &Object<'_>) -> Option<Architecture> {
+    let named = config.optional(ARCHITECTURE);
+    let named = named.map(|word| word.word(Architecture::ALL, Architecture::name));
+    let Some(key) = config.optional(EMULATOR) else {
+        return named.unwrap_or_else(|| Some(Architecture::default()));
+    };
+    let emulated = key.word(Architecture::ALL, Architecture::emulator);
+    let Some(named) = named else { return emulated };
+    let (named, emulated) = (named?, emulated?);
+    if named == emulated {
+        return Some(named);
+    }
+    let expected = format!("{}, as {ARCHITECTURE} is {}", named.emulator(), named.name());
+    key.refuse_with_hint(expected, "leave emulator out: it goes by architecture")
+}
+
+/// What both keys say, for keys that go by them: notes no problem, and takes the default where there is one.
+pub(super) fn asked(config: &Object<'_>) -> Architecture {
+    let find = |key: &str, name: fn(Architecture) -> &'static str| {
+        let word = config.optional(key)?.value().as_str()?;
+        Architecture::ALL.iter().copied().find(|one| name(*one) == word)
+    };
+    find(ARCHITECTURE, Architecture::name)
+        .or_else(|| find(EMULATOR, Architecture::emulator))
+        .unwrap_or_default()
+}
