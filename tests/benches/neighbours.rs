@@ -40,28 +40,41 @@ fn beside(vms: u32, harm: Harm) {
     let job = qhost.file("acme.json", fs::read(job).unwrap());
     let first = start(&qhost, &job).id;
     let mallory = HostileTenant::start(&qhost, STAND_IN, &image, &first, harm);
-    let (mut beside, mut alone, mut ratios) = (vec![], vec![], vec![]);
+    let (mut beside, mut alone, mut ratios, mut machine) = (vec![], vec![], vec![], vec![]);
     for round in 0..23 {
         thread::sleep(AT_WORK);
-        let with = start(&qhost, &job).took;
-        let without = mallory.paused(|| start(&qhost, &job).took);
+        let (with, computes) = (start(&qhost, &job).took, compute());
+        let (without, computed) = mallory.paused(|| (start(&qhost, &job).took, compute()));
         // The first ones warm what is to be warm.
         if round >= 3 {
             beside.push(with);
             alone.push(without);
             ratios.push(with / without);
+            machine.push(computes / computed);
         }
     }
     let tried = mallory.tried();
     mallory.end();
     println!(
         "a start beside a hostile tenant with a quota of {vms} CPUs ({harm:?}): {:.1} ms, {:.1} ms while that one does nothing; ratio {:.2} (median of 20 pairs; \
-         ninth decile {:.2}); beside {tried}",
+         ninth decile {:.2}); a computation of one thread, in no tenant's group: ratio {:.2}; beside {tried}",
         decile(&mut beside, 5),
         decile(&mut alone, 5),
         decile(&mut ratios, 5),
         decile(&mut ratios, 9),
+        decile(&mut machine, 5),
     );
+}
+
+/// How long this process takes to compute something, in milliseconds: what the machine itself gives beside busy processors.
+fn compute() -> f64 {
+    let began = Instant::now();
+    let mut state = 1_u64;
+    for round in 0..60_000_000_u64 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round) ^ (state >> 29);
+    }
+    std::hint::black_box(state);
+    began.elapsed().as_secs_f64() * 1e3
 }
 
 fn decile(times: &mut [f64], number: usize) -> f64 {

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use qhost_tests::{Done, ImageServer, Qhost, configured, efi_disk};
+use qhost_tests::{Done, ImageServer, Qhost, aarch64_guest, configured, efi_disk};
 
 use crate::qhost;
 
@@ -24,6 +24,30 @@ fn an_aarch64_guest_boots_by_uefi_and_powers_off() {
     assert!(spec["program"].as_str().unwrap().ends_with("qemu-system-aarch64"), "{spec}");
     // Its firmware goes with the VM.
     assert!(!qhost.vms()[0].join("firmware.fd").exists());
+    qhost.assert_nothing_left();
+}
+
+/// Debian's kernel with an initrd, by its own boot loader, from a qcow2 image with disks beside it.
+#[test]
+fn an_aarch64_linux_runs() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/aarch64.qcow2", fs::read(aarch64_guest()).unwrap());
+    let iso = qhost_image::seed_disk(&[qhost_image::SeedFile { name: "note", bytes: b"x" }]);
+    let cd = server.serve("/cd.iso", iso);
+    let config = json!({
+        "architecture": "aarch64",
+        "display": true,
+        "guest_agent": true,
+        "disks": [
+            {"name": "data", "size": "1MiB"},
+            {"name": "cd", "image_source": cd.0, "checksum": cd.1, "cdrom": true}
+        ],
+        "ready": {"serial": "GUEST-READY: Linux aarch64"}
+    });
+    let job = fs::read_to_string(qhost.job(&image, config)).unwrap();
+    let job = qhost.file("job.json", job.replace("\"memory_mib\":128", "\"memory_mib\":256"));
+    qhost.run(&["run", &job]).exits(0);
+    qhost.console_has("GUEST-READY: Linux aarch64");
     qhost.assert_nothing_left();
 }
 

@@ -184,6 +184,13 @@ const BEYOND_THE_SCHEMA: &[&str] = &[
     "mirror-with-a-password",
     "mirror-twice",
     // How parts of the job go together.
+    "aarch64-with-bios",
+    "aarch64-with-pc",
+    "architecture-and-another-emulator",
+    "ready-by-an-agent-without-a-channel",
+    "ignition-beside-cloud-init",
+    "ignition-not-json",
+    "disk-cds-too-many",
     "guest-ports-without-host-port",
     "guest-ports-two-without-reserved",
     "host-port-alone",

@@ -68,7 +68,8 @@ impl Acme {
         let mine =
             stats["vms"].as_array().unwrap().iter().find(|vm| vm["id"] == json!(id)).unwrap();
         assert!(mine["resident_bytes"].as_u64() > Some(0), "{mine}");
-        let stopped = self.run(&["stop", "--json", "--grace", "0", "acme/web"]).json();
+        let stopped =
+            self.run(&["stop", "--json", "--grace", "0", "--tenant", "acme", "web"]).json();
         assert_eq!(stopped["vms"].as_array().unwrap().len(), 1);
         let stopped = &stopped["vms"][0];
         assert_eq!((&stopped["id"], &stopped["ended"]["reason"]), (&json!(id), &json!("stopped")));

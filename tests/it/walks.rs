@@ -166,7 +166,9 @@ fn the_newcomers_walk() {
 fn the_operators_walk() {
     let desk = Desk::new(qhost());
     // The port that the README names is the other walk's.
-    desk.job(json!({"ready": {"serial": "guest runs"}, "port_map": {"ssh": 22}}));
+    desk.job(json!({
+        "ready": {"serial": "guest runs"}, "port_map": {"ssh": 22}, "display": true
+    }));
     let operating = commands(&page("host/docs/operating.md"));
     assert!(operating.len() > 20, "{operating:?}");
     desk.walk(&operating);

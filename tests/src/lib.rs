@@ -102,6 +102,16 @@ pub fn debian_guest() -> &'static Path {
     })
 }
 
+/// The aarch64 guest's image, made by `tests/aarch64-image` on first use.
+pub fn aarch64_guest() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let script = root().join("tests/aarch64-image");
+        let folder = succeed(script.to_str().expect("UTF-8"), &[]);
+        Path::new(folder.trim()).join("aarch64.qcow2")
+    })
+}
+
 /// Has the programs under test do what `QHOST_KILL_AT` and `QHOST_SLOW_AT` say, fill the disk of `QHOST_FILL` at the point that
 /// `QHOST_FILL_AT` names, and append each point with the microseconds
 /// since 1970 to the file that `QHOST_TIMES_OF_POINTS` names.
@@ -144,7 +154,7 @@ pub fn can_filter() -> bool {
 
 /// Waits until something is so. The bound is for a machine that is busy; nothing is asserted of how long it took.
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(240);
     loop {
         if let Some(found) = probe() {
             return found;

@@ -125,10 +125,14 @@ impl Qhost {
 
     /// Writes a job for an image with as little memory as its firmware starts with; `more` is merged into its config. Gives its path.
     pub fn job(&self, (url, sha256): &(String, String), more: Value) -> String {
-        let memory_mib = match (&more["architecture"], &more["firmware"]) {
-            (architecture, _) if architecture == "aarch64" => 128,
-            (_, firmware) if firmware == "uefi" => 64,
-            _ => 32,
+        let is_arm = more["architecture"] == "aarch64" || more["emulator"] == "qemu-system-aarch64";
+        let is_uefi = more["firmware"] == "uefi";
+        let memory_mib = if is_arm {
+            128
+        } else if is_uefi {
+            64
+        } else {
+            32
         };
         let mut job = json!({
             "name": "test",

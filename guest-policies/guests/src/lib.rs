@@ -1,7 +1,7 @@
 //! Rules what guests are set up with, what machine they have, and the ways into them.
 //!
 //! Settings: `{"media_types": ["text/cloud-config"], "forbidden_keys": ["bootcmd"], "ssh_keys": ["SHA256:…"], "machines": ["q35"],
-//! "architectures": ["x86_64"], "firmware": ["uefi"], "secure_boot": true, "console": "watch", "operators_only": ["exec"]}`, each optional; see `settings.schema.json`.
+//! "architectures": ["x86_64"], "firmware": ["uefi"], "secure_boot": true, "console": "watch", "agent": "watch", "operators_only": ["exec"]}`, each optional; see `settings.schema.json`.
 
 use qhost_policy_sdk::{
     About, AccessLevel, Actor, FirmwareKind, Launch, Operation, Policy, Request, Running,
@@ -22,12 +22,22 @@ struct Settings {
     secure_boot: bool,
     nested: bool,
     console: Console,
+    agent: Agent,
+    display: bool,
     operators_only: Vec<String>,
 }
 
 #[derive(serde::Deserialize, PartialEq)]
 #[serde(rename_all = "lowercase")]
 enum Console {
+    Watch,
+    Interact,
+}
+
+#[derive(serde::Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Agent {
+    None,
     Watch,
     Interact,
 }
@@ -44,6 +54,8 @@ impl Default for Settings {
             secure_boot: false,
             nested: false,
             console: Console::Interact,
+            agent: Agent::Interact,
+            display: true,
             operators_only: vec![],
         }
     }
@@ -72,6 +84,15 @@ impl Policy for Guests {
         }
         if settings.console == Console::Watch && launch.access.console == AccessLevel::Interact {
             launch.access.console = AccessLevel::Watch;
+        }
+        let agent = &mut launch.access.agent;
+        match (settings.agent, &*agent) {
+            (Agent::None, _) => *agent = AccessLevel::None,
+            (Agent::Watch, AccessLevel::Interact) => *agent = AccessLevel::Watch,
+            (Agent::Watch | Agent::Interact, _) => {}
+        }
+        if !settings.display {
+            launch.access.display = AccessLevel::None;
         }
         if let (Some(seed), Some(known)) = (&mut launch.seed, &settings.ssh_keys) {
             seed.ssh_keys.retain(|key| known.contains(key));

@@ -1,7 +1,7 @@
 //! Hostile: writes into the launch what its settings say, whatever policies before it allow.
 //!
 //! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes`
-//! and `persist` (of the root disk), `data_mib`, `read_only`, `volume` (of every other), `operations` (of each), `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `grace_seconds` (all replace), `warn` (adds a
+//! and `persist` (of the root disk), `data_mib`, `read_only`, `volume` (of every other), `operations` (of each), `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `display`, `grace_seconds` (all replace), `warn` (adds a
 //! warning that is not there), `label`, `guest`, `host`, `bind`, `protocol` (of every port), `bind_loopback` (of every
 //! port on 127.0.0.1), `drop_ports`, `drop_nics`, `drop_disks`, `swap_disks`, `add_disk`, `add_seed`, `drop_seed`, `hostname`, `firmware`, `listed`, `repeat_seed` (in violations), `refuse` (a violation's code),
 //! `refuse_on` (an occasion).
@@ -43,6 +43,7 @@ struct Settings {
     network: Option<String>,
     console: Option<String>,
     agent: Option<String>,
+    display: Option<String>,
     grace_seconds: Option<u32>,
     firmware: Option<String>,
     #[serde(default)]
@@ -121,6 +122,7 @@ impl Settings {
         };
         launch.access.console = level(&set.console, &launch.access.console);
         launch.access.agent = level(&set.agent, &launch.access.agent);
+        launch.access.display = level(&set.display, &launch.access.display);
         launch.grace_seconds = set.grace_seconds.unwrap_or(launch.grace_seconds);
         match set.firmware.as_deref() {
             Some("uefi") => launch.firmware.kind = FirmwareKind::Uefi,

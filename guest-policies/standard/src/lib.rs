@@ -61,11 +61,14 @@ impl Policy for Standard {
 
     fn validate(request: &Request, settings: &Settings, launch: &Launch) -> Vec<Violation> {
         let mut violations = vec![];
-        let source = &request.task.image.source;
-        let host = source.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next());
-        if !settings.hosts.iter().any(|trusted| Some(trusted.as_str()) == host) {
-            let message = format!("{} is not a trusted image host", host.unwrap_or(source));
-            violations.push(Violation::new("image-not-trusted", "image.source", message));
+        let others = launch.disks.iter().filter_map(|disk| disk.image.as_ref());
+        for image in [&request.task.image].into_iter().chain(others) {
+            let source = &image.source;
+            let host = source.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next());
+            if !settings.hosts.iter().any(|trusted| Some(trusted.as_str()) == host) {
+                let message = format!("{} is not a trusted image host", host.unwrap_or(source));
+                violations.push(Violation::new("image-not-trusted", "image.source", message));
+            }
         }
         if launch.resources.memory_mib > settings.memory_mib {
             let message = format!("more than {} MiB", settings.memory_mib);

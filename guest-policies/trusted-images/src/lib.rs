@@ -4,7 +4,7 @@
 //! matches one of `hosts`, or its digest is one of `sha256`. `*.` stands for one or more leading labels. Without
 //! either, nothing passes.
 
-use qhost_policy_sdk::{About, Launch, Policy, Request, Violation, export_policy};
+use qhost_policy_sdk::{About, Image, Launch, Policy, Request, Violation, export_policy};
 
 struct TrustedImages;
 
@@ -39,28 +39,36 @@ impl Policy for TrustedImages {
         }
     }
 
-    fn validate(request: &Request, settings: &Settings, _: &Launch) -> Vec<Violation> {
-        let image = &request.task.image;
+    fn validate(request: &Request, settings: &Settings, launch: &Launch) -> Vec<Violation> {
+        let root = [("image.source".to_owned(), &request.task.image)];
+        let others = launch.disks.iter().filter_map(|disk| {
+            disk.image.as_ref().map(|image| (format!("disks.{}.image", disk.name), image))
+        });
+        root.into_iter()
+            .chain(others)
+            .filter_map(|(field, image)| Self::against(&field, image, settings))
+            .collect()
+    }
+}
+
+impl TrustedImages {
+    /// What is wrong with an image.
+    fn against(field: &str, image: &Image, settings: &Settings) -> Option<Violation> {
         let host = host_of(&image.source);
         // Until the image's own digest is known, that of the list which has it.
         let listed = image.checksums.as_ref().map(|list| &list.sha256);
         if image.sha256.as_ref().or(listed).is_some_and(|known| settings.sha256.contains(known))
             || settings.hosts.iter().any(|pattern| matches(pattern, host))
         {
-            return vec![];
+            return None;
         }
         let trusted = match settings.hosts.as_slice() {
             [] => "no image host is trusted here".to_owned(),
             hosts => format!("trusted hosts: {}", hosts.join(", ")),
         };
-        vec![
-            Violation::new(
-                "image-not-trusted",
-                "image.source",
-                format!("{host} is not a trusted image host, and the digest is not a known one"),
-            )
-            .hint(trusted),
-        ]
+        let message =
+            format!("{host} is not a trusted image host, and the digest is not a known one");
+        Some(Violation::new("image-not-trusted", field, message).hint(trusted))
     }
 }
 
@@ -113,6 +121,22 @@ mod tests {
         check("https://any/a", serde_json::json!({}), false);
         let known = example::request().task.image.sha256;
         check("https://any/a", serde_json::json!({"sha256": [known]}), true);
+    }
+
+    #[test]
+    fn images_of_other_disks_are_looked_at_too() {
+        let settings = serde_json::json!({"hosts": ["images.example"]});
+        let settings = serde_json::from_value(settings).unwrap();
+        let mut request = example::request();
+        request.task.image.source = "https://images.example/a".into();
+        let mut launch = example::launch();
+        let mut disk = launch.disks[0].clone();
+        let image = Image { source: "https://evil.example/b".into(), ..request.task.image.clone() };
+        (disk.name, disk.image) = ("tools".into(), Some(image));
+        launch.disks.push(disk);
+        let found = TrustedImages::validate(&request, &settings, &launch);
+        let fields: Vec<_> = found.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, ["disks.tools.image"]);
     }
 
     #[test]

@@ -70,7 +70,8 @@ pub struct Cage {
     pub network: Network,
     /// Whether it may open /dev/kvm.
     pub kvm: bool,
-    /// Whether it may make files in memory, as it does for a display. It can start none: it has no path to one, and no execveat(2).
+    /// Whether it may make files in memory (memfd_create(2)), which it needs for a display. It cannot execute such a file: there is no path
+    /// to the file, and execveat(2) is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub memory_files: bool,
     /// Bounds of its process.

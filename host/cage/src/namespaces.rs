@@ -52,15 +52,15 @@ pub(super) fn see_only(cage: &Cage) -> Result<(), CageError> {
     let root = env::current_dir().map_err(&failed)?;
     let own = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let covered = covered(cage, &root).map_err(CageError::at("showing QEMU its files"))?;
+    let detached = detached_mounts(cage, &root).map_err(CageError::at("showing QEMU its files"))?;
     mount_change("/", own)
         .and_then(|()| mount("tmpfs", &root, "tmpfs", flags, c"size=1m,mode=755"))
         .map_err(|error| failed(error.into()))?;
     env::set_current_dir(&root).map_err(&failed)?;
     let kvm = cage.kvm.then(|| PathBuf::from("/dev/kvm"));
     for path in cage.paths.iter().chain(&kvm) {
-        let shown = match covered.iter().find(|one| one.path == path) {
-            Some(covered) => covered.show(&root),
+        let shown = match detached.iter().find(|one| one.path == path) {
+            Some(mount) => mount.show(&root),
             None => show(&root, path, cage.user),
         };
         shown.map_err(CageError::at("showing QEMU its files"))?;
@@ -72,15 +72,15 @@ pub(super) fn see_only(cage: &Cage) -> Result<(), CageError> {
     mount_remount("/", flags | MountFlags::RDONLY, "").map_err(|error| failed(error.into()))
 }
 
-/// A file in the folder that the new root covers up.
-struct Covered<'a> {
+/// A file of the cage in the folder that the new root is mounted over, after which its path does not lead to it.
+struct DetachedMount<'a> {
     path: &'a Path,
-    /// A mount of it that is nowhere yet.
+    /// A mount of the file, made while its path leads to it, and not attached anywhere yet (open_tree(2)).
     mount: OwnedFd,
 }
 
-/// The files of the cage that are in a folder.
-fn covered<'a>(cage: &'a Cage, folder: &Path) -> io::Result<Vec<Covered<'a>>> {
+/// Makes mounts of the cage's files that are in a folder, before the new root is mounted over that folder.
+fn detached_mounts<'a>(cage: &'a Cage, folder: &Path) -> io::Result<Vec<DetachedMount<'a>>> {
     let is_in = |path: &&'a PathBuf| {
         let parent = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
         parent.is_some_and(|parent| parent == folder)
@@ -88,12 +88,12 @@ fn covered<'a>(cage: &'a Cage, folder: &Path) -> io::Result<Vec<Covered<'a>>> {
     let clone = |path: &'a PathBuf| {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let mount = open_tree(CWD, path, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok(Covered { path, mount })
+        Ok(DetachedMount { path, mount })
     };
     cage.paths.iter().filter(is_in).map(clone).collect()
 }
 
-impl Covered<'_> {
+impl DetachedMount<'_> {
     fn show(&self, root: &Path) -> io::Result<()> {
         let inside = root.join(self.path.strip_prefix("/").unwrap_or(self.path));
         if let Some(parent) = inside.parent() {
@@ -134,7 +134,8 @@ fn show(root: &Path, path: &Path, user: User) -> io::Result<()> {
     remount(&inside, if is_device { MountFlags::empty() } else { MountFlags::NODEV })
 }
 
-/// What the mount forbids already must stay forbidden; more is.
+/// Makes a mount read-only, without set-user-ID programs, and with the flags of `more`. Flags that it has already are kept: in a user
+/// namespace the kernel refuses to clear them (mount_namespaces(7)).
 fn remount(inside: &Path, more: MountFlags) -> io::Result<()> {
     let now = statvfs(inside)?.f_flag;
     let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | more;

@@ -13,13 +13,13 @@ use qhost_image::{
 };
 use qhost_model::{
     format::Format,
-    launch::{Disk, DiskImage, Launch},
+    launch::{Disk, DiskImage, Launch, disks::overlay_bytes},
 };
 use qhost_sys::state::{self, StateDir};
 use qhost_vm::{
     DiskOf, ImageOf, Spec, VmError,
-    argv::{disk_file, disk_overlay},
     error::io_error,
+    files::{disk_file, disk_overlay},
     list,
 };
 
@@ -53,7 +53,11 @@ impl HeldDisks {
     }
 
     /// Puts the images of disks below them, and holds the images too.
-    pub(crate) fn over(&mut self, disks: &[Disk], images: &[VerifiedImage]) -> Result<(), Failure> {
+    pub(crate) fn attach_images(
+        &mut self,
+        disks: &[Disk],
+        images: &[VerifiedImage],
+    ) -> Result<(), Failure> {
         let with_images =
             disks.iter().zip(&mut self.disks).filter(|(disk, _)| disk.image.is_some());
         for ((disk, of), image) in with_images.zip(images) {
@@ -74,7 +78,7 @@ impl HeldDisks {
     }
 
     /// Puts the images below that the disks of an earlier start had.
-    pub(crate) fn over_earlier(&mut self, earlier: &[DiskOf]) {
+    pub(crate) fn attach_earlier_images(&mut self, earlier: &[DiskOf]) {
         for of in &mut self.disks {
             let image =
                 earlier.iter().find(|one| one.name == of.name).and_then(|one| one.image.clone());
@@ -154,24 +158,19 @@ pub(crate) fn planned(
 
 /// The most that QEMU may write to one file, in bytes: a process has one bound for all of its files. `variables`
 /// is that of UEFI's.
-pub(crate) fn file_bytes(overlay_bytes: u64, disks: &[DiskOf], variables: Option<u64>) -> u64 {
+pub(crate) fn file_bytes(root_bytes: u64, disks: &[DiskOf], variables: Option<u64>) -> u64 {
     let written = disks.iter().filter(|disk| !disk.read_only);
     let overlays =
-        written.clone().filter(|disk| disk.image.is_some()).map(|disk| whole(disk.bytes));
+        written.clone().filter(|disk| disk.is_overlay()).map(|disk| overlay_bytes(disk.bytes));
     let written = written.map(|disk| disk.bytes).chain(overlays);
-    written.chain(variables).fold(overlay_bytes, u64::max)
+    written.chain(variables).fold(root_bytes, u64::max)
 }
 
 /// What the overlay may grow to within that bound, in bytes: to its disk's size and qcow2's tables, which take less than a thousandth of it
 /// and a MiB. Of an image that is not here yet the size may be unknown.
 pub(crate) fn root_bytes(launch: &Launch, image_bytes: Option<u64>, file_bytes: u64) -> u64 {
     let disk = launch.disk_bytes.or(image_bytes);
-    disk.map_or(file_bytes, |bytes| whole(bytes).min(file_bytes))
-}
-
-/// A disk in an overlay, all of it written.
-fn whole(bytes: u64) -> u64 {
-    bytes.saturating_add(bytes / 1000).saturating_add(1 << 20)
+    disk.map_or(file_bytes, |bytes| overlay_bytes(bytes).min(file_bytes))
 }
 
 /// Whether a disk's image can be what the launch has it for.
@@ -179,14 +178,17 @@ fn fits(disk: &Disk, image: &VerifiedImage) -> Result<(), Failure> {
     let found = image.disk_bytes();
     let reason = match (disk.bytes.filter(|_| disk.has_overlay()), image.format()) {
         (_, format) if disk.cdrom && format != Format::Iso => {
-            format!("its image is {}, and a CD is an ISO image; leave cdrom out", format.name())
+            format!(
+                "its image is {}, and a CD must be an ISO image; leave cdrom out",
+                format.name()
+            )
         }
         (Some(_), Format::Iso) => {
-            "its image is an ISO image, which takes no writes: cdrom: true instead of size".into()
+            "its image is an ISO image, which is only read; leave size out, set cdrom: true".into()
         }
         (Some(asked), _) if asked < found => {
             format!(
-                "its image's disk has {found} bytes, and {asked} are asked for; ask for that or more"
+                "its size is {asked} bytes, and the disk in its image has {found}; set size to at least that"
             )
         }
         (_, _) => return Ok(()),

@@ -19,8 +19,8 @@ use qhost_model::{
 use qhost_sys::trusted;
 use qhost_vm::{
     VmError,
-    argv::{FIRMWARE, VARIABLES},
     error::io_error,
+    files::{FIRMWARE, VARIABLES},
 };
 
 use crate::limits;

@@ -13,7 +13,7 @@ use qhost_vm::{Agent, AgentError, Command, Frozen, Spec, VmError, freeze_guest, 
 use crate::{
     engine::blocking,
     error::{EngineError, Failure},
-    limits,
+    limits, operation,
     vm::Vm,
 };
 
@@ -72,10 +72,10 @@ pub struct ExecOutput {
 /// How a command in a guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecStatus {
-    /// It exited.
-    Code(u8),
-    /// A signal ended it.
-    Signal(u8),
+    /// It exited with this code: 0 to 255 of Linux, any of 32 bits of Windows.
+    Code(i64),
+    /// A signal ended it; in Windows, an exception of this code.
+    Signal(i64),
 }
 
 impl Vm {
@@ -112,14 +112,15 @@ impl Vm {
     /// before ([`Vm::permit`]).
     ///
     /// # Errors
-    /// Where its launch has no agent that may be told to, or the agent does not answer or refuses; and where the command takes longer than
-    /// it may, while it goes on in the guest.
+    /// Where its launch does not give the agent the level `interact`, where the agent does not answer or refuses, and where the command
+    /// takes longer than `exec.timeout`, after which it goes on in the guest.
     pub async fn exec(&self, exec: &Exec) -> Result<ExecOutput, EngineError> {
-        self.may_tell_its_agent().await?;
-        let told = |error: AgentError| self.agents(error);
+        self.require_agent().await?;
+        let told = |error: AgentError| self.agent_error(error);
         let Some((program, arguments)) = exec.command.split_first() else {
             return Err(Failure::Usage("no command to run in the guest".into()).into());
         };
+        operation::command_is_bounded(&exec.command)?;
         let by = Instant::now() + exec.timeout;
         let mut agent = Agent::connect(&self.record().folder).await.map_err(told)?;
         let mut start = json!({"path": program, "arg": arguments, "capture-output": true});
@@ -130,7 +131,7 @@ impl Vm {
         }
         let start = Command { arguments: start, ..Command::new("guest-exec") };
         let started = agent.execute(&start).await.map_err(told)?;
-        let pid = started.get("pid").and_then(Value::as_i64).ok_or(AgentError::Garbage);
+        let pid = started.get("pid").and_then(Value::as_i64).ok_or(AgentError::Protocol);
         let pid = pid.map_err(told)?;
         // A command that takes no time is not waited for; a long one is asked about now and then.
         let mut pause = limits::EXEC_LOOK;
@@ -144,7 +145,7 @@ impl Vm {
             let status = agent.execute(&status).await.map_err(told)?;
             if status.get("exited") == Some(&Value::Bool(true)) {
                 return ended(&status)
-                    .ok_or(AgentError::Garbage)
+                    .ok_or(AgentError::Protocol)
                     .map_err(|error| told(error).into());
             }
             let left = by.saturating_duration_since(Instant::now());
@@ -175,19 +176,19 @@ impl Vm {
     /// # Errors
     /// Where its launch has no agent that may be told to, or the agent does not answer or cannot.
     pub async fn freeze(&self) -> Result<Frozen, EngineError> {
-        self.may_tell_its_agent().await?;
+        self.require_agent().await?;
         let frozen = freeze_guest(&self.record().folder).await;
         Ok(frozen.map_err(|error| self.refused(error))?)
     }
 
-    async fn may_tell_its_agent(&self) -> Result<(), EngineError> {
+    async fn require_agent(&self) -> Result<(), EngineError> {
         self.goes_on()?;
         let folder = self.record().folder;
         let spec = blocking(move || Ok(Spec::read(&folder)?)).await?;
         let reason = match spec.agent {
             AccessLevel::Interact => return Ok(()),
             AccessLevel::Watch => {
-                "its launch lets its guest's agent be asked, and not be told to do anything: set guest_agent to true in its job, if its policies allow it"
+                "its launch lets the agent in its guest be asked for information alone: set guest_agent to true in its job, if its policies allow it"
             }
             AccessLevel::None => {
                 "its launch has no channel to an agent in the guest: set guest_agent to true in its job, if its policies allow it"
@@ -196,20 +197,20 @@ impl Vm {
         Err(VmError::Refused { id: self.id().into(), reason: reason.into() }.into())
     }
 
-    fn agents(&self, error: AgentError) -> VmError {
+    fn agent_error(&self, error: AgentError) -> VmError {
         let hint = match &error {
-            AgentError::Silent(_) => {
+            AgentError::Timeout(_) => {
                 "; is qemu-guest-agent installed in the guest, and has the guest started it?"
             }
-            AgentError::Large(_) => "; have the command write its output to a file",
-            AgentError::Io(_) | AgentError::Refused { .. } | AgentError::Garbage => "",
+            AgentError::TooLarge(_) => "; have the command write its output to a file",
+            AgentError::Io(_) | AgentError::Refused { .. } | AgentError::Protocol => "",
         };
         VmError::Refused { id: self.id().into(), reason: format!("{error}{hint}") }
     }
 }
 
 fn silent(most: Duration) -> String {
-    AgentError::Silent(most).to_string()
+    AgentError::Timeout(most).to_string()
 }
 
 fn text(answer: &Value, key: &str) -> Option<String> {
@@ -246,10 +247,10 @@ impl GuestAddress {
 
 /// How a command has ended; absent where the agent's answer does not say that.
 fn ended(answer: &Value) -> Option<ExecOutput> {
-    let number = |key: &str| answer.get(key).and_then(Value::as_i64).map(u8::try_from);
+    let number = |key: &str| answer.get(key).and_then(Value::as_i64);
     let status = match (number("signal"), number("exitcode")) {
-        (Some(signal), _) => ExecStatus::Signal(signal.ok()?),
-        (None, Some(code)) => ExecStatus::Code(code.ok()?),
+        (Some(signal), _) => ExecStatus::Signal(signal),
+        (None, Some(code)) => ExecStatus::Code(code),
         (None, None) => return None,
     };
     let bytes = |key: &str| match answer.get(key) {
@@ -303,8 +304,7 @@ mod tests {
         assert_eq!(killed.status, ExecStatus::Signal(9));
         for wrong in [
             json!({"exited": true}),
-            json!({"exited": true, "exitcode": 256}),
-            json!({"exited": true, "exitcode": -1}),
+            json!({"exited": true, "exitcode": "0"}),
             json!({"exited": true, "exitcode": 0, "out-data": "not base64!"}),
             json!({"exited": true, "exitcode": 0, "out-data": 7}),
         ] {

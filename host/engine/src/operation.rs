@@ -19,11 +19,17 @@ use crate::{
     facts,
     fingerprint::Fingerprint,
     generation::Generation,
+    limits,
     observer::Context,
     vm::Vm,
 };
 
 impl Vm {
+    /// Whether it has been launched: until then there is no launch that policies could be asked about.
+    pub fn is_launched(&self) -> bool {
+        self.record().takes.get().is_some()
+    }
+
     /// Whether an actor is its tenant. An operator is the tenant of what was run for none.
     pub fn is_of(&self, actor: &Actor) -> bool {
         actor.tenant.as_deref().unwrap_or(DEFAULT_TENANT) == self.record().tenant
@@ -57,6 +63,9 @@ struct Asking {
 
 impl Asking {
     fn permit(&self, operation: Operation, actor: Actor) -> Result<(), Failure> {
+        if let Operation::Exec(command) = &operation {
+            command_is_bounded(command)?;
+        }
         let Self { engine, generation, vm, .. } = self;
         let deadline = Deadline::after(qhost_policy::limits::DECISION);
         let loader = engine.shared_loader()?.until(deadline);
@@ -93,4 +102,18 @@ impl Asking {
         let request = Request { task, host, rules, time, occasion };
         Ok(OperationRequest { request, launch, of })
     }
+}
+
+/// A command goes to policies and into a record as a whole.
+pub(crate) fn command_is_bounded(command: &[String]) -> Result<(), Failure> {
+    let bytes = command.iter().map(String::len).sum::<usize>();
+    if command.len() <= limits::EXEC_ARGUMENTS && bytes <= limits::EXEC_ARGUMENT_BYTES {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "a command of {} words with {bytes} bytes; at most {} with {} together: put what is long into --stdin, or into a file of the guest's",
+        command.len(),
+        limits::EXEC_ARGUMENTS,
+        limits::EXEC_ARGUMENT_BYTES
+    )))
 }

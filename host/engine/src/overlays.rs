@@ -16,8 +16,8 @@ use qhost_model::{digest::Sha256, format::Format, job::Task, launch::SecureBoot}
 use qhost_sys::state::{self, StateDir};
 use qhost_vm::{
     Spec, VmError,
-    argv::{OVERLAY, kept_variables},
     error::io_error,
+    files::{OVERLAY, kept_variables},
     list,
     records::slug,
 };

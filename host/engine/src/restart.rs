@@ -105,7 +105,7 @@ impl Again<'_> {
                 kept.over(&image, spec.disk_bytes())?;
             }
             let kept = kept_variables(&decision.launch, &image, overlay.as_ref());
-            disks.over(&decision.launch.disks, &disk_images)?;
+            disks.attach_images(&decision.launch.disks, &disk_images)?;
             let mut locks = VmLocks::new(&image, ports, overlay, disks)?;
             locks.user(&mut spec.cage.user, users)?;
             seed::give_to(dir.path(), &spec)?;
@@ -192,7 +192,7 @@ impl Ended {
         let decision: Decision = read_whole(&folder.join(DECISION))?;
         // A volume may have been made larger, and this host and its configuration changed since.
         let mut disks = HeldDisks::hold(state, &task.tenant, &decision.launch.disks)?;
-        disks.over_earlier(&spec.disks);
+        disks.attach_earlier_images(&spec.disks);
         spec.disks.clone_from(&disks.disks);
         let firmware = Build::of(&config.firmware(), &decision.launch)?;
         let variables = firmware.as_ref().map(Build::flash_bytes);

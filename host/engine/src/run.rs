@@ -19,7 +19,7 @@ use qhost_model::{
 use qhost_policy::{Approved, Decision, Occasion};
 use qhost_sys::failpoint;
 use qhost_vm::{
-    Begin, ImageOf, Spec, VmDir, VmError, VmRecord, argv, argv::OVERLAY, error::io_error,
+    Begin, ImageOf, Spec, VmDir, VmError, VmRecord, argv, error::io_error, files::OVERLAY,
     start_supervisor,
 };
 
@@ -333,7 +333,7 @@ impl Provisioned {
         let Admitted { firmware, mut cage, program, .. } = admitted;
         let forwards = ports.forwards().to_vec();
         let disk_bytes = disk_bytes(approved.launch(), &image)?;
-        disks.over(&approved.launch().disks, &disk_images)?;
+        disks.attach_images(&approved.launch().disks, &disk_images)?;
         let file = match &mut overlay {
             Some(kept) => {
                 kept.over(&image, disk_bytes)?;

@@ -17,8 +17,8 @@ use qhost_policy::Approved;
 use qhost_sys::state;
 use qhost_vm::{
     Spec, VmError,
-    argv::{IGNITION, SEED},
     error::io_error,
+    files::{IGNITION, SEED},
 };
 
 /// Writes it for a VM's first start, where the launch has one. A restart has the same, and so the same instance.
@@ -69,7 +69,7 @@ pub(crate) fn show_in(cage: &mut Cage, vm: &Path, launch: &Launch) -> Result<(),
         return Ok(());
     }
     if !cage.namespaces && matches!(cage.user, User::Own(_)) {
-        let message = "QEMU opens Ignition's config by name, and without mount namespaces, which this host lacks, it cannot be shown that file alone".into();
+        let message = "QEMU opens Ignition's config by its path, and this host lacks the mount namespaces in which QEMU would see that file alone; qhost doctor says what would mend it".into();
         return Err(VmError::Cage { message });
     }
     cage.paths.push(vm.join(IGNITION));

@@ -1,6 +1,6 @@
 //! Volumes for their operator: made, resized, copied and removed within the tenants' quotas.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, io, path::Path};
 
 use qhost_image::volumes::{NewVolume, Volume, VolumeError, VolumeName, Volumes};
 use qhost_model::{launch::AccessLevel, quota::Usage};
@@ -62,11 +62,12 @@ impl Engine {
         .await?)
     }
 
-    /// Makes a copy of a volume, for the same tenant. Says how many bytes of it are done. Of a volume that a VM has, the guest's file systems
-    /// are frozen meanwhile, by the guest's agent.
+    /// Copies a volume under another name of the same tenant, and tells `progress` how many bytes are done. Where a running VM has the
+    /// volume, the agent in its guest keeps the guest's file systems frozen meanwhile.
     ///
     /// # Errors
-    /// Where it is not there, in use by a VM whose guest cannot be frozen, the other name taken, or the copy beyond the tenant's quota.
+    /// Where the volume is not there, or a VM has it whose guest cannot be frozen or does not stay frozen; where the other name is taken,
+    /// or the copy is beyond the tenant's quota.
     pub async fn copy_volume(
         &self,
         from: VolumeName,
@@ -75,23 +76,36 @@ impl Engine {
     ) -> Result<Volume, EngineError> {
         self.recover().await;
         let frozen = self.freeze_user_of(&from).await?;
-        let in_use = frozen.is_some();
         let (engine, of) = (self.clone(), from.clone());
-        let new = blocking(move || {
+        let copied = blocking(move || {
             let volumes = Volumes::of(engine.state());
-            let held = if in_use { None } else { Some(disks::hold(engine.state(), &of)?) };
+            let held =
+                if frozen.is_some() { None } else { Some(disks::hold(engine.state(), &of)?) };
             let source = match &held {
                 Some(held) => held.source()?,
                 None => volumes.source_in_use(&of)?,
             };
             // Before what takes long, and once more when it is done.
             drop(engine.admit_bytes(&of.tenant, source.bytes())?);
-            let to = VolumeName { tenant: of.tenant, name: to };
-            Ok(volumes.copy(&source, to, &mut progress)?)
+            let to = VolumeName { tenant: of.tenant.clone(), name: to };
+            let thawed = || frozen.as_ref().is_some_and(|one| one.frozen.has_ended());
+            let mut report = |done| {
+                progress(done);
+                if thawed() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+            };
+            match volumes.copy(&source, to, &mut report) {
+                Ok(new) => Ok((new, frozen)),
+                Err(error) => match frozen {
+                    Some(FrozenVm { vm, frozen }) if frozen.has_ended() => {
+                        Err(VolumeError::Thawed { of, vm }.into())
+                    }
+                    Some(_) | None => Err(error.into()),
+                },
+            }
         });
-        let new = new.await?;
-        if let Some(FrozenVm { vm, mut frozen }) = frozen
-            && frozen.has_ended()
+        let (new, frozen) = copied.await?;
+        if let Some(FrozenVm { vm, frozen }) = frozen
+            && !frozen.lasted().await
         {
             return Err(VolumeError::Thawed { of: from, vm }.into());
         }
@@ -99,8 +113,8 @@ impl Engine {
         Ok(blocking(move || engine.commit(&tenant, new)).await?)
     }
 
-    /// Freezes the guest of the VM that has a volume; none where no VM has it. Where the launch of that VM has no agent that may be told to,
-    /// the volume is in use.
+    /// Freezes the guest of the VM that has a volume; none where no VM has it. It is an error, that the volume is in use, where that VM's
+    /// launch does not let the agent freeze its guest.
     async fn freeze_user_of(&self, of: &VolumeName) -> Result<Option<FrozenVm>, EngineError> {
         let (engine, volume) = (self.clone(), of.clone());
         let user = blocking(move || Ok(disks::user(engine.state(), &volume))).await?;

@@ -13,12 +13,12 @@ use rustix::{
 /// How many bytes are copied between two reports of progress.
 const STEP: u64 = 64 << 20;
 
-/// Copies the first `bytes` bytes into an empty file, and reports after each step how many are done.
+/// Copies the first `bytes` bytes into an empty file, and reports after each step how many are done, which may end it.
 pub(crate) fn copy(
     from: &File,
     to: &File,
     bytes: u64,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<()> {
     to.set_len(bytes)?;
     // With reflinks the copy shares its blocks; any error here means a file system without them.
@@ -38,11 +38,10 @@ pub(crate) fn copy(
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             at += step;
-            progress(at);
+            progress(at)?;
         }
     }
-    progress(bytes);
-    Ok(())
+    progress(bytes)
 }
 
 /// Where data begins at or behind a place; absent where only a hole follows.
@@ -72,6 +71,7 @@ mod tests {
         copy(&from, &to, bytes, &mut |done| {
             assert!(done >= last);
             last = done;
+            Ok(())
         })
         .unwrap();
         assert_eq!((last, to.metadata().unwrap().len()), (bytes, bytes));

@@ -6,6 +6,7 @@
 
 mod error;
 mod name;
+mod source;
 
 use std::{
     fs::{self, File, Permissions},
@@ -25,10 +26,11 @@ use qhost_sys::{
 
 pub use error::VolumeError;
 pub use name::VolumeName;
+pub use source::VolumeSource;
 
 use crate::sparse;
 
-use error::at;
+use error::{at, missing_or};
 
 const RECORD: &str = "volume.json";
 const LOCK: &str = "lock";
@@ -84,25 +86,6 @@ pub struct HeldVolume {
     folder: PathBuf,
     record: Record,
     lock: File,
-}
-
-/// What a copy of a volume is made from.
-#[derive(Debug)]
-pub struct VolumeSource {
-    disk: File,
-    bytes: u64,
-}
-
-impl VolumeSource {
-    fn open(path: &Path, bytes: u64) -> Result<Self, VolumeError> {
-        let disk = open(path, false).map_err(at("open", path))?;
-        Ok(Self { disk, bytes })
-    }
-
-    /// The volume's size in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
 }
 
 /// A volume that is being created. Dropped before `commit`, its folder is removed.
@@ -213,11 +196,11 @@ impl Volumes {
         &self,
         from: &VolumeSource,
         of: VolumeName,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(u64) -> io::Result<()>,
     ) -> Result<NewVolume, VolumeError> {
-        let new = self.begin(of, from.bytes)?;
+        let new = self.begin(of, from.bytes())?;
         let disk = new.create_disk()?;
-        sparse::copy(&from.disk, &disk, from.bytes, progress)
+        sparse::copy(from.disk(), &disk, from.bytes(), progress)
             .and_then(|()| disk.sync_all())
             .map_err(at("copy to", &new.made))?;
         failpoint::reach("volume.copy.written");
@@ -419,20 +402,6 @@ fn is_hidden(name: &std::ffi::OsStr) -> bool {
 /// A folder's lock, unless a process has it.
 fn lock(folder: &Path) -> io::Result<Option<File>> {
     state::try_lock_looked_at(&folder.join(LOCK))
-}
-
-fn missing_or<'a>(
-    doing: &'static str,
-    of: &'a VolumeName,
-    folder: &'a Path,
-) -> impl FnOnce(io::Error) -> VolumeError + 'a {
-    move |error| {
-        if error.kind() == io::ErrorKind::NotFound {
-            VolumeError::Unknown(of.clone())
-        } else {
-            at(doing, folder)(error)
-        }
-    }
 }
 
 fn read(folder: &Path) -> io::Result<Record> {

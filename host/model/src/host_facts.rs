@@ -64,15 +64,13 @@ impl HostFacts {
         }
     }
 
-    /// The firmware that guests may have, of whichever architecture.
-    pub fn all_firmware(&self) -> Vec<Firmware> {
-        let mut all = self.firmware.clone();
-        for firmware in self.firmware_of(Architecture::Aarch64) {
-            if !all.contains(&firmware) {
-                all.push(firmware);
-            }
-        }
-        all
+    /// The accelerators that run guests of an architecture.
+    pub fn accelerators_of(
+        &self,
+        architecture: Architecture,
+    ) -> impl Iterator<Item = Accelerator> + '_ {
+        let is_own = own_architecture().contains(&architecture);
+        self.accelerators.iter().copied().filter(move |one| is_own || *one == Accelerator::Tcg)
     }
 }
 

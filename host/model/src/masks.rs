@@ -1,6 +1,7 @@
 //! What is secret of a task: the queries of URLs always, since signed URLs have their signatures there; the operator says what else is.
 //! Pure.
 
+use serde_json::Value;
 use url::Url;
 use wildmatch::WildMatch;
 
@@ -48,6 +49,10 @@ impl Masks {
                 let long = lines.filter(|line| line.len() >= limits::SEED_LINE_BYTES);
                 secrets.take(format!("task.seed.{}", name.name()), text.to_owned());
                 long.for_each(|line| secrets.also(line));
+                // JSON may be one line.
+                if let Ok(value) = serde_json::from_str(text) {
+                    also_texts(&value, &mut secrets);
+                }
             }
         }
         // A port's label is no secret, and masking it would change the launch.
@@ -57,16 +62,31 @@ impl Masks {
         secrets
     }
 
-    /// Masks the arguments of a command that are secret by the patterns of arguments, and returns where they stood.
-    pub fn mask_command(&self, command: &mut [String]) -> Vec<String> {
-        let mut places = vec![];
+    /// Masks the arguments of a command that are secret by the patterns of arguments, and the secrets of its task in others; returns the
+    /// secret arguments.
+    pub fn mask_command(&self, task: &Task, command: &mut [String]) -> Secrets {
+        let of_task = self.mask(&mut task.clone());
+        let mut secrets = Secrets::default();
         for (index, argument) in command.iter_mut().enumerate() {
+            let place = format!("operation.exec.{index}");
             if matches(&self.args, argument) {
-                MASK.clone_into(argument);
-                places.push(format!("operation.exec.{index}"));
+                secrets.take(place, std::mem::replace(argument, MASK.into()));
+            } else {
+                of_task.clean(argument);
             }
         }
-        places
+        secrets.sort();
+        secrets
+    }
+}
+
+/// Takes the long texts of a value for secrets.
+fn also_texts(value: &Value, secrets: &mut Secrets) {
+    match value {
+        Value::String(text) if text.len() >= limits::SEED_LINE_BYTES => secrets.also(text),
+        Value::Array(items) => items.iter().for_each(|item| also_texts(item, secrets)),
+        Value::Object(map) => map.values().for_each(|item| also_texts(item, secrets)),
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

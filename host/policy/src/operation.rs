@@ -40,7 +40,7 @@ impl Operation {
 }
 
 impl Operation {
-    /// The field of a launch that it needs, where launches did not always have that.
+    /// The field of a launch that it needs, where contract 0.1 has no word for that field: a policy of 0.1 then refuses the operation.
     pub(super) fn needs(&self) -> Option<&'static str> {
         match self {
             Self::Screenshot => Some("access.display"),

@@ -1,7 +1,7 @@
 //! Asks the policies of a chain whether an actor may do an operation on a VM that runs.
 
 use super::{
-    Answer, Chain, Deadline, Decision, HostRecord, Mode, OperationRequest, Outcome, PolicyError,
+    Answer, Chain, Deadline, Decision, HostRecord, Mode, OperationRequest, PolicyError,
     contract::{self, ContractBreaches, LentRequest, RequestTexts, Versions},
 };
 
@@ -17,15 +17,6 @@ pub enum Permission {
 }
 
 impl Permission {
-    /// In a word.
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            Self::Granted(_) => Outcome::Allowed,
-            Self::Denied(_) => Outcome::Denied,
-            Self::Failed(..) => Outcome::Failed,
-        }
-    }
-
     /// Why there was no answer.
     pub fn error(&self) -> Option<&PolicyError> {
         match self {
@@ -45,8 +36,8 @@ impl Permission {
 }
 
 impl Chain {
-    /// Asks every policy. A policy of an earlier contract, which has no word for operations, refuses by its silence what launches could not
-    /// have when it was the newest; the console and the ways to stop a VM were there before.
+    /// Asks every policy whose contract has a word for operations. Contract 0.1 has none: by its silence a policy of it refuses an
+    /// operation that needs a field of the launch for which 0.1 has no word either, and no other operation.
     pub fn permit(&self, asked: &OperationRequest, deadline: Deadline) -> Permission {
         let OperationRequest { request, launch, .. } = asked;
         let mut decision = Decision {

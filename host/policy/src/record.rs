@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use qhost_model::{digest::Sha256, host_facts::HostFacts, job::Task, launch::Rules, masks::Masks};
+use qhost_model::{
+    digest::Sha256, host_facts::HostFacts, job::Task, launch::Rules, masks::Masks, secrets::Secrets,
+};
 
 use super::{
     Decision, Occasion, Operation, OperationRecord, OperationRequest, Permission, PolicyError,
@@ -139,6 +141,17 @@ impl Outcome {
     }
 }
 
+impl Permission {
+    /// In a word.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Granted(_) => Outcome::Allowed,
+            Self::Denied(_) => Outcome::Denied,
+            Self::Failed(..) => Outcome::Failed,
+        }
+    }
+}
+
 impl Verdict {
     /// In a word.
     pub fn outcome(&self) -> Outcome {
@@ -176,10 +189,18 @@ impl Record {
         let (outcome, decision) = (permission.outcome(), permission.decision().clone());
         let ended = Ended { outcome, decision, error, not_launched: None };
         let mut of = asked.of;
+        let secrets = match &mut of.operation {
+            Operation::Exec(command) => masks.mask_command(&asked.request.task, command),
+            Operation::Console
+            | Operation::Screenshot
+            | Operation::Stop
+            | Operation::Restart
+            | Operation::Pause => Secrets::default(),
+        };
         let mut record = Self::new(asked.request.into(), ended, masks);
-        if let Operation::Exec(command) = &mut of.operation {
-            record.masked.extend(masks.mask_command(command));
-        }
+        record.decision = masked(&secrets, record.decision);
+        record.error = record.error.map(|error| secrets.without(&error));
+        record.masked.extend(secrets.places().iter().cloned());
         Self { operation: Some(of), ..record }
     }
 

@@ -28,6 +28,7 @@ pub mod cli;
 pub mod author;
 pub mod trial;
 pub mod registry;
+pub mod exit;
 pub mod outcome;
 pub mod limits;
 

@@ -18,7 +18,7 @@ use tokio::{
 
 use qhost_model::printable;
 
-use super::{argv::AGENT_SOCKET, sockets::connect};
+use super::{files::AGENT_SOCKET, sockets::connect};
 use crate::limits;
 
 /// The byte that is in no text: the agent drops what it has read of a line at it, and sends it before its answer to a sync.
@@ -33,7 +33,7 @@ pub struct Agent(BufReader<UnixStream>);
 pub enum AgentError {
     /// No answer in time.
     #[error("the guest's agent did not answer within {} s", .0.as_secs())]
-    Silent(Duration),
+    Timeout(Duration),
     /// The channel failed.
     #[error("the channel to the guest's agent failed")]
     Io(#[from] io::Error),
@@ -47,10 +47,10 @@ pub enum AgentError {
     },
     /// An answer is larger than what is read of one.
     #[error("the guest's agent answered with more than {} KiB", .0 >> 10)]
-    Large(u64),
+    TooLarge(u64),
     /// An answer is not of the protocol.
     #[error("what the guest's agent answered is not of its protocol")]
-    Garbage,
+    Protocol,
 }
 
 /// A command to the agent, and the bounds of its answer.
@@ -92,7 +92,8 @@ impl Agent {
         within(limits::AGENT_REPLY, connected).await
     }
 
-    /// Finds the answer to a number that no earlier request had: what the agent still answered to an earlier connection comes before it.
+    /// Sends a number that no earlier request had, and reads up to the answer with that number: before it the agent may still send answers
+    /// to an earlier connection.
     async fn sync(&mut self) -> Result<(), AgentError> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         // The agent reads a signed number.
@@ -100,7 +101,7 @@ impl Agent {
         let request = json!({"execute": "guest-sync-delimited", "arguments": {"id": id as u64}});
         let request = [&[DELIMITER][..], request.to_string().as_bytes(), b"\n"].concat();
         self.0.write_all(&request).await?;
-        let mut left = limits::AGENT_EARLIER_BYTES;
+        let mut left = limits::AGENT_STALE_BYTES;
         loop {
             left = self.skip(left).await?;
             let answer = self.line(limits::AGENT_ANSWER_BYTES).await?;
@@ -122,7 +123,7 @@ impl Agent {
             let found = read.iter().position(|byte| *byte == DELIMITER);
             let passed = found.map_or(read.len(), |at| at + 1);
             self.0.consume(passed);
-            left = left.checked_sub(passed as u64).ok_or(AgentError::Garbage)?;
+            left = left.checked_sub(passed as u64).ok_or(AgentError::Protocol)?;
             if found.is_some() {
                 return Ok(left);
             }
@@ -140,7 +141,7 @@ impl Agent {
             self.0.write_all(format!("{line}\n").as_bytes()).await?;
             let answer = self.line(*most).await?;
             let mut answer: Value =
-                serde_json::from_slice(&answer).map_err(|_| AgentError::Garbage)?;
+                serde_json::from_slice(&answer).map_err(|_| AgentError::Protocol)?;
             let returned = answer.get_mut("return").map(Value::take);
             match (answer.get("error"), returned) {
                 (Some(error), _) => {
@@ -149,7 +150,7 @@ impl Agent {
                     Err(AgentError::Refused { command: (*name).to_owned(), reason })
                 }
                 (None, Some(returned)) => Ok(returned),
-                (None, None) => Err(AgentError::Garbage),
+                (None, None) => Err(AgentError::Protocol),
             }
         };
         within(*time, exchange).await
@@ -160,7 +161,7 @@ impl Agent {
         let read = (&mut self.0).take(most).read_until(b'\n', &mut line).await? as u64;
         match line.last() {
             Some(b'\n') => Ok(line),
-            _ if read == most => Err(AgentError::Large(most)),
+            _ if read == most => Err(AgentError::TooLarge(most)),
             _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         }
     }
@@ -170,7 +171,7 @@ async fn within<T>(
     most: Duration,
     answered: impl Future<Output = Result<T, AgentError>>,
 ) -> Result<T, AgentError> {
-    time::timeout(most, answered).await.unwrap_or(Err(AgentError::Silent(most)))
+    time::timeout(most, answered).await.unwrap_or(Err(AgentError::Timeout(most)))
 }
 
 #[cfg(test)]
@@ -201,7 +202,7 @@ mod tests {
         tokio::select! {
             biased;
             answer = asking => answer,
-            () = serving => Err(AgentError::Garbage),
+            () = serving => Err(AgentError::Protocol),
         }
     }
 
@@ -228,14 +229,14 @@ mod tests {
             .await
         };
         assert_eq!(says(b"{\"return\": 7}\n").await.unwrap(), 7);
-        assert!(matches!(says(b"").await, Err(AgentError::Silent(_))));
-        assert!(matches!(says(b"{\"return\": 7}").await, Err(AgentError::Silent(_))));
+        assert!(matches!(says(b"").await, Err(AgentError::Timeout(_))));
+        assert!(matches!(says(b"{\"return\": 7}").await, Err(AgentError::Timeout(_))));
         for garbage in [&b"\n"[..], b"[]\n", b"\xff\xfe\n", b"{\"returned\": 7}\n"] {
-            assert!(matches!(says(garbage).await, Err(AgentError::Garbage)), "{garbage:?}");
+            assert!(matches!(says(garbage).await, Err(AgentError::Protocol)), "{garbage:?}");
         }
         static LARGE: [u8; limits::AGENT_ANSWER_BYTES as usize] =
             [b'x'; limits::AGENT_ANSWER_BYTES as usize];
-        assert!(matches!(says(&LARGE).await, Err(AgentError::Large(_))));
+        assert!(matches!(says(&LARGE).await, Err(AgentError::TooLarge(_))));
         let refused = says(b"{\"error\": {\"desc\": \"no\\u001b[2J\"}}\n").await.unwrap_err();
         assert_eq!(refused.to_string(), "the guest's agent refused guest-ping: no\\u{1b}[2J");
     }
@@ -266,6 +267,6 @@ mod tests {
             },
         );
         let answer = answer.await;
-        assert!(matches!(answer, Err(AgentError::Garbage | AgentError::Silent(_))), "{answer:?}");
+        assert!(matches!(answer, Err(AgentError::Protocol | AgentError::Timeout(_))), "{answer:?}");
     }
 }

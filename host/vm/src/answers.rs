@@ -33,10 +33,14 @@ impl Monitor<'_> {
     /// Gives QEMU the file that the picture goes to.
     pub(super) fn take_picture(&mut self, mut ask: Ask) {
         let file = ask.file.take();
+        // A number of its own, so that the file is closed also where QEMU answers too late.
+        self.fdsets += 1;
+        let fdset = self.fdsets;
         let qmp = self.qmp.as_mut().ok_or(QmpError::Closed);
-        let sent = qmp.and_then(|qmp| qmp.send("add-fd", &json!({}), file.as_ref()));
+        let set = json!({ "fdset-id": fdset });
+        let sent = qmp.and_then(|qmp| qmp.send("add-fd", &set, file.as_ref()));
         match sent {
-            Ok(id) => self.pending.add(id, CommandPurpose::File(ask), limits::QMP_REPLY),
+            Ok(id) => self.pending.add(id, CommandPurpose::File { ask, fdset }, limits::QMP_REPLY),
             Err(error) => ask.answer(Err(error.to_string())),
         }
     }
@@ -75,10 +79,7 @@ impl Monitor<'_> {
                 }
             }
             CommandPurpose::Stop | CommandPurpose::Close => {}
-            CommandPurpose::File(ask) => {
-                let Some(fdset) = answer.get("fdset-id").and_then(Value::as_u64) else {
-                    return ask.answer(Err("QEMU did not take the file for the picture".into()));
-                };
+            CommandPurpose::File { ask, fdset } => {
                 let to = json!({"filename": format!("/dev/fdset/{fdset}"), "format": "png"});
                 let what = CommandPurpose::Screenshot { ask, fdset };
                 self.command_with("screendump", &to, what, limits::SCREENSHOT);
@@ -114,10 +115,10 @@ impl Monitor<'_> {
     /// A command that was not sent, not answered or refused.
     pub(super) fn unheard(&mut self, what: CommandPurpose, why: &str) {
         match what {
-            CommandPurpose::SetPaused(ask)
-            | CommandPurpose::Status(Some(ask))
-            | CommandPurpose::File(ask) => ask.answer(Err(why.to_owned())),
-            CommandPurpose::Screenshot { ask, fdset } => {
+            CommandPurpose::SetPaused(ask) | CommandPurpose::Status(Some(ask)) => {
+                ask.answer(Err(why.to_owned()))
+            }
+            CommandPurpose::File { ask, fdset } | CommandPurpose::Screenshot { ask, fdset } => {
                 self.picture_taken(ask, fdset, Err(why.to_owned()));
             }
             CommandPurpose::Close => tracing::debug!(why, "a picture's file stays open in QEMU"),

@@ -14,60 +14,14 @@ use qhost_model::{
     format::Format,
     host_facts::Accelerator,
     launch::{
-        AccessLevel, Architecture, DiskName, Egress, FirmwareKind, Forward, Launch, Machine,
-        SecureBoot, Seed,
+        AccessLevel, Architecture, Egress, FirmwareKind, Forward, Launch, Machine, SecureBoot, Seed,
     },
 };
 
-use crate::DiskOf;
+use crate::{DiskOf, files::IGNITION};
 
-/// QEMU's control socket, in the VM's folder.
-pub const QMP_SOCKET: &str = "qmp.sock";
-/// The guest's serial console, in the same place.
-pub const CONSOLE_SOCKET: &str = "console.sock";
-/// The channel of the guest's agent, in the same place.
-pub const AGENT_SOCKET: &str = "agent.sock";
-/// The overlay, in the same place, unless it outlives its VM.
-pub const OVERLAY: &str = "overlay.qcow2";
-
-/// The guest's seed, in the same place.
-pub const SEED: &str = "seed.iso";
-
-/// Ignition's config, in the same place.
-pub const IGNITION: &str = "ignition.json";
-
-/// The code of a guest's UEFI, in the same place.
-pub const FIRMWARE: &str = "firmware.fd";
-/// The variables of a guest's UEFI, in the same place, unless they outlive their VM.
-pub const VARIABLES: &str = "variables.fd";
-
-/// The file of those that outlive their VM, beside its overlay: a file for each kind of secure boot, since what a guest wrote to one
-/// without it says what another would let boot.
-pub fn kept_variables(secure_boot: SecureBoot) -> String {
-    format!("variables-{}.fd", secure_boot.name())
-}
-
-/// The file of a disk that ends with its VM, in the same place.
-pub fn disk_file(name: &DiskName) -> String {
-    format!("{DISK_PREFIX}{name}{DISK_SUFFIX}")
-}
-
-/// The file of what a guest writes over the image of such a disk, in the same place.
-pub fn disk_overlay(name: &DiskName) -> String {
-    format!("{DISK_PREFIX}{name}{OVERLAY_SUFFIX}")
-}
-
-/// Whether a file of that folder is such a disk's.
-pub(super) fn is_disk_file(name: &str) -> bool {
-    let is_disk = name.ends_with(DISK_SUFFIX) || name.ends_with(OVERLAY_SUFFIX);
-    name.starts_with(DISK_PREFIX) && is_disk && !name.contains('/')
-}
-
-const DISK_PREFIX: &str = "disk-";
-const DISK_SUFFIX: &str = ".raw";
-const OVERLAY_SUFFIX: &str = ".qcow2";
-
-/// QEMU's arguments, for a VM with this folder and the files of its disks beside the root disk, which are in the order of the launch's. `extra` has passed the host's rules: it is made of groups that the operator wrote out.
+/// QEMU's arguments, for a VM with this folder and these disks beside the root disk, which are in the order of the launch's. `extra` has
+/// passed the host's rules: it is made of groups that the operator wrote out.
 pub fn argv(
     vm: &Path,
     launch: &Launch,
@@ -104,7 +58,7 @@ pub fn argv(
     let has_agent = launch.access.agent != AccessLevel::None;
     let seed = launch.seed.as_ref().is_some_and(Seed::is_disk);
     let descriptors = disks.iter().map(|disk| disk.descriptors.len()).sum();
-    let parts = Parts { disks: descriptors, seed, uefi: is_uefi, agent: has_agent };
+    let parts = Parts { disk_files: descriptors, seed, uefi: is_uefi, agent: has_agent };
     let Further { seed, uefi, agent, .. } = Further::of(parts);
     let disk_descriptors = disks.iter().flat_map(|disk| disk.descriptors.clone());
     let further = seed.into_iter().chain(uefi.into_iter().flatten());

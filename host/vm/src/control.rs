@@ -33,7 +33,7 @@ use crate::limits;
 /// The socket, in the VM's folder.
 pub const SOCKET: &str = "control.sock";
 
-/// The console, for those who attach.
+/// The console, for clients that attach to it.
 #[derive(Debug, Clone)]
 pub(super) struct Console {
     pub(super) said: broadcast::Sender<Bytes>,
@@ -116,11 +116,10 @@ async fn answered(mut stream: UnixStream, serving: Serving) -> io::Result<()> {
         }
         Ok(Request::Screenshot) => Err("it has no display: set display to true in its job".into()),
         Ok(Request::Freeze) if access.agent == AccessLevel::Interact => {
-            return freeze::serve(stream, &vm).await;
+            return freeze::serve(stream, &vm, receiver).await;
         }
         Ok(Request::Freeze) => {
-            Err("its guest has no agent that may be told to: set guest_agent to true in its job"
-                .into())
+            Err("its agent may not freeze the guest: set guest_agent to true in its job".into())
         }
         Ok(Request::Subscribe) => return published::serve(stream, receiver).await,
         Ok(request) => {
@@ -216,7 +215,7 @@ pub async fn freeze_guest(vm: &Path) -> Result<Frozen, AskError> {
         answer_of(&line)?;
         Ok(Frozen::of(stream.into_inner()))
     };
-    within(freeze::MOST * 2, frozen).await
+    within(freeze::TIMEOUT * 2, frozen).await
 }
 
 async fn within<T>(

@@ -21,10 +21,12 @@ use qhost_sys::{
 };
 
 use super::{
-    Event, Process, Spec, State, Status, VmError,
-    argv::{AGENT_SOCKET, CONSOLE_SOCKET, FIRMWARE, OVERLAY, QMP_SOCKET, VARIABLES, is_disk_file},
-    console, control,
+    Event, Process, Spec, State, Status, VmError, console, control,
     error::io_error,
+    files::{
+        AGENT_SOCKET, CONSOLE_SOCKET, FIRMWARE, FROZEN, OVERLAY, QMP_SOCKET, VARIABLES,
+        is_disk_file,
+    },
     lock::{LOCK, lock_all, try_lock},
     records::{
         RANDOM_BYTES, RESERVED, Reserved, STATUS, TASK, name_of, read_record, read_status, slug,
@@ -300,7 +302,7 @@ impl Drop for VmDir {
 /// Removes what a VM had only for running: its overlay and its firmware's variables, unless they are kept, its disks but for volumes, its
 /// firmware, its sockets, its cgroup.
 pub fn remove_leftovers(path: &Path) -> io::Result<()> {
-    for name in [OVERLAY, FIRMWARE, VARIABLES, QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET] {
+    for name in [OVERLAY, FIRMWARE, VARIABLES, QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET, FROZEN] {
         state::remove(&path.join(name))?;
     }
     match fs::read_dir(path) {

@@ -1,20 +1,37 @@
 //! Keeps a guest's file systems from being written to, while a copy of a disk is made: for as long as the process that asked keeps its
 //! connection open, so that no process that is killed leaves a guest frozen.
 
-use std::{io, path::Path, time::Duration};
+use std::{fs::File, io, path::Path, time::Duration};
 
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
-    time,
+    sync::watch,
+    time::{self, Instant},
 };
 
-use super::agent::{Agent, AgentError, Command};
+use qhost_sys::state;
+
+use super::{
+    State,
+    agent::{Agent, AgentError, Command},
+    files::FROZEN,
+    published::Published,
+};
 use crate::limits;
 
-/// Freezes the guest of a VM, says so, and thaws it once the client has gone, or after [`limits::FROZEN`].
-pub(super) async fn serve(mut stream: UnixStream, vm: &Path) -> io::Result<()> {
+/// What a client asks before it relies on what it read: whether the guest was frozen until now.
+const ASK: u8 = b'?';
+const YES: u8 = b'y';
+const NO: u8 = b'n';
+
+/// Freezes the guest of a VM, says so, and thaws it once the client has gone, the VM is to stop, or [`limits::FROZEN`] has passed.
+pub(super) async fn serve(
+    mut stream: UnixStream,
+    vm: &Path,
+    mut published: watch::Receiver<Published>,
+) -> io::Result<()> {
     let mut agent = match frozen(vm).await {
         Ok(agent) => agent,
         Err(error) => {
@@ -23,42 +40,91 @@ pub(super) async fn serve(mut stream: UnixStream, vm: &Path) -> io::Result<()> {
         }
     };
     let told = stream.write_all(b"{\"return\":null}\n").await;
-    // A client says nothing, but goes.
-    let left = time::timeout(limits::FROZEN, stream.read_u8()).await;
+    let end = Instant::now() + limits::FROZEN;
+    loop {
+        let answer = tokio::select! {
+            asked = stream.read_u8() => match asked {
+                Ok(_) => if is_frozen(&mut agent).await { YES } else { NO },
+                Err(_) => break,
+            },
+            // A frozen guest cannot write what it writes before it powers off.
+            () = stopping(&mut published) => break,
+            () = time::sleep_until(end) => break,
+        };
+        if stream.write_u8(answer).await.is_err() {
+            break;
+        }
+    }
     // The client is to know before the guest writes again.
     drop(stream);
-    if let Err(error) = agent.execute(&thaw()).await {
-        tracing::warn!(%error, "the guest's file systems may stay frozen");
-    }
-    if left.is_err() {
-        tracing::warn!("a copy took so long that the guest was thawed before its end");
+    match agent.execute(&thaw()).await {
+        Ok(_) => remove_mark(vm),
+        Err(_) => thaw_leftover(vm).await,
     }
     told
 }
 
 async fn frozen(vm: &Path) -> Result<Agent, AgentError> {
     let mut agent = Agent::connect(vm).await?;
+    // A supervisor that adopts the VM finds it.
+    File::create(vm.join(FROZEN))?;
     let freeze = Command { within: limits::FREEZE, ..Command::new("guest-fsfreeze-freeze") };
-    match agent.execute(&freeze).await {
-        Ok(_) => Ok(agent),
-        Err(error) => {
-            // What was frozen before it failed.
-            thaw_by(vm).await;
-            Err(error)
+    let error = match agent.execute(&freeze).await {
+        Ok(_) => return Ok(agent),
+        Err(error) => error,
+    };
+    // An agent that is late does one command after another, on this connection.
+    let vm = vm.to_owned();
+    tokio::spawn(async move {
+        match agent.execute(&thaw()).await {
+            Ok(_) => remove_mark(&vm),
+            Err(_) => {
+                drop(agent);
+                thaw_leftover(&vm).await;
+            }
         }
-    }
+    });
+    Err(error)
 }
 
-/// Thaws what a supervisor that was killed may have left frozen.
-pub(super) async fn thaw_by(vm: &Path) {
-    let thawed = async { Agent::connect(vm).await?.execute(&thaw()).await };
-    if let Err(error) = thawed.await {
-        tracing::debug!(%error, "no guest agent to thaw its file systems");
+async fn is_frozen(agent: &mut Agent) -> bool {
+    let status = agent.execute(&Command::new("guest-fsfreeze-status")).await;
+    status.is_ok_and(|status| status == "frozen")
+}
+
+/// Waits until the VM is to stop, or has ended.
+async fn stopping(published: &mut watch::Receiver<Published>) {
+    let is_stopping = |published: &Published| {
+        let state = published.status.as_ref().map(|status| status.state());
+        state.is_some_and(|state| state == State::Stopping || state.is_final())
+    };
+    // Without a supervisor there is no VM either.
+    let _stopping = published.wait_for(is_stopping).await;
+}
+
+/// Thaws what a connection that failed, or a supervisor that was killed, may have left frozen.
+pub(super) async fn thaw_leftover(vm: &Path) {
+    let end = Instant::now() + limits::FROZEN;
+    while vm.join(FROZEN).exists() {
+        let thawed = async { Agent::connect(vm).await?.execute(&thaw()).await };
+        match thawed.await {
+            Ok(_) => return remove_mark(vm),
+            Err(error) if Instant::now() >= end => {
+                return tracing::warn!(%error, "the guest's file systems may stay frozen");
+            }
+            Err(_) => time::sleep(limits::THAW_AGAIN).await,
+        }
     }
 }
 
 fn thaw() -> Command<'static> {
     Command { within: limits::FREEZE, ..Command::new("guest-fsfreeze-thaw") }
+}
+
+fn remove_mark(vm: &Path) {
+    if let Err(error) = state::remove(&vm.join(FROZEN)) {
+        tracing::warn!(%error, "the mark of a guest that is frozen stays");
+    }
 }
 
 /// A guest whose file systems are not written to until this is dropped.
@@ -71,11 +137,20 @@ impl Frozen {
     }
 
     /// Whether the guest is not frozen any more: its supervisor has ended that, or has ended.
-    pub fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&self) -> bool {
         let read = self.0.try_read(&mut [0]);
         !read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Asks whether the guest was frozen until now, and lets it go on.
+    pub async fn lasted(mut self) -> bool {
+        let asked = async {
+            self.0.write_u8(ASK).await?;
+            self.0.read_u8().await
+        };
+        matches!(time::timeout(limits::AGENT_REPLY * 2, asked).await, Ok(Ok(YES)))
     }
 }
 
 /// How long freezing takes at most, with the agent's first answer.
-pub(super) const MOST: Duration = limits::AGENT_REPLY.saturating_add(limits::FREEZE);
+pub(super) const TIMEOUT: Duration = limits::AGENT_REPLY.saturating_add(limits::FREEZE);

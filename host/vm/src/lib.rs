@@ -14,6 +14,7 @@
 pub mod limits;
 pub mod error;
 mod end;
+pub mod files;
 pub mod argv;
 mod token_bucket;
 mod qmp;
@@ -51,7 +52,7 @@ mod subscription;
 pub mod supervisor;
 
 pub use agent::{Agent, AgentError, Command};
-pub use argv::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET, argv, descriptors};
+pub use argv::{argv, descriptors};
 pub use attach::{Begin, start_supervisor};
 pub use console::{Reader, tail as console_tail};
 pub use control::{AskError, ask, attach, freeze_guest, take_screenshot};
@@ -59,6 +60,7 @@ pub use dir::VmDir;
 pub use end::{End, Ended, StoppedBy};
 pub use error::VmError;
 pub use events::{Event, Events};
+pub use files::{CONSOLE_SOCKET, OVERLAY, QMP_SOCKET};
 pub use freeze::Frozen;
 pub use list::{Allocation, Scan, VmRecord, running};
 pub use process::Process;

@@ -75,20 +75,23 @@ pub const AGENT_REPLY: Duration = Duration::from_secs(5);
 pub const AGENT_ANSWER_BYTES: u64 = 256 << 10;
 /// What is passed over before the answer to a sync in bytes: the answer to a command that was given up, whose two streams an agent bounds
 /// to 16 MiB each.
-pub const AGENT_EARLIER_BYTES: u64 = 48 << 20;
+pub const AGENT_STALE_BYTES: u64 = 48 << 20;
 /// Characters of an agent's refusal that are shown.
 pub const AGENT_REASON_CHARS: usize = 300;
 /// How long freezing a guest's file systems may take: the guest writes to its disks first what it has not yet.
 pub const FREEZE: Duration = Duration::from_secs(60);
 /// How long a guest's file systems stay frozen at most.
 pub const FROZEN: Duration = Duration::from_secs(600);
-/// A picture of a display in bytes: one of 1920 by 1080 points, all different, has 6 MiB.
+/// The wait before a guest that could not be thawed is tried again.
+pub const THAW_AGAIN: Duration = Duration::from_secs(1);
+/// A picture of a display in bytes: a PNG of 1920 by 1080 pixels, all different, has 6 MiB.
 pub const SCREENSHOT_BYTES: usize = 8 << 20;
-/// How long QEMU may take for it.
+/// How long QEMU may take to write a picture.
 pub const SCREENSHOT: Duration = Duration::from_secs(5);
-/// The memory of a display in MiB, which bounds its points: 1920 by 1080 take 8.
+/// The memory of a display in MiB, which bounds its pixels: 1920 by 1080 take 8.
 pub const DISPLAY_MIB: u32 = 8;
-/// What the pictures of a virtio display take of this host's memory in MiB: of that size two, and as much again for what is drawn next.
+/// The most memory of this host in MiB that a virtio display's pictures take: two of 1920 by 1080 pixels, and as much again for those that
+/// are drawn next.
 pub const DISPLAY_PICTURES_MIB: u32 = 32;
 
 // Asking supervisors.

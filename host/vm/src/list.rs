@@ -93,6 +93,9 @@ pub struct Allocation {
     pub forwards: Vec<Forward>,
     /// The image that it runs from; absent of an earlier version.
     image: Option<Image>,
+    /// The disks beside the root disk.
+    #[serde(default, skip_serializing)]
+    disks: Vec<DiskWithImage>,
     /// What its QEMU is kept in; absent of an earlier version.
     pub cage: Option<Cage>,
 }
@@ -102,7 +105,19 @@ struct Image {
     sha256: Sha256,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+struct DiskWithImage {
+    #[serde(default)]
+    image: Option<Image>,
+}
+
 impl Allocation {
+    /// The digests of all images that it has open.
+    pub fn images(&self) -> impl Iterator<Item = Sha256> {
+        let disks = self.disks.iter().filter_map(|disk| disk.image.as_ref());
+        self.image.iter().chain(disks).map(|image| image.sha256)
+    }
+
     /// The image's digest.
     pub fn image(&self) -> Option<Sha256> {
         self.image.as_ref().map(|image| image.sha256)

@@ -32,6 +32,8 @@ pub(super) struct Monitor<'a> {
     boot: Option<ready::BootWatch>,
     pub(super) seen: ExitEvidence,
     pub(super) pending: Pending,
+    /// The number of the last set of files that QEMU was given one in.
+    pub(super) fdsets: u64,
     /// When the next phase begins by itself.
     pub(super) deadline: Option<Instant>,
     /// When the guest was last said to be paused or to go on.
@@ -68,6 +70,8 @@ impl<'a> Monitor<'a> {
             boot: None,
             seen: ExitEvidence::default(),
             pending: Pending::default(),
+            // No supervisor before has had these numbers.
+            fdsets: u64::from(std::process::id()) << 16,
             deadline: None,
             turned: None,
             look_at: None,

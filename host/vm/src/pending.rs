@@ -31,7 +31,12 @@ pub(super) enum CommandPurpose {
     /// Its connections.
     Connections,
     /// To have the file of this request, for a picture of the display.
-    File(Ask),
+    File {
+        /// The request for it.
+        ask: Ask,
+        /// The set that QEMU has the file in.
+        fdset: u64,
+    },
     /// A picture of the display.
     Screenshot {
         /// The request for it.

@@ -30,13 +30,11 @@ use qhost_sys::{
 
 use super::{
     Process, Spec, VmDir, VmError,
-    argv::{
-        AGENT_SOCKET, CONSOLE_SOCKET, FIRMWARE, QMP_SOCKET, SEED,
-        descriptors::{self, Further, Parts},
-    },
+    argv::descriptors::{self, Further, Parts},
     console::{self, Log},
     control::Console,
     error::io_error,
+    files::{AGENT_SOCKET, CONSOLE_SOCKET, FIRMWARE, QMP_SOCKET, SEED},
     process::{ProcessExit, Watched},
     qmp::{Qmp, QmpError},
     sockets::{connect, listen},
@@ -240,7 +238,7 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
 
 fn further(spec: &Spec) -> Further {
     Further::of(Parts {
-        disks: spec
+        disk_files: spec
             .disks
             .iter()
             .map(|disk| disk.files())

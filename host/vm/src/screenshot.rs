@@ -44,11 +44,11 @@ async fn taken(asks: mpsc::Sender<Ask>) -> Result<Vec<u8>, String> {
     let most = limits::SCREENSHOT_BYTES as u64;
     file.take(most + 1).read_to_end(&mut png).map_err(no_file)?;
     if png.len() as u64 > most {
-        Err(format!("it has more than {} MiB", most >> 20))
+        Err(format!("the picture has more than {} MiB", most >> 20))
     } else if png.starts_with(b"\x89PNG\r\n\x1a\n") {
         Ok(png)
     } else {
-        Err("what QEMU wrote is no PNG".into())
+        Err("the picture that QEMU wrote is not a PNG file".into())
     }
 }
 

@@ -19,8 +19,8 @@ use qhost_sys::{spawn, state};
 
 use super::{
     Process, VmError,
-    argv::{OVERLAY, VARIABLES, disk_file, disk_overlay, kept_variables},
     error::io_error,
+    files::{OVERLAY, VARIABLES, disk_file, disk_overlay, kept_variables},
     records::name_of,
 };
 
@@ -133,6 +133,11 @@ impl DiskOf {
         [disk_file(&self.name), disk_overlay(&self.name)]
             .iter()
             .any(|file| self.path == Path::new(file))
+    }
+
+    /// Whether it is an overlay over an image.
+    pub fn is_overlay(&self) -> bool {
+        self.path == Path::new(&disk_overlay(&self.name))
     }
 
     /// How many files it has open: of an overlay its image's too.

@@ -54,7 +54,7 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
     }
     if begin == Begin::Adopt && spec.agent == AccessLevel::Interact {
         let vm = vm.to_owned();
-        tokio::spawn(async move { freeze::thaw_by(&vm).await });
+        tokio::spawn(async move { freeze::thaw_leftover(&vm).await });
     }
     let serving = Serving {
         vm: vm.to_owned(),

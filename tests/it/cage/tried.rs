@@ -136,9 +136,20 @@ const BY_TCP: &[&str] = &[
     "listen 127.0.0.1:FORWARDED",
 ];
 
-fn with_a_tcp_port(qhost: Qhost) -> String {
+/// The list is the same where the guest has Ignition's config, which QEMU opens by name, an agent, and a display, for which QEMU makes files
+/// in memory.
+fn with_a_tcp_port(qhost: impl Fn() -> Qhost) -> String {
     let ports = Ports::new();
-    tried(qhost, &ports, &[ANYWHERE, BY_TCP].concat(), forwarded(&ports, "tcp"))
+    let deeds = [ANYWHERE, BY_TCP].concat();
+    let mut more = forwarded(&ports, "tcp");
+    let list = tried(qhost(), &ports, &deeds, more.clone());
+    let config = more.as_object_mut().unwrap();
+    config.remove("hostname");
+    config.insert("ignition".into(), json!({"ignition": {"version": "3.4.0"}}));
+    config.insert("guest_agent".into(), true.into());
+    config.insert("display".into(), true.into());
+    assert_eq!(tried(qhost(), &ports, &deeds, more), list);
+    list
 }
 
 #[test]
@@ -147,7 +158,7 @@ fn with_a_forwarded_tcp_port() {
         eprintln!("not shown here: with_a_forwarded_tcp_port needs root");
         return;
     }
-    let list = with_a_tcp_port(qhost());
+    let list = with_a_tcp_port(qhost);
     snapshot("hostile-qemu", &list, &qhost());
 }
 
@@ -157,8 +168,11 @@ fn as_an_ordinary_user() {
         eprintln!("not shown here: as_an_ordinary_user drops root first");
         return;
     }
-    let user = qhost().as_user();
-    user.config("[cage]\nlevel = \"best-effort\"\n");
+    let user = || {
+        let user = qhost().as_user();
+        user.config("[cage]\nlevel = \"best-effort\"\n");
+        user
+    };
     snapshot("hostile-qemu-user", &with_a_tcp_port(user), &qhost());
 }
 
@@ -169,8 +183,11 @@ fn on_a_host_with_neither() {
         eprintln!("not shown here: on_a_host_with_neither drops root's rights first");
         return;
     }
-    let bare = qhost().without_rights();
-    bare.config("[cage]\nlevel = \"best-effort\"\ncgroup = \"../none\"\n");
+    let bare = || {
+        let bare = qhost().without_rights();
+        bare.config("[cage]\nlevel = \"best-effort\"\ncgroup = \"../none\"\n");
+        bare
+    };
     snapshot("hostile-qemu-bare", &with_a_tcp_port(bare), &qhost());
 }
 

@@ -78,3 +78,18 @@ pub(super) fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> 
     let path = path.to_owned();
     move |source| VolumeError::File { doing, path, source }
 }
+
+/// The same, but for a folder that is not there: there is no volume of that name then.
+pub(super) fn missing_or<'a>(
+    doing: &'static str,
+    of: &'a VolumeName,
+    folder: &'a Path,
+) -> impl FnOnce(io::Error) -> VolumeError + 'a {
+    move |error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            VolumeError::Unknown(of.clone())
+        } else {
+            at(doing, folder)(error)
+        }
+    }
+}

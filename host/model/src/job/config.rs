@@ -37,7 +37,7 @@ const HINTS: [(&str, &str); 7] = [
     ),
     (
         "drive_interface",
-        "leave it out: a disk is always virtio's, for which most images have a driver; a CD is IDE's, of an aarch64 guest SCSI's",
+        "leave it out: a disk is a virtio device, for which most images have a driver; a CD is an IDE device, in an aarch64 guest a SCSI device",
     ),
     (
         "default_user_password",

@@ -95,7 +95,7 @@ impl LaunchField for Field {
             findings.impossible.push(violation(
                 "access-not-offered",
                 format!("access.{way}"),
-                format!("this host has no such way to a guest's {way}"),
+                format!("this host does not offer that level of access to a guest's {way}"),
                 format!("access.{way} can be {levels}"),
             ));
         }
@@ -125,7 +125,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "Whether the guest has a channel for QEMU's guest agent. true: qhost inspect has its addresses and operating system, qhost exec runs commands in it, and qhost volume copy freezes its file systems. \"watch\": inspect alone. false when absent.",
+                    "description": "Whether the guest has a channel for QEMU's guest agent. true: qhost inspect shows the guest's addresses and operating system, qhost exec runs commands in the guest, and qhost volume copy freezes its file systems. \"watch\": only inspect and the ready check ask the agent. false when absent.",
                     "enum": [true, false, "watch", null]
                 })
             },

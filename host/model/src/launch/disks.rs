@@ -121,11 +121,30 @@ impl Disk {
         self.image.is_some() && !self.read_only
     }
 
-    /// What it takes at most of the host's disk for as long as the VM is there, in bytes.
+    /// What its guest may write to it, in bytes, where that goes with the VM.
     fn ephemeral_bytes(&self) -> u64 {
         let is_image_itself = self.image.is_some() && self.read_only;
         self.bytes.filter(|_| !is_image_itself).unwrap_or_default()
     }
+
+    /// What that takes of the host's disk at most.
+    fn stored_bytes(&self) -> u64 {
+        let bytes = self.ephemeral_bytes();
+        if self.has_overlay() { overlay_bytes(bytes) } else { bytes }
+    }
+
+    /// It, without what may be secret of its image's URL.
+    fn shown(&self) -> Self {
+        let mut shown = self.clone();
+        shown.image.iter_mut().for_each(|image| mask_query(&mut image.source));
+        shown
+    }
+}
+
+/// What an overlay takes at most of the host's disk in bytes, for a disk of so many: qcow2's tables take less than a thousandth of it and a
+/// MiB.
+pub fn overlay_bytes(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 1000).saturating_add(MIB)
 }
 
 impl fmt::Display for Disk {
@@ -167,7 +186,7 @@ impl LaunchField for Field {
         for old in before {
             let Disk { name, bytes, volume, image, cdrom, read_only, rate } = old;
             let Some(new) = named(after, name) else {
-                changes.note(format_args!("disks.{name}"), &Some(old), &None);
+                changes.note(format_args!("disks.{name}"), &Some(old.shown()), &None);
                 continue;
             };
             changes.note(format_args!("disks.{name}.bytes"), bytes, &new.bytes);
@@ -178,7 +197,7 @@ impl LaunchField for Field {
             changes.note(format_args!("disks.{name}.rate"), rate, &new.rate);
         }
         for new in after.iter().filter(|new| named(before, &new.name).is_none()) {
-            changes.note(format_args!("disks.{}", new.name), &None, &Some(new));
+            changes.note(format_args!("disks.{}", new.name), &None, &Some(new.shown()));
         }
     }
 
@@ -187,7 +206,7 @@ impl LaunchField for Field {
             let field = |name: &str| format!("disks.{}{name}", disk.name);
             let is_twice = tenant.iter().take(index).any(|earlier| earlier.name == disk.name);
             let Some(from) = named(host, &disk.name).filter(|_| !is_twice) else {
-                return Some(Change::new(field(""), &None::<Disk>, disk));
+                return Some(Change::new(field(""), &None::<Disk>, &disk.shown()));
             };
             if disk.volume != from.volume {
                 return Some(Change::new(field(".volume"), &from.volume, &disk.volume));
@@ -240,8 +259,8 @@ impl LaunchField for Field {
                 findings.refused.push(violation(
                     "disk-not-writable",
                     format!("disks.{}.read_only", disk.name),
-                    format!("{disk} has no size, so that it is only read"),
-                    "a policy leaves read_only as it is; a job gives the disk a size".into(),
+                    format!("{disk} has no size, so that its guest cannot write to it"),
+                    "a policy leaves read_only true; a job sets size for a disk to write to".into(),
                 ));
             }
             if let Some(bytes) = disk.bytes {
@@ -267,7 +286,8 @@ impl LaunchField for Field {
 
     // A volume counts as long as it is there, whether or not a VM has it.
     fn add_to(disks: &Vec<Disk>, usage: &mut Usage) {
-        usage.disk_bytes = usage.disk_bytes.saturating_add(ephemeral_bytes(disks));
+        let stored = disks.iter().map(Disk::stored_bytes);
+        usage.disk_bytes = stored.fold(usage.disk_bytes, u64::saturating_add);
     }
 
     fn shown(disks: &Vec<Disk>) -> Option<String> {

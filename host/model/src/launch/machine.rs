@@ -185,7 +185,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "Nomad's spelling of architecture: the name of QEMU's program.",
+                    "description": "The same as architecture, in the words of Nomad's qemu driver: the name of QEMU's program.",
                     "enum": ["qemu-system-x86_64", "qemu-system-aarch64", null]
                 })
             },
@@ -196,7 +196,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "QEMU's machine: when absent, pc; of an aarch64 guest virt, which is its only one.",
+                    "description": "QEMU's machine. Of x86_64 guests: pc, which is the default, or q35. Of aarch64 guests: virt alone.",
                     "enum": ["pc", "q35", "virt", null]
                 })
             },

@@ -1,11 +1,12 @@
-//! How a guest is set up when it boots: a seed that cloud-init's NoCloud reads, or Ignition's config. What it says may be secret: of its texts, digests, sizes and
-//! keys are shown and kept, and nothing else.
+//! How a guest is set up when it boots: by a seed that cloud-init's NoCloud reads, or by Ignition's config. Their texts may be secret: only
+//! their digests, sizes and keys are shown and kept.
 
 mod files;
 mod ignition;
 mod keys;
 mod media_type;
 mod ssh_key;
+mod text;
 mod yaml;
 
 use std::{collections::BTreeMap, fmt};
@@ -223,8 +224,8 @@ impl LaunchField for Field {
             findings.impossible.push(violation(
                 "hostname-of-ignition",
                 "seed.hostname",
-                "a policy set a host name, which the host has no way to give to a guest with Ignition's config".into(),
-                "a host name is set by storage.files of the config itself".into(),
+                "a policy set a host name, which the host can give only to a guest with a seed of cloud-init's, and this guest has Ignition's config".into(),
+                "have the policy set none; the config can write /etc/hostname in storage.files".into(),
             ));
         }
         if seed.hostname.as_ref().is_some_and(|name| !is_hostname(name)) {

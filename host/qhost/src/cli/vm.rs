@@ -186,13 +186,14 @@ impl VmArgs {
   qhost exec web -- sh -c 'df -h / | tail -1'
   qhost exec --stdin web -- tee /etc/motd < motd
 
-Needs \"guest_agent\": true in the job, and qemu-guest-agent in the guest, which runs
-the command as its own user, mostly root, without a shell and a terminal. The
-output comes when the command has ended.
+Needs \"guest_agent\": true in the job, and qemu-guest-agent running in the guest.
+The agent runs the command as its own user, usually root, without a shell or a
+terminal. The output, at most 6 MiB, is printed once the command has ended.
 
-The exit code is the command's, or 128 and the number of the signal that ended
-it. Before the command runs, errors of qhost have qhost's own: 2, 11, 12, 16, 20.
---json tells them apart.")]
+The exit code is the command's, or 128 plus the number of the signal that ended
+it. Where qhost itself fails, the exit code is qhost's: 2, 11, 12, 16 or 20. To
+tell them apart, use --json: it prints \"exec\" for a command that has ended, and
+\"error\" for a failure of qhost.")]
 pub struct ExecArgs {
     #[command(flatten)]
     /// Which.

@@ -332,7 +332,11 @@ impl Images<'_> {
     /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
     fn uses(&self) -> Result<Uses, RunError> {
         let running = qhost_vm::running(self.engine.state()).into_iter();
-        let running = running.filter_map(|vm| Some((vm.takes.get()?.image()?, vm.id)));
+        let running = running.flat_map(|vm| {
+            let images: Vec<_> =
+                vm.takes.get().into_iter().flat_map(|takes| takes.images()).collect();
+            images.into_iter().map(move |image| (image, vm.id.clone()))
+        });
         let kept = overlays::kept_over(self.engine.state())?.into_iter();
         let shown = |whose: String| format!("overlay:{}", printable::line(&whose, 120));
         Ok(Uses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect()))

@@ -125,8 +125,8 @@ async fn going_on(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError
     Ok(each_once(vms))
 }
 
-/// The same, once the policies have nothing against an operation on those that are not the actor's own. Its own VMs an actor stops whatever
-/// is configured.
+/// The same, once the policies permit the operation on each VM that is not the actor's own. For its own VMs an actor needs neither the
+/// policies nor a configuration that can be read.
 async fn permitted(
     shared: &Shared,
     unconfigured: &Engine,
@@ -135,7 +135,7 @@ async fn permitted(
 ) -> Result<Vec<Vm>, RunError> {
     let vms = going_on(unconfigured, &args.names()).await?;
     let actor = actor(args.of.tenant.clone());
-    for vm in vms.iter().filter(|vm| !vm.is_of(&actor)) {
+    for vm in vms.iter().filter(|vm| !vm.is_of(&actor) && vm.is_launched()) {
         let vm = engine(shared)?.handle(&vm.record());
         vm.permit(operation.clone(), actor.clone(), &Context::default()).await?;
     }

@@ -158,7 +158,7 @@ impl Given {
         };
         if self.occasion == Some(Occasion::Operation) && self.operation.is_none() {
             return Err(format!(
-                "case {name:?}: occasion is operation, and operation is not there"
+                "case {name:?}: occasion is operation, but the case has no operation; add one, as operation = {{ do = \"stop\" }}, or leave occasion out"
             ));
         }
         let request = self.request(path).map_err(|reason| format!("case {name:?}: {reason}"))?;

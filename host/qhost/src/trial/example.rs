@@ -26,6 +26,8 @@ pub fn host() -> Value {
         "name": "host-1",
         "qemu_version": "10.0.2",
         "accelerators": ["tcg", "kvm"],
+        "architectures": ["x86_64"],
+        "firmware": [{"kind": "bios", "secure_boot": "off"}],
         "resources": {"cpus": 16, "memory_mib": 65536},
         "free": {"cpus": 8, "memory_mib": 32768},
         "ports_in_use": [],

@@ -72,7 +72,9 @@ fn limited(mut node: serde_json::Value, rate: Rate, group: &str) -> serde_json::
         return node;
     }
     let name = node.as_object_mut().and_then(|node| node.remove("node-name"));
-    json!({"node-name": name, "driver": "throttle", "throttle-group": group, "file": node})
+    // A node that can be written to is not opened over one that cannot.
+    let read_only = node.get("read-only") == Some(&true.into());
+    json!({"node-name": name, "driver": "throttle", "read-only": read_only, "throttle-group": group, "file": node})
 }
 
 /// A disk beside the root disk, with the descriptors that QEMU has its files by.

@@ -14,8 +14,8 @@ pub const DISKS: i32 = 7;
 /// What a launch has that takes descriptors behind those of the disks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Parts {
-    /// How many disks it has beside the root disk.
-    pub disks: usize,
+    /// How many files its disks beside the root disk have: two for an overlay and its image, else one.
+    pub disk_files: usize,
     /// Whether it has a seed.
     pub seed: bool,
     /// Whether its firmware is UEFI.
@@ -40,11 +40,11 @@ pub struct Further {
 impl Further {
     /// Of a launch with these parts.
     pub fn of(parts: Parts) -> Self {
-        let uefi = parts.disks + usize::from(parts.seed);
+        let uefi = parts.disk_files + usize::from(parts.seed);
         let agent = uefi + 2 * usize::from(parts.uefi);
         let first_free = agent + usize::from(parts.agent);
         Self {
-            seed: parts.seed.then(|| behind(parts.disks)),
+            seed: parts.seed.then(|| behind(parts.disk_files)),
             uefi: parts.uefi.then(|| [behind(uefi), behind(uefi + 1)]),
             agent: parts.agent.then(|| behind(agent)),
             first_free: behind(first_free),

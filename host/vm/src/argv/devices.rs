@@ -1,10 +1,10 @@
-//! The devices that machines have of different kinds: `virt` has neither IDE nor the ports of a PC.
+//! Devices that differ between machines: `virt` has neither IDE nor the I/O ports of a PC.
 
 use qhost_model::launch::MachineKind;
 
 use crate::limits;
 
-/// What CDs are attached to, where that is not there anyway.
+/// The controller that CDs are attached to, for a machine that has none by itself.
 pub(super) fn cd_controller(machine: MachineKind) -> Option<&'static str> {
     match machine {
         MachineKind::Pc | MachineKind::Q35 => None,
@@ -21,7 +21,7 @@ pub(super) fn cd(machine: MachineKind, node: &str, properties: &str) -> String {
     format!("{device},drive={node},{properties}")
 }
 
-/// What a guest's kernel tells of its panic.
+/// The device by which a guest's kernel reports that it panicked.
 pub(super) fn panic(machine: MachineKind) -> &'static str {
     match machine {
         MachineKind::Pc | MachineKind::Q35 => "pvpanic",

@@ -1,9 +1,12 @@
+//! A launch, and the options that QEMU gets for it.
+
 use qhost_model::{
     host_facts::Resources,
-    launch::{Access, Disk, Firmware, Grace, MachineKind, Nic, Protocol, Rate},
+    launch::{Access, Disk, DiskName, Firmware, Grace, MachineKind, Nic, Protocol, Rate},
 };
 
 use super::*;
+use crate::files::{disk_file, disk_overlay};
 
 fn launch() -> Launch {
     Launch {
@@ -150,7 +153,7 @@ fn disks_are_in_the_order_of_the_launch_and_the_seed_is_behind_them() {
         assert_eq!(node["file"]["read-only"], read_only);
         assert_eq!(node["file"]["filename"], format!("/dev/fdset/{descriptor}"));
     }
-    let of = |disks, seed, uefi, agent| Further::of(Parts { disks, seed, uefi, agent });
+    let of = |disks, seed, uefi, agent| Further::of(Parts { disk_files: disks, seed, uefi, agent });
     let further = |seed, uefi, agent, first_free| Further { seed, uefi, agent, first_free };
     assert_eq!(of(0, false, false, false), further(None, None, None, 7));
     assert_eq!(of(2, true, false, true), further(Some(9), None, Some(10), 11));

@@ -10,11 +10,11 @@ use crate::{
 pub(super) fn check(launch: &Launch, host: &HostFacts) -> Vec<Violation> {
     let architecture = launch.machine.architecture;
     if !host.architectures.contains(&architecture) {
-        // What else it lacks for it is no news.
+        // Without an emulator the other rules would only say again that this host cannot run the guest.
         return vec![violation(
             "architecture-not-offered",
             "machine.architecture",
-            format!("this host has no emulator with firmware for {} guests", architecture.name()),
+            format!("this host lacks an emulator or firmware for {} guests", architecture.name()),
             format!(
                 "have the operator install both, on Debian and Ubuntu: apt-get install {}; qhost doctor says what is there",
                 architecture.packages()

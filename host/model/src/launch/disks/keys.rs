@@ -25,7 +25,7 @@ pub(super) const KEYS: &[Key] = &[Key {
     schema: || {
         let rate = Rate::schema();
         json!({
-            "description": "Up to 15 data disks, in the order in which the guest sees them. Each is one of: size, empty at first and removed with its VM; image_source and checksum with size, beginning with the image and removed with its VM; image_source and checksum with read_only or cdrom, the image itself, only read; volume, by its name, which the operator creates: qhost volume create.",
+            "description": "Up to 15 data disks, in the order in which the guest sees them. With size: empty at first, and removed with its VM. With size, image_source and checksum: begins with the image, and is removed with its VM. With image_source, checksum and read_only or cdrom: the image itself, which the guest can only read. With volume: the volume of that name, which the operator creates with qhost volume create.",
             "anyOf": [
                 {
                     "type": "array",
@@ -35,10 +35,11 @@ pub(super) const KEYS: &[Key] = &[Key {
                         "required": ["name"],
                         "additionalProperties": false,
                         "oneOf": [
-                            { "required": ["size"], "properties": { "volume": { "type": "null" }, "cdrom": { "enum": [false, null] } } },
+                            { "required": ["size"], "properties": { "volume": { "type": "null" }, "image_source": { "type": "null" }, "cdrom": { "enum": [false, null] } } },
+                            { "required": ["size", "image_source"], "properties": { "image_source": { "type": ["string", "array"] }, "volume": { "type": "null" }, "read_only": { "enum": [false, null] }, "cdrom": { "enum": [false, null] } } },
                             { "required": ["volume"], "properties": { "size": { "type": "null" }, "image_source": { "type": "null" }, "cdrom": { "enum": [false, null] } } },
-                            { "required": ["image_source", "read_only"], "properties": { "read_only": { "const": true }, "size": { "type": "null" }, "volume": { "type": "null" }, "cdrom": { "enum": [false, null] } } },
-                            { "required": ["image_source", "cdrom"], "properties": { "cdrom": { "const": true }, "size": { "type": "null" }, "volume": { "type": "null" } } }
+                            { "required": ["image_source", "read_only"], "properties": { "image_source": { "type": ["string", "array"] }, "read_only": { "const": true }, "size": { "type": "null" }, "volume": { "type": "null" }, "cdrom": { "enum": [false, null] } } },
+                            { "required": ["image_source", "cdrom"], "properties": { "image_source": { "type": ["string", "array"] }, "cdrom": { "const": true }, "size": { "type": "null" }, "volume": { "type": "null" } } }
                         ],
                         "dependentRequired": { "image_source": ["checksum"], "checksum": ["image_source"] },
                         "properties": {
@@ -131,7 +132,7 @@ fn disk(cursor: Cursor<'_>, before: &[Disk]) -> Option<Disk> {
         (Some(size), None, Some(_)) if is_read => {
             return size.refuse_with_hint(
                 "no size",
-                "an image that is only read has a size of its own: leave size or read_only out",
+                "the guest only reads this image, which has a size of its own: leave size out; or, for a disk to write to, leave read_only and cdrom out",
             );
         }
         (Some(size), None, _) => (Some(bytes_in(&size)?), None),
@@ -140,8 +141,8 @@ fn disk(cursor: Cursor<'_>, before: &[Disk]) -> Option<Disk> {
         (None, None, Some(_)) => {
             return object.here().fault_with_hint(
                 "image_source without size",
-                "size, or read_only",
-                "size is how large the disk is over its image, and what the guest may write at most; read_only: true, or cdrom: true of an ISO, shows the image itself",
+                "size, read_only: true or cdrom: true",
+                "size makes a disk of that size, which begins with the image and which the guest can write to; with read_only: true, or cdrom: true for an ISO image, the guest only reads the image",
             );
         }
         (Some(size), Some(_), _) => {
@@ -160,7 +161,7 @@ fn disk(cursor: Cursor<'_>, before: &[Disk]) -> Option<Disk> {
             return object.here().fault_with_hint(
                 "neither size nor volume nor image_source",
                 "size, volume or image_source",
-                "size makes an empty disk that ends with the VM, as in \"10GiB\"; volume names a volume of the tenant's, which is kept; image_source begins with an image",
+                "size makes an empty disk that ends with the VM, as in \"10GiB\"; volume names a volume of the tenant's, which is kept; image_source, with checksum, names an image that the disk begins with",
             );
         }
     };
@@ -170,7 +171,7 @@ fn disk(cursor: Cursor<'_>, before: &[Disk]) -> Option<Disk> {
     Some(Disk { name: name?, bytes, volume, image, cdrom, read_only: is_read, rate: rate? })
 }
 
-/// The outer option is whether reading went well.
+/// Reads the image of a disk. The outer option is none after a problem was noted, the inner one for a disk without an image.
 fn image_in(object: &Object<'_>) -> Option<Option<DiskImage>> {
     if object.optional("image_source").is_none() && object.optional("checksum").is_none() {
         return Some(None);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{AskedSeed, PartName, Seed, SeedKind, SeedTexts, keys, part};
+use super::{AskedSeed, PartName, Seed, SeedKind, SeedTexts, part, text::fits};
 use crate::{
     job::cursor::{Cursor, Object},
     launch::field::{Key, Place},
@@ -40,8 +40,8 @@ pub(super) fn read(config: &Object<'_>, asked: &Cursor<'_>) -> Option<AskedSeed>
     if let Some(other) = besides.into_iter().find(asks) {
         return other.fault_with_hint(
             "a key of cloud-init's beside ignition",
-            "one of the two",
-            "put it into ignition: passwd.users has SSH keys, storage.files the host name's /etc/hostname",
+            "keys of cloud-init's, or ignition, but not both",
+            "say it in Ignition's config: SSH keys in passwd.users, the host name as the file /etc/hostname in storage.files",
         );
     }
     let text = match (asked.value().as_str(), asked.value().is_object()) {
@@ -52,12 +52,12 @@ pub(super) fn read(config: &Object<'_>, asked: &Cursor<'_>) -> Option<AskedSeed>
             return asked.fault("a value of another kind", "an object, or its JSON as text");
         }
     };
-    let text = keys::fits(asked, text, "Ignition's config")?;
+    let text = fits(asked, text, "Ignition's config")?;
     let Some(map) = serde_json::from_str::<Value>(&text).ok().and_then(object) else {
         return asked.fault_with_hint(
-            "text that is no JSON object",
-            "Ignition's config",
-            "Butane's YAML is not read: butane makes Ignition's JSON of it",
+            "text that is not a JSON object",
+            "Ignition's config, a JSON object",
+            "translate Butane's YAML first: butane config.bu > config.ign",
         );
     };
     let version = map.get("ignition").and_then(|ignition| ignition.get("version"));
@@ -69,8 +69,9 @@ pub(super) fn read(config: &Object<'_>, asked: &Cursor<'_>) -> Option<AskedSeed>
     if names.len() > limits::SEED_KEYS
         || names.iter().any(|name| name.len() > limits::SEED_KEY_BYTES)
     {
-        let most = limits::SEED_KEYS;
-        return asked.fault("more or longer keys", format!("at most {most} keys at the top"));
+        let (most, bytes) = (limits::SEED_KEYS, limits::SEED_KEY_BYTES);
+        let expected = format!("at most {most} keys at the top, of at most {bytes} bytes each");
+        return asked.fault("too many keys at the top, or too long a key", expected);
     }
     let parts = vec![part(PartName::Ignition, "application/json", names, &text)];
     let seed = Seed { kind: SeedKind::Ignition, parts, hostname: None, ssh_keys: vec![] };

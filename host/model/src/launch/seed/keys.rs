@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AskedSeed, PartName, Seed, SeedKind, SeedPart, SeedTexts, ignition, is_hostname, media_type,
-    part, ssh_key, yaml,
+    part, ssh_key, text::fits, yaml,
 };
 use crate::{
     job::{
@@ -273,20 +273,6 @@ fn text(given: &Cursor<'_>, what: &str) -> Option<String> {
         Some(text) => fits(given, text.to_owned(), what),
         None => given.fault("a value of another kind", format!("{what}: text, or an object")),
     }
-}
-
-/// The text may be secret, so that no error shows any of it.
-pub(super) fn fits(given: &Cursor<'_>, text: String, what: &str) -> Option<String> {
-    if text.len() > limits::SEED_PART_BYTES {
-        let found = format!("{what} of {} bytes", text.len());
-        return given.fault(found, format!("at most {} bytes", limits::SEED_PART_BYTES));
-    }
-    // Python, in which cloud-init is written, takes some of these for blanks and line breaks.
-    if text.contains(|c: char| c.is_control() && !"\t\r\n".contains(c)) {
-        let expected = format!("{what} without control characters but tabs and line breaks");
-        return given.fault("a control character", expected);
-    }
-    Some(text)
 }
 
 fn keys(given: &Cursor<'_>, text: &str) -> Option<Vec<String>> {

@@ -165,10 +165,13 @@ impl<'a> RequestView<'a> {
             nics: asked.nics.iter().map(nic).collect(),
             args: task.args.iter().map(String::as_str).collect(),
             meta: pairs(&task.meta),
-            accelerators: host.accelerators.iter().copied().map(Into::into).collect(),
+            accelerators: host
+                .accelerators_of(asked.machine.architecture)
+                .map(Into::into)
+                .collect(),
             machines: machines.collect(),
             firmware: host
-                .all_firmware()
+                .firmware_of(asked.machine.architecture)
                 .into_iter()
                 .map(|one| firmware(one, rules.persist))
                 .collect(),

@@ -32,9 +32,12 @@ pub(super) async fn exec(
     vm.permit(operation, actor(args.which.of.tenant.clone()), &Context::default()).await?;
     let output = vm.exec(&exec).await?;
     let status = ExitStatus::of_guest(match output.status {
-        ExecStatus::Code(code) => code,
+        // A Windows program may have exited with more than a process here can.
+        ExecStatus::Code(code) => u8::try_from(code).unwrap_or(u8::MAX),
         // As shells say it.
-        ExecStatus::Signal(signal) => signal.saturating_add(128),
+        ExecStatus::Signal(signal) => {
+            u8::try_from(signal).map_or(u8::MAX, |it| it.saturating_add(128))
+        }
     });
     if shared.json {
         show::print(&show::json(&json!({ "exec": shown(vm.id(), &output) })));

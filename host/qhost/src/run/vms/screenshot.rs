@@ -28,7 +28,7 @@ pub(super) async fn screenshot(
     let to_stdout = args.output == Path::new(STDOUT);
     if to_stdout && (shared.json || stdout().is_terminal()) {
         return Err(RunError::Usage(
-            "a picture does not go to a terminal or beside JSON; name a file: --output FILE".into(),
+            "a picture cannot be written to a terminal, or to standard output with --json; name a file: --output FILE".into(),
         ));
     }
     let vm = engine.live_vm(&args.which.name()).await?;
