@@ -129,6 +129,11 @@ fn main() {
         for (number, what) in MEASURED.iter().enumerate() {
             report(name, what, &guests, disk, number);
         }
+        let all: Vec<_> = guests[1..]
+            .iter()
+            .map(|guest| format!("{:.2} of {}", overall(&guests[0], guest, disk), guest.name))
+            .collect();
+        println!("{name}, all six together (geometric mean): qhost {}", all.join("; "));
     }
     for mut qemu in guests.iter_mut().filter_map(|guest| guest.qemu.take()) {
         qemu.kill().unwrap();
@@ -155,6 +160,13 @@ fn report(disk: &str, what: &str, guests: &[Guest], of: usize, number: usize) {
         best.name,
         all.join("; ")
     );
+}
+
+/// The geometric mean of one guest's ratios to another's, over all that is measured.
+fn overall(one: &Guest, other: &Guest, disk: usize) -> f64 {
+    let speeds = one.speeds[disk].iter().zip(&other.speeds[disk]);
+    let logs = speeds.map(|(one, other)| (median(one.clone()) / median(other.clone())).ln());
+    (logs.sum::<f64>() / MEASURED.len() as f64).exp()
 }
 
 fn by_hand(folder: &Path, way: &Way) -> Child {

@@ -69,6 +69,9 @@ fn from_a_cloud_image_to_a_login() {
     let lines: Vec<_> = said.lines().rev().take(2).collect();
     assert_eq!(lines, ["web-1", "set up by its seed"], "{said}");
 
+    let hostname = qhost.run(&["exec", "debian", "--", "hostname"]).exits(0);
+    assert_eq!(hostname.stdout, "web-1\n");
+
     let ssh = |script: &str| ssh(&qhost, script);
     // Its file system is as large as the disk, and its instance the VM.
     let size: u64 = ssh("df --output=size -B1 / | tail -1").trim().parse().unwrap();

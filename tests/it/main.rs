@@ -9,6 +9,7 @@ mod host_policies;
 mod decisions;
 mod doors;
 mod disks;
+mod image_disks;
 mod seeds;
 mod records;
 mod trusted;

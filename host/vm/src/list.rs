@@ -1,7 +1,7 @@
 //! The VMs of this host, as their folders tell.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -113,9 +113,9 @@ struct DiskWithImage {
 
 impl Allocation {
     /// The digests of all images that it has open.
-    pub fn images(&self) -> impl Iterator<Item = Sha256> {
+    pub fn images(&self) -> BTreeSet<Sha256> {
         let disks = self.disks.iter().filter_map(|disk| disk.image.as_ref());
-        self.image.iter().chain(disks).map(|image| image.sha256)
+        self.image.iter().chain(disks).map(|image| image.sha256).collect()
     }
 
     /// The image's digest.

@@ -15,6 +15,7 @@ use qhost_image::{
     CheckOutcome, Collect, Fetcher, ImageError, Inspected, Store, Stored, Unfinished,
 };
 use qhost_model::{digest::Sha256, job, printable};
+use qhost_vm::{Allocation, running};
 
 use super::{RunError, engine, named_are_there, show};
 use crate::{
@@ -331,10 +332,9 @@ impl Images<'_> {
 
     /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
     fn uses(&self) -> Result<Uses, RunError> {
-        let running = qhost_vm::running(self.engine.state()).into_iter();
+        let running = running(self.engine.state()).into_iter();
         let running = running.flat_map(|vm| {
-            let images: Vec<_> =
-                vm.takes.get().into_iter().flat_map(|takes| takes.images()).collect();
+            let images = vm.takes.get().map(Allocation::images).unwrap_or_default();
             images.into_iter().map(move |image| (image, vm.id.clone()))
         });
         let kept = overlays::kept_over(self.engine.state())?.into_iter();
