@@ -175,7 +175,7 @@ fn only_trusted_descriptors_offer_uefi() {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     };
     let_others_write(&folder, 0o777);
-    uefi().exits(16).says("host.firmware-not-offered").says("a descriptor of firmware is left out");
+    uefi().exits(16).says("host.firmware-not-offered").says("descriptors of firmware are left out");
     let_others_write(&folder, 0o755);
     let server = ImageServer::start();
     let run = || boots_nothing(&qhost, &server, json!({}));

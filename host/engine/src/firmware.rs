@@ -88,14 +88,19 @@ pub(crate) fn builds(descriptors: &Path) -> Vec<Build> {
     let is_one = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "json");
     let mut paths: Vec<_> = found.flatten().map(|file| file.path()).filter(is_one).collect();
     paths.sort();
-    paths.iter().flat_map(|path| build(path)).collect()
+    if let Err(error) = trusted::check(descriptors) {
+        tracing::warn!(path = %descriptors.display(), %error, "descriptors of firmware are left out");
+        return vec![];
+    }
+    paths.iter().flat_map(|path| build(descriptors, path)).collect()
 }
 
 /// The build that a descriptor describes, where it is one that QEMU gets as two flash files and whose secure boot the guest cannot turn off.
-fn build(path: &Path) -> Option<Build> {
+fn build(descriptors: &Path, path: &Path) -> Option<Build> {
     let read = || -> io::Result<Descriptor> {
         // A descriptor that another user can write could give a guest any file of the host.
-        trusted::look(path).map_err(io::Error::other)?;
+        let name = path.file_name().unwrap_or_default();
+        trusted::check_in(descriptors, name).map_err(io::Error::other)?;
         let mut bytes = vec![];
         File::open(path)?.take(limits::FIRMWARE_DESCRIPTOR_BYTES).read_to_end(&mut bytes)?;
         Ok(serde_json::from_slice(&bytes)?)

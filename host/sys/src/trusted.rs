@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, Metadata},
     io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -86,6 +86,18 @@ pub fn check(path: &Path) -> Result<(), Untrusted> {
         Presence::Present => Ok(()),
         Presence::Absent => Err(unseen(path)(io::ErrorKind::NotFound.into())),
     }
+}
+
+/// The same of a file in a folder that was checked itself: where it is no link, no step before it is looked at again.
+pub fn check_in(checked: &Path, name: &OsStr) -> Result<(), Untrusted> {
+    let path = checked.join(name);
+    let found = fs::symlink_metadata(&path).map_err(unseen(&path))?;
+    if found.is_symlink() {
+        return check(&path);
+    }
+    let mut walk = Walk { end: End::Present, problem: None, links: vec![] };
+    walk.judge(&path, &found, true);
+    walk.problem.map_or(Ok(()), Err)
 }
 
 /// The same of a folder that is made where it is not there: no folder on the way may be others' to change.
@@ -247,6 +259,22 @@ mod tests {
 
     /// A folder that only this user can change, and what was found below it: a word, and the path that an error names.
     struct Place(tempfile::TempDir);
+
+    #[test]
+    fn a_file_in_a_folder_that_was_checked() {
+        let place = Place::new();
+        let folder = place.at("etc/qhost");
+        check(&folder).unwrap();
+        assert!(check_in(&folder, OsStr::new("qhost.toml")).is_ok());
+        assert!(check_in(&folder, OsStr::new("none")).is_err());
+        place.mode("etc/qhost/qhost.toml", 0o666);
+        assert!(check_in(&folder, OsStr::new("qhost.toml")).is_err());
+        symlink(place.at("open/file"), folder.join("link")).unwrap();
+        assert!(
+            check_in(&folder, OsStr::new("link")).is_err(),
+            "its way leads through a folder of others"
+        );
+    }
 
     impl Place {
         fn new() -> Self {
