@@ -101,7 +101,7 @@ fn an_image_that_does_not_fit_is_told() {
             "a CD must be an ISO image; leave cdrom out",
         ),
     ] {
-        let done = qhost.run(&["run", &job(&qhost, &root, &[one.clone()])]);
+        let done = qhost.run(&["run", &job(&qhost, &root, std::slice::from_ref(&one))]);
         assert_eq!(done.code, code, "{one}: {}{}", done.stdout, done.stderr);
         assert!(
             done.stderr.contains(says) || done.stdout.contains(says),
