@@ -163,8 +163,12 @@ mod tests {
         impossible(&["access-not-offered"], |_, launch, _, _| {
             launch.access.console = AccessLevel::None;
         }),
+        fine(|_, launch, _, _| {
+            launch.access.agent = AccessLevel::Interact;
+            launch.access.display = AccessLevel::Watch;
+        }),
         impossible(&["access-not-offered"], |_, launch, _, _| {
-            launch.access.agent = AccessLevel::Watch;
+            launch.access.display = AccessLevel::Interact;
         }),
         fine(|_, launch, _, _| launch.grace_s.seconds = 3600),
         refused(&["grace-too-long"], |_, launch, _, _| launch.grace_s.seconds = 3601),

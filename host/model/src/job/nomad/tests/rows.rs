@@ -1,7 +1,7 @@
 //! The table.
 
 use super::*;
-use crate::launch::{Architecture, MachineKind};
+use crate::launch::{AccessLevel, Architecture, MachineKind};
 
 /// A key of a config block with a value that is a problem, with a word of what is said of it.
 macro_rules! refused {
@@ -339,7 +339,12 @@ pub(super) fn rows() -> Vec<Row> {
         // Config.
         refused!("guest_ports", ["80"], "host_port"),
         refused!("graceful_shutdown", true, "kill_timeout"),
-        refused!("guest_agent", true, "power button"),
+        row(
+            "/TaskGroups/0/Tasks/0/Config/guest_agent",
+            json!(true),
+            Is(|task| task.asked.access.agent == AccessLevel::Interact),
+        ),
+        refused!("guest_agent", "interact", "watch"),
         row(
             "/TaskGroups/0/Tasks/0/Config/machine_type",
             json!("q35"),
