@@ -57,10 +57,7 @@ pub(super) async fn serve(
     }
     // The client is to know before the guest writes again.
     drop(stream);
-    match agent.execute(&thaw()).await {
-        Ok(_) => remove_mark(vm),
-        Err(_) => thaw_leftover(vm).await,
-    }
+    thaw(agent, vm).await;
     told
 }
 
@@ -75,15 +72,7 @@ async fn frozen(vm: &Path) -> Result<Agent, AgentError> {
     };
     // An agent that is late does one command after another, on this connection.
     let vm = vm.to_owned();
-    tokio::spawn(async move {
-        match agent.execute(&thaw()).await {
-            Ok(_) => remove_mark(&vm),
-            Err(_) => {
-                drop(agent);
-                thaw_leftover(&vm).await;
-            }
-        }
-    });
+    tokio::spawn(async move { thaw(agent, &vm).await });
     Err(error)
 }
 
@@ -102,11 +91,21 @@ async fn stopping(published: &mut watch::Receiver<Published>) {
     let _stopping = published.wait_for(is_stopping).await;
 }
 
+async fn thaw(mut agent: Agent, vm: &Path) {
+    let thawed = agent.execute(&thaw_command()).await;
+    // The next connection waits until this one is closed.
+    drop(agent);
+    match thawed {
+        Ok(_) => remove_mark(vm),
+        Err(_) => thaw_leftover(vm).await,
+    }
+}
+
 /// Thaws what a connection that failed, or a supervisor that was killed, may have left frozen.
 pub(super) async fn thaw_leftover(vm: &Path) {
     let end = Instant::now() + limits::FROZEN;
     while vm.join(FROZEN).exists() {
-        let thawed = async { Agent::connect(vm).await?.execute(&thaw()).await };
+        let thawed = async { Agent::connect(vm).await?.execute(&thaw_command()).await };
         match thawed.await {
             Ok(_) => return remove_mark(vm),
             Err(error) if Instant::now() >= end => {
@@ -117,7 +116,7 @@ pub(super) async fn thaw_leftover(vm: &Path) {
     }
 }
 
-fn thaw() -> Command<'static> {
+fn thaw_command() -> Command<'static> {
     Command { within: limits::FREEZE, ..Command::new("guest-fsfreeze-thaw") }
 }
 
@@ -154,3 +153,56 @@ impl Frozen {
 
 /// How long freezing takes at most, with the agent's first answer.
 pub(super) const TIMEOUT: Duration = limits::AGENT_REPLY.saturating_add(limits::FREEZE);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tokio::{
+        io::{AsyncBufReadExt as _, BufReader},
+        net::UnixListener,
+    };
+
+    use super::*;
+    use crate::files::AGENT_SOCKET;
+
+    /// One connection after another, as QEMU has it. On the first, the agent refuses to thaw.
+    async fn agent(listening: UnixListener) {
+        for thaws in [false, true] {
+            let mut stream = BufReader::new(listening.accept().await.unwrap().0);
+            let mut line = vec![];
+            while stream.read_until(b'\n', &mut line).await.unwrap_or(0) > 0 {
+                let request = line.strip_prefix(&[0xff]).unwrap_or(&line);
+                let request: Value = serde_json::from_slice(request).unwrap();
+                let answer = match request["execute"].as_str().unwrap() {
+                    "guest-sync-delimited" => {
+                        stream.write_all(&[0xff]).await.unwrap();
+                        json!({"return": request["arguments"]["id"]})
+                    }
+                    "guest-fsfreeze-thaw" if !thaws => json!({"error": {"desc": "no"}}),
+                    _ => json!({"return": 1}),
+                };
+                stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+                line.clear();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_is_not_thawed_at_first_is_tried_again() {
+        let vm = tempfile::tempdir().unwrap();
+        let listening = UnixListener::bind(vm.path().join(AGENT_SOCKET)).unwrap();
+        tokio::spawn(agent(listening));
+        let (mut client, stream) = UnixStream::pair().unwrap();
+        let (_publishing, published) = watch::channel(Published::default());
+        let asks = async {
+            let mut told = [0; 16];
+            client.read_exact(&mut told).await.unwrap();
+            assert_eq!(&told, b"{\"return\":null}\n");
+            assert!(vm.path().join(FROZEN).exists());
+            drop(client);
+        };
+        let (served, ()) = tokio::join!(serve(stream, vm.path(), published), asks);
+        served.unwrap();
+        assert!(!vm.path().join(FROZEN).exists());
+    }
+}
