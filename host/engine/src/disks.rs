@@ -160,8 +160,10 @@ pub(crate) fn planned(
 /// is that of UEFI's.
 pub(crate) fn file_bytes(root_bytes: u64, disks: &[DiskOf], variables: Option<u64>) -> u64 {
     let written = disks.iter().filter(|disk| !disk.read_only);
-    let overlays =
-        written.clone().filter(|disk| disk.is_overlay()).map(|disk| overlay_bytes(disk.bytes));
+    let overlays = written
+        .clone()
+        .filter(|disk| disk.backing().is_some())
+        .map(|disk| overlay_bytes(disk.bytes));
     let written = written.map(|disk| disk.bytes).chain(overlays);
     written.chain(variables).fold(root_bytes, u64::max)
 }
@@ -210,7 +212,7 @@ pub(crate) fn create(vm: &Path, disks: &[DiskOf]) -> Result<(), VmError> {
         let path = vm.join(&disk.path);
         let create = || -> io::Result<()> {
             state::remove(&path)?;
-            if disk.image.is_some() {
+            if disk.backing().is_some() {
                 return qhost_image::create_overlay(&path, disk.bytes);
             }
             let mut options = File::options();

@@ -53,14 +53,14 @@ pub fn argv(
         Format::Iso => &[descriptors::IMAGE],
         Format::Qcow2 | Format::Raw => &[descriptors::IMAGE, descriptors::OVERLAY],
     };
+    let disk_files = disks.iter().map(DiskOf::files).sum();
     let disks: Vec<DataDisk<'_>> = data_disks(&launch.disks, disks).collect();
     let is_uefi = launch.firmware.kind == FirmwareKind::Uefi;
     let has_agent = launch.access.agent != AccessLevel::None;
     let seed = launch.seed.as_ref().is_some_and(Seed::is_disk);
-    let descriptors = disks.iter().map(|disk| disk.descriptors.len()).sum();
-    let parts = Parts { disk_files: descriptors, seed, uefi: is_uefi, agent: has_agent };
+    let parts = Parts { disk_files, seed, uefi: is_uefi, agent: has_agent };
     let Further { seed, uefi, agent, .. } = Further::of(parts);
-    let disk_descriptors = disks.iter().flat_map(|disk| disk.descriptors.clone());
+    let disk_descriptors = disks.iter().flat_map(DataDisk::descriptors);
     let further = seed.into_iter().chain(uefi.into_iter().flatten());
     for descriptor in root.iter().copied().chain(disk_descriptors).chain(further) {
         argv.option("-add-fd", format!("fd={descriptor},set={descriptor}"));

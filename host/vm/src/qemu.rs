@@ -29,7 +29,7 @@ use qhost_sys::{
 };
 
 use super::{
-    Process, Spec, VmDir, VmError,
+    DiskOf, Process, Spec, VmDir, VmError,
     argv::descriptors::{self, Further, Parts},
     console::{self, Log},
     control::Console,
@@ -216,7 +216,7 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
     }
     let mut number = descriptors::DISKS;
     for disk in &spec.disks {
-        if let Some(image) = disk.image.as_ref().filter(|_| disk.is_own()) {
+        if let Some(image) = disk.backing() {
             open(&image.path, false, number)?;
             number += 1;
         }
@@ -238,13 +238,7 @@ async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixSt
 
 fn further(spec: &Spec) -> Further {
     Further::of(Parts {
-        disk_files: spec
-            .disks
-            .iter()
-            .map(|disk| disk.files())
-            .sum::<i32>()
-            .try_into()
-            .unwrap_or_default(),
+        disk_files: spec.disks.iter().map(DiskOf::files).sum(),
         seed: spec.seed,
         uefi: spec.variables.is_some(),
         agent: spec.agent != AccessLevel::None,

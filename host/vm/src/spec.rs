@@ -135,14 +135,14 @@ impl DiskOf {
             .any(|file| self.path == Path::new(file))
     }
 
-    /// Whether it is an overlay over an image.
-    pub fn is_overlay(&self) -> bool {
-        self.path == Path::new(&disk_overlay(&self.name))
+    /// The image that it is an overlay over.
+    pub fn backing(&self) -> Option<&ImageOf> {
+        self.image.as_ref().filter(|_| self.is_own())
     }
 
     /// How many files it has open: of an overlay its image's too.
-    pub fn files(&self) -> i32 {
-        if self.image.is_some() && self.is_own() { 2 } else { 1 }
+    pub fn files(&self) -> usize {
+        1 + usize::from(self.backing().is_some())
     }
 }
 

@@ -1,7 +1,5 @@
 //! QEMU's block nodes: files by their descriptors, and what QEMU is told they are.
 
-use std::ops::Range;
-
 use serde_json::json;
 
 use qhost_model::{
@@ -10,7 +8,7 @@ use qhost_model::{
 };
 
 use super::{descriptors, devices};
-use crate::{DiskOf, limits};
+use crate::{DiskOf, ImageOf, limits};
 
 fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
     json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off", "discard": if read_only { "ignore" } else { DISCARD }})
@@ -82,7 +80,14 @@ pub(super) struct DataDisk<'a> {
     disk: &'a Disk,
     of: &'a DiskOf,
     number: usize,
-    pub(super) descriptors: Range<i32>,
+    backing: Option<Backing<'a>>,
+    descriptor: i32,
+}
+
+/// The image below an overlay, with the descriptor that QEMU has its file by.
+struct Backing<'a> {
+    image: &'a ImageOf,
+    descriptor: i32,
 }
 
 pub(super) fn data_disks<'a>(
@@ -91,31 +96,39 @@ pub(super) fn data_disks<'a>(
 ) -> impl Iterator<Item = DataDisk<'a>> {
     let mut next = descriptors::DISKS;
     disks.iter().zip(of).enumerate().map(move |(number, (disk, of))| {
-        let first = next;
-        next += of.files();
-        DataDisk { disk, of, number, descriptors: first..next }
+        let mut take = || {
+            next += 1;
+            next - 1
+        };
+        let backing = of.backing().map(|image| Backing { image, descriptor: take() });
+        DataDisk { disk, of, number, backing, descriptor: take() }
     })
 }
 
 impl DataDisk<'_> {
+    /// The descriptors of its files.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = i32> {
+        self.backing.iter().map(|backing| backing.descriptor).chain([self.descriptor])
+    }
+
     /// Its nodes, of which the last is the disk.
     pub(super) fn blocks(&self) -> Vec<serde_json::Value> {
-        let (name, first) = (format!("data{}", self.number), self.descriptors.start);
+        let name = format!("data{}", self.number);
         let read_only = self.disk.read_only;
-        let (below, disk) = match &self.of.image {
-            Some(of) if self.of.is_own() => {
+        let (below, disk) = match (&self.backing, &self.of.image) {
+            (Some(backing), _) => {
                 let below = format!("image{}", self.number);
-                let overlay = overlay(&name, &below, first + 1);
-                (Some(image(&below, of.format, first)), overlay)
+                let overlay = overlay(&name, &below, self.descriptor);
+                (Some(image(&below, backing.image.format, backing.descriptor)), overlay)
             }
-            Some(of) => (None, image(&name, of.format, first)),
-            None => {
+            (None, Some(of)) => (None, image(&name, of.format, self.descriptor)),
+            (None, None) => {
                 let node = json!({
                     "node-name": name,
                     "driver": "raw",
                     "read-only": read_only,
                     "discard": DISCARD,
-                    "file": file(first, read_only),
+                    "file": file(self.descriptor, read_only),
                 });
                 (None, node)
             }
