@@ -16,7 +16,7 @@ pub(crate) struct VmLocks {
 }
 
 impl VmLocks {
-    /// The image, the ports, which QEMU takes from here on, the overlay, if that is kept, and volumes.
+    /// The image, the ports, which QEMU takes from here on, the overlay, if that is kept, and other disks' volumes and images.
     pub(crate) fn new(
         image: &VerifiedImage,
         ports: Reserved,

@@ -37,9 +37,7 @@ impl Operation {
             Self::Pause => "pause",
         }
     }
-}
 
-impl Operation {
     /// The field of a launch that it needs, where contract 0.1 has no word for that field: a policy of 0.1 then refuses the operation.
     pub(super) fn needs(&self) -> Option<&'static str> {
         match self {
