@@ -61,13 +61,16 @@ impl Policy for Standard {
 
     fn validate(request: &Request, settings: &Settings, launch: &Launch) -> Vec<Violation> {
         let mut violations = vec![];
-        let others = launch.disks.iter().filter_map(|disk| disk.image.as_ref());
-        for image in [&request.task.image].into_iter().chain(others) {
+        let root = [("image.source".to_owned(), &request.task.image)];
+        let others = launch.disks.iter().filter_map(|disk| {
+            disk.image.as_ref().map(|image| (format!("disks.{}.image", disk.name), image))
+        });
+        for (field, image) in root.into_iter().chain(others) {
             let source = &image.source;
             let host = source.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next());
             if !settings.hosts.iter().any(|trusted| Some(trusted.as_str()) == host) {
                 let message = format!("{} is not a trusted image host", host.unwrap_or(source));
-                violations.push(Violation::new("image-not-trusted", "image.source", message));
+                violations.push(Violation::new("image-not-trusted", &field, message));
             }
         }
         if launch.resources.memory_mib > settings.memory_mib {
