@@ -169,6 +169,21 @@ points! {
 
 /// A supervisor that is stopped in its tracks: within seconds it is said that it does not answer, and what is done about it.
 #[test]
+fn a_key_that_does_not_fit_is_not_left_half_written() {
+    let qhost = qhost();
+    let Some(disk) = SmallDisk::under(&qhost, 40) else { return };
+    disk.fill();
+    let keys = qhost.state().join("release");
+    let made = qhost.run(&["policy", "keygen", keys.to_str().unwrap(), "--no-password"]);
+    made.exits(2).says("No space left on device");
+    let left = fs::read_dir(qhost.state()).unwrap().flatten().map(|file| file.file_name());
+    let mut left: Vec<_> = left.filter_map(|name| name.into_string().ok()).collect();
+    left.sort();
+    assert_eq!(left, ["filler", "fingerprint.json"]);
+    drop(disk);
+}
+
+#[test]
 fn a_stop_without_an_answer_says_so() {
     let (qhost, server) = (qhost(), ImageServer::start());
     qhost.run(&["run", "--detach", &job(&qhost, &server)]).exits(0);

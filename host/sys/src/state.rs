@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustix::{fs::OFlags, io::Errno};
+use tempfile::NamedTempFile;
 
 use crate::{limits, trusted};
 
@@ -270,16 +271,29 @@ pub fn write_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(folder_of(path)?)?.sync_all()
 }
 
+/// Writes a file that is elsewhere and not there yet: whole, or not at all. A file that is there stays as it is.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let new = temporary_beside(path, bytes, mode)?;
+    new.persist_noclobber(path).map(drop).map_err(|kept| kept.error)
+}
+
 fn folder_of(path: &Path) -> io::Result<&Path> {
-    path.parent().ok_or(io::ErrorKind::InvalidInput.into())
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    // A bare name is in the current folder.
+    Ok(if folder == Path::new("") { Path::new(".") } else { folder })
 }
 
 fn write_renamed(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let new = temporary_beside(path, bytes, mode)?;
+    new.persist(path)?;
+    Ok(())
+}
+
+fn temporary_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
     let folder = folder_of(path)?;
     let mut builder = tempfile::Builder::new();
     let mut file = builder.permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    Ok(file)
 }

@@ -65,7 +65,6 @@ impl Lock {
         let unwritable = |source| ConfigError::Unwritable { path: path.into(), source };
         // Digests and text, which TOML can always hold.
         let text = toml::to_string(self).map_err(|error| unwritable(io::Error::other(error)))?;
-        let whole = std::path::absolute(path).map_err(unwritable)?;
-        state::write_shared(&whole, format!("{HEADER}{text}").as_bytes()).map_err(unwritable)
+        state::write_shared(path, format!("{HEADER}{text}").as_bytes()).map_err(unwritable)
     }
 }

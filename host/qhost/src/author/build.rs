@@ -93,8 +93,7 @@ fn componentize(made: &Path, output: &Path) -> Result<Built, AuthorError> {
     let bytes = fs::read(made).map_err(unreadable(made))?;
     let unfit = |reason| AuthorError::Unfit { path: made.into(), reason };
     let component = qhost_policy::componentize(&bytes).map_err(unfit)?;
-    let path = std::path::absolute(output).map_err(unwritable(output))?;
-    state::write_shared(&path, &component).map_err(unwritable(output))?;
+    state::write_shared(output, &component).map_err(unwritable(output))?;
     Ok(Built { file: output.into(), bytes: component.len(), sha256: Sha256::of(&component) })
 }
 

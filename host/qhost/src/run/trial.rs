@@ -183,7 +183,6 @@ fn try_bench(shared: &Shared, args: &BenchArgs) -> Result<(), RunError> {
     let measured = trial::bench(&project, &loader, args.decisions, progress)?;
     bar.finish_and_clear();
     if args.save {
-        let path = std::path::absolute(&path).map_err(|source| unwritable(&path, source))?;
         let text = serde_json::json!({"cases": measured}).to_string() + "\n";
         state::write_shared(&path, text.as_bytes()).map_err(|source| unwritable(&path, source))?;
     }

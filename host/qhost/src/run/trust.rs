@@ -5,7 +5,6 @@ mod error;
 use std::{
     fmt, fs,
     io::{self, IsTerminal as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +16,10 @@ use qhost_policy::{
     Allowance, PublicKey, Signature, Signers,
     signature::{self, Encrypted, SecretKey, Verification},
 };
-use qhost_sys::{state, trusted};
+use qhost_sys::{
+    state::{self, write_new},
+    trusted,
+};
 
 pub use error::TrustError;
 
@@ -97,11 +99,12 @@ fn try_keygen(args: &KeygenArgs) -> Result<CommandOutput, RunError> {
     };
     let made = signature::new_key(password);
     let (secret, key, public) = made.map_err(|error| needs_password(&secret_path, &error))?;
-    write_new(&public_path, &public, 0o644)?;
-    if let Err(error) = write_new(&secret_path, &secret, 0o600) {
+    // Never over a key that is there: what it signed could not be checked any more.
+    write_new(&public_path, public.as_bytes(), 0o644).map_err(unwritable(&public_path))?;
+    if let Err(error) = write_new(&secret_path, secret.as_bytes(), 0o600) {
         // Half a pair is worse than none.
         fs::remove_file(&public_path).map_err(unwritable(&public_path))?;
-        return Err(error.into());
+        return Err(unwritable(&secret_path)(error).into());
     }
     let text = format!(
         "made      {}, which signs: keep it safe\n          {}, which checks: {key}\n",
@@ -110,14 +113,6 @@ fn try_keygen(args: &KeygenArgs) -> Result<CommandOutput, RunError> {
     );
     let json = json!({"secret": secret_path, "public": public_path, "key": key, "id": key.id()});
     Ok(CommandOutput::new(text, json))
-}
-
-/// Never over a key that is there: what it signed could not be checked any more.
-fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), TrustError> {
-    use io::Write as _;
-    let mut options = fs::File::options();
-    let opened = options.write(true).create_new(true).mode(mode).open(path);
-    opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(unwritable(path))
 }
 
 pub(super) fn sign(shared: &Shared, args: &SignArgs) -> Exit {
@@ -143,8 +138,7 @@ fn try_sign(SignArgs { file, key }: &SignArgs) -> Result<CommandOutput, RunError
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
-    let whole = std::path::absolute(path).map_err(unwritable(path))?;
-    state::write_shared(&whole, bytes).map_err(unwritable(path))
+    state::write_shared(path, bytes).map_err(unwritable(path))
 }
 
 pub(super) fn verify(shared: &Shared, args: &VerifyArgs) -> Exit {

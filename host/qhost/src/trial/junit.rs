@@ -18,10 +18,7 @@ pub fn junit(path: &Path, policy: &str, tried: &[Tried]) -> Result<(), TrialErro
         report.add_test_suite(suite);
     }
     let xml = report.to_string().map_err(|error| unwritable(std::io::Error::other(error)))?;
-    // A file beside the current folder, or wherever it was asked for.
-    let path = std::path::absolute(path).map_err(unwritable)?;
-    write_shared(&path, xml.as_bytes())
-        .map_err(|source| TrialError::Unwritable { path: path.clone(), source })
+    write_shared(path, xml.as_bytes()).map_err(unwritable)
 }
 
 fn case(tried: &Tried) -> TestCase {

@@ -1,7 +1,6 @@
 //! `qhost screenshot`: a picture of a guest's display.
 
 use std::{
-    fs::File,
     io::{self, IsTerminal as _, Write as _, stdout},
     path::Path,
 };
@@ -10,6 +9,7 @@ use serde_json::json;
 
 use qhost_engine::{Context, Engine};
 use qhost_policy::Operation;
+use qhost_sys::state::write_new;
 
 use super::{RunError, actor, show};
 use crate::{
@@ -35,7 +35,8 @@ pub(super) async fn screenshot(
     let actor = actor(args.which.of.tenant.clone());
     vm.permit(Operation::Screenshot, actor, &Context::default()).await?;
     let png = vm.screenshot().await?;
-    let written = if to_stdout { stdout().write_all(&png) } else { write(&args.output, &png) };
+    let written =
+        if to_stdout { stdout().write_all(&png) } else { write_new(&args.output, &png, 0o666) };
     let failed = |error: io::Error| {
         RunError::Usage(format!("cannot write {}: {error}", args.output.display()))
     };
@@ -48,9 +49,4 @@ pub(super) async fn screenshot(
         show::print(&format!("written    {}, {} bytes\n", args.output.display(), png.len()));
     }
     Ok(Exit::Done)
-}
-
-/// A file that is there already stays as it is.
-fn write(path: &Path, png: &[u8]) -> io::Result<()> {
-    File::create_new(path)?.write_all(png)
 }
