@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::outcome::Exit;
+use crate::exit::Exit;
 
 pub use config::ConfigCommand;
 pub use decisions::{DecisionsArgs, RecordFilter};

@@ -15,9 +15,7 @@ use qhost_model::{
 use qhost_policy::{Answer, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Writer};
 use qhost_vm::{End, Spec, State, VmRecord};
 
-use crate::limits;
-
-pub use crate::exit::{Exit, ExitStatus};
+use crate::{exit::Exit, limits};
 
 /// Everything that is known at the end of a run, or of a plan.
 #[derive(Debug, Serialize)]

@@ -33,8 +33,8 @@ use qhost_sys::{state::StateDir, stop::Stop};
 
 use crate::{
     cli::{Cli, Command, DecideArgs, JobCommand, RunArgs, Shared},
+    exit::Exit,
     limits,
-    outcome::Exit,
 };
 
 use show::Shown;

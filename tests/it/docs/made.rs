@@ -35,7 +35,7 @@ fn table(name: &str) -> String {
 }
 
 fn exit_codes() -> String {
-    let rows = qhost::outcome::Exit::ALL;
+    let rows = qhost::exit::Exit::ALL;
     let rows = rows.map(|(exit, meaning)| format!("| {} | {meaning} |\n", exit.code()));
     format!("| code | meaning |\n|---|---|\n{}", rows.concat())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use qhost::outcome::Exit;
+use qhost::exit::Exit;
 use qhost_engine::{Ending, Until};
 use qhost_model::kind::Kind;
 use qhost_tests::{Done, Qhost, wait_for};

@@ -6,7 +6,7 @@ use super::{RunError, show};
 use crate::{
     author::{self, AuthorError, Built},
     cli::{BuildArgs, NewArgs, Shared},
-    outcome::Exit,
+    exit::Exit,
 };
 
 fn end(shared: &Shared, done: Result<String, AuthorError>) -> Exit {

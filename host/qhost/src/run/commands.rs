@@ -19,7 +19,7 @@ use qhost_sys::spawn;
 use super::{RunError, engine, loader, show, state_dir};
 use crate::{
     cli::{Cli, InspectArgs, PolicyCommand, Shared},
-    outcome::Exit,
+    exit::Exit,
 };
 
 /// Becomes QEMU, or says why not; that text ends up where QEMU's own messages do.

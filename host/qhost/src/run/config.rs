@@ -13,7 +13,8 @@ use qhost_sys::trusted;
 use super::{RunError, engine_under, loader_of, show};
 use crate::{
     cli::{ConfigCommand, Shared},
-    outcome::{ErrorReport, Exit},
+    exit::Exit,
+    outcome::ErrorReport,
 };
 
 /// What was found.

@@ -11,7 +11,8 @@ use qhost_policy::{Input, NotLaunched, Operation, OperationRecord, Outcome, Reco
 use super::{RunError, engine, images::ago, named_are_there, show};
 use crate::{
     cli::{DecisionsArgs, Shared},
-    outcome::{Exit, Shown},
+    exit::Exit,
+    outcome::Shown,
 };
 
 /// A recorded decision.

@@ -12,7 +12,8 @@ use qhost_vm::VmError;
 use super::trust::TrustError;
 use crate::{
     author::AuthorError,
-    outcome::{ErrorReport, Exit, Report},
+    exit::Exit,
+    outcome::{ErrorReport, Report},
     trial::TrialError,
 };
 

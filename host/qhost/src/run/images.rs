@@ -23,7 +23,8 @@ use crate::{
         GcArgs, ImageCommand, ImportImageArgs, InspectImageArgs, ListArgs, PullImageArgs,
         RemoveImageArgs, Shared, VerifyImageArgs,
     },
-    outcome::{Exit, IMAGE_ALLOW},
+    exit::Exit,
+    outcome::IMAGE_ALLOW,
 };
 
 pub(super) async fn image(shared: &Shared, command: &ImageCommand) -> Exit {

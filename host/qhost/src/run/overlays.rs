@@ -9,7 +9,7 @@ use qhost_model::printable;
 use super::{RunError, named_are_there, show, state_dir};
 use crate::{
     cli::{ListArgs, OverlayCommand, RemoveOverlayArgs, Shared},
-    outcome::Exit,
+    exit::Exit,
 };
 
 pub(super) fn overlay(shared: &Shared, command: &OverlayCommand) -> Exit {

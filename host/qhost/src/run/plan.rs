@@ -9,7 +9,8 @@ use qhost_engine::Plan;
 use super::{RunError, Shown, context, engine, enter_share_of, order, show};
 use crate::{
     cli::{DecideArgs, Shared},
-    outcome::{Exit, Report},
+    exit::Exit,
+    outcome::Report,
 };
 
 /// A report, and the command line that a run would use.

@@ -9,7 +9,7 @@ use qhost_model::printable;
 use super::{RunError, engine, named_are_there, show};
 use crate::{
     cli::{OfTenant, Shared},
-    outcome::Exit,
+    exit::Exit,
 };
 
 pub(super) async fn quotas(shared: &Shared, of: &OfTenant) -> Exit {

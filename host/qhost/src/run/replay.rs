@@ -20,7 +20,7 @@ use qhost_policy::{Asked, Chain, Deadline, Decision, Input, Outcome, Record};
 use super::{RunError, engine, loader_of, show};
 use crate::{
     cli::{ReplayArgs, Shared},
-    outcome::Exit,
+    exit::Exit,
 };
 
 use chains::Chains;

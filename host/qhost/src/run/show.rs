@@ -21,8 +21,9 @@ use qhost_vm::{Spec, State, Status, VmRecord};
 use super::RunError;
 use crate::{
     cli::{DecideArgs, Shared},
+    exit::Exit,
     limits,
-    outcome::{ErrorReport, Exit, Report, VmReport},
+    outcome::{ErrorReport, Report, VmReport},
 };
 
 /// Logs go to standard error: warnings, or with -v what is done.

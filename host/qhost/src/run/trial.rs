@@ -12,8 +12,8 @@ use qhost_sys::state;
 use super::{RunError, loader, show};
 use crate::{
     cli::{BenchArgs, LintArgs, Shared, TestArgs},
+    exit::Exit,
     limits,
-    outcome::Exit,
     trial::{self, Case, Finding, Measured, Project, TrialError, Tried, example},
 };
 

@@ -28,7 +28,7 @@ use error::Moved;
 use super::{RunError, loader, show};
 use crate::{
     cli::{KeygenArgs, LockArgs, PullArgs, PushArgs, Shared, SignArgs, VerifyArgs},
-    outcome::Exit,
+    exit::Exit,
     registry::{self, Pulled, Transport},
     trial,
 };

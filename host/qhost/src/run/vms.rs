@@ -21,7 +21,8 @@ use qhost_vm::VmRecord;
 use super::{RunError, engine, show, unconfigured};
 use crate::{
     cli::{ExecArgs, Shared, VmCommand, VmsArgs},
-    outcome::{Exit, ExitStatus, Shown},
+    exit::{Exit, ExitStatus},
+    outcome::Shown,
 };
 
 pub(super) async fn command(shared: &Shared, command: &VmCommand) -> Exit {

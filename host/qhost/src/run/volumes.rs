@@ -12,7 +12,7 @@ use crate::{
         CopyVolumeArgs, CreateVolumeArgs, ListArgs, RemoveVolumesArgs, ResizeVolumeArgs, Shared,
         VolumeCommand,
     },
-    outcome::Exit,
+    exit::Exit,
 };
 
 pub(super) async fn volume(shared: &Shared, command: &VolumeCommand) -> Exit {

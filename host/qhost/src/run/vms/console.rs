@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use qhost_engine::Vm;
 
 use super::RunError;
-use crate::outcome::Exit;
+use crate::exit::Exit;
 
 /// Ctrl-], as in telnet and virsh.
 const DETACH: u8 = 0x1d;

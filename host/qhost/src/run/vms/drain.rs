@@ -12,7 +12,7 @@ use qhost_vm::{VmError, VmRecord};
 use super::{RunError, show, stop::Asides, stop::summary};
 use crate::{
     cli::{DrainArgs, Shared},
-    outcome::Exit,
+    exit::Exit,
 };
 
 pub(super) async fn drain(

@@ -12,7 +12,7 @@ use qhost_vm::Event;
 use super::{RunError, show};
 use crate::{
     cli::{EventsArgs, Shared},
-    outcome::Exit,
+    exit::Exit,
 };
 
 pub(super) async fn events(

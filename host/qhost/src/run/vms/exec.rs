@@ -14,7 +14,7 @@ use qhost_policy::Operation;
 use super::{RunError, actor, show};
 use crate::{
     cli::{ExecArgs, Shared},
-    outcome::ExitStatus,
+    exit::ExitStatus,
 };
 
 pub(super) async fn exec(

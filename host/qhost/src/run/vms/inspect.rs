@@ -10,8 +10,9 @@ use qhost_model::{job::Task, printable};
 use super::{RunError, ports, show};
 use crate::{
     cli::Shared,
+    exit::Exit,
     limits,
-    outcome::{Exit, Shown},
+    outcome::Shown,
     run::{engine_under, named_are_there},
 };
 

@@ -10,7 +10,7 @@ use qhost_sys::watch::FolderWatch;
 use qhost_vm::{VmError, VmRecord};
 
 use super::RunError;
-use crate::{cli::LogsArgs, limits, outcome::Exit};
+use crate::{cli::LogsArgs, exit::Exit, limits};
 
 /// The console: in a pipe the bytes that the guest wrote, on a terminal what of them is text.
 pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunError> {

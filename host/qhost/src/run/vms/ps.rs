@@ -9,7 +9,7 @@ use qhost_vm::{State, VmRecord};
 use super::{ports, show};
 use crate::{
     cli::{MetaPair, PsArgs, Shared},
-    outcome::Exit,
+    exit::Exit,
     run::images::ago,
 };
 

@@ -14,8 +14,8 @@ use qhost_vm::{Spec, State, VmRecord};
 use super::{RunError, actor, show, stop::summary};
 use crate::{
     cli::{Shared, StopArgs},
+    exit::Exit,
     limits,
-    outcome::Exit,
     run::context,
 };
 

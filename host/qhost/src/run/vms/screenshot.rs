@@ -14,7 +14,7 @@ use qhost_sys::state::write_new;
 use super::{RunError, actor, show};
 use crate::{
     cli::{ScreenshotArgs, Shared},
-    outcome::Exit,
+    exit::Exit,
 };
 
 /// Standard output, as a file's name.

@@ -17,7 +17,7 @@ use qhost_vm::{AskError, Stats, VmError};
 use super::{RunError, going_on, show};
 use crate::{
     cli::{Shared, StatsArgs},
-    outcome::Exit,
+    exit::Exit,
 };
 
 #[derive(Serialize)]

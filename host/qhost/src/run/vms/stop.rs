@@ -14,7 +14,7 @@ use qhost_vm::{State, VmError, VmRecord};
 use super::{RunError, each_once, show};
 use crate::{
     cli::{Shared, WaitArgs},
-    outcome::Exit,
+    exit::Exit,
 };
 
 /// Says where a supervisor is silent, and nothing else.
