@@ -75,6 +75,28 @@ fn what_runs_is_adopted_on_a_full_disk() {
     qhost.assert_nothing_left();
 }
 
+/// An ended VM that a full disk keeps from being started again has failed, and its record says by what.
+#[test]
+fn what_does_not_start_again_says_why() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let Some(disk) = SmallDisk::under(&qhost, 40) else { return };
+    qhost.run(&["run", "--detach", &job(&qhost, &server)]).exits(0);
+    qhost.run(&["kill", "test"]).exits(0);
+    let state = qhost.state().display().to_string();
+    let mut restart = qhost.command(&["restart", "test"]);
+    let restart = restart.env("QHOST_FILL", state).env("QHOST_FILL_AT", "restart.begun");
+    let restarted = without_panic(&qhost, Done::of(restart.output().unwrap())).exits(16);
+    restarted.says("No space left on device");
+    disk.empty();
+    let vm = &qhost.run(&["ps", "--all", "--json"]).exits(0).json()["vms"][0];
+    assert_eq!((&vm["state"], &vm["ended"]["reason"]), (&json!("failed"), &json!("not-started")));
+    let message = vm["ended"]["message"].as_str().unwrap();
+    assert!(message.contains("No space left on device"), "{message}");
+    qhost.run(&["restart", "test"]).exits(0).says("running");
+    qhost.run(&["kill", "test"]).exits(0);
+    qhost.assert_nothing_left();
+}
+
 /// The file system fails and becomes read-only: what runs is ended all the same, and what is said of that is true.
 #[test]
 fn what_runs_is_ended_on_a_disk_that_has_become_read_only() {

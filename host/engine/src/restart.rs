@@ -6,6 +6,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use qhost_image::{Fetcher, ImageError};
 use qhost_model::{job::Task, launch::DiskImage, masks::is_masked};
 use qhost_policy::{Decision, Occasion};
+use qhost_sys::failpoint;
 use qhost_vm::{Spec, VmDir, VmError, VmRecord, dir::remove_leftovers, records::read_whole};
 
 use crate::{
@@ -110,6 +111,7 @@ impl Again<'_> {
             locks.user(&mut spec.cage.user, users)?;
             seed::give_to(dir.path(), &spec)?;
             dir.start_again(&why)?;
+            failpoint::reach("restart.begun");
             let begin = || {
                 dir.write(DECISION, &decision)?;
                 spec.variables = firmware::give_to(dir.path(), firmware.as_ref(), kept)?;

@@ -21,7 +21,7 @@ use qhost_sys::{
 };
 
 use super::{
-    Event, Process, Spec, State, Status, VmError, console, control,
+    End, Ended, Event, Process, Spec, State, Status, VmError, console, control,
     error::io_error,
     files::{
         AGENT_SOCKET, CONSOLE_SOCKET, FIRMWARE, FROZEN, OVERLAY, QMP_SOCKET, VARIABLES,
@@ -227,7 +227,21 @@ impl VmDir {
 
     /// It was not started again after all.
     pub fn did_not_start(&mut self, error: &VmError) {
-        self.enter(State::Failed, Some(error.to_string()));
+        let ended = self.start_failed(error);
+        self.end(ended);
+    }
+
+    /// How a VM ended whose QEMU did not start, now.
+    pub(super) fn start_failed(&self, error: &VmError) -> Ended {
+        let now = Timestamp::now();
+        let started_at = self.status.started_at.unwrap_or(now);
+        Ended { end: End::of_start(error), started_at, ended_at: now }
+    }
+
+    /// Records for good how it ended.
+    pub(super) fn end(&mut self, ended: Ended) {
+        let (state, reason) = ended.state();
+        self.enter_with(state, Some(reason), |status| status.ended = Some(ended));
     }
 
     /// Writes down something of its status. On a full disk it is not written, and the VM goes on all the same.

@@ -1,9 +1,11 @@
 //! How VMs end.
 
-use std::fmt;
+use std::{fmt, iter};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::VmError;
 
 /// How a VM that ran came to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,20 @@ pub struct Ended {
 }
 
 impl End {
+    /// The end of a VM whose QEMU did not start, or was not seen to.
+    pub(super) fn of_start(error: &VmError) -> Self {
+        if matches!(error, VmError::Interrupted) {
+            Self::Stopped { by: StoppedBy::BetweenStarts }
+        } else if matches!(error, VmError::Unseen) {
+            Self::Unseen
+        } else {
+            let first = std::error::Error::source(error);
+            let causes = iter::successors(first, |cause| cause.source());
+            let message = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+            Self::NotStarted { message, cannot_run: error.is_the_hosts() }
+        }
+    }
+
     /// Whether it is the guest's or QEMU's fault.
     pub fn is_failure(&self) -> bool {
         !matches!(self, Self::ShutDown | Self::Stopped { .. })

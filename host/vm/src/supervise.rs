@@ -85,7 +85,7 @@ impl Session {
                 Err(error) => {
                     let asked =
                         StopIntent { end: matches!(error, VmError::Interrupted), again: false };
-                    (self.did_not_start(&error), asked)
+                    (self.dir.start_failed(&error), asked)
                 }
             };
             match self.next(&ended, asked) {
@@ -206,21 +206,6 @@ impl Session {
         Some(ready::Check::begin(ready, &self.spec.forwards, self.dir.path(), said))
     }
 
-    fn did_not_start(&self, error: &VmError) -> Ended {
-        let now = Timestamp::now();
-        let end = if matches!(error, VmError::Interrupted) {
-            End::Stopped { by: super::StoppedBy::BetweenStarts }
-        } else if matches!(error, VmError::Unseen) {
-            End::Unseen
-        } else {
-            let first = std::error::Error::source(error);
-            let causes = std::iter::successors(first, |cause| cause.source());
-            let message = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-            End::NotStarted { message, cannot_run: error.is_the_hosts() }
-        };
-        Ended { end, started_at: self.dir.status().started_at.unwrap_or(now), ended_at: now }
-    }
-
     fn next(&mut self, ended: &Ended, asked: StopIntent) -> Next {
         if asked.again {
             return Next::Again(Duration::ZERO, "restart requested".into());
@@ -277,8 +262,7 @@ impl Session {
     }
 
     fn over(mut self, ended: Ended) {
-        let (state, reason) = ended.state();
-        self.enter_with(state, Some(reason), |status| status.ended = Some(ended));
+        self.dir.end(ended);
         failpoint::reach("stop.recorded");
         if let Err(error) = self.spec.cage.leave_supervisor() {
             tracing::warn!(vm = self.spec.vm, %error, "cannot leave the VM's cgroup");
