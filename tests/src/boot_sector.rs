@@ -79,9 +79,14 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
         ],
     };
     let halt = [0xfa, 0xf4, 0xeb, 0xfd]; // cli; hlt; jmp $-1
-    let mut code = vec![
-        // SeaBIOS's timer writes to the serial port what it still has to say, and reads what is typed there.
-        0xfa, //                   cli
+    // SeaBIOS's timer writes to the serial port what it still has to say, and reads what is typed there.
+    let mut code = match then {
+        // A disk's interrupt lets the timer's in as well, so three ticks of it come first: sti; hlt; hlt; hlt; cli.
+        Then::Count | Then::CountOnSecond | Then::Fill => vec![0xfb, 0xf4, 0xf4, 0xf4, 0xfa],
+        Then::PowerOff | Then::Panic | Then::Hang | Then::Echo | Then::Flood => vec![0xfa], // cli
+    };
+    let text_address = code.len() + 6..code.len() + 8;
+    code.extend([
         0x31, 0xc0, //             xor ax, ax
         0x8e, 0xd8, //             mov ds, ax
         0xfc, //                   cld
@@ -96,11 +101,11 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
         0x74, 0x03, //             jz done
         0xee, //                   out dx, al
         0xeb, 0xed, //             jmp next
-    ]; //                    done:
+    ]); //                   done:
     code.extend(ending);
     code.extend(halt);
     let address = 0x7c00 + u16::try_from(code.len()).expect("a boot sector is small");
-    code[7..9].copy_from_slice(&address.to_le_bytes());
+    code[text_address].copy_from_slice(&address.to_le_bytes());
     code.extend(text.bytes());
     code.extend(b"\r\n\0");
     assert!(code.len() <= 510, "the text is too long for a boot sector");
