@@ -263,6 +263,7 @@ impl Session {
 
     fn over(mut self, ended: Ended) {
         self.dir.end(ended);
+        self.publish();
         failpoint::reach("stop.recorded");
         if let Err(error) = self.spec.cage.leave_supervisor() {
             tracing::warn!(vm = self.spec.vm, %error, "cannot leave the VM's cgroup");
