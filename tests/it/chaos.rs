@@ -201,7 +201,9 @@ fn is_true(qhost: &Qhost) {
         // An end that is known is told as what it was.
         match vm["ended"]["reason"].as_str() {
             Some("shut-down" | "stopped") => assert_eq!(state, "exited", "{vm}"),
-            Some("panicked" | "failed" | "not-started") => assert_eq!(state, "failed", "{vm}"),
+            Some("panicked" | "out-of-memory" | "failed" | "not-started") => {
+                assert_eq!(state, "failed", "{vm}")
+            }
             Some("unseen") | None => assert_eq!(state, "lost", "{vm}"),
             Some(_) => panic!("{vm}"),
         }

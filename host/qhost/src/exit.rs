@@ -93,7 +93,13 @@ impl Exit {
             Some(End::ShutDown) => Self::Done,
             Some(End::Stopped { .. }) => Self::Interrupted,
             Some(End::NotStarted { cannot_run: true, .. }) => Self::CannotRun,
-            Some(End::Panicked | End::Unseen | End::Failed { .. } | End::NotStarted { .. })
+            Some(
+                End::Panicked
+                | End::OutOfMemory
+                | End::Unseen
+                | End::Failed { .. }
+                | End::NotStarted { .. },
+            )
             | None => Self::VmFailed,
         }
     }

@@ -186,9 +186,11 @@ impl VmReport {
                 let style = match end {
                     End::ShutDown => GREEN,
                     End::Stopped { .. } => YELLOW,
-                    End::Panicked | End::Unseen | End::Failed { .. } | End::NotStarted { .. } => {
-                        RED
-                    }
+                    End::Panicked
+                    | End::OutOfMemory
+                    | End::Unseen
+                    | End::Failed { .. }
+                    | End::NotStarted { .. } => RED,
                 };
                 let ran = self.started_at.zip(self.ended_at);
                 let ran = ran.map_or(0.0, |(from, to)| to.duration_since(from).as_secs_f64());

@@ -25,6 +25,8 @@ pub enum End {
         /// What happened, in QEMU's own words where it had some.
         message: String,
     },
+    /// The kernel killed QEMU, which took more memory than its cgroup may have.
+    OutOfMemory,
     /// QEMU ended while it had no supervisor.
     Unseen,
     /// QEMU did not come so far that the guest ran.
@@ -80,6 +82,9 @@ impl fmt::Display for End {
             Self::Stopped { by: StoppedBy::Kill } => "stopped; QEMU had to be killed",
             Self::Stopped { by: StoppedBy::BetweenStarts } => "stopped before the guest ran",
             Self::Panicked => "the guest's kernel panicked",
+            Self::OutOfMemory => {
+                "the kernel killed QEMU: it took more memory than its cgroup may have"
+            }
             Self::Unseen => "QEMU is gone, and how it ended was not seen",
             Self::Failed { message } | Self::NotStarted { message, .. } => message,
         })

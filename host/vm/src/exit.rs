@@ -94,10 +94,7 @@ impl ExitEvidence {
             (Some(reason), true) => {
                 End::Failed { message: format!("QEMU was ended from outside: {reason}") }
             }
-            (_, _) if oom => End::Failed {
-                message: "the kernel killed QEMU: it took more memory than its cgroup may have"
-                    .into(),
-            },
+            (_, _) if oom => End::OutOfMemory,
             (_, _) => {
                 let said = if stderr.is_empty() { "it said nothing" } else { stderr };
                 End::Failed { message: format!("QEMU ended with {ending}: {said}") }
@@ -115,7 +112,6 @@ mod tests {
         events: &'static [(&'static str, &'static str)],
         exit: ProcessExit,
         asked: Option<Phase>,
-        oom: bool,
         end: Result<End, &'static str>,
     }
 
@@ -128,7 +124,7 @@ mod tests {
         asked: Option<Phase>,
         end: Result<End, &'static str>,
     ) -> Row {
-        Row { events, exit, asked, oom: false, end }
+        Row { events, exit, asked, end }
     }
 
     #[test]
@@ -178,15 +174,6 @@ mod tests {
                 None,
                 Err("QEMU ended with an exit status that was not seen: words"),
             ),
-            Row {
-                oom: true,
-                ..row(
-                    &[],
-                    ProcessExit::Signal(9),
-                    None,
-                    Err("the kernel killed QEMU: it took more memory than its cgroup may have"),
-                )
-            },
         ];
         for (number, row) in rows.into_iter().enumerate() {
             let mut seen = ExitEvidence::default();
@@ -197,8 +184,15 @@ mod tests {
             seen.phase = row.asked.unwrap_or(Phase::Running);
             let expected =
                 row.end.unwrap_or_else(|message| End::Failed { message: message.into() });
-            assert_eq!(seen.end(row.exit, "words", row.oom), expected, "row {number}");
+            assert_eq!(seen.end(row.exit, "words", false), expected, "row {number}");
         }
+    }
+
+    #[test]
+    fn what_the_kernel_killed_for_its_memory_is_told_from_other_signals() {
+        let end = |oom| ExitEvidence::default().end(ProcessExit::Signal(9), "words", oom);
+        assert_eq!(end(true), End::OutOfMemory);
+        assert!(matches!(end(false), End::Failed { .. }));
     }
 
     #[test]

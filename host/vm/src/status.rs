@@ -263,7 +263,9 @@ impl Ended {
         let state = match self.end {
             End::ShutDown | End::Stopped { .. } => State::Exited,
             End::Unseen => State::Lost,
-            End::Panicked | End::Failed { .. } | End::NotStarted { .. } => State::Failed,
+            End::Panicked | End::OutOfMemory | End::Failed { .. } | End::NotStarted { .. } => {
+                State::Failed
+            }
         };
         let reason = self.end.to_string();
         (state, printable::line(&reason, limits::QEMU_STDERR_BYTES).to_string())
