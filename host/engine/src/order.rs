@@ -1,5 +1,7 @@
 //! What is ordered of the engine: a job, whose it is, and what is asked about it besides what the configuration says.
 
+use std::path::PathBuf;
+
 use ipnet::IpNet;
 
 use qhost_model::launch::Grace;
@@ -22,6 +24,8 @@ pub struct Order {
     pub ready_check: bool,
     /// How long the guest has to power off when it is stopped, instead of what the job says of that.
     pub grace: Option<Grace>,
+    /// A pipe that the console is copied to, besides its log. The door that makes the order answers for it.
+    pub console_copy: Option<PathBuf>,
 }
 
 /// A job file that was read.
@@ -44,6 +48,7 @@ impl Order {
             image_networks: vec![],
             ready_check: false,
             grace: None,
+            console_copy: None,
         }
     }
 }

@@ -28,6 +28,7 @@ mod spec;
 pub mod dir;
 pub mod list;
 mod console;
+mod console_copy;
 mod sockets;
 mod request;
 pub mod control;

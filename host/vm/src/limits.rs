@@ -45,6 +45,10 @@ pub const CONSOLE_READ_BYTES: usize = 8 << 10;
 pub const CONSOLE_TYPED: Duration = Duration::from_millis(200);
 /// Pieces of a console's output that wait for an attached client that is slow; older ones are left out.
 pub const CONSOLE_PIECES: usize = 64;
+/// How long a pipe that the console is copied to has to be read at a VM's end.
+pub const CONSOLE_COPY_END: Duration = Duration::from_secs(1);
+/// How often it is looked whether such a pipe is read again.
+pub const CONSOLE_COPY_LOOK: Duration = Duration::from_millis(100);
 /// Room for a VM's status on a full disk in bytes: one block of most file systems.
 pub const STATUS_SPARE_BYTES: usize = 4096;
 /// Changes of its state that are written there.

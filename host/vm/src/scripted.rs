@@ -175,7 +175,7 @@ fn session(state: &StateDir, asks: mpsc::Receiver<Ask>, stop: Stop) -> Session {
     });
     let (spec, console) = (serde_json::from_value(spec).unwrap(), qemu::console());
     let published = watch::Sender::new(Published::default());
-    Session { spec, dir, stop, heard: 0, asks, console, published }
+    Session { spec, dir, stop, heard: 0, asks, console, copy: None, published }
 }
 
 /// The grace of a request that says none, in seconds.

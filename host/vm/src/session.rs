@@ -9,6 +9,7 @@ use qhost_sys::stop::Stop;
 
 use super::{
     Spec, State, Status, VmDir,
+    console_copy::ConsoleCopy,
     control::Console,
     published::Published,
     request::{Ask, Request},
@@ -23,6 +24,8 @@ pub(super) struct Session {
     pub(super) heard: u32,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) console: Console,
+    /// Where the console is copied to.
+    pub(super) copy: Option<ConsoleCopy>,
     /// What subscribers are told.
     pub(super) published: watch::Sender<Published>,
 }

@@ -65,6 +65,9 @@ pub struct Spec {
     /// How far its console may be reached.
     #[serde(default = "interact")]
     pub console: AccessLevel,
+    /// A named pipe that the console is copied to as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_copy: Option<PathBuf>,
     /// How far its display may be reached.
     #[serde(default = "not_there", skip_serializing_if = "is_not_there")]
     pub display: AccessLevel,

@@ -19,6 +19,7 @@ use qhost_sys::{failpoint, stop::Stop};
 
 use super::{
     Begin, End, Ended, Process, Spec, State, Status, VmDir, VmError,
+    console_copy::ConsoleCopy,
     control::{self, Serving},
     dir::remove_leftovers,
     exit::StopIntent,
@@ -64,7 +65,9 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
         access: spec.access(),
     };
     let served = control::serve(vm, serving)?;
-    let session = Session { spec, dir, stop, heard: 0, asks, console, published };
+    let copy = spec.console_copy.as_deref();
+    let copy = copy.map(|path| ConsoleCopy::begin(path, console.said.subscribe()));
+    let session = Session { spec, dir, stop, heard: 0, asks, console, copy, published };
     session.until_over(begin).await;
     served.finish().await;
     Ok(())
@@ -93,9 +96,9 @@ impl Session {
                 Next::Again(_, _) => {
                     // It was stopped while nothing of it ran.
                     let end = End::Stopped { by: super::StoppedBy::BetweenStarts };
-                    return self.over(Ended { end, ..ended });
+                    return self.over(Ended { end, ..ended }).await;
                 }
-                Next::Over => return self.over(ended),
+                Next::Over => return self.over(ended).await,
             }
         }
     }
@@ -261,7 +264,10 @@ impl Session {
         }
     }
 
-    fn over(mut self, ended: Ended) {
+    async fn over(mut self, ended: Ended) {
+        if let Some(copy) = self.copy.take() {
+            copy.finish().await;
+        }
         self.dir.end(ended);
         self.publish();
         failpoint::reach("stop.recorded");
