@@ -273,6 +273,12 @@ impl Config {
         Self::read(path, Pins::ToBeMade)
     }
 
+    /// The files that it was read from, and those that it names: where one of them changes, it is to be read again.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let own = self.file.iter().flat_map(|file| [file.clone(), Lock::place(file)]);
+        own.chain(self.policy_files().map(|(_, path)| path)).collect()
+    }
+
     /// What is locked.
     pub fn lock(&self) -> &Lock {
         &self.lock

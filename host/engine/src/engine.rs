@@ -2,12 +2,13 @@
 //! and `plan.rs`, what it does with VMs in `vm.rs`.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use qhost_image::Store;
-use qhost_model::digest::Sha256;
+use qhost_model::{digest::Sha256, job::DEFAULT_TENANT};
 use qhost_policy::{Journal, Loader, Table};
 use qhost_sys::{
     spawn::{self, Programs},
@@ -149,6 +150,53 @@ impl Engine {
         }
         let loader = Loader::with_cache(self.state().compiled())?;
         Ok(self.0.loader.get_or_init(|| loader).clone())
+    }
+
+    /// The policies that are asked about any tenant's tasks, all of them loaded, with the digests of their files.
+    ///
+    /// # Errors
+    /// Where one does not load.
+    pub async fn policies(&self) -> Result<BTreeMap<String, Sha256>, EngineError> {
+        let (engine, generation) = (self.clone(), self.generation());
+        let loaded = blocking(move || {
+            let loader = engine.shared_loader()?;
+            let tenants = generation.config.tenants();
+            let tenants = if generation.config.has_tenants() {
+                tenants.collect()
+            } else {
+                vec![DEFAULT_TENANT.to_owned()]
+            };
+            let mut policies = BTreeMap::new();
+            for tenant in tenants {
+                let chain = generation.chain(&loader, &[], &tenant)?;
+                policies.extend(chain.records().into_iter().map(|one| (one.name, one.sha256)));
+            }
+            Ok(policies)
+        });
+        Ok(loaded.await?)
+    }
+
+    /// What is free on the state folder's disk, in bytes; absent where the kernel does not tell.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(self.state().path()).ok()?;
+        disk.f_bavail.checked_mul(disk.f_frsize)
+    }
+
+    /// What QEMU can do here, as it is kept, or found out now and kept.
+    ///
+    /// # Errors
+    /// Where it is not installed, or cannot be asked.
+    pub async fn host(&self) -> Result<Arc<Fingerprint>, EngineError> {
+        let found = self.fingerprint(&Context::default()).await?;
+        let (path, keeping) = (self.state().fingerprint(), Arc::clone(&found));
+        let kept = blocking(move || {
+            if Fingerprint::kept(&path)?.is_none() {
+                keeping.keep(&path);
+            }
+            Ok(())
+        });
+        kept.await?;
+        Ok(found)
     }
 
     /// What QEMU can do here, as it is kept, or found out now.

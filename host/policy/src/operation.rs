@@ -66,6 +66,8 @@ pub struct Actor {
 pub enum Door {
     /// The command line.
     Cli,
+    /// An agent of Nomad's.
+    Nomad,
 }
 
 impl Door {
@@ -73,6 +75,7 @@ impl Door {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Cli => "cli",
+            Self::Nomad => "nomad",
         }
     }
 }

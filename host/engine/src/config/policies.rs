@@ -149,6 +149,11 @@ impl Config {
         self.tenants.keys().cloned()
     }
 
+    /// Whether any are configured; else all that runs is the default tenant's.
+    pub fn has_tenants(&self) -> bool {
+        !self.tenants.is_empty()
+    }
+
     /// Whether it is one of several, which the configuration names.
     pub fn has_tenant(&self, tenant: &str) -> bool {
         self.tenants.contains_key(tenant)
