@@ -15,7 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cage", &["model", "sys"]),
     ("vm", &["model", "sys", "cage"]),
     ("engine", &["model", "sys", "policy", "image", "cage", "vm"]),
-    ("qhost", &["model", "sys", "policy", "image", "cage", "vm", "engine"]),
+    ("nomad", &["model", "sys", "policy", "image", "cage", "vm", "engine"]),
+    ("qhost", &["model", "sys", "policy", "image", "cage", "vm", "engine", "nomad"]),
 ];
 
 fn cargo() -> String {

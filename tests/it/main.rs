@@ -46,6 +46,7 @@ mod chaos;
 mod linux;
 mod debian;
 mod agent;
+mod nomad;
 mod tutorial;
 mod walks;
 mod docs;

@@ -20,6 +20,8 @@ pub enum Then {
     Echo,
     /// Prints as fast as it can, for ever.
     Flood,
+    /// Prints a number of four hexadecimal digits in a line of its own with each tick of the timer, some 18 a second: 0001, 0002, …
+    Tick,
 }
 
 /// A disk of 1 MiB that starts with the boot sector: SeaBIOS boots no smaller one from virtio.
@@ -59,6 +61,20 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
         &POWER_OFF,
     ]
     .concat();
+    let tick = [
+        &[0x31, 0xdb][..],                                 // xor bx, bx
+        &[0x43, 0xb9, 0x04, 0x00],                         // next: inc bx; mov cx, 4
+        &[0xc1, 0xc3, 0x04, 0x88, 0xd8, 0x24, 0x0f], // digit: rol bx, 4; mov al, bl; and al, 15
+        &[0x3c, 0x0a, 0x72, 0x02, 0x04, 0x07],       // cmp al, 10; jb decimal; add al, 7
+        &[0x04, 0x30, 0x88, 0xc4],                   // decimal: add al, '0'; mov ah, al
+        &[0xba, 0xfd, 0x03, 0xec, 0xa8, 0x20, 0x74, 0xfb], // mov dx, 0x3fd; in al, dx; test al, 0x20; jz $-3
+        &[0xba, 0xf8, 0x03, 0x88, 0xe0, 0xee],             // mov dx, 0x3f8; mov al, ah; out dx, al
+        &[0xe2, 0xdf],                                     // loop digit
+        &[0xba, 0xfd, 0x03, 0xec, 0xa8, 0x20, 0x74, 0xfb],
+        &[0xba, 0xf8, 0x03, 0xb0, b'\n', 0xee], // a line feed in the same way
+        &[0xfb, 0xf4, 0xfa, 0xeb, 0xc8],        // sti; hlt; cli; jmp next
+    ]
+    .concat();
     let ending: &[u8] = match then {
         // mov dx, 0x604; mov ax, 0x2000; out dx, ax: sleep state S5 in the `pc` machine's ACPI PM1a control register
         Then::PowerOff => &POWER_OFF,
@@ -67,6 +83,7 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
         Then::Hang => &[],
         Then::Count | Then::CountOnSecond => &count,
         Then::Fill => &fill,
+        Then::Tick => &tick,
         // again: mov dx, 0x3fd; in al, dx; test al, 1; jz $-3; mov dx, 0x3f8; in al, dx; out dx, al; jmp again
         Then::Echo => &[
             0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb,
@@ -83,7 +100,9 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
     let mut code = match then {
         // A disk's interrupt lets the timer's in as well, so three ticks of it come first: sti; hlt; hlt; hlt; cli.
         Then::Count | Then::CountOnSecond | Then::Fill => vec![0xfb, 0xf4, 0xf4, 0xf4, 0xfa],
-        Then::PowerOff | Then::Panic | Then::Hang | Then::Echo | Then::Flood => vec![0xfa], // cli
+        Then::PowerOff | Then::Panic | Then::Hang | Then::Echo | Then::Flood | Then::Tick => {
+            vec![0xfa] // cli
+        }
     };
     let text_address = code.len() + 6..code.len() + 8;
     code.extend([

@@ -11,6 +11,7 @@ pub mod https;
 pub mod image_server;
 pub mod languages;
 pub mod name_server;
+pub mod nomad;
 pub mod outside;
 pub mod qhost;
 pub mod raw_server;

@@ -62,7 +62,7 @@ const EXAMPLES: &str = "Examples:
   qhost fingerprint --json";
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Shared {
     /// Where images, VMs and caches are kept [default: $QHOST_STATE_DIR, else /var/lib/qhost for root, else
     /// $XDG_STATE_HOME/qhost]
@@ -160,6 +160,11 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Serve an agent of Nomad's as a task driver: the agent starts this itself
+    ///
+    /// Link this program into the agent's plugin_dir as qhost, and name it in a block plugin "qhost" of the agent's
+    /// configuration; jobs then say driver = "qhost". A person need not call it.
+    NomadPlugin,
     /// Become QEMU: the step between a VM's supervisor and QEMU
     #[command(name = qhost_sys::spawn::SUBCOMMAND, hide = true)]
     Launch {

@@ -18,6 +18,7 @@
 //! - `cage`: what QEMU is kept in; it becomes QEMU.
 //! - `vm`: one VM, and the program that looks after it, `qhost-supervisor`.
 //! - `engine`: configuration, admission, launch and recovery.
+//! - `nomad`: the engine as a task driver of Nomad's.
 //!
 //! Every wait and every size has a bound in the `limits` of the crate that keeps it.
 

@@ -44,8 +44,15 @@ pub fn main() -> ExitCode {
     if let Some(completed) = commands::complete() {
         return completed;
     }
-    let cli = Cli::parse();
-    show::log(cli.shared.verbose);
+    // An agent starts what is in its plugin folder without arguments.
+    let cli = if qhost_nomad::is_by_agent() && std::env::args_os().len() == 1 {
+        Cli { shared: Shared::default(), command: Command::NomadPlugin }
+    } else {
+        Cli::parse()
+    };
+    if !matches!(cli.command, Command::NomadPlugin) {
+        show::log(cli.shared.verbose);
+    }
     let Cli { shared, command } = match cli.with_environment() {
         Ok(cli) => cli,
         Err(wrong) => {
@@ -68,12 +75,23 @@ pub fn main() -> ExitCode {
         Command::Volume(command) => wait(&shared, volumes::volume(&shared, &command)),
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(&shared, shell),
+        Command::NomadPlugin => nomad(&shared),
         Command::Launch { parent, command } => return commands::launch(parent, &command),
         Command::Compile { product, memory, seconds } => {
             return commands::compile(product, memory, seconds);
         }
     };
     ExitCode::from(exit.code())
+}
+
+/// Serves an agent of Nomad's until that asks the plugin to leave.
+fn nomad(shared: &Shared) -> Exit {
+    wait(shared, async {
+        match qhost_nomad::serve().await {
+            Ok(()) => Exit::Done,
+            Err(error) => show::failure(shared, &RunError::Usage(error.to_string())),
+        }
+    })
 }
 
 /// One thread: `spawn` says why QEMU is to be started by the main one.

@@ -1,0 +1,447 @@
+//! What an agent asks of a task driver.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::time;
+use tokio_stream::wrappers::{BroadcastStream, IntervalStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use qhost_engine::{Context, Ending, Until, Vm};
+use qhost_policy::{Actor, Door, Operation};
+use qhost_vm::{End, VmRecord};
+
+use crate::{
+    NAME,
+    error::{in_a_line, of_engine, refused, status},
+    events::timestamp,
+    exec, fingerprint, limits,
+    plugin::Plugin,
+    proto::driver::{
+        CapabilitiesRequest, CapabilitiesResponse, CreateNetworkRequest, CreateNetworkResponse,
+        DestroyNetworkRequest, DestroyNetworkResponse, DestroyTaskRequest, DestroyTaskResponse,
+        DriverCapabilities, DriverTaskEvent, ExecTaskRequest, ExecTaskResponse,
+        ExecTaskStreamingRequest, ExecTaskStreamingResponse, ExitResult, FingerprintRequest,
+        FingerprintResponse, InitRequest, InitResponse, InspectTaskRequest, InspectTaskResponse,
+        RecoverTaskRequest, RecoverTaskResponse, ShutdownRequest, ShutdownResponse,
+        SignalTaskRequest, SignalTaskResponse, StartTaskRequest, StartTaskResponse,
+        StopTaskRequest, StopTaskResponse, TaskConfig, TaskConfigSchemaRequest,
+        TaskConfigSchemaResponse, TaskDriverStatus, TaskEventsRequest, TaskHandle, TaskState,
+        TaskStatsRequest, TaskStatsResponse, TaskStatus, WaitTaskRequest, WaitTaskResponse,
+        driver_capabilities::{FsIsolation, MountConfigs},
+        driver_server,
+        network_isolation_spec::NetworkIsolationMode,
+    },
+    schema,
+    task::{self, DriverState},
+    tasks::Task,
+    usage,
+};
+
+/// The version of the handles that Nomad keeps.
+const HANDLE_VERSION: i32 = 1;
+/// The exit code of a task whose VM failed, as `qhost run` has it.
+const FAILED: i32 = 20;
+
+pub(crate) struct Driver(pub(crate) Arc<Plugin>);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Driver {
+    /// Ends a stream when the plugin leaves.
+    fn until_left<T: Send + 'static>(
+        &self,
+        answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<Answers<T>> {
+        let leave = self.0.leave().clone();
+        Response::new(Box::pin(answers.take_until(leave.cancelled_owned())))
+    }
+
+    async fn start(&self, task: &Arc<Task>) -> Result<TaskHandle, Status> {
+        let _one = task.starting.lock().await;
+        if let Some(vm) = task.vm() {
+            return handle(&task.config, vm);
+        }
+        let engine = self.0.engine_to_start().await?;
+        let tenant = self.0.settings().tenant(&task.config.namespace, &engine.config());
+        let order = task::order(&task.config, &tenant)?;
+        let events = Arc::new(self.0.events.of(&task.config));
+        let context = Context { cancel: task.cancel.clone(), observer: events };
+        let vm = engine.start(order, &context).await.map_err(|error| of_engine(&error))?;
+        let record = vm.wait(Until::Running, &context).await.map_err(|error| of_engine(&error))?;
+        if record.status.state().is_final() {
+            let why = end_of(&record);
+            return Err(status(Code::Aborted, why, true));
+        }
+        handle(&task.config, task.has(vm))
+    }
+
+    /// Asks the policies whether the agent may do an operation.
+    async fn permit(&self, task: &Task, vm: &Vm, operation: Operation) -> Result<(), Status> {
+        let actor = Actor {
+            name: format!("nomad alloc {}", task.config.alloc_id),
+            tenant: Some(vm.record().tenant),
+            door: Door::Nomad,
+        };
+        let permitted = vm.permit(operation, actor, &Context::default()).await;
+        permitted.map_err(|error| of_engine(&error))
+    }
+}
+
+fn handle(config: &TaskConfig, vm: &Vm) -> Result<TaskHandle, Status> {
+    let state = DriverState { version: DriverState::VERSION, vm: vm.id().to_owned() };
+    Ok(TaskHandle {
+        version: HANDLE_VERSION,
+        config: Some(config.clone()),
+        state: TaskState::Running.into(),
+        driver_state: state.to_bytes()?,
+    })
+}
+
+/// How a VM has ended, as Nomad counts it.
+fn result_of(record: &VmRecord) -> WaitTaskResponse {
+    let end = record.status.ended.as_ref().map(|ended| &ended.end);
+    let is_failure = end.is_none_or(End::is_failure);
+    let result = ExitResult {
+        exit_code: if is_failure { FAILED } else { 0 },
+        signal: 0,
+        oom_killed: end.is_some_and(|end| *end == End::OutOfMemory),
+    };
+    let err = if is_failure { end_of(record) } else { String::new() };
+    WaitTaskResponse { result: Some(result), err }
+}
+
+fn end_of(record: &VmRecord) -> String {
+    let told = record.status.ended.as_ref().map(|ended| ended.end.to_string());
+    let last = || record.status.changes().last().and_then(|change| change.reason.clone());
+    told.or_else(last).unwrap_or_else(|| "how the VM ended is not known".into())
+}
+
+fn state_of(record: Option<&VmRecord>) -> TaskState {
+    match record.map(|record| record.status.state()) {
+        None => TaskState::Unknown,
+        Some(state) if state.is_final() => TaskState::Exited,
+        Some(_) => TaskState::Running,
+    }
+}
+
+/// A duration as the protocol has it; none where it is absent or negative.
+fn duration(given: Option<prost_types::Duration>) -> Option<Duration> {
+    given.and_then(|given| Duration::try_from(given).ok())
+}
+
+/// Gives a start up, where its call is dropped.
+struct UnlessDone(CancellationToken, bool);
+
+impl Drop for UnlessDone {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.cancel();
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl driver_server::Driver for Driver {
+    type FingerprintStream = Answers<FingerprintResponse>;
+    type TaskStatsStream = Answers<TaskStatsResponse>;
+    type TaskEventsStream = Answers<DriverTaskEvent>;
+    type ExecTaskStreamingStream = Answers<ExecTaskStreamingResponse>;
+
+    async fn init(&self, _: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
+        Ok(Response::new(InitResponse {}))
+    }
+
+    async fn shutdown(
+        &self,
+        _: Request<ShutdownRequest>,
+    ) -> Result<Response<ShutdownResponse>, Status> {
+        Ok(Response::new(ShutdownResponse {}))
+    }
+
+    async fn task_config_schema(
+        &self,
+        _: Request<TaskConfigSchemaRequest>,
+    ) -> Result<Response<TaskConfigSchemaResponse>, Status> {
+        Ok(Response::new(TaskConfigSchemaResponse { spec: Some(schema::of_task()) }))
+    }
+
+    async fn capabilities(
+        &self,
+        _: Request<CapabilitiesRequest>,
+    ) -> Result<Response<CapabilitiesResponse>, Status> {
+        let capabilities = DriverCapabilities {
+            send_signals: true,
+            exec: true,
+            // The agent's own environment is none of a guest's.
+            fs_isolation: FsIsolation::Image.into(),
+            network_isolation_modes: vec![NetworkIsolationMode::Host.into()],
+            must_create_network: false,
+            mount_configs: MountConfigs::NoMounts.into(),
+        };
+        Ok(Response::new(CapabilitiesResponse { capabilities: Some(capabilities) }))
+    }
+
+    async fn fingerprint(
+        &self,
+        _: Request<FingerprintRequest>,
+    ) -> Result<Response<Self::FingerprintStream>, Status> {
+        let plugin = Arc::clone(&self.0);
+        let looks = IntervalStream::new(time::interval(limits::FINGERPRINT));
+        let found = looks.then(move |_| {
+            let plugin = Arc::clone(&plugin);
+            async move { fingerprint::look(&plugin).await }
+        });
+        // Nomad takes each for news.
+        let changes = found.scan(None, |last: &mut Option<FingerprintResponse>, found| {
+            let is_news = last.as_ref() != Some(&found);
+            *last = Some(found.clone());
+            std::future::ready(Some(is_news.then_some(Ok(found))))
+        });
+        Ok(self.until_left(changes.filter_map(std::future::ready)))
+    }
+
+    async fn recover_task(
+        &self,
+        request: Request<RecoverTaskRequest>,
+    ) -> Result<Response<RecoverTaskResponse>, Status> {
+        let handle = request.into_inner().handle;
+        let missing = |what| refused(Code::InvalidArgument, format!("the request has no {what}"));
+        let handle = handle.ok_or_else(|| missing("handle"))?;
+        let config = handle.config.ok_or_else(|| missing("handle.config"))?;
+        if config.id.is_empty() {
+            return Err(missing("handle.config.id"));
+        }
+        let state = DriverState::read(&handle.driver_state)?;
+        let engine = self.0.engine()?;
+        let gone = |error| refused(Code::NotFound, in_a_line(&error));
+        let vm = engine.latest_vm(&state.vm).await.map_err(gone)?;
+        if vm.id() != state.vm {
+            return Err(refused(Code::NotFound, format!("there is no VM {} any more", state.vm)));
+        }
+        let task = self.0.tasks.of(config);
+        task.has(vm);
+        Ok(Response::new(RecoverTaskResponse {}))
+    }
+
+    async fn start_task(
+        &self,
+        request: Request<StartTaskRequest>,
+    ) -> Result<Response<StartTaskResponse>, Status> {
+        let missing = |what| refused(Code::InvalidArgument, format!("the request has no {what}"));
+        let config = request.into_inner().task.ok_or_else(|| missing("task"))?;
+        if config.id.is_empty() {
+            return Err(missing("task.id"));
+        }
+        let task = self.0.tasks.of(config);
+        let mut unless_done = UnlessDone(task.cancel.clone(), false);
+        let started = self.start(&task).await;
+        unless_done.1 = true;
+        match started {
+            Ok(handle) => Ok(Response::new(StartTaskResponse {
+                handle: Some(handle),
+                ..StartTaskResponse::default()
+            })),
+            Err(status) => {
+                if task.vm().is_none() {
+                    self.0.tasks.forget(&task);
+                }
+                Err(status)
+            }
+        }
+    }
+
+    async fn wait_task(
+        &self,
+        request: Request<WaitTaskRequest>,
+    ) -> Result<Response<WaitTaskResponse>, Status> {
+        let task = self.0.tasks.known(&request.into_inner().task_id)?;
+        let context = Context { cancel: self.0.leave().child_token(), ..Context::default() };
+        let ended = task.started()?.wait(Until::End, &context).await;
+        let record = ended.map_err(|error| of_engine(&error))?;
+        Ok(Response::new(result_of(&record)))
+    }
+
+    async fn stop_task(
+        &self,
+        request: Request<StopTaskRequest>,
+    ) -> Result<Response<StopTaskResponse>, Status> {
+        let StopTaskRequest { task_id, timeout, signal } = request.into_inner();
+        // What has gone is stopped: Nomad would ask five times more.
+        let Some(task) = self.0.tasks.get(&task_id) else {
+            return Ok(Response::new(StopTaskResponse {}));
+        };
+        task.cancel.cancel();
+        let _started = task.starting.lock().await;
+        let Some(vm) = task.vm() else { return Ok(Response::new(StopTaskResponse {})) };
+        let ending =
+            if signal == "SIGKILL" { Ending::Kill } else { Ending::Stop(duration(timeout)) };
+        let ended = vm.end(ending, &Context::default()).await;
+        ended.map_err(|error| of_engine(&error))?;
+        Ok(Response::new(StopTaskResponse {}))
+    }
+
+    async fn destroy_task(
+        &self,
+        request: Request<DestroyTaskRequest>,
+    ) -> Result<Response<DestroyTaskResponse>, Status> {
+        let DestroyTaskRequest { task_id, force } = request.into_inner();
+        let task = self.0.tasks.known(&task_id)?;
+        if let Some(vm) = task.vm()
+            && vm.goes_on().is_ok()
+        {
+            if !force {
+                let message = "the task runs; stop it first, or destroy it with force";
+                return Err(refused(Code::FailedPrecondition, message));
+            }
+            let ended = vm.end(Ending::Kill, &Context::default()).await;
+            ended.map_err(|error| of_engine(&error))?;
+        }
+        self.0.tasks.forget(&task);
+        Ok(Response::new(DestroyTaskResponse {}))
+    }
+
+    async fn inspect_task(
+        &self,
+        request: Request<InspectTaskRequest>,
+    ) -> Result<Response<InspectTaskResponse>, Status> {
+        let task = self.0.tasks.known(&request.into_inner().task_id)?;
+        let record = task.vm().map(Vm::record);
+        let status = record.as_ref().map(|record| &record.status);
+        let ended = status.and_then(|status| status.ended.as_ref());
+        let attributes = record.iter().flat_map(|record| {
+            let pid = record.status.qemu.as_ref().map(|qemu| ("pid", qemu.pid.to_string()));
+            [("vm", record.id.clone())].into_iter().chain(pid)
+        });
+        let attributes = attributes.map(|(name, value)| (name.to_owned(), value)).collect();
+        let status = TaskStatus {
+            id: task.config.id.clone(),
+            name: task.config.name.clone(),
+            state: state_of(record.as_ref()).into(),
+            started_at: status.and_then(|status| status.started_at).map(timestamp),
+            completed_at: ended.map(|ended| timestamp(ended.ended_at)),
+            result: record.as_ref().filter(|_| ended.is_some()).and_then(|it| result_of(it).result),
+        };
+        Ok(Response::new(InspectTaskResponse {
+            task: Some(status),
+            driver: Some(TaskDriverStatus { attributes }),
+            network_override: None,
+        }))
+    }
+
+    async fn task_stats(
+        &self,
+        request: Request<TaskStatsRequest>,
+    ) -> Result<Response<Self::TaskStatsStream>, Status> {
+        let TaskStatsRequest { task_id, collection_interval } = request.into_inner();
+        let task = self.0.tasks.known(&task_id)?;
+        let vm = task.started()?.clone();
+        let every = duration(collection_interval).unwrap_or_default().max(limits::STATS_LEAST);
+        let looks = usage::Looks::new(task.config.id.clone(), vm, every);
+        let answers = stream::unfold(looks, |mut looks| async move {
+            let next = looks.next().await?;
+            Some((Ok(TaskStatsResponse { stats: Some(next) }), looks))
+        });
+        Ok(self.until_left(answers))
+    }
+
+    async fn task_events(
+        &self,
+        _: Request<TaskEventsRequest>,
+    ) -> Result<Response<Self::TaskEventsStream>, Status> {
+        // A client that does not keep up misses the oldest.
+        let events = BroadcastStream::new(self.0.subscribe());
+        let events = events.filter_map(|event| std::future::ready(event.ok().map(Ok)));
+        Ok(self.until_left(events))
+    }
+
+    async fn signal_task(
+        &self,
+        request: Request<SignalTaskRequest>,
+    ) -> Result<Response<SignalTaskResponse>, Status> {
+        let SignalTaskRequest { task_id, signal } = request.into_inner();
+        let task = self.0.tasks.known(&task_id)?;
+        let vm = task.started()?;
+        let context = Context::default();
+        let (operation, done) = match signal.as_str() {
+            "SIGTERM" | "SIGINT" | "SIGPWR" => (Operation::Stop, Signalled::PowerButton),
+            "SIGKILL" => (Operation::Stop, Signalled::Kill),
+            "SIGHUP" => (Operation::Restart, Signalled::Restart),
+            "SIGSTOP" | "SIGTSTP" => (Operation::Pause, Signalled::Pause),
+            "SIGCONT" => (Operation::Pause, Signalled::Resume),
+            other => {
+                let message = format!(
+                    "the signal {other} means nothing to a VM; SIGTERM presses its power button, SIGHUP restarts it, SIGSTOP and SIGCONT pause and resume it, SIGKILL kills it"
+                );
+                return Err(refused(Code::InvalidArgument, message));
+            }
+        };
+        self.permit(&task, vm, operation).await?;
+        let done = match done {
+            Signalled::PowerButton => {
+                vm.ask_to_end(Ending::Stop(None), &context).await;
+                Ok(())
+            }
+            Signalled::Kill => {
+                vm.ask_to_end(Ending::Kill, &context).await;
+                Ok(())
+            }
+            Signalled::Restart => vm.restart(None, &context).await.map(drop),
+            Signalled::Pause => vm.pause().await,
+            Signalled::Resume => vm.resume().await,
+        };
+        done.map_err(|error| of_engine(&error))?;
+        self.0.events.of(&task.config).tell(&format!("{signal} was sent"), &[("signal", &signal)]);
+        Ok(Response::new(SignalTaskResponse {}))
+    }
+
+    async fn exec_task(
+        &self,
+        request: Request<ExecTaskRequest>,
+    ) -> Result<Response<ExecTaskResponse>, Status> {
+        let ExecTaskRequest { task_id, command, timeout } = request.into_inner();
+        let task = self.0.tasks.known(&task_id)?;
+        let vm = task.started()?;
+        self.permit(&task, vm, Operation::Exec(command.clone())).await?;
+        let timeout = duration(timeout).filter(|timeout| !timeout.is_zero());
+        let answer =
+            exec::run(vm, command, vec![], timeout.unwrap_or(limits::EXEC_STREAMING)).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn exec_task_streaming(
+        &self,
+        request: Request<Streaming<ExecTaskStreamingRequest>>,
+    ) -> Result<Response<Self::ExecTaskStreamingStream>, Status> {
+        let mut asked = request.into_inner();
+        let setup = exec::setup(&mut asked).await?;
+        let task = self.0.tasks.known(&setup.task_id)?;
+        let vm = task.started()?.clone();
+        self.permit(&task, &vm, Operation::Exec(setup.command.clone())).await?;
+        Ok(self.until_left(exec::stream(vm, setup.command, asked)))
+    }
+
+    async fn create_network(
+        &self,
+        _: Request<CreateNetworkRequest>,
+    ) -> Result<Response<CreateNetworkResponse>, Status> {
+        Err(refused(Code::Unimplemented, format!("the driver {NAME} makes no networks")))
+    }
+
+    async fn destroy_network(
+        &self,
+        _: Request<DestroyNetworkRequest>,
+    ) -> Result<Response<DestroyNetworkResponse>, Status> {
+        Err(refused(Code::Unimplemented, format!("the driver {NAME} makes no networks")))
+    }
+}
+
+/// What a signal does to a VM.
+enum Signalled {
+    PowerButton,
+    Kill,
+    Restart,
+    Pause,
+    Resume,
+}

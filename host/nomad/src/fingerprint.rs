@@ -1,0 +1,90 @@
+//! What of this host a job's constraints can go by, and whether tasks are to be sent here.
+
+use std::collections::HashMap;
+
+use qhost_engine::fingerprint::Fingerprint;
+use qhost_model::printable;
+
+use crate::{
+    NAME,
+    error::in_a_line,
+    limits,
+    plugin::Plugin,
+    proto::{
+        driver::{FingerprintResponse, fingerprint_response::HealthState},
+        structs::{Attribute, attribute::Value},
+    },
+};
+
+/// What is found now.
+pub(crate) async fn look(plugin: &Plugin) -> FingerprintResponse {
+    let broken = plugin.look().await;
+    let taken = match plugin.engine() {
+        Ok(engine) => engine.host().await.map_err(|error| in_a_line(&error)),
+        Err(status) => Err(status.message().to_owned()),
+    };
+    let fingerprint = match taken {
+        Ok(fingerprint) => fingerprint,
+        Err(why) => return without(HealthState::Undetected, &why, HashMap::new()),
+    };
+    let mut attributes = attributes(&fingerprint);
+    if let Some(why) = broken {
+        return without(HealthState::Unhealthy, &why, attributes);
+    }
+    let Ok(engine) = plugin.engine() else {
+        return without(HealthState::Unhealthy, "the engine is not there", attributes);
+    };
+    match engine.policies().await {
+        Ok(policies) => {
+            for (name, sha256) in policies {
+                attributes.insert(format!("policy.{name}"), text(sha256.to_string()));
+            }
+        }
+        Err(error) => return without(HealthState::Unhealthy, &in_a_line(&error), attributes),
+    }
+    attributes.insert("cage".into(), text(engine.config().cage.level.name().into()));
+    if let Some(free) = engine.free_bytes().filter(|free| *free < limits::DISK_LEAST) {
+        let why = format!(
+            "the disk of {} has {} MiB left; at least {} are wanted",
+            engine.state().path().display(),
+            free >> 20,
+            limits::DISK_LEAST >> 20
+        );
+        return without(HealthState::Unhealthy, &why, attributes);
+    }
+    without(HealthState::Healthy, "Healthy", attributes)
+}
+
+fn without(
+    health: HealthState,
+    why: &str,
+    attributes: HashMap<String, Attribute>,
+) -> FingerprintResponse {
+    let named = |(name, value)| (format!("driver.{NAME}.{name}"), value);
+    let mut attributes: HashMap<_, _> = attributes.into_iter().map(named).collect();
+    if health != HealthState::Undetected {
+        let yes = Attribute { value: Some(Value::BoolVal(true)), unit: String::new() };
+        attributes.insert(format!("driver.{NAME}"), yes);
+    }
+    FingerprintResponse {
+        attributes,
+        health: health.into(),
+        health_description: printable::line(why, limits::TEXT_CHARS).to_string(),
+        err: String::new(),
+    }
+}
+
+fn attributes(found: &Fingerprint) -> HashMap<String, Attribute> {
+    let working = found.accelerators.iter().filter(|accelerator| accelerator.works);
+    let working: Vec<_> = working.map(|accelerator| accelerator.name.as_str()).collect();
+    HashMap::from([
+        ("version".to_owned(), text(found.version.clone())),
+        ("emulators".to_owned(), text(found.emulators().join(","))),
+        ("accelerators".to_owned(), text(working.join(","))),
+        ("machine_types".to_owned(), text(found.machine_types.join(","))),
+    ])
+}
+
+fn text(value: String) -> Attribute {
+    Attribute { value: Some(Value::StringVal(value)), unit: String::new() }
+}

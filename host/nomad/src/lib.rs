@@ -1,0 +1,86 @@
+//! qhost as a task driver of Nomad's: a door of the engine that speaks the protocol of Nomad's plugins. It has no rule of its own: it makes an
+//! order of a task, and tells Nomad what becomes of it.
+//!
+//! An agent starts the plugin, which answers with the address of its socket (`handshake.rs`) and serves gRPC there: what every plugin of
+//! go-plugin's has (`services.rs`), what every plugin of Nomad's has (`base.rs`), and what a task driver has (`driver.rs`). VMs outlive the
+//! plugin: each has its supervisor, and a plugin that comes later finds them by what Nomad kept of them.
+
+#![forbid(unsafe_code)]
+
+mod base;
+mod driver;
+mod error;
+mod events;
+mod exec;
+mod fingerprint;
+mod handshake;
+mod log;
+mod msgpack;
+mod plugin;
+pub mod proto;
+mod schema;
+mod services;
+mod settings;
+mod task;
+mod tasks;
+mod usage;
+pub mod limits;
+
+use std::sync::Arc;
+
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use proto::{
+    base::base_plugin_server::BasePluginServer,
+    driver::driver_server::DriverServer,
+    plugin::{
+        grpc_broker_server::GrpcBrokerServer, grpc_controller_server::GrpcControllerServer,
+        grpc_stdio_server::GrpcStdioServer,
+    },
+};
+
+pub use error::NomadError;
+pub use handshake::is_by_agent;
+pub use task::job;
+
+/// The name that jobs have for the driver.
+pub const NAME: &str = "qhost";
+
+/// Serves an agent until it asks the plugin to leave. VMs go on.
+///
+/// # Errors
+/// Where no agent of Nomad's started this process, or there can be no socket.
+pub async fn serve() -> Result<(), NomadError> {
+    let socket = handshake::Socket::bind()?;
+    log::begin();
+    let leave = CancellationToken::new();
+    let plugin = Arc::new(plugin::Plugin::new(leave.clone()));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    // go-plugin's clients ask by this name.
+    reporter.set_service_status("plugin", tonic_health::ServingStatus::Serving).await;
+    socket.announce()?;
+    let (listener, folder) = socket.into_parts();
+    let streams = services::Streams::new(leave.clone());
+    let server = Server::builder()
+        .add_service(health)
+        .add_service(GrpcControllerServer::new(services::Controller::new(leave.clone())))
+        .add_service(GrpcBrokerServer::new(streams.clone()))
+        .add_service(GrpcStdioServer::new(streams))
+        .add_service(BasePluginServer::new(base::Base(Arc::clone(&plugin))))
+        .add_service(
+            DriverServer::new(driver::Driver(plugin)).max_decoding_message_size(limits::CALL_BYTES),
+        )
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), leave.cancelled());
+    let too_late = async {
+        leave.cancelled().await;
+        tokio::time::sleep(limits::LEAVE).await;
+    };
+    tokio::select! {
+        served = server => served?,
+        () = too_late => {}
+    }
+    drop(folder);
+    Ok(())
+}

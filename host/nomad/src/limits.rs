@@ -1,0 +1,30 @@
+//! Bounds of this door, each with its reason.
+
+use std::time::Duration;
+
+/// The longest task configuration, in bytes of msgpack: a seed's parts of 64 KiB each, as often as a job may have them.
+pub const CONFIG_BYTES: usize = 1 << 20;
+/// How deep values of a configuration may lie in each other: a job's own lie some six deep.
+pub const CONFIG_DEPTH: usize = 32;
+/// How often it is looked at whether QEMU, the configuration and the disk are as they were.
+pub const FINGERPRINT: Duration = Duration::from_secs(5);
+/// Events that a stream which is not read may be behind; the oldest are left out.
+pub const EVENTS: usize = 1024;
+/// The shortest time between two looks at what a task uses, whatever is asked for.
+pub const STATS_LEAST: Duration = Duration::from_millis(250);
+/// How long calls that are under way may take when the agent asks the plugin to leave; it kills the plugin after 2 s.
+pub const LEAVE: Duration = Duration::from_millis(1000);
+/// How long a command's standard input is waited for, where the client does not end it.
+pub const EXEC_STDIN: Duration = Duration::from_secs(1);
+/// How long a streamed command may take: a person may be watching it.
+pub const EXEC_STREAMING: Duration = Duration::from_secs(3600);
+/// Free bytes of the state folder's disk below which no task is sent here.
+pub const DISK_LEAST: u64 = 1 << 30;
+/// The longest message of a call: a task's configuration and its variables.
+pub const CALL_BYTES: usize = 4 << 20;
+/// The longest text of an error: it is sent twice, once with each byte as three and once as base64, in headers of 16 KiB.
+pub const STATUS_BYTES: usize = 2048;
+/// Characters of a task's name in an error.
+pub const NAME_CHARS: usize = 64;
+/// Policies, places and ports that an event, or an attribute, names at most.
+pub const TEXT_CHARS: usize = 1024;

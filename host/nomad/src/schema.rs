@@ -1,0 +1,126 @@
+//! What Nomad is told of the plugin's configuration and of a task's, so that it refuses other keys and types itself. A task's keys are those
+//! of a job's `config` block, by their JSON Schema.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use crate::proto::hclspec::{Attr, Object, Spec, spec::Block};
+
+/// A key of a task's `config` block.
+#[derive(Debug)]
+pub(crate) struct TaskKey {
+    pub(crate) name: String,
+    types: BTreeSet<String>,
+    holds_texts: bool,
+}
+
+impl TaskKey {
+    /// All of them.
+    pub(crate) fn all() -> Vec<Self> {
+        let schema = qhost_model::job::schema();
+        let keys = schema.pointer("/$defs/config/properties").and_then(Value::as_object);
+        let keys = keys.into_iter().flat_map(Map::iter);
+        keys.map(|(name, key)| {
+            let (mut types, mut holds_texts) = (BTreeSet::new(), false);
+            note(key, &schema, &mut types, &mut holds_texts);
+            Self { name: name.clone(), types, holds_texts }
+        })
+        .collect()
+    }
+
+    /// The type in HCL: `any`, where a key takes several, or an object.
+    fn of_hcl(&self) -> &'static str {
+        let types: Vec<_> = self.types.iter().map(String::as_str).collect();
+        match types.as_slice() {
+            ["string"] => "string",
+            ["boolean"] => "bool",
+            ["integer" | "number"] => "number",
+            ["array"] if self.holds_texts => "list(string)",
+            _ => "any",
+        }
+    }
+
+    /// Whether a block of HCL, which comes as a list of one object, is meant as that object.
+    pub(crate) fn is_object(&self) -> bool {
+        self.types.contains("object") && !self.types.contains("array") && self.name != "port_map"
+    }
+}
+
+/// Adds the types of a schema's values, but for null: every key may be left out here.
+fn note(schema: &Value, root: &Value, types: &mut BTreeSet<String>, holds_texts: &mut bool) {
+    if let Some(target) = schema.get("$ref").and_then(Value::as_str)
+        && let Some(target) = target.strip_prefix('#').and_then(|pointer| root.pointer(pointer))
+    {
+        note(target, root, types, holds_texts);
+    }
+    for alternatives in ["anyOf", "oneOf"] {
+        for one in schema.get(alternatives).and_then(Value::as_array).into_iter().flatten() {
+            note(one, root, types, holds_texts);
+        }
+    }
+    let named = match schema.get("type") {
+        Some(Value::String(name)) => vec![name.as_str()],
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        _ => vec![],
+    };
+    let words = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
+    let words = words.chain(schema.get("const")).filter_map(|value| match value {
+        Value::String(_) => Some("string"),
+        Value::Bool(_) => Some("boolean"),
+        Value::Number(_) => Some("number"),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    });
+    types.extend(named.into_iter().chain(words).filter(|name| *name != "null").map(Into::into));
+    if let Some(items) = schema.get("items") {
+        let mut of_items = BTreeSet::new();
+        note(items, root, &mut of_items, &mut false);
+        *holds_texts = of_items.iter().eq(["string"]);
+    }
+}
+
+/// The schema of a task's `config` block.
+pub(crate) fn of_task() -> Spec {
+    object(TaskKey::all().iter().map(|key| (key.name.as_str(), key.of_hcl())))
+}
+
+/// The schema of an object of optional attributes.
+pub(crate) fn object<'a>(attributes: impl Iterator<Item = (&'a str, &'a str)>) -> Spec {
+    let attribute = |(name, kind): (&str, &str)| {
+        let attr = Attr { name: name.to_owned(), r#type: kind.to_owned(), required: false };
+        (name.to_owned(), Spec { block: Some(Block::Attr(attr)) })
+    };
+    let attributes: BTreeMap<_, _> = attributes.map(attribute).collect();
+    Spec { block: Some(Block::Object(Object { attributes: attributes.into_iter().collect() })) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_of_a_job_has_a_type() {
+        let keys = TaskKey::all();
+        let kind = |name: &str| keys.iter().find(|key| key.name == name).unwrap().of_hcl();
+        for (name, expected) in [
+            ("image_source", "any"),
+            ("checksum", "string"),
+            ("accelerator", "string"),
+            ("guest_agent", "any"),
+            ("display", "bool"),
+            ("disk_bytes", "number"),
+            ("args", "list(string)"),
+            ("cmds", "list(string)"),
+            ("port_map", "any"),
+            ("disks", "any"),
+            ("cloud_init", "any"),
+            ("machine_type", "string"),
+        ] {
+            assert_eq!(kind(name), expected, "{name}");
+        }
+        let blocks: Vec<_> =
+            keys.iter().filter(|key| key.is_object()).map(|key| key.name.as_str()).collect();
+        let objects = ["restart", "ready", "disk_rate", "ignition", "cloud_init", "user_data"];
+        assert_eq!(blocks, objects);
+    }
+}

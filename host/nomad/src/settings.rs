@@ -1,0 +1,121 @@
+//! The plugin's own configuration: the `config` of its `plugin` block in an agent's configuration.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use qhost_engine::config::Config;
+use qhost_model::job::DEFAULT_TENANT;
+
+use crate::{NomadError, msgpack, proto::hclspec::Spec, schema};
+
+/// What the operator says of the plugin.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// qhost's configuration; the default file where it is absent.
+    pub(crate) config: Option<PathBuf>,
+    /// The state folder; the default one where it is absent.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The tenants of namespaces. Another namespace is the tenant of its name.
+    pub(crate) tenants: BTreeMap<String, String>,
+}
+
+/// Their keys, with their types in HCL.
+const KEYS: [(&str, &str); 3] =
+    [("config", "string"), ("state_dir", "string"), ("tenants", "map(string)")];
+
+impl Settings {
+    /// What an agent is told that they look like.
+    pub(crate) fn schema() -> Spec {
+        schema::object(KEYS.into_iter())
+    }
+
+    /// As an agent sends them.
+    pub(crate) fn read(packed: &[u8]) -> Result<Self, NomadError> {
+        let refused = |why: String| NomadError::Settings(why);
+        let given = msgpack::read(packed).map_err(|error| refused(error.to_string()))?;
+        let given = match given {
+            Value::Object(object) => msgpack::without_nulls(object),
+            // There is no block.
+            Value::Null => Map::new(),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                return Err(refused(format!("it is {given}; expected an object")));
+            }
+        };
+        let settings: Self = serde_json::from_value(Value::Object(given))
+            .map_err(|error| refused(error.to_string()))?;
+        for (key, path) in [("config", &settings.config), ("state_dir", &settings.state_dir)] {
+            // An agent's working folder is not where its operator thinks from.
+            if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
+                let found = path.display();
+                return Err(refused(format!("{key}: {found}; expected a path from the root")));
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Whose the tasks of a namespace are.
+    pub(crate) fn tenant(&self, namespace: &str, config: &Config) -> String {
+        // An agent of before Nomad 1.2 names none.
+        let namespace = if namespace.is_empty() { "default" } else { namespace };
+        match self.tenants.get(namespace) {
+            Some(tenant) => tenant.clone(),
+            None if config.has_tenants() => namespace.to_owned(),
+            None => DEFAULT_TENANT.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rmpv::Value as Packed;
+
+    use super::*;
+
+    fn read(pairs: &[(&str, Packed)]) -> Result<Settings, String> {
+        let pairs = pairs.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
+        let mut bytes = vec![];
+        rmpv::encode::write_value(&mut bytes, &Packed::Map(pairs)).unwrap();
+        Settings::read(&bytes).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_an_agent_sends() {
+        let nothing =
+            [("config", Packed::Nil), ("state_dir", Packed::Nil), ("tenants", Packed::Nil)];
+        assert_eq!(read(&nothing), Ok(Settings::default()));
+        assert_eq!(Settings::read(b"").unwrap(), Settings::default());
+        let tenants = Packed::Map(vec![("prod".into(), "acme".into())]);
+        let settings = read(&[("tenants", tenants), ("state_dir", "/srv/qhost".into())]).unwrap();
+        assert_eq!(settings.state_dir, Some("/srv/qhost".into()));
+        assert_eq!(settings.tenants["prod"], "acme");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (pairs, found) in [
+            (&[("tenant", Packed::from("acme"))][..], "unknown field `tenant`"),
+            (
+                &[("config", "qhost.toml".into())],
+                "config: qhost.toml; expected a path from the root",
+            ),
+            (&[("state_dir", 7.into())], "invalid type: integer `7`"),
+        ] {
+            let error = read(pairs).unwrap_err();
+            assert!(error.contains("plugin \"qhost\"") && error.contains(found), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_has_a_tenant() {
+        let mut settings = Settings::default();
+        settings.tenants.insert("prod".into(), "acme".into());
+        let none = Config::default();
+        // Without tenants on this host all is the default one's, unless the operator says otherwise.
+        for (namespace, tenant) in [("", "default"), ("dev", "default"), ("prod", "acme")] {
+            assert_eq!(settings.tenant(namespace, &none), tenant, "{namespace}");
+        }
+    }
+}

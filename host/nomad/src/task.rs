@@ -1,0 +1,327 @@
+//! A task of Nomad's as an order of the engine: the job that the agent would have had from its server, made again of what a driver is told.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tonic::{Code, Status};
+
+use qhost_engine::{JobFile, Order};
+use qhost_model::printable;
+
+use crate::{
+    error::refused,
+    limits, msgpack,
+    proto::driver::{NetworkPort, PortMapping, Resources, TaskConfig},
+    schema::TaskKey,
+};
+
+/// The label of a VM's job that has the task's id.
+pub(crate) const TASK_ID: &str = "nomad_task_id";
+/// The label that has the allocation's id.
+const ALLOC_ID: &str = "nomad_alloc_id";
+/// The label that has the namespace.
+const NAMESPACE: &str = "nomad_namespace";
+/// What an agent puts before the keys of a job's meta, as variables.
+const META: &str = "NOMAD_META_";
+
+/// What Nomad keeps of a task for a plugin that comes later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DriverState {
+    /// The form of this.
+    pub(crate) version: u32,
+    /// The VM's id.
+    pub(crate) vm: String,
+}
+
+impl DriverState {
+    /// The newest form.
+    pub(crate) const VERSION: u32 = 1;
+
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Status> {
+        let unreadable = |why: String| {
+            refused(Code::InvalidArgument, format!("the task's driver state cannot be read: {why}"))
+        };
+        let state: Self =
+            serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
+        if state.version > Self::VERSION {
+            return Err(unreadable(format!(
+                "it has the form {}, of a later qhost; upgrade the plugin",
+                state.version
+            )));
+        }
+        Ok(state)
+    }
+
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Status> {
+        serde_json::to_vec(self).map_err(|error| refused(Code::Internal, error.to_string()))
+    }
+}
+
+/// The order for a task.
+pub(crate) fn order(task: &TaskConfig, tenant: &str) -> Result<Order, Status> {
+    let bytes = serde_json::to_vec(&job(task)?);
+    let bytes = bytes.map_err(|error| refused(Code::Internal, error.to_string()))?;
+    let name = format!("task {}", printable::line(&task.name, limits::NAME_CHARS));
+    let mut order = Order::new(JobFile { name, bytes }, tenant);
+    order.console_copy = console_copy(&task.stdout_path)?;
+    Ok(order)
+}
+
+/// The pipe to Nomad's log collector; none where the task's logs are disabled.
+fn console_copy(path: &str) -> Result<Option<PathBuf>, Status> {
+    if path.is_empty() || path == "/dev/null" {
+        return Ok(None);
+    }
+    if !path.starts_with('/') || path.contains('\0') {
+        let found = printable::line(path, limits::TEXT_CHARS);
+        let message = format!("stdout_path: {found}; expected a path from the root");
+        return Err(refused(Code::InvalidArgument, message));
+    }
+    Ok(Some(path.into()))
+}
+
+/// The job that a task is taken for, in the form of Nomad's API: one group with one task.
+///
+/// # Errors
+/// Where the task's configuration is not what an agent encodes.
+///
+/// # Example
+/// ```
+/// use qhost_nomad::{job, proto::driver::TaskConfig};
+///
+/// let task = TaskConfig { name: "web".into(), job_name: "shop".into(), ..TaskConfig::default() };
+/// assert_eq!(job(&task).unwrap()["TaskGroups"][0]["Tasks"][0]["Name"], "web");
+/// ```
+pub fn job(task: &TaskConfig) -> Result<Value, Status> {
+    let config = config(&task.msgpack_driver_config)?;
+    let asks_for_env = config.get("task_env") == Some(&Value::Bool(true));
+    let name = [&task.job_name, &task.job_id, &task.name].into_iter().find(|name| !name.is_empty());
+    let mut of_task = json!({
+        "Name": task.name,
+        "Driver": "qemu",
+        "Config": config,
+        "Meta": meta(task),
+        "Resources": resources(task.resources.as_ref()),
+    });
+    if asks_for_env && let Some(of_task) = of_task.as_object_mut() {
+        of_task.insert("Env".into(), json!(task.env.iter().collect::<BTreeMap<_, _>>()));
+    }
+    Ok(json!({
+        "ID": name,
+        "TaskGroups": [{
+            "Name": if task.task_group_name.is_empty() { &task.name } else { &task.task_group_name },
+            "Tasks": [of_task],
+        }],
+    }))
+}
+
+/// The task's `config` block. A block of HCL comes as a list of objects.
+fn config(packed: &[u8]) -> Result<Map<String, Value>, Status> {
+    let wrong = |why: String| refused(Code::InvalidArgument, format!("the task's config: {why}"));
+    let read = msgpack::read(packed).map_err(|error| wrong(error.to_string()))?;
+    let Value::Object(object) = read else {
+        return Err(wrong(format!("it is {read}; expected an object")));
+    };
+    let mut object = msgpack::without_nulls(object);
+    for key in TaskKey::all().iter().filter(|key| key.is_object()) {
+        if let Some(value) = object.get_mut(&key.name)
+            && let Value::Array(items) = value
+            && let [Value::Object(_)] = items.as_slice()
+            && let Some(block) = items.pop()
+        {
+            *value = block;
+        }
+    }
+    Ok(object)
+}
+
+/// The labels of the VM: the job's own, and what Nomad calls the task.
+fn meta(task: &TaskConfig) -> BTreeMap<String, String> {
+    let mut meta = BTreeMap::new();
+    let is_upper = |key: &str| !key.contains(|c: char| c.is_ascii_lowercase());
+    // An agent gives each twice: as it stands in the job, and in capitals.
+    let as_written = |key: &str| {
+        !is_upper(key)
+            || !task.env.keys().any(|other| {
+                let other = other.strip_prefix(META);
+                other.is_some_and(|it| it != key && it.eq_ignore_ascii_case(key))
+            })
+    };
+    for (name, value) in &task.env {
+        if let Some(key) = name.strip_prefix(META).filter(|key| as_written(key)) {
+            meta.insert(key.to_owned(), value.clone());
+        }
+    }
+    for (key, value) in
+        [(TASK_ID, &task.id), (ALLOC_ID, &task.alloc_id), (NAMESPACE, &task.namespace)]
+    {
+        if !value.is_empty() {
+            meta.insert(key.to_owned(), value.clone());
+        }
+    }
+    meta
+}
+
+fn resources(given: Option<&Resources>) -> Value {
+    let allocated = given.and_then(|given| given.allocated_resources.as_ref());
+    let memory = allocated.and_then(|allocated| allocated.memory.as_ref());
+    let networks = allocated.map(|allocated| allocated.networks.as_slice()).unwrap_or_default();
+    let of_task = networks
+        .iter()
+        .flat_map(|network| network.reserved_ports.iter().chain(&network.dynamic_ports));
+    let of_group = given.map(|given| given.ports.as_slice()).unwrap_or_default();
+    let ports: Vec<_> =
+        of_group.iter().map(of_group_port).chain(of_task.map(of_task_port)).collect();
+    let mut resources = json!({
+        "MemoryMB": memory.map_or(0, |memory| memory.memory_mb),
+        "Networks": [{ "ReservedPorts": ports }],
+    });
+    let cores = given.and_then(|given| given.linux_resources.as_ref());
+    let cores = cores.map_or(0, |linux| cpus(&linux.cpuset_cpus));
+    if cores > 0
+        && let Some(resources) = resources.as_object_mut()
+    {
+        resources.insert("Cores".into(), cores.into());
+    }
+    resources
+}
+
+fn of_group_port(port: &PortMapping) -> Value {
+    json!({ "Label": port.label, "Value": port.value, "To": port.to })
+}
+
+fn of_task_port(port: &NetworkPort) -> Value {
+    json!({ "Label": port.label, "Value": port.value })
+}
+
+/// How many CPUs a list as in `0-3,8` names; none where it is no such list. Without cores that are the task's own an agent names none.
+fn cpus(list: &str) -> u32 {
+    let count = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.trim().parse::<u32>().ok()?, last.trim().parse::<u32>().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    let counts: Option<Vec<u32>> = list.split(',').map(count).collect();
+    counts.and_then(|counts| counts.into_iter().try_fold(0_u32, u32::checked_add)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::proto::driver::{
+        AllocatedMemoryResources, AllocatedTaskResources, LinuxResources, NetworkResource,
+    };
+
+    fn task() -> TaskConfig {
+        let port = |label: &str, value| NetworkPort { label: label.into(), value };
+        let allocated = AllocatedTaskResources {
+            memory: Some(AllocatedMemoryResources { memory_mb: 256, memory_max_mb: 512 }),
+            networks: vec![NetworkResource {
+                reserved_ports: vec![port("ssh", 2222)],
+                dynamic_ports: vec![port("web", 20_000)],
+                ..NetworkResource::default()
+            }],
+            ..AllocatedTaskResources::default()
+        };
+        let group =
+            PortMapping { label: "dns".into(), value: 25_000, to: 53, host_ip: "10.0.0.1".into() };
+        TaskConfig {
+            id: "alloc/web/1".into(),
+            name: "web".into(),
+            env: HashMap::from(
+                [
+                    ("NOMAD_META_OWNER", "ops"),
+                    ("NOMAD_META_owner", "ops"),
+                    ("NOMAD_META_TIER", "1"),
+                    ("HOME", "/root"),
+                ]
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+            ),
+            resources: Some(Resources {
+                allocated_resources: Some(allocated),
+                linux_resources: Some(LinuxResources {
+                    cpuset_cpus: "0-1,4".into(),
+                    ..LinuxResources::default()
+                }),
+                ports: vec![group],
+            }),
+            job_name: "shop".into(),
+            alloc_id: "alloc".into(),
+            namespace: "prod".into(),
+            ..TaskConfig::default()
+        }
+    }
+
+    #[test]
+    fn a_task_as_a_job() {
+        let job = job(&task()).unwrap();
+        let expected = json!({
+            "ID": "shop",
+            "TaskGroups": [{
+                "Name": "web",
+                "Tasks": [{
+                    "Name": "web",
+                    "Driver": "qemu",
+                    "Config": {},
+                    "Meta": {
+                        "TIER": "1",
+                        "owner": "ops",
+                        "nomad_alloc_id": "alloc",
+                        "nomad_namespace": "prod",
+                        "nomad_task_id": "alloc/web/1",
+                    },
+                    "Resources": {
+                        "MemoryMB": 256,
+                        "Cores": 3,
+                        "Networks": [{ "ReservedPorts": [
+                            { "Label": "dns", "Value": 25_000, "To": 53 },
+                            { "Label": "ssh", "Value": 2222 },
+                            { "Label": "web", "Value": 20_000 },
+                        ] }],
+                    },
+                }],
+            }],
+        });
+        assert_eq!(job, expected);
+    }
+
+    #[test]
+    fn the_environment_goes_to_the_guest_where_the_task_asks() {
+        let mut task = task();
+        // {"task_env": true, "ready": [{"serial": "up"}], "args": nil}
+        task.msgpack_driver_config =
+            b"\x83\xa8task_env\xc3\xa5ready\x91\x81\xa6serial\xa2up\xa4args\xc0".to_vec();
+        let job = job(&task).unwrap();
+        let made = &job["TaskGroups"][0]["Tasks"][0];
+        assert_eq!(made["Env"]["HOME"], "/root");
+        // A block is an object, and what was not given is not there.
+        assert_eq!(made["Config"], json!({"task_env": true, "ready": {"serial": "up"}}));
+    }
+
+    #[test]
+    fn lists_of_cpus() {
+        for (list, count) in [
+            ("", 0),
+            ("0", 1),
+            ("0-3,8", 5),
+            ("3-1", 0),
+            ("x", 0),
+            ("0-4294967295", 0),
+            ("0,,1", 0),
+        ] {
+            assert_eq!(cpus(list), count, "{list}");
+        }
+    }
+
+    #[test]
+    fn what_nomad_keeps() {
+        let state = DriverState { version: DriverState::VERSION, vm: "web-1".into() };
+        assert_eq!(DriverState::read(&state.to_bytes().unwrap()).unwrap(), state);
+        let later = DriverState { version: DriverState::VERSION + 1, ..state };
+        let error = DriverState::read(&later.to_bytes().unwrap()).unwrap_err();
+        assert!(error.message().contains("upgrade the plugin"), "{error}");
+    }
+}

@@ -1,0 +1,85 @@
+//! The tasks that the plugin was asked to run, by the ids that Nomad has for them. A task is forgotten when it is destroyed; its VM's records
+//! stay as those of every VM.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use qhost_engine::Vm;
+
+use crate::{error::refused, proto::driver::TaskConfig};
+
+#[derive(Default)]
+pub(crate) struct Tasks(Mutex<HashMap<String, Arc<Task>>>);
+
+/// One task.
+pub(crate) struct Task {
+    pub(crate) config: TaskConfig,
+    vm: OnceLock<Vm>,
+    /// Held while it is being started.
+    pub(crate) starting: tokio::sync::Mutex<()>,
+    /// Gives its start up.
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Task {
+    fn new(config: TaskConfig) -> Self {
+        Self {
+            config,
+            vm: OnceLock::new(),
+            starting: tokio::sync::Mutex::default(),
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    /// Its VM, once there is one.
+    pub(crate) fn vm(&self) -> Option<&Vm> {
+        self.vm.get()
+    }
+
+    /// It has a VM from here on.
+    pub(crate) fn has(&self, vm: Vm) -> &Vm {
+        self.vm.get_or_init(|| vm)
+    }
+
+    /// Its VM, for what needs one.
+    pub(crate) fn started(&self) -> Result<&Vm, Status> {
+        let none = || refused(Code::FailedPrecondition, "the task has not been started yet");
+        self.vm().ok_or_else(none)
+    }
+}
+
+impl Tasks {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Task>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The task of an id.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Task>> {
+        self.lock().get(id).cloned()
+    }
+
+    /// The task of an id, which must be there.
+    pub(crate) fn known(&self, id: &str) -> Result<Arc<Task>, Status> {
+        // As in Nomad's own ErrTaskNotFound.
+        self.get(id).ok_or_else(|| refused(Code::NotFound, "task not found for given id"))
+    }
+
+    /// The task of an id, new where there is none yet.
+    pub(crate) fn of(&self, config: TaskConfig) -> Arc<Task> {
+        let mut tasks = self.lock();
+        Arc::clone(tasks.entry(config.id.clone()).or_insert_with(|| Arc::new(Task::new(config))))
+    }
+
+    /// Forgets a task, unless another has come in its place.
+    pub(crate) fn forget(&self, task: &Arc<Task>) {
+        let mut tasks = self.lock();
+        if tasks.get(&task.config.id).is_some_and(|known| Arc::ptr_eq(known, task)) {
+            tasks.remove(&task.config.id);
+        }
+    }
+}

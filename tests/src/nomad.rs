@@ -1,0 +1,557 @@
+//! An agent of Nomad's, as far as a task driver sees one: it starts the plugin, asks in an agent's order, and encodes configurations as an
+//! agent does.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use rmpv::Value as Packed;
+use rustix::fs::{CWD, Mode, mkfifoat};
+use serde_json::Value;
+use tokio::{net::UnixStream, runtime::Runtime};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+use qhost_nomad::proto::{
+    base::{
+        ConfigSchemaRequest, PluginInfoRequest, PluginInfoResponse, SetConfigRequest,
+        base_plugin_client::BasePluginClient,
+    },
+    driver::{
+        AllocatedMemoryResources, AllocatedTaskResources, CapabilitiesRequest, DestroyTaskRequest,
+        DriverTaskEvent, ExecTaskRequest, ExecTaskResponse, ExecTaskStreamingIoOperation,
+        ExecTaskStreamingRequest, ExitResult, FingerprintRequest, FingerprintResponse,
+        InspectTaskRequest, InspectTaskResponse, PortMapping, RecoverTaskRequest, Resources,
+        SignalTaskRequest, StartTaskRequest, StopTaskRequest, TaskConfig, TaskConfigSchemaRequest,
+        TaskEventsRequest, TaskHandle, TaskStats, TaskStatsRequest, WaitTaskRequest,
+        WaitTaskResponse, driver_client::DriverClient, exec_task_streaming_request::Setup,
+    },
+    google::rpc,
+    hclspec::{Spec, spec::Block},
+    plugin::{
+        ConnInfo, Empty, grpc_broker_client::GrpcBrokerClient,
+        grpc_controller_client::GrpcControllerClient, grpc_stdio_client::GrpcStdioClient,
+    },
+    structs::RecoverableError,
+};
+
+use crate::{Qhost, wait_for};
+
+const COOKIE: &str = "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255";
+
+/// A plugin process, as an agent has it.
+pub struct Plugin {
+    runtime: Runtime,
+    process: Process,
+    socket: PathBuf,
+    channel: Channel,
+    events: Arc<Mutex<Vec<DriverTaskEvent>>>,
+    fingerprints: Arc<Mutex<Vec<FingerprintResponse>>>,
+}
+
+/// What an agent starts: the program by a link in its plugin folder, without arguments.
+pub fn plugin_command(qhost: &Qhost) -> Command {
+    let folder = qhost.folder().join("plugins");
+    fs::create_dir_all(&folder).expect("a plugin folder");
+    let link = folder.join("qhost");
+    if !link.exists() {
+        symlink(qhost.program(), &link).expect("a link");
+    }
+    let mut command = crate::command(link);
+    command
+        .env("NOMAD_PLUGIN_MAGIC_COOKIE", COOKIE)
+        .env("PLUGIN_MIN_PORT", "10000")
+        .env("PLUGIN_MAX_PORT", "25000")
+        .env("PLUGIN_PROTOCOL_VERSIONS", "2")
+        .envs(qhost.variables())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command
+}
+
+impl Plugin {
+    /// Starts a process and connects to it; its logs go into a file of the scratch folder.
+    pub fn launch(qhost: &Qhost) -> Self {
+        let log = File::options().create(true).append(true).open(qhost.folder().join("plugin.log"));
+        let mut process =
+            plugin_command(qhost).stderr(log.expect("a log")).spawn().expect("the plugin starts");
+        let mut line = String::new();
+        let stdout = process.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("the plugin's line");
+        let parts: Vec<_> = line.trim_end().split('|').collect();
+        let ["1", "2", "unix", socket, "grpc", ""] = parts.as_slice() else { panic!("{line:?}") };
+        Self::connected(Process(process), Path::new(socket))
+    }
+
+    fn connected(process: Process, socket: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let path = socket.to_owned();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://plugin");
+        let channel = runtime.block_on(endpoint.connect_with_connector(connector));
+        let channel = channel.expect("the plugin's socket");
+        let plugin = Self {
+            runtime,
+            process,
+            socket: socket.to_owned(),
+            channel,
+            events: Arc::default(),
+            fingerprints: Arc::default(),
+        };
+        // A client opens both at once.
+        let (mut broker, mut stdio) = (
+            GrpcBrokerClient::new(plugin.channel.clone()),
+            GrpcStdioClient::new(plugin.channel.clone()),
+        );
+        plugin.runtime.block_on(async {
+            broker.start_stream(tokio_stream::empty::<ConnInfo>()).await.expect("a broker");
+            stdio.stream_stdio(()).await.expect("standard output");
+        });
+        plugin
+    }
+
+    /// The three launches of an agent that starts, of which the third one stays.
+    pub fn as_agent(qhost: &Qhost, settings: &Value) -> Self {
+        let first = Self::launch(qhost);
+        let info = first.info();
+        assert_eq!((info.name.as_str(), info.r#type), ("qhost", 2));
+        let schema = first.config_schema();
+        first.leave();
+        let second = Self::launch(qhost);
+        second.configure(&schema, settings).expect("the plugin's configuration");
+        second.configure(&schema, settings).expect("the same again");
+        second.leave();
+        let third = Self::launch(qhost);
+        third.configure(&schema, settings).expect("the plugin's configuration");
+        third.listen();
+        third
+    }
+
+    /// What an agent does that finds a plugin of the agent before: no configuration, other streams.
+    pub fn attach_again(self) -> Self {
+        let Self { process, socket, runtime, channel, .. } = self;
+        drop(channel);
+        runtime.shutdown_background();
+        let plugin = Self::connected(process, &socket);
+        plugin.info();
+        plugin.listen();
+        plugin
+    }
+
+    /// Reads its events and fingerprints from now on.
+    fn listen(&self) {
+        let (mut driver, events) = (self.driver(), Arc::clone(&self.events));
+        let (mut other, fingerprints) = (self.driver(), Arc::clone(&self.fingerprints));
+        self.runtime.block_on(async {
+            let mut stream =
+                driver.task_events(TaskEventsRequest {}).await.expect("events").into_inner();
+            tokio::spawn(async move {
+                while let Ok(Some(event)) = stream.message().await {
+                    events.lock().expect("events").push(event);
+                }
+            });
+            let mut stream =
+                other.fingerprint(FingerprintRequest {}).await.expect("fingerprints").into_inner();
+            tokio::spawn(async move {
+                while let Ok(Some(found)) = stream.message().await {
+                    fingerprints.lock().expect("fingerprints").push(found);
+                }
+            });
+        });
+    }
+
+    fn driver(&self) -> DriverClient<Channel> {
+        DriverClient::new(self.channel.clone())
+    }
+
+    /// The plugin's process id.
+    pub fn pid(&self) -> String {
+        self.process.0.id().to_string()
+    }
+
+    /// What it says of itself.
+    pub fn info(&self) -> PluginInfoResponse {
+        let mut base = BasePluginClient::new(self.channel.clone());
+        let info = self.runtime.block_on(base.plugin_info(PluginInfoRequest {}));
+        info.expect("the plugin's information").into_inner()
+    }
+
+    /// What its configuration looks like.
+    pub fn config_schema(&self) -> Spec {
+        let mut base = BasePluginClient::new(self.channel.clone());
+        let schema = self.runtime.block_on(base.config_schema(ConfigSchemaRequest {}));
+        schema.expect("a schema").into_inner().spec.expect("a schema")
+    }
+
+    /// What a task's configuration looks like.
+    pub fn task_schema(&self) -> Spec {
+        let schema =
+            self.runtime.block_on(self.driver().task_config_schema(TaskConfigSchemaRequest {}));
+        schema.expect("a schema").into_inner().spec.expect("a schema")
+    }
+
+    /// Gives it its configuration.
+    pub fn configure(&self, schema: &Spec, settings: &Value) -> Result<(), Status> {
+        self.configure_by(packed(schema, settings))
+    }
+
+    /// The same, of bytes.
+    pub fn configure_by(&self, msgpack_config: Vec<u8>) -> Result<(), Status> {
+        let mut base = BasePluginClient::new(self.channel.clone());
+        let plugin_api_version = "v0.1.0".into();
+        let request = SetConfigRequest { msgpack_config, plugin_api_version };
+        self.runtime.block_on(base.set_config(request)).map(drop)
+    }
+
+    /// Asks it to leave, which it must do in the two seconds that an agent gives it.
+    pub fn leave(mut self) {
+        let mut controller = GrpcControllerClient::new(self.channel.clone());
+        self.runtime.block_on(controller.shutdown(Empty {})).expect("it leaves");
+        let began = std::time::Instant::now();
+        let status = self.process.0.wait().expect("the plugin");
+        assert!(status.success(), "{status}");
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(2),
+            "it took {:?}",
+            began.elapsed()
+        );
+        assert!(!self.socket.exists(), "its socket is left");
+    }
+
+    /// Kills it.
+    pub fn kill(mut self) {
+        self.process.0.kill().expect("the plugin runs");
+        self.process.0.wait().expect("the plugin");
+    }
+
+    /// What it has said of the host, the latest last.
+    pub fn fingerprints(&self) -> Vec<FingerprintResponse> {
+        self.fingerprints.lock().expect("fingerprints").clone()
+    }
+
+    /// What it has said of tasks.
+    pub fn events(&self) -> Vec<DriverTaskEvent> {
+        self.events.lock().expect("events").clone()
+    }
+
+    /// Waits for an event with a text.
+    pub fn says(&self, text: &str) {
+        wait_for(&format!("the event {text:?}"), || {
+            self.events().iter().any(|event| event.message.contains(text)).then_some(())
+        });
+    }
+
+    /// Starts a task.
+    pub fn start(&self, task: &TaskConfig) -> Result<TaskHandle, Status> {
+        let mut driver = self.driver();
+        self.runtime.block_on(async {
+            driver.capabilities(CapabilitiesRequest {}).await?;
+            let started = driver.start_task(StartTaskRequest { task: Some(task.clone()) }).await?;
+            Ok(started.into_inner().handle.expect("a handle"))
+        })
+    }
+
+    /// Begins to start a task; what becomes of it is told later.
+    pub fn start_later(
+        &self,
+        task: &TaskConfig,
+    ) -> tokio::task::JoinHandle<Result<TaskHandle, Status>> {
+        let (mut driver, task) = (self.driver(), Some(task.clone()));
+        self.runtime.spawn(async move {
+            let started = driver.start_task(StartTaskRequest { task }).await?;
+            Ok(started.into_inner().handle.expect("a handle"))
+        })
+    }
+
+    /// What has come of it.
+    pub fn done<T>(&self, later: tokio::task::JoinHandle<T>) -> T {
+        self.runtime.block_on(later).expect("it did not panic")
+    }
+
+    /// Gives it a task of a plugin before, as Nomad keeps its handle: without the task's configuration where the agent was restarted.
+    pub fn recover(&self, handle: &TaskHandle) -> Result<(), Status> {
+        let mut handle = handle.clone();
+        if let Some(config) = &mut handle.config {
+            config.msgpack_driver_config.clear();
+        }
+        let request = RecoverTaskRequest { task_id: String::new(), handle: Some(handle) };
+        self.runtime.block_on(self.driver().recover_task(request)).map(drop)
+    }
+
+    /// Waits for a task's end.
+    pub fn wait(&self, id: &str) -> Result<WaitTaskResponse, Status> {
+        let request = WaitTaskRequest { task_id: id.into() };
+        self.runtime.block_on(self.driver().wait_task(request)).map(tonic::Response::into_inner)
+    }
+
+    /// Stops a task.
+    pub fn stop(&self, id: &str, seconds: i64) -> Result<(), Status> {
+        let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
+        let request = StopTaskRequest { task_id: id.into(), timeout, signal: String::new() };
+        self.runtime.block_on(self.driver().stop_task(request)).map(drop)
+    }
+
+    /// Destroys a task.
+    pub fn destroy(&self, id: &str, force: bool) -> Result<(), Status> {
+        let request = DestroyTaskRequest { task_id: id.into(), force };
+        self.runtime.block_on(self.driver().destroy_task(request)).map(drop)
+    }
+
+    /// Sends a signal to a task.
+    pub fn signal(&self, id: &str, signal: &str) -> Result<(), Status> {
+        let request = SignalTaskRequest { task_id: id.into(), signal: signal.into() };
+        self.runtime.block_on(self.driver().signal_task(request)).map(drop)
+    }
+
+    /// Runs a command in a task.
+    pub fn exec(&self, id: &str, command: &[&str]) -> Result<ExecTaskResponse, Status> {
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let timeout = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+        let request = ExecTaskRequest { task_id: id.into(), command, timeout };
+        self.runtime.block_on(self.driver().exec_task(request)).map(tonic::Response::into_inner)
+    }
+
+    /// Runs a command in a task as `nomad alloc exec` does, with a standard input.
+    pub fn exec_streaming(
+        &self,
+        id: &str,
+        command: &[&str],
+        stdin: &[u8],
+        tty: bool,
+    ) -> Result<ExecTaskResponse, Status> {
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let setup = Setup { task_id: id.into(), command, tty };
+        let input = |data: &[u8], close| ExecTaskStreamingRequest {
+            stdin: Some(ExecTaskStreamingIoOperation { data: data.to_vec(), close }),
+            ..ExecTaskStreamingRequest::default()
+        };
+        let asked = [
+            ExecTaskStreamingRequest { setup: Some(setup), ..ExecTaskStreamingRequest::default() },
+            input(stdin, false),
+            input(b"", true),
+        ];
+        self.runtime.block_on(async {
+            let answers = self.driver().exec_task_streaming(tokio_stream::iter(asked)).await?;
+            let (mut answers, mut done) = (answers.into_inner(), ExecTaskResponse::default());
+            while let Some(answer) = answers.message().await? {
+                done.stdout.extend(answer.stdout.into_iter().flat_map(|part| part.data));
+                done.stderr.extend(answer.stderr.into_iter().flat_map(|part| part.data));
+                done.result = answer.result.or(done.result);
+            }
+            Ok(done)
+        })
+    }
+
+    /// How a task is doing.
+    pub fn inspect(&self, id: &str) -> Result<InspectTaskResponse, Status> {
+        let request = InspectTaskRequest { task_id: id.into() };
+        self.runtime.block_on(self.driver().inspect_task(request)).map(tonic::Response::into_inner)
+    }
+
+    /// What a task uses, in so many looks.
+    pub fn stats(&self, id: &str, looks: usize) -> Result<Vec<TaskStats>, Status> {
+        let request = TaskStatsRequest { task_id: id.into(), collection_interval: None };
+        self.runtime.block_on(async {
+            let mut stream = self.driver().task_stats(request).await?.into_inner();
+            let mut all = vec![];
+            while all.len() < looks {
+                all.extend(stream.message().await?.expect("it goes on").stats);
+            }
+            Ok(all)
+        })
+    }
+}
+
+/// Ended with the test, if it was not before: a plugin whose agent has gone waits for the next.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.0.kill().expect("the plugin");
+            self.0.wait().expect("the plugin");
+        }
+    }
+}
+
+/// Whether an error says that the task is worth another try, by the first of its details.
+pub fn is_recoverable(status: &Status) -> bool {
+    use prost::Message as _;
+    let details = rpc::Status::decode(status.details()).expect("details");
+    let first = details.details.first().expect("a detail");
+    assert!(first.type_url.ends_with("shared.structs.RecoverableError"), "{}", first.type_url);
+    RecoverableError::decode(first.value.as_slice()).expect("the detail").recoverable
+}
+
+/// A task with its log pipe, and what came out of that.
+pub struct Task {
+    /// As an agent sends it.
+    pub config: TaskConfig,
+    console: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Task {
+    /// A task of a job `web`, in the namespace `default`, with as much memory as the firmware starts with. The schema is the driver's.
+    pub fn new(qhost: &Qhost, schema: &Spec, id: &str, config: &Value) -> Self {
+        let folder = qhost.folder().join("allocs").join(id);
+        fs::create_dir_all(&folder).expect("an allocation's folder");
+        let fifo = folder.join("web.stdout.fifo");
+        mkfifoat(CWD, &fifo, Mode::from_raw_mode(0o600)).expect("a named pipe");
+        let console = Arc::new(Mutex::new(vec![]));
+        let (path, read) = (fifo.clone(), Arc::clone(&console));
+        // As Nomad's log collector does, which opens it again when its writers have gone.
+        thread::spawn(move || {
+            // Both ends, so that it never ends.
+            let Ok(mut pipe) = File::options().read(true).write(true).open(path) else { return };
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                read.lock().expect("the console").extend_from_slice(&buffer[..count]);
+            }
+        });
+        let memory = AllocatedMemoryResources { memory_mb: 32, memory_max_mb: 0 };
+        let allocated =
+            AllocatedTaskResources { memory: Some(memory), ..AllocatedTaskResources::default() };
+        let resources = Resources { allocated_resources: Some(allocated), ..Resources::default() };
+        let config = TaskConfig {
+            id: format!("{id}/web/1"),
+            name: "web".into(),
+            msgpack_driver_config: packed(schema, config),
+            env: HashMap::from([
+                ("NOMAD_META_OWNER".into(), "ops".into()),
+                ("NOMAD_META_owner".into(), "ops".into()),
+            ]),
+            resources: Some(resources),
+            alloc_dir: folder.to_string_lossy().into_owned(),
+            stdout_path: fifo.to_string_lossy().into_owned(),
+            task_group_name: "group".into(),
+            job_name: "web".into(),
+            job_id: "web".into(),
+            alloc_id: id.into(),
+            namespace: "default".into(),
+            ..TaskConfig::default()
+        };
+        Self { config, console }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.config.id
+    }
+
+    /// With so much memory.
+    pub fn with_memory(mut self, mib: i64) -> Self {
+        let resources = self.config.resources.as_mut();
+        let allocated = resources.and_then(|resources| resources.allocated_resources.as_mut());
+        if let Some(memory) = allocated.and_then(|allocated| allocated.memory.as_mut()) {
+            memory.memory_mb = mib;
+        }
+        self
+    }
+
+    /// With ports of its group: label, host port, guest port.
+    pub fn with_ports(mut self, ports: &[(&str, u16, u16)]) -> Self {
+        let mapping = |(label, value, to): &(&str, u16, u16)| PortMapping {
+            label: (*label).into(),
+            value: (*value).into(),
+            to: (*to).into(),
+            host_ip: "127.0.0.1".into(),
+        };
+        if let Some(resources) = &mut self.config.resources {
+            resources.ports = ports.iter().map(mapping).collect();
+        }
+        self
+    }
+
+    /// What came out of its log pipe so far.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&self.console.lock().expect("the console")).into_owned()
+    }
+
+    /// Waits until that has a text.
+    pub fn says(&self, text: &str) {
+        wait_for(&format!("{text:?} in the log"), || self.console().contains(text).then_some(()));
+    }
+}
+
+/// The exit of a task.
+pub fn exit(response: &WaitTaskResponse) -> &ExitResult {
+    response.result.as_ref().expect("a result")
+}
+
+/// A configuration as an agent encodes it: each attribute of the schema, nil where it was not given. Panics where an agent would refuse it.
+pub fn packed(schema: &Spec, config: &Value) -> Vec<u8> {
+    let Some(Block::Object(object)) = &schema.block else { panic!("{schema:?}") };
+    let given = config.as_object().expect("an object");
+    for key in given.keys() {
+        assert!(object.attributes.contains_key(key), "unsupported argument {key}");
+    }
+    let mut names: Vec<_> = object.attributes.keys().collect();
+    names.sort();
+    let attribute = |name: &String| {
+        let Some(Block::Attr(attr)) = &object.attributes[name].block else { panic!("{name}") };
+        let value = given.get(name).filter(|value| !value.is_null());
+        let value = match value {
+            None => Packed::Nil,
+            Some(value) if attr.r#type == "any" => Packed::Array(vec![
+                Packed::Binary(kind(value).to_string().into_bytes()),
+                pack(value),
+            ]),
+            Some(value) => pack(value),
+        };
+        (name.as_str().into(), value)
+    };
+    let value = Packed::Map(names.into_iter().map(attribute).collect());
+    let mut bytes = vec![];
+    rmpv::encode::write_value(&mut bytes, &value).expect("a vector takes all");
+    bytes
+}
+
+fn pack(value: &Value) -> Packed {
+    match value {
+        Value::Null => Packed::Nil,
+        Value::Bool(yes) => Packed::Boolean(*yes),
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => Packed::from(whole),
+            None => Packed::F64(number.as_f64().expect("a number")),
+        },
+        Value::String(text) => text.as_str().into(),
+        Value::Array(items) => Packed::Array(items.iter().map(pack).collect()),
+        Value::Object(pairs) => Packed::Map(
+            pairs.iter().map(|(key, value)| (key.as_str().into(), pack(value))).collect(),
+        ),
+    }
+}
+
+/// The type of a value, as go-cty writes it.
+fn kind(value: &Value) -> Value {
+    match value {
+        Value::Null => "dynamic".into(),
+        Value::Bool(_) => "bool".into(),
+        Value::Number(_) => "number".into(),
+        Value::String(_) => "string".into(),
+        Value::Array(items) => {
+            serde_json::json!(["tuple", items.iter().map(kind).collect::<Vec<_>>()])
+        }
+        Value::Object(pairs) => {
+            let kinds: serde_json::Map<_, _> =
+                pairs.iter().map(|(key, value)| (key.clone(), kind(value))).collect();
+            serde_json::json!(["object", kinds])
+        }
+    }
+}
