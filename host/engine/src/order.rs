@@ -1,11 +1,10 @@
 //! What is ordered of the engine: a job, whose it is, and what is asked about it besides what the configuration says.
 
-use std::path::PathBuf;
-
 use ipnet::IpNet;
 
 use qhost_model::launch::Grace;
 use qhost_policy::Source;
+use qhost_vm::LogPipes;
 
 /// A VM that is to be started, or planned.
 #[derive(Debug, Clone)]
@@ -24,8 +23,8 @@ pub struct Order {
     pub ready_check: bool,
     /// How long the guest has to power off when it is stopped, instead of what the job says of that.
     pub grace: Option<Grace>,
-    /// A pipe that the console is copied to, besides its log. The door that makes the order answers for it.
-    pub console_copy: Option<PathBuf>,
+    /// Pipes that another program reads the console from. The door that makes the order answers for them.
+    pub log_pipes: Option<LogPipes>,
 }
 
 /// A job file that was read.
@@ -48,7 +47,7 @@ impl Order {
             image_networks: vec![],
             ready_check: false,
             grace: None,
-            console_copy: None,
+            log_pipes: None,
         }
     }
 }

@@ -19,8 +19,8 @@ use qhost_model::{
 use qhost_policy::{Approved, Decision, Occasion};
 use qhost_sys::failpoint;
 use qhost_vm::{
-    Begin, ImageOf, Spec, VmDir, VmError, VmRecord, argv, error::io_error, files::OVERLAY,
-    start_supervisor,
+    Begin, ImageOf, LogPipes, Spec, VmDir, VmError, VmRecord, argv, error::io_error,
+    files::OVERLAY, start_supervisor,
 };
 
 use crate::{
@@ -121,8 +121,8 @@ struct Admitted {
     firmware: Option<Build>,
     cage: Cage,
     program: PathBuf,
-    /// A pipe that the console is copied to.
-    console_copy: Option<PathBuf>,
+    /// Pipes that the console is read from.
+    log_pipes: Option<LogPipes>,
     /// The images, where they are in the store already.
     stored: Option<Images>,
 }
@@ -253,7 +253,7 @@ impl Start {
         self.context.observer.observe(Observation::Allowed(&decision));
         let (engine, generation) = (self.engine.clone(), Arc::clone(&self.generation));
         let (terms, image) = (self.terms.clone(), self.image.clone());
-        let console_copy = self.order.console_copy.clone();
+        let log_pipes = self.order.log_pipes.clone();
         let admitted = blocking(move || {
             let (state, config, task) = (engine.state(), &generation.config, approved.task());
             let ports = ports::reserve(state, approved.launch(), &config.rules().ports)?;
@@ -293,7 +293,7 @@ impl Start {
                 firmware,
                 cage,
                 program,
-                console_copy,
+                log_pipes,
                 stored,
             })
         });
@@ -334,7 +334,7 @@ impl Provisioned {
     fn launch(self, generation: &Generation) -> Result<(VmRecord, Spec), Failure> {
         let Self { admitted, images: Images { root: image, disks: disk_images } } = self;
         let Admitted { approved, decision, mut dir, ports, mut overlay, mut disks, .. } = admitted;
-        let Admitted { firmware, mut cage, program, console_copy, .. } = admitted;
+        let Admitted { firmware, mut cage, program, log_pipes, .. } = admitted;
         let forwards = ports.forwards().to_vec();
         let disk_bytes = disk_bytes(approved.launch(), &image)?;
         disks.attach_images(&approved.launch().disks, &disk_images)?;
@@ -372,7 +372,7 @@ impl Provisioned {
             ignition: launch.seed.as_ref().is_some_and(Seed::is_ignition),
             grace_s: launch.grace_s.seconds.into(),
             console: launch.access.console,
-            console_copy,
+            log_pipes,
             display: launch.access.display,
             agent: launch.access.agent,
             restart: task.restart,

@@ -217,8 +217,8 @@ impl Vm {
         self.request(Request::Resume).await
     }
 
-    /// Asks the supervisor to stop QEMU and to start it again; waits until the guest runs, or the VM has ended.
-    pub(crate) async fn restart_running(
+    /// Has its supervisor stop QEMU and start it again, and waits until the guest runs, or the VM has ended. It must not have ended before.
+    pub async fn restart_running(
         &self,
         grace: Option<Duration>,
         context: &Context,

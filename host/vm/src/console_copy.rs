@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use tokio::{
     io::AsyncWriteExt as _,
     net::unix::pipe,
@@ -20,6 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::LogPipes;
 use crate::limits;
 
 /// Stands where a part of the console was left out.
@@ -33,10 +34,9 @@ pub(super) struct ConsoleCopy {
 
 impl ConsoleCopy {
     /// Copies what is said from now on.
-    pub(super) fn begin(to: &Path, said: broadcast::Receiver<Bytes>) -> Self {
+    pub(super) fn begin(pipes: LogPipes, said: broadcast::Receiver<Bytes>) -> Self {
         let ended = CancellationToken::new();
-        let (mut pipe, until) = (Pipe { path: to.to_owned(), sender: None }, ended.clone());
-        let copying = tokio::spawn(async move { copy(said, &mut pipe, &until).await });
+        let copying = tokio::spawn(copy(said, pipes, ended.clone()));
         Self { ended, copying }
     }
 
@@ -49,27 +49,45 @@ impl ConsoleCopy {
     }
 }
 
-async fn copy(mut said: broadcast::Receiver<Bytes>, pipe: &mut Pipe, ended: &CancellationToken) {
+async fn copy(mut said: broadcast::Receiver<Bytes>, pipes: LogPipes, ended: CancellationToken) {
+    let mut pipe = Pipe { path: pipes.stdout, sender: None };
+    // A reader waits for a writer of each, also of one that says nothing.
+    let held = tokio::spawn(async move {
+        match pipes.stderr {
+            Some(stderr) => opened(&stderr).await.map(Some),
+            None => Ok(None),
+        }
+    });
+    let mut is_open = false;
     loop {
         let next = tokio::select! {
             biased;
             next = said.recv() => next,
+            opened = pipe.open(), if !is_open => {
+                is_open = true;
+                if let Err(error) = opened {
+                    tracing::info!(path = %pipe.path.display(), %error, "the console is not copied");
+                    return;
+                }
+                continue;
+            }
             () = ended.cancelled() => match said.try_recv() {
                 Ok(bytes) => Ok(bytes),
                 Err(TryRecvError::Lagged(pieces)) => Err(RecvError::Lagged(pieces)),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             },
         };
         let written = match next {
             Ok(bytes) => pipe.write(&bytes).await,
             Err(RecvError::Lagged(_)) => pipe.write(LEFT_OUT).await,
-            Err(RecvError::Closed) => return,
+            Err(RecvError::Closed) => break,
         };
         if let Err(error) = written {
             tracing::info!(path = %pipe.path.display(), %error, "the console is not copied");
             return;
         }
     }
+    held.abort();
 }
 
 struct Pipe {
@@ -78,6 +96,13 @@ struct Pipe {
 }
 
 impl Pipe {
+    async fn open(&mut self) -> io::Result<()> {
+        if self.sender.is_none() {
+            self.sender = Some(opened(&self.path).await?);
+        }
+        Ok(())
+    }
+
     /// Writes all of it, to one reader after another.
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         loop {
@@ -96,9 +121,9 @@ impl Pipe {
 /// The pipe, once it is read.
 async fn opened(path: &Path) -> io::Result<pipe::Sender> {
     loop {
-        // A link could lead to a file of another's.
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match open(path, flags, Mode::empty()) {
+        // A link, which other tasks of the group can put there, could lead to a pipe of another tenant's.
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
             Ok(pipe) => {
                 let kind = FileType::from_raw_mode(fstat(&pipe)?.st_mode);
                 if kind != FileType::Fifo {
@@ -117,7 +142,7 @@ async fn opened(path: &Path) -> io::Result<pipe::Sender> {
 mod tests {
     use std::{fs::File, io::Read as _};
 
-    use rustix::fs::{CWD, mkfifoat};
+    use rustix::fs::mkfifoat;
     use tokio::task::spawn_blocking;
 
     use super::*;
@@ -127,6 +152,10 @@ mod tests {
         let path = folder.path().join("fifo");
         mkfifoat(CWD, &path, Mode::from_raw_mode(0o600)).unwrap();
         (folder, path)
+    }
+
+    fn to(path: &Path) -> LogPipes {
+        LogPipes { stdout: path.to_owned(), stderr: None }
     }
 
     async fn read(path: &Path, bytes: usize) -> String {
@@ -143,7 +172,7 @@ mod tests {
     async fn a_reader_that_goes_and_comes_again_is_written_to() {
         let (_folder, path) = fifo();
         let (said, listener) = broadcast::channel(limits::CONSOLE_PIECES);
-        let copy = ConsoleCopy::begin(&path, listener);
+        let copy = ConsoleCopy::begin(to(&path), listener);
         said.send(Bytes::from_static(b"one")).unwrap();
         assert_eq!(read(&path, 3).await, "one");
         let again = read(&path, 3);
@@ -156,7 +185,8 @@ mod tests {
     async fn what_is_not_read_in_time_is_left_out_and_holds_nothing_up() {
         let (_folder, path) = fifo();
         let (said, listener) = broadcast::channel(2);
-        let copy = ConsoleCopy::begin(&path, listener);
+        let copy = ConsoleCopy::begin(to(&path), listener);
+        // Before the copy has its turn.
         for piece in ["1", "2", "3", "4"] {
             said.send(Bytes::from_static(piece.as_bytes())).unwrap();
         }
@@ -165,8 +195,21 @@ mod tests {
         copy.finish().await;
         // Without a reader its end does not wait for ever.
         let (said, listener) = broadcast::channel(2);
-        let copy = ConsoleCopy::begin(&path, listener);
+        let copy = ConsoleCopy::begin(to(&path), listener);
         said.send(Bytes::from_static(b"last")).unwrap();
+        copy.finish().await;
+    }
+
+    #[tokio::test]
+    async fn both_pipes_have_a_writer_before_the_guest_says_anything() {
+        let ((_folder, stdout), (_other, stderr)) = (fifo(), fifo());
+        let (_said, listener) = broadcast::channel(2);
+        let pipes = LogPipes { stdout: stdout.clone(), stderr: Some(stderr.clone()) };
+        let copy = ConsoleCopy::begin(pipes, listener);
+        for path in [stdout, stderr] {
+            // Waits for a writer.
+            spawn_blocking(move || File::open(path).unwrap()).await.unwrap();
+        }
         copy.finish().await;
     }
 
@@ -174,9 +217,11 @@ mod tests {
     async fn neither_a_file_nor_a_link_is_written_to() {
         let (folder, path) = fifo();
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        let others = folder.path().join("logs");
         std::fs::write(&file, "kept").unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        for to in [&file, &link] {
+        std::os::unix::fs::symlink(folder.path(), &others).unwrap();
+        for to in [&file, &link, &others.join("fifo")] {
             assert!(opened(to).await.is_err(), "{}", to.display());
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");

@@ -68,7 +68,7 @@ pub use process::Process;
 pub use published::Notification;
 pub use qmp::QmpError;
 pub use request::Request;
-pub use spec::{DiskOf, ImageOf, Spec};
+pub use spec::{DiskOf, ImageOf, LogPipes, Spec};
 pub use stats::{Disk, Stats};
 pub use status::{Change, State, Status};
 pub use subscription::{Subscription, subscribe};

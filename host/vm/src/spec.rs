@@ -65,9 +65,9 @@ pub struct Spec {
     /// How far its console may be reached.
     #[serde(default = "interact")]
     pub console: AccessLevel,
-    /// A named pipe that the console is copied to as well.
+    /// Pipes that another program reads the console from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub console_copy: Option<PathBuf>,
+    pub log_pipes: Option<LogPipes>,
     /// How far its display may be reached.
     #[serde(default = "not_there", skip_serializing_if = "is_not_there")]
     pub display: AccessLevel,
@@ -98,6 +98,16 @@ fn not_there() -> AccessLevel {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_not_there(level: &AccessLevel) -> bool {
     *level == AccessLevel::None
+}
+
+/// Named pipes that another program reads a task's output from, as Nomad's log collector does. Their paths have no links in them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPipes {
+    /// What the console is copied to.
+    pub stdout: PathBuf,
+    /// What nothing is written to, and is open for as long as the VM is looked after: the reader waits for both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<PathBuf>,
 }
 
 /// The image of a VM.

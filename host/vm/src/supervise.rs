@@ -65,8 +65,8 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
         access: spec.access(),
     };
     let served = control::serve(vm, serving)?;
-    let copy = spec.console_copy.as_deref();
-    let copy = copy.map(|path| ConsoleCopy::begin(path, console.said.subscribe()));
+    let copy = spec.log_pipes.clone();
+    let copy = copy.map(|pipes| ConsoleCopy::begin(pipes, console.said.subscribe()));
     let session = Session { spec, dir, stop, heard: 0, asks, console, copy, published };
     session.until_over(begin).await;
     served.finish().await;
