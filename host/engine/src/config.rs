@@ -273,10 +273,15 @@ impl Config {
         Self::read(path, Pins::ToBeMade)
     }
 
-    /// The files that it was read from, and those that it names: where one of them changes, it is to be read again.
+    /// The files that it was read from, or would be if they were there, and those that it names: where one of them changes, it is to be read
+    /// again.
     pub fn files(&self) -> Vec<PathBuf> {
-        let own = self.file.iter().flat_map(|file| [file.clone(), Lock::place(file)]);
-        own.chain(self.policy_files().map(|(_, path)| path)).collect()
+        let own = match &self.file {
+            Some(file) => vec![file.clone(), Lock::place(file)],
+            None => default_places(),
+        };
+        let named = self.policy_files().map(|(_, path)| path).chain(self.tables().into_values());
+        own.into_iter().chain(named).collect()
     }
 
     /// What is locked.

@@ -8,8 +8,8 @@ use std::{
 };
 
 use qhost_image::Store;
-use qhost_model::{digest::Sha256, job::DEFAULT_TENANT};
-use qhost_policy::{Journal, Loader, Table};
+use qhost_model::digest::Sha256;
+use qhost_policy::{Chain, Journal, Loader, Table};
 use qhost_sys::{
     spawn::{self, Programs},
     state::StateDir,
@@ -82,22 +82,15 @@ impl Engine {
         Arc::clone(&self.0.generation.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Goes over to another configuration: the policies of the tenants that were asked about are loaded first, and only where all load
-    /// is anything changed. What has begun under the configuration before ends under it.
+    /// Goes over to another configuration: the policies of all its tenants are loaded first, and only where all load is anything changed. What has begun under the configuration before ends under it.
     ///
     /// # Errors
     /// Where a policy does not load. Then the configuration before stays.
     pub async fn reload(&self, config: Config) -> Result<(), EngineError> {
-        let (engine, before) = (self.clone(), self.generation());
+        let engine = self.clone();
         let next = blocking(move || {
             let next = Generation::new(config, engine.state());
-            let loader = engine.shared_loader()?;
-            for tenant in before.loaded() {
-                // A tenant that is gone from the configuration has no chain any more.
-                if tenant.is_empty() || next.config.has_tenant(&tenant) {
-                    next.chain(&loader, &[], &tenant)?;
-                }
-            }
+            next.load_all(&engine.shared_loader()?)?;
             Ok(next)
         });
         let next = Arc::new(next.await?);
@@ -159,19 +152,9 @@ impl Engine {
     pub async fn policies(&self) -> Result<BTreeMap<String, Sha256>, EngineError> {
         let (engine, generation) = (self.clone(), self.generation());
         let loaded = blocking(move || {
-            let loader = engine.shared_loader()?;
-            let tenants = generation.config.tenants();
-            let tenants = if generation.config.has_tenants() {
-                tenants.collect()
-            } else {
-                vec![DEFAULT_TENANT.to_owned()]
-            };
-            let mut policies = BTreeMap::new();
-            for tenant in tenants {
-                let chain = generation.chain(&loader, &[], &tenant)?;
-                policies.extend(chain.records().into_iter().map(|one| (one.name, one.sha256)));
-            }
-            Ok(policies)
+            let chains = generation.load_all(&engine.shared_loader()?)?;
+            let records = chains.iter().flat_map(Chain::records);
+            Ok(records.map(|one| (one.name, one.sha256)).collect())
         });
         Ok(loaded.await?)
     }

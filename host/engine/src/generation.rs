@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use qhost_model::masks::Masks;
+use qhost_model::{job::DEFAULT_TENANT, masks::Masks};
 use qhost_policy::{Chain, FindTable, Journal, Loader, Source};
 use qhost_sys::state::StateDir;
 
@@ -37,9 +37,13 @@ impl Generation {
         Arc::new(move |name| tables.get(name))
     }
 
-    /// The tenants whose chains are loaded.
-    pub(crate) fn loaded(&self) -> Vec<String> {
-        self.chains.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    /// The chains of all tenants, loaded; where no tenants are configured, the one that all have.
+    pub(crate) fn load_all(&self, loader: &Loader) -> Result<Vec<Chain>, Failure> {
+        let mut tenants: Vec<_> = self.config.tenants().collect();
+        if tenants.is_empty() {
+            tenants.push(DEFAULT_TENANT.to_owned());
+        }
+        tenants.iter().map(|tenant| self.chain(loader, &[], tenant)).collect()
     }
 
     /// The policies that are asked about a tenant's task: those of an order, the host's, the tenant's. The configuration's are loaded
