@@ -21,7 +21,9 @@ use serde_json::{Value, json};
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    command, policy, succeed, wait_for,
+    command, configured,
+    nomad::{Plugin, Task},
+    policy, succeed, wait_for,
 };
 
 /// As released: built by `cargo bench` with the benchmarks themselves.
@@ -34,6 +36,7 @@ fn main() {
     let job = qhost.job(&image, json!({}));
     qhost.run(&["image", "pull", &image.0, "--checksum", &image.1]).exits(0);
     starts(&qhost, &job);
+    starts_by_nomad(&server);
     if std::env::var_os("QHOST_BENCH_STARTS").is_some() {
         return;
     }
@@ -94,6 +97,70 @@ fn starts(qhost: &Qhost, job: &str) {
         "  qhost later by {middle:.1} ms (median), {most:.1} ms (95th percentile) of 50 pairs"
     );
     println!("  qhost until the guest runs {:.1} ms", median(until_running).0);
+}
+
+/// The same by the plugin, from an agent's call to QEMU's greeting; and twenty calls at once.
+fn starts_by_nomad(server: &ImageServer) {
+    let qhost = Qhost::new(QHOST);
+    let times = qhost.folder().join("times");
+    let qhost = qhost.env("QHOST_TIMES_OF_POINTS", times.to_str().unwrap());
+    let policy = configured("limits", "limits", json!({"cpus": 4, "memory_mib": 4096}), "");
+    let images = "[image.network]\nallow = [\"127.0.0.0/8\"]\n";
+    qhost.config(&format!("{policy}[host]\nchain = [\"limits\"]\n{images}"));
+    let settings = json!({"config": qhost.folder().join("qhost.toml"), "state_dir": qhost.state()});
+    let plugin = Plugin::as_agent(&qhost, &settings);
+    let (schema, image) = (
+        plugin.task_schema(),
+        server.serve("/image", boot_sector::disk("the guest runs", Then::Hang)),
+    );
+    let config = json!({"image_source": image.0, "checksum": image.1});
+    let mut number = 0;
+    let mut task = || {
+        number += 1;
+        Task::new(&qhost, &schema, &format!("a{number}"), &config)
+    };
+    let (mut by_plugin, mut by_hand, mut more) = (vec![], vec![], vec![]);
+    for round in 0..55 {
+        fs::write(&times, "").unwrap();
+        let task = task();
+        let began = jiff::Timestamp::now().as_microsecond();
+        let handle = plugin.start(&task.config).unwrap();
+        let took = fs::read_to_string(&times).unwrap();
+        let took = took.lines().find_map(|line| line.strip_prefix("launch.greeted ")).unwrap();
+        let took = (took.parse::<i64>().unwrap() - began) as f64 / 1e3;
+        let state: Value = serde_json::from_slice(&handle.driver_state).unwrap();
+        let plan = qhost.state().join("vms").join(state["vm"].as_str().unwrap()).join("plan.json");
+        let spec: Value = serde_json::from_slice(&fs::read(plan).unwrap()).unwrap();
+        plugin.destroy(task.id(), true).unwrap();
+        let hand = started_by_hand(&qhost, &spec);
+        if round >= 5 {
+            by_plugin.push(took);
+            by_hand.push(hand);
+            more.push(took - hand);
+        }
+    }
+    let ((took, _), (hand, _), (middle, most)) = (median(by_plugin), median(by_hand), median(more));
+    println!(
+        "StartTask to greeting: {took:.1} ms, by hand {hand:.1} ms; later by {middle:.1} ms (median), {most:.1} ms (95th percentile) of 50 pairs"
+    );
+    let tasks: Vec<_> = (0..20).map(|_| task()).collect();
+    let began = Instant::now();
+    let starting: Vec<_> = tasks.iter().map(|task| plugin.start_later(&task.config)).collect();
+    for later in starting {
+        plugin.done(later).unwrap();
+    }
+    let took = began.elapsed().as_secs_f64();
+    let resident = fs::read_to_string(format!("/proc/{}/smaps_rollup", plugin.pid())).unwrap();
+    let resident = resident.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    println!(
+        "20 tasks at once: {took:.2} s, {:.1} a second; the plugin of all of them has {} of PSS",
+        20.0 / took,
+        resident.trim()
+    );
+    for task in &tasks {
+        plugin.destroy(task.id(), true).unwrap();
+    }
+    plugin.leave();
 }
 
 /// A start, with the milliseconds from its begin to each named point of the code.
