@@ -5,6 +5,7 @@ use std::{
     fs,
     io::Read as _,
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use tonic::Code;
 
 use qhost_nomad::proto::driver::{TaskConfig, TaskHandle};
 use qhost_tests::{
-    ImageServer, Qhost,
+    ImageServer, Qhost, Reply,
     boot_sector::{self, Then},
     configured, debian_guest,
     nomad::{Plugin, Task, exit, is_recoverable, plugin_command},
@@ -50,6 +51,8 @@ fn a_tasks_life() {
         &configured("limits", "limits", json!({"cpus": 4}), "[host]\nchain = [\"limits\"]\n"),
     );
     let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
+    let folder = fs::metadata(plugin.socket().parent().unwrap()).unwrap();
+    assert_eq!(folder.permissions().mode() & 0o777, 0o700, "no other user talks to the plugin");
     let schema = plugin.task_schema();
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let config = with(image(&server, "echoes", Then::Echo), json!({"port_map": [{"http": 80}]}));
@@ -191,8 +194,11 @@ fn a_vm_outlives_plugins_and_agents() {
     let plugin = Plugin::launch(&qhost);
     plugin.configure(&plugin.config_schema(), &settings(&qhost)).unwrap();
     plugin.recover(&handle).unwrap();
-    // A plugin that was never configured, as one that an agent found, does for what runs, too.
     counts_on(&task);
+    // It is killed once more, and its agent, which heard nothing of the start, asks for that again.
+    plugin.kill();
+    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
+    assert_eq!(plugin.start(&task.config).unwrap().driver_state, handle.driver_state);
     assert_eq!(qhost.qemus(), qemus, "it was left alone");
     let numbers = counted(&task);
     let expected: Vec<u32> = (numbers[0]..).take(numbers.len()).collect();
@@ -252,6 +258,73 @@ fn signals_are_what_they_can_be_for_a_vm() {
     assert!(refused.message().contains("guest_agent"), "{refused}");
     plugin.signal(task.id(), "SIGKILL").unwrap();
     assert_eq!(exit(&plugin.wait(task.id()).unwrap()).exit_code, 0);
+    // What has ended is not begun again behind the agent's back.
+    plugin.signal(task.id(), "SIGHUP").unwrap_err();
+    assert!(qhost.qemus().is_empty());
+    plugin.leave();
+    qhost.assert_nothing_left();
+}
+
+/// How a guest ends is the task's end, also where that comes before the start has been told.
+#[test]
+fn ends_are_told_as_what_they_are() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    configure(&qhost, "");
+    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
+    let schema = plugin.task_schema();
+    for (then, code, why) in
+        [(Then::PowerOff, 0, ""), (Then::Panic, 20, "the guest's kernel panicked")]
+    {
+        let config = image(&server, &format!("ends{code}"), then);
+        let task = Task::new(&qhost, &schema, &format!("a{code}"), &config);
+        plugin.start(&task.config).unwrap();
+        let ended = plugin.wait(task.id()).unwrap();
+        assert_eq!((exit(&ended).exit_code, ended.err.as_str()), (code, why));
+        assert_eq!(plugin.inspect(task.id()).unwrap().task.unwrap().state, 2);
+        task.says(&format!("ends{code}"));
+        plugin.destroy(task.id(), false).unwrap();
+    }
+    // A start that is stopped while its image arrives leaves nothing.
+    let disk = boot_sector::disk("never", Then::Hang);
+    server.set("/stalled", Reply::StallAfter(disk.into(), 512));
+    let config = json!({"image_source": server.url("/stalled"), "checksum": "0".repeat(64)});
+    let task = Task::new(&qhost, &schema, "stalled", &config);
+    let starting = plugin.start_later(&task.config);
+    wait_for("the download", || {
+        let events = plugin.events();
+        let mut of_it = events.iter().filter(|event| event.alloc_id == "stalled");
+        of_it.any(|event| event.message.contains("fetching the image")).then_some(())
+    });
+    plugin.stop(task.id(), 0).unwrap();
+    assert_eq!(plugin.done(starting).unwrap_err().code(), Code::Cancelled);
+    assert!(qhost.run(&["ps", "--json"]).exits(0).json()["vms"].as_array().unwrap().is_empty());
+    plugin.leave();
+    qhost.assert_nothing_left();
+}
+
+/// While the configuration does not load, no policy can be asked, so that nothing is done that needs one; what runs can be stopped.
+#[test]
+fn a_recovered_task_is_held_to_the_configuration_once_that_loads() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    configure(&qhost, "");
+    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
+    let task = Task::new(&qhost, &plugin.task_schema(), "a1", &image(&server, "up", Then::Hang));
+    let handle = plugin.start(&task.config).unwrap();
+    plugin.leave();
+    configure(&qhost, "[host]\nchain = [\"gone\"]\n");
+    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
+    plugin.recover(&handle).unwrap();
+    let refused = plugin.signal(task.id(), "SIGSTOP").unwrap_err();
+    assert!(refused.message().contains("no policy can be asked"), "{refused}");
+    let guests = configured("guests", "guests", json!({"operators_only": ["pause"]}), "");
+    configure(&qhost, &format!("{guests}[host]\nchain = [\"guests\"]\n"));
+    let denied = wait_for("the policy", || {
+        let status = plugin.signal(task.id(), "SIGSTOP").err()?;
+        Some(status).filter(|status| status.code() != Code::Unavailable)
+    });
+    assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
+    plugin.stop(task.id(), 0).unwrap();
+    plugin.destroy(task.id(), false).unwrap();
     plugin.leave();
     qhost.assert_nothing_left();
 }

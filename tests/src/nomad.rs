@@ -180,6 +180,11 @@ impl Plugin {
         DriverClient::new(self.channel.clone())
     }
 
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The plugin's process id.
     pub fn pid(&self) -> String {
         self.process.0.id().to_string()
@@ -504,11 +509,16 @@ pub fn packed(schema: &Spec, config: &Value) -> Vec<u8> {
     let mut names: Vec<_> = object.attributes.keys().collect();
     names.sort();
     let attribute = |name: &String| {
-        let Some(Block::Attr(attr)) = &object.attributes[name].block else { panic!("{name}") };
+        let kind_of_it = match &object.attributes[name].block {
+            Some(Block::Attr(attr)) => attr.r#type.as_str(),
+            // Of a block there is a map.
+            Some(Block::BlockAttrs(_)) => "map",
+            other => panic!("{name}: {other:?}"),
+        };
         let value = given.get(name).filter(|value| !value.is_null());
         let value = match value {
             None => Packed::Nil,
-            Some(value) if attr.r#type == "any" => Packed::Array(vec![
+            Some(value) if kind_of_it == "any" => Packed::Array(vec![
                 Packed::Binary(kind(value).to_string().into_bytes()),
                 pack(value),
             ]),

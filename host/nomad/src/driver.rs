@@ -5,16 +5,16 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time;
 use tokio_stream::wrappers::{BroadcastStream, IntervalStream};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use qhost_engine::{Context, Ending, Until, Vm};
+use qhost_model::printable;
 use qhost_policy::{Actor, Door, Operation};
-use qhost_vm::{End, VmRecord};
 
 use crate::{
     NAME,
-    error::{in_a_line, of_engine, refused, status},
+    ends::{result_of, state_of},
+    error::{in_a_line, of_engine, refused},
     events::timestamp,
     exec, fingerprint, limits,
     plugin::Plugin,
@@ -22,27 +22,23 @@ use crate::{
         CapabilitiesRequest, CapabilitiesResponse, CreateNetworkRequest, CreateNetworkResponse,
         DestroyNetworkRequest, DestroyNetworkResponse, DestroyTaskRequest, DestroyTaskResponse,
         DriverCapabilities, DriverTaskEvent, ExecTaskRequest, ExecTaskResponse,
-        ExecTaskStreamingRequest, ExecTaskStreamingResponse, ExitResult, FingerprintRequest,
+        ExecTaskStreamingRequest, ExecTaskStreamingResponse, FingerprintRequest,
         FingerprintResponse, InitRequest, InitResponse, InspectTaskRequest, InspectTaskResponse,
         RecoverTaskRequest, RecoverTaskResponse, ShutdownRequest, ShutdownResponse,
         SignalTaskRequest, SignalTaskResponse, StartTaskRequest, StartTaskResponse,
-        StopTaskRequest, StopTaskResponse, TaskConfig, TaskConfigSchemaRequest,
-        TaskConfigSchemaResponse, TaskDriverStatus, TaskEventsRequest, TaskHandle, TaskState,
-        TaskStatsRequest, TaskStatsResponse, TaskStatus, WaitTaskRequest, WaitTaskResponse,
+        StopTaskRequest, StopTaskResponse, TaskConfigSchemaRequest, TaskConfigSchemaResponse,
+        TaskDriverStatus, TaskEventsRequest, TaskStatsRequest, TaskStatsResponse, TaskStatus,
+        WaitTaskRequest, WaitTaskResponse,
         driver_capabilities::{FsIsolation, MountConfigs},
         driver_server,
         network_isolation_spec::NetworkIsolationMode,
     },
     schema,
-    task::{self, DriverState},
+    start::start,
+    task::DriverState,
     tasks::Task,
     usage,
 };
-
-/// The version of the handles that Nomad keeps.
-const HANDLE_VERSION: i32 = 1;
-/// The exit code of a task whose VM failed, as `qhost run` has it.
-const FAILED: i32 = 20;
 
 pub(crate) struct Driver(pub(crate) Arc<Plugin>);
 
@@ -58,88 +54,25 @@ impl Driver {
         Response::new(Box::pin(answers.take_until(leave.cancelled_owned())))
     }
 
-    async fn start(&self, task: &Arc<Task>) -> Result<TaskHandle, Status> {
-        let _one = task.starting.lock().await;
-        if let Some(vm) = task.vm() {
-            return handle(&task.config, vm);
-        }
-        let engine = self.0.engine_to_start().await?;
-        let tenant = self.0.settings().tenant(&task.config.namespace, &engine.config());
-        let order = task::order(&task.config, &tenant)?;
-        let events = Arc::new(self.0.events.of(&task.config));
-        let context = Context { cancel: task.cancel.clone(), observer: events };
-        let vm = engine.start(order, &context).await.map_err(|error| of_engine(&error))?;
-        let record = vm.wait(Until::Running, &context).await.map_err(|error| of_engine(&error))?;
-        if record.status.state().is_final() {
-            let why = end_of(&record);
-            return Err(status(Code::Aborted, why, true));
-        }
-        handle(&task.config, task.has(vm))
-    }
-
-    /// Asks the policies whether the agent may do an operation.
-    async fn permit(&self, task: &Task, vm: &Vm, operation: Operation) -> Result<(), Status> {
+    /// Asks the policies whether the agent may do an operation; gives the VM as the configuration is now.
+    async fn permit(&self, task: &Task, operation: Operation) -> Result<Vm, Status> {
+        // An engine without the configuration would ask nothing.
+        let vm = self.0.configured_engine()?.handle(&task.started()?.record());
         let actor = Actor {
             name: format!("nomad alloc {}", task.config.alloc_id),
             tenant: Some(vm.record().tenant),
             door: Door::Nomad,
         };
         let permitted = vm.permit(operation, actor, &Context::default()).await;
-        permitted.map_err(|error| of_engine(&error))
+        permitted.map_err(|error| of_engine(&error))?;
+        Ok(vm)
     }
 }
 
-fn handle(config: &TaskConfig, vm: &Vm) -> Result<TaskHandle, Status> {
-    let state = DriverState { version: DriverState::VERSION, vm: vm.id().to_owned() };
-    Ok(TaskHandle {
-        version: HANDLE_VERSION,
-        config: Some(config.clone()),
-        state: TaskState::Running.into(),
-        driver_state: state.to_bytes()?,
-    })
-}
-
-/// How a VM has ended, as Nomad counts it.
-fn result_of(record: &VmRecord) -> WaitTaskResponse {
-    let end = record.status.ended.as_ref().map(|ended| &ended.end);
-    let is_failure = end.is_none_or(End::is_failure);
-    let result = ExitResult {
-        exit_code: if is_failure { FAILED } else { 0 },
-        signal: 0,
-        oom_killed: end.is_some_and(|end| *end == End::OutOfMemory),
-    };
-    let err = if is_failure { end_of(record) } else { String::new() };
-    WaitTaskResponse { result: Some(result), err }
-}
-
-fn end_of(record: &VmRecord) -> String {
-    let told = record.status.ended.as_ref().map(|ended| ended.end.to_string());
-    let last = || record.status.changes().last().and_then(|change| change.reason.clone());
-    told.or_else(last).unwrap_or_else(|| "how the VM ended is not known".into())
-}
-
-fn state_of(record: Option<&VmRecord>) -> TaskState {
-    match record.map(|record| record.status.state()) {
-        None => TaskState::Unknown,
-        Some(state) if state.is_final() => TaskState::Exited,
-        Some(_) => TaskState::Running,
-    }
-}
-
-/// A duration as the protocol has it; none where it is absent or negative.
+/// A duration as the protocol has it, at most [`limits::LONGEST`]; none where it is absent or negative.
 fn duration(given: Option<prost_types::Duration>) -> Option<Duration> {
-    given.and_then(|given| Duration::try_from(given).ok())
-}
-
-/// Gives a start up, where its call is dropped.
-struct UnlessDone(CancellationToken, bool);
-
-impl Drop for UnlessDone {
-    fn drop(&mut self) {
-        if !self.1 {
-            self.0.cancel();
-        }
-    }
+    let given = given.and_then(|given| Duration::try_from(given).ok());
+    given.map(|given| given.min(limits::LONGEST))
 }
 
 #[tonic::async_trait]
@@ -220,8 +153,7 @@ impl driver_server::Driver for Driver {
         if vm.id() != state.vm {
             return Err(refused(Code::NotFound, format!("there is no VM {} any more", state.vm)));
         }
-        let task = self.0.tasks.of(config);
-        task.has(vm);
+        self.0.tasks.of(&config, self.0.leave()).has(vm);
         Ok(Response::new(RecoverTaskResponse {}))
     }
 
@@ -234,22 +166,18 @@ impl driver_server::Driver for Driver {
         if config.id.is_empty() {
             return Err(missing("task.id"));
         }
-        let task = self.0.tasks.of(config);
-        let mut unless_done = UnlessDone(task.cancel.clone(), false);
-        let started = self.start(&task).await;
-        unless_done.1 = true;
-        match started {
-            Ok(handle) => Ok(Response::new(StartTaskResponse {
-                handle: Some(handle),
-                ..StartTaskResponse::default()
-            })),
-            Err(status) => {
-                if task.vm().is_none() {
-                    self.0.tasks.forget(&task);
-                }
-                Err(status)
-            }
-        }
+        // Where the call is dropped, the start is given up, in order.
+        let (plugin, given_up) = (Arc::clone(&self.0), self.0.leave().child_token());
+        let guard = given_up.clone().drop_guard();
+        let starting = tokio::spawn(async move { start(&plugin, &config, &given_up).await });
+        let started = starting.await;
+        guard.disarm();
+        let handle =
+            started.map_err(|panicked| refused(Code::Internal, panicked.to_string()))??;
+        Ok(Response::new(StartTaskResponse {
+            handle: Some(handle),
+            ..StartTaskResponse::default()
+        }))
     }
 
     async fn wait_task(
@@ -288,13 +216,14 @@ impl driver_server::Driver for Driver {
     ) -> Result<Response<DestroyTaskResponse>, Status> {
         let DestroyTaskRequest { task_id, force } = request.into_inner();
         let task = self.0.tasks.known(&task_id)?;
-        if let Some(vm) = task.vm()
-            && vm.goes_on().is_ok()
-        {
-            if !force {
-                let message = "the task runs; stop it first, or destroy it with force";
-                return Err(refused(Code::FailedPrecondition, message));
-            }
+        let goes_on = task.vm().is_some_and(|vm| vm.goes_on().is_ok());
+        if goes_on && !force {
+            let message = "the task runs; stop it first, or destroy it with force";
+            return Err(refused(Code::FailedPrecondition, message));
+        }
+        task.cancel.cancel();
+        let _started = task.starting.lock().await;
+        if let Some(vm) = task.vm().filter(|vm| vm.goes_on().is_ok()) {
             let ended = vm.end(Ending::Kill, &Context::default()).await;
             ended.map_err(|error| of_engine(&error))?;
         }
@@ -362,34 +291,34 @@ impl driver_server::Driver for Driver {
     ) -> Result<Response<SignalTaskResponse>, Status> {
         let SignalTaskRequest { task_id, signal } = request.into_inner();
         let task = self.0.tasks.known(&task_id)?;
-        let vm = task.started()?;
+        // None of them begins an ended task once more.
+        let _one = task.starting.lock().await;
+        task.started()?.goes_on().map_err(|error| of_engine(&error))?;
         let context = Context::default();
-        let (operation, done) = match signal.as_str() {
-            "SIGTERM" | "SIGINT" | "SIGPWR" => (Operation::Stop, Signalled::PowerButton),
-            "SIGKILL" => (Operation::Stop, Signalled::Kill),
-            "SIGHUP" => (Operation::Restart, Signalled::Restart),
-            "SIGSTOP" | "SIGTSTP" => (Operation::Pause, Signalled::Pause),
-            "SIGCONT" => (Operation::Pause, Signalled::Resume),
+        let done = match signal.as_str() {
+            "SIGTERM" | "SIGINT" | "SIGPWR" => {
+                let vm = self.permit(&task, Operation::Stop).await?;
+                vm.ask_to_end(Ending::Stop(None), &context).await;
+                Ok(())
+            }
+            "SIGKILL" => {
+                let vm = self.permit(&task, Operation::Stop).await?;
+                vm.ask_to_end(Ending::Kill, &context).await;
+                Ok(())
+            }
+            "SIGHUP" => {
+                let vm = self.permit(&task, Operation::Restart).await?;
+                vm.restart_running(None, &context).await.map(drop)
+            }
+            "SIGSTOP" | "SIGTSTP" => self.permit(&task, Operation::Pause).await?.pause().await,
+            "SIGCONT" => self.permit(&task, Operation::Pause).await?.resume().await,
             other => {
+                let other = printable::line(other, limits::NAME_CHARS);
                 let message = format!(
                     "the signal {other} means nothing to a VM; SIGTERM presses its power button, SIGHUP restarts it, SIGSTOP and SIGCONT pause and resume it, SIGKILL kills it"
                 );
                 return Err(refused(Code::InvalidArgument, message));
             }
-        };
-        self.permit(&task, vm, operation).await?;
-        let done = match done {
-            Signalled::PowerButton => {
-                vm.ask_to_end(Ending::Stop(None), &context).await;
-                Ok(())
-            }
-            Signalled::Kill => {
-                vm.ask_to_end(Ending::Kill, &context).await;
-                Ok(())
-            }
-            Signalled::Restart => vm.restart(None, &context).await.map(drop),
-            Signalled::Pause => vm.pause().await,
-            Signalled::Resume => vm.resume().await,
         };
         done.map_err(|error| of_engine(&error))?;
         self.0.events.of(&task.config).tell(&format!("{signal} was sent"), &[("signal", &signal)]);
@@ -402,11 +331,10 @@ impl driver_server::Driver for Driver {
     ) -> Result<Response<ExecTaskResponse>, Status> {
         let ExecTaskRequest { task_id, command, timeout } = request.into_inner();
         let task = self.0.tasks.known(&task_id)?;
-        let vm = task.started()?;
-        self.permit(&task, vm, Operation::Exec(command.clone())).await?;
+        let vm = self.permit(&task, Operation::Exec(command.clone())).await?;
         let timeout = duration(timeout).filter(|timeout| !timeout.is_zero());
         let answer =
-            exec::run(vm, command, vec![], timeout.unwrap_or(limits::EXEC_STREAMING)).await?;
+            exec::run(&vm, command, vec![], timeout.unwrap_or(limits::EXEC_STREAMING)).await?;
         Ok(Response::new(answer))
     }
 
@@ -417,8 +345,7 @@ impl driver_server::Driver for Driver {
         let mut asked = request.into_inner();
         let setup = exec::setup(&mut asked).await?;
         let task = self.0.tasks.known(&setup.task_id)?;
-        let vm = task.started()?.clone();
-        self.permit(&task, &vm, Operation::Exec(setup.command.clone())).await?;
+        let vm = self.permit(&task, Operation::Exec(setup.command.clone())).await?;
         Ok(self.until_left(exec::stream(vm, setup.command, asked)))
     }
 
@@ -435,13 +362,4 @@ impl driver_server::Driver for Driver {
     ) -> Result<Response<DestroyNetworkResponse>, Status> {
         Err(refused(Code::Unimplemented, format!("the driver {NAME} makes no networks")))
     }
-}
-
-/// What a signal does to a VM.
-enum Signalled {
-    PowerButton,
-    Kill,
-    Restart,
-    Pause,
-    Resume,
 }

@@ -43,6 +43,9 @@ pub enum NomadError {
     /// The line.
     #[error("cannot tell the agent where the socket is: {0}")]
     Announce(io::Error),
+    /// Signals.
+    #[error("cannot listen to signals: {0}")]
+    Signals(io::Error),
     /// The plugin block's config.
     #[error("the config block of plugin \"qhost\": {0}")]
     Settings(String),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use tokio::time;
+use tokio::time::{self, Instant};
 use tonic::{Code, Status, Streaming};
 
 use qhost_engine::{Exec, ExecStatus, Vm, limits::EXEC_STDIN_BYTES};
@@ -35,7 +35,11 @@ pub(crate) async fn run(
             oom_killed: false,
         },
     };
-    Ok(ExecTaskResponse { stdout: output.stdout, stderr: output.stderr, result: Some(result) })
+    let mut stderr = output.stderr;
+    if output.truncated {
+        stderr.extend(b"\n[qhost: the agent has left a part of the output out]\n");
+    }
+    Ok(ExecTaskResponse { stdout: output.stdout, stderr, result: Some(result) })
 }
 
 /// What a stream begins with: the task and the command.
@@ -78,10 +82,11 @@ pub(crate) fn stream(
 
 /// The command's standard input. The agent takes it whole, so that it ends where the client ends it, or has sent nothing for a while.
 async fn stdin(mut asked: Streaming<ExecTaskStreamingRequest>) -> Result<Vec<u8>, Status> {
-    let mut stdin = vec![];
-    while let Ok(message) = time::timeout(limits::EXEC_STDIN, asked.message()).await {
+    let (mut stdin, mut until) = (vec![], Instant::now() + limits::EXEC_STDIN);
+    while let Ok(message) = time::timeout_at(until, asked.message()).await {
         let Some(message) = message? else { break };
         let Some(operation) = message.stdin else { continue };
+        until = Instant::now() + limits::EXEC_STDIN;
         stdin.extend(operation.data);
         if stdin.len() > EXEC_STDIN_BYTES {
             let message = format!(

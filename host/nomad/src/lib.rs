@@ -9,6 +9,7 @@
 
 mod base;
 mod driver;
+mod ends;
 mod error;
 mod events;
 mod exec;
@@ -21,6 +22,7 @@ pub mod proto;
 mod schema;
 mod services;
 mod settings;
+mod start;
 mod task;
 mod tasks;
 mod usage;
@@ -28,6 +30,7 @@ pub mod limits;
 
 use std::sync::Arc;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -55,6 +58,8 @@ pub const NAME: &str = "qhost";
 pub async fn serve() -> Result<(), NomadError> {
     let socket = handshake::Socket::bind()?;
     log::begin();
+    // Ctrl-C at an agent's terminal is for the agent, which has its plugins leave.
+    let _interrupts = signal(SignalKind::interrupt()).map_err(NomadError::Signals)?;
     let leave = CancellationToken::new();
     let plugin = Arc::new(plugin::Plugin::new(leave.clone()));
     let (reporter, health) = tonic_health::server::health_reporter();

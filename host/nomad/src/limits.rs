@@ -20,6 +20,10 @@ pub const EXEC_STDIN: Duration = Duration::from_secs(1);
 pub const EXEC_STREAMING: Duration = Duration::from_secs(3600);
 /// Free bytes of the state folder's disk below which no task is sent here.
 pub const DISK_LEAST: u64 = 1 << 30;
+/// The longest wait that a call may ask for.
+pub const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// How long a configuration that does not load is left alone, unless a file of it changes: a policy of it may take half a minute to compile.
+pub const LOAD_AGAIN: Duration = Duration::from_secs(60);
 /// The longest message of a call: a task's configuration and its variables.
 pub const CALL_BYTES: usize = 4 << 20;
 /// The longest text of an error: it is sent twice, once with each byte as three and once as base64, in headers of 16 KiB.

@@ -17,7 +17,8 @@ use tracing_subscriber::{
 /// Has this process log to its standard error in hclog's form.
 pub(crate) fn begin() {
     let begun = tracing_subscriber::fmt()
-        .with_max_level(Level::DEBUG)
+        // What gRPC says of each frame is for no operator.
+        .with_max_level(Level::INFO)
         // What cannot be logged, as the agent has gone, is left out: the standard error is all there is to say so on.
         .log_internal_errors(false)
         .event_format(Hclog)

@@ -3,9 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
-    time::SystemTime,
+    time::Instant,
 };
 
 use tokio::{sync::broadcast, task::spawn_blocking};
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use qhost_engine::{
-    Engine, Options,
+    Engine, Options, Vm, Which,
     config::{Config, default_state_dir},
 };
 use qhost_sys::state::StateDir;
@@ -21,8 +22,10 @@ use qhost_sys::state::StateDir;
 use crate::{
     error::{in_a_line, status},
     events::Events,
+    limits,
     proto::driver::DriverTaskEvent,
     settings::Settings,
+    task::TASK_ID,
     tasks::Tasks,
 };
 
@@ -40,21 +43,44 @@ pub(crate) struct Plugin {
 struct Host {
     settings: Settings,
     engine: Option<Engine>,
-    /// Of what it is the engine.
+    /// Of what it is the engine, or what does not load.
     seen: Option<Seen>,
+    /// The configuration's file, as far as there was one.
+    file: Option<PathBuf>,
     /// Why no task can be started now.
-    broken: Option<String>,
+    broken: Option<Broken>,
+}
+
+#[derive(Clone)]
+struct Broken {
+    why: String,
+    since: Instant,
+}
+
+impl Broken {
+    fn now(why: String) -> Self {
+        Self { why, since: Instant::now() }
+    }
 }
 
 /// The files that a configuration is made of, as they were when it was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen(BTreeMap<PathBuf, Option<(SystemTime, u64)>>);
+struct Seen(BTreeMap<PathBuf, Option<Stamp>>);
+
+/// By what a file is known to be another, or to have been written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
 
 impl Seen {
     fn of(files: impl IntoIterator<Item = PathBuf>) -> Self {
         let stamp = |path: &Path| {
             let file = fs::metadata(path).ok()?;
-            Some((file.modified().ok()?, file.len()))
+            let changed = (file.ctime(), file.ctime_nsec());
+            Some(Stamp { inode: file.ino(), bytes: file.len(), changed })
         };
         Self(files.into_iter().map(|path| (path.clone(), stamp(&path))).collect())
     }
@@ -91,8 +117,13 @@ impl Plugin {
     /// Takes over what the agent says, and loads the configuration. One that does not load makes the node unhealthy, and keeps no agent
     /// from starting.
     pub(crate) async fn configure(&self, settings: Settings) {
-        let host = Host { settings, ..Host::default() };
+        let one = self.looking.lock().await;
+        let before = self.host();
+        // What runs keeps its engine, where that is on the same state folder.
+        let is_same = before.settings.state_dir == settings.state_dir;
+        let host = Host { engine: before.engine.filter(|_| is_same), settings, ..Host::default() };
         *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
+        drop(one);
         self.look().await;
     }
 
@@ -100,17 +131,28 @@ impl Plugin {
     pub(crate) async fn look(&self) -> Option<String> {
         let _one = self.looking.lock().await;
         let host = self.host();
-        if host.broken.is_none() && host.seen.as_ref().is_some_and(Seen::is_as_it_was) {
-            return None;
-        }
-        let settings = host.settings.clone();
-        let loaded = spawn_blocking(move || loaded(&settings)).await;
-        let next = match loaded.map_err(|panicked| panicked.to_string()).flatten() {
-            Ok(loaded) => self.taken(&host, loaded).await,
-            Err(why) => Host { broken: Some(why), ..host },
+        let (settings, before) = (host.settings.clone(), host.clone());
+        let looked = spawn_blocking(move || {
+            let is_as_it_was = before.seen.as_ref().is_some_and(Seen::is_as_it_was);
+            let is_due = |broken: &Broken| broken.since.elapsed() > limits::LOAD_AGAIN;
+            if is_as_it_was && !before.broken.as_ref().is_some_and(is_due) {
+                return Ok(None);
+            }
+            loaded(&settings, before.file.as_deref()).map(Some)
+        });
+        let next = match looked.await.map_err(|panicked| panicked.to_string()).flatten() {
+            Ok(None) => return host.broken.map(|broken| broken.why),
+            Ok(Some(loaded)) => self.taken(&host, loaded).await,
+            Err(why) => {
+                let known = host.seen.iter().flat_map(|seen| seen.0.keys().cloned());
+                let files = known.chain(host.settings.config.clone());
+                let (seen, broken) = (Some(Seen::of(files)), Some(Broken::now(why)));
+                Host { seen, broken, ..host.clone() }
+            }
         };
-        let broken = next.broken.clone();
-        if let Some(why) = &broken {
+        let why = |host: &Host| host.broken.as_ref().map(|broken| broken.why.clone());
+        let (before, broken) = (why(&host), why(&next));
+        if let Some(why) = broken.as_ref().filter(|_| broken != before) {
             tracing::warn!(why, "no task can be started");
         }
         *self.host.write().unwrap_or_else(PoisonError::into_inner) = next;
@@ -120,18 +162,21 @@ impl Plugin {
     /// The host under a configuration that was read, if its policies load.
     async fn taken(&self, host: &Host, loaded: Loaded) -> Host {
         let Loaded { config, state, seen } = loaded;
-        let settings = host.settings.clone();
+        let (settings, file) = (host.settings.clone(), config.file().map(Into::into));
         let engine = match &host.engine {
             Some(engine) => engine.reload(config).await.map(|()| engine.clone()),
-            None => Engine::open(Options { config, state, programs: None }),
+            None => match Engine::open(Options { config, state, programs: None }) {
+                Ok(engine) => engine.policies().await.map(|_| engine),
+                Err(error) => Err(error),
+            },
         };
-        let checked = match engine {
-            Ok(engine) => engine.policies().await.map(|_| engine),
-            Err(error) => Err(error),
-        };
-        match checked {
-            Ok(engine) => Host { settings, engine: Some(engine), seen: Some(seen), broken: None },
-            Err(error) => Host { settings, broken: Some(in_a_line(&error)), ..host.clone() },
+        let seen = Some(seen);
+        match engine {
+            Ok(engine) => Host { settings, engine: Some(engine), seen, file, broken: None },
+            Err(error) => {
+                let broken = Some(Broken::now(in_a_line(&error)));
+                Host { settings, seen, broken, ..host.clone() }
+            }
         }
     }
 
@@ -146,6 +191,35 @@ impl Plugin {
                 Err(status(Code::Unavailable, message, true))
             }
         }
+    }
+
+    /// A VM that a plugin before has started for a task and could not tell the agent of.
+    pub(crate) async fn left_over(
+        &self,
+        engine: &Engine,
+        task_id: &str,
+        tenant: &str,
+    ) -> Option<Vm> {
+        let vms = engine.vms(Which::GoingOn).await;
+        let (task_id, tenant) = (task_id.to_owned(), tenant.to_owned());
+        let found = spawn_blocking(move || {
+            vms.into_iter().filter(|vm| vm.tenant == tenant).find(|vm| {
+                let asked = vm.asked();
+                asked.is_some_and(|task| task.meta.get(TASK_ID) == Some(&task_id))
+            })
+        });
+        let record = found.await.ok()??;
+        Some(engine.handle(&record))
+    }
+
+    /// The engine under the host's configuration.
+    pub(crate) fn configured_engine(&self) -> Result<Engine, Status> {
+        let host = self.host();
+        host.engine.ok_or_else(|| {
+            let why = host.broken.map(|broken| broken.why);
+            let why = why.unwrap_or_else(|| "the plugin was not configured yet".into());
+            status(Code::Unavailable, format!("no policy can be asked: {why}"), true)
+        })
     }
 
     /// The engine, to look at what runs and to end it: that works under a broken configuration too.
@@ -172,12 +246,23 @@ struct Loaded {
     seen: Seen,
 }
 
-fn loaded(settings: &Settings) -> Result<Loaded, String> {
-    let config = Config::load(settings.config.as_deref()).map_err(|error| in_a_line(&error))?;
+/// What is configured now; `before` is the file that it was read from before, which is not taken to be gone on purpose.
+fn loaded(settings: &Settings, before: Option<&Path>) -> Result<Loaded, String> {
     let state = state_dir(settings)?;
-    let files = config.files().into_iter().chain(settings.config.clone());
-    let seen = Seen::of(files);
-    Ok(Loaded { config, state, seen })
+    let load = || Config::load(settings.config.as_deref()).map_err(|error| in_a_line(&error));
+    // What the files are is known only when they have been read, and they may be written meanwhile.
+    let mut seen = Seen::of(load()?.files());
+    loop {
+        let config = load()?;
+        if let Some(gone) = before.filter(|_| config.file().is_none()) {
+            return Err(format!("the configuration {} has gone", gone.display()));
+        }
+        let now = Seen::of(config.files());
+        if now == seen {
+            return Ok(Loaded { config, state, seen });
+        }
+        seen = now;
+    }
 }
 
 fn state_dir(settings: &Settings) -> Result<StateDir, String> {

@@ -1,7 +1,7 @@
 //! What Nomad is told of the plugin's configuration and of a task's, so that it refuses other keys and types itself. A task's keys are those
 //! of a job's `config` block, by their JSON Schema.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
@@ -81,17 +81,18 @@ fn note(schema: &Value, root: &Value, types: &mut BTreeSet<String>, holds_texts:
 
 /// The schema of a task's `config` block.
 pub(crate) fn of_task() -> Spec {
-    object(TaskKey::all().iter().map(|key| (key.name.as_str(), key.of_hcl())))
+    object(TaskKey::all().iter().map(|key| attribute(&key.name, key.of_hcl())))
 }
 
-/// The schema of an object of optional attributes.
-pub(crate) fn object<'a>(attributes: impl Iterator<Item = (&'a str, &'a str)>) -> Spec {
-    let attribute = |(name, kind): (&str, &str)| {
-        let attr = Attr { name: name.to_owned(), r#type: kind.to_owned(), required: false };
-        (name.to_owned(), Spec { block: Some(Block::Attr(attr)) })
-    };
-    let attributes: BTreeMap<_, _> = attributes.map(attribute).collect();
-    Spec { block: Some(Block::Object(Object { attributes: attributes.into_iter().collect() })) }
+/// An optional attribute of an object.
+pub(crate) fn attribute(name: &str, kind: &str) -> (String, Spec) {
+    let attr = Attr { name: name.to_owned(), r#type: kind.to_owned(), required: false };
+    (name.to_owned(), Spec { block: Some(Block::Attr(attr)) })
+}
+
+/// The schema of an object.
+pub(crate) fn object(parts: impl Iterator<Item = (String, Spec)>) -> Spec {
+    Spec { block: Some(Block::Object(Object { attributes: parts.collect() })) }
 }
 
 #[cfg(test)]

@@ -8,7 +8,11 @@ use serde_json::{Map, Value};
 use qhost_engine::config::Config;
 use qhost_model::job::DEFAULT_TENANT;
 
-use crate::{NomadError, msgpack, proto::hclspec::Spec, schema};
+use crate::{
+    NomadError, msgpack,
+    proto::hclspec::{BlockAttrs, Spec, spec::Block},
+    schema,
+};
 
 /// What the operator says of the plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -22,14 +26,16 @@ pub(crate) struct Settings {
     pub(crate) tenants: BTreeMap<String, String>,
 }
 
-/// Their keys, with their types in HCL.
-const KEYS: [(&str, &str); 3] =
-    [("config", "string"), ("state_dir", "string"), ("tenants", "map(string)")];
-
 impl Settings {
     /// What an agent is told that they look like.
     pub(crate) fn schema() -> Spec {
-        schema::object(KEYS.into_iter())
+        // As agents read their configuration, a map is a block.
+        let tenants =
+            BlockAttrs { name: "tenants".into(), r#type: "string".into(), required: false };
+        let tenants = ("tenants".to_owned(), Spec { block: Some(Block::BlockAttrs(tenants)) });
+        let paths =
+            ["config", "state_dir"].into_iter().map(|name| schema::attribute(name, "string"));
+        schema::object(paths.chain([tenants]))
     }
 
     /// As an agent sends them.

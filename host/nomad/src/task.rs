@@ -1,6 +1,9 @@
 //! A task of Nomad's as an order of the engine: the job that the agent would have had from its server, made again of what a driver is told.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -8,6 +11,7 @@ use tonic::{Code, Status};
 
 use qhost_engine::{JobFile, Order};
 use qhost_model::printable;
+use qhost_vm::LogPipes;
 
 use crate::{
     error::refused,
@@ -64,21 +68,39 @@ pub(crate) fn order(task: &TaskConfig, tenant: &str) -> Result<Order, Status> {
     let bytes = bytes.map_err(|error| refused(Code::Internal, error.to_string()))?;
     let name = format!("task {}", printable::line(&task.name, limits::NAME_CHARS));
     let mut order = Order::new(JobFile { name, bytes }, tenant);
-    order.console_copy = console_copy(&task.stdout_path)?;
+    order.log_pipes = log_pipes(task)?;
     Ok(order)
 }
 
-/// The pipe to Nomad's log collector; none where the task's logs are disabled.
-fn console_copy(path: &str) -> Result<Option<PathBuf>, Status> {
-    if path.is_empty() || path == "/dev/null" {
+/// The pipes to Nomad's log collector; none where the task's logs are disabled.
+fn log_pipes(task: &TaskConfig) -> Result<Option<LogPipes>, Status> {
+    let is_none = |path: &str| path.is_empty() || path == "/dev/null";
+    if is_none(&task.stdout_path) {
         return Ok(None);
     }
-    if !path.starts_with('/') || path.contains('\0') {
+    let stderr = Some(&task.stderr_path).filter(|path| !is_none(path));
+    let pipe = |key, path: &str| pipe(key, path, &task.alloc_dir);
+    Ok(Some(LogPipes {
+        stdout: pipe("stdout_path", &task.stdout_path)?,
+        stderr: stderr.map(|path| pipe("stderr_path", path)).transpose()?,
+    }))
+}
+
+/// A pipe below the allocation's folder, which other tasks of the group write to as well: the folder's own path may have links in it, and what
+/// lies below it may not.
+fn pipe(key: &str, path: &str, alloc_dir: &str) -> Result<PathBuf, Status> {
+    let wrong = |expected: &str| {
         let found = printable::line(path, limits::TEXT_CHARS);
-        let message = format!("stdout_path: {found}; expected a path from the root");
-        return Err(refused(Code::InvalidArgument, message));
+        refused(Code::InvalidArgument, format!("{key}: {found}; expected {expected}"))
+    };
+    if !path.starts_with('/') || path.contains('\0') {
+        return Err(wrong("a path from the root"));
     }
-    Ok(Some(path.into()))
+    let below = Path::new(path).strip_prefix(alloc_dir).ok().filter(|_| !alloc_dir.is_empty());
+    let below = below.ok_or_else(|| wrong("a path below the allocation's folder"))?;
+    let folder = std::fs::canonicalize(alloc_dir);
+    let folder = folder.map_err(|error| wrong(&format!("a path that is there: {error}")))?;
+    Ok(folder.join(below))
 }
 
 /// The job that a task is taken for, in the form of Nomad's API: one group with one task.
@@ -97,12 +119,13 @@ pub fn job(task: &TaskConfig) -> Result<Value, Status> {
     let config = config(&task.msgpack_driver_config)?;
     let asks_for_env = config.get("task_env") == Some(&Value::Bool(true));
     let name = [&task.job_name, &task.job_id, &task.name].into_iter().find(|name| !name.is_empty());
+    let resources = resources(task.resources.as_ref(), mapped(&config).as_ref());
     let mut of_task = json!({
         "Name": task.name,
         "Driver": "qemu",
         "Config": config,
         "Meta": meta(task),
-        "Resources": resources(task.resources.as_ref()),
+        "Resources": resources,
     });
     if asks_for_env && let Some(of_task) = of_task.as_object_mut() {
         of_task.insert("Env".into(), json!(task.env.iter().collect::<BTreeMap<_, _>>()));
@@ -153,6 +176,8 @@ fn meta(task: &TaskConfig) -> BTreeMap<String, String> {
             meta.insert(key.to_owned(), value.clone());
         }
     }
+    // What Nomad calls it is for Nomad to say.
+    meta.retain(|key, _| ![TASK_ID, ALLOC_ID, NAMESPACE].contains(&key.as_str()));
     for (key, value) in
         [(TASK_ID, &task.id), (ALLOC_ID, &task.alloc_id), (NAMESPACE, &task.namespace)]
     {
@@ -163,7 +188,16 @@ fn meta(task: &TaskConfig) -> BTreeMap<String, String> {
     meta
 }
 
-fn resources(given: Option<&Resources>) -> Value {
+/// The labels of a task's `port_map`, where it has any: of a group's ports those are its own.
+fn mapped(config: &Map<String, Value>) -> Option<BTreeSet<String>> {
+    let given = config.get("port_map")?;
+    // Blocks come as a list of objects.
+    let maps = given.as_array().map_or(std::slice::from_ref(given), Vec::as_slice);
+    let labels = maps.iter().filter_map(Value::as_object).flat_map(Map::keys);
+    Some(labels.cloned().collect())
+}
+
+fn resources(given: Option<&Resources>, mapped: Option<&BTreeSet<String>>) -> Value {
     let allocated = given.and_then(|given| given.allocated_resources.as_ref());
     let memory = allocated.and_then(|allocated| allocated.memory.as_ref());
     let networks = allocated.map(|allocated| allocated.networks.as_slice()).unwrap_or_default();
@@ -171,8 +205,9 @@ fn resources(given: Option<&Resources>) -> Value {
         .iter()
         .flat_map(|network| network.reserved_ports.iter().chain(&network.dynamic_ports));
     let of_group = given.map(|given| given.ports.as_slice()).unwrap_or_default();
-    let ports: Vec<_> =
-        of_group.iter().map(of_group_port).chain(of_task.map(of_task_port)).collect();
+    let is_its_own = |label: &String| mapped.is_none_or(|labels| labels.contains(label));
+    let of_group = of_group.iter().filter(|port| is_its_own(&port.label));
+    let ports: Vec<_> = of_group.map(of_group_port).chain(of_task.map(of_task_port)).collect();
     let mut resources = json!({
         "MemoryMB": memory.map_or(0, |memory| memory.memory_mb),
         "Networks": [{ "ReservedPorts": ports }],
@@ -286,6 +321,28 @@ mod tests {
             }],
         });
         assert_eq!(job, expected);
+    }
+
+    #[test]
+    fn of_a_groups_ports_a_task_has_those_that_it_names() {
+        let mut task = task();
+        // {"port_map": [{"other": 80}]}
+        task.msgpack_driver_config = b"\x81\xa8port_map\x91\x81\xa5other\x50".to_vec();
+        let job = job(&task).unwrap();
+        let ports = &job["TaskGroups"][0]["Tasks"][0]["Resources"]["Networks"][0]["ReservedPorts"];
+        let labels: Vec<_> = ports.as_array().unwrap().iter().map(|port| &port["Label"]).collect();
+        assert_eq!(labels, ["ssh", "web"], "its own network's");
+    }
+
+    #[test]
+    fn what_nomad_calls_a_task_cannot_be_said_by_the_task() {
+        let mut task = task();
+        task.namespace = String::new();
+        task.env.insert("NOMAD_META_nomad_namespace".into(), "prod".into());
+        task.env.insert("NOMAD_META_nomad_task_id".into(), "another's".into());
+        let meta = meta(&task);
+        assert_eq!(meta.get(NAMESPACE), None);
+        assert_eq!(meta.get(TASK_ID), Some(&task.id));
     }
 
     #[test]

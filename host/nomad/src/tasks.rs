@@ -27,13 +27,9 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    fn new(config: TaskConfig) -> Self {
-        Self {
-            config,
-            vm: OnceLock::new(),
-            starting: tokio::sync::Mutex::default(),
-            cancel: CancellationToken::new(),
-        }
+    fn new(config: TaskConfig, cancel: CancellationToken) -> Self {
+        let (vm, starting) = (OnceLock::new(), tokio::sync::Mutex::default());
+        Self { config, vm, starting, cancel }
     }
 
     /// Its VM, once there is one.
@@ -69,10 +65,16 @@ impl Tasks {
         self.get(id).ok_or_else(|| refused(Code::NotFound, "task not found for given id"))
     }
 
-    /// The task of an id, new where there is none yet.
-    pub(crate) fn of(&self, config: TaskConfig) -> Arc<Task> {
+    /// The task of an id, new where there is none yet; its start is given up at the latest when the plugin leaves.
+    pub(crate) fn of(&self, config: &TaskConfig, leave: &CancellationToken) -> Arc<Task> {
         let mut tasks = self.lock();
-        Arc::clone(tasks.entry(config.id.clone()).or_insert_with(|| Arc::new(Task::new(config))))
+        let new = || Arc::new(Task::new(config.clone(), leave.child_token()));
+        Arc::clone(tasks.entry(config.id.clone()).or_insert_with(new))
+    }
+
+    /// Whether a task is still the one of its id.
+    pub(crate) fn has(&self, task: &Arc<Task>) -> bool {
+        self.get(&task.config.id).is_some_and(|known| Arc::ptr_eq(&known, task))
     }
 
     /// Forgets a task, unless another has come in its place.
