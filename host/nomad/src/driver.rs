@@ -153,7 +153,7 @@ impl driver_server::Driver for Driver {
         if vm.id() != state.vm {
             return Err(refused(Code::NotFound, format!("there is no VM {} any more", state.vm)));
         }
-        self.0.tasks.of(&config, self.0.leave()).has(vm);
+        self.0.tasks.of(&config, self.0.leave()).set_vm(vm);
         Ok(Response::new(RecoverTaskResponse {}))
     }
 
@@ -291,8 +291,7 @@ impl driver_server::Driver for Driver {
     ) -> Result<Response<SignalTaskResponse>, Status> {
         let SignalTaskRequest { task_id, signal } = request.into_inner();
         let task = self.0.tasks.known(&task_id)?;
-        // None of them begins an ended task once more.
-        let _one = task.starting.lock().await;
+        // No signal starts an ended task again.
         task.started()?.goes_on().map_err(|error| of_engine(&error))?;
         let context = Context::default();
         let done = match signal.as_str() {

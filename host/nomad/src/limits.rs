@@ -24,6 +24,8 @@ pub const DISK_LEAST: u64 = 1 << 30;
 pub const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// How long a configuration that does not load is left alone, unless a file of it changes: a policy of it may take half a minute to compile.
 pub const LOAD_AGAIN: Duration = Duration::from_secs(60);
+/// How often a configuration is read whose files change meanwhile: an editor writes a file once or twice.
+pub const LOADS: usize = 8;
 /// The longest message of a call: a task's configuration and its variables.
 pub const CALL_BYTES: usize = 4 << 20;
 /// The longest text of an error: it is sent twice, once with each byte as three and once as base64, in headers of 16 KiB.

@@ -252,7 +252,7 @@ fn loaded(settings: &Settings, before: Option<&Path>) -> Result<Loaded, String> 
     let load = || Config::load(settings.config.as_deref()).map_err(|error| in_a_line(&error));
     // What the files are is known only when they have been read, and they may be written meanwhile.
     let mut seen = Seen::of(load()?.files());
-    loop {
+    for _ in 0..limits::LOADS {
         let config = load()?;
         if let Some(gone) = before.filter(|_| config.file().is_none()) {
             return Err(format!("the configuration {} has gone", gone.display()));
@@ -263,6 +263,7 @@ fn loaded(settings: &Settings, before: Option<&Path>) -> Result<Loaded, String> 
         }
         seen = now;
     }
+    Err("the files of the configuration are being written; it is read again".into())
 }
 
 fn state_dir(settings: &Settings) -> Result<StateDir, String> {

@@ -44,7 +44,7 @@ pub(crate) async fn start(
         let started = started(plugin, &task).await;
         following.abort();
         return match started {
-            Ok(vm) => handle(config, task.has(vm)),
+            Ok(vm) => handle(config, task.set_vm(vm)),
             Err(status) => {
                 plugin.tasks.forget(&task);
                 Err(status)

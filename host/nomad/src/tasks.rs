@@ -38,7 +38,7 @@ impl Task {
     }
 
     /// It has a VM from here on.
-    pub(crate) fn has(&self, vm: Vm) -> &Vm {
+    pub(crate) fn set_vm(&self, vm: Vm) -> &Vm {
         self.vm.get_or_init(|| vm)
     }
 

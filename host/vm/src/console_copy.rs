@@ -51,7 +51,7 @@ impl ConsoleCopy {
 
 async fn copy(mut said: broadcast::Receiver<Bytes>, pipes: LogPipes, ended: CancellationToken) {
     let mut pipe = Pipe { path: pipes.stdout, sender: None };
-    // A reader waits for a writer of each, also of one that says nothing.
+    // The log collector waits until both pipes have a writer; to the second one nothing is ever written.
     let held = tokio::spawn(async move {
         match pipes.stderr {
             Some(stderr) => opened(&stderr).await.map(Some),
