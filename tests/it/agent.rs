@@ -80,8 +80,10 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
     let mut given = qhost.command(&["exec", "--stdin", "test", "--", "sha256sum"]);
     let given =
         given.stdin(Stdio::from(fs::File::open(qhost.file("in", &raw[..1 << 20])).unwrap()));
-    let sum = String::from_utf8(given.output().unwrap().stdout).unwrap();
-    assert!(sum.starts_with(&Sha256::of(&raw[..1 << 20]).to_string()), "{sum}");
+    let given = given.output().unwrap();
+    let sum = String::from_utf8(given.stdout).unwrap();
+    let error = String::from_utf8_lossy(&given.stderr);
+    assert!(sum.starts_with(&Sha256::of(&raw[..1 << 20]).to_string()), "{sum}{error}");
     let large = exec(&qhost, &["head", "-c", "9000000", "/dev/zero"]).exits(20);
     large.says("answered with more than 8192 KiB").says("to a file");
 

@@ -123,14 +123,7 @@ impl Vm {
         operation::command_is_bounded(&exec.command)?;
         let by = Instant::now() + exec.timeout;
         let mut agent = Agent::connect(&self.record().folder).await.map_err(told)?;
-        let mut start = json!({"path": program, "arg": arguments, "capture-output": true});
-        if !exec.stdin.is_empty()
-            && let Some(start) = start.as_object_mut()
-        {
-            start.insert("input-data".into(), BASE64_STANDARD.encode(&exec.stdin).into());
-        }
-        let start = Command { arguments: start, ..Command::new("guest-exec") };
-        let started = agent.execute(&start).await.map_err(told)?;
+        let started = agent.execute(&begin(program, arguments, &exec.stdin)).await.map_err(told)?;
         let pid = started.get("pid").and_then(Value::as_i64).ok_or(AgentError::Protocol);
         let pid = pid.map_err(told)?;
         // A command that takes no time is not waited for; a long one is asked about now and then.
@@ -245,6 +238,17 @@ impl GuestAddress {
     }
 }
 
+/// What starts a command in the guest.
+fn begin(program: &str, arguments: &[String], stdin: &[u8]) -> Command<'static> {
+    let mut start = json!({"path": program, "arg": arguments, "capture-output": true});
+    if !stdin.is_empty()
+        && let Some(start) = start.as_object_mut()
+    {
+        start.insert("input-data".into(), BASE64_STANDARD.encode(stdin).into());
+    }
+    Command { arguments: start, within: limits::EXEC_ANSWER, ..Command::new("guest-exec") }
+}
+
 /// How a command has ended; absent where the agent's answer does not say that.
 fn ended(answer: &Value) -> Option<ExecOutput> {
     let number = |key: &str| answer.get(key).and_then(Value::as_i64);
@@ -288,6 +292,14 @@ mod tests {
             .map(|_| json!({"name": "x", "ip-addresses": [address("10.0.0.1", 8)]}))
             .collect();
         assert_eq!(addresses(&json!(many)).len(), limits::GUEST_ADDRESSES);
+    }
+
+    #[test]
+    fn a_command_has_time_to_reach_a_slow_guest() {
+        let begin = begin("/bin/cat", &[], &vec![0; limits::EXEC_STDIN_BYTES]);
+        let bytes = begin.arguments.to_string().len() as u64;
+        // What a guest under tcg takes in beside two others.
+        assert!(begin.within.as_secs() * (100 << 10) > bytes, "{:?}", begin.within);
     }
 
     #[test]

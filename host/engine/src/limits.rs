@@ -110,7 +110,8 @@ pub const EXEC_LOOK: Duration = Duration::from_millis(10);
 pub const EXEC_LOOK_MOST: Duration = Duration::from_millis(500);
 /// A command's output in bytes, as the agent encodes it: 6 MiB of both streams together.
 pub const EXEC_ANSWER_BYTES: u64 = 8 << 20;
-/// How long the agent may take to send that: a guest under tcg sends some 2 MiB a second.
+/// How long the agent may take to send that, or to take a command in with its standard input: a guest under tcg sends some 2 MiB a second,
+/// and takes less in.
 pub const EXEC_ANSWER: Duration = Duration::from_secs(30);
 /// The program and its arguments: how many, and bytes of all of them together.
 pub const EXEC_ARGUMENTS: usize = 256;
