@@ -30,7 +30,7 @@ impl Observer for GivesUp {
     fn observe(&self, observation: Observation<'_>) {
         match observation {
             Observation::Understood { .. } => self.reached("understood"),
-            Observation::Decided(_) => self.reached("decided"),
+            Observation::Decided { .. } => self.reached("decided"),
             Observation::Allowed(_) => self.reached("allowed"),
             Observation::Admitted { .. } => self.reached("admitted"),
             Observation::Verified(_) => self.reached("verified"),

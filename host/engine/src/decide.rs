@@ -5,6 +5,7 @@ use std::{io, sync::Arc, thread};
 use tokio::{task::spawn_blocking, time};
 
 use qhost_model::{
+    digest::Sha256,
     job::{self, Task},
     masks::Masks,
 };
@@ -41,7 +42,13 @@ pub(crate) struct Deciding {
 struct Judged {
     /// None where the job is not understood.
     task: Option<Task>,
-    verdict: Result<Verdict, Failure>,
+    verdict: Result<Recorded, Failure>,
+}
+
+/// A verdict, and the id of its record where that is kept.
+struct Recorded {
+    verdict: Verdict,
+    id: Option<Sha256>,
 }
 
 impl Deciding {
@@ -74,9 +81,9 @@ impl Deciding {
             self.observe(Observation::Understood { task: &task, secrets: &understood.secrets });
             understood.task = Some(task);
         }
-        let verdict = verdict?;
+        let Recorded { verdict, id } = verdict?;
         let masked = qhost_policy::masked(&understood.secrets, verdict.decision().clone());
-        self.observe(Observation::Decided(&masked));
+        self.observe(Observation::Decided { decision: &masked, record: id });
         match verdict {
             Verdict::Approved(approved) => {
                 understood.allowed = Some(masked);
@@ -121,7 +128,7 @@ impl Deciding {
         input: Input,
         record: &DecisionRecord,
         deadline: Deadline,
-    ) -> Result<Verdict, Failure> {
+    ) -> Result<Recorded, Failure> {
         let Self { engine, generation, fingerprint, order, .. } = self;
         let load = || {
             let observer = Arc::clone(&self.context.observer);
@@ -147,8 +154,8 @@ impl Deciding {
         let Input { task, rules, time, occasion, .. } = input;
         let request = Request { task, host: facts?, rules, time, occasion };
         let verdict = chain?.decide_until(request.clone(), deadline);
-        record.decided(request, &verdict)?;
-        Ok(verdict)
+        let id = record.decided(request, &verdict)?;
+        Ok(Recorded { verdict, id })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-use qhost_model::{host_facts::HostFacts, job::Task, launch::Rules, masks::Masks};
+use qhost_model::{digest::Sha256, host_facts::HostFacts, job::Task, launch::Rules, masks::Masks};
 use qhost_policy::{Input, Journal, Occasion, Outcome, Record, RecordError, Request, Verdict};
 
 use qhost_sys::state::StateDir;
@@ -63,8 +63,12 @@ impl DecisionRecord {
         }
     }
 
-    /// Records a verdict.
-    pub(crate) fn decided(&self, request: Request, verdict: &Verdict) -> Result<(), Failure> {
+    /// Records a verdict. Gives the record's id, where it is kept.
+    pub(crate) fn decided(
+        &self,
+        request: Request,
+        verdict: &Verdict,
+    ) -> Result<Option<Sha256>, Failure> {
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Ended) {
             Stage::Deciding(_) => Ok(self.append(|| Record::of(request, verdict, &self.masks))?),
@@ -87,13 +91,13 @@ impl DecisionRecord {
             Outcome::Undecided
         };
         let error = error.in_a_line();
-        self.append(|| Record::undecided(*input, outcome, error, &self.masks))
+        self.append(|| Record::undecided(*input, outcome, error, &self.masks)).map(drop)
     }
 
-    fn append(&self, record: impl FnOnce() -> Record) -> Result<(), RecordError> {
+    fn append(&self, record: impl FnOnce() -> Record) -> Result<Option<Sha256>, RecordError> {
         match self.keep {
-            Keep::Record => self.journal.append(&record()),
-            Keep::Nothing => Ok(()),
+            Keep::Record => self.journal.append(&record()).map(Some),
+            Keep::Nothing => Ok(None),
         }
     }
 }

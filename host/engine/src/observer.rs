@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use qhost_image::{Progress, VerifiedImage};
-use qhost_model::{job::Task, secrets::Secrets};
+use qhost_model::{digest::Sha256, job::Task, secrets::Secrets};
 use qhost_policy::Decision;
 use qhost_vm::{Spec, Status};
 
@@ -32,7 +32,12 @@ pub enum Observation<'a> {
         secrets: &'a Secrets,
     },
     /// It was decided; once more where the image's digest was looked up in a list of checksums.
-    Decided(&'a Decision),
+    Decided {
+        /// Who said what.
+        decision: &'a Decision,
+        /// The id of its record in the log of decisions; none where it is only planned.
+        record: Option<Sha256>,
+    },
     /// It may run, and all that it needs can be had.
     Allowed(&'a Decision),
     /// A folder was made for the VM, and what it takes is reserved.

@@ -83,7 +83,9 @@ impl Asking {
         match recorded {
             // What takes nothing more of the host is done on a full disk too.
             Err(error) if ends => tracing::warn!(%error, "the operation is not recorded"),
-            recorded => recorded?,
+            recorded => {
+                recorded?;
+            }
         }
         match permission {
             Permission::Granted(_) => Ok(()),

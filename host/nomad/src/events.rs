@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use qhost_engine::{Observation, Observer};
 use qhost_image::{Progress, Step};
-use qhost_model::printable;
+use qhost_model::{digest::Sha256, printable};
 use qhost_policy::{Answer, Decision, Mode, PolicyRecord};
 
 use crate::{
@@ -82,7 +82,7 @@ impl TaskEvents {
         }
     }
 
-    fn decided(&self, decision: &Decision) {
+    fn decided(&self, decision: &Decision, record: Option<Sha256>) {
         for policy in &decision.policies {
             self.tell(&said(policy), &[("policy", &policy.name)]);
         }
@@ -90,6 +90,9 @@ impl TaskEvents {
             let hint = violation.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
             let text = format!("the host's rules: {}: {}{hint}", violation.code, violation.message);
             self.tell(&text, &[("code", &violation.code)]);
+        }
+        if let Some(id) = record.map(|id| id.to_string()) {
+            self.tell(&format!("decision {id}"), &[("decision", &id)]);
         }
     }
 }
@@ -128,7 +131,7 @@ impl Observer for TaskEvents {
             Observation::Compiling { policy } => {
                 self.tell(&format!("compiling the policy {policy}, once"), &[]);
             }
-            Observation::Decided(decision) => self.decided(decision),
+            Observation::Decided { decision, record } => self.decided(decision, record),
             Observation::Admitted { vm } => self.tell(&format!("admitted as {vm}"), &[("vm", vm)]),
             Observation::Verified(image) => {
                 let digest = image.sha256().to_string();

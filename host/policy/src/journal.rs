@@ -12,7 +12,7 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use qhost_model::name::is_name;
+use qhost_model::{digest::Sha256, name::is_name};
 use qhost_sys::state;
 
 use super::Record;
@@ -42,14 +42,18 @@ pub struct RecordError {
 const CURRENT: &str = "current.jsonl";
 
 impl Journal {
-    /// Appends a record and waits until it is on disk.
-    pub fn append(&self, record: &Record) -> Result<(), RecordError> {
+    /// Appends a record and waits until it is on disk. Gives the record's id.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn append(&self, record: &Record) -> Result<Sha256, RecordError> {
         self.try_append(record)
             .map_err(|source| RecordError { folder: self.folder.clone(), source })
     }
 
-    fn try_append(&self, record: &Record) -> io::Result<()> {
+    fn try_append(&self, record: &Record) -> io::Result<Sha256> {
         let mut line = record.line()?;
+        let id = record_id(&line);
         let folder = self.folder.join(folder_of(&record.input.task.tenant)?);
         state::create_private(&folder)?;
         let lock = state::lock(&folder.join(LOCK))?;
@@ -73,7 +77,7 @@ impl Journal {
             drop(lock);
             self.sweep();
         }
-        Ok(())
+        Ok(id)
     }
 
     /// Whether a file has no room for so many bytes more, or its first record is older than records are kept.
@@ -120,6 +124,11 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// The id of a record: the digest of its line, without the line's end.
+pub fn record_id(line: &str) -> Sha256 {
+    Sha256::of(line.trim_end().as_bytes())
 }
 
 const LOCK: &str = ".lock";

@@ -44,7 +44,7 @@ fn told(shared: &Shared, args: &DecisionsArgs) -> Result<Exit, RunError> {
         let (_, _, text) = line.map_err(unreadable)?;
         match Record::parse(&text) {
             Ok(record) => {
-                let id = Sha256::of(text.as_bytes());
+                let id = qhost_policy::record_id(&text);
                 let decision = Recorded { id, record };
                 if decision.is_meant(args) {
                     found.push(decision);

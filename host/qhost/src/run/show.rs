@@ -294,7 +294,7 @@ impl Observer for Shown {
             }
             Observation::Compiling { policy } => compiling(self.terminal, policy),
             Observation::Understood { task, secrets: _ } => self.understood(task),
-            Observation::Decided(decision) => {
+            Observation::Decided { decision, .. } => {
                 self.note(|report| report.decision = Some(decision.clone()));
             }
             Observation::Allowed(decision) => self.allowed(decision),
