@@ -38,6 +38,7 @@ pub(crate) fn request() -> Request {
         label: label.into(),
         guest,
         host,
+        bind: None,
         protocol: Protocol::Tcp,
     };
     let amount = |cpus, memory_mib| Resources { cpus, memory_mib };

@@ -190,6 +190,7 @@ pub(crate) fn request(tenant: &str, index: u32) -> Request {
                     label: "http".into(),
                     guest: 80,
                     host: None,
+                    bind: None,
                     protocol: Protocol::Tcp,
                 }],
                 egress: Egress::Isolated,

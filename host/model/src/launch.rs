@@ -301,7 +301,7 @@ mod tests {
         let changes = again.changes_to(&launch);
         // Policies alone write these.
         let fields: Vec<_> = changes.iter().map(|change| change.field.as_str()).collect();
-        assert_eq!(fields, ["ports.any.bind", "warnings.0", "extensions"]);
+        assert_eq!(fields, ["warnings.0", "extensions"]);
     }
 
     /// What a tenant's policy does to the host's launch, and the field that is wider by it.

@@ -21,6 +21,8 @@ pub const JOBSPEC_NAMES: usize = 256;
 pub const JOBSPEC_STEPS: usize = 16;
 /// A JSON pointer in bytes up to which the line of its key is kept.
 pub const JOBSPEC_POINTER_BYTES: usize = 256;
+/// An IPv4 address.
+pub const ADDRESS_BYTES: usize = "255.255.255.255".len();
 /// Task groups of a job, tasks of a group, networks of a task.
 pub const NOMAD_ITEMS: usize = 256;
 /// A job's or task's name in bytes: what Nomad's own names stay under.

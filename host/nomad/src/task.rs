@@ -201,16 +201,19 @@ fn resources(given: Option<&Resources>, mapped: Option<&BTreeSet<String>>) -> Va
     let allocated = given.and_then(|given| given.allocated_resources.as_ref());
     let memory = allocated.and_then(|allocated| allocated.memory.as_ref());
     let networks = allocated.map(|allocated| allocated.networks.as_slice()).unwrap_or_default();
-    let of_task = networks
-        .iter()
-        .flat_map(|network| network.reserved_ports.iter().chain(&network.dynamic_ports));
+    let of_task = networks.iter().map(|network| {
+        let ports = network.reserved_ports.iter().chain(&network.dynamic_ports);
+        let ports: Vec<_> = ports.map(of_task_port).collect();
+        json!({ "IP": network.ip, "ReservedPorts": ports })
+    });
     let of_group = given.map(|given| given.ports.as_slice()).unwrap_or_default();
     let is_its_own = |label: &String| mapped.is_none_or(|labels| labels.contains(label));
     let of_group = of_group.iter().filter(|port| is_its_own(&port.label));
-    let ports: Vec<_> = of_group.map(of_group_port).chain(of_task.map(of_task_port)).collect();
+    let of_group =
+        of_group.map(|port| json!({ "IP": port.host_ip, "ReservedPorts": [of_group_port(port)] }));
     let mut resources = json!({
         "MemoryMB": memory.map_or(0, |memory| memory.memory_mb),
-        "Networks": [{ "ReservedPorts": ports }],
+        "Networks": of_group.chain(of_task).collect::<Vec<_>>(),
     });
     let cores = given.and_then(|given| given.linux_resources.as_ref());
     let cores = cores.map_or(0, |linux| cpus(&linux.cpuset_cpus));
@@ -257,6 +260,7 @@ mod tests {
             networks: vec![NetworkResource {
                 reserved_ports: vec![port("ssh", 2222)],
                 dynamic_ports: vec![port("web", 20_000)],
+                ip: "10.0.0.2".into(),
                 ..NetworkResource::default()
             }],
             ..AllocatedTaskResources::default()
@@ -311,11 +315,15 @@ mod tests {
                     "Resources": {
                         "MemoryMB": 256,
                         "Cores": 3,
-                        "Networks": [{ "ReservedPorts": [
-                            { "Label": "dns", "Value": 25_000, "To": 53 },
-                            { "Label": "ssh", "Value": 2222 },
-                            { "Label": "web", "Value": 20_000 },
-                        ] }],
+                        "Networks": [
+                            { "IP": "10.0.0.1", "ReservedPorts": [
+                                { "Label": "dns", "Value": 25_000, "To": 53 },
+                            ] },
+                            { "IP": "10.0.0.2", "ReservedPorts": [
+                                { "Label": "ssh", "Value": 2222 },
+                                { "Label": "web", "Value": 20_000 },
+                            ] },
+                        ],
                     },
                 }],
             }],

@@ -1,5 +1,7 @@
 //! What of a job file a task's launch is read from, whichever of the two forms it has.
 
+use std::net::Ipv4Addr;
+
 use serde_json::Value;
 
 use super::cursor::{Cursor, Object};
@@ -49,6 +51,8 @@ pub(crate) struct GuestFile {
 pub(crate) struct Declared<'a> {
     pub(crate) label: String,
     pub(crate) host: Option<u16>,
+    /// The address of its network.
+    pub(crate) bind: Option<Ipv4Addr>,
     pub(crate) to: Option<u16>,
     pub(crate) reserved: bool,
     pub(crate) here: Cursor<'a>,

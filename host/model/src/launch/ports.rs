@@ -30,6 +30,9 @@ pub struct PortRequest {
     pub guest: u16,
     /// The port wanted on the host, if not any.
     pub host: Option<u16>,
+    /// The host address wanted, if not 127.0.0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<Ipv4Addr>,
     /// The transport.
     pub protocol: Protocol,
 }
@@ -78,7 +81,7 @@ impl LaunchField for Field {
             label: port.label.clone(),
             guest: port.guest,
             host: port.host,
-            bind: Ipv4Addr::LOCALHOST,
+            bind: port.bind.unwrap_or(Ipv4Addr::LOCALHOST),
             protocol: port.protocol,
         };
         asked.iter().map(map).collect()
@@ -179,7 +182,7 @@ impl AskedField for Field {
             required: false,
             schema: || {
                 json!({
-                    "description": "Guest ports by label, or objects with guest and protocol, tcp unless it is udp. In qhost's own form the host picks host ports that are not given."
+                    "description": "Guest ports by label, or objects with guest and protocol, tcp unless it is udp. In qhost's own form the host picks host ports that are not given, and bind is the host's address, 127.0.0.1 unless given."
                 })
             },
         },
@@ -199,6 +202,7 @@ impl AskedField for Field {
             label: port.label.clone(),
             guest: port.guest,
             host: port.host,
+            bind: Some(port.bind).filter(|bind| *bind != Ipv4Addr::LOCALHOST),
             protocol: port.protocol,
         };
         value.iter().map(request).collect()
@@ -222,6 +226,7 @@ fn own_port_map() -> serde_json::Value {
                             "properties": {
                                 "guest": { "$ref": "#/$defs/port" },
                                 "host": { "anyOf": [{ "$ref": "#/$defs/port" }, { "type": "null" }] },
+                                "bind": { "type": ["string", "null"], "format": "ipv4" },
                                 "protocol": { "enum": ["tcp", "udp", null] }
                             }
                         }

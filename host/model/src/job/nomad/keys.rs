@@ -229,7 +229,7 @@ pub(super) const NETWORK: Keys = Keys {
         ("DNS", Refused(USER_NETWORK)),
         ("Device", Ignored),
         ("Hostname", Ignored),
-        ("IP", Ignored),
+        ("IP", Read),
         ("MBits", Ignored),
         ("Mode", Read),
     ],

@@ -25,12 +25,18 @@ pub(super) fn declared<'a>(
             keys::NETWORK.refuse(&network);
             ignored.keys(&network, &keys::NETWORK);
             check_mode(&network, ignored);
+            // An agent has "" for an address that it does not know.
+            let address = network.optional("IP").filter(|ip| ip.value().as_str() != Some(""));
+            let bind = match address {
+                Some(address) => ports::address(&address).map(Some),
+                None => Some(None),
+            };
             for (key, reserved) in [("ReservedPorts", true), ("DynamicPorts", false)] {
                 let Some(list) = network.optional(key) else { continue };
                 for port in list.array(limits::PORTS, "ports")? {
                     let port = declared_port(port, reserved, ignored);
-                    ports = ports.zip(port).map(|(mut ports, port)| {
-                        ports.push(port);
+                    ports = ports.zip(port).zip(bind).map(|((mut ports, port), bind)| {
+                        ports.push(Declared { bind, ..port });
                         ports
                     });
                 }
@@ -90,5 +96,5 @@ fn declared_port<'a>(
         Some(to) => ports::port(&to).map(Some),
         None => Some(None),
     };
-    Some(Declared { label: label?, host: host?, to: to?, reserved, here })
+    Some(Declared { label: label?, host: host?, bind: None, to: to?, reserved, here })
 }

@@ -112,3 +112,13 @@ fn a_mapped_port_may_be_udp() {
     let ports: Vec<_> = task.asked.ports.iter().map(|port| (port.guest, port.protocol)).collect();
     assert_eq!(ports, [(53, Protocol::Udp), (80, Protocol::Tcp)]);
 }
+
+/// As agents have it that know no address.
+#[test]
+fn an_empty_address_is_none() {
+    let mut job = sound();
+    let network = json!({"IP": "", "DynamicPorts": [{"Label": "a", "To": 80}]});
+    put(&mut job, "/TaskGroups/0/Networks/0", network);
+    let task = job::parse("job.json", job.to_string().as_bytes(), "acme", None).unwrap();
+    assert_eq!(task.asked.ports[0].bind, None);
+}

@@ -2,9 +2,11 @@
 //!
 //! - `guest_ports` with one port, and `host_port`;
 //! - `guest_ports`, matched in order with the reserved ports of a Nomad task's network;
-//! - `port_map`, from a label to a guest port: in qhost's own form also to `{guest, host, protocol}`, in Nomad's form
+//! - `port_map`, from a label to a guest port: in qhost's own form also to `{guest, host, bind, protocol}`, in Nomad's form
 //!   for labels that a network of the task or its group declares;
 //! - nothing in `config`, and Nomad ports that say `To`.
+
+use std::net::Ipv4Addr;
 
 use super::{PortRequest, Protocol};
 use crate::{
@@ -64,7 +66,7 @@ fn one_port(host_port: Option<Cursor<'_>>, guest_ports: Cursor<'_>) -> Option<Ve
         ([guest], Some(host)) => {
             let host = port(&host)?;
             let label = format!("port-{guest}");
-            Some(vec![PortRequest { label, guest: *guest, host: Some(host), protocol: Protocol::Tcp }])
+            Some(vec![PortRequest { host: Some(host), ..guest_port(label, *guest) }])
         }
         ([_], None) => guest_ports.refuse_with_hint(
             "a host_port beside it",
@@ -175,17 +177,25 @@ fn own_request(label: &str, cursor: Cursor<'_>) -> Option<PortRequest> {
     let label = checked_label(label, &cursor);
     if cursor.value().is_u64() || digits(&cursor).is_some() {
         let guest = port(&cursor)?;
-        return Some(PortRequest { label: label?, guest, host: None, protocol: Protocol::Tcp });
+        return Some(guest_port(label?, guest));
     }
     if !cursor.value().is_object() {
-        return cursor.refuse("a guest port from 1 to 65535, or an object {guest, host, protocol}");
+        return cursor
+            .refuse("a guest port from 1 to 65535, or an object {guest, host, bind, protocol}");
     }
-    let object = cursor.object(&["guest", "host", "protocol"])?;
+    let object = cursor.object(&["guest", "host", "bind", "protocol"])?;
     let guest = object.required("guest", "the port that listens in the guest");
     let guest = guest.and_then(|guest| port(&guest));
     let host = optional(object.optional("host"), |host| port(&host));
+    let bind = optional(object.optional("bind"), |bind| address(&bind));
     let protocol = protocol(&object);
-    Some(PortRequest { label: label?, guest: guest?, host: host?, protocol: protocol? })
+    Some(PortRequest {
+        label: label?,
+        guest: guest?,
+        host: host?,
+        bind: bind?,
+        protocol: protocol?,
+    })
 }
 
 /// The outer option is whether reading went well, the inner whether there is something.
@@ -213,10 +223,23 @@ fn by_declaration(declared: &[Declared<'_>]) -> Option<Vec<PortRequest>> {
 
 fn request(declared: &Declared<'_>, guest: u16) -> PortRequest {
     PortRequest {
-        label: declared.label.clone(),
-        guest,
         host: declared.host,
-        protocol: Protocol::Tcp,
+        bind: declared.bind,
+        ..guest_port(declared.label.clone(), guest)
+    }
+}
+
+/// A request for a guest's port alone.
+fn guest_port(label: String, guest: u16) -> PortRequest {
+    PortRequest { label, guest, host: None, bind: None, protocol: Protocol::Tcp }
+}
+
+/// An address of the host.
+pub(crate) fn address(cursor: &Cursor<'_>) -> Option<Ipv4Addr> {
+    let text = cursor.text(limits::ADDRESS_BYTES, "an IPv4 address")?;
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => cursor.refuse("an IPv4 address of the host, as in 192.0.2.7"),
     }
 }
 

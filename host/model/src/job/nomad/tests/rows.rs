@@ -120,6 +120,16 @@ pub(super) fn rows() -> Vec<Row> {
             json!([{"Label": "a", "To": 80, "HostNetwork": "public"}]),
             Ignored(&["/TaskGroups/0/Networks/0/DynamicPorts/0/HostNetwork"]),
         ),
+        row(
+            "/TaskGroups/0/Networks/0",
+            json!({"IP": "192.0.2.7", "DynamicPorts": [{"Label": "a", "To": 80}]}),
+            Is(|task| task.asked.ports[0].bind == Some([192, 0, 2, 7].into())),
+        ),
+        row(
+            "/TaskGroups/0/Networks/0/IP",
+            json!("2001:db8::7"),
+            Problem("/TaskGroups/0/Networks/0/IP", "an IPv4 address of the host"),
+        ),
         // The task.
         row(
             "/TaskGroups/0/Tasks/0/KillTimeout",
