@@ -278,32 +278,13 @@ fn after_a_reboot() {
     let wants = job(&qhost, &server, restart);
     qhost.run(&["run", "--detach", &wants]).exits(0);
     qhost.run(&["run", "--detach", &wants_not]).exits(0);
-    let supervisors = qhost.supervisors();
-    succeed(
-        "kill",
-        &[&["-STOP"][..], &supervisors.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
-    );
-    let all: Vec<_> = qhost.qemus().into_iter().chain(supervisors).collect();
-    succeed(
-        "kill",
-        &[&["-KILL"][..], &all.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
-    );
-    wait_for("their ends", || qhost.qemus().is_empty().then_some(()));
-    // Processes of the same numbers have come since; of another start of the host.
-    for vm in qhost.vms() {
-        let path = vm.join("status.json");
-        let mut status: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        for process in ["qemu", "supervisor"] {
-            status[process]["pid"] = json!(std::process::id());
-            status[process]["boot_id"] = json!("another start");
-        }
-        fs::write(&path, status.to_string()).unwrap();
-    }
+    qhost.as_after_a_reboot();
     let recovered = qhost.run(&["recover", "--json"]).exits(0).json();
     assert_eq!(recovered["lost"].as_array().unwrap().len(), 2, "{recovered}");
     assert_eq!(recovered["restarted"].as_array().unwrap().len(), 1, "{recovered}");
     assert_eq!(qhost.run(&["inspect", "--json", "test"]).exits(0).json()["state"], "running");
     assert_eq!(qhost.run(&["inspect", "--json", "other"]).exits(0).json()["state"], "lost");
+    qhost.run(&["inspect", "other"]).exits(0).says("the host was restarted while it ran");
     assert_eq!(qhost.qemus().len(), 1);
     // Asked again, there is nothing to be done.
     let again = qhost.run(&["recover", "--json"]).exits(0).json();

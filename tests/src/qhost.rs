@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{command, wait_for};
+use crate::{command, succeed, wait_for};
 
 /// A scratch folder with a state folder and a configuration, and the command to run in it. The folder is kept when the
 /// test fails.
@@ -263,6 +263,30 @@ impl Qhost {
             program.is_ok_and(|program| program.to_string_lossy().ends_with("-supervisor"))
         };
         processes_in(&self.state()).into_iter().filter(is_one).collect()
+    }
+
+    /// Leaves all VMs as a restart of the host does: their processes are gone, and others have the numbers that their records name.
+    pub fn as_after_a_reboot(&self) {
+        let supervisors = self.supervisors();
+        let all = [self.qemus(), supervisors.clone()].concat();
+        let signal = |signal, pids: &[String]| {
+            let pids = pids.iter().map(String::as_str);
+            succeed("kill", &[signal].into_iter().chain(pids).collect::<Vec<_>>());
+        };
+        // So that no supervisor tells of its QEMU's end.
+        signal("-STOP", &supervisors);
+        signal("-KILL", &all);
+        wait_for("their ends", || self.qemus().is_empty().then_some(()));
+        for vm in self.vms() {
+            let path = vm.join("status.json");
+            let status = fs::read(&path).expect("a status");
+            let mut status: Value = serde_json::from_slice(&status).expect("JSON");
+            for process in ["qemu", "supervisor"] {
+                status[process]["pid"] = std::process::id().into();
+                status[process]["boot_id"] = "another start".into();
+            }
+            fs::write(&path, status.to_string()).expect("a status");
+        }
     }
 
     /// Asserts that ended VMs left their records and nothing else, and that no process works in this folder.

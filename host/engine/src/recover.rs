@@ -121,7 +121,7 @@ fn sweep_all(state: &StateDir) -> Swept {
                 }
             }
             Some(status) if !status.state().is_final() => {
-                mark_lost(&vm);
+                mark_lost(&vm, status.why_lost());
                 sweep(&vm);
                 recovered.lost.push(id);
             }
@@ -184,14 +184,13 @@ fn is_anothers(vm: &Path, status: &Status) -> bool {
 }
 
 /// Tells the truth about a VM whose supervisor and whose QEMU are gone: its record still says that it goes on.
-fn mark_lost(vm: &Path) {
-    match Spec::read(vm) {
-        Ok(spec) => {
-            VmDir::open_for_supervisor(vm, &spec).enter(State::Lost, Some(list::LOST.into()))
-        }
+fn mark_lost(vm: &Path, why: &str) {
+    let mut dir = match Spec::read(vm) {
+        Ok(spec) => VmDir::open_for_supervisor(vm, &spec),
         // It was killed before the launch was settled.
-        Err(_) => VmDir::open_unlaunched(vm).enter(State::Lost, Some(list::LOST.into())),
-    }
+        Err(_) => VmDir::open_unlaunched(vm),
+    };
+    dir.enter(State::Lost, Some(why.into()));
 }
 
 fn sweep(vm: &Path) {

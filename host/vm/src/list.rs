@@ -26,9 +26,6 @@ use super::{
     spec::{PLAN, Spec},
 };
 
-/// Why a VM is lost.
-pub const LOST: &str = "its supervisor was killed, and QEMU is gone";
-
 /// A VM, as far as its folder tells.
 #[derive(Debug, Serialize)]
 pub struct VmRecord {
@@ -140,7 +137,7 @@ impl VmRecord {
     fn known(path: &Path, Known { mut status, held }: Known) -> Self {
         // No recovery has run since, which would have written it down.
         if !held && !status.qemu_lives() {
-            status.enter(State::Lost, Some(LOST.into()));
+            status.enter(State::Lost, Some(status.why_lost().into()));
         }
         let plan = Takes::of(path);
         let reserved = read_record(&path.join(RESERVED)).unwrap_or_else(|| {

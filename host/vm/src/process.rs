@@ -42,6 +42,11 @@ impl Process {
         Some(Self { pid, started_ticks: stat.starttime, boot_id })
     }
 
+    /// Whether it was there before the host was started; not where that cannot be found out.
+    pub(super) fn is_of_another_boot(&self) -> bool {
+        procfs::sys::kernel::random::boot_id().is_ok_and(|now| now != self.boot_id)
+    }
+
     /// This one.
     pub(super) fn this() -> Option<Self> {
         Self::of(std::process::id())

@@ -202,6 +202,16 @@ impl Status {
         self.changes.last().map(|change| change.at)
     }
 
+    /// Why a VM is lost whose QEMU and whose supervisor are gone.
+    pub fn why_lost(&self) -> &'static str {
+        let mut processes = self.qemu.iter().chain(&self.supervisor);
+        if processes.any(Process::is_of_another_boot) {
+            "the host was restarted while it ran"
+        } else {
+            "its supervisor was killed, and QEMU is gone"
+        }
+    }
+
     /// Whether QEMU is there, with a supervisor or without.
     pub fn qemu_lives(&self) -> bool {
         !self.state.is_final() && self.qemu.as_ref().is_some_and(Process::lives)
