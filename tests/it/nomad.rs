@@ -1,24 +1,23 @@
 //! qhost as a task driver of Nomad's: the real plugin, asked as an agent asks.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::Read as _,
-    net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
-    time::Duration,
-};
+mod guests;
+mod malformed;
+mod many;
+mod page;
+mod socket;
+mod survival;
+
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
 
 use serde_json::{Value, json};
 use tonic::Code;
 
-use qhost_nomad::proto::driver::{TaskConfig, TaskHandle};
 use qhost_tests::{
     ImageServer, Qhost, Reply,
     boot_sector::{self, Then},
-    configured, debian_guest,
+    configured,
     nomad::{Plugin, Task, exit, is_recoverable, plugin_command},
-    succeed, wait_for,
+    wait_for,
 };
 
 use crate::qhost;
@@ -41,6 +40,21 @@ fn image(server: &ImageServer, text: &str, then: Then) -> Value {
 fn with(mut config: Value, more: Value) -> Value {
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     config
+}
+
+/// The numbers that a guest has counted so far, as they came out of the log pipe.
+fn counted(task: &Task) -> Vec<u32> {
+    let console = task.console();
+    // The last line may not be whole yet.
+    let lines = console.rsplit_once('\n').map_or("", |(whole, _)| whole).lines();
+    let number = |line: &str| u32::from_str_radix(line.trim_end(), 16).ok();
+    lines.filter(|line| line.trim_end().len() == 4).filter_map(number).collect()
+}
+
+/// It counts on from here.
+fn counts_on(task: &Task) {
+    let before = counted(task).len();
+    wait_for("the guest to count on", || (counted(task).len() > before + 3).then_some(()));
 }
 
 #[test]
@@ -78,6 +92,13 @@ fn a_tasks_life() {
     for text in ["policy limits", "admitted as web-", "image verified: sha256:"] {
         plugin.says(text);
     }
+    let events = plugin.events();
+    let id = events.iter().find_map(|event| event.annotations.get("decision")).unwrap();
+    qhost.run(&["decisions", id]).exits(0).says("outcome   allowed");
+    let attributes = plugin.inspect(task.id()).unwrap().driver.unwrap().attributes;
+    let read = attributes.iter().find(|(name, _)| name.ends_with(".read_bytes"));
+    assert!(read.is_some_and(|(_, bytes)| bytes != "0"), "{attributes:?}");
+    assert!(attributes.contains_key("network.connections"), "{attributes:?}");
     plugin.stop(task.id(), 0).unwrap();
     let ended = plugin.wait(task.id()).unwrap();
     assert_eq!((exit(&ended).exit_code, ended.err.as_str()), (0, ""));
@@ -115,6 +136,7 @@ fn what_is_not_started_says_why() {
         "{denied}"
     );
     assert!(denied.message().contains("refused by limits"), "{denied}");
+    assert!(denied.message().contains("memory"), "with the reason: {denied}");
     plugin.says("policy limits");
     let wrong = start("wrong", &with(good.clone(), json!({"accelerator": "warp"})));
     assert_eq!((wrong.code(), is_recoverable(&wrong)), (Code::InvalidArgument, false), "{wrong}");
@@ -144,90 +166,6 @@ fn it_is_for_an_agent_to_start() {
     let output = command.env("PLUGIN_PROTOCOL_VERSIONS", "1").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("speaks 2"), "{said}");
-}
-
-/// The numbers that a guest has counted so far, as they came out of the log pipe.
-fn counted(task: &Task) -> Vec<u32> {
-    let console = task.console();
-    // The last line may not be whole yet.
-    let lines = console.rsplit_once('\n').map_or("", |(whole, _)| whole).lines();
-    let number = |line: &str| u32::from_str_radix(line.trim_end(), 16).ok();
-    lines.filter(|line| line.trim_end().len() == 4).filter_map(number).collect()
-}
-
-/// It counts on from here.
-fn counts_on(task: &Task) {
-    let before = counted(task).len();
-    wait_for("the guest to count on", || (counted(task).len() > before + 3).then_some(()));
-}
-
-/// The agent restarted, the agent killed, the plugin killed: the guest counts on without a gap, and its port is listened on throughout.
-#[test]
-fn a_vm_outlives_plugins_and_agents() {
-    let (qhost, server) = (qhost(), ImageServer::start());
-    configure(&qhost, "");
-    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    let config = with(image(&server, "ticks", Then::Tick), json!({"port_map": [{"http": 80}]}));
-    let task =
-        Task::new(&qhost, &plugin.task_schema(), "a1", &config).with_ports(&[("http", port, 0)]);
-    let answers = || drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
-    let handle = plugin.start(&task.config).unwrap();
-    counts_on(&task);
-    answers();
-    let qemus = qhost.qemus();
-    // The agent is restarted: it has its plugin leave, and starts another.
-    plugin.leave();
-    answers();
-    counts_on(&task);
-    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
-    plugin.recover(&handle).unwrap();
-    assert_eq!(plugin.inspect(task.id()).unwrap().task.unwrap().state, 1);
-    // The agent is killed, and the next one finds the plugin that it had.
-    let plugin = plugin.attach_again();
-    plugin.recover(&handle).unwrap();
-    plugin.recover(&handle).unwrap();
-    counts_on(&task);
-    // The plugin is killed.
-    plugin.kill();
-    answers();
-    let plugin = Plugin::launch(&qhost);
-    plugin.configure(&plugin.config_schema(), &settings(&qhost)).unwrap();
-    plugin.recover(&handle).unwrap();
-    counts_on(&task);
-    // It is killed once more, and its agent, which heard nothing of the start, asks for that again.
-    plugin.kill();
-    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
-    assert_eq!(plugin.start(&task.config).unwrap().driver_state, handle.driver_state);
-    assert_eq!(qhost.qemus(), qemus, "it was left alone");
-    let numbers = counted(&task);
-    let expected: Vec<u32> = (numbers[0]..).take(numbers.len()).collect();
-    assert_eq!(numbers, expected, "no line is missing");
-    plugin.stop(task.id(), 0).unwrap();
-    assert_eq!(exit(&plugin.wait(task.id()).unwrap()).exit_code, 0);
-    // What is gone while no plugin is there is told to the next one.
-    let other =
-        Task::new(&qhost, &plugin.task_schema(), "a2", &image(&server, "again", Then::Hang));
-    let handle = plugin.start(&other.config).unwrap();
-    plugin.leave();
-    for pid in qhost.supervisors().into_iter().chain(qhost.qemus()) {
-        succeed("kill", &["-KILL", &pid]);
-    }
-    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
-    plugin.recover(&handle).unwrap();
-    let ended = plugin.wait(other.id()).unwrap();
-    assert!(
-        exit(&ended).exit_code == 20 && ended.err.contains("not seen")
-            || ended.err.contains("supervisor"),
-        "{ended:?}"
-    );
-    plugin.destroy(other.id(), true).unwrap();
-    // Nor is anything known of a VM whose record has gone.
-    let state: Value = serde_json::from_slice(&handle.driver_state).unwrap();
-    qhost.run(&["rm", state["vm"].as_str().unwrap()]).exits(0);
-    assert_eq!(plugin.recover(&handle).unwrap_err().code(), Code::NotFound);
-    plugin.leave();
-    qhost.assert_nothing_left();
 }
 
 #[test]
@@ -329,90 +267,6 @@ fn a_recovered_task_is_held_to_the_configuration_once_that_loads() {
     qhost.assert_nothing_left();
 }
 
-/// Whatever is sent, there is a status, and the plugin serves on.
-#[test]
-fn malformed_calls() {
-    let (qhost, server) = (qhost(), ImageServer::start());
-    configure(&qhost, "");
-    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
-    let schema = plugin.task_schema();
-    let good = image(&server, "up", Then::Hang);
-    for unknown in ["", "none", "\u{1b}[2J", &"x".repeat(1 << 20)] {
-        let codes = [
-            plugin.wait(unknown).unwrap_err().code(),
-            plugin.destroy(unknown, false).unwrap_err().code(),
-            plugin.signal(unknown, "SIGTERM").unwrap_err().code(),
-            plugin.exec(unknown, &["true"]).unwrap_err().code(),
-            plugin.inspect(unknown).unwrap_err().code(),
-            plugin.stats(unknown, 1).unwrap_err().code(),
-        ];
-        assert_eq!(codes, [Code::NotFound; 6]);
-        plugin.stop(unknown, -1).unwrap();
-    }
-    let mut number = 0;
-    let mut start = |change: &dyn Fn(&mut TaskConfig)| {
-        number += 1;
-        let mut task = Task::new(&qhost, &schema, &format!("m{number}"), &good).config;
-        change(&mut task);
-        plugin.start(&task).unwrap_err()
-    };
-    for (change, found) in [
-        (&(|task: &mut TaskConfig| task.id.clear()) as &dyn Fn(&mut TaskConfig), "no task.id"),
-        (&|task| task.msgpack_driver_config = b"\xc1".to_vec(), "expected an object"),
-        (&|task| task.msgpack_driver_config = b"\xdf\xff\xff\xff\xff".to_vec(), "no msgpack"),
-        (&|task| task.msgpack_driver_config = vec![0x91; 1 << 10], "no msgpack"),
-        (&|task| task.msgpack_driver_config = vec![0xc0; 3 << 20], "at most 1048576"),
-        (&|task| task.msgpack_driver_config = b"\x01".to_vec(), "expected an object"),
-        (&|task| task.msgpack_driver_config.clear(), "image_source"),
-        (&|task| task.resources = None, "MemoryMB"),
-        (&|task| task.name = "x".repeat(1 << 16), "Name"),
-        (&|task| task.stdout_path = "/etc/passwd\0".into(), "stdout"),
-    ] {
-        let refused = start(change);
-        assert!(refused.message().contains(found), "{found}: {refused}");
-        assert!(!is_recoverable(&refused), "{refused}");
-    }
-    let huge = Task::new(&qhost, &schema, "huge", &good).with_ports(&[("http", 1, 1)]);
-    let mut huge = huge.config;
-    huge.resources.as_mut().unwrap().ports[0].value = -5;
-    assert!(plugin.start(&huge).unwrap_err().message().contains("port"));
-    let mut handle = TaskHandle { version: 1, config: Some(huge), ..TaskHandle::default() };
-    for state in [
-        &b""[..],
-        b"{}",
-        b"null",
-        br#"{"version":9,"vm":"x"}"#,
-        br#"{"version":1,"vm":"../../etc"}"#,
-    ] {
-        handle.driver_state = state.to_vec();
-        plugin.recover(&handle).unwrap_err();
-    }
-    handle.config = None;
-    plugin.recover(&handle).unwrap_err();
-    for settings in [&b"\x91"[..], b"\x01", b"\x81\xa1x\x01", b"\x81\xa6config\xa1x"] {
-        assert_eq!(
-            plugin.configure_by(settings.to_vec()).unwrap_err().code(),
-            Code::InvalidArgument
-        );
-    }
-    // Two at once for one task are one.
-    let task = Task::new(&qhost, &schema, "twice", &good);
-    let (one, two) = (plugin.start_later(&task.config), plugin.start_later(&task.config));
-    let (one, two) = (plugin.done(one).unwrap(), plugin.done(two).unwrap());
-    assert_eq!(one.driver_state, two.driver_state);
-    assert_eq!(qhost.qemus().len(), 1);
-    assert_eq!(plugin.destroy(task.id(), false).unwrap_err().code(), Code::FailedPrecondition);
-    plugin.destroy(task.id(), true).unwrap();
-    let log = fs::read_to_string(qhost.folder().join("plugin.log")).unwrap();
-    for line in log.lines() {
-        let line: Value = serde_json::from_str(line).unwrap();
-        assert!(line["@level"].is_string() && line["@message"].is_string(), "{line}");
-    }
-    assert!(!log.contains("panicked"), "{log}");
-    plugin.leave();
-    qhost.assert_nothing_left();
-}
-
 /// What is found of the host, and that it follows what changes.
 #[test]
 fn fingerprints_follow_the_host() {
@@ -446,105 +300,4 @@ fn fingerprints_follow_the_host() {
     assert!(!healthy.attributes.contains_key("driver.qhost.policy.limits"), "{healthy:?}");
     assert_eq!(plugin.fingerprints().len(), 3, "only what changed is told");
     plugin.leave();
-}
-
-/// What an agent's users do with a guest that has more than a boot sector.
-#[test]
-fn commands_and_the_environment_in_a_debian_guest() {
-    let (qhost, server) = (qhost(), ImageServer::start());
-    let tenants = "[tenants.acme]\n";
-    configure(&qhost, tenants);
-    let more = json!({"tenants": {"default": "acme"}});
-    let plugin = Plugin::as_agent(&qhost, &with(settings(&qhost), more));
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    let (url, sha256) = server.serve("/debian.qcow2", fs::read(debian_guest()).unwrap());
-    let config = json!({
-        "image_source": url, "checksum": sha256, "guest_agent": true, "task_env": true, "hostname": "on-nomad",
-    });
-    let task = Task::new(&qhost, &plugin.task_schema(), "a1", &config);
-    let task = task.with_memory(512).with_ports(&[("ssh", port, 22)]);
-    plugin.start(&task.config).unwrap();
-    wait_for("the guest's agent", || plugin.exec(task.id(), &["true"]).ok());
-    let shell = |script: &str| plugin.exec(task.id(), &["sh", "-c", script]).unwrap();
-    let done = shell("echo out; echo err >&2; exit 3");
-    assert_eq!(done.result.unwrap().exit_code, 3);
-    assert_eq!((done.stdout.as_slice(), done.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
-    let streamed =
-        plugin.exec_streaming(task.id(), &["tr", "a-z", "A-Z"], b"typed", false).unwrap();
-    assert_eq!(
-        (streamed.stdout.as_slice(), streamed.result.unwrap().exit_code),
-        (&b"TYPED"[..], 0)
-    );
-    let refused = plugin.exec_streaming(task.id(), &["sh"], b"", true).unwrap_err();
-    assert!(refused.message().contains("-t=false"), "{refused}");
-    wait_for("cloud-init", || {
-        let done =
-            shell("hostname; . /etc/profile.d/nomad.sh; echo $NOMAD_META_owner $NOMAD_TASK_NAME");
-        (done.stdout == b"on-nomad\nops web\n").then_some(())
-    });
-    // Its port is the guest's.
-    wait_for("sshd", || {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        let mut banner = [0; 4];
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        stream.read_exact(&mut banner).is_ok().then_some(()).filter(|()| &banner == b"SSH-")
-    });
-    // Policies rule commands by this door, too, and what they say is recorded.
-    let guests = configured("guests", "guests", json!({"operators_only": ["exec"]}), "");
-    configure(&qhost, &format!("{guests}[host]\nchain = [\"guests\"]\n{tenants}"));
-    let denied = wait_for("the policy", || plugin.exec(task.id(), &["id"]).err());
-    assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
-    let told = qhost.run(&["decisions", "--json"]).exits(0).stdout;
-    assert!(told.contains("\"door\":\"nomad\"") && told.contains("nomad alloc a1"), "{told}");
-    // Its power button is pressed, and systemd hears it.
-    plugin.stop(task.id(), 60).unwrap();
-    assert_eq!(exit(&plugin.wait(task.id()).unwrap()).exit_code, 0);
-    let vm = &qhost.run(&["ps", "--all", "--json"]).exits(0).json()["vms"][0];
-    assert_eq!(vm["ended"]["by"], "powerdown", "{vm}");
-    plugin.leave();
-    qhost.assert_nothing_left();
-}
-
-/// Policies are loaded once for all of them, nothing of them is left, and what the plugin takes does not grow with how many there were.
-#[test]
-fn many_tasks_one_after_another_and_at_once() {
-    let (qhost, server) = (qhost(), ImageServer::start());
-    let limits =
-        configured("limits", "limits", json!({"cpus": 4}), "[host]\nchain = [\"limits\"]\n");
-    configure(&qhost, &limits);
-    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
-    let schema = plugin.task_schema();
-    let config = image(&server, "up", Then::Hang);
-    let resident = || {
-        let status = fs::read_to_string(format!("/proc/{}/status", plugin.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
-    };
-    let mut number = 0;
-    let mut batch = |size: usize| {
-        let tasks: Vec<_> = (0..size)
-            .map(|_| {
-                number += 1;
-                Task::new(&qhost, &schema, &format!("a{number}"), &config)
-            })
-            .collect();
-        let starting: Vec<_> = tasks.iter().map(|task| plugin.start_later(&task.config)).collect();
-        let handles: Vec<_> =
-            starting.into_iter().map(|later| plugin.done(later).unwrap()).collect();
-        let states: BTreeSet<_> =
-            handles.iter().map(|handle| handle.driver_state.clone()).collect();
-        assert_eq!((states.len(), qhost.qemus().len()), (size, size));
-        for task in &tasks {
-            plugin.destroy(task.id(), true).unwrap();
-        }
-    };
-    batch(20);
-    let before = resident();
-    for _ in 0..3 {
-        batch(10);
-    }
-    let after = resident();
-    assert!(after < before + (8 << 10), "{before} kB, then {after} kB");
-    plugin.leave();
-    qhost.assert_nothing_left();
 }

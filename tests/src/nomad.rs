@@ -1,6 +1,9 @@
 //! An agent of Nomad's, as far as a task driver sees one: it starts the plugin, asks in an agent's order, and encodes configurations as an
 //! agent does.
 
+mod encoding;
+pub mod tls;
+
 use std::{
     collections::HashMap,
     fs::{self, File},
@@ -12,10 +15,13 @@ use std::{
     thread,
 };
 
-use rmpv::Value as Packed;
 use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::Value;
-use tokio::{net::UnixStream, runtime::Runtime};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+    runtime::Runtime,
+};
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
@@ -36,7 +42,7 @@ use qhost_nomad::proto::{
         WaitTaskResponse, driver_client::DriverClient, exec_task_streaming_request::Setup,
     },
     google::rpc,
-    hclspec::{Spec, spec::Block},
+    hclspec::Spec,
     plugin::{
         ConnInfo, Empty, grpc_broker_client::GrpcBrokerClient,
         grpc_controller_client::GrpcControllerClient, grpc_stdio_client::GrpcStdioClient,
@@ -46,6 +52,8 @@ use qhost_nomad::proto::{
 
 use crate::{Qhost, wait_for};
 
+pub use encoding::packed;
+
 const COOKIE: &str = "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255";
 
 /// A plugin process, as an agent has it.
@@ -53,6 +61,8 @@ pub struct Plugin {
     runtime: Runtime,
     process: Process,
     socket: PathBuf,
+    /// The certificates of the connection, where it is by TLS.
+    pub tls: Option<Arc<tls::Pair>>,
     channel: Channel,
     events: Arc<Mutex<Vec<DriverTaskEvent>>>,
     fingerprints: Arc<Mutex<Vec<FingerprintResponse>>>,
@@ -81,27 +91,50 @@ pub fn plugin_command(qhost: &Qhost) -> Command {
 impl Plugin {
     /// Starts a process and connects to it; its logs go into a file of the scratch folder.
     pub fn launch(qhost: &Qhost) -> Self {
+        Self::launched(qhost, None)
+    }
+
+    /// The same as a host that wants TLS on the socket.
+    pub fn launch_with_tls(qhost: &Qhost, agent: tls::Certificate) -> Self {
+        Self::launched(qhost, Some(agent))
+    }
+
+    fn launched(qhost: &Qhost, agent: Option<tls::Certificate>) -> Self {
         let log = File::options().create(true).append(true).open(qhost.folder().join("plugin.log"));
-        let mut process =
-            plugin_command(qhost).stderr(log.expect("a log")).spawn().expect("the plugin starts");
+        let mut command = plugin_command(qhost);
+        if let Some(agent) = &agent {
+            command.env("PLUGIN_CLIENT_CERT", &agent.pem);
+        }
+        let mut process = command.stderr(log.expect("a log")).spawn().expect("the plugin starts");
         let mut line = String::new();
         let stdout = process.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("the plugin's line");
         let parts: Vec<_> = line.trim_end().split('|').collect();
-        let ["1", "2", "unix", socket, "grpc", ""] = parts.as_slice() else { panic!("{line:?}") };
-        Self::connected(Process(process), Path::new(socket))
+        let ["1", "2", "unix", socket, "grpc", certificate] = parts.as_slice() else {
+            panic!("{line:?}")
+        };
+        assert_eq!(certificate.is_empty(), agent.is_none(), "{line:?}");
+        let plugin = (*certificate).to_owned();
+        let tls = agent.map(|agent| Arc::new(tls::Pair { agent, plugin }));
+        Self::connected(Process(process), Path::new(socket), tls)
     }
 
-    fn connected(process: Process, socket: &Path) -> Self {
+    fn connected(process: Process, socket: &Path, tls: Option<Arc<tls::Pair>>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .expect("a runtime");
-        let path = socket.to_owned();
+        let (path, pair) = (socket.to_owned(), tls.clone());
         let connector = tower::service_fn(move |_| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+            let (path, pair) = (path.clone(), pair.clone());
+            async move {
+                let connection: Box<dyn Connection> = match pair {
+                    Some(pair) => Box::new(pair.connect(&path).await?),
+                    None => Box::new(UnixStream::connect(path).await?),
+                };
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(connection))
+            }
         });
         let endpoint = Endpoint::from_static("http://plugin");
         let channel = runtime.block_on(endpoint.connect_with_connector(connector));
@@ -110,6 +143,7 @@ impl Plugin {
             runtime,
             process,
             socket: socket.to_owned(),
+            tls,
             channel,
             events: Arc::default(),
             fingerprints: Arc::default(),
@@ -145,10 +179,10 @@ impl Plugin {
 
     /// What an agent does that finds a plugin of the agent before: no configuration, other streams.
     pub fn attach_again(self) -> Self {
-        let Self { process, socket, runtime, channel, .. } = self;
+        let Self { process, socket, runtime, channel, tls, .. } = self;
         drop(channel);
         runtime.shutdown_background();
-        let plugin = Self::connected(process, &socket);
+        let plugin = Self::connected(process, &socket, tls);
         plugin.info();
         plugin.listen();
         plugin
@@ -383,6 +417,11 @@ impl Plugin {
     }
 }
 
+/// A connection to a plugin.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
 /// Ended with the test, if it was not before: a plugin whose agent has gone waits for the next.
 struct Process(Child);
 
@@ -497,71 +536,4 @@ impl Task {
 /// The exit of a task.
 pub fn exit(response: &WaitTaskResponse) -> &ExitResult {
     response.result.as_ref().expect("a result")
-}
-
-/// A configuration as an agent encodes it: each attribute of the schema, nil where it was not given. Panics where an agent would refuse it.
-pub fn packed(schema: &Spec, config: &Value) -> Vec<u8> {
-    let Some(Block::Object(object)) = &schema.block else { panic!("{schema:?}") };
-    let given = config.as_object().expect("an object");
-    for key in given.keys() {
-        assert!(object.attributes.contains_key(key), "unsupported argument {key}");
-    }
-    let mut names: Vec<_> = object.attributes.keys().collect();
-    names.sort();
-    let attribute = |name: &String| {
-        let kind_of_it = match &object.attributes[name].block {
-            Some(Block::Attr(attr)) => attr.r#type.as_str(),
-            // Of a block there is a map.
-            Some(Block::BlockAttrs(_)) => "map",
-            other => panic!("{name}: {other:?}"),
-        };
-        let value = given.get(name).filter(|value| !value.is_null());
-        let value = match value {
-            None => Packed::Nil,
-            Some(value) if kind_of_it == "any" => Packed::Array(vec![
-                Packed::Binary(kind(value).to_string().into_bytes()),
-                pack(value),
-            ]),
-            Some(value) => pack(value),
-        };
-        (name.as_str().into(), value)
-    };
-    let value = Packed::Map(names.into_iter().map(attribute).collect());
-    let mut bytes = vec![];
-    rmpv::encode::write_value(&mut bytes, &value).expect("a vector takes all");
-    bytes
-}
-
-fn pack(value: &Value) -> Packed {
-    match value {
-        Value::Null => Packed::Nil,
-        Value::Bool(yes) => Packed::Boolean(*yes),
-        Value::Number(number) => match number.as_i64() {
-            Some(whole) => Packed::from(whole),
-            None => Packed::F64(number.as_f64().expect("a number")),
-        },
-        Value::String(text) => text.as_str().into(),
-        Value::Array(items) => Packed::Array(items.iter().map(pack).collect()),
-        Value::Object(pairs) => Packed::Map(
-            pairs.iter().map(|(key, value)| (key.as_str().into(), pack(value))).collect(),
-        ),
-    }
-}
-
-/// The type of a value, as go-cty writes it.
-fn kind(value: &Value) -> Value {
-    match value {
-        Value::Null => "dynamic".into(),
-        Value::Bool(_) => "bool".into(),
-        Value::Number(_) => "number".into(),
-        Value::String(_) => "string".into(),
-        Value::Array(items) => {
-            serde_json::json!(["tuple", items.iter().map(kind).collect::<Vec<_>>()])
-        }
-        Value::Object(pairs) => {
-            let kinds: serde_json::Map<_, _> =
-                pairs.iter().map(|(key, value)| (key.clone(), kind(value))).collect();
-            serde_json::json!(["object", kinds])
-        }
-    }
 }

@@ -48,9 +48,16 @@ pub struct Finding {
     pub fix: Option<String>,
 }
 
+impl Finding {
+    /// A finding, with what to do about it where it is not good.
+    pub fn new(about: &'static str, health: Health, found: impl Into<String>, fix: &str) -> Self {
+        let fix = (health != Health::Good).then(|| fix.to_owned());
+        Self { about, health, found: found.into(), fix }
+    }
+}
+
 fn finding(about: &'static str, health: Health, found: impl Into<String>, fix: &str) -> Finding {
-    let fix = (health != Health::Good).then(|| fix.to_owned());
-    Finding { about, health, found: found.into(), fix }
+    Finding::new(about, health, found, fix)
 }
 
 /// The nearest a condition comes to a health.

@@ -1,6 +1,6 @@
 //! What an agent asks of a task driver.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time;
@@ -196,15 +196,16 @@ impl driver_server::Driver for Driver {
         request: Request<StopTaskRequest>,
     ) -> Result<Response<StopTaskResponse>, Status> {
         let StopTaskRequest { task_id, timeout, signal } = request.into_inner();
+        let ending =
+            if signal == "SIGKILL" { Ending::Kill } else { Ending::Stop(duration(timeout)) };
         // What has gone is stopped: Nomad would ask five times more.
         let Some(task) = self.0.tasks.get(&task_id) else {
+            self.0.end_left_over(&task_id, ending).await?;
             return Ok(Response::new(StopTaskResponse {}));
         };
         task.cancel.cancel();
         let _started = task.starting.lock().await;
         let Some(vm) = task.vm() else { return Ok(Response::new(StopTaskResponse {})) };
-        let ending =
-            if signal == "SIGKILL" { Ending::Kill } else { Ending::Stop(duration(timeout)) };
         let ended = vm.end(ending, &Context::default()).await;
         ended.map_err(|error| of_engine(&error))?;
         Ok(Response::new(StopTaskResponse {}))
@@ -215,6 +216,12 @@ impl driver_server::Driver for Driver {
         request: Request<DestroyTaskRequest>,
     ) -> Result<Response<DestroyTaskResponse>, Status> {
         let DestroyTaskRequest { task_id, force } = request.into_inner();
+        if force
+            && self.0.tasks.get(&task_id).is_none()
+            && self.0.end_left_over(&task_id, Ending::Kill).await?
+        {
+            return Ok(Response::new(DestroyTaskResponse {}));
+        }
         let task = self.0.tasks.known(&task_id)?;
         let goes_on = task.vm().is_some_and(|vm| vm.goes_on().is_ok());
         if goes_on && !force {
@@ -239,11 +246,10 @@ impl driver_server::Driver for Driver {
         let record = task.vm().map(Vm::record);
         let status = record.as_ref().map(|record| &record.status);
         let ended = status.and_then(|status| status.ended.as_ref());
-        let attributes = record.iter().flat_map(|record| {
-            let pid = record.status.qemu.as_ref().map(|qemu| ("pid", qemu.pid.to_string()));
-            [("vm", record.id.clone())].into_iter().chain(pid)
-        });
-        let attributes = attributes.map(|(name, value)| (name.to_owned(), value)).collect();
+        let attributes = match task.vm() {
+            Some(vm) => usage::attributes(vm).await,
+            None => HashMap::new(),
+        };
         let status = TaskStatus {
             id: task.config.id.clone(),
             name: task.config.name.clone(),

@@ -6,7 +6,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 
 use qhost_engine::EngineError;
-use qhost_model::{kind::Kind, printable};
+use qhost_model::{kind::Kind, launch::Violation, printable};
+use qhost_policy::Decision;
 
 use crate::{
     limits,
@@ -29,9 +30,12 @@ pub enum NomadError {
         /// The versions.
         offered: String,
     },
-    /// An agent that wants TLS.
-    #[error("PLUGIN_CLIENT_CERT is set, and this plugin serves no TLS; Nomad sets it not")]
-    Tls,
+    /// An agent's certificate.
+    #[error("PLUGIN_CLIENT_CERT: {0}; expected the agent's certificate, in PEM")]
+    AgentCertificate(String),
+    /// The plugin's own certificate.
+    #[error("cannot make a certificate for the plugin's socket: {0}")]
+    Certificate(String),
     /// The socket.
     #[error("cannot make a socket in {}: {source}", folder.display())]
     Socket {
@@ -63,6 +67,12 @@ pub(crate) fn refused(code: Code, message: impl Into<String>) -> Status {
 pub(crate) fn of_engine(error: &EngineError) -> Status {
     // Where a job that was made of a task has the task's own keys.
     let mut text = in_a_line(error).replace("/TaskGroups/0/Tasks/0/Config/", "/config/");
+    // The reasons are events too, of which an agent shows the last ten.
+    for violation in error.verdict().into_iter().flat_map(violations) {
+        let hint = violation.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        let _written: Result<(), _> =
+            write!(text, "\n{}: {}{hint}", violation.code, violation.message);
+    }
     if let Some(hint) = error.hint() {
         let _written: Result<(), _> = write!(text, "\n{hint}");
     }
@@ -81,6 +91,12 @@ pub(crate) fn of_engine(error: &EngineError) -> Status {
         Kind::CheckFailed => (Code::FailedPrecondition, false),
     };
     status(code, text, may_help)
+}
+
+/// Why a task was refused: what the policies say that refuse it, and the host's own rules.
+fn violations(decision: &Decision) -> impl Iterator<Item = &Violation> {
+    let of_policies = decision.policies.iter().filter(|policy| policy.refuses());
+    of_policies.flat_map(|policy| &policy.violations).chain(&decision.host.violations)
 }
 
 /// A status; `may_help` is whether the task is worth another try.

@@ -6,7 +6,7 @@ use std::{env, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
-use crate::NomadError;
+use crate::{NomadError, tls::Tls};
 
 /// Shows that a plugin was started by an agent, and not by a person.
 const COOKIE: (&str, &str) = (
@@ -33,7 +33,10 @@ pub fn is_by_agent() -> bool {
 /// A socket that only this process's user may connect to. Its folder goes when it is dropped.
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
-    folder: TempDir,
+    /// What connections are made by, where the agent wants that.
+    pub(crate) tls: Option<Tls>,
+    /// Outlives the listener.
+    pub(crate) folder: TempDir,
 }
 
 impl Socket {
@@ -46,9 +49,8 @@ impl Socket {
         if !versions.split(',').any(|version| version.trim() == PROTOCOL) {
             return Err(NomadError::Protocol { offered: versions });
         }
-        if env::var_os(CLIENT_CERT).is_some_and(|cert| !cert.is_empty()) {
-            return Err(NomadError::Tls);
-        }
+        let certificate = env::var(CLIENT_CERT).ok().filter(|pem| !pem.is_empty());
+        let tls = certificate.map(|pem| Tls::with_agent(&pem)).transpose()?;
         let parent = env::var_os(SOCKET_DIR).filter(|dir| !dir.is_empty());
         let parent = parent.map_or_else(env::temp_dir, Into::into);
         let failed = |source| NomadError::Socket { folder: parent.clone(), source };
@@ -60,23 +62,20 @@ impl Socket {
             .tempdir_in(&parent)
             .map_err(failed)?;
         let listener = UnixListener::bind(path(folder.path())).map_err(failed)?;
-        Ok(Self { listener, folder })
+        Ok(Self { listener, tls, folder })
     }
 
     /// Tells the agent where it is.
     pub(crate) fn announce(&self) -> Result<(), NomadError> {
         let path = path(self.folder.path());
-        let line = format!("{CORE_PROTOCOL}|{PROTOCOL}|unix|{}|grpc|\n", path.display());
+        let certificate = self.tls.as_ref().map_or("", |tls| &tls.certificate);
+        let line =
+            format!("{CORE_PROTOCOL}|{PROTOCOL}|unix|{}|grpc|{certificate}\n", path.display());
         let mut stdout = std::io::stdout().lock();
         stdout
             .write_all(line.as_bytes())
             .and_then(|()| stdout.flush())
             .map_err(NomadError::Announce)
-    }
-
-    /// The listener, and the folder that is to outlive it.
-    pub(crate) fn into_parts(self) -> (UnixListener, TempDir) {
-        (self.listener, self.folder)
     }
 }
 

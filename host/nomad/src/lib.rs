@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+mod doctor;
 mod driver;
 mod ends;
 mod error;
@@ -25,6 +26,7 @@ mod settings;
 mod start;
 mod task;
 mod tasks;
+mod tls;
 mod usage;
 pub mod limits;
 
@@ -44,6 +46,7 @@ use proto::{
     },
 };
 
+pub use doctor::{AGENT_CONFIG, examine};
 pub use error::NomadError;
 pub use handshake::is_by_agent;
 pub use task::job;
@@ -66,9 +69,10 @@ pub async fn serve() -> Result<(), NomadError> {
     // go-plugin's clients ask by this name.
     reporter.set_service_status("plugin", tonic_health::ServingStatus::Serving).await;
     socket.announce()?;
-    let (listener, folder) = socket.into_parts();
+    let handshake::Socket { listener, tls, folder } = socket;
+    let connections = UnixListenerStream::new(listener);
     let streams = services::Streams::new(leave.clone());
-    let server = Server::builder()
+    let services = Server::builder()
         .add_service(health)
         .add_service(GrpcControllerServer::new(services::Controller::new(leave.clone())))
         .add_service(GrpcBrokerServer::new(streams.clone()))
@@ -76,8 +80,16 @@ pub async fn serve() -> Result<(), NomadError> {
         .add_service(BasePluginServer::new(base::Base(Arc::clone(&plugin))))
         .add_service(
             DriverServer::new(driver::Driver(plugin)).max_decoding_message_size(limits::CALL_BYTES),
-        )
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), leave.cancelled());
+        );
+    let server = async {
+        let left = leave.cancelled();
+        match tls {
+            Some(tls) => {
+                services.serve_with_incoming_shutdown(tls.connections(connections), left).await
+            }
+            None => services.serve_with_incoming_shutdown(connections, left).await,
+        }
+    };
     let too_late = async {
         leave.cancelled().await;
         tokio::time::sleep(limits::LEAVE).await;

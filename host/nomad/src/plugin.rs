@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use qhost_engine::{
-    Engine, Options, Vm, Which,
+    Context, Ending, Engine, Options, Vm, Which,
     config::{Config, default_state_dir},
 };
 use qhost_sys::state::StateDir;
+use qhost_vm::VmRecord;
 
 use crate::{
-    error::{in_a_line, status},
+    error::{in_a_line, of_engine, status},
     events::Events,
     limits,
     proto::driver::DriverTaskEvent,
@@ -193,23 +194,35 @@ impl Plugin {
         }
     }
 
-    /// A VM that a plugin before has started for a task and could not tell the agent of.
-    pub(crate) async fn left_over(
-        &self,
-        engine: &Engine,
-        task_id: &str,
-        tenant: &str,
-    ) -> Option<Vm> {
+    /// VMs that a plugin before has started for a task of this id. A label is what the tenant of a VM says: who starts a task looks at the tenant
+    /// too.
+    pub(crate) async fn left_over(&self, engine: &Engine, task_id: &str) -> Vec<Vm> {
         let vms = engine.vms(Which::GoingOn).await;
-        let (task_id, tenant) = (task_id.to_owned(), tenant.to_owned());
+        let task_id = task_id.to_owned();
         let found = spawn_blocking(move || {
-            vms.into_iter().filter(|vm| vm.tenant == tenant).find(|vm| {
+            let is_its = |vm: &VmRecord| {
                 let asked = vm.asked();
                 asked.is_some_and(|task| task.meta.get(TASK_ID) == Some(&task_id))
-            })
+            };
+            vms.into_iter().filter(is_its).collect::<Vec<_>>()
         });
-        let record = found.await.ok()??;
-        Some(engine.handle(&record))
+        let found = found.await.unwrap_or_default();
+        found.iter().map(|record| engine.handle(record)).collect()
+    }
+
+    /// Ends what runs for a task that this plugin does not know, as where it could not be recovered. Whether there was something.
+    pub(crate) async fn end_left_over(
+        &self,
+        task_id: &str,
+        ending: Ending,
+    ) -> Result<bool, Status> {
+        let engine = self.engine()?;
+        let vms = self.left_over(&engine, task_id).await;
+        for vm in &vms {
+            let ended = vm.end(ending, &Context::default()).await;
+            ended.map_err(|error| of_engine(&error))?;
+        }
+        Ok(!vms.is_empty())
     }
 
     /// The engine under the host's configuration.

@@ -40,8 +40,12 @@ impl Settings {
 
     /// As an agent sends them.
     pub(crate) fn read(packed: &[u8]) -> Result<Self, NomadError> {
+        Self::of(msgpack::read(packed).map_err(|error| NomadError::Settings(error.to_string()))?)
+    }
+
+    /// The same of a value.
+    pub(crate) fn of(given: Value) -> Result<Self, NomadError> {
         let refused = |why: String| NomadError::Settings(why);
-        let given = msgpack::read(packed).map_err(|error| refused(error.to_string()))?;
         let given = match given {
             Value::Object(object) => msgpack::without_nulls(object),
             // There is no block.

@@ -56,7 +56,8 @@ pub(crate) async fn start(
 async fn started(plugin: &Plugin, task: &Task) -> Result<Vm, Status> {
     let engine = plugin.engine_to_start().await?;
     let tenant = plugin.settings().tenant(&task.config.namespace, &engine.config());
-    if let Some(vm) = plugin.left_over(&engine, &task.config.id, &tenant).await {
+    let left_over = plugin.left_over(&engine, &task.config.id).await;
+    if let Some(vm) = left_over.into_iter().find(|vm| vm.record().tenant == tenant) {
         return Ok(vm);
     }
     let (config, of) = (task.config.clone(), tenant.clone());

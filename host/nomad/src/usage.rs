@@ -1,6 +1,7 @@
 //! What a task uses, as Nomad counts it.
 
 use std::{
+    collections::HashMap,
     fs,
     sync::OnceLock,
     time::{Duration, Instant},
@@ -74,9 +75,33 @@ impl Looks {
             id: self.task_id.clone(),
             timestamp: Some(timestamp(Timestamp::now())),
             agg_resource_usage: Some(TaskResourceUsage { cpu: Some(cpu), memory: Some(memory) }),
-            resource_usage_by_pid: std::collections::HashMap::new(),
+            resource_usage_by_pid: HashMap::new(),
         }
     }
+}
+
+/// What Nomad's statistics have no word for, and what else is to be known of a task's VM.
+pub(crate) async fn attributes(vm: &Vm) -> HashMap<String, String> {
+    let record = vm.record();
+    let mut attributes = HashMap::from([("vm".to_owned(), record.id)]);
+    if let Some(qemu) = record.status.qemu {
+        attributes.insert("pid".into(), qemu.pid.to_string());
+    }
+    let Ok(stats) = vm.stats().await else { return attributes };
+    for disk in &stats.disks {
+        for (counter, value) in [
+            ("read_bytes", disk.read_bytes),
+            ("written_bytes", disk.written_bytes),
+            ("reads", disk.reads),
+            ("writes", disk.writes),
+        ] {
+            attributes.insert(format!("disk.{}.{counter}", disk.device), value.to_string());
+        }
+    }
+    if let Some(connections) = stats.connections {
+        attributes.insert("network.connections".into(), connections.to_string());
+    }
+    attributes
 }
 
 /// The speed of a processor of this host, by which Nomad counts what a task uses of it; 0 where the kernel does not tell.

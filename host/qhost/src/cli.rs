@@ -133,7 +133,12 @@ pub enum Command {
     Fingerprint,
     /// Say what this host lacks, and what would mend it
     #[command(after_help = "Exit code 0 when VMs can run here, 16 when not.")]
-    Doctor,
+    Doctor {
+        /// Look at the configuration and the plugin folder of an agent of Nomad's too
+        #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true,
+              default_missing_value = qhost_nomad::AGENT_CONFIG)]
+        nomad: Option<PathBuf>,
+    },
     /// About job files
     #[command(subcommand)]
     Job(JobCommand),

@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
         Command::Vm(command) => wait(&shared, vms::command(&shared, &command)),
         Command::Exec(args) => return wait(&shared, vms::exec(&shared, &args)).into(),
-        Command::Doctor => wait(&shared, commands::doctor(&shared)),
+        Command::Doctor { nomad } => wait(&shared, commands::doctor(&shared, nomad.as_deref())),
         Command::Decisions(args) => decisions::decisions(&shared, &args),
         Command::Quota(of) => wait(&shared, quotas::quotas(&shared, &of)),
         Command::Fingerprint => wait(&shared, commands::fingerprint(&shared)),

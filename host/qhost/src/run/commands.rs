@@ -1,6 +1,6 @@
 //! The commands that are not a run.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::CommandFactory as _;
 use clap_complete::{CompleteEnv, Shell, env::Shells};
@@ -74,8 +74,8 @@ pub(super) async fn fingerprint(shared: &Shared) -> Exit {
 }
 
 /// What this host lacks. A configuration that cannot be read is an error of its own.
-pub(super) async fn doctor(shared: &Shared) -> Exit {
-    let findings = match engine(shared) {
+pub(super) async fn doctor(shared: &Shared, agent: Option<&Path>) -> Exit {
+    let mut findings = match engine(shared) {
         Ok(engine) => {
             let fingerprint = Fingerprint::take().await;
             doctor::examine(engine.state(), &engine.config(), fingerprint.as_ref()).await
@@ -86,6 +86,7 @@ pub(super) async fn doctor(shared: &Shared) -> Exit {
         Err(RunError::State(error)) => vec![doctor::untrusted(&error)],
         Err(error) => return show::failure(shared, &error),
     };
+    findings.extend(agent.map(qhost_nomad::examine).into_iter().flatten());
     let bad = findings.iter().any(|finding| finding.health == Health::Bad);
     let exit = if bad { Exit::CannotRun } else { Exit::Done };
     if shared.json {
