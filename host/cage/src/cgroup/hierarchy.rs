@@ -1,0 +1,84 @@
+//! Which hierarchies of control groups this host has, and where in them a group is or would be.
+
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::fs::{Access, access};
+
+use super::{At, CONTROLLERS, has};
+
+/// Where the group of this name is or would be in the hierarchy of version 2, which a host whose controllers are of version 1
+/// can have besides.
+pub(in super::super) fn unified(group: &Path) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let (root, _) = self::mounts(&mounts, "cgroup2").next()?;
+    let folder = root.join(named(group)?);
+    is_ours(&folder).then_some(folder)
+}
+
+/// A group's name below the root of a hierarchy, and nowhere else.
+fn named(group: &Path) -> Option<&Path> {
+    let group = group.strip_prefix("/").unwrap_or(group);
+    group.components().all(|part| matches!(part, Component::Normal(_))).then_some(group)
+}
+
+/// The version and place that this host has for a group, if it can be used.
+pub(super) fn find(group: &Path) -> Option<At> {
+    let group = named(group)?;
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    v2(&mounts, group).or_else(|| v1(&mounts, group))
+}
+
+/// Each mount of a type: where, and with which options.
+fn mounts<'a>(all: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a Path, &'a str)> {
+    all.lines().filter_map(move |line| {
+        let mut words = line.split(' ').skip(1);
+        let (at, found, options) = (words.next()?, words.next()?, words.next()?);
+        (found == kind).then_some((Path::new(at), options))
+    })
+}
+
+/// Whether a folder can be made there, or is there and can be used.
+fn is_ours(folder: &Path) -> bool {
+    let there = folder.ancestors().find(|folder| folder.exists());
+    there.is_some_and(|folder| access(folder, Access::WRITE_OK).is_ok())
+}
+
+fn v2(all: &str, group: &Path) -> Option<At> {
+    let (root, _) = mounts(all, "cgroup2").next()?;
+    let there = root.join(group);
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let own = root.join(own);
+    // Moving a process needs write access where both groups meet (cgroups(7), delegation).
+    let meet = there.ancestors().find(|folder| own.starts_with(folder))?;
+    let may_move = access(meet.join("cgroup.procs"), Access::WRITE_OK).is_ok();
+    let way = there.ancestors().filter(|folder| folder.starts_with(root) && folder.exists());
+    let usable = is_ours(&there) && may_move && way.into_iter().all(passes_on);
+    usable.then(|| At::V2 { root: root.to_owned(), group: there.clone() })
+}
+
+/// Whether a group's controllers are there for those below it, or can be made so: only if no process is in it, or it is the
+/// first of all.
+fn passes_on(folder: &Path) -> bool {
+    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+    let (enabled, present) = (read("cgroup.subtree_control"), read("cgroup.controllers"));
+    if CONTROLLERS.iter().all(|one| has(&enabled, one)) {
+        return true;
+    }
+    let writable = access(folder.join("cgroup.subtree_control"), Access::WRITE_OK).is_ok();
+    let is_first = !folder.join("cgroup.type").exists();
+    let is_free = is_first || read("cgroup.procs").trim().is_empty();
+    writable && is_free && CONTROLLERS.iter().all(|one| has(&present, one))
+}
+
+fn v1(all: &str, group: &Path) -> Option<At> {
+    let folder = |controller: &str| {
+        let (at, _) = mounts(all, "cgroup").find(|(_, options)| has(options, controller))?;
+        Some(at.join(group)).filter(|folder| is_ours(folder))
+    };
+    let [cpu, memory, pids] = CONTROLLERS.map(folder);
+    Some(At::V1([cpu?, memory?, pids?]))
+}
