@@ -4,6 +4,7 @@ mod guests;
 mod malformed;
 mod many;
 mod page;
+mod resources;
 mod socket;
 mod survival;
 

@@ -15,10 +15,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::CageError;
+use super::{
+    CageError,
+    scheduler::{SchedulerGroup, weight},
+};
 use crate::limits;
 
-pub(super) use hierarchy::unified;
+pub(super) use hierarchy::{Mount, mounted, unified};
 
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -36,7 +39,7 @@ pub(super) fn of_tenant(group: &Path, tenant: &str) -> PathBuf {
     group.join(format!("tenant-{tenant}"))
 }
 
-/// A tenant's group, below which each VM gets one, and what one may take.
+/// A tenant's group, below which each VM gets one, and what one may take. A VM of a scheduler's has its group below the scheduler's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     /// Its folder; of version 1 one for each controller.
@@ -47,6 +50,12 @@ pub struct Cgroup {
     pub cpu_percent: u64,
     /// Processes and threads.
     pub pids: u64,
+    /// Its weight where CPUs are short, as of version 1; absent: as every other VM's of its tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cpu_shares: Option<u64>,
+    /// A scheduler's group that the VM is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) scheduler: Option<SchedulerGroup>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +96,14 @@ impl Cgroup {
     /// The version and place that this host has for a group, if it can be used.
     pub fn find(group: &Path) -> Option<Self> {
         let at = hierarchy::find(group)?;
-        Some(Self { at, memory_bytes: 0, cpu_percent: 0, pids: 0 })
+        Some(Self {
+            at,
+            memory_bytes: 0,
+            cpu_percent: 0,
+            pids: 0,
+            cpu_shares: None,
+            scheduler: None,
+        })
     }
 
     /// The one of a tenant, below this one.
@@ -111,31 +127,41 @@ impl Cgroup {
             set(&group, bounds).map_err(&failed)?;
         }
         if let At::V2 { group, .. } = &self.at {
-            pass_on(&group.join(vm), &["cpu", "memory"]).map_err(&failed)?;
+            let group = self.parent_v2(group).join(vm);
+            pass_on(&group, &["cpu", "memory"]).map_err(&failed)?;
         }
         for (folder, shares) in self.shares() {
             let group = folder.join(vm).join(QEMU);
             create(&group).map_err(&failed)?;
             set(&group, shares).map_err(&failed)?;
         }
-        self.join(&Path::new(vm).join(QEMU)).map_err(failed)
+        self.enter_group(&Path::new(vm).join(QEMU)).map_err(failed)
     }
 
     /// Moves this process, a VM's supervisor, to its group below the VM's, which has more CPU weight than QEMU's.
     pub(super) fn enter_supervisor(&self, vm: &str) -> io::Result<()> {
         let below = Path::new(vm).join(SUPERVISOR);
-        for folder in self.folders() {
+        for folder in self.parents() {
             create(&folder.join(&below))?;
         }
         let (file, most) = match &self.at {
             At::V2 { .. } => ("cpu.weight", "10000"),
             At::V1(_) => ("cpu.shares", "262144"),
         };
-        if let Some(first) = self.folders().first() {
+        if let Some(first) = self.parents().first() {
             // Below a group of the version before there is no such file.
             set(&first.join(&below), vec![Bound::if_there(file, most)])?;
         }
-        self.join(&below)
+        self.enter_group(&below)
+    }
+
+    /// Moves this process to a group below the VMs' parent, and to the scheduler's.
+    fn enter_group(&self, below: &Path) -> io::Result<()> {
+        self.parents().into_iter().try_for_each(|folder| self.join_in(folder, below))?;
+        match &self.scheduler {
+            Some(group) if !group.is_v2 => write(&group.folder.join("tasks"), "0"),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Moves this process to the tenant's commands. Of version 1 it moves for CPU time alone, and must have one thread: others
@@ -152,15 +178,25 @@ impl Cgroup {
     /// Moves this process, a VM's supervisor, out of the VM's group, which can then be removed.
     pub(super) fn leave(&self) -> io::Result<()> {
         self.folders().into_iter().try_for_each(|folder| create(&folder.join(ENDING)))?;
-        self.join(Path::new(ENDING))
+        let ending = Path::new(ENDING);
+        self.folders().into_iter().try_for_each(|folder| self.join_in(folder, ending))?;
+        match &self.scheduler {
+            Some(group) if !group.is_v2 => write(&group.root.join("tasks"), "0"),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Leaves a scheduler's group with all of the VM's: the scheduler removes it as soon as it hears of the VM's end.
+    pub(super) fn leave_scheduler(&self, vm: &str) -> io::Result<()> {
+        if self.scheduler.is_none() {
+            return Ok(());
+        }
+        self.leave()?;
+        self.remove(vm)
     }
 
     /// Moves this process, which has one thread. To move a whole process, the kernel takes a lock that all processes of the
     /// host share, some 15 ms; version 1 can move the thread alone, without that lock.
-    fn join(&self, below: &Path) -> io::Result<()> {
-        self.folders().into_iter().try_for_each(|folder| self.join_in(folder, below))
-    }
-
     fn join_in(&self, folder: &Path, below: &Path) -> io::Result<()> {
         let joining = match &self.at {
             At::V2 { .. } => "cgroup.procs",
@@ -178,7 +214,28 @@ impl Cgroup {
         let below = group.strip_prefix(root).unwrap_or(group);
         let ways = below.ancestors().map(|part| root.join(part)).collect::<Vec<_>>();
         let all = [&CONTROLLERS[..], &["io"]].concat();
-        ways.into_iter().rev().try_for_each(|folder| pass_on(&folder, &all))
+        ways.into_iter().rev().try_for_each(|folder| pass_on(&folder, &all))?;
+        let Some(group) = self.scheduler.as_ref().filter(|group| group.is_v2) else {
+            return Ok(());
+        };
+        if let Some(shares) = self.cpu_shares {
+            // The VM's group is the only one below it.
+            set(&group.folder, vec![Bound::if_there("cpu.weight", weight(shares).to_string())])?;
+        }
+        pass_on(&group.folder, &all)
+    }
+
+    /// Below what VMs have their groups, in each hierarchy.
+    fn parents(&self) -> Vec<&PathBuf> {
+        match &self.at {
+            At::V2 { group, .. } => vec![self.parent_v2(group)],
+            At::V1(folders) => folders.iter().collect(),
+        }
+    }
+
+    fn parent_v2<'a>(&'a self, of_tenant: &'a PathBuf) -> &'a PathBuf {
+        let scheduler = self.scheduler.as_ref().filter(|group| group.is_v2);
+        scheduler.map_or(of_tenant, |group| &group.folder)
     }
 
     fn folders(&self) -> Vec<&PathBuf> {
@@ -193,10 +250,13 @@ impl Cgroup {
         let period = limits::CGROUP_PERIOD_US;
         let quota = self.cpu_percent.saturating_mul(period) / 100;
         let (memory, pids) = (self.memory_bytes.to_string(), self.pids.to_string());
+        let weighed = |file, count: fn(u64) -> u64| {
+            self.cpu_shares.map(|shares| Bound::if_there(file, count(shares).to_string()))
+        };
         match &self.at {
             At::V2 { group, .. } => vec![(
-                group,
-                vec![
+                self.parent_v2(group),
+                [
                     Bound::needed("cpu.max", format!("{quota} {period}")),
                     Bound::needed("memory.max", memory),
                     // A guest's memory on a disk that it shares with others would be slow for all.
@@ -204,15 +264,21 @@ impl Cgroup {
                     Bound::needed("pids.max", pids),
                     // As much of the disk as every other VM.
                     Bound::if_there("io.weight", "100"),
-                ],
+                ]
+                .into_iter()
+                .chain(weighed("cpu.weight", weight))
+                .collect(),
             )],
             At::V1([cpu, memory_folder, pids_folder]) => vec![
                 (
                     cpu,
-                    vec![
+                    [
                         Bound::needed("cpu.cfs_period_us", period.to_string()),
                         Bound::needed("cpu.cfs_quota_us", quota.to_string()),
-                    ],
+                    ]
+                    .into_iter()
+                    .chain(weighed("cpu.shares", |shares| shares))
+                    .collect(),
                 ),
                 (
                     memory_folder,
@@ -234,14 +300,16 @@ impl Cgroup {
     fn shares(&self) -> Vec<(&PathBuf, Vec<Bound>)> {
         match &self.at {
             // Without memory, all of QEMU is killed, and the supervisor goes on to say why.
-            At::V2 { group, .. } => vec![(group, vec![Bound::if_there("memory.oom.group", "1")])],
+            At::V2 { group, .. } => {
+                vec![(self.parent_v2(group), vec![Bound::if_there("memory.oom.group", "1")])]
+            }
             At::V1(folders) => folders.iter().map(|folder| (folder, vec![])).collect(),
         }
     }
 
     /// Removes a VM's group and those below it.
     pub(super) fn remove(&self, vm: &str) -> io::Result<()> {
-        self.folders().into_iter().try_for_each(|folder| remove_with(&folder.join(vm)))
+        self.parents().into_iter().try_for_each(|folder| remove_with(&folder.join(vm)))
     }
 
     /// What a VM's group has used.
@@ -258,11 +326,14 @@ impl Cgroup {
             text?.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
         };
         match &self.at {
-            At::V2 { group, .. } => Usage {
-                memory_bytes: number(read(group, "memory.current")),
-                memory_peak_bytes: number(read(group, "memory.peak")),
-                oom_kills: kills(read(group, "memory.events")),
-            },
+            At::V2 { group, .. } => {
+                let group = self.parent_v2(group);
+                Usage {
+                    memory_bytes: number(read(group, "memory.current")),
+                    memory_peak_bytes: number(read(group, "memory.peak")),
+                    oom_kills: kills(read(group, "memory.events")),
+                }
+            }
             At::V1([_, memory, _]) => Usage {
                 memory_bytes: number(read(memory, "memory.usage_in_bytes")),
                 memory_peak_bytes: number(read(memory, "memory.max_usage_in_bytes")),

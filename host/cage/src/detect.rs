@@ -17,7 +17,8 @@ use qhost_model::{
 };
 
 use super::{
-    Cage, Cgroup, Level, Network, Rlimits, Settings, User, cgroup, egress, landlock, sockets,
+    Cage, Cgroup, Level, LinuxResources, Network, Rlimits, Settings, User, cgroup, egress,
+    landlock, sockets,
 };
 use crate::limits;
 
@@ -136,6 +137,8 @@ pub struct Requirements<'a> {
     pub program: &'a Path,
     /// Whether egress may go without its filter.
     pub unfiltered_internet: bool,
+    /// What a scheduler has set aside for it.
+    pub resources: &'a LinuxResources,
 }
 
 /// What this host has.
@@ -255,8 +258,11 @@ impl Host {
         let cpus = launch.resources.cpus;
         let cgroup = self.cgroup.clone().map(|cgroup| {
             let mut cgroup = cgroup.of_tenant(needs.tenant);
-            cgroup.memory_bytes =
+            let needed =
                 memory_bytes(launch.resources.memory_mib) + flash_bytes(launch.machine.kind);
+            cgroup.memory_bytes = needed.max(needs.resources.memory_bytes.unwrap_or(0));
+            cgroup.cpu_shares = needs.resources.cpu_shares;
+            cgroup.scheduler = needs.resources.cgroup.clone();
             cgroup.cpu_percent = u64::from(cpus) * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
             // Its supervisor is in the same group.
             cgroup.pids = processes(cpus) + 1;
@@ -309,7 +315,12 @@ impl Host {
         }
         match self.egress() {
             Ok(groups) => {
-                let groups = cgroup::of_tenant(&groups, needs.tenant);
+                // Of version 2 a process is in one group, which is the scheduler's where there is one.
+                let scheduler = needs.resources.cgroup.as_ref().filter(|group| group.is_v2);
+                let groups = scheduler.map_or_else(
+                    || cgroup::of_tenant(&groups, needs.tenant),
+                    |group| group.folder.clone(),
+                );
                 Ok(Network::Filtered { groups, tcp, udp, internet })
             }
             Err(error) => {

@@ -11,6 +11,7 @@ mod egress;
 mod namespaces;
 mod user;
 mod rlimits;
+mod scheduler;
 mod landlock;
 mod seccomp;
 mod sockets;
@@ -24,6 +25,7 @@ pub use cgroup::{Cgroup, Usage};
 pub use detect::{Host, Mechanism, MissingMechanisms, Requirements, memory_bytes, user_namespaces};
 pub use enter::{CageRequest, SUBCOMMAND, StepMessage, enter};
 pub use landlock::version as landlock_version;
+pub use scheduler::{LinuxResources, SchedulerGroup};
 pub use sockets::bound;
 pub use sockets::{BindListener, HandedSockets};
 pub use user::{UIDS, Uids, UserRange};
@@ -175,6 +177,11 @@ impl Cage {
     /// Moves this process, the VM's supervisor, into the VM's cgroup.
     pub fn enter_supervisor(&self, vm: &str) -> io::Result<()> {
         self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.enter_supervisor(vm))
+    }
+
+    /// Moves it out of a scheduler's group, where it is in one, and removes what the VM has there: before the scheduler hears of the end.
+    pub fn leave_scheduler(&self, vm: &str) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.leave_scheduler(vm))
     }
 
     /// Moves it out again, so that the VM's cgroups can be removed.

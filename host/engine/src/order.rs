@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use qhost_cage::LinuxResources;
 use qhost_model::launch::Grace;
 use qhost_policy::Source;
 use qhost_vm::LogPipes;
@@ -25,6 +26,8 @@ pub struct Order {
     pub grace: Option<Grace>,
     /// Pipes that another program reads the console from. The door that makes the order answers for them.
     pub log_pipes: Option<LogPipes>,
+    /// What a scheduler has set aside for the VM on this host.
+    pub resources: LinuxResources,
 }
 
 /// A job file that was read.
@@ -48,6 +51,7 @@ impl Order {
             ready_check: false,
             grace: None,
             log_pipes: None,
+            resources: LinuxResources::default(),
         }
     }
 }

@@ -130,6 +130,7 @@ fn planned(
         file_bytes,
         program,
         unfiltered_internet: config.unfiltered_internet(),
+        resources: &order.resources,
     };
     let cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
     ports::are_free(engine.state(), launch)?;

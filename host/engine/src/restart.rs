@@ -201,6 +201,8 @@ impl Ended {
         let file_bytes = disks::file_bytes(spec.overlay_bytes, &spec.disks, variables);
         let image_bytes = Some(spec.image.disk_bytes);
         let root_bytes = disks::root_bytes(&decision.launch, image_bytes, file_bytes);
+        // Of a VM that has ended a scheduler knows no more.
+        let resources = qhost_cage::LinuxResources::default();
         let needs = qhost_cage::Requirements {
             tenant: &task.tenant,
             launch: &decision.launch,
@@ -208,6 +210,7 @@ impl Ended {
             file_bytes,
             program: &spec.program,
             unfiltered_internet: config.unfiltered_internet(),
+            resources: &resources,
         };
         spec.cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
         // An earlier version may have made it otherwise.

@@ -253,7 +253,7 @@ impl Start {
         self.context.observer.observe(Observation::Allowed(&decision));
         let (engine, generation) = (self.engine.clone(), Arc::clone(&self.generation));
         let (terms, image) = (self.terms.clone(), self.image.clone());
-        let log_pipes = self.order.log_pipes.clone();
+        let (log_pipes, resources) = (self.order.log_pipes.clone(), self.order.resources.clone());
         let admitted = blocking(move || {
             let (state, config, task) = (engine.state(), &generation.config, approved.task());
             let ports = ports::reserve(state, approved.launch(), &config.rules().ports)?;
@@ -273,6 +273,7 @@ impl Start {
                     file_bytes,
                     program,
                     unfiltered_internet: config.unfiltered_internet(),
+                    resources: &resources,
                 },
             )?;
             let root_bytes = disks::root_bytes(

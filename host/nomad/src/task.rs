@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
 
+use qhost_cage::{LinuxResources, SchedulerGroup};
 use qhost_engine::{JobFile, Order};
 use qhost_model::printable;
 use qhost_vm::LogPipes;
 
 use crate::{
-    error::refused,
+    error::{refused, status},
     limits, msgpack,
     proto::driver::{NetworkPort, PortMapping, Resources, TaskConfig},
     schema::TaskKey,
@@ -69,7 +70,32 @@ pub(crate) fn order(task: &TaskConfig, tenant: &str) -> Result<Order, Status> {
     let name = format!("task {}", printable::line(&task.name, limits::NAME_CHARS));
     let mut order = Order::new(JobFile { name, bytes }, tenant);
     order.log_pipes = log_pipes(task)?;
+    order.resources = linux_resources(task.resources.as_ref())?;
     Ok(order)
+}
+
+/// What the agent has set aside for the task.
+fn linux_resources(given: Option<&Resources>) -> Result<LinuxResources, Status> {
+    let positive = |number: i64| u64::try_from(number).ok().filter(|number| *number > 0);
+    let allocated = given.and_then(|given| given.allocated_resources.as_ref());
+    let memory = allocated.and_then(|allocated| allocated.memory.as_ref());
+    let memory_max = memory.and_then(|memory| positive(memory.memory_max_mb));
+    let Some(linux) = given.and_then(|given| given.linux_resources.as_ref()) else {
+        return Ok(LinuxResources::default());
+    };
+    let path = Some(linux.cpuset_cgroup.as_str()).filter(|path| !path.is_empty());
+    let cgroup = path.map(|path| {
+        SchedulerGroup::at(Path::new(path)).map_err(|error| {
+            let path = printable::line(path, limits::TEXT_CHARS);
+            let message = format!("the cgroup that the agent gives the task: {path}: {error}");
+            status(Code::FailedPrecondition, message, true)
+        })
+    });
+    Ok(LinuxResources {
+        cpu_shares: positive(linux.cpu_shares),
+        memory_bytes: memory_max.and_then(|mib| mib.checked_mul(1 << 20)),
+        cgroup: cgroup.transpose()?,
+    })
 }
 
 /// The pipes to Nomad's log collector; none where the task's logs are disabled.

@@ -18,6 +18,22 @@ pub(in super::super) fn unified(group: &Path) -> Option<PathBuf> {
     is_ours(&folder).then_some(folder)
 }
 
+/// A hierarchy that is mounted.
+pub(in super::super) struct Mount {
+    pub(in super::super) root: PathBuf,
+    pub(in super::super) is_v2: bool,
+}
+
+/// The hierarchy that a path is in.
+pub(in super::super) fn mounted(path: &Path) -> Option<Mount> {
+    let all = fs::read_to_string("/proc/self/mounts").ok()?;
+    let of = |kind, is_v2| {
+        mounts(&all, kind).map(move |(root, _)| Mount { root: root.to_owned(), is_v2 })
+    };
+    let mut mounts = of("cgroup2", true).chain(of("cgroup", false));
+    mounts.find(|mount| path.starts_with(&mount.root))
+}
+
 /// A group's name below the root of a hierarchy, and nowhere else.
 fn named(group: &Path) -> Option<&Path> {
     let group = group.strip_prefix("/").unwrap_or(group);

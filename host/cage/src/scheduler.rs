@@ -1,0 +1,89 @@
+//! What a scheduler on this host has set aside for a VM: bounds, and a control group that it has made and removes itself.
+
+use std::{
+    fs, io,
+    path::{Component, Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::{Mount, mounted};
+
+/// What a scheduler has set aside for a VM, as Nomad's drivers are told of it.
+///
+/// # Example
+/// ```
+/// use qhost_cage::LinuxResources;
+///
+/// let half = LinuxResources { cpu_shares: Some(512), ..LinuxResources::default() };
+/// assert!(half.cgroup.is_none());
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinuxResources {
+    /// Its weight against other VMs where CPUs are short, as of cgroups version 1: from 2 to 262144, where a group has 1024 by itself.
+    pub cpu_shares: Option<u64>,
+    /// Memory in bytes, where that is more than the guest's with its head room.
+    pub memory_bytes: Option<u64>,
+    /// The group that QEMU and its supervisor are to be in.
+    pub cgroup: Option<SchedulerGroup>,
+}
+
+/// A group of a scheduler's, which is there before the VM and goes after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulerGroup {
+    /// Where its hierarchy is mounted.
+    pub(super) root: PathBuf,
+    /// Its folder.
+    pub(super) folder: PathBuf,
+    /// Whether it is of version 2.
+    pub(super) is_v2: bool,
+}
+
+impl SchedulerGroup {
+    /// The group at a path.
+    ///
+    /// # Errors
+    /// Where there is no folder at the path, or it is of no hierarchy of control groups.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let is_plain =
+            |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        if !path.is_absolute() || !path.components().all(is_plain) || !fs::metadata(path)?.is_dir()
+        {
+            return Err(io::Error::other("it is no folder named from the root"));
+        }
+        let Mount { root, is_v2 } =
+            mounted(path).ok_or_else(|| io::Error::other("it is no control group"))?;
+        if path == root {
+            return Err(io::Error::other(
+                "it is the first group of its hierarchy, not one for a VM",
+            ));
+        }
+        Ok(Self { root, folder: path.to_owned(), is_v2 })
+    }
+}
+
+/// The weight of version 2 for shares of version 1, as runc and Nomad count it.
+pub(super) fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_as_weights() {
+        for (shares, expected) in
+            [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (u64::MAX, 10_000)]
+        {
+            assert_eq!(weight(shares), expected, "{shares}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_group() {
+        for path in ["/tmp", "relative", "/sys/fs/cgroup/../../../tmp", "/no/such/folder"] {
+            SchedulerGroup::at(Path::new(path)).unwrap_err();
+        }
+    }
+}
