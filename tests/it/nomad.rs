@@ -17,8 +17,9 @@ use qhost_tests::{
     ImageServer, Qhost, Reply,
     boot_sector::{self, Then},
     configured,
+    disk::SmallDisk,
     nomad::{Plugin, Task, exit, is_recoverable, plugin_command},
-    wait_for,
+    succeed, wait_for,
 };
 
 use crate::qhost;
@@ -151,6 +152,17 @@ fn what_is_not_started_says_why() {
     let other = json!({"image_source": good["image_source"], "checksum": "0".repeat(64)});
     let other = start("other", &other);
     assert_eq!((other.code(), is_recoverable(&other)), (Code::DataLoss, false), "{other}");
+    // A taken port, and a tenant that has no room left.
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let config = with(good.clone(), json!({"port_map": [{"http": 80}]}));
+    let task = Task::new(&qhost, &schema, "taken", &config).with_ports(&[("http", port, 0)]);
+    let refused = plugin.start(&task.config).unwrap_err();
+    assert!(is_recoverable(&refused), "{refused}");
+    assert!(refused.message().contains(&port.to_string()), "{refused}");
+    configure(&qhost, "[host.quota]\nvms = 0\n");
+    let full = start("full", &good);
+    assert!(is_recoverable(&full) && full.message().contains("vms"), "{full}");
     // Nothing of them is left, and nothing is known of them.
     assert!(qhost.run(&["ps", "--json"]).exits(0).json()["vms"].as_array().unwrap().is_empty());
     assert_eq!(plugin.wait("wrong/web/1").unwrap_err().code(), Code::NotFound);
@@ -268,6 +280,41 @@ fn a_recovered_task_is_held_to_the_configuration_once_that_loads() {
     qhost.assert_nothing_left();
 }
 
+/// QEMU goes, and comes back; a disk has no room, and has it again.
+#[test]
+fn fingerprints_follow_qemu_and_the_disk() {
+    let qhost = qhost();
+    let bin = qhost.folder().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let link = bin.join("qemu-system-x86_64");
+    let install = || std::os::unix::fs::symlink("/usr/bin/qemu-system-x86_64", &link).unwrap();
+    install();
+    let qhost = qhost.env("PATH", bin.to_str().unwrap());
+    configure(&qhost, "");
+    // Less than the GiB that tasks are to have.
+    let small = SmallDisk::under(&qhost, 512);
+    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
+    let last = |health, text: &str| {
+        wait_for(&format!("{health}, {text}"), || {
+            let all = plugin.fingerprints();
+            let last = all.last().filter(|last| last.health == health)?;
+            last.health_description.contains(text).then_some(())
+        });
+    };
+    if small.is_some() {
+        last(1, "less than 1024 MiB left");
+        let at = qhost.state();
+        succeed("mount", &["-o", "remount,size=2g", at.to_str().unwrap()]);
+    }
+    last(2, "Healthy");
+    fs::remove_file(&link).unwrap();
+    last(0, "qemu-system-x86_64");
+    assert!(!plugin.fingerprints().last().unwrap().attributes.contains_key("driver.qhost"));
+    install();
+    last(2, "Healthy");
+    plugin.leave();
+}
+
 /// What is found of the host, and that it follows what changes.
 #[test]
 fn fingerprints_follow_the_host() {
@@ -284,9 +331,11 @@ fn fingerprints_follow_the_host() {
     };
     let healthy = last(2);
     let names: Vec<_> =
-        ["version", "emulators", "accelerators", "machine_types", "cage", "policy.limits"]
+        ["version", "emulators", "architectures", "accelerators", "machine_types", "cage"]
             .map(|name| format!("driver.qhost.{name}"))
             .into();
+    let constrained = ["driver.qhost.policy.limits", "driver.qemu", "driver.qemu.version"];
+    let names: Vec<_> = names.into_iter().chain(constrained.map(Into::into)).collect();
     for name in names.iter().chain([&"driver.qhost".to_owned()]) {
         assert!(healthy.attributes.contains_key(name), "{name}: {healthy:?}");
     }

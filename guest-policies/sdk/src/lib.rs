@@ -36,6 +36,8 @@
 #[cfg(not(target_arch = "wasm32"))]
 pub mod example;
 pub mod log;
+#[cfg(target_arch = "wasm32")]
+mod arena;
 pub mod tables;
 
 /// What wit-bindgen makes of the contract. Policies use the names that this crate re-exports.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use qhost_engine::fingerprint::Fingerprint;
-use qhost_model::printable;
+use qhost_model::{launch::Architecture, printable};
 
 use crate::{
     NAME,
@@ -15,6 +15,10 @@ use crate::{
         structs::{Attribute, attribute::Value},
     },
 };
+
+/// Attributes that Nomad's own driver has too, so that a job's constraints go on holding.
+const QEMU: &str = "driver.qemu";
+const QEMUS: &str = "driver.qemu.";
 
 /// What is found now.
 pub(crate) async fn look(plugin: &Plugin) -> FingerprintResponse {
@@ -60,7 +64,10 @@ fn without(
     why: &str,
     attributes: HashMap<String, Attribute>,
 ) -> FingerprintResponse {
-    let named = |(name, value)| (format!("driver.{NAME}.{name}"), value);
+    let named = |(name, value): (String, Attribute)| {
+        let is_qemus = name == QEMU || name.starts_with(QEMUS);
+        (if is_qemus { name } else { format!("driver.{NAME}.{name}") }, value)
+    };
     let mut attributes: HashMap<_, _> = attributes.into_iter().map(named).collect();
     if health != HealthState::Undetected {
         let yes = Attribute { value: Some(Value::BoolVal(true)), unit: String::new() };
@@ -77,12 +84,21 @@ fn without(
 fn attributes(found: &Fingerprint) -> HashMap<String, Attribute> {
     let working = found.accelerators.iter().filter(|accelerator| accelerator.works);
     let working: Vec<_> = working.map(|accelerator| accelerator.name.as_str()).collect();
-    HashMap::from([
+    let architectures: Vec<_> = Architecture::ALL
+        .iter()
+        .filter(|architecture| found.program(**architecture).is_ok())
+        .map(|architecture| architecture.name())
+        .collect();
+    let of_qemu =
+        found.attributes().into_iter().map(|(name, value)| (name.to_owned(), text(value)));
+    let own = [
         ("version".to_owned(), text(found.version.clone())),
+        ("architectures".to_owned(), text(architectures.join(","))),
         ("emulators".to_owned(), text(found.emulators().join(","))),
         ("accelerators".to_owned(), text(working.join(","))),
         ("machine_types".to_owned(), text(found.machine_types.join(","))),
-    ])
+    ];
+    of_qemu.chain(own).collect()
 }
 
 fn text(value: String) -> Attribute {

@@ -38,6 +38,8 @@ pub(super) struct Memory {
     pub(super) used: usize,
     pub(super) most: usize,
     pub(super) refused: bool,
+    /// By how many bytes memories have grown that were there.
+    pub(super) grown: usize,
 }
 
 /// A table's element is a pointer or two on the host.
@@ -45,7 +47,7 @@ const TABLE_ELEMENT_BYTES: usize = 16;
 
 impl Memory {
     pub(super) fn up_to(most: usize) -> Self {
-        Self { used: 0, most, refused: false }
+        Self { used: 0, most, refused: false, grown: 0 }
     }
 
     fn grow(&mut self, current: usize, desired: usize) -> bool {
@@ -67,7 +69,12 @@ impl ResourceLimiter for Memory {
         desired: usize,
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.grow(current, desired))
+        let fits = self.grow(current, desired);
+        // What a memory begins with comes as growth of nothing.
+        if fits && current > 0 {
+            self.grown += desired - current;
+        }
+        Ok(fits)
     }
 
     fn table_growing(
@@ -108,5 +115,9 @@ mod tests {
         assert!(!memory.memory_growing(half, half + 1, None).unwrap(), "another byte of the first");
         assert!(!memory.memory_growing(0, 1, None).unwrap(), "a byte of another memory");
         assert!(!memory.table_growing(0, usize::MAX, None).unwrap());
+        assert_eq!(memory.grown, 0, "each was refused or a beginning");
+        let mut memory = Memory::up_to(most);
+        assert!(memory.memory_growing(half, half + 7, None).unwrap());
+        assert_eq!(memory.grown, 7);
     }
 }

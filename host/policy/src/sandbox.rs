@@ -265,6 +265,7 @@ impl Instance<'_> {
             micros: u64::try_from(self.spent.as_micros()).unwrap_or(u64::MAX),
             peak_memory: guest.memory.used as u64,
             log_bytes: guest.log.bytes as u64,
+            grown_memory: guest.memory.grown as u64,
         };
         let log = Log { bytes: guest.log.bytes, count: guest.log.count, ..Log::default() };
         (std::mem::replace(&mut guest.log, log), cost)
@@ -280,6 +281,15 @@ pub struct Cost {
     pub peak_memory: u64,
     /// Log text that was kept, in bytes.
     pub log_bytes: u64,
+    /// By how many bytes its memory grew. What a policy has from the beginning costs less: each growth is a system call that the process's
+    /// other threads wait for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub grown_memory: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn ticks(deadline: Duration) -> u64 {

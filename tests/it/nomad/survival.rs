@@ -1,6 +1,9 @@
 //! VMs outlive plugins and agents.
 
-use std::net::{TcpListener, TcpStream};
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+};
 
 use serde_json::{Value, json};
 use tonic::Code;
@@ -42,9 +45,20 @@ fn a_vm_outlives_plugins_and_agents() {
     plugin.recover(&handle).unwrap();
     plugin.recover(&handle).unwrap();
     counts_on(&task);
-    // The plugin is killed.
+    // The plugin is killed, and another version is there when the agent starts it again.
     plugin.kill();
     answers();
+    let newer = qhost.folder().join("newer");
+    fs::create_dir(&newer).unwrap();
+    let name = qhost.program().file_name().unwrap().to_owned();
+    let mut supervisor = name.clone();
+    supervisor.push("-supervisor");
+    for program in [name.clone(), supervisor] {
+        fs::copy(qhost.program().with_file_name(&program), newer.join(&program)).unwrap();
+    }
+    let link = qhost.folder().join("plugins/qhost");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(newer.join(name), &link).unwrap();
     let plugin = Plugin::launch(&qhost);
     plugin.configure(&plugin.config_schema(), &settings(&qhost)).unwrap();
     plugin.recover(&handle).unwrap();

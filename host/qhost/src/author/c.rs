@@ -24,6 +24,9 @@ const PARTS: &[Part] = &[
     },
 ];
 
+/// 64 KiB of stack, the data and some 400 KiB of heap.
+const INITIAL_MEMORY: &str = "-Wl,--initial-memory=524288";
+
 /// A core module that carries its world's type.
 pub(super) fn compile(project: &Path, folder: &Path, made: &Path) -> Result<(), AuthorError> {
     let mut files = sources(folder)?;
@@ -34,6 +37,8 @@ pub(super) fn compile(project: &Path, folder: &Path, made: &Path) -> Result<(), 
         "-Os",
         "-Wall",
         "-Wl,--strip-debug",
+        // The C library's allocator uses what lies behind the data first, so that no decision grows the memory.
+        INITIAL_MEMORY,
         "-I",
         "bindings",
         "-o",

@@ -35,6 +35,7 @@ const RUST: &[File] = &[
     ("settings.schema.json", template!("settings.schema.json")),
     ("vendor/qhost-policy-sdk/Cargo.toml", template!("rust/vendor/qhost-policy-sdk/Cargo.toml")),
     ("vendor/qhost-policy-sdk/src/lib.rs", sdk!("lib.rs")),
+    ("vendor/qhost-policy-sdk/src/arena.rs", sdk!("arena.rs")),
     ("vendor/qhost-policy-sdk/src/example.rs", sdk!("example.rs")),
     ("vendor/qhost-policy-sdk/src/log.rs", sdk!("log.rs")),
     ("vendor/qhost-policy-sdk/src/tables.rs", sdk!("tables.rs")),

@@ -95,6 +95,12 @@ fn looked_at(
         let message = format!("half of the decisions take more than {:.0} µs", measured.p50_us);
         findings.push(found("slow", message, "qhost policy bench says what each case costs"));
     }
+    let grown = record.map_or(0, |record| record.cost.grown_memory);
+    if grown > 0 {
+        let message = format!("its memory grows by {} KiB in a decision", grown >> 10);
+        let hint = "decisions of other threads wait for it; let the heap lie in the initial memory: Rust's SDK has room for 256 KiB, wasm-ld has --initial-memory";
+        findings.push(found("grows-its-memory", message, hint));
+    }
     if let Some(message) = record.and_then(|record| near(&record.cost, record.log_dropped)) {
         let hint = "raise the limit in the configuration, or do less; more input takes more";
         findings.push(found("near-its-limits", message, hint));
