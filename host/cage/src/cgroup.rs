@@ -3,8 +3,6 @@
 //! it is a group for each of its VMs, which lives as long as the VM, with one for QEMU and one for the supervisor, whose work counts as
 //! the VM's; and one for the commands that qhost runs for the tenant.
 
-mod hierarchy;
-
 use std::{
     fmt,
     fs::{self, File},
@@ -17,13 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CageError,
+    hierarchy::{self, At, CONTROLLERS, has},
     scheduler::{SchedulerGroup, weight},
 };
 use crate::limits;
-
-pub(super) use hierarchy::{Mount, mounted, unified};
-
-const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// QEMU's group, below its VM's.
 pub(super) const QEMU: &str = "qemu";
@@ -56,20 +51,6 @@ pub struct Cgroup {
     /// A scheduler's group that the VM is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) scheduler: Option<SchedulerGroup>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum At {
-    /// One hierarchy with all controllers.
-    V2 {
-        /// Where it is mounted.
-        root: PathBuf,
-        /// The group.
-        group: PathBuf,
-    },
-    /// One for each, in the order of [`CONTROLLERS`].
-    V1([PathBuf; 3]),
 }
 
 /// What a group has used.
@@ -423,8 +404,4 @@ pub(super) fn join(group: &Path) -> io::Result<()> {
 fn write(path: &Path, value: &str) -> io::Result<()> {
     use std::io::Write as _;
     File::options().write(true).open(path)?.write_all(value.as_bytes())
-}
-
-fn has(words: &str, wanted: &str) -> bool {
-    words.split([' ', ',', '\n']).any(|word| word == wanted)
 }

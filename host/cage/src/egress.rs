@@ -22,7 +22,7 @@ use qhost_sys::addresses;
 use super::{
     CageError,
     bpf::{self, Call, Hook, Instruction, Map, Register},
-    cgroup,
+    cgroup, hierarchy,
 };
 use crate::limits;
 
@@ -65,7 +65,7 @@ pub(super) struct Ports<'a> {
 /// The group below which each VM that needs it has one; why not, where that cannot be.
 pub(super) fn groups(group: &Path) -> io::Result<PathBuf> {
     let none = || io::Error::other("no cgroups of version 2 that this user may write to");
-    let groups = cgroup::unified(group).ok_or_else(none)?;
+    let groups = hierarchy::unified(group).ok_or_else(none)?;
     // Loaded and let go: whether the kernel takes them, only the kernel can say.
     programs(&Reach::Nowhere, Ports { tcp: &[], udp: &[1] })?;
     Ok(groups)

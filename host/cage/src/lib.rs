@@ -12,6 +12,7 @@ mod namespaces;
 mod user;
 mod rlimits;
 mod scheduler;
+mod hierarchy;
 mod landlock;
 mod seccomp;
 mod sockets;

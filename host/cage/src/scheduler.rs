@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::{Mount, mounted};
+use super::hierarchy::{Mount, mounted};
 
 /// What a scheduler has set aside for a VM, as Nomad's drivers are told of it.
 ///

@@ -177,7 +177,7 @@ impl Instance {
     ) -> wasmtime::Result<Result<(), String>> {
         match self {
             Self::V0_1(policy) => policy.qhost_policy_decide().call_check_settings(store, settings),
-            Self::V0_2(policy) => policy.qhost_policy_decide().call_check_settings(store, settings),
+            Self::V0_2(policy) => policy.check_settings(store, settings),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What qhost asks of the operating system: starting processes, files that are whole whatever is killed, locks, whom a file can be
-//! relied upon to come from, addresses, signals, changes in folders.
+//! relied upon to come from, addresses, signals, changes in folders, memory.
 
+pub mod memory;
 pub mod spawn;
 pub mod state;
 pub mod trusted;

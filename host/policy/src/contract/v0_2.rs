@@ -1,6 +1,7 @@
 //! The contract's version 0.2, `wit/`: an answer may not ask for what the contract can say and this host does not support.
 
 mod disks;
+mod functions;
 mod given;
 mod lent;
 
@@ -11,6 +12,7 @@ use super::{
     Asking, GivenAbout, GivenViolation, Operating, Shown, Store, form,
 };
 
+pub(super) use functions::{Component, Instance};
 pub(super) use given::launch_in;
 pub(super) use lent::{LaunchTexts, LaunchView, RequestTexts, RequestView};
 
@@ -26,8 +28,6 @@ mod bindings {
 
 use bindings::qhost::policy::{log, tables, types as wit};
 
-pub(super) type Component = bindings::PolicyPre<HostState>;
-pub(super) type Instance = bindings::Policy;
 pub(super) type GivenLaunch = wit::LaunchResult;
 
 /// The name of the disk that a guest boots from.
@@ -41,7 +41,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
 
 pub(super) fn describe(policy: &Instance, store: &mut Store) -> wasmtime::Result<GivenAbout> {
     let wit::About { name, version, description, settings_schema, tables, extensions: _ } =
-        policy.qhost_policy_decide().call_describe(store)?;
+        policy.describe(store)?;
     Ok(GivenAbout { name, version, description, settings_schema, tables })
 }
 
@@ -53,7 +53,7 @@ pub(super) fn choose(
 ) -> wasmtime::Result<Result<super::GivenLaunch, Vec<GivenViolation>>> {
     let (request, so_far) = (form(asking.request.v0_2.as_ref())?, form(so_far.v0_2.as_ref())?);
     let request = request.with(asking);
-    let chosen = policy.qhost_policy_decide().call_choose(store, request, so_far.param())?;
+    let chosen = policy.choose(store, request, so_far.param())?;
     Ok(chosen.map(|chosen| super::GivenLaunch::V0_2(chosen.into())).map_err(given))
 }
 
@@ -65,7 +65,7 @@ pub(super) fn validate(
 ) -> wasmtime::Result<Vec<GivenViolation>> {
     let (request, launch) = (form(asking.request.v0_2.as_ref())?, form(launch.v0_2.as_ref())?);
     let request = request.with(asking);
-    policy.qhost_policy_decide().call_validate(store, request, launch.param()).map(given)
+    policy.validate(store, request, launch.param()).map(given)
 }
 
 pub(super) fn permit(
@@ -98,7 +98,7 @@ pub(super) fn permit(
         Operation::Restart => wit::Operation::Restart,
         Operation::Pause => wit::Operation::Pause,
     };
-    policy.qhost_policy_decide().call_permit(store, request, running, operation, actor).map(given)
+    policy.permit(store, request, running, operation, actor).map(given)
 }
 
 fn given(violations: Vec<wit::Violation>) -> Vec<GivenViolation> {

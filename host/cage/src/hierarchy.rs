@@ -7,11 +7,28 @@ use std::{
 
 use rustix::fs::{Access, access};
 
-use super::{At, CONTROLLERS, has};
+use serde::{Deserialize, Serialize};
+
+pub(super) const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Where a group is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum At {
+    /// One hierarchy with all controllers.
+    V2 {
+        /// Where it is mounted.
+        root: PathBuf,
+        /// The group.
+        group: PathBuf,
+    },
+    /// One for each, in the order of [`CONTROLLERS`].
+    V1([PathBuf; 3]),
+}
 
 /// Where the group of this name is or would be in the hierarchy of version 2, which a host whose controllers are of version 1
 /// can have besides.
-pub(in super::super) fn unified(group: &Path) -> Option<PathBuf> {
+pub(super) fn unified(group: &Path) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let (root, _) = self::mounts(&mounts, "cgroup2").next()?;
     let folder = root.join(named(group)?);
@@ -19,13 +36,13 @@ pub(in super::super) fn unified(group: &Path) -> Option<PathBuf> {
 }
 
 /// A hierarchy that is mounted.
-pub(in super::super) struct Mount {
-    pub(in super::super) root: PathBuf,
-    pub(in super::super) is_v2: bool,
+pub(super) struct Mount {
+    pub(super) root: PathBuf,
+    pub(super) is_v2: bool,
 }
 
 /// The hierarchy that a path is in.
-pub(in super::super) fn mounted(path: &Path) -> Option<Mount> {
+pub(super) fn mounted(path: &Path) -> Option<Mount> {
     let all = fs::read_to_string("/proc/self/mounts").ok()?;
     let of = |kind, is_v2| {
         mounts(&all, kind).map(move |(root, _)| Mount { root: root.to_owned(), is_v2 })
@@ -97,4 +114,8 @@ fn v1(all: &str, group: &Path) -> Option<At> {
     };
     let [cpu, memory, pids] = CONTROLLERS.map(folder);
     Some(At::V1([cpu?, memory?, pids?]))
+}
+
+pub(super) fn has(words: &str, wanted: &str) -> bool {
+    words.split([' ', ',', '\n']).any(|word| word == wanted)
 }

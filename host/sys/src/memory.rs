@@ -1,0 +1,17 @@
+//! How the C library's allocator keeps what this process gives back.
+
+/// Has all threads of this process share one arena, for a process that lives long: with one for each thread, as glibc has by itself
+/// (mallopt(3), `M_ARENA_MAX`), what a burst of work takes stays scattered over them. Other allocators are left as they are.
+///
+/// # Example
+/// ```
+/// qhost_sys::memory::share_one_arena();
+/// ```
+#[expect(unsafe_code, reason = "rustix has no function for it")]
+pub fn share_one_arena() {
+    #[cfg(target_env = "gnu")]
+    // It takes two numbers, and may be called at any time.
+    if unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } == 0 {
+        tracing::debug!("the allocator's arenas stay as they are");
+    }
+}
