@@ -1,4 +1,4 @@
-//! The allocator of policies. A sandbox lives for one decision, so that nothing need be given back: memory is handed out from an arena
+//! The allocator of policies. A sandbox lives for one decision, so that little need be given back: memory is handed out from an arena
 //! that lies in the module's initial memory, and the arena grows only when that is used up. A memory that grows costs its host two system
 //! calls a decision, which hold up decisions of other threads of the same process.
 
@@ -27,7 +27,10 @@ struct Arena {
     end: Cell<*mut u8>,
 }
 
-// A core module has one thread: the component model starts no other, and the SDK's target has no atomics.
+#[cfg(target_feature = "atomics")]
+compile_error!("the arena is for modules of one thread");
+
+// SAFETY: a core module has one thread, as the target has no atomics.
 unsafe impl Sync for Arena {}
 
 #[global_allocator]
@@ -65,9 +68,10 @@ impl Arena {
         if before == usize::MAX {
             return ptr::null_mut();
         }
-        // What is left before it is given up, unless the new pages follow on it.
+        // What is left of the area before is given up, unless that has grown too and the new pages follow on it.
         let first = (before * PAGE_BYTES) as *mut u8;
-        if self.end.get() != first {
+        let initial = self.initial.0.get().cast::<u8>().wrapping_add(ARENA_BYTES);
+        if self.end.get() != first || first == initial {
             self.next.set(first);
         }
         self.end.set(first.wrapping_add(pages * PAGE_BYTES));
@@ -75,17 +79,17 @@ impl Arena {
     }
 }
 
-// Each part is handed out once, aligned, and lies between what was handed out before and the arena's end.
+// SAFETY: each part is handed out once, aligned, and lies between what was handed out before and the arena's end.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.take(layout)
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // A sandbox begins with zeros, and nothing is handed out twice but what a realloc has given back.
+        // What was given back is not zero any more.
         let part = self.take(layout);
         if !part.is_null() {
-            // It is of this size.
+            // SAFETY: it is of this size.
             unsafe { part.write_bytes(0, layout.size()) };
         }
         part
@@ -107,11 +111,11 @@ unsafe impl GlobalAlloc for Arena {
         if size <= layout.size() {
             return part;
         }
-        // The alignment was of a layout already, and the caller answers for the size.
+        // SAFETY: the alignment was of a layout already, and the caller answers for the size.
         let larger = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         let new = self.take(larger);
         if !new.is_null() {
-            // They do not overlap: the old part is before what is handed out next.
+            // SAFETY: they do not overlap: the old part is before what is handed out next.
             unsafe { ptr::copy_nonoverlapping(part, new, layout.size()) };
         }
         new

@@ -1,6 +1,6 @@
 //! Control groups (cgroups(7)): what a VM may take of the host's CPUs, memory and processes. Version 2, or version 1 where the
 //! controllers are there. Each tenant has a group, so that tenants share the CPUs alike, however many VMs and commands one has. Below
-//! it is a group for each of its VMs, which lives as long as the VM, with one for QEMU and one for the supervisor, whose work counts as
+//! it, or of version 2 below the group that a scheduler has made for the VM, is a group for each of its VMs, which lives as long as the VM, with one for QEMU and one for the supervisor, whose work counts as
 //! the VM's; and one for the commands that qhost runs for the tenant.
 
 use std::{
@@ -34,7 +34,7 @@ pub(super) fn of_tenant(group: &Path, tenant: &str) -> PathBuf {
     group.join(format!("tenant-{tenant}"))
 }
 
-/// A tenant's group, below which each VM gets one, and what one may take. A VM of a scheduler's has its group below the scheduler's.
+/// A tenant's group, below which each VM gets one, and what one may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     /// Its folder; of version 1 one for each controller.
@@ -140,7 +140,15 @@ impl Cgroup {
     fn enter_group(&self, below: &Path) -> io::Result<()> {
         self.parents().into_iter().try_for_each(|folder| self.join_in(folder, below))?;
         match &self.scheduler {
-            Some(group) if !group.is_v2 => write(&group.folder.join("tasks"), "0"),
+            Some(group) if !group.is_v2 => {
+                let cpus = group.folder.join("cpuset.cpus");
+                let is_unset = fs::read_to_string(&cpus).is_ok_and(|now| now.trim().is_empty());
+                // One that has none takes no process; one that the scheduler shares among its tasks has some.
+                if is_unset && !group.cpus.is_empty() {
+                    write(&cpus, &group.cpus)?;
+                }
+                write(&group.folder.join("tasks"), "0")
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -172,8 +180,9 @@ impl Cgroup {
         if self.scheduler.is_none() {
             return Ok(());
         }
-        self.leave()?;
-        self.remove(vm)
+        // What keeps it from being left is no reason not to remove what can be.
+        let left = self.leave();
+        self.remove(vm).and(left)
     }
 
     /// Moves this process, which has one thread. To move a whole process, the kernel takes a lock that all processes of the
@@ -203,10 +212,13 @@ impl Cgroup {
             // The VM's group is the only one below it.
             set(&group.folder, vec![Bound::if_there("cpu.weight", weight(shares).to_string())])?;
         }
+        if !group.cpus.is_empty() {
+            set(&group.folder, vec![Bound::if_there("cpuset.cpus", group.cpus.clone())])?;
+        }
         pass_on(&group.folder, &all)
     }
 
-    /// Below what VMs have their groups, in each hierarchy.
+    /// The folders in which VMs have their groups, one in each hierarchy.
     fn parents(&self) -> Vec<&PathBuf> {
         match &self.at {
             At::V2 { group, .. } => vec![self.parent_v2(group)],

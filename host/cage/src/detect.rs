@@ -18,7 +18,7 @@ use qhost_model::{
 
 use super::{
     Cage, Cgroup, Level, LinuxResources, Network, Rlimits, Settings, User, cgroup, egress,
-    landlock, sockets,
+    landlock, scheduler::SchedulerGroup, sockets,
 };
 use crate::limits;
 
@@ -260,9 +260,12 @@ impl Host {
             let mut cgroup = cgroup.of_tenant(needs.tenant);
             let needed =
                 memory_bytes(launch.resources.memory_mib) + flash_bytes(launch.machine.kind);
-            cgroup.memory_bytes = needed.max(needs.resources.memory_bytes.unwrap_or(0));
+            // More than that is nothing that QEMU has a use for, and policies and quotas do not see it.
+            let wanted = needs.resources.memory_bytes.unwrap_or(0).min(needed.saturating_mul(2));
+            cgroup.memory_bytes = needed.max(wanted);
             cgroup.cpu_shares = needs.resources.cpu_shares;
-            cgroup.scheduler = needs.resources.cgroup.clone();
+            let (own, group) = (needs.resources.cpus.clone(), needs.resources.cgroup.clone());
+            cgroup.scheduler = group.map(|group| SchedulerGroup { cpus: own, ..group });
             cgroup.cpu_percent = u64::from(cpus) * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
             // Its supervisor is in the same group.
             cgroup.pids = processes(cpus) + 1;

@@ -22,13 +22,15 @@ use super::hierarchy::{Mount, mounted};
 pub struct LinuxResources {
     /// Its weight against other VMs where CPUs are short, as of cgroups version 1: from 2 to 262144, where a group has 1024 by itself.
     pub cpu_shares: Option<u64>,
-    /// Memory in bytes, where that is more than the guest's with its head room.
+    /// Memory in bytes, where that is more than the guest's with its head room; at most twice that is taken.
     pub memory_bytes: Option<u64>,
+    /// The CPUs that are the VM's own, as cpuset(7) lists them; empty where none are.
+    pub cpus: String,
     /// The group that QEMU and its supervisor are to be in.
     pub cgroup: Option<SchedulerGroup>,
 }
 
-/// A group of a scheduler's, which is there before the VM and goes after it.
+/// A group of a scheduler's, which is there before the VM. The scheduler removes it after the VM's end, unless it shares it among its tasks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchedulerGroup {
     /// Where its hierarchy is mounted.
@@ -37,6 +39,9 @@ pub struct SchedulerGroup {
     pub(super) folder: PathBuf,
     /// Whether it is of version 2.
     pub(super) is_v2: bool,
+    /// The CPUs that it is to have, where the scheduler leaves it to a driver to say that.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) cpus: String,
 }
 
 impl SchedulerGroup {
@@ -58,7 +63,7 @@ impl SchedulerGroup {
                 "it is the first group of its hierarchy, not one for a VM",
             ));
         }
-        Ok(Self { root, folder: path.to_owned(), is_v2 })
+        Ok(Self { root, folder: path.to_owned(), is_v2, cpus: String::new() })
     }
 }
 

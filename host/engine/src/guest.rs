@@ -246,7 +246,9 @@ fn begin(program: &str, arguments: &[String], stdin: &[u8]) -> Command<'static> 
     {
         start.insert("input-data".into(), BASE64_STANDARD.encode(stdin).into());
     }
-    Command { arguments: start, within: limits::EXEC_ANSWER, ..Command::new("guest-exec") }
+    let begin = Command::new("guest-exec");
+    let within = if stdin.is_empty() { begin.within } else { limits::EXEC_ANSWER };
+    Command { arguments: start, within, ..begin }
 }
 
 /// How a command has ended; absent where the agent's answer does not say that.

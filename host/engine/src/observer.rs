@@ -33,7 +33,7 @@ pub enum Observation<'a> {
     },
     /// It was decided; once more where the image's digest was looked up in a list of checksums.
     Decided {
-        /// Who said what.
+        /// The decision, without secrets.
         decision: &'a Decision,
         /// The id of its record in the log of decisions; none where it is only planned.
         record: Option<Sha256>,

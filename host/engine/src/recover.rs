@@ -121,8 +121,9 @@ fn sweep_all(state: &StateDir) -> Swept {
                 }
             }
             Some(status) if !status.state().is_final() => {
-                mark_lost(&vm, status.why_lost());
+                // A scheduler that hears of the end removes the group that the VM's was in.
                 sweep(&vm);
+                mark_lost(&vm, status.why_lost());
                 recovered.lost.push(id);
             }
             Some(_) | None => sweep(&vm),

@@ -201,7 +201,7 @@ impl Ended {
         let file_bytes = disks::file_bytes(spec.overlay_bytes, &spec.disks, variables);
         let image_bytes = Some(spec.image.disk_bytes);
         let root_bytes = disks::root_bytes(&decision.launch, image_bytes, file_bytes);
-        // Of a VM that has ended a scheduler knows no more.
+        // A scheduler has removed its group by now.
         let resources = qhost_cage::LinuxResources::default();
         let needs = qhost_cage::Requirements {
             tenant: &task.tenant,

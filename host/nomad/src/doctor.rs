@@ -33,12 +33,17 @@ pub fn examine(path: &Path) -> Vec<Finding> {
     let agent = match Agent::read(path) {
         Ok(agent) => agent,
         Err(why) => {
-            let fix = "name the file or folder that the agent is started with, --nomad=PATH; agents take nested blocks in one line too, and this reader does not";
+            let fix = "name the file or folder that the agent is started with: --nomad=PATH";
             return vec![Finding::new("nomad agent", Health::Bad, why, fix)];
         }
     };
     let found = format!("{} in {}", counted(agent.files, "file"), path.display());
     let mut findings = vec![Finding::new("nomad agent", Health::Good, found, "")];
+    // Agents read the first version of HCL, which takes more than this reader does.
+    let fix = "what it says is not looked at here; an agent may be able to read it";
+    findings.extend(
+        agent.unread.iter().map(|why| Finding::new("nomad agent", Health::Lacking, why, fix)),
+    );
     findings.push(match agent.plugin_dir() {
         Some(folder) => program(&folder),
         None => {
@@ -55,6 +60,8 @@ pub fn examine(path: &Path) -> Vec<Finding> {
 #[derive(Default)]
 struct Agent {
     files: usize,
+    /// Why others were not read.
+    unread: Vec<String>,
     data_dir: Option<PathBuf>,
     plugin_dir: Option<PathBuf>,
     /// The plugin's block.
@@ -74,9 +81,16 @@ impl Agent {
         }
         let mut agent = Self::default();
         for file in files.iter().take(limits::AGENT_FILES) {
-            agent.take(document(file)?);
+            match document(file) {
+                Ok(document) => agent.take(document),
+                Err(why) => agent.unread.push(why),
+            }
         }
-        if agent.files == 0 {
+        let more = files.len().saturating_sub(limits::AGENT_FILES);
+        if more > 0 {
+            agent.unread.push(format!("{} beyond {}", counted(more, "file"), limits::AGENT_FILES));
+        }
+        if agent.files == 0 && agent.unread.is_empty() {
             return Err(format!("{} has no file *.hcl or *.json", path.display()));
         }
         Ok(agent)
@@ -180,8 +194,9 @@ fn configuration(block: Option<&Value>) -> Vec<Finding> {
         let is_there =
             if config.has_tenants() { config.has_tenant(tenant) } else { is_name(tenant) };
         if !is_there {
-            let found =
-                format!("the namespace {namespace} is the tenant {tenant}'s, which is not there");
+            let found = format!(
+                "the namespace {namespace} belongs to the tenant {tenant}, which is not there"
+            );
             let fix = format!("add [tenants.{tenant}] to qhost's configuration, or name another");
             findings.push(Finding::new(about, Health::Bad, found, &fix));
         }
@@ -223,7 +238,8 @@ mod tests {
         let block = agent.block.unwrap();
         assert_eq!(block["config"]["config"], "/b");
         write("c.hcl", "plugin_dir = ");
-        let error = Agent::read(folder.path()).err().unwrap();
-        assert!(error.contains("c.hcl"), "{error}");
+        let agent = Agent::read(folder.path()).unwrap();
+        assert!(agent.unread[0].contains("c.hcl"), "{:?}", agent.unread);
+        assert_eq!(agent.files, 2);
     }
 }

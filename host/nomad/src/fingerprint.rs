@@ -65,7 +65,7 @@ fn without(
     attributes: HashMap<String, Attribute>,
 ) -> FingerprintResponse {
     let named = |(name, value): (String, Attribute)| {
-        let is_qemus = name == QEMU || name.starts_with(QEMUS);
+        let is_qemus = name.starts_with(QEMUS);
         (if is_qemus { name } else { format!("driver.{NAME}.{name}") }, value)
     };
     let mut attributes: HashMap<_, _> = attributes.into_iter().map(named).collect();
@@ -89,8 +89,9 @@ fn attributes(found: &Fingerprint) -> HashMap<String, Attribute> {
         .filter(|architecture| found.program(**architecture).is_ok())
         .map(|architecture| architecture.name())
         .collect();
-    let of_qemu =
-        found.attributes().into_iter().map(|(name, value)| (name.to_owned(), text(value)));
+    // The bare name would have jobs for a driver qemu placed here.
+    let of_qemu = found.attributes().into_iter().filter(|(name, _)| *name != QEMU);
+    let of_qemu = of_qemu.map(|(name, value)| (name.to_owned(), text(value)));
     let own = [
         ("version".to_owned(), text(found.version.clone())),
         ("architectures".to_owned(), text(architectures.join(","))),

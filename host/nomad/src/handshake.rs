@@ -33,7 +33,7 @@ pub fn is_by_agent() -> bool {
 /// A socket that only this process's user may connect to. Its folder goes when it is dropped.
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
-    /// What connections are made by, where the agent wants that.
+    /// Set where the agent asked for TLS.
     pub(crate) tls: Option<Tls>,
     /// Outlives the listener.
     pub(crate) folder: TempDir,
@@ -49,8 +49,8 @@ impl Socket {
         if !versions.split(',').any(|version| version.trim() == PROTOCOL) {
             return Err(NomadError::Protocol { offered: versions });
         }
-        let certificate = env::var(CLIENT_CERT).ok().filter(|pem| !pem.is_empty());
-        let tls = certificate.map(|pem| Tls::with_agent(&pem)).transpose()?;
+        let certificate = env::var_os(CLIENT_CERT).filter(|pem| !pem.is_empty());
+        let tls = certificate.map(|pem| Tls::with_agent(&pem.to_string_lossy())).transpose()?;
         let parent = env::var_os(SOCKET_DIR).filter(|dir| !dir.is_empty());
         let parent = parent.map_or_else(env::temp_dir, Into::into);
         let failed = |source| NomadError::Socket { folder: parent.clone(), source };

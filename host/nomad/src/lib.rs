@@ -60,8 +60,8 @@ pub const NAME: &str = "qhost";
 /// Where no agent of Nomad's started this process, or there can be no socket.
 pub async fn serve() -> Result<(), NomadError> {
     let socket = handshake::Socket::bind()?;
-    qhost_sys::memory::share_one_arena();
     log::begin();
+    qhost_sys::memory::share_one_arena();
     // Ctrl-C at an agent's terminal is for the agent, which has its plugins leave.
     let _interrupts = signal(SignalKind::interrupt()).map_err(NomadError::Signals)?;
     let leave = CancellationToken::new();

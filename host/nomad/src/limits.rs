@@ -19,9 +19,9 @@ pub const AGENT_FILES: usize = 256;
 /// The longest of them.
 pub const AGENT_FILE_BYTES: u64 = 1 << 20;
 /// How long the agent may take to make a connection by TLS.
-pub const GREETING: Duration = Duration::from_secs(10);
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections that are being made at one time; an agent makes one.
-pub const GREETINGS: usize = 16;
+pub const HANDSHAKES: usize = 16;
 /// How long a command's standard input is waited for, where the client does not end it.
 pub const EXEC_STDIN: Duration = Duration::from_secs(1);
 /// How long a streamed command may take: a person may be watching it.

@@ -9,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use futures_util::future::join_all;
 use tokio::{sync::broadcast, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -21,7 +22,7 @@ use qhost_sys::state::StateDir;
 use qhost_vm::VmRecord;
 
 use crate::{
-    error::{in_a_line, of_engine, status},
+    error::{in_a_line, of_engine, refused, status},
     events::Events,
     limits,
     proto::driver::DriverTaskEvent,
@@ -194,9 +195,12 @@ impl Plugin {
         }
     }
 
-    /// VMs that a plugin before has started for a task of this id. A label is what the tenant of a VM says: who starts a task looks at the tenant
-    /// too.
-    pub(crate) async fn left_over(&self, engine: &Engine, task_id: &str) -> Vec<Vm> {
+    /// VMs whose labels name a task. A tenant writes its VM's labels itself, so that a start compares the tenant as well.
+    pub(crate) async fn left_over(
+        &self,
+        engine: &Engine,
+        task_id: &str,
+    ) -> Result<Vec<Vm>, Status> {
         let vms = engine.vms(Which::GoingOn).await;
         let task_id = task_id.to_owned();
         let found = spawn_blocking(move || {
@@ -206,8 +210,9 @@ impl Plugin {
             };
             vms.into_iter().filter(is_its).collect::<Vec<_>>()
         });
-        let found = found.await.unwrap_or_default();
-        found.iter().map(|record| engine.handle(record)).collect()
+        let found =
+            found.await.map_err(|panicked| refused(Code::Internal, panicked.to_string()))?;
+        Ok(found.iter().map(|record| engine.handle(record)).collect())
     }
 
     /// Ends what runs for a task that this plugin does not know, as where it could not be recovered. Whether there was something.
@@ -217,9 +222,11 @@ impl Plugin {
         ending: Ending,
     ) -> Result<bool, Status> {
         let engine = self.engine()?;
-        let vms = self.left_over(&engine, task_id).await;
-        for vm in &vms {
-            let ended = vm.end(ending, &Context::default()).await;
+        let vms = self.left_over(&engine, task_id).await?;
+        let context = Context::default();
+        // One that ends late, or not at all, keeps no other from being ended.
+        let ended = join_all(vms.iter().map(|vm| vm.end(ending, &context))).await;
+        for ended in ended {
             ended.map_err(|error| of_engine(&error))?;
         }
         Ok(!vms.is_empty())

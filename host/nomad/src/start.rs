@@ -56,7 +56,7 @@ pub(crate) async fn start(
 async fn started(plugin: &Plugin, task: &Task) -> Result<Vm, Status> {
     let engine = plugin.engine_to_start().await?;
     let tenant = plugin.settings().tenant(&task.config.namespace, &engine.config());
-    let left_over = plugin.left_over(&engine, &task.config.id).await;
+    let left_over = plugin.left_over(&engine, &task.config.id).await?;
     if let Some(vm) = left_over.into_iter().find(|vm| vm.record().tenant == tenant) {
         return Ok(vm);
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -84,17 +85,27 @@ fn linux_resources(given: Option<&Resources>) -> Result<LinuxResources, Status> 
         return Ok(LinuxResources::default());
     };
     let path = Some(linux.cpuset_cgroup.as_str()).filter(|path| !path.is_empty());
-    let cgroup = path.map(|path| {
-        SchedulerGroup::at(Path::new(path)).map_err(|error| {
+    let cgroup = match path.map(|path| (path, SchedulerGroup::at(Path::new(path)))) {
+        Some((path, Err(error))) if error.kind() == io::ErrorKind::NotFound => {
+            // An agent without the right to make groups names those that it would make.
+            tracing::info!(path, "the agent has made no cgroup for the task");
+            None
+        }
+        Some((path, Err(error))) => {
             let path = printable::line(path, limits::TEXT_CHARS);
             let message = format!("the cgroup that the agent gives the task: {path}: {error}");
-            status(Code::FailedPrecondition, message, true)
-        })
-    });
+            return Err(status(Code::FailedPrecondition, message, true));
+        }
+        Some((_, Ok(group))) => Some(group),
+        None => None,
+    };
+    // What is no list of CPUs would be an error of the kernel's.
+    let cpus = if cpus(&linux.cpuset_cpus) > 0 { linux.cpuset_cpus.clone() } else { String::new() };
     Ok(LinuxResources {
         cpu_shares: positive(linux.cpu_shares),
         memory_bytes: memory_max.and_then(|mib| mib.checked_mul(1 << 20)),
-        cgroup: cgroup.transpose()?,
+        cpus,
+        cgroup,
     })
 }
 

@@ -56,19 +56,19 @@ impl Tls {
         connections: impl Stream<Item = io::Result<UnixStream>> + Send,
     ) -> impl Stream<Item = io::Result<TlsStream<UnixStream>>> + Send {
         let Self { acceptor, .. } = self;
-        let greeted = connections.map(move |connection| {
+        let connected = connections.map(move |connection| {
             let acceptor = acceptor.clone();
             async move {
-                let greeting = acceptor.accept(connection?);
+                let handshake = acceptor.accept(connection?);
                 let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-                time::timeout(limits::GREETING, greeting).await.map_err(late).flatten()
+                time::timeout(limits::HANDSHAKE, handshake).await.map_err(late).flatten()
             }
         });
-        greeted.buffer_unordered(limits::GREETINGS).filter(|greeted| {
-            if let Err(error) = greeted {
+        connected.buffer_unordered(limits::HANDSHAKES).filter(|connected| {
+            if let Err(error) = connected {
                 tracing::warn!(%error, "a connection to the plugin's socket is refused");
             }
-            std::future::ready(greeted.is_ok())
+            std::future::ready(connected.is_ok())
         })
     }
 }
@@ -86,7 +86,7 @@ fn own() -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), NomadError
     Ok((certificate.der().clone(), PrivateKeyDer::Pkcs8(key.serialize_der().into())))
 }
 
-/// Takes one certificate: the agent's. It is its own authority, which rules for chains of certificates refuse.
+/// Takes one certificate: the agent's. That is self-signed and marked as an authority's, so that the usual checks of chains would refuse it.
 #[derive(Debug)]
 struct Only {
     agent: CertificateDer<'static>,

@@ -70,7 +70,7 @@ impl ResourceLimiter for Memory {
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let fits = self.grow(current, desired);
-        // What a memory begins with comes as growth of nothing.
+        // A new memory's first size is reported as growth from 0.
         if fits && current > 0 {
             self.grown += desired - current;
         }

@@ -1,7 +1,8 @@
 //! How the C library's allocator keeps what this process gives back.
 
 /// Has all threads of this process share one arena, for a process that lives long: with one for each thread, as glibc has by itself
-/// (mallopt(3), `M_ARENA_MAX`), what a burst of work takes stays scattered over them. Other allocators are left as they are.
+/// (mallopt(3), `M_ARENA_MAX`), what a burst of work takes stays scattered over them. To be called before other threads are started: an arena
+/// that is there stays. Other allocators are left as they are.
 ///
 /// # Example
 /// ```
@@ -10,7 +11,7 @@
 #[expect(unsafe_code, reason = "rustix has no function for it")]
 pub fn share_one_arena() {
     #[cfg(target_env = "gnu")]
-    // It takes two numbers, and may be called at any time.
+    // SAFETY: it takes two numbers.
     if unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } == 0 {
         tracing::debug!("the allocator's arenas stay as they are");
     }

@@ -137,7 +137,7 @@ fn what_the_doctor_says_of_an_agent() {
     std::os::unix::fs::symlink(qhost.program(), plugins.join("qhost")).unwrap();
     assert!(findings().iter().all(|finding| finding["health"] == "good"), "{:#?}", findings());
     write(&text.replace("umbrella", "unknown"));
-    found("nomad config", "bad", "the tenant unknown's, which is not there");
+    found("nomad config", "bad", "the tenant unknown, which is not there");
     write(&text.replace("tenants {", "tenant {"));
     found("nomad config", "bad", "unknown field `tenant`");
     write(&text.replace("plugin \"qhost\"", "plugin \"qemu\""));

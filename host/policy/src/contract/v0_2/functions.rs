@@ -65,6 +65,7 @@ where
         reason = "the check would be of the component again, which Component::instantiate has made"
     )]
     fn call(function: Func, store: &mut Store, params: P) -> wasmtime::Result<R> {
+        // SAFETY: a sandbox of the same component has shown that the function is of these types.
         unsafe { TypedFunc::<P, R>::new_unchecked(function) }.call(store, params)
     }
 }
