@@ -16,7 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vm", &["model", "sys", "cage"]),
     ("engine", &["model", "sys", "policy", "image", "cage", "vm"]),
     ("nomad", &["model", "sys", "policy", "image", "cage", "vm", "engine"]),
-    ("qhost", &["model", "sys", "policy", "image", "cage", "vm", "engine", "nomad"]),
+    ("serve", &["model", "sys", "policy", "image", "cage", "vm", "engine"]),
+    ("qhost", &["model", "sys", "policy", "image", "cage", "vm", "engine", "nomad", "serve"]),
 ];
 
 fn cargo() -> String {

@@ -11,6 +11,7 @@ mod doors;
 mod disks;
 mod image_disks;
 mod seeds;
+mod serve;
 mod records;
 mod trusted;
 mod compiled;

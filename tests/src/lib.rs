@@ -2,6 +2,7 @@
 //! faults.
 
 pub mod boot_sector;
+pub mod api;
 pub mod disk;
 pub mod efi_disk;
 pub mod hostile;

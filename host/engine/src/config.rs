@@ -1,15 +1,16 @@
 //! `qhost.toml`: what the operator allows on this host. Every key has a default that allows little; an absent file is
 //! fine, an unknown key is an error.
 
+mod api;
 mod guests;
 mod lock;
+mod network;
 mod policies;
 
 use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read as _},
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,11 +18,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use qhost_model::{
-    launch::{PortRange, Rules},
-    printable,
-    retention::Retention,
-};
+use qhost_model::{launch::Rules, printable, retention::Retention};
 use qhost_policy::CompileLimits;
 use qhost_sys::trusted::{self, Presence, Untrusted};
 
@@ -45,8 +42,10 @@ pub struct Config {
     tenants: Named<policies::ChainConfig>,
     /// Tables that policies look things up in.
     data: Named<guests::Data>,
-    ports: Ports,
-    network: Network,
+    ports: network::Ports,
+    network: network::Network,
+    /// Who asks the API of the host as a service.
+    api: api::Api,
     qemu: Qemu,
     machine: guests::Machine,
     seed: guests::Seed,
@@ -71,33 +70,6 @@ pub struct Config {
     /// What is locked beside it.
     #[serde(skip)]
     lock: Lock,
-}
-
-/// `[ports]`
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Ports {
-    /// Host ports that may be forwarded, as `FIRST-LAST`.
-    allow: Vec<PortRange>,
-    /// Host addresses that may be listened on.
-    bind: Vec<Ipv4Addr>,
-}
-
-impl Default for Ports {
-    fn default() -> Self {
-        Self { allow: vec![PortRange::UNPRIVILEGED], bind: vec![Ipv4Addr::LOCALHOST] }
-    }
-}
-
-/// `[network]`
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Network {
-    /// Whether guests may be given egress `internet`: public IPv4 addresses, none of this host's or of a private network.
-    internet: bool,
-    /// Whether, under `cage.level = "best-effort"`, they may be given that also where this host lacks the filter that keeps them to
-    /// those: they then reach all that this host does, its loopback, private networks and cloud metadata.
-    unfiltered_internet: bool,
 }
 
 /// `[qemu]`
@@ -317,6 +289,7 @@ impl Config {
         }));
         config.decisions.check(&mut problems);
         config.machine.check(&mut problems);
+        config.check_api(&mut problems);
         config.seed.read(&config.folder, &mut problems);
         if pins == Pins::Needed {
             config.check_pins(&mut problems);

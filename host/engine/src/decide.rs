@@ -2,19 +2,21 @@
 
 use std::{io, sync::Arc, thread};
 
+use serde::Serialize;
 use tokio::{task::spawn_blocking, time};
 
 use qhost_model::{
     digest::Sha256,
     job::{self, Task},
+    kind::Kind,
     masks::Masks,
 };
-use qhost_policy::{Approved, Deadline, Input, Occasion, Request, Verdict};
+use qhost_policy::{Approved, Deadline, Decision, Input, Occasion, Outcome, Request, Verdict};
 
 use crate::{
     decision_record::{DecisionRecord, Keep},
     engine::Engine,
-    error::Failure,
+    error::{EngineError, Failure},
     facts,
     fingerprint::Fingerprint,
     generation::Generation,
@@ -23,6 +25,97 @@ use crate::{
     order::{JobFile, Order},
     refusal::Understood,
 };
+
+/// What was decided about an order that is not started.
+#[derive(Debug, Serialize)]
+pub struct Decided {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Who said what; none where no policy was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Box<Decision>>,
+    /// Why, where a policy failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Engine {
+    /// Decides about an order, and does nothing else: nothing is recorded, fetched or started.
+    ///
+    /// # Errors
+    /// Where the job is not understood, or this host cannot ask the policies. What they say, and that one failed, is no error.
+    pub async fn decide(&self, order: Order, context: &Context) -> Result<Decided, EngineError> {
+        let mut understood = Understood::default();
+        match self.decided(order, context, &mut understood).await {
+            Ok(approved) => {
+                let decision =
+                    qhost_policy::masked(&understood.secrets, approved.decision().clone());
+                Ok(Decided {
+                    outcome: Outcome::Allowed,
+                    decision: Some(Box::new(decision)),
+                    error: None,
+                })
+            }
+            Err(failure) => {
+                let outcome = match failure.kind() {
+                    Kind::Denied => Outcome::Denied,
+                    Kind::PolicyFailed => Outcome::Failed,
+                    Kind::HostUnable if matches!(failure, Failure::CannotRun(_)) => {
+                        Outcome::CannotRun
+                    }
+                    Kind::InvalidArgument
+                    | Kind::InvalidJob
+                    | Kind::Unavailable
+                    | Kind::ChecksumMismatch
+                    | Kind::ImageRejected
+                    | Kind::HostUnable
+                    | Kind::VmFailed
+                    | Kind::Cancelled
+                    | Kind::CheckFailed => {
+                        return Err(understood.error(&self.generation(), failure));
+                    }
+                };
+                let error = understood.error(&self.generation(), failure);
+                let decision = error.verdict().cloned().map(Box::new);
+                let why = decision.is_none().then(|| error.to_string());
+                Ok(Decided { outcome, decision, error: why })
+            }
+        }
+    }
+
+    async fn decided(
+        &self,
+        order: Order,
+        context: &Context,
+        understood: &mut Understood,
+    ) -> Result<Approved, Failure> {
+        let deciding = Deciding {
+            engine: self.clone(),
+            generation: self.generation(),
+            fingerprint: self.fingerprint(context).await?,
+            order: Arc::new(order),
+            keep: Keep::Nothing,
+            occasion: Occasion::Launch,
+            audited: None,
+            context: context.clone(),
+        };
+        deciding.make(None, understood).await
+    }
+
+    /// What a job is understood as, without its secrets.
+    ///
+    /// # Errors
+    /// Where it is not understood, or its tenant is not there.
+    pub fn understood(&self, order: &Order) -> Result<Task, EngineError> {
+        let Order { job: JobFile { name, bytes }, tenant, task, grace, .. } = order;
+        let generation = self.generation();
+        generation.config.chain(tenant)?;
+        let mut task = job::parse(name, bytes, tenant, task.as_deref()).map_err(Failure::from)?;
+        task.asked.grace_s = grace.or(task.asked.grace_s);
+        Masks::default().mask(&mut task);
+        Ok(task)
+    }
+}
 
 /// What a decision is made from.
 #[derive(Clone)]

@@ -78,6 +78,11 @@ impl Engine {
         self.generation().config.clone()
     }
 
+    /// The tenant that a user of this host acts for on the API's socket.
+    pub fn tenant_of_user(&self, uid: u32) -> Option<String> {
+        self.generation().config.tenant_of_user(uid).map(str::to_owned)
+    }
+
     pub(crate) fn generation(&self) -> Arc<Generation> {
         Arc::clone(&self.0.generation.read().unwrap_or_else(PoisonError::into_inner))
     }

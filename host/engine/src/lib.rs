@@ -43,6 +43,7 @@ mod name;
 pub mod limits;
 
 pub use audit::{AuditOutcome, Audited};
+pub use decide::Decided;
 pub use details::{DataDiskUse, DiskUse, VmDetails};
 pub use drain::{Drain, Draining};
 pub use engine::{Engine, Options};

@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
 
 use qhost_model::{digest::Sha256, name::is_name};
 use qhost_sys::state;
@@ -124,6 +125,51 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// A recorded decision.
+#[derive(Debug, Serialize)]
+pub struct Recorded {
+    /// Its id.
+    pub id: Sha256,
+    /// The record.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// What is in a log of decisions.
+#[derive(Debug, Default)]
+pub struct DecisionLog {
+    /// The records, the latest first.
+    pub records: Vec<Recorded>,
+    /// Lines that are no records.
+    pub unread: u64,
+}
+
+/// Reads a log of decisions, those of it that are wanted; one that is not there is empty.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn read_log(log: &Path, wanted: impl Fn(&Recorded) -> bool) -> io::Result<DecisionLog> {
+    let mut read = DecisionLog::default();
+    let all = match lines(log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(read),
+        all => all?,
+    };
+    for line in all {
+        let (_, _, text) = line?;
+        match Record::parse(&text) {
+            Ok(record) => {
+                let one = Recorded { id: record_id(&text), record };
+                if wanted(&one) {
+                    read.records.push(one);
+                }
+            }
+            Err(_) => read.unread += 1,
+        }
+    }
+    read.records.sort_by_key(|one| std::cmp::Reverse(one.record.input.time));
+    Ok(read)
 }
 
 /// The id of a record: the digest of its line, without the line's end.

@@ -68,6 +68,8 @@ pub enum Door {
     Cli,
     /// An agent of Nomad's.
     Nomad,
+    /// The API of the host as a service.
+    Api,
 }
 
 impl Door {
@@ -76,6 +78,7 @@ impl Door {
         match self {
             Self::Cli => "cli",
             Self::Nomad => "nomad",
+            Self::Api => "api",
         }
     }
 }

@@ -7,6 +7,7 @@ mod overlay;
 mod config;
 mod decisions;
 mod policy;
+mod serve;
 mod trial;
 mod trust;
 mod vm;
@@ -28,6 +29,7 @@ pub use image::{
 pub use overlay::{OverlayCommand, RemoveOverlayArgs};
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, ImageNetworks, NamedFile, NamedSettings, PlanArgs, RunArgs};
+pub use serve::ServeArgs;
 pub use trial::{BenchArgs, LintArgs, TestArgs};
 pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, VerifyArgs};
 pub use vm::{
@@ -165,6 +167,8 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Serve the API: the host as a service
+    Serve(ServeArgs),
     /// Serve an agent of Nomad's as a task driver: the agent starts this itself
     ///
     /// Link this program into the agent's plugin_dir as qhost, and name it in a block plugin "qhost" of the agent's

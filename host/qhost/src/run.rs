@@ -11,6 +11,7 @@ mod overlays;
 mod plan;
 mod quotas;
 mod replay;
+mod serve;
 mod show;
 mod sources;
 mod trial;
@@ -75,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Volume(command) => wait(&shared, volumes::volume(&shared, &command)),
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(&shared, shell),
+        Command::Serve(args) => wait(&shared, serve::serve(&shared, &args)),
         Command::NomadPlugin => nomad(&shared),
         Command::Launch { parent, command } => return commands::launch(parent, &command),
         Command::Compile { product, memory, seconds } => {

@@ -30,6 +30,7 @@ fn table(name: &str) -> String {
         "launch fields" => launch_fields(),
         "configuration keys" => configuration_keys(),
         "fail points" => fail_points(),
+        "api routes" => api_routes(),
         name => panic!("no table {name:?}"),
     }
 }
@@ -56,6 +57,25 @@ fn job_keys() -> String {
         format!("| `{key}` | {must} | {} |\n", cell(text))
     });
     format!("| key | required | meaning |\n|---|---|---|\n{}", rows.collect::<String>())
+}
+
+fn api_routes() -> String {
+    let document = qhost_serve::document();
+    let paths = document["paths"].as_object().expect("paths");
+    let of_path = paths.iter().flat_map(|(path, methods)| {
+        let methods = methods.as_object().expect("methods");
+        methods.iter().map(move |(method, route)| {
+            let who = match route["x-qhost-audience"].as_str() {
+                Some("connected") => "all",
+                Some("tenants") => "tenants, of what is theirs",
+                Some(other) => other,
+                None => panic!("{method} {path} has no audience"),
+            };
+            let summary = route["summary"].as_str().expect("a summary");
+            format!("| `{} {path}` | {who} | {summary} |\n", method.to_uppercase())
+        })
+    });
+    format!("| request | who | what |\n|---|---|---|\n{}", of_path.collect::<String>())
 }
 
 fn nomad_keys() -> String {

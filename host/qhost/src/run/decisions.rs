@@ -1,12 +1,11 @@
 //! `qhost decisions`: what was decided, and why.
 
-use std::io::ErrorKind;
-
-use serde::Serialize;
 use serde_json::json;
 
-use qhost_model::{digest::Sha256, printable};
-use qhost_policy::{Input, NotLaunched, Operation, OperationRecord, Outcome, Record};
+use qhost_model::printable;
+use qhost_policy::{
+    DecisionLog, Input, NotLaunched, Operation, OperationRecord, Outcome, Record, Recorded,
+};
 
 use super::{RunError, engine, images::ago, named_are_there, show};
 use crate::{
@@ -14,15 +13,6 @@ use crate::{
     exit::Exit,
     outcome::Shown,
 };
-
-/// A recorded decision.
-#[derive(Serialize)]
-struct Recorded {
-    /// The digest of its line, by which it is named.
-    id: Sha256,
-    #[serde(flatten)]
-    record: Record,
-}
 
 pub(super) fn decisions(shared: &Shared, args: &DecisionsArgs) -> Exit {
     match told(shared, args) {
@@ -34,32 +24,15 @@ pub(super) fn decisions(shared: &Shared, args: &DecisionsArgs) -> Exit {
 fn told(shared: &Shared, args: &DecisionsArgs) -> Result<Exit, RunError> {
     named_are_there(shared)?;
     let log = engine(shared)?.decisions().folder;
-    let unreadable = |source| RunError::Log { path: log.clone(), source };
-    let lines = match qhost_policy::lines(&log) {
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        lines => Some(lines.map_err(unreadable)?),
-    };
-    let (mut found, mut unread) = (vec![], 0);
-    for line in lines.into_iter().flatten() {
-        let (_, _, text) = line.map_err(unreadable)?;
-        match Record::parse(&text) {
-            Ok(record) => {
-                let id = qhost_policy::record_id(&text);
-                let decision = Recorded { id, record };
-                if decision.is_meant(args) {
-                    found.push(decision);
-                }
-            }
-            Err(_) => unread += 1,
-        }
-    }
+    let read = qhost_policy::read_log(&log, |one| is_meant(one, args));
+    let DecisionLog { records: mut found, unread } =
+        read.map_err(|source| RunError::Log { path: log, source })?;
     if unread > 0 {
         tracing::warn!(
             lines = unread,
             "not all of the log of decisions is records; qhost policy replay says which is not"
         );
     }
-    found.sort_by_key(|one| std::cmp::Reverse(one.record.input.time));
     if let Some(id) = &args.id {
         return one(shared, found, id);
     }
@@ -81,7 +54,7 @@ fn one(shared: &Shared, mut found: Vec<Recorded>, id: &str) -> Result<Exit, RunE
     let shown = printable::line(id, 80);
     let text = match (found.pop(), found.len()) {
         (Some(only), 0) if shared.json => show::json(&only),
-        (Some(only), 0) => only.in_full(),
+        (Some(only), 0) => in_full(&only),
         (None, _) => {
             let none = format!("no decision's id begins with {shown}; see qhost decisions --all");
             return Err(RunError::Usage(none));
@@ -96,93 +69,90 @@ fn one(shared: &Shared, mut found: Vec<Recorded>, id: &str) -> Result<Exit, RunE
     Ok(Exit::Done)
 }
 
-impl Recorded {
-    fn is_meant(&self, args: &DecisionsArgs) -> bool {
-        let policies = &self.record.decision.policies;
-        let was_asked = |name: &String| policies.iter().any(|policy| policy.name == *name);
-        args.id.as_ref().is_none_or(|id| self.id.to_string().starts_with(id.as_str()))
-            && args.filter.includes(&self.record)
-            && args.policy.as_ref().is_none_or(was_asked)
-    }
+fn is_meant(one: &Recorded, args: &DecisionsArgs) -> bool {
+    let policies = &one.record.decision.policies;
+    let was_asked = |name: &String| policies.iter().any(|policy| policy.name == *name);
+    args.id.as_ref().is_none_or(|id| one.id.to_string().starts_with(id.as_str()))
+        && args.filter.includes(&one.record)
+        && args.policy.as_ref().is_none_or(was_asked)
+}
 
-    /// By what it was refused, and why.
-    fn why(&self) -> (String, String) {
-        let Record { outcome, decision, error, not_launched, .. } = &self.record;
-        if let Some(NotLaunched { by, reason }) = not_launched {
-            return (by.clone(), reason.clone());
-        }
-        if *outcome == Outcome::Allowed {
-            return Default::default();
-        }
-        let of_policies = decision.policies.iter().filter(|one| one.refuses());
-        let violations =
-            of_policies.flat_map(|one| &one.violations).chain(&decision.host.violations);
-        let said = violations.map(|violation| violation.message.clone()).next();
-        let why = error.clone().or(said).unwrap_or_default();
-        (decision.refused_by().join(", "), why)
+/// By what it was refused, and why.
+fn why(one: &Recorded) -> (String, String) {
+    let Record { outcome, decision, error, not_launched, .. } = &one.record;
+    if let Some(NotLaunched { by, reason }) = not_launched {
+        return (by.clone(), reason.clone());
     }
-
-    /// What was to be done with a VM of the task, where that is what was decided.
-    fn operation(&self) -> String {
-        let name = |of: &OperationRecord| format!(" {}", of.operation.name());
-        self.record.operation.as_ref().map(name).unwrap_or_default()
+    if *outcome == Outcome::Allowed {
+        return Default::default();
     }
+    let of_policies = decision.policies.iter().filter(|one| one.refuses());
+    let violations = of_policies.flat_map(|one| &one.violations).chain(&decision.host.violations);
+    let said = violations.map(|violation| violation.message.clone()).next();
+    let why = error.clone().or(said).unwrap_or_default();
+    (decision.refused_by().join(", "), why)
+}
 
-    fn in_full(&self) -> String {
-        let Record { outcome, input, decision, error, not_launched, masked, .. } = &self.record;
-        let Input { task, time, .. } = input;
-        let shown = |text: &str| printable::line(text, 300).to_string();
-        let mut text = format!(
-            "decision  {}\ntime      {time:.3}, {}\noutcome   {}\ntenant    {}\njob       {}\ntask      {}\nimage     {}\nchecksum  {}\n{}",
-            self.id,
-            ago(*time),
-            outcome.name(),
-            shown(&task.tenant),
-            shown(&task.job),
-            shown(&task.name),
-            shown(&qhost_image::shown(&task.image.source)),
-            task.image.checksum.digest(),
-            Shown(decision),
+/// What was to be done with a VM of the task, where that is what was decided.
+fn operation(one: &Recorded) -> String {
+    let name = |of: &OperationRecord| format!(" {}", of.operation.name());
+    one.record.operation.as_ref().map(name).unwrap_or_default()
+}
+
+fn in_full(one: &Recorded) -> String {
+    let Record { outcome, input, decision, error, not_launched, masked, .. } = &one.record;
+    let Input { task, time, .. } = input;
+    let shown = |text: &str| printable::line(text, 300).to_string();
+    let mut text = format!(
+        "decision  {}\ntime      {time:.3}, {}\noutcome   {}\ntenant    {}\njob       {}\ntask      {}\nimage     {}\nchecksum  {}\n{}",
+        one.id,
+        ago(*time),
+        outcome.name(),
+        shown(&task.tenant),
+        shown(&task.job),
+        shown(&task.name),
+        shown(&qhost_image::shown(&task.image.source)),
+        task.image.checksum.digest(),
+        Shown(decision),
+    );
+    if let Some(OperationRecord { vm, operation, actor, .. }) = &one.record.operation {
+        let command = if let Operation::Exec(command) = operation {
+            format!(": {}", shown(&command.join(" ")))
+        } else {
+            String::new()
+        };
+        let tenant = actor.tenant.as_ref().map(|tenant| format!(", as {}", shown(tenant)));
+        text += &format!(
+            "operation {} of {}, by {}{}{command}\n",
+            operation.name(),
+            shown(vm),
+            shown(&actor.name),
+            tenant.unwrap_or_default(),
         );
-        if let Some(OperationRecord { vm, operation, actor, .. }) = &self.record.operation {
-            let command = if let Operation::Exec(command) = operation {
-                format!(": {}", shown(&command.join(" ")))
-            } else {
-                String::new()
-            };
-            let tenant = actor.tenant.as_ref().map(|tenant| format!(", as {}", shown(tenant)));
-            text += &format!(
-                "operation {} of {}, by {}{}{command}\n",
-                operation.name(),
-                shown(vm),
-                shown(&actor.name),
-                tenant.unwrap_or_default(),
-            );
-        }
-        if let Some(NotLaunched { by, reason }) = not_launched {
-            text += &format!("refused   by {}: {}\n", shown(by), shown(reason));
-        }
-        if let Some(error) = error {
-            text += &format!("error     {}\n", shown(error));
-        }
-        if !masked.is_empty() {
-            text += &format!("masked    {}\n", shown(&masked.join(", ")));
-        }
-        text
     }
+    if let Some(NotLaunched { by, reason }) = not_launched {
+        text += &format!("refused   by {}: {}\n", shown(by), shown(reason));
+    }
+    if let Some(error) = error {
+        text += &format!("error     {}\n", shown(error));
+    }
+    if !masked.is_empty() {
+        text += &format!("masked    {}\n", shown(&masked.join(", ")));
+    }
+    text
 }
 
 fn table(found: &[Recorded]) -> String {
     let mut rows = vec![["ID", "WHEN", "OUTCOME", "TASK", "BY", "WHY"].map(str::to_owned)];
     rows.extend(found.iter().map(|one| {
         let Record { outcome, input: Input { task, time, .. }, .. } = &one.record;
-        let (by, why) = one.why();
+        let (by, why) = why(one);
         let shown = |text: &str, most| printable::line(text, most).to_string();
         [
             one.id.to_string().chars().take(8).collect(),
             ago(*time),
             outcome.name().to_owned(),
-            format!("{}/{}{}", shown(&task.tenant, 40), shown(&task.name, 40), one.operation()),
+            format!("{}/{}{}", shown(&task.tenant, 40), shown(&task.name, 40), operation(one)),
             shown(&by, 60),
             shown(&why, 200),
         ]

@@ -1,0 +1,70 @@
+//! The host itself: whether it is well, what it can do, and which policies it has.
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde_json::{Map, Value, json};
+
+use qhost_engine::facts;
+
+use crate::{
+    Service,
+    caller::{Caller, Operator},
+    openapi,
+    problem::Problem,
+};
+
+pub(crate) async fn live() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// Ready to start VMs: the policies load, and QEMU answers.
+pub(crate) async fn ready(State(service): State<Service>) -> Result<StatusCode, Problem> {
+    service.engine.policies().await?;
+    service.engine.host().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn version() -> Json<Value> {
+    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}
+
+pub(crate) async fn document() -> Json<Value> {
+    Json(openapi::document())
+}
+
+/// What QEMU and this host can do; the state folder's free bytes are an operator's to know.
+pub(crate) async fn get(
+    caller: Caller,
+    State(service): State<Service>,
+) -> Result<Json<Value>, Problem> {
+    let found = service.engine.host().await?;
+    let attributes: Map<String, Value> =
+        found.attributes().into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let (resources, _) = facts::resources().map_err(|error| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "host-unable", error.to_string())
+    })?;
+    let mut host = json!({
+        "attributes": attributes,
+        "accelerators": found.accelerators,
+        "machine_types": found.machine_types,
+        "cpus": resources.cpus,
+        "memory_mib": resources.memory_mib,
+    });
+    if caller.is_operator()
+        && let (Some(host), Some(free)) = (host.as_object_mut(), service.engine.free_bytes())
+    {
+        host.insert("free_bytes".into(), free.into());
+    }
+    Ok(Json(host))
+}
+
+pub(crate) async fn policies(
+    _: Operator,
+    State(service): State<Service>,
+) -> Result<Json<Value>, Problem> {
+    let policies = service.engine.policies().await?;
+    let policies: Vec<_> = policies
+        .into_iter()
+        .map(|(name, sha256)| json!({"name": name, "sha256": sha256}))
+        .collect();
+    Ok(Json(json!({"policies": policies})))
+}

@@ -1,0 +1,71 @@
+//! `/v1/jobs` and `/v1/decide`: what a job is understood as, what would become of it, and what policies say, without a launch.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::{Json, extract::State};
+use serde_json::{Value, json};
+
+use qhost_engine::{Context, Observation, Observer};
+use qhost_image::Progress;
+use qhost_policy::Decision;
+
+use crate::{
+    Service,
+    caller::Caller,
+    problem::Problem,
+    query::{Params, Raw},
+    vms::Of,
+};
+
+pub(crate) async fn validate(
+    caller: Caller,
+    State(service): State<Service>,
+    Params(of): Params<Of>,
+    Raw(body): Raw,
+) -> Result<Json<Value>, Problem> {
+    let order = of.order(&caller, body.to_vec())?;
+    let _place = service.admission.admit(&order.tenant)?;
+    let task = service.engine.understood(&order)?;
+    Ok(Json(json!({"task": task})))
+}
+
+/// Keeps the latest decision that is told.
+#[derive(Default)]
+struct Heard(Mutex<Option<Decision>>);
+
+impl Observer for Heard {
+    fn observe(&self, observation: Observation<'_>) {
+        if let Observation::Decided { decision, .. } = observation {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(decision.clone());
+        }
+    }
+}
+
+impl Progress for Heard {}
+
+pub(crate) async fn plan(
+    caller: Caller,
+    State(service): State<Service>,
+    Params(of): Params<Of>,
+    Raw(body): Raw,
+) -> Result<Json<Value>, Problem> {
+    let order = of.order(&caller, body.to_vec())?;
+    let _place = service.admission.admit(&order.tenant)?;
+    let heard = Arc::new(Heard::default());
+    let observer: Arc<dyn Observer> = Arc::<Heard>::clone(&heard);
+    let plan = service.engine.plan(order, &Context { observer, ..Context::default() }).await?;
+    let decision = heard.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(Json(json!({"decision": decision, "plan": plan})))
+}
+
+pub(crate) async fn decide(
+    caller: Caller,
+    State(service): State<Service>,
+    Params(of): Params<Of>,
+    Raw(body): Raw,
+) -> Result<Json<Value>, Problem> {
+    let order = of.order(&caller, body.to_vec())?;
+    let _place = service.admission.admit(&order.tenant)?;
+    let decided = service.engine.decide(order, &Context::default()).await?;
+    Ok(Json(json!(decided)))
+}

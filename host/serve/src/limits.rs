@@ -1,0 +1,34 @@
+//! Bounds of this door, each with its reason.
+
+use std::time::Duration;
+
+/// Connections at one time. A client keeps one or two open; more wait until one is closed.
+pub const CONNECTIONS: usize = 512;
+/// How long a client may take to send a request's head.
+pub const HEAD: Duration = Duration::from_secs(10);
+/// How long a request may take from its head to its answer; what takes longer is an operation.
+pub const REQUEST: Duration = Duration::from_secs(200);
+/// How long requests that are under way may take when the service leaves.
+pub const LEAVE: Duration = Duration::from_secs(5);
+/// Items of a list, unless fewer are asked for.
+pub const PAGE: usize = 100;
+/// The most items of a list.
+pub const PAGE_MOST: usize = 1000;
+/// Operations that are remembered; of those that are over, the oldest are forgotten first.
+pub const OPERATIONS: usize = 4096;
+/// Operations of one tenant that are under way at one time: each start holds a decision's place and maybe a download.
+pub const OPERATIONS_OF_TENANT: usize = 64;
+/// Decisions of one tenant that are made at one time: half of the sandboxes that a process has for chains of four policies.
+pub const DECISIONS_OF_TENANT: usize = 8;
+/// After how many seconds a client that asks too much may ask again.
+pub const RETRY_AFTER_S: u16 = 1;
+/// The longest wait for an operation in one request.
+pub const WAIT_MOST: Duration = Duration::from_secs(60);
+/// The longest key by which a request is known again, in bytes.
+pub const KEY_BYTES: usize = 255;
+/// The longest time that a guest may be given to power off.
+pub const GRACE_MOST: Duration = Duration::from_secs(24 * 3600);
+/// The end of a console's log that is sent, unless less is asked for.
+pub const LOG_BYTES: u64 = 1 << 20;
+/// Characters of a client's text in an error.
+pub const SHOWN_CHARS: usize = 120;

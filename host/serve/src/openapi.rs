@@ -1,0 +1,123 @@
+//! The OpenAPI document (version 3.1), made from the table of routes and from the types that handlers read and give.
+
+use schemars::{SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use crate::routes::{self, Answer, Route};
+
+/// The OpenAPI document of the API.
+///
+/// # Example
+/// ```
+/// assert_eq!(qhost_serve::document()["paths"]["/v1/vms"]["get"]["operationId"], "list-vms");
+/// ```
+pub fn document() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    let mut generator = settings.into_generator();
+    let [(_, operation), (_, problem)] = routes::named(&mut generator);
+    let shapes = Shapes { operation: operation.to_value(), problem: problem.to_value() };
+    let mut paths = Map::new();
+    for route in routes::all() {
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        if let Some(path) = path.as_object_mut() {
+            let method = route.method.as_str().to_ascii_lowercase();
+            path.insert(method, shapes.of(&route, &mut generator));
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "qhost",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Runs tenants' virtual machines, decided by WebAssembly policies.",
+        },
+        "paths": paths,
+        "components": { "schemas": generator.take_definitions(true) },
+    })
+}
+
+/// The types of answers.
+struct Shapes {
+    operation: Value,
+    problem: Value,
+}
+
+impl Shapes {
+    fn of(&self, route: &Route, generator: &mut SchemaGenerator) -> Value {
+        let mut parameters = vec![];
+        for name in
+            route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        {
+            let schema = json!({"type": "string"});
+            parameters
+                .push(json!({"in": "path", "name": name, "required": true, "schema": schema}));
+        }
+        parameters.extend(
+            route
+                .query
+                .map(|query| query(generator))
+                .into_iter()
+                .flat_map(|schema| of_query(schema.as_value())),
+        );
+        if route.id == "start-vm" {
+            let schema = json!({"type": "string", "minLength": 1, "maxLength": 255});
+            let why = "The same request sent again with the same key begins nothing new.";
+            parameters.push(json!({"in": "header", "name": "Idempotency-Key", "description": why, "schema": schema}));
+        }
+        let mut operation = json!({
+            "operationId": route.id,
+            "summary": route.summary,
+            "parameters": parameters,
+            "responses": self.responses(route),
+            // Who may ask.
+            "x-qhost-audience": route.audience.name(),
+        });
+        if route.takes_job
+            && let Some(operation) = operation.as_object_mut()
+        {
+            let job = json!({"type": "object"});
+            let body = json!({
+                "description": "A job: JSON in qhost's own form or as Nomad's API has it, or Nomad's HCL.",
+                "required": true,
+                "content": {"application/json": {"schema": job}},
+            });
+            operation.insert("requestBody".into(), body);
+        }
+        operation
+    }
+
+    fn responses(&self, route: &Route) -> Value {
+        let content = |kind: &str, schema: &Value| json!({kind: {"schema": schema}});
+        let any = json!({"type": "object"});
+        let content_of = |answer| match answer {
+            Answer::Nothing => None,
+            Answer::Json => Some(content("application/json", &any)),
+            Answer::Operation | Answer::Accepted => {
+                Some(content("application/json", &self.operation))
+            }
+            Answer::Text => Some(content("text/plain", &json!({"type": "string"}))),
+        };
+        let mut done =
+            Map::from_iter([("description".to_owned(), json!("It is done, or has begun."))]);
+        done.extend(content_of(route.answer).map(|content| ("content".to_owned(), content)));
+        let problem = json!({
+            "description": "Why it is not done.",
+            "content": content("application/problem+json", &self.problem),
+        });
+        json!({ route.answer.status().as_str(): done, "default": problem })
+    }
+}
+
+/// The parameters of a query, by the schema of its type.
+fn of_query(schema: &Value) -> Vec<Value> {
+    let required = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+    let properties = schema.get("properties").and_then(Value::as_object);
+    let parameter = |(name, schema): (&String, &Value)| {
+        let mut schema = schema.clone();
+        let about = schema.as_object_mut().and_then(|schema| schema.remove("description"));
+        let required = required.contains(&json!(name));
+        json!({"in": "query", "name": name, "required": required, "description": about, "schema": schema})
+    };
+    properties.into_iter().flatten().map(parameter).collect()
+}

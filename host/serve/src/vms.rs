@@ -1,0 +1,329 @@
+//! `/v1/vms`: what runs, and what is done with it.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::Path,
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
+
+use qhost_engine::{Context, Ending, JobFile, Order, Until, Vm, Which};
+use qhost_policy::Operation as Asked;
+use qhost_vm::{End, State as VmState};
+
+use crate::{
+    Service,
+    caller::Caller,
+    limits, operations,
+    operations::Repeats,
+    problem::Problem,
+    query::{Named, Page, Params, Raw},
+};
+
+/// Which VMs are listed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    /// A tenant's alone.
+    tenant: Option<String>,
+    /// Those in this state.
+    state: Option<String>,
+    /// Ended VMs too, as far as their records are kept.
+    #[serde(default)]
+    all: bool,
+    /// At most so many items: from 1 to 1000, 100 unless it is given.
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<usize>,
+    /// The id of the last item of the page before.
+    after: Option<String>,
+}
+
+pub(crate) async fn list(
+    caller: Caller,
+    State(service): State<Service>,
+    Params(filter): Params<Filter>,
+) -> Result<Json<Value>, Problem> {
+    let Filter { tenant, state, all, limit, after } = filter;
+    let page = Page { limit, after };
+    let state = state.map(|state| known(&state)).transpose()?;
+    let which = if all { Which::All } else { Which::GoingOn };
+    let vms = service.engine.vms(which).await;
+    let vms = vms.iter().filter(|vm| caller.may(&vm.tenant));
+    let vms = vms.filter(|vm| tenant.as_ref().is_none_or(|tenant| vm.tenant == *tenant));
+    let vms = vms.filter(|vm| state.is_none_or(|state| vm.status.state() == state));
+    Ok(Json(page.of("vms", vms.map(|vm| (vm.id.clone(), json!(vm))))?))
+}
+
+fn known(state: &str) -> Result<VmState, Problem> {
+    serde_json::from_value(json!(state)).map_err(|_| {
+        let shown = qhost_model::printable::line(state, limits::SHOWN_CHARS);
+        Problem::invalid(format!("state: {shown}; expected a VM's state, as in running"))
+    })
+}
+
+/// The VM that a caller means: by its id, or by its task's name. What is another tenant's is not there.
+async fn meant(service: &Service, caller: &Caller, word: &str) -> Result<Vm, Problem> {
+    let not_found = || Problem::not_found("VM", word);
+    let word = match &caller.tenant {
+        Some(tenant) if !word.contains('/') => {
+            let own = service.engine.latest_vm(&format!("{tenant}/{word}")).await;
+            match own {
+                Ok(vm) => return Ok(vm),
+                Err(_) => word,
+            }
+        }
+        Some(_) | None => word,
+    };
+    match service.engine.latest_vm(word).await {
+        Ok(vm) if caller.may(&vm.record().tenant) => Ok(vm),
+        // An operator is told which of several was meant.
+        Err(error) if caller.is_operator() => {
+            Err(Problem::new(StatusCode::NOT_FOUND, "not-found", error.to_string()))
+        }
+        Ok(_) | Err(_) => Err(not_found()),
+    }
+}
+
+pub(crate) async fn get(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+) -> Result<Json<Value>, Problem> {
+    let vm = meant(&service, &caller, &word).await?;
+    Ok(Json(json!(vm.details().await?)))
+}
+
+/// Whose a job is, and which of its tasks is meant.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Of {
+    /// The tenant; a tenant's caller means itself.
+    pub(crate) tenant: Option<String>,
+    /// Which task of a Nomad job that has several, `TASK` or `GROUP/TASK`.
+    pub(crate) task: Option<String>,
+}
+
+impl Of {
+    /// The order for a job that came as a body.
+    pub(crate) fn order(self, caller: &Caller, bytes: Vec<u8>) -> Result<Order, Problem> {
+        let tenant = caller.acts_for(self.tenant)?;
+        let mut order = Order::new(JobFile { name: "the request's body".into(), bytes }, tenant);
+        order.task = self.task;
+        Ok(order)
+    }
+}
+
+pub(crate) async fn start(
+    caller: Caller,
+    State(service): State<Service>,
+    Params(of): Params<Of>,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Problem> {
+    let order = of.order(&caller, body.to_vec())?;
+    let task = order.task.clone().unwrap_or_default();
+    let repeats = Repeats::of(&headers, &[b"start", task.as_bytes(), &body])?;
+    let tenant = order.tenant.clone();
+    let asked = operations::Asked { kind: "start", caller: &caller, tenant: &tenant, repeats };
+    let engine = service.engine.clone();
+    let begun = service.operations.begin(asked, |operation| async move {
+        let context = operation.context();
+        let vm = engine.start(order, &context).await?;
+        operation.is_about(vm.id());
+        let record = vm.wait(Until::Running, &context).await?;
+        match record.status.ended.map(|ended| ended.end) {
+            Some(End::NotStarted { message, .. }) => Err(Problem::conflict(message)),
+            Some(_) | None => Ok(()),
+        }
+    });
+    Ok(operations::accepted(begun?))
+}
+
+/// How long a guest has to power off.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Grace {
+    /// Seconds, from 0 to 86400; as the VM's job says unless they are given.
+    #[schemars(range(min = 0, max = 86400))]
+    grace_s: Option<u64>,
+}
+
+pub(crate) async fn stop(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+    Params(Grace { grace_s }): Params<Grace>,
+) -> Result<Response, Problem> {
+    let grace = grace_s.map(Duration::from_secs);
+    if grace.is_some_and(|grace| grace > limits::GRACE_MOST) {
+        let most = limits::GRACE_MOST.as_secs();
+        return Err(Problem::invalid(format!("grace_s: expected at most {most}")));
+    }
+    end(&service, &caller, &word, "stop", Ending::Stop(grace)).await
+}
+
+pub(crate) async fn kill(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+) -> Result<Response, Problem> {
+    end(&service, &caller, &word, "kill", Ending::Kill).await
+}
+
+async fn end(
+    service: &Service,
+    caller: &Caller,
+    word: &str,
+    kind: &'static str,
+    ending: Ending,
+) -> Result<Response, Problem> {
+    let vm = meant(service, caller, word).await?;
+    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
+    let tenant = vm.record().tenant;
+    // An operator's kill is the last resort, which no policy stands in the way of.
+    let asks = ending != Ending::Kill || !caller.is_operator();
+    let actor = caller.actor();
+    let asked = operations::Asked { kind, caller, tenant: &tenant, repeats: None };
+    let begun = service.operations.begin(asked, |operation| async move {
+        operation.is_about(vm.id());
+        if asks {
+            vm.permit(Asked::Stop, actor, &Context::default()).await?;
+        }
+        vm.end(ending, &operation.context()).await?;
+        Ok(())
+    });
+    Ok(operations::accepted(begun?))
+}
+
+pub(crate) async fn restart(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+) -> Result<Response, Problem> {
+    let vm = meant(&service, &caller, &word).await?;
+    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
+    let (tenant, actor) = (vm.record().tenant, caller.actor());
+    let asked =
+        operations::Asked { kind: "restart", caller: &caller, tenant: &tenant, repeats: None };
+    let begun = service.operations.begin(asked, |operation| async move {
+        operation.is_about(vm.id());
+        vm.permit(Asked::Restart, actor, &Context::default()).await?;
+        vm.restart_running(None, &operation.context()).await?;
+        Ok(())
+    });
+    Ok(operations::accepted(begun?))
+}
+
+pub(crate) async fn pause(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+) -> Result<StatusCode, Problem> {
+    paused(&service, &caller, &word, true).await
+}
+
+pub(crate) async fn resume(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+) -> Result<StatusCode, Problem> {
+    paused(&service, &caller, &word, false).await
+}
+
+async fn paused(
+    service: &Service,
+    caller: &Caller,
+    word: &str,
+    pause: bool,
+) -> Result<StatusCode, Problem> {
+    let vm = meant(service, caller, word).await?;
+    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
+    vm.permit(Asked::Pause, caller.actor(), &Context::default()).await?;
+    let done = if pause { vm.pause().await } else { vm.resume().await };
+    done.map_err(|error| Problem::conflict(error.to_string()))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn remove(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+) -> Result<StatusCode, Problem> {
+    let vm = meant(&service, &caller, &word).await?;
+    if vm.goes_on().is_ok() {
+        return Err(Problem::conflict("the VM has not ended".into()).hinting("stop it first"));
+    }
+    vm.remove().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn stats(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+) -> Result<Json<Value>, Problem> {
+    let vm = meant(&service, &caller, &word).await?;
+    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
+    let stats = vm.stats().await.map_err(|error| Problem::conflict(error.to_string()))?;
+    Ok(Json(json!(stats)))
+}
+
+/// How much of a log.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tail {
+    /// The last so many bytes: from 0 to 1048576, which is what comes unless it is given.
+    #[schemars(range(min = 0, max = 1_048_576))]
+    bytes: Option<u64>,
+}
+
+pub(crate) async fn logs(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+    Params(Tail { bytes }): Params<Tail>,
+) -> Result<Response, Problem> {
+    let bytes = bytes.unwrap_or(limits::LOG_BYTES);
+    if bytes > limits::LOG_BYTES {
+        let most = limits::LOG_BYTES;
+        return Err(Problem::invalid(format!("bytes: expected at most {most}")));
+    }
+    let path = meant(&service, &caller, &word).await?.record().console_log();
+    let read = spawn_blocking(move || tail(&path, bytes))
+        .await
+        .unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    let text = read.map_err(|error| {
+        let detail = format!("the console's log cannot be read: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)
+    })?;
+    // The guest's bytes, which a browser is not to take for a page.
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, text).into_response())
+}
+
+/// The end of a file; nothing of one that is not there yet.
+fn tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        file => file?,
+    };
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+    let mut text = vec![];
+    file.take(bytes).read_to_end(&mut text)?;
+    Ok(text)
+}

@@ -1,0 +1,279 @@
+//! The host as a service: the API on its socket, asked by curl.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use qhost_tests::{
+    ImageServer, Qhost,
+    api::{Service, User},
+    boot_sector::{self, Then},
+    configured, wait_for,
+};
+
+use crate::qhost;
+
+/// Users of this host that need not be there.
+const ACME: User = User::Number(54_001);
+const OTHER: User = User::Number(54_002);
+const STRANGER: User = User::Number(54_003);
+
+fn configure(qhost: &Qhost, more: &str) {
+    qhost.config(&format!("[image.network]\nallow = [\"127.0.0.0/8\"]\n{more}"));
+}
+
+fn job(qhost: &Qhost, server: &ImageServer, text: &str) -> String {
+    let image = server.serve(&format!("/{text}"), boot_sector::disk(text, Then::Hang));
+    fs::read_to_string(qhost.job(&image, json!({}))).unwrap()
+}
+
+#[test]
+fn a_vms_life_by_the_api() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let limits = configured("limits", "limits", json!({"cpus": 4, "memory_mib": 256}), "");
+    configure(&qhost, &format!("{limits}[host]\nchain = [\"limits\"]\n"));
+    let service = Service::start(&qhost);
+    service.get("/health/ready").is(204);
+    assert!(service.get("/version").is(200).json()["version"].is_string());
+    let host = service.get("/v1/host").is(200).json();
+    assert_eq!(host["attributes"]["driver.qemu"], "1", "{host}");
+    assert_eq!(service.get("/v1/policies").is(200).json()["policies"][0]["name"], "limits");
+    let job = job(&qhost, &server, "by-the-api");
+    // Without a launch.
+    let understood = service.post("/v1/jobs/validate", &job).is(200).json();
+    assert_eq!(understood["task"]["name"], "test", "{understood}");
+    let planned = service.post("/v1/jobs/plan", &job).is(200).json();
+    assert_eq!(planned["decision"]["policies"][0]["answer"], "allowed", "{planned}");
+    assert!(planned["plan"]["argv"].as_array().unwrap().len() > 10, "{planned}");
+    let decided = service.post("/v1/decide", &job).is(200).json();
+    assert_eq!(decided["outcome"], "allowed", "{decided}");
+    let large: Value = serde_json::from_str(&job).unwrap();
+    let mut large = large;
+    large["resources"]["memory_mib"] = json!(4096);
+    let decided = service.post("/v1/decide", &large.to_string()).is(200).json();
+    assert_eq!(decided["outcome"], "denied", "{decided}");
+    assert_eq!(service.get("/v1/decisions").json()["decisions"], json!([]), "nothing is recorded");
+    // A denial is a problem with the policy's own words, and so is a job that is not understood.
+    let denied = service.done(service.post("/v1/vms", &large.to_string()));
+    assert_eq!((&denied["state"], &denied["error"]["status"]), (&json!("failed"), &json!(403)));
+    assert_eq!(denied["error"]["refused_by"], "limits", "{denied}");
+    let wrong = service.post("/v1/jobs/validate", "{\"name\": 7}").is(422);
+    assert_eq!(wrong.kind, "application/problem+json");
+    assert!(wrong.json()["problems"].as_array().is_some_and(|all| all.len() > 1), "{wrong:?}");
+    // A start, asked for twice with one key.
+    let start =
+        |job: &str| service.ask(User::Own, "POST", "/v1/vms", Some(job), &["Idempotency-Key: one"]);
+    let first = start(&job);
+    let again = start(&job).is(202).json();
+    assert_eq!(again["id"], first.json()["id"]);
+    start(&large.to_string()).is(422);
+    let started = service.done(first);
+    assert_eq!(started["state"], "succeeded", "{started}");
+    assert_eq!(qhost.qemus().len(), 1);
+    let id = started["vm"].as_str().unwrap();
+    let decision = started["decision"].as_str().unwrap();
+    let recorded = service.get(&format!("/v1/decisions/{decision}")).is(200).json();
+    assert_eq!((&recorded["id"], &recorded["outcome"]), (&json!(decision), &json!("allowed")));
+    // By its id and by its name.
+    let vm = |path: &str| format!("/v1/vms/{id}{path}");
+    let told = service.get(&vm("")).is(200).json();
+    assert_eq!((&told["id"], &told["state"]), (&json!(id), &json!("running")), "{told}");
+    assert_eq!(service.get("/v1/vms/test").is(200).json()["id"], id);
+    assert_eq!(service.get("/v1/vms?state=running").json()["vms"][0]["id"], id);
+    assert_eq!(service.get("/v1/vms?state=paused").json()["vms"], json!([]));
+    wait_for("the console", || {
+        service.get(&vm("/logs")).is(200).body.contains("by-the-api").then_some(())
+    });
+    assert_eq!(service.get(&vm("/logs?bytes=0")).is(200).body, "");
+    assert!(service.get(&vm("/stats")).is(200).json()["resident_bytes"].as_u64() > Some(1 << 20));
+    service.post(&vm("/pause"), "").is(204);
+    assert_eq!(service.get(&vm("")).json()["state"], "paused");
+    service.post(&vm("/resume"), "").is(204);
+    let restarted = service.done(service.post(&vm("/restart"), ""));
+    assert_eq!(restarted["state"], "succeeded", "{restarted}");
+    service.ask(User::Own, "DELETE", &vm(""), None, &[]).is(409);
+    let stopped = service.done(service.post(&vm("/stop?grace_s=0"), ""));
+    assert_eq!(stopped["state"], "succeeded", "{stopped}");
+    assert!(qhost.qemus().is_empty());
+    service.post(&vm("/pause"), "").is(409);
+    assert_eq!(service.get("/v1/vms").json()["vms"], json!([]));
+    assert_eq!(service.get("/v1/vms?all=true").json()["vms"][0]["id"], id);
+    service.ask(User::Own, "DELETE", &vm(""), None, &[]).is(204);
+    service.get(&vm("")).is(404);
+    // The operations, a page at a time.
+    let page = service.get("/v1/operations?limit=2").is(200).json();
+    assert_eq!(page["operations"].as_array().unwrap().len(), 2, "{page}");
+    let next = page["next"].as_str().unwrap();
+    let more = service.get(&format!("/v1/operations?after={next}")).is(200).json();
+    assert_eq!(more["operations"].as_array().unwrap().len(), 2, "{more}");
+    assert!(more["next"].is_null());
+    service.end();
+    qhost.assert_nothing_left();
+}
+
+/// Each route asked by an operator, by a tenant, by another tenant and by a user who is neither.
+#[test]
+fn each_route_by_each_role() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let users = "[api.users]\n54001 = \"acme\"\n54002 = \"other\"\n";
+    configure(&qhost, &format!("{users}[tenants.acme]\n[tenants.other]\n"));
+    let service = Service::start(&qhost);
+    let job = job(&qhost, &server, "acmes");
+    let started = service.ask(ACME, "POST", "/v1/vms", Some(&job), &[]).is(202).json();
+    let operation = started["id"].as_str().unwrap().to_owned();
+    let done = wait_for("the start", || {
+        let path = format!("/v1/operations/{operation}/wait");
+        let now = service.ask(ACME, "GET", &path, None, &[]).is(200).json();
+        (now["state"] != "running").then_some(now)
+    });
+    assert_eq!((&done["state"], &done["tenant"]), (&json!("succeeded"), &json!("acme")), "{done}");
+    let of = |name: &str| done[name].as_str().unwrap().to_owned();
+    let (vm, decision) = (of("vm"), of("decision"));
+    let document = service.get("/openapi.json").is(200).json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut asked = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, route) in methods.as_object().unwrap() {
+            let method = method.to_uppercase();
+            let filled = |vm: &str, operation: &str, decision: &str| {
+                path.replace("{vm}", vm)
+                    .replace("{operation}", operation)
+                    .replace("{decision}", decision)
+            };
+            let its = filled(&vm, &operation, &decision);
+            let body = route.get("requestBody").map(|_| "{}");
+            let audience = route["x-qhost-audience"].as_str().unwrap();
+            let ask = |user, path: &str| service.ask(user, &method, path, body, &[]);
+            // One who is neither operator nor tenant.
+            let stranger = ask(STRANGER, &its);
+            let expected = if audience == "connected" { 200..=204 } else { 403..=403 };
+            assert!(expected.contains(&stranger.status), "{method} {its}: {stranger:?}");
+            // A tenant, of what is for operators, and of what is another's: as of what is not there.
+            let other = ask(OTHER, &its);
+            match audience {
+                "operators" => assert_eq!(other.status, 403, "{method} {its}: {other:?}"),
+                _ if its != *path => {
+                    let absent = filled("not-there", "not-there", "not-there");
+                    let absent = ask(OTHER, &absent);
+                    assert_eq!((other.status, absent.status), (404, 404), "{method} {its}");
+                    let neutral = |text: &str| {
+                        text.replace(&vm, "IT")
+                            .replace(&operation, "IT")
+                            .replace(&decision, "IT")
+                            .replace("not-there", "IT")
+                    };
+                    assert_eq!(neutral(&other.body), neutral(&absent.body), "{method} {its}");
+                }
+                _ => {
+                    assert!(!other.body.contains(&vm) && !other.body.contains("acme"), "{other:?}");
+                }
+            }
+            asked += 1;
+        }
+    }
+    assert!(asked > 20, "{asked}");
+    // A tenant cannot act for another by saying so, nor an operator's decision be another's.
+    service.ask(OTHER, "POST", "/v1/vms?tenant=acme", Some(&job), &[]).is(403);
+    assert_eq!(
+        service.ask(OTHER, "GET", "/v1/decisions", None, &[]).json()["decisions"],
+        json!([])
+    );
+    assert_eq!(
+        service.ask(OTHER, "GET", "/v1/vms?tenant=acme", None, &[]).json()["vms"],
+        json!([])
+    );
+    // What is its own it may do, and an operator may do all.
+    assert_eq!(service.ask(ACME, "GET", "/v1/vms", None, &[]).json()["vms"][0]["id"], vm);
+    let told = service.ask(ACME, "GET", "/v1/host", None, &[]).is(200).json();
+    assert!(told["free_bytes"].is_null(), "{told}");
+    assert!(service.get("/v1/host").json()["free_bytes"].is_u64());
+    let path = format!("/v1/vms/{vm}/pause");
+    service.ask(ACME, "POST", &path, None, &[]).is(204);
+    let recorded = qhost.run(&["decisions", "--json"]).exits(0).stdout;
+    assert!(recorded.contains("\"door\":\"api\"") && recorded.contains("uid 54001"), "{recorded}");
+    let killed = service.done(service.post(&format!("/v1/vms/{vm}/kill"), ""));
+    assert_eq!(killed["state"], "succeeded", "{killed}");
+    service.end();
+    qhost.assert_nothing_left();
+}
+
+/// Whatever becomes of the service, VMs go on, and the command line works beside it.
+#[test]
+fn vms_outlive_the_service() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    configure(&qhost, "");
+    let service = Service::start(&qhost);
+    let started = service.done(service.post("/v1/vms", &job(&qhost, &server, "lives")));
+    let vm = started["vm"].as_str().unwrap();
+    let qemus = qhost.qemus();
+    let socket = service.socket();
+    let second = qhost.run(&["serve", "--listen", socket.to_str().unwrap()]);
+    second.exits(2).says("another service answers");
+    let service = service.killed_and_started_again(&qhost);
+    assert_eq!(qhost.qemus(), qemus);
+    assert_eq!(service.get("/v1/vms").is(200).json()["vms"][0]["id"], vm);
+    // A configuration that does not load is not taken over, and one that does is.
+    let guests = configured("guests", "guests", json!({"operators_only": ["pause"]}), "");
+    configure(&qhost, "[host]\nchain = [\"gone\"]\n");
+    service.signal(Signal::HUP);
+    assert_eq!(service.get("/v1/policies").is(200).json()["policies"], json!([]));
+    configure(&qhost, &format!("{guests}[host]\nchain = [\"guests\"]\n"));
+    service.signal(Signal::HUP);
+    wait_for("the policy", || {
+        let policies = service.get("/v1/policies").is(200).json();
+        (policies["policies"][0]["name"] == "guests").then_some(())
+    });
+    qhost.run(&["kill", vm]).exits(0);
+    assert_eq!(service.get("/v1/vms").is(200).json()["vms"], json!([]));
+    service.end();
+    qhost.run(&["serve", "--listen", "/no/such/folder/api.sock"]).exits(2).says("make it");
+    qhost.assert_nothing_left();
+}
+
+/// What is no request of this API has a problem as its answer, and the service serves on.
+#[test]
+fn requests_that_are_none() {
+    let qhost = qhost();
+    configure(&qhost, "");
+    let service = Service::start(&qhost);
+    let ask = |method: &str, path: &str, body: Option<&str>| {
+        let answered = service.ask(User::Own, method, path, body, &[]);
+        assert_eq!(answered.kind, "application/problem+json", "{method} {path}: {answered:?}");
+        assert!(answered.json()["detail"].is_string(), "{answered:?}");
+        answered
+    };
+    let huge = "x".repeat(2 << 20);
+    for (method, path, body, status) in [
+        ("GET", "/", None, 404),
+        ("GET", "/v1/../../etc/passwd", None, 404),
+        ("PUT", "/v1/vms", Some("{}"), 405),
+        ("GET", "/v1/vms?state=lively", None, 400),
+        ("GET", "/v1/vms?limit=0", None, 400),
+        ("GET", "/v1/vms?limit=x", None, 400),
+        ("GET", "/v1/vms?after=gone", None, 400),
+        ("GET", "/v1/vms?colour=red", None, 400),
+        ("GET", "/v1/vms/%00", None, 404),
+        ("GET", "/v1/vms/%ff", None, 400),
+        ("GET", "/v1/operations/0", None, 404),
+        ("GET", "/v1/decisions/zz", None, 404),
+        ("POST", "/v1/vms/x/stop?grace_s=-1", None, 400),
+        ("POST", "/v1/vms", Some(huge.as_str()), 413),
+        ("POST", "/v1/jobs/validate", Some(""), 422),
+        ("POST", "/v1/jobs/plan", Some("[]"), 422),
+        ("POST", "/v1/decide", Some("\u{1b}[2J"), 422),
+    ] {
+        ask(method, path, body).is(status);
+    }
+    let keyless =
+        service.ask(User::Own, "POST", "/v1/vms", Some("{}"), &["Idempotency-Key: \u{e9}"]);
+    keyless.is(400);
+    let failed = service.done(service.post("/v1/vms", "{}"));
+    assert_eq!(failed["error"]["status"], 422, "{failed}");
+    service.get("/health/live").is(204);
+    service.end();
+    qhost.assert_nothing_left();
+}
