@@ -231,6 +231,9 @@ fn vms_outlive_the_service() {
     assert_eq!(service.get("/v1/vms").is(200).json()["vms"], json!([]));
     service.end();
     qhost.run(&["serve", "--listen", "/no/such/folder/api.sock"]).exits(2).says("make it");
+    let file = qhost.file("precious", "kept");
+    qhost.run(&["serve", "--listen", &file]).exits(2).says("cannot listen at");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "kept", "what is no socket is left alone");
     qhost.assert_nothing_left();
 }
 

@@ -18,7 +18,10 @@ use qhost_vm::LogPipes;
 use crate::{
     error::{refused, status},
     limits, msgpack,
-    proto::driver::{NetworkPort, PortMapping, Resources, TaskConfig},
+    proto::driver::{
+        NetworkPort, PortMapping, Resources, TaskConfig,
+        network_isolation_spec::NetworkIsolationMode,
+    },
     schema::TaskKey,
 };
 
@@ -66,6 +69,11 @@ impl DriverState {
 
 /// The order for a task.
 pub(crate) fn order(task: &TaskConfig, tenant: &str) -> Result<Order, Status> {
+    let mode = task.network_isolation_spec.as_ref().map(|spec| spec.mode());
+    if let Some(NetworkIsolationMode::Group | NetworkIsolationMode::Task) = mode {
+        let message = "the group's network has the mode bridge, or one of CNI's: QEMU is in no network of an allocation's; expected the mode host, whose ports are forwarded to the guest";
+        return Err(refused(Code::InvalidArgument, message));
+    }
     let bytes = serde_json::to_vec(&job(task)?);
     let bytes = bytes.map_err(|error| refused(Code::Internal, error.to_string()))?;
     let name = format!("task {}", printable::line(&task.name, limits::NAME_CHARS));

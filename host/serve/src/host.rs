@@ -1,5 +1,7 @@
 //! The host itself: whether it is well, what it can do, and which policies it has.
 
+use std::sync::Arc;
+
 use axum::{Json, extract::State, http::StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -8,7 +10,6 @@ use qhost_engine::facts;
 use crate::{
     Service,
     caller::{Caller, Operator},
-    openapi,
     problem::Problem,
 };
 
@@ -27,8 +28,8 @@ pub(crate) async fn version() -> Json<Value> {
     Json(json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
-pub(crate) async fn document() -> Json<Value> {
-    Json(openapi::document())
+pub(crate) async fn document(State(service): State<Service>) -> Json<Arc<Value>> {
+    Json(service.document)
 }
 
 /// What QEMU and this host can do; the state folder's free bytes are an operator's to know.

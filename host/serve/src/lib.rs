@@ -58,11 +58,13 @@ struct Service {
     engine: Engine,
     operations: Arc<Operations>,
     admission: Arc<Admission>,
+    document: Arc<serde_json::Value>,
 }
 
 /// Serves the API until it is told to leave; requests that are under way then have [`limits::LEAVE`]. VMs go on.
 pub async fn serve(engine: Engine, socket: Socket, leave: CancellationToken) {
     let operations = Arc::new(Operations::new(leave.clone()));
-    let router = routes::router(Service { engine, operations, admission: Arc::default() });
+    let (admission, document) = (Arc::default(), Arc::new(document()));
+    let router = routes::router(Service { engine, operations, admission, document });
     socket.serve(router, leave).await;
 }

@@ -14,8 +14,8 @@ pub const LEAVE: Duration = Duration::from_secs(5);
 pub const PAGE: usize = 100;
 /// The most items of a list.
 pub const PAGE_MOST: usize = 1000;
-/// Operations that are remembered; of those that are over, the oldest are forgotten first.
-pub const OPERATIONS: usize = 4096;
+/// Operations that are remembered of a tenant; of those that are over, the oldest are forgotten first.
+pub const OPERATIONS_KEPT: usize = 256;
 /// Operations of one tenant that are under way at one time: each start holds a decision's place and maybe a download.
 pub const OPERATIONS_OF_TENANT: usize = 64;
 /// Decisions of one tenant that are made at one time: half of the sandboxes that a process has for chains of four policies.

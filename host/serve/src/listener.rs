@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -42,10 +42,11 @@ impl Socket {
         if !path.parent().is_some_and(Path::is_dir) {
             return Err(ServeError::NoFolder(path.to_owned()));
         }
-        // Of a service that was killed the file is left.
+        // Of a service that was killed the file is left; a file that is no socket refuses connections too, and is another's.
+        let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
         match UnixStream::connect(path).await {
             Ok(_) => return Err(ServeError::Taken(path.to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(path).map_err(failed)?;
             }
             Err(_) => {}

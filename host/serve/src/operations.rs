@@ -239,11 +239,9 @@ impl Operations {
                 return Ok(operation.status());
             }
         }
-        list.forget();
+        list.forget(asked.tenant);
         let of_tenant = list.by_id.values().filter(|it| it.tenant == asked.tenant && !it.is_over());
-        if of_tenant.count() >= limits::OPERATIONS_OF_TENANT
-            || list.order.len() >= limits::OPERATIONS
-        {
+        if of_tenant.count() >= limits::OPERATIONS_OF_TENANT {
             let detail = "too many operations are under way".into();
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-operations", detail));
         }
@@ -284,15 +282,18 @@ impl Operations {
 }
 
 impl List {
-    /// Makes room: the oldest that are over go first.
-    fn forget(&mut self) {
-        while self.order.len() >= limits::OPERATIONS {
-            let over = |id: &String| self.by_id.get(id).is_none_or(|operation| operation.is_over());
-            let Some(at) = self.order.iter().position(over) else { return };
-            if let Some(id) = self.order.remove(at) {
-                self.by_id.remove(&id);
-                self.by_key.retain(|_, of| of.operation != id);
-            }
+    /// Makes room for one more of a tenant's: the oldest of those that are over goes, and none of another's.
+    fn forget(&mut self, tenant: &str) {
+        let its = |id: &&String| self.by_id.get(*id).is_some_and(|it| it.tenant == tenant);
+        if self.order.iter().filter(its).count() < limits::OPERATIONS_KEPT {
+            return;
+        }
+        let is_over =
+            |id: &String| self.by_id.get(id).is_some_and(|it| it.tenant == tenant && it.is_over());
+        let oldest = self.order.iter().position(is_over).and_then(|at| self.order.remove(at));
+        if let Some(id) = oldest {
+            self.by_id.remove(&id);
+            self.by_key.retain(|_, of| of.operation != id);
         }
     }
 }
@@ -379,4 +380,42 @@ pub(crate) async fn cancel(
     }
     operation.cancel.cancel();
     Ok(accepted(operation.status()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tenant whose operations are many: its own oldest are forgotten, and none of another's.
+    #[tokio::test]
+    async fn what_is_remembered_is_remembered_a_tenant() {
+        let operations = Operations::new(CancellationToken::new());
+        let begin = |tenant: &str| {
+            let caller = Caller { name: "uid 7".into(), tenant: Some(tenant.into()) };
+            let asked = Asked { kind: "start", caller: &caller, tenant, repeats: None };
+            operations.begin(asked, |_| async { Ok(()) })
+        };
+        let others = begin("other").ok().unwrap();
+        let first = begin("acme").ok().unwrap();
+        for _ in 0..limits::OPERATIONS_KEPT {
+            begin("acme").ok().unwrap();
+            tokio::task::yield_now().await;
+        }
+        let list = operations.list();
+        assert!(list.by_id.contains_key(&others.id) && !list.by_id.contains_key(&first.id));
+        assert_eq!(list.order.len(), limits::OPERATIONS_KEPT + 1);
+        drop(list);
+        // Those under way are bounded, and are not forgotten.
+        let under_way = |tenant: &str| {
+            let caller = Caller { name: "uid 7".into(), tenant: Some(tenant.into()) };
+            let asked = Asked { kind: "start", caller: &caller, tenant, repeats: None };
+            operations.begin(asked, |_| std::future::pending())
+        };
+        for _ in 0..limits::OPERATIONS_OF_TENANT {
+            assert!(under_way("acme").is_ok());
+        }
+        let refused = under_way("acme").err().unwrap();
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert!(under_way("other").is_ok());
+    }
 }

@@ -5,7 +5,9 @@ use std::fs;
 use serde_json::Value;
 use tonic::Code;
 
-use qhost_nomad::proto::driver::{TaskConfig, TaskHandle};
+use qhost_nomad::proto::driver::{
+    NetworkIsolationSpec, TaskConfig, TaskHandle, network_isolation_spec::NetworkIsolationMode,
+};
 use qhost_tests::{
     ImageServer,
     boot_sector::Then,
@@ -53,6 +55,14 @@ fn malformed_calls() {
         (&|task| task.resources = None, "MemoryMB"),
         (&|task| task.name = "x".repeat(1 << 16), "Name"),
         (&|task| task.stdout_path = "/etc/passwd\0".into(), "stdout"),
+        (
+            &|task| {
+                let mode = NetworkIsolationMode::Group.into();
+                let spec = NetworkIsolationSpec { mode, ..NetworkIsolationSpec::default() };
+                task.network_isolation_spec = Some(spec);
+            },
+            "the mode bridge",
+        ),
     ] {
         let refused = start(change);
         assert!(refused.message().contains(found), "{found}: {refused}");
