@@ -1,7 +1,5 @@
 //! The host itself: whether it is well, what it can do, and which policies it has.
 
-use std::sync::Arc;
-
 use axum::{Json, extract::State, http::StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -28,8 +26,8 @@ pub(crate) async fn version() -> Json<Value> {
     Json(json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
-pub(crate) async fn document(State(service): State<Service>) -> Json<Arc<Value>> {
-    Json(service.document)
+pub(crate) async fn document(State(service): State<Service>) -> Json<Value> {
+    Json((*service.document).clone())
 }
 
 /// What QEMU and this host can do; the state folder's free bytes are an operator's to know.
