@@ -315,7 +315,7 @@ pub(crate) async fn logs(
     Ok((headers, text).into_response())
 }
 
-/// The end of a file; nothing of one that is not there yet.
+/// Reads the end of a file. A file that is not there yet counts as empty.
 fn tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
