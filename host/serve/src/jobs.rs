@@ -5,17 +5,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::{Json, extract::State};
 use serde_json::{Value, json};
 
-use qhost_engine::{Context, Observation, Observer};
+use qhost_engine::{Context, Observation, Observer, Order};
 use qhost_image::Progress;
 use qhost_policy::Decision;
 
 use crate::{
     Service,
+    admission::Place,
     caller::Caller,
     problem::Problem,
     query::{Params, Raw},
     vms::Of,
 };
+
+/// An order with its tenant's place for a decision.
+struct Admitted {
+    order: Order,
+    _place: Place,
+}
+
+impl Admitted {
+    fn of(service: &Service, caller: &Caller, of: Of, body: &[u8]) -> Result<Self, Problem> {
+        let order = of.order(caller, body.to_vec())?;
+        let place = service.admission.admit(&order.tenant)?;
+        Ok(Self { order, _place: place })
+    }
+}
 
 pub(crate) async fn validate(
     caller: Caller,
@@ -23,8 +38,7 @@ pub(crate) async fn validate(
     Params(of): Params<Of>,
     Raw(body): Raw,
 ) -> Result<Json<Value>, Problem> {
-    let order = of.order(&caller, body.to_vec())?;
-    let _place = service.admission.admit(&order.tenant)?;
+    let Admitted { order, _place } = Admitted::of(&service, &caller, of, &body)?;
     let task = service.engine.understood(&order)?;
     Ok(Json(json!({"task": task})))
 }
@@ -49,8 +63,7 @@ pub(crate) async fn plan(
     Params(of): Params<Of>,
     Raw(body): Raw,
 ) -> Result<Json<Value>, Problem> {
-    let order = of.order(&caller, body.to_vec())?;
-    let _place = service.admission.admit(&order.tenant)?;
+    let Admitted { order, _place } = Admitted::of(&service, &caller, of, &body)?;
     let heard = Arc::new(Heard::default());
     let observer: Arc<dyn Observer> = Arc::<Heard>::clone(&heard);
     let plan = service.engine.plan(order, &Context { observer, ..Context::default() }).await?;
@@ -64,8 +77,7 @@ pub(crate) async fn decide(
     Params(of): Params<Of>,
     Raw(body): Raw,
 ) -> Result<Json<Value>, Problem> {
-    let order = of.order(&caller, body.to_vec())?;
-    let _place = service.admission.admit(&order.tenant)?;
+    let Admitted { order, _place } = Admitted::of(&service, &caller, of, &body)?;
     let decided = service.engine.decide(order, &Context::default()).await?;
     Ok(Json(json!(decided)))
 }
