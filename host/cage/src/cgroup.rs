@@ -175,16 +175,6 @@ impl Cgroup {
         }
     }
 
-    /// Leaves a scheduler's group with all of the VM's: the scheduler removes it as soon as it hears of the VM's end.
-    pub(super) fn leave_scheduler(&self, vm: &str) -> io::Result<()> {
-        if self.scheduler.is_none() {
-            return Ok(());
-        }
-        // What keeps it from being left is no reason not to remove what can be.
-        let left = self.leave();
-        self.remove(vm).and(left)
-    }
-
     /// Moves this process, which has one thread. To move a whole process, the kernel takes a lock that all processes of the
     /// host share, some 15 ms; version 1 can move the thread alone, without that lock.
     fn join_in(&self, folder: &Path, below: &Path) -> io::Result<()> {

@@ -180,11 +180,6 @@ impl Cage {
         self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.enter_supervisor(vm))
     }
 
-    /// Moves it out of a scheduler's group, where it is in one, and removes what the VM has there: before the scheduler hears of the end.
-    pub fn leave_scheduler(&self, vm: &str) -> io::Result<()> {
-        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.leave_scheduler(vm))
-    }
-
     /// Moves it out again, so that the VM's cgroups can be removed.
     pub fn leave_supervisor(&self) -> io::Result<()> {
         self.cgroup.as_ref().map_or(Ok(()), Cgroup::leave)

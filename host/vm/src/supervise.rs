@@ -268,9 +268,6 @@ impl Session {
         if let Some(copy) = self.copy.take() {
             copy.finish().await;
         }
-        if let Err(error) = self.spec.cage.leave_scheduler(&self.spec.vm) {
-            tracing::warn!(vm = self.spec.vm, %error, "cannot leave the scheduler's cgroup");
-        }
         self.dir.end(ended);
         self.publish();
         failpoint::reach("stop.recorded");

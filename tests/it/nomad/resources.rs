@@ -81,7 +81,9 @@ fn with(mut task: Task, scope: &Path, shares: i64, memory_max_mb: i64) -> Task {
 
 #[test]
 fn a_vm_is_in_the_cgroup_that_nomad_makes_and_is_gone_from_it_at_its_end() {
-    let (qhost, server) = (qhost(), ImageServer::start());
+    // The supervisor goes on for a while after its VM's end is known.
+    let qhost = qhost().env("QHOST_SLOW_AT", "stop.recorded=2000");
+    let server = ImageServer::start();
     configure(&qhost, "");
     let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
     let schema = plugin.task_schema();
@@ -113,8 +115,8 @@ fn a_vm_is_in_the_cgroup_that_nomad_makes_and_is_gone_from_it_at_its_end() {
     let expected = if Scope::is_v2() { "19" } else { "500" };
     assert_eq!((shares.trim(), memory.trim()), (expected, most.to_string().as_str()));
     let vm = qhost.vms()[0].file_name().unwrap().to_str().unwrap().to_owned();
-    // The agent hears of the end and removes its group at once.
-    plugin.stop(task.id(), 0).unwrap();
+    // The agent hears of the end and removes its group at once: a wait ends when the supervisor has left.
+    plugin.signal(task.id(), "SIGKILL").unwrap();
     assert_eq!(exit(&plugin.wait(task.id()).unwrap()).exit_code, 0);
     fs::remove_dir(&scope.0).expect("nothing is left in it");
     plugin.destroy(task.id(), false).unwrap();
