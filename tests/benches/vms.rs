@@ -4,8 +4,10 @@
 //! `cargo bench -p qhost-tests --bench vms`
 
 use std::{
+    collections::HashMap,
     fs,
     io::Read as _,
+    iter,
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream, process::CommandExt as _},
@@ -72,7 +74,7 @@ fn starts(qhost: &Qhost, job: &str) {
     for round in 0..55 {
         let (report, times) = timed(qhost, &args);
         let qhost_took = times.iter().find(|(point, _)| point == "launch.greeted").unwrap().1;
-        until_running.push(times.last().unwrap().1);
+        until_running.push(times.iter().map(|(_, at)| *at).fold(0.0, f64::max));
         let folder = PathBuf::from(report["vm"]["folder"].as_str().unwrap());
         let spec: Value =
             serde_json::from_slice(&fs::read(folder.join("plan.json")).unwrap()).unwrap();
@@ -190,20 +192,18 @@ fn timed(qhost: &Qhost, args: &[&str]) -> (Value, Vec<(String, f64)>) {
 /// Where the time of a start goes, by the named points of its code.
 fn breakdown(qhost: &Qhost, args: &[&str]) {
     let rounds = 10;
-    let mut sums: Vec<(String, f64)> = vec![];
+    let mut sums = HashMap::<String, f64>::new();
     for _ in 0..rounds {
-        let mut before = 0.0;
-        for (number, (point, at)) in timed(qhost, args).1.into_iter().enumerate() {
-            if sums.len() <= number {
-                sums.push((point, 0.0));
-            }
-            sums[number].1 += at - before;
-            before = at;
+        for (point, at) in timed(qhost, args).1 {
+            *sums.entry(point).or_default() += at / f64::from(rounds);
         }
         kill_all(qhost);
     }
-    let part = |(point, sum): &(String, f64)| format!("{point} {:.1}", sum / f64::from(rounds));
-    let parts: Vec<_> = sums.iter().map(part).collect();
+    let mut points: Vec<_> = sums.into_iter().collect();
+    points.sort_by(|(_, one), (_, other)| one.total_cmp(other));
+    let before = iter::once(0.0).chain(points.iter().map(|(_, at)| *at));
+    let part = |((point, at), before): (&(String, f64), f64)| format!("{point} {:.1}", at - before);
+    let parts: Vec<_> = points.iter().zip(before).map(part).collect();
     println!("  ms from point to point, on average: {}", parts.join(", "));
 }
 

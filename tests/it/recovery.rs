@@ -267,6 +267,43 @@ fn an_adopted_stop_goes_on() {
     qhost.assert_nothing_left();
 }
 
+/// A power cut while QEMU starts may leave any record of the launch empty. Such a VM is lost, and keeps nothing else from its work.
+#[test]
+fn after_a_power_cut() {
+    const RECORDS: [&str; 5] =
+        ["status.json", "plan.json", "task.json", "reserved.json", "decision.json"];
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let job = job(&qhost, &server, json!({"port_map": {"http": 80}}));
+    let started = || {
+        let report = qhost.run(&["run", "--detach", "--json", &job]).exits(0).json();
+        report["vm"]["id"].as_str().unwrap().to_owned()
+    };
+    let vms: Vec<_> = (0..=RECORDS.len()).map(|_| started()).collect();
+    qhost.as_after_a_reboot();
+    for (number, vm) in vms.iter().enumerate() {
+        let folder = qhost.state().join("vms").join(vm);
+        for (_, record) in
+            RECORDS.iter().enumerate().filter(|(at, _)| *at == number || number == RECORDS.len())
+        {
+            fs::write(folder.join(record), "").unwrap();
+        }
+    }
+    qhost.run(&["recover"]).exits(0);
+    for vm in &vms {
+        assert_eq!(qhost.run(&["inspect", "--json", vm]).exits(0).json()["state"], "lost", "{vm}");
+    }
+    qhost.assert_nothing_left();
+    // What was decided is in the journal, which is synced before anything is done.
+    let decisions = qhost.run(&["decisions", "--json"]).exits(0).json();
+    assert_eq!(decisions["decisions"].as_array().unwrap().len(), vms.len(), "{decisions}");
+    let again = started();
+    qhost.run(&["kill", &again]).exits(0);
+    qhost
+        .run(&[&["rm"][..], &vms.iter().map(String::as_str).collect::<Vec<_>>()].concat())
+        .exits(0);
+    assert_eq!(qhost.vms().len(), 1);
+}
+
 /// After a reboot no process is what it was: VMs are lost, and their restart policies apply with `qhost recover`.
 #[test]
 fn after_a_reboot() {

@@ -16,7 +16,7 @@ use qhost_model::{
     limits::UEFI_AARCH64_MEMORY_MIB,
     limits::UEFI_MEMORY_MIB,
 };
-use qhost_sys::trusted;
+use qhost_sys::{state, trusted};
 use qhost_vm::{
     VmError,
     error::io_error,
@@ -216,7 +216,9 @@ impl Build {
         if !variables.exists() {
             let new = variables.with_extension("new");
             copy(&self.variables, &new, self.flash_bytes(), 0o600)?;
-            return fs::rename(&new, variables).map_err(io_error("create", variables));
+            // Unlike the VM's own files they outlive it.
+            let created = state::sync(&new).and_then(|()| fs::rename(&new, variables));
+            return created.map_err(io_error("create", variables));
         }
         let (found, expected) = (bytes(variables)?, bytes(&self.variables)?);
         if found == expected {
@@ -267,8 +269,7 @@ fn copy(from: &Path, to: &Path, most: u64, mode: u32) -> Result<(), VmError> {
             }
         }
         file.set_len(bytes.len() as u64)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.sync_data()
+        file.set_permissions(fs::Permissions::from_mode(mode))
     };
-    qhost_sys::state::remove(to).and_then(|()| write()).map_err(io_error("write", to))
+    state::remove(to).and_then(|()| write()).map_err(io_error("write", to))
 }

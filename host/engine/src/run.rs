@@ -429,6 +429,9 @@ pub(crate) fn hand_over(dir: &mut VmDir, spec: &Spec, locks: VmLocks) -> Result<
     files.push(dir.share_lock()?);
     start_supervisor(dir.path(), Begin::Launch, files)?;
     dir.hand_over();
+    if let Err(error) = dir.sync() {
+        tracing::warn!(vm = dir.id(), %error, "a power cut may take the VM's records");
+    }
     failpoint::reach("launch.supervisor");
     Ok(())
 }

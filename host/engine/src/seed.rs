@@ -82,6 +82,5 @@ fn create(path: &Path, bytes: &[u8], user: User) -> io::Result<()> {
     if let User::Own(uid) = user {
         fchown(&file, Some(uid), Some(uid))?;
     }
-    file.set_permissions(Permissions::from_mode(0o400))?;
-    file.sync_data()
+    file.set_permissions(Permissions::from_mode(0o400))
 }

@@ -240,6 +240,24 @@ pub fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_renamed(path, bytes, 0o600)
 }
 
+/// The same without waiting for the disk: a file whose writer is killed is the old one or the new one, but should this host lose its power
+/// before the file is synced, it may be empty.
+pub fn write_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = folder_of(path)?;
+    create_private(folder)?;
+    temporary_beside(path, bytes, 0o600)?.persist(path)?;
+    Ok(())
+}
+
+/// Waits until a file or a folder outlasts a loss of power. A file that is gone meanwhile, or that is no plain one, has nothing to wait for.
+pub fn sync(path: &Path) -> io::Result<()> {
+    match open_unlooked(File::options().read(true), path) {
+        Ok(file) => file.sync_all(),
+        Err(error) if [io::ErrorKind::NotFound, NOT_PLAIN].contains(&error.kind()) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The same under a lock that keeps other processes from writing it. What a killed process leaves has a name that is
 /// known: the file's own with `.tmp` behind it.
 pub fn write_locked(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -273,7 +291,7 @@ pub fn write_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Writes a file that is elsewhere and not there yet: whole, or not at all. A file that is there stays as it is.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let new = temporary_beside(path, bytes, mode)?;
+    let new = synced_beside(path, bytes, mode)?;
     new.persist_noclobber(path).map(drop).map_err(|kept| kept.error)
 }
 
@@ -284,9 +302,14 @@ fn folder_of(path: &Path) -> io::Result<&Path> {
 }
 
 fn write_renamed(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let new = temporary_beside(path, bytes, mode)?;
-    new.persist(path)?;
+    synced_beside(path, bytes, mode)?.persist(path)?;
     Ok(())
+}
+
+fn synced_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+    let file = temporary_beside(path, bytes, mode)?;
+    file.as_file().sync_all()?;
+    Ok(file)
 }
 
 fn temporary_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
@@ -294,6 +317,5 @@ fn temporary_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTem
     let mut builder = tempfile::Builder::new();
     let mut file = builder.permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
     Ok(file)
 }

@@ -174,14 +174,26 @@ impl VmDir {
         &self.status
     }
 
-    /// Writes one of the VM's records. After a power cut the one before it may be there: no VM goes on then.
+    /// Writes one of the VM's records, which outlasts its writer at once, and a power cut when [`VmDir::sync`] has returned.
     pub fn write(&self, name: &str, record: &impl Serialize) -> Result<(), VmError> {
-        self.write_by(state::write_replacing, name, record)
+        self.write_by(state::write_unsynced, name, record)
     }
 
     /// Writes what the VM is run from, which also tells other runs what it takes. With it all records of its launch are there.
     pub fn write_spec(&self, spec: &Spec) -> Result<(), VmError> {
-        self.write_by(state::write_whole, PLAN, spec)
+        self.write(PLAN, spec)
+    }
+
+    /// Waits until what is written of the launch outlasts a power cut. The VM's supervisor starts QEMU meanwhile, as no VM goes on after
+    /// such a cut.
+    pub fn sync(&self) -> io::Result<()> {
+        for file in fs::read_dir(&self.path)?.flatten() {
+            // What a guest writes is synced when the guest asks for it.
+            if file.file_name() != OVERLAY && !is_disk(&file) {
+                state::sync(&file.path())?;
+            }
+        }
+        state::sync(&self.path)
     }
 
     fn write_by(
@@ -257,9 +269,20 @@ impl VmDir {
         note: impl FnOnce(&mut Status),
     ) -> Result<(), VmError> {
         note(&mut self.status);
-        // How it ended is known to this process alone.
         let is_final = self.status.state().is_final();
-        let write = if is_final { state::write_whole } else { state::write_replacing };
+        let is_first = self.status.restarts == 0;
+        let write = match self.status.state() {
+            // How it ended is known to this process alone.
+            State::Exited | State::Failed | State::Lost => state::write_whole,
+            // The launch syncs it, beside QEMU's start.
+            State::Created | State::Fetching | State::Starting if is_first => state::write_unsynced,
+            State::Created
+            | State::Fetching
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping => state::write_replacing,
+        };
         self.status.kept_bytes = is_final.then(|| bytes_of(&self.path));
         match self.write_by(write, STATUS, &self.status) {
             Err(VmError::Folder { source, .. }) if spare::is_wanted(&source) => {

@@ -14,7 +14,7 @@ const SPARE: &str = "status.spare";
 
 /// Takes the room, for a VM that is about to be launched.
 pub(super) fn make(vm: &Path) -> io::Result<()> {
-    state::write_replacing(&vm.join(SPARE), &blank())
+    state::write_unsynced(&vm.join(SPARE), &blank())
 }
 
 fn blank() -> Vec<u8> {
