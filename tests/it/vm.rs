@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use qhost_tests::{
     ImageServer, Qhost, Reply,
@@ -303,6 +303,50 @@ fn a_port_that_is_taken_is_named() {
         .says(&format!("host port {taken} (tcp on 127.0.0.1) is taken"));
     assert_eq!(server.requests(), [""; 0], "known before the image is fetched");
     assert!(qhost.vms().is_empty());
+}
+
+/// A number is another VM's at each address of the host, and one VM's where that is at all of them.
+#[test]
+fn one_port_number_at_several_addresses() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[ports]\nbind = [\"127.0.0.1\", \"127.0.0.2\", \"127.0.0.3\", \"0.0.0.0\"]\n");
+    let image = server.serve("/image", boot_sector::disk("the guest runs", Then::Hang));
+    let number = free_ports(1);
+    let at = |address: &str| json!({"guest": 80, "host": number, "bind": address});
+    let job = |name: &str, image, ports: Value| {
+        let job = qhost.job(image, json!({ "port_map": ports }));
+        qhost.file(name, fs::read(job).unwrap())
+    };
+    let two = job("two.json", &image, json!({"a": at("127.0.0.1"), "b": at("127.0.0.2")}));
+    let first = qhost.run(&["run", "--detach", "--json", &two]).exits(0).json();
+    for address in ["127.0.0.1", "127.0.0.2"] {
+        TcpListener::bind((address, number)).unwrap_err();
+    }
+    drop(TcpListener::bind(("127.0.0.3", number)).expect("the other address is left alone"));
+    // A run whose QEMU does not listen yet holds what it will listen on.
+    let stalled = Reply::StallAfter(boot_sector::disk("never", Then::Hang).into(), 500_000);
+    server.set("/stalled", stalled);
+    let fetched = (server.url("/stalled"), "0".repeat(64));
+    let third = job("third.json", &fetched, json!({"a": at("127.0.0.3")}));
+    let before = server.requests().len();
+    let running = qhost.start(&["run", &third]);
+    wait_for("the request", || (server.requests().len() > before).then_some(()));
+    let other = job("other.json", &image, json!({"a": at("127.0.0.3")}));
+    let all = job("all.json", &image, json!({"a": at("0.0.0.0")}));
+    for verb in ["plan", "run"] {
+        qhost.run(&[verb, &two]).exits(16).says("(tcp on 127.0.0.1) is taken");
+        qhost.run(&[verb, &other]).exits(16).says("(tcp on 127.0.0.3) is taken");
+        qhost.run(&[verb, &all]).exits(16).says("(tcp on 0.0.0.0) is taken");
+    }
+    qhost.run(&["kill", first["vm"]["id"].as_str().unwrap()]).exits(0);
+    qhost.run(&["plan", &two]).exits(0);
+    // What fetches at one address keeps others from all of them.
+    qhost.run(&["plan", &all]).exits(16).says("(tcp on 0.0.0.0) is taken");
+    running.signal("INT");
+    running.end().exits(130);
+    qhost.run(&["plan", &all]).exits(0);
+    let twice = job("twice.json", &image, json!({"a": at("127.0.0.1"), "b": at("0.0.0.0")}));
+    qhost.run(&["plan", &twice]).exits(10).says("each host port once");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io,
-    net::SocketAddrV4,
+    io, iter,
+    net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     thread,
@@ -24,11 +24,11 @@ pub(crate) struct Reserved {
     held: Vec<PortLease>,
 }
 
-/// One port's socket and lock.
+/// One port's socket and locks.
 #[derive(Debug)]
 struct PortLease {
     _socket: OwnedFd,
-    lock: File,
+    locks: Vec<File>,
 }
 
 impl Reserved {
@@ -39,7 +39,7 @@ impl Reserved {
 
     /// Gives the sockets up, for QEMU to take; what keeps other runs off stays.
     pub(crate) fn release(self) -> Vec<File> {
-        self.held.into_iter().map(|PortLease { lock, _socket: _ }| lock).collect()
+        self.held.into_iter().flat_map(|PortLease { locks, _socket: _ }| locks).collect()
     }
 }
 
@@ -55,8 +55,8 @@ pub(crate) fn reserve_again(state: &StateDir, forwards: &[Forward]) -> Result<Re
 pub(crate) fn hold(state: &StateDir, forwards: &[Forward]) -> Result<Vec<File>, VmError> {
     let folder = state.ports();
     state::create_private(&folder).map_err(io_error("create", &folder))?;
-    let locks = forwards.iter().map(|forward| lock(&folder, forward.protocol, forward.host));
-    Ok(locks.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    let locks = forwards.iter().map(|forward| lock(&folder, Port::of(forward)));
+    Ok(locks.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().flatten().collect())
 }
 
 /// Reserves every port of a launch; those without a host port get a free one of the allowed ranges.
@@ -86,35 +86,39 @@ pub(crate) fn are_free(state: &StateDir, launch: &Launch) -> Result<(), VmError>
     let folder = state.ports();
     for port in &launch.ports {
         let Some(host) = port.host else { continue };
-        let Forward { bind, protocol, .. } = Forward::of(port, host);
+        let forward = Forward::of(port, host);
+        let Forward { bind, protocol, .. } = forward;
         let is_listened_on = || matches!(bound(bind, host, protocol, true), Err(Errno::ADDRINUSE));
-        if is_held(&lock_of(&folder, protocol, host)) || is_listened_on() {
+        let mut locks = Port::of(&forward).locks(&folder).into_iter();
+        if locks.any(|lock| lock.is_in_the_way()) || is_listened_on() {
             return Err(VmError::PortTaken { port: host, bind, protocol: protocol.name() });
         }
     }
     Ok(())
 }
 
-fn is_held(lock: &Path) -> bool {
-    let file = state::open_plain(File::options().read(true), lock);
-    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
-}
-
 /// The ports that other runs hold, whether or not their QEMU listens yet.
 pub(crate) fn held(state: &StateDir) -> Vec<u16> {
     let files = fs::read_dir(state.ports()).into_iter().flatten().flatten();
-    let port = |path: PathBuf| path.extension()?.to_str()?.parse().ok();
-    files.map(|file| file.path()).filter(|path| is_held(path)).filter_map(port).collect()
+    // A port that is held at one address has a file of that address's.
+    let is_held = |path: &PathBuf| PortLock { path: path.clone(), shared: true }.is_in_the_way();
+    files.map(|file| file.path()).filter(is_held).filter_map(|path| number_of(&path)).collect()
+}
+
+/// The port's number in the name of a lock, `tcp.8080` or `tcp.8080@127.0.0.2`.
+fn number_of(lock: &Path) -> Option<u16> {
+    let (_, number) = lock.file_name()?.to_str()?.split_once('.')?;
+    number.split('@').next()?.parse().ok()
 }
 
 fn take(folder: &Path, forward: &Forward) -> Result<PortLease, VmError> {
     let Forward { bind, host, protocol, .. } = *forward;
-    let (port, protocol) = (protocol, protocol.name());
+    let (transport, protocol) = (protocol, protocol.name());
     let taken = || VmError::PortTaken { port: host, bind, protocol };
-    let lock = lock(folder, port, host)?.ok_or_else(taken)?;
+    let locks = lock(folder, Port::of(forward))?.ok_or_else(taken)?;
     // Its VM may have ended a moment ago, and connections of a socket that was closed linger (TIME-WAIT).
-    match bound(bind, host, port, true) {
-        Ok(socket) => Ok(PortLease { _socket: socket, lock }),
+    match bound(bind, host, transport, true) {
+        Ok(socket) => Ok(PortLease { _socket: socket, locks }),
         Err(Errno::ADDRINUSE) => Err(taken()),
         Err(error) => Err(VmError::Port { port: host, bind, protocol, source: error.into() }),
     }
@@ -125,39 +129,86 @@ fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(PortLea
     if let Ok(socket) = bound(port.bind, 0, port.protocol, false)
         && let Ok(host) = port_of(&socket)
         && allowed.iter().any(|range| range.contains(host))
-        && let Some(lock) = lock(folder, port.protocol, host)?
+        && let Some(locks) = lock(folder, Port::of(&Forward::of(port, host)))?
     {
-        return Ok((PortLease { _socket: socket, lock }, host));
+        return Ok((PortLease { _socket: socket, locks }, host));
     }
     let all = allowed.iter().flat_map(|range| range.first()..=range.last());
     for host in all {
         if let Ok(socket) = bound(port.bind, host, port.protocol, false)
-            && let Some(lock) = lock(folder, port.protocol, host)?
+            && let Some(locks) = lock(folder, Port::of(&Forward::of(port, host)))?
         {
-            return Ok((PortLease { _socket: socket, lock }, host));
+            return Ok((PortLease { _socket: socket, locks }, host));
         }
     }
     let ranges: Vec<_> = allowed.iter().map(PortRange::to_string).collect();
     Err(VmError::NoFreePort { label: port.label.clone(), ranges: ranges.join(", ") })
 }
 
-/// A port's lock, unless another run holds it. The file is empty and stays: there are no more of them than ports.
-fn lock(folder: &Path, protocol: Protocol, port: u16) -> Result<Option<File>, VmError> {
-    let path = lock_of(folder, protocol, port);
-    let file = state::open_to_append(&path).map_err(io_error("open", &path))?;
-    // A run that looks which ports are held holds each lock for a moment itself; only a longer hold is a run's own.
-    for _ in 0..qhost_sys::limits::LOCK_TRIES {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => thread::sleep(qhost_sys::limits::LOCK_POLL),
-            Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
-        }
+/// A port's locks, unless another run holds one of them.
+fn lock(folder: &Path, port: Port) -> Result<Option<Vec<File>>, VmError> {
+    let mut held = vec![];
+    for lock in port.locks(folder) {
+        let Some(lock) = lock.take()? else { return Ok(None) };
+        held.push(lock);
     }
-    Ok(None)
+    Ok(Some(held))
 }
 
-fn lock_of(folder: &Path, protocol: Protocol, port: u16) -> PathBuf {
-    folder.join(format!("{}.{port}", protocol.name()))
+/// A port of the host at one of its addresses, or at all of them.
+struct Port {
+    bind: Ipv4Addr,
+    number: u16,
+    protocol: Protocol,
+}
+
+impl Port {
+    fn of(forward: &Forward) -> Self {
+        Self { bind: forward.bind, number: forward.host, protocol: forward.protocol }
+    }
+
+    /// What is locked for it: the number, which a VM at all addresses has for itself, and the number at its address.
+    fn locks(&self, folder: &Path) -> Vec<PortLock> {
+        let number = format!("{}.{}", self.protocol.name(), self.number);
+        let at = format!("{number}@{}", self.bind);
+        let is_at_all = self.bind.is_unspecified();
+        let of_number = PortLock { path: folder.join(number), shared: !is_at_all };
+        let of_address = (!is_at_all).then(|| PortLock { path: folder.join(at), shared: false });
+        iter::once(of_number).chain(of_address).collect()
+    }
+}
+
+/// One of the files that keep other runs off a port. They are empty and stay: there are no more of them than ports at addresses.
+struct PortLock {
+    path: PathBuf,
+    /// Whether others may hold it, too.
+    shared: bool,
+}
+
+impl PortLock {
+    /// Takes it, unless another run holds it.
+    fn take(&self) -> Result<Option<File>, VmError> {
+        let file = state::open_to_append(&self.path).map_err(io_error("open", &self.path))?;
+        // A run that looks which ports are held holds each lock for a moment itself; only a longer hold is a run's own.
+        for _ in 0..qhost_sys::limits::LOCK_TRIES {
+            match self.try_on(&file) {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => thread::sleep(qhost_sys::limits::LOCK_POLL),
+                Err(TryLockError::Error(error)) => return Err(io_error("lock", &self.path)(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether another run holds it, by a look that does not keep it.
+    fn is_in_the_way(&self) -> bool {
+        let file = state::open_plain(File::options().read(true), &self.path);
+        file.is_ok_and(|file| matches!(self.try_on(&file), Err(TryLockError::WouldBlock)))
+    }
+
+    fn try_on(&self, file: &File) -> Result<(), TryLockError> {
+        if self.shared { file.try_lock_shared() } else { file.try_lock() }
+    }
 }
 
 fn port_of(socket: &OwnedFd) -> io::Result<u16> {

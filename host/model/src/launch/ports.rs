@@ -273,7 +273,12 @@ fn is_asked(asked: &[PortRequest], port: &PortMap) -> bool {
 fn collide(one: &PortMap, other: &PortMap) -> bool {
     let same_port =
         other.host.is_some() && (one.host, one.protocol) == (other.host, other.protocol);
-    one.label == other.label || same_port
+    one.label == other.label || (same_port && overlap(one.bind, other.bind))
+}
+
+/// Whether what listens at two addresses is in each other's way: a number may be another guest's at each address of the host.
+pub(crate) fn overlap(one: Ipv4Addr, other: Ipv4Addr) -> bool {
+    one == other || one.is_unspecified() || other.is_unspecified()
 }
 
 fn not_requested(port: &PortMap) -> super::Violation {

@@ -250,7 +250,10 @@ fn distinct(config: &Object<'_>, ports: Vec<PortRequest>) -> Option<Vec<PortRequ
                 let found = format!("the port label {} twice", port.label);
                 return config.here().fault(found, "each label once");
             }
-            if port.host.is_some() && (earlier.host, earlier.protocol) == (port.host, port.protocol)
+            let bind = |port: &PortRequest| port.bind.unwrap_or(Ipv4Addr::LOCALHOST);
+            if port.host.is_some()
+                && (earlier.host, earlier.protocol) == (port.host, port.protocol)
+                && super::overlap(bind(earlier), bind(port))
             {
                 let host = port.host.unwrap_or_default();
                 let found =
