@@ -3,13 +3,15 @@
 mod guests;
 mod malformed;
 mod many;
+mod operator;
 mod page;
 mod resources;
 mod socket;
 mod survival;
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
+use std::{collections::HashMap, fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
 
+use qhost_nomad::proto::structs::Attribute;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -311,6 +313,19 @@ fn fingerprints_follow_qemu_and_the_disk() {
     last(0, "qemu-system-x86_64");
     assert!(!plugin.fingerprints().last().unwrap().attributes.contains_key("driver.qhost"));
     install();
+    last(2, "Healthy");
+    let known = || plugin.fingerprints().last().unwrap().clone();
+    let before = known().attributes;
+    // Another version comes in its place, as an upgrade's would.
+    fs::remove_file(&link).unwrap();
+    let script = "#!/bin/sh\ncase \"$1\" in -version) echo QEMU emulator version 99.1.0 ;; *) exec /usr/bin/qemu-system-x86_64 \"$@\" ;; esac\n";
+    fs::write(&link, script).unwrap();
+    fs::set_permissions(&link, fs::Permissions::from_mode(0o755)).unwrap();
+    let version = |attributes: &HashMap<String, Attribute>| {
+        format!("{:?}", attributes["driver.qemu.version"].value)
+    };
+    wait_for("the other version", || version(&known().attributes).contains("99.1.0").then_some(()));
+    assert!(!version(&before).contains("99.1.0"), "{before:?}");
     last(2, "Healthy");
     plugin.leave();
 }

@@ -97,7 +97,9 @@ impl driver_server::Driver for Driver {
         &self,
         _: Request<TaskConfigSchemaRequest>,
     ) -> Result<Response<TaskConfigSchemaResponse>, Status> {
-        Ok(Response::new(TaskConfigSchemaResponse { spec: Some(schema::of_task()) }))
+        Ok(Response::new(TaskConfigSchemaResponse {
+            spec: Some(schema::of_task(self.0.settings().defaults.keys())),
+        }))
     }
 
     async fn capabilities(

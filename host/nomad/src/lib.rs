@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+mod defaults;
 mod doctor;
 mod driver;
 mod ends;
@@ -18,6 +19,7 @@ mod fingerprint;
 mod handshake;
 mod log;
 mod msgpack;
+mod names;
 mod plugin;
 pub mod proto;
 mod schema;
@@ -49,6 +51,7 @@ use proto::{
 pub use doctor::{AGENT_CONFIG, examine};
 pub use error::NomadError;
 pub use handshake::is_by_agent;
+pub use settings::Settings;
 pub use task::job;
 
 /// The name that jobs have for the driver.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::proto::hclspec::{Attr, Object, Spec, spec::Block};
+use crate::proto::hclspec::{self as proto, Attr, Default, Literal, Object, Spec, spec::Block};
 
 /// A key of a task's `config` block.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub(crate) struct TaskKey {
     pub(crate) name: String,
     types: BTreeSet<String>,
     holds_texts: bool,
+    /// What it means to leave it out, where that is the same for every task.
+    default: Option<Value>,
 }
 
 impl TaskKey {
@@ -24,7 +26,7 @@ impl TaskKey {
         keys.map(|(name, key)| {
             let (mut types, mut holds_texts) = (BTreeSet::new(), false);
             note(key, &schema, &mut types, &mut holds_texts);
-            Self { name: name.clone(), types, holds_texts }
+            Self { name: name.clone(), types, holds_texts, default: key.get("default").cloned() }
         })
         .collect()
     }
@@ -41,8 +43,22 @@ impl TaskKey {
         }
     }
 
-    /// Whether a block of HCL, which comes as a list of one object, is meant as that object.
-    pub(crate) fn is_object(&self) -> bool {
+    /// The keys of a `config` block with each block of HCL, which comes as a list of one object, as that object.
+    pub(crate) fn unwrapped(mut config: Map<String, Value>) -> Map<String, Value> {
+        for key in Self::all().iter().filter(|key| key.is_object()) {
+            if let Some(value) = config.get_mut(&key.name)
+                && let Value::Array(items) = value
+                && let [Value::Object(_)] = items.as_slice()
+                && let Some(block) = items.pop()
+            {
+                *value = block;
+            }
+        }
+        config
+    }
+
+    /// Whether a block of HCL is meant as an object.
+    fn is_object(&self) -> bool {
         self.types.contains("object") && !self.types.contains("array") && self.name != "port_map"
     }
 }
@@ -79,15 +95,41 @@ fn note(schema: &Value, root: &Value, types: &mut BTreeSet<String>, holds_texts:
     }
 }
 
-/// The schema of a task's `config` block.
-pub(crate) fn of_task() -> Spec {
-    object(TaskKey::all().iter().map(|key| attribute(&key.name, key.of_hcl())))
+/// The schema of a task's `config` block, with the operator's defaults before qhost's own.
+pub(crate) fn of_task(defaults: &Map<String, Value>) -> Spec {
+    object(TaskKey::all().iter().map(|key| {
+        let default = defaults.get(&key.name).or(key.default.as_ref());
+        defaulting(attribute(&key.name, key.of_hcl()), default)
+    }))
 }
 
 /// An optional attribute of an object.
 pub(crate) fn attribute(name: &str, kind: &str) -> (String, Spec) {
     let attr = Attr { name: name.to_owned(), r#type: kind.to_owned(), required: false };
     (name.to_owned(), Spec { block: Some(Block::Attr(attr)) })
+}
+
+/// The same with what it is where it is left out.
+pub(crate) fn defaulting(
+    (name, primary): (String, Spec),
+    default: Option<&Value>,
+) -> (String, Spec) {
+    let Some(default) = default else { return (name, primary) };
+    let literal = Literal { value: literal(default) };
+    let literal = Spec { block: Some(Block::Literal(literal)) };
+    let (primary, default) = (Some(Box::new(primary)), Some(Box::new(literal)));
+    (name, Spec { block: Some(Block::Default(Box::new(Default { primary, default }))) })
+}
+
+/// A value as an expression of HCL: JSON is one, but for what would begin a template.
+fn literal(value: &Value) -> String {
+    value.to_string().replace("${", "$${").replace("%{", "%%{")
+}
+
+/// A block that may be left out.
+pub(crate) fn block(name: &str, nested: Spec) -> (String, Spec) {
+    let block = proto::Block { name: name.into(), required: false, nested: Some(Box::new(nested)) };
+    (name.to_owned(), Spec { block: Some(Block::BlockValue(Box::new(block))) })
 }
 
 /// The schema of an object.

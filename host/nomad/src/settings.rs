@@ -1,29 +1,42 @@
 //! The plugin's own configuration: the `config` of its `plugin` block in an agent's configuration.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use qhost_engine::config::Config;
+use qhost_engine::config::{Config, default_state_dir};
 use qhost_model::job::DEFAULT_TENANT;
 
 use crate::{
-    NomadError, msgpack,
-    proto::hclspec::{BlockAttrs, Spec, spec::Block},
+    NomadError,
+    defaults::Defaults,
+    msgpack,
+    names::{Names, namespace},
+    proto::{
+        driver::TaskConfig,
+        hclspec::{BlockAttrs, Spec, spec::Block},
+    },
     schema,
 };
 
 /// What the operator says of the plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// qhost's configuration; the default file where it is absent.
     pub(crate) config: Option<PathBuf>,
     /// The state folder; the default one where it is absent.
     pub(crate) state_dir: Option<PathBuf>,
     /// The tenants of namespaces. Another namespace is the tenant of its name.
     pub(crate) tenants: BTreeMap<String, String>,
+    /// What tenants, jobs and tasks are called here.
+    pub(crate) names: Names,
+    /// What a task's `config` has where it says nothing of a key.
+    pub(crate) defaults: Defaults,
 }
 
 impl Settings {
@@ -33,9 +46,16 @@ impl Settings {
         let tenants =
             BlockAttrs { name: "tenants".into(), r#type: "string".into(), required: false };
         let tenants = ("tenants".to_owned(), Spec { block: Some(Block::BlockAttrs(tenants)) });
-        let paths =
-            ["config", "state_dir"].into_iter().map(|name| schema::attribute(name, "string"));
-        schema::object(paths.chain([tenants]))
+        let text = |name: &'static str| schema::attribute(name, "string");
+        let config = text("config");
+        let state_dir = default_state_dir();
+        let state_dir = schema::defaulting(
+            text("state_dir"),
+            state_dir.as_deref().and_then(Path::to_str).map(Value::from).as_ref(),
+        );
+        let names = schema::block("names", schema::object(Names::KEYS.into_iter().map(text)));
+        let defaults = schema::block("defaults", schema::of_task(&Map::new()));
+        schema::object([config, state_dir, tenants, names, defaults].into_iter())
     }
 
     /// As an agent sends them.
@@ -66,14 +86,14 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Whose the tasks of a namespace are.
-    pub(crate) fn tenant(&self, namespace: &str, config: &Config) -> String {
-        // An agent of before Nomad 1.2 names none.
-        let namespace = if namespace.is_empty() { "default" } else { namespace };
-        match self.tenants.get(namespace) {
-            Some(tenant) => tenant.clone(),
-            None if config.has_tenants() => namespace.to_owned(),
-            None => DEFAULT_TENANT.to_owned(),
+    /// Whose a task is.
+    pub(crate) fn tenant(&self, task: &TaskConfig, config: &Config) -> String {
+        let namespace = namespace(task);
+        match (self.tenants.get(namespace), &self.names.tenant) {
+            (Some(tenant), _) => tenant.clone(),
+            (None, Some(rule)) => rule.of(task),
+            (None, None) if config.has_tenants() => namespace.to_owned(),
+            (None, None) => DEFAULT_TENANT.to_owned(),
         }
     }
 }
@@ -124,8 +144,14 @@ mod tests {
         settings.tenants.insert("prod".into(), "acme".into());
         let none = Config::default();
         // Without tenants on this host all is the default one's, unless the operator says otherwise.
+        let of = |settings: &Settings, namespace: &str| {
+            let (namespace, name) = (namespace.into(), "web".into());
+            settings.tenant(&TaskConfig { namespace, name, ..TaskConfig::default() }, &none)
+        };
         for (namespace, tenant) in [("", "default"), ("dev", "default"), ("prod", "acme")] {
-            assert_eq!(settings.tenant(namespace, &none), tenant, "{namespace}");
+            assert_eq!(of(&settings, namespace), tenant, "{namespace}");
         }
+        settings.names.tenant = Some("n-{namespace}".to_owned().try_into().unwrap());
+        assert_eq!((of(&settings, "dev"), of(&settings, "prod")), ("n-dev".into(), "acme".into()));
     }
 }

@@ -55,13 +55,14 @@ pub(crate) async fn start(
 
 async fn started(plugin: &Plugin, task: &Task) -> Result<Vm, Status> {
     let engine = plugin.engine_to_start().await?;
-    let tenant = plugin.settings().tenant(&task.config.namespace, &engine.config());
+    let settings = plugin.settings();
+    let tenant = settings.tenant(&task.config, &engine.config());
     let left_over = plugin.left_over(&engine, &task.config.id).await?;
     if let Some(vm) = left_over.into_iter().find(|vm| vm.record().tenant == tenant) {
         return Ok(vm);
     }
     let (config, of) = (task.config.clone(), tenant.clone());
-    let order = spawn_blocking(move || task::order(&config, &of)).await;
+    let order = spawn_blocking(move || task::order(&config, &settings, &of)).await;
     let order = order.map_err(|panicked| refused(Code::Internal, panicked.to_string()))??;
     let events = Arc::new(plugin.events.of(&task.config));
     let context = Context { cancel: task.cancel.clone(), observer: events };

@@ -23,6 +23,7 @@ use crate::{
         network_isolation_spec::NetworkIsolationMode,
     },
     schema::TaskKey,
+    settings::Settings,
 };
 
 /// The label of a VM's job that has the task's id.
@@ -68,13 +69,13 @@ impl DriverState {
 }
 
 /// The order for a task.
-pub(crate) fn order(task: &TaskConfig, tenant: &str) -> Result<Order, Status> {
+pub(crate) fn order(task: &TaskConfig, settings: &Settings, tenant: &str) -> Result<Order, Status> {
     let mode = task.network_isolation_spec.as_ref().map(|spec| spec.mode());
     if let Some(NetworkIsolationMode::Group | NetworkIsolationMode::Task) = mode {
         let message = "the group's network has the mode bridge, or one of CNI's: QEMU is in no network of an allocation's; expected the mode host, whose ports are forwarded to the guest";
         return Err(refused(Code::InvalidArgument, message));
     }
-    let bytes = serde_json::to_vec(&job(task)?);
+    let bytes = serde_json::to_vec(&job(task, settings)?);
     let bytes = bytes.map_err(|error| refused(Code::Internal, error.to_string()))?;
     let name = format!("task {}", printable::line(&task.name, limits::NAME_CHARS));
     let mut order = Order::new(JobFile { name, bytes }, tenant);
@@ -155,18 +156,19 @@ fn pipe(key: &str, path: &str, alloc_dir: &str) -> Result<PathBuf, Status> {
 ///
 /// # Example
 /// ```
-/// use qhost_nomad::{job, proto::driver::TaskConfig};
+/// use qhost_nomad::{Settings, job, proto::driver::TaskConfig};
 ///
 /// let task = TaskConfig { name: "web".into(), job_name: "shop".into(), ..TaskConfig::default() };
-/// assert_eq!(job(&task).unwrap()["TaskGroups"][0]["Tasks"][0]["Name"], "web");
+/// assert_eq!(job(&task, &Settings::default()).unwrap()["TaskGroups"][0]["Tasks"][0]["Name"], "web");
 /// ```
-pub fn job(task: &TaskConfig) -> Result<Value, Status> {
-    let config = config(&task.msgpack_driver_config)?;
+pub fn job(task: &TaskConfig, settings: &Settings) -> Result<Value, Status> {
+    let mut config = config(&task.msgpack_driver_config)?;
+    settings.defaults.lay_under(&mut config);
     let asks_for_env = config.get("task_env") == Some(&Value::Bool(true));
-    let name = [&task.job_name, &task.job_id, &task.name].into_iter().find(|name| !name.is_empty());
     let resources = resources(task.resources.as_ref(), mapped(&config).as_ref());
+    let name = settings.names.task(task);
     let mut of_task = json!({
-        "Name": task.name,
+        "Name": name,
         "Driver": "qemu",
         "Config": config,
         "Meta": meta(task),
@@ -176,9 +178,9 @@ pub fn job(task: &TaskConfig) -> Result<Value, Status> {
         of_task.insert("Env".into(), json!(task.env.iter().collect::<BTreeMap<_, _>>()));
     }
     Ok(json!({
-        "ID": name,
+        "ID": settings.names.job(task),
         "TaskGroups": [{
-            "Name": if task.task_group_name.is_empty() { &task.name } else { &task.task_group_name },
+            "Name": if task.task_group_name.is_empty() { &name } else { &task.task_group_name },
             "Tasks": [of_task],
         }],
     }))
@@ -191,17 +193,7 @@ fn config(packed: &[u8]) -> Result<Map<String, Value>, Status> {
     let Value::Object(object) = read else {
         return Err(wrong(format!("it is {read}; expected an object")));
     };
-    let mut object = msgpack::without_nulls(object);
-    for key in TaskKey::all().iter().filter(|key| key.is_object()) {
-        if let Some(value) = object.get_mut(&key.name)
-            && let Value::Array(items) = value
-            && let [Value::Object(_)] = items.as_slice()
-            && let Some(block) = items.pop()
-        {
-            *value = block;
-        }
-    }
-    Ok(object)
+    Ok(TaskKey::unwrapped(msgpack::without_nulls(object)))
 }
 
 /// The labels of the VM: the job's own, and what Nomad calls the task.
@@ -341,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_task_as_a_job() {
-        let job = job(&task()).unwrap();
+        let job = job(&task(), &Settings::default()).unwrap();
         let expected = json!({
             "ID": "shop",
             "TaskGroups": [{
@@ -381,7 +373,7 @@ mod tests {
         let mut task = task();
         // {"port_map": [{"other": 80}]}
         task.msgpack_driver_config = b"\x81\xa8port_map\x91\x81\xa5other\x50".to_vec();
-        let job = job(&task).unwrap();
+        let job = job(&task, &Settings::default()).unwrap();
         let ports = &job["TaskGroups"][0]["Tasks"][0]["Resources"]["Networks"][0]["ReservedPorts"];
         let labels: Vec<_> = ports.as_array().unwrap().iter().map(|port| &port["Label"]).collect();
         assert_eq!(labels, ["ssh", "web"], "its own network's");
@@ -404,7 +396,7 @@ mod tests {
         // {"task_env": true, "ready": [{"serial": "up"}], "args": nil}
         task.msgpack_driver_config =
             b"\x83\xa8task_env\xc3\xa5ready\x91\x81\xa6serial\xa2up\xa4args\xc0".to_vec();
-        let job = job(&task).unwrap();
+        let job = job(&task, &Settings::default()).unwrap();
         let made = &job["TaskGroups"][0]["Tasks"][0];
         assert_eq!(made["Env"]["HOME"], "/root");
         // A block is an object, and what was not given is not there.

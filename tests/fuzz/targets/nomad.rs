@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use qhost_nomad::{job, proto::driver::TaskConfig};
+use qhost_nomad::{Settings, job, proto::driver::TaskConfig};
 
 fuzz_target!(|bytes: &[u8]| {
     let task = TaskConfig {
@@ -11,7 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
         msgpack_driver_config: bytes.to_vec(),
         ..TaskConfig::default()
     };
-    let Ok(job) = job(&task) else { return };
+    let Ok(job) = job(&task, &Settings::default()) else { return };
     let bytes = serde_json::to_vec(&job).expect("a job is JSON");
     if let Err(error) = qhost_model::job::parse("task", &bytes, "default", None) {
         let shown = error.to_string();

@@ -27,7 +27,7 @@ fn the_agents_configuration_and_the_job_run_as_they_stand() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let blocks: Vec<Value> =
         blocks().iter().map(|block| hcl::from_str(block).expect("HCL")).collect();
-    let [agent, job] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };
+    let [agent, of_all, job] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };
     // The tenants are the page's, the paths this test's.
     let given = &agent["plugin"]["qhost"]["config"];
     assert_eq!(
@@ -40,7 +40,9 @@ fn the_agents_configuration_and_the_job_run_as_they_stand() {
         .map(|tenant| format!("[tenants.{}]\n", tenant.as_str().unwrap()))
         .collect();
     configure(&qhost, &format!("[ports]\nbind = [\"127.0.0.1\", \"127.0.0.2\"]\n{of_each}"));
-    let plugin = Plugin::as_agent(&qhost, &with(given.clone(), settings(&qhost)));
+    let of_all = of_all["plugin"]["qhost"]["config"].clone();
+    let given = with(with(given.clone(), of_all), settings(&qhost));
+    let plugin = Plugin::as_agent(&qhost, &given);
     let group = &job["job"]["web"]["group"]["web"];
     let task = &group["task"]["web"];
     assert_eq!(task["driver"], plugin.info().name);
@@ -61,7 +63,7 @@ fn the_agents_configuration_and_the_job_run_as_they_stand() {
     plugin.start(&started.config).unwrap();
     started.says("as-it-stands");
     let vm = &qhost.run(&["ps", "--json"]).exits(0).json()["vms"][0];
-    assert_eq!(vm["tenant"], tenants["default"], "{vm}");
+    assert_eq!((&vm["tenant"], &vm["task"]), (&tenants["default"], &json!("group-web")), "{vm}");
     let forward = &vm["takes"]["forwards"][0];
     assert_eq!(
         (&forward["bind"], &forward["host"], &forward["guest"]),

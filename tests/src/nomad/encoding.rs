@@ -7,6 +7,12 @@ use qhost_nomad::proto::hclspec::{Spec, spec::Block};
 
 /// A configuration as an agent encodes it: each attribute of the schema, nil where it was not given. Panics where an agent would refuse it.
 pub fn packed(schema: &Spec, config: &Value) -> Vec<u8> {
+    let mut bytes = vec![];
+    rmpv::encode::write_value(&mut bytes, &object(schema, config)).expect("a vector takes all");
+    bytes
+}
+
+fn object(schema: &Spec, config: &Value) -> Packed {
     let Some(Block::Object(object)) = &schema.block else { panic!("{schema:?}") };
     let given = config.as_object().expect("an object");
     for key in given.keys() {
@@ -15,27 +21,37 @@ pub fn packed(schema: &Spec, config: &Value) -> Vec<u8> {
     let mut names: Vec<_> = object.attributes.keys().collect();
     names.sort();
     let attribute = |name: &String| {
-        let kind_of_it = match &object.attributes[name].block {
-            Some(Block::Attr(attr)) => attr.r#type.as_str(),
-            // Of a block there is a map.
-            Some(Block::BlockAttrs(_)) => "map",
-            other => panic!("{name}: {other:?}"),
-        };
-        let value = given.get(name).filter(|value| !value.is_null());
-        let value = match value {
-            None => Packed::Nil,
-            Some(value) if kind_of_it == "any" => Packed::Array(vec![
-                Packed::Binary(kind(value).to_string().into_bytes()),
-                pack(value),
-            ]),
-            Some(value) => pack(value),
-        };
-        (name.as_str().into(), value)
+        let value = given.get(name).filter(|value| !value.is_null()).cloned();
+        (name.as_str().into(), attribute(&object.attributes[name], value))
     };
-    let value = Packed::Map(names.into_iter().map(attribute).collect());
-    let mut bytes = vec![];
-    rmpv::encode::write_value(&mut bytes, &value).expect("a vector takes all");
-    bytes
+    Packed::Map(names.into_iter().map(attribute).collect())
+}
+
+fn attribute(schema: &Spec, value: Option<Value>) -> Packed {
+    match (&schema.block, value) {
+        (Some(Block::Default(default)), value) => {
+            let otherwise = || match default.default.as_ref()?.block.as_ref()? {
+                Block::Literal(literal) => {
+                    hcl::from_str::<Value>(&format!("value = {}", literal.value))
+                        .expect("an expression")
+                        .get("value")
+                        .cloned()
+                }
+                other => panic!("{other:?}"),
+            };
+            attribute(default.primary.as_ref().expect("what it is for"), value.or_else(otherwise))
+        }
+        (_, None) => Packed::Nil,
+        (Some(Block::BlockValue(block)), Some(value)) => {
+            object(block.nested.as_ref().expect("what is in it"), &value)
+        }
+        (Some(Block::Attr(attr)), Some(value)) if attr.r#type == "any" => {
+            Packed::Array(vec![Packed::Binary(kind(&value).to_string().into_bytes()), pack(&value)])
+        }
+        // Of a block of any attributes there is a map.
+        (Some(Block::Attr(_) | Block::BlockAttrs(_)), Some(value)) => pack(&value),
+        (other, _) => panic!("{other:?}"),
+    }
 }
 
 fn pack(value: &Value) -> Packed {

@@ -137,7 +137,8 @@ impl AskedField for Field {
             schema: || {
                 json!({
                     "description": "Whether the guest has a display, of which qhost screenshot takes pictures; false when absent.",
-                    "type": ["boolean", "null"]
+                    "type": ["boolean", "null"],
+                    "default": false
                 })
             },
         },

@@ -220,7 +220,8 @@ impl AskedField for Field {
             schema: || {
                 json!({
                     "description": "Whether the guest may run VMs of its own by hardware virtualization; false when absent. The host refuses it unless its configuration allows it; an aarch64 guest cannot.",
-                    "type": ["boolean", "null"]
+                    "type": ["boolean", "null"],
+                    "default": false
                 })
             },
         },

@@ -62,7 +62,8 @@ impl AskedField for Field {
         schema: || {
             json!({
                 "description": "Whether what the guest writes to its disk is kept for the next run of the same task; false when absent. The host refuses it unless its configuration allows it.",
-                "type": ["boolean", "null"]
+                "type": ["boolean", "null"],
+                "default": false
             })
         },
     }];

@@ -73,11 +73,13 @@ pub(super) const KEYS: &[Key] = &[Key {
                             },
                             "cdrom": {
                                 "description": "Whether the guest sees the image, an ISO, in a CD drive; false when absent. At most 2.",
-                                "type": ["boolean", "null"]
+                                "type": ["boolean", "null"],
+                                "default": false
                             },
                             "read_only": {
                                 "description": "Whether the guest cannot write to it; false when absent.",
-                                "type": ["boolean", "null"]
+                                "type": ["boolean", "null"],
+                                "default": false
                             },
                             "rate": rate
                         }

@@ -95,7 +95,8 @@ pub(super) const KEYS: &[Key] = &[
         schema: || {
             json!({
                 "description": "Of a Nomad job: whether cloud-init writes the task's env, its templates' texts and the variables that Nomad sets into the guest; false when absent.",
-                "type": ["boolean", "null"]
+                "type": ["boolean", "null"],
+                "default": false
             })
         },
     },
