@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use qhost_sys::watch::FolderWatch;
+use qhost_sys::{state::StateDir, watch::FolderWatch};
 use qhost_vm::{Event, Events, VmError};
 
 use crate::{
@@ -64,14 +64,27 @@ impl Kept {
 impl Engine {
     /// What happened to VMs since then, as far as it is kept, and what happens from now on.
     pub fn events(&self, since: Option<Timestamp>) -> EventLog {
+        self.log(Events::new(self.state().path()), since)
+    }
+
+    /// The same of one tenant's VMs, whatever happens to others.
+    pub fn events_of(&self, tenant: &str, since: Option<Timestamp>) -> EventLog {
+        self.log(Events::of_tenant(self.state().path(), tenant), since)
+    }
+
+    fn log(&self, events: Events, since: Option<Timestamp>) -> EventLog {
         let state = self.state().path().to_owned();
-        let events = Events::new(&state);
         let kept = Kept { state: state.clone(), events, since, read: VecDeque::new() };
         EventLog { state, kept: Arc::new(Mutex::new(kept)), watch: None }
     }
 }
 
 impl EventLog {
+    /// The folders in which something changes with each event.
+    pub fn folders(state: &StateDir) -> [PathBuf; 2] {
+        [state.path().to_owned(), state.path().join(Events::FOLDER)]
+    }
+
     /// The next event that has been written already; none where all are read.
     ///
     /// # Errors

@@ -2,9 +2,12 @@
 //! happens: a console that is not read stops the guest, and a log without a limit fills the disk.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, Read as _, Write as _},
+    num::ParseIntError,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Instant,
 };
 
@@ -158,13 +161,59 @@ pub struct Reader {
     file: Option<File>,
     /// The files to read before the one that is being written.
     old: bool,
-    since: Option<Timestamp>,
+    from: Start,
+    at: Position,
+}
+
+/// Where a reader begins.
+#[derive(Clone, Copy)]
+enum Start {
+    Beginning,
+    Time(Timestamp),
+    Position(Position),
+}
+
+/// How far a console log was read: in which of its files, and how many bytes of that. Written as `BEGAN-BYTES`, numbers both.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// When the file was begun, in milliseconds since 1970.
+    began: i64,
+    bytes: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.began, self.bytes)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (began, bytes) = text.split_once('-').unwrap_or((text, ""));
+        Ok(Self { began: began.parse()?, bytes: bytes.parse()? })
+    }
 }
 
 impl Reader {
     /// From the beginning of what is kept, or from a time on: to the second, and never later than asked.
     pub fn new(vm: &Path, since: Option<Timestamp>) -> Self {
-        Self { vm: vm.to_owned(), file: None, old: true, since }
+        Self::beginning(vm, since.map_or(Start::Beginning, Start::Time))
+    }
+
+    /// From where another reader was. Where what came next is not kept any more, from the beginning of what is.
+    pub fn after(vm: &Path, position: Position) -> Self {
+        Self::beginning(vm, Start::Position(position))
+    }
+
+    fn beginning(vm: &Path, from: Start) -> Self {
+        Self { vm: vm.to_owned(), file: None, old: true, from, at: Position::default() }
+    }
+
+    /// How far it has read.
+    pub fn position(&self) -> Position {
+        self.at
     }
 
     /// The next bytes; none where all that is there has been read.
@@ -172,7 +221,10 @@ impl Reader {
         loop {
             if self.file.is_none() {
                 let (log, times) = if self.old { (OLD_LOG, OLD_TIMES) } else { (LOG, TIMES) };
-                self.file = self.open(log, times)?;
+                (self.file, self.at) = match self.open(log, times)? {
+                    Some((file, at)) => (Some(file), at),
+                    None => (None, self.at),
+                };
                 if self.file.is_none() {
                     if std::mem::take(&mut self.old) { continue } else { return Ok(0) }
                 }
@@ -182,6 +234,7 @@ impl Reader {
             let Some(file) = &mut self.file else { return Ok(0) };
             let read = file.read(buffer)?;
             if read > 0 {
+                self.at.bytes += read as u64;
                 return Ok(read);
             }
             if std::mem::take(&mut self.old) || rotated { self.file = None } else { return Ok(0) }
@@ -195,36 +248,51 @@ impl Reader {
         Ok(named.is_ok_and(|named| file.metadata().is_ok_and(|file| file.ino() != named.ino())))
     }
 
-    fn open(&self, log: &str, times: &str) -> io::Result<Option<File>> {
+    fn open(&self, log: &str, times: &str) -> io::Result<Option<(File, Position)>> {
         use std::io::{Seek as _, SeekFrom};
         let mut file = match state::open_plain(File::options().read(true), &self.vm.join(log)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        if let Some(since) = self.since {
+        let read = |times: &str| {
             let times = state::read(&self.vm.join(times)).unwrap_or_default();
-            let times = String::from_utf8_lossy(&times);
-            let offset = offset_at(&times, since.as_millisecond());
-            let end = file.metadata()?.len();
-            file.seek(SeekFrom::Start(offset.unwrap_or(end).min(end)))?;
+            String::from_utf8_lossy(&times).into_owned()
+        };
+        let began = |times: &str| entries(times).next().map_or(0, |(_, at)| at);
+        let end = file.metadata()?.len();
+        // When it was begun is written down before its first byte.
+        if end == 0 {
+            return Ok(None);
         }
-        Ok(Some(file))
+        let times = read(times);
+        let bytes = match self.from {
+            Start::Beginning => 0,
+            Start::Time(since) => offset_at(&times, since.as_millisecond()).unwrap_or(end),
+            Start::Position(from) if from.began == began(&times) => from.bytes,
+            // The file that came after this one has it.
+            Start::Position(from) if self.old && from.began == began(&read(TIMES)) => end,
+            Start::Position(_) => 0,
+        };
+        let bytes = bytes.min(end);
+        file.seek(SeekFrom::Start(bytes))?;
+        Ok(Some((file, Position { began: began(&times), bytes })))
     }
 }
 
 /// Where the part begins that was written from a time on. What came within one second has one entry, so it begins with the
 /// entry before.
 fn offset_at(times: &str, since: i64) -> Option<u64> {
-    let entry = |line: &str| -> Option<(u64, i64)> {
+    let second = i64::try_from(limits::CONSOLE_TIME.as_millis()).unwrap_or(i64::MAX);
+    let mut later = entries(times).filter(|(_, at)| at.saturating_add(second) >= since);
+    later.next().map(|(offset, _)| offset)
+}
+
+/// Offsets in a log with the milliseconds since 1970 at which it was written from there on.
+fn entries(times: &str) -> impl Iterator<Item = (u64, i64)> {
+    times.lines().filter_map(|line| {
         let (offset, at) = line.split_once(' ')?;
         Some((offset.parse().ok()?, at.parse().ok()?))
-    };
-    let second = i64::try_from(limits::CONSOLE_TIME.as_millis()).unwrap_or(i64::MAX);
-    times
-        .lines()
-        .filter_map(entry)
-        .find(|(_, at)| at.saturating_add(second) >= since)
-        .map(|(at, _)| at)
+    })
 }
 
 /// The last of what a log has, for the summary of a VM that failed.
@@ -298,6 +366,38 @@ mod tests {
         drop(log);
         Log::open(vm.path()).write(b" and more");
         assert_eq!(all(&mut reader), b" and more");
+    }
+
+    #[test]
+    fn a_reader_goes_on_where_another_was() {
+        let vm = tempfile::tempdir().unwrap();
+        let mut log = Log::open(vm.path());
+        let (mut whole, mut pieces) = (Reader::new(vm.path(), None), vec![]);
+        let mut position = Position::default();
+        // One that looked before the first byte came.
+        let mut early = Reader::new(vm.path(), None);
+        assert!(all(&mut early).is_empty());
+        for number in 0..30_u32 {
+            log.write(&vec![u8::try_from(number).unwrap(); 1 << 20]);
+            let shown: Position = position.to_string().parse().unwrap();
+            assert_eq!(shown, position);
+            let mut next = Reader::after(vm.path(), position);
+            pieces.extend(all(&mut next));
+            position = next.position();
+            if number == 0 {
+                assert_eq!(all(&mut early).len(), 1 << 20);
+                assert_eq!(early.position(), position);
+            }
+        }
+        // What was kept all along was read once, through the rotations between.
+        let read = all(&mut whole);
+        assert!(pieces.len() == 30 << 20 && pieces.ends_with(&read), "{}", pieces.len());
+        // What was read is not kept any more: from the beginning of what is.
+        let gone: Position = "1-7".parse().unwrap();
+        assert_eq!(all(&mut Reader::after(vm.path(), gone)), read);
+        for text in ["", "1", "x-1", "1-x", "-"] {
+            text.parse::<Position>().unwrap_err();
+        }
     }
 
     #[test]

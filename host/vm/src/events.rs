@@ -20,6 +20,7 @@ use crate::limits;
 
 const ENDING: &str = ".jsonl";
 const OLD_ENDING: &str = ".jsonl.1";
+const LOCK: &str = ".lock";
 
 /// Something that happened to a VM, or to a task that got none.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,11 +68,12 @@ impl Event {
     fn try_append(&self, state: &Path) -> io::Result<()> {
         let folder = state.join(Events::FOLDER);
         let of = |ending: &str| folder.join(stem(&self.tenant) + ending);
-        let mut line = serde_json::to_vec(self)?;
-        line.push(b'\n');
         state::create_private(&folder)?;
         // For the moment in which it is written or rotated.
-        let _lock = state::lock(&of(".lock"))?;
+        let _lock = state::lock(&of(LOCK))?;
+        // What is written later is later: a reader that has the lock knows all that happened before.
+        let mut line = serde_json::to_vec(&Self { at: Timestamp::now(), ..self.clone() })?;
+        line.push(b'\n');
         let open = || File::options().create(true).append(true).mode(0o600).open(of(ENDING));
         let mut file = open()?;
         if file.metadata()?.len() >= limits::EVENTS_BYTES {
@@ -97,7 +99,11 @@ fn stem(tenant: &str) -> String {
 #[derive(Debug)]
 pub struct Events {
     state: PathBuf,
+    /// The tenant whose events are read; none: all.
+    tenant: Option<String>,
     files: Vec<Rotated>,
+    /// What was read, and may have happened after something that was not read yet.
+    late: Vec<Event>,
 }
 
 impl Events {
@@ -107,20 +113,36 @@ impl Events {
     /// From the beginning of what is kept.
     pub fn new(state: &Path) -> Self {
         // An earlier version's.
-        Self {
-            state: state.to_owned(),
-            files: vec![Rotated::new(state.join(Events::FOLDER).into())],
-        }
+        let files = vec![Rotated::new(state.join(Events::FOLDER).into())];
+        Self { state: state.to_owned(), tenant: None, files, late: vec![] }
     }
 
-    /// The events since the last call, by time.
+    /// The same of one tenant's alone, whatever the others' files have.
+    pub fn of_tenant(state: &Path, tenant: &str) -> Self {
+        Self { tenant: Some(tenant.to_owned()), ..Self::new(state) }
+    }
+
+    /// The events since the last call, by time: none that comes later happened before one of these, unless the host's clock was set.
     pub fn read(&mut self) -> io::Result<Vec<Event>> {
-        self.find()?;
-        let mut events = vec![];
-        for file in &mut self.files {
-            file.read(&mut events)?;
+        let mut events = std::mem::take(&mut self.late);
+        let mut now = Timestamp::now();
+        for _ in 0..limits::EVENTS_READS {
+            now = Timestamp::now();
+            self.find()?;
+            for file in &mut self.files {
+                file.read(&mut events)?;
+            }
+            if !events.iter().any(|event| may_be_early(event, now)) {
+                break;
+            }
         }
-        events.sort_by_key(|event| event.at);
+        // What happened while files were read waits for what happened meanwhile in those that were read before.
+        let (late, mut events) = events.into_iter().partition(|event| may_be_early(event, now));
+        self.late = late;
+        if let Some(tenant) = &self.tenant {
+            events.retain(|event: &Event| event.tenant == *tenant);
+        }
+        events.sort_by(|one, other| (one.at, &one.tenant).cmp(&(other.at, &other.tenant)));
         Ok(events)
     }
 
@@ -147,6 +169,12 @@ impl Events {
     }
 }
 
+/// Whether an event that was read may be told before another that happened earlier. An event of long after now was written before the
+/// host's clock was set back.
+fn may_be_early(event: &Event, now: Timestamp) -> bool {
+    event.at > now && now.duration_until(event.at) < limits::EVENTS_AHEAD
+}
+
 /// One file of events, and the one before it.
 #[derive(Debug)]
 struct Rotated {
@@ -170,6 +198,9 @@ impl Rotated {
     }
 
     fn read(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        // An event that happened before this has been written when its writer has let go.
+        let lock = self.path(LOCK);
+        let _lock = lock.exists().then(|| state::lock(&lock));
         loop {
             if self.file.is_none() {
                 let path = self.path(if self.old { OLD_ENDING } else { ENDING });

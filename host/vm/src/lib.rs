@@ -55,7 +55,7 @@ pub mod supervisor;
 pub use agent::{Agent, AgentError, Command};
 pub use argv::{argv, descriptors};
 pub use attach::{Begin, start_supervisor};
-pub use console::{Reader, tail as console_tail};
+pub use console::{Position, Reader, tail as console_tail};
 pub use control::{AskError, ask, attach, freeze_guest, take_screenshot};
 pub use dir::VmDir;
 pub use end::{End, Ended, StoppedBy};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use crate::Rate;
 
 // Running a VM.
@@ -68,6 +70,10 @@ pub const DRAIN: Duration = Duration::from_secs(2);
 
 /// Events of a tenant's VMs in bytes before a new file is begun; one older one is kept.
 pub const EVENTS_BYTES: u64 = 4 << 20;
+/// How often the files of events are read at once, until nothing happens meanwhile.
+pub const EVENTS_READS: u32 = 3;
+/// How far ahead of the clock an event is held back. One that is further ahead was written before the clock was set.
+pub const EVENTS_AHEAD: SignedDuration = SignedDuration::from_secs(10);
 /// Why a task was refused, as an event has it, in characters; the log of decisions has it whole.
 pub const EVENT_REASON_CHARS: usize = 2000;
 
