@@ -1,5 +1,7 @@
 //! The host as a service: the API on its socket, asked by curl.
 
+mod streams;
+
 use std::fs;
 
 use rustix::process::Signal;
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 
 use qhost_tests::{
     ImageServer, Qhost,
-    api::{Service, User},
+    api::{Answered, Service, User},
     boot_sector::{self, Then},
     configured, wait_for,
 };
@@ -86,6 +88,25 @@ fn a_vms_life_by_the_api() {
         service.get(&vm("/logs")).is(200).body.contains("by-the-api").then_some(())
     });
     assert_eq!(service.get(&vm("/logs?bytes=0")).is(200).body, "");
+    // All lines are of the text format, each family is told of once, and what was done above is counted.
+    let metrics = service.get("/metrics").is(200);
+    assert!(metrics.kind.starts_with("application/openmetrics-text"), "{metrics:?}");
+    for line in [
+        "qhost_policy_evaluations_total{policy=\"limits\",mode=\"enforce\",verdict=\"refused\"} 2",
+        "qhost_policy_evaluations_total{policy=\"limits\",mode=\"enforce\",verdict=\"allowed\"} 3",
+        "qhost_launch_phase_duration_seconds_count{phase=\"running\"} 1",
+        "qhost_image_steps_total{phase=\"fetched\"} 1",
+        "qhost_vms{tenant=\"default\",state=\"running\"} 1.0",
+        "qhost_quota_used{tenant=\"default\",resource=\"vms\"} 1.0",
+        "qhost_http_requests_total{route=\"/v1/decide\",method=\"POST\",status=\"200\"} 2",
+        &format!(
+            "qhost_vm_network_connections{{tenant=\"default\",task=\"test\",vm=\"{id}\"}} 0.0"
+        ),
+        "# EOF",
+    ] {
+        assert!(metrics.body.lines().any(|found| found == line), "{line}: {}", metrics.body);
+    }
+    assert!(metrics.body.contains("qhost_vm_disk_read_bytes_total{"), "{}", metrics.body);
     assert!(service.get(&vm("/stats")).is(200).json()["resident_bytes"].as_u64() > Some(1 << 20));
     service.post(&vm("/pause"), "").is(204);
     assert_eq!(service.get(&vm("")).json()["state"], "paused");
@@ -133,6 +154,8 @@ fn each_route_by_each_role() {
     assert_eq!((&done["state"], &done["tenant"]), (&json!("succeeded"), &json!("acme")), "{done}");
     let of = |name: &str| done[name].as_str().unwrap().to_owned();
     let (vm, decision) = (of("vm"), of("decision"));
+    let volume = "/v1/volumes/acmes?bytes=1048576";
+    service.ask(ACME, "PUT", volume, None, &[]).is(201);
     let document = service.get("/openapi.json").is(200).json();
     assert_eq!(document["openapi"], "3.1.0");
     let mut asked = 0;
@@ -141,13 +164,25 @@ fn each_route_by_each_role() {
             let method = method.to_uppercase();
             let filled = |vm: &str, operation: &str, decision: &str| {
                 path.replace("{vm}", vm)
+                    .replace("{volume}", if vm == "not-there" { vm } else { "acmes" })
                     .replace("{operation}", operation)
                     .replace("{decision}", decision)
             };
             let its = filled(&vm, &operation, &decision);
             let body = route.get("requestBody").map(|_| "{}");
             let audience = route["x-qhost-audience"].as_str().unwrap();
-            let ask = |user, path: &str| service.ask(user, &method, path, body, &[]);
+            let done = route["responses"].as_object().unwrap().values().next().unwrap();
+            let is_stream = done["content"]["text/event-stream"].is_object();
+            let ask = |user, path: &str| {
+                if is_stream && user == OTHER && path == "/v1/events" {
+                    // It has no end: what it says within a while stands for it.
+                    let stream = service.stream(user, path, None);
+                    std::thread::sleep(std::time::Duration::from_secs(1));
+                    let body = format!("{:?}", stream.items());
+                    return Answered { status: 200, kind: String::new(), body };
+                }
+                service.ask(user, &method, path, body, &[])
+            };
             // One who is neither operator nor tenant.
             let stranger = ask(STRANGER, &its);
             let expected = if audience == "connected" { 200..=204 } else { 403..=403 };
@@ -159,9 +194,13 @@ fn each_route_by_each_role() {
                 _ if its != *path => {
                     let absent = filled("not-there", "not-there", "not-there");
                     let absent = ask(OTHER, &absent);
-                    assert_eq!((other.status, absent.status), (404, 404), "{method} {its}");
+                    assert_eq!(other.status, absent.status, "{method} {its}");
+                    // Without its size, a volume is neither made nor looked for.
+                    let expected = if its.contains("/volumes/") { 400..=404 } else { 404..=404 };
+                    assert!(expected.contains(&other.status), "{method} {its}: {other:?}");
                     let neutral = |text: &str| {
                         text.replace(&vm, "IT")
+                            .replace("acmes", "IT")
                             .replace(&operation, "IT")
                             .replace(&decision, "IT")
                             .replace("not-there", "IT")
@@ -191,6 +230,30 @@ fn each_route_by_each_role() {
     let told = service.ask(ACME, "GET", "/v1/host", None, &[]).is(200).json();
     assert!(told["free_bytes"].is_null(), "{told}");
     assert!(service.get("/v1/host").json()["free_bytes"].is_u64());
+    // Volumes, images and quotas are each tenant's own.
+    let larger = "/v1/volumes/acmes/resize?bytes=2097152";
+    for (method, path) in [("POST", larger), ("DELETE", "/v1/volumes/acmes")] {
+        service.ask(OTHER, method, path, None, &[]).is(404);
+        service.ask(OTHER, method, &path.replace("acmes", "a%2Fb"), None, &[]).is(400);
+        let of_acme = if path.contains('?') { "&tenant=acme" } else { "?tenant=acme" };
+        service.ask(OTHER, method, &format!("{path}{of_acme}"), None, &[]).is(403);
+    }
+    for list in ["volumes", "images", "quotas"] {
+        let path = format!("/v1/{list}");
+        let listed = |user| service.ask(user, "GET", &path, None, &[]).is(200).json()[list].clone();
+        let (own, others) = (listed(ACME), listed(OTHER));
+        assert_eq!(own.as_array().unwrap().len(), 1, "{list}: {own}");
+        assert_eq!(own[0]["tenant"], "acme", "{list}: {own}");
+        let is_anothers = |item: &Value| item["tenant"] != "other";
+        assert!(!others.as_array().unwrap().iter().any(is_anothers), "{list}: {others}");
+        let all = listed(User::Own);
+        assert!(all.as_array().unwrap().contains(&own[0]), "{list}: {all}");
+    }
+    service.ask(ACME, "PUT", volume, None, &[]).is(409);
+    let resized = service.ask(ACME, "POST", larger, None, &[]).is(200).json();
+    assert_eq!(resized["bytes"], 2 << 20, "{resized}");
+    service.ask(ACME, "DELETE", "/v1/volumes/acmes", None, &[]).is(204);
+    service.ask(ACME, "DELETE", "/v1/volumes/acmes", None, &[]).is(404);
     let path = format!("/v1/vms/{vm}/pause");
     service.ask(ACME, "POST", &path, None, &[]).is(204);
     let recorded = qhost.run(&["decisions", "--json"]).exits(0).stdout;
@@ -206,14 +269,15 @@ fn each_route_by_each_role() {
 fn vms_outlive_the_service() {
     let (qhost, server) = (qhost(), ImageServer::start());
     configure(&qhost, "");
-    let service = Service::start(&qhost);
+    let mut service = Service::start(&qhost);
     let started = service.done(service.post("/v1/vms", &job(&qhost, &server, "lives")));
     let vm = started["vm"].as_str().unwrap();
     let qemus = qhost.qemus();
     let socket = service.socket();
     let second = qhost.run(&["serve", "--listen", socket.to_str().unwrap()]);
     second.exits(2).says("another service answers");
-    let service = service.killed_and_started_again(&qhost);
+    service.kill();
+    let service = service.started_again(&qhost);
     assert_eq!(qhost.qemus(), qemus);
     assert_eq!(service.get("/v1/vms").is(200).json()["vms"][0]["id"], vm);
     // A configuration that does not load is not taken over, and one that does is.

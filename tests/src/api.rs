@@ -1,14 +1,18 @@
 //! The service, and requests to it as users of this host make them: by curl, on its socket.
 
+mod stream;
+
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub use stream::{Item, Stream};
 
 use crate::{Qhost, command, wait_for};
 
@@ -70,10 +74,14 @@ impl Service {
         service
     }
 
-    /// The same after it was killed, at the same socket.
-    pub fn killed_and_started_again(mut self, qhost: &Qhost) -> Self {
+    /// Kills it.
+    pub fn kill(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ends");
+    }
+
+    /// The same once more after it was killed, at the same socket.
+    pub fn started_again(mut self, qhost: &Qhost) -> Self {
         let placeholder = tempfile::tempdir().expect("a folder");
         let folder = std::mem::replace(&mut self.folder, placeholder);
         Self::start_in(qhost, folder)
@@ -126,6 +134,16 @@ impl Service {
         answered
     }
 
+    /// A stream, and what comes of it.
+    pub fn stream(&self, user: User, path: &str, after: Option<&str>) -> Stream {
+        let mut curl = curl(user);
+        curl.args(["--silent", "--no-buffer", "--include", "--unix-socket"]).arg(self.socket());
+        if let Some(after) = after {
+            curl.args(["--header", &format!("Last-Event-ID: {after}")]);
+        }
+        Stream::of(curl.arg(format!("http://qhost{path}")))
+    }
+
     /// What has come of an operation that was accepted.
     pub fn done(&self, accepted: Answered) -> Value {
         let id = accepted.is(202).json()["id"].as_str().expect("an id").to_owned();
@@ -146,6 +164,20 @@ impl Drop for Service {
     }
 }
 
+/// curl, as a user of this host runs it.
+fn curl(user: User) -> Command {
+    match user {
+        User::Own => command("curl"),
+        User::Number(uid) => {
+            let mut setpriv = command("setpriv");
+            let group = rustix::process::getegid().as_raw();
+            setpriv.args([format!("--reuid={uid}"), format!("--regid={group}")]);
+            setpriv.args(["--clear-groups", "curl"]);
+            setpriv
+        }
+    }
+}
+
 /// Status 0 where there is no answer.
 fn request(
     socket: &Path,
@@ -155,16 +187,7 @@ fn request(
     body: Option<&str>,
     headers: &[&str],
 ) -> Answered {
-    let mut curl = match user {
-        User::Own => command("curl"),
-        User::Number(uid) => {
-            let mut setpriv = command("setpriv");
-            let group = rustix::process::getegid().as_raw();
-            setpriv.args([format!("--reuid={uid}"), format!("--regid={group}")]);
-            setpriv.args(["--clear-groups", "curl"]);
-            setpriv
-        }
-    };
+    let mut curl = curl(user);
     curl.args(["--silent", "--max-time", "100", "--request", method]);
     curl.args(["--write-out", "\n%{http_code} %{content_type}", "--unix-socket"]).arg(socket);
     for header in headers {

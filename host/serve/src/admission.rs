@@ -1,5 +1,5 @@
-//! How many decisions of each tenant are made at one time: past its share a tenant is asked to come back, so that one tenant's flood leaves
-//! sandboxes to the others.
+//! How much of a kind each tenant has under way at one time: past its share a tenant is asked to come back, so that one tenant's flood leaves
+//! sandboxes and connections to the others.
 
 use std::{
     collections::HashMap,
@@ -10,32 +10,62 @@ use axum::http::StatusCode;
 
 use crate::{limits, problem::Problem};
 
-/// Decisions under way, by tenants that have any.
-#[derive(Default)]
-pub(crate) struct Admission(Mutex<HashMap<String, usize>>);
+/// Tenants, and operators, that have something under way, with how much.
+type UnderWay = HashMap<Option<String>, usize>;
 
-/// A place for one decision. Dropped, it is given back.
+/// Places for what is under way.
+pub(crate) struct Admission {
+    most: usize,
+    /// What has places, in words.
+    what: &'static str,
+    under_way: Mutex<UnderWay>,
+}
+
+/// One place. Dropped, it is given back.
 pub(crate) struct Place {
     of: Arc<Admission>,
-    tenant: String,
+    tenant: Option<String>,
 }
 
 impl Admission {
-    fn under_way(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Of decisions.
+    pub(crate) fn of_decisions() -> Arc<Self> {
+        Self::new(limits::DECISIONS_OF_TENANT, "decisions")
     }
 
-    /// A place for a decision of a tenant's.
-    pub(crate) fn admit(self: &Arc<Self>, tenant: &str) -> Result<Place, Problem> {
+    /// Of streams.
+    pub(crate) fn of_streams() -> Arc<Self> {
+        Self::new(limits::STREAMS_OF_TENANT, "streams")
+    }
+
+    fn new(most: usize, what: &'static str) -> Arc<Self> {
+        Arc::new(Self { most, what, under_way: Mutex::default() })
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much is under way of all.
+    pub(crate) fn count(&self) -> usize {
+        self.under_way().values().sum()
+    }
+
+    /// A place for one more of a tenant's, or of an operator's.
+    pub(crate) fn admit(self: &Arc<Self>, tenant: Option<&str>) -> Result<Place, Problem> {
         let mut under_way = self.under_way();
-        let count = under_way.entry(tenant.to_owned()).or_default();
-        if *count >= limits::DECISIONS_OF_TENANT {
-            let detail = format!("{count} decisions of this tenant are under way");
-            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-decisions", detail));
+        let tenant = tenant.map(str::to_owned);
+        let count = under_way.entry(tenant.clone()).or_default();
+        if *count >= self.most {
+            let Self { most, what, .. } = **self;
+            let detail =
+                format!("{most} {what} are under way, which is as many as one tenant may have");
+            let name = format!("too-many-{what}");
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, &name, detail));
         }
         *count += 1;
         drop(under_way);
-        Ok(Place { of: Arc::clone(self), tenant: tenant.to_owned() })
+        Ok(Place { of: Arc::clone(self), tenant })
     }
 }
 
@@ -57,15 +87,16 @@ mod tests {
 
     #[test]
     fn a_tenants_flood_leaves_the_others_their_places() {
-        let admission = Arc::new(Admission::default());
+        let admission = Admission::of_decisions();
         let places: Vec<_> = (0..limits::DECISIONS_OF_TENANT)
-            .map(|_| admission.admit("acme").ok().unwrap())
+            .map(|_| admission.admit(Some("acme")).ok().unwrap())
             .collect();
-        let refused = admission.admit("acme").err().unwrap();
+        assert_eq!(admission.count(), limits::DECISIONS_OF_TENANT);
+        let refused = admission.admit(Some("acme")).err().unwrap();
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
-        assert!(admission.admit("other").is_ok());
+        assert!(admission.admit(Some("other")).is_ok() && admission.admit(None).is_ok());
         drop(places);
-        assert!(admission.admit("acme").is_ok());
+        assert!(admission.admit(Some("acme")).is_ok());
         assert!(admission.under_way().is_empty(), "what is given back is forgotten");
     }
 }

@@ -12,7 +12,7 @@ use qhost_policy::{Actor, Door};
 use crate::{Service, problem::Problem};
 
 /// The process at the other end of a connection, as the kernel knows it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Peer {
     uid: u32,
 }

@@ -27,7 +27,7 @@ struct Admitted {
 impl Admitted {
     fn of(service: &Service, caller: &Caller, of: Of, body: &[u8]) -> Result<Self, Problem> {
         let order = of.order(caller, body.to_vec())?;
-        let place = service.admission.admit(&order.tenant)?;
+        let place = service.decisions.admit(Some(&order.tenant))?;
         Ok(Self { order, _place: place })
     }
 }
@@ -68,6 +68,9 @@ pub(crate) async fn plan(
     let observer: Arc<dyn Observer> = Arc::<Heard>::clone(&heard);
     let plan = service.engine.plan(order, &Context { observer, ..Context::default() }).await?;
     let decision = heard.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(decision) = &decision {
+        service.metrics.decided(decision);
+    }
     Ok(Json(json!({"decision": decision, "plan": plan})))
 }
 
@@ -79,5 +82,8 @@ pub(crate) async fn decide(
 ) -> Result<Json<Value>, Problem> {
     let Admitted { order, _place } = Admitted::of(&service, &caller, of, &body)?;
     let decided = service.engine.decide(order, &Context::default()).await?;
+    if let Some(decision) = &decided.decision {
+        service.metrics.decided(decision);
+    }
     Ok(Json(json!(decided)))
 }

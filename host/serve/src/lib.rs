@@ -10,15 +10,19 @@
 mod admission;
 mod caller;
 mod decisions;
+mod events;
 mod host;
 mod jobs;
 pub mod limits;
 mod listener;
+mod metrics;
 mod openapi;
 mod operations;
 mod problem;
 mod query;
 mod routes;
+mod storage;
+mod streams;
 mod vms;
 
 use std::{io, path::PathBuf, sync::Arc};
@@ -28,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 use qhost_engine::Engine;
 
 use admission::Admission;
+use metrics::Metrics;
 use operations::Operations;
+use streams::Streams;
 
 pub use listener::Socket;
 pub use openapi::document;
@@ -57,14 +63,19 @@ pub enum ServeError {
 struct Service {
     engine: Engine,
     operations: Arc<Operations>,
-    admission: Arc<Admission>,
+    decisions: Arc<Admission>,
+    streams: Arc<Streams>,
+    metrics: Arc<Metrics>,
     document: Arc<serde_json::Value>,
 }
 
 /// Serves the API until it is told to leave; requests that are under way then have [`limits::LEAVE`]. VMs go on.
 pub async fn serve(engine: Engine, socket: Socket, leave: CancellationToken) {
     let operations = Arc::new(Operations::new(leave.clone()));
-    let (admission, document) = (Arc::default(), Arc::new(document()));
-    let router = routes::router(Service { engine, operations, admission, document });
+    let (decisions, document) = (Admission::of_decisions(), Arc::new(document()));
+    let streams = Streams::new(&engine, leave.clone());
+    let metrics = Arc::new(Metrics::new());
+    let router =
+        routes::router(Service { engine, operations, decisions, streams, metrics, document });
     socket.serve(router, leave).await;
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Connections at one time. A client keeps one or two open; more wait until one is closed.
 pub const CONNECTIONS: usize = 512;
+/// Connections of one user at one time; more are closed at once.
+pub const CONNECTIONS_OF_USER: usize = 64;
 /// How long a client may take to send a request's head.
 pub const HEAD: Duration = Duration::from_secs(10);
 /// How long a request may take from its head to its answer; what takes longer is an operation.
@@ -30,5 +32,19 @@ pub const KEY_BYTES: usize = 255;
 pub const GRACE_MOST: Duration = Duration::from_secs(24 * 3600);
 /// The end of a console's log that is sent, unless less is asked for.
 pub const LOG_BYTES: u64 = 1 << 20;
+/// Streams of one tenant's callers at one time, and of operators: each has a connection.
+pub const STREAMS_OF_TENANT: usize = 32;
+/// What a stream of a console has in one item, in bytes.
+pub const STREAM_BYTES: usize = 16 << 10;
+/// How long a stream is silent at most, so that a connection that is dead is found.
+pub const STREAM_ALIVE: Duration = Duration::from_secs(15);
+/// After how long a stream looks for changes that the kernel did not tell of.
+pub const STREAM_LOOK: Duration = Duration::from_secs(10);
+/// VMs of which a scrape of metrics tells what each uses.
+pub const METRICS_VMS: usize = 1000;
+/// How long a scrape waits for a VM's supervisor: one that does not answer is left out.
+pub const METRICS_STATS: Duration = Duration::from_secs(2);
+/// Supervisors that a scrape asks at one time.
+pub const METRICS_ASKED: usize = 32;
 /// Characters of a client's text in an error.
 pub const SHOWN_CHARS: usize = 120;

@@ -1,6 +1,7 @@
 //! The socket: who may connect, and how long a client may take.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -59,6 +60,7 @@ impl Socket {
     /// Serves what connects.
     pub(crate) async fn serve(self, router: Router, leave: CancellationToken) {
         let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
+        let mut of_users = HashMap::<Peer, Arc<Semaphore>>::new();
         let leaving = GracefulShutdown::new();
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
@@ -76,6 +78,11 @@ impl Socket {
                 }
             };
             let Some(peer) = Peer::of(&connection) else { continue };
+            let of_user = of_users
+                .entry(peer)
+                .or_insert_with(|| Arc::new(Semaphore::new(limits::CONNECTIONS_OF_USER)));
+            // One that has too many is hung up on, so that it keeps none from connecting.
+            let Ok(of_user) = Arc::clone(of_user).try_acquire_owned() else { continue };
             let service = router.clone().map_request(move |request: http::Request<Incoming>| {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(peer);
@@ -91,7 +98,7 @@ impl Socket {
                 if let Err(error) = served.await {
                     tracing::debug!(%error, "a connection ended");
                 }
-                drop(place);
+                drop((place, of_user));
             });
         }
         tokio::select! {

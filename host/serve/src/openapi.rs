@@ -92,11 +92,12 @@ impl Shapes {
         let any = json!({"type": "object"});
         let content_of = |answer| match answer {
             Answer::Nothing => None,
-            Answer::Json => Some(content("application/json", &any)),
+            Answer::Json | Answer::Created => Some(content("application/json", &any)),
             Answer::Operation | Answer::Accepted => {
                 Some(content("application/json", &self.operation))
             }
             Answer::Text => Some(content("text/plain", &json!({"type": "string"}))),
+            Answer::Stream => Some(content("text/event-stream", &json!({"type": "string"}))),
         };
         let mut done =
             Map::from_iter([("description".to_owned(), json!("It is done, or has begun."))]);

@@ -85,13 +85,24 @@ pub(crate) struct Operation {
     cancel: CancellationToken,
 }
 
+impl OperationStatus {
+    pub(crate) fn is_over(&self) -> bool {
+        self.state != OperationState::Running
+    }
+}
+
 impl Operation {
     fn is_over(&self) -> bool {
-        self.status.borrow().state != OperationState::Running
+        self.status.borrow().is_over()
     }
 
     pub(crate) fn status(&self) -> OperationStatus {
         self.status.borrow().clone()
+    }
+
+    /// Its status, and each change of it.
+    pub(crate) fn changes(&self) -> watch::Receiver<OperationStatus> {
+        self.status.subscribe()
     }
 
     /// What its work gives up by, and tells what it does.
@@ -274,8 +285,13 @@ impl Operations {
         Ok(status)
     }
 
+    /// How many go on.
+    pub(crate) fn under_way(&self) -> usize {
+        self.list().by_id.values().filter(|operation| !operation.is_over()).count()
+    }
+
     /// One that a caller may see.
-    fn of(&self, caller: &Caller, id: &str) -> Result<Arc<Operation>, Problem> {
+    pub(crate) fn of(&self, caller: &Caller, id: &str) -> Result<Arc<Operation>, Problem> {
         let found = self.list().by_id.get(id).filter(|it| caller.may(&it.tenant)).cloned();
         found.ok_or_else(|| Problem::not_found("operation", id))
     }
@@ -363,7 +379,7 @@ pub(crate) async fn wait(
         return Err(Problem::invalid(format!("timeout_s: expected at most {most}")));
     }
     let mut changes = operation.status.subscribe();
-    let over = changes.wait_for(|status| status.state != OperationState::Running);
+    let over = changes.wait_for(OperationStatus::is_over);
     // It is told either way.
     let _late = time::timeout(timeout, over).await;
     Ok(Json(operation.status()))

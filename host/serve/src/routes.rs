@@ -4,9 +4,9 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
     http::{Method, StatusCode},
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse as _, Response},
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodRouter, delete, get, post, put},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use tokio::time;
@@ -14,11 +14,11 @@ use tokio::time;
 use qhost_model::limits::JOB_FILE_BYTES;
 
 use crate::{
-    Service, decisions, host, jobs, limits,
+    Service, decisions, events, host, jobs, limits, metrics,
     operations::{self, OperationStatus},
     problem::Problem,
     query::Page,
-    vms,
+    storage, vms,
 };
 
 /// One route.
@@ -74,14 +74,19 @@ pub(crate) enum Answer {
     Accepted,
     /// Text.
     Text,
+    /// Server-sent events.
+    Stream,
+    /// An object that is new.
+    Created,
 }
 
 impl Answer {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Nothing => StatusCode::NO_CONTENT,
-            Self::Json | Self::Operation | Self::Text => StatusCode::OK,
+            Self::Json | Self::Operation | Self::Text | Self::Stream => StatusCode::OK,
             Self::Accepted => StatusCode::ACCEPTED,
+            Self::Created => StatusCode::CREATED,
         }
     }
 }
@@ -127,6 +132,15 @@ impl Route {
         summary: &'static str,
     ) -> Self {
         Self::new(Method::POST, path, id, handler, summary)
+    }
+
+    fn put(
+        path: &'static str,
+        id: &'static str,
+        handler: MethodRouter<Service>,
+        summary: &'static str,
+    ) -> Self {
+        Self::new(Method::PUT, path, id, handler, summary)
     }
 
     fn delete(
@@ -176,6 +190,14 @@ pub(crate) fn all() -> Vec<Route> {
         .open(),
         Route::get("/version", "version", get(host::version), "Says which version this is.").open(),
         Route::get("/openapi.json", "document", get(host::document), "Gives this document.").open(),
+        Route::get(
+            "/metrics",
+            "metrics",
+            get(metrics::get),
+            "Gives what is counted and used, as OpenMetrics text.",
+        )
+        .answers(Answer::Text)
+        .for_operators(),
         Route::get("/v1/host", "host", get(host::get), "Says what QEMU and this host can do."),
         Route::get(
             "/v1/policies",
@@ -233,6 +255,22 @@ pub(crate) fn all() -> Vec<Route> {
         .asks::<vms::Tail>()
         .answers(Answer::Text),
         Route::get(
+            "/v1/vms/{vm}/console",
+            "follow-console",
+            get(events::console),
+            "Tells what a console has said and says, until the VM's end: items with `bytes`, in Base64.",
+        )
+        .asks::<events::From>()
+        .answers(Answer::Stream),
+        Route::get(
+            "/v1/events",
+            "follow-events",
+            get(events::all),
+            "Tells what has happened to VMs, as far as it is kept, and what happens.",
+        )
+        .asks::<events::Filter>()
+        .answers(Answer::Stream),
+        Route::get(
             "/v1/operations",
             "list-operations",
             get(operations::list),
@@ -261,6 +299,47 @@ pub(crate) fn all() -> Vec<Route> {
         )
         .asks::<operations::Wait>()
         .answers(Answer::Operation),
+        Route::get(
+            "/v1/operations/{operation}/events",
+            "follow-operation",
+            get(events::operation),
+            "Tells an operation's status, and each change of it, until it is over.",
+        )
+        .answers(Answer::Stream),
+        Route::get("/v1/volumes", "list-volumes", get(storage::volumes), "Lists volumes.")
+            .asks::<storage::Filter>(),
+        Route::put(
+            "/v1/volumes/{volume}",
+            "create-volume",
+            put(storage::create_volume),
+            "Makes an empty volume.",
+        )
+        .asks::<storage::Sized>()
+        .answers(Answer::Created),
+        Route::delete(
+            "/v1/volumes/{volume}",
+            "remove-volume",
+            delete(storage::remove_volume),
+            "Removes a volume that no VM has.",
+        )
+        .asks::<storage::Of>()
+        .answers(Answer::Nothing),
+        Route::post(
+            "/v1/volumes/{volume}/resize",
+            "resize-volume",
+            post(storage::resize_volume),
+            "Makes a volume larger that no VM has.",
+        )
+        .asks::<storage::Sized>(),
+        Route::get("/v1/images", "list-images", get(storage::images), "Lists stored images.")
+            .asks::<storage::Filter>(),
+        Route::get(
+            "/v1/quotas",
+            "list-quotas",
+            get(storage::quotas),
+            "Says what tenants take of this host, and what they may take.",
+        )
+        .asks::<storage::Filter>(),
         Route::post(
             "/v1/jobs/validate",
             "validate-job",
@@ -319,6 +398,7 @@ pub(crate) fn router(service: Service) -> Router {
     };
     routes
         .layer(from_fn(bounded))
+        .route_layer(from_fn_with_state(service.clone(), metrics::counted))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(JOB_FILE_BYTES as usize))

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,7 +26,9 @@ use qhost_vm::{End, State as VmState};
 use crate::{
     Service,
     caller::Caller,
-    limits, operations,
+    limits,
+    metrics::Measured,
+    operations,
     operations::Repeats,
     problem::Problem,
     query::{Named, Page, Params, Raw},
@@ -73,7 +76,7 @@ fn known(state: &str) -> Result<VmState, Problem> {
 }
 
 /// The VM that a caller means: by its id, or by its task's name. What is another tenant's is not there.
-async fn meant(service: &Service, caller: &Caller, word: &str) -> Result<Vm, Problem> {
+pub(crate) async fn meant(service: &Service, caller: &Caller, word: &str) -> Result<Vm, Problem> {
     let not_found = || Problem::not_found("VM", word);
     let word = match &caller.tenant {
         Some(tenant) if !word.contains('/') => {
@@ -136,9 +139,10 @@ pub(crate) async fn start(
     let repeats = Repeats::of(&headers, &[b"start", task.as_bytes(), &body])?;
     let tenant = order.tenant.clone();
     let asked = operations::Asked { kind: "start", caller: &caller, tenant: &tenant, repeats };
-    let engine = service.engine.clone();
+    let (engine, metrics) = (service.engine.clone(), Arc::clone(&service.metrics));
     let begun = service.operations.begin(asked, |operation| async move {
-        let context = operation.context();
+        let Context { cancel, observer } = operation.context();
+        let context = Context { cancel, observer: Measured::new(&metrics, observer) };
         let vm = engine.start(order, &context).await?;
         operation.is_about(vm.id());
         let record = vm.wait(Until::Running, &context).await?;

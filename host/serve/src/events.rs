@@ -1,0 +1,153 @@
+//! `/v1/events`, and the consoles of VMs and the progress of operations as streams.
+
+use axum::{
+    extract::State,
+    http::HeaderMap,
+    response::{Response, sse},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use futures_util::{Stream, StreamExt as _, stream};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::task::spawn_blocking;
+
+use qhost_engine::Vm;
+use qhost_sys::watch::FolderWatch;
+use qhost_vm::{Position, Reader, VmRecord};
+
+use crate::{
+    Service,
+    caller::Caller,
+    limits,
+    problem::Problem,
+    query::{Named, Params},
+    streams::{self, EventId},
+    vms,
+};
+
+/// Which events.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    /// A tenant's alone.
+    tenant: Option<String>,
+    /// A VM's alone, by its id.
+    vm: Option<String>,
+    /// Those after the one of this id, or from `now` on; absent: all that are kept, first. The header `Last-Event-ID` goes before it.
+    after: Option<String>,
+}
+
+pub(crate) async fn all(
+    caller: Caller,
+    State(service): State<Service>,
+    Params(filter): Params<Filter>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let Filter { tenant, vm, after } = filter;
+    let asked = after.as_deref().filter(|after| *after != "now");
+    let last: Option<EventId> = streams::last(&headers, asked)?;
+    let from_now = after.as_deref() == Some("now") && last.is_none();
+    let since = if from_now { Some(Timestamp::now()) } else { last.and_then(EventId::time) };
+    let log = match &caller.tenant {
+        Some(own) => service.engine.events_of(own, since),
+        None => service.engine.events(since),
+    };
+    let place = service.streams.place(&caller)?;
+    let is_meant = move |event: &qhost_vm::Event| {
+        tenant.as_ref().is_none_or(|tenant| event.tenant == *tenant)
+            && vm.as_ref().is_none_or(|vm| event.vm == *vm)
+    };
+    let changes = place.changes();
+    Ok(place.answer(streams::events(log, last, changes, is_meant)))
+}
+
+pub(crate) async fn operation(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(id): Named,
+) -> Result<Response, Problem> {
+    let operation = service.operations.of(&caller, &id)?;
+    let place = service.streams.place(&caller)?;
+    let mut changes = operation.changes();
+    changes.mark_changed();
+    let statuses = stream::unfold((changes, false), |(mut changes, is_over)| async move {
+        if is_over {
+            return None;
+        }
+        changes.changed().await.ok()?;
+        let status = changes.borrow_and_update().clone();
+        let is_over = status.is_over();
+        let item = sse::Event::default().json_data(status).ok()?;
+        Some((item, (changes, is_over)))
+    });
+    // It is remembered for as long as it is followed.
+    Ok(place.answer(statuses.map(move |item| {
+        let _followed = &operation;
+        item
+    })))
+}
+
+/// From where on a console is told.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct From {
+    /// What comes after the item of this id; absent: all that is kept, first. The header `Last-Event-ID` goes before it.
+    after: Option<String>,
+}
+
+pub(crate) async fn console(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+    Params(From { after }): Params<From>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let vm = vms::meant(&service, &caller, &word).await?;
+    let last: Option<Position> = streams::last(&headers, after.as_deref())?;
+    let place = service.streams.place(&caller)?;
+    Ok(place.answer(said(&vm, last)))
+}
+
+/// What a console said after a position, and says until its VM's end.
+fn said(vm: &Vm, after: Option<Position>) -> impl Stream<Item = sse::Event> + Send + use<> {
+    let record = vm.record();
+    let reader = match after {
+        Some(after) => Reader::after(&record.folder, after),
+        None => record.console(None),
+    };
+    // The watch is older than each read, so that it tells of what is written after that.
+    let watch = FolderWatch::new([record.folder.as_path()]);
+    stream::unfold((record, reader, watch), |(mut record, mut reader, mut watch)| async move {
+        loop {
+            // Asked first, so that what was written before the end is read after it.
+            let read = spawn_blocking(move || {
+                let goes_on = record.again().is_some_and(|now: VmRecord| !now.is_over());
+                let mut buffer = vec![0; limits::STREAM_BYTES];
+                let read = reader.read(&mut buffer);
+                (
+                    record,
+                    reader,
+                    read.map(|read| buffer.into_iter().take(read).collect::<Vec<_>>()),
+                    goes_on,
+                )
+            });
+            let (told, next, read, goes_on) = read.await.ok()?;
+            let bytes = read
+                .inspect_err(|error| tracing::warn!(%error, "a console's log cannot be read"))
+                .ok()?;
+            (record, reader) = (told, next);
+            if !bytes.is_empty() {
+                let data = json!({ "bytes": BASE64_STANDARD.encode(bytes) });
+                let item =
+                    sse::Event::default().id(reader.position().to_string()).json_data(data).ok()?;
+                return Some((item, (record, reader, watch)));
+            }
+            if !goes_on {
+                return None;
+            }
+            watch.changed(limits::STREAM_LOOK).await;
+        }
+    })
+}

@@ -1,0 +1,251 @@
+//! `/metrics`: what this service has counted since it began, as OpenMetrics text. What the host has at the moment is read when it is asked for
+//! (`metrics/gauges.rs`).
+
+mod gauges;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::Registry,
+};
+
+use qhost_engine::{Observation, Observer};
+use qhost_image::{Progress, Step};
+use qhost_policy::{Answer, Decision, Mode};
+use qhost_vm::State as VmState;
+
+use crate::{Service, caller::Operator, problem::Problem};
+
+/// The media type of OpenMetrics text, version 1.0.0.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Bounds of what a policy takes, in microseconds: one answers within some 10, and is ended after some millions.
+const MICROSECONDS: [f64; 12] =
+    [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 1e4, 1e5, 1e6, 1e7];
+/// Bounds of what a request or a part of a start takes, in seconds.
+const SECONDS: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRequest {
+    route: String,
+    method: String,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRoute {
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfEvaluation {
+    policy: String,
+    mode: &'static str,
+    verdict: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPolicy {
+    policy: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPhase {
+    phase: &'static str,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// What is counted.
+pub(crate) struct Metrics {
+    requests: Family<OfRequest, Counter>,
+    request_seconds: Histograms<OfRoute>,
+    evaluations: Family<OfEvaluation, Counter>,
+    evaluation_microseconds: Histograms<OfPolicy>,
+    phase_seconds: Histograms<OfPhase>,
+    image_steps: Family<OfPhase, Counter>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
+        let microseconds: fn() -> Histogram = || Histogram::new(MICROSECONDS);
+        Self {
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(seconds),
+            evaluations: Family::default(),
+            evaluation_microseconds: Family::new_with_constructor(microseconds),
+            phase_seconds: Family::new_with_constructor(seconds),
+            image_steps: Family::default(),
+        }
+    }
+
+    /// Counts a decision: what each policy that was asked said, and how long it took.
+    pub(crate) fn decided(&self, decision: &Decision) {
+        for policy in &decision.policies {
+            let verdict = match policy.answer {
+                Answer::Allowed => "allowed",
+                Answer::Refused => "refused",
+                Answer::Failed => "failed",
+                Answer::NotAsked => continue,
+            };
+            let mode = match policy.mode {
+                Mode::Enforce => "enforce",
+                Mode::Monitor => "monitor",
+            };
+            let name = || policy.name.clone();
+            let of = OfEvaluation { policy: name(), mode, verdict };
+            self.evaluations.get_or_create(&of).inc();
+            let micros = self.evaluation_microseconds.get_or_create(&OfPolicy { policy: name() });
+            micros.observe(policy.cost.micros as f64);
+        }
+    }
+
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("qhost");
+        registry.register("http_requests", "Requests that were answered", self.requests.clone());
+        registry.register(
+            "http_request_duration_seconds",
+            "How long requests took until their answer began",
+            self.request_seconds.clone(),
+        );
+        registry.register(
+            "policy_evaluations",
+            "Decisions of policies by this service",
+            self.evaluations.clone(),
+        );
+        registry.register(
+            "policy_evaluation_duration_microseconds",
+            "How long a policy took with its sandbox",
+            self.evaluation_microseconds.clone(),
+        );
+        registry.register(
+            "launch_phase_duration_seconds",
+            "How long the parts of starts by this service took, each from the end of the one before",
+            self.phase_seconds.clone(),
+        );
+        registry.register(
+            "image_steps",
+            "Images that were fetched, checked and copied for starts by this service",
+            self.image_steps.clone(),
+        );
+        registry
+    }
+}
+
+/// Tells an observer what happens on the way of a start, and counts it.
+pub(crate) struct Measured {
+    metrics: Arc<Metrics>,
+    /// When the last part of it ended.
+    since: Mutex<Instant>,
+    told: Arc<dyn Observer>,
+}
+
+impl Measured {
+    pub(crate) fn new(metrics: &Arc<Metrics>, told: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self { metrics: Arc::clone(metrics), since: Mutex::new(Instant::now()), told })
+    }
+
+    fn ends(&self, phase: &'static str) {
+        let now = Instant::now();
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = now.duration_since(std::mem::replace(&mut *since, now)).as_secs_f64();
+        drop(since);
+        self.metrics.phase_seconds.get_or_create(&OfPhase { phase }).observe(took);
+    }
+}
+
+impl Observer for Measured {
+    fn observe(&self, observation: Observation<'_>) {
+        match &observation {
+            Observation::Decided { decision, .. } => {
+                self.metrics.decided(decision);
+                self.ends("decided");
+            }
+            Observation::Admitted { .. } => self.ends("admitted"),
+            Observation::Verified(_) => self.ends("verified"),
+            Observation::Launched { .. } => self.ends("launched"),
+            Observation::Status(status) if status.state() == VmState::Running => {
+                self.ends("running");
+            }
+            Observation::Waiting { .. }
+            | Observation::Fingerprinting
+            | Observation::Compiling { .. }
+            | Observation::Understood { .. }
+            | Observation::Allowed(_)
+            | Observation::Status(_)
+            | Observation::Stopping(_)
+            | Observation::Silent { .. } => {}
+        }
+        self.told.observe(observation);
+    }
+}
+
+impl Progress for Measured {
+    fn begins(&self, step: Step, total: Option<u64>) {
+        let phase = match step {
+            Step::Fetching => "fetched",
+            Step::Checking => "checked",
+            Step::Copying => "copied",
+        };
+        self.metrics.image_steps.get_or_create(&OfPhase { phase }).inc();
+        self.told.begins(step, total);
+    }
+
+    fn waiting(&self) {
+        self.told.waiting();
+    }
+
+    fn done(&self, bytes: u64) {
+        self.told.done(bytes);
+    }
+
+    fn retrying(&self, why: &str) {
+        self.told.retrying(why);
+    }
+}
+
+/// Counts a request by the route that it took: what is no route of the API has one name.
+pub(crate) async fn counted(
+    State(service): State<Service>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request.extensions().get::<MatchedPath>();
+    let route = path.map_or("none", MatchedPath::as_str).to_owned();
+    let method = match request.method().as_str() {
+        known @ ("GET" | "POST" | "DELETE" | "PUT" | "PATCH" | "HEAD" | "OPTIONS") => known,
+        _ => "other",
+    };
+    let method = method.to_owned();
+    let began = Instant::now();
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    let of = OfRequest { route: route.clone(), method, status };
+    service.metrics.requests.get_or_create(&of).inc();
+    let seconds = service.metrics.request_seconds.get_or_create(&OfRoute { route });
+    seconds.observe(began.elapsed().as_secs_f64());
+    response
+}
+
+pub(crate) async fn get(_: Operator, State(service): State<Service>) -> Result<Response, Problem> {
+    let mut registry = service.metrics.registry();
+    gauges::add(&mut registry, &service).await;
+    let mut text = String::new();
+    text::encode(&mut text, &registry).map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unwritable", error.to_string())
+    })?;
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+}

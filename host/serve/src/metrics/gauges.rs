@@ -1,0 +1,174 @@
+//! What the host has at the moment: VMs with what they use, quotas with what is left, the disk, and the service itself.
+
+use std::sync::atomic::AtomicU64;
+
+use futures_util::{StreamExt as _, stream};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+use tokio::time;
+
+use qhost_engine::Which;
+use qhost_vm::{Stats, VmRecord};
+
+use crate::{Service, limits};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfBuild {
+    version: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfState {
+    tenant: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfVm {
+    tenant: String,
+    task: String,
+    vm: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfDisk {
+    tenant: String,
+    task: String,
+    vm: String,
+    device: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfQuota {
+    /// Empty for all tenants' together.
+    tenant: String,
+    resource: &'static str,
+}
+
+type Number = Gauge<f64, AtomicU64>;
+type Total = Counter<f64, AtomicU64>;
+
+/// Reads them.
+pub(super) async fn add(registry: &mut Registry, service: &Service) {
+    let build = Family::<OfBuild, Gauge>::default();
+    build.get_or_create(&OfBuild { version: env!("CARGO_PKG_VERSION") }).set(1);
+    registry.register("build_info", "The version of the service", build);
+    add_service(registry, service);
+    let vms = service.engine.vms(Which::GoingOn).await;
+    let by_state = Family::<OfState, Number>::default();
+    for vm in &vms {
+        let of = OfState { tenant: vm.tenant.clone(), state: vm.status.state().name() };
+        by_state.get_or_create(&of).inc();
+    }
+    registry.register("vms", "VMs that have not ended", by_state);
+    add_stats(registry, service, vms).await;
+    add_quotas(registry, service).await;
+}
+
+fn add_service(registry: &mut Registry, service: &Service) {
+    let mut add = |name: &str, help: &str, number: Option<u64>| {
+        let gauge = Number::default();
+        if let Some(number) = number {
+            gauge.set(number as f64);
+            registry.register(name, help, gauge);
+        }
+    };
+    let size = |number: usize| u64::try_from(number).ok();
+    add("streams", "Streams that are open", size(service.streams.count()));
+    add("decisions_under_way", "Decisions that are being made", size(service.decisions.count()));
+    add("operations_under_way", "Operations that go on", size(service.operations.under_way()));
+    add("state_free_bytes", "What is free on the state folder's disk", service.engine.free_bytes());
+    let files = std::fs::read_dir("/proc/self/fd").ok().and_then(|files| size(files.count()));
+    add("service_open_files", "Descriptors that the service has open", files);
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or_default();
+    let resident = pages.and_then(|pages| pages.checked_mul(page));
+    add("service_resident_bytes", "Memory of the service", resident);
+}
+
+/// What VMs use: of so many of them, by id, so that there are no more series than a scraper takes.
+async fn add_stats(registry: &mut Registry, service: &Service, vms: Vec<VmRecord>) {
+    let asked = vms.into_iter().take(limits::METRICS_VMS).map(|record| {
+        let vm = service.engine.handle(&record);
+        async move {
+            let stats = time::timeout(limits::METRICS_STATS, vm.stats()).await;
+            Some((record, stats.ok()?.ok()?))
+        }
+    });
+    let asked = stream::iter(asked).buffer_unordered(limits::METRICS_ASKED);
+    let all: Vec<(VmRecord, Stats)> = asked.filter_map(std::future::ready).collect().await;
+    let (cpu, memory, connections) = (
+        Family::<OfVm, Total>::default(),
+        Family::<OfVm, Number>::default(),
+        Family::<OfVm, Number>::default(),
+    );
+    let disks: [Family<OfDisk, Total>; 4] = Default::default();
+    for (record, stats) in all {
+        let VmRecord { tenant, task, id: vm, .. } = record;
+        let of = OfVm { tenant: tenant.clone(), task: task.clone(), vm: vm.clone() };
+        if let Some(ms) = stats.cpu_ms {
+            cpu.get_or_create(&of).inc_by(ms as f64 / 1e3);
+        }
+        if let Some(bytes) = stats.resident_bytes {
+            memory.get_or_create(&of).set(bytes as f64);
+        }
+        if let Some(open) = stats.connections {
+            connections.get_or_create(&of).set(open as f64);
+        }
+        for disk in stats.disks {
+            let of = OfDisk {
+                tenant: tenant.clone(),
+                task: task.clone(),
+                vm: vm.clone(),
+                device: disk.device,
+            };
+            let numbers = [disk.read_bytes, disk.reads, disk.written_bytes, disk.writes];
+            for (family, number) in disks.iter().zip(numbers) {
+                family.get_or_create(&of).inc_by(number as f64);
+            }
+        }
+    }
+    registry.register_with_unit("vm_cpu", "CPU time of QEMU", Unit::Seconds, cpu);
+    registry.register_with_unit("vm_memory_resident", "Memory of QEMU", Unit::Bytes, memory);
+    registry.register("vm_network_connections", "Open connections", connections);
+    let [read_bytes, reads, written_bytes, writes] = disks;
+    registry.register("vm_disk_read_bytes", "Bytes that a guest read", read_bytes);
+    registry.register("vm_disk_reads_completed", "Reads of a guest", reads);
+    registry.register("vm_disk_written_bytes", "Bytes that a guest wrote", written_bytes);
+    registry.register("vm_disk_writes_completed", "Writes of a guest", writes);
+}
+
+async fn add_quotas(registry: &mut Registry, service: &Service) {
+    let quotas = match service.engine.quotas().await {
+        Ok(quotas) => quotas,
+        Err(error) => {
+            tracing::warn!(%error, "no quotas are told");
+            return;
+        }
+    };
+    let (used, limit) =
+        (Family::<OfQuota, Number>::default(), Family::<OfQuota, Number>::default());
+    for one in quotas {
+        let (taken, most) = (&one.used, &one.quota);
+        for (resource, taken, most) in [
+            ("vms", taken.vms, most.vms),
+            ("cpus", taken.cpus, most.cpus),
+            ("memory_mib", taken.memory_mib, most.memory_mib),
+            ("disk_bytes", taken.disk_bytes, most.disk_bytes),
+            ("ports", taken.ports, most.ports),
+            ("image_bytes", one.image_bytes, most.image_bytes),
+        ] {
+            let of = OfQuota { tenant: one.tenant.clone().unwrap_or_default(), resource };
+            used.get_or_create(&of).set(taken as f64);
+            if let Some(most) = most {
+                limit.get_or_create(&of).set(most as f64);
+            }
+        }
+    }
+    registry.register("quota_used", "What a tenant takes; of no tenant: what all take", used);
+    registry.register("quota_limit", "What a tenant may take; of no tenant: what all may", limit);
+}

@@ -1,0 +1,212 @@
+//! Server-sent events (the HTML standard's `EventSource`): what happens to VMs, and what their consoles say, as it happens. Each item has an id by
+//! which a client that lost its connection, or whose service was killed, goes on without a gap and without a double.
+
+use std::{convert::Infallible, fmt, num::ParseIntError, path::PathBuf, str::FromStr, sync::Arc};
+
+use axum::{
+    http::HeaderMap,
+    response::{IntoResponse as _, Response, Sse, sse},
+};
+use futures_util::{Stream, StreamExt as _, stream};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use qhost_engine::{Engine, EventLog};
+use qhost_sys::watch::FolderWatch;
+use qhost_vm::Event;
+
+use crate::{
+    admission::{Admission, Place},
+    caller::Caller,
+    limits,
+    problem::Problem,
+};
+
+/// The header in which a client says which item it had last.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// Tells streams that something may have happened, and bounds how many of them there are.
+pub(crate) struct Streams {
+    /// One watch of the kernel's serves all: a user has 128 of them.
+    changes: watch::Sender<()>,
+    leave: CancellationToken,
+    admission: Arc<Admission>,
+}
+
+impl Streams {
+    /// Watches the log of events until the service leaves.
+    pub(crate) fn new(engine: &Engine, leave: CancellationToken) -> Arc<Self> {
+        let changes = watch::Sender::new(());
+        let (told, left) = (changes.clone(), leave.clone());
+        let folders = EventLog::folders(engine.state());
+        tokio::spawn(async move {
+            loop {
+                // The folder of events comes with the first event.
+                let has_all = folders.iter().all(|folder| folder.exists());
+                let mut watch = FolderWatch::new(folders.iter().map(PathBuf::as_path));
+                loop {
+                    tokio::select! {
+                        () = left.cancelled() => return,
+                        () = watch.changed(limits::STREAM_LOOK) => {}
+                    }
+                    told.send_replace(());
+                    if !has_all && folders.iter().all(|folder| folder.exists()) {
+                        break;
+                    }
+                }
+            }
+        });
+        Arc::new(Self { changes, leave, admission: Admission::of_streams() })
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.admission.count()
+    }
+
+    /// A place for one more stream of a caller's.
+    pub(crate) fn place(self: &Arc<Self>, caller: &Caller) -> Result<StreamPlace, Problem> {
+        let place = self.admission.admit(caller.tenant.as_deref())?;
+        Ok(StreamPlace { streams: Arc::clone(self), place })
+    }
+}
+
+/// A stream's place, given back when it is dropped.
+pub(crate) struct StreamPlace {
+    streams: Arc<Streams>,
+    place: Place,
+}
+
+impl StreamPlace {
+    /// The answer that a stream is, until it ends, its client goes, or the service leaves.
+    pub(crate) fn answer(self, items: impl Stream<Item = sse::Event> + Send + 'static) -> Response {
+        let Self { streams, place } = self;
+        let leave = streams.leave.clone();
+        let items = items.take_until(leave.cancelled_owned()).map(move |item| {
+            // It has its place for as long as it is read.
+            let _held = &place;
+            Ok::<_, Infallible>(item)
+        });
+        let alive = sse::KeepAlive::new().interval(limits::STREAM_ALIVE);
+        Sse::new(items).keep_alive(alive).into_response()
+    }
+
+    /// What is read anew whenever something may have changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.streams.changes.subscribe()
+    }
+}
+
+/// The item that a client had last: by the header of a connection that it makes again, or by what it asks for.
+pub(crate) fn last<T: FromStr>(
+    headers: &HeaderMap,
+    asked: Option<&str>,
+) -> Result<Option<T>, Problem> {
+    let header = headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
+    let Some(id) = header.filter(|id| !id.is_empty()).or(asked) else { return Ok(None) };
+    let expected = || Problem::invalid("after: expected the id of an item of this stream".into());
+    id.parse().map(Some).map_err(|_| expected())
+}
+
+/// The id of an event: its time in nanoseconds since 1970, and which one of that time it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EventId {
+    at: i128,
+    index: u32,
+}
+
+impl EventId {
+    /// The id of an event that comes after the one of another id.
+    fn next(before: Option<Self>, event: &Event) -> Self {
+        let at = event.at.as_nanosecond();
+        let same = before.filter(|before| before.at == at);
+        Self { at, index: same.map_or(0, |before| before.index + 1) }
+    }
+
+    /// When it happened.
+    pub(crate) fn time(self) -> Option<Timestamp> {
+        Timestamp::from_nanosecond(self.at).ok()
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.at, self.index)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (at, index) = text.split_once('-').unwrap_or((text, ""));
+        Ok(Self { at: at.parse()?, index: index.parse()? })
+    }
+}
+
+/// Events with their ids, those after one of them.
+pub(crate) fn events(
+    log: EventLog,
+    after: Option<EventId>,
+    changes: watch::Receiver<()>,
+    is_meant: impl Fn(&Event) -> bool + Send + 'static,
+) -> impl Stream<Item = sse::Event> + Send {
+    let begin = (log, None, changes, is_meant);
+    stream::unfold(begin, move |(mut log, mut last, mut changes, is_meant)| async move {
+        loop {
+            // What changes from here on is told, also where it is read below already.
+            changes.mark_unchanged();
+            match log.next_kept().await {
+                Ok(Some(event)) => {
+                    let id = EventId::next(last, &event);
+                    last = Some(id);
+                    if after.is_some_and(|after| id <= after) || !is_meant(&event) {
+                        continue;
+                    }
+                    let Ok(item) = sse::Event::default().id(id.to_string()).json_data(&event)
+                    else {
+                        continue;
+                    };
+                    return Some((item, (log, last, changes, is_meant)));
+                }
+                Ok(None) => changes.changed().await.ok()?,
+                Err(error) => {
+                    tracing::warn!(%error, "a stream of events ends");
+                    return None;
+                }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_go_by_time_and_then_by_order() {
+        let event = |second| {
+            let at = Timestamp::from_second(second).unwrap();
+            let text = || "web".to_owned();
+            Event {
+                at,
+                vm: text(),
+                task: text(),
+                tenant: text(),
+                event: text(),
+                by: None,
+                reason: None,
+            }
+        };
+        let first = EventId::next(None, &event(1));
+        let second = EventId::next(Some(first), &event(1));
+        let third = EventId::next(Some(second), &event(2));
+        assert!(first < second && second < third && third.index == 0);
+        assert_eq!(second.to_string().parse(), Ok(second));
+        assert_eq!(second.time(), Timestamp::from_second(1).ok());
+        for text in ["", "-", "1", "x-0", "1-x"] {
+            text.parse::<EventId>().unwrap_err();
+        }
+    }
+}
