@@ -288,7 +288,10 @@ fn after_a_power_cut() {
             fs::write(folder.join(record), "").unwrap();
         }
     }
-    qhost.run(&["recover"]).exits(0);
+    let recovered = qhost.run(&["recover", "--json"]).exits(0).json();
+    assert_eq!(recovered["lost"].as_array().unwrap().len(), vms.len(), "{recovered}");
+    let again = qhost.run(&["recover", "--json"]).exits(0).json();
+    assert_eq!(again["lost"], json!([]), "{again}");
     for vm in &vms {
         assert_eq!(qhost.run(&["inspect", "--json", vm]).exits(0).json()["state"], "lost", "{vm}");
     }
@@ -298,6 +301,9 @@ fn after_a_power_cut() {
     assert_eq!(decisions["decisions"].as_array().unwrap().len(), vms.len(), "{decisions}");
     let again = started();
     qhost.run(&["kill", &again]).exits(0);
+    // What lacks only how it did is started again.
+    qhost.run(&["restart", &vms[0]]).exits(0);
+    qhost.run(&["kill", &vms[0]]).exits(0);
     qhost
         .run(&[&["rm"][..], &vms.iter().map(String::as_str).collect::<Vec<_>>()].concat())
         .exits(0);

@@ -89,8 +89,7 @@ pub(crate) fn are_free(state: &StateDir, launch: &Launch) -> Result<(), VmError>
         let forward = Forward::of(port, host);
         let Forward { bind, protocol, .. } = forward;
         let is_listened_on = || matches!(bound(bind, host, protocol, true), Err(Errno::ADDRINUSE));
-        let mut locks = Port::of(&forward).locks(&folder).into_iter();
-        if locks.any(|lock| lock.is_in_the_way()) || is_listened_on() {
+        if Port::of(&forward).is_held(&folder) || is_listened_on() {
             return Err(VmError::PortTaken { port: host, bind, protocol: protocol.name() });
         }
     }
@@ -101,8 +100,14 @@ pub(crate) fn are_free(state: &StateDir, launch: &Launch) -> Result<(), VmError>
 pub(crate) fn held(state: &StateDir) -> Vec<u16> {
     let files = fs::read_dir(state.ports()).into_iter().flatten().flatten();
     // A port that is held at one address has a file of that address's.
-    let is_held = |path: &PathBuf| PortLock { path: path.clone(), shared: true }.is_in_the_way();
-    files.map(|file| file.path()).filter(is_held).filter_map(|path| number_of(&path)).collect()
+    let held = files.map(|file| file.path()).filter(|path| is_held(path));
+    held.filter_map(|path| number_of(&path)).collect()
+}
+
+/// Whether a run has a lock for itself. Looking takes a shared lock, so that looks at one time do not see each other.
+fn is_held(lock: &Path) -> bool {
+    let file = state::open_plain(File::options().read(true), lock);
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// The port's number in the name of a lock, `tcp.8080` or `tcp.8080@127.0.0.2`.
@@ -167,6 +172,22 @@ impl Port {
         Self { bind: forward.bind, number: forward.host, protocol: forward.protocol }
     }
 
+    /// Whether another run holds it, by a look that keeps nothing.
+    fn is_held(&self, folder: &Path) -> bool {
+        let number = format!("{}.{}", self.protocol.name(), self.number);
+        if is_held(&folder.join(&number)) {
+            return true;
+        }
+        if !self.bind.is_unspecified() {
+            return is_held(&folder.join(format!("{number}@{}", self.bind)));
+        }
+        let at_any = format!("{number}@");
+        let files = fs::read_dir(folder).into_iter().flatten().flatten();
+        let is_of_it =
+            |file: &fs::DirEntry| file.file_name().to_string_lossy().starts_with(&at_any);
+        files.filter(is_of_it).any(|file| is_held(&file.path()))
+    }
+
     /// What is locked for it: the number, which a VM at all addresses has for itself, and the number at its address.
     fn locks(&self, folder: &Path) -> Vec<PortLock> {
         let number = format!("{}.{}", self.protocol.name(), self.number);
@@ -191,23 +212,14 @@ impl PortLock {
         let file = state::open_to_append(&self.path).map_err(io_error("open", &self.path))?;
         // A run that looks which ports are held holds each lock for a moment itself; only a longer hold is a run's own.
         for _ in 0..qhost_sys::limits::LOCK_TRIES {
-            match self.try_on(&file) {
+            let locked = if self.shared { file.try_lock_shared() } else { file.try_lock() };
+            match locked {
                 Ok(()) => return Ok(Some(file)),
                 Err(TryLockError::WouldBlock) => thread::sleep(qhost_sys::limits::LOCK_POLL),
                 Err(TryLockError::Error(error)) => return Err(io_error("lock", &self.path)(error)),
             }
         }
         Ok(None)
-    }
-
-    /// Whether another run holds it, by a look that does not keep it.
-    fn is_in_the_way(&self) -> bool {
-        let file = state::open_plain(File::options().read(true), &self.path);
-        file.is_ok_and(|file| matches!(self.try_on(&file), Err(TryLockError::WouldBlock)))
-    }
-
-    fn try_on(&self, file: &File) -> Result<(), TryLockError> {
-        if self.shared { file.try_lock_shared() } else { file.try_lock() }
     }
 }
 

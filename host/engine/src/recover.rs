@@ -126,6 +126,14 @@ fn sweep_all(state: &StateDir) -> Swept {
                 mark_lost(&vm, status.why_lost());
                 recovered.lost.push(id);
             }
+            None if vm.join(STATUS).exists() => {
+                sweep(&vm);
+                mark_lost(&vm, "its status could not be read, as after a loss of power");
+                // What cannot be written over is found again the next time.
+                if read_record::<Status>(&vm.join(STATUS)).is_some() {
+                    recovered.lost.push(id);
+                }
+            }
             Some(_) | None => sweep(&vm),
         }
     }

@@ -8,7 +8,7 @@ use crate::proto::driver::TaskConfig;
 
 /// The rule. What it leaves out is as in [`Names::default`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(try_from = "Given")]
 pub(crate) struct Names {
     /// Whose the task is.
     pub(crate) tenant: Option<Template>,
@@ -16,6 +16,31 @@ pub(crate) struct Names {
     job: Option<Template>,
     /// The task; absent: `{task}`.
     task: Option<Template>,
+}
+
+/// The rule as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Given {
+    tenant: Option<String>,
+    job: Option<String>,
+    task: Option<String>,
+}
+
+impl TryFrom<Given> for Names {
+    type Error = TemplateError;
+
+    fn try_from(given: Given) -> Result<Self, TemplateError> {
+        let read = |key: &'static str, text: Option<String>| {
+            let read = text.map(Template::try_from).transpose();
+            read.map_err(|error| TemplateError { key, ..error })
+        };
+        Ok(Self {
+            tenant: read("tenant", given.tenant)?,
+            job: read("job", given.job)?,
+            task: read("task", given.task)?,
+        })
+    }
 }
 
 impl Names {
@@ -34,8 +59,7 @@ impl Names {
 }
 
 /// A text in which words in braces stand for what Nomad calls a task: `{namespace}-{job}`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template(Vec<Part>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,9 +118,10 @@ impl Template {
 /// Why a text is no template.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{text}: {found}; expected a text with {{namespace}}, {{job}}, {{group}} or {{task}} where a name is to stand"
+    "names.{key}: {text}: {found}; expected a text with {{namespace}}, {{job}}, {{group}} or {{task}} where a name is to stand"
 )]
 pub(crate) struct TemplateError {
+    key: &'static str,
     text: String,
     found: String,
 }
@@ -107,7 +132,7 @@ impl TryFrom<String> for Template {
     fn try_from(text: String) -> Result<Self, TemplateError> {
         let mut parts = vec![];
         let mut rest = text.as_str();
-        let wrong = |found: String| Err(TemplateError { text: text.clone(), found });
+        let wrong = |found: String| Err(TemplateError { key: "", text: text.clone(), found });
         while let Some(at) = rest.find(['{', '}']) {
             let (before, brace) = rest.split_at(at);
             let Some((name, behind)) = brace.strip_prefix('{').and_then(|it| it.split_once('}'))

@@ -7,10 +7,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use qhost_engine::{Context, Ending, Until, Vm};
+use qhost_model::{name::is_name, printable};
 use qhost_vm::End;
 
 use crate::{
     error::{of_engine, refused, status},
+    limits,
     plugin::Plugin,
     proto::driver::{TaskConfig, TaskHandle, TaskState},
     task::{self, DriverState},
@@ -57,6 +59,13 @@ async fn started(plugin: &Plugin, task: &Task) -> Result<Vm, Status> {
     let engine = plugin.engine_to_start().await?;
     let settings = plugin.settings();
     let tenant = settings.tenant(&task.config, &engine.config());
+    if !is_name(&tenant) {
+        let shown = printable::line(&tenant, limits::NAME_CHARS);
+        let message = format!(
+            "the tenant that names.tenant makes of the task is {shown}; expected a name of letters, digits, -, _ and ."
+        );
+        return Err(refused(Code::InvalidArgument, message));
+    }
     let left_over = plugin.left_over(&engine, &task.config.id).await?;
     if let Some(vm) = left_over.into_iter().find(|vm| vm.record().tenant == tenant) {
         return Ok(vm);

@@ -18,6 +18,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// Whether it is root, or the user that the service runs as.
+    pub(crate) fn is_operator(self) -> bool {
+        self.uid == 0 || self.uid == geteuid().as_raw()
+    }
+
     pub(crate) fn of(connection: &UnixStream) -> Option<Self> {
         Some(Self { uid: connection.peer_cred().ok()?.uid() })
     }
@@ -64,12 +69,12 @@ impl FromRequestParts<Service> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Problem> {
-        let Some(Peer { uid }) = parts.extensions.get().copied() else {
+        let Some(peer @ Peer { uid }) = parts.extensions.get().copied() else {
             let detail = "the connection has no user".into();
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
         };
         let name = format!("uid {uid}");
-        if uid == 0 || uid == geteuid().as_raw() {
+        if peer.is_operator() {
             return Ok(Self { name, tenant: None });
         }
         match service.engine.tenant_of_user(uid) {

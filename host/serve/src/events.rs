@@ -11,10 +11,9 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time};
 
 use qhost_engine::Vm;
-use qhost_sys::watch::FolderWatch;
 use qhost_vm::{Position, Reader, VmRecord};
 
 use crate::{
@@ -48,8 +47,9 @@ pub(crate) async fn all(
     let Filter { tenant, vm, after } = filter;
     let asked = after.as_deref().filter(|after| *after != "now");
     let last: Option<EventId> = streams::last(&headers, asked)?;
-    let from_now = after.as_deref() == Some("now") && last.is_none();
-    let since = if from_now { Some(Timestamp::now()) } else { last.and_then(EventId::time) };
+    let is_from_now = after.as_deref() == Some("now");
+    let last = last.or_else(|| is_from_now.then(|| EventId::last_of(Timestamp::now())));
+    let since = last.and_then(EventId::time);
     let log = match &caller.tenant {
         Some(own) => service.engine.events_of(own, since),
         None => service.engine.events(since),
@@ -117,9 +117,7 @@ fn said(vm: &Vm, after: Option<Position>) -> impl Stream<Item = sse::Event> + Se
         Some(after) => Reader::after(&record.folder, after),
         None => record.console(None),
     };
-    // The watch is older than each read, so that it tells of what is written after that.
-    let watch = FolderWatch::new([record.folder.as_path()]);
-    stream::unfold((record, reader, watch), |(mut record, mut reader, mut watch)| async move {
+    stream::unfold((record, reader), |(mut record, mut reader)| async move {
         loop {
             // Asked first, so that what was written before the end is read after it.
             let read = spawn_blocking(move || {
@@ -142,12 +140,12 @@ fn said(vm: &Vm, after: Option<Position>) -> impl Stream<Item = sse::Event> + Se
                 let data = json!({ "bytes": BASE64_STANDARD.encode(bytes) });
                 let item =
                     sse::Event::default().id(reader.position().to_string()).json_data(data).ok()?;
-                return Some((item, (record, reader, watch)));
+                return Some((item, (record, reader)));
             }
             if !goes_on {
                 return None;
             }
-            watch.changed(limits::STREAM_LOOK).await;
+            time::sleep(limits::STREAM_CONSOLE).await;
         }
     })
 }

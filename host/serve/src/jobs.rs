@@ -13,6 +13,7 @@ use crate::{
     Service,
     admission::Place,
     caller::Caller,
+    metrics::Metrics,
     problem::Problem,
     query::{Params, Raw},
     vms::Of,
@@ -43,14 +44,17 @@ pub(crate) async fn validate(
     Ok(Json(json!({"task": task})))
 }
 
-/// Keeps the latest decision that is told.
-#[derive(Default)]
-struct Heard(Mutex<Option<Decision>>);
+/// Keeps the latest decision that is told, and counts each.
+struct Heard {
+    metrics: Arc<Metrics>,
+    latest: Mutex<Option<Decision>>,
+}
 
 impl Observer for Heard {
     fn observe(&self, observation: Observation<'_>) {
         if let Observation::Decided { decision, .. } = observation {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(decision.clone());
+            self.metrics.decided(decision);
+            *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(decision.clone());
         }
     }
 }
@@ -64,13 +68,11 @@ pub(crate) async fn plan(
     Raw(body): Raw,
 ) -> Result<Json<Value>, Problem> {
     let Admitted { order, _place } = Admitted::of(&service, &caller, of, &body)?;
-    let heard = Arc::new(Heard::default());
+    let metrics = Arc::clone(&service.metrics);
+    let heard = Arc::new(Heard { metrics, latest: Mutex::default() });
     let observer: Arc<dyn Observer> = Arc::<Heard>::clone(&heard);
     let plan = service.engine.plan(order, &Context { observer, ..Context::default() }).await?;
-    let decision = heard.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(decision) = &decision {
-        service.metrics.decided(decision);
-    }
+    let decision = heard.latest.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(Json(json!({"decision": decision, "plan": plan})))
 }
 

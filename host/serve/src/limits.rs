@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Connections at one time. A client keeps one or two open; more wait until one is closed.
+/// Connections of all users but operators at one time; more are closed at once.
 pub const CONNECTIONS: usize = 512;
 /// Connections of one user at one time; more are closed at once.
 pub const CONNECTIONS_OF_USER: usize = 64;
@@ -34,6 +34,8 @@ pub const GRACE_MOST: Duration = Duration::from_secs(24 * 3600);
 pub const LOG_BYTES: u64 = 1 << 20;
 /// Streams of one tenant's callers at one time, and of operators: each has a connection.
 pub const STREAMS_OF_TENANT: usize = 32;
+/// How often a stream looks for what a console has said: a watch of the kernel's for each would use up what a user has of those.
+pub const STREAM_CONSOLE: Duration = Duration::from_millis(200);
 /// What a stream of a console has in one item, in bytes.
 pub const STREAM_BYTES: usize = 16 << 10;
 /// How long a stream is silent at most, so that a connection that is dead is found.

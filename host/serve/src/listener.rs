@@ -63,7 +63,6 @@ impl Socket {
         let mut of_users = HashMap::<Peer, Arc<Semaphore>>::new();
         let leaving = GracefulShutdown::new();
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = leave.cancelled() => break,
@@ -81,8 +80,10 @@ impl Socket {
             let of_user = of_users
                 .entry(peer)
                 .or_insert_with(|| Arc::new(Semaphore::new(limits::CONNECTIONS_OF_USER)));
-            // One that has too many is hung up on, so that it keeps none from connecting.
+            // One that has too many is hung up on, so that it keeps none from connecting; all others' together keep no operator from it.
             let Ok(of_user) = Arc::clone(of_user).try_acquire_owned() else { continue };
+            let place = (!peer.is_operator()).then(|| Arc::clone(&places).try_acquire_owned());
+            let Ok(place) = place.transpose() else { continue };
             let service = router.clone().map_request(move |request: http::Request<Incoming>| {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(peer);

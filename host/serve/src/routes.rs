@@ -397,10 +397,10 @@ pub(crate) fn router(service: Service) -> Router {
         )
     };
     routes
-        .layer(from_fn(bounded))
-        .route_layer(from_fn_with_state(service.clone(), metrics::counted))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        .layer(from_fn(bounded))
+        .layer(from_fn_with_state(service.clone(), metrics::counted))
         .layer(DefaultBodyLimit::max(JOB_FILE_BYTES as usize))
         .with_state(service)
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use qhost_engine::VolumeName;
+use qhost_image::Stored;
 use qhost_model::{name::is_volume, printable};
 
 use crate::{
@@ -134,6 +135,18 @@ pub(crate) async fn remove_volume(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// What a tenant is told of an image: another tenant may use it as well, and when and from where is none of the first one's business.
+const OF_IMAGE: [&str; 8] =
+    ["sha256", "sha512", "format", "bytes", "disk_bytes", "disk_usage", "source", "fetched_at"];
+
+fn shown(caller: &Caller, image: &Stored) -> Value {
+    let mut shown = json!(image);
+    if let Some(keys) = shown.as_object_mut().filter(|_| !caller.is_operator()) {
+        keys.retain(|key, _| OF_IMAGE.contains(&key.as_str()));
+    }
+    shown
+}
+
 /// An image is the tenant's that fetched it first; an operator's are for operators to see.
 pub(crate) async fn images(
     caller: Caller,
@@ -146,7 +159,9 @@ pub(crate) async fn images(
     let mut images = listed
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error))?;
     images.retain(|image| filter.is_meant(&caller, image.record.tenant.as_deref()));
-    let items = images.iter().map(|image| (image.sha256.to_string(), json!(image)));
+    // Their order otherwise tells when they were used.
+    images.sort_by_key(|image| image.sha256);
+    let items = images.iter().map(|image| (image.sha256.to_string(), shown(&caller, image)));
     Ok(Json(filter.page().of("images", items)?))
 }
 

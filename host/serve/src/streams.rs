@@ -45,6 +45,8 @@ impl Streams {
                 // The folder of events comes with the first event.
                 let has_all = folders.iter().all(|folder| folder.exists());
                 let mut watch = FolderWatch::new(folders.iter().map(PathBuf::as_path));
+                // What happened before this watch began, no watch tells of.
+                told.send_replace(());
                 loop {
                     tokio::select! {
                         () = left.cancelled() => return,
@@ -124,6 +126,11 @@ impl EventId {
         Self { at, index: same.map_or(0, |before| before.index + 1) }
     }
 
+    /// The last one of a time.
+    pub(crate) fn last_of(time: Timestamp) -> Self {
+        Self { at: time.as_nanosecond(), index: u32::MAX }
+    }
+
     /// When it happened.
     pub(crate) fn time(self) -> Option<Timestamp> {
         Timestamp::from_nanosecond(self.at).ok()
@@ -145,39 +152,47 @@ impl FromStr for EventId {
     }
 }
 
-/// Events with their ids, those after one of them.
+/// Events with their ids, those after one of them. The first item has that one's id and nothing else, so that a client which loses its
+/// connection before it was told anything knows from where to go on.
 pub(crate) fn events(
     log: EventLog,
     after: Option<EventId>,
     changes: watch::Receiver<()>,
     is_meant: impl Fn(&Event) -> bool + Send + 'static,
 ) -> impl Stream<Item = sse::Event> + Send {
-    let begin = (log, None, changes, is_meant);
-    stream::unfold(begin, move |(mut log, mut last, mut changes, is_meant)| async move {
-        loop {
-            // What changes from here on is told, also where it is read below already.
-            changes.mark_unchanged();
-            match log.next_kept().await {
-                Ok(Some(event)) => {
-                    let id = EventId::next(last, &event);
-                    last = Some(id);
-                    if after.is_some_and(|after| id <= after) || !is_meant(&event) {
-                        continue;
+    let known = after.map(|after| sse::Event::default().id(after.to_string()));
+    let begin = (log, None, after, changes, is_meant);
+    let told =
+        stream::unfold(begin, |(mut log, mut last, mut after, mut changes, is_meant)| async move {
+            loop {
+                // What changes from here on is told, also where it is read below already.
+                changes.mark_unchanged();
+                match log.next_kept().await {
+                    Ok(Some(event)) => {
+                        let id = EventId::next(last, &event);
+                        last = Some(id);
+                        if after.is_some_and(|after| id <= after) || !is_meant(&event) {
+                            continue;
+                        }
+                        let Ok(item) = sse::Event::default().id(id.to_string()).json_data(&event)
+                        else {
+                            continue;
+                        };
+                        return Some((item, (log, last, after, changes, is_meant)));
                     }
-                    let Ok(item) = sse::Event::default().id(id.to_string()).json_data(&event)
-                    else {
-                        continue;
-                    };
-                    return Some((item, (log, last, changes, is_meant)));
-                }
-                Ok(None) => changes.changed().await.ok()?,
-                Err(error) => {
-                    tracing::warn!(%error, "a stream of events ends");
-                    return None;
+                    Ok(None) => {
+                        // What happens from now on comes after it, whatever the host's clock says.
+                        after = None;
+                        changes.changed().await.ok()?;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a stream of events ends");
+                        return None;
+                    }
                 }
             }
-        }
-    })
+        });
+    stream::iter(known).chain(told)
 }
 
 #[cfg(test)]

@@ -2,12 +2,9 @@
 //! happens: a console that is not read stops the guest, and a log without a limit fills the disk.
 
 use std::{
-    fmt,
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    num::ParseIntError,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Instant,
 };
 
@@ -23,14 +20,10 @@ use qhost_model::printable;
 use qhost_sys::state;
 
 use super::token_bucket::TokenBucket;
-use crate::limits;
-
-const LOG: &str = "console.log";
-/// The log before the last rotation.
-const OLD_LOG: &str = "console.log.1";
-/// When which part of the log was written: lines of an offset and the milliseconds since 1970.
-const TIMES: &str = "console.times";
-const OLD_TIMES: &str = "console.times.1";
+use crate::{
+    console_reader::{LOG, OLD_LOG, OLD_TIMES, TIMES},
+    limits,
+};
 
 /// A VM's console log.
 pub(super) fn log(vm: &Path) -> PathBuf {
@@ -155,146 +148,6 @@ pub(super) async fn keep_first(mut stream: impl AsyncRead + Unpin, most: usize) 
     kept
 }
 
-/// Reads a console log from some time on, through its rotations.
-pub struct Reader {
-    vm: PathBuf,
-    file: Option<File>,
-    /// The files to read before the one that is being written.
-    old: bool,
-    from: Start,
-    at: Position,
-}
-
-/// Where a reader begins.
-#[derive(Clone, Copy)]
-enum Start {
-    Beginning,
-    Time(Timestamp),
-    Position(Position),
-}
-
-/// How far a console log was read: in which of its files, and how many bytes of that. Written as `BEGAN-BYTES`, numbers both.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Position {
-    /// When the file was begun, in milliseconds since 1970.
-    began: i64,
-    bytes: u64,
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.began, self.bytes)
-    }
-}
-
-impl FromStr for Position {
-    type Err = ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, ParseIntError> {
-        let (began, bytes) = text.split_once('-').unwrap_or((text, ""));
-        Ok(Self { began: began.parse()?, bytes: bytes.parse()? })
-    }
-}
-
-impl Reader {
-    /// From the beginning of what is kept, or from a time on: to the second, and never later than asked.
-    pub fn new(vm: &Path, since: Option<Timestamp>) -> Self {
-        Self::beginning(vm, since.map_or(Start::Beginning, Start::Time))
-    }
-
-    /// From where another reader was. Where what came next is not kept any more, from the beginning of what is.
-    pub fn after(vm: &Path, position: Position) -> Self {
-        Self::beginning(vm, Start::Position(position))
-    }
-
-    fn beginning(vm: &Path, from: Start) -> Self {
-        Self { vm: vm.to_owned(), file: None, old: true, from, at: Position::default() }
-    }
-
-    /// How far it has read.
-    pub fn position(&self) -> Position {
-        self.at
-    }
-
-    /// The next bytes; none where all that is there has been read.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if self.file.is_none() {
-                let (log, times) = if self.old { (OLD_LOG, OLD_TIMES) } else { (LOG, TIMES) };
-                (self.file, self.at) = match self.open(log, times)? {
-                    Some((file, at)) => (Some(file), at),
-                    None => (None, self.at),
-                };
-                if self.file.is_none() {
-                    if std::mem::take(&mut self.old) { continue } else { return Ok(0) }
-                }
-            }
-            // Asked first: what was written before the log was rotated is read after that.
-            let rotated = self.has_rotated()?;
-            let Some(file) = &mut self.file else { return Ok(0) };
-            let read = file.read(buffer)?;
-            if read > 0 {
-                self.at.bytes += read as u64;
-                return Ok(read);
-            }
-            if std::mem::take(&mut self.old) || rotated { self.file = None } else { return Ok(0) }
-        }
-    }
-
-    fn has_rotated(&self) -> io::Result<bool> {
-        use std::os::unix::fs::MetadataExt as _;
-        let Some(file) = &self.file else { return Ok(false) };
-        let named = fs::metadata(self.vm.join(LOG));
-        Ok(named.is_ok_and(|named| file.metadata().is_ok_and(|file| file.ino() != named.ino())))
-    }
-
-    fn open(&self, log: &str, times: &str) -> io::Result<Option<(File, Position)>> {
-        use std::io::{Seek as _, SeekFrom};
-        let mut file = match state::open_plain(File::options().read(true), &self.vm.join(log)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let read = |times: &str| {
-            let times = state::read(&self.vm.join(times)).unwrap_or_default();
-            String::from_utf8_lossy(&times).into_owned()
-        };
-        let began = |times: &str| entries(times).next().map_or(0, |(_, at)| at);
-        let end = file.metadata()?.len();
-        // When it was begun is written down before its first byte.
-        if end == 0 {
-            return Ok(None);
-        }
-        let times = read(times);
-        let bytes = match self.from {
-            Start::Beginning => 0,
-            Start::Time(since) => offset_at(&times, since.as_millisecond()).unwrap_or(end),
-            Start::Position(from) if from.began == began(&times) => from.bytes,
-            // The file that came after this one has it.
-            Start::Position(from) if self.old && from.began == began(&read(TIMES)) => end,
-            Start::Position(_) => 0,
-        };
-        let bytes = bytes.min(end);
-        file.seek(SeekFrom::Start(bytes))?;
-        Ok(Some((file, Position { began: began(&times), bytes })))
-    }
-}
-
-/// Where the part begins that was written from a time on. What came within one second has one entry, so it begins with the
-/// entry before.
-fn offset_at(times: &str, since: i64) -> Option<u64> {
-    let second = i64::try_from(limits::CONSOLE_TIME.as_millis()).unwrap_or(i64::MAX);
-    let mut later = entries(times).filter(|(_, at)| at.saturating_add(second) >= since);
-    later.next().map(|(offset, _)| offset)
-}
-
-/// Offsets in a log with the milliseconds since 1970 at which it was written from there on.
-fn entries(times: &str) -> impl Iterator<Item = (u64, i64)> {
-    times.lines().filter_map(|line| {
-        let (offset, at) = line.split_once(' ')?;
-        Some((offset.parse().ok()?, at.parse().ok()?))
-    })
-}
-
 /// The last of what a log has, for the summary of a VM that failed.
 pub fn tail(vm: &Path) -> String {
     use std::io::{Seek as _, SeekFrom};
@@ -336,6 +189,7 @@ pub(super) async fn says(mut said: broadcast::Receiver<Bytes>, texts: &[&str]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console_reader::{Position, Reader};
 
     fn all(reader: &mut Reader) -> Vec<u8> {
         let (mut all, mut buffer) = (vec![], [0; 4096]);
@@ -401,14 +255,20 @@ mod tests {
     }
 
     #[test]
-    fn from_a_time_on() {
-        let times = "0 1000\n10 2000\n20 5000\n";
-        for (since, offset) in
-            [(0, Some(0)), (2500, Some(10)), (3001, Some(20)), (6000, Some(20)), (6001, None)]
-        {
-            assert_eq!(offset_at(times, since), offset, "{since}");
+    fn a_slow_reader_reads_what_is_kept() {
+        let vm = tempfile::tempdir().unwrap();
+        let mut log = Log::open(vm.path());
+        log.write(b"first");
+        let mut slow = Reader::new(vm.path(), None);
+        assert_eq!(all(&mut slow), b"first");
+        // Three rotations: the rest of the file that it has open, and then all that is kept.
+        let most = usize::try_from(limits::CONSOLE_LOG_BYTES).unwrap();
+        for byte in *b"abcd" {
+            log.write(&vec![byte; most]);
         }
-        assert_eq!(offset_at("garbage\n1\n", 0), None);
+        let (read, kept) = (all(&mut slow), all(&mut Reader::new(vm.path(), None)));
+        assert!(read.starts_with(b"a") && read.len() == 3 * most, "{}", read.len());
+        assert!(read.ends_with(&kept) && kept.len() == 2 * most, "{}", kept.len());
     }
 
     #[tokio::test]

@@ -174,9 +174,15 @@ impl VmDir {
         &self.status
     }
 
-    /// Writes one of the VM's records, which outlasts its writer at once, and a power cut when [`VmDir::sync`] has returned.
+    /// Writes one of the VM's records. A new VM's outlasts its writer at once, and a power cut when [`VmDir::sync`] has returned.
     pub fn write(&self, name: &str, record: &impl Serialize) -> Result<(), VmError> {
-        self.write_by(state::write_unsynced, name, record)
+        self.write_by(self.write_before_launch(), name, record)
+    }
+
+    /// How a record is written. Of a new VM nothing is worth waiting for until its launch syncs all; what replaces the records of one that ran
+    /// before is there whole, or they are.
+    fn write_before_launch(&self) -> fn(&Path, &[u8]) -> io::Result<()> {
+        if self.is_new { state::write_unsynced } else { state::write_replacing }
     }
 
     /// Writes what the VM is run from, which also tells other runs what it takes. With it all records of its launch are there.
@@ -270,18 +276,15 @@ impl VmDir {
     ) -> Result<(), VmError> {
         note(&mut self.status);
         let is_final = self.status.state().is_final();
-        let is_first = self.status.restarts == 0;
         let write = match self.status.state() {
             // How it ended is known to this process alone.
             State::Exited | State::Failed | State::Lost => state::write_whole,
-            // The launch syncs it, beside QEMU's start.
-            State::Created | State::Fetching | State::Starting if is_first => state::write_unsynced,
             State::Created
             | State::Fetching
             | State::Starting
             | State::Running
             | State::Paused
-            | State::Stopping => state::write_replacing,
+            | State::Stopping => self.write_before_launch(),
         };
         self.status.kept_bytes = is_final.then(|| bytes_of(&self.path));
         match self.write_by(write, STATUS, &self.status) {

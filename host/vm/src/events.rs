@@ -8,6 +8,7 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    thread,
 };
 
 use jiff::Timestamp;
@@ -71,7 +72,7 @@ impl Event {
         state::create_private(&folder)?;
         // For the moment in which it is written or rotated.
         let _lock = state::lock(&of(LOCK))?;
-        // What is written later is later: a reader that has the lock knows all that happened before.
+        // The time is taken under the lock, so that times ascend in a file.
         let mut line = serde_json::to_vec(&Self { at: Timestamp::now(), ..self.clone() })?;
         line.push(b'\n');
         let open = || File::options().create(true).append(true).mode(0o600).open(of(ENDING));
@@ -130,7 +131,9 @@ impl Events {
             now = Timestamp::now();
             self.find()?;
             for file in &mut self.files {
-                file.read(&mut events)?;
+                let lines = file.read()?;
+                let lines = lines.split(|byte| *byte == b'\n');
+                events.extend(lines.filter_map(|line| serde_json::from_slice::<Event>(line).ok()));
             }
             if !events.iter().any(|event| may_be_early(event, now)) {
                 break;
@@ -149,6 +152,13 @@ impl Events {
     /// Begins with the files of tenants that had no events before.
     fn find(&mut self) -> io::Result<()> {
         let folder = self.state.join(Events::FOLDER);
+        if let Some(tenant) = &self.tenant {
+            let own = folder.join(stem(tenant)).into_os_string();
+            if !self.files.iter().any(|known| known.stem == own) {
+                self.files.push(Rotated::new(own));
+            }
+            return Ok(());
+        }
         let entries = match fs::read_dir(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
@@ -156,7 +166,9 @@ impl Events {
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         let stems: BTreeSet<_> = names
             .filter_map(|name| {
-                let stem = name.strip_suffix(ENDING).or_else(|| name.strip_suffix(OLD_ENDING));
+                // A writer has the lock before it has the file.
+                let stem = [ENDING, OLD_ENDING, LOCK].into_iter();
+                let stem = stem.filter_map(|ending| name.strip_suffix(ending)).next();
                 stem.map(|stem| folder.join(stem).into_os_string())
             })
             .collect();
@@ -197,10 +209,11 @@ impl Rotated {
         path.into()
     }
 
-    fn read(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-        // An event that happened before this has been written when its writer has let go.
-        let lock = self.path(LOCK);
-        let _lock = lock.exists().then(|| state::lock(&lock));
+    /// The whole lines that were written since the last call. They are read under the writers' lock, so that what has a time before this call
+    /// is among them.
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        let _lock = self.lock_shared();
+        let mut lines = vec![];
         loop {
             if self.file.is_none() {
                 let path = self.path(if self.old { OLD_ENDING } else { ENDING });
@@ -218,21 +231,39 @@ impl Rotated {
             }
             let whole =
                 self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            let lines: Vec<u8> = self.partial.drain(..whole).collect();
-            let lines = lines.split(|byte| *byte == b'\n');
-            events.extend(lines.filter_map(|line| serde_json::from_slice::<Event>(line).ok()));
+            lines.extend(self.partial.drain(..whole));
             if std::mem::take(&mut self.old) || rotated {
+                // Where it has been rotated away meanwhile, the file that came after it is the one before the last.
+                self.old = self.file.is_some() && !self.is_at(OLD_ENDING);
                 self.file = None;
                 continue;
             }
-            return Ok(());
+            return Ok(lines);
         }
     }
 
+    /// The writers' lock, shared with other readers. It is opened to be read, as a watch of the folder tells of files that were open to be
+    /// written. Without it, an event may be told after one that happened later.
+    fn lock_shared(&self) -> Option<File> {
+        let file = state::open_plain(File::options().read(true), &self.path(LOCK)).ok()?;
+        for _ in 0..qhost_sys::limits::LOCK_TRIES {
+            if file.try_lock_shared().is_ok() {
+                return Some(file);
+            }
+            thread::sleep(qhost_sys::limits::LOCK_POLL);
+        }
+        None
+    }
+
+    /// Whether a path is the file that is open.
+    fn is_at(&self, ending: &str) -> bool {
+        let named = fs::metadata(self.path(ending)).map(|named| named.ino());
+        let open = self.file.as_ref().and_then(|file| file.metadata().ok());
+        named.is_ok_and(|named| open.is_some_and(|open| open.ino() == named))
+    }
+
     fn has_rotated(&self) -> bool {
-        let named = fs::metadata(self.path(ENDING)).map(|named| named.ino());
-        let Some(file) = self.file.as_ref().filter(|_| !self.old) else { return false };
-        named.is_ok_and(|named| file.metadata().is_ok_and(|file| file.ino() != named))
+        self.file.is_some() && !self.old && self.path(ENDING).exists() && !self.is_at(ENDING)
     }
 }
 

@@ -63,7 +63,7 @@ fn what_is_wrong_of_them_is_named() {
     let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
     let schema = plugin.config_schema();
     for (more, found) in [
-        (json!({"names": {"job": "{alloc}"}}), "{alloc}"),
+        (json!({"names": {"job": "{alloc}"}}), "names.job: {alloc}"),
         (json!({"defaults": {"accelerator": "warp"}}), "defaults/accelerator"),
         (json!({"defaults": {"disk_bytes": -1}}), "defaults/disk_bytes"),
         (json!({"defaults": {"restart": [{"policy": "sometimes"}]}}), "defaults/restart/policy"),

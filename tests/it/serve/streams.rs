@@ -70,7 +70,12 @@ fn streams_go_on_after_the_service_was_killed() {
     let log = fs::read(qhost.state().join("vms").join(vm).join("console.log")).unwrap();
     assert_eq!(String::from_utf8_lossy(&bytes(&said)), String::from_utf8_lossy(&log));
     // From now on there is nothing yet, and of a VM that is none there is nothing at all.
-    assert_eq!(service.stream(User::Own, "/v1/events?after=now", None).items(), []);
+    let later = service.stream(User::Own, "/v1/events?after=now", None);
+    assert_eq!(later.status(), 200);
+    qhost.run(&["restart", vm]).exits(0);
+    let first = later.until("what happens later", |items| !items.is_empty());
+    assert!(!had.contains(&first[0]) && first[0].data["event"] != "created", "{first:?}");
+    qhost.run(&["kill", vm]).exits(0);
     service.get("/v1/events?after=yesterday").is(400);
     service.get(&format!("{console_path}?after=x")).is(400);
     service.end();

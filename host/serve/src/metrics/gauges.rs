@@ -90,7 +90,7 @@ fn add_service(registry: &mut Registry, service: &Service) {
     add("service_resident_bytes", "Memory of the service", resident);
 }
 
-/// What VMs use: of so many of them, by id, so that there are no more series than a scraper takes.
+/// What the latest VMs use: of so many, that there are no more series than a scraper takes.
 async fn add_stats(registry: &mut Registry, service: &Service, vms: Vec<VmRecord>) {
     let asked = vms.into_iter().take(limits::METRICS_VMS).map(|record| {
         let vm = service.engine.handle(&record);
@@ -169,6 +169,14 @@ async fn add_quotas(registry: &mut Registry, service: &Service) {
             }
         }
     }
-    registry.register("quota_used", "What a tenant takes; of no tenant: what all take", used);
-    registry.register("quota_limit", "What a tenant may take; of no tenant: what all may", limit);
+    registry.register(
+        "quota_used",
+        "What a tenant takes; with an empty tenant, all together",
+        used,
+    );
+    registry.register(
+        "quota_limit",
+        "What a tenant may take; with an empty tenant, all together",
+        limit,
+    );
 }
