@@ -269,6 +269,10 @@ impl Rotated {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use qhost_sys::watch::FolderWatch;
+
     use super::*;
 
     fn event(tenant: &str, vm: usize, reason: Option<String>) -> Event {
@@ -302,6 +306,22 @@ mod tests {
         let kept = Events::new(state.path()).read().unwrap();
         assert!(kept.len() < most && kept.last().unwrap().vm == (most - 1).to_string());
         assert_eq!(kept[0].tenant, "acme", "another's events pushed it out");
+    }
+
+    /// A reader that waits for changes of the folder would otherwise wake itself for ever.
+    #[tokio::test]
+    async fn reading_changes_nothing_in_the_folder() {
+        let state = tempfile::tempdir().unwrap();
+        event("acme", 0, None).append(state.path());
+        let mut events = Events::new(state.path());
+        let mut watch = FolderWatch::new([state.path().join(Events::FOLDER).as_path()]);
+        assert_eq!(events.read().unwrap().len(), 1);
+        let (within, began) = (Duration::from_millis(300), Instant::now());
+        watch.changed(within).await;
+        assert!(began.elapsed() >= within, "the reader changed something");
+        event("acme", 1, None).append(state.path());
+        watch.changed(within * 100).await;
+        assert_eq!(events.read().unwrap().len(), 1);
     }
 
     #[test]
