@@ -28,6 +28,7 @@ mod store;
 mod attacks;
 mod audit;
 mod plan;
+mod ports;
 mod fingerprint;
 mod firmware;
 mod architectures;
