@@ -30,6 +30,16 @@ fn job(qhost: &Qhost, server: &ImageServer, text: &str) -> String {
     fs::read_to_string(qhost.job(&image, json!({}))).unwrap()
 }
 
+/// A service that two of this host's users are tenants of; none where the tests cannot be those users.
+fn for_two_tenants(qhost: &Qhost) -> Option<Service> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let users = "[api.users]\n54001 = \"acme\"\n54002 = \"other\"\n";
+    configure(qhost, &format!("{users}[tenants.acme]\n[tenants.other]\n"));
+    Some(Service::start(qhost))
+}
+
 #[test]
 fn a_vms_life_by_the_api() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -137,12 +147,7 @@ fn a_vms_life_by_the_api() {
 #[test]
 fn each_route_by_each_role() {
     let (qhost, server) = (qhost(), ImageServer::start());
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
-    let users = "[api.users]\n54001 = \"acme\"\n54002 = \"other\"\n";
-    configure(&qhost, &format!("{users}[tenants.acme]\n[tenants.other]\n"));
-    let service = Service::start(&qhost);
+    let Some(service) = for_two_tenants(&qhost) else { return };
     let job = job(&qhost, &server, "acmes");
     let started = service.ask(ACME, "POST", "/v1/vms", Some(&job), &[]).is(202).json();
     let operation = started["id"].as_str().unwrap().to_owned();

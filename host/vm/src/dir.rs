@@ -179,8 +179,8 @@ impl VmDir {
         self.write_by(self.write_before_launch(), name, record)
     }
 
-    /// How a record is written. Of a new VM nothing is worth waiting for until its launch syncs all; what replaces the records of one that ran
-    /// before is there whole, or they are.
+    /// How a record is written. The launch syncs a new VM's records together. A VM that ran before has records on the disk already, which a power
+    /// cut must not leave empty.
     fn write_before_launch(&self) -> fn(&Path, &[u8]) -> io::Result<()> {
         if self.is_new { state::write_unsynced } else { state::write_replacing }
     }

@@ -12,7 +12,7 @@ use qhost_tests::{
     wait_for,
 };
 
-use super::{ACME, OTHER, configure, job};
+use super::{ACME, OTHER, configure, for_two_tenants, job};
 use crate::qhost;
 
 fn bytes(items: &[Item]) -> Vec<u8> {
@@ -69,7 +69,7 @@ fn streams_go_on_after_the_service_was_killed() {
     }
     let log = fs::read(qhost.state().join("vms").join(vm).join("console.log")).unwrap();
     assert_eq!(String::from_utf8_lossy(&bytes(&said)), String::from_utf8_lossy(&log));
-    // From now on there is nothing yet, and of a VM that is none there is nothing at all.
+    // A stream from now on has none of what happened before.
     let later = service.stream(User::Own, "/v1/events?after=now", None);
     assert_eq!(later.status(), 200);
     qhost.run(&["restart", vm]).exits(0);
@@ -86,12 +86,7 @@ fn streams_go_on_after_the_service_was_killed() {
 #[test]
 fn a_tenants_streams_are_its_own_and_bounded() {
     let (qhost, server) = (qhost(), ImageServer::start());
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
-    let users = "[api.users]\n54001 = \"acme\"\n54002 = \"other\"\n";
-    configure(&qhost, &format!("{users}[tenants.acme]\n[tenants.other]\n"));
-    let service = Service::start(&qhost);
+    let Some(service) = for_two_tenants(&qhost) else { return };
     let streams: Vec<_> = (0..32).map(|_| service.stream(OTHER, "/v1/events", None)).collect();
     assert!(streams.iter().all(|stream| stream.status() == 200));
     assert_eq!(service.stream(OTHER, "/v1/events", None).status(), 429);
