@@ -1,7 +1,9 @@
 //! Control groups (cgroups(7)): what a VM may take of the host's CPUs, memory and processes. Version 2, or version 1 where the
 //! controllers are there. Each tenant has a group, so that tenants share the CPUs alike, however many VMs and commands one has. Below
 //! it, or of version 2 below the group that a scheduler has made for the VM, is a group for each of its VMs, which lives as long as the VM, with one for QEMU and one for the supervisor, whose work counts as
-//! the VM's; and one for the commands that qhost runs for the tenant.
+//! the VM's; and one for the commands that qhost runs for the tenant. Starts have a group beside the tenants' (`starts.rs`).
+
+mod starts;
 
 use std::{
     fmt,
@@ -116,7 +118,8 @@ impl Cgroup {
             create(&group).map_err(&failed)?;
             set(&group, shares).map_err(&failed)?;
         }
-        self.enter_group(&Path::new(vm).join(QEMU)).map_err(failed)
+        let below = Path::new(vm).join(QEMU);
+        self.enter_group(&below).and_then(|()| self.start_qemu()).map_err(failed)
     }
 
     /// Moves this process, a VM's supervisor, to its group below the VM's, which has more CPU weight than QEMU's.
@@ -157,11 +160,16 @@ impl Cgroup {
     /// would stay where they are.
     pub(super) fn enter_command(&self) -> io::Result<()> {
         self.prepare()?;
-        // The one that counts CPU time is the first of version 1, and the only one of version 2.
-        self.folders().into_iter().take(1).try_for_each(|folder| {
-            create(&folder.join(COMMANDS))?;
-            self.join_in(folder, Path::new(COMMANDS))
-        })
+        create(&self.counts_cpu().join(COMMANDS))?;
+        self.join_in(self.counts_cpu(), Path::new(COMMANDS))
+    }
+
+    /// The tenant's folder where CPU time is counted.
+    fn counts_cpu(&self) -> &Path {
+        match &self.at {
+            At::V2 { group, .. } => group,
+            At::V1([cpu, ..]) => cpu,
+        }
     }
 
     /// Moves this process, a VM's supervisor, out of the VM's group, which can then be removed.

@@ -180,6 +180,11 @@ impl Cage {
         self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.enter_supervisor(vm))
     }
 
+    /// Moves a QEMU whose guest runs from the tenant's starts to the VM's cgroup, where it was not in that for CPU time.
+    pub fn end_start(&self, vm: &str, qemu: u32) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.end_start(vm, qemu))
+    }
+
     /// Moves it out again, so that the VM's cgroups can be removed.
     pub fn leave_supervisor(&self) -> io::Result<()> {
         self.cgroup.as_ref().map_or(Ok(()), Cgroup::leave)
@@ -217,11 +222,36 @@ impl Default for Settings {
     }
 }
 
-/// Moves this process, which is to have one thread, into the group of a tenant's commands: what qhost does for a tenant before
-/// there is a VM comes out of the tenant's own share of the CPUs. Nothing where this host has no such groups.
-pub fn enter_command(settings: &Settings, tenant: &str) -> io::Result<()> {
-    let group = Cgroup::find(&settings.cgroup).map(|cgroup| cgroup.of_tenant(tenant));
-    group.map_or(Ok(()), |group| group.enter_command())
+/// What this process does for a tenant comes out of that one's share of the CPUs: of the starts', which go before what runs, or of that for the
+/// tenant's VMs and commands.
+#[derive(Debug)]
+pub struct TenantShare(Option<Cgroup>);
+
+impl TenantShare {
+    /// A tenant's; nothing is done where this host has no such groups.
+    pub fn of(settings: &Settings, tenant: &str) -> Self {
+        Self(Cgroup::find(&settings.cgroup).map(|cgroup| cgroup.of_tenant(tenant)))
+    }
+
+    /// None: nothing is moved.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Moves this process, which is to have one thread, to the tenant's commands.
+    pub fn enter_commands(&self) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), Cgroup::enter_command)
+    }
+
+    /// Moves this process, which is to have one thread, to the tenant's starts. It is to leave them before it does what takes long.
+    pub fn enter_starts(&self) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), Cgroup::enter_start)
+    }
+
+    /// Moves this process, with all its threads, from the starts to the tenant's commands.
+    pub fn leave_starts(&self) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), Cgroup::leave_start)
+    }
 }
 
 /// A mechanism of the cage that could not be put up.

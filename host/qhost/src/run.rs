@@ -12,6 +12,7 @@ mod plan;
 mod quotas;
 mod replay;
 mod serve;
+mod share;
 mod show;
 mod sources;
 mod trial;
@@ -38,6 +39,7 @@ use crate::{
     limits,
 };
 
+use share::Starting;
 use show::Shown;
 
 /// The whole program: parse, run, exit code.
@@ -129,11 +131,13 @@ async fn run(shared: &Shared, args: &RunArgs) -> Exit {
 async fn follow(shared: &Shared, args: &RunArgs, shown: &Arc<Shown>) -> Result<Exit, RunError> {
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let engine = engine(shared)?;
-    enter_share_of(&engine, &args.decide.tenant)?;
+    let share = share::of(&engine, &args.decide.tenant);
+    share.enter_starts().map_err(RunError::Cgroup)?;
     let until = args.until();
     let mut order = interruptible(&mut stop, order(&args.decide, args.grace())).await?;
     order.ready_check = until == Until::Ready;
-    let (context, cancel) = context(shown);
+    let (mut context, cancel) = context(shown);
+    context.observer = Starting::new(share, context.observer);
     let started = engine.start(order, &context);
     let mut started = std::pin::pin!(started);
     let vm = tokio::select! {
@@ -235,17 +239,6 @@ fn is_there(what: &str, named: &Path, check: &str) -> Result<(), RunError> {
             named.display()
         ))
     })
-}
-
-/// What this process does from here on comes out of the tenant's share of the CPUs, where there are several tenants. While it has one
-/// thread: the kernel moves the others' only at a price.
-fn enter_share_of(engine: &Engine, tenant: &str) -> Result<(), RunError> {
-    let config = engine.config();
-    if !config.has_tenant(tenant) {
-        // The decision says that there is no such tenant; with a single one there is nothing to share.
-        return Ok(());
-    }
-    qhost_cage::enter_command(&config.cage, tenant).map_err(RunError::Cgroup)
 }
 
 /// What loads policies under the configuration, and says which one it compiles.

@@ -123,12 +123,14 @@ impl<'a> Monitor<'a> {
         Ok(())
     }
 
-    /// What this does for the VM from here on counts against the VM: after the start, which would take longer by it. A VM that was launched
+    /// What QEMU and this do from here on counts against the VM: after the start, which would take longer by it. A VM that was launched
     /// with all of its cage is ended where that fails.
     pub(super) fn count_as_the_vm(&mut self, begin: Begin) {
-        let cage = &self.of.spec.cage;
-        let Err(error) = cage.enter_supervisor(&self.of.spec.vm) else { return };
-        let message = format!("its supervisor cannot join the VM's cgroup: {error}");
+        let (cage, vm) = (&self.of.spec.cage, &self.of.spec.vm);
+        let qemu = self.of.dir.status().qemu.as_ref().map(|qemu| qemu.pid);
+        let moved = qemu.map_or(Ok(()), |qemu| cage.end_start(vm, qemu));
+        let Err(error) = moved.and_then(|()| cage.enter_supervisor(vm)) else { return };
+        let message = format!("it cannot be moved to the VM's cgroup with its supervisor: {error}");
         if begin == Begin::Launch && cage.level == Level::Strict {
             self.fail(message)
         } else {

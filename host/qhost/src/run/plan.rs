@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use qhost_engine::Plan;
 
-use super::{RunError, Shown, context, engine, enter_share_of, order, show};
+use super::{RunError, Shown, context, engine, order, share, show};
 use crate::{
     cli::{DecideArgs, Shared},
     exit::Exit,
@@ -44,7 +44,7 @@ pub(super) async fn plan(shared: &Shared, args: &DecideArgs) -> Exit {
 
 async fn planned(shared: &Shared, args: &DecideArgs, shown: &Arc<Shown>) -> Result<Plan, RunError> {
     let engine = engine(shared)?;
-    enter_share_of(&engine, &args.tenant)?;
+    share::of(&engine, &args.tenant).enter_commands().map_err(RunError::Cgroup)?;
     let order = order(args, None).await?;
     Ok(engine.plan(order, &context(shown).0).await?)
 }

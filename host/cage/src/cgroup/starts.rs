@@ -1,0 +1,120 @@
+//! Starts have a group beside the tenants', with a group for each tenant below it, and more CPU weight than VMs that run: what a VM's start
+//! waits for is then other starts, not other tenants' busy guests. One tenant's starts take a CPU's time at most, and what takes long leaves.
+//!
+//! QEMU is there until its guest runs, where the hierarchy that counts CPU time is one by itself, as of version 1. Of version 2 a process has
+//! one group for all, so that QEMU is in its VM's from the beginning.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{At, COMMANDS, Cgroup, QEMU, create, pass_on, write};
+use crate::limits;
+
+/// The group of all tenants' starts.
+const STARTS: &str = "starts";
+
+impl Cgroup {
+    /// Moves this process, which is to have one thread, to the tenant's starts.
+    pub(crate) fn enter_start(&self) -> io::Result<()> {
+        self.prepare()?;
+        let Some(Starts { all, own }) = self.starts() else { return self.enter_command() };
+        create(&all)?;
+        create(&own)?;
+        let period = limits::CGROUP_PERIOD_US;
+        match &self.at {
+            At::V2 { .. } => {
+                pass_on(&all, &["cpu"])?;
+                settle(&all, "cpu.weight", &limits::STARTS_WEIGHT.to_string())?;
+                settle(&own, "cpu.max", &format!("{period} {period}"))?;
+            }
+            At::V1(_) => {
+                settle(&all, "cpu.shares", &(limits::STARTS_WEIGHT * 1024 / 100).to_string())?;
+                settle(&own, "cpu.cfs_quota_us", &period.to_string())?;
+            }
+        }
+        self.join_in(&own, Path::new(""))
+    }
+
+    /// Moves QEMU-to-be to the tenant's starts, where that is for CPU time alone.
+    pub(super) fn start_qemu(&self) -> io::Result<()> {
+        match &self.at {
+            At::V2 { .. } => Ok(()),
+            At::V1(_) => self.enter_start(),
+        }
+    }
+
+    /// Moves this process with all its threads from the starts to the tenant's commands.
+    pub(crate) fn leave_start(&self) -> io::Result<()> {
+        let commands = self.counts_cpu().join(COMMANDS);
+        create(&commands)?;
+        match &self.at {
+            At::V2 { .. } => write(&commands.join("cgroup.procs"), "0"),
+            At::V1(_) => move_threads("self", &commands),
+        }
+    }
+
+    /// Moves a QEMU whose guest runs to its VM's group.
+    pub(crate) fn end_start(&self, vm: &str, qemu: u32) -> io::Result<()> {
+        match &self.at {
+            At::V2 { .. } => Ok(()),
+            At::V1([cpu, ..]) => move_threads(&qemu.to_string(), &cpu.join(vm).join(QEMU)),
+        }
+    }
+
+    fn starts(&self) -> Option<Starts> {
+        let tenant = self.counts_cpu();
+        let all = tenant.parent()?.join(STARTS);
+        Some(Starts { own: all.join(tenant.file_name()?), all })
+    }
+}
+
+/// Where starts are.
+struct Starts {
+    /// The group of all tenants'.
+    all: PathBuf,
+    /// The tenant's, below it.
+    own: PathBuf,
+}
+
+/// Sets what a file of a group says, unless it says that: each start comes by, and the kernel takes a lock for each write.
+fn settle(group: &Path, file: &str, value: &str) -> io::Result<()> {
+    let path = group.join(file);
+    if fs::read_to_string(&path)?.trim_end() == value {
+        return Ok(());
+    }
+    write(&path, value)
+}
+
+/// Moves a process of version 1 thread by thread, without the lock that moving it whole takes. What a thread makes is in its group, so that
+/// no thread is left behind once a look finds no new one.
+fn move_threads(process: &str, group: &Path) -> io::Result<()> {
+    let (tasks, mut moved) = (group.join("tasks"), BTreeSet::new());
+    for _ in 0..limits::STARTS_LISTINGS {
+        let mut is_all = true;
+        let threads = match fs::read_dir(format!("/proc/{process}/task")) {
+            // It has ended, which is told elsewhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            threads => threads?,
+        };
+        for thread in threads {
+            let thread = thread?.file_name();
+            if moved.contains(&thread) {
+                continue;
+            }
+            is_all = false;
+            match write(&tasks, &thread.to_string_lossy()) {
+                // A thread that has ended.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                done => done?,
+            }
+            moved.insert(thread);
+        }
+        if is_all {
+            return Ok(());
+        }
+    }
+    Err(io::Error::other("it makes threads faster than they can be moved"))
+}

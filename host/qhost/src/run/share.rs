@@ -1,0 +1,93 @@
+//! Whose share of the CPUs a command comes out of, where there are several tenants.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::time;
+
+use qhost_cage::TenantShare;
+use qhost_engine::{Engine, Observation, Observer};
+use qhost_image::{Progress, Step};
+
+use crate::limits;
+
+/// A tenant's share; none where the decision will say that there is no such tenant, or where there is one alone.
+pub(super) fn of(engine: &Engine, tenant: &str) -> TenantShare {
+    let config = engine.config();
+    if config.has_tenant(tenant) {
+        TenantShare::of(&config.cage, tenant)
+    } else {
+        TenantShare::none()
+    }
+}
+
+/// A start that goes before what runs, for [`limits::START`], or until it does what takes long: waits, fetches, compiles.
+pub(super) struct Starting {
+    share: TenantShare,
+    has_left: AtomicBool,
+    told: Arc<dyn Observer>,
+}
+
+impl Starting {
+    /// Tells an observer what it observes.
+    pub(super) fn new(share: TenantShare, told: Arc<dyn Observer>) -> Arc<Self> {
+        let starting = Arc::new(Self { share, has_left: AtomicBool::new(false), told });
+        let late = Arc::clone(&starting);
+        tokio::spawn(async move {
+            time::sleep(limits::START).await;
+            late.leave();
+        });
+        starting
+    }
+
+    fn leave(&self) {
+        if self.has_left.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = self.share.leave_starts() {
+            tracing::warn!(%error, "this goes on in the cgroup of starts");
+        }
+    }
+}
+
+impl Observer for Starting {
+    fn observe(&self, observation: Observation<'_>) {
+        match observation {
+            Observation::Waiting { .. }
+            | Observation::Fingerprinting
+            | Observation::Compiling { .. } => self.leave(),
+            Observation::Understood { .. }
+            | Observation::Decided { .. }
+            | Observation::Allowed(_)
+            | Observation::Admitted { .. }
+            | Observation::Verified(_)
+            | Observation::Launched { .. }
+            | Observation::Status(_)
+            | Observation::Stopping(_)
+            | Observation::Silent { .. } => {}
+        }
+        self.told.observe(observation);
+    }
+}
+
+impl Progress for Starting {
+    fn waiting(&self) {
+        self.leave();
+        self.told.waiting();
+    }
+
+    fn begins(&self, doing: Step, total: Option<u64>) {
+        self.leave();
+        self.told.begins(doing, total);
+    }
+
+    fn done(&self, bytes: u64) {
+        self.told.done(bytes);
+    }
+
+    fn retrying(&self, why: &str) {
+        self.told.retrying(why);
+    }
+}
