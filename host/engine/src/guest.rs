@@ -78,6 +78,42 @@ pub enum ExecStatus {
     Signal(i64),
 }
 
+/// The same as programs are told it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExecReport {
+    /// The VM's id.
+    pub vm: String,
+    /// With what it exited; absent where a signal ended it.
+    pub exit_code: Option<i64>,
+    /// What ended it; absent where it exited.
+    pub signal: Option<i64>,
+    /// Its standard output, with what is no UTF-8 replaced.
+    pub stdout: String,
+    /// Its standard error, the same.
+    pub stderr: String,
+    /// Whether the agent has left a part of either out.
+    pub truncated: bool,
+}
+
+impl ExecOutput {
+    /// What programs are told of it.
+    pub fn report(&self, vm: &str) -> ExecReport {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (exit_code, signal) = match self.status {
+            ExecStatus::Code(code) => (Some(code), None),
+            ExecStatus::Signal(signal) => (None, Some(signal)),
+        };
+        ExecReport {
+            vm: vm.to_owned(),
+            exit_code,
+            signal,
+            stdout: text(&self.stdout),
+            stderr: text(&self.stderr),
+            truncated: self.truncated,
+        }
+    }
+}
+
 impl Vm {
     /// What its guest's agent says of it; absent where its launch has no agent, or it does not run.
     pub async fn guest(&self) -> Option<GuestInfo> {

@@ -10,12 +10,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use qhost_engine::{Engine, overlays};
+use qhost_engine::{Engine, ImageUses};
 use qhost_image::{
     CheckOutcome, Collect, Fetcher, ImageError, Inspected, Store, Stored, Unfinished,
 };
 use qhost_model::{digest::Sha256, job, printable};
-use qhost_vm::{Allocation, running};
 
 use super::{RunError, engine, named_are_there, show};
 use crate::{
@@ -110,7 +109,7 @@ impl Images<'_> {
     fn list(&self, args: &ListArgs) -> Result<Exit, RunError> {
         named_are_there(self.shared)?;
         let (mut stored, uses, mut unfinished) =
-            (self.store.list()?, self.uses()?, self.store.unfinished()?);
+            (self.store.list()?, self.engine.image_uses()?, self.store.unfinished()?);
         // The operator's own are no tenant's.
         let is_meant = |tenant: Option<&String>| match tenant {
             Some(tenant) => args.of.includes(tenant),
@@ -166,7 +165,7 @@ impl Images<'_> {
         }
         let stored = self.store.named_by(&args.image)?;
         if self.shared.json {
-            show::print(&show::json(&self.shown(&stored, &self.uses()?)));
+            show::print(&show::json(&self.shown(&stored, &self.engine.image_uses()?)));
             return Ok(Exit::Done);
         }
         let Stored { sha256, record, disk_usage, used_at } = &stored;
@@ -192,7 +191,7 @@ impl Images<'_> {
             ago(record.fetched_at),
             used_at,
             ago(*used_at),
-            listed(&self.uses()?.of(*sha256)),
+            listed(&self.engine.image_uses()?.of(*sha256)),
             self.store.path(*sha256).display(),
         ));
         Ok(Exit::Done)
@@ -268,10 +267,7 @@ impl Images<'_> {
     fn remove(&self, args: &RemoveImageArgs) -> Result<Exit, RunError> {
         let mut removed = vec![];
         for stored in self.chosen(&args.images)? {
-            let users = self.uses()?.of(stored.sha256);
-            if !users.is_empty() || !self.store.remove(&stored)? {
-                return Err(ImageError::InUse { sha256: stored.sha256, by: users.join(" ") }.into());
-            }
+            self.engine.remove_image(&stored)?;
             if !self.shared.json {
                 show::print(&format!("removed    {}\n", short(stored.sha256)));
             }
@@ -290,7 +286,7 @@ impl Images<'_> {
             unfinished: args.unfinished,
             dry_run: args.dry_run,
         };
-        let uses = self.uses()?;
+        let uses = self.engine.image_uses()?;
         let keeps = |sha256| !uses.of(sha256).is_empty();
         let collected = self.store.collect(&wanted, &keeps)?;
         if self.shared.json {
@@ -332,29 +328,9 @@ impl Images<'_> {
     }
 
     /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
-    fn uses(&self) -> Result<Uses, RunError> {
-        let running = running(self.engine.state()).into_iter();
-        let running = running.flat_map(|vm| {
-            let images = vm.takes.get().map(Allocation::images).unwrap_or_default();
-            images.into_iter().map(move |image| (image, vm.id.clone()))
-        });
-        let kept = overlays::kept_over(self.engine.state())?.into_iter();
-        let shown = |whose: String| format!("overlay:{}", printable::line(&whose, 120));
-        Ok(Uses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect()))
-    }
-
-    fn shown<'s>(&self, stored: &'s Stored, uses: &Uses) -> Shown<'s> {
+    fn shown<'s>(&self, stored: &'s Stored, uses: &ImageUses) -> Shown<'s> {
         let sha256 = stored.sha256;
         Shown { stored, used_by: uses.of(sha256), path: self.store.path(sha256) }
-    }
-}
-
-/// Images and who uses them.
-struct Uses(Vec<(Sha256, String)>);
-
-impl Uses {
-    fn of(&self, sha256: Sha256) -> Vec<String> {
-        self.0.iter().filter(|(image, _)| *image == sha256).map(|(_, user)| user.clone()).collect()
     }
 }
 

@@ -1,10 +1,9 @@
-//! The policies that past decisions are made again with, and the tables as they were then.
+//! The policies that past decisions are made again with.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use qhost_engine::{Engine, config::Config};
-use qhost_model::digest::Sha256;
-use qhost_policy::{Chain, Loader, Record, Source, Table, Tables};
+use qhost_policy::{Chain, Loader, Source};
 
 use super::super::{RunError, sources};
 use crate::cli::ReplayArgs;
@@ -15,35 +14,11 @@ pub(super) struct Chains<'a> {
     args: &'a ReplayArgs,
     loader: Loader,
     by_tenant: BTreeMap<String, Chain>,
-    engine: Engine,
-    /// Tables as they were, by their digests.
-    tables: BTreeMap<Sha256, Arc<Table>>,
 }
 
 impl<'a> Chains<'a> {
-    pub(super) fn new(engine: Engine, args: &'a ReplayArgs, loader: Loader) -> Self {
-        let (by_tenant, tables) = (BTreeMap::new(), BTreeMap::new());
-        Self { config: engine.config(), args, loader, by_tenant, engine, tables }
-    }
-
-    /// The tables that a decision was made with.
-    pub(super) fn tables_of(&mut self, record: &Record) -> Result<Tables, String> {
-        let mut found = Tables::new();
-        for (name, sha256) in record.decision.policies.iter().flat_map(|policy| &policy.tables) {
-            let table = match self.tables.get(sha256) {
-                Some(table) => Arc::clone(table),
-                None => {
-                    let kept = self.engine.kept_table(*sha256).map_err(|reason| {
-                        format!("its table {name} is not kept any more: {reason}")
-                    });
-                    let table = Arc::new(kept?);
-                    self.tables.insert(*sha256, Arc::clone(&table));
-                    table
-                }
-            };
-            found.insert(name.clone(), table);
-        }
-        Ok(found)
+    pub(super) fn new(engine: &Engine, args: &'a ReplayArgs, loader: Loader) -> Self {
+        Self { config: engine.config(), args, loader, by_tenant: BTreeMap::new() }
     }
 
     pub(super) fn of(&mut self, tenant: &str) -> Result<&Chain, RunError> {

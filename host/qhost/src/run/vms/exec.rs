@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::json;
 
-use qhost_engine::{Context, Engine, Exec, ExecOutput, ExecStatus};
+use qhost_engine::{Context, Engine, Exec, ExecStatus};
 use qhost_model::printable;
 use qhost_policy::Operation;
 
@@ -40,7 +40,7 @@ pub(super) async fn exec(
         }
     });
     if shared.json {
-        show::print(&show::json(&json!({ "exec": shown(vm.id(), &output) })));
+        show::print(&show::json(&json!({ "exec": output.report(vm.id()) })));
     } else {
         write(&output.stdout, &mut stdout());
         write(&output.stderr, &mut stderr());
@@ -78,21 +78,4 @@ fn write(bytes: &[u8], to: &mut (impl io::Write + io::IsTerminal)) {
     if written.and_then(|()| to.flush()).is_err() {
         tracing::debug!("the output was not written");
     }
-}
-
-fn shown(vm: &str, output: &ExecOutput) -> serde_json::Value {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let ExecOutput { status, stdout, stderr, truncated } = output;
-    let (code, signal) = match status {
-        ExecStatus::Code(code) => (Some(code), None),
-        ExecStatus::Signal(signal) => (None, Some(signal)),
-    };
-    json!({
-        "vm": vm,
-        "exit_code": code,
-        "signal": signal,
-        "stdout": text(stdout),
-        "stderr": text(stderr),
-        "truncated": truncated,
-    })
 }

@@ -1,0 +1,57 @@
+//! Stored images: who uses them, and their removal.
+
+use qhost_image::{ImageError, Stored};
+use qhost_model::{digest::Sha256, printable};
+use qhost_vm::{Allocation, running};
+
+use crate::{
+    engine::Engine,
+    error::{EngineError, Failure},
+    limits, overlays,
+};
+
+/// Images and who uses them.
+pub struct ImageUses(Vec<(Sha256, String)>);
+
+impl ImageUses {
+    /// What uses an image: VMs by their ids, kept overlays by their tasks.
+    pub fn of(&self, sha256: Sha256) -> Vec<String> {
+        self.0.iter().filter(|(image, _)| *image == sha256).map(|(_, user)| user.clone()).collect()
+    }
+}
+
+impl Engine {
+    /// What of the stored images is used, by VMs that have not ended and by kept overlays.
+    ///
+    /// # Errors
+    /// Where the overlays cannot be read.
+    pub fn image_uses(&self) -> Result<ImageUses, EngineError> {
+        Ok(self.uses()?)
+    }
+
+    fn uses(&self) -> Result<ImageUses, Failure> {
+        let running = running(self.state()).into_iter();
+        let running = running.flat_map(|vm| {
+            let images = vm.takes.get().map(Allocation::images).unwrap_or_default();
+            images.into_iter().map(move |image| (image, vm.id.clone()))
+        });
+        let kept = overlays::kept_over(self.state())?.into_iter();
+        let shown = |whose: String| {
+            format!("overlay:{}", printable::line(&whose, limits::SHOWN_NAME_CHARS))
+        };
+        Ok(ImageUses(running.chain(kept.map(|(image, whose)| (image, shown(whose)))).collect()))
+    }
+
+    /// Removes a stored image that nothing uses.
+    ///
+    /// # Errors
+    /// Where something uses it, or it cannot be removed.
+    pub fn remove_image(&self, stored: &Stored) -> Result<(), EngineError> {
+        let (sha256, users) = (stored.sha256, self.uses()?.of(stored.sha256));
+        let removed = users.is_empty() && self.images().remove(stored).map_err(Failure::Image)?;
+        if removed {
+            return Ok(());
+        }
+        Err(ImageError::InUse { sha256, by: users.join(" ") }.into())
+    }
+}
