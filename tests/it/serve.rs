@@ -1,5 +1,8 @@
-//! The host as a service: the API on its socket, asked by curl.
+//! The host as a service: the API on its socket and on the network, asked by curl.
 
+mod console;
+mod logins;
+mod roles;
 mod streams;
 
 use std::fs;
@@ -17,9 +20,9 @@ use qhost_tests::{
 use crate::qhost;
 
 /// Users of this host that need not be there.
-const ACME: User = User::Number(54_001);
-const OTHER: User = User::Number(54_002);
-const STRANGER: User = User::Number(54_003);
+const ACME: User<'_> = User::Number(54_001);
+const OTHER: User<'_> = User::Number(54_002);
+const STRANGER: User<'_> = User::Number(54_003);
 
 fn configure(qhost: &Qhost, more: &str) {
     qhost.config(&format!("[image.network]\nallow = [\"127.0.0.0/8\"]\n{more}"));
@@ -143,138 +146,6 @@ fn a_vms_life_by_the_api() {
     qhost.assert_nothing_left();
 }
 
-/// Each route asked by an operator, by a tenant, by another tenant and by a user who is neither.
-#[test]
-fn each_route_by_each_role() {
-    let (qhost, server) = (qhost(), ImageServer::start());
-    let Some(service) = for_two_tenants(&qhost) else { return };
-    let job = job(&qhost, &server, "acmes");
-    let started = service.ask(ACME, "POST", "/v1/vms", Some(&job), &[]).is(202).json();
-    let operation = started["id"].as_str().unwrap().to_owned();
-    let done = wait_for("the start", || {
-        let path = format!("/v1/operations/{operation}/wait");
-        let now = service.ask(ACME, "GET", &path, None, &[]).is(200).json();
-        (now["state"] != "running").then_some(now)
-    });
-    assert_eq!((&done["state"], &done["tenant"]), (&json!("succeeded"), &json!("acme")), "{done}");
-    let of = |name: &str| done[name].as_str().unwrap().to_owned();
-    let (vm, decision) = (of("vm"), of("decision"));
-    let volume = "/v1/volumes/acmes?bytes=1048576";
-    service.ask(ACME, "PUT", volume, None, &[]).is(201);
-    let document = service.get("/openapi.json").is(200).json();
-    assert_eq!(document["openapi"], "3.1.0");
-    let mut asked = 0;
-    for (path, methods) in document["paths"].as_object().unwrap() {
-        for (method, route) in methods.as_object().unwrap() {
-            let method = method.to_uppercase();
-            let filled = |vm: &str, operation: &str, decision: &str| {
-                path.replace("{vm}", vm)
-                    .replace("{volume}", if vm == "not-there" { vm } else { "acmes" })
-                    .replace("{operation}", operation)
-                    .replace("{decision}", decision)
-            };
-            let its = filled(&vm, &operation, &decision);
-            let body = route.get("requestBody").map(|_| "{}");
-            let audience = route["x-qhost-audience"].as_str().unwrap();
-            let done = route["responses"].as_object().unwrap().values().next().unwrap();
-            let is_stream = done["content"]["text/event-stream"].is_object();
-            let ask = |user, path: &str| {
-                if is_stream && user == OTHER && path == "/v1/events" {
-                    // It has no end: what it says within a while stands for it.
-                    let stream = service.stream(user, path, None);
-                    std::thread::sleep(std::time::Duration::from_secs(1));
-                    let body = format!("{:?}", stream.items());
-                    return Answered { status: 200, kind: String::new(), body };
-                }
-                service.ask(user, &method, path, body, &[])
-            };
-            // One who is neither operator nor tenant.
-            let stranger = ask(STRANGER, &its);
-            let expected = if audience == "connected" { 200..=204 } else { 403..=403 };
-            assert!(expected.contains(&stranger.status), "{method} {its}: {stranger:?}");
-            // A tenant, of what is for operators, and of what is another's: as of what is not there.
-            let other = ask(OTHER, &its);
-            match audience {
-                "operators" => assert_eq!(other.status, 403, "{method} {its}: {other:?}"),
-                _ if its != *path => {
-                    let absent = filled("not-there", "not-there", "not-there");
-                    let absent = ask(OTHER, &absent);
-                    assert_eq!(other.status, absent.status, "{method} {its}");
-                    // Without its size, a volume is neither made nor looked for.
-                    let expected = if its.contains("/volumes/") { 400..=404 } else { 404..=404 };
-                    assert!(expected.contains(&other.status), "{method} {its}: {other:?}");
-                    let neutral = |text: &str| {
-                        text.replace(&vm, "IT")
-                            .replace("acmes", "IT")
-                            .replace(&operation, "IT")
-                            .replace(&decision, "IT")
-                            .replace("not-there", "IT")
-                    };
-                    assert_eq!(neutral(&other.body), neutral(&absent.body), "{method} {its}");
-                }
-                _ => {
-                    assert!(!other.body.contains(&vm) && !other.body.contains("acme"), "{other:?}");
-                }
-            }
-            asked += 1;
-        }
-    }
-    assert!(asked > 20, "{asked}");
-    // A tenant cannot act for another by saying so, nor an operator's decision be another's.
-    service.ask(OTHER, "POST", "/v1/vms?tenant=acme", Some(&job), &[]).is(403);
-    assert_eq!(
-        service.ask(OTHER, "GET", "/v1/decisions", None, &[]).json()["decisions"],
-        json!([])
-    );
-    assert_eq!(
-        service.ask(OTHER, "GET", "/v1/vms?tenant=acme", None, &[]).json()["vms"],
-        json!([])
-    );
-    // What is its own it may do, and an operator may do all.
-    assert_eq!(service.ask(ACME, "GET", "/v1/vms", None, &[]).json()["vms"][0]["id"], vm);
-    let told = service.ask(ACME, "GET", "/v1/host", None, &[]).is(200).json();
-    assert!(told["free_bytes"].is_null(), "{told}");
-    assert!(service.get("/v1/host").json()["free_bytes"].is_u64());
-    // Volumes, images and quotas are each tenant's own.
-    let larger = "/v1/volumes/acmes/resize?bytes=2097152";
-    for (method, path) in [("POST", larger), ("DELETE", "/v1/volumes/acmes")] {
-        service.ask(OTHER, method, path, None, &[]).is(404);
-        service.ask(OTHER, method, &path.replace("acmes", "a%2Fb"), None, &[]).is(400);
-        let of_acme = if path.contains('?') { "&tenant=acme" } else { "?tenant=acme" };
-        service.ask(OTHER, method, &format!("{path}{of_acme}"), None, &[]).is(403);
-    }
-    for list in ["volumes", "images", "quotas"] {
-        let path = format!("/v1/{list}");
-        let listed = |user| service.ask(user, "GET", &path, None, &[]).is(200).json()[list].clone();
-        let (own, others) = (listed(ACME), listed(OTHER));
-        assert_eq!(own.as_array().unwrap().len(), 1, "{list}: {own}");
-        let all = listed(User::Own);
-        if list == "images" {
-            assert_eq!(others, json!([]), "{others}");
-            assert!(own[0]["origins"].is_null() && own[0]["used_at"].is_null(), "{own}");
-            assert!(all[0]["origins"].is_array() && all[0]["sha256"] == own[0]["sha256"], "{all}");
-            continue;
-        }
-        assert_eq!(own[0]["tenant"], "acme", "{list}: {own}");
-        let is_anothers = |item: &Value| item["tenant"] != "other";
-        assert!(!others.as_array().unwrap().iter().any(is_anothers), "{list}: {others}");
-        assert!(all.as_array().unwrap().contains(&own[0]), "{list}: {all}");
-    }
-    service.ask(ACME, "PUT", volume, None, &[]).is(409);
-    let resized = service.ask(ACME, "POST", larger, None, &[]).is(200).json();
-    assert_eq!(resized["bytes"], 2 << 20, "{resized}");
-    service.ask(ACME, "DELETE", "/v1/volumes/acmes", None, &[]).is(204);
-    service.ask(ACME, "DELETE", "/v1/volumes/acmes", None, &[]).is(404);
-    let path = format!("/v1/vms/{vm}/pause");
-    service.ask(ACME, "POST", &path, None, &[]).is(204);
-    let recorded = qhost.run(&["decisions", "--json"]).exits(0).stdout;
-    assert!(recorded.contains("\"door\":\"api\"") && recorded.contains("uid 54001"), "{recorded}");
-    let killed = service.done(service.post(&format!("/v1/vms/{vm}/kill"), ""));
-    assert_eq!(killed["state"], "succeeded", "{killed}");
-    service.end();
-    qhost.assert_nothing_left();
-}
-
 /// Whatever becomes of the service, VMs go on, and the command line works beside it.
 #[test]
 fn vms_outlive_the_service() {
@@ -326,7 +197,8 @@ fn requests_that_are_none() {
     };
     let huge = "x".repeat(2 << 20);
     for (method, path, body, status) in [
-        ("GET", "/", None, 404),
+        ("GET", "/assets/gone.js", None, 404),
+        ("GET", "/assets/..%2Findex.html", None, 404),
         ("GET", "/v1/../../etc/passwd", None, 404),
         ("PUT", "/v1/vms", Some("{}"), 405),
         ("GET", "/v1/vms?state=lively", None, 400),

@@ -1,10 +1,14 @@
-//! The service, and requests to it as users of this host make them: by curl, on its socket.
+//! The service, and requests to it as its clients make them: by curl, on its socket or over the network.
 
+mod attached;
+mod network;
 mod stream;
 
 use std::{
+    fs,
     io::Write as _,
-    path::{Path, PathBuf},
+    net::SocketAddr,
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -12,6 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use attached::Attached;
+pub use network::Certificate;
 pub use stream::{Item, Stream};
 
 use crate::{Qhost, command, wait_for};
@@ -20,6 +26,8 @@ use crate::{Qhost, command, wait_for};
 pub struct Service {
     process: Child,
     folder: TempDir,
+    /// Where it listens on the network, if it does.
+    address: Option<SocketAddr>,
 }
 
 /// What came of a request.
@@ -46,32 +54,57 @@ impl Answered {
     }
 }
 
-/// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum User {
+/// Who asks: on the socket, or over the network.
+#[derive(Debug, Clone, Copy)]
+pub enum User<'a> {
     /// The user of the tests, root's or not.
     Own,
     /// Another user of this number, in the socket's group.
     Number(u32),
+    /// A client that shows nothing.
+    Unknown,
+    /// One with a token.
+    Token(&'a str),
+    /// A browser with a session's cookie, on the service's own page.
+    Session(&'a str),
+    /// One with a certificate.
+    Certificate(&'a Certificate),
 }
 
 impl Service {
     /// Starts it, and waits until it answers.
     pub fn start(qhost: &Qhost) -> Self {
+        Self::start_in(qhost, Self::new_folder(), &[])
+    }
+
+    /// The same; it listens on the network too.
+    pub fn start_on_network(qhost: &Qhost) -> Self {
+        Self::start_in(qhost, Self::new_folder(), &["--listen", "https://127.0.0.1:0"])
+    }
+
+    fn new_folder() -> TempDir {
         let folder = tempfile::Builder::new().prefix("qhost-api-").tempdir().expect("a folder");
         // Other users reach the socket by its folder.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-        std::fs::set_permissions(folder.path(), open).expect("a folder");
-        Self::start_in(qhost, folder)
+        fs::set_permissions(folder.path(), open).expect("a folder");
+        folder
     }
 
-    fn start_in(qhost: &Qhost, folder: TempDir) -> Self {
-        let socket = folder.path().join("api.sock");
-        let mut command = qhost.command(&["serve", "--listen", socket.to_str().expect("a path")]);
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let service = Self { process: process.expect("qhost serve"), folder };
+    fn start_in(qhost: &Qhost, folder: TempDir, more: &[&str]) -> Self {
+        let (socket, said) = (folder.path().join("api.sock"), folder.path().join("said"));
+        let listen = ["serve", "--listen", socket.to_str().expect("a path")];
+        let mut command = qhost.command(&[&listen, more].concat());
+        let stderr = fs::File::create(&said).expect("a file");
+        let process = command.stdout(Stdio::null()).stderr(stderr).spawn();
+        let mut service = Self { process: process.expect("qhost serve"), folder, address: None };
         wait_for("the service", || (service.try_get("/health/live").status == 204).then_some(()));
+        service.address = network::address(&fs::read_to_string(said).expect("what it said"));
         service
+    }
+
+    /// Where it listens on the network.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address.expect("it is on the network"))
     }
 
     /// Kills it.
@@ -84,7 +117,7 @@ impl Service {
     pub fn started_again(mut self, qhost: &Qhost) -> Self {
         let placeholder = tempfile::tempdir().expect("a folder");
         let folder = std::mem::replace(&mut self.folder, placeholder);
-        Self::start_in(qhost, folder)
+        Self::start_in(qhost, folder, &[])
     }
 
     /// Its socket.
@@ -112,7 +145,7 @@ impl Service {
     }
 
     fn try_get(&self, path: &str) -> Answered {
-        request(&self.socket(), User::Own, "GET", path, None, &[])
+        self.request(User::Own, "GET", path, None, &[])
     }
 
     /// A request with a body by this user.
@@ -123,25 +156,25 @@ impl Service {
     /// A request.
     pub fn ask(
         &self,
-        user: User,
+        user: User<'_>,
         method: &str,
         path: &str,
         body: Option<&str>,
         headers: &[&str],
     ) -> Answered {
-        let answered = request(&self.socket(), user, method, path, body, headers);
+        let answered = self.request(user, method, path, body, headers);
         assert_ne!(answered.status, 0, "{method} {path}: no answer");
         answered
     }
 
     /// A stream, and what comes of it.
-    pub fn stream(&self, user: User, path: &str, after: Option<&str>) -> Stream {
-        let mut curl = curl(user);
-        curl.args(["--silent", "--no-buffer", "--include", "--unix-socket"]).arg(self.socket());
+    pub fn stream(&self, user: User<'_>, path: &str, after: Option<&str>) -> Stream {
+        let mut curl = self.curl(user, path);
+        curl.args(["--silent", "--no-buffer", "--include"]);
         if let Some(after) = after {
             curl.args(["--header", &format!("Last-Event-ID: {after}")]);
         }
-        Stream::of(curl.arg(format!("http://qhost{path}")))
+        Stream::of(&mut curl)
     }
 
     /// What has come of an operation that was accepted.
@@ -153,6 +186,73 @@ impl Service {
             (operation["state"] != "running").then_some(operation)
         })
     }
+
+    /// curl, as a user of this host or a client on the network runs it.
+    fn curl(&self, user: User<'_>, path: &str) -> Command {
+        let mut curl = match user {
+            User::Number(uid) => {
+                let mut setpriv = command("setpriv");
+                let group = rustix::process::getegid().as_raw();
+                setpriv.args([format!("--reuid={uid}"), format!("--regid={group}")]);
+                setpriv.args(["--clear-groups", "curl"]);
+                setpriv
+            }
+            _ => command("curl"),
+        };
+        match user {
+            User::Own | User::Number(_) => {
+                curl.arg("--unix-socket").arg(self.socket());
+                curl.arg(format!("http://qhost{path}"));
+                return curl;
+            }
+            User::Unknown => {}
+            User::Token(token) => {
+                curl.args(["--header", &format!("Authorization: Bearer {token}")]);
+            }
+            User::Session(token) => {
+                curl.args(["--header", &format!("Cookie: other=1; __Host-qhost={token}")]);
+                curl.args(["--header", "Sec-Fetch-Site: same-origin"]);
+            }
+            User::Certificate(certificate) => {
+                curl.arg("--cert").arg(certificate.file()).arg("--key").arg(certificate.key());
+            }
+        }
+        curl.arg("--insecure").arg(format!("{}{path}", self.url()));
+        curl
+    }
+
+    /// Status 0 where there is no answer.
+    fn request(
+        &self,
+        user: User<'_>,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+        headers: &[&str],
+    ) -> Answered {
+        let mut curl = self.curl(user, path);
+        curl.args(["--silent", "--max-time", "100", "--request", method]);
+        curl.args(["--write-out", "\n%{http_code} %{content_type}"]);
+        for header in headers {
+            curl.args(["--header", header]);
+        }
+        if body.is_some() {
+            curl.args(["--data-binary", "@-", "--header", "content-type: application/json"]);
+        }
+        let mut asking = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("curl");
+        // A service that refuses a body reads no more of it.
+        let mut stdin = asking.stdin.take().expect("a pipe");
+        let _refused = stdin.write_all(body.unwrap_or_default().as_bytes());
+        drop(stdin);
+        let output = asking.wait_with_output().expect("curl");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            eprintln!("curl: {}", output.status);
+        }
+        let (body, told) = text.rsplit_once('\n').unwrap_or(("", "0 "));
+        let (status, kind) = told.split_once(' ').unwrap_or(("0", ""));
+        Answered { status: status.parse().unwrap_or(0), kind: kind.into(), body: body.into() }
+    }
 }
 
 impl Drop for Service {
@@ -162,53 +262,4 @@ impl Drop for Service {
             self.process.wait().expect("it ends");
         }
     }
-}
-
-/// curl, as a user of this host runs it.
-fn curl(user: User) -> Command {
-    match user {
-        User::Own => command("curl"),
-        User::Number(uid) => {
-            let mut setpriv = command("setpriv");
-            let group = rustix::process::getegid().as_raw();
-            setpriv.args([format!("--reuid={uid}"), format!("--regid={group}")]);
-            setpriv.args(["--clear-groups", "curl"]);
-            setpriv
-        }
-    }
-}
-
-/// Status 0 where there is no answer.
-fn request(
-    socket: &Path,
-    user: User,
-    method: &str,
-    path: &str,
-    body: Option<&str>,
-    headers: &[&str],
-) -> Answered {
-    let mut curl = curl(user);
-    curl.args(["--silent", "--max-time", "100", "--request", method]);
-    curl.args(["--write-out", "\n%{http_code} %{content_type}", "--unix-socket"]).arg(socket);
-    for header in headers {
-        curl.args(["--header", header]);
-    }
-    if body.is_some() {
-        curl.args(["--data-binary", "@-", "--header", "content-type: application/json"]);
-    }
-    let mut asking = curl
-        .arg(format!("http://qhost{path}"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("curl");
-    // A service that refuses a body reads no more of it.
-    let mut stdin = asking.stdin.take().expect("a pipe");
-    let _refused = stdin.write_all(body.unwrap_or_default().as_bytes());
-    drop(stdin);
-    let output = asking.wait_with_output().expect("curl");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (body, told) = text.rsplit_once('\n').unwrap_or(("", "0 "));
-    let (status, kind) = told.split_once(' ').unwrap_or(("0", ""));
-    Answered { status: status.parse().unwrap_or(0), kind: kind.into(), body: body.into() }
 }

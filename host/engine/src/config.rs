@@ -24,6 +24,7 @@ use qhost_sys::trusted::{self, Presence, Untrusted};
 
 use crate::{limits, order::Order};
 
+pub use api::{KnownClient, TlsFiles};
 pub use lock::{Lock, Locked};
 pub use policies::{Configured, Settings, UnknownTenant};
 

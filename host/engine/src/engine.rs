@@ -9,7 +9,7 @@ use std::{
 
 use qhost_image::Store;
 use qhost_model::digest::Sha256;
-use qhost_policy::{Chain, Journal, Loader, Table};
+use qhost_policy::{Chain, Journal, Loader, PolicyRecord, Table};
 use qhost_sys::{
     spawn::{self, Programs},
     state::StateDir,
@@ -17,7 +17,8 @@ use qhost_sys::{
 use qhost_vm::Scan;
 
 use crate::{
-    config::Config,
+    candidate::Generations,
+    config::{Config, KnownClient},
     data::KeptTables,
     error::{EngineError, Failure},
     fingerprint::Fingerprint,
@@ -43,7 +44,7 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     state: StateDir,
-    generation: RwLock<Arc<Generation>>,
+    generations: RwLock<Generations>,
     /// One sandbox a process, made for the first decision.
     loader: OnceLock<Loader>,
     /// One look for VMs without a supervisor at a time.
@@ -61,7 +62,7 @@ impl Engine {
             spawn::use_programs(programs).map_err(Failure::Usage)?;
         }
         Ok(Self(Arc::new(Inner {
-            generation: RwLock::new(Arc::new(Generation::new(config, &state))),
+            generations: RwLock::new(Generations::begin(Generation::new(config, &state))),
             state,
             loader: OnceLock::new(),
             recovering: tokio::sync::Mutex::default(),
@@ -83,24 +84,22 @@ impl Engine {
         self.generation().config.tenant_of_user(uid).map(str::to_owned)
     }
 
-    pub(crate) fn generation(&self) -> Arc<Generation> {
-        Arc::clone(&self.0.generation.read().unwrap_or_else(PoisonError::into_inner))
+    /// The client of the API whose certificate has a digest.
+    pub fn client_of_certificate(&self, sha256: Sha256) -> Option<KnownClient> {
+        self.generation().config.client_of_certificate(sha256)
     }
 
-    /// Goes over to another configuration: the policies of all its tenants are loaded first, and only where all load is anything changed. What has begun under the configuration before ends under it.
-    ///
-    /// # Errors
-    /// Where a policy does not load. Then the configuration before stays.
-    pub async fn reload(&self, config: Config) -> Result<(), EngineError> {
-        let engine = self.clone();
-        let next = blocking(move || {
-            let next = Generation::new(config, engine.state());
-            next.load_all(&engine.shared_loader()?)?;
-            Ok(next)
-        });
-        let next = Arc::new(next.await?);
-        *self.0.generation.write().unwrap_or_else(PoisonError::into_inner) = next;
-        Ok(())
+    /// Whether there may be such a tenant.
+    pub fn may_be_tenant(&self, tenant: &str) -> bool {
+        self.generation().config.knows(tenant).is_ok()
+    }
+
+    pub(crate) fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&self.generations().read().unwrap_or_else(PoisonError::into_inner).now)
+    }
+
+    pub(crate) fn generations(&self) -> &RwLock<Generations> {
+        &self.0.generations
     }
 
     /// The stored images.
@@ -150,16 +149,16 @@ impl Engine {
         Ok(self.0.loader.get_or_init(|| loader).clone())
     }
 
-    /// The policies that are asked about any tenant's tasks, all of them loaded, with the digests of their files.
+    /// The policies that are asked about any tenant's tasks, all of them loaded, by their names.
     ///
     /// # Errors
     /// Where one does not load.
-    pub async fn policies(&self) -> Result<BTreeMap<String, Sha256>, EngineError> {
+    pub async fn policies(&self) -> Result<BTreeMap<String, PolicyRecord>, EngineError> {
         let (engine, generation) = (self.clone(), self.generation());
         let loaded = blocking(move || {
             let chains = generation.load_all(&engine.shared_loader()?)?;
             let records = chains.iter().flat_map(Chain::records);
-            Ok(records.map(|one| (one.name, one.sha256)).collect())
+            Ok(records.map(|one| (one.name.clone(), one)).collect())
         });
         Ok(loaded.await?)
     }

@@ -17,7 +17,7 @@ use qhost_vm::VmError;
 
 use crate::{
     config::UnknownTenant, facts::FactsError, fingerprint::FingerprintError,
-    firmware::FirmwareUnfit, turn::TurnError,
+    firmware::FirmwareUnfit, tokens::TokenError, turn::TurnError,
 };
 
 /// Why an order was not done. Its `Display` says its own layer, and its sources are the causes.
@@ -151,6 +151,8 @@ pub(crate) enum Failure {
     Disk { disk: DiskName, source: VolumeError },
     #[error(transparent)]
     Firmware(#[from] FirmwareUnfit),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The image of a VM that is to be started again is not stored any more, and its record does not lead to it.
     #[error(
         "the image {digest} is not in the store any more, and of its source {source_url} the query was not kept, as it may be a secret; run the job again"
@@ -180,6 +182,7 @@ impl Failure {
             Self::Image(error) => error.kind(),
             Self::Vm(error) => error.kind(),
             Self::Volume(error) => error.kind(),
+            Self::Token(error) => error.kind(),
             Self::CannotRun(_)
             | Self::Disk { .. }
             | Self::Firmware(_)

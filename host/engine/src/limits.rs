@@ -119,3 +119,15 @@ pub const EXEC_ARGUMENTS: usize = 256;
 pub const EXEC_ARGUMENT_BYTES: usize = 32 << 10;
 /// A command's standard input in bytes.
 pub const EXEC_STDIN_BYTES: usize = 1 << 20;
+
+// Tokens of the API.
+
+/// The most days that a token lasts: more than such a machine does.
+pub const TOKEN_DAYS: u32 = 3650;
+/// Characters of a wrong name in an error.
+pub const SHOWN_NAME_CHARS: usize = 80;
+
+// Replays.
+
+/// Characters of why a line of a log is no record.
+pub const SHOWN_REASON_CHARS: usize = 300;

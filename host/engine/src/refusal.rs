@@ -83,6 +83,7 @@ impl Failure {
             | Self::Usage(_)
             | Self::Untrusted { .. }
             | Self::Job(_)
+            | Self::Token(_)
             | Self::Cancelled => {
                 return None;
             }

@@ -40,8 +40,8 @@ pub(crate) async fn look(plugin: &Plugin) -> FingerprintResponse {
     };
     match engine.policies().await {
         Ok(policies) => {
-            for (name, sha256) in policies {
-                attributes.insert(format!("policy.{name}"), text(sha256.to_string()));
+            for (name, policy) in policies {
+                attributes.insert(format!("policy.{name}"), text(policy.sha256.to_string()));
             }
         }
         Err(error) => return without(HealthState::Unhealthy, &in_a_line(&error), attributes),

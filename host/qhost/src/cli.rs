@@ -29,7 +29,7 @@ pub use image::{
 pub use overlay::{OverlayCommand, RemoveOverlayArgs};
 pub use policy::{BuildArgs, InspectArgs, NewArgs, PolicyCommand, ReplayArgs};
 pub use run::{DecideArgs, ImageNetworks, NamedFile, NamedSettings, PlanArgs, RunArgs};
-pub use serve::ServeArgs;
+pub use serve::{NewTokenArgs, RemoveTokensArgs, ServeArgs, TokenCommand};
 pub use trial::{BenchArgs, LintArgs, TestArgs};
 pub use trust::{KeygenArgs, LockArgs, NamedPlace, PullArgs, PushArgs, SignArgs, VerifyArgs};
 pub use vm::{
@@ -169,6 +169,9 @@ pub enum Command {
     },
     /// Serve the API: the host as a service
     Serve(ServeArgs),
+    /// Tokens: by what clients of the service on the network are known
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Serve an agent of Nomad's as a task driver: the agent starts this itself
     ///
     /// Link this program into the agent's plugin_dir as qhost, and name it in a block plugin "qhost" of the agent's

@@ -15,6 +15,7 @@ mod serve;
 mod share;
 mod show;
 mod sources;
+mod tokens;
 mod trial;
 mod trust;
 mod vms;
@@ -79,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(&shared, shell),
         Command::Serve(args) => wait(&shared, serve::serve(&shared, &args)),
+        Command::Token(command) => tokens::token(&shared, &command),
         Command::NomadPlugin => nomad(&shared),
         Command::Launch { parent, command } => return commands::launch(parent, &command),
         Command::Compile { product, memory, seconds } => {

@@ -38,6 +38,11 @@ impl Admission {
         Self::new(limits::STREAMS_OF_TENANT, "streams")
     }
 
+    /// Of replays.
+    pub(crate) fn of_replays() -> Arc<Self> {
+        Self::new(limits::REPLAYS, "replays")
+    }
+
     fn new(most: usize, what: &'static str) -> Arc<Self> {
         Arc::new(Self { most, what, under_way: Mutex::default() })
     }

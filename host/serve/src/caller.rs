@@ -1,30 +1,48 @@
-//! Whose a request is: on the socket, the connection's user.
+//! Whose a request is: by the token that it has, else by its connection: on the socket the user's at its other end, on the network that of a
+//! certificate.
+
+use std::net::IpAddr;
 
 use axum::{
     extract::FromRequestParts,
-    http::{StatusCode, request::Parts},
+    http::{HeaderMap, StatusCode, header, request::Parts, uri::Authority},
 };
 use rustix::process::geteuid;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, task::spawn_blocking};
 
+use qhost_model::digest::Sha256;
 use qhost_policy::{Actor, Door};
 
-use crate::{Service, problem::Problem};
+use crate::{Service, problem::Problem, session};
 
-/// The process at the other end of a connection, as the kernel knows it.
+/// What is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Peer {
-    uid: u32,
+pub(crate) enum Peer {
+    /// A process of this host, as the kernel knows it.
+    User {
+        /// Its user.
+        uid: u32,
+    },
+    /// A client on the network.
+    Remote {
+        /// Its address, of IPv6 the first half.
+        network: IpAddr,
+        /// The digest of the certificate that it has the key of.
+        certificate: Option<Sha256>,
+    },
 }
 
 impl Peer {
     /// Whether it is root, or the user that the service runs as.
     pub(crate) fn is_operator(self) -> bool {
-        self.uid == 0 || self.uid == geteuid().as_raw()
+        match self {
+            Self::User { uid } => uid == 0 || uid == geteuid().as_raw(),
+            Self::Remote { .. } => false,
+        }
     }
 
     pub(crate) fn of(connection: &UnixStream) -> Option<Self> {
-        Some(Self { uid: connection.peer_cred().ok()?.uid() })
+        Some(Self::User { uid: connection.peer_cred().ok()?.uid() })
     }
 }
 
@@ -63,28 +81,103 @@ impl Caller {
     pub(crate) fn actor(&self) -> Actor {
         Actor { name: self.name.clone(), tenant: self.tenant.clone(), door: Door::Api }
     }
+
+    /// The one whose token a text is.
+    pub(crate) async fn of_token(service: &Service, text: String) -> Result<Self, Problem> {
+        let tokens = service.tokens.clone();
+        let found = spawn_blocking(move || tokens.get(&text)).await;
+        let found = found.map_err(|panicked| {
+            let detail = panicked.to_string();
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)
+        })??;
+        let Some(token) = found else {
+            return Err(Problem::unknown_caller("the token is unknown, or its time is over"));
+        };
+        Self::known(service, format!("token {}", token.name), token.tenant)
+    }
+
+    /// A caller that is known by a name. A tenant that is not configured any more has none.
+    fn known(service: &Service, name: String, tenant: Option<String>) -> Result<Self, Problem> {
+        if let Some(gone) = tenant.as_ref().filter(|tenant| !service.engine.may_be_tenant(tenant)) {
+            let detail = format!("{name} acts for {gone}, which is no tenant here any more");
+            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+        }
+        Ok(Self { name, tenant })
+    }
+
+    async fn of(parts: &Parts, service: &Service) -> Result<Self, Problem> {
+        if let Some(text) = bearer(&parts.headers)? {
+            return Self::of_token(service, text).await;
+        }
+        if let Some(text) = session::cookie(&parts.headers) {
+            is_own_page(parts)?;
+            return Self::of_token(service, text).await;
+        }
+        match parts.extensions.get().copied() {
+            Some(peer @ Peer::User { uid }) => {
+                let name = format!("uid {uid}");
+                if peer.is_operator() {
+                    return Ok(Self { name, tenant: None });
+                }
+                let Some(tenant) = service.engine.tenant_of_user(uid) else {
+                    let detail =
+                        format!("{name} is no tenant here: an operator adds it to [api.users]");
+                    return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+                };
+                Ok(Self { name, tenant: Some(tenant) })
+            }
+            Some(Peer::Remote { certificate: Some(sha256), .. }) => {
+                let Some(client) = service.engine.client_of_certificate(sha256) else {
+                    let why = format!(
+                        "the certificate is unknown: an operator adds it to [api.certificates], with sha256 = \"{sha256}\""
+                    );
+                    return Err(Problem::unknown_caller(&why));
+                };
+                Self::known(service, format!("certificate {}", client.name), client.tenant)
+            }
+            Some(Peer::Remote { certificate: None, .. }) | None => {
+                Err(Problem::unknown_caller("there is neither a token nor a client's certificate"))
+            }
+        }
+    }
+}
+
+/// The token of a request's header.
+fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    });
+    let expected = || Problem::unknown_caller("Authorization: expected Bearer and a token");
+    token.map(Some).ok_or_else(expected)
+}
+
+/// A browser sends its cookie with what another site's page asks for as well: what changes something, or opens a WebSocket, must come from the
+/// service's own page (the Fetch standard's `Sec-Fetch-Site`; `Origin` from browsers that have no such header).
+fn is_own_page(parts: &Parts) -> Result<(), Problem> {
+    let Parts { method, uri, headers, .. } = parts;
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_changing = !method.is_safe() || headers.contains_key(header::UPGRADE);
+    // HTTP/2 has the host in the request's own address.
+    let host = uri.authority().map(Authority::as_str).or(text("host"));
+    let is_own = match (text("sec-fetch-site"), text("origin")) {
+        (Some(site), _) => site == "same-origin",
+        (None, Some(origin)) => host.is_some_and(|host| origin == format!("https://{host}")),
+        (None, None) => false,
+    };
+    if is_own || !is_changing {
+        return Ok(());
+    }
+    let detail = "a session's requests come from the service's own page alone".into();
+    Err(Problem::new(StatusCode::FORBIDDEN, "cross-site", detail))
 }
 
 impl FromRequestParts<Service> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Problem> {
-        let Some(peer @ Peer { uid }) = parts.extensions.get().copied() else {
-            let detail = "the connection has no user".into();
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
-        };
-        let name = format!("uid {uid}");
-        if peer.is_operator() {
-            return Ok(Self { name, tenant: None });
-        }
-        match service.engine.tenant_of_user(uid) {
-            Some(tenant) => Ok(Self { name, tenant: Some(tenant) }),
-            None => {
-                let detail =
-                    format!("{name} is no tenant here: an operator adds it to [api.users]");
-                Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail))
-            }
-        }
+        Self::of(parts, service).await
     }
 }
 

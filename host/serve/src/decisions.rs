@@ -3,12 +3,14 @@
 use std::io;
 
 use axum::{Json, extract::State, http::StatusCode};
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use qhost_policy::Recorded;
+use qhost_policy::{Record, Recorded};
+use url::Url;
 
 use crate::{
     Service,
@@ -27,11 +29,73 @@ pub(crate) struct Filter {
     outcome: Option<String>,
     /// Those that this policy was asked about.
     policy: Option<String>,
+    /// Those about this task or job.
+    task: Option<String>,
+    /// Those with this text in a name of the tenant's, the job's or the task's, in the image's address, or in what refused it: the policy, its
+    /// rule, its words. Capitals do not matter.
+    q: Option<String>,
+    /// Those made at this time or later, as in `2026-11-30T22:00:00Z`.
+    since: Option<String>,
+    /// Those made before this time.
+    until: Option<String>,
     /// At most so many items: from 1 to 1000, 100 unless it is given.
     #[schemars(range(min = 1, max = 1000))]
     limit: Option<usize>,
     /// The id of the last item of the page before.
     after: Option<String>,
+}
+
+/// What of a filter decides.
+struct Wanted {
+    filter: Filter,
+    text: Option<String>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+impl Wanted {
+    fn of(filter: Filter) -> Result<Self, Problem> {
+        let time = |name: &str, text: &Option<String>| {
+            let text = text.as_deref();
+            let time = text.map(str::parse::<Timestamp>).transpose();
+            time.map_err(|_| {
+                Problem::invalid(format!("{name}: expected a time, as in 2026-11-30T22:00:00Z"))
+            })
+        };
+        let (since, until) = (time("since", &filter.since)?, time("until", &filter.until)?);
+        let text = filter.q.as_ref().map(|text| text.to_lowercase());
+        Ok(Self { filter, text, since, until })
+    }
+
+    fn includes(&self, record: &Record) -> bool {
+        let Filter { tenant, outcome, policy, task, .. } = &self.filter;
+        let about = &record.input.task;
+        let was_asked =
+            |name: &String| record.decision.policies.iter().any(|one| one.name == *name);
+        tenant.as_ref().is_none_or(|tenant| about.tenant == *tenant)
+            && outcome.as_ref().is_none_or(|outcome| record.outcome.name() == outcome)
+            && policy.as_ref().is_none_or(was_asked)
+            && task.as_ref().is_none_or(|name| [&about.name, &about.job].contains(&name))
+            && self.since.is_none_or(|since| record.input.time >= since)
+            && self.until.is_none_or(|until| record.input.time < until)
+            && self.text.as_ref().is_none_or(|text| says(record, text))
+    }
+}
+
+/// Whether a record has a text, in small letters.
+fn says(record: &Record, text: &str) -> bool {
+    let task = &record.input.task;
+    let names = [&task.tenant, &task.job, &task.name].map(String::as_str);
+    let sources = task.image.sources().map(Url::as_str);
+    let of_policies = record.decision.policies.iter().flat_map(|policy| {
+        let violations = policy.violations.iter();
+        let refused = violations.flat_map(|one| [one.code.as_str(), one.message.as_str()]);
+        policy.refuses().then_some(policy.name.as_str()).into_iter().chain(refused)
+    });
+    let of_host = record.decision.host.violations.iter();
+    let of_host = of_host.flat_map(|one| [one.code.as_str(), one.message.as_str()]);
+    let mut texts = names.into_iter().chain(sources).chain(of_policies).chain(of_host);
+    texts.any(|one| one.to_lowercase().contains(text))
 }
 
 /// Those that are wanted, of what a caller may see: the latest first.
@@ -56,16 +120,9 @@ pub(crate) async fn list(
     State(service): State<Service>,
     Params(filter): Params<Filter>,
 ) -> Result<Json<Value>, Problem> {
-    let Filter { tenant, outcome, policy, limit, after } = filter;
-    let page = Page { limit, after };
-    let is_meant = move |one: &Recorded| {
-        let (record, task) = (&one.record, &one.record.input.task);
-        let was_asked =
-            |name: &String| record.decision.policies.iter().any(|policy| policy.name == *name);
-        tenant.as_ref().is_none_or(|tenant| task.tenant == *tenant)
-            && outcome.as_ref().is_none_or(|outcome| record.outcome.name() == outcome)
-            && policy.as_ref().is_none_or(was_asked)
-    };
+    let page = Page { limit: filter.limit, after: filter.after.clone() };
+    let wanted = Wanted::of(filter)?;
+    let is_meant = move |one: &Recorded| wanted.includes(&one.record);
     let all = recorded(&service, &caller, is_meant).await?;
     let items = all.iter().map(|one| (one.id.to_string(), json!(one)));
     Ok(Json(page.of("decisions", items)?))

@@ -5,11 +5,7 @@ use serde_json::{Map, Value, json};
 
 use qhost_engine::facts;
 
-use crate::{
-    Service,
-    caller::{Caller, Operator},
-    problem::Problem,
-};
+use crate::{Service, caller::Caller, problem::Problem};
 
 pub(crate) async fn live() -> StatusCode {
     StatusCode::NO_CONTENT
@@ -54,16 +50,4 @@ pub(crate) async fn get(
         host.insert("free_bytes".into(), free.into());
     }
     Ok(Json(host))
-}
-
-pub(crate) async fn policies(
-    _: Operator,
-    State(service): State<Service>,
-) -> Result<Json<Value>, Problem> {
-    let policies = service.engine.policies().await?;
-    let policies: Vec<_> = policies
-        .into_iter()
-        .map(|(name, sha256)| json!({"name": name, "sha256": sha256}))
-        .collect();
-    Ok(Json(json!({"policies": policies})))
 }

@@ -1,4 +1,4 @@
-//! qhost as a service: a door of the engine that answers HTTP on a unix socket, for programs that have no shell on the host. It has no rule of
+//! qhost as a service: a door of the engine that answers HTTP on a unix socket, and with TLS on the network, for programs that have no shell on the host. It has no rule of
 //! its own: it makes orders of requests, and answers of what the engine does.
 //!
 //! A request comes in at the socket (`listener.rs`), has a caller (`caller.rs`), and goes to the handler of its route (`routes.rs`, one table
@@ -9,8 +9,10 @@
 
 mod admission;
 mod caller;
+mod console;
 mod decisions;
 mod events;
+mod guest;
 mod host;
 mod jobs;
 pub mod limits;
@@ -18,26 +20,35 @@ mod listener;
 mod metrics;
 mod openapi;
 mod operations;
+mod page;
+mod policies;
 mod problem;
 mod query;
+mod route;
 mod routes;
+mod session;
 mod storage;
 mod streams;
+mod tls;
 mod vms;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use qhost_engine::Engine;
+use qhost_engine::{Engine, Tokens};
 
 use admission::Admission;
+use console::Tickets;
 use metrics::Metrics;
 use operations::Operations;
 use streams::Streams;
 
-pub use listener::Socket;
+pub use listener::{Place, Socket};
 pub use openapi::document;
+pub use policies::reload_from_disk;
+pub use tls::{Identity, TlsError};
 
 /// Why the service does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -56,26 +67,59 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// An address.
+    #[error("cannot listen at https://{address}")]
+    Address {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no certificate.
+    #[error(
+        "on the network the service listens with TLS alone: name its certificate and key in the configuration, under [api.tls]"
+    )]
+    NoTls,
 }
 
 /// What all handlers share.
 #[derive(Clone)]
 struct Service {
     engine: Engine,
+    tokens: Arc<Tokens>,
     operations: Arc<Operations>,
     decisions: Arc<Admission>,
+    replays: Arc<Admission>,
+    identity: Option<Arc<Identity>>,
     streams: Arc<Streams>,
+    tickets: Arc<Tickets>,
     metrics: Arc<Metrics>,
     document: Arc<serde_json::Value>,
 }
 
 /// Serves the API until it is told to leave; requests that are under way then have [`limits::LEAVE`]. VMs go on.
-pub async fn serve(engine: Engine, socket: Socket, leave: CancellationToken) {
+pub async fn serve(
+    engine: Engine,
+    sockets: Vec<Socket>,
+    identity: Option<Arc<Identity>>,
+    leave: CancellationToken,
+) {
     let operations = Arc::new(Operations::new(leave.clone()));
     let (decisions, document) = (Admission::of_decisions(), Arc::new(document()));
     let streams = Streams::new(&engine, leave.clone());
-    let metrics = Arc::new(Metrics::new());
-    let router =
-        routes::router(Service { engine, operations, decisions, streams, metrics, document });
-    socket.serve(router, leave).await;
+    let (metrics, tokens) = (Arc::new(Metrics::new()), Arc::new(engine.tokens()));
+    let router = routes::router(Service {
+        engine,
+        tokens,
+        operations,
+        decisions,
+        replays: Admission::of_replays(),
+        identity,
+        streams,
+        tickets: Arc::default(),
+        metrics,
+        document,
+    });
+    let sockets = sockets.into_iter().map(|socket| socket.serve(router.clone(), leave.clone()));
+    join_all(sockets).await;
 }

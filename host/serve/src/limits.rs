@@ -6,8 +6,14 @@ use std::time::Duration;
 pub const CONNECTIONS: usize = 512;
 /// Connections of one user at one time; more are closed at once.
 pub const CONNECTIONS_OF_USER: usize = 64;
-/// How long a client may take to send a request's head.
+/// Bits of an IPv6 address that are a client's own to choose.
+pub const IPV6_CLIENT_BITS: u32 = 64;
+/// Peers that are remembered before those without a connection are forgotten.
+pub const PEERS_COUNTED: usize = 4096;
+/// How long a client may take to send a request's head, or for a handshake.
 pub const HEAD: Duration = Duration::from_secs(10);
+/// The largest body that is read before it is known who sends it, in bytes.
+pub const BODY_READ: usize = 64 << 10;
 /// How long a request may take from its head to its answer; what takes longer is an operation.
 pub const REQUEST: Duration = Duration::from_secs(200);
 /// How long requests that are under way may take when the service leaves.
@@ -16,6 +22,16 @@ pub const LEAVE: Duration = Duration::from_secs(5);
 pub const PAGE: usize = 100;
 /// The most items of a list.
 pub const PAGE_MOST: usize = 1000;
+/// Replays at one time: each reads the whole log.
+pub const REPLAYS: usize = 1;
+/// Decisions that a replay makes again, unless others are asked for.
+pub const REPLAYED: usize = 1000;
+/// The most of them.
+pub const REPLAYED_MOST: usize = 10_000;
+/// Decisions on which another configuration is tried before it is taken over.
+pub const TRIED: usize = 100;
+/// The largest component in a request, in bytes: an interpreter with a policy has some 12 MiB.
+pub const COMPONENT_BYTES: usize = 64 << 20;
 /// Operations that are remembered of a tenant; of those that are over, the oldest are forgotten first.
 pub const OPERATIONS_KEPT: usize = 256;
 /// Operations of one tenant that are under way at one time: each start holds a decision's place and maybe a download.
@@ -36,6 +52,20 @@ pub const LOG_BYTES: u64 = 1 << 20;
 pub const STREAMS_OF_TENANT: usize = 32;
 /// How often a stream looks for what a console has said: a watch of the kernel's for each would use up what a user has of those.
 pub const STREAM_CONSOLE: Duration = Duration::from_millis(200);
+/// How long a ticket for a console may wait to be used.
+pub const TICKET: Duration = Duration::from_secs(60);
+/// Tickets of one tenant that are not used yet.
+pub const TICKETS_OF_TENANT: usize = 64;
+/// What a client that attaches to a console is shown of what was said before, in bytes.
+pub const CONSOLE_BEFORE_BYTES: u64 = 64 << 10;
+/// What may be typed at once, in bytes.
+pub const CONSOLE_MESSAGE_BYTES: usize = 64 << 10;
+/// How long a client at a console may take nothing.
+pub const CLIENT_SLOW: Duration = Duration::from_secs(30);
+/// How long a command in a guest may take that a request waits for.
+pub const EXEC_MOST: Duration = Duration::from_secs(180);
+/// Its standard input in bytes: with the rest of the request, a body.
+pub const EXEC_STDIN_BYTES: usize = 512 << 10;
 /// What a stream of a console has in one item, in bytes.
 pub const STREAM_BYTES: usize = 16 << 10;
 /// How long a stream is silent at most, so that a connection that is dead is found.

@@ -1,11 +1,13 @@
-//! The socket: who may connect, and how long a client may take.
+//! Where the service listens: who may connect, and how long a client may take.
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fmt, fs, io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    str::FromStr,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -13,62 +15,136 @@ use axum::{Router, body::Body, http};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time,
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::{ServeError, caller::Peer, limits};
+use crate::{ServeError, caller::Peer, limits, tls::Identity};
 
-/// A socket that is listened on. Its file goes when it is dropped.
+/// A place to listen at: `unix:PATH` or a path alone, or `https://ADDRESS:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A socket in the file system.
+    Unix(PathBuf),
+    /// An address of this host, with TLS.
+    Https(SocketAddr),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(address) = text.strip_prefix("https://") {
+            let address = address.strip_suffix('/').unwrap_or(address).parse();
+            let expected = |_| {
+                format!("{text}: expected an IP address and a port, as in https://127.0.0.1:8443")
+            };
+            return Ok(Self::Https(address.map_err(expected)?));
+        }
+        let path = text.strip_prefix("unix:").unwrap_or(text);
+        if path.is_empty() || path.contains("://") {
+            return Err(format!("{text}: expected unix:PATH or https://ADDRESS:PORT"));
+        }
+        Ok(Self::Unix(path.into()))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Https(address) => write!(f, "https://{address}"),
+        }
+    }
+}
+
+/// A socket that is listened on. A file of it goes when it is dropped.
 #[derive(Debug)]
 pub struct Socket {
-    listener: UnixListener,
-    path: PathBuf,
+    listener: Listener,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Unix(UnixListener),
+    Https(TcpListener, Arc<Identity>),
+}
+
+/// A connection that was accepted.
+enum Connection {
+    Unix(UnixStream),
+    Tcp(TcpStream),
 }
 
 impl Socket {
-    /// Binds it. Its group may connect too (mode 0660); who is what is told by each connection's user.
+    /// Binds it. On the network clients are shown who the service is. A unix socket's group may connect too (mode 0660); who is what is told
+    /// by each connection's user.
     ///
     /// # Errors
-    /// Where its folder is not there, another service answers at the path, or it cannot be bound.
-    pub async fn bind(path: &Path) -> Result<Self, ServeError> {
-        let failed = |source| ServeError::Socket { path: path.to_owned(), source };
-        if !path.parent().is_some_and(Path::is_dir) {
-            return Err(ServeError::NoFolder(path.to_owned()));
-        }
-        // Of a service that was killed the file is left; a file that is no socket refuses connections too, and is another's.
-        let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-        match UnixStream::connect(path).await {
-            Ok(_) => return Err(ServeError::Taken(path.to_owned())),
-            Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(failed)?;
+    /// Where its folder is not there, another service answers at the path, there is nothing to show clients on the network, or it cannot be
+    /// bound.
+    pub async fn bind(place: Place, identity: Option<&Arc<Identity>>) -> Result<Self, ServeError> {
+        let listener = match (&place, identity) {
+            (Place::Unix(path), _) => Listener::Unix(bind_unix(path).await?),
+            (Place::Https(_), None) => return Err(ServeError::NoTls),
+            (Place::Https(address), Some(identity)) => {
+                let failed = |source| ServeError::Address { address: *address, source };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                Listener::Https(listener, Arc::clone(identity))
             }
-            Err(_) => {}
+        };
+        Ok(Self { listener, place })
+    }
+
+    /// Where it is: with the port that the kernel chose, where that was left to it.
+    pub fn place(&self) -> Place {
+        match &self.listener {
+            Listener::Unix(_) => self.place.clone(),
+            Listener::Https(listener, _) => {
+                listener.local_addr().map_or_else(|_| self.place.clone(), Place::Https)
+            }
         }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    async fn accept(&self) -> io::Result<(Connection, Option<Peer>)> {
+        match &self.listener {
+            Listener::Unix(listener) => {
+                let (connection, _) = listener.accept().await?;
+                let peer = Peer::of(&connection);
+                Ok((Connection::Unix(connection), peer))
+            }
+            Listener::Https(listener, _) => {
+                let (connection, from) = listener.accept().await?;
+                connection.set_nodelay(true)?;
+                let peer = Peer::Remote { network: network(from.ip()), certificate: None };
+                Ok((Connection::Tcp(connection), Some(peer)))
+            }
+        }
     }
 
     /// Serves what connects.
     pub(crate) async fn serve(self, router: Router, leave: CancellationToken) {
-        let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
-        let mut of_users = HashMap::<Peer, Arc<Semaphore>>::new();
+        let mut places = Places::new();
         let leaving = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = self.accept() => accepted,
                 () = leave.cancelled() => break,
             };
-            let connection = match accepted {
-                Ok((connection, _)) => connection,
+            let (connection, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Mostly the limit of open files, which others' ends raise again.
                     tracing::warn!(%error, "a connection is not accepted");
@@ -76,31 +152,19 @@ impl Socket {
                     continue;
                 }
             };
-            let Some(peer) = Peer::of(&connection) else { continue };
-            let of_user = of_users
-                .entry(peer)
-                .or_insert_with(|| Arc::new(Semaphore::new(limits::CONNECTIONS_OF_USER)));
-            // One that has too many is hung up on, so that it keeps none from connecting; all others' together keep no operator from it.
-            let Ok(of_user) = Arc::clone(of_user).try_acquire_owned() else { continue };
-            let place = (!peer.is_operator()).then(|| Arc::clone(&places).try_acquire_owned());
-            let Ok(place) = place.transpose() else { continue };
-            let service = router.clone().map_request(move |request: http::Request<Incoming>| {
-                let mut request = request.map(Body::new);
-                request.extensions_mut().insert(peer);
-                request
-            });
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HEAD);
-            builder.http2().timer(TokioTimer::new()).keep_alive_interval(limits::HEAD);
-            let served = builder
-                .serve_connection(TokioIo::new(connection), TowerToHyperService::new(service));
-            let served = leaving.watch(served.into_owned());
-            tokio::spawn(async move {
-                if let Err(error) = served.await {
-                    tracing::debug!(%error, "a connection ended");
+            let Some(peer) = peer else { continue };
+            let Some(place) = places.take(peer) else { continue };
+            let serving =
+                Serving { router: router.clone(), watcher: leaving.watcher(), peer, place };
+            match (connection, &self.listener) {
+                (Connection::Tcp(connection), Listener::Https(_, identity)) => {
+                    tokio::spawn(serving.over_tls(connection, Arc::clone(identity)));
                 }
-                drop((place, of_user));
-            });
+                (Connection::Unix(connection), _) => {
+                    tokio::spawn(serving.over(connection));
+                }
+                (Connection::Tcp(_), Listener::Unix(_)) => {}
+            }
         }
         tokio::select! {
             () = leaving.shutdown() => {}
@@ -111,8 +175,161 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
+        if let Place::Unix(path) = &self.place
+            && let Err(error) = fs::remove_file(path)
+        {
             tracing::debug!(%error, "the socket's file is left");
         }
+    }
+}
+
+async fn bind_unix(path: &Path) -> Result<UnixListener, ServeError> {
+    let failed = |source| ServeError::Socket { path: path.to_owned(), source };
+    if !path.parent().is_some_and(Path::is_dir) {
+        return Err(ServeError::NoFolder(path.to_owned()));
+    }
+    // Of a service that was killed the file is left; a file that is no socket refuses connections too, and is another's.
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    match UnixStream::connect(path).await {
+        Ok(_) => return Err(ServeError::Taken(path.to_owned())),
+        Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)?;
+        }
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// What connections of one client are counted by: of IPv6 the first half of an address, as a client has all of the other half.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & u128::MAX << limits::IPV6_CLIENT_BITS).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// How many connections there may be: of all but operators, and of each peer.
+struct Places {
+    all: Arc<Semaphore>,
+    of_peers: HashMap<Peer, Weak<Semaphore>>,
+}
+
+/// What a connection holds of that.
+struct ConnectionPlace {
+    _of_all: Option<OwnedSemaphorePermit>,
+    _of_peer: OwnedSemaphorePermit,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(limits::CONNECTIONS)), of_peers: HashMap::new() }
+    }
+
+    /// A place for one more; none where there are as many as may be. A peer that has too many is hung up on, so that it keeps none from
+    /// connecting; all others' together keep no operator of this host from it.
+    fn take(&mut self, peer: Peer) -> Option<ConnectionPlace> {
+        if self.of_peers.len() >= limits::PEERS_COUNTED {
+            // Of those that have no connection there is nothing to count.
+            self.of_peers.retain(|_, places| places.strong_count() > 0);
+        }
+        let counted = self.of_peers.get(&peer).and_then(Weak::upgrade);
+        let of_peer = counted.unwrap_or_else(|| {
+            let places = Arc::new(Semaphore::new(limits::CONNECTIONS_OF_USER));
+            self.of_peers.insert(peer, Arc::downgrade(&places));
+            places
+        });
+        let of_peer = of_peer.try_acquire_owned().ok()?;
+        let of_all = (!peer.is_operator()).then(|| Arc::clone(&self.all).try_acquire_owned());
+        Some(ConnectionPlace { _of_all: of_all.transpose().ok()?, _of_peer: of_peer })
+    }
+}
+
+/// What one connection is served with.
+struct Serving {
+    router: Router,
+    watcher: Watcher,
+    peer: Peer,
+    place: ConnectionPlace,
+}
+
+impl Serving {
+    async fn over_tls(mut self, connection: TcpStream, identity: Arc<Identity>) {
+        let handshake = time::timeout(limits::HEAD, identity.accept(connection)).await;
+        match handshake {
+            Ok(Ok(connection)) => {
+                if let Peer::Remote { certificate, .. } = &mut self.peer {
+                    *certificate = connection.certificate;
+                }
+                self.over(connection.stream).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "a connection without TLS that holds"),
+            Err(_) => tracing::debug!("a client took too long to begin"),
+        }
+    }
+
+    async fn over(self, connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let Self { router, watcher, peer, place } = self;
+        let service = router.map_request(move |request: http::Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            request
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HEAD);
+        builder.http2().timer(TokioTimer::new()).keep_alive_interval(limits::HEAD);
+        let service = TowerToHyperService::new(service);
+        let served = builder.serve_connection_with_upgrades(TokioIo::new(connection), service);
+        let served = watcher.watch(served.into_owned());
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "a connection ended");
+        }
+        drop(place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        for (text, expected) in [
+            ("/run/a.sock", "unix:/run/a.sock"),
+            ("unix:a.sock", "unix:a.sock"),
+            ("https://127.0.0.1:8443", "https://127.0.0.1:8443"),
+            ("https://[::1]:0/", "https://[::1]:0"),
+        ] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), expected);
+        }
+        for text in ["", "unix:", "http://127.0.0.1:80", "https://localhost:1", "https://127.0.0.1"]
+        {
+            text.parse::<Place>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn connections_are_counted_by_client() {
+        let mut places = Places::new();
+        let remote = |address: &str| Peer::Remote {
+            network: network(address.parse().unwrap()),
+            certificate: None,
+        };
+        let held: Vec<_> =
+            (0..limits::CONNECTIONS_OF_USER).map(|_| places.take(remote("2001:db8::1"))).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(places.take(remote("2001:db8::2")).is_none(), "the same client");
+        assert!(places.take(remote("2001:db8:0:1::1")).is_some());
+        let mut others = vec![];
+        for client in 0..=u8::MAX {
+            others.extend((0..8).map_while(|_| places.take(remote(&format!("10.0.0.{client}")))));
+        }
+        assert_eq!(held.len() + others.len(), limits::CONNECTIONS);
+        assert!(places.take(Peer::User { uid: 0 }).is_some(), "an operator has a place");
+        drop(held);
+        assert!(places.take(remote("2001:db8::2")).is_some());
     }
 }

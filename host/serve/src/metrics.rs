@@ -4,6 +4,7 @@
 mod gauges;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -76,6 +77,22 @@ pub(crate) struct Metrics {
     evaluation_microseconds: Histograms<OfPolicy>,
     phase_seconds: Histograms<OfPhase>,
     image_steps: Family<OfPhase, Counter>,
+    costs: Mutex<BTreeMap<String, PolicyCost>>,
+}
+
+/// What a policy has cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PolicyCost {
+    pub(crate) evaluations: u64,
+    pub(crate) refusals: u64,
+    micros: u64,
+}
+
+impl PolicyCost {
+    /// Of one evaluation; none before the first.
+    pub(crate) fn mean_micros(self) -> Option<f64> {
+        (self.evaluations > 0).then(|| self.micros as f64 / self.evaluations as f64)
+    }
 }
 
 impl Metrics {
@@ -89,6 +106,7 @@ impl Metrics {
             evaluation_microseconds: Family::new_with_constructor(microseconds),
             phase_seconds: Family::new_with_constructor(seconds),
             image_steps: Family::default(),
+            costs: Mutex::default(),
         }
     }
 
@@ -110,7 +128,18 @@ impl Metrics {
             self.evaluations.get_or_create(&of).inc();
             let micros = self.evaluation_microseconds.get_or_create(&OfPolicy { policy: name() });
             micros.observe(policy.cost.micros as f64);
+            let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+            let cost = costs.entry(name()).or_default();
+            cost.evaluations += 1;
+            cost.refusals += u64::from(policy.answer == Answer::Refused);
+            cost.micros += policy.cost.micros;
         }
+    }
+
+    /// What a policy has cost since the service began.
+    pub(crate) fn cost_of(&self, policy: &str) -> PolicyCost {
+        let costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+        costs.get(policy).copied().unwrap_or_default()
     }
 
     fn registry(&self) -> Registry {

@@ -3,7 +3,10 @@
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::routes::{self, Answer, Route};
+use crate::{
+    route::{Answer, Route, Takes},
+    routes,
+};
 
 /// The OpenAPI document of the API.
 ///
@@ -73,15 +76,22 @@ impl Shapes {
             // Who may ask.
             "x-qhost-audience": route.audience.name(),
         });
-        if route.takes_job
-            && let Some(operation) = operation.as_object_mut()
-        {
-            let job = json!({"type": "object"});
-            let body = json!({
+        let body = route.takes.map(|takes| match takes {
+            Takes::Job => json!({
                 "description": "A job: JSON in qhost's own form or as Nomad's API has it, or Nomad's HCL.",
                 "required": true,
-                "content": {"application/json": {"schema": job}},
-            });
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            }),
+            Takes::Component => json!({
+                "description": "A policy's component.",
+                "content": {"application/wasm": {"schema": {"type": "string"}}},
+            }),
+            Takes::Json(schema) => {
+                let schema = schema(generator).to_value();
+                json!({"required": true, "content": {"application/json": {"schema": schema}}})
+            }
+        });
+        if let (Some(body), Some(operation)) = (body, operation.as_object_mut()) {
             operation.insert("requestBody".into(), body);
         }
         operation
@@ -91,7 +101,8 @@ impl Shapes {
         let content = |kind: &str, schema: &Value| json!({kind: {"schema": schema}});
         let any = json!({"type": "object"});
         let content_of = |answer| match answer {
-            Answer::Nothing => None,
+            Answer::Nothing | Answer::Socket => None,
+            Answer::Picture => Some(content("image/png", &json!({"type": "string"}))),
             Answer::Json | Answer::Created => Some(content("application/json", &any)),
             Answer::Operation | Answer::Accepted => {
                 Some(content("application/json", &self.operation))

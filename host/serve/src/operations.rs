@@ -314,7 +314,7 @@ impl List {
     }
 }
 
-fn random_id() -> Result<String, Problem> {
+pub(crate) fn random_id() -> Result<String, Problem> {
     let mut bytes = [0; 16];
     let read = getrandom(&mut bytes, GetRandomFlags::empty());
     if read.ok() == Some(bytes.len()) {

@@ -72,6 +72,23 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", format!("there is no {what} {word}"))
     }
 
+    /// Of what is kept on disk and cannot be read.
+    pub(crate) fn unreadable(error: &dyn std::error::Error) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
+    }
+
+    /// What it says, with its causes.
+    pub(crate) fn in_a_line(&self) -> String {
+        let causes = self.0.causes.iter();
+        causes.fold(self.0.detail.clone(), |text, cause| format!("{text}: {cause}"))
+    }
+
+    /// Of a request that no caller is known by.
+    pub(crate) fn unknown_caller(why: &str) -> Self {
+        let hint = "an operator makes tokens: qhost token new";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", why.into()).hinting(hint)
+    }
+
     pub(crate) fn invalid(detail: String) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid-request", detail)
     }
@@ -147,6 +164,10 @@ impl IntoResponse for Problem {
         let mut response = (self.status(), Json(self)).into_response();
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, limits::RETRY_AFTER_S.into());
         }

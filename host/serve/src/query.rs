@@ -9,6 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
+use qhost_model::printable;
+
 use crate::{limits, problem::Problem};
 
 /// The query, whose parameters are the fields of `T`.
@@ -43,6 +45,22 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         Ok(Self(Bytes::from_request(request, state).await?))
+    }
+}
+
+/// The body as an object.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Object<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let Raw(body) = Raw::from_request(request, state).await?;
+        let object = serde_json::from_slice(&body).map_err(|error| {
+            let error = printable::line(&error.to_string(), limits::SHOWN_CHARS).to_string();
+            Problem::invalid(format!("the body: {error}"))
+        });
+        Ok(Self(object?))
     }
 }
 

@@ -2,177 +2,27 @@
 
 use axum::{
     Router,
+    body::{Body, to_bytes},
     extract::{DefaultBodyLimit, Request},
-    http::{Method, StatusCode},
+    http::{StatusCode, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse as _, Response},
-    routing::{MethodRouter, delete, get, post, put},
+    routing::{delete, get, post, put},
 };
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{Schema, SchemaGenerator};
 use tokio::time;
 
 use qhost_model::limits::JOB_FILE_BYTES;
 
 use crate::{
-    Service, decisions, events, host, jobs, limits, metrics,
+    Service, console, decisions, events, guest, host, jobs, limits, metrics,
     operations::{self, OperationStatus},
+    page, policies,
     problem::Problem,
     query::Page,
-    storage, vms,
+    route::{Answer, Route},
+    session, storage, vms,
 };
-
-/// One route.
-pub(crate) struct Route {
-    pub(crate) method: Method,
-    pub(crate) path: &'static str,
-    /// A name for programs that are made from the document.
-    pub(crate) id: &'static str,
-    /// What it does, in a sentence.
-    pub(crate) summary: &'static str,
-    /// Who may ask.
-    pub(crate) audience: Audience,
-    /// The parameters of its query.
-    pub(crate) query: Option<fn(&mut SchemaGenerator) -> Schema>,
-    /// Whether its body is a job.
-    pub(crate) takes_job: bool,
-    /// What comes where it is done.
-    pub(crate) answer: Answer,
-    handler: MethodRouter<Service>,
-}
-
-/// Who may ask.
-#[derive(Clone, Copy)]
-pub(crate) enum Audience {
-    /// Every connection to the socket.
-    Connected,
-    /// Operators, and tenants of what is theirs.
-    Tenants,
-    /// Operators.
-    Operators,
-}
-
-impl Audience {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Connected => "connected",
-            Self::Tenants => "tenants",
-            Self::Operators => "operators",
-        }
-    }
-}
-
-/// What comes where a request is done.
-#[derive(Clone, Copy)]
-pub(crate) enum Answer {
-    /// Nothing.
-    Nothing,
-    /// An object.
-    Json,
-    /// An operation as it is now.
-    Operation,
-    /// An operation that was accepted.
-    Accepted,
-    /// Text.
-    Text,
-    /// Server-sent events.
-    Stream,
-    /// An object that is new.
-    Created,
-}
-
-impl Answer {
-    pub(crate) fn status(self) -> StatusCode {
-        match self {
-            Self::Nothing => StatusCode::NO_CONTENT,
-            Self::Json | Self::Operation | Self::Text | Self::Stream => StatusCode::OK,
-            Self::Accepted => StatusCode::ACCEPTED,
-            Self::Created => StatusCode::CREATED,
-        }
-    }
-}
-
-fn query<T: JsonSchema>() -> Option<fn(&mut SchemaGenerator) -> Schema> {
-    Some(T::json_schema)
-}
-
-impl Route {
-    fn new(
-        method: Method,
-        path: &'static str,
-        id: &'static str,
-        handler: MethodRouter<Service>,
-        summary: &'static str,
-    ) -> Self {
-        Self {
-            method,
-            path,
-            id,
-            summary,
-            audience: Audience::Tenants,
-            query: None,
-            takes_job: false,
-            answer: Answer::Json,
-            handler,
-        }
-    }
-
-    fn get(
-        path: &'static str,
-        id: &'static str,
-        handler: MethodRouter<Service>,
-        summary: &'static str,
-    ) -> Self {
-        Self::new(Method::GET, path, id, handler, summary)
-    }
-
-    fn post(
-        path: &'static str,
-        id: &'static str,
-        handler: MethodRouter<Service>,
-        summary: &'static str,
-    ) -> Self {
-        Self::new(Method::POST, path, id, handler, summary)
-    }
-
-    fn put(
-        path: &'static str,
-        id: &'static str,
-        handler: MethodRouter<Service>,
-        summary: &'static str,
-    ) -> Self {
-        Self::new(Method::PUT, path, id, handler, summary)
-    }
-
-    fn delete(
-        path: &'static str,
-        id: &'static str,
-        handler: MethodRouter<Service>,
-        summary: &'static str,
-    ) -> Self {
-        Self::new(Method::DELETE, path, id, handler, summary)
-    }
-
-    fn answers(self, answer: Answer) -> Self {
-        Self { answer, ..self }
-    }
-
-    fn asks<T: JsonSchema>(self) -> Self {
-        Self { query: query::<T>(), ..self }
-    }
-
-    /// Of a job in its body.
-    fn of_job(self) -> Self {
-        Self { takes_job: true, ..self }.asks::<vms::Of>()
-    }
-
-    fn open(self) -> Self {
-        Self { audience: Audience::Connected, ..self }
-    }
-
-    fn for_operators(self) -> Self {
-        Self { audience: Audience::Operators, ..self }
-    }
-}
 
 /// All of them.
 pub(crate) fn all() -> Vec<Route> {
@@ -198,12 +48,68 @@ pub(crate) fn all() -> Vec<Route> {
         )
         .answers(Answer::Text)
         .for_operators(),
+        Route::get("/v1/caller", "caller", get(session::caller), "Says who the caller is."),
+        Route::post(
+            "/v1/session",
+            "begin-session",
+            post(session::begin),
+            "Begins a browser's session: its token is kept in a cookie.",
+        )
+        .of_json::<session::Login>()
+        .answers(Answer::Nothing)
+        .open(),
+        Route::delete(
+            "/v1/session",
+            "end-session",
+            delete(session::end),
+            "Ends a browser's session.",
+        )
+        .answers(Answer::Nothing)
+        .open(),
         Route::get("/v1/host", "host", get(host::get), "Says what QEMU and this host can do."),
         Route::get(
             "/v1/policies",
             "policies",
-            get(host::policies),
-            "Lists the policies with their digests.",
+            get(policies::list),
+            "Lists the policies, with what they said and cost since the service began.",
+        )
+        .for_operators(),
+        Route::post(
+            "/v1/replay",
+            "replay",
+            post(policies::replay).layer(DefaultBodyLimit::max(limits::COMPONENT_BYTES)),
+            "Makes the latest decisions again, by today's policies or with another component, and says what differs.",
+        )
+        .of_component()
+        .asks::<policies::Again>()
+        .for_operators(),
+        Route::get(
+            "/v1/configuration",
+            "configuration",
+            get(policies::in_force),
+            "Says which configuration is in force.",
+        )
+        .for_operators(),
+        Route::post(
+            "/v1/configuration/try",
+            "try-configuration",
+            post(policies::attempt),
+            "Makes the latest decisions again by the configuration on disk, which stays out of force.",
+        )
+        .asks::<policies::Again>()
+        .for_operators(),
+        Route::post(
+            "/v1/configuration/reload",
+            "reload-configuration",
+            post(policies::reload),
+            "Takes the configuration on disk over, after it was tried on the latest decisions.",
+        )
+        .for_operators(),
+        Route::post(
+            "/v1/configuration/step-back",
+            "step-back",
+            post(policies::step_back),
+            "Goes back to the configuration before.",
         )
         .for_operators(),
         Route::get("/v1/vms", "list-vms", get(vms::list), "Lists VMs, the latest first.")
@@ -262,6 +168,35 @@ pub(crate) fn all() -> Vec<Route> {
         )
         .asks::<events::From>()
         .answers(Answer::Stream),
+        Route::post(
+            "/v1/vms/{vm}/console/ticket",
+            "console-ticket",
+            post(console::ticket),
+            "Gives a ticket by which its caller attaches to a console, once, within a minute.",
+        )
+        .answers(Answer::Created),
+        Route::get(
+            "/v1/vms/{vm}/console/attach",
+            "attach-console",
+            get(console::attach),
+            "Attaches to a console by a WebSocket: what comes is what the guest says, what is sent is typed.",
+        )
+        .asks::<console::Attach>()
+        .answers(Answer::Socket),
+        Route::post(
+            "/v1/vms/{vm}/exec",
+            "exec",
+            post(guest::exec),
+            "Runs a command in a guest by its agent, and waits for its end.",
+        )
+        .of_json::<guest::Command>(),
+        Route::post(
+            "/v1/vms/{vm}/screenshot",
+            "screenshot",
+            post(guest::screenshot),
+            "Takes a picture of a guest's display.",
+        )
+        .answers(Answer::Picture),
         Route::get(
             "/v1/events",
             "follow-events",
@@ -333,6 +268,14 @@ pub(crate) fn all() -> Vec<Route> {
         .asks::<storage::Sized>(),
         Route::get("/v1/images", "list-images", get(storage::images), "Lists stored images.")
             .asks::<storage::Filter>(),
+        Route::delete(
+            "/v1/images/{image}",
+            "remove-image",
+            delete(storage::remove_image),
+            "Removes a stored image that nothing uses, by its SHA-256.",
+        )
+        .answers(Answer::Nothing)
+        .for_operators(),
         Route::get(
             "/v1/quotas",
             "list-quotas",
@@ -397,12 +340,33 @@ pub(crate) fn router(service: Service) -> Router {
         )
     };
     routes
+        .route("/", get(page::index))
+        .route("/assets/{file}", get(page::asset))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        .layer(from_fn(read))
         .layer(from_fn(bounded))
         .layer(from_fn_with_state(service.clone(), metrics::counted))
         .layer(DefaultBodyLimit::max(JOB_FILE_BYTES as usize))
         .with_state(service)
+}
+
+/// Reads a small body before the request is looked at: over HTTP/2 a request that is refused before that ends as a stream that is reset, which
+/// some clients take for an answer that did not come.
+async fn read(request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_none_or(|length: usize| length > limits::BODY_READ) {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    match time::timeout(limits::HEAD, to_bytes(body, limits::BODY_READ)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Err(_)) | Err(_) => {
+            let detail = "the body did not come".into();
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", detail).into_response()
+        }
+    }
 }
 
 /// Ends a request that takes too long; what it has begun goes on by itself.

@@ -13,11 +13,11 @@ use tokio::task::spawn_blocking;
 
 use qhost_engine::VolumeName;
 use qhost_image::Stored;
-use qhost_model::{name::is_volume, printable};
+use qhost_model::{digest::Sha256, name::is_volume, printable};
 
 use crate::{
     Service,
-    caller::Caller,
+    caller::{Caller, Operator},
     limits,
     problem::Problem,
     query::{Named, Page, Params},
@@ -154,15 +154,34 @@ pub(crate) async fn images(
     Params(filter): Params<Filter>,
 ) -> Result<Json<Value>, Problem> {
     let store = service.engine.images();
-    let listed = spawn_blocking(move || store.list().map_err(|error| error.to_string()));
-    let listed = listed.await.unwrap_or_else(|panicked| Err(panicked.to_string()));
-    let mut images = listed
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error))?;
+    let listed = spawn_blocking(move || store.list().map_err(|error| Problem::unreadable(&error)));
+    let mut images = listed.await.unwrap_or_else(|panicked| Err(Problem::unreadable(&panicked)))?;
     images.retain(|image| filter.is_meant(&caller, image.record.tenant.as_deref()));
     // Their order otherwise tells when they were used.
     images.sort_by_key(|image| image.sha256);
     let items = images.iter().map(|image| (image.sha256.to_string(), shown(&caller, image)));
     Ok(Json(filter.page().of("images", items)?))
+}
+
+pub(crate) async fn remove_image(
+    _: Operator,
+    State(service): State<Service>,
+    Named(name): Named,
+) -> Result<StatusCode, Problem> {
+    let (engine, word) = (service.engine.clone(), name.clone());
+    let removed = spawn_blocking(move || {
+        let Ok(sha256) = word.parse::<Sha256>() else { return Ok(None) };
+        let stored = engine.images().list().map_err(|error| Problem::unreadable(&error))?;
+        let Some(stored) = stored.iter().find(|stored| stored.sha256 == sha256) else {
+            return Ok(None);
+        };
+        let removed = engine.remove_image(stored);
+        removed.map(Some).map_err(|error| Problem::conflict(error.to_string()))
+    });
+    match removed.await.unwrap_or_else(|panicked| Err(Problem::unreadable(&panicked)))? {
+        Some(()) => Ok(StatusCode::NO_CONTENT),
+        None => Err(Problem::not_found("stored image", &name)),
+    }
 }
 
 pub(crate) async fn quotas(

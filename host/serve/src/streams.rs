@@ -94,6 +94,11 @@ impl StreamPlace {
         Sse::new(items).keep_alive(alive).into_response()
     }
 
+    /// What tells that the service leaves.
+    pub(crate) fn leave(&self) -> CancellationToken {
+        self.streams.leave.clone()
+    }
+
     /// What is read anew whenever something may have changed.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.streams.changes.subscribe()

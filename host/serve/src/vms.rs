@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -304,19 +304,24 @@ pub(crate) async fn logs(
         return Err(Problem::invalid(format!("bytes: expected at most {most}")));
     }
     let path = meant(&service, &caller, &word).await?.record().console_log();
-    let read = spawn_blocking(move || tail(&path, bytes))
-        .await
-        .unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-    let text = read.map_err(|error| {
-        let detail = format!("the console's log cannot be read: {error}");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)
-    })?;
+    let text = read_tail(path, bytes).await?;
     // The guest's bytes, which a browser is not to take for a page.
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((headers, text).into_response())
+}
+
+/// The end of a console's log.
+pub(crate) async fn read_tail(path: PathBuf, bytes: u64) -> Result<Vec<u8>, Problem> {
+    let read = spawn_blocking(move || tail(&path, bytes))
+        .await
+        .unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    read.map_err(|error| {
+        let detail = format!("the console's log cannot be read: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)
+    })
 }
 
 /// Reads the end of a file. A file that is not there yet counts as empty.

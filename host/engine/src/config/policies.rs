@@ -1,6 +1,10 @@
 //! `[policies]`, `[host]`, `[tenants]`: which policies there are, on what terms, and who is asked for whom.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,7 +17,7 @@ use qhost_model::{
 use qhost_policy::{Allowance, Layer, Mode, PublicKey, Signers};
 
 use super::{Config, ConfigProblem};
-use crate::limits;
+use crate::{error::Failure, limits};
 
 /// `[policies.NAME]`
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -249,6 +253,30 @@ impl Config {
             };
             problems.push(ConfigProblem { place: format!("policies.{name}.sha256"), message });
         }
+    }
+
+    /// Has a policy's file be another, of this digest, which is signed by none.
+    pub(crate) fn replace_component(
+        &mut self,
+        name: &str,
+        module: &Path,
+        sha256: Sha256,
+    ) -> Result<(), Failure> {
+        let known = self.policies.keys().cloned().collect::<Vec<_>>().join(", ");
+        let Some(policy) = self.policies.get_mut(name) else {
+            let name = qhost_model::printable::line(name, limits::SHOWN_NAME_CHARS);
+            return Err(Failure::Usage(format!(
+                "the configuration has no policy {name}; its policies: {known}"
+            )));
+        };
+        (policy.module, policy.sha256, policy.signatures) = (module.to_owned(), Some(sha256), None);
+        Ok(())
+    }
+
+    /// Nothing where there may be such a tenant.
+    pub(crate) fn knows(&self, tenant: &str) -> Result<(), UnknownTenant> {
+        let is_known = self.tenants.is_empty() || self.tenants.contains_key(tenant);
+        if is_known { Ok(()) } else { Err(self.unknown(tenant)) }
     }
 
     fn unknown(&self, tenant: &str) -> UnknownTenant {

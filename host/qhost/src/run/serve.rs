@@ -1,13 +1,13 @@
 //! `qhost serve`: the host as a service, until it is told to stop.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use rustix::process::geteuid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use qhost_engine::{Engine, config::Config};
-use qhost_serve::Socket;
+use qhost_engine::Engine;
+use qhost_serve::{Identity, Place, Socket, reload_from_disk};
 
 use super::{RunError, engine, show};
 use crate::{
@@ -27,50 +27,50 @@ async fn served(shared: &Shared, args: &ServeArgs) -> Result<(), RunError> {
     // A service whose policies do not load is not one.
     engine.policies().await?;
     engine.recover().await;
-    let path = match &args.listen {
-        Some(path) => path.clone(),
-        None => default_socket()?,
-    };
     qhost_sys::memory::share_one_arena();
     let signals = |kind| signal(kind).map_err(RunError::Runtime);
     let mut terminate = signals(SignalKind::terminate())?;
     let (mut interrupt, mut hangup) =
         (signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
-    let socket = Socket::bind(&path).await.map_err(|error| RunError::Usage(in_a_line(&error)))?;
-    show::say(&format!("serving   unix:{}", path.display()));
+    let usage = |error: &dyn std::error::Error| RunError::Usage(in_a_line(error));
+    let identity = engine.config().api_tls().map(|files| Identity::read(&files)).transpose();
+    let identity = identity.map_err(|error| usage(&error))?.map(Arc::new);
+    let places = if args.listen.is_empty() { vec![default_place()?] } else { args.listen.clone() };
+    let mut sockets = vec![];
+    for place in places {
+        let socket = Socket::bind(place, identity.as_ref()).await.map_err(|error| usage(&error))?;
+        show::say(&format!("serving   {}", socket.place()));
+        sockets.push(socket);
+    }
     let leave = CancellationToken::new();
-    let serving = qhost_serve::serve(engine.clone(), socket, leave.clone());
+    let serving = qhost_serve::serve(engine.clone(), sockets, identity.clone(), leave.clone());
     let mut serving = std::pin::pin!(serving);
     loop {
         tokio::select! {
             () = &mut serving => return Ok(()),
             _ = terminate.recv() => leave.cancel(),
             _ = interrupt.recv() => leave.cancel(),
-            _ = hangup.recv() => reload(shared, &engine).await,
+            _ = hangup.recv() => reload(&engine, identity.as_ref()).await,
         }
     }
 }
 
 /// Takes the configuration over as it is now, whole, or goes on with the one before.
-async fn reload(shared: &Shared, engine: &Engine) {
-    let reloaded = match Config::load(shared.config.as_deref()) {
-        Ok(config) => engine.reload(config).await.map_err(|error| in_a_line(&error)),
-        Err(error) => Err(in_a_line(&error)),
-    };
-    match reloaded {
+async fn reload(engine: &Engine, identity: Option<&Arc<Identity>>) {
+    match reload_from_disk(engine, identity).await {
         Ok(()) => show::say("reloaded  the configuration"),
         Err(error) => tracing::error!(error, "the configuration stays as it was"),
     }
 }
 
 /// Root's is the host's; a user's is where the user's session has its sockets.
-fn default_socket() -> Result<PathBuf, RunError> {
+fn default_place() -> Result<Place, RunError> {
     if geteuid().is_root() {
-        return Ok("/run/qhost/api.sock".into());
+        return Ok(Place::Unix("/run/qhost/api.sock".into()));
     }
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
     let none = || RunError::Usage("XDG_RUNTIME_DIR is not set; name the socket: --listen".into());
-    Ok(PathBuf::from(runtime.ok_or_else(none)?).join("qhost.sock"))
+    Ok(Place::Unix(PathBuf::from(runtime.ok_or_else(none)?).join("qhost.sock")))
 }
 
 fn in_a_line(error: &dyn std::error::Error) -> String {

@@ -1,0 +1,186 @@
+//! Another configuration: its policies are loaded beside those in force, it can be tried on past decisions, and it is taken over whole or not at
+//! all. The one before is kept for a step back.
+
+use std::{
+    fs, io,
+    sync::{Arc, PoisonError},
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tempfile::NamedTempFile;
+
+use qhost_model::digest::Sha256;
+use qhost_policy::Outcome;
+
+use crate::{
+    config::Config,
+    engine::{Engine, blocking},
+    error::{EngineError, Failure},
+    generation::Generation,
+    replay::Replay,
+};
+
+/// A configuration that is not in force, with the policies of all its tenants loaded.
+pub struct Candidate {
+    generation: Arc<Generation>,
+    /// A policy's file that no configuration names.
+    _component: Option<NamedTempFile>,
+}
+
+/// Which configuration is in force.
+#[derive(Debug, Clone, Serialize)]
+pub struct InForce {
+    /// Which one it is, of those of this process, from 1.
+    pub generation: u64,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether the one before is kept.
+    pub can_step_back: bool,
+}
+
+/// The configuration in force, and the one before.
+pub(crate) struct Generations {
+    pub(crate) now: Arc<Generation>,
+    before: Option<Arc<Generation>>,
+    number: u64,
+    since: Timestamp,
+}
+
+impl Generations {
+    pub(crate) fn begin(first: Generation) -> Self {
+        Self { now: Arc::new(first), before: None, number: 1, since: Timestamp::now() }
+    }
+
+    fn take(&mut self, next: Arc<Generation>) {
+        self.before = Some(std::mem::replace(&mut self.now, next));
+        self.number += 1;
+        self.since = Timestamp::now();
+    }
+
+    fn in_force(&self) -> InForce {
+        let can_step_back = self.before.is_some();
+        InForce { generation: self.number, since: self.since, can_step_back }
+    }
+}
+
+impl Engine {
+    /// Loads the policies of a configuration, for all its tenants.
+    ///
+    /// # Errors
+    /// Where one does not load.
+    pub async fn load(&self, config: Config) -> Result<Candidate, EngineError> {
+        let engine = self.clone();
+        let loaded = blocking(move || {
+            let generation = Generation::new(config, engine.state());
+            generation.load_all(&engine.shared_loader()?)?;
+            Ok(Candidate { generation: Arc::new(generation), _component: None })
+        });
+        Ok(loaded.await?)
+    }
+
+    /// The configuration in force with another component in the place of a policy's.
+    ///
+    /// # Errors
+    /// Where there is no such policy, or the component does not load.
+    pub async fn load_with(
+        &self,
+        policy: String,
+        component: Vec<u8>,
+    ) -> Result<Candidate, EngineError> {
+        let (engine, mut config) = (self.clone(), self.config());
+        let loaded = blocking(move || {
+            let failed = |source: io::Error| Failure::Runtime(source);
+            let folder = engine.state().path().join("tried");
+            qhost_sys::state::create_private(&folder).map_err(failed)?;
+            let file = NamedTempFile::with_suffix_in(".wasm", &folder).map_err(failed)?;
+            fs::write(file.path(), &component).map_err(failed)?;
+            config.replace_component(&policy, file.path(), Sha256::of(&component))?;
+            let generation = Generation::new(config, engine.state());
+            generation.load_all(&engine.shared_loader()?)?;
+            Ok(Candidate { generation: Arc::new(generation), _component: Some(file) })
+        });
+        Ok(loaded.await?)
+    }
+
+    /// Makes the latest decisions again, by today's policies or by another configuration's: at most so many.
+    ///
+    /// # Errors
+    /// Where the log cannot be read, or a policy does not load.
+    pub async fn replay(&self, by: Option<&Candidate>, most: usize) -> Result<Replay, EngineError> {
+        let generation = by.map_or_else(|| self.generation(), |by| Arc::clone(&by.generation));
+        let engine = self.clone();
+        let replayed = blocking(move || {
+            let loader = engine.shared_loader()?;
+            let log = qhost_policy::read_log(&engine.decisions().folder, |_| true);
+            let log = log.map_err(Failure::Runtime)?;
+            let mut replaying = engine.replaying();
+            for one in log.records.into_iter().take(most) {
+                let chain = |tenant: &str| generation.chain(&loader, &[], tenant);
+                match replaying.decide(one.id.to_string(), one.record, chain) {
+                    // Its tenant is not configured any more.
+                    Err(Failure::Tenant(_)) | Ok(()) => {}
+                    Err(failure) => return Err(failure),
+                }
+            }
+            Ok(replaying.finish())
+        });
+        Ok(replayed.await?)
+    }
+
+    /// Goes over to a configuration whose policies are loaded. What has begun under the one before ends under it.
+    pub fn take(&self, candidate: Candidate) -> InForce {
+        let mut generations = self.generations().write().unwrap_or_else(PoisonError::into_inner);
+        generations.take(candidate.generation);
+        generations.in_force()
+    }
+
+    /// Goes over to another configuration: the policies of all its tenants are loaded first, and only where all load is anything changed. What has begun under the configuration before ends under it.
+    ///
+    /// # Errors
+    /// Where a policy does not load. Then the configuration before stays.
+    pub async fn reload(&self, config: Config) -> Result<(), EngineError> {
+        let candidate = self.load(config).await?;
+        self.take(candidate);
+        Ok(())
+    }
+
+    /// Goes over to another configuration after it was tried on the latest decisions, at most so many: one of whose policies fails where the one in
+    /// force decided is not taken.
+    ///
+    /// # Errors
+    /// Where a policy does not load, or fails. Then the configuration before stays.
+    pub async fn reload_tried(&self, config: Config, most: usize) -> Result<InForce, EngineError> {
+        let candidate = self.load(config).await?;
+        let tried = self.replay(Some(&candidate), most).await?;
+        let failed = tried.differences.iter().find(|one| one.now == Outcome::Failed);
+        if let Some(one) = failed {
+            let why = one.error.clone().unwrap_or_default();
+            return Err(Failure::Usage(format!(
+                "it is not taken: a policy fails at the decision about {}'s task {} of {}: {why}",
+                one.tenant, one.task, one.time
+            ))
+            .into());
+        }
+        Ok(self.take(candidate))
+    }
+
+    /// Goes back to the configuration before, with its policies as they were loaded; once more comes back to this one.
+    ///
+    /// # Errors
+    /// Where none is kept.
+    pub fn step_back(&self) -> Result<InForce, EngineError> {
+        let mut generations = self.generations().write().unwrap_or_else(PoisonError::into_inner);
+        let Some(before) = generations.before.clone() else {
+            let why = "no configuration before this one is kept: this process has had one alone";
+            return Err(Failure::Usage(why.into()).into());
+        };
+        generations.take(before);
+        Ok(generations.in_force())
+    }
+
+    /// Which configuration is in force.
+    pub fn in_force(&self) -> InForce {
+        self.generations().read().unwrap_or_else(PoisonError::into_inner).in_force()
+    }
+}

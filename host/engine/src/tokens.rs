@@ -1,0 +1,295 @@
+//! Tokens: by what a client of the API is known that comes over the network. Of each, its digest alone is kept, in the state folder.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+
+use qhost_model::{digest::Sha256, kind::Kind, name::is_volume as is_plain_name};
+use qhost_sys::state::{self, StateDir};
+
+use crate::{engine::Engine, error::EngineError, limits};
+
+/// What a token begins with, so that people and scanners of leaked secrets know one.
+const PREFIX: &str = "qhost_";
+/// What of a token is random, in bytes.
+const RANDOM_BYTES: usize = 32;
+
+/// What is known of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Its name, by which records say who asked.
+    pub name: String,
+    /// The tenant whose caller it makes; none: an operator.
+    pub tenant: Option<String>,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Until when it is taken; none: until it is removed.
+    pub ends_at: Option<Timestamp>,
+}
+
+impl Token {
+    /// Whether its time is over.
+    pub fn has_ended(&self) -> bool {
+        self.ends_at.is_some_and(|ends| ends <= Timestamp::now())
+    }
+}
+
+/// A token as it is in its file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    token: Token,
+    sha256: Sha256,
+}
+
+/// Why a token is not made, listed or removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenError {
+    /// Its name.
+    #[error(
+        "{0} is no name of a token; expected 1 to 64 letters, digits, -, _ and ., the first a letter or a digit"
+    )]
+    Name(String),
+    /// There is one of that name.
+    #[error("there is a token {0} already; remove it first: qhost token rm {0}")]
+    Taken(String),
+    /// There is none of that name.
+    #[error("there is no token {0}; qhost token ls has all")]
+    Unknown(String),
+    /// Its time would be over before any that a clock can show.
+    #[error("a token cannot last {0} days; expected at most {most}", most = limits::TOKEN_DAYS)]
+    Days(u32),
+    /// Its file.
+    #[error("cannot use {}", path.display())]
+    Files {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel gives no random numbers.
+    #[error("the kernel gives no random numbers")]
+    NoRandomness,
+}
+
+impl TokenError {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Name(_) | Self::Taken(_) | Self::Unknown(_) | Self::Days(_) => {
+                Kind::InvalidArgument
+            }
+            Self::Files { .. } | Self::NoRandomness => Kind::HostUnable,
+        }
+    }
+}
+
+/// All tokens of a state folder.
+#[derive(Debug)]
+pub struct Tokens {
+    folder: PathBuf,
+    read: Mutex<Option<Read>>,
+}
+
+/// The tokens as they were read.
+#[derive(Debug)]
+struct Read {
+    /// When the folder had changed last.
+    changed: SystemTime,
+    tokens: Vec<Kept>,
+}
+
+impl Engine {
+    /// The tokens by which clients are known.
+    pub fn tokens(&self) -> Tokens {
+        Tokens::of(self.state())
+    }
+
+    /// Makes a token, and returns it with the text that is to be kept secret, which is nowhere else.
+    ///
+    /// # Errors
+    /// Where the name is none or taken, the tenant is unknown, or it cannot be written.
+    pub fn make_token(
+        &self,
+        name: &str,
+        tenant: Option<String>,
+        days: Option<u32>,
+    ) -> Result<(Token, String), EngineError> {
+        if let Some(tenant) = &tenant {
+            self.generation().config.knows(tenant)?;
+        }
+        Ok(self.tokens().make(name, tenant, days)?)
+    }
+}
+
+impl Tokens {
+    fn of(state: &StateDir) -> Self {
+        Self { folder: state.path().join("tokens"), read: Mutex::default() }
+    }
+
+    fn make(
+        &self,
+        name: &str,
+        tenant: Option<String>,
+        days: Option<u32>,
+    ) -> Result<(Token, String), TokenError> {
+        let path = self.file(name)?;
+        let made_at = Timestamp::now();
+        let after = |days: u32| {
+            let lasts = jiff::SignedDuration::from_hours(i64::from(days) * 24);
+            let ends = made_at.checked_add(lasts).ok().filter(|_| days <= limits::TOKEN_DAYS);
+            ends.ok_or(TokenError::Days(days))
+        };
+        let ends_at = days.map(after).transpose()?;
+        let text = random_text()?;
+        let token = Token { name: name.to_owned(), tenant, made_at, ends_at };
+        let kept = Kept { token: token.clone(), sha256: Sha256::of(text.as_bytes()) };
+        let failed = |source| TokenError::Files { path: path.clone(), source };
+        state::create_private(&self.folder).map_err(failed)?;
+        let _one = state::lock(&self.folder.join(".lock")).map_err(failed)?;
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(TokenError::Taken(name.to_owned()));
+        }
+        let bytes = serde_json::to_vec(&kept).map_err(|error| failed(error.into()))?;
+        state::write_whole(&path, &bytes).map_err(failed)?;
+        Ok((token, text))
+    }
+
+    /// All of them, by their names.
+    ///
+    /// # Errors
+    /// Where their files cannot be read.
+    pub fn list(&self) -> Result<Vec<Token>, EngineError> {
+        let mut tokens: Vec<_> = self.read()?.into_iter().map(|kept| kept.token).collect();
+        tokens.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(tokens)
+    }
+
+    /// Removes one. From then on it is nobody's.
+    ///
+    /// # Errors
+    /// Where there is none of that name, or its file cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<(), EngineError> {
+        let path = self.file(name)?;
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(TokenError::Unknown(name.to_owned()).into())
+            }
+            Err(source) => Err(TokenError::Files { path, source }.into()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The token that a text is, while it is taken. How long that takes says nothing of what is kept.
+    ///
+    /// # Errors
+    /// Where the tokens' files cannot be read.
+    pub fn get(&self, text: &str) -> Result<Option<Token>, EngineError> {
+        let sha256 = Sha256::of(text.as_bytes()).to_bytes();
+        let changed = match fs::metadata(&self.folder).and_then(|folder| folder.modified()) {
+            Ok(changed) => changed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(TokenError::Files { path: self.folder.clone(), source }.into());
+            }
+        };
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_as_read = read.as_ref().is_some_and(|read| read.changed == changed);
+        if !is_as_read {
+            let tokens = self.read()?;
+            // A change in the same tick of the kernel's clock would not be seen: what has just changed is read again.
+            let is_settled = changed.elapsed().is_ok_and(|since| since > SETTLED);
+            let changed = if is_settled { changed } else { SystemTime::UNIX_EPOCH };
+            *read = Some(Read { changed, tokens });
+        }
+        let mut found = None;
+        for kept in read.iter().flat_map(|read| &read.tokens) {
+            if bool::from(kept.sha256.to_bytes().ct_eq(&sha256)) {
+                found = Some(kept.token.clone());
+            }
+        }
+        Ok(found.filter(|token| !token.has_ended()))
+    }
+
+    fn read(&self) -> Result<Vec<Kept>, TokenError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| TokenError::Files { path, source }
+        };
+        let files = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+            files => files.map_err(failed(&self.folder))?,
+        };
+        let mut tokens = vec![];
+        for file in files {
+            let path = file.map_err(failed(&self.folder))?.path();
+            if path.extension().is_none_or(|ending| ending != "json") {
+                continue;
+            }
+            let bytes = match state::read(&path) {
+                // Another process has just removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                bytes => bytes.map_err(failed(&path))?,
+            };
+            let kept = serde_json::from_slice(&bytes);
+            tokens.push(kept.map_err(|error| failed(&path)(error.into()))?);
+        }
+        Ok(tokens)
+    }
+
+    fn file(&self, name: &str) -> Result<PathBuf, TokenError> {
+        if is_plain_name(name) {
+            return Ok(self.folder.join(format!("{name}.json")));
+        }
+        Err(TokenError::Name(
+            qhost_model::printable::line(name, limits::SHOWN_NAME_CHARS).to_string(),
+        ))
+    }
+}
+
+/// After how long a folder's time of change can be relied upon: the kernel's clock for files ticks at least every 10 ms.
+const SETTLED: Duration = Duration::from_millis(100);
+
+fn random_text() -> Result<String, TokenError> {
+    let mut bytes = [0; RANDOM_BYTES];
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(RANDOM_BYTES) => Ok(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes))),
+        Ok(_) | Err(_) => Err(TokenError::NoRandomness),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_known_by_its_text_until_it_ends_or_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = Tokens::of(&StateDir::new(folder.path()).unwrap());
+        assert!(tokens.get("qhost_x").unwrap().is_none());
+        let (ops, text) = tokens.make("ops", None, None).unwrap();
+        assert_eq!(tokens.get(&text).unwrap(), Some(ops));
+        let (_, other) = tokens.make("acme", Some("acme".into()), Some(0)).unwrap();
+        assert_eq!(tokens.get(&other).unwrap(), None, "its time is over");
+        assert!(matches!(tokens.make("ops", None, None), Err(TokenError::Taken(_))));
+        assert!(matches!(tokens.make("../ops", None, None), Err(TokenError::Name(_))));
+        assert!(matches!(tokens.make("x", None, Some(u32::MAX)), Err(TokenError::Days(_))));
+        let names: Vec<_> = tokens.list().unwrap().into_iter().map(|one| one.name).collect();
+        assert_eq!(names, ["acme", "ops"]);
+        for file in fs::read_dir(folder.path().join("tokens")).unwrap() {
+            let bytes = fs::read(file.unwrap().path()).unwrap();
+            assert!(!String::from_utf8_lossy(&bytes).contains(&text[PREFIX.len()..]));
+        }
+        tokens.remove("ops").unwrap();
+        assert_eq!(tokens.get(&text).unwrap(), None);
+        assert_eq!(tokens.remove("ops").unwrap_err().kind(), Kind::InvalidArgument);
+    }
+}

@@ -1,0 +1,85 @@
+//! What a guest does for a request: by its agent, and by its display.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use qhost_engine::{Context, Exec, ExecReport};
+use qhost_policy::Operation;
+
+use crate::{
+    Service,
+    caller::Caller,
+    limits,
+    problem::Problem,
+    query::{Named, Object},
+    vms,
+};
+
+/// A command for a guest.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Command {
+    /// The program and its arguments.
+    command: Vec<String>,
+    /// Its standard input, in Base64; empty unless it is given.
+    #[serde(default)]
+    stdin: String,
+    /// How long it may take, in seconds from 1 to 180; 60 unless they are given. It goes on in the guest after that.
+    #[schemars(range(min = 1, max = 180))]
+    timeout_s: Option<u64>,
+}
+
+impl Command {
+    fn exec(self) -> Result<Exec, Problem> {
+        let timeout = self.timeout_s.map_or(qhost_engine::limits::EXEC, Duration::from_secs);
+        if timeout.is_zero() || timeout > limits::EXEC_MOST {
+            let most = limits::EXEC_MOST.as_secs();
+            return Err(Problem::invalid(format!("timeout_s: expected a number from 1 to {most}")));
+        }
+        let stdin = BASE64_STANDARD.decode(self.stdin).ok();
+        let stdin =
+            stdin.filter(|stdin| stdin.len() <= limits::EXEC_STDIN_BYTES).ok_or_else(|| {
+                let most = limits::EXEC_STDIN_BYTES >> 10;
+                Problem::invalid(format!("stdin: expected at most {most} KiB, in Base64"))
+            })?;
+        Ok(Exec { command: self.command, stdin, timeout })
+    }
+}
+
+pub(crate) async fn exec(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+    Object(command): Object<Command>,
+) -> Result<Json<ExecReport>, Problem> {
+    let vm = vms::meant(&service, &caller, &word).await?;
+    let exec = command.exec()?;
+    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
+    let operation = Operation::Exec(exec.command.clone());
+    vm.permit(operation, caller.actor(), &Context::default()).await?;
+    Ok(Json(vm.exec(&exec).await?.report(vm.id())))
+}
+
+pub(crate) async fn screenshot(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+) -> Result<Response, Problem> {
+    let vm = vms::meant(&service, &caller, &word).await?;
+    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
+    vm.permit(Operation::Screenshot, caller.actor(), &Context::default()).await?;
+    let png = vm.screenshot().await?;
+    // The guest has drawn it, and the program that looked at it is QEMU.
+    let headers =
+        [(header::CONTENT_TYPE, "image/png"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    Ok((headers, png).into_response())
+}

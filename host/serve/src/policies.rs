@@ -1,0 +1,158 @@
+//! `/v1/policies`, `/v1/replay` and `/v1/configuration`: what decides, what it costs, and what another policy or configuration would decide.
+
+use std::{path::Path, sync::Arc};
+
+use axum::{Json, extract::State};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use qhost_engine::{Candidate, Engine, InForce, config::Config, replay::Replay};
+
+use crate::{
+    Identity, Service,
+    caller::Operator,
+    limits,
+    problem::Problem,
+    query::{Params, Raw},
+};
+
+pub(crate) async fn list(
+    _: Operator,
+    State(service): State<Service>,
+) -> Result<Json<Value>, Problem> {
+    let policies = service.engine.policies().await?;
+    let policies = policies.into_values().map(|policy| {
+        let cost = service.metrics.cost_of(&policy.name);
+        json!({
+            "name": policy.name,
+            "sha256": policy.sha256,
+            "version": policy.version,
+            "mode": policy.mode,
+            "layer": policy.layer,
+            "settings_sha256": policy.settings_sha256,
+            "evaluations": cost.evaluations,
+            "refusals": cost.refusals,
+            "mean_us": cost.mean_micros(),
+        })
+    });
+    Ok(Json(json!({"policies": policies.collect::<Vec<_>>()})))
+}
+
+/// Which decisions are made again, and with what.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Again {
+    /// The policy that the body is a component for; absent: today's policies decide.
+    policy: Option<String>,
+    /// How many decisions, the latest: from 1 to 10000, 1000 unless it is given.
+    #[schemars(range(min = 1, max = 10_000))]
+    limit: Option<usize>,
+}
+
+impl Again {
+    fn most(&self) -> Result<usize, Problem> {
+        let limit = self.limit.unwrap_or(limits::REPLAYED);
+        if (1..=limits::REPLAYED_MOST).contains(&limit) {
+            return Ok(limit);
+        }
+        let most = limits::REPLAYED_MOST;
+        Err(Problem::invalid(format!("limit: {limit}; expected a number from 1 to {most}")))
+    }
+}
+
+pub(crate) async fn replay(
+    _: Operator,
+    State(service): State<Service>,
+    Params(again): Params<Again>,
+    Raw(component): Raw,
+) -> Result<Json<Replay>, Problem> {
+    let most = again.most()?;
+    let _place = service.replays.admit(None)?;
+    let candidate = match (again.policy, component.is_empty()) {
+        (None, true) => None,
+        (Some(policy), false) => Some(service.engine.load_with(policy, component.to_vec()).await?),
+        (Some(_), true) => {
+            return Err(Problem::invalid("the body: expected the policy's component".into()));
+        }
+        (None, false) => {
+            let detail = "policy: expected the name of the policy that the component is for";
+            return Err(Problem::invalid(detail.into()));
+        }
+    };
+    Ok(Json(service.engine.replay(candidate.as_ref(), most).await?))
+}
+
+pub(crate) async fn in_force(_: Operator, State(service): State<Service>) -> Json<InForce> {
+    Json(service.engine.in_force())
+}
+
+/// Another configuration's decisions, without its being in force.
+pub(crate) async fn attempt(
+    _: Operator,
+    State(service): State<Service>,
+    Params(again): Params<Again>,
+) -> Result<Json<Replay>, Problem> {
+    let most = again.most()?;
+    let _place = service.replays.admit(None)?;
+    let candidate: Candidate = service.engine.load(on_disk(&service.engine)?).await?;
+    Ok(Json(service.engine.replay(Some(&candidate), most).await?))
+}
+
+pub(crate) async fn reload(
+    _: Operator,
+    State(service): State<Service>,
+) -> Result<Json<InForce>, Problem> {
+    let _place = service.replays.admit(None)?;
+    Ok(Json(take(&service.engine, service.identity.as_deref()).await?))
+}
+
+pub(crate) async fn step_back(
+    _: Operator,
+    State(service): State<Service>,
+) -> Result<Json<InForce>, Problem> {
+    let done = service.engine.step_back();
+    Ok(Json(done.map_err(|error| Problem::conflict(error.to_string()))?))
+}
+
+fn on_disk(engine: &Engine) -> Result<Config, Problem> {
+    let file = engine.config().file().map(Path::to_owned);
+    Config::load(file.as_deref()).map_err(|error| refused(&error))
+}
+
+fn refused(error: &dyn std::error::Error) -> Problem {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let detail = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    Problem::conflict(detail).hinting("the configuration before stays")
+}
+
+/// Takes the configuration over as it is on disk, whole, or goes on with the one in force.
+pub(crate) async fn take(engine: &Engine, identity: Option<&Identity>) -> Result<InForce, Problem> {
+    let config = on_disk(engine)?;
+    // Read before anything changes, so that all is taken over or nothing.
+    let next = match (identity, config.api_tls()) {
+        (Some(identity), Some(files)) => {
+            Some((identity, Identity::read(&files).map_err(|error| refused(&error))?))
+        }
+        (_, _) => None,
+    };
+    let in_force = engine.reload_tried(config, limits::TRIED).await?;
+    if let Some((identity, next)) = next {
+        identity.replace(next);
+    }
+    Ok(in_force)
+}
+
+/// The same, as a signal asks for it: what went wrong is text for the log.
+///
+/// # Errors
+/// Why the configuration before stays.
+pub async fn reload_from_disk(
+    engine: &Engine,
+    identity: Option<&Arc<Identity>>,
+) -> Result<(), String> {
+    match take(engine, identity.map(|identity| &**identity)).await {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(problem.in_a_line()),
+    }
+}
