@@ -129,7 +129,7 @@ export interface PolicyRecord {
 export interface Decision {
   policies: PolicyRecord[];
   host: { answer: PolicyRecord["answer"]; violations: Violation[] };
-  conflicts?: { field: string; writers: { policy: string; value?: Json }[] }[];
+  conflicts?: { field: string; writers: { policy: string; to: Json }[] }[];
   place?: string;
   launch: { warnings?: string[] } & { [key: string]: Json | undefined };
 }

@@ -1,0 +1,17 @@
+// Times that are asked for often, by the reader's clock.
+
+export interface Range {
+  name: string;
+  of: (now: Date) => { since: Date; until?: Date };
+}
+
+function at(now: Date, days: number, hour: number): Date {
+  return new Date(now.getFullYear(), now.getMonth(), now.getDate() + days, hour);
+}
+
+export const RANGES: readonly Range[] = [
+  { name: "Last hour", of: (now) => ({ since: new Date(now.getTime() - 3_600_000) }) },
+  { name: "Last night", of: (now) => ({ since: at(now, -1, 18), until: at(now, 0, 8) }) },
+  { name: "Today", of: (now) => ({ since: at(now, 0, 0) }) },
+  { name: "7 days", of: (now) => ({ since: at(now, -7, 0) }) },
+];
