@@ -63,7 +63,7 @@ export interface Vm {
     resources: { cpus: number; memory_mib: number };
     forwards: Forward[];
     image?: { sha256: string } | null;
-    cage?: Json;
+    cage?: { cgroup?: { memory_bytes?: number } | null } & { [key: string]: Json | undefined };
   };
   reserved?: Usage;
 }
@@ -203,6 +203,7 @@ export interface Stats {
   cpu_ms: number | null;
   resident_bytes: number | null;
   threads: number | null;
+  cgroup?: { memory_bytes?: number | null; memory_peak_bytes?: number | null; oom_kills?: number | null } | null;
   disks: { device: string; read_bytes: number; written_bytes: number; reads: number; writes: number; failed: number }[];
   connections: number | null;
 }
@@ -248,7 +249,7 @@ export interface Host {
   attributes: Record<string, string>;
   cpus: number;
   memory_mib: number;
-  accelerators: string[];
+  accelerators: { name: string; works: boolean }[];
   free_bytes?: number;
 }
 

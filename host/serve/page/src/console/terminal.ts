@@ -7,7 +7,7 @@ import "@xterm/xterm/css/xterm.css";
 import type { Problem } from "../api";
 import type { VmDetails } from "../shapes";
 import { connect, type Line } from "./line";
-import { strictDocument } from "./strict";
+import { withoutInlineStyles } from "./strict";
 
 // What xterm has not drawn yet. A guest that floods its console is not drawn in full, so that the page stays quick.
 const PENDING_BYTES = 2 << 20;
@@ -31,8 +31,8 @@ export interface Told {
 }
 
 export function openConsole(place: HTMLElement, vm: VmDetails, told: Told): { close: () => void; readAloud: (isOn: boolean) => void } {
+  const restore = withoutInlineStyles();
   const terminal = new Terminal({
-    documentOverride: strictDocument(),
     allowProposedApi: false,
     linkHandler: { activate: () => {} },
     scrollback: SCROLLBACK_LINES,
@@ -84,6 +84,7 @@ export function openConsole(place: HTMLElement, vm: VmDetails, told: Told): { cl
       connection.close();
       sizes.disconnect();
       terminal.dispose();
+      restore();
     },
     readAloud: (isOn) => (terminal.options.screenReaderMode = isOn),
   };

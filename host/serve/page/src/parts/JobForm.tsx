@@ -4,13 +4,15 @@ import type { ComponentChildren } from "preact";
 
 import { at, portsOf, problemsAt, put, withPorts, type Job, type Port } from "../job";
 import type { Image, JobProblem } from "../shapes";
-import { mib, seen, short } from "../text";
+import { seen, short } from "../text";
 
 interface Props {
   job: Job;
   problems: JobProblem[];
   images: Image[];
   change: (job: Job) => void;
+  // Fields that come first, and are none of the job's.
+  children?: ComponentChildren;
 }
 
 const MIB = 1 << 20;
@@ -25,7 +27,7 @@ export function hasField(pointer: string): boolean {
   return pointer.startsWith("/config/port_map/") || SHOWN_AT.some((place) => problemsAt([{ pointer, found: "", expected: "" }], place).length > 0);
 }
 
-export function JobForm({ job, problems, images, change }: Props) {
+export function JobForm({ job, problems, images, change, children }: Props) {
   const set = (pointer: string, value: string | number | boolean | undefined): void => change(put(job, pointer, value));
   const text = (pointer: string): string => {
     const value = at(job, pointer);
@@ -39,39 +41,46 @@ export function JobForm({ job, problems, images, change }: Props) {
   };
   const disk = at(job, "/config/disk_bytes");
   return (
-    <div class="fields">
-      <Field label="Name" pointer="/name" problems={problems}>
-        {(props) => <input {...props} required value={text("/name")} onInput={(event) => set("/name", event.currentTarget.value)} />}
-      </Field>
-      <Field label="Image URL" pointer="/config/image_source" problems={problems} kind="double">
-        {(props) => <input {...props} type="url" required list="stored-images" placeholder="https://…" value={text("/config/image_source")} onInput={(event) => source(event.currentTarget.value)} />}
-      </Field>
-      <Field label="SHA-256" pointer="/config/checksum" problems={problems} kind="double">
-        {(props) => <input {...props} class="mono" required spellcheck={false} value={text("/config/checksum")} onInput={(event) => set("/config/checksum", event.currentTarget.value.trim())} />}
-      </Field>
-      <datalist id="stored-images">
-        {images.map((image) => image.source && <option value={image.source}>{short(image.sha256)}</option>)}
-      </datalist>
-      <Field label="CPUs" pointer="/resources/cpus" problems={problems}>
-        {(props) => <input {...props} type="number" min={1} required value={text("/resources/cpus")} onInput={(event) => set("/resources/cpus", number(event.currentTarget.value))} />}
-      </Field>
-      <Field label="Memory in MiB" pointer="/resources/memory_mib" problems={problems}>
-        {(props) => <input {...props} type="number" min={1} required value={text("/resources/memory_mib")} onInput={(event) => set("/resources/memory_mib", number(event.currentTarget.value))} />}
-      </Field>
-      <Field label="Root disk in MiB; empty: the image's" pointer="/config/disk_bytes" problems={problems}>
-        {(props) => <input {...props} type="number" min={1} value={typeof disk === "number" ? String(disk / MIB) : ""} onInput={(event) => {
-          const size = number(event.currentTarget.value);
-          set("/config/disk_bytes", size === undefined ? undefined : size * MIB);
-        }} />}
-      </Field>
-      <Choice label="Accelerator" pointer="/config/accelerator" choices={{ "": "policies choose", kvm: "kvm", tcg: "tcg" }} {...{ text, set, problems }} />
-      <Choice label="Reaches" pointer="/config/egress" choices={{ "": "nothing: isolated", internet: "the internet" }} {...{ text, set, problems }} />
-      <Choice label="Firmware" pointer="/config/firmware" choices={{ "": "policies choose", bios: "bios", uefi: "uefi" }} {...{ text, set, problems }} />
-      <Choice label="Started again" pointer="/config/restart/policy" choices={{ "": "never", "on-failure": "when it failed", always: "always" }} {...{ text, problems }}
-        set={(_, policy) => change(put(job, "/config/restart", policy ? { policy: String(policy) } : undefined))} />
+    <>
+      <div class="fields">
+        {children}
+        <Field label="Name" pointer="/name" problems={problems}>
+          {(props) => <input {...props} required value={text("/name")} onInput={(event) => set("/name", event.currentTarget.value)} />}
+        </Field>
+        <Field label="CPUs" pointer="/resources/cpus" problems={problems}>
+          {(props) => <input {...props} type="number" min={1} required value={text("/resources/cpus")} onInput={(event) => set("/resources/cpus", number(event.currentTarget.value))} />}
+        </Field>
+        <Field label="Memory in MiB" pointer="/resources/memory_mib" problems={problems}>
+          {(props) => <input {...props} type="number" min={1} required value={text("/resources/memory_mib")} onInput={(event) => set("/resources/memory_mib", number(event.currentTarget.value))} />}
+        </Field>
+        <Field label="Root disk in MiB" pointer="/config/disk_bytes" problems={problems}>
+          {(props) => <input {...props} type="number" min={1} placeholder="as its image" value={typeof disk === "number" ? String(disk / MIB) : ""} onInput={(event) => {
+            const size = number(event.currentTarget.value);
+            set("/config/disk_bytes", size === undefined ? undefined : size * MIB);
+          }} />}
+        </Field>
+      </div>
+      <div class="fields two">
+        <Field label="Image URL" pointer="/config/image_source" problems={problems}>
+          {(props) => <input {...props} type="url" required list="stored-images" placeholder="https://…" value={text("/config/image_source")} onInput={(event) => source(event.currentTarget.value)} />}
+        </Field>
+        <Field label="SHA-256" pointer="/config/checksum" problems={problems}>
+          {(props) => <input {...props} class="mono" required spellcheck={false} value={text("/config/checksum")} onInput={(event) => set("/config/checksum", event.currentTarget.value.trim())} />}
+        </Field>
+        <datalist id="stored-images">
+          {images.map((image) => image.source && <option value={image.source}>{short(image.sha256)}</option>)}
+        </datalist>
+      </div>
+      <div class="fields">
+        <Choice label="Accelerator" pointer="/config/accelerator" choices={{ "": "policies choose", kvm: "kvm", tcg: "tcg" }} {...{ text, set, problems }} />
+        <Choice label="Reaches" pointer="/config/egress" choices={{ "": "nothing: isolated", internet: "the internet" }} {...{ text, set, problems }} />
+        <Choice label="Firmware" pointer="/config/firmware" choices={{ "": "policies choose", bios: "bios", uefi: "uefi" }} {...{ text, set, problems }} />
+        <Choice label="Started again" pointer="/config/restart/policy" choices={{ "": "never", "on-failure": "when it failed", always: "always" }} {...{ text, problems }}
+          set={(_, policy) => change(put(job, "/config/restart", policy ? { policy: String(policy) } : undefined))} />
+      </div>
       <Ports ports={portsOf(job)} problems={problemsAt(problems, "/config/port_map")} change={(ports) => change(withPorts(job, ports))} />
-      <p class="whole soft">All other keys, as disks, cloud-init and labels, are written as text. What is asked for: {text("/resources/cpus") || "?"} CPUs, {mib(Number(text("/resources/memory_mib")) || 0)}.</p>
-    </div>
+      <p class="soft">All other keys, as disks, cloud-init and labels, are written as text.</p>
+    </>
   );
 }
 
@@ -79,15 +88,14 @@ interface FieldProps {
   label: string;
   pointer: string;
   problems: JobProblem[];
-  kind?: string;
   children: (props: { id: string; "aria-invalid"?: "true"; "aria-describedby"?: string }) => ComponentChildren;
 }
 
-function Field({ label, pointer, problems, kind = "", children }: FieldProps) {
+function Field({ label, pointer, problems, children }: FieldProps) {
   const own = problemsAt(problems, pointer);
   const id = `field${pointer.replaceAll("/", "-")}`;
   return (
-    <div class={`field ${kind}`}>
+    <div class="field">
       <label for={id}>{label}</label>
       {children({ id, ...(own.length > 0 ? { "aria-invalid": "true", "aria-describedby": `${id}-wrong` } : {}) })}
       {own.length > 0 && <Wrong id={`${id}-wrong`} problems={own} />}
@@ -131,7 +139,7 @@ function Ports({ ports, problems, change }: { ports: Port[]; problems: JobProble
   const number = (text: string): number | undefined => (text === "" ? undefined : Number(text));
   const fresh = (): string => ["http", "ssh", ...Array.from({ length: 99 }, (_, index) => `port-${index + 1}`)].find((label) => ports.every((port) => port.label !== label)) ?? "";
   return (
-    <fieldset class="whole">
+    <fieldset>
       <legend>Ports</legend>
       <div class="lines">
         {ports.map((port, index) => {
@@ -140,7 +148,7 @@ function Ports({ ports, problems, change }: { ports: Port[]; problems: JobProble
             <div class="line" role="group" aria-label={`Port ${seen(port.label)}`}>
               <PortField name="Label" index={index}>{(id) => <input id={id} size={8} value={port.label} onChange={(event) => edit(index, { label: event.currentTarget.value })} />}</PortField>
               <PortField name="Guest port" index={index}>{(id) => <input id={id} type="number" min={1} max={65535} value={port.guest ?? ""} aria-invalid={own.length > 0 ? "true" : undefined} onInput={(event) => edit(index, { guest: number(event.currentTarget.value) })} />}</PortField>
-              <PortField name="Host port; empty: picked" index={index}>{(id) => <input id={id} type="number" min={1} max={65535} value={port.host ?? ""} onInput={(event) => edit(index, { host: number(event.currentTarget.value) })} />}</PortField>
+              <PortField name="Host port" index={index}>{(id) => <input id={id} type="number" placeholder="picked" min={1} max={65535} value={port.host ?? ""} onInput={(event) => edit(index, { host: number(event.currentTarget.value) })} />}</PortField>
               <PortField name="Protocol" index={index}>{(id) => (
                 <select id={id} value={port.protocol} onChange={(event) => edit(index, { protocol: event.currentTarget.value })}>
                   <option>tcp</option>
@@ -159,7 +167,7 @@ function Ports({ ports, problems, change }: { ports: Port[]; problems: JobProble
 }
 
 function PortField({ name, index, children }: { name: string; index: number; children: (id: string) => ComponentChildren }) {
-  const id = `port-${index}-${name.split(";")[0]?.toLowerCase().replaceAll(" ", "-")}`;
+  const id = `port-${index}-${name.toLowerCase().replaceAll(" ", "-")}`;
   return (
     <div class="field">
       <label for={id}>{name}</label>

@@ -1,7 +1,7 @@
 // A VM's life as a time line: its states, what else happened to it, and how long each took.
 
-import { isState, type StateChange, type VmDetails, type VmEvent } from "../shapes";
-import { duration, seenLines, time } from "../text";
+import { isState, type Decision, type PolicyRecord, type StateChange, type VmDetails, type VmEvent } from "../shapes";
+import { count, duration, micros, seenLines, time } from "../text";
 import { Chip } from "./Chip";
 
 interface Moment {
@@ -31,6 +31,7 @@ export function Life({ vm, events }: { vm: VmDetails; events: VmEvent[] }) {
   const states = list.filter((moment) => moment.isState);
   return (
     <ol class="life">
+      {vm.decision && <Decided at={list[0]?.at} decision={vm.decision} />}
       {list.map((moment) => {
         const next = states[states.indexOf(moment) + 1];
         const took = moment.isState && next ? Date.parse(next.at) - Date.parse(moment.at) : undefined;
@@ -47,7 +48,7 @@ export function Life({ vm, events }: { vm: VmDetails; events: VmEvent[] }) {
           </li>
         );
       })}
-      {vm.ended && (
+      {vm.ended && !list.at(-1)?.reason && (
         <li>
           <time dateTime={vm.ended.ended_at}>{time(vm.ended.ended_at)}</time>
           <span class="dot idle" aria-hidden="true" />
@@ -56,6 +57,33 @@ export function Life({ vm, events }: { vm: VmDetails; events: VmEvent[] }) {
       )}
     </ol>
   );
+}
+
+// The decision came before all else; its verdicts in full stand beside the time line.
+function Decided({ at, decision }: { at: string | undefined; decision: Decision }) {
+  const { policies, host } = decision;
+  return (
+    <li>
+      <time {...(at ? { dateTime: at } : {})}>{at ? time(at) : ""}</time>
+      <span class="dot busy" aria-hidden="true" />
+      <div>
+        <b>decided</b> <span class="took">in {micros(policies.reduce((sum, { cost }) => sum + cost.micros, 0))}</span>
+        {policies.map((policy) => <p class="why">{seenLines(policy.name)}: {said(policy)}</p>)}
+        <p class="why">the host's own rules: {host.answer.replaceAll("-", " ")}</p>
+      </div>
+    </li>
+  );
+}
+
+function said({ answer, mode, changes, violations }: PolicyRecord): string {
+  const hints = violations.filter(({ hint }) => hint).length;
+  const parts = [
+    answer.replaceAll("-", " "),
+    changes.length > 0 ? `${mode === "monitor" ? "would have changed" : "changed"} ${changes.map(({ field }) => seenLines(field)).join(", ")}` : "",
+    hints > 0 ? count(hints, "hint") : "",
+    mode === "monitor" ? "only monitored" : "",
+  ];
+  return parts.filter(Boolean).join("; ");
 }
 
 const ENDS: Record<string, string> = {

@@ -42,27 +42,30 @@ export function LiveStats({ vm }: { vm: VmDetails }) {
   const { stats } = latest;
   const before = samples.at(-2);
   const cpus = vm.takes?.resources.cpus ?? 1;
-  const memory = (vm.takes?.resources.memory_mib ?? 0) * 1024 * 1024;
+  const memory = vm.takes?.cage?.cgroup?.memory_bytes;
+  const cgroup = stats.cgroup?.memory_bytes;
   const shares = samples.slice(1).map((sample, index) => share(samples[index], sample));
   const now = shares.at(-1);
   return (
     <>
       <div class="gauges">
         <div class="gauge">
-          <Gauge name="CPU time" used={Math.min(cpus, now ?? 0)} limit={cpus} shown={(used) => `${used.toFixed(used === cpus ? 0 : 2)} CPUs`} />
+          <Gauge name="CPUs" used={Math.min(cpus, now ?? 0)} limit={cpus} shown={(used) => used.toFixed(used === cpus ? 0 : 2)} />
           <Spark values={shares} most={cpus} />
         </div>
-        {stats.resident_bytes !== null && (
-          <Gauge name="Memory of QEMU, beside the guest's" used={stats.resident_bytes} limit={Math.max(memory, stats.resident_bytes)} shown={bytes} />
+        {cgroup !== undefined && cgroup !== null ? (
+          <Gauge name="Memory of its cgroup" used={cgroup} limit={memory} shown={bytes} />
+        ) : (
+          stats.resident_bytes !== null && <Gauge name="Memory of QEMU" used={stats.resident_bytes} limit={memory} shown={bytes} />
         )}
         {vm.disk?.used_bytes !== undefined && (
           <Gauge name="Root disk, as written" used={vm.disk.used_bytes} limit={vm.disk.max_bytes} shown={bytes} />
         )}
       </div>
       <dl class="facts">
-        {stats.disks.map((disk) => (
+        {stats.disks.map((disk, index) => (
           <>
-            <dt>{seen(disk.device)}</dt>
+            <dt title={seen(disk.device)}>Disk {index + 1}</dt>
             <dd>
               {bytes(disk.read_bytes)} read, {bytes(disk.written_bytes)} written
               {before && <span class="soft"> ({rate(before, latest, disk.device)})</span>}
@@ -71,7 +74,9 @@ export function LiveStats({ vm }: { vm: VmDetails }) {
           </>
         ))}
         {stats.connections !== null && <><dt>Network</dt><dd>{count(stats.connections, "open connection")}</dd></>}
-        {stats.threads !== null && <><dt>QEMU</dt><dd>{count(stats.threads, "thread")}</dd></>}
+        <dt>QEMU</dt>
+        <dd>{stats.threads !== null && count(stats.threads, "thread")}{stats.resident_bytes !== null && `, ${bytes(stats.resident_bytes)} resident`}</dd>
+        {(stats.cgroup?.oom_kills ?? 0) > 0 && <><dt>Killed</dt><dd class="wrong">{stats.cgroup?.oom_kills} times by the kernel, for its memory</dd></>}
       </dl>
       {problem && <Trouble problem={problem} />}
     </>

@@ -17,6 +17,7 @@ const COLUMNS: Column<Difference>[] = [
   { head: "Now", cell: ({ now }) => <Chip word={now} /> },
   {
     head: "What differs",
+    kind: "long",
     cell: ({ launch, violations, no_longer, error }) => (
       <>
         {error && <p class="wrong">{seen(error)}</p>}

@@ -27,7 +27,7 @@ export function VolumeForm({ changed }: { changed: () => void }) {
   return (
     <form class="fields" aria-label="A new volume" onSubmit={(event) => void submit(event)}>
       <div class="field">
-        <label for="volume-name">Name of a new volume</label>
+        <label for="volume-name">New volume</label>
         <input id="volume-name" name="name" required pattern="[A-Za-z0-9][A-Za-z0-9._\-]*" title="letters, digits, ., - and _, of which the first is a letter or a digit" />
       </div>
       <div class="field">
@@ -36,8 +36,8 @@ export function VolumeForm({ changed }: { changed: () => void }) {
       </div>
       {isOperator.value && (
         <div class="field">
-          <label for="volume-tenant">Tenant; empty: default</label>
-          <input id="volume-tenant" name="tenant" />
+          <label for="volume-tenant">Tenant</label>
+          <input id="volume-tenant" name="tenant" placeholder="default" />
         </div>
       )}
       <div class="field actions-field"><button type="submit" class="primary">Create</button></div>

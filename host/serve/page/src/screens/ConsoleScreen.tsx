@@ -84,7 +84,7 @@ function Console({ vm }: { vm: VmDetails }) {
         </div>
       </div>
       {problem && <Trouble problem={problem} />}
-      <div class="terminal" ref={place}>{!isLoaded && <Loading what="the terminal" />}</div>
+      <div class="tube" ref={place}>{!isLoaded && <Loading what="the terminal" />}</div>
       <p class="soft"><kbd>Ctrl</kbd>+<kbd>]</kbd> leaves the terminal. All other keys go to the guest.</p>
     </div>
   );

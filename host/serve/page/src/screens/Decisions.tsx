@@ -136,7 +136,7 @@ const COLUMNS: Column<Recorded>[] = [
   { head: "Tenant", cell: ({ task }) => seen(task.tenant) },
   { head: "Task", cell: ({ task }) => seen(task.name) },
   { head: "About", cell: about },
-  { head: "Why", cell: why },
+  { head: "Why", kind: "long", cell: why },
 ];
 
 function about({ occasion, operation }: Recorded): string {
@@ -158,8 +158,15 @@ function why({ decision, error, not_launched }: Recorded) {
   if (first) {
     return <><span class="tag bad">{seen(first.by)}</span>{seen(first.message)}{more.length > 1 && <span class="soft"> and {more.length - 1} more</span>}</>;
   }
-  if (not_launched) return <><span class="tag warn">{seen(not_launched.by)}</span>{seen(not_launched.reason)}</>;
-  return error ? seen(error) : "";
+  if (not_launched) return seen(not_launched.reason);
+  return error ? seen(error) : <span class="soft">{changed(decision)}</span>;
+}
+
+// Of what was allowed: what policies made of it.
+function changed({ policies, launch }: Recorded["decision"]): string {
+  const changes = policies.filter(({ mode, changes }) => mode === "enforce" && changes.length > 0);
+  const words = changes.map(({ name, changes }) => `${name} changed ${changes.map(({ field }) => field).join(", ")}`);
+  return [...(launch.warnings ?? []), ...words].map(seen).join("; ");
 }
 
 const two = (number: number): string => String(number).padStart(2, "0");

@@ -36,14 +36,12 @@ export function Policies() {
       {policies === undefined ? (
         !problem && <Loading what="policies" />
       ) : policies.length > 0 ? (
-        <Plain caption="Policies, in the order in which they are asked" columns={COLUMNS} items={policies} keyOf={({ name }) => name} />
+        <Plain caption="Policies" columns={COLUMNS} items={policies} keyOf={({ name }) => name} />
       ) : (
         <Empty>No policy is configured, so that the host's own rules alone decide. Name one in <code>[host] chain</code> of the configuration, and reload it.</Empty>
       )}
-      <div class="panels">
-        <Replaying policies={policies ?? []} />
-        <Configured changed={again} />
-      </div>
+      <Replaying policies={policies ?? []} />
+      <Configured changed={again} />
     </>
   );
 }

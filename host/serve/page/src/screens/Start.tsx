@@ -88,6 +88,12 @@ export function Start() {
 
   const problems: JobProblem[] = outcome?.kind === "problem" ? (outcome.problem.details.problems ?? []) : [];
   const isText = text !== undefined;
+  const whose = isOperator.value && (
+    <div class="field">
+      <label for="job-tenant">Tenant</label>
+      <input id="job-tenant" placeholder="default" value={tenant} onInput={(event) => { setTenant(event.currentTarget.value); changed(); }} />
+    </div>
+  );
   return (
     <>
       <div class="title">
@@ -99,18 +105,13 @@ export function Start() {
       </div>
       {why && <p class="note" role="alert">{why}</p>}
       <form class="panel" noValidate onSubmit={(event) => { event.preventDefault(); void start(); }}>
-        {isOperator.value && (
-          <div class="fields">
-            <div class="field">
-              <label for="job-tenant">Tenant; empty: default</label>
-              <input id="job-tenant" value={tenant} onInput={(event) => { setTenant(event.currentTarget.value); changed(); }} />
-            </div>
-          </div>
-        )}
         {isText ? (
-          <JobText text={text} problems={problems} change={(text) => { setText(text); changed(); }} />
+          <>
+            {whose && <div class="fields">{whose}</div>}
+            <JobText text={text} problems={problems} change={(text) => { setText(text); changed(); }} />
+          </>
         ) : (
-          <JobForm job={job} problems={problems} images={images.value ?? []} change={(job) => { setJob(job); changed(); }} />
+          <JobForm job={job} problems={problems} images={images.value ?? []} change={(job) => { setJob(job); changed(); }}>{whose}</JobForm>
         )}
         <div class="actions">
           <button type="button" disabled={Boolean(underWay)} onClick={() => void check()}>Check</button>

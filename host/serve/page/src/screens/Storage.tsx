@@ -111,9 +111,9 @@ function Volumes({ volumes, changed }: { volumes: Volume[]; changed: () => void 
   const columns: Column<Volume>[] = [
     { head: "Volume", cell: ({ name }) => <b>{seen(name)}</b> },
     { head: "Tenant", cell: ({ tenant }) => seen(tenant) },
-    { head: "Filled", cell: ({ disk_usage, bytes: size }) => <Gauge name="Filled" used={disk_usage} limit={size} shown={bytes} /> },
+    { head: "Filled", cell: ({ disk_usage, bytes: size }) => <Gauge name="Filled" used={disk_usage} limit={size} shown={bytes} isBare /> },
     { head: "Written", cell: ({ written_at }) => <time dateTime={written_at}>{time(written_at)}</time> },
-    { head: "Used by", cell: ({ in_use }) => (in_use ? "a VM or a command" : "none") },
+    { head: "In use", cell: ({ in_use }) => (in_use ? "by a VM or a command" : "no") },
     {
       head: "",
       cell: (volume) => (
@@ -154,7 +154,7 @@ function Images({ images, changed }: { images: Image[]; changed: () => void }) {
   };
   const columns: Column<Image>[] = [
     { head: "Image", cell: ({ sha256 }) => <code title={sha256}>{short(sha256)}</code> },
-    { head: "From", cell: ({ source }) => seen(source ?? "–") },
+    { head: "From", kind: "long", cell: ({ source }) => seen(source ?? "–") },
     { head: "Format", cell: ({ format }) => seen(format ?? "–") },
     { head: "On disk", kind: "number", cell: ({ disk_usage }) => bytes(disk_usage) },
     { head: "Fetched", cell: ({ fetched_at }) => (fetched_at ? <time dateTime={fetched_at}>{time(fetched_at)}</time> : "–") },
