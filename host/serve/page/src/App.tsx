@@ -6,6 +6,7 @@ import type { JSX } from "preact";
 import { act } from "./doings";
 import { link, type Link } from "./events";
 import { Doings } from "./parts/Doings";
+import { Heading } from "./parts/Heading";
 import { Keys } from "./parts/Keys";
 import { QuestionDialog } from "./parts/Modal";
 import { Loading, Trouble } from "./parts/Trouble";
@@ -92,7 +93,7 @@ function Screen(): JSX.Element {
 function Nowhere({ why }: { why: string }) {
   return (
     <>
-      <h1 tabIndex={-1}>Not here</h1>
+      <Heading>Not here</Heading>
       <p>{why} <a href={to("vms")}>Go to the VMs</a>.</p>
     </>
   );

@@ -52,6 +52,7 @@ export function LiveStats({ vm }: { vm: VmDetails }) {
         <div class="gauge">
           <Gauge name="CPUs" used={Math.min(cpus, now ?? 0)} limit={cpus} shown={(used) => used.toFixed(used === cpus ? 0 : 2)} />
           <Spark values={shares} most={cpus} />
+          {shares.length > 1 && <p class="gauge-words">the last two minutes</p>}
         </div>
         {cgroup !== undefined && cgroup !== null ? (
           <Gauge name="Memory of its cgroup" used={cgroup} limit={memory} shown={bytes} />

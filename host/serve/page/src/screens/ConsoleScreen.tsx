@@ -4,6 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 
 import { get, part, Problem } from "../api";
 import type { Line } from "../console/line";
+import { Heading } from "../parts/Heading";
 import { Chip } from "../parts/Chip";
 import { Loading, Trouble } from "../parts/Trouble";
 import { useLoaded } from "../loaded";
@@ -25,7 +26,7 @@ export function ConsoleScreen() {
   if (!vm) {
     return (
       <>
-        <h1 tabIndex={-1}>Console</h1>
+        <Heading>Console</Heading>
         {problem ? <Trouble problem={problem} retry={again} /> : <Loading what="the VM" />}
       </>
     );
@@ -67,7 +68,7 @@ function Console({ vm }: { vm: VmDetails }) {
   return (
     <div class="console">
       <div class="title">
-        <h1 tabIndex={-1}>Console of {seen(vm.task)}</h1>
+        <Heading>Console of {seen(vm.task)}</Heading>
         <span class="soft" role="status">
           <Chip word={line} /> {WORDS[line]}
         </span>

@@ -2,6 +2,7 @@
 
 import { get, part } from "../api";
 import { useLoaded } from "../loaded";
+import { Heading } from "../parts/Heading";
 import { Chip } from "../parts/Chip";
 import { Loading, Trouble } from "../parts/Trouble";
 import { Verdicts } from "../parts/Verdicts";
@@ -16,7 +17,7 @@ export function DecisionScreen() {
   if (!record) {
     return (
       <>
-        <h1 tabIndex={-1}>Decision</h1>
+        <Heading>Decision</Heading>
         {problem ? <Trouble problem={problem} retry={again} /> : <Loading what="the decision" />}
       </>
     );
@@ -25,7 +26,7 @@ export function DecisionScreen() {
   return (
     <>
       <div class="title">
-        <h1 tabIndex={-1}>{seen(task.name)}</h1>
+        <Heading>{seen(task.name)}</Heading>
         <Chip word={outcome} />
         <span class="soft">of {seen(task.tenant)}, <time dateTime={record.time}>{time(record.time)}</time></span>
         <div class="actions"><a class="button" href={`${to("decisions")}?tenant=${encodeURIComponent(task.tenant)}`}>All of this tenant</a></div>

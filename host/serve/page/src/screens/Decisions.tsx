@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 
 import { get, Problem } from "../api";
 import { useLoaded } from "../loaded";
+import { Heading } from "../parts/Heading";
 import { Chip } from "../parts/Chip";
 import { Plain, type Column } from "../parts/Plain";
 import { Empty, Loading, Trouble } from "../parts/Trouble";
@@ -58,7 +59,7 @@ export function Decisions() {
   return (
     <>
       <div class="title">
-        <h1 tabIndex={-1}>Decisions</h1>
+        <Heading>Decisions</Heading>
         <p class="summary" role="status">{isLoading ? "loading…" : `${count(decisions.length, "decision")}${next ? ", and more" : ""}`}</p>
         <div class="actions"><button type="button" onClick={again}>Read again</button></div>
       </div>
@@ -159,7 +160,8 @@ function why({ decision, error, not_launched }: Recorded) {
     return <><span class="tag bad">{seen(first.by)}</span>{seen(first.message)}{more.length > 1 && <span class="soft"> and {more.length - 1} more</span>}</>;
   }
   if (not_launched) return seen(not_launched.reason);
-  return error ? seen(error) : <span class="soft">{changed(decision)}</span>;
+  const words = changed(decision);
+  return error ? seen(error) : words && <span class="soft">{words}</span>;
 }
 
 // Of what was allowed: what policies made of it.

@@ -3,6 +3,7 @@
 import { useState } from "preact/hooks";
 
 import { Problem } from "../api";
+import { Heading } from "../parts/Heading";
 import { Trouble } from "../parts/Trouble";
 import { login } from "../session";
 
@@ -25,7 +26,7 @@ export function Login() {
   };
   return (
     <form class="panel login" onSubmit={(event) => void submit(event)}>
-      <h1 tabIndex={-1}>Log in to {location.hostname}</h1>
+      <Heading>Log in to {location.hostname}</Heading>
       <div class="field">
         <label for="token">Token</label>
         <input id="token" name="token" type="password" autocomplete="current-password" required autofocus spellcheck={false} aria-invalid={problem ? "true" : undefined} />

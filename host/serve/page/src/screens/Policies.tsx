@@ -5,6 +5,7 @@ import { useState } from "preact/hooks";
 import { get, post, Problem } from "../api";
 import { act } from "../doings";
 import { useLoaded } from "../loaded";
+import { Heading } from "../parts/Heading";
 import { question } from "../parts/Modal";
 import { Plain, type Column } from "../parts/Plain";
 import { ReplayTable } from "../parts/ReplayTable";
@@ -28,7 +29,7 @@ export function Policies() {
   return (
     <>
       <div class="title">
-        <h1 tabIndex={-1}>Policies</h1>
+        <Heading>Policies</Heading>
         <p class="summary">counted since the service began</p>
         <div class="actions"><button type="button" onClick={again}>Read again</button></div>
       </div>

@@ -6,6 +6,7 @@ import { all, post, Problem, type Ask } from "../api";
 import { operate } from "../doings";
 import { EMPTY, read, written, type Job } from "../job";
 import { useLoaded } from "../loaded";
+import { Heading } from "../parts/Heading";
 import { hasField, JobForm } from "../parts/JobForm";
 import { JobText } from "../parts/JobText";
 import { Planned, Understood, type PlanAnswer } from "../parts/Planned";
@@ -97,7 +98,7 @@ export function Start() {
   return (
     <>
       <div class="title">
-        <h1 tabIndex={-1}>Start a VM</h1>
+        <Heading>Start a VM</Heading>
         <div class="segments" role="group" aria-label="How the job is written">
           <button type="button" aria-pressed={!isText} onClick={toForm}>Form</button>
           <button type="button" aria-pressed={isText} onClick={toText}>Text</button>

@@ -3,6 +3,7 @@
 import { all, ask, get, part } from "../api";
 import { act } from "../doings";
 import { useLoaded } from "../loaded";
+import { Heading } from "../parts/Heading";
 import { Gauge } from "../parts/Bar";
 import { question } from "../parts/Modal";
 import { Plain, type Column } from "../parts/Plain";
@@ -37,7 +38,7 @@ export function Storage() {
   return (
     <>
       <div class="title">
-        <h1 tabIndex={-1}>Storage and quotas</h1>
+        <Heading>Storage and quotas</Heading>
         <div class="actions"><button type="button" onClick={again}>Read again</button></div>
       </div>
       {problem && <Trouble problem={problem} retry={again} />}

@@ -2,6 +2,7 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 
+import { Heading } from "../parts/Heading";
 import { Empty, Loading, Trouble } from "../parts/Trouble";
 import { sorted, sortedBy, VmTable } from "../parts/VmTable";
 import { filterBy, route, to } from "../route";
@@ -31,7 +32,7 @@ export function VmList() {
   return (
     <>
       <div class="title">
-        <h1 tabIndex={-1}>VMs</h1>
+        <Heading>VMs</Heading>
         <Summary rows={rows} />
         <a class="button primary" href={to("start")}>Start a VM</a>
       </div>

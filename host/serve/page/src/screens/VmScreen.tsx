@@ -5,6 +5,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { get, part, Problem } from "../api";
 import { follow } from "../events";
 import { useLoaded } from "../loaded";
+import { Heading } from "../parts/Heading";
 import { Chip } from "../parts/Chip";
 import { Life, Phases } from "../parts/Life";
 import { LiveStats } from "../parts/LiveStats";
@@ -48,7 +49,7 @@ export function VmScreen() {
   if (problem?.status === 404) {
     return (
       <>
-        <h1 tabIndex={-1}>No such VM</h1>
+        <Heading>No such VM</Heading>
         <Trouble problem={problem} />
         <p>It may have been removed. <a href={to("vms")}>Look at all VMs</a>, or <a href={`${to("decisions")}?q=${encodeURIComponent(id)}`}>at decisions about it</a>.</p>
       </>
@@ -59,7 +60,7 @@ export function VmScreen() {
   return (
     <>
       <div class="title">
-        <h1 tabIndex={-1}>{seen(vm.task)}</h1>
+        <Heading>{seen(vm.task)}</Heading>
         <Chip word={vm.state} />
         {vm.boot_failed_at && !isOver(vm.state) && <span class="tag bad">the firmware found no boot device</span>}
         {vm.ready_at && !isOver(vm.state) && <span class="tag good">ready</span>}
