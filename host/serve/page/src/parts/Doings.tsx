@@ -1,7 +1,7 @@
 // What is under way, in a corner that every screen has.
 
 import { doings, forget, giveUp, type Doing } from "../doings";
-import { to } from "../route";
+import { route, to } from "../route";
 import { seen } from "../text";
 import { Chip } from "./Chip";
 import { Trouble } from "./Trouble";
@@ -30,7 +30,7 @@ function One({ doing: { key, title, state, operation, problem } }: { doing: Doin
       </header>
       {state === "running" && <progress aria-label={`${seen(title)} goes on`} />}
       {state === "running" && operation?.step && <p class="soft">{seen(operation.step)}</p>}
-      {operation?.vm && <p><a href={to("vms", operation.vm)}>Show the VM</a></p>}
+      {operation?.vm && route.value.path[1] !== operation.vm && <p><a href={to("vms", operation.vm)}>Show the VM</a></p>}
       {problem && <Trouble problem={problem} />}
     </div>
   );

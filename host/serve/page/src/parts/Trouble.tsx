@@ -7,10 +7,12 @@ import { seen, seenLines } from "../text";
 
 export function Trouble({ problem, retry }: { problem: Problem; retry?: () => void }) {
   const { detail, causes = [], hint, refused_by, problems = [] } = problem.details;
+  // A job's problems are in the text too, for terminals.
+  const text = problem.details.problems ? (detail.split("\n")[0] ?? "") : detail;
   return (
     <div class="trouble" role="alert">
       <p class="trouble-detail">
-        {refused_by && <span class="tag bad">refused by {seen(refused_by)}</span>} {seenLines(detail)}
+        {refused_by && !text.includes(refused_by) && <span class="tag bad">refused by {seen(refused_by)}</span>} {seenLines(text)}
       </p>
       {causes.length > 0 && (
         <ul class="causes">

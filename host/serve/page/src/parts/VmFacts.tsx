@@ -3,8 +3,7 @@
 import type { ComponentChildren } from "preact";
 
 import type { VmDetails } from "../shapes";
-import { bytes, count, mib, seen, time } from "../text";
-import { value } from "./Verdicts";
+import { bytes, count, mib, seen, seenLines, time } from "../text";
 
 export function VmFacts({ vm }: { vm: VmDetails }) {
   const { asked, takes, disk, disks = [], restart } = vm;
@@ -58,11 +57,11 @@ function Fact({ name, children }: { name: string; children: ComponentChildren })
 // All that the API tells of it, for the reader who needs more than the page picks out.
 export function Raw({ name, of }: { name: string; of: unknown }) {
   if (of === undefined || of === null) return null;
-  const text = JSON.stringify(of, (_, value: unknown) => (typeof value === "string" ? seen(value) : value), 2);
+  const text = seenLines(JSON.stringify(of, null, 2));
   return (
     <details>
       <summary>{name}</summary>
-      <pre role="region" tabIndex={0} aria-label={name}>{text ?? value(null)}</pre>
+      <pre role="region" tabIndex={0} aria-label={name}>{text}</pre>
     </details>
   );
 }

@@ -157,7 +157,7 @@ function Line({ row, index, isCurrent, now, onFocus }: LineProps) {
           {seen(vm.task)}
         </a>
       </td>
-      <td>
+      <td title={seen(vm.changes.at(-1)?.reason ?? "")}>
         <Chip word={vm.state} />
         {vm.boot_failed_at && <span class="tag bad">no boot device</span>}
       </td>

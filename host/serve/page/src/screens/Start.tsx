@@ -1,6 +1,6 @@
 // A start by form or by text, with the same checks as everywhere: understood, planned, decided, started.
 
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { all, post, Problem, type Ask } from "../api";
 import { operate } from "../doings";
@@ -89,6 +89,10 @@ export function Start() {
 
   const problems: JobProblem[] = outcome?.kind === "problem" ? (outcome.problem.details.problems ?? []) : [];
   const isText = text !== undefined;
+  const form = useRef<HTMLFormElement>(null);
+  useEffect(() => {
+    if (problems.length > 0) form.current?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
+  }, [outcome]);
   const whose = isOperator.value && (
     <div class="field">
       <label for="job-tenant">Tenant</label>
@@ -105,7 +109,7 @@ export function Start() {
         </div>
       </div>
       {why && <p class="note" role="alert">{why}</p>}
-      <form class="panel" noValidate onSubmit={(event) => { event.preventDefault(); void start(); }}>
+      <form class="panel" noValidate ref={form} onSubmit={(event) => { event.preventDefault(); void start(); }}>
         {isText ? (
           <>
             {whose && <div class="fields">{whose}</div>}
@@ -140,6 +144,7 @@ function Refused({ what, problem, isText }: { what: string; problem: Problem; is
     <section class="panel">
       <h2>{what}: not done</h2>
       <Trouble problem={shown} />
+      {problems.length > rest.length && <p class="soft">Each problem stands {isText ? "under the text, with its line" : "under its field"}.</p>}
       {decision && <Verdicts decision={decision} />}
     </section>
   );
