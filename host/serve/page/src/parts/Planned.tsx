@@ -39,7 +39,7 @@ export function Planned({ answer: { decision, plan } }: { answer: PlanAnswer }) 
       {decision && <Verdicts decision={decision} />}
       <dl class="facts">
         <dt>Image</dt>
-        <dd>{plan.image_stored ? "stored here" : "not stored yet; a start fetches it"}, {String(plan.image_format)}{plan.image_sha256 && <>, <code title={plan.image_sha256}>{short(plan.image_sha256)}</code></>}</dd>
+        <dd>{plan.image_stored ? "stored here" : "not stored yet; a start fetches it"}, {seen(String(plan.image_format))}{plan.image_sha256 && <>, <code title={plan.image_sha256}>{short(plan.image_sha256)}</code></>}</dd>
         <dt>Program</dt><dd><code>{seen(plan.program)}</code></dd>
       </dl>
       <h3>Arguments</h3>

@@ -25,7 +25,7 @@ export function Trouble({ problem, retry }: { problem: Problem; retry?: () => vo
         <ul class="causes">
           {problems.map((one) => (
             <li>
-              <code>{one.pointer || "/"}</code>: {seen(one.found)}; expected {seen(one.expected)}
+              <code>{seen(one.pointer) || "/"}</code>: {seen(one.found)}; expected {seen(one.expected)}
               {one.hint && <Hint>{seen(one.hint)}</Hint>}
             </li>
           ))}
