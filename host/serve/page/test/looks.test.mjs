@@ -16,7 +16,7 @@ const places = {
 
 before(async () => {
   if (noImage) return;
-  const id = await started(name, { port_map: { http: 80 } });
+  const id = await started(name, job(name, { port_map: { http: 80 } }));
   const refused = unique("refused");
   const begun = await api("POST", "/v1/vms", job(refused, { egress: "internet" }));
   await api("GET", `/v1/operations/${begun.body.id}/wait?timeout_s=30`);

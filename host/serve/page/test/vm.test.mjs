@@ -3,13 +3,13 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { api, close, noImage, open, picture, removed, started, tabTo, unique } from "./browser.mjs";
+import { api, close, hasty, noImage, open, picture, removed, started, tabTo, unique } from "./browser.mjs";
 
 const name = unique("life");
 let id;
 
 before(async () => {
-  if (!noImage) id = await started(name, { port_map: { http: 80 } });
+  if (!noImage) id = await started(name, hasty(name));
 });
 after(async () => {
   if (!noImage) await removed(name);
@@ -19,7 +19,7 @@ test("its facts, its time line, its decision and what it uses", { skip: noImage 
   const page = await open(`#/vms/${id}`);
   await page.getByRole("heading", { name }).waitFor();
   for (const word of ["decided", "created", "starting", "running"]) await page.locator(".life").getByText(word).first().waitFor();
-  await page.getByText("The host's own rules").waitFor();
+  await page.locator(".verdict").getByText("The host's own rules").waitFor();
   const { body } = await api("GET", `/v1/vms/${id}`);
   for (const policy of body.decision.policies) await page.locator(".verdict").getByText(policy.name, { exact: true }).waitFor();
   await page.getByRole("meter", { name: "CPUs" }).waitFor();
@@ -52,7 +52,7 @@ test("a restart is asked about, and cancelled by Escape", { skip: noImage }, asy
   await page.getByRole("button", { name: "Restart…" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Restart" }).click();
   // The guest has its grace first.
-  await page.locator(".doing").getByText("succeeded").waitFor({ timeout: 30_000 });
+  await page.locator(".doing").getByText("succeeded").waitFor({ timeout: 20_000 });
   await page.locator(".title").getByText("running").waitFor();
   await close(page);
 });
