@@ -70,7 +70,7 @@ export function App() {
 function Screen(): JSX.Element {
   const now = session.value;
   if (now.state === "loading") return <Loading what="the page" />;
-  if (now.state === "unknown") return <Login />;
+  if (now.state === "unknown") return <Login refused={now.problem} key={now.problem?.message ?? ""} />;
   if (now.state === "problem") return <Trouble problem={now.problem} retry={() => void begin()} />;
   const [name = "vms", id, more] = route.value.path;
   if (PLACES[name]?.forOperators && !isOperator.value) return <Nowhere why="This is for operators." />;

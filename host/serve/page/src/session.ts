@@ -7,7 +7,7 @@ import type { Caller, Host } from "./shapes";
 
 export type Session =
   | { state: "loading" }
-  | { state: "unknown" }
+  | { state: "unknown"; problem?: Problem }
   | { state: "known"; caller: Caller }
   | { state: "problem"; problem: Problem };
 
@@ -32,6 +32,9 @@ export async function begin(): Promise<void> {
     const problem = Problem.of(error);
     if (problem.status === 401) {
       session.value = { state: "unknown" };
+    } else if (problem.status === 403) {
+      // Known, and let in nowhere: as one whose tenant is gone.
+      session.value = { state: "unknown", problem };
     } else {
       session.value = { state: "problem", problem };
       timer = setTimeout(() => void begin(), 3000);

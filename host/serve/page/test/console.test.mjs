@@ -21,7 +21,7 @@ test("what is typed goes to the guest, which echoes it; Ctrl-] leaves", { skip: 
   const page = await open(`#/vms/${id}`);
   await tabTo(page, "Console");
   await page.keyboard.press("Enter");
-  await page.getByText("attached: what is typed goes to the guest").waitFor();
+  await page.getByText("what is typed goes to the guest").waitFor();
   await page.keyboard.type("typed-by-hand");
   await screen(page).getByText("typed-by-hand").waitFor();
   // Tab is the guest's.
@@ -45,20 +45,20 @@ test("what is typed goes to the guest, which echoes it; Ctrl-] leaves", { skip: 
 
 test("a connection that is lost is made again, with another ticket", { skip: noImage }, async () => {
   const page = await open(`#/vms/${id}/console`);
-  await page.getByText("attached:").waitFor();
+  await page.getByText("what is typed goes to the guest").waitFor();
   await page.context().setOffline(true);
   // A connection that is there already does not notice, so that it is the next one that is tried.
   await page.reload().catch(() => {});
   await page.context().setOffline(false);
   await page.goto("about:blank");
   await page.goBack();
-  await page.getByText("attached:").waitFor({ timeout: 20_000 });
+  await page.getByText("what is typed goes to the guest").waitFor({ timeout: 20_000 });
   await close(page);
 });
 
 test("the end of the VM is said, and its console is read afterwards", { skip: noImage }, async () => {
   const page = await open(`#/vms/${id}/console`);
-  await page.getByText("attached:").waitFor();
+  await page.getByText("what is typed goes to the guest").waitFor();
   await api("POST", `/v1/vms/${id}/kill`);
   await page.getByText("the VM has ended").waitFor();
   await page.reload();

@@ -9,7 +9,7 @@ const noToken = token ? false : "QHOST_PAGE_TOKEN names no token";
 const noTenant = tenantToken ? false : "QHOST_PAGE_TENANT_TOKEN names no token";
 
 test("an operator logs in by click, and out by key", { skip: noToken }, async () => {
-  const page = await open("#/policies", { as: undefined });
+  const page = await open("#/policies", { as: null });
   const field = page.getByLabel("Token");
   await field.fill("qhost_not-one");
   await page.getByRole("button", { name: "Log in" }).click();
@@ -31,7 +31,7 @@ test("an operator logs in by click, and out by key", { skip: noToken }, async ()
 });
 
 test("a tenant logs in by keyboard, and sees what is its own", { skip: noTenant }, async () => {
-  const page = await open("#/vms", { as: undefined });
+  const page = await open("#/vms", { as: null });
   await page.getByLabel("Token").waitFor();
   await tabTo(page, "Token");
   await page.keyboard.insertText(tenantToken);

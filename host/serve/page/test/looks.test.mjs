@@ -40,7 +40,7 @@ for (const scheme of ["light", "dark"]) {
         await page.getByRole("heading", { name: heading, exact: true }).waitFor();
         await page.waitForLoadState("load");
         // What a screen reads first is there.
-        await page.locator("main .loading").waitFor({ state: "detached" });
+        await page.locator("main .loading").first().waitFor({ state: "detached" });
         await fits(page, `${what}, ${width}`);
         // Colours are the same at each width.
         if (width !== "smallest") await accessible(page, `${what}, ${scheme}, ${width}`);
@@ -53,7 +53,7 @@ for (const scheme of ["light", "dark"]) {
 
 test("the login, in light and dark", { skip: token ? false : "the service knows the caller without a token" }, async () => {
   for (const scheme of ["light", "dark"]) {
-    const page = await open("#/vms", { scheme, as: undefined, size: [360, 740] });
+    const page = await open("#/vms", { scheme, as: null, size: [360, 740] });
     await page.getByLabel("Token").waitFor();
     await accessible(page, `login, ${scheme}`);
     await fits(page, "login");

@@ -45,7 +45,7 @@ export function ReplayTable({ replay }: { replay: Replay }) {
         {masked > 0 && ` Of ${masked}, something is masked, so that a policy may have been shown something else.`}
       </p>
       {differ > 0 && (
-        <div class="gauges">
+        <div class="gauges broad">
           <Totals head="By outcome" list={totals.outcomes} />
           <Totals head="By tenant" list={totals.tenants} />
           <Totals head="By rule" list={totals.rules} />

@@ -13,10 +13,10 @@ import type { VmDetails } from "../shapes";
 import { seen } from "../text";
 
 const WORDS: Record<Line, string> = {
-  connecting: "connecting…",
-  attached: "attached: what is typed goes to the guest",
+  connecting: "",
+  attached: "what is typed goes to the guest",
   followed: "read only",
-  lost: "connection lost; trying again",
+  lost: "the page tries again by itself",
   ended: "the VM has ended",
 };
 

@@ -7,8 +7,8 @@ import { Heading } from "../parts/Heading";
 import { Trouble } from "../parts/Trouble";
 import { login } from "../session";
 
-export function Login() {
-  const [problem, setProblem] = useState<Problem | undefined>();
+export function Login({ refused }: { refused: Problem | undefined }) {
+  const [problem, setProblem] = useState(refused);
   const [isUnderWay, setUnderWay] = useState(false);
   const submit = async (event: Event): Promise<void> => {
     event.preventDefault();

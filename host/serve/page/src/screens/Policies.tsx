@@ -79,11 +79,11 @@ function Replaying({ policies }: { policies: Policy[] }) {
     <section class="panel">
       <h2>Replay: what would have changed</h2>
       <p class="soft">Recorded decisions are made again, and nothing is started. A component stands in for one policy, or the policies of today are asked.</p>
-      <form class="fields" onSubmit={(event) => void submit(event)}>
+      <form class="fields broad" onSubmit={(event) => void submit(event)}>
         <div class="field">
           <label for="replay-policy">In place of</label>
           <select id="replay-policy" name="policy">
-            <option value="">none: the policies of today</option>
+            <option value="">none: today's policies</option>
             {policies.map(({ name }) => <option value={name}>{seen(name)}</option>)}
           </select>
         </div>
