@@ -75,12 +75,13 @@ function Screen(): JSX.Element {
   const [name = "vms", id, more] = route.value.path;
   if (PLACES[name]?.forOperators && !isOperator.value) return <Nowhere why="This is for operators." />;
   switch (name) {
+    // With its id as a key, a screen shows nothing of the one before.
     case "vms":
-      return more === "console" ? <ConsoleScreen /> : id ? <VmScreen /> : <VmList />;
+      return more === "console" ? <ConsoleScreen key={id} /> : id ? <VmScreen key={id} /> : <VmList />;
     case "start":
       return <Start />;
     case "decisions":
-      return id ? <DecisionScreen /> : <Decisions />;
+      return id ? <DecisionScreen key={id} /> : <Decisions />;
     case "policies":
       return <Policies />;
     case "storage":

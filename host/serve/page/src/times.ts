@@ -9,9 +9,11 @@ function at(now: Date, days: number, hour: number): Date {
   return new Date(now.getFullYear(), now.getMonth(), now.getDate() + days, hour);
 }
 
+export const LAST_NIGHT: Range = { name: "Last night", of: (now) => ({ since: at(now, -1, 18), until: at(now, 0, 8) }) };
+
 export const RANGES: readonly Range[] = [
   { name: "Last hour", of: (now) => ({ since: new Date(now.getTime() - 3_600_000) }) },
-  { name: "Last night", of: (now) => ({ since: at(now, -1, 18), until: at(now, 0, 8) }) },
+  LAST_NIGHT,
   { name: "Today", of: (now) => ({ since: at(now, 0, 0) }) },
   { name: "7 days", of: (now) => ({ since: at(now, -7, 0) }) },
 ];

@@ -23,8 +23,11 @@ test("searched and opened by click", { skip: noImage }, async () => {
   await picture(page, "decisions");
   await page.getByRole("button", { name: "Last hour" }).click();
   await row.waitFor();
-  await page.getByRole("button", { name: "Last night" }).click();
+  await page.getByRole("button", { name: "Last night", exact: true }).click();
   assert.match(page.url(), /since=\d{4}-\d\d-\d\dT18%3A00&until=\d{4}-\d\d-\d\dT08%3A00/);
+  await page.getByRole("button", { name: "Any time" }).click();
+  await page.getByRole("button", { name: "Denied last night" }).click();
+  assert.match(page.url(), /outcome=denied/);
   await page.getByRole("button", { name: "Any time" }).click();
   await row.getByRole("link").click();
   await page.getByRole("heading", { name }).waitFor();

@@ -12,7 +12,7 @@ import { filterBy, route, to } from "../route";
 import { isOperator } from "../session";
 import { OUTCOMES, type Policy, type Recorded } from "../shapes";
 import { count, seen, time } from "../text";
-import { RANGES, type Range } from "../times";
+import { LAST_NIGHT, RANGES, type Range } from "../times";
 
 interface Page {
   decisions: Recorded[];
@@ -124,6 +124,7 @@ function Filters() {
       <label><span>Since</span><input type="datetime-local" {...field("since")} /></label>
       <label><span>Until</span><input type="datetime-local" {...field("until")} /></label>
       <div class="ranges" role="group" aria-label="Times">
+        <button type="button" onClick={() => { take(LAST_NIGHT); filterBy("outcome", "denied"); }}>Denied last night</button>
         {RANGES.map((range) => <button type="button" onClick={() => take(range)}>{range.name}</button>)}
         {isOpen && <button type="button" onClick={() => { filterBy("since", ""); filterBy("until", ""); }}>Any time</button>}
       </div>
