@@ -54,12 +54,18 @@ export function App() {
   };
   return (
     <>
-      <a class="skip" href="#main" onClick={skip}>Skip to the content</a>
+      <a class="skip" href="#main" onClick={skip}>
+        Skip to the content
+      </a>
       <Top />
       {link.value === "lost" && isKnown && (
-        <p class="lost-bar" role="alert">The connection to the service is lost. What is shown may be old; the page tries again by itself.</p>
+        <p class="lost-bar" role="alert">
+          The connection to the service is lost. What is shown may be old; the page tries again by itself.
+        </p>
       )}
-      <main id="main" ref={main} tabIndex={-1}><Screen /></main>
+      <main id="main" ref={main} tabIndex={-1}>
+        <Screen />
+      </main>
       <Doings />
       <QuestionDialog />
       <Keys />
@@ -95,7 +101,9 @@ function Nowhere({ why }: { why: string }) {
   return (
     <>
       <Heading>Not here</Heading>
-      <p>{why} <a href={to("vms")}>Go to the VMs</a>.</p>
+      <p>
+        {why} <a href={to("vms")}>Go to the VMs</a>.
+      </p>
     </>
   );
 }
@@ -106,17 +114,40 @@ function Top() {
   const called = host.value?.attributes["unique.hostname"] ?? location.hostname;
   return (
     <header class="top">
-      <a class="brand" href={to("vms")}>qhost</a>
-      <span class="host">{seen(called)}{version.value && ` · ${version.value}`}</span>
+      <a class="brand" href={to("vms")}>
+        qhost
+      </a>
+      <span class="host">
+        {seen(called)}
+        {version.value && ` · ${version.value}`}
+      </span>
       <nav aria-label="Screens">
-        {known && Object.entries(PLACES).map(([key, { head, forOperators }]) =>
-          forOperators && !isOperator.value ? null : <a href={to(key)} {...(key === name ? { "aria-current": "page" as const } : {})}>{head}</a>,
-        )}
+        {known &&
+          Object.entries(PLACES).map(([key, { head, forOperators }]) =>
+            forOperators && !isOperator.value ? null : (
+              <a href={to(key)} {...(key === name ? { "aria-current": "page" as const } : {})}>
+                {head}
+              </a>
+            ),
+          )}
       </nav>
-      {known && <span class="who">{seen(known.name)}{known.tenant ? `, tenant ${seen(known.tenant)}` : ""}</span>}
+      {known && (
+        <span class="who">
+          {seen(known.name)}
+          {known.tenant ? `, tenant ${seen(known.tenant)}` : ""}
+        </span>
+      )}
       {/* A caller on the socket, or by a certificate, has no session to end. */}
-      {known?.name.startsWith("token ") && <button type="button" class="plain" onClick={() => void act("Log out", logout)}>Log out</button>}
-      {known && <span class={`link ${link.value}`} role="status">{LINKS[link.value]}</span>}
+      {known?.name.startsWith("token ") && (
+        <button type="button" class="plain" onClick={() => void act("Log out", logout)}>
+          Log out
+        </button>
+      )}
+      {known && (
+        <span class={`link ${link.value}`} role="status">
+          {LINKS[link.value]}
+        </span>
+      )}
     </header>
   );
 }

@@ -23,7 +23,10 @@ function isObject(value: Json | undefined): value is Job {
 }
 
 export function at(job: Job, pointer: string): Json | undefined {
-  return pointer.split("/").slice(1).reduce<Json | undefined>((value, key) => (isObject(value) ? value[key] : undefined), job);
+  return pointer
+    .split("/")
+    .slice(1)
+    .reduce<Json | undefined>((value, key) => (isObject(value) ? value[key] : undefined), job);
 }
 
 // The job with one value set; without the key where it is undefined.
@@ -50,7 +53,10 @@ export function portsOf(job: Job): Port[] {
 export function withPorts(job: Job, ports: Port[]): Job {
   const entries = ports.map(({ label, guest, host, protocol }): [string, Json] => {
     if (host === undefined && protocol === "tcp") return [label, guest ?? null];
-    return [label, { guest: guest ?? null, ...(host === undefined ? {} : { host }), ...(protocol === "tcp" ? {} : { protocol }) }];
+    return [
+      label,
+      { guest: guest ?? null, ...(host === undefined ? {} : { host }), ...(protocol === "tcp" ? {} : { protocol }) },
+    ];
   });
   return put(job, "/config/port_map", ports.length > 0 ? Object.fromEntries(entries) : undefined);
 }
@@ -86,7 +92,10 @@ export function problemsAt(problems: JobProblem[], pointer: string): JobProblem[
 
 // Where in a JSON text the value of a pointer begins; of a key that is missing, where the object begins that should have it.
 export function offsetOf(text: string, pointer: string): number {
-  const keys = pointer.split("/").slice(1).map((key) => key.replaceAll("~1", "/").replaceAll("~0", "~"));
+  const keys = pointer
+    .split("/")
+    .slice(1)
+    .map((key) => key.replaceAll("~1", "/").replaceAll("~0", "~"));
   let offset = Math.max(0, text.search(/\S/));
   for (const key of keys) {
     const next = valueIn(text, offset, key);

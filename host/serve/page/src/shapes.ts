@@ -1,11 +1,17 @@
 // What the API gives, as far as the page shows it; fields that an earlier version did not write are optional.
 
-export type State =
-  | "created" | "fetching" | "starting" | "running" | "paused" | "stopping"
-  | "exited" | "failed" | "lost";
+export type State = "created" | "fetching" | "starting" | "running" | "paused" | "stopping" | "exited" | "failed" | "lost";
 
 export const STATES: readonly State[] = [
-  "created", "fetching", "starting", "running", "paused", "stopping", "exited", "failed", "lost",
+  "created",
+  "fetching",
+  "starting",
+  "running",
+  "paused",
+  "stopping",
+  "exited",
+  "failed",
+  "lost",
 ];
 
 export function isState(text: string): text is State {
@@ -147,11 +153,16 @@ export interface Recorded {
   masked?: string[];
 }
 
-export type Outcome =
-  | "allowed" | "denied" | "cannot-run" | "failed" | "interrupted" | "undecided" | "not-launched";
+export type Outcome = "allowed" | "denied" | "cannot-run" | "failed" | "interrupted" | "undecided" | "not-launched";
 
 export const OUTCOMES: readonly Outcome[] = [
-  "allowed", "denied", "cannot-run", "failed", "interrupted", "undecided", "not-launched",
+  "allowed",
+  "denied",
+  "cannot-run",
+  "failed",
+  "interrupted",
+  "undecided",
+  "not-launched",
 ];
 
 export interface VmEvent {

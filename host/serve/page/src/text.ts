@@ -1,7 +1,8 @@
 // Texts for people: numbers with units, times, and foreign text made safe to look at.
 
 // Control characters, and those that turn or hide text: a tenant's name could otherwise look like another's.
-const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e0fff}]/gu;
+const UNSEEN =
+  /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e0fff}]/gu;
 
 function escaped(character: string): string {
   const code = character.codePointAt(0) ?? 0;

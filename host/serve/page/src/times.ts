@@ -17,3 +17,16 @@ export const RANGES: readonly Range[] = [
   { name: "Today", of: (now) => ({ since: at(now, 0, 0) }) },
   { name: "7 days", of: (now) => ({ since: at(now, -7, 0) }) },
 ];
+
+const two = (number: number): string => String(number).padStart(2, "0");
+
+// As an input of a local time has it.
+export function local(of: Date): string {
+  return `${of.getFullYear()}-${two(of.getMonth() + 1)}-${two(of.getDate())}T${two(of.getHours())}:${two(of.getMinutes())}`;
+}
+
+// As the API has it; nothing where there is none.
+export function asTime(text: string): string {
+  const when = new Date(text);
+  return text && !Number.isNaN(when.getTime()) ? when.toISOString() : "";
+}

@@ -27,8 +27,13 @@ before(async () => {
   browser = await chromium.launch({
     executablePath: from.QHOST_PAGE_CHROMIUM ?? "/usr/bin/chromium",
     args: [
-      "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-      "--disable-component-update", "--disable-sync",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
     ],
   });
 });
@@ -54,7 +59,9 @@ export async function context({ scheme = "light", size = [1280, 800], as = token
   }
   await made.addInitScript(() => {
     addEventListener("securitypolicyviolation", (event) => {
-      console.error(`content security policy: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
+      console.error(
+        `content security policy: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`,
+      );
     });
   });
   made.on("page", (page) => {
@@ -66,13 +73,18 @@ export async function context({ scheme = "light", size = [1280, 800], as = token
     page.on("console", (message) => {
       const text = message.text();
       // A refused request is said in the console too, and may be what is tested.
-      if (message.type() === "error" && !text.startsWith("Failed to load resource") && !text.includes("ERR_INTERNET_DISCONNECTED")) {
+      if (
+        message.type() === "error" &&
+        !text.startsWith("Failed to load resource") &&
+        !text.includes("ERR_INTERNET_DISCONNECTED")
+      ) {
         broken.push(`${page.url()}: ${text}`);
       }
     });
     page.on("request", (request) => {
       const url = new URL(request.url());
-      if (!["data:", "blob:"].includes(url.protocol) && url.host !== new URL(base).host) broken.push(`another host was asked: ${url}`);
+      if (!["data:", "blob:"].includes(url.protocol) && url.host !== new URL(base).host)
+        broken.push(`another host was asked: ${url}`);
     });
   });
   return made;
@@ -108,13 +120,21 @@ export async function api(method, path, body) {
 }
 
 export function job(name, more = {}) {
-  return { name, driver: "qemu", config: { image_source: image, checksum: sha256, ...more }, resources: { cpus: 1, memory_mib: 32 } };
+  return {
+    name,
+    driver: "qemu",
+    config: { image_source: image, checksum: sha256, ...more },
+    resources: { cpus: 1, memory_mib: 32 },
+  };
 }
 
 // The same in Nomad's form, which has a word for the grace period: one second, since the guest is deaf to its power button.
 export function hasty(name, more = {}) {
   const task = {
-    Name: name, Driver: "qemu", KillTimeout: 1e9, Config: { image_source: image, checksum: sha256, ...more },
+    Name: name,
+    Driver: "qemu",
+    KillTimeout: 1e9,
+    Config: { image_source: image, checksum: sha256, ...more },
     Resources: { Cores: 1, MemoryMB: 32 },
   };
   return { Job: { ID: name, Name: name, Type: "batch", TaskGroups: [{ Name: "group", Tasks: [task] }] } };
@@ -166,7 +186,11 @@ export async function accessible(page, what) {
   }
   const violations = await page.evaluate(async () => {
     const { violations } = await globalThis.axe.run(document, { resultTypes: ["violations"] });
-    return violations.map(({ id, help, nodes }) => ({ id, help, nodes: nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)} ${failureSummary}`) }));
+    return violations.map(({ id, help, nodes }) => ({
+      id,
+      help,
+      nodes: nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)} ${failureSummary}`),
+    }));
   });
   assert.deepEqual(violations, [], what);
 }

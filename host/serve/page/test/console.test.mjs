@@ -68,9 +68,19 @@ test("the end of the VM is said, and its console is read afterwards", { skip: no
 });
 
 const HOSTILE = [
-  "\x1b]0;owned\x07", "\x1b]8;;javascript:alert(1)\x07a link\x1b]8;;\x07 ", "\x1b]52;c;aGFja2Vk\x07",
-  "\x1b[38;2;255;100;100mtrue colour\x1b[0m ", "<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "\x1b[6n\x1b[c\x1b[>c\x1b[18t",
-  "\x1b[?1049h\x1b[2J\x1b[Hother screen\x1b[?1049l", "\x9d0;owned\x9c", "\x1bP+q544e\x1b\\", "\x1b[3;0;0t\x1b[8;999;999t", "\x1b[?1000h\x1b[?2004h", "\r\nstill here",
+  "\x1b]0;owned\x07",
+  "\x1b]8;;javascript:alert(1)\x07a link\x1b]8;;\x07 ",
+  "\x1b]52;c;aGFja2Vk\x07",
+  "\x1b[38;2;255;100;100mtrue colour\x1b[0m ",
+  "<img src=x onerror=alert(1)>",
+  "<script>alert(1)</script>",
+  "\x1b[6n\x1b[c\x1b[>c\x1b[18t",
+  "\x1b[?1049h\x1b[2J\x1b[Hother screen\x1b[?1049l",
+  "\x9d0;owned\x9c",
+  "\x1bP+q544e\x1b\\",
+  "\x1b[3;0;0t\x1b[8;999;999t",
+  "\x1b[?1000h\x1b[?2004h",
+  "\r\nstill here",
 ];
 
 // A console that no guest of the tests writes is the answer of a service that stands in.
@@ -90,7 +100,9 @@ test("what a hostile guest writes is drawn, and does nothing", async () => {
   assert.match(await page.title(), /VMs · qhost/);
   assert.equal(await page.locator(".tube img, .tube script, .tube a").count(), 0);
   // Colours of a guest's own are shown, by no inline style that the page's policy refuses.
-  const colour = await screen(page).getByText("true colour").evaluate((element) => getComputedStyle(element).color);
+  const colour = await screen(page)
+    .getByText("true colour")
+    .evaluate((element) => getComputedStyle(element).color);
   assert.equal(colour, "rgb(255, 100, 100)");
   assert.deepEqual(sent, []);
   await screen(page).getByText("a link").click({ force: true });

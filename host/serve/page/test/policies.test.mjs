@@ -33,7 +33,10 @@ test("replayed with today's policies by key, and with another component by click
     await page.getByLabel("Component (.wasm)").setInputFiles(component);
     await page.getByRole("button", { name: "Replay" }).click();
     await page.getByText("no component was chosen").waitFor({ state: "detached" });
-    await page.getByText(/Of [\d,]+ decisions?, \d+ would differ|cannot|refused|expected/).first().waitFor({ timeout: 30_000 });
+    await page
+      .getByText(/Of [\d,]+ decisions?, \d+ would differ|cannot|refused|expected/)
+      .first()
+      .waitFor({ timeout: 30_000 });
     await picture(page, "replay");
   }
   await close(page);

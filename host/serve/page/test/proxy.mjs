@@ -57,13 +57,19 @@ async function serve(request, response) {
 
 function upgrade(request, socket, head) {
   const up = onward(request);
-  const fields = (headers) => Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`).join("");
+  const fields = (headers) =>
+    Object.entries(headers)
+      .map(([name, value]) => `${name}: ${value}\r\n`)
+      .join("");
   up.on("upgrade", (answer, above, early) => {
     socket.write(`HTTP/1.1 101 Switching Protocols\r\n${fields(answer.headers)}\r\n`);
     socket.write(early);
     above.write(head);
     socket.pipe(above).pipe(socket);
-    for (const [one, other] of [[socket, above], [above, socket]]) {
+    for (const [one, other] of [
+      [socket, above],
+      [above, socket],
+    ]) {
       one.on("error", () => other.destroy());
       one.on("close", () => other.destroy());
     }

@@ -33,10 +33,15 @@ test("what is wrong stands at its place, in the form and in the text", async () 
   await picture(page, "start-wrong");
   await page.getByRole("button", { name: "Text" }).click();
   const text = page.getByRole("textbox", { name: /^Job:/ });
-  await text.fill('{\n  "name": "x",\n  "driver": "qemu",\n  "config": {\n    "image_source": "ftp://x/",\n    "checksum": "00"\n  }\n}');
+  await text.fill(
+    '{\n  "name": "x",\n  "driver": "qemu",\n  "config": {\n    "image_source": "ftp://x/",\n    "checksum": "00"\n  }\n}',
+  );
   await page.getByRole("button", { name: "Check" }).click();
   await page.getByRole("button", { name: "line 5" }).click();
-  assert.equal(await text.evaluate((area) => area.value.slice(area.selectionStart, area.selectionEnd).trim()), '"image_source": "ftp://x/",');
+  assert.equal(
+    await text.evaluate((area) => area.value.slice(area.selectionStart, area.selectionEnd).trim()),
+    '"image_source": "ftp://x/",',
+  );
   await text.fill("not JSON");
   await page.getByRole("button", { name: "Form" }).click();
   await page.getByText("the form knows JSON alone").waitFor();
@@ -74,7 +79,11 @@ test("started by keyboard, from text", { skip: noImage }, async () => {
 test("a start that is refused says by what and why, and is not begun twice", { skip: noImage }, async () => {
   const page = await open("#/start");
   const keys = [];
-  page.on("request", (request) => request.method() === "POST" && request.url().includes("/v1/vms") && keys.push(request.headers()["idempotency-key"]));
+  page.on(
+    "request",
+    (request) =>
+      request.method() === "POST" && request.url().includes("/v1/vms") && keys.push(request.headers()["idempotency-key"]),
+  );
   await fill(page, denied);
   await page.getByLabel("Reaches").selectOption("internet");
   await page.getByRole("button", { name: "Start", exact: true }).click();

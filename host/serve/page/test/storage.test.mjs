@@ -16,7 +16,9 @@ test("quotas are bars with words", async () => {
   const { body } = await api("GET", "/v1/quotas");
   await page.getByRole("heading", { name: "All tenants together" }).waitFor();
   for (const { tenant, quota } of body.quotas) {
-    const panel = page.locator("section.panel").filter({ has: page.getByRole("heading", { name: tenant ? `Tenant ${tenant}` : "All tenants together", exact: true }) });
+    const panel = page
+      .locator("section.panel")
+      .filter({ has: page.getByRole("heading", { name: tenant ? `Tenant ${tenant}` : "All tenants together", exact: true }) });
     const words = await panel.textContent();
     assert.match(words, quota.vms === null || quota.vms === undefined ? /no bound/ : /left/);
     for (const meter of await panel.getByRole("meter").all()) assert.match(await meter.getAttribute("aria-valuetext"), /left$/);
@@ -74,6 +76,8 @@ test("an image that is not used is removed", async (t) => {
   const page = await open("#/storage");
   await page.getByRole("button", { name: `Remove image ${free.sha256.slice(0, 12)}`, exact: true }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
-  await page.getByRole("button", { name: `Remove image ${free.sha256.slice(0, 12)}`, exact: true }).waitFor({ state: "detached" });
+  await page
+    .getByRole("button", { name: `Remove image ${free.sha256.slice(0, 12)}`, exact: true })
+    .waitFor({ state: "detached" });
   await close(page);
 });

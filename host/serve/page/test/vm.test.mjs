@@ -68,7 +68,11 @@ test("stopped by key with a grace, and removed by click", { skip: noImage }, asy
   await picture(page, "stop-dialog");
   await page.keyboard.press("Enter");
   await page.locator(".title").getByText("exited").waitFor({ timeout: 20_000 });
-  await page.locator(".life").getByText(/QEMU quit|stopped/).first().waitFor();
+  await page
+    .locator(".life")
+    .getByText(/QEMU quit|stopped/)
+    .first()
+    .waitFor();
   await picture(page, "vm-ended");
   await page.getByRole("button", { name: "Remove…" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();

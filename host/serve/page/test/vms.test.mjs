@@ -15,7 +15,10 @@ function many() {
     job: `job-${index % 50}`,
     tenant: `tenant-${index % 20}`,
     state: states[index % states.length],
-    changes: [{ state: "created", at: "2026-11-30T01:00:00Z" }, { state: states[index % states.length], at: new Date(Date.UTC(2026, 10, 30, 1, 0, index)).toISOString() }],
+    changes: [
+      { state: "created", at: "2026-11-30T01:00:00Z" },
+      { state: states[index % states.length], at: new Date(Date.UTC(2026, 10, 30, 1, 0, index)).toISOString() },
+    ],
     restarts: 0,
     takes: {
       resources: { cpus: 1 + (index % 4), memory_mib: 256 },
@@ -73,7 +76,8 @@ test("a thousand VMs are listed and filtered in under 100 ms of script each, by 
   await page.getByText("50 of 1,000 VMs").waitFor();
   await picture(page, "vms-many");
   await filter.fill("");
-  for (const letter of "task-99") await measured(`1,000 VMs filtered by one letter more, ${letter}`, () => page.keyboard.press(letter));
+  for (const letter of "task-99")
+    await measured(`1,000 VMs filtered by one letter more, ${letter}`, () => page.keyboard.press(letter));
   await page.getByText("11 of 1,000 VMs").waitFor();
   await filter.fill("");
   await page.getByRole("button", { name: "Task" }).focus();
@@ -93,39 +97,43 @@ test("a thousand VMs are listed and filtered in under 100 ms of script each, by 
   await close(page);
 });
 
-test("what happens is seen without reading the list again, and found by filter, by click and by key", { skip: noImage }, async () => {
-  const name = unique("listed");
-  const page = await open("#/vms");
-  await page.getByText("● live").waitFor();
-  let lists = 0;
-  page.on("request", (request) => /\/v1\/vms(\?|$)/.test(request.url()) && (lists += 1));
-  try {
-    const id = await started(name);
-    const row = page.getByRole("row").filter({ hasText: name });
-    await row.getByText("running").waitFor();
-    await api("POST", `/v1/vms/${id}/pause`);
-    await row.getByText("paused").waitFor();
-    assert.equal(lists, 0, "the list was read again");
-    // By click.
-    await page.getByLabel("State").selectOption("paused");
-    await page.getByLabel("Filter").fill(name);
-    await page.getByText(/^1 of \d/).waitFor();
-    await page.getByRole("link", { name }).click();
-    await page.getByRole("heading", { name }).waitFor();
-    // By key.
-    await page.goBack();
-    await page.getByRole("heading", { name: "VMs" }).waitFor();
-    await page.keyboard.press("/");
-    await page.keyboard.type(name);
-    await tabTo(page, name);
-    await page.keyboard.press("Enter");
-    await page.getByRole("heading", { name }).waitFor();
-    assert.equal(await page.evaluate(() => document.activeElement.tagName), "H1");
-  } finally {
-    await removed(name);
-    await close(page);
-  }
-});
+test(
+  "what happens is seen without reading the list again, and found by filter, by click and by key",
+  { skip: noImage },
+  async () => {
+    const name = unique("listed");
+    const page = await open("#/vms");
+    await page.getByText("● live").waitFor();
+    let lists = 0;
+    page.on("request", (request) => /\/v1\/vms(\?|$)/.test(request.url()) && (lists += 1));
+    try {
+      const id = await started(name);
+      const row = page.getByRole("row").filter({ hasText: name });
+      await row.getByText("running").waitFor();
+      await api("POST", `/v1/vms/${id}/pause`);
+      await row.getByText("paused").waitFor();
+      assert.equal(lists, 0, "the list was read again");
+      // By click.
+      await page.getByLabel("State").selectOption("paused");
+      await page.getByLabel("Filter").fill(name);
+      await page.getByText(/^1 of \d/).waitFor();
+      await page.getByRole("link", { name }).click();
+      await page.getByRole("heading", { name }).waitFor();
+      // By key.
+      await page.goBack();
+      await page.getByRole("heading", { name: "VMs" }).waitFor();
+      await page.keyboard.press("/");
+      await page.keyboard.type(name);
+      await tabTo(page, name);
+      await page.keyboard.press("Enter");
+      await page.getByRole("heading", { name }).waitFor();
+      assert.equal(await page.evaluate(() => document.activeElement.tagName), "H1");
+    } finally {
+      await removed(name);
+      await close(page);
+    }
+  },
+);
 
 test("a lost connection is said, and comes back by itself", async () => {
   const page = await open("#/vms");
@@ -144,7 +152,12 @@ test("on a slow link the page says that it loads, and is small", async () => {
   const page = await made.newPage();
   const cdp = await made.newCDPSession(page);
   await cdp.send("Network.enable");
-  await cdp.send("Network.emulateNetworkConditions", { offline: false, latency: 400, downloadThroughput: 50_000, uploadThroughput: 20_000 });
+  await cdp.send("Network.emulateNetworkConditions", {
+    offline: false,
+    latency: 400,
+    downloadThroughput: 50_000,
+    uploadThroughput: 20_000,
+  });
   let sent = 0;
   page.on("response", async (response) => {
     if (!response.url().includes("/v1/")) sent += (await response.body().catch(() => "")).length;

@@ -15,9 +15,19 @@ const SCROLLBACK_LINES = 5000;
 
 // xterm's own colours, of which dark blue and dark grey could not be read on black.
 const THEME: ITheme = {
-  background: "#0d1117", foreground: "#e6edf3", cursor: "#e6edf3", selectionBackground: "#3b5170",
-  black: "#6e7681", blue: "#79b8ff", brightBlack: "#8b949e", red: "#ff7b72", green: "#56d364", yellow: "#e3b341",
-  magenta: "#d2a8ff", cyan: "#56d4dd", white: "#c9d1d9",
+  background: "#0d1117",
+  foreground: "#e6edf3",
+  cursor: "#e6edf3",
+  selectionBackground: "#3b5170",
+  black: "#6e7681",
+  blue: "#79b8ff",
+  brightBlack: "#8b949e",
+  red: "#ff7b72",
+  green: "#56d364",
+  yellow: "#e3b341",
+  magenta: "#d2a8ff",
+  cyan: "#56d4dd",
+  white: "#c9d1d9",
 };
 
 // The operating system's controls that a guest has no use for here: title, links, clipboard, colours of the terminal, notifications.
@@ -30,7 +40,11 @@ export interface Told {
   left: () => void;
 }
 
-export function openConsole(place: HTMLElement, vm: VmDetails, told: Told): { close: () => void; readAloud: (isOn: boolean) => void } {
+export function openConsole(
+  place: HTMLElement,
+  vm: VmDetails,
+  told: Told,
+): { close: () => void; readAloud: (isOn: boolean) => void } {
   const restore = withoutInlineStyles();
   const terminal = new Terminal({
     allowProposedApi: false,

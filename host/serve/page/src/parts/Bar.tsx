@@ -13,7 +13,11 @@ export function Gauge({ name, used, limit, shown, isBare = false }: GaugeProps) 
   if (limit === null || limit === undefined) {
     return (
       <div class="gauge">
-        {!isBare && <div class="gauge-head"><b>{name}</b></div>}
+        {!isBare && (
+          <div class="gauge-head">
+            <b>{name}</b>
+          </div>
+        )}
         <p class="gauge-words">{shown(used)} taken; no bound</p>
       </div>
     );
@@ -24,8 +28,21 @@ export function Gauge({ name, used, limit, shown, isBare = false }: GaugeProps) 
   const words = `${shown(used)} of ${shown(limit)} taken, ${left > 0 ? `${shown(left)} left` : "nothing left"}`;
   return (
     <div class="gauge">
-      {!isBare && <div class="gauge-head"><b>{name}</b><span class="gauge-words">{Math.round(share * 100)} %</span></div>}
-      <div class={`bar ${tone}`} role="meter" aria-label={name} aria-valuemin={0} aria-valuemax={limit} aria-valuenow={Math.min(used, limit)} aria-valuetext={words}>
+      {!isBare && (
+        <div class="gauge-head">
+          <b>{name}</b>
+          <span class="gauge-words">{Math.round(share * 100)} %</span>
+        </div>
+      )}
+      <div
+        class={`bar ${tone}`}
+        role="meter"
+        aria-label={name}
+        aria-valuemin={0}
+        aria-valuemax={limit}
+        aria-valuenow={Math.min(used, limit)}
+        aria-valuetext={words}
+      >
         <span style={{ width: `${share * 100}%` }} />
       </div>
       <p class="gauge-words">{words}</p>

@@ -23,14 +23,22 @@ function One({ doing: { key, title, state, operation, problem } }: { doing: Doin
         {state !== "running" && <Chip word={state === "done" ? "succeeded" : "failed"} />}
         <b>{seen(title)}</b>
         {state === "running" && operation ? (
-          <button type="button" class="plain" onClick={() => void giveUp(operation)}>Give up</button>
+          <button type="button" class="plain" onClick={() => void giveUp(operation)}>
+            Give up
+          </button>
         ) : state === "failed" ? (
-          <button type="button" class="plain" aria-label={`Close: ${seen(title)}`} onClick={() => forget(key)}>Close</button>
+          <button type="button" class="plain" aria-label={`Close: ${seen(title)}`} onClick={() => forget(key)}>
+            Close
+          </button>
         ) : null}
       </header>
       {state === "running" && <progress aria-label={`${seen(title)} goes on`} />}
       {state === "running" && operation?.step && <p class="soft">{seen(operation.step)}</p>}
-      {operation?.vm && route.value.path[1] !== operation.vm && <p><a href={to("vms", operation.vm)}>Show the VM</a></p>}
+      {operation?.vm && route.value.path[1] !== operation.vm && (
+        <p>
+          <a href={to("vms", operation.vm)}>Show the VM</a>
+        </p>
+      )}
       {problem && <Trouble problem={problem} />}
     </div>
   );

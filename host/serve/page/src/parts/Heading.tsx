@@ -9,5 +9,9 @@ export function Heading({ children }: { children: ComponentChildren }) {
     // Where it came after the reader, as of a VM that was still loading.
     if (document.activeElement?.id === "main") heading.current?.focus({ preventScroll: true });
   }, []);
-  return <h1 tabIndex={-1} ref={heading}>{children}</h1>;
+  return (
+    <h1 tabIndex={-1} ref={heading}>
+      {children}
+    </h1>
+  );
 }

@@ -2,9 +2,11 @@
 
 import type { ComponentChildren } from "preact";
 
-import { at, portsOf, problemsAt, put, withPorts, type Job, type Port } from "../job";
+import { at, portsOf, problemsAt, put, withPorts, type Job } from "../job";
 import type { Image, JobProblem } from "../shapes";
-import { seen, short } from "../text";
+import { short } from "../text";
+import { Choice, Field } from "./JobField";
+import { Ports } from "./Ports";
 
 interface Props {
   job: Job;
@@ -19,12 +21,23 @@ const MIB = 1 << 20;
 
 // Places under which the form shows what is wrong.
 const SHOWN_AT = [
-  "/name", "/config/image_source", "/config/checksum", "/resources/cpus", "/resources/memory_mib", "/config/disk_bytes",
-  "/config/accelerator", "/config/egress", "/config/firmware", "/config/restart/policy",
+  "/name",
+  "/config/image_source",
+  "/config/checksum",
+  "/resources/cpus",
+  "/resources/memory_mib",
+  "/config/disk_bytes",
+  "/config/accelerator",
+  "/config/egress",
+  "/config/firmware",
+  "/config/restart/policy",
 ];
 
 export function hasField(pointer: string): boolean {
-  return pointer.startsWith("/config/port_map/") || SHOWN_AT.some((place) => problemsAt([{ pointer, found: "", expected: "" }], place).length > 0);
+  return (
+    pointer.startsWith("/config/port_map/") ||
+    SHOWN_AT.some((place) => problemsAt([{ pointer, found: "", expected: "" }], place).length > 0)
+  );
 }
 
 export function JobForm({ job, problems, images, change, children }: Props) {
@@ -37,7 +50,9 @@ export function JobForm({ job, problems, images, change, children }: Props) {
   // An image that is stored already is known by its URL, and so is its digest.
   const source = (url: string): void => {
     const known = images.find((image) => image.source === url);
-    change(put(put(job, "/config/image_source", url), "/config/checksum", known ? known.sha256 : (at(job, "/config/checksum") ?? "")));
+    change(
+      put(put(job, "/config/image_source", url), "/config/checksum", known ? known.sha256 : (at(job, "/config/checksum") ?? "")),
+    );
   };
   const disk = at(job, "/config/disk_bytes");
   return (
@@ -45,133 +60,113 @@ export function JobForm({ job, problems, images, change, children }: Props) {
       <div class="fields">
         {children}
         <Field label="Name" pointer="/name" problems={problems}>
-          {(props) => <input {...props} required value={text("/name")} onInput={(event) => set("/name", event.currentTarget.value)} />}
+          {(props) => (
+            <input {...props} required value={text("/name")} onInput={(event) => set("/name", event.currentTarget.value)} />
+          )}
         </Field>
         <Field label="CPUs" pointer="/resources/cpus" problems={problems}>
-          {(props) => <input {...props} type="number" min={1} required value={text("/resources/cpus")} onInput={(event) => set("/resources/cpus", number(event.currentTarget.value))} />}
+          {(props) => (
+            <input
+              {...props}
+              type="number"
+              min={1}
+              required
+              value={text("/resources/cpus")}
+              onInput={(event) => set("/resources/cpus", number(event.currentTarget.value))}
+            />
+          )}
         </Field>
         <Field label="Memory in MiB" pointer="/resources/memory_mib" problems={problems}>
-          {(props) => <input {...props} type="number" min={1} required value={text("/resources/memory_mib")} onInput={(event) => set("/resources/memory_mib", number(event.currentTarget.value))} />}
+          {(props) => (
+            <input
+              {...props}
+              type="number"
+              min={1}
+              required
+              value={text("/resources/memory_mib")}
+              onInput={(event) => set("/resources/memory_mib", number(event.currentTarget.value))}
+            />
+          )}
         </Field>
         <Field label="Root disk in MiB" pointer="/config/disk_bytes" problems={problems}>
-          {(props) => <input {...props} type="number" min={1} placeholder="as its image" value={typeof disk === "number" ? String(disk / MIB) : ""} onInput={(event) => {
-            const size = number(event.currentTarget.value);
-            set("/config/disk_bytes", size === undefined ? undefined : size * MIB);
-          }} />}
+          {(props) => (
+            <input
+              {...props}
+              type="number"
+              min={1}
+              placeholder="as its image"
+              value={typeof disk === "number" ? String(disk / MIB) : ""}
+              onInput={(event) => {
+                const size = number(event.currentTarget.value);
+                set("/config/disk_bytes", size === undefined ? undefined : size * MIB);
+              }}
+            />
+          )}
         </Field>
       </div>
       <div class="fields two">
         <Field label="Image URL" pointer="/config/image_source" problems={problems}>
-          {(props) => <input {...props} type="url" required list="stored-images" placeholder="https://…" value={text("/config/image_source")} onInput={(event) => source(event.currentTarget.value)} />}
+          {(props) => (
+            <input
+              {...props}
+              type="url"
+              required
+              list="stored-images"
+              placeholder="https://…"
+              value={text("/config/image_source")}
+              onInput={(event) => source(event.currentTarget.value)}
+            />
+          )}
         </Field>
         <Field label="SHA-256" pointer="/config/checksum" problems={problems}>
-          {(props) => <input {...props} class="mono" required spellcheck={false} value={text("/config/checksum")} onInput={(event) => set("/config/checksum", event.currentTarget.value.trim())} />}
+          {(props) => (
+            <input
+              {...props}
+              class="mono"
+              required
+              spellcheck={false}
+              value={text("/config/checksum")}
+              onInput={(event) => set("/config/checksum", event.currentTarget.value.trim())}
+            />
+          )}
         </Field>
         <datalist id="stored-images">
           {images.map((image) => image.source && <option value={image.source}>{short(image.sha256)}</option>)}
         </datalist>
       </div>
       <div class="fields">
-        <Choice label="Accelerator" pointer="/config/accelerator" choices={{ "": "policies choose", kvm: "kvm", tcg: "tcg" }} {...{ text, set, problems }} />
-        <Choice label="Reaches" pointer="/config/egress" choices={{ "": "nothing: isolated", internet: "the internet" }} {...{ text, set, problems }} />
-        <Choice label="Firmware" pointer="/config/firmware" choices={{ "": "policies choose", bios: "bios", uefi: "uefi" }} {...{ text, set, problems }} />
-        <Choice label="Started again" pointer="/config/restart/policy" choices={{ "": "never", "on-failure": "when it failed", always: "always" }} {...{ text, problems }}
-          set={(_, policy) => change(put(job, "/config/restart", policy ? { policy: String(policy) } : undefined))} />
+        <Choice
+          label="Accelerator"
+          pointer="/config/accelerator"
+          choices={{ "": "policies choose", kvm: "kvm", tcg: "tcg" }}
+          {...{ text, set, problems }}
+        />
+        <Choice
+          label="Reaches"
+          pointer="/config/egress"
+          choices={{ "": "nothing: isolated", internet: "the internet" }}
+          {...{ text, set, problems }}
+        />
+        <Choice
+          label="Firmware"
+          pointer="/config/firmware"
+          choices={{ "": "policies choose", bios: "bios", uefi: "uefi" }}
+          {...{ text, set, problems }}
+        />
+        <Choice
+          label="Started again"
+          pointer="/config/restart/policy"
+          choices={{ "": "never", "on-failure": "when it failed", always: "always" }}
+          {...{ text, problems }}
+          set={(_, policy) => change(put(job, "/config/restart", policy ? { policy: String(policy) } : undefined))}
+        />
       </div>
-      <Ports ports={portsOf(job)} problems={problemsAt(problems, "/config/port_map")} change={(ports) => change(withPorts(job, ports))} />
+      <Ports
+        ports={portsOf(job)}
+        problems={problemsAt(problems, "/config/port_map")}
+        change={(ports) => change(withPorts(job, ports))}
+      />
       <p class="soft">All other keys, as disks, cloud-init and labels, are written as text.</p>
     </>
-  );
-}
-
-interface FieldProps {
-  label: string;
-  pointer: string;
-  problems: JobProblem[];
-  children: (props: { id: string; "aria-invalid"?: "true"; "aria-describedby"?: string }) => ComponentChildren;
-}
-
-function Field({ label, pointer, problems, children }: FieldProps) {
-  const own = problemsAt(problems, pointer);
-  const id = `field${pointer.replaceAll("/", "-")}`;
-  return (
-    <div class="field">
-      <label for={id}>{label}</label>
-      {children({ id, ...(own.length > 0 ? { "aria-invalid": "true", "aria-describedby": `${id}-wrong` } : {}) })}
-      {own.length > 0 && <Wrong id={`${id}-wrong`} problems={own} />}
-    </div>
-  );
-}
-
-export function Wrong({ id, problems }: { id?: string; problems: JobProblem[] }) {
-  return (
-    <div class="wrong" {...(id ? { id } : {})}>
-      {problems.map(({ found, expected, hint }) => (
-        <p>{seen(found)}; expected {seen(expected)}{hint && <>. {seen(hint)}</>}</p>
-      ))}
-    </div>
-  );
-}
-
-interface ChoiceProps {
-  label: string;
-  pointer: string;
-  problems: JobProblem[];
-  choices: Record<string, string>;
-  text: (pointer: string) => string;
-  set: (pointer: string, value: string | undefined) => void;
-}
-
-function Choice({ label, pointer, problems, choices, text, set }: ChoiceProps) {
-  return (
-    <Field label={label} pointer={pointer} problems={problems}>
-      {(props) => (
-        <select {...props} value={text(pointer)} onChange={(event) => set(pointer, event.currentTarget.value || undefined)}>
-          {Object.entries(choices).map(([value, shown]) => <option value={value}>{shown}</option>)}
-        </select>
-      )}
-    </Field>
-  );
-}
-
-function Ports({ ports, problems, change }: { ports: Port[]; problems: JobProblem[]; change: (ports: Port[]) => void }) {
-  const edit = (index: number, to: Partial<Port>): void => change(ports.map((port, at) => (at === index ? { ...port, ...to } : port)));
-  const number = (text: string): number | undefined => (text === "" ? undefined : Number(text));
-  const fresh = (): string => ["http", "ssh", ...Array.from({ length: 99 }, (_, index) => `port-${index + 1}`)].find((label) => ports.every((port) => port.label !== label)) ?? "";
-  return (
-    <fieldset>
-      <legend>Ports</legend>
-      <div class="lines">
-        {ports.map((port, index) => {
-          const own = problemsAt(problems, `/config/port_map/${port.label}`);
-          return (
-            <div class="line" role="group" aria-label={`Port ${seen(port.label)}`}>
-              <PortField name="Label" index={index}>{(id) => <input id={id} size={8} value={port.label} onChange={(event) => edit(index, { label: event.currentTarget.value })} />}</PortField>
-              <PortField name="Guest port" index={index}>{(id) => <input id={id} type="number" min={1} max={65535} value={port.guest ?? ""} aria-invalid={own.length > 0 ? "true" : undefined} onInput={(event) => edit(index, { guest: number(event.currentTarget.value) })} />}</PortField>
-              <PortField name="Host port" index={index}>{(id) => <input id={id} type="number" placeholder="picked" min={1} max={65535} value={port.host ?? ""} onInput={(event) => edit(index, { host: number(event.currentTarget.value) })} />}</PortField>
-              <PortField name="Protocol" index={index}>{(id) => (
-                <select id={id} value={port.protocol} onChange={(event) => edit(index, { protocol: event.currentTarget.value })}>
-                  <option>tcp</option>
-                  <option>udp</option>
-                </select>
-              )}</PortField>
-              <button type="button" aria-label={`Take out port ${seen(port.label)}`} onClick={() => change(ports.filter((_, at) => at !== index))}>Take out</button>
-              {own.length > 0 && <Wrong problems={own} />}
-            </div>
-          );
-        })}
-        <div><button type="button" onClick={() => change([...ports, { label: fresh(), guest: undefined, host: undefined, protocol: "tcp" }])}>Add a port</button></div>
-      </div>
-    </fieldset>
-  );
-}
-
-function PortField({ name, index, children }: { name: string; index: number; children: (id: string) => ComponentChildren }) {
-  const id = `port-${index}-${name.toLowerCase().replaceAll(" ", "-")}`;
-  return (
-    <div class="field">
-      <label for={id}>{name}</label>
-      {children(id)}
-    </div>
   );
 }

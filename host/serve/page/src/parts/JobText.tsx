@@ -20,16 +20,28 @@ export function JobText({ text, problems, change }: { text: string; problems: Jo
   return (
     <div class="field">
       <label for="job-text">Job: JSON in qhost's own form or Nomad's, or Nomad's HCL</label>
-      <textarea id="job-text" ref={area} rows={18} spellcheck={false} wrap="off" value={text} aria-invalid={problems.length > 0 ? "true" : undefined}
-        aria-describedby={problems.length > 0 ? "job-text-wrong" : undefined} onInput={(event) => change(event.currentTarget.value)} />
+      <textarea
+        id="job-text"
+        ref={area}
+        rows={18}
+        spellcheck={false}
+        wrap="off"
+        value={text}
+        aria-invalid={problems.length > 0 ? "true" : undefined}
+        aria-describedby={problems.length > 0 ? "job-text-wrong" : undefined}
+        onInput={(event) => change(event.currentTarget.value)}
+      />
       {problems.length > 0 && (
         <ul class="wrong" id="job-text-wrong">
           {problems.map((problem) => {
             const line = problem.line ?? lineOf(text, offsetOf(text, problem.pointer));
             return (
               <li>
-                <button type="button" class="plain" onClick={() => show(line)}>line {line}</button>
-                <code>{seen(problem.pointer) || "/"}</code>: {seen(problem.found)}; expected {seen(problem.expected)}{problem.hint && <>. {seen(problem.hint)}</>}
+                <button type="button" class="plain" onClick={() => show(line)}>
+                  line {line}
+                </button>
+                <code>{seen(problem.pointer) || "/"}</code>: {seen(problem.found)}; expected {seen(problem.expected)}
+                {problem.hint && <>. {seen(problem.hint)}</>}
               </li>
             );
           })}

@@ -27,19 +27,43 @@ export function Keys() {
   return (
     <Modal title="Keys" onClose={() => setOpen(false)}>
       <dl class="keys">
-        <dt><kbd>/</kbd></dt><dd>to the filter</dd>
-        <dt><kbd>↑</kbd> <kbd>↓</kbd> <kbd>Home</kbd> <kbd>End</kbd></dt><dd>from row to row of a table</dd>
-        <dt><kbd>Enter</kbd></dt><dd>opens the row</dd>
-        <dt><kbd>Esc</kbd></dt><dd>closes a dialog, and does nothing else</dd>
-        <dt><kbd>Ctrl</kbd>+<kbd>]</kbd></dt><dd>leaves a console's terminal</dd>
-        <dt><kbd>?</kbd></dt><dd>this list</dd>
+        <dt>
+          <kbd>/</kbd>
+        </dt>
+        <dd>to the filter</dd>
+        <dt>
+          <kbd>↑</kbd> <kbd>↓</kbd> <kbd>Home</kbd> <kbd>End</kbd>
+        </dt>
+        <dd>from row to row of a table</dd>
+        <dt>
+          <kbd>Enter</kbd>
+        </dt>
+        <dd>opens the row</dd>
+        <dt>
+          <kbd>Esc</kbd>
+        </dt>
+        <dd>closes a dialog, and does nothing else</dd>
+        <dt>
+          <kbd>Ctrl</kbd>+<kbd>]</kbd>
+        </dt>
+        <dd>leaves a console's terminal</dd>
+        <dt>
+          <kbd>?</kbd>
+        </dt>
+        <dd>this list</dd>
       </dl>
-      <div class="actions"><button type="button" onClick={() => setOpen(false)}>Close</button></div>
+      <div class="actions">
+        <button type="button" onClick={() => setOpen(false)}>
+          Close
+        </button>
+      </div>
     </Modal>
   );
 }
 
 // Where a key is a letter of a text, or the guest's.
 function isTyping(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && (target.closest("input, select, textarea, dialog") !== null || target.isContentEditable);
+  return (
+    target instanceof HTMLElement && (target.closest("input, select, textarea, dialog") !== null || target.isContentEditable)
+  );
 }

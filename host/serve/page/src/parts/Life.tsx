@@ -37,7 +37,9 @@ export function Life({ vm, events }: { vm: VmDetails; events: VmEvent[] }) {
         const took = moment.isState && next ? Date.parse(next.at) - Date.parse(moment.at) : undefined;
         return (
           <li>
-            <time dateTime={moment.at} title={moment.at}>{time(moment.at)}</time>
+            <time dateTime={moment.at} title={moment.at}>
+              {time(moment.at)}
+            </time>
             <span class={`dot ${tone(moment.word)}`} aria-hidden="true" />
             <div>
               <Chip word={moment.word} />
@@ -52,7 +54,9 @@ export function Life({ vm, events }: { vm: VmDetails; events: VmEvent[] }) {
         <li>
           <time dateTime={vm.ended.ended_at}>{time(vm.ended.ended_at)}</time>
           <span class="dot idle" aria-hidden="true" />
-          <div><b>Ended</b>: {endOf(vm)}</div>
+          <div>
+            <b>Ended</b>: {endOf(vm)}
+          </div>
         </li>
       )}
     </ol>
@@ -68,7 +72,11 @@ function Decided({ at, decision }: { at: string | undefined; decision: Decision 
       <span class="dot busy" aria-hidden="true" />
       <div>
         <b>decided</b> <span class="took">in {micros(policies.reduce((sum, { cost }) => sum + cost.micros, 0))}</span>
-        {policies.map((policy) => <p class="why">{seenLines(policy.name)}: {said(policy)}</p>)}
+        {policies.map((policy) => (
+          <p class="why">
+            {seenLines(policy.name)}: {said(policy)}
+          </p>
+        ))}
         <p class="why">the host's own rules: {host.answer.replaceAll("-", " ")}</p>
       </div>
     </li>
@@ -79,7 +87,9 @@ function said({ answer, mode, changes, violations }: PolicyRecord): string {
   const hints = violations.filter(({ hint }) => hint).length;
   const parts = [
     answer.replaceAll("-", " "),
-    changes.length > 0 ? `${mode === "monitor" ? "would have changed" : "changed"} ${changes.map(({ field }) => seenLines(field)).join(", ")}` : "",
+    changes.length > 0
+      ? `${mode === "monitor" ? "would have changed" : "changed"} ${changes.map(({ field }) => seenLines(field)).join(", ")}`
+      : "",
     hints > 0 ? count(hints, "hint") : "",
     mode === "monitor" ? "only monitored" : "",
   ];
@@ -122,12 +132,22 @@ export function Phases({ vm }: { vm: VmDetails }) {
   const all = phases.reduce((sum, { ms }) => sum + ms, 0);
   return (
     <div class="gauge">
-      <div class="gauge-head"><b>Launch</b><span class="gauge-words">{duration(all)}</span></div>
+      <div class="gauge-head">
+        <b>Launch</b>
+        <span class="gauge-words">{duration(all)}</span>
+      </div>
       <div class="phases" aria-hidden="true">
-        {phases.map(({ change, ms }) => <span class={`phase-${change.state}`} style={{ flexGrow: Math.max(ms, 1) }} />)}
+        {phases.map(({ change, ms }) => (
+          <span class={`phase-${change.state}`} style={{ flexGrow: Math.max(ms, 1) }} />
+        ))}
       </div>
       <p class="phase-words">
-        {phases.map(({ change, ms }) => <span><i class={`phase-${change.state}`} aria-hidden="true" />{change.state} {duration(ms)}</span>)}
+        {phases.map(({ change, ms }) => (
+          <span>
+            <i class={`phase-${change.state}`} aria-hidden="true" />
+            {change.state} {duration(ms)}
+          </span>
+        ))}
       </p>
     </div>
   );

@@ -57,7 +57,9 @@ export function LiveStats({ vm }: { vm: VmDetails }) {
         {cgroup !== undefined && cgroup !== null ? (
           <Gauge name="Memory of its cgroup" used={cgroup} limit={memory} shown={bytes} />
         ) : (
-          stats.resident_bytes !== null && <Gauge name="Memory of QEMU" used={stats.resident_bytes} limit={memory} shown={bytes} />
+          stats.resident_bytes !== null && (
+            <Gauge name="Memory of QEMU" used={stats.resident_bytes} limit={memory} shown={bytes} />
+          )
         )}
         {vm.disk?.used_bytes !== undefined && (
           <Gauge name="Root disk, as written" used={vm.disk.used_bytes} limit={vm.disk.max_bytes} shown={bytes} />
@@ -74,10 +76,23 @@ export function LiveStats({ vm }: { vm: VmDetails }) {
             </dd>
           </>
         ))}
-        {stats.connections !== null && <><dt>Network</dt><dd>{count(stats.connections, "open connection")}</dd></>}
+        {stats.connections !== null && (
+          <>
+            <dt>Network</dt>
+            <dd>{count(stats.connections, "open connection")}</dd>
+          </>
+        )}
         <dt>QEMU</dt>
-        <dd>{stats.threads !== null && count(stats.threads, "thread")}{stats.resident_bytes !== null && `, ${bytes(stats.resident_bytes)} resident`}</dd>
-        {(stats.cgroup?.oom_kills ?? 0) > 0 && <><dt>Killed</dt><dd class="wrong">{stats.cgroup?.oom_kills} times by the kernel, for its memory</dd></>}
+        <dd>
+          {stats.threads !== null && count(stats.threads, "thread")}
+          {stats.resident_bytes !== null && `, ${bytes(stats.resident_bytes)} resident`}
+        </dd>
+        {(stats.cgroup?.oom_kills ?? 0) > 0 && (
+          <>
+            <dt>Killed</dt>
+            <dd class="wrong">{stats.cgroup?.oom_kills} times by the kernel, for its memory</dd>
+          </>
+        )}
       </dl>
       {problem && <Trouble problem={problem} />}
     </>

@@ -74,12 +74,25 @@ export function QuestionDialog() {
         {number && (
           <div class="field">
             <label for="question-number">{number.label}</label>
-            <input id="question-number" type="number" ref={input} min={number.min} max={number.max} step={number.step ?? 1} required={!number.isOptional} {...(number.value === undefined ? {} : { defaultValue: String(number.value) })} />
+            <input
+              id="question-number"
+              type="number"
+              ref={input}
+              min={number.min}
+              max={number.max}
+              step={number.step ?? 1}
+              required={!number.isOptional}
+              {...(number.value === undefined ? {} : { defaultValue: String(number.value) })}
+            />
           </div>
         )}
         <div class="actions">
-          <button type="button" onClick={() => end(undefined)}>Cancel</button>
-          <button type="submit" class={isDanger ? "danger" : "primary"}>{action}</button>
+          <button type="button" onClick={() => end(undefined)}>
+            Cancel
+          </button>
+          <button type="submit" class={isDanger ? "danger" : "primary"}>
+            {action}
+          </button>
         </div>
       </form>
     </Modal>

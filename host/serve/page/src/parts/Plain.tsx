@@ -50,7 +50,9 @@ function arrows(event: KeyboardEvent): void {
   const row = event.target instanceof Element ? event.target.closest("tbody tr") : null;
   if (!row || !["ArrowDown", "ArrowUp", "Home", "End"].includes(event.key)) return;
   const rows = [...(row.parentElement?.children ?? [])];
-  const controls = (of: Element | undefined): HTMLElement[] => [...(of?.querySelectorAll<HTMLElement>("a, button, summary") ?? [])];
+  const controls = (of: Element | undefined): HTMLElement[] => [
+    ...(of?.querySelectorAll<HTMLElement>("a, button, summary") ?? []),
+  ];
   const which = controls(row).findIndex((control) => control === event.target);
   const at = rows.indexOf(row);
   const next = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 }[event.key] ?? at;

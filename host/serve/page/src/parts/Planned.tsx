@@ -23,9 +23,20 @@ export function Understood({ task }: { task: Task }) {
     <section class="panel">
       <h2>Check: the job is understood</h2>
       <dl class="facts">
-        <dt>Task</dt><dd>{seen(task.name)} of job {seen(task.job)}, tenant {seen(task.tenant)}</dd>
-        <dt>Image</dt><dd>{seen(task.image.source)}</dd>
-        {resources && <><dt>Asks for</dt><dd>{resources.cpus} CPUs, {resources.memory_mib} MiB</dd></>}
+        <dt>Task</dt>
+        <dd>
+          {seen(task.name)} of job {seen(task.job)}, tenant {seen(task.tenant)}
+        </dd>
+        <dt>Image</dt>
+        <dd>{seen(task.image.source)}</dd>
+        {resources && (
+          <>
+            <dt>Asks for</dt>
+            <dd>
+              {resources.cpus} CPUs, {resources.memory_mib} MiB
+            </dd>
+          </>
+        )}
       </dl>
       <Raw name="All of it" of={task} />
     </section>
@@ -39,11 +50,23 @@ export function Planned({ answer: { decision, plan } }: { answer: PlanAnswer }) 
       {decision && <Verdicts decision={decision} />}
       <dl class="facts">
         <dt>Image</dt>
-        <dd>{plan.image_stored ? "stored here" : "not stored yet; a start fetches it"}, {seen(String(plan.image_format))}{plan.image_sha256 && <>, <code title={plan.image_sha256}>{short(plan.image_sha256)}</code></>}</dd>
-        <dt>Program</dt><dd><code>{seen(plan.program)}</code></dd>
+        <dd>
+          {plan.image_stored ? "stored here" : "not stored yet; a start fetches it"}, {seen(String(plan.image_format))}
+          {plan.image_sha256 && (
+            <>
+              , <code title={plan.image_sha256}>{short(plan.image_sha256)}</code>
+            </>
+          )}
+        </dd>
+        <dt>Program</dt>
+        <dd>
+          <code>{seen(plan.program)}</code>
+        </dd>
       </dl>
       <h3>Arguments</h3>
-      <pre class="argv" role="region" tabIndex={0} aria-label="Arguments">{lines(plan.argv)}</pre>
+      <pre class="argv" role="region" tabIndex={0} aria-label="Arguments">
+        {lines(plan.argv)}
+      </pre>
       <Raw name="The cage of QEMU" of={plan.cage} />
     </section>
   );
@@ -51,5 +74,8 @@ export function Planned({ answer: { decision, plan } }: { answer: PlanAnswer }) 
 
 // An option and its value in one line.
 function lines(argv: string[]): string {
-  return argv.reduce((text, word) => (word.startsWith("-") || text === "" ? `${text}${text && "\n"}${seen(word)}` : `${text} ${seen(word)}`), "");
+  return argv.reduce(
+    (text, word) => (word.startsWith("-") || text === "" ? `${text}${text && "\n"}${seen(word)}` : `${text} ${seen(word)}`),
+    "",
+  );
 }

@@ -11,8 +11,8 @@ import { Changes } from "./Verdicts";
 
 const COLUMNS: Column<Difference>[] = [
   { head: "Time", cell: ({ time: at }) => <time dateTime={at}>{time(at)}</time> },
-  { head: "Tenant", cell: ({ tenant }) => seen(tenant) },
-  { head: "Task", cell: ({ task }) => seen(task) },
+  { head: "Tenant", kind: "name", cell: ({ tenant }) => seen(tenant) },
+  { head: "Task", kind: "name", cell: ({ task }) => seen(task) },
   { head: "Was", cell: ({ was }) => <Chip word={was} /> },
   { head: "Now", cell: ({ now }) => <Chip word={now} /> },
   {
@@ -22,15 +22,35 @@ const COLUMNS: Column<Difference>[] = [
       <>
         {error && <p class="wrong">{seen(error)}</p>}
         {launch.length > 0 && <Changes list={launch} />}
-        {violations.map((why) => <p><span class="tag bad">refuses now</span>{rule(why)}</p>)}
-        {no_longer.map((why) => <p><span class="tag good">no longer</span>{rule(why)}</p>)}
+        {violations.map((why) => (
+          <p>
+            <span class="tag bad">refuses now</span>
+            {rule(why)}
+          </p>
+        ))}
+        {no_longer.map((why) => (
+          <p>
+            <span class="tag good">no longer</span>
+            {rule(why)}
+          </p>
+        ))}
       </>
     ),
   },
 ];
 
 function rule({ policy, code, field }: Why) {
-  return <>{seen(policy)}: <code>{seen(code)}</code>{field && <> at <code>{seen(field)}</code></>}</>;
+  return (
+    <>
+      {seen(policy)}: <code>{seen(code)}</code>
+      {field && (
+        <>
+          {" "}
+          at <code>{seen(field)}</code>
+        </>
+      )}
+    </>
+  );
 }
 
 export function ReplayTable({ replay }: { replay: Replay }) {
@@ -41,7 +61,8 @@ export function ReplayTable({ replay }: { replay: Replay }) {
   return (
     <div class="lines" role="region" aria-label="What would change">
       <p>
-        Of {count(records, "decision")}, <b>{differ} would differ</b>; {identical} would be the same to the bit, and {same} the same but for other words.
+        Of {count(records, "decision")}, <b>{differ} would differ</b>; {identical} would be the same to the bit, and {same} the
+        same but for other words.
         {masked > 0 && ` Of ${masked}, something is masked, so that a policy may have been shown something else.`}
       </p>
       {differ > 0 && (
@@ -54,18 +75,38 @@ export function ReplayTable({ replay }: { replay: Replay }) {
       {differences.length > 0 ? (
         <>
           <div class="filters">
-            <label><span>Search in what differs</span><input type="search" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} /></label>
+            <label>
+              <span>Search in what differs</span>
+              <input type="search" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
+            </label>
             <output class="found">{words && `${shown.length} of ${differences.length}`}</output>
           </div>
-          {shown.length > 0 ? <Plain caption="Decisions that would differ" columns={COLUMNS} items={shown} keyOf={(one) => `${one.time} ${one.tenant} ${one.task}`} /> : <Empty>No difference is like that.</Empty>}
+          {shown.length > 0 ? (
+            <Plain
+              caption="Decisions that would differ"
+              columns={COLUMNS}
+              items={shown}
+              keyOf={(one) => `${one.time} ${one.tenant} ${one.task}`}
+            />
+          ) : (
+            <Empty>No difference is like that.</Empty>
+          )}
         </>
       ) : (
-        <Empty>{records === 0 ? "No decision is recorded yet, so that there is nothing to compare." : "Nothing would change."}</Empty>
+        <Empty>
+          {records === 0 ? "No decision is recorded yet, so that there is nothing to compare." : "Nothing would change."}
+        </Empty>
       )}
       {not_again.length > 0 && (
         <details>
           <summary>{count(not_again.length, "decision")} could not be made again</summary>
-          <ul class="causes">{not_again.map(({ tenant, task, reason }) => <li>{seen(tenant)}/{seen(task)}: {seen(reason)}</li>)}</ul>
+          <ul class="causes">
+            {not_again.map(({ tenant, task, reason }) => (
+              <li>
+                {seen(tenant)}/{seen(task)}: {seen(reason)}
+              </li>
+            ))}
+          </ul>
         </details>
       )}
     </div>
@@ -79,8 +120,13 @@ function Totals({ head, list }: { head: string; list: Total[] }) {
       <h3>{head}</h3>
       {list.map(({ what, decisions }) => (
         <div class="gauge">
-          <div class="gauge-head"><span>{seen(what)}</span><span class="gauge-words">{decisions}</span></div>
-          <div class="bar" aria-hidden="true"><span style={{ width: `${(decisions / most) * 100}%` }} /></div>
+          <div class="gauge-head">
+            <span>{seen(what)}</span>
+            <span class="gauge-words">{decisions}</span>
+          </div>
+          <div class="bar" aria-hidden="true">
+            <span style={{ width: `${(decisions / most) * 100}%` }} />
+          </div>
         </div>
       ))}
     </div>

@@ -10,9 +10,13 @@ export function Verdicts({ decision }: { decision: Decision }) {
   const warnings = launch.warnings ?? [];
   return (
     <div class="verdicts">
-      {warnings.map((warning) => <p class="note">{seenLines(warning)}</p>)}
+      {warnings.map((warning) => (
+        <p class="note">{seenLines(warning)}</p>
+      ))}
       {policies.length === 0 && <p class="soft">No policy was asked: the configuration names none for this tenant.</p>}
-      {policies.map((policy) => <Verdict policy={policy} />)}
+      {policies.map((policy) => (
+        <Verdict policy={policy} />
+      ))}
       <section class={`verdict ${tone(host.answer)}`}>
         <div class="verdict-head">
           <b>The host's own rules</b>
@@ -25,7 +29,9 @@ export function Verdicts({ decision }: { decision: Decision }) {
           <h3>Written by several policies; the last one's word held</h3>
           <ul class="causes">
             {conflicts.map(({ field, writers }) => (
-              <li><code>{seen(field)}</code>: {writers.map(({ policy }) => seen(policy)).join(", then ")}</li>
+              <li>
+                <code>{seen(field)}</code>: {writers.map(({ policy }) => seen(policy)).join(", then ")}
+              </li>
             ))}
           </ul>
         </section>
@@ -39,7 +45,21 @@ function tone(answer: PolicyRecord["answer"]): string {
 }
 
 function Verdict({ policy }: { policy: PolicyRecord }) {
-  const { name, layer, mode, version, sha256, answer, changes, violations, fault, contract_breaches = [], log, log_dropped, cost } = policy;
+  const {
+    name,
+    layer,
+    mode,
+    version,
+    sha256,
+    answer,
+    changes,
+    violations,
+    fault,
+    contract_breaches = [],
+    log,
+    log_dropped,
+    cost,
+  } = policy;
   const isMonitor = mode === "monitor";
   return (
     <section class={`verdict ${isMonitor ? "idle" : tone(answer)}`}>
@@ -48,7 +68,9 @@ function Verdict({ policy }: { policy: PolicyRecord }) {
         <Chip word={answer} />
         {isMonitor && <span class="tag">monitor: changes nothing</span>}
         {layer === "tenant" && <span class="tag">the tenant's</span>}
-        <span class="soft">{seen(version)} · <code title={sha256}>{short(sha256)}</code> · {micros(cost.micros)} · {bytes(cost.peak_memory)}</span>
+        <span class="soft">
+          {seen(version)} · <code title={sha256}>{short(sha256)}</code> · {micros(cost.micros)} · {bytes(cost.peak_memory)}
+        </span>
       </div>
       {fault && <p class="wrong">{seenLines(fault)}</p>}
       <Violations list={violations} />
@@ -58,10 +80,14 @@ function Verdict({ policy }: { policy: PolicyRecord }) {
           <Changes list={changes} />
         </div>
       )}
-      {contract_breaches.map((breach) => <p class="note">{seenLines(breach)}</p>)}
+      {contract_breaches.map((breach) => (
+        <p class="note">{seenLines(breach)}</p>
+      ))}
       {log.length > 0 && (
         <details>
-          <summary>{count(log.length, "line")} of its log{log_dropped > 0 && `, ${log_dropped} not kept`}</summary>
+          <summary>
+            {count(log.length, "line")} of its log{log_dropped > 0 && `, ${log_dropped} not kept`}
+          </summary>
           <pre>{log.map(({ level, message }) => `${level}: ${seenLines(message)}`).join("\n")}</pre>
         </details>
       )}
@@ -75,7 +101,15 @@ export function Violations({ list }: { list: Violation[] }) {
       {list.map(({ code, field, message, hint }) => (
         <div class="violation">
           <p>{seenLines(message)}</p>
-          <p class="soft"><code>{seen(code)}</code>{field && <> at <code>{seen(field)}</code></>}</p>
+          <p class="soft">
+            <code>{seen(code)}</code>
+            {field && (
+              <>
+                {" "}
+                at <code>{seen(field)}</code>
+              </>
+            )}
+          </p>
           {hint && <Hint>{seenLines(hint)}</Hint>}
         </div>
       ))}

@@ -67,17 +67,31 @@ export function VmActions({ vm, changed }: { vm: VmDetails; changed: () => void 
   const isPaused = state === "paused";
   return (
     <div class="actions" role="group" aria-label="What can be done">
-      <a class="button" href={to("vms", id, "console")}>Console</a>
+      <a class="button" href={to("vms", id, "console")}>
+        Console
+      </a>
       {isOver(state) ? (
-        <button type="button" class="danger" onClick={() => void remove()}>Remove…</button>
+        <button type="button" class="danger" onClick={() => void remove()}>
+          Remove…
+        </button>
       ) : (
         <>
-          <button type="button" disabled={state !== "running" && !isPaused} onClick={() => void pauseOrResume(isPaused ? "resume" : "pause")}>
+          <button
+            type="button"
+            disabled={state !== "running" && !isPaused}
+            onClick={() => void pauseOrResume(isPaused ? "resume" : "pause")}
+          >
             {isPaused ? "Resume" : "Pause"}
           </button>
-          <button type="button" onClick={() => void restart()}>Restart…</button>
-          <button type="button" class="danger" onClick={() => void stop()}>Stop…</button>
-          <button type="button" class="danger" onClick={() => void kill()}>Kill…</button>
+          <button type="button" onClick={() => void restart()}>
+            Restart…
+          </button>
+          <button type="button" class="danger" onClick={() => void stop()}>
+            Stop…
+          </button>
+          <button type="button" class="danger" onClick={() => void kill()}>
+            Kill…
+          </button>
         </>
       )}
     </div>

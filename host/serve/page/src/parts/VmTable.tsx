@@ -18,10 +18,12 @@ interface Column {
   order: (a: Row, b: Row) => number;
 }
 
-const text = (of: (row: Row) => string) => (a: Row, b: Row): number => {
-  const [left, right] = [of(a), of(b)];
-  return left < right ? -1 : left > right ? 1 : 0;
-};
+const text =
+  (of: (row: Row) => string) =>
+  (a: Row, b: Row): number => {
+    const [left, right] = [of(a), of(b)];
+    return left < right ? -1 : left > right ? 1 : 0;
+  };
 
 const COLUMNS: readonly Column[] = [
   { key: "task", head: "Task", order: text((row) => row.vm.task) },
@@ -86,7 +88,12 @@ export function VmTable({ rows, by, now }: { rows: Row[]; by: string; now: numbe
     if (!(event.target instanceof HTMLElement) || event.target.dataset["row"] === undefined) return;
     const page = Math.max(1, Math.floor(view.height / ROW_PX) - 2);
     const steps: Record<string, number> = {
-      ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: rows.length - 1,
+      ArrowDown: at + 1,
+      ArrowUp: at - 1,
+      PageDown: at + page,
+      PageUp: at - page,
+      Home: 0,
+      End: rows.length - 1,
     };
     const next = steps[event.key];
     if (next === undefined) return;
@@ -95,7 +102,12 @@ export function VmTable({ rows, by, now }: { rows: Row[]; by: string; now: numbe
   };
 
   return (
-    <div class="scroller vms" ref={scroller} onScroll={(event) => setView({ top: event.currentTarget.scrollTop, height: event.currentTarget.clientHeight })} onKeyDown={key}>
+    <div
+      class="scroller vms"
+      ref={scroller}
+      onScroll={(event) => setView({ top: event.currentTarget.scrollTop, height: event.currentTarget.clientHeight })}
+      onKeyDown={key}
+    >
       <table aria-rowcount={rows.length + 1}>
         <caption class="unseen">VMs; arrow keys go from row to row, Enter opens one</caption>
         <thead>
@@ -108,7 +120,14 @@ export function VmTable({ rows, by, now }: { rows: Row[]; by: string; now: numbe
         <tbody>
           <Gap rows={first} />
           {rows.slice(first, last).map((row, index) => (
-            <Line key={row.vm.id} row={row} index={first + index} isCurrent={first + index === at} now={now} onFocus={setCurrent} />
+            <Line
+              key={row.vm.id}
+              row={row}
+              index={first + index}
+              isCurrent={first + index === at}
+              now={now}
+              onFocus={setCurrent}
+            />
           ))}
           <Gap rows={rows.length - last} />
         </tbody>
@@ -153,7 +172,13 @@ function Line({ row, index, isCurrent, now, onFocus }: LineProps) {
   return (
     <tr aria-rowindex={index + 2} class={isCurrent ? "current" : ""} onClick={(event) => open(event, vm.id)}>
       <td>
-        <a href={to("vms", vm.id)} data-row={index} tabIndex={isCurrent ? 0 : -1} onFocus={() => onFocus(index)} title={seen(vm.task)}>
+        <a
+          href={to("vms", vm.id)}
+          data-row={index}
+          tabIndex={isCurrent ? 0 : -1}
+          onFocus={() => onFocus(index)}
+          title={seen(vm.task)}
+        >
           {seen(vm.task)}
         </a>
       </td>
@@ -161,11 +186,15 @@ function Line({ row, index, isCurrent, now, onFocus }: LineProps) {
         <Chip word={vm.state} />
         {vm.boot_failed_at && <span class="tag bad">no boot device</span>}
       </td>
-      <td class="number">{row.since ? <time dateTime={vm.changes.at(-1)?.at ?? ""}>{age(vm.changes.at(-1)?.at ?? "", now)}</time> : "–"}</td>
+      <td class="number">
+        {row.since ? <time dateTime={vm.changes.at(-1)?.at ?? ""}>{age(vm.changes.at(-1)?.at ?? "", now)}</time> : "–"}
+      </td>
       <td title={seen(vm.tenant)}>{seen(vm.tenant)}</td>
       <td class="number wide">{row.cpus || "–"}</td>
       <td class="number wide">{row.memory_mib ? mib(row.memory_mib) : "–"}</td>
-      <td class="wide mono" title={row.ports}>{row.ports || "–"}</td>
+      <td class="wide mono" title={row.ports}>
+        {row.ports || "–"}
+      </td>
       <td class="widest mono">{row.image ? short(row.image) : "–"}</td>
     </tr>
   );

@@ -28,7 +28,13 @@ export function VolumeForm({ changed }: { changed: () => void }) {
     <form class="fields" aria-label="A new volume" onSubmit={(event) => void submit(event)}>
       <div class="field">
         <label for="volume-name">New volume</label>
-        <input id="volume-name" name="name" required pattern="[A-Za-z0-9][A-Za-z0-9._\-]*" title="letters, digits, ., - and _, of which the first is a letter or a digit" />
+        <input
+          id="volume-name"
+          name="name"
+          required
+          pattern="[A-Za-z0-9][A-Za-z0-9._\-]*"
+          title="letters, digits, ., - and _, of which the first is a letter or a digit"
+        />
       </div>
       <div class="field">
         <label for="volume-size">Size in MiB</label>
@@ -40,8 +46,16 @@ export function VolumeForm({ changed }: { changed: () => void }) {
           <input id="volume-tenant" name="tenant" placeholder="default" />
         </div>
       )}
-      <div class="field actions-field"><button type="submit" class="primary">Create</button></div>
-      {problem && <div class="whole"><Trouble problem={problem} /></div>}
+      <div class="field actions-field">
+        <button type="submit" class="primary">
+          Create
+        </button>
+      </div>
+      {problem && (
+        <div class="whole">
+          <Trouble problem={problem} />
+        </div>
+      )}
     </form>
   );
 }

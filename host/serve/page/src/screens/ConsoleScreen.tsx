@@ -74,19 +74,29 @@ function Console({ vm }: { vm: VmDetails }) {
         </span>
         <div class="actions">
           <label class="check">
-            <input type="checkbox" checked={readsAloud} onChange={(event) => {
-              const isOn = event.currentTarget.checked;
-              setReadsAloud(isOn);
-              opened.current?.readAloud(isOn);
-            }} />
+            <input
+              type="checkbox"
+              checked={readsAloud}
+              onChange={(event) => {
+                const isOn = event.currentTarget.checked;
+                setReadsAloud(isOn);
+                opened.current?.readAloud(isOn);
+              }}
+            />
             <span>For a screen reader</span>
           </label>
-          <a class="button" href={to("vms", vm.id)} ref={leave}>Back to the VM</a>
+          <a class="button" href={to("vms", vm.id)} ref={leave}>
+            Back to the VM
+          </a>
         </div>
       </div>
       {problem && <Trouble problem={problem} />}
-      <div class="tube" ref={place}>{!isLoaded && <Loading what="the terminal" />}</div>
-      <p class="soft"><kbd>Ctrl</kbd>+<kbd>]</kbd> leaves the terminal. All other keys go to the guest.</p>
+      <div class="tube" ref={place}>
+        {!isLoaded && <Loading what="the terminal" />}
+      </div>
+      <p class="soft">
+        <kbd>Ctrl</kbd>+<kbd>]</kbd> leaves the terminal. All other keys go to the guest.
+      </p>
     </div>
   );
 }

@@ -29,11 +29,24 @@ export function Login({ refused }: { refused: Problem | undefined }) {
       <Heading>Log in to {location.hostname}</Heading>
       <div class="field">
         <label for="token">Token</label>
-        <input id="token" name="token" type="password" autocomplete="current-password" required autofocus spellcheck={false} aria-invalid={problem ? "true" : undefined} />
+        <input
+          id="token"
+          name="token"
+          type="password"
+          autocomplete="current-password"
+          required
+          autofocus
+          spellcheck={false}
+          aria-invalid={problem ? "true" : undefined}
+        />
       </div>
-      <p class="soft">An operator of this host gives tokens out. A token is kept as a cookie of this browser's session, and no script reads it.</p>
+      <p class="soft">
+        An operator of this host gives tokens out. A token is kept as a cookie of this browser's session, and no script reads it.
+      </p>
       {problem && <Trouble problem={problem} />}
-      <button class="primary" type="submit" disabled={isUnderWay}>{isUnderWay ? "Logging in…" : "Log in"}</button>
+      <button class="primary" type="submit" disabled={isUnderWay}>
+        {isUnderWay ? "Logging in…" : "Log in"}
+      </button>
     </form>
   );
 }

@@ -15,12 +15,24 @@ import type { Configuration, Policy, Replay } from "../shapes";
 import { count, micros, seen, short, time } from "../text";
 
 const COLUMNS: Column<Policy>[] = [
-  { head: "Policy", cell: ({ name, version }) => <><a href={`${to("decisions")}?policy=${encodeURIComponent(name)}`}>{seen(name)}</a>{version && <span class="soft"> {seen(version)}</span>}</> },
+  {
+    head: "Policy",
+    cell: ({ name, version }) => (
+      <>
+        <a href={`${to("decisions")}?policy=${encodeURIComponent(name)}`}>{seen(name)}</a>
+        {version && <span class="soft"> {seen(version)}</span>}
+      </>
+    ),
+  },
   { head: "Mode", cell: ({ mode }) => (mode === "monitor" ? <span class="tag warn">monitor: changes nothing</span> : mode) },
   { head: "SHA-256", cell: ({ sha256 }) => <code title={sha256}>{short(sha256)}</code> },
   { head: "Asked", kind: "number", cell: ({ evaluations }) => evaluations },
   { head: "Refused", kind: "number", cell: ({ refusals }) => refusals },
-  { head: "Mean cost", kind: "number", cell: ({ mean_us }) => (mean_us === null || mean_us === undefined ? "–" : micros(mean_us)) },
+  {
+    head: "Mean cost",
+    kind: "number",
+    cell: ({ mean_us }) => (mean_us === null || mean_us === undefined ? "–" : micros(mean_us)),
+  },
 ];
 
 export function Policies() {
@@ -31,7 +43,11 @@ export function Policies() {
       <div class="title">
         <Heading>Policies</Heading>
         <p class="summary">counted since the service began</p>
-        <div class="actions"><button type="button" onClick={again}>Read again</button></div>
+        <div class="actions">
+          <button type="button" onClick={again}>
+            Read again
+          </button>
+        </div>
       </div>
       {problem && <Trouble problem={problem} retry={again} />}
       {policies === undefined ? (
@@ -39,7 +55,10 @@ export function Policies() {
       ) : policies.length > 0 ? (
         <Plain caption="Policies" columns={COLUMNS} items={policies} keyOf={({ name }) => name} />
       ) : (
-        <Empty>No policy is configured, so that the host's own rules alone decide. Name one in <code>[host] chain</code> of the configuration, and reload it.</Empty>
+        <Empty>
+          No policy is configured, so that the host's own rules alone decide. Name one in <code>[host] chain</code> of the
+          configuration, and reload it.
+        </Empty>
       )}
       <Replaying policies={policies ?? []} />
       <Configured changed={again} />
@@ -61,7 +80,12 @@ function Replaying({ policies }: { policies: Policy[] }) {
     const limit = Number(form.get("limit")) || undefined;
     setProblem(undefined);
     if (policy && !(file instanceof File && file.size > 0)) {
-      setProblem(Problem.local("no component was chosen", `choose the file that is to stand in for ${policy}, or take the policies of today`));
+      setProblem(
+        Problem.local(
+          "no component was chosen",
+          `choose the file that is to stand in for ${policy}, or take the policies of today`,
+        ),
+      );
       return;
     }
     setUnderWay(true);
@@ -78,13 +102,18 @@ function Replaying({ policies }: { policies: Policy[] }) {
   return (
     <section class="panel">
       <h2>Replay: what would have changed</h2>
-      <p class="soft">Recorded decisions are made again, and nothing is started. A component stands in for one policy, or the policies of today are asked.</p>
+      <p class="soft">
+        Recorded decisions are made again, and nothing is started. A component stands in for one policy, or the policies of today
+        are asked.
+      </p>
       <form class="fields broad" onSubmit={(event) => void submit(event)}>
         <div class="field">
           <label for="replay-policy">In place of</label>
           <select id="replay-policy" name="policy">
             <option value="">none: today's policies</option>
-            {policies.map(({ name }) => <option value={name}>{seen(name)}</option>)}
+            {policies.map(({ name }) => (
+              <option value={name}>{seen(name)}</option>
+            ))}
           </select>
         </div>
         <div class="field">
@@ -95,7 +124,11 @@ function Replaying({ policies }: { policies: Policy[] }) {
           <label for="replay-limit">The latest decisions, at most</label>
           <input id="replay-limit" name="limit" type="number" min={1} max={MOST} defaultValue="1000" />
         </div>
-        <div class="field actions-field"><button type="submit" class="primary" disabled={isUnderWay}>{isUnderWay ? "Replaying…" : "Replay"}</button></div>
+        <div class="field actions-field">
+          <button type="submit" class="primary" disabled={isUnderWay}>
+            {isUnderWay ? "Replaying…" : "Replay"}
+          </button>
+        </div>
       </form>
       {problem && <Trouble problem={problem} />}
       {replay && <ReplayTable replay={replay} />}
@@ -134,20 +167,35 @@ function Configured({ changed }: { changed: () => void }) {
     <section class="panel">
       <h2>Configuration</h2>
       {now ? (
-        <p>Generation {now.generation}, in force since <time dateTime={now.since}>{time(now.since)}</time>.</p>
+        <p>
+          Generation {now.generation}, in force since <time dateTime={now.since}>{time(now.since)}</time>.
+        </p>
       ) : problem ? (
         <Trouble problem={problem} retry={again} />
       ) : (
         <Loading what="the configuration" />
       )}
       <div class="actions">
-        <button type="button" onClick={() => void tryIt()}>Try what is on disk</button>
-        <button type="button" class="primary" onClick={() => void reload()}>Reload</button>
-        <button type="button" class="danger" disabled={!now?.can_step_back} onClick={() => void stepBack()}>Step back…</button>
+        <button type="button" onClick={() => void tryIt()}>
+          Try what is on disk
+        </button>
+        <button type="button" class="primary" onClick={() => void reload()}>
+          Reload
+        </button>
+        <button type="button" class="danger" disabled={!now?.can_step_back} onClick={() => void stepBack()}>
+          Step back…
+        </button>
       </div>
-      <p class="soft">Try makes recorded decisions again as the configuration on disk would. Reload takes it over whole, or not at all.</p>
+      <p class="soft">
+        Try makes recorded decisions again as the configuration on disk would. Reload takes it over whole, or not at all.
+      </p>
       {refused && <Trouble problem={refused} />}
-      {tried && <><h3>What is on disk would change {count(tried.differ, "decision")}</h3><ReplayTable replay={tried} /></>}
+      {tried && (
+        <>
+          <h3>What is on disk would change {count(tried.differ, "decision")}</h3>
+          <ReplayTable replay={tried} />
+        </>
+      )}
     </section>
   );
 }

@@ -96,7 +96,15 @@ export function Start() {
   const whose = isOperator.value && (
     <div class="field">
       <label for="job-tenant">Tenant</label>
-      <input id="job-tenant" placeholder="default" value={tenant} onInput={(event) => { setTenant(event.currentTarget.value); changed(); }} />
+      <input
+        id="job-tenant"
+        placeholder="default"
+        value={tenant}
+        onInput={(event) => {
+          setTenant(event.currentTarget.value);
+          changed();
+        }}
+      />
     </div>
   );
   return (
@@ -104,27 +112,70 @@ export function Start() {
       <div class="title">
         <Heading>Start a VM</Heading>
         <div class="segments" role="group" aria-label="How the job is written">
-          <button type="button" aria-pressed={!isText} onClick={toForm}>Form</button>
-          <button type="button" aria-pressed={isText} onClick={toText}>Text</button>
+          <button type="button" aria-pressed={!isText} onClick={toForm}>
+            Form
+          </button>
+          <button type="button" aria-pressed={isText} onClick={toText}>
+            Text
+          </button>
         </div>
       </div>
-      {why && <p class="note" role="alert">{why}</p>}
-      <form class="panel" noValidate ref={form} onSubmit={(event) => { event.preventDefault(); void start(); }}>
+      {why && (
+        <p class="note" role="alert">
+          {why}
+        </p>
+      )}
+      <form
+        class="panel"
+        noValidate
+        ref={form}
+        onSubmit={(event) => {
+          event.preventDefault();
+          void start();
+        }}
+      >
         {isText ? (
           <>
             {whose && <div class="fields">{whose}</div>}
-            <JobText text={text} problems={problems} change={(text) => { setText(text); changed(); }} />
+            <JobText
+              text={text}
+              problems={problems}
+              change={(text) => {
+                setText(text);
+                changed();
+              }}
+            />
           </>
         ) : (
-          <JobForm job={job} problems={problems} images={images.value ?? []} change={(job) => { setJob(job); changed(); }}>{whose}</JobForm>
+          <JobForm
+            job={job}
+            problems={problems}
+            images={images.value ?? []}
+            change={(job) => {
+              setJob(job);
+              changed();
+            }}
+          >
+            {whose}
+          </JobForm>
         )}
         <div class="actions">
-          <button type="button" disabled={Boolean(underWay)} onClick={() => void check()}>Check</button>
-          <button type="button" disabled={Boolean(underWay)} onClick={() => void plan()}>Plan</button>
-          <button type="submit" class="primary" disabled={Boolean(underWay)}>Start</button>
-          <span class="soft" role="status">{underWay && `${underWay} goes on…`}</span>
+          <button type="button" disabled={Boolean(underWay)} onClick={() => void check()}>
+            Check
+          </button>
+          <button type="button" disabled={Boolean(underWay)} onClick={() => void plan()}>
+            Plan
+          </button>
+          <button type="submit" class="primary" disabled={Boolean(underWay)}>
+            Start
+          </button>
+          <span class="soft" role="status">
+            {underWay && `${underWay} goes on…`}
+          </span>
         </div>
-        <p class="soft">Check says what the job is understood as. Plan asks the policies and shows what would be run, and starts nothing.</p>
+        <p class="soft">
+          Check says what the job is understood as. Plan asks the policies and shows what would be run, and starts nothing.
+        </p>
       </form>
       <div aria-live="polite" class="lines">
         {outcome?.kind === "problem" && <Refused what={outcome.what} problem={outcome.problem} isText={isText} />}
@@ -144,7 +195,9 @@ function Refused({ what, problem, isText }: { what: string; problem: Problem; is
     <section class="panel">
       <h2>{what}: not done</h2>
       <Trouble problem={shown} />
-      {problems.length > rest.length && <p class="soft">Each problem stands {isText ? "under the text, with its line" : "under its field"}.</p>}
+      {problems.length > rest.length && (
+        <p class="soft">Each problem stands {isText ? "under the text, with its line" : "under its field"}.</p>
+      )}
       {decision && <Verdicts decision={decision} />}
     </section>
   );

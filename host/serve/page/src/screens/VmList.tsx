@@ -34,19 +34,29 @@ export function VmList() {
       <div class="title">
         <Heading>VMs</Heading>
         <Summary rows={rows} />
-        <a class="button primary" href={to("start")}>Start a VM</a>
+        <a class="button primary" href={to("start")}>
+          Start a VM
+        </a>
       </div>
       <form class="filters" role="search" aria-label="VMs" onSubmit={(event) => event.preventDefault()}>
         <label>
           <span>Filter</span>
-          <input type="search" data-filter value={words} placeholder="task, tenant, port, image…" onInput={(event) => filterBy("q", event.currentTarget.value)} />
+          <input
+            type="search"
+            data-filter
+            value={words}
+            placeholder="task, tenant, port, image…"
+            onInput={(event) => filterBy("q", event.currentTarget.value)}
+          />
         </label>
         {isOperator.value && (
           <label>
             <span>Tenant</span>
             <select value={tenant} onChange={(event) => filterBy("tenant", event.currentTarget.value)}>
               <option value="">all</option>
-              {tenants.map((name) => <option value={name}>{seen(name)}</option>)}
+              {tenants.map((name) => (
+                <option value={name}>{seen(name)}</option>
+              ))}
             </select>
           </label>
         )}
@@ -54,14 +64,22 @@ export function VmList() {
           <span>State</span>
           <select value={state} onChange={(event) => filterBy("state", event.currentTarget.value)}>
             <option value="">all</option>
-            {STATES.filter((state) => withEnded.value || !isOver(state)).map((name) => <option value={name}>{name}</option>)}
+            {STATES.filter((state) => withEnded.value || !isOver(state)).map((name) => (
+              <option value={name}>{name}</option>
+            ))}
           </select>
         </label>
         <label class="check">
-          <input type="checkbox" checked={withEnded.value} onChange={(event) => filterBy("ended", event.currentTarget.checked ? "yes" : "")} />
+          <input
+            type="checkbox"
+            checked={withEnded.value}
+            onChange={(event) => filterBy("ended", event.currentTarget.checked ? "yes" : "")}
+          />
           <span>Ended ones too</span>
         </label>
-        <output class="found" aria-live="polite">{isFiltered ? `${shown.length} of ${count(rows.length, "VM")}` : ""}</output>
+        <output class="found" aria-live="polite">
+          {isFiltered ? `${shown.length} of ${count(rows.length, "VM")}` : ""}
+        </output>
       </form>
       {problem.value && <Trouble problem={problem.value} retry={() => void load()} />}
       {loading.value ? (
@@ -71,7 +89,10 @@ export function VmList() {
       ) : problem.value ? null : isFiltered ? (
         <Empty>No VM is like that. Change the filter{withEnded.value ? "" : ", or look at ended ones too"}.</Empty>
       ) : (
-        <Empty>No VM {withEnded.value ? "is kept" : "runs"}. <a href={to("start")}>Start one</a>{withEnded.value ? "" : ", or look at ended ones"}.</Empty>
+        <Empty>
+          No VM {withEnded.value ? "is kept" : "runs"}. <a href={to("start")}>Start one</a>
+          {withEnded.value ? "" : ", or look at ended ones"}.
+        </Empty>
       )}
     </>
   );

@@ -51,7 +51,10 @@ export function VmScreen() {
       <>
         <Heading>No such VM</Heading>
         <Trouble problem={problem} />
-        <p>It may have been removed. <a href={to("vms")}>Look at all VMs</a>, or <a href={`${to("decisions")}?q=${encodeURIComponent(id)}`}>at decisions about it</a>.</p>
+        <p>
+          It may have been removed. <a href={to("vms")}>Look at all VMs</a>, or{" "}
+          <a href={`${to("decisions")}?q=${encodeURIComponent(id)}`}>at decisions about it</a>.
+        </p>
       </>
     );
   }
@@ -64,7 +67,9 @@ export function VmScreen() {
         <Chip word={vm.state} />
         {vm.boot_failed_at && !isOver(vm.state) && <span class="tag bad">the firmware found no boot device</span>}
         {vm.ready_at && !isOver(vm.state) && <span class="tag good">ready</span>}
-        <span class="soft">of <a href={`${to("vms")}?tenant=${encodeURIComponent(vm.tenant)}`}>{seen(vm.tenant)}</a></span>
+        <span class="soft">
+          of <a href={`${to("vms")}?tenant=${encodeURIComponent(vm.tenant)}`}>{seen(vm.tenant)}</a>
+        </span>
         <VmActions vm={vm} changed={again} />
       </div>
       {problem && <Trouble problem={problem} retry={again} />}
@@ -88,7 +93,9 @@ export function VmScreen() {
             <header>
               <h2>Decision</h2>
               <div class="actions">
-                <a href={`${to("decisions")}?tenant=${encodeURIComponent(vm.tenant)}&q=${encodeURIComponent(vm.task)}`}>All of this task</a>
+                <a href={`${to("decisions")}?tenant=${encodeURIComponent(vm.tenant)}&q=${encodeURIComponent(vm.task)}`}>
+                  All of this task
+                </a>
               </div>
             </header>
             {vm.decision ? <Verdicts decision={vm.decision} /> : <p class="soft">No decision is kept with this VM.</p>}
