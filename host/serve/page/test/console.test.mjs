@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { api, close, noImage, open, picture, removed, started, tabTo, unique } from "./browser.mjs";
+import { accessible, api, close, noImage, open, picture, removed, started, tabTo, unique } from "./browser.mjs";
 
 const name = unique("console");
 let id;
@@ -27,6 +27,7 @@ test("what is typed goes to the guest, which echoes it; Ctrl-] leaves", { skip: 
   // Tab is the guest's.
   await page.keyboard.press("Tab");
   assert.ok(await page.evaluate(() => document.activeElement.classList.contains("xterm-helper-textarea")));
+  await accessible(page, "console");
   await picture(page, "console");
   await page.keyboard.press("Control+]");
   assert.equal(await page.evaluate(() => document.activeElement.textContent), "Back to the VM");
@@ -106,6 +107,7 @@ test("what a hostile guest writes is drawn, and does nothing", async () => {
   assert.equal(colour, "rgb(255, 100, 100)");
   assert.deepEqual(sent, []);
   await screen(page).getByText("a link").click({ force: true });
+  await accessible(page, "console-hostile");
   await picture(page, "console-hostile");
   await close(page);
 });

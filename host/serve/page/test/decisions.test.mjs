@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
 
-import { api, close, job, noImage, open, picture, tabTo, unique } from "./browser.mjs";
+import { accessible, api, close, job, noImage, open, picture, tabTo, unique } from "./browser.mjs";
 
 const name = unique("refused");
 
@@ -35,6 +35,7 @@ test("searched and opened by click", { skip: noImage }, async () => {
   await page.locator(".hint").first().waitFor();
   await page.getByText("The whole record").click();
   await page.getByRole("region", { name: "The whole record" }).waitFor();
+  await accessible(page, "decision");
   await picture(page, "decision");
   await close(page);
 });

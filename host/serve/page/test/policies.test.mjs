@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { api, close, component, open, picture, tabTo } from "./browser.mjs";
+import { accessible, api, close, component, open, picture, tabTo } from "./browser.mjs";
 
 const policies = async () => (await api("GET", "/v1/policies")).body.policies;
 
@@ -16,6 +16,7 @@ test("each policy's digest, mode, counts and cost", async () => {
     assert.equal(typeof evaluations, "number");
   }
   await page.getByRole("heading", { name: "Configuration" }).waitFor();
+  await accessible(page, "policies");
   await picture(page, "policies");
   await close(page);
 });
@@ -37,6 +38,7 @@ test("replayed with today's policies by key, and with another component by click
       .getByText(/Of [\d,]+ decisions?, \d+ would differ|cannot|refused|expected/)
       .first()
       .waitFor({ timeout: 30_000 });
+    await accessible(page, "replay");
     await picture(page, "replay");
   }
   await close(page);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
-import { api, close, image, job, noImage, open, picture, removed, sha256, tabTo, unique } from "./browser.mjs";
+import { accessible, api, close, image, job, noImage, open, picture, removed, sha256, tabTo, unique } from "./browser.mjs";
 
 const [clicked, typed, denied] = [unique("clicked"), unique("typed"), unique("denied")];
 
@@ -30,6 +30,7 @@ test("what is wrong stands at its place, in the form and in the text", async () 
   const described = await name.getAttribute("aria-describedby");
   assert.match(await page.locator(`#${described}`).textContent(), /expected/);
   assert.equal(await page.getByLabel("Guest port").getAttribute("aria-invalid"), "true");
+  await accessible(page, "start-wrong");
   await picture(page, "start-wrong");
   await page.getByRole("button", { name: "Text" }).click();
   const text = page.getByRole("textbox", { name: /^Job:/ });
@@ -56,6 +57,7 @@ test("planned and started by click, from the form", { skip: noImage }, async () 
   await page.getByRole("button", { name: "Plan" }).click();
   await page.getByRole("heading", { name: "Plan: it may run" }).waitFor();
   assert.match(await page.getByRole("region", { name: "Arguments" }).textContent(), /-machine|-M /);
+  await accessible(page, "start-planned");
   await picture(page, "start-planned");
   await page.getByRole("button", { name: "Start", exact: true }).click();
   await page.getByRole("heading", { name: clicked }).waitFor({ timeout: 30_000 });
@@ -89,6 +91,7 @@ test("a start that is refused says by what and why, and is not begun twice", { s
   await page.getByRole("button", { name: "Start", exact: true }).click();
   await page.getByRole("heading", { name: "Start: not done" }).waitFor();
   await page.locator(".verdict").filter({ hasText: "The host's own rules" }).getByText("refused").waitFor();
+  await accessible(page, "start-denied");
   await picture(page, "start-denied");
   assert.equal(keys.length, 1);
   assert.match(keys[0], /^[0-9a-f]{32}$/);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { api, close, hasty, noImage, open, picture, removed, started, tabTo, unique } from "./browser.mjs";
+import { accessible, api, close, hasty, noImage, open, picture, removed, started, tabTo, unique } from "./browser.mjs";
 
 const name = unique("life");
 let id;
@@ -24,6 +24,7 @@ test("its facts, its time line, its decision and what it uses", { skip: noImage 
   for (const policy of body.decision.policies) await page.locator(".verdict").getByText(policy.name, { exact: true }).waitFor();
   await page.getByRole("meter", { name: "CPUs" }).waitFor();
   await page.getByText(body.asked.image.source).first().waitFor();
+  await accessible(page, "vm");
   await picture(page, "vm");
   await close(page);
 });
@@ -65,6 +66,7 @@ test("stopped by key with a grace, and removed by click", { skip: noImage }, asy
   await grace.waitFor();
   await tabTo(page, /Grace period/);
   await page.keyboard.type("0");
+  await accessible(page, "stop-dialog");
   await picture(page, "stop-dialog");
   await page.keyboard.press("Enter");
   await page.locator(".title").getByText("exited").waitFor({ timeout: 20_000 });
@@ -73,6 +75,7 @@ test("stopped by key with a grace, and removed by click", { skip: noImage }, asy
     .getByText(/QEMU quit|stopped/)
     .first()
     .waitFor();
+  await accessible(page, "vm-ended");
   await picture(page, "vm-ended");
   await page.getByRole("button", { name: "Remove…" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();

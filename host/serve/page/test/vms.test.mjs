@@ -3,7 +3,21 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { api, base, close, context, fits, noImage, open, picture, removed, started, tabTo, unique } from "./browser.mjs";
+import {
+  accessible,
+  api,
+  base,
+  close,
+  context,
+  fits,
+  noImage,
+  open,
+  picture,
+  removed,
+  started,
+  tabTo,
+  unique,
+} from "./browser.mjs";
 
 const MANY = 1000;
 
@@ -74,6 +88,7 @@ test("a thousand VMs are listed and filtered in under 100 ms of script each, by 
     await page.keyboard.insertText("tenant-7");
   });
   await page.getByText("50 of 1,000 VMs").waitFor();
+  await accessible(page, "vms-many");
   await picture(page, "vms-many");
   await filter.fill("");
   for (const letter of "task-99")
@@ -140,6 +155,7 @@ test("a lost connection is said, and comes back by itself", async () => {
   await page.getByText("● live").waitFor();
   await page.context().setOffline(true);
   await page.getByRole("alert").filter({ hasText: "connection to the service is lost" }).waitFor();
+  await accessible(page, "lost");
   await picture(page, "lost");
   await page.context().setOffline(false);
   await page.getByText("● live").waitFor();

@@ -19,7 +19,7 @@ export function Doings() {
 function One({ doing: { key, title, state, operation, problem } }: { doing: Doing }) {
   return (
     <div class="doing">
-      <header>
+      <div class="doing-head">
         {state !== "running" && <Chip word={state === "done" ? "succeeded" : "failed"} />}
         <b>{seen(title)}</b>
         {state === "running" && operation ? (
@@ -31,7 +31,7 @@ function One({ doing: { key, title, state, operation, problem } }: { doing: Doin
             Close
           </button>
         ) : null}
-      </header>
+      </div>
       {state === "running" && <progress aria-label={`${seen(title)} goes on`} />}
       {state === "running" && operation?.step && <p class="soft">{seen(operation.step)}</p>}
       {operation?.vm && route.value.path[1] !== operation.vm && (

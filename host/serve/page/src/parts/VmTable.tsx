@@ -184,6 +184,7 @@ function Line({ row, index, isCurrent, now, onFocus }: LineProps) {
       </td>
       <td title={seen(vm.changes.at(-1)?.reason ?? "")}>
         <Chip word={vm.state} />
+        {vm.restarts > 0 && <span class="tag warn">restarts: {vm.restarts}</span>}
         {vm.boot_failed_at && <span class="tag bad">no boot device</span>}
       </td>
       <td class="number">
