@@ -40,6 +40,7 @@ export function follow(path: string, how: Follow): Stream {
   const place = (): string => url(path, { ...how.query, after: last ?? how.query?.["after"] });
 
   const open = (): void => {
+    drop();
     if (isClosed || document.hidden) return;
     source = new EventSource(place());
     source.onopen = () => {
@@ -83,9 +84,9 @@ export function follow(path: string, how: Follow): Stream {
   const close = (): void => {
     isClosed = true;
     drop();
-    document.removeEventListener("visibilitychange", looked);
+    document.removeEventListener("visibilitychange", open);
     removeEventListener("offline", gone);
-    removeEventListener("online", looked);
+    removeEventListener("online", open);
   };
 
   const end = (): void => {
@@ -94,20 +95,15 @@ export function follow(path: string, how: Follow): Stream {
     how.ended?.();
   };
 
-  const looked = (): void => {
-    drop();
-    if (!document.hidden) open();
-  };
-
   // A browser without a network sees its connections' ends late.
   const gone = (): void => {
     drop();
     how.status?.("lost");
   };
 
-  document.addEventListener("visibilitychange", looked);
+  document.addEventListener("visibilitychange", open);
   addEventListener("offline", gone);
-  addEventListener("online", looked);
+  addEventListener("online", open);
   open();
   return { close };
 }

@@ -60,9 +60,10 @@ export function openConsole(
   for (const code of IGNORED_OSC) terminal.parser.registerOscHandler(code, () => true);
   terminal.open(place);
   terminal.textarea?.setAttribute("aria-label", `Console of ${vm.task}: what is typed goes to the guest`);
-  // Ctrl-] as in qhost console, telnet and virsh: Tab is the guest's.
+  // Ctrl-] as in qhost console, telnet and virsh: Tab is the guest's. AltGr, which counts as Ctrl and Alt, writes a bracket on many keyboards.
   terminal.attachCustomKeyEventHandler((event) => {
-    if (!event.ctrlKey || event.key !== "]") return true;
+    const isLeave = event.ctrlKey && !event.altKey && (event.key === "]" || event.code === "BracketRight");
+    if (!isLeave) return true;
     event.preventDefault();
     if (event.type === "keydown") told.left();
     return false;
@@ -72,6 +73,7 @@ export function openConsole(
 
   let pending = 0;
   let skipped = 0;
+  let wasAttached = false;
   const connection = connect(vm, {
     bytes: (bytes) => {
       if (pending > PENDING_BYTES) {
@@ -86,7 +88,9 @@ export function openConsole(
     begins: () => terminal.reset(),
     line: (line) => {
       terminal.options.disableStdin = line !== "attached";
-      if (line === "attached") terminal.focus();
+      // A connection that is made again does not take the reader away from elsewhere.
+      if (line === "attached" && !wasAttached) terminal.focus();
+      wasAttached ||= line === "attached";
       told.line(line);
     },
     problem: told.problem,
