@@ -1,0 +1,17 @@
+// A screen's heading, which has the focus once the reader has come there.
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+
+export function Heading({ children }: { children: ComponentChildren }) {
+  const heading = useRef<HTMLHeadingElement>(null);
+  useEffect(() => {
+    // Where it came after the reader, as of a VM that was still loading.
+    if (document.activeElement?.id === "main") heading.current?.focus({ preventScroll: true });
+  }, []);
+  return (
+    <h1 tabIndex={-1} ref={heading}>
+      {children}
+    </h1>
+  );
+}
