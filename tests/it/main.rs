@@ -27,6 +27,7 @@ mod faults;
 mod store;
 mod attacks;
 mod audit;
+mod page;
 mod plan;
 mod ports;
 mod fingerprint;

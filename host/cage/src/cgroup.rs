@@ -118,8 +118,7 @@ impl Cgroup {
             create(&group).map_err(&failed)?;
             set(&group, shares).map_err(&failed)?;
         }
-        let below = Path::new(vm).join(QEMU);
-        self.enter_group(&below).and_then(|()| self.start_qemu()).map_err(failed)
+        self.enter_group(&Path::new(vm).join(QEMU)).map_err(failed)
     }
 
     /// Moves this process, a VM's supervisor, to its group below the VM's, which has more CPU weight than QEMU's.

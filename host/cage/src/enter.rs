@@ -48,6 +48,8 @@ pub struct CageRequest {
     pub program: PathBuf,
     /// Its arguments.
     pub argv: Vec<String>,
+    /// Whether the VM is new: one that is started again goes before no other.
+    pub is_new: bool,
     /// The first descriptor that is not QEMU's.
     pub first_free: RawFd,
 }
@@ -96,6 +98,9 @@ fn start() -> Result<(), CageError> {
     }
     if let Some(cgroup) = &cage.cgroup {
         cgroup.enter(&orders.vm)?;
+        if orders.is_new {
+            cgroup.start_qemu().map_err(CageError::at("moving to the cgroup of starts"))?;
+        }
     }
     // After joining the cgroup that filters them, and before leaving the host's network.
     let sockets = sockets::open(&orders.forwards)?;

@@ -153,7 +153,12 @@ impl Deciding {
         understood: &mut Understood,
     ) -> Result<Approved, Failure> {
         understood.allowed = None;
-        let record = DecisionRecord::new(&self.generation, self.engine.state(), self.keep);
+        let record = DecisionRecord::new(
+            &self.generation,
+            self.engine.state(),
+            self.keep,
+            self.order.actor.clone(),
+        );
         let record = Arc::new(record);
         let deadline = Deadline::after(qhost_policy::limits::DECISION);
         let judging = {

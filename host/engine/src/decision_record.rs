@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 
 use qhost_model::{digest::Sha256, host_facts::HostFacts, job::Task, launch::Rules, masks::Masks};
-use qhost_policy::{Input, Journal, Occasion, Outcome, Record, RecordError, Request, Verdict};
+use qhost_policy::{
+    Actor, Input, Journal, Occasion, Outcome, Record, RecordError, Request, Verdict,
+};
 
 use qhost_sys::state::StateDir;
 
@@ -22,6 +24,7 @@ pub(crate) enum Keep {
 /// A decision under way, as far as its record goes.
 pub(crate) struct DecisionRecord {
     keep: Keep,
+    actor: Option<Actor>,
     journal: Journal,
     masks: Masks,
     /// Locked until the record is on disk, so that no process ends in the middle of writing it.
@@ -36,9 +39,14 @@ enum Stage {
 }
 
 impl DecisionRecord {
-    pub(crate) fn new(generation: &Generation, state: &StateDir, keep: Keep) -> Self {
+    pub(crate) fn new(
+        generation: &Generation,
+        state: &StateDir,
+        keep: Keep,
+        actor: Option<Actor>,
+    ) -> Self {
         let (journal, masks) = (generation.journal(state), generation.masks());
-        Self { keep, journal, masks, stage: Mutex::new(Stage::Reading) }
+        Self { keep, actor, journal, masks, stage: Mutex::new(Stage::Reading) }
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
@@ -96,7 +104,10 @@ impl DecisionRecord {
 
     fn append(&self, record: impl FnOnce() -> Record) -> Result<Option<Sha256>, RecordError> {
         match self.keep {
-            Keep::Record => self.journal.append(&record()).map(Some),
+            Keep::Record => {
+                let record = Record { actor: self.actor.clone(), ..record() };
+                self.journal.append(&record).map(Some)
+            }
             Keep::Nothing => Ok(None),
         }
     }

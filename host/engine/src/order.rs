@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use qhost_cage::LinuxResources;
 use qhost_model::launch::Grace;
-use qhost_policy::Source;
+use qhost_policy::{Actor, Source};
 use qhost_vm::LogPipes;
 
 /// A VM that is to be started, or planned.
@@ -26,6 +26,8 @@ pub struct Order {
     pub grace: Option<Grace>,
     /// Pipes that another program reads the console from. The door that makes the order answers for them.
     pub log_pipes: Option<LogPipes>,
+    /// Who asks for it, for the record of the decision.
+    pub actor: Option<Actor>,
     /// What a scheduler has set aside for the VM on this host.
     pub resources: LinuxResources,
 }
@@ -51,6 +53,7 @@ impl Order {
             ready_check: false,
             grace: None,
             log_pipes: None,
+            actor: None,
             resources: LinuxResources::default(),
         }
     }

@@ -9,7 +9,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use qhost_engine::{Context, Ending, Until, Vm};
 use qhost_model::printable;
-use qhost_policy::{Actor, Door, Operation};
+use qhost_policy::Operation;
 
 use crate::{
     NAME,
@@ -35,7 +35,7 @@ use crate::{
     },
     schema,
     start::start,
-    task::DriverState,
+    task::{self, DriverState},
     tasks::Task,
     usage,
 };
@@ -58,11 +58,7 @@ impl Driver {
     async fn permit(&self, task: &Task, operation: Operation) -> Result<Vm, Status> {
         // An engine without the configuration would ask nothing.
         let vm = self.0.configured_engine()?.handle(&task.started()?.record());
-        let actor = Actor {
-            name: format!("nomad alloc {}", task.config.alloc_id),
-            tenant: Some(vm.record().tenant),
-            door: Door::Nomad,
-        };
+        let actor = task::actor(&task.config.alloc_id, &vm.record().tenant);
         let permitted = vm.permit(operation, actor, &Context::default()).await;
         permitted.map_err(|error| of_engine(&error))?;
         Ok(vm)

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use qhost_cage::{LinuxResources, SchedulerGroup};
 use qhost_engine::{JobFile, Order};
 use qhost_model::printable;
+use qhost_policy::{Actor, Door};
 use qhost_vm::LogPipes;
 
 use crate::{
@@ -80,8 +81,15 @@ pub(crate) fn order(task: &TaskConfig, settings: &Settings, tenant: &str) -> Res
     let name = format!("task {}", printable::line(&task.name, limits::NAME_CHARS));
     let mut order = Order::new(JobFile { name, bytes }, tenant);
     order.log_pipes = log_pipes(task)?;
+    order.actor = Some(actor(&task.alloc_id, tenant));
     order.resources = linux_resources(task.resources.as_ref())?;
     Ok(order)
+}
+
+/// Who asks: an allocation of the agent's, as the tenant that its task is of.
+pub(crate) fn actor(alloc_id: &str, tenant: &str) -> Actor {
+    let name = format!("nomad alloc {alloc_id}");
+    Actor { name, tenant: Some(tenant.to_owned()), door: Door::Nomad }
 }
 
 /// What the agent has set aside for the task.

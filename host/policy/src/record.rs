@@ -10,8 +10,8 @@ use qhost_model::{
 };
 
 use super::{
-    Decision, Occasion, Operation, OperationRecord, OperationRequest, Permission, PolicyError,
-    Request, Verdict, masked,
+    Actor, Decision, Occasion, Operation, OperationRecord, OperationRequest, Permission,
+    PolicyError, Request, Verdict, masked,
 };
 use crate::limits;
 
@@ -32,6 +32,9 @@ pub struct Record {
     /// What kept it from being launched, where that was allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_launched: Option<NotLaunched>,
+    /// Who asked for the launch, where that was said; policies are not told. Of an operation, that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
     /// The operation that it is about, where it is about none of a launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationRecord>,
@@ -234,6 +237,7 @@ impl Record {
                 by,
                 reason: secrets.without(&reason),
             }),
+            actor: None,
             operation: None,
             masked: secrets.places().to_vec(),
             dropped,

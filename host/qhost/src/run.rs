@@ -182,6 +182,7 @@ async fn order(
     let read = tokio::task::spawn_blocking(move || {
         let mut order = Order::new(sources::job(&args.job)?, args.tenant);
         order.task = args.task;
+        order.actor = Some(vms::actor(None));
         order.policies = sources::named(&args.policies, &args.settings)?;
         order.image_networks = args.networks.image_allow;
         order.grace = grace;

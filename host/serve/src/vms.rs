@@ -123,6 +123,7 @@ impl Of {
         let tenant = caller.acts_for(self.tenant)?;
         let mut order = Order::new(JobFile { name: "the request's body".into(), bytes }, tenant);
         order.task = self.task;
+        order.actor = Some(caller.actor());
         Ok(order)
     }
 }

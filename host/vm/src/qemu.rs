@@ -29,7 +29,7 @@ use qhost_sys::{
 };
 
 use super::{
-    DiskOf, Process, Spec, VmDir, VmError,
+    DiskOf, Process, Spec, State, VmDir, VmError,
     argv::descriptors::{self, Further, Parts},
     console::{self, Log},
     control::Console,
@@ -288,6 +288,7 @@ async fn caged(
         forwards: spec.forwards.clone(),
         program: spec.program.clone(),
         argv: spec.argv.clone(),
+        is_new: !dir.status().changes().iter().any(|change| change.state == State::Running),
         first_free: further(spec).first_free,
     };
     let line = format!("{}\n", serde_json::to_string(&line)?);

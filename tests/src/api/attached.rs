@@ -46,7 +46,9 @@ impl Attached {
                     | tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake),
                 ) => return,
                 // The service has gone before its closing was answered.
-                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => return,
+                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => {
+                    return;
+                }
                 Err(error) => panic!("{error}"),
             }
         }

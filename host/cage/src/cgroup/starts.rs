@@ -1,5 +1,5 @@
 //! Starts have a group beside the tenants', with a group for each tenant below it, and more CPU weight than VMs that run: what a VM's start
-//! waits for is then other starts, not other tenants' busy guests. One tenant's starts take a CPU's time at most, and what takes long leaves.
+//! waits for is then other starts, not other tenants' busy guests. A tenant has one start at a time, and what takes long leaves.
 //!
 //! QEMU is there until its guest runs, where the hierarchy that counts CPU time is one by itself, as of version 1. Of version 2 a process has
 //! one group for all, so that QEMU is in its VM's from the beginning.
@@ -23,23 +23,20 @@ impl Cgroup {
         let Some(Starts { all, own }) = self.starts() else { return self.enter_command() };
         create(&all)?;
         create(&own)?;
-        let period = limits::CGROUP_PERIOD_US;
         match &self.at {
             At::V2 { .. } => {
                 pass_on(&all, &["cpu"])?;
                 settle(&all, "cpu.weight", &limits::STARTS_WEIGHT.to_string())?;
-                settle(&own, "cpu.max", &format!("{period} {period}"))?;
             }
             At::V1(_) => {
                 settle(&all, "cpu.shares", &(limits::STARTS_WEIGHT * 1024 / 100).to_string())?;
-                settle(&own, "cpu.cfs_quota_us", &period.to_string())?;
             }
         }
         self.join_in(&own, Path::new(""))
     }
 
-    /// Moves QEMU-to-be to the tenant's starts, where that is for CPU time alone.
-    pub(super) fn start_qemu(&self) -> io::Result<()> {
+    /// Moves QEMU-to-be of a new VM to the tenant's starts, where that is for CPU time alone.
+    pub(crate) fn start_qemu(&self) -> io::Result<()> {
         match &self.at {
             At::V2 { .. } => Ok(()),
             At::V1(_) => self.enter_start(),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use qhost_model::printable;
 use qhost_policy::{
-    DecisionLog, Input, NotLaunched, Operation, OperationRecord, Outcome, Record, Recorded,
+    Actor, DecisionLog, Input, NotLaunched, Operation, OperationRecord, Outcome, Record, Recorded,
 };
 
 use super::{RunError, engine, images::ago, named_are_there, show};
@@ -115,20 +115,21 @@ fn in_full(one: &Recorded) -> String {
         task.image.checksum.digest(),
         Shown(decision),
     );
+    let by = |actor: &Actor| {
+        let tenant = actor.tenant.as_ref().map(|tenant| format!(", as {}", shown(tenant)));
+        format!("by {}{}", shown(&actor.name), tenant.unwrap_or_default())
+    };
+    if let Some(actor) = &one.record.actor {
+        text += &format!("asked     {}\n", by(actor));
+    }
     if let Some(OperationRecord { vm, operation, actor, .. }) = &one.record.operation {
         let command = if let Operation::Exec(command) = operation {
             format!(": {}", shown(&command.join(" ")))
         } else {
             String::new()
         };
-        let tenant = actor.tenant.as_ref().map(|tenant| format!(", as {}", shown(tenant)));
-        text += &format!(
-            "operation {} of {}, by {}{}{command}\n",
-            operation.name(),
-            shown(vm),
-            shown(&actor.name),
-            tenant.unwrap_or_default(),
-        );
+        let (name, vm) = (operation.name(), shown(vm));
+        text += &format!("operation {name} of {vm}, {}{command}\n", by(actor));
     }
     if let Some(NotLaunched { by, reason }) = not_launched {
         text += &format!("refused   by {}: {}\n", shown(by), shown(reason));

@@ -112,7 +112,7 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
 }
 
 /// Who asks on a command line: its user, who acts as a tenant where `--tenant` says so.
-fn actor(tenant: Option<String>) -> Actor {
+pub(super) fn actor(tenant: Option<String>) -> Actor {
     let name = format!("uid {}", rustix::process::geteuid().as_raw());
     Actor { name, tenant, door: Door::Cli }
 }
