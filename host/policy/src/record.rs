@@ -119,6 +119,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The outcome of a name as it is typed, as in `cannot-run`.
+    ///
+    /// # Errors
+    /// The names that there are.
+    pub fn named(text: &str) -> Result<Self, String> {
+        let name = |outcome: &Self| outcome.name().replace(' ', "-");
+        Self::ALL.into_iter().find(|outcome| name(outcome) == text).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(name).collect();
+            format!("expected one of {}", names.join(", "))
+        })
+    }
+
     /// All there are.
     pub const ALL: [Self; 7] = [
         Self::Allowed,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use qhost_policy::{Record, Recorded};
+use qhost_policy::{Outcome, Record, Recorded};
 use url::Url;
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) struct Filter {
     /// A tenant's alone.
     tenant: Option<String>,
-    /// How they ended: `allowed`, `denied`, `cannot-run`, `failed`, `interrupted` or `undecided`.
+    /// How they ended: `allowed`, `denied`, `cannot-run`, `failed`, `interrupted`, `undecided` or `not-launched`.
     outcome: Option<String>,
     /// Those that this policy was asked about.
     policy: Option<String>,
@@ -48,6 +48,7 @@ pub(crate) struct Filter {
 /// What of a filter decides.
 struct Wanted {
     filter: Filter,
+    outcome: Option<Outcome>,
     text: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
@@ -64,16 +65,18 @@ impl Wanted {
         };
         let (since, until) = (time("since", &filter.since)?, time("until", &filter.until)?);
         let text = filter.q.as_ref().map(|text| text.to_lowercase());
-        Ok(Self { filter, text, since, until })
+        let outcome = filter.outcome.as_deref().map(Outcome::named).transpose();
+        let outcome = outcome.map_err(|why| Problem::invalid(format!("outcome: {why}")))?;
+        Ok(Self { filter, outcome, text, since, until })
     }
 
     fn includes(&self, record: &Record) -> bool {
-        let Filter { tenant, outcome, policy, task, .. } = &self.filter;
+        let Filter { tenant, policy, task, .. } = &self.filter;
         let about = &record.input.task;
         let was_asked =
             |name: &String| record.decision.policies.iter().any(|one| one.name == *name);
         tenant.as_ref().is_none_or(|tenant| about.tenant == *tenant)
-            && outcome.as_ref().is_none_or(|outcome| record.outcome.name() == outcome)
+            && self.outcome.is_none_or(|outcome| record.outcome == outcome)
             && policy.as_ref().is_none_or(was_asked)
             && task.as_ref().is_none_or(|name| [&about.name, &about.job].contains(&name))
             && self.since.is_none_or(|since| record.input.time >= since)

@@ -16,7 +16,7 @@ pub struct RecordFilter {
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
     /// Only decisions with this outcome: allowed, denied, cannot-run, failed, interrupted, undecided, not-launched
-    #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
+    #[arg(long, value_name = "OUTCOME", value_parser = Outcome::named)]
     pub outcome: Option<Outcome>,
     /// Only decisions since this time: a time, 2026-11-24T10:00:00Z, or how long ago, 90s, 10m, 2h
     #[arg(long, value_name = "TIME")]
@@ -61,13 +61,4 @@ pub struct DecisionsArgs {
     /// As many as there are
     #[arg(long)]
     pub all: bool,
-}
-
-fn outcome(text: &str) -> Result<Outcome, String> {
-    let named = |outcome: &Outcome| outcome.name().replace(' ', "-") == text;
-    let known = || {
-        let names: Vec<_> = Outcome::ALL.iter().map(|one| one.name().replace(' ', "-")).collect();
-        format!("expected one of {}", names.join(", "))
-    };
-    Outcome::ALL.into_iter().find(named).ok_or_else(known)
 }
