@@ -1,6 +1,6 @@
 // The frame: at which host the reader is, as whom, where, and whether the connection lives.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
 
 import { act } from "./doings";
@@ -155,7 +155,8 @@ function Top() {
 // Says where the reader has come to: in the title, and by the focus, but for the first screen and for filters.
 function useAt(path: string, isKnown: boolean, main: { current: HTMLElement | null }): void {
   const [first] = useState({ path });
-  useEffect(() => {
+  // Before the next key is pressed, which may lead the focus elsewhere.
+  useLayoutEffect(() => {
     const name = path.split("/")[0] || "vms";
     document.title = isKnown ? `${PLACES[name]?.head ?? "Not here"} · qhost` : "Log in · qhost";
     scrollTo(0, 0);

@@ -50,6 +50,7 @@ test("searched and opened by keyboard; an empty list says what to do", { skip: n
   await page.keyboard.press("Enter");
   await page.getByRole("heading", { name }).waitFor();
   await page.goBack();
+  await page.getByRole("heading", { name: "Decisions" }).waitFor();
   await page.keyboard.press("/");
   await page.keyboard.type(" and nothing like it");
   await page.getByText("No decision is like that").waitFor();

@@ -1,11 +1,11 @@
 // A screen's heading, which has the focus once the reader has come there.
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 export function Heading({ children }: { children: ComponentChildren }) {
   const heading = useRef<HTMLHeadingElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     // Where it came after the reader, as of a VM that was still loading.
     if (document.activeElement?.id === "main") heading.current?.focus({ preventScroll: true });
   }, []);
