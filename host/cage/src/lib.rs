@@ -243,9 +243,15 @@ impl TenantShare {
         self.0.as_ref().map_or(Ok(()), Cgroup::enter_command)
     }
 
-    /// Moves this process, which is to have one thread, to the tenant's starts. It is to leave them before it does what takes long.
+    /// Moves this process, which is to have one thread, to where a start waits for its turn: to the tenant's commands, or, of cgroups of version 2,
+    /// where a later move takes long, to the starts at once.
+    pub fn enter_before_start(&self) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), Cgroup::enter_before_start)
+    }
+
+    /// Moves this process, with all its threads, to the tenant's starts, as it has its turn. It is to leave them before it does what takes long.
     pub fn enter_starts(&self) -> io::Result<()> {
-        self.0.as_ref().map_or(Ok(()), Cgroup::enter_start)
+        self.0.as_ref().map_or(Ok(()), Cgroup::enter_starts)
     }
 
     /// Moves this process, with all its threads, from the starts to the tenant's commands.

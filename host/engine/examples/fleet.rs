@@ -35,6 +35,7 @@ impl Observer for GivesUp {
             Observation::Admitted { .. } => self.reached("admitted"),
             Observation::Verified(_) => self.reached("verified"),
             Observation::Waiting { .. }
+            | Observation::Turn
             | Observation::Fingerprinting
             | Observation::Compiling { .. }
             | Observation::Launched { .. }

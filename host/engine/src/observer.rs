@@ -17,6 +17,8 @@ pub enum Observation<'a> {
         /// The tenant.
         tenant: &'a str,
     },
+    /// None of the tenant's other starts is decided or launched any more: this one is, until it launches or fetches.
+    Turn,
     /// It is found out what QEMU can do here; that takes up to some seconds, once.
     Fingerprinting,
     /// A policy is compiled, which takes up to half a minute, once.

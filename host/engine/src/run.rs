@@ -172,7 +172,9 @@ impl Start {
         }
         let waiting = || self.context.observer.observe(Observation::Waiting { tenant });
         self.unless_cancelled(async {
-            Ok(Some(Turn::wait(self.engine.state(), tenant, waiting).await?))
+            let turn = Turn::wait(self.engine.state(), tenant, waiting).await?;
+            self.context.observer.observe(Observation::Turn);
+            Ok(Some(turn))
         })
         .await
     }

@@ -137,7 +137,8 @@ impl Observer for TaskEvents {
                 let digest = image.sha256().to_string();
                 self.tell(&format!("image verified: sha256:{digest}"), &[("sha256", &digest)]);
             }
-            Observation::Understood { .. }
+            Observation::Turn
+            | Observation::Understood { .. }
             | Observation::Allowed(_)
             | Observation::Launched { .. }
             | Observation::Status(_)

@@ -134,7 +134,7 @@ async fn follow(shared: &Shared, args: &RunArgs, shown: &Arc<Shown>) -> Result<E
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let engine = engine(shared)?;
     let share = share::of(&engine, &args.decide.tenant);
-    share.enter_starts().map_err(RunError::Cgroup)?;
+    share.enter_before_start().map_err(RunError::Cgroup)?;
     let until = args.until();
     let mut order = interruptible(&mut stop, order(&args.decide, args.grace())).await?;
     order.ready_check = until == Until::Ready;

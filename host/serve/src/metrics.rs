@@ -210,6 +210,7 @@ impl Observer for Measured {
                 self.ends("running");
             }
             Observation::Waiting { .. }
+            | Observation::Turn
             | Observation::Fingerprinting
             | Observation::Compiling { .. }
             | Observation::Understood { .. }

@@ -145,7 +145,8 @@ impl Observer for Told {
                 self.0.status.send_modify(|status| status.decision = id);
             }
             Observation::Admitted { vm } => self.0.is_about(vm),
-            Observation::Understood { .. }
+            Observation::Turn
+            | Observation::Understood { .. }
             | Observation::Allowed(_)
             | Observation::Verified(_)
             | Observation::Launched { .. }

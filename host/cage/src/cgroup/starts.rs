@@ -17,12 +17,33 @@ use crate::limits;
 const STARTS: &str = "starts";
 
 impl Cgroup {
-    /// Moves this process, which is to have one thread, to the tenant's starts.
-    pub(crate) fn enter_start(&self) -> io::Result<()> {
-        self.prepare()?;
-        let Some(Starts { all, own }) = self.starts() else { return self.enter_command() };
+    /// Moves this process, which is to have one thread, to where a start waits for its turn.
+    pub(crate) fn enter_before_start(&self) -> io::Result<()> {
+        match &self.at {
+            At::V2 { .. } => {
+                self.prepare()?;
+                self.join_in(&self.make_starts()?, Path::new(""))
+            }
+            At::V1(_) => self.enter_command(),
+        }
+    }
+
+    /// Moves this process with all its threads to the tenant's starts, where that takes no lock of the whole host's.
+    pub(crate) fn enter_starts(&self) -> io::Result<()> {
+        match &self.at {
+            At::V2 { .. } => Ok(()),
+            At::V1(_) => move_threads("self", &self.make_starts()?),
+        }
+    }
+
+    /// The group of the tenant's starts, below that of all tenants'.
+    fn make_starts(&self) -> io::Result<PathBuf> {
+        let tenant = self.counts_cpu();
+        let (Some(group), Some(name)) = (tenant.parent(), tenant.file_name()) else {
+            return Err(io::Error::other("a tenant's group has no name"));
+        };
+        let all = group.join(STARTS);
         create(&all)?;
-        create(&own)?;
         match &self.at {
             At::V2 { .. } => {
                 pass_on(&all, &["cpu"])?;
@@ -32,14 +53,16 @@ impl Cgroup {
                 settle(&all, "cpu.shares", &(limits::STARTS_WEIGHT * 1024 / 100).to_string())?;
             }
         }
-        self.join_in(&own, Path::new(""))
+        let own = all.join(name);
+        create(&own)?;
+        Ok(own)
     }
 
     /// Moves QEMU-to-be of a new VM to the tenant's starts, where that is for CPU time alone.
     pub(crate) fn start_qemu(&self) -> io::Result<()> {
         match &self.at {
             At::V2 { .. } => Ok(()),
-            At::V1(_) => self.enter_start(),
+            At::V1(_) => self.join_in(&self.make_starts()?, Path::new("")),
         }
     }
 
@@ -60,20 +83,6 @@ impl Cgroup {
             At::V1([cpu, ..]) => move_threads(&qemu.to_string(), &cpu.join(vm).join(QEMU)),
         }
     }
-
-    fn starts(&self) -> Option<Starts> {
-        let tenant = self.counts_cpu();
-        let all = tenant.parent()?.join(STARTS);
-        Some(Starts { own: all.join(tenant.file_name()?), all })
-    }
-}
-
-/// Where starts are.
-struct Starts {
-    /// The group of all tenants'.
-    all: PathBuf,
-    /// The tenant's, below it.
-    own: PathBuf,
 }
 
 /// Sets what a file of a group says, unless it says that: each start comes by, and the kernel takes a lock for each write.

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::time;
+use tokio::{sync::Notify, time};
 
 use qhost_cage::TenantShare;
 use qhost_engine::{Engine, Observation, Observer};
@@ -23,23 +23,37 @@ pub(super) fn of(engine: &Engine, tenant: &str) -> TenantShare {
     }
 }
 
-/// A start that goes before what runs, for [`limits::START`], or until it does what takes long: waits, fetches, compiles.
+/// A start that goes before what runs from its turn on, for [`limits::START`], or until it does what takes long: fetches, compiles.
 pub(super) struct Starting {
     share: TenantShare,
     has_left: AtomicBool,
+    entered: Notify,
     told: Arc<dyn Observer>,
 }
 
 impl Starting {
     /// Tells an observer what it observes.
     pub(super) fn new(share: TenantShare, told: Arc<dyn Observer>) -> Arc<Self> {
-        let starting = Arc::new(Self { share, has_left: AtomicBool::new(false), told });
+        let (has_left, entered) = (AtomicBool::new(false), Notify::new());
+        let starting = Arc::new(Self { share, has_left, entered, told });
         let late = Arc::clone(&starting);
         tokio::spawn(async move {
+            late.entered.notified().await;
             time::sleep(limits::START).await;
             late.leave();
         });
         starting
+    }
+
+    fn enter(&self) {
+        // One that has fetched meanwhile has taken long already.
+        if self.has_left.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = self.share.enter_starts() {
+            tracing::warn!(%error, "this start goes before none");
+        }
+        self.entered.notify_one();
     }
 
     fn leave(&self) {
@@ -55,10 +69,10 @@ impl Starting {
 impl Observer for Starting {
     fn observe(&self, observation: Observation<'_>) {
         match observation {
+            Observation::Turn => self.enter(),
+            Observation::Fingerprinting | Observation::Compiling { .. } => self.leave(),
             Observation::Waiting { .. }
-            | Observation::Fingerprinting
-            | Observation::Compiling { .. } => self.leave(),
-            Observation::Understood { .. }
+            | Observation::Understood { .. }
             | Observation::Decided { .. }
             | Observation::Allowed(_)
             | Observation::Admitted { .. }

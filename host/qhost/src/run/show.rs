@@ -310,7 +310,7 @@ impl Observer for Shown {
             Observation::Status(status) => self.status(status),
             Observation::Stopping(step) => self.say("stopping", step),
             Observation::Silent { vm, killed } if !self.quiet => say(&silence(vm, killed)),
-            Observation::Admitted { .. } | Observation::Silent { .. } => {}
+            Observation::Turn | Observation::Admitted { .. } | Observation::Silent { .. } => {}
         }
     }
 }

@@ -51,7 +51,7 @@ export async function context({ scheme = "light", size = [1280, 800], as = token
     reducedMotion: motion,
     viewport: { width: size[0], height: size[1] },
   });
-  made.setDefaultTimeout(20_000);
+  made.setDefaultTimeout(60_000);
   contexts.add(made);
   if (as) {
     const answer = await made.request.post(`${base}/v1/session`, { data: { token: as }, headers: { Origin: base } });
