@@ -259,6 +259,36 @@ fn a_benchmark_of_a_policy_that_spins_ends_and_names_the_case() {
     assert_eq!(json["cases"], json!([]));
 }
 
+/// A case with an operation is asked about by `permit`, in all three commands.
+#[test]
+fn cases_of_operations_are_asked_about_as_operations() {
+    let qhost = qhost();
+    let codes = |cases: &str| {
+        let project = project(&qhost, "probe-permits", Some(cases));
+        let found = qhost.run(&["policy", "lint", &project, "--json"]).json();
+        let found = found["findings"].as_array().expect("a list").iter();
+        let code = |one: &serde_json::Value| one["code"].as_str().expect("text").to_owned();
+        // Any policy is slow on a machine that is busy with other tests.
+        found.map(code).filter(|code| code != "slow").collect::<Vec<_>>()
+    };
+    for (does, says) in [
+        ("traps", "an operation is not permitted by a trap"),
+        ("spins", "longer than its deadline"),
+    ] {
+        let launch = format!("[settings]\ndoes = \"{does}\"\n[[case]]\nname = \"a launch\"\n");
+        let stop =
+            format!("{launch}[[case]]\nname = \"a stop\"\noperation = {{ do = \"stop\" }}\n");
+        assert_eq!(codes(&launch), [""; 0]);
+        assert_eq!(codes(&stop), ["fails"]);
+        let stop = project(&qhost, "probe-permits", Some(&stop));
+        let bench = qhost.run(&["policy", "bench", &stop, "--decisions", "10"]).exits(12);
+        bench.says("case \"a stop\": the policy failed").says(says);
+        let tried = qhost.run(&["policy", "test", &stop, "--json"]).exits(0).json();
+        assert_eq!(tried["cases"][0]["found"]["verdict"], "allowed");
+        assert_eq!(tried["cases"][1]["found"]["verdict"], "failed");
+    }
+}
+
 /// Its author's words, the keys with their ranges, and how to give them.
 #[test]
 fn settings_that_are_refused_say_how_to_give_them() {

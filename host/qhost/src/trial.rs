@@ -6,6 +6,7 @@
 mod cases;
 pub mod example;
 mod expect;
+mod asked;
 mod tried;
 mod junit;
 mod lint;
