@@ -152,7 +152,7 @@ impl Project {
     }
 
     fn allowance(&self, case: &Case) -> Allowance {
-        Allowance { wasi: case.wasi, ..Allowance::default() }
+        Allowance { wasi: case.wasi, seed_text: case.seed_text, ..Allowance::default() }
     }
 }
 
