@@ -49,6 +49,34 @@ fn what_is_made_from_the_code_is_as_the_code_has_it() {
     }
 }
 
+/// The page of migration and the code know the same keys: each key in a table's first column is a job's or has a hint, and each key with a
+/// hint is in a table.
+#[test]
+fn the_page_of_migration_has_the_keys_that_the_code_has() {
+    let page = read(&root().join("host/docs/migrating.md"));
+    let firsts = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let firsts = firsts.filter(|first| first.contains('`') && !first.contains("the plugin's"));
+    let named: BTreeSet<&str> =
+        firsts.flat_map(|first| first.split('`').skip(1).step_by(2)).collect();
+    let schema = qhost_model::job::schema();
+    let known = schema["$defs"]["config"]["properties"].as_object().unwrap();
+    let hinted: BTreeSet<&str> = qhost_model::job::HINTS.iter().map(|(key, _)| *key).collect();
+    for key in &named {
+        let outer = key.split('.').next().unwrap();
+        assert!(
+            known.contains_key(outer) || hinted.contains(outer),
+            "{key} is unknown to the code"
+        );
+    }
+    let outer: BTreeSet<&str> = named.iter().map(|key| key.split('.').next().unwrap()).collect();
+    let missing: Vec<_> = hinted.difference(&outer).collect();
+    assert!(missing.is_empty(), "{missing:?} are not on the page");
+    // Of the older driver's, each that is read here.
+    for key in ["host_port", "guest_ports", "port_map", "accelerator", "machine_type", "args"] {
+        assert!(named.contains(key) && known.contains_key(key), "{key}");
+    }
+}
+
 /// A heading's anchor, as GitHub makes it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().to_lowercase();

@@ -3,9 +3,9 @@
 use std::{fs, path::PathBuf};
 
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use qhost_model::job;
+use qhost_model::{job, launch::Launch};
 use qhost_tests::root;
 
 use crate::{qhost, snapshot};
@@ -122,6 +122,45 @@ fn a_bad_job_is_exit_10_in_text_and_json() {
     qhost.run(&["run", "none.json"]).exits(10).says("cannot read the job file none.json");
     let large = qhost.file("large.json", vec![b' '; (1 << 20) + 1]);
     qhost.run(&["run", &large]).exits(10).says("larger than 1048576 bytes");
+}
+
+/// Who comes from Nomad's drivers, or has a command line of QEMU's, is told what to use instead.
+#[test]
+fn each_hint_is_told() {
+    let own = |driver: &str, key: &str| json!({"name": "web", "driver": driver, "config": {key: "x"}, "resources": {"memory_mib": 64}});
+    let nomad = |driver: &str, key: &str| {
+        let task = json!({"Name": "web", "Driver": driver, "Config": {key: "x"}, "Resources": {"MemoryMB": 64}});
+        json!({"ID": "web", "TaskGroups": [{"Name": "group", "Tasks": [task]}]})
+    };
+    let hints = |job: Value| {
+        let error = job::parse("j", job.to_string().as_bytes(), "t", None).unwrap_err();
+        let hints = error.problems().iter().map(|problem| problem.hint.clone().unwrap_or_default());
+        hints.collect::<Vec<_>>()
+    };
+    for (key, hint) in job::HINTS {
+        for job in [own("qemu", key), nomad("qemu", key)] {
+            let found = hints(job.clone());
+            // Of a Nomad task, an image_path may name its artifact.
+            let is_told = found.iter().any(|one| one == hint);
+            assert!(is_told || (key == "image_path" && job["ID"] == "web"), "{job}: {found:?}");
+        }
+    }
+    for job in [own("virt", "hostname"), nomad("virt", "hostname")] {
+        let found = hints(job);
+        assert!(found.iter().any(|one| one.contains("the driver is \"qemu\" here")), "{found:?}");
+    }
+    for (options, key) in job::INSTEAD {
+        for option in
+            options.iter().flat_map(|option| [format!("-{option}"), format!("--{option}")])
+        {
+            let mut request = crate::decisions::request("acme", 1);
+            request.task.args = vec![option.clone(), "x".into()];
+            let launch = Launch::default_for(&request.task.asked);
+            let findings = job::check(&request.task, &launch, &request.rules, &request.host);
+            let refused = findings.refused.iter().find(|one| one.field == "args").unwrap();
+            assert_eq!(refused.hint.as_deref(), Some(*key), "{option}");
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use qhost_tests::{
     configured, wait_for,
 };
 
-use crate::{qhost, snapshot};
+use crate::{decisions::records, qhost, snapshot};
 
 /// A job for a guest that says its name, with notes.
 fn job(qhost: &Qhost, server: &ImageServer, name: &str, then: Then) -> String {
@@ -141,6 +141,11 @@ fn an_ended_vm_is_decided_again() {
     qhost.run(&["events", "--tail", "1"]).exits(0).says("refused").says("by limits");
     qhost.run(&["decisions", "--outcome", "denied"]).exits(0).says("default/web");
     assert_eq!(ids(&qhost, &[]), [""; 0]);
+    // A policy is told why it is asked.
+    sets(json!({"refuse_on": "restart"}));
+    qhost.run(&["restart", "web"]).exits(11).says("occasion request: restart");
+    let record = records(&qhost).pop().unwrap();
+    assert_eq!((&record["occasion"], &record["outcome"]), (&json!("restart"), &json!("denied")));
     // The decision after which it runs is the one that is told of it.
     limit(48);
     qhost.run(&["restart", "web"]).exits(0).says("running");

@@ -121,6 +121,42 @@ fn one_that_panics_traps() {
     fails("probe-traps", "a policy has no standard error: the log has this");
 }
 
+/// What is asked about an operation is within the same limits as what is asked about a launch, and nothing is done where that fails.
+#[test]
+fn one_that_is_hostile_about_operations_meets_the_same_limits() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.file("secrets.json", r#"{"key": "an operator's"}"#);
+    let does = |what: &str| {
+        let probe = qhost_tests::configured("probe", "probe-permits", json!({"does": what}), "");
+        let chain = "[host]\nchain = [\"probe\"]\n[data.secrets]\nfile = \"secrets.json\"\n";
+        qhost.config(&(probe + chain));
+    };
+    does("nothing");
+    let image = server.serve("/image", boot_sector::disk("runs", boot_sector::Then::Hang));
+    qhost.run(&["run", "--detach", &qhost.job(&image, json!({}))]).exits(0);
+    for (what, code, says) in [
+        ("traps", 12, "it said: panicked at probe-permits/src/lib.rs:"),
+        ("spins", 12, "in permit: it ran longer than its deadline of 1000 ms"),
+        ("answers-much", 12, "handed over more than 1024 KiB in one call"),
+        ("escapes", 11, r"\u{1b}[2J"),
+        // `describe` does not name the table.
+        ("looks-up", 11, "found None of 0 keys"),
+    ] {
+        does(what);
+        let began = std::time::Instant::now();
+        let refused = qhost.run(&["pause", "test"]).exits(code).says(says);
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "{what}");
+        for text in [&refused.stdout, &refused.stderr] {
+            let steers = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+            assert!(!text.contains(steers), "{text:?}");
+            assert!(!text.lines().any(|line| line.starts_with("error: forged")), "{text}");
+        }
+        let vm = qhost.run(&["inspect", "--json", "test"]).exits(0).json();
+        assert_eq!(vm["state"], "running", "{what}");
+    }
+    qhost.run(&["kill", "test"]).exits(0);
+}
+
 #[test]
 fn one_that_answers_too_much_is_not_copied() {
     fails("probe-huge-answer", "handed over more than 1024 KiB in one call");

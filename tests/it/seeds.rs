@@ -56,6 +56,22 @@ fn files_with(folder: &Path, text: &str) -> Vec<String> {
     found
 }
 
+/// Asserts that no command line and no environment of a VM's processes has one of the texts.
+fn no_process_has(qhost: &Qhost, texts: &[&str]) {
+    let (qemus, supervisors) = (qhost.qemus(), qhost.supervisors());
+    assert_eq!((qemus.len(), supervisors.len()), (1, 1), "a VM runs");
+    let id = qhost.vms()[0].file_name().unwrap().to_string_lossy().into_owned();
+    for pid in qemus.iter().chain(&supervisors) {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).expect(file);
+        let (words, variables) = (read("cmdline"), read("environ"));
+        let all = String::from_utf8_lossy(&[words, variables].concat()).into_owned();
+        assert!(all.contains(&id), "what was read is not of the VM: {all}");
+        for text in texts {
+            assert!(!all.contains(text), "{all}");
+        }
+    }
+}
+
 #[test]
 fn its_texts_are_in_its_own_file_alone() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -77,11 +93,7 @@ fn its_texts_are_in_its_own_file_alone() {
         }
     };
     check("while it runs", &["seed.iso"]);
-    for process in qhost.qemus().iter().chain(&qhost.supervisors()) {
-        for secret in secrets {
-            assert!(!process.contains(secret), "{process}");
-        }
-    }
+    no_process_has(&qhost, &secrets);
     keep(&["inspect", "test"]);
     keep(&["inspect", "--json", "test"]);
     keep(&["ps", "--json"]);
@@ -129,6 +141,45 @@ fn its_file_is_the_vms_own() {
     qhost.run(&["restart", "test"]).exits(0);
     assert_ne!(succeed("stat", &["-c", "%u", first]).trim(), "1234");
     qhost.run(&["kill", "test"]).exits(0);
+}
+
+/// The same of Ignition's configuration.
+#[test]
+fn ignitions_text_is_in_its_own_file_alone() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    let ignition =
+        json!({"ignition": {"version": "3.4.0"}, "passwd": {"users": [{"name": SECRET}]}});
+    let job = qhost.job(&image, json!({"ignition": ignition}));
+    let mut said = String::new();
+    let mut keep = |args: &[&str]| {
+        let done = qhost.run(args).exits(0);
+        said += &format!("{}{}", done.stdout, done.stderr);
+    };
+    keep(&["plan", "--json", &job]);
+    keep(&["run", "--verbose", "--detach", &job]);
+    let vm = qhost.vms()[0].clone();
+    let file = vm.join("ignition.json");
+    let check = |when: &str| {
+        assert_eq!(files_with(&qhost.state(), SECRET), ["ignition.json"], "{when}");
+        no_process_has(&qhost, &[SECRET]);
+        let plan: Value = serde_json::from_slice(&fs::read(vm.join("plan.json")).unwrap()).unwrap();
+        let user = plan["cage"]["user"]["own"].as_u64().unwrap_or_else(|| rustix_uid().into());
+        let stat = succeed("stat", &["-c", "%a %u", file.to_str().unwrap()]);
+        assert_eq!(stat.trim(), format!("400 {user}"), "{when}");
+    };
+    check("while it runs");
+    keep(&["inspect", "--json", "test"]);
+    keep(&["decisions", "--json"]);
+    keep(&["events", "--json"]);
+    keep(&["restart", "test"]);
+    check("after a restart");
+    qhost.run(&["kill", "test"]).exits(0);
+    keep(&["logs", "test"]);
+    keep(&["rm", "test"]);
+    assert_eq!(files_with(&qhost.state(), SECRET), [""; 0], "once it is removed");
+    assert!(!said.contains(SECRET), "{said}");
+    assert!(said.contains("ignition"), "{said}");
 }
 
 fn rustix_uid() -> u32 {

@@ -17,7 +17,7 @@ use qhost_tests::{
     configured, wait_for,
 };
 
-use crate::qhost;
+use crate::{decisions::records_of, qhost};
 
 /// Users of this host that need not be there.
 const ACME: User<'_> = User::Number(54_001);
@@ -142,6 +142,52 @@ fn a_vms_life_by_the_api() {
     let more = service.get(&format!("/v1/operations?after={next}")).is(200).json();
     assert_eq!(more["operations"].as_array().unwrap().len(), 2, "{more}");
     assert!(more["next"].is_null());
+    service.end();
+    qhost.assert_nothing_left();
+}
+
+/// What a policy denies is not done. A tenant's own stop and restart are not asked about, by this door as by the others.
+#[test]
+fn operations_that_are_denied() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let operations = ["stop", "restart", "pause"];
+    let refuses =
+        |operation| configured(operation, "probe-sets", json!({"refuse_operation": operation}), "");
+    let rules = operations.map(refuses).concat();
+    let chain = format!("[host]\nchain = {operations:?}\n");
+    configure(&qhost, &format!("{rules}{chain}[api.users]\n54001 = \"acme\"\n[tenants.acme]\n"));
+    let service = Service::start(&qhost);
+    let job = job(&qhost, &server, "denied");
+    let started = service.done(service.ask(ACME, "POST", "/v1/vms", Some(&job), &[]));
+    let vm = format!("/v1/vms/{}", started["vm"].as_str().unwrap());
+    let state = || {
+        let vm = service.get(&vm).is(200).json();
+        json!([vm["state"], vm["started_at"], vm["qemu"]["pid"]])
+    };
+    let ask = |user, what: &str| service.ask(user, "POST", &format!("{vm}/{what}"), None, &[]);
+    let before = state();
+    for (operation, user) in
+        [("stop", User::Own), ("restart", User::Own), ("pause", User::Own), ("pause", ACME)]
+    {
+        let asked = ask(user, operation);
+        let denied = match asked.status {
+            // What takes long fails later.
+            202 => service.done(asked)["error"].clone(),
+            _ => asked.is(403).json(),
+        };
+        assert_eq!((&denied["status"], &denied["refused_by"]), (&json!(403), &json!(operation)));
+        assert_eq!(state(), before, "{operation}");
+        let recorded = records_of(&qhost, "acme").pop().unwrap()["operation"].clone();
+        let found = (&recorded["operation"], &recorded["actor"]["door"]);
+        assert_eq!(found, (&json!(operation), &json!("api")));
+    }
+    for operation in ["restart", "stop"] {
+        let done = service.done(ask(ACME, operation));
+        assert_eq!(done["state"], "succeeded", "{done}");
+    }
     service.end();
     qhost.assert_nothing_left();
 }

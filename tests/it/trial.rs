@@ -259,6 +259,87 @@ fn a_benchmark_of_a_policy_that_spins_ends_and_names_the_case() {
     assert_eq!(json["cases"], json!([]));
 }
 
+/// A case with an operation is asked about by `permit`, in all three commands.
+#[test]
+fn cases_of_operations_are_asked_about_as_operations() {
+    let qhost = qhost();
+    let codes = |cases: &str| {
+        let project = project(&qhost, "probe-permits", Some(cases));
+        let found = qhost.run(&["policy", "lint", &project, "--json"]).json();
+        let found = found["findings"].as_array().expect("a list").iter();
+        let code = |one: &serde_json::Value| one["code"].as_str().expect("text").to_owned();
+        // Any policy is slow on a machine that is busy with other tests.
+        found.map(code).filter(|code| code != "slow").collect::<Vec<_>>()
+    };
+    for (does, says) in [
+        ("traps", "an operation is not permitted by a trap"),
+        ("spins", "longer than its deadline"),
+    ] {
+        let launch = format!("[settings]\ndoes = \"{does}\"\n[[case]]\nname = \"a launch\"\n");
+        let stop =
+            format!("{launch}[[case]]\nname = \"a stop\"\noperation = {{ do = \"stop\" }}\n");
+        assert_eq!(codes(&launch), [""; 0]);
+        assert_eq!(codes(&stop), ["fails"]);
+        let stop = project(&qhost, "probe-permits", Some(&stop));
+        let bench = qhost.run(&["policy", "bench", &stop, "--decisions", "10"]).exits(12);
+        bench.says("case \"a stop\": the policy failed").says(says);
+        let tried = qhost.run(&["policy", "test", &stop, "--json"]).exits(0).json();
+        assert_eq!(tried["cases"][0]["found"]["verdict"], "allowed");
+        assert_eq!(tried["cases"][1]["found"]["verdict"], "failed");
+    }
+}
+
+/// Every key that a case may have is in the help of the command, and every finding in that of the other.
+#[test]
+fn help_names_every_key_and_every_finding() {
+    let qhost = qhost();
+    let help = |command: &str| qhost.run(&["policy", command, "--help"]).exits(0).stdout;
+    let test = help("test");
+    let unknown = project(&qhost, "limits", Some("[[case]]\nname = \"x\"\nnone = 1\n"));
+    let keys = |says: String| {
+        let (_, listed) = says.split_once("expected one of ").expect("the keys");
+        let listed: Vec<_> = listed.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        listed
+    };
+    let of_case = keys(qhost.run(&["policy", "test", &unknown]).exits(2).stderr);
+    let unknown = project(&qhost, "limits", Some("none = 1\n"));
+    let of_file = keys(qhost.run(&["policy", "test", &unknown]).exits(2).stderr);
+    assert!(of_case.len() > 10 && of_file.len() > 3, "{of_case:?} {of_file:?}");
+    for key in of_case.iter().chain(&of_file) {
+        let forms = [format!("{key} ="), format!("[{key}"), format!("{key}]")];
+        assert!(forms.iter().any(|form| test.contains(form)), "{key} is not in\n{test}");
+    }
+    let source = root().join("host/qhost/src/trial/lint.rs");
+    let source = fs::read_to_string(source).unwrap();
+    let lint = help("lint").replace("\n", " ");
+    for code in source.split('"').skip(1).step_by(2) {
+        let is_code =
+            code.contains('-') && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+        if is_code && code != "qhost-lint-no-such-setting" {
+            assert!(lint.contains(code), "{code} is not in\n{lint}");
+        }
+    }
+}
+
+/// A policy that is granted the texts of seeds is tried with them.
+#[test]
+fn a_case_can_grant_the_texts_of_a_seed() {
+    let qhost = qhost();
+    let case = |grant: &str| {
+        format!(
+            "[settings]\nsaw = \"seed\"\n[[case]]\nname = \"x\"\njob = {{ config = {{ user_data = \"#cloud-config\\nx: 1\\n\" }} }}\n{grant}"
+        )
+    };
+    for (grant, seen) in [("", "text: None"), ("seed_text = true\n", "text: Some(\"#cloud-config")]
+    {
+        let project = project(&qhost, "probe-sets", Some(&case(grant)));
+        let tried = qhost.run(&["policy", "test", &project, "--json"]).exits(0).json();
+        let changes = &tried["cases"][0]["found"]["changes"];
+        let saw = changes[0]["to"].as_str().or_else(|| changes[0]["to"][0].as_str()).unwrap();
+        assert!(saw.contains(seen), "{tried}");
+    }
+}
+
 /// Its author's words, the keys with their ranges, and how to give them.
 #[test]
 fn settings_that_are_refused_say_how_to_give_them() {

@@ -4,13 +4,13 @@
 //! and `persist` (of the root disk), `data_mib`, `read_only`, `volume` (of every other), `operations` (of each), `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `display`, `grace_seconds` (all replace), `warn` (adds a
 //! warning that is not there), `label`, `guest`, `host`, `bind`, `protocol` (of every port), `bind_loopback` (of every
 //! port on 127.0.0.1), `drop_ports`, `drop_nics`, `drop_disks`, `swap_disks`, `add_disk`, `add_seed`, `drop_seed`, `hostname`, `firmware`, `listed`, `repeat_seed` (in violations), `refuse` (a violation's code),
-//! `refuse_on` (an occasion).
+//! `refuse_on` (an occasion), `refuse_operation` (the name of one), `saw` (adds a warning with what the task asks of a field).
 
 use std::net::Ipv4Addr;
 
 use qhost_policy_sdk::{
-    About, Accelerator, AccessLevel, Egress, FirmwareKind, Launch, Occasion, Policy, Protocol,
-    Request, Seed, SeedKind, Violation, export_policy,
+    About, Accelerator, AccessLevel, Actor, Egress, FirmwareKind, Launch, Occasion, Operation,
+    Policy, Protocol, Request, Running, SecureBoot, Seed, SeedKind, Task, Violation, export_policy,
 };
 
 struct Probe;
@@ -67,6 +67,8 @@ struct Settings {
     drop_ports: bool,
     refuse: Option<String>,
     refuse_on: Option<String>,
+    refuse_operation: Option<String>,
+    saw: Option<String>,
     #[serde(default)]
     repeat_seed: bool,
     refuse_to_choose_above_mib: Option<u32>,
@@ -126,6 +128,11 @@ impl Settings {
         launch.grace_seconds = set.grace_seconds.unwrap_or(launch.grace_seconds);
         match set.firmware.as_deref() {
             Some("uefi") => launch.firmware.kind = FirmwareKind::Uefi,
+            Some("bios") => {
+                launch.firmware.kind = FirmwareKind::Bios;
+                launch.firmware.secure_boot = SecureBoot::Off;
+                launch.firmware.keeps_variables = false;
+            }
             Some(other) => launch.firmware.kind = FirmwareKind::Other(other.into()),
             None => {}
         }
@@ -149,6 +156,42 @@ impl Settings {
     }
 }
 
+/// What a task asks of a field, as a text.
+fn asked(task: &Task, field: &str) -> String {
+    match field {
+        "resources" => format!("{:?}", task.resources),
+        "accelerator" => format!("{:?}", task.accelerator),
+        "ports" => format!("{:?}", task.ports),
+        "egress" => format!("{:?}", task.egress),
+        "disks" => format!("{:?}", task.disks),
+        "seed" => format!("{:?}", task.seed),
+        "firmware" => format!("{:?}", task.firmware),
+        "machine" => format!("{:?}", task.machine),
+        "nics" => format!("{:?}", task.nics),
+        "access" => format!("{:?}", task.access),
+        "grace-seconds" => format!("{:?}", task.grace_seconds),
+        other => format!("no field {other}"),
+    }
+}
+
+/// The name of an operation, as in the contract.
+fn name_of(operation: &Operation) -> &str {
+    match operation {
+        Operation::Console => "console",
+        Operation::Display => "display",
+        Operation::Screenshot => "screenshot",
+        Operation::Exec(_) => "exec",
+        Operation::Stop => "stop",
+        Operation::Restart => "restart",
+        Operation::Pause => "pause",
+        Operation::Attach(_) => "attach",
+        Operation::Detach(_) => "detach",
+        Operation::Resize(_) => "resize",
+        Operation::Snapshot => "snapshot",
+        Operation::Other(name) => name,
+    }
+}
+
 impl Policy for Probe {
     type Settings = Settings;
 
@@ -157,7 +200,7 @@ impl Policy for Probe {
     }
 
     fn choose(
-        _: &Request,
+        request: &Request,
         settings: &Settings,
         mut launch: Launch,
     ) -> Result<Launch, Vec<Violation>> {
@@ -183,6 +226,12 @@ impl Policy for Probe {
         launch
             .warnings
             .extend(set.warn.clone().filter(|warning| !launch.warnings.contains(warning)));
+        if let Some(field) = &set.saw {
+            let saw = format!("{field}: {}", asked(&request.task, field));
+            if !launch.warnings.contains(&saw) {
+                launch.warnings.push(saw);
+            }
+        }
         if let Some(extension) = &set.extension {
             launch.extensions =
                 vec![(set.extension_key.clone().unwrap_or("probe".into()), extension.clone())];
@@ -231,6 +280,21 @@ impl Policy for Probe {
             return vec![Violation::new("occasion", "request", occasion)];
         }
         settings.refuse.iter().map(violation).collect()
+    }
+
+    fn permit(
+        _: &Request,
+        settings: &Settings,
+        vm: &Running,
+        operation: &Operation,
+        actor: &Actor,
+    ) -> Vec<Violation> {
+        let name = name_of(operation);
+        if settings.refuse_operation.as_deref() != Some(name) {
+            return vec![];
+        }
+        let message = format!("{} may not {name} {}", actor.name, vm.id);
+        vec![Violation::new("no-operation", "operation", message)]
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -31,10 +31,24 @@ impl DataTables {
         Self { files, kept, loaded: Mutex::default() }
     }
 
+    fn loaded(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Table>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks the copies of what was read as used now: a service goes by them for longer than other processes keep those of old
+    /// decisions.
+    pub(crate) fn mark_used(&self) {
+        for (name, table) in &*self.loaded() {
+            if let Err(error) = self.kept.mark_used(table.sha256()) {
+                tracing::warn!(name, %error, "cannot mark the copy of a table as used");
+            }
+        }
+    }
+
     /// A table by its name; nothing where the configuration has none of that name.
     pub(crate) fn get(&self, name: &str) -> Result<Option<Arc<Table>>, String> {
         let Some(file) = self.files.get(name) else { return Ok(None) };
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = self.loaded();
         if let Some(table) = loaded.get(name) {
             return Ok(Some(Arc::clone(table)));
         }
@@ -99,6 +113,16 @@ impl KeptTables {
         Ok(())
     }
 
+    /// Marks the copy of a table that is in use as used now, where that was not done lately.
+    fn mark_used(&self, sha256: Sha256) -> io::Result<()> {
+        let path = self.file(sha256);
+        let age = fs::metadata(&path)?.modified()?.elapsed().unwrap_or_default();
+        if age < limits::TABLE_MARKED_AGAIN.min(self.max_age / 2) {
+            return Ok(());
+        }
+        File::options().append(true).open(&path)?.set_modified(SystemTime::now())
+    }
+
     /// The table of a digest.
     pub(crate) fn get(&self, sha256: Sha256) -> Result<Table, String> {
         let path = self.file(sha256);
@@ -110,5 +134,41 @@ impl KeptTables {
         } else {
             Err(format!("{} has another digest than its name", path.display()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// What a service decides by is kept, however long ago it read the table.
+    #[test]
+    fn what_is_in_use_is_not_taken_for_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = KeptTables { folder: folder.path().join("data"), max_age: 30 * DAY };
+        let file = folder.path().join("sizes.json");
+        fs::write(&file, "{}").unwrap();
+        let files = BTreeMap::from([("sizes".to_owned(), file)]);
+        let service = DataTables::new(files, kept.clone());
+        let table = service.get("sizes").unwrap().unwrap();
+        let copy = File::options().append(true).open(kept.file(table.sha256())).unwrap();
+        let age = || copy.metadata().unwrap().modified().unwrap().elapsed().unwrap();
+        let aged = |days| copy.set_modified(SystemTime::now() - days * DAY).unwrap();
+        let other = br#"{"a": 1}"#;
+        let another_process_keeps = || kept.keep(Sha256::of(other), other).unwrap();
+        aged(29);
+        service.mark_used();
+        assert!(age() < DAY, "{:?}", age());
+        another_process_keeps();
+        kept.get(table.sha256()).unwrap();
+        // It is not written to for each decision.
+        copy.set_modified(SystemTime::now() - DAY / 2).unwrap();
+        service.mark_used();
+        assert!(age() >= DAY / 2, "{:?}", age());
+        aged(31);
+        another_process_keeps();
+        kept.get(table.sha256()).unwrap_err();
     }
 }

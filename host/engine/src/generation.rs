@@ -83,8 +83,10 @@ impl Generation {
         // Where no tenants are configured, all have the host's chain.
         let key = if self.config.has_tenant(tenant) { tenant } else { "" };
         let chains = || self.chains.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(chain) = chains().get(key) {
-            return Ok(Arc::clone(chain));
+        let known = chains().get(key).cloned();
+        if let Some(chain) = known {
+            self.tables.mark_used();
+            return Ok(chain);
         }
         // Not under the lock: compiling takes long, and other tenants' decisions go on meanwhile.
         let sources = configured.iter().map(sources::configured).collect::<Result<_, _>>()?;

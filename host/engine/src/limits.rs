@@ -8,6 +8,9 @@ use std::time::Duration;
 pub const CONFIG_BYTES: u64 = 1 << 20;
 /// A table of the operator's in bytes: 100,000 digests, each with a line of text, are a tenth of this.
 pub const TABLE_BYTES: u64 = 128 << 20;
+/// How long the copy of a table that is in use goes without being marked as used: a day, the unit of decisions.max_days, of which half
+/// is taken where that is less.
+pub const TABLE_MARKED_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 // What is shown of input in errors.
 

@@ -30,12 +30,15 @@ impl Vm {
         self.record().takes.get().is_some()
     }
 
-    /// Whether an actor is its tenant. An operator is the tenant of what was run for none.
-    pub fn is_of(&self, actor: &Actor) -> bool {
-        actor.tenant.as_deref().unwrap_or(DEFAULT_TENANT) == self.record().tenant
+    /// Whether policies are to permit an operation to an actor: a tenant stops and restarts what is its own without. An operator is the
+    /// tenant of what was run for none.
+    pub fn needs_permission(&self, operation: &Operation, actor: &Actor) -> bool {
+        let is_its_tenant =
+            actor.tenant.as_deref().unwrap_or(DEFAULT_TENANT) == self.record().tenant;
+        !(is_its_tenant && operation.is_free_for_its_tenant())
     }
 
-    /// Asks the policies whether an actor may do an operation with it, and records what they say.
+    /// Asks the policies whether an actor may do an operation with it, where that needs permission, and records what they say.
     ///
     /// # Errors
     /// Where a policy is against it or fails, or the answer cannot be recorded: the operation is not to be done.
@@ -45,6 +48,9 @@ impl Vm {
         actor: Actor,
         context: &Context,
     ) -> Result<(), EngineError> {
+        if !self.needs_permission(&operation, &actor) {
+            return Ok(());
+        }
         let (engine, vm) = (self.engine().clone(), self.record());
         let generation = engine.generation();
         let fingerprint = engine.fingerprint(context).await?;

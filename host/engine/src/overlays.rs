@@ -70,7 +70,7 @@ pub struct Kept {
     /// Whose it is.
     #[serde(flatten)]
     pub of: Owner,
-    /// What it takes of the disk in bytes.
+    /// What it takes of the disk in bytes, with the variables of the guest's UEFI.
     pub disk_usage: u64,
     /// When it was last written to.
     pub written_at: Timestamp,
@@ -205,7 +205,7 @@ pub fn kept(state: &StateDir) -> Result<Vec<Kept>, VmError> {
         Some(Kept {
             name: found.file_name()?.to_string_lossy().into_owned(),
             of: read(&found).unwrap_or_default(),
-            disk_usage: overlay.blocks() * 512,
+            disk_usage: overlay.blocks() * 512 + variables(&found),
             written_at: overlay.modified().ok()?.try_into().ok()?,
             in_use: state::is_held(&found.join(LOCK)),
         })
@@ -213,6 +213,12 @@ pub fn kept(state: &StateDir) -> Result<Vec<Kept>, VmError> {
     let mut kept: Vec<_> = folders.flatten().filter_map(|found| one(found.path())).collect();
     kept.sort_by_key(|one| std::cmp::Reverse(one.written_at));
     Ok(kept)
+}
+
+/// What the variables of a guest's UEFI take of the disk in bytes, which are kept beside its overlay.
+fn variables(folder: &Path) -> u64 {
+    let kept = SecureBoot::ALL.iter().map(|one| folder.join(kept_variables(*one)));
+    kept.filter_map(|file| fs::symlink_metadata(file).ok()).map(|file| file.blocks() * 512).sum()
 }
 
 /// Removes one by its folder's name.

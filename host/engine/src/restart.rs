@@ -214,7 +214,7 @@ impl Ended {
         };
         spec.cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
         // An earlier version may have made it otherwise.
-        seed::show_in(&mut spec.cage, folder, &decision.launch)?;
+        seed::show_in(&mut spec.cage, folder, &decision.launch);
         let Spec { image, forwards, .. } = &spec;
         spec.argv = qhost_vm::argv(
             folder,

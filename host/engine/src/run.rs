@@ -351,7 +351,7 @@ impl Provisioned {
         let (task, launch) = (approved.task(), approved.launch());
         let kept = kept_variables(launch, &image, overlay.as_ref());
         let variables = firmware::give_to(dir.path(), firmware.as_ref(), kept)?;
-        seed::show_in(&mut cage, dir.path(), launch)?;
+        seed::show_in(&mut cage, dir.path(), launch);
         let argv = argv(dir.path(), launch, &disks.disks, &task.args, image.format(), &forwards);
         let mut spec = Spec {
             vm: dir.id().to_owned(),

@@ -4,6 +4,7 @@ use std::{fs::File, io, path::Path};
 
 use qhost_image::volumes::{NewVolume, Volume, VolumeError, VolumeName, Volumes};
 use qhost_model::{launch::AccessLevel, quota::Usage};
+use qhost_policy::{Actor, Operation};
 use qhost_sys::state;
 use qhost_vm::{Frozen, Spec, error::io_error, lock::lock_all};
 
@@ -11,6 +12,7 @@ use crate::{
     admission, disks,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
+    observer::Context,
 };
 
 /// A VM whose guest is frozen.
@@ -63,19 +65,20 @@ impl Engine {
     }
 
     /// Copies a volume under another name of the same tenant, and tells `progress` how many bytes are done. Where a running VM has the
-    /// volume, the agent in its guest keeps the guest's file systems frozen meanwhile.
+    /// volume, the policies permit that to the actor first, and the agent in its guest keeps the guest's file systems frozen meanwhile.
     ///
     /// # Errors
-    /// Where the volume is not there, or a VM has it whose guest cannot be frozen or does not stay frozen; where the other name is taken,
+    /// Where the volume is not there, or a VM has it whose guest may not or cannot be frozen or does not stay frozen; where the other name is taken,
     /// or the copy is beyond the tenant's quota.
     pub async fn copy_volume(
         &self,
         from: VolumeName,
         to: String,
+        actor: Actor,
         mut progress: impl FnMut(u64) + Send + 'static,
     ) -> Result<Volume, EngineError> {
         self.recover().await;
-        let frozen = self.freeze_user_of(&from).await?;
+        let frozen = self.freeze_user_of(&from, actor).await?;
         let (engine, of) = (self.clone(), from.clone());
         let copied = blocking(move || {
             let volumes = Volumes::of(engine.state());
@@ -115,7 +118,11 @@ impl Engine {
 
     /// Freezes the guest of the VM that has a volume; none where no VM has it. It is an error, that the volume is in use, where that VM's
     /// launch does not let the agent freeze its guest.
-    async fn freeze_user_of(&self, of: &VolumeName) -> Result<Option<FrozenVm>, EngineError> {
+    async fn freeze_user_of(
+        &self,
+        of: &VolumeName,
+        actor: Actor,
+    ) -> Result<Option<FrozenVm>, EngineError> {
         let (engine, volume) = (self.clone(), of.clone());
         let user = blocking(move || Ok(disks::user(engine.state(), &volume))).await?;
         let Some(user) = user else { return Ok(None) };
@@ -124,7 +131,9 @@ impl Engine {
             let by = format!(" by the VM {}", user.id);
             return Err(VolumeError::Held { of: of.clone(), by }.into());
         }
-        let frozen = self.handle(&user).freeze().await?;
+        let vm = self.handle(&user);
+        vm.permit(Operation::Snapshot, actor, &Context::default()).await?;
+        let frozen = vm.freeze().await?;
         Ok(Some(FrozenVm { vm: user.id, frozen }))
     }
 

@@ -30,10 +30,11 @@ use block::Form;
 use jobspec::Jobspec;
 use syntax::Syntax;
 
+pub use config::HINTS;
 pub use error::{JobError, Position, Problem};
 pub use lifecycle::{Ready, ReadyCheck, Restart, RestartWhen};
 pub use nomad::keys::{Keys, OBJECTS as NOMAD_OBJECTS, Treatment};
-pub use rules::check;
+pub use rules::{INSTEAD, check};
 pub use schema::schema;
 
 /// Whose a task is that is run for no tenant by name.

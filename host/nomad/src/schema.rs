@@ -97,10 +97,17 @@ fn note(schema: &Value, root: &Value, types: &mut BTreeSet<String>, holds_texts:
 
 /// The schema of a task's `config` block, with the operator's defaults before qhost's own.
 pub(crate) fn of_task(defaults: &Map<String, Value>) -> Spec {
-    object(TaskKey::all().iter().map(|key| {
+    let known = TaskKey::all();
+    let attributes = known.iter().map(|key| {
         let default = defaults.get(&key.name).or(key.default.as_ref());
         defaulting(attribute(&key.name, key.of_hcl()), default)
-    }))
+    });
+    object(attributes.chain(of_other_drivers()))
+}
+
+/// Keys of Nomad's own drivers that qhost has not. An agent would refuse them without saying what to use instead.
+fn of_other_drivers() -> impl Iterator<Item = (String, Spec)> {
+    qhost_model::job::HINTS.iter().map(|(name, _)| attribute(name, "any"))
 }
 
 /// An optional attribute of an object.

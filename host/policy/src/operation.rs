@@ -21,8 +21,10 @@ pub enum Operation {
     Stop,
     /// Start it again, by an actor that is not its tenant.
     Restart,
-    /// Pause or resume it, by an actor that is not its tenant.
+    /// Pause or resume it.
     Pause,
+    /// Freeze its guest while a volume that it has is copied.
+    Snapshot,
 }
 
 impl Operation {
@@ -35,14 +37,20 @@ impl Operation {
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Pause => "pause",
+            Self::Snapshot => "snapshot",
         }
+    }
+
+    /// Whether a VM's own tenant does it without being permitted.
+    pub fn is_free_for_its_tenant(&self) -> bool {
+        matches!(self, Self::Stop | Self::Restart)
     }
 
     /// The field of a launch that it needs, where contract 0.1 has no word for that field: a policy of 0.1 then refuses the operation.
     pub(super) fn needs(&self) -> Option<&'static str> {
         match self {
             Self::Screenshot => Some("access.display"),
-            Self::Exec(_) => Some("access.agent"),
+            Self::Exec(_) | Self::Snapshot => Some("access.agent"),
             Self::Console | Self::Stop | Self::Restart | Self::Pause => None,
         }
     }

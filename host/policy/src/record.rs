@@ -210,7 +210,8 @@ impl Record {
             | Operation::Screenshot
             | Operation::Stop
             | Operation::Restart
-            | Operation::Pause => Secrets::default(),
+            | Operation::Pause
+            | Operation::Snapshot => Secrets::default(),
         };
         let mut record = Self::new(asked.request.into(), ended, masks);
         record.decision = masked(&secrets, record.decision);

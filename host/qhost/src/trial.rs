@@ -6,6 +6,7 @@
 mod cases;
 pub mod example;
 mod expect;
+mod asked;
 mod tried;
 mod junit;
 mod lint;
@@ -151,7 +152,7 @@ impl Project {
     }
 
     fn allowance(&self, case: &Case) -> Allowance {
-        Allowance { wasi: case.wasi, ..Allowance::default() }
+        Allowance { wasi: case.wasi, seed_text: case.seed_text, ..Allowance::default() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tonic::Code;
 
 use qhost_nomad::proto::driver::{
@@ -14,8 +14,27 @@ use qhost_tests::{
     nomad::{Plugin, Task, is_recoverable},
 };
 
-use super::{configure, image, settings};
+use super::{configure, image, settings, with};
 use crate::qhost;
+
+/// An agent lets the keys of its own drivers through, so that a task that has one is told what to use instead.
+#[test]
+fn keys_of_nomads_own_drivers_say_what_to_use_instead() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    configure(&qhost, "");
+    let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
+    let schema = plugin.task_schema();
+    let good = image(&server, "never", Then::Hang);
+    for (number, (key, hint)) in qhost_model::job::HINTS.into_iter().enumerate() {
+        let config = with(good.clone(), json!({key: [{"name": "x"}]}));
+        let task = Task::new(&qhost, &schema, &format!("k{number}"), &config);
+        let refused = plugin.start(&task.config).unwrap_err();
+        assert!(refused.message().contains(hint), "{key}: {refused}");
+        assert!(!is_recoverable(&refused), "{refused}");
+    }
+    plugin.leave();
+    qhost.assert_nothing_left();
+}
 
 /// Whatever is sent, there is a status, and the plugin serves on.
 #[test]

@@ -52,6 +52,34 @@ fn kept_overlays_count() {
     run("mallory", "three").exits(0);
 }
 
+/// The variables of a guest's UEFI are kept beside its overlay, and count with it.
+#[test]
+fn kept_variables_count() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let quota = |bytes: u64| {
+        qhost.config(&format!(
+            "[overlay]\npersist = true\nmax_bytes = {MIB}\n[tenants.acme.quota]\ndisk_bytes = {bytes}\n"
+        ));
+    };
+    quota(8 * MIB);
+    let image = server.serve("/image", boot_sector::disk("runs", Then::PowerOff));
+    let run = |name: &str| {
+        as_tenant(&qhost, "acme", &named(&qhost, &image, name, json!({"persist": true})))
+    };
+    run("one").exits(0);
+    let (name, before) = overlays(&qhost).remove(0);
+    let folder = qhost.state().join("overlays").join(name);
+    for kept in ["variables-off.fd", "variables-vendor-keys.fd"] {
+        fs::write(folder.join(kept), vec![1; 2 << 20]).unwrap();
+    }
+    let taken = overlays(&qhost).remove(0).1;
+    assert_eq!(taken, before + 4 * MIB);
+    quota(before + 2 * MIB);
+    run("two").exits(11).says(&format!("{taken} of them by kept overlays"));
+    quota(8 * MIB);
+    run("two").exits(0);
+}
+
 fn overlays(qhost: &Qhost) -> Vec<(String, u64)> {
     let listed = qhost.run(&["overlay", "ls", "--json"]).exits(0).json();
     let overlays = listed["overlays"].as_array().unwrap().iter();

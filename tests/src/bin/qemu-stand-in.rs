@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
+    mem::ManuallyDrop,
     net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd as _, FromRawFd as _},
@@ -159,6 +160,26 @@ fn send(stream: &Mutex<UnixStream>, lines: &[u8]) -> bool {
     is_sent
 }
 
+/// The file that QEMU was handed for a block node: a disk, the seed, the code of UEFI. It stays open.
+fn node(name: &str) -> io::Result<ManuallyDrop<File>> {
+    let named = format!("\"node-name\":\"{name}\"");
+    let node = std::env::args().find(|arg| arg.contains(&named));
+    let node: serde_json::Value = serde_json::from_str(&node.ok_or(io::ErrorKind::NotFound)?)?;
+    let file = node["file"]["filename"].as_str().and_then(|name| name.strip_prefix("/dev/fdset/"));
+    let descriptor = file.and_then(|number| number.parse().ok()).ok_or(io::ErrorKind::NotFound)?;
+    #[expect(unsafe_code, reason = "descriptors that were handed over by their numbers")]
+    // SAFETY: the process that starts QEMU hands it over, and nothing here closes it.
+    Ok(ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) }))
+}
+
+/// Ignition's config, which QEMU opens by its path.
+fn config() -> io::Result<String> {
+    let word = std::env::args().find(|arg| arg.starts_with("name=opt/com.coreos/config,"));
+    let word = word.ok_or(io::ErrorKind::NotFound)?;
+    let (_, path) = word.split_once("file=").ok_or(io::ErrorKind::NotFound)?;
+    Ok(path.replace(",,", ","))
+}
+
 /// A socket for datagrams, which is bound to nothing yet.
 fn datagrams() -> io::Result<UdpSocket> {
     Ok(socket(AddressFamily::INET, SocketType::DGRAM, None)?.into())
@@ -299,6 +320,15 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         }
         "write-image" => drop((&*image).write_all(b"x")?),
         "truncate-image" => image.set_len(0)?,
+        "read-lock-node" => lock(&*node(with)?, libc::F_RDLCK)?,
+        "mode-of-node" => node(with)?.set_permissions(fs::Permissions::from_mode(0o777))?,
+        "write-node" => (&*node(with)?).write_all(b"x")?,
+        "empty-node" => node(with)?.set_len(0)?,
+        "enlarge-node" => node(with)?.set_len(1 << 40)?,
+        "read-config" => drop(fs::read(config()?)?),
+        "write-config" => drop(File::options().write(true).open(config()?)?),
+        "mode-of-config" => fs::set_permissions(config()?, fs::Permissions::from_mode(0o777))?,
+        "remove-config" => fs::remove_file(config()?)?,
         "sync" => rustix::fs::syncfs(image)?,
         "measure-events" => return Ok(flooded(EVENTS)),
         "measure-long-lines" => return Ok(flooded(LONG_LINES)),
@@ -306,9 +336,8 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         "measure-console" => {
             #[expect(unsafe_code, reason = "the console's connection, which the first thread has")]
             // SAFETY: the descriptor is open for as long as this runs, and is not closed here.
-            let console = unsafe {
-                std::mem::ManuallyDrop::new(File::from_raw_fd(CONSOLE.load(Ordering::Relaxed)))
-            };
+            let console =
+                unsafe { ManuallyDrop::new(File::from_raw_fd(CONSOLE.load(Ordering::Relaxed))) };
             let (began, block, mut taken) = (std::time::Instant::now(), [b'x'; 65536], 0_u64);
             while began.elapsed() < Duration::from_secs(5) {
                 (&*console).write_all(&block)?;

@@ -25,8 +25,8 @@ pub(super) fn keys() -> Vec<&'static str> {
     KEYS.into_iter().chain(names_in(launch::keys(), Place::Config)).collect()
 }
 
-/// What to do about keys of Nomad's own driver that qhost has not.
-const HINTS: [(&str, &str); 7] = [
+/// What to do about keys of Nomad's own drivers that qhost has not.
+pub const HINTS: [(&str, &str); 11] = [
     (
         "image_path",
         "qhost reads no file of this host for a job: image_source, the image's URL, and checksum, its SHA-256",
@@ -51,6 +51,22 @@ const HINTS: [(&str, &str); 7] = [
     (
         "network_interface",
         "leave it out: a guest has one device in QEMU's user-mode network; port_map forwards",
+    ),
+    (
+        "image",
+        "qhost reads no file of this host for a job: image_source, the image's URL, and checksum, its SHA-256",
+    ),
+    (
+        "use_thin_copy",
+        "leave it out: what a guest writes to its root disk is always an overlay of its own; persist keeps that",
+    ),
+    (
+        "primary_disk_size",
+        "disk_bytes, in bytes, where the root disk is to be larger than its image",
+    ),
+    (
+        "provider_config",
+        "leave it out: there is no libvirt; machine_type, cpu and firmware are keys of their own",
     ),
 ];
 

@@ -131,6 +131,11 @@ fn chosen<'a>(
         candidates.retain(|c| c.name == select || format!("{}/{}", c.group_name, c.name) == select);
     }
     let tasks = job.optional("TaskGroups")?;
+    if candidates.is_empty()
+        && let Some(driver) = virt(&tasks)
+    {
+        return driver.refuse_with_hint("\"qemu\"", own::VIRT_HINT);
+    }
     match (candidates.len(), select) {
         (1, _) => candidates.pop(),
         (0, None) => tasks.fault("no qemu task", "a task with Driver \"qemu\""),
@@ -146,6 +151,17 @@ fn chosen<'a>(
             "--task TASK or --task GROUP/TASK, the one to run",
         ),
     }
+}
+
+/// The driver of the first task that is one for libvirt.
+fn virt<'a>(groups: &Cursor<'a>) -> Option<Cursor<'a>> {
+    let groups = groups.clone().array(limits::NOMAD_ITEMS, "task groups")?;
+    let tasks = groups.into_iter().filter_map(|group| {
+        let tasks = group.any_object("a task group")?.optional("Tasks")?;
+        tasks.array(limits::NOMAD_ITEMS, "tasks")
+    });
+    let drivers = tasks.flatten().filter_map(|task| task.any_object("a task")?.optional("Driver"));
+    drivers.into_iter().find(|driver| driver.value().as_str() == Some(own::VIRT))
 }
 
 /// The job's name, or else its ID, where they are texts.

@@ -16,6 +16,10 @@ use crate::{
     limits,
 };
 
+/// Nomad's driver for libvirt, whose jobs are nearly qhost's.
+pub(super) const VIRT: &str = "virt";
+pub(super) const VIRT_HINT: &str = "the driver is \"qemu\" here: most keys of virt's are the same, and each of the others gets an error that says what to use instead";
+
 const KEYS: &[&str] = &["name", "driver", "config", "resources", "meta"];
 
 pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Option<Task> {
@@ -31,7 +35,10 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
         .required("name", "the task's name")
         .and_then(|name| name.text(limits::NAME_BYTES, "a name"));
     let driver =
-        job.required("driver", "\"qemu\"").and_then(|driver| driver.word(&["qemu"], |d| d));
+        job.required("driver", "\"qemu\"").and_then(|driver| match driver.value().as_str() {
+            Some(VIRT) => driver.refuse_with_hint("\"qemu\"", VIRT_HINT),
+            Some(_) | None => driver.word(&["qemu"], |d| d),
+        });
     let config = job.required("config", "the task's config");
     let config = config.and_then(config::of_own);
     let keys: Vec<_> = names_in(launch::keys(), Place::OwnResources).collect();

@@ -36,12 +36,72 @@ fn args(task: &Task, rules: &Rules) -> Option<Violation> {
             "tasks may not pass {:?} to QEMU",
             printable::line(first, limits::SHOWN_CHARS).to_string()
         ),
-        match allowed.as_slice() {
-            [] => "this host allows no extra QEMU arguments".into(),
-            allowed => format!("allowed here, exactly: {}", allowed.join("; ")),
+        match (instead_of(first), allowed.as_slice()) {
+            (Some(key), _) => key.into(),
+            (None, []) => "this host allows no extra QEMU arguments".into(),
+            (None, allowed) => format!("allowed here, exactly: {}", allowed.join("; ")),
         },
     ))
 }
+
+/// What a job has in the place of an option of QEMU's; nothing where it has none.
+fn instead_of(option: &str) -> Option<&'static str> {
+    // QEMU takes both forms.
+    let plain = option.strip_prefix("--").or_else(|| option.strip_prefix('-'))?;
+    let (_, key) = INSTEAD.iter().find(|(names, _)| names.contains(&plain))?;
+    Some(key)
+}
+
+/// Options of QEMU's, and what a job says instead.
+pub const INSTEAD: &[(&[&str], &str)] = &[
+    (&["cpu"], "leave it out: config.cpu is the CPU model, of those that the host allows"),
+    (
+        &["smp"],
+        "leave it out: resources.cpus is how many CPUs the guest has, resources.cores in a job for Nomad",
+    ),
+    (
+        &["m"],
+        "leave it out: resources.memory_mib is the guest's memory, resources.memory in a job for Nomad",
+    ),
+    (&["machine", "M"], "leave it out: config.machine_type is the machine"),
+    (&["accel", "enable-kvm", "no-kvm"], "leave it out: config.accelerator is tcg or kvm"),
+    (
+        &["bios", "pflash", "L"],
+        "leave it out: config.firmware is bios or uefi, by the operator's files",
+    ),
+    (
+        &["nographic", "serial", "chardev", "parallel"],
+        "leave it out: the guest's serial port is the VM's console, which qhost logs and qhost console show",
+    ),
+    (
+        &["display", "vga", "vnc", "spice", "sdl", "gtk"],
+        "leave it out: config.display gives the guest a display, of which qhost screenshot takes pictures",
+    ),
+    (
+        &["drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "snapshot", "boot"],
+        "leave it out: config.image_source is the root disk, config.disks are the others, and config.persist keeps what is written",
+    ),
+    (
+        &["netdev", "nic", "net", "redir"],
+        "leave it out: config.port_map forwards ports, and config.egress is what the guest may reach",
+    ),
+    (
+        &["device", "object"],
+        "leave it out: disks are config.disks, the agent's channel is config.guest_agent, a display is config.display; other devices a guest does not get",
+    ),
+    (
+        &["fw_cfg", "smbios"],
+        "leave it out: config.ignition, or config.user_data and the keys beside it, set the guest up",
+    ),
+    (
+        &["virtfs", "fsdev"],
+        "leave it out: a volume of config.disks is a disk that outlives the VM; no folder of the host is shared",
+    ),
+    (
+        &["monitor", "qmp", "daemonize", "pidfile", "D", "name", "uuid"],
+        "leave it out: qhost runs QEMU and speaks to it; qhost inspect shows the VM",
+    ),
+];
 
 /// A port leads to a device.
 fn ports_without_nic(launch: &Launch) -> Option<Violation> {
@@ -132,6 +192,7 @@ mod tests {
             task.args = vec!["-rtc".into(), "base=utc,x".into()];
             rules.args = vec![vec!["-rtc".into(), "base=utc".into()]];
         }),
+        refused(&["argument-not-allowed"], |task, _, _, _| task.args = vec!["-cpu".into()]),
         refused(&["persist-not-allowed"], |_, launch, _, _| launch.persist = true),
         fine(|_, launch, rules, _| {
             launch.persist = true;

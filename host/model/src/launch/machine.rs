@@ -253,6 +253,12 @@ fn kind(config: &Object<'_>, architecture: Option<Architecture>) -> Option<Machi
     let Some(word) = config.optional("machine_type") else {
         return Some(MachineKind::default_of(architecture.unwrap_or_default()));
     };
+    if let Some(family) = word.value().as_str().and_then(family) {
+        return word.refuse_with_hint(
+            format!("a machine without a version: {family}"),
+            format!("\"{family}\": a guest has the newest version that this host's QEMU has"),
+        );
+    }
     let kind = word.word(MachineKind::ALL, MachineKind::name)?;
     let Some(architecture) = architecture.filter(|asked| *asked != kind.architecture()) else {
         return Some(kind);
@@ -267,6 +273,12 @@ fn kind(config: &Object<'_>, architecture: Option<Architecture>) -> Option<Machi
             kind.architecture().name()
         ),
     )
+}
+
+/// The family of a machine that is named with its version, as in `pc-q35-8.2`.
+fn family(name: &str) -> Option<&'static str> {
+    let of = [("pc-q35-", "q35"), ("pc-i440fx-", "pc"), ("virt-", "virt")];
+    of.into_iter().find_map(|(prefix, family)| name.starts_with(prefix).then_some(family))
 }
 
 fn nested(config: &Object<'_>, architecture: Option<Architecture>) -> Option<bool> {

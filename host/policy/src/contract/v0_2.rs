@@ -97,6 +97,7 @@ pub(super) fn permit(
         Operation::Stop => wit::Operation::Stop,
         Operation::Restart => wit::Operation::Restart,
         Operation::Pause => wit::Operation::Pause,
+        Operation::Snapshot => wit::Operation::Snapshot,
     };
     policy.permit(store, request, running, operation, actor).map(given)
 }

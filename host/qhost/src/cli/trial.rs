@@ -18,6 +18,8 @@ A file of cases/*.toml, with every key that it may have:
   # settings_file = \"../all.json\"  instead of [settings]
   [settings]                       # of cases without settings of their own
   teams = [\"web\"]
+  [tables.sizes]                   # an operator's table, by key
+  web = { memory_mib = 512 }
 
   [[case]]
   name = \"a task without a team is refused\"
@@ -28,6 +30,12 @@ A file of cases/*.toml, with every key that it may have:
   tenant = \"acme\"
   settings = { teams = [\"db\"] }    # or settings_file = \"db.json\"
   time = \"2026-01-01T00:00:00Z\"    # the decision's time
+  occasion = \"restart\"            # launch, restart, audit
+  # operation = { do = \"stop\", actor = \"uid 1000\", tenant = \"acme\" }
+  #                                asks about this on a VM of the job instead:
+  #                                console, screenshot, { exec = [\"id\"] },
+  #                                stop, restart, pause, snapshot
+  seed_text = true                 # grants the policy the texts of a seed
   [case.expect]
   verdict = \"denied\"               # allowed, denied, failed
   violations = [{ code = \"no-team\", field = \"meta.team\" }]
@@ -59,8 +67,8 @@ pub struct TestArgs {
   qhost policy lint my-policy
 
 Finds: not-idempotent, not-deterministic, fails, contract-breach, slow,
-near-its-limits, unused-import, settings-without-schema, schema-is-no-json,
-misspelt-settings-pass. Exit code 0 when nothing is found, 1 when something is.")]
+grows-its-memory, near-its-limits, unused-import, settings-without-schema,
+schema-is-no-json, misspelt-settings-pass. Exit code 0 when nothing is found, 1 when something is.")]
 pub struct LintArgs {
     /// The policy's project, a folder with NAME.wasm and cases/*.toml; or the policy's file, with cases beside it
     #[arg(value_name = "DIR|FILE", default_value = ".")]
@@ -73,7 +81,8 @@ pub struct LintArgs {
   qhost policy bench my-policy --save      # keeps this as the baseline, in my-policy/bench.json
   qhost policy bench my-policy             # prints this beside the baseline
 
-A decision is one choose and one validate in a fresh sandbox. A case that takes
+A decision is one choose and one validate in a fresh sandbox, of a case with an
+operation one permit. A case that takes
 long is measured for 10 s, and for 10 decisions at least; a case in which the
 policy fails ends the benchmark. A baseline is worth comparing with on its own machine.")]
 pub struct BenchArgs {

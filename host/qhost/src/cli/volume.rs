@@ -26,8 +26,8 @@ pub enum VolumeCommand {
     /// Make a volume larger; the guest enlarges its partition and file system itself
     #[command(after_help = EXIT_CODES)]
     Resize(ResizeVolumeArgs),
-    /// Copy a volume that is not in use, for the same tenant
-    #[command(after_help = EXIT_CODES)]
+    /// Copy a volume for the same tenant; the agent in a guest that has it keeps it still meanwhile
+    #[command(after_help = COPY)]
     Copy(CopyVolumeArgs),
     /// Remove volumes with all that is on them
     #[command(after_help = "A volume in use is not removed. There is no undo.")]
@@ -47,6 +47,14 @@ const EXIT_CODES: &str =
     "Exit code 2 when the volume is unknown, there already or too small, 11 when the
 tenant's quota has no room, 16 when it is in use, or the host's quota or disk has
 no room.";
+
+const COPY: &str =
+    "The guest of a VM that has the volume is frozen by its agent until the copy is made, where
+the policies permit that (the operation snapshot); without an agent the volume is in use.
+
+Exit code 2 when the volume is unknown or the copy is there already, 11 when a policy is
+against it or the tenant's quota has no room, 16 when it is in use, or the host's quota or
+disk has no room, 20 when the agent does not answer.";
 
 /// The tenant of the volumes on a command line.
 #[derive(Debug, Clone, Args)]

@@ -126,8 +126,7 @@ async fn going_on(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError
     Ok(each_once(vms))
 }
 
-/// The same, once the policies permit the operation on each VM that is not the actor's own. For its own VMs an actor needs neither the
-/// policies nor a configuration that can be read.
+/// The same, once the policies permit the operation on each VM. Where an actor needs no permission, no configuration has to be readable.
 async fn permitted(
     shared: &Shared,
     unconfigured: &Engine,
@@ -136,7 +135,8 @@ async fn permitted(
 ) -> Result<Vec<Vm>, RunError> {
     let vms = going_on(unconfigured, &args.names()).await?;
     let actor = actor(args.of.tenant.clone());
-    for vm in vms.iter().filter(|vm| !vm.is_of(&actor) && vm.is_launched()) {
+    let asked = |vm: &&Vm| vm.needs_permission(&operation, &actor) && vm.is_launched();
+    for vm in vms.iter().filter(asked) {
         let vm = engine(shared)?.handle(&vm.record());
         vm.permit(operation.clone(), actor.clone(), &Context::default()).await?;
     }

@@ -6,13 +6,14 @@ use serde_json::json;
 use qhost_engine::{Volume, VolumeName};
 use qhost_model::printable;
 
-use super::{RunError, engine, images::ago, named_are_there, show};
+use super::{RunError, engine, images::ago, named_are_there, show, vms::actor};
 use crate::{
     cli::{
         CopyVolumeArgs, CreateVolumeArgs, ListArgs, RemoveVolumesArgs, ResizeVolumeArgs, Shared,
         VolumeCommand,
     },
     exit::Exit,
+    outcome::Shown,
 };
 
 pub(super) async fn volume(shared: &Shared, command: &VolumeCommand) -> Exit {
@@ -25,7 +26,13 @@ pub(super) async fn volume(shared: &Shared, command: &VolumeCommand) -> Exit {
     };
     match done {
         Ok(()) => Exit::Done,
-        Err(error) => show::failure(shared, &error),
+        Err(error) => {
+            // The decision that refused to have a guest frozen; JSON has it beside the error.
+            if let Some(decision) = error.verdict().filter(|_| !shared.json) {
+                show::say(Shown(decision).to_string().trim_end());
+            }
+            show::failure(shared, &error)
+        }
     }
 }
 
@@ -78,7 +85,8 @@ async fn copy(shared: &Shared, args: &CopyVolumeArgs) -> Result<(), RunError> {
     let bar = progress(shared, bytes.map_or(0, |one| one.bytes));
     let copied = {
         let bar = bar.clone();
-        engine.copy_volume(from, args.to.clone(), move |done| bar.set_position(done)).await
+        let report = move |done| bar.set_position(done);
+        engine.copy_volume(from, args.to.clone(), actor(None), report).await
     };
     bar.finish_and_clear();
     tell(shared, "copied", &copied?);

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use qhost_policy::{Loader, Verdict};
+use qhost_policy::Loader;
 
-use super::{Case, Project, TrialError, expect::Said};
+use super::{Case, Project, TrialError, asked::ask, expect::Said};
 use crate::limits;
 
 /// What one case costs.
@@ -62,12 +62,11 @@ pub(super) fn one(
     let mut cost = qhost_policy::Cost::default();
     let case_began = Instant::now();
     for round in 0..limits::BENCH_WARM_UP + decisions {
-        let request = case.request.clone();
         let began = Instant::now();
-        let verdict = chain.decide(request);
+        let asked = ask(&chain, case);
         let micros = began.elapsed().as_secs_f64() * 1e6;
-        cost = verdict.decision().policies.first().map_or(cost, |policy| policy.cost);
-        if let Verdict::Failed(source, _) = verdict {
+        cost = asked.decision.policies.first().map_or(cost, |policy| policy.cost);
+        if let Some(source) = asked.error {
             return Err(TrialError::InCase { case: case.name.clone(), source });
         }
         if round >= limits::BENCH_WARM_UP || case_began.elapsed() > limits::BENCH_CASE {

@@ -43,6 +43,8 @@ pub struct Case {
     pub settings: Value,
     /// Whether the policy is granted WASI.
     pub wasi: bool,
+    /// Whether the policy is granted the texts of a seed.
+    pub seed_text: bool,
     /// The operator's tables.
     pub tables: Tables,
     /// What is asked.
@@ -94,6 +96,9 @@ struct Given {
     occasion: Option<Occasion>,
     /// An operation on a VM of the job, which is asked about instead of its launch.
     operation: Option<GivenOperation>,
+    /// Whether the policy is granted the texts of a seed.
+    #[serde(default)]
+    seed_text: bool,
     #[serde(default)]
     expect: Expect,
 }
@@ -167,6 +172,7 @@ impl Given {
             line,
             settings,
             wasi: file.wasi,
+            seed_text: self.seed_text,
             tables: tables(file)?,
             request,
             operation: self.operation.as_ref().map(GivenOperation::record),
@@ -272,6 +278,7 @@ impl Case {
             time: None,
             occasion: None,
             operation: None,
+            seed_text: false,
             expect: Expect::default(),
         };
         let file = File {

@@ -9,9 +9,13 @@ use wasmparser::{
     ElementItems, ExternalKind, ImportSectionReader, Operator, Parser, Payload, TypeRef,
 };
 
-use qhost_policy::{About, Answer, Chain, Cost, Decision, Facts, Loader, PolicyError, Verdict};
+use qhost_policy::{About, Answer, Chain, Cost, Decision, Facts, Loader, PolicyError};
 
-use super::{Case, Project, TrialError, bench, unreadable};
+use super::{
+    Case, Project, TrialError,
+    asked::{Asked, ask},
+    bench, unreadable,
+};
 use crate::limits;
 
 /// Something to look at in a policy.
@@ -61,9 +65,9 @@ fn looked_at(
 ) -> Result<Vec<Finding>, TrialError> {
     let found =
         |code, message, hint| Finding { code, case: Some(case.name.clone()), message, hint };
-    let first = chain.decide(case.request.clone());
+    let first = ask(chain, case);
     let mut findings = vec![];
-    if let Verdict::Failed(error, _) = &first {
+    if let Some(error) = &first.error {
         let (code, hint) = if matches!(**error, PolicyError::Unsettled { .. }) {
             (
                 "not-idempotent",
@@ -79,7 +83,7 @@ fn looked_at(
         let hint = "the same request must give the same answer: look at nothing but the arguments";
         findings.push(found("not-deterministic", message, hint));
     }
-    let record = first.decision().policies.first();
+    let record = first.decision.policies.first();
     for message in record.map_or(&[][..], |record| &record.contract_breaches) {
         findings.push(found("contract-breach", message.clone(), CONTRACT));
     }
@@ -131,7 +135,7 @@ fn differs(
     project: &Project,
     loader: &Loader,
     case: &Case,
-    first: &Verdict,
+    first: &Asked,
 ) -> Result<Option<String>, TrialError> {
     let mut later = case.clone();
     if case.wasi {
@@ -139,9 +143,9 @@ fn differs(
             later.request.time.checked_add(30.hours()).unwrap_or(case.request.time);
     }
     let when = if case.wasi { "a day later" } else { "asked again" };
-    let second = project.chain(loader, &later)?.decide(later.request);
-    let (before, after) = (answers(first.decision()), answers(second.decision()));
-    Ok((before != after || first.outcome() != second.outcome())
+    let second = ask(&project.chain(loader, &later)?, &later);
+    let (before, after) = (answers(&first.decision), answers(&second.decision));
+    Ok((before != after || first.outcome != second.outcome)
         .then(|| format!("{when}, it answers otherwise: {before} became {after}")))
 }
 

@@ -7,12 +7,13 @@ use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table};
 
-use qhost_model::{launch::Launch, printable};
-use qhost_policy::{Answer, Chain, Deadline, Decision, Loader, LogLine, OperationRequest};
+use qhost_model::printable;
+use qhost_policy::{Answer, Loader, LogLine};
 use qhost_sys::state::write_shared;
 
 use super::{
     Case, CaseFile, Project, TrialError,
+    asked::{Asked, ask},
     expect::{Expect, Reason, Said, Write},
 };
 
@@ -87,13 +88,13 @@ fn answered(project: &Project, loader: &Loader, case: &Case) -> Result<Answered,
         }
         Err(error) => return Err(error.into()),
     };
-    let (decision, error) = decided(&chain, case);
+    let Asked { decision, error, .. } = ask(&chain, case);
     let Some(policy) = decision.policies.first() else {
         return Ok(Answered::failed("no policy was asked".into(), 0));
     };
     let log = policy.log.clone();
     if let Some(error) = error {
-        return Ok(Answered { log, ..Answered::failed(error, policy.cost.micros) });
+        return Ok(Answered { log, ..Answered::failed(error.to_string(), policy.cost.micros) });
     }
     let reason = |violation: &qhost_model::launch::Violation| Reason {
         code: violation.code.clone(),
@@ -112,19 +113,6 @@ fn answered(project: &Project, loader: &Loader, case: &Case) -> Result<Answered,
     };
     let (contract_breaches, micros) = (policy.contract_breaches.clone(), policy.cost.micros);
     Ok(Answered { found, contract_breaches, log, micros })
-}
-
-/// What the policy says to a case's launch or operation, and why it failed.
-fn decided(chain: &Chain, case: &Case) -> (Decision, Option<String>) {
-    let request = case.request.clone();
-    let Some(of) = case.operation.clone() else {
-        let verdict = chain.decide(request);
-        return (verdict.decision().clone(), verdict.error().map(ToString::to_string));
-    };
-    let launch = Launch::default_for(&request.task.asked);
-    let asked = OperationRequest { request, launch, of };
-    let permission = chain.permit(&asked, Deadline::after(qhost_policy::limits::DECISION));
-    (permission.decision().clone(), permission.error().map(ToString::to_string))
 }
 
 impl Case {

@@ -32,9 +32,7 @@ pub(super) async fn restart(
         let vm = if vm.record().status.state().is_final() {
             Box::pin(start_again(shared, &vm, "restart requested")).await?
         } else {
-            if !vm.is_of(&actor) {
-                vm.permit(Operation::Restart, actor.clone(), &Context::default()).await?;
-            }
+            vm.permit(Operation::Restart, actor.clone(), &Context::default()).await?;
             vm.restart(grace, &Context::default()).await?
         };
         if !shared.json {

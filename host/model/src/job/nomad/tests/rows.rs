@@ -361,6 +361,8 @@ pub(super) fn rows() -> Vec<Row> {
             Is(|task| task.asked.machine.kind == MachineKind::Q35),
         ),
         refused!("machine_type", "microvm", "pc, q35"),
+        refused!("machine_type", "pc-q35-8.2", "\"q35\": a guest has the newest version"),
+        refused!("machine_type", "pc-i440fx-9.0", "\"pc\": "),
         refused!("cpu", "max,+vmx", "alone"),
         refused!("nested", 1, "true or false"),
         refused!("default_user_password", "secret", "hash"),

@@ -1,0 +1,41 @@
+//! Asking a chain about a case: about its launch, or about its operation on a VM that runs.
+
+use qhost_model::launch::Launch;
+use qhost_policy::{
+    Chain, Deadline, Decision, OperationRequest, Outcome, Permission, PolicyError, Verdict,
+};
+
+use super::Case;
+
+/// What a chain says to a case.
+pub(super) struct Asked {
+    /// How it came about.
+    pub(super) decision: Decision,
+    /// In a word.
+    pub(super) outcome: Outcome,
+    /// Why there was no answer.
+    pub(super) error: Option<Box<PolicyError>>,
+}
+
+/// Asks about a case.
+pub(super) fn ask(chain: &Chain, case: &Case) -> Asked {
+    let request = case.request.clone();
+    let Some(of) = case.operation.clone() else {
+        let verdict = chain.decide(request);
+        let outcome = verdict.outcome();
+        let (decision, error) = match verdict {
+            Verdict::Failed(error, decision) => (decision, Some(error)),
+            verdict => (verdict.decision().clone(), None),
+        };
+        return Asked { decision, outcome, error };
+    };
+    let launch = Launch::default_for(&request.task.asked);
+    let asked = OperationRequest { request, launch, of };
+    let permission = chain.permit(&asked, Deadline::after(qhost_policy::limits::DECISION));
+    let outcome = permission.outcome();
+    let (decision, error) = match permission {
+        Permission::Granted(decision) | Permission::Denied(decision) => (decision, None),
+        Permission::Failed(error, decision) => (decision, Some(error)),
+    };
+    Asked { decision, outcome, error }
+}
