@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use qhost_tests::{
     ImageServer, Qhost,
-    api::{Answered, Service, User},
+    api::{Service, User},
     boot_sector::{self, Then},
     configured, wait_for,
 };
