@@ -47,9 +47,13 @@ fn logs_in(qhost: &Qhost, server: &ImageServer, commands: &str) -> String {
 
 /// Runs a command in the guest.
 fn ssh(qhost: &Qhost, script: &str) -> String {
+    ssh_as(qhost, "debian", script)
+}
+
+fn ssh_as(qhost: &Qhost, user: &str, script: &str) -> String {
     let forward = "qhost inspect --json debian | jq .takes.forwards[0].host";
     let options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
-    let login = format!("ssh -i guest-key -p $({forward}) {options} debian@127.0.0.1");
+    let login = format!("ssh -i guest-key -p $({forward}) {options} {user}@127.0.0.1");
     shell(qhost, &format!("{login} {script:?}"), &[])
 }
 
@@ -65,13 +69,18 @@ fn restart(qhost: &Qhost) {
 #[test]
 fn from_a_cloud_image_to_a_login() {
     let (qhost, server) = (qhost(), ImageServer::start());
-    let said = logs_in(&qhost, &server, &commands());
+    // Beside the image's own user one that the seed makes.
+    let users = r#""users": ["default", {"name": "ada", "ssh_authorized_keys": ["$(cat guest-key.pub)"]}],"#;
+    let data = "\"user_data\": {";
+    let commands = commands().replacen(data, &format!("{data} {users}"), 1);
+    let said = logs_in(&qhost, &server, &commands);
     let lines: Vec<_> = said.lines().rev().take(2).collect();
     assert_eq!(lines, ["web-1", "set up by its seed"], "{said}");
 
     let hostname = qhost.run(&["exec", "debian", "--", "hostname"]).exits(0);
     assert_eq!(hostname.stdout, "web-1\n");
 
+    assert_eq!(ssh_as(&qhost, "ada", "id -un; hostname").trim(), "ada\nweb-1");
     let ssh = |script: &str| ssh(&qhost, script);
     // Its file system is as large as the disk, and its instance the VM.
     let size: u64 = ssh("df --output=size -B1 / | tail -1").trim().parse().unwrap();
