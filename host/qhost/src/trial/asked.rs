@@ -25,7 +25,9 @@ pub(super) fn ask(chain: &Chain, case: &Case) -> Asked {
         let outcome = verdict.outcome();
         let (decision, error) = match verdict {
             Verdict::Failed(error, decision) => (decision, Some(error)),
-            verdict => (verdict.decision().clone(), None),
+            verdict @ (Verdict::Approved(_) | Verdict::Denied(_) | Verdict::CannotRun(_)) => {
+                (verdict.decision().clone(), None)
+            }
         };
         return Asked { decision, outcome, error };
     };
