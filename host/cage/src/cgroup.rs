@@ -4,6 +4,7 @@
 //! the VM's; and one for the commands that qhost runs for the tenant. Starts have a group beside the tenants' (`starts.rs`).
 
 mod starts;
+pub(crate) mod threads;
 
 use std::{
     fmt,

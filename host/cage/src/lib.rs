@@ -249,14 +249,21 @@ impl TenantShare {
         self.0.as_ref().map_or(Ok(()), Cgroup::enter_before_start)
     }
 
-    /// Moves this process, with all its threads, to the tenant's starts, as it has its turn. It is to leave them before it does what takes long.
+    /// Has this process be in the tenant's starts, as it has its turn: this thread at once, others as they [`follow`]. It is to leave them before it does what takes long.
     pub fn enter_starts(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), Cgroup::enter_starts)
     }
 
-    /// Moves this process, with all its threads, from the starts to the tenant's commands.
+    /// Has this process go from the starts to the tenant's commands, the same way.
     pub fn leave_starts(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), Cgroup::leave_start)
+    }
+}
+
+/// Moves this thread to the share that its process is to come out of: before each piece of work of a thread that does many.
+pub fn follow() {
+    if let Err(error) = cgroup::threads::follow() {
+        tracing::warn!(%error, "a thread stays in its cgroup");
     }
 }
 

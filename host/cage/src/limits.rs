@@ -34,8 +34,6 @@ pub const CGROUP_PERIOD_US: u64 = 100_000;
 /// The weight of all tenants' starts together against one tenant's VMs and commands, which have 100. They have no other bound: one that is held up
 /// would hold up others' starts, which wait for its locks.
 pub const STARTS_WEIGHT: u64 = 400;
-/// How often the threads of a process that leaves the starts are listed: new ones are few, and are where the thread is that made them.
-pub const STARTS_LISTINGS: u32 = 16;
 /// How often a cgroup is tried to be removed whose last process has just ended.
 pub const CGROUP_TRIES: u32 = 400;
 

@@ -163,7 +163,10 @@ impl Deciding {
         let deadline = Deadline::after(qhost_policy::limits::DECISION);
         let judging = {
             let (judge, record) = (self.clone(), Arc::clone(&record));
-            spawn_blocking(move || judge.judge(known, &record, deadline))
+            spawn_blocking(move || {
+                qhost_cage::follow();
+                judge.judge(known, &record, deadline)
+            })
         };
         let ended = tokio::select! {
             judged = judging => judged.map_err(|panicked| Failure::Runtime(panicked.into())),

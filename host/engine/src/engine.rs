@@ -209,6 +209,10 @@ impl Engine {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = tokio::task::spawn_blocking(move || {
+        qhost_cage::follow();
+        work()
+    });
+    let done = done.await;
     done.unwrap_or_else(|panicked| Err(Failure::Runtime(panicked.into())))
 }

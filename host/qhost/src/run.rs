@@ -102,7 +102,9 @@ fn nomad(shared: &Shared) -> Exit {
 
 /// One thread: `spawn` says why QEMU is to be started by the main one.
 fn wait<T: From<Exit>>(shared: &Shared, command: impl Future<Output = T>) -> T {
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // A thread of a start is not there any more for the image that is fetched after it: its share of the CPUs is the start's.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    match runtime.enable_all().thread_keep_alive(limits::THREAD).build() {
         Ok(runtime) => {
             let exit = runtime.block_on(command);
             // A policy that is still being compiled when the run was stopped is not waited for; what was about to be written

@@ -5,12 +5,11 @@
 //! one group for all, so that QEMU is in its VM's from the beginning.
 
 use std::{
-    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
 
-use super::{At, COMMANDS, Cgroup, QEMU, create, pass_on, write};
+use super::{At, COMMANDS, Cgroup, QEMU, create, pass_on, threads, write};
 use crate::limits;
 
 /// The group of all tenants' starts.
@@ -28,11 +27,11 @@ impl Cgroup {
         }
     }
 
-    /// Moves this process with all its threads to the tenant's starts, where that takes no lock of the whole host's.
+    /// Has this process be in the tenant's starts, where that takes no lock of the whole host's.
     pub(crate) fn enter_starts(&self) -> io::Result<()> {
         match &self.at {
             At::V2 { .. } => Ok(()),
-            At::V1(_) => move_threads("self", &self.make_starts()?),
+            At::V1(_) => threads::go_to(self.make_starts()?),
         }
     }
 
@@ -66,13 +65,13 @@ impl Cgroup {
         }
     }
 
-    /// Moves this process with all its threads from the starts to the tenant's commands.
+    /// Has this process go from the starts to the tenant's commands.
     pub(crate) fn leave_start(&self) -> io::Result<()> {
         let commands = self.counts_cpu().join(COMMANDS);
         create(&commands)?;
         match &self.at {
             At::V2 { .. } => write(&commands.join("cgroup.procs"), "0"),
-            At::V1(_) => move_threads("self", &commands),
+            At::V1(_) => threads::go_to(commands),
         }
     }
 
@@ -80,7 +79,14 @@ impl Cgroup {
     pub(crate) fn end_start(&self, vm: &str, qemu: u32) -> io::Result<()> {
         match &self.at {
             At::V2 { .. } => Ok(()),
-            At::V1([cpu, ..]) => move_threads(&qemu.to_string(), &cpu.join(vm).join(QEMU)),
+            At::V1([cpu, ..]) => {
+                let procs = cpu.join(vm).join(QEMU).join("cgroup.procs");
+                match write(&procs, &qemu.to_string()) {
+                    // It has ended, which is told elsewhere.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                    done => done,
+                }
+            }
         }
     }
 }
@@ -92,35 +98,4 @@ fn settle(group: &Path, file: &str, value: &str) -> io::Result<()> {
         return Ok(());
     }
     write(&path, value)
-}
-
-/// Moves a process of version 1 thread by thread, without the lock that moving it whole takes. What a thread makes is in its group, so that
-/// no thread is left behind once a look finds no new one.
-fn move_threads(process: &str, group: &Path) -> io::Result<()> {
-    let (tasks, mut moved) = (group.join("tasks"), BTreeSet::new());
-    for _ in 0..limits::STARTS_LISTINGS {
-        let mut is_all = true;
-        let threads = match fs::read_dir(format!("/proc/{process}/task")) {
-            // It has ended, which is told elsewhere.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            threads => threads?,
-        };
-        for thread in threads {
-            let thread = thread?.file_name();
-            if moved.contains(&thread) {
-                continue;
-            }
-            is_all = false;
-            match write(&tasks, &thread.to_string_lossy()) {
-                // A thread that has ended.
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                done => done?,
-            }
-            moved.insert(thread);
-        }
-        if is_all {
-            return Ok(());
-        }
-    }
-    Err(io::Error::other("it makes threads faster than they can be moved"))
 }
