@@ -173,7 +173,7 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// Removes one. From then on it is nobody's.
+    /// Removes one. From then on it is refused.
     ///
     /// # Errors
     /// Where there is none of that name, or its file cannot be removed.

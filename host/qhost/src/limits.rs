@@ -13,8 +13,6 @@ pub const SHOWN_CAUSE_CHARS: usize = 1000;
 
 /// How long a command that has ended waits for its own threads.
 pub const LEAVE: Duration = Duration::from_millis(200);
-/// How long a thread of a start waits for more work.
-pub const THREAD: Duration = Duration::from_millis(2);
 /// How long a start may go before what runs; most take a third of that.
 pub const START: Duration = Duration::from_millis(250);
 

@@ -24,7 +24,6 @@ mod volumes;
 use std::{path::Path, process::ExitCode, sync::Arc};
 
 use clap::Parser as _;
-use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use qhost_engine::{Context, Ending, Engine, Options, Order, Until, config::Config};
@@ -65,7 +64,7 @@ pub fn main() -> ExitCode {
         }
     };
     let exit = match command {
-        Command::Run(args) => wait_in(start_runtime(), &shared, run(&shared, &args)),
+        Command::Run(args) => wait(&shared, run(&shared, &args)),
         Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
         Command::Vm(command) => wait(&shared, vms::command(&shared, &command)),
         Command::Exec(args) => return wait(&shared, vms::exec(&shared, &args)).into(),
@@ -103,22 +102,7 @@ fn nomad(shared: &Shared) -> Exit {
 
 /// One thread: `spawn` says why QEMU is to be started by the main one.
 fn wait<T: From<Exit>>(shared: &Shared, command: impl Future<Output = T>) -> T {
-    wait_in(Builder::new_current_thread(), shared, command)
-}
-
-/// A thread of a start is not there any more for the image that is fetched after it: its share of the CPUs is the start's.
-fn start_runtime() -> Builder {
-    let mut runtime = Builder::new_current_thread();
-    runtime.thread_keep_alive(limits::THREAD);
-    runtime
-}
-
-fn wait_in<T: From<Exit>>(
-    mut runtime: Builder,
-    shared: &Shared,
-    command: impl Future<Output = T>,
-) -> T {
-    match runtime.enable_all().build() {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(command);
             // A policy that is still being compiled when the run was stopped is not waited for; what was about to be written

@@ -13,7 +13,7 @@ use tokio::{net::UnixStream, task::spawn_blocking};
 use qhost_model::digest::Sha256;
 use qhost_policy::{Actor, Door};
 
-use crate::{Service, problem::Problem, session};
+use crate::{Service, cookie, problem::Problem};
 
 /// What is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,7 +109,7 @@ impl Caller {
         if let Some(text) = bearer(&parts.headers)? {
             return Self::of_token(service, text).await;
         }
-        if let Some(text) = session::cookie(&parts.headers) {
+        if let Some(text) = cookie::token(&parts.headers) {
             is_own_page(parts)?;
             return Self::of_token(service, text).await;
         }

@@ -10,6 +10,7 @@
 mod admission;
 mod caller;
 mod console;
+mod cookie;
 mod decisions;
 mod events;
 mod guest;

@@ -3,26 +3,14 @@
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{StatusCode, header},
     response::{AppendHeaders, IntoResponse},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{Service, caller::Caller, problem::Problem, query::Raw};
-
-/// The cookie's name: browsers take one that begins so over TLS alone, and send it to the very host that set it (RFC 6265bis, 4.1.3.2).
-const COOKIE: &str = "__Host-qhost";
-const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Strict";
-
-/// The token of a session.
-pub(crate) fn cookie(headers: &HeaderMap) -> Option<String> {
-    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut cookies = lines.flat_map(|line| line.split(';')).filter_map(|one| one.split_once('='));
-    let (_, token) = cookies.find(|(name, _)| name.trim() == COOKIE)?;
-    Some(token.trim().to_owned())
-}
+use crate::{Service, caller::Caller, cookie, problem::Problem, query::Raw};
 
 pub(crate) async fn caller(caller: Caller) -> Json<Value> {
     let role = if caller.is_operator() { "operator" } else { "tenant" };
@@ -46,13 +34,13 @@ pub(crate) async fn begin(
     let Login { token } = login
         .map_err(|_| Problem::invalid("the body: expected {\"token\": \"qhost_…\"}".into()))?;
     Caller::of_token(&service, token.clone()).await?;
-    Ok(set(&format!("{COOKIE}={token}; {ATTRIBUTES}")))
+    Ok(set(cookie::of(&token)))
 }
 
 pub(crate) async fn end() -> impl IntoResponse {
-    set(&format!("{COOKIE}=; Max-Age=0; {ATTRIBUTES}"))
+    set(cookie::ended())
 }
 
-fn set(cookie: &str) -> impl IntoResponse + use<> {
-    (StatusCode::NO_CONTENT, AppendHeaders([(header::SET_COOKIE, cookie.to_owned())]))
+fn set(cookie: String) -> impl IntoResponse {
+    (StatusCode::NO_CONTENT, AppendHeaders([(header::SET_COOKIE, cookie)]))
 }
