@@ -6,8 +6,6 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use jiff::Timestamp;
-use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use qhost_model::digest::Sha256;
@@ -17,7 +15,7 @@ use crate::{
     config::Config,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
-    generation::Generation,
+    generation::{Generation, InForce},
     replay::Replay,
 };
 
@@ -26,42 +24,6 @@ pub struct Candidate {
     generation: Arc<Generation>,
     /// A policy's file that no configuration names.
     _component: Option<NamedTempFile>,
-}
-
-/// Which configuration is in force.
-#[derive(Debug, Clone, Serialize)]
-pub struct InForce {
-    /// Which one it is, of those of this process, from 1.
-    pub generation: u64,
-    /// Since when.
-    pub since: Timestamp,
-    /// Whether the one before is kept.
-    pub can_step_back: bool,
-}
-
-/// The configuration in force, and the one before.
-pub(crate) struct Generations {
-    pub(crate) now: Arc<Generation>,
-    before: Option<Arc<Generation>>,
-    number: u64,
-    since: Timestamp,
-}
-
-impl Generations {
-    pub(crate) fn begin(first: Generation) -> Self {
-        Self { now: Arc::new(first), before: None, number: 1, since: Timestamp::now() }
-    }
-
-    fn take(&mut self, next: Arc<Generation>) {
-        self.before = Some(std::mem::replace(&mut self.now, next));
-        self.number += 1;
-        self.since = Timestamp::now();
-    }
-
-    fn in_force(&self) -> InForce {
-        let can_step_back = self.before.is_some();
-        InForce { generation: self.number, since: self.since, can_step_back }
-    }
 }
 
 impl Engine {
@@ -95,7 +57,9 @@ impl Engine {
             qhost_sys::state::create_private(&folder).map_err(failed)?;
             let file = NamedTempFile::with_suffix_in(".wasm", &folder).map_err(failed)?;
             fs::write(file.path(), &component).map_err(failed)?;
-            config.replace_component(&policy, file.path(), Sha256::of(&component))?;
+            config
+                .replace_component(&policy, file.path(), Sha256::of(&component))
+                .map_err(Failure::Usage)?;
             let generation = Generation::new(config, engine.state());
             generation.load_all(&engine.shared_loader()?)?;
             Ok(Candidate { generation: Arc::new(generation), _component: Some(file) })
@@ -171,7 +135,7 @@ impl Engine {
     /// Where none is kept.
     pub fn step_back(&self) -> Result<InForce, EngineError> {
         let mut generations = self.generations().write().unwrap_or_else(PoisonError::into_inner);
-        let Some(before) = generations.before.clone() else {
+        let Some(before) = generations.before() else {
             let why = "no configuration before this one is kept: this process has had one alone";
             return Err(Failure::Usage(why.into()).into());
         };

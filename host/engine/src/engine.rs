@@ -17,14 +17,14 @@ use qhost_sys::{
 use qhost_vm::Scan;
 
 use crate::{
-    candidate::Generations,
     config::{Config, KnownClient},
     data::KeptTables,
     error::{EngineError, Failure},
     fingerprint::Fingerprint,
-    generation::Generation,
+    generation::{Generation, Generations},
     observer::{Context, Observation},
     recover::{self, Recovered},
+    tokens::{Token, Tokens},
 };
 
 /// What an engine is opened with.
@@ -161,6 +161,27 @@ impl Engine {
             Ok(records.map(|one| (one.name.clone(), one)).collect())
         });
         Ok(loaded.await?)
+    }
+
+    /// The tokens by which clients of the API are known.
+    pub fn tokens(&self) -> Tokens {
+        Tokens::of(self.state())
+    }
+
+    /// Makes a token, and returns it with the text that is to be kept secret, which is nowhere else.
+    ///
+    /// # Errors
+    /// Where the name is none or taken, the tenant is unknown, or it cannot be written.
+    pub fn make_token(
+        &self,
+        name: &str,
+        tenant: Option<String>,
+        days: Option<u32>,
+    ) -> Result<(Token, String), EngineError> {
+        if let Some(tenant) = &tenant {
+            self.generation().config.knows(tenant)?;
+        }
+        Ok(self.tokens().make(name, tenant, days)?)
     }
 
     /// What is free on the state folder's disk, in bytes; absent where the kernel does not tell.

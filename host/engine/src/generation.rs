@@ -6,6 +6,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use jiff::Timestamp;
+use serde::Serialize;
+
 use qhost_model::{job::DEFAULT_TENANT, masks::Masks};
 use qhost_policy::{Chain, FindTable, Journal, Loader, Source};
 use qhost_sys::state::StateDir;
@@ -108,5 +111,46 @@ impl Generation {
             files: settings.files,
             max_age: settings.max_age(),
         }
+    }
+}
+
+/// Which configuration is in force.
+#[derive(Debug, Clone, Serialize)]
+pub struct InForce {
+    /// Which one it is, of those of this process, from 1.
+    pub generation: u64,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether the one before is kept.
+    pub can_step_back: bool,
+}
+
+/// The configuration in force, and the one before.
+pub(crate) struct Generations {
+    pub(crate) now: Arc<Generation>,
+    before: Option<Arc<Generation>>,
+    number: u64,
+    since: Timestamp,
+}
+
+impl Generations {
+    pub(crate) fn begin(first: Generation) -> Self {
+        Self { now: Arc::new(first), before: None, number: 1, since: Timestamp::now() }
+    }
+
+    pub(crate) fn take(&mut self, next: Arc<Generation>) {
+        self.before = Some(std::mem::replace(&mut self.now, next));
+        self.number += 1;
+        self.since = Timestamp::now();
+    }
+
+    /// The one before, where it is kept.
+    pub(crate) fn before(&self) -> Option<Arc<Generation>> {
+        self.before.clone()
+    }
+
+    pub(crate) fn in_force(&self) -> InForce {
+        let can_step_back = self.before.is_some();
+        InForce { generation: self.number, since: self.since, can_step_back }
     }
 }

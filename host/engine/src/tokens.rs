@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq as _;
 use qhost_model::{digest::Sha256, kind::Kind, name::is_volume as is_plain_name};
 use qhost_sys::state::{self, StateDir};
 
-use crate::{engine::Engine, error::EngineError, limits};
+use crate::limits;
 
 /// What a token begins with, so that people and scanners of leaked secrets know one.
 const PREFIX: &str = "qhost_";
@@ -53,7 +53,7 @@ struct Kept {
 
 /// Why a token is not made, listed or removed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TokenError {
+pub enum TokenError {
     /// Its name.
     #[error(
         "{0} is no name of a token; expected 1 to 64 letters, digits, -, _ and ., the first a letter or a digit"
@@ -107,35 +107,12 @@ struct Read {
     tokens: Vec<Kept>,
 }
 
-impl Engine {
-    /// The tokens by which clients are known.
-    pub fn tokens(&self) -> Tokens {
-        Tokens::of(self.state())
-    }
-
-    /// Makes a token, and returns it with the text that is to be kept secret, which is nowhere else.
-    ///
-    /// # Errors
-    /// Where the name is none or taken, the tenant is unknown, or it cannot be written.
-    pub fn make_token(
-        &self,
-        name: &str,
-        tenant: Option<String>,
-        days: Option<u32>,
-    ) -> Result<(Token, String), EngineError> {
-        if let Some(tenant) = &tenant {
-            self.generation().config.knows(tenant)?;
-        }
-        Ok(self.tokens().make(name, tenant, days)?)
-    }
-}
-
 impl Tokens {
-    fn of(state: &StateDir) -> Self {
+    pub(crate) fn of(state: &StateDir) -> Self {
         Self { folder: state.path().join("tokens"), read: Mutex::default() }
     }
 
-    fn make(
+    pub(crate) fn make(
         &self,
         name: &str,
         tenant: Option<String>,
@@ -167,7 +144,7 @@ impl Tokens {
     ///
     /// # Errors
     /// Where their files cannot be read.
-    pub fn list(&self) -> Result<Vec<Token>, EngineError> {
+    pub fn list(&self) -> Result<Vec<Token>, TokenError> {
         let mut tokens: Vec<_> = self.read()?.into_iter().map(|kept| kept.token).collect();
         tokens.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(tokens)
@@ -177,13 +154,13 @@ impl Tokens {
     ///
     /// # Errors
     /// Where there is none of that name, or its file cannot be removed.
-    pub fn remove(&self, name: &str) -> Result<(), EngineError> {
+    pub fn remove(&self, name: &str) -> Result<(), TokenError> {
         let path = self.file(name)?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(TokenError::Unknown(name.to_owned()).into())
+                Err(TokenError::Unknown(name.to_owned()))
             }
-            Err(source) => Err(TokenError::Files { path, source }.into()),
+            Err(source) => Err(TokenError::Files { path, source }),
             Ok(()) => Ok(()),
         }
     }
@@ -192,13 +169,13 @@ impl Tokens {
     ///
     /// # Errors
     /// Where the tokens' files cannot be read.
-    pub fn get(&self, text: &str) -> Result<Option<Token>, EngineError> {
+    pub fn get(&self, text: &str) -> Result<Option<Token>, TokenError> {
         let sha256 = Sha256::of(text.as_bytes()).to_bytes();
         let changed = match fs::metadata(&self.folder).and_then(|folder| folder.modified()) {
             Ok(changed) => changed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
-                return Err(TokenError::Files { path: self.folder.clone(), source }.into());
+                return Err(TokenError::Files { path: self.folder.clone(), source });
             }
         };
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);

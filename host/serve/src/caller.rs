@@ -86,10 +86,8 @@ impl Caller {
     pub(crate) async fn of_token(service: &Service, text: String) -> Result<Self, Problem> {
         let tokens = service.tokens.clone();
         let found = spawn_blocking(move || tokens.get(&text)).await;
-        let found = found.map_err(|panicked| {
-            let detail = panicked.to_string();
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)
-        })??;
+        let found = found.map_err(|panicked| Problem::unreadable(&panicked))?;
+        let found = found.map_err(|error| Problem::unreadable(&error))?;
         let Some(token) = found else {
             return Err(Problem::unknown_caller("the token is unknown, or its time is over"));
         };

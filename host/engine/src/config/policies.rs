@@ -17,7 +17,7 @@ use qhost_model::{
 use qhost_policy::{Allowance, Layer, Mode, PublicKey, Signers};
 
 use super::{Config, ConfigProblem};
-use crate::{error::Failure, limits};
+use crate::limits;
 
 /// `[policies.NAME]`
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -261,13 +261,11 @@ impl Config {
         name: &str,
         module: &Path,
         sha256: Sha256,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), String> {
         let known = self.policies.keys().cloned().collect::<Vec<_>>().join(", ");
         let Some(policy) = self.policies.get_mut(name) else {
             let name = qhost_model::printable::line(name, limits::SHOWN_NAME_CHARS);
-            return Err(Failure::Usage(format!(
-                "the configuration has no policy {name}; its policies: {known}"
-            )));
+            return Err(format!("the configuration has no policy {name}; its policies: {known}"));
         };
         (policy.module, policy.sha256, policy.signatures) = (module.to_owned(), Some(sha256), None);
         Ok(())

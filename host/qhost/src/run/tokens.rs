@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::json;
 
-use qhost_engine::Token;
+use qhost_engine::{EngineError, Token};
 
 use super::{RunError, engine, show};
 use crate::{
@@ -32,7 +32,7 @@ fn make(shared: &Shared, args: &NewTokenArgs) -> Result<(), RunError> {
 }
 
 fn list(shared: &Shared) -> Result<(), RunError> {
-    let tokens = engine(shared)?.tokens().list()?;
+    let tokens = engine(shared)?.tokens().list().map_err(EngineError::from)?;
     if shared.json {
         show::print(&show::json(&json!({"tokens": tokens})));
         return Ok(());
@@ -56,5 +56,5 @@ fn holder(token: &Token) -> String {
 
 fn remove(shared: &Shared, names: &[String]) -> Result<(), RunError> {
     let tokens = engine(shared)?.tokens();
-    Ok(names.iter().try_for_each(|name| tokens.remove(name))?)
+    Ok(names.iter().try_for_each(|name| tokens.remove(name)).map_err(EngineError::from)?)
 }
