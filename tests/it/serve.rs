@@ -2,6 +2,7 @@
 
 mod console;
 mod logins;
+mod policies;
 mod roles;
 mod streams;
 

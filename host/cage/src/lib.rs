@@ -254,7 +254,7 @@ impl TenantShare {
         self.0.as_ref().map_or(Ok(()), Cgroup::enter_starts)
     }
 
-    /// Has this process go from the starts to the tenant's commands, the same way.
+    /// Moves this process, with all its threads at once, from the starts to the tenant's commands.
     pub fn leave_starts(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), Cgroup::leave_start)
     }

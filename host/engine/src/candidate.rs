@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    path::PathBuf,
     sync::{Arc, PoisonError},
 };
 
@@ -16,7 +17,7 @@ use crate::{
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     generation::{Generation, InForce},
-    replay::Replay,
+    replay::{Difference, Replay},
 };
 
 /// A configuration that is not in force, with the policies of all its tenants loaded.
@@ -53,7 +54,7 @@ impl Engine {
         let (engine, mut config) = (self.clone(), self.config());
         let loaded = blocking(move || {
             let failed = |source: io::Error| Failure::Runtime(source);
-            let folder = engine.state().path().join("tried");
+            let folder = engine.tried();
             qhost_sys::state::create_private(&folder).map_err(failed)?;
             let file = NamedTempFile::with_suffix_in(".wasm", &folder).map_err(failed)?;
             fs::write(file.path(), &component).map_err(failed)?;
@@ -67,6 +68,21 @@ impl Engine {
         Ok(loaded.await?)
     }
 
+    /// Removes components that a process which was killed had decisions made again with.
+    pub fn sweep_components(&self) {
+        let folder = self.tried();
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %folder.display(), %error, "what was tried is left");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn tried(&self) -> PathBuf {
+        self.state().path().join("tried")
+    }
+
     /// Makes the latest decisions again, by today's policies or by another configuration's: at most so many.
     ///
     /// # Errors
@@ -76,16 +92,18 @@ impl Engine {
         let engine = self.clone();
         let replayed = blocking(move || {
             let loader = engine.shared_loader()?;
-            let log = qhost_policy::read_log(&engine.decisions().folder, |_| true);
+            let log = qhost_policy::read_latest(&engine.decisions().folder, most, |_| true);
             let log = log.map_err(Failure::Runtime)?;
             let mut replaying = engine.replaying();
-            for one in log.records.into_iter().take(most) {
-                let chain = |tenant: &str| generation.chain(&loader, &[], tenant);
-                match replaying.decide(one.id.to_string(), one.record, chain) {
-                    // Its tenant is not configured any more.
-                    Err(Failure::Tenant(_)) | Ok(()) => {}
-                    Err(failure) => return Err(failure),
+            for one in log.records {
+                let line = one.id.to_string();
+                let task = &one.record.input.task;
+                if let Err(unknown) = generation.config.knows(&task.tenant) {
+                    replaying.not_again(line, task, unknown.to_string());
+                    continue;
                 }
+                let chain = |tenant: &str| generation.chain(&loader, &[], tenant);
+                replaying.decide(line, one.record, chain)?;
             }
             Ok(replaying.finish())
         });
@@ -109,15 +127,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes over to another configuration after it was tried on the latest decisions, at most so many: one of whose policies fails where the one in
-    /// force decided is not taken.
+    /// Goes over to another configuration after it was tried on the latest decisions, at most so many. It is not taken where one of its policies
+    /// fails at a decision that was made before, and of which nothing was masked.
     ///
     /// # Errors
     /// Where a policy does not load, or fails. Then the configuration before stays.
     pub async fn reload_tried(&self, config: Config, most: usize) -> Result<InForce, EngineError> {
+        let _one = self.reloading().lock().await;
         let candidate = self.load(config).await?;
         let tried = self.replay(Some(&candidate), most).await?;
-        let failed = tried.differences.iter().find(|one| one.now == Outcome::Failed);
+        let is_new = |one: &&Difference| {
+            one.now == Outcome::Failed && one.was != Outcome::Failed && !one.masked
+        };
+        let failed = tried.differences.iter().find(is_new);
         if let Some(one) = failed {
             let why = one.error.clone().unwrap_or_default();
             return Err(Failure::Usage(format!(

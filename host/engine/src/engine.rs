@@ -49,6 +49,8 @@ struct Inner {
     loader: OnceLock<Loader>,
     /// One look for VMs without a supervisor at a time.
     recovering: tokio::sync::Mutex<()>,
+    /// One configuration is tried and taken over at a time.
+    reloading: tokio::sync::Mutex<()>,
 }
 
 impl Engine {
@@ -66,6 +68,7 @@ impl Engine {
             state,
             loader: OnceLock::new(),
             recovering: tokio::sync::Mutex::default(),
+            reloading: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -96,6 +99,10 @@ impl Engine {
 
     pub(crate) fn generation(&self) -> Arc<Generation> {
         Arc::clone(&self.generations().read().unwrap_or_else(PoisonError::into_inner).now)
+    }
+
+    pub(crate) fn reloading(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.reloading
     }
 
     pub(crate) fn generations(&self) -> &RwLock<Generations> {

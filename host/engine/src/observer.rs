@@ -17,7 +17,7 @@ pub enum Observation<'a> {
         /// The tenant.
         tenant: &'a str,
     },
-    /// None of the tenant's other starts is decided or launched any more: this one is, until it launches or fetches.
+    /// The start has its tenant's turn: it is decided now, and launched.
     Turn,
     /// It is found out what QEMU can do here; that takes up to some seconds, once.
     Fingerprinting,

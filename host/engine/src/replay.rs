@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use qhost_model::{
     digest::Sha256,
+    job::Task,
     launch::{Change, Violation},
     printable,
 };
@@ -168,6 +169,13 @@ impl Replaying {
             }
         }
         Ok(())
+    }
+
+    /// Counts a decision that cannot be made again.
+    pub fn not_again(&mut self, line: String, task: &Task, reason: String) {
+        self.replay.records += 1;
+        let (tenant, task) = (task.tenant.clone(), task.name.clone());
+        self.replay.not_again.push(NotAgain { line, tenant, task, reason });
     }
 
     /// Counts a line that is no record.

@@ -216,8 +216,13 @@ impl Tokens {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 bytes => bytes.map_err(failed(&path))?,
             };
-            let kept = serde_json::from_slice(&bytes);
-            tokens.push(kept.map_err(|error| failed(&path)(error.into()))?);
+            match serde_json::from_slice(&bytes) {
+                Ok(kept) => tokens.push(kept),
+                // The others are good all the same.
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a file of no token");
+                }
+            }
         }
         Ok(tokens)
     }

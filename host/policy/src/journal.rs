@@ -151,6 +151,18 @@ pub struct DecisionLog {
 /// # Errors
 /// Where it cannot be read.
 pub fn read_log(log: &Path, wanted: impl Fn(&Recorded) -> bool) -> io::Result<DecisionLog> {
+    read_latest(log, usize::MAX, wanted)
+}
+
+/// The same of the latest alone, at most so many: no more than twice as many are in memory meanwhile.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn read_latest(
+    log: &Path,
+    most: usize,
+    wanted: impl Fn(&Recorded) -> bool,
+) -> io::Result<DecisionLog> {
     let mut read = DecisionLog::default();
     let all = match lines(log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(read),
@@ -164,12 +176,22 @@ pub fn read_log(log: &Path, wanted: impl Fn(&Recorded) -> bool) -> io::Result<De
                 if wanted(&one) {
                     read.records.push(one);
                 }
+                if read.records.len() >= most.saturating_mul(2) {
+                    read.keep_latest(most);
+                }
             }
             Err(_) => read.unread += 1,
         }
     }
-    read.records.sort_by_key(|one| std::cmp::Reverse(one.record.input.time));
+    read.keep_latest(most);
     Ok(read)
+}
+
+impl DecisionLog {
+    fn keep_latest(&mut self, most: usize) {
+        self.records.sort_by_key(|one| std::cmp::Reverse(one.record.input.time));
+        self.records.truncate(most);
+    }
 }
 
 /// The id of a record: the digest of its line, without the line's end.

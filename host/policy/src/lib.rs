@@ -55,7 +55,9 @@ pub use component::Kind;
 pub use conflicts::{Conflict, Writer};
 pub use deadline::Deadline;
 pub use error::{Fault, PolicyError};
-pub use journal::{DecisionLog, Journal, Lines, RecordError, Recorded, lines, read_log, record_id};
+pub use journal::{
+    DecisionLog, Journal, Lines, RecordError, Recorded, lines, read_latest, read_log, record_id,
+};
 pub use loader::{Loader, Source};
 pub use log::{Level, LogLine};
 pub use masked::masked;

@@ -38,9 +38,14 @@ impl Admission {
         Self::new(limits::STREAMS_OF_TENANT, "streams")
     }
 
-    /// Of replays.
+    /// Of replays, and of configurations that are tried or taken over.
     pub(crate) fn of_replays() -> Arc<Self> {
         Self::new(limits::REPLAYS, "replays")
+    }
+
+    /// Of reads of the log of decisions.
+    pub(crate) fn of_reads() -> Arc<Self> {
+        Self::new(limits::READS_OF_TENANT, "reads of the log of decisions")
     }
 
     fn new(most: usize, what: &'static str) -> Arc<Self> {
@@ -64,8 +69,8 @@ impl Admission {
         if *count >= self.most {
             let Self { most, what, .. } = **self;
             let detail =
-                format!("{most} {what} are under way, which is as many as one tenant may have");
-            let name = format!("too-many-{what}");
+                format!("no more than {most} {what} of one caller's are under way at a time");
+            let name = format!("too-many-{}", what.split(' ').next().unwrap_or(what));
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, &name, detail));
         }
         *count += 1;

@@ -108,7 +108,9 @@ impl Caller {
             return Self::of_token(service, text).await;
         }
         if let Some(text) = cookie::token(&parts.headers) {
-            is_own_page(parts)?;
+            if !comes_from(parts, Sites::Own) {
+                return Err(cross_site());
+            }
             return Self::of_token(service, text).await;
         }
         match parts.extensions.get().copied() {
@@ -125,6 +127,9 @@ impl Caller {
                 Ok(Self { name, tenant: Some(tenant) })
             }
             Some(Peer::Remote { certificate: Some(sha256), .. }) => {
+                if !comes_from(parts, Sites::OwnOrNone) {
+                    return Err(cross_site());
+                }
                 let Some(client) = service.engine.client_of_certificate(sha256) else {
                     let why = format!(
                         "the certificate is unknown: an operator adds it to [api.certificates], with sha256 = \"{sha256}\""
@@ -151,24 +156,35 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     token.map(Some).ok_or_else(expected)
 }
 
-/// A browser sends its cookie with what another site's page asks for as well: what changes something, or opens a WebSocket, must come from the
-/// service's own page (the Fetch standard's `Sec-Fetch-Site`; `Origin` from browsers that have no such header).
-fn is_own_page(parts: &Parts) -> Result<(), Problem> {
+/// From which sites' pages what changes something may come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sites {
+    /// From the service's own page.
+    Own,
+    /// From that, or from a program that is no browser.
+    OwnOrNone,
+}
+
+/// A browser sends its cookie, and its user's certificate, with what another site's page asks for as well: what changes something, or opens a
+/// WebSocket, must come from the service's own page (the Fetch standard's `Sec-Fetch-Site`; `Origin` from browsers that have no such header).
+fn comes_from(parts: &Parts, sites: Sites) -> bool {
     let Parts { method, uri, headers, .. } = parts;
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let is_changing = !method.is_safe() || headers.contains_key(header::UPGRADE);
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if method.is_safe() && !headers.contains_key(header::UPGRADE) {
+        return true;
+    }
     // HTTP/2 has the host in the request's own address.
     let host = uri.authority().map(Authority::as_str).or(text("host"));
-    let is_own = match (text("sec-fetch-site"), text("origin")) {
+    match (text("sec-fetch-site"), text("origin")) {
         (Some(site), _) => site == "same-origin",
         (None, Some(origin)) => host.is_some_and(|host| origin == format!("https://{host}")),
-        (None, None) => false,
-    };
-    if is_own || !is_changing {
-        return Ok(());
+        (None, None) => sites == Sites::OwnOrNone,
     }
-    let detail = "a session's requests come from the service's own page alone".into();
-    Err(Problem::new(StatusCode::FORBIDDEN, "cross-site", detail))
+}
+
+fn cross_site() -> Problem {
+    let detail = "a browser's requests come from the service's own page alone".into();
+    Problem::new(StatusCode::FORBIDDEN, "cross-site", detail)
 }
 
 impl FromRequestParts<Service> for Caller {

@@ -27,7 +27,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use qhost_engine::Context;
 use qhost_policy::Operation;
 
 use crate::{
@@ -90,7 +89,7 @@ pub(crate) async fn ticket(
 ) -> Result<Response, Problem> {
     let vm = vms::meant(&service, &caller, &word).await?;
     vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
-    vm.permit(Operation::Console, caller.actor(), &Context::default()).await?;
+    vms::permit(&service, &caller, &vm, Operation::Console).await?;
     let ticket = service.tickets.give(vm.id(), caller)?;
     let answer = json!({"ticket": ticket, "expires_in_s": limits::TICKET.as_secs()});
     Ok((StatusCode::CREATED, Json(answer)).into_response())
@@ -120,7 +119,8 @@ pub(crate) async fn attach(
     // What was said before; what comes at this very moment may come twice.
     let log = vm.record().console_log();
     let said = vms::read_tail(log, limits::CONSOLE_BEFORE_BYTES).await?;
-    let upgrade = upgrade.max_message_size(limits::CONSOLE_MESSAGE_BYTES);
+    let most = limits::CONSOLE_MESSAGE_BYTES;
+    let upgrade = upgrade.max_message_size(most).max_frame_size(most);
     Ok(upgrade.on_upgrade(async move |socket| Attached { socket, console, place }.run(said).await))
 }
 
@@ -170,7 +170,8 @@ impl Attached {
     }
 
     async fn type_in(&mut self, bytes: &[u8]) -> Result<(), axum::Error> {
-        self.console.write_all(bytes).await.map_err(axum::Error::new)
+        let typed = time::timeout(limits::CLIENT_SLOW, self.console.write_all(bytes));
+        typed.await.map_err(axum::Error::new)?.map_err(axum::Error::new)
     }
 
     /// A client that takes nothing is given up.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use url::Url;
 use crate::{
     Service,
     caller::Caller,
+    limits,
     problem::Problem,
     query::{Named, Page, Params},
 };
@@ -101,21 +102,23 @@ fn says(record: &Record, text: &str) -> bool {
     texts.any(|one| one.to_lowercase().contains(text))
 }
 
-/// Those that are wanted, of what a caller may see: the latest first.
+/// Those that are wanted, of what a caller may see: the latest first, at most so many.
 async fn recorded(
     service: &Service,
     caller: &Caller,
+    most: usize,
     wanted: impl Fn(&Recorded) -> bool + Send + 'static,
 ) -> Result<Vec<Recorded>, Problem> {
+    // Each reads the whole log.
+    let place = service.reads.admit(caller.tenant.as_deref())?;
     let (log, caller) = (service.engine.decisions().folder, caller.clone());
     let may_see = move |one: &Recorded| caller.may(&one.record.input.task.tenant) && wanted(one);
-    let read = spawn_blocking(move || qhost_policy::read_log(&log, may_see)).await;
-    let read = read.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-    let read = read.map_err(|error| {
-        let detail = format!("the log of decisions cannot be read: {error}");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)
-    })?;
-    Ok(read.records)
+    let read = spawn_blocking(move || {
+        let _held = place;
+        qhost_policy::read_latest(&log, most, may_see)
+    });
+    let read = read.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    Ok(read.map_err(|error| Problem::unreadable(&error))?.records)
 }
 
 pub(crate) async fn list(
@@ -125,8 +128,20 @@ pub(crate) async fn list(
 ) -> Result<Json<Value>, Problem> {
     let page = Page { limit: filter.limit, after: filter.after.clone() };
     let wanted = Wanted::of(filter)?;
-    let is_meant = move |one: &Recorded| wanted.includes(&one.record);
-    let all = recorded(&service, &caller, is_meant).await?;
+    // The next page has what is no later than the last item of the one before.
+    let until = match page.after.clone() {
+        Some(after) => {
+            let is_it = move |one: &Recorded| one.id.to_string() == after;
+            let found = recorded(&service, &caller, 1, is_it).await?;
+            found.first().map(|one| one.record.input.time)
+        }
+        None => None,
+    };
+    let is_meant = move |one: &Recorded| {
+        until.is_none_or(|until| one.record.input.time <= until) && wanted.includes(&one.record)
+    };
+    let most = page.limit.unwrap_or(limits::PAGE).min(limits::PAGE_MOST) + limits::PAGE_OF_A_TIME;
+    let all = recorded(&service, &caller, most, is_meant).await?;
     let items = all.iter().map(|one| (one.id.to_string(), json!(one)));
     Ok(Json(page.of("decisions", items)?))
 }
@@ -138,7 +153,7 @@ pub(crate) async fn get(
 ) -> Result<Json<Value>, Problem> {
     let beginning = id.clone();
     let begins_so = move |one: &Recorded| one.id.to_string().starts_with(&beginning);
-    let all = recorded(&service, &caller, begins_so).await?;
+    let all = recorded(&service, &caller, 2, begins_so).await?;
     let mut found = all.iter();
     match (found.next(), found.next()) {
         (Some(only), None) => Ok(Json(json!(only))),

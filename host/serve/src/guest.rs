@@ -12,7 +12,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use qhost_engine::{Context, Exec, ExecReport};
+use qhost_engine::{Exec, ExecReport};
 use qhost_policy::Operation;
 
 use crate::{
@@ -65,7 +65,7 @@ pub(crate) async fn exec(
     let exec = command.exec()?;
     vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
     let operation = Operation::Exec(exec.command.clone());
-    vm.permit(operation, caller.actor(), &Context::default()).await?;
+    vms::permit(&service, &caller, &vm, operation).await?;
     Ok(Json(vm.exec(&exec).await?.report(vm.id())))
 }
 
@@ -76,7 +76,7 @@ pub(crate) async fn screenshot(
 ) -> Result<Response, Problem> {
     let vm = vms::meant(&service, &caller, &word).await?;
     vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
-    vm.permit(Operation::Screenshot, caller.actor(), &Context::default()).await?;
+    vms::permit(&service, &caller, &vm, Operation::Screenshot).await?;
     let png = vm.screenshot().await?;
     // The guest has drawn it, and the program that looked at it is QEMU.
     let headers =

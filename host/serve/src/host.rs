@@ -13,8 +13,14 @@ pub(crate) async fn live() -> StatusCode {
 
 /// Ready to start VMs: the policies load, and QEMU answers.
 pub(crate) async fn ready(State(service): State<Service>) -> Result<StatusCode, Problem> {
-    service.engine.policies().await?;
-    service.engine.host().await?;
+    let policies = service.engine.policies().await.map(drop);
+    let ready = policies.and(service.engine.host().await.map(drop));
+    ready.map_err(|error| {
+        // Any client may ask, and is not told of this host's files.
+        tracing::warn!(error = Problem::from(&error).in_a_line(), "not ready to start VMs");
+        let detail = "no VM can be started; the service's log says why".into();
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", detail)
+    })?;
     Ok(StatusCode::NO_CONTENT)
 }
 

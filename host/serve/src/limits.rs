@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-/// Connections of all users but operators at one time; more are closed at once.
+/// Connections at one time at a place that is listened at, of all but the socket's operators; more are closed at once.
 pub const CONNECTIONS: usize = 512;
-/// Connections of one user at one time; more are closed at once.
+/// Connections of one user, or of one client's address, at one time; more are closed at once.
 pub const CONNECTIONS_OF_USER: usize = 64;
+/// Requests of one connection at one time, over HTTP/2.
+pub const REQUESTS_OF_CONNECTION: u32 = 16;
+/// The largest body that begins a session, in bytes.
+pub const SESSION_BYTES: usize = 4096;
 /// Bits of an IPv6 address that are a client's own to choose.
 pub const IPV6_CLIENT_BITS: u32 = 64;
 /// Peers that are remembered before those without a connection are forgotten.
@@ -32,6 +36,10 @@ pub const REPLAYED_MOST: usize = 10_000;
 pub const TRIED: usize = 100;
 /// The largest component in a request, in bytes: an interpreter with a policy has some 12 MiB.
 pub const COMPONENT_BYTES: usize = 64 << 20;
+/// Decisions beyond a page that are read with it: those of one time are told apart by their order in the log alone.
+pub const PAGE_OF_A_TIME: usize = 64;
+/// Reads of the log of decisions for one tenant's callers at one time.
+pub const READS_OF_TENANT: usize = 8;
 /// Operations that are remembered of a tenant; of those that are over, the oldest are forgotten first.
 pub const OPERATIONS_KEPT: usize = 256;
 /// Operations of one tenant that are under way at one time: each start holds a decision's place and maybe a download.
@@ -60,8 +68,8 @@ pub const TICKETS_OF_TENANT: usize = 64;
 pub const CONSOLE_BEFORE_BYTES: u64 = 64 << 10;
 /// What may be typed at once, in bytes.
 pub const CONSOLE_MESSAGE_BYTES: usize = 64 << 10;
-/// How long a client at a console may take nothing.
-pub const CLIENT_SLOW: Duration = Duration::from_secs(30);
+/// How long a client at a console may take nothing: less than a supervisor waits for this service.
+pub const CLIENT_SLOW: Duration = Duration::from_secs(8);
 /// How long a command in a guest may take that a request waits for.
 pub const EXEC_MOST: Duration = Duration::from_secs(180);
 /// Its standard input in bytes: with the rest of the request, a body.

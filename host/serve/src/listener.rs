@@ -229,8 +229,8 @@ impl Places {
         Self { all: Arc::new(Semaphore::new(limits::CONNECTIONS)), of_peers: HashMap::new() }
     }
 
-    /// A place for one more; none where there are as many as may be. A peer that has too many is hung up on, so that it keeps none from
-    /// connecting; all others' together keep no operator of this host from it.
+    /// A place for one more; none where there are as many as may be. A peer that has too many is hung up on, so that others have
+    /// places; all others' together leave the socket's operators theirs.
     fn take(&mut self, peer: Peer) -> Option<ConnectionPlace> {
         if self.of_peers.len() >= limits::PEERS_COUNTED {
             // Of those that have no connection there is nothing to count.
@@ -280,7 +280,11 @@ impl Serving {
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HEAD);
-        builder.http2().timer(TokioTimer::new()).keep_alive_interval(limits::HEAD);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(limits::HEAD)
+            .max_concurrent_streams(limits::REQUESTS_OF_CONNECTION);
         let service = TowerToHyperService::new(service);
         let served = builder.serve_connection_with_upgrades(TokioIo::new(connection), service);
         let served = watcher.watch(served.into_owned());

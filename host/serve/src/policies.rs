@@ -2,15 +2,17 @@
 
 use std::{path::Path, sync::Arc};
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use qhost_engine::{Candidate, Engine, InForce, config::Config, replay::Replay};
+use qhost_engine::{Candidate, Engine, EngineError, InForce, config::Config, replay::Replay};
+use qhost_model::kind::Kind;
 
 use crate::{
     Identity, Service,
+    admission::Place,
     caller::Operator,
     limits,
     problem::Problem,
@@ -50,15 +52,22 @@ pub(crate) struct Again {
     limit: Option<usize>,
 }
 
-impl Again {
-    fn most(&self) -> Result<usize, Problem> {
-        let limit = self.limit.unwrap_or(limits::REPLAYED);
-        if (1..=limits::REPLAYED_MOST).contains(&limit) {
-            return Ok(limit);
-        }
-        let most = limits::REPLAYED_MOST;
-        Err(Problem::invalid(format!("limit: {limit}; expected a number from 1 to {most}")))
+/// How many decisions are made again.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Latest {
+    /// The latest so many: from 1 to 10000, 1000 unless it is given.
+    #[schemars(range(min = 1, max = 10_000))]
+    limit: Option<usize>,
+}
+
+fn most(limit: Option<usize>) -> Result<usize, Problem> {
+    let limit = limit.unwrap_or(limits::REPLAYED);
+    if (1..=limits::REPLAYED_MOST).contains(&limit) {
+        return Ok(limit);
     }
+    let most = limits::REPLAYED_MOST;
+    Err(Problem::invalid(format!("limit: {limit}; expected a number from 1 to {most}")))
 }
 
 pub(crate) async fn replay(
@@ -67,11 +76,14 @@ pub(crate) async fn replay(
     Params(again): Params<Again>,
     Raw(component): Raw,
 ) -> Result<Json<Replay>, Problem> {
-    let most = again.most()?;
-    let _place = service.replays.admit(None)?;
+    let most = most(again.limit)?;
+    let place = service.replays.admit(None)?;
     let candidate = match (again.policy, component.is_empty()) {
         (None, true) => None,
-        (Some(policy), false) => Some(service.engine.load_with(policy, component.to_vec()).await?),
+        (Some(policy), false) => {
+            let loaded = service.engine.load_with(policy, component.to_vec()).await;
+            Some(loaded.map_err(|error| unfit(&error))?)
+        }
         (Some(_), true) => {
             return Err(Problem::invalid("the body: expected the policy's component".into()));
         }
@@ -80,7 +92,22 @@ pub(crate) async fn replay(
             return Err(Problem::invalid(detail.into()));
         }
     };
-    Ok(Json(service.engine.replay(candidate.as_ref(), most).await?))
+    Ok(Json(replayed(&service, candidate, most, place).await?))
+}
+
+/// Replays, in a place that is held until that is done: also where the client goes before.
+async fn replayed(
+    service: &Service,
+    candidate: Option<Candidate>,
+    most: usize,
+    place: Place,
+) -> Result<Replay, Problem> {
+    let engine = service.engine.clone();
+    let replaying = tokio::spawn(async move {
+        let _held = place;
+        engine.replay(candidate.as_ref(), most).await
+    });
+    Ok(replaying.await.map_err(|panicked| Problem::unreadable(&panicked))??)
 }
 
 pub(crate) async fn in_force(_: Operator, State(service): State<Service>) -> Json<InForce> {
@@ -91,20 +118,25 @@ pub(crate) async fn in_force(_: Operator, State(service): State<Service>) -> Jso
 pub(crate) async fn attempt(
     _: Operator,
     State(service): State<Service>,
-    Params(again): Params<Again>,
+    Params(Latest { limit }): Params<Latest>,
 ) -> Result<Json<Replay>, Problem> {
-    let most = again.most()?;
-    let _place = service.replays.admit(None)?;
+    let most = most(limit)?;
+    let place = service.replays.admit(None)?;
     let candidate: Candidate = service.engine.load(on_disk(&service.engine)?).await?;
-    Ok(Json(service.engine.replay(Some(&candidate), most).await?))
+    Ok(Json(replayed(&service, Some(candidate), most, place).await?))
 }
 
 pub(crate) async fn reload(
     _: Operator,
     State(service): State<Service>,
 ) -> Result<Json<InForce>, Problem> {
-    let _place = service.replays.admit(None)?;
-    Ok(Json(take(&service.engine, service.identity.as_deref()).await?))
+    let place = service.replays.admit(None)?;
+    // It is taken over or refused also where the client goes before.
+    let taking = tokio::spawn(async move {
+        let _held = place;
+        take(&service.engine, service.identity.as_deref()).await
+    });
+    Ok(Json(taking.await.map_err(|panicked| Problem::unreadable(&panicked))??))
 }
 
 pub(crate) async fn step_back(
@@ -113,6 +145,15 @@ pub(crate) async fn step_back(
 ) -> Result<Json<InForce>, Problem> {
     let done = service.engine.step_back();
     Ok(Json(done.map_err(|error| Problem::conflict(error.to_string()))?))
+}
+
+/// Of a component that does not load: the request's fault, and no policy's.
+fn unfit(error: &EngineError) -> Problem {
+    if error.kind() != Kind::PolicyFailed {
+        return Problem::from(error);
+    }
+    let detail = Problem::from(error).in_a_line();
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-component", detail)
 }
 
 fn on_disk(engine: &Engine) -> Result<Config, Problem> {

@@ -52,7 +52,7 @@ pub(crate) fn all() -> Vec<Route> {
         Route::post(
             "/v1/session",
             "begin-session",
-            post(session::begin),
+            post(session::begin).layer(DefaultBodyLimit::max(limits::SESSION_BYTES)),
             "Begins a browser's session: its token is kept in a cookie.",
         )
         .of_json::<session::Login>()
@@ -96,7 +96,7 @@ pub(crate) fn all() -> Vec<Route> {
             post(policies::attempt),
             "Makes the latest decisions again by the configuration on disk, which stays out of force.",
         )
-        .asks::<policies::Again>()
+        .asks::<policies::Latest>()
         .for_operators(),
         Route::post(
             "/v1/configuration/reload",

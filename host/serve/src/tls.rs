@@ -116,8 +116,8 @@ fn config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-/// Takes any certificate that a client has the key of: whose it is, the configuration says by its digest. One that is unknown makes its client
-/// no more than none does.
+/// Takes any certificate that a client has the key of: whose it is, the configuration says by its digest. A client with an
+/// unknown one is as one without.
 #[derive(Debug)]
 struct ByDigest {
     provider: Arc<CryptoProvider>,

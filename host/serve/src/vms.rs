@@ -155,6 +155,17 @@ pub(crate) async fn start(
     Ok(operations::accepted(begun?))
 }
 
+/// Asks policies whether a caller may do something with a VM, in one of its tenant's places for decisions.
+pub(crate) async fn permit(
+    service: &Service,
+    caller: &Caller,
+    vm: &Vm,
+    operation: Asked,
+) -> Result<(), Problem> {
+    let _place = service.decisions.admit(Some(&vm.record().tenant))?;
+    Ok(vm.permit(operation, caller.actor(), &Context::default()).await?)
+}
+
 /// How long a guest has to power off.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -254,7 +265,7 @@ async fn paused(
 ) -> Result<StatusCode, Problem> {
     let vm = meant(service, caller, word).await?;
     vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
-    vm.permit(Asked::Pause, caller.actor(), &Context::default()).await?;
+    permit(service, caller, &vm, Asked::Pause).await?;
     let done = if pause { vm.pause().await } else { vm.resume().await };
     done.map_err(|error| Problem::conflict(error.to_string()))?;
     Ok(StatusCode::NO_CONTENT)

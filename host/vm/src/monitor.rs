@@ -129,7 +129,9 @@ impl<'a> Monitor<'a> {
         let (cage, vm) = (&self.of.spec.cage, &self.of.spec.vm);
         let qemu = self.of.dir.status().qemu.as_ref().map(|qemu| qemu.pid);
         let moved = qemu.map_or(Ok(()), |qemu| cage.end_start(vm, qemu));
-        let Err(error) = moved.and_then(|()| cage.enter_supervisor(vm)) else { return };
+        // What keeps one from being moved is no reason to leave the other.
+        let entered = cage.enter_supervisor(vm);
+        let Err(error) = moved.and(entered) else { return };
         let message = format!("it cannot be moved to the VM's cgroup with its supervisor: {error}");
         if begin == Begin::Launch && cage.level == Level::Strict {
             self.fail(message)

@@ -98,6 +98,26 @@ fn a_session_is_its_own_pages() {
     service.end();
 }
 
+/// A browser shows its user's certificate to every site's requests too; a program that is no browser says nothing of sites.
+#[test]
+fn a_certificate_in_a_browser_is_for_its_own_page() {
+    let qhost = qhost();
+    let (own, client) = (Certificate::new(), Certificate::new());
+    let known =
+        format!("[api.certificates.ops]\nsha256 = \"{}\"\noperator = true\n", client.sha256);
+    configure(&qhost, &(own.configuration() + &known));
+    let service = Service::start_on_network(&qhost);
+    let ask = |headers: &[&str]| {
+        let user = User::Certificate(&client);
+        service.ask(user, "POST", "/v1/decide", Some("{}"), headers).status
+    };
+    assert_eq!(ask(&[]), 422);
+    assert_eq!(ask(&["Sec-Fetch-Site: same-origin"]), 422);
+    assert_eq!(ask(&["Sec-Fetch-Site: cross-site"]), 403);
+    assert_eq!(ask(&["Origin: https://evil.example"]), 403);
+    service.end();
+}
+
 /// On the network there is TLS alone, and who the service is stays secret and is its operator's.
 #[test]
 fn the_service_is_known_by_its_certificate() {

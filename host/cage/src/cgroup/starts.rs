@@ -61,6 +61,8 @@ impl Cgroup {
     pub(crate) fn start_qemu(&self) -> io::Result<()> {
         match &self.at {
             At::V2 { .. } => Ok(()),
+            // Where they are one hierarchy, it would be without its bounds meanwhile.
+            At::V1([cpu, memory, pids]) if cpu == memory || cpu == pids => Ok(()),
             At::V1(_) => self.join_in(&self.make_starts()?, Path::new("")),
         }
     }
@@ -85,6 +87,8 @@ impl Cgroup {
                 match write(&procs, &qemu.to_string()) {
                     // It has ended, which is told elsewhere.
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                    // An earlier version's VM has no such group, and was in its own from its beginning.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                     done => done,
                 }
             }

@@ -36,6 +36,7 @@ pub(crate) fn follow() -> io::Result<()> {
     if FOLLOWED.replace(changes) == changes {
         return Ok(());
     }
-    let group = GROUP.read().unwrap_or_else(PoisonError::into_inner).clone();
-    group.map_or(Ok(()), |group| write(&group.join("tasks"), "0"))
+    // It stays so until this thread is there: a process that goes elsewhere meanwhile moves it again.
+    let group = GROUP.read().unwrap_or_else(PoisonError::into_inner);
+    group.as_ref().map_or(Ok(()), |group| write(&group.join("tasks"), "0"))
 }

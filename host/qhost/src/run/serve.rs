@@ -27,6 +27,7 @@ async fn served(shared: &Shared, args: &ServeArgs) -> Result<(), RunError> {
     // A service whose policies do not load is not one.
     engine.policies().await?;
     engine.recover().await;
+    engine.sweep_components();
     qhost_sys::memory::share_one_arena();
     let signals = |kind| signal(kind).map_err(RunError::Runtime);
     let mut terminate = signals(SignalKind::terminate())?;
@@ -50,14 +51,17 @@ async fn served(shared: &Shared, args: &ServeArgs) -> Result<(), RunError> {
             () = &mut serving => return Ok(()),
             _ = terminate.recv() => leave.cancel(),
             _ = interrupt.recv() => leave.cancel(),
-            _ = hangup.recv() => reload(&engine, identity.as_ref()).await,
+            _ = hangup.recv() => {
+                // Beside what is served, which goes on.
+                tokio::spawn(reload(engine.clone(), identity.clone()));
+            }
         }
     }
 }
 
 /// Takes the configuration over as it is now, whole, or goes on with the one before.
-async fn reload(engine: &Engine, identity: Option<&Arc<Identity>>) {
-    match reload_from_disk(engine, identity).await {
+async fn reload(engine: Engine, identity: Option<Arc<Identity>>) {
+    match reload_from_disk(&engine, identity.as_ref()).await {
         Ok(()) => show::say("reloaded  the configuration"),
         Err(error) => tracing::error!(error, "the configuration stays as it was"),
     }
