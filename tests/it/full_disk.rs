@@ -68,9 +68,7 @@ fn what_runs_is_adopted_on_a_full_disk() {
     qhost.run(&["run", "--detach", &job(&qhost, &server)]).exits(0);
     qhost.console_has("the guest runs");
     disk.fill();
-    let supervisor = qhost.supervisors().remove(0);
-    succeed("kill", &["-KILL", &supervisor]);
-    wait_for("its end", || (!qhost.supervisors().contains(&supervisor)).then_some(()));
+    qhost.kill_supervisor();
     is_looked_at_and_ends(&qhost, &["stop", "--grace", "1", "test"]);
     qhost.assert_nothing_left();
 }
@@ -146,9 +144,7 @@ fn filled_at(point: &str) {
     let started = without_panic(&qhost, qhost.run(&["run", "--detach", &job]));
     assert!([0, 16].contains(&started.code), "{point}: {started:?}");
     if point == "recover.held" {
-        let supervisor = qhost.supervisors().remove(0);
-        succeed("kill", &["-KILL", &supervisor]);
-        wait_for("its end", || (!qhost.supervisors().contains(&supervisor)).then_some(()));
+        qhost.kill_supervisor();
     }
     if point == "stop.kill" {
         qhost.qemus().iter().for_each(|qemu| drop(succeed("kill", &["-STOP", qemu])));

@@ -179,13 +179,6 @@ fn every_point_has_a_test() {
     assert_eq!(found, tested);
 }
 
-/// And waits until its locks are free.
-fn kill_the_supervisor(qhost: &Qhost) {
-    let supervisor = qhost.supervisors().remove(0);
-    succeed("kill", &["-KILL", &supervisor]);
-    wait_for("its end", || (!qhost.supervisors().contains(&supervisor)).then_some(()));
-}
-
 /// A command that adopts is killed before it has: the next one adopts.
 fn killed_while_recovering_at(point: &str) {
     let server = ImageServer::start();
@@ -193,7 +186,7 @@ fn killed_while_recovering_at(point: &str) {
     let job = setup(&qhost, &server);
     qhost.run(&["run", "--detach", &job]).exits(0);
     let qemu = qhost.qemus();
-    kill_the_supervisor(&qhost);
+    qhost.kill_supervisor();
     let qhost = qhost.env("QHOST_KILL_AT", point);
     let output = qhost.command(&["ps"]).output().unwrap();
     assert_eq!(output.status.code(), None, "it was killed");
@@ -236,7 +229,7 @@ fn commands_at_once_adopt_once() {
     let job = setup(&qhost, &server);
     qhost.run(&["run", "--detach", &job]).exits(0);
     for _ in 0..3 {
-        kill_the_supervisor(&qhost);
+        qhost.kill_supervisor();
         let commands: Vec<Running> = (0..8).map(|_| qhost.start(&["ps", "--json"])).collect();
         for command in commands {
             let list = command.end().exits(0).json();

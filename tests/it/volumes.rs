@@ -13,7 +13,7 @@ use qhost_tests::{
     boot_sector::{self, Then},
     configured,
     disk::SmallDisk,
-    root, succeed, wait_for,
+    root,
 };
 
 use crate::{
@@ -130,9 +130,7 @@ fn a_volume_has_one_user_at_a_time() {
     let inspected = qhost.run(&["inspect", "test"]).exits(0);
     assert!(inspected.stdout.contains("data, a volume: 4.00 MiB"), "{}", inspected.stdout);
     // Another supervisor holds it again.
-    let supervisor = qhost.supervisors().remove(0);
-    succeed("kill", &["-KILL", &supervisor]);
-    wait_for("its end", || (!qhost.supervisors().contains(&supervisor)).then_some(()));
+    qhost.kill_supervisor();
     // Also by another path to the same folder, and before another command has looked.
     let link = qhost.folder().join("link");
     std::os::unix::fs::symlink(qhost.state(), &link).unwrap();

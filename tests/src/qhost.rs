@@ -265,6 +265,19 @@ impl Qhost {
         processes_in(&self.state()).into_iter().filter(is_one).collect()
     }
 
+    /// Kills the first of its supervisors, and waits until that has given up its locks: the kernel closes a process's files after the process
+    /// has no program any more.
+    pub fn kill_supervisor(&self) -> String {
+        let supervisor = self.supervisors().remove(0);
+        succeed("kill", &["-KILL", &supervisor]);
+        wait_for("its end", || {
+            let stat = fs::read_to_string(format!("/proc/{supervisor}/stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").map_or("gone", |(_, state)| state);
+            (state == "gone" || state.starts_with(['Z', 'X'])).then_some(())
+        });
+        supervisor
+    }
+
     /// Leaves all VMs as a restart of the host does: their processes are gone, and others have the numbers that their records name.
     pub fn as_after_a_reboot(&self) {
         let supervisors = self.supervisors();

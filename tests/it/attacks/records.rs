@@ -135,12 +135,6 @@ fn state_of(qhost: &Qhost, vm: &Path) -> Value {
     found.unwrap_or_else(|| panic!("{id} is not in {list}"))["state"].clone()
 }
 
-fn kill_the_supervisor(qhost: &Qhost) {
-    let supervisor = qhost.supervisors().remove(0);
-    succeed("kill", &["-KILL", &supervisor]);
-    wait_for("its end", || (!qhost.supervisors().contains(&supervisor)).then_some(()));
-}
-
 /// From QEMU's place: of the state folder it has its disk to write to, its image to read, and what is connected to it.
 #[test]
 fn what_a_qemu_holds_of_the_state_folder() {
@@ -258,7 +252,7 @@ fn anything_in_place_of_a_vms_files() {
         edit(&planted, "status.json", |status| status["state"] = json!("running"));
         fs::remove_file(planted.join("lock")).unwrap();
         plant(&planted.join("lock"), &host.victim);
-        kill_the_supervisor(&host.qhost);
+        host.qhost.kill_supervisor();
         assert_eq!(state_of(&host.qhost, &good), "running", "{what} as a lock");
         // A process that is to be the supervisor is known by its name once it runs that program.
         wait_for("its next supervisor", || (host.qhost.supervisors().len() == 1).then_some(()));
@@ -411,7 +405,7 @@ fn a_plan_that_names_other_files() {
         ("another id", Box::new(|plan| plan["vm"] = json!("another"))),
     ];
     for (what, change) in &changes {
-        kill_the_supervisor(&host.qhost);
+        host.qhost.kill_supervisor();
         edit(&vm, "plan.json", change);
         host.runs(&["ps"], what).exits(0).says("a VM is not looked after");
         assert_eq!(host.qhost.supervisors(), [""; 0], "{what}");
