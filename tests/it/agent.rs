@@ -211,9 +211,13 @@ fn frozen_and_killed(qhost: &Qhost) {
     });
     qhost_tests::succeed("kill", &["-9", &supervisor.to_string()]);
     qhost.run(&["ps"]).exits(0);
-    let last = || shell(qhost, "cat /mnt/? | sort -n | tail -1");
-    let before = last();
-    wait_for("writes after its supervisor was killed", || (last() != before).then_some(()));
+    // The next supervisor thaws it beside what else it does: until then the agent runs no command.
+    let last = || {
+        let done = exec(qhost, &["sh", "-c", "cat /mnt/? | sort -n | tail -1"]);
+        (done.code == 0).then_some(done.stdout)
+    };
+    let before = wait_for("the guest to be thawed", last);
+    wait_for("writes after its supervisor was killed", || (last()? != before).then_some(()));
     let done = Done::of(copying.wait_with_output().unwrap()).exits(16);
     done.says("did not stay frozen until its volume acme/data was copied");
     qhost.run(&["volume", "rm", "acme/slow"]).exits(2).says("there is no volume");
