@@ -34,12 +34,17 @@ impl Engine {
     /// Where one does not load.
     pub async fn load(&self, config: Config) -> Result<Candidate, EngineError> {
         let engine = self.clone();
-        let loaded = blocking(move || {
-            let generation = Generation::new(config, engine.state());
-            generation.load_all(&engine.shared_loader()?)?;
-            Ok(Candidate { generation: Arc::new(generation), _component: None })
-        });
-        Ok(loaded.await?)
+        Ok(blocking(move || engine.candidate(config, None)).await?)
+    }
+
+    fn candidate(
+        &self,
+        config: Config,
+        component: Option<NamedTempFile>,
+    ) -> Result<Candidate, Failure> {
+        let generation = Generation::new(config, self.state());
+        generation.load_all(&self.shared_loader()?)?;
+        Ok(Candidate { generation: Arc::new(generation), _component: component })
     }
 
     /// The configuration in force with another component in the place of a policy's.
@@ -61,9 +66,7 @@ impl Engine {
             config
                 .replace_component(&policy, file.path(), Sha256::of(&component))
                 .map_err(Failure::Usage)?;
-            let generation = Generation::new(config, engine.state());
-            generation.load_all(&engine.shared_loader()?)?;
-            Ok(Candidate { generation: Arc::new(generation), _component: Some(file) })
+            engine.candidate(config, Some(file))
         });
         Ok(loaded.await?)
     }

@@ -87,9 +87,7 @@ pub(crate) async fn ticket(
     State(service): State<Service>,
     Named(word): Named,
 ) -> Result<Response, Problem> {
-    let vm = vms::meant(&service, &caller, &word).await?;
-    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
-    vms::permit(&service, &caller, &vm, Operation::Console).await?;
+    let vm = vms::permitted(&service, &caller, &word, Operation::Console).await?;
     let ticket = service.tickets.give(vm.id(), caller)?;
     let answer = json!({"ticket": ticket, "expires_in_s": limits::TICKET.as_secs()});
     Ok((StatusCode::CREATED, Json(answer)).into_response())

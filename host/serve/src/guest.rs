@@ -61,11 +61,9 @@ pub(crate) async fn exec(
     Named(word): Named,
     Object(command): Object<Command>,
 ) -> Result<Json<ExecReport>, Problem> {
-    let vm = vms::meant(&service, &caller, &word).await?;
     let exec = command.exec()?;
-    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
     let operation = Operation::Exec(exec.command.clone());
-    vms::permit(&service, &caller, &vm, operation).await?;
+    let vm = vms::permitted(&service, &caller, &word, operation).await?;
     Ok(Json(vm.exec(&exec).await?.report(vm.id())))
 }
 
@@ -74,9 +72,7 @@ pub(crate) async fn screenshot(
     State(service): State<Service>,
     Named(word): Named,
 ) -> Result<Response, Problem> {
-    let vm = vms::meant(&service, &caller, &word).await?;
-    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
-    vms::permit(&service, &caller, &vm, Operation::Screenshot).await?;
+    let vm = vms::permitted(&service, &caller, &word, Operation::Screenshot).await?;
     let png = vm.screenshot().await?;
     // The guest has drawn it, and the program that looked at it is QEMU.
     let headers =

@@ -155,15 +155,19 @@ pub(crate) async fn start(
     Ok(operations::accepted(begun?))
 }
 
-/// Asks policies whether a caller may do something with a VM, in one of its tenant's places for decisions.
-pub(crate) async fn permit(
+/// The VM that a caller means, which has not ended, and with which policies let it do something. They are asked in one of the tenant's places for
+/// decisions.
+pub(crate) async fn permitted(
     service: &Service,
     caller: &Caller,
-    vm: &Vm,
+    word: &str,
     operation: Asked,
-) -> Result<(), Problem> {
+) -> Result<Vm, Problem> {
+    let vm = meant(service, caller, word).await?;
+    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
     let _place = service.decisions.admit(Some(&vm.record().tenant))?;
-    Ok(vm.permit(operation, caller.actor(), &Context::default()).await?)
+    vm.permit(operation, caller.actor(), &Context::default()).await?;
+    Ok(vm)
 }
 
 /// How long a guest has to power off.
@@ -263,9 +267,7 @@ async fn paused(
     word: &str,
     pause: bool,
 ) -> Result<StatusCode, Problem> {
-    let vm = meant(service, caller, word).await?;
-    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
-    permit(service, caller, &vm, Asked::Pause).await?;
+    let vm = permitted(service, caller, word, Asked::Pause).await?;
     let done = if pause { vm.pause().await } else { vm.resume().await };
     done.map_err(|error| Problem::conflict(error.to_string()))?;
     Ok(StatusCode::NO_CONTENT)

@@ -96,7 +96,7 @@ impl Cgroup {
     }
 }
 
-/// Sets what a file of a group says, unless it says that: each start comes by, and the kernel takes a lock for each write.
+/// Writes a value to a group's file, unless it is there already: each start does this, and the kernel takes a lock for each write.
 fn settle(group: &Path, file: &str, value: &str) -> io::Result<()> {
     let path = group.join(file);
     if fs::read_to_string(&path)?.trim_end() == value {

@@ -36,7 +36,7 @@ pub(crate) fn follow() -> io::Result<()> {
     if FOLLOWED.replace(changes) == changes {
         return Ok(());
     }
-    // It stays so until this thread is there: a process that goes elsewhere meanwhile moves it again.
+    // Held until this thread is there, so that the process goes to no other group before.
     let group = GROUP.read().unwrap_or_else(PoisonError::into_inner);
     group.as_ref().map_or(Ok(()), |group| write(&group.join("tasks"), "0"))
 }
