@@ -171,8 +171,18 @@ export interface VmEvent {
   task: string;
   tenant: string;
   event: string;
+  request?: string;
+  actor?: string;
   by?: string;
   reason?: string;
+}
+
+export interface ExecReport {
+  exit_code: number | null;
+  signal: number | null;
+  stdout: string;
+  stderr: string;
+  truncated: boolean;
 }
 
 export interface JobProblem {

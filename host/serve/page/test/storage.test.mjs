@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
-import { api, close, open, picture, tabTo, unique } from "./browser.mjs";
+import { api, close, noImage, open, picture, tabTo, unique } from "./browser.mjs";
 
-const [clicked, typed] = [unique("volume"), unique("typed")];
+const [clicked, typed, copied] = [unique("volume"), unique("typed"), unique("copied")];
 
 after(async () => {
-  for (const name of [clicked, typed]) await api("DELETE", `/v1/volumes/${name}`);
+  for (const name of [clicked, typed, copied]) await api("DELETE", `/v1/volumes/${name}`);
 });
 
 test("quotas are bars with words", async () => {
@@ -38,6 +38,14 @@ test("a volume is created, enlarged and removed by click", async () => {
   await page.getByLabel("New size in MiB").fill("3");
   await page.getByRole("dialog").getByRole("button", { name: "Enlarge" }).click();
   await row.getByText("3 MiB taken").waitFor();
+  await row.getByRole("button", { name: /Copy/ }).click();
+  await page.getByLabel("The copy's name").fill(copied);
+  await page.getByRole("dialog").getByRole("button", { name: "Copy" }).click();
+  const copy = page.getByRole("row").filter({ hasText: copied });
+  await copy.getByText("3 MiB taken").waitFor();
+  await copy.getByRole("button", { name: /Remove/ }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
+  await copy.waitFor({ state: "detached" });
   // The same name once more is refused where it was asked for.
   await page.getByLabel("New volume", { exact: true }).fill(clicked);
   await page.getByRole("button", { name: "Create" }).click();
@@ -64,6 +72,21 @@ test("the same by keyboard", async () => {
   await tabTo(page, "Remove");
   await page.keyboard.press("Enter");
   await page.getByRole("row").filter({ hasText: typed }).waitFor({ state: "detached" });
+  await close(page);
+});
+
+test("an image is fetched by key, and one with another digest is not", { skip: noImage }, async () => {
+  const page = await open("#/storage");
+  await page.getByRole("heading", { name: "Images" }).waitFor();
+  await tabTo(page, "Fetch an image from");
+  await page.keyboard.type(process.env.QHOST_PAGE_IMAGE);
+  await tabTo(page, "Checksum");
+  await page.keyboard.type(`sha256:${"0".repeat(64)}`);
+  await page.keyboard.press("Enter");
+  await page.getByRole("alert").filter({ hasText: "0000000000" }).waitFor();
+  await page.getByLabel("Checksum").fill(`sha256:${process.env.QHOST_PAGE_SHA256}`);
+  await page.keyboard.press("Enter");
+  await page.getByRole("button", { name: `Remove image ${process.env.QHOST_PAGE_SHA256.slice(0, 12)}` }).waitFor();
   await close(page);
 });
 

@@ -9,7 +9,7 @@ const name = unique("life");
 let id;
 
 before(async () => {
-  if (!noImage) id = await started(name, hasty(name));
+  if (!noImage) id = await started(name, hasty(name, { display: true }));
 });
 after(async () => {
   if (!noImage) await removed(name);
@@ -26,6 +26,21 @@ test("its facts, its time line, its decision and what it uses", { skip: noImage 
   await page.getByText(body.asked.image.source).first().waitFor();
   await accessible(page, "vm");
   await picture(page, "vm");
+  await close(page);
+});
+
+test("its display is looked at by click; a command without an agent is refused where it was typed", { skip: noImage }, async () => {
+  const page = await open(`#/vms/${id}`);
+  await tabTo(page, "Command, by the guest's /bin/sh");
+  await page.keyboard.type("uname -a");
+  await page.keyboard.press("Enter");
+  await page.getByRole("alert").filter({ hasText: "agent" }).waitFor();
+  await page.getByRole("button", { name: "Screenshot" }).click();
+  const screenshot = page.getByRole("img", { name: /The display of/ });
+  await screenshot.waitFor();
+  assert.ok((await screenshot.evaluate((canvas) => canvas.width)) >= 320);
+  await accessible(page, "vm-guest");
+  await picture(page, "vm-guest");
   await close(page);
 });
 

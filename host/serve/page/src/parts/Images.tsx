@@ -6,6 +6,7 @@ import { to } from "../route";
 import { isOperator } from "../session";
 import type { Image } from "../shapes";
 import { bytes, count, seen, short, time } from "../text";
+import { ImageForm } from "./ImageForm";
 import { question } from "./Modal";
 import { Plain, type Column } from "./Plain";
 import { Empty } from "./Trouble";
@@ -62,6 +63,7 @@ export function Images({ images, changed }: { images: Image[]; changed: () => vo
           No image is stored. A <a href={to("start")}>start</a> fetches the one that its job names, and checks it.
         </Empty>
       )}
+      {isOperator.value && <ImageForm changed={changed} />}
     </section>
   );
 }

@@ -54,6 +54,20 @@ export function JobForm({ job, problems, images, change, children }: Props) {
       put(put(job, "/config/image_source", url), "/config/checksum", known ? known.sha256 : (at(job, "/config/checksum") ?? "")),
     );
   };
+  const count = (label: string, pointer: string) => (
+    <Field label={label} pointer={pointer} problems={problems}>
+      {(props) => (
+        <input
+          {...props}
+          type="number"
+          min={1}
+          required
+          value={text(pointer)}
+          onInput={(event) => set(pointer, number(event.currentTarget.value))}
+        />
+      )}
+    </Field>
+  );
   const disk = at(job, "/config/disk_bytes");
   return (
     <>
@@ -64,30 +78,8 @@ export function JobForm({ job, problems, images, change, children }: Props) {
             <input {...props} required value={text("/name")} onInput={(event) => set("/name", event.currentTarget.value)} />
           )}
         </Field>
-        <Field label="CPUs" pointer="/resources/cpus" problems={problems}>
-          {(props) => (
-            <input
-              {...props}
-              type="number"
-              min={1}
-              required
-              value={text("/resources/cpus")}
-              onInput={(event) => set("/resources/cpus", number(event.currentTarget.value))}
-            />
-          )}
-        </Field>
-        <Field label="Memory in MiB" pointer="/resources/memory_mib" problems={problems}>
-          {(props) => (
-            <input
-              {...props}
-              type="number"
-              min={1}
-              required
-              value={text("/resources/memory_mib")}
-              onInput={(event) => set("/resources/memory_mib", number(event.currentTarget.value))}
-            />
-          )}
-        </Field>
+        {count("CPUs", "/resources/cpus")}
+        {count("Memory in MiB", "/resources/memory_mib")}
         <Field label="Root disk in MiB" pointer="/config/disk_bytes" problems={problems}>
           {(props) => (
             <input

@@ -21,7 +21,13 @@ function moments(vm: VmDetails, events: VmEvent[]): Moment[] {
     isState(event.event) &&
     states.some(({ word, at }) => word === event.event && Math.abs(Date.parse(at) - Date.parse(event.at)) < SAME_MS);
   const others = events.filter((event) => !isKnown(event));
-  const more: Moment[] = others.map(({ at, event, reason, by }) => ({ at, word: event, reason, by, isState: isState(event) }));
+  const more: Moment[] = others.map(({ at, event, reason, by, request, actor }) => ({
+    at,
+    word: request ? `${request} ${event}` : event,
+    reason,
+    by: by ?? actor,
+    isState: isState(event),
+  }));
   return [...states, ...more].sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
 }
 

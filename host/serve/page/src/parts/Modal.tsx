@@ -34,6 +34,8 @@ export interface Question {
   isDanger?: boolean;
   // A number that goes with the action, as a grace period.
   number?: { label: string; min: number; max: number; value?: number; step?: number; isOptional?: boolean };
+  // A name that goes with the action, as of a copy.
+  name?: { label: string; pattern: string; expected: string };
 }
 
 interface Asked extends Question {
@@ -42,6 +44,7 @@ interface Asked extends Question {
 
 export interface Answer {
   number?: number;
+  name?: string;
 }
 
 const asked = signal<Asked | undefined>(undefined);
@@ -61,11 +64,12 @@ export function QuestionDialog() {
     asked.value = undefined;
     now.answer(answer);
   };
-  const { title, text, action, isDanger, number } = now;
+  const { title, text, action, isDanger, number, name } = now;
   const submit = (event: Event): void => {
     event.preventDefault();
     const value = input.current?.valueAsNumber ?? Number.NaN;
-    end(Number.isNaN(value) ? {} : { number: value });
+    if (name) end({ name: input.current?.value ?? "" });
+    else end(Number.isNaN(value) ? {} : { number: value });
   };
   return (
     <Modal title={title} onClose={() => end(undefined)}>
@@ -84,6 +88,12 @@ export function QuestionDialog() {
               required={!number.isOptional}
               {...(number.value === undefined ? {} : { defaultValue: String(number.value) })}
             />
+          </div>
+        )}
+        {name && (
+          <div class="field">
+            <label for="question-name">{name.label}</label>
+            <input id="question-name" ref={input} required pattern={name.pattern} title={name.expected} />
           </div>
         )}
         <div class="actions">

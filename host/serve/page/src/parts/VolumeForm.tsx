@@ -5,9 +5,12 @@ import { useState } from "preact/hooks";
 import { ask, part, Problem } from "../api";
 import { act } from "../doings";
 import { isOperator } from "../session";
-import { Trouble } from "./Trouble";
+import { Submit } from "./Submit";
 
 const MIB = 1 << 20;
+
+export const VOLUME_NAME = "[A-Za-z0-9][A-Za-z0-9._\\-]*";
+export const VOLUME_NAME_WORDS = "letters, digits, ., - and _, of which the first is a letter or a digit";
 
 export function VolumeForm({ changed }: { changed: () => void }) {
   const [problem, setProblem] = useState<Problem | undefined>();
@@ -32,8 +35,8 @@ export function VolumeForm({ changed }: { changed: () => void }) {
           id="volume-name"
           name="name"
           required
-          pattern="[A-Za-z0-9][A-Za-z0-9._\-]*"
-          title="letters, digits, ., - and _, of which the first is a letter or a digit"
+          pattern={VOLUME_NAME}
+          title={VOLUME_NAME_WORDS}
         />
       </div>
       <div class="field">
@@ -46,16 +49,7 @@ export function VolumeForm({ changed }: { changed: () => void }) {
           <input id="volume-tenant" name="tenant" placeholder="default" />
         </div>
       )}
-      <div class="field actions-field">
-        <button type="submit" class="primary">
-          Create
-        </button>
-      </div>
-      {problem && (
-        <div class="whole">
-          <Trouble problem={problem} />
-        </div>
-      )}
+      <Submit action="Create" problem={problem} />
     </form>
   );
 }

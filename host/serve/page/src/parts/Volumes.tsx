@@ -1,15 +1,15 @@
 // Volumes: how full they are, and what is done with them.
 
-import { ask, part } from "../api";
-import { act } from "../doings";
+import { ask, part, post } from "../api";
+import { act, operate } from "../doings";
 import { isOperator } from "../session";
-import type { Volume } from "../shapes";
+import type { Operation, Volume } from "../shapes";
 import { bytes, count, seen, time } from "../text";
 import { Gauge } from "./Bar";
 import { question } from "./Modal";
 import { Plain, type Column } from "./Plain";
 import { Empty } from "./Trouble";
-import { VolumeForm } from "./VolumeForm";
+import { VOLUME_NAME, VOLUME_NAME_WORDS, VolumeForm } from "./VolumeForm";
 
 const MIB = 1 << 20;
 // A volume of 1 EiB is more than a host has.
@@ -32,6 +32,21 @@ export function Volumes({ volumes, changed }: { volumes: Volume[]; changed: () =
     const [path, query] = place(volume);
     const size = answer.number * MIB;
     await act(`Enlarge ${volume.name}`, () => ask(`${path}/resize`, { method: "POST", query: { ...query, bytes: size } }));
+    changed();
+  };
+  const copy = async (volume: Volume): Promise<void> => {
+    const answer = await question({
+      title: `Copy ${seen(volume.name)}`,
+      text: volume.in_use
+        ? "A VM has it: its guest's file systems are frozen by the guest's agent while they are copied."
+        : "All that is on it is copied.",
+      action: "Copy",
+      name: { label: "The copy's name", pattern: VOLUME_NAME, expected: VOLUME_NAME_WORDS },
+    });
+    if (!answer?.name) return;
+    const [path, query] = place(volume);
+    const to = answer.name;
+    await operate(`Copy ${volume.name}`, () => post<Operation>(`${path}/copy`, { query: { ...query, to } }));
     changed();
   };
   const remove = async (volume: Volume): Promise<void> => {
@@ -59,6 +74,9 @@ export function Volumes({ volumes, changed }: { volumes: Volume[]; changed: () =
       head: "",
       cell: (volume) => (
         <div class="actions">
+          <button type="button" aria-label={`Copy ${seen(volume.name)}`} onClick={() => void copy(volume)}>
+            Copy…
+          </button>
           <button
             type="button"
             disabled={volume.in_use}

@@ -5,8 +5,9 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { get, part, Problem } from "../api";
 import { follow } from "../events";
 import { useLoaded } from "../loaded";
-import { Heading } from "../parts/Heading";
 import { Chip } from "../parts/Chip";
+import { Guest } from "../parts/Guest";
+import { Heading } from "../parts/Heading";
 import { Life, Phases } from "../parts/Life";
 import { LiveStats } from "../parts/LiveStats";
 import { Loading, Trouble } from "../parts/Trouble";
@@ -104,6 +105,7 @@ export function VmScreen() {
             <h2>Facts</h2>
             <VmFacts vm={vm} />
           </section>
+          {!isOver(vm.state) && <Guest key={vm.id} vm={vm} />}
         </div>
       </div>
     </>
