@@ -1,10 +1,12 @@
 //! `/metrics`: what this service has counted since it began, as OpenMetrics text. What the host has at the moment is read when it is asked for
 //! (`metrics/gauges.rs`).
 
+mod events;
 mod gauges;
+mod process;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -26,7 +28,9 @@ use qhost_image::{Progress, Step};
 use qhost_policy::{Answer, Decision, Mode};
 use qhost_vm::State as VmState;
 
-use crate::{Service, caller::Operator, problem::Problem};
+pub(crate) use events::count as count_events;
+
+use crate::{Service, caller::Operator, limits, problem::Problem};
 
 /// The media type of OpenMetrics text, version 1.0.0.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -37,6 +41,18 @@ const MICROSECONDS: [f64; 12] =
 /// Bounds of what a request or a part of a start takes, in seconds.
 const SECONDS: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLaunch {
+    tenant: String,
+    outcome: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfEvent {
+    tenant: String,
+    event: String,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRequest {
@@ -77,6 +93,11 @@ pub(crate) struct Metrics {
     evaluation_microseconds: Histograms<OfPolicy>,
     phase_seconds: Histograms<OfPhase>,
     image_steps: Family<OfPhase, Counter>,
+    fetched_bytes: Counter,
+    events: Family<OfEvent, Counter>,
+    launches: Family<OfLaunch, Counter>,
+    /// Whose starts are counted under their name.
+    tenants: Mutex<BTreeSet<String>>,
     costs: Mutex<BTreeMap<String, PolicyCost>>,
 }
 
@@ -95,6 +116,13 @@ impl PolicyCost {
     }
 }
 
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Monitor => "monitor",
+    }
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
@@ -106,6 +134,10 @@ impl Metrics {
             evaluation_microseconds: Family::new_with_constructor(microseconds),
             phase_seconds: Family::new_with_constructor(seconds),
             image_steps: Family::default(),
+            fetched_bytes: Counter::default(),
+            events: Family::default(),
+            launches: Family::default(),
+            tenants: Mutex::default(),
             costs: Mutex::default(),
         }
     }
@@ -119,10 +151,7 @@ impl Metrics {
                 Answer::Failed => "failed",
                 Answer::NotAsked => continue,
             };
-            let mode = match policy.mode {
-                Mode::Enforce => "enforce",
-                Mode::Monitor => "monitor",
-            };
+            let mode = mode_name(policy.mode);
             let name = || policy.name.clone();
             let of = OfEvaluation { policy: name(), mode, verdict };
             self.evaluations.get_or_create(&of).inc();
@@ -133,6 +162,30 @@ impl Metrics {
             cost.evaluations += 1;
             cost.refusals += u64::from(policy.answer == Answer::Refused);
             cost.micros += policy.cost.micros;
+        }
+    }
+
+    /// Counts a start that is over: its guest ran, or a problem of this name kept it from that.
+    pub(crate) fn launched(&self, tenant: &str, outcome: &str) {
+        let (tenant, outcome) = (self.counted_as(tenant), outcome.to_owned());
+        self.launches.get_or_create(&OfLaunch { tenant, outcome }).inc();
+    }
+
+    /// Under which name a tenant's are counted. Where no tenant is configured, an operator's request may name any.
+    fn counted_as(&self, tenant: &str) -> String {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if tenants.len() < limits::METRICS_TENANTS {
+            tenants.insert(tenant.to_owned());
+        }
+        if tenants.contains(tenant) { tenant } else { "other" }.to_owned()
+    }
+
+    /// Has each policy of the configuration be told of, also before it was asked: a rate begins at 0 then.
+    pub(crate) fn knows(&self, policy: &str, mode: Mode) {
+        for verdict in ["allowed", "refused", "failed"] {
+            let policy = policy.to_owned();
+            let of = OfEvaluation { policy, mode: mode_name(mode), verdict };
+            drop(self.evaluations.get_or_create(&of));
         }
     }
 
@@ -170,8 +223,31 @@ impl Metrics {
             "Images that were fetched, checked and copied for starts by this service",
             self.image_steps.clone(),
         );
+        registry.register(
+            "image_fetched_bytes",
+            "Bytes of images that this service has fetched",
+            self.fetched_bytes.clone(),
+        );
+        registry.register(
+            "vm_events",
+            "What has happened to VMs since the service began, whatever door they came by",
+            self.events.clone(),
+        );
+        registry.register(
+            "launches",
+            "Starts by this service that are over, by how they ended",
+            self.launches.clone(),
+        );
         registry
     }
+}
+
+/// How far a fetch is.
+#[derive(Default)]
+struct Fetched {
+    is_under_way: bool,
+    /// In bytes.
+    position: u64,
 }
 
 /// Tells an observer what happens on the way of a start, and counts it.
@@ -179,12 +255,14 @@ pub(crate) struct Measured {
     metrics: Arc<Metrics>,
     /// When the last part of it ended.
     since: Mutex<Instant>,
+    fetched: Mutex<Fetched>,
     told: Arc<dyn Observer>,
 }
 
 impl Measured {
     pub(crate) fn new(metrics: &Arc<Metrics>, told: Arc<dyn Observer>) -> Arc<Self> {
-        Arc::new(Self { metrics: Arc::clone(metrics), since: Mutex::new(Instant::now()), told })
+        let (since, fetched) = (Mutex::new(Instant::now()), Mutex::default());
+        Arc::new(Self { metrics: Arc::clone(metrics), since, fetched, told })
     }
 
     fn ends(&self, phase: &'static str) {
@@ -231,6 +309,9 @@ impl Progress for Measured {
             Step::Copying => "copied",
         };
         self.metrics.image_steps.get_or_create(&OfPhase { phase }).inc();
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        fetched.is_under_way = step == Step::Fetching;
+        drop(fetched);
         self.told.begins(step, total);
     }
 
@@ -239,6 +320,14 @@ impl Progress for Measured {
     }
 
     fn done(&self, bytes: u64) {
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        if fetched.is_under_way {
+            // A fetch that is resumed goes on; another image's begins at less, and so does one from the beginning.
+            let more = bytes.checked_sub(fetched.position).unwrap_or(bytes);
+            self.metrics.fetched_bytes.inc_by(more);
+            fetched.position = bytes;
+        }
+        drop(fetched);
         self.told.done(bytes);
     }
 
@@ -274,7 +363,9 @@ pub(crate) async fn get(_: Operator, State(service): State<Service>) -> Result<R
     let mut registry = service.metrics.registry();
     gauges::add(&mut registry, &service).await;
     let mut text = String::new();
-    text::encode(&mut text, &registry).map_err(|error| {
+    let encoded = text::encode_registry(&mut text, &registry)
+        .and_then(|()| text::encode(&mut text, &process::registry()));
+    encoded.map_err(|error| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unwritable", error.to_string())
     })?;
     Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())

@@ -64,6 +64,7 @@ pub(super) async fn add(registry: &mut Registry, service: &Service) {
         by_state.get_or_create(&of).inc();
     }
     registry.register("vms", "VMs that have not ended", by_state);
+    add_allocations(registry, &vms);
     add_stats(registry, service, vms).await;
     add_quotas(registry, service).await;
 }
@@ -81,13 +82,31 @@ fn add_service(registry: &mut Registry, service: &Service) {
     add("decisions_under_way", "Decisions that are being made", size(service.decisions.count()));
     add("operations_under_way", "Operations that go on", size(service.operations.under_way()));
     add("state_free_bytes", "What is free on the state folder's disk", service.engine.free_bytes());
-    let files = std::fs::read_dir("/proc/self/fd").ok().and_then(|files| size(files.count()));
-    add("service_open_files", "Descriptors that the service has open", files);
-    let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
-    let page = u64::try_from(rustix::param::page_size()).unwrap_or_default();
-    let resident = pages.and_then(|pages| pages.checked_mul(page));
-    add("service_resident_bytes", "Memory of the service", resident);
+    add("state_size_bytes", "The size of the state folder's disk", service.engine.disk_bytes());
+    let in_force = service.engine.in_force();
+    add(
+        "configuration_generation",
+        "Which configuration is in force, of those since the service began",
+        Some(in_force.generation),
+    );
+    add(
+        "configuration_loaded_timestamp_seconds",
+        "Since when it is, in seconds since 1970",
+        u64::try_from(in_force.since.as_second()).ok(),
+    );
+}
+
+/// What is set aside for the latest VMs.
+fn add_allocations(registry: &mut Registry, vms: &[VmRecord]) {
+    let (cpus, memory) = (Family::<OfVm, Number>::default(), Family::<OfVm, Number>::default());
+    for record in vms.iter().take(limits::METRICS_VMS) {
+        let VmRecord { tenant, task, id, reserved, .. } = record;
+        let of = OfVm { tenant: tenant.clone(), task: task.clone(), vm: id.clone() };
+        cpus.get_or_create(&of).set(reserved.cpus as f64);
+        memory.get_or_create(&of).set((reserved.memory_mib << 20) as f64);
+    }
+    registry.register("vm_cpus", "CPUs that a guest has", cpus);
+    registry.register_with_unit("vm_memory", "Memory that a guest has", Unit::Bytes, memory);
 }
 
 /// What the latest VMs use: of so many, that there are no more series than a scraper takes.
