@@ -63,19 +63,35 @@ const MEASURED: [&str; 6] = [
 /// A way in which QEMU by hand uses a file.
 struct Way {
     name: &'static str,
-    options: &'static str,
-    io_thread: bool,
+    /// Of the file, for `-drive`.
+    file: &'static str,
+    /// Of the guest's disk, for `-device`.
+    disk: &'static str,
 }
 
-const WAYS: [Way; 5] = [
-    Way { name: "writeback, threads", options: "cache=writeback,aio=threads", io_thread: false },
-    Way { name: "writeback, io_uring", options: "cache=writeback,aio=io_uring", io_thread: false },
-    Way { name: "none, native", options: "cache=none,aio=native", io_thread: false },
-    Way { name: "none, io_uring", options: "cache=none,aio=io_uring", io_thread: false },
+const WAYS: [Way; 7] = [
+    Way { name: "writeback, threads", file: "cache=writeback,aio=threads,discard=unmap", disk: "" },
+    Way {
+        name: "writeback, io_uring",
+        file: "cache=writeback,aio=io_uring,discard=unmap",
+        disk: "",
+    },
+    Way { name: "none, native", file: "cache=none,aio=native,discard=unmap", disk: "" },
+    Way { name: "none, io_uring", file: "cache=none,aio=io_uring,discard=unmap", disk: "" },
     Way {
         name: "writeback, threads, I/O thread",
-        options: "cache=writeback,aio=threads",
-        io_thread: true,
+        file: "cache=writeback,aio=threads,discard=unmap",
+        disk: ",iothread=io",
+    },
+    Way {
+        name: "writeback, threads, no discard",
+        file: "cache=writeback,aio=threads,discard=ignore",
+        disk: ",discard=off",
+    },
+    Way {
+        name: "writeback, threads, 4 queues",
+        file: "cache=writeback,aio=threads,discard=unmap",
+        disk: ",num-queues=4",
     },
 ];
 
@@ -189,8 +205,6 @@ fn by_hand(folder: &Path, way: &Way) -> Child {
         ],
     );
     fs::File::create(&data).unwrap().set_len(256 * MIB).unwrap();
-    let Way { options, io_thread, .. } = way;
-    let thread = if *io_thread { ",iothread=io" } else { "" };
     let mut qemu: Command = command("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-smp", "1", "-m", "512"]);
     qemu.args(["-machine", "pc,usb=off,graphics=off", "-accel", "tcg,thread=multi,tb-size=64"]);
@@ -200,8 +214,8 @@ fn by_hand(folder: &Path, way: &Way) -> Child {
     {
         let file = file.display();
         qemu.arg("-drive")
-            .arg(format!("if=none,id={name},file={file},format={format},discard=unmap,{options}"));
-        qemu.arg("-device").arg(format!("virtio-blk-pci,drive={name}{serial}{thread}"));
+            .arg(format!("if=none,id={name},file={file},format={format},{}", way.file));
+        qemu.arg("-device").arg(format!("virtio-blk-pci,drive={name}{serial}{}", way.disk));
     }
     let agent = folder.join("agent.sock");
     qemu.arg("-chardev")

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use qhost_image::{SeedFile, seed_disk};
 use qhost_model::digest::Sha256;
-use qhost_tests::{Done, ImageServer, Qhost, configured, debian_guest, wait_for};
+use qhost_tests::{Done, ImageServer, Qhost, api::Service, configured, debian_guest, wait_for};
 
 use crate::qhost;
 
@@ -33,6 +33,27 @@ fn exec(qhost: &Qhost, command: &[&str]) -> Done {
 
 fn shell(qhost: &Qhost, script: &str) -> String {
     exec(qhost, &["sh", "-c", script]).exits(0).stdout
+}
+
+/// The same by a service, as a command of another host's has it: each byte as the guest wrote it, its address, its display.
+fn by_a_service(qhost: &Qhost) {
+    let service = Service::start(qhost);
+    let host = format!("unix:{}", service.socket().display());
+    let there = |args: &[&str]| {
+        let mut command = qhost.command(args);
+        command.env("QHOST_STATE_DIR", "/nowhere").env("QHOST_HOST", &host);
+        command.output().unwrap()
+    };
+    let bytes = there(&["exec", "test", "--", "printf", "\\377\\000\\n"]);
+    assert_eq!((bytes.stdout, bytes.status.code()), (b"\xff\0\n".to_vec(), Some(0)));
+    let failed = there(&["exec", "test", "--", "sh", "-c", "echo err >&2; exit 3"]);
+    assert_eq!((failed.stderr, failed.status.code()), (b"err\n".to_vec(), Some(3)));
+    let told = Done::of(there(&["inspect", "test"])).exits(0);
+    told.says("Debian GNU/Linux").says("10.0.2.15");
+    let file = qhost.folder().join("there.png");
+    Done::of(there(&["screenshot", "test", "--output", "there.png"])).exits(0).says("written");
+    assert!(fs::read(file).unwrap().starts_with(b"\x89PNG"));
+    service.end();
 }
 
 #[test]
@@ -86,6 +107,8 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
     assert!(sum.starts_with(&Sha256::of(&raw[..1 << 20]).to_string()), "{sum}{error}");
     let large = exec(&qhost, &["head", "-c", "9000000", "/dev/zero"]).exits(20);
     large.says("answered with more than 8192 KiB").says("to a file");
+
+    by_a_service(&qhost);
 
     // Its other disks.
     let whole = Sha256::of(&raw).to_string();

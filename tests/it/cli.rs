@@ -1,5 +1,7 @@
 //! The command line: help that teaches, and usage errors.
 
+use std::fs;
+
 use qhost_tests::policy;
 
 use crate::{qhost, snapshot};
@@ -27,6 +29,19 @@ fn completions_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         qhost().run(&["completions", shell]).exits(0).says("QHOST_COMPLETE");
     }
+}
+
+#[test]
+fn a_man_page_for_each_command() {
+    let (qhost, folder) = (qhost(), tempfile::tempdir().unwrap());
+    let folder = folder.path();
+    qhost.run(&["man", folder.to_str().unwrap()]).exits(0);
+    let page = |name: &str| fs::read_to_string(folder.join(name));
+    assert!(page("qhost.1").unwrap().contains("qhost\\-run(1)"));
+    assert!(page("qhost-image-pull.1").unwrap().contains("\\-\\-checksum"));
+    page("qhost-launch.1").expect_err("a command that no person calls");
+    let nowhere = folder.join("none");
+    qhost.run(&["man", nowhere.to_str().unwrap()]).exits(2).says("cannot write man pages to");
 }
 
 #[test]

@@ -52,6 +52,7 @@ macro_rules! through_every_door {
     ($($scenario:ident),+ $(,)?) => {
         mod through {
             doors!(command: crate::doors::command::Command::new, $($scenario),+);
+            doors!(service: crate::doors::command::Command::of_service, $($scenario),+);
             doors!(engine: crate::doors::engine::InProcess::new, $($scenario),+);
         }
     };

@@ -42,7 +42,7 @@ fn a_tenant_is_asked_after_the_host() {
     assert_eq!(decision["policies"].as_array().expect("a list").len(), 1);
     plan(&qhost, "mallory")
         .exits(2)
-        .says("--tenant mallory: the configuration has no such tenant; it has acme, other");
+        .says("tenant mallory: the configuration has no such tenant; it has acme, other");
     // One to try out comes first.
     let widens = policy("probe-sets");
     let try_out =

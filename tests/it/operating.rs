@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    configured, wait_for,
+    command, configured, succeed, wait_for,
 };
 
 use crate::{decisions::records, qhost, snapshot};
@@ -435,4 +435,35 @@ fn what_a_detached_run_says() {
     assert_eq!(wrong.stderr.matches("max_byte = 1").count(), 1, "{}", wrong.stderr);
     assert_eq!(wrong.stderr.matches("unknown field").count(), 1, "{}", wrong.stderr);
     wait_for("the VM to be killed", || qhost.run(&["kill", "web"]).code.eq(&0).then_some(()));
+}
+
+/// A QEMU that its supervisor may not kill, as another user's where a service's unit has no `CAP_KILL`: the command says so within a bound.
+#[test]
+fn a_kill_that_does_not_end_a_vm_is_told() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let web = job(&qhost, &server, "web", Then::Hang);
+    let without = |args: &[&str]| {
+        let plain = qhost.command(args);
+        // Without a bound of its own the command would wait for ever.
+        let mut setpriv = command("timeout");
+        setpriv.args(["180", "setpriv", "--bounding-set=-kill", "--inh-caps=-kill"]);
+        setpriv.arg(plain.get_program()).args(plain.get_args());
+        setpriv.current_dir(qhost.folder()).env_clear();
+        setpriv.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        setpriv.output().unwrap()
+    };
+    let run = without(&["run", "--detach", &web]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let killed = without(&["kill", "web"]);
+    let said = String::from_utf8_lossy(&killed.stderr);
+    assert_eq!(killed.status.code(), Some(1), "{said}");
+    assert!(said.contains("has not ended within 60 s"), "{said}");
+    for qemu in qhost.qemus() {
+        succeed("kill", &["-KILL", &qemu]);
+    }
+    wait_for("its end", || qhost.supervisors().is_empty().then_some(()));
+    qhost.assert_nothing_left();
 }

@@ -1,10 +1,16 @@
 //! The host as a service: the API on its socket and on the network, asked by curl.
 
 mod console;
+mod kills;
 mod logins;
 mod policies;
+mod remote;
 mod roles;
+mod schemathesis;
+mod soak;
 mod streams;
+mod systemd;
+mod watch;
 
 use std::fs;
 
@@ -136,6 +142,15 @@ fn a_vms_life_by_the_api() {
     assert_eq!(service.get("/v1/vms?all=true").json()["vms"][0]["id"], id);
     service.ask(User::Own, "DELETE", &vm(""), None, &[]).is(204);
     service.get(&vm("")).is(404);
+    // Each change has its actor among the events.
+    let events = qhost.run(&["events", "--json"]).exits(0).stdout;
+    let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let own = format!("uid {}", rustix::process::geteuid().as_raw());
+    let requested: Vec<_> = events
+        .filter(|event| event["event"] == "requested" && event["actor"] == own.as_str())
+        .map(|event| event["request"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(requested, ["start", "pause", "resume", "restart", "stop", "remove"]);
     // The operations, a page at a time.
     let page = service.get("/v1/operations?limit=2").is(200).json();
     assert_eq!(page["operations"].as_array().unwrap().len(), 2, "{page}");
@@ -204,6 +219,9 @@ fn vms_outlive_the_service() {
     let qemus = qhost.qemus();
     let socket = service.socket();
     let second = qhost.run(&["serve", "--listen", socket.to_str().unwrap()]);
+    second.exits(2).says("another service runs on this state folder");
+    let elsewhere = self::qhost();
+    let second = elsewhere.run(&["serve", "--listen", socket.to_str().unwrap()]);
     second.exits(2).says("another service answers");
     service.kill();
     let service = service.started_again(&qhost);
@@ -268,9 +286,30 @@ fn requests_that_are_none() {
     let keyless =
         service.ask(User::Own, "POST", "/v1/vms", Some("{}"), &["Idempotency-Key: \u{e9}"]);
     keyless.is(400);
-    let failed = service.done(service.post("/v1/vms", "{}"));
-    assert_eq!(failed["error"]["status"], 422, "{failed}");
+    let failed = service.post("/v1/vms", "{}").is(422).json();
+    assert!(failed["problems"].is_array(), "{failed}");
+    assert_eq!(service.get("/v1/operations").json()["operations"], json!([]));
     service.get("/health/live").is(204);
     service.end();
     qhost.assert_nothing_left();
+}
+
+#[test]
+fn an_image_is_fetched_without_a_vm() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    configure(&qhost, "");
+    let service = Service::start(&qhost);
+    let (image, sha256) = server.serve("/image", boot_sector::disk("fetched", Then::Hang));
+    let fetch = |checksum: &str| {
+        let wanted = json!({"sources": [image], "checksum": checksum});
+        service.post("/v1/images", &wanted.to_string())
+    };
+    let refused = service.done(fetch(&format!("sha256:{}", "0".repeat(64))).is(202));
+    assert_eq!(refused["error"]["type"], "urn:qhost:checksum-mismatch", "{refused}");
+    assert_eq!(service.get("/v1/images").json()["images"], json!([]));
+    fetch("none").is(400);
+    let fetched = service.done(fetch(&sha256).is(202));
+    assert_eq!(fetched["state"], "succeeded", "{fetched}");
+    assert_eq!(service.get("/v1/images").json()["images"][0]["sha256"], sha256.as_str());
+    service.end();
 }

@@ -120,6 +120,11 @@ impl Service {
         Self::start_in(qhost, folder, &[])
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("api.sock")
@@ -221,8 +226,13 @@ impl Service {
         curl
     }
 
-    /// Status 0 where there is no answer.
-    fn request(
+    /// Waits for its end, however that comes.
+    pub fn ended(&mut self) {
+        self.process.wait().expect("it ends");
+    }
+
+    /// The same, of a service that may be killed meanwhile: status 0 where there is no answer.
+    pub fn request(
         &self,
         user: User<'_>,
         method: &str,

@@ -14,6 +14,7 @@ pub mod languages;
 pub mod name_server;
 pub mod nomad;
 pub mod outside;
+pub mod prometheus;
 pub mod qhost;
 pub mod raw_server;
 pub mod registry;
@@ -28,6 +29,7 @@ use std::{
 };
 
 pub use image_server::{ImageServer, Quirk, Ranged, Reply};
+pub use prometheus::Prometheus;
 pub use qhost::{Done, Qhost, Running};
 pub use raw_server::RawServer;
 

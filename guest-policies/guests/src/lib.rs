@@ -153,7 +153,7 @@ impl Policy for Guests {
         operation: &Operation,
         actor: &Actor,
     ) -> Vec<Violation> {
-        let name = name(operation);
+        let name = operation.name();
         if actor.tenant.is_none() || !settings.operators_only.iter().any(|one| one == name) {
             return vec![];
         }
@@ -182,23 +182,6 @@ fn against(part: &SeedPart, settings: &Settings) -> Vec<Violation> {
             .map(|key| Violation::new("forbidden-key", &field, format!("{key} may not be set"))),
     );
     violations
-}
-
-fn name(operation: &Operation) -> &str {
-    match operation {
-        Operation::Console => "console",
-        Operation::Display => "display",
-        Operation::Screenshot => "screenshot",
-        Operation::Exec(_) => "exec",
-        Operation::Stop => "stop",
-        Operation::Restart => "restart",
-        Operation::Pause => "pause",
-        Operation::Attach(_) => "attach",
-        Operation::Detach(_) => "detach",
-        Operation::Resize(_) => "resize",
-        Operation::Snapshot => "snapshot",
-        Operation::Other(name) => name,
-    }
 }
 
 export_policy!(Guests);

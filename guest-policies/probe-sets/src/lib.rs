@@ -174,24 +174,6 @@ fn asked(task: &Task, field: &str) -> String {
     }
 }
 
-/// The name of an operation, as in the contract.
-fn name_of(operation: &Operation) -> &str {
-    match operation {
-        Operation::Console => "console",
-        Operation::Display => "display",
-        Operation::Screenshot => "screenshot",
-        Operation::Exec(_) => "exec",
-        Operation::Stop => "stop",
-        Operation::Restart => "restart",
-        Operation::Pause => "pause",
-        Operation::Attach(_) => "attach",
-        Operation::Detach(_) => "detach",
-        Operation::Resize(_) => "resize",
-        Operation::Snapshot => "snapshot",
-        Operation::Other(name) => name,
-    }
-}
-
 impl Policy for Probe {
     type Settings = Settings;
 
@@ -289,7 +271,7 @@ impl Policy for Probe {
         operation: &Operation,
         actor: &Actor,
     ) -> Vec<Violation> {
-        let name = name_of(operation);
+        let name = operation.name();
         if settings.refuse_operation.as_deref() != Some(name) {
             return vec![];
         }

@@ -144,6 +144,26 @@ impl Launch {
     }
 }
 
+impl Operation {
+    /// Its name, as in the contract.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Console => "console",
+            Self::Display => "display",
+            Self::Screenshot => "screenshot",
+            Self::Exec(_) => "exec",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Attach(_) => "attach",
+            Self::Detach(_) => "detach",
+            Self::Resize(_) => "resize",
+            Self::Snapshot => "snapshot",
+            Self::Other(name) => name,
+        }
+    }
+}
+
 impl Violation {
     /// One reason to refuse: a stable code, the field it is about, one sentence.
     pub fn new(code: &str, field: &str, message: impl Into<String>) -> Self {

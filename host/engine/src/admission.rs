@@ -48,11 +48,12 @@ pub(crate) fn admit_new(
     state: &StateDir,
     task: &Task,
     takes: Usage,
+    operation: Option<String>,
     terms: &Terms,
 ) -> Result<VmDir, VmError> {
     let Task { tenant, job, name, .. } = task;
     let asking = AdmissionRequest { of: Owner::new(tenant, job, name), takes };
-    VmDir::create(state, task, takes, || admit(state, &asking, terms))
+    VmDir::create(state, task, takes, operation, || admit(state, &asking, terms))
 }
 
 /// Takes the folder of a VM that has ended, to start it once more, if that is not beyond those quotas; nothing where it is held.

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, thread};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::{task::spawn_blocking, time};
 
@@ -27,12 +28,13 @@ use crate::{
 };
 
 /// What was decided about an order that is not started.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Decided {
     /// What came of it.
     pub outcome: Outcome,
     /// Who said what; none where no policy was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub decision: Option<Box<Decision>>,
     /// Why, where a policy failed.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use qhost_model::{
     digest::Sha256,
@@ -21,16 +22,18 @@ use qhost_vm::{DiskOf, Spec, VmRecord, records::read_record};
 use crate::{engine::blocking, error::EngineError, run::DECISION, vm::Vm};
 
 /// A VM with all that its folder tells. What an earlier version did not write is absent, and so is what was not reached.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct VmDetails {
     /// How it is doing.
     #[serde(flatten)]
     pub vm: VmRecord,
     /// What was asked, without what the configuration says is secret.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub asked: Option<Task>,
     /// Who decided what, when it was last decided.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub decision: Option<Decision>,
     /// When it is started again.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,7 +42,7 @@ pub struct VmDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskUse>,
     /// Its other disks, in the order in which the guest sees them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DataDiskUse>,
     /// Whether its supervisor is the program that a VM would get now; absent where it has none, or that cannot be seen.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +50,7 @@ pub struct VmDetails {
 }
 
 /// A root disk, and what the guest has written of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DiskUse {
     /// Its size in bytes, as the guest sees it.
     pub bytes: u64,
@@ -60,9 +63,10 @@ pub struct DiskUse {
 }
 
 /// A data disk, and what its file takes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DataDiskUse {
     /// Its name.
+    #[schemars(with = "String")]
     pub name: DiskName,
     /// Its size in bytes.
     pub bytes: u64,

@@ -197,6 +197,12 @@ impl Engine {
         disk.f_bavail.checked_mul(disk.f_frsize)
     }
 
+    /// The size of the state folder's disk, in bytes; absent where the kernel does not tell.
+    pub fn disk_bytes(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(self.state().path()).ok()?;
+        disk.f_blocks.checked_mul(disk.f_frsize)
+    }
+
     /// What QEMU can do here, as it is kept, or found out now and kept.
     ///
     /// # Errors

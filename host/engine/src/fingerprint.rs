@@ -12,6 +12,7 @@ use std::{
     process::Output,
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time;
 
@@ -40,7 +41,7 @@ pub struct Fingerprint {
 }
 
 /// One accelerator.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct AcceleratorCheck {
     /// `tcg` or `kvm`.
     pub name: String,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use qhost_model::{job::DEFAULT_TENANT, masks::Masks};
@@ -115,7 +116,7 @@ impl Generation {
 }
 
 /// Which configuration is in force.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct InForce {
     /// Which one it is, of those of this process, from 1.
     pub generation: u64,

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time;
 
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// What a guest's agent says of it: the guest's words, which may say anything.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct GuestInfo {
     /// Its operating system, as in `Debian GNU/Linux 12 (bookworm)`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,7 +38,7 @@ pub struct GuestInfo {
 }
 
 /// An address of a guest's.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct GuestAddress {
     /// The interface's name in the guest.
     pub interface: String,
@@ -79,13 +80,13 @@ pub enum ExecStatus {
 }
 
 /// The same as programs are told it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ExecReport {
     /// The VM's id.
     pub vm: String,
-    /// With what it exited; absent where a signal ended it.
+    /// With what it exited; null where a signal ended it.
     pub exit_code: Option<i64>,
-    /// What ended it; absent where it exited.
+    /// What ended it; null where it exited.
     pub signal: Option<i64>,
     /// Its standard output, with what is no UTF-8 replaced.
     pub stdout: String,

@@ -1,13 +1,17 @@
-//! Stored images: who uses them, and their removal.
+//! Stored images for their operator: fetched without a VM, who uses them, and their removal.
 
-use qhost_image::{ImageError, Stored};
-use qhost_model::{digest::Sha256, printable};
+use ipnet::IpNet;
+
+use qhost_image::{Fetcher, ImageError, Stored, VerifiedImage};
+use qhost_model::{digest::Sha256, job::ImageRequest, printable};
 use qhost_vm::{Allocation, running};
 
 use crate::{
     engine::Engine,
     error::{EngineError, Failure},
-    limits, overlays,
+    limits,
+    observer::Context,
+    overlays,
 };
 
 /// Images and who uses them.
@@ -21,6 +25,25 @@ impl ImageUses {
 }
 
 impl Engine {
+    /// The stored image of a request, fetched first if it is not there; also from these networks.
+    ///
+    /// # Errors
+    /// Where it cannot be fetched, is another one than its digest says, is unsafe, does not fit the host's quota, or is given up.
+    pub async fn fetch_image(
+        &self,
+        request: &ImageRequest,
+        also: &[IpNet],
+        context: &Context,
+    ) -> Result<VerifiedImage, EngineError> {
+        let (mut config, store) = (self.config(), self.images());
+        config.image.network.allow.extend(also);
+        let fetcher = Fetcher::operator(&config.image, config.host_quota(), context.progress());
+        tokio::select! {
+            image = store.ensure(request, fetcher) => Ok(image?),
+            () = context.cancel.cancelled() => Err(Failure::Cancelled.into()),
+        }
+    }
+
     /// What of the stored images is used, by VMs that have not ended and by kept overlays.
     ///
     /// # Errors

@@ -86,6 +86,9 @@ pub const STOP_GRACE_MOST: Duration =
     Duration::from_secs(qhost_model::limits::GRACE_MOST_S as u64 + 30);
 /// How often a supervisor that does not end its VM is asked again to kill it, and a VM is looked at whose supervisor tells nothing.
 pub const KILL_AGAIN: Duration = Duration::from_millis(500);
+/// How long a kill is waited for. A QEMU that is there after that is one that this host's user may not kill, or that waits for a disk or a
+/// device in the kernel.
+pub const KILL_MOST: Duration = Duration::from_secs(60);
 /// How long a supervisor may take to answer: QEMU's own answer, and a little.
 pub const CONTROL_REPLY: Duration = Duration::from_secs(qhost_vm::limits::QMP_REPLY.as_secs() * 3);
 /// How long a supervisor that was asked to end a VM may be silent before other ways are gone.

@@ -176,6 +176,7 @@ mod tests {
             status,
             takes: Takes::default(),
             reserved: Usage::default(),
+            operation: None,
             held: !ended,
         }
     }

@@ -38,6 +38,19 @@ impl Vm {
         !(is_its_tenant && operation.is_free_for_its_tenant())
     }
 
+    /// Adds to the events what an actor has requested. Called once that is permitted, before it is done. A full disk keeps nothing from being done.
+    pub async fn note_request(&self, request: &'static str, actor: &Actor) {
+        let (vm, actor) = (self.clone(), actor.name.clone());
+        let noted = blocking(move || {
+            let event = vm.record().requested(request, &actor);
+            event.append(vm.engine().state().path());
+            Ok(())
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "a request is not among the events");
+        }
+    }
+
     /// Asks the policies whether an actor may do an operation with it, where that needs permission, and records what they say.
     ///
     /// # Errors

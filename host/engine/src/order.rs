@@ -28,6 +28,8 @@ pub struct Order {
     pub log_pipes: Option<LogPipes>,
     /// Who asks for it, for the record of the decision.
     pub actor: Option<Actor>,
+    /// The operation of a service's that it is for, by which the service finds its VM again after it was killed.
+    pub operation: Option<String>,
     /// What a scheduler has set aside for the VM on this host.
     pub resources: LinuxResources,
 }
@@ -39,6 +41,13 @@ pub struct JobFile {
     pub name: String,
     /// Its text: at most [`qhost_model::limits::JOB_FILE_BYTES`], else the order is refused.
     pub bytes: Vec<u8>,
+}
+
+impl JobFile {
+    /// A job that came in a request's body.
+    pub fn of_body(bytes: Vec<u8>) -> Self {
+        Self { name: "the request's body".into(), bytes }
+    }
 }
 
 impl Order {
@@ -54,6 +63,7 @@ impl Order {
             grace: None,
             log_pipes: None,
             actor: None,
+            operation: None,
             resources: LinuxResources::default(),
         }
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use qhost_cage::Cage;
 use qhost_model::{
@@ -32,11 +33,12 @@ use crate::{
 };
 
 /// What an order would be run as.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {
     /// Whether the image is in the store; if not, its format is a guess from its name.
     pub image_stored: bool,
     /// Its digest; of a list of checksums that was never fetched, the list's own.
+    #[schemars(with = "String")]
     pub image_digest: FileDigest,
     /// The same, where it is a SHA-256.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,6 +46,7 @@ pub struct Plan {
     /// What QEMU would be told it is.
     pub image_format: Format,
     /// What QEMU would be kept in.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub cage: Cage,
     /// The emulator.
     pub program: String,

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use qhost_model::quota::{Quota, Usage};
 use qhost_vm::list;
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// What is taken of a quota.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct QuotaUsage {
     /// Whose it is; absent: all tenants' together.
     pub tenant: Option<String>,

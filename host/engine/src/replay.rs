@@ -6,6 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use qhost_model::{
@@ -19,7 +20,7 @@ use qhost_policy::{Asked, Chain, Cost, Deadline, Decision, Input, Outcome, Recor
 use crate::{engine::Engine, limits};
 
 /// What became of all records.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Replay {
     /// How many there were.
     pub records: usize,
@@ -42,7 +43,7 @@ pub struct Replay {
 }
 
 /// How many decisions differ, by what they are grouped by; the most first.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Totals {
     /// How it ended, and how it ends now.
     pub outcomes: Vec<Total>,
@@ -53,7 +54,7 @@ pub struct Totals {
 }
 
 /// A count.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Total {
     /// What is counted.
     pub what: String,
@@ -62,7 +63,7 @@ pub struct Total {
 }
 
 /// A decision that is another one now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Difference {
     /// Its line in the log.
     pub line: String,
@@ -79,6 +80,7 @@ pub struct Difference {
     /// How it ends now.
     pub now: Outcome,
     /// What now differs in the launch.
+    #[schemars(with = "Vec<serde_json::Map<String, serde_json::Value>>")]
     pub launch: Vec<Change>,
     /// What is now held against it.
     pub violations: Vec<Why>,
@@ -92,7 +94,7 @@ pub struct Difference {
 }
 
 /// What is held against a launch.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Why {
     /// By which policy, or by the host.
     pub policy: String,
@@ -103,7 +105,7 @@ pub struct Why {
 }
 
 /// A decision that cannot be made again.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct NotAgain {
     /// Its line in the log.
     pub line: String,
@@ -116,7 +118,7 @@ pub struct NotAgain {
 }
 
 /// A line that is no record.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Unreadable {
     /// The line.
     pub line: String,

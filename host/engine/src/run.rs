@@ -256,6 +256,7 @@ impl Start {
         let (engine, generation) = (self.engine.clone(), Arc::clone(&self.generation));
         let (terms, image) = (self.terms.clone(), self.image.clone());
         let (log_pipes, resources) = (self.order.log_pipes.clone(), self.order.resources.clone());
+        let operation = self.order.operation.clone();
         let admitted = blocking(move || {
             let (state, config, task) = (engine.state(), &generation.config, approved.task());
             let ports = ports::reserve(state, approved.launch(), &config.rules().ports)?;
@@ -284,7 +285,7 @@ impl Start {
                 file_bytes,
             );
             let takes = approved.launch().usage(root_bytes.max(config.overlay.max_bytes));
-            let dir = admission::admit_new(state, task, takes, &terms)?;
+            let dir = admission::admit_new(state, task, takes, operation, &terms)?;
             let program = program.to_owned();
             Ok(Admitted {
                 approved,
@@ -323,7 +324,11 @@ impl Start {
         let (record, spec) = launched.await?;
         let console = record.console_log();
         self.context.observer.observe(Observation::Launched { spec: &spec, console: &console });
-        Ok(Vm::of(&self.engine, &record))
+        let vm = Vm::of(&self.engine, &record);
+        if let Some(actor) = &self.order.actor {
+            vm.note_request("start", actor).await;
+        }
+        Ok(vm)
     }
 }
 

@@ -15,6 +15,7 @@ use qhost_vm::{
 };
 
 use crate::{
+    ending::Ending,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     limits,
@@ -101,24 +102,6 @@ pub enum Until {
     End,
 }
 
-/// How a VM is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The guest's power button is pressed, and QEMU made to quit if that does not help within this; absent: as it was started with.
-    Stop(Option<Duration>),
-    /// QEMU is killed.
-    Kill,
-}
-
-impl Ending {
-    fn request(self) -> Request {
-        match self {
-            Self::Stop(grace) => Request::Stop { grace_s: grace.map(|grace| grace.as_secs()) },
-            Self::Kill => Request::Kill,
-        }
-    }
-}
-
 /// What a wait is for.
 #[derive(Clone, Copy)]
 enum Goal {
@@ -183,14 +166,14 @@ impl Vm {
     /// Ends it, and waits for its end.
     ///
     /// # Errors
-    /// Where it has not ended after [`limits::STOP_GRACE_MOST`], or the wait is given up.
+    /// Where it has not ended after [`limits::STOP_GRACE_MOST`], of a kill after [`limits::KILL_MOST`], or the wait is given up.
     pub async fn end(&self, ending: Ending, context: &Context) -> Result<VmRecord, EngineError> {
         // The subscription is older than the request: the VM may end at once, and on a disk that takes no writes only its supervisor tells how.
         let told = subscribe(&self.folder).await.ok();
         self.ask_to_end(ending, context).await;
         failpoint::reach("end.asked");
         let ended = self.follow(Goal::Until(Until::End), Some(ending.request()), told, context);
-        self.within(limits::STOP_GRACE_MOST, ended, context).await
+        self.within(ending.most(), ended, context).await
     }
 
     /// Asks its supervisor to end it, and does not wait for that. Where the supervisor is silent, signals are sent: to it, and to kill, to QEMU.

@@ -69,17 +69,18 @@ impl Engine {
     ///
     /// # Errors
     /// Where the volume is not there, or a VM has it whose guest may not or cannot be frozen or does not stay frozen; where the other name is taken,
-    /// or the copy is beyond the tenant's quota.
+    /// the copy is beyond the tenant's quota, or it is given up.
     pub async fn copy_volume(
         &self,
         from: VolumeName,
         to: String,
         actor: Actor,
+        context: &Context,
         mut progress: impl FnMut(u64) + Send + 'static,
     ) -> Result<Volume, EngineError> {
         self.recover().await;
         let frozen = self.freeze_user_of(&from, actor).await?;
-        let (engine, of) = (self.clone(), from.clone());
+        let (engine, of, cancel) = (self.clone(), from.clone(), context.cancel.clone());
         let copied = blocking(move || {
             let volumes = Volumes::of(engine.state());
             let held =
@@ -94,10 +95,15 @@ impl Engine {
             let thawed = || frozen.as_ref().is_some_and(|one| one.frozen.has_ended());
             let mut report = |done| {
                 progress(done);
-                if thawed() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+                if thawed() || cancel.is_cancelled() {
+                    Err(io::ErrorKind::Interrupted.into())
+                } else {
+                    Ok(())
+                }
             };
             match volumes.copy(&source, to, &mut report) {
                 Ok(new) => Ok((new, frozen)),
+                Err(_) if cancel.is_cancelled() => Err(Failure::Cancelled),
                 Err(error) => match frozen {
                     Some(FrozenVm { vm, frozen }) if frozen.has_ended() => {
                         Err(VolumeError::Thawed { of, vm }.into())

@@ -16,6 +16,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use qhost_model::digest::Sha256;
@@ -49,7 +50,7 @@ struct Record {
 }
 
 /// A volume, for its operator.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Volume {
     /// Whose it is, and its name.
     #[serde(flatten)]

@@ -1,9 +1,10 @@
 //! Formats of images.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What QEMU is told an image is. It never finds out by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// QEMU's copy-on-write format, version 2 or 3, that stands by itself.

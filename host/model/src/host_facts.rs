@@ -1,5 +1,6 @@
 //! What a host offers and what is in use on it: what policies and the host's rules decide from.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -124,7 +125,7 @@ pub enum Accelerator {
 named!(Accelerator, Tcg = "tcg", Kvm = "kvm");
 
 /// An amount of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resources {
     /// Virtual CPUs.
     pub cpus: u32,

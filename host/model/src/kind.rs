@@ -26,3 +26,42 @@ pub enum Kind {
     /// A check did not hold.
     CheckFailed,
 }
+
+impl Kind {
+    /// All there are.
+    pub const ALL: [Self; 11] = [
+        Self::InvalidArgument,
+        Self::InvalidJob,
+        Self::Denied,
+        Self::PolicyFailed,
+        Self::Unavailable,
+        Self::ChecksumMismatch,
+        Self::ImageRejected,
+        Self::HostUnable,
+        Self::VmFailed,
+        Self::Cancelled,
+        Self::CheckFailed,
+    ];
+
+    /// Its name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "invalid-argument",
+            Self::InvalidJob => "invalid-job",
+            Self::Denied => "denied",
+            Self::PolicyFailed => "policy-failed",
+            Self::Unavailable => "unavailable",
+            Self::ChecksumMismatch => "checksum-mismatch",
+            Self::ImageRejected => "image-rejected",
+            Self::HostUnable => "host-unable",
+            Self::VmFailed => "vm-failed",
+            Self::Cancelled => "cancelled",
+            Self::CheckFailed => "check-failed",
+        }
+    }
+
+    /// The kind of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}

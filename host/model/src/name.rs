@@ -20,4 +20,4 @@ pub const VOLUME: &str =
     "a volume's name: 1 to 64 letters, digits, -, _ and ., the first a letter or a digit";
 
 /// The same as a regular expression of JSON Schema.
-pub(crate) const VOLUME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
+pub const VOLUME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::retention::Retention;
 
 /// What VMs take, or one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// VMs.
     pub vms: u64,

@@ -55,12 +55,20 @@ impl Driver {
     }
 
     /// Asks the policies whether the agent may do an operation; gives the VM as the configuration is now.
-    async fn permit(&self, task: &Task, operation: Operation) -> Result<Vm, Status> {
+    async fn permit(
+        &self,
+        task: &Task,
+        operation: Operation,
+        request: Option<&'static str>,
+    ) -> Result<Vm, Status> {
         // An engine without the configuration would ask nothing.
         let vm = self.0.configured_engine()?.handle(&task.started()?.record());
         let actor = task::actor(&task.config.alloc_id, &vm.record().tenant);
-        let permitted = vm.permit(operation, actor, &Context::default()).await;
+        let permitted = vm.permit(operation, actor.clone(), &Context::default()).await;
         permitted.map_err(|error| of_engine(&error))?;
+        if let Some(request) = request {
+            vm.note_request(request, &actor).await;
+        }
         Ok(vm)
     }
 }
@@ -204,6 +212,8 @@ impl driver_server::Driver for Driver {
         task.cancel.cancel();
         let _started = task.starting.lock().await;
         let Some(vm) = task.vm() else { return Ok(Response::new(StopTaskResponse {})) };
+        let actor = task::actor(&task.config.alloc_id, &vm.record().tenant);
+        vm.note_request(if ending == Ending::Kill { "kill" } else { "stop" }, &actor).await;
         let ended = vm.end(ending, &Context::default()).await;
         ended.map_err(|error| of_engine(&error))?;
         Ok(Response::new(StopTaskResponse {}))
@@ -229,6 +239,8 @@ impl driver_server::Driver for Driver {
         task.cancel.cancel();
         let _started = task.starting.lock().await;
         if let Some(vm) = task.vm().filter(|vm| vm.goes_on().is_ok()) {
+            let actor = task::actor(&task.config.alloc_id, &vm.record().tenant);
+            vm.note_request("kill", &actor).await;
             let ended = vm.end(Ending::Kill, &Context::default()).await;
             ended.map_err(|error| of_engine(&error))?;
         }
@@ -300,21 +312,23 @@ impl driver_server::Driver for Driver {
         let context = Context::default();
         let done = match signal.as_str() {
             "SIGTERM" | "SIGINT" | "SIGPWR" => {
-                let vm = self.permit(&task, Operation::Stop).await?;
+                let vm = self.permit(&task, Operation::Stop, Some("stop")).await?;
                 vm.ask_to_end(Ending::Stop(None), &context).await;
                 Ok(())
             }
             "SIGKILL" => {
-                let vm = self.permit(&task, Operation::Stop).await?;
+                let vm = self.permit(&task, Operation::Stop, Some("kill")).await?;
                 vm.ask_to_end(Ending::Kill, &context).await;
                 Ok(())
             }
             "SIGHUP" => {
-                let vm = self.permit(&task, Operation::Restart).await?;
+                let vm = self.permit(&task, Operation::Restart, Some("restart")).await?;
                 vm.restart_running(None, &context).await.map(drop)
             }
-            "SIGSTOP" | "SIGTSTP" => self.permit(&task, Operation::Pause).await?.pause().await,
-            "SIGCONT" => self.permit(&task, Operation::Pause).await?.resume().await,
+            "SIGSTOP" | "SIGTSTP" => {
+                self.permit(&task, Operation::Pause, Some("pause")).await?.pause().await
+            }
+            "SIGCONT" => self.permit(&task, Operation::Pause, Some("resume")).await?.resume().await,
             other => {
                 let other = printable::line(other, limits::NAME_CHARS);
                 let message = format!(
@@ -334,7 +348,8 @@ impl driver_server::Driver for Driver {
     ) -> Result<Response<ExecTaskResponse>, Status> {
         let ExecTaskRequest { task_id, command, timeout } = request.into_inner();
         let task = self.0.tasks.known(&task_id)?;
-        let vm = self.permit(&task, Operation::Exec(command.clone())).await?;
+        // An agent's script checks come by the second, and would push out what happened to the VM.
+        let vm = self.permit(&task, Operation::Exec(command.clone()), None).await?;
         let timeout = duration(timeout).filter(|timeout| !timeout.is_zero());
         let answer =
             exec::run(&vm, command, vec![], timeout.unwrap_or(limits::EXEC_STREAMING)).await?;
@@ -348,7 +363,7 @@ impl driver_server::Driver for Driver {
         let mut asked = request.into_inner();
         let setup = exec::setup(&mut asked).await?;
         let task = self.0.tasks.known(&setup.task_id)?;
-        let vm = self.permit(&task, Operation::Exec(setup.command.clone())).await?;
+        let vm = self.permit(&task, Operation::Exec(setup.command.clone()), Some("exec")).await?;
         Ok(self.until_left(exec::stream(vm, setup.command, asked)))
     }
 

@@ -11,7 +11,8 @@ use std::{
 };
 
 use jiff::{Timestamp, tz::TimeZone};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use qhost_model::{digest::Sha256, name::is_name};
 use qhost_sys::state;
@@ -128,12 +129,13 @@ impl Journal {
 }
 
 /// A recorded decision.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Recorded {
     /// Its id.
     pub id: Sha256,
     /// The record.
     #[serde(flatten)]
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub record: Record,
 }
 

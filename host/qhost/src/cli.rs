@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::exit::Exit;
+use crate::{client::HostAddress, exit::Exit};
 
 pub use config::ConfigCommand;
 pub use decisions::{DecisionsArgs, RecordFilter};
@@ -74,6 +74,10 @@ pub struct Shared {
     /// $XDG_CONFIG_HOME/qhost/qhost.toml, if there]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Do this on another host, through its API at unix:PATH or https://HOST:PORT [default: $QHOST_HOST, if set]. Who asks is said by $QHOST_TOKEN, or $QHOST_CLIENT_CERT and $QHOST_CLIENT_KEY; the service's
+    /// certificate is to be signed by $QHOST_CACERT, else by an authority of the system
+    #[arg(long, global = true, value_name = "PLACE")]
+    pub host: Option<HostAddress>,
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub json: bool,
@@ -93,7 +97,10 @@ impl Cli {
         let Shared { state_dir, config, .. } = &mut self.shared;
         *state_dir = state_dir.take().or_else(|| path("QHOST_STATE_DIR").map(PathBuf::from));
         *config = config.take().or_else(|| path("QHOST_CONFIG").map(PathBuf::from));
-        if let Some(networks) = self.command.networks() {
+        // Another host fetches images from the networks of its own configuration.
+        if self.shared.host.is_none()
+            && let Some(networks) = self.command.networks()
+        {
             networks.take_environment()?;
         }
         Ok(self)
@@ -166,6 +173,12 @@ pub enum Command {
     Completions {
         /// The shell
         shell: Shell,
+    },
+    /// Write man pages, one a command
+    #[command(after_help = "Example:\n  qhost man /usr/local/share/man/man1")]
+    Man {
+        /// An existing folder
+        folder: PathBuf,
     },
     /// Serve the API: the host as a service
     Serve(ServeArgs),

@@ -14,7 +14,7 @@
 //! - `model`: tasks, launches, digests, quotas, the host's own rules. No I/O.
 //! - `sys`: processes, durable files, locks. Only its `spawn` starts processes.
 //! - `policy`: sandboxes and chains of policies. It knows nothing of images, QEMU or VMs.
-//! - `image`: fetching, checking and storing images. Only it, and the registry client here, connects to other hosts.
+//! - `image`: fetching, checking and storing images. Only it, and the registry client and [`client`] here, connect to other hosts.
 //! - `cage`: what QEMU is kept in; it becomes QEMU.
 //! - `vm`: one VM, and the program that looks after it, `qhost-supervisor`.
 //! - `engine`: configuration, admission, launch and recovery.
@@ -29,6 +29,7 @@ pub mod cli;
 pub mod author;
 pub mod trial;
 pub mod registry;
+pub mod client;
 pub mod exit;
 pub mod outcome;
 pub mod limits;

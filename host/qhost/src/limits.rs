@@ -56,6 +56,36 @@ pub const REGISTRY_REFUSAL_BYTES: u64 = 64 << 10;
 /// Characters shown of what a registry says.
 pub const REGISTRY_SAID_CHARS: usize = 300;
 
+// Another host's service.
+
+/// A connection to it.
+pub const HOST_CONNECT: Duration = Duration::from_secs(10);
+/// How long it may say nothing on a connection: a little more than a request may take there.
+pub const HOST_ANSWER: Duration = Duration::from_secs(210);
+/// The longest answer in bytes: a page of a thousand records of decisions.
+pub const HOST_ANSWER_BYTES: usize = 256 << 20;
+/// The longest item of a stream in bytes: an operation with a decision that refused it.
+pub const HOST_ITEM_BYTES: usize = 16 << 20;
+/// The most items of a list.
+pub const HOST_LIST: usize = 1_000_000;
+/// Requests to it at one time: a user has 64 connections there.
+pub const HOST_REQUESTS: usize = 16;
+/// Items that are asked for at once.
+pub const HOST_PAGE: usize = 1000;
+/// How long a stream may say nothing: the service says something every 15 s.
+pub const HOST_STREAM_SILENT: Duration = Duration::from_secs(60);
+/// How long a service may be absent while something of it is followed, as when it is upgraded.
+pub const HOST_ABSENT: Duration = Duration::from_secs(60);
+/// After how long it is asked again.
+pub const HOST_AGAIN: Duration = Duration::from_millis(500);
+/// How long one request waits there for a VM or an operation, in seconds.
+pub const HOST_WAIT_S: u64 = 30;
+
+/// What of a console there is under way at one time, in bytes.
+pub const HOST_CONSOLE_BYTES: usize = 16 << 10;
+/// How long what was typed last may take to be sent.
+pub const HOST_CONSOLE_LEAVE: Duration = Duration::from_secs(5);
+
 // Running a VM.
 
 /// How often a console log is looked at that is followed, should the kernel send no word of a change.

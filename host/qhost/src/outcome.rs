@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use qhost_cage::Cage;
 use qhost_image::VerifiedImage;
 use qhost_model::{
     job::{Problem, Task},
@@ -13,7 +14,7 @@ use qhost_model::{
     printable,
 };
 use qhost_policy::{Answer, Conflict, Decision, Mode, OtherPlace, PolicyRecord, Writer};
-use qhost_vm::{End, Spec, State, VmRecord};
+use qhost_vm::{End, State, VmRecord};
 
 use crate::{exit::Exit, limits};
 
@@ -71,6 +72,9 @@ pub struct VmReport {
     /// The last of its console, if it failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub console_tail: String,
+    /// The host that it ran on, where that is another one; programs know which they asked.
+    #[serde(skip)]
+    host: Option<String>,
 }
 
 /// An error with its causes.
@@ -108,14 +112,22 @@ impl ErrorReport {
 
 impl fmt::Display for ErrorReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = printable::lines(&self.message, limits::SHOWN_ERROR_CHARS);
-        write!(f, "{RED}error{PLAIN}: {message}")?;
+        let message = printable::lines(&self.message, limits::SHOWN_ERROR_CHARS).to_string();
+        let (first, more) = message.split_once('\n').unwrap_or((&message, ""));
+        write!(f, "{RED}error{PLAIN}: {first}")?;
+        for line in more.lines() {
+            // What another host's service says has no line that looks like one of ours.
+            let indent = if line.starts_with(' ') { "" } else { "  " };
+            write!(f, "\n{indent}{line}")?;
+        }
         for cause in &self.causes {
             let cause = printable::line(cause, limits::SHOWN_CAUSE_CHARS);
             write!(f, "\n  because: {cause}")?;
         }
         match &self.hint {
-            Some(hint) => write!(f, "\n  hint: {hint}"),
+            Some(hint) => {
+                write!(f, "\n  hint: {}", printable::line(hint, limits::SHOWN_CAUSE_CHARS))
+            }
             None => Ok(()),
         }
     }
@@ -162,21 +174,28 @@ impl fmt::Display for Report {
 
 impl VmReport {
     /// What is known of a VM.
-    pub fn new(vm: &VmRecord, spec: &Spec) -> Self {
+    pub fn new(vm: &VmRecord, console_tail: String) -> Self {
         let ended = vm.status.ended.clone();
-        let failed = ended.as_ref().is_some_and(|ended| ended.end.is_failure());
+        let takes = vm.takes.get();
+        let cage = takes.and_then(|takes| takes.cage.as_ref());
         Self {
             id: vm.id.clone(),
             folder: vm.folder.display().to_string(),
             console_log: vm.console_log().display().to_string(),
-            ports: spec.forwards.clone(),
+            ports: takes.map(|takes| takes.forwards.clone()).unwrap_or_default(),
             state: vm.status.state(),
             started_at: vm.status.started_at,
             ended_at: ended.as_ref().map(|ended| ended.ended_at),
             end: ended.map(|ended| ended.end),
-            cage: spec.cage.summary(),
-            console_tail: if failed { qhost_vm::console_tail(&vm.folder) } else { String::new() },
+            cage: cage.map(Cage::summary).unwrap_or_default(),
+            console_tail,
+            host: None,
         }
+    }
+
+    /// The same of another host's VM.
+    pub fn on(self, host: &str) -> Self {
+        Self { host: Some(host.to_owned()), ..self }
     }
 
     fn summary(&self, f: &mut fmt::Formatter<'_>, task: &str) -> fmt::Result {
@@ -220,7 +239,10 @@ impl VmReport {
             writeln!(f, "{DIM}the console's last lines:{PLAIN}")?;
             quote(f, &self.console_tail)?;
         }
-        writeln!(f, "console   {}", self.console_log)
+        match &self.host {
+            Some(host) => writeln!(f, "console   {} of {host}", self.console_log),
+            None => writeln!(f, "console   {}", self.console_log),
+        }
     }
 }
 
@@ -277,16 +299,18 @@ impl fmt::Display for Shown<'_, OtherPlace> {
 
 fn conflicts(f: &mut fmt::Formatter<'_>, conflicts: &[Conflict]) -> fmt::Result {
     for Conflict { field, writers } in conflicts {
-        let one = |Writer { policy, to }: &Writer| format!("{policy} wrote {}", shown(to));
+        let one = |Writer { policy, to }: &Writer| format!("{} wrote {}", said(policy), shown(to));
         let writers: Vec<_> = writers.iter().map(one).collect();
-        writeln!(f, "          {YELLOW}conflict{PLAIN} {field}: {}", writers.join(", then "))?;
+        let (field, writers) = (said(field), writers.join(", then "));
+        writeln!(f, "          {YELLOW}conflict{PLAIN} {field}: {writers}")?;
     }
     Ok(())
 }
 
 fn warnings(f: &mut fmt::Formatter<'_>, warnings: &[String]) -> fmt::Result {
     let mut warnings = warnings.iter();
-    warnings.try_for_each(|warning| writeln!(f, "          {YELLOW}warning{PLAIN} {warning}"))
+    warnings
+        .try_for_each(|warning| writeln!(f, "          {YELLOW}warning{PLAIN} {}", said(warning)))
 }
 
 impl fmt::Display for Shown<'_, PolicyRecord> {
@@ -298,20 +322,22 @@ impl fmt::Display for Shown<'_, PolicyRecord> {
             Mode::Enforce => ["by", "changed"],
             Mode::Monitor => ["in monitor mode by", "would change"],
         };
-        let (name, version) = (&policy.name, &policy.version);
+        let (name, version) = (said(&policy.name), said(&policy.version));
         writeln!(
             f,
             "policy    {style}{answer}{PLAIN} {by} {name} {version} {DIM}sha256:{digest}{PLAIN}"
         )?;
         for Change { field, from, to } in &policy.changes {
-            writeln!(f, "          {changed} {field}: {} → {}", shown(from), shown(to))?;
+            let (field, from, to) = (said(field), shown(from), shown(to));
+            writeln!(f, "          {changed} {field}: {from} → {to}")?;
         }
         if let (Mode::Monitor, Some(fault)) = (policy.mode, &policy.fault) {
-            writeln!(f, "          {RED}failed{PLAIN} {fault}")?;
+            writeln!(f, "          {RED}failed{PLAIN} {}", said(fault))?;
         }
         violations(f, &policy.violations)?;
         for line in &policy.log {
-            writeln!(f, "          {DIM}{} {}{PLAIN}", line.level, line.message)?;
+            let (level, message) = (line.level, said(&line.message));
+            writeln!(f, "          {DIM}{level} {message}{PLAIN}")?;
         }
         match policy.log_dropped {
             0 => Ok(()),
@@ -321,6 +347,11 @@ impl fmt::Display for Shown<'_, PolicyRecord> {
             ),
         }
     }
+}
+
+/// What a policy says, or another host's service that tells of one.
+fn said(text: &str) -> printable::Printable<'_> {
+    printable::line(text, qhost_policy::limits::POLICY_TEXT_BYTES)
 }
 
 fn shown(value: &serde_json::Value) -> String {
@@ -338,9 +369,10 @@ fn word(answer: Answer) -> (anstyle::Style, &'static str) {
 
 fn violations(f: &mut fmt::Formatter<'_>, violations: &[Violation]) -> fmt::Result {
     for Violation { code, field, message, hint } in violations {
+        let (code, field, message) = (said(code), said(field), said(message));
         writeln!(f, "          {RED}{code}{PLAIN} {field}: {message}")?;
         if let Some(hint) = hint {
-            writeln!(f, "          hint: {hint}")?;
+            writeln!(f, "          hint: {}", said(hint))?;
         }
     }
     Ok(())

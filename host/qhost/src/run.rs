@@ -10,6 +10,7 @@ mod images;
 mod overlays;
 mod plan;
 mod quotas;
+mod remote;
 mod replay;
 mod serve;
 mod share;
@@ -57,12 +58,15 @@ pub fn main() -> ExitCode {
     if !matches!(cli.command, Command::NomadPlugin) {
         show::log(cli.shared.verbose);
     }
-    let Cli { shared, command } = match cli.with_environment() {
+    let Cli { shared, command } = match cli.with_host().and_then(Cli::with_environment) {
         Ok(cli) => cli,
         Err(wrong) => {
             return ExitCode::from(show::usage(&wrong).code());
         }
     };
+    if let Some(host) = remote::host_of(&shared, &command) {
+        return wait(&shared, remote::command(&shared, host, &command)).into();
+    }
     let exit = match command {
         Command::Run(args) => wait(&shared, run(&shared, &args)),
         Command::Plan(args) => wait(&shared, plan::plan(&shared, &args.decide)),
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Volume(command) => wait(&shared, volumes::volume(&shared, &command)),
         Command::Policy(command) => commands::policy(&shared, &command),
         Command::Completions { shell } => commands::completions(&shared, shell),
+        Command::Man { folder } => commands::man_pages(&shared, &folder),
         Command::Serve(args) => wait(&shared, serve::serve(&shared, &args)),
         Command::Token(command) => tokens::token(&shared, &command),
         Command::NomadPlugin => nomad(&shared),

@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts, uri::Authority},
 };
 use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
 use tokio::{net::UnixStream, task::spawn_blocking};
 
 use qhost_model::digest::Sha256;
@@ -47,7 +48,7 @@ impl Peer {
 }
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Caller {
     /// As records name it.
     pub(crate) name: String,

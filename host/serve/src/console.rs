@@ -18,8 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -82,15 +81,22 @@ impl Tickets {
     }
 }
 
+/// A ticket that was given.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Given {
+    ticket: String,
+    expires_in_s: u64,
+}
+
 pub(crate) async fn ticket(
     caller: Caller,
     State(service): State<Service>,
     Named(word): Named,
 ) -> Result<Response, Problem> {
-    let vm = vms::permitted(&service, &caller, &word, Operation::Console).await?;
+    let vm = vms::permitted(&service, &caller, &word, Operation::Console, "console").await?;
     let ticket = service.tickets.give(vm.id(), caller)?;
-    let answer = json!({"ticket": ticket, "expires_in_s": limits::TICKET.as_secs()});
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+    let given = Given { ticket, expires_in_s: limits::TICKET.as_secs() };
+    Ok((StatusCode::CREATED, Json(given)).into_response())
 }
 
 /// By what a console is attached to.

@@ -3,7 +3,7 @@
 use axum::http::{HeaderMap, header};
 
 /// Its name: browsers take one that begins so over TLS alone, and send it to the very host that set it (RFC 6265bis, 4.1.3.2).
-const NAME: &str = "__Host-qhost";
+pub(crate) const NAME: &str = "__Host-qhost";
 const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Strict";
 
 /// The token of a request's session.

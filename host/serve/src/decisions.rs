@@ -17,7 +17,7 @@ use crate::{
     caller::Caller,
     limits,
     problem::Problem,
-    query::{Named, Page, Params},
+    query::{self, Named, Page, Params},
 };
 
 /// Which decisions are listed.
@@ -36,8 +36,10 @@ pub(crate) struct Filter {
     /// rule, its words. Capitals do not matter.
     q: Option<String>,
     /// Those made at this time or later, as in `2026-11-30T22:00:00Z`.
+    #[schemars(extend("format" = "date-time"))]
     since: Option<String>,
     /// Those made before this time.
+    #[schemars(extend("format" = "date-time"))]
     until: Option<String>,
     /// At most so many items: from 1 to 1000, 100 unless it is given.
     #[schemars(range(min = 1, max = 1000))]
@@ -57,13 +59,7 @@ struct Wanted {
 
 impl Wanted {
     fn of(filter: Filter) -> Result<Self, Problem> {
-        let time = |name: &str, text: &Option<String>| {
-            let text = text.as_deref();
-            let time = text.map(str::parse::<Timestamp>).transpose();
-            time.map_err(|_| {
-                Problem::invalid(format!("{name}: expected a time, as in 2026-11-30T22:00:00Z"))
-            })
-        };
+        let time = |name, text: &Option<String>| query::time(name, text.as_deref());
         let (since, until) = (time("since", &filter.since)?, time("until", &filter.until)?);
         let text = filter.q.as_ref().map(|text| text.to_lowercase());
         let outcome = filter.outcome.as_deref().map(Outcome::named).transpose();

@@ -13,7 +13,6 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::{task::spawn_blocking, time};
 
-use qhost_engine::Vm;
 use qhost_vm::{Position, Reader, VmRecord};
 
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
     caller::Caller,
     limits,
     problem::Problem,
-    query::{Named, Params},
+    query::{self, Named, Params},
     streams::{self, EventId},
     vms,
 };
@@ -36,6 +35,11 @@ pub(crate) struct Filter {
     vm: Option<String>,
     /// Those after the one of this id, or from `now` on; absent: all that are kept, first. The header `Last-Event-ID` goes before it.
     after: Option<String>,
+    /// Those at this time or later, as in `2026-11-30T22:00:00Z`.
+    #[schemars(extend("format" = "date-time"))]
+    since: Option<String>,
+    /// Whether what happens from now on is told too; it is unless this is `false`.
+    follow: Option<bool>,
 }
 
 pub(crate) async fn all(
@@ -44,22 +48,24 @@ pub(crate) async fn all(
     Params(filter): Params<Filter>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Filter { tenant, vm, after } = filter;
+    let Filter { tenant, vm, after, since, follow } = filter;
+    let since = query::time("since", since.as_deref())?;
     let asked = after.as_deref().filter(|after| *after != "now");
     let last: Option<EventId> = streams::last(&headers, asked)?;
     let is_from_now = after.as_deref() == Some("now");
     let last = last.or_else(|| is_from_now.then(|| EventId::last_of(Timestamp::now())));
-    let since = last.and_then(EventId::time);
+    let from = last.and_then(EventId::time).max(since);
     let log = match &caller.tenant {
-        Some(own) => service.engine.events_of(own, since),
-        None => service.engine.events(since),
+        Some(own) => service.engine.events_of(own, from),
+        None => service.engine.events(from),
     };
     let place = service.streams.place(&caller)?;
     let is_meant = move |event: &qhost_vm::Event| {
         tenant.as_ref().is_none_or(|tenant| event.tenant == *tenant)
             && vm.as_ref().is_none_or(|vm| event.vm == *vm)
     };
-    let changes = place.changes();
+    // Without changes, the stream ends where no more is kept.
+    let changes = follow.unwrap_or(true).then(|| place.changes());
     Ok(place.answer(streams::events(log, last, changes, is_meant)))
 }
 
@@ -95,29 +101,39 @@ pub(crate) async fn operation(
 pub(crate) struct From {
     /// What comes after the item of this id; absent: all that is kept, first. The header `Last-Event-ID` goes before it.
     after: Option<String>,
+    /// What was said at this time or later, as in `2026-11-30T22:00:00Z`; ignored where `after` or `Last-Event-ID` is given.
+    #[schemars(extend("format" = "date-time"))]
+    since: Option<String>,
+    /// Whether what is said from now on is told too; it is unless this is `false`.
+    follow: Option<bool>,
 }
 
 pub(crate) async fn console(
     caller: Caller,
     State(service): State<Service>,
     Named(word): Named,
-    Params(From { after }): Params<From>,
+    Params(From { after, since, follow }): Params<From>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let vm = vms::meant(&service, &caller, &word).await?;
     let last: Option<Position> = streams::last(&headers, after.as_deref())?;
+    let since = query::time("since", since.as_deref())?;
+    let record = vm.record();
+    let reader = match last {
+        Some(after) => Reader::after(&record.folder, after),
+        None => record.console(since),
+    };
     let place = service.streams.place(&caller)?;
-    Ok(place.answer(said(&vm, last)))
+    Ok(place.answer(said(record, reader, follow.unwrap_or(true))))
 }
 
-/// What a console said after a position, and says until its VM's end.
-fn said(vm: &Vm, after: Option<Position>) -> impl Stream<Item = sse::Event> + Send + use<> {
-    let record = vm.record();
-    let reader = match after {
-        Some(after) => Reader::after(&record.folder, after),
-        None => record.console(None),
-    };
-    stream::unfold((record, reader), |(mut record, mut reader)| async move {
+/// What is read of a console, and, where it is followed, what it says until its VM's end.
+fn said(
+    record: VmRecord,
+    reader: Reader,
+    follow: bool,
+) -> impl Stream<Item = sse::Event> + Send + use<> {
+    stream::unfold((record, reader), move |(mut record, mut reader)| async move {
         loop {
             // Asked first, so that what was written before the end is read after it.
             let read = spawn_blocking(move || {
@@ -142,7 +158,7 @@ fn said(vm: &Vm, after: Option<Position>) -> impl Stream<Item = sse::Event> + Se
                     sse::Event::default().id(reader.position().to_string()).json_data(data).ok()?;
                 return Some((item, (record, reader)));
             }
-            if !goes_on {
+            if !goes_on || !follow {
                 return None;
             }
             time::sleep(limits::STREAM_CONSOLE).await;

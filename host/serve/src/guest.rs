@@ -10,9 +10,9 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use qhost_engine::{Exec, ExecReport};
+use qhost_engine::{Exec, ExecReport, GuestInfo};
 use qhost_policy::Operation;
 
 use crate::{
@@ -29,9 +29,11 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(crate) struct Command {
     /// The program and its arguments.
+    #[schemars(length(min = 1))]
     command: Vec<String>,
     /// Its standard input, in Base64; empty unless it is given.
     #[serde(default)]
+    #[schemars(extend("contentEncoding" = "base64"))]
     stdin: String,
     /// How long it may take, in seconds from 1 to 180; 60 unless they are given. It goes on in the guest after that.
     #[schemars(range(min = 1, max = 180))]
@@ -55,16 +57,41 @@ impl Command {
     }
 }
 
+/// What a command in a guest has come to.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Ran {
+    #[serde(flatten)]
+    report: ExecReport,
+    /// Its standard output as it wrote it, in Base64.
+    #[schemars(extend("contentEncoding" = "base64"))]
+    stdout_base64: String,
+    /// Its standard error, the same.
+    #[schemars(extend("contentEncoding" = "base64"))]
+    stderr_base64: String,
+}
+
+/// What a guest says of itself.
+pub(crate) async fn info(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+) -> Result<Json<Option<GuestInfo>>, Problem> {
+    Ok(Json(vms::meant(&service, &caller, &word).await?.guest().await))
+}
+
 pub(crate) async fn exec(
     caller: Caller,
     State(service): State<Service>,
     Named(word): Named,
     Object(command): Object<Command>,
-) -> Result<Json<ExecReport>, Problem> {
+) -> Result<Json<Ran>, Problem> {
     let exec = command.exec()?;
     let operation = Operation::Exec(exec.command.clone());
-    let vm = vms::permitted(&service, &caller, &word, operation).await?;
-    Ok(Json(vm.exec(&exec).await?.report(vm.id())))
+    let vm = vms::permitted(&service, &caller, &word, operation, "exec").await?;
+    let output = vm.exec(&exec).await?;
+    let [stdout_base64, stderr_base64] =
+        [&output.stdout, &output.stderr].map(|bytes| BASE64_STANDARD.encode(bytes));
+    Ok(Json(Ran { report: output.report(vm.id()), stdout_base64, stderr_base64 }))
 }
 
 pub(crate) async fn screenshot(
@@ -72,7 +99,7 @@ pub(crate) async fn screenshot(
     State(service): State<Service>,
     Named(word): Named,
 ) -> Result<Response, Problem> {
-    let vm = vms::permitted(&service, &caller, &word, Operation::Screenshot).await?;
+    let vm = vms::permitted(&service, &caller, &word, Operation::Screenshot, "screenshot").await?;
     let png = vm.screenshot().await?;
     // The guest has drawn it, and the program that looked at it is QEMU.
     let headers =

@@ -3,10 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{Json, extract::State};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::task::spawn_blocking;
 
-use qhost_engine::{Context, Observation, Observer, Order};
+use qhost_engine::{Context, Decided, Observation, Observer, Order, Plan};
 use qhost_image::Progress;
+use qhost_model::job::Task;
 use qhost_policy::Decision;
 
 use crate::{
@@ -22,15 +26,30 @@ use crate::{
 /// An order with its tenant's place for a decision.
 struct Admitted {
     order: Order,
-    _place: Place,
+    place: Place,
 }
 
 impl Admitted {
     fn of(service: &Service, caller: &Caller, of: Of, body: &[u8]) -> Result<Self, Problem> {
         let order = of.order(caller, body.to_vec())?;
         let place = service.decisions.admit(Some(&order.tenant))?;
-        Ok(Self { order, _place: place })
+        Ok(Self { order, place })
     }
+}
+
+/// What a job is understood as.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Understood {
+    #[schemars(with = "Map<String, Value>")]
+    task: Task,
+}
+
+/// What a job would be run as.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Planned {
+    #[schemars(with = "Option<Map<String, Value>>")]
+    decision: Option<Decision>,
+    plan: Plan,
 }
 
 pub(crate) async fn validate(
@@ -38,10 +57,14 @@ pub(crate) async fn validate(
     State(service): State<Service>,
     Params(of): Params<Of>,
     Raw(body): Raw,
-) -> Result<Json<Value>, Problem> {
-    let Admitted { order, _place } = Admitted::of(&service, &caller, of, &body)?;
-    let task = service.engine.understood(&order)?;
-    Ok(Json(json!({"task": task})))
+) -> Result<Json<Understood>, Problem> {
+    let Admitted { order, place } = Admitted::of(&service, &caller, of, &body)?;
+    // A job of 1 MiB is read for longer than other requests are to wait.
+    let read = spawn_blocking(move || {
+        let _held = place;
+        Ok(Understood { task: service.engine.understood(&order)? })
+    });
+    read.await.unwrap_or_else(|panicked| Err(Problem::unreadable(&panicked))).map(Json)
 }
 
 /// Keeps the latest decision that is told, and counts each.
@@ -66,14 +89,14 @@ pub(crate) async fn plan(
     State(service): State<Service>,
     Params(of): Params<Of>,
     Raw(body): Raw,
-) -> Result<Json<Value>, Problem> {
-    let Admitted { order, _place } = Admitted::of(&service, &caller, of, &body)?;
+) -> Result<Json<Planned>, Problem> {
+    let Admitted { order, place: _place } = Admitted::of(&service, &caller, of, &body)?;
     let metrics = Arc::clone(&service.metrics);
     let heard = Arc::new(Heard { metrics, latest: Mutex::default() });
     let observer: Arc<dyn Observer> = Arc::<Heard>::clone(&heard);
     let plan = service.engine.plan(order, &Context { observer, ..Context::default() }).await?;
     let decision = heard.latest.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Ok(Json(json!({"decision": decision, "plan": plan})))
+    Ok(Json(Planned { decision, plan }))
 }
 
 pub(crate) async fn decide(
@@ -81,11 +104,11 @@ pub(crate) async fn decide(
     State(service): State<Service>,
     Params(of): Params<Of>,
     Raw(body): Raw,
-) -> Result<Json<Value>, Problem> {
-    let Admitted { order, _place } = Admitted::of(&service, &caller, of, &body)?;
+) -> Result<Json<Decided>, Problem> {
+    let Admitted { order, place: _place } = Admitted::of(&service, &caller, of, &body)?;
     let decided = service.engine.decide(order, &Context::default()).await?;
     if let Some(decision) = &decided.decision {
         service.metrics.decided(decision);
     }
-    Ok(Json(json!(decided)))
+    Ok(Json(decided))
 }

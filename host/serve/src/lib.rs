@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accepted;
 mod admission;
 mod caller;
 mod console;
@@ -20,26 +21,32 @@ pub mod limits;
 mod listener;
 mod metrics;
 mod openapi;
+mod operation;
 mod operations;
 mod page;
 mod policies;
 mod problem;
 mod query;
+mod repeats;
 mod route;
 mod routes;
 mod session;
+mod starts;
 mod storage;
 mod streams;
+pub mod systemd;
 mod tls;
 mod vms;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{fs::File, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use futures_util::future::join_all;
+use tokio::{task::spawn_blocking, time};
 use tokio_util::sync::CancellationToken;
 
 use qhost_engine::{Engine, Tokens};
 
+use accepted::AcceptedFiles;
 use admission::Admission;
 use console::Tickets;
 use metrics::Metrics;
@@ -76,6 +83,17 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// Another service has the state folder.
+    #[error(
+        "another service runs on this state folder: stop it, or listen at several places with one: --listen"
+    )]
+    Second,
+    /// The folder of operations.
+    #[error("cannot lock the folder of operations in the state folder")]
+    Operations(#[source] io::Error),
+    /// A socket of systemd's.
+    #[error("a socket that systemd passed cannot be used: see ListenStream= of the unit")]
+    Passed(#[source] io::Error),
     /// There is no certificate.
     #[error(
         "on the network the service listens with TLS alone: name its certificate and key in the configuration, under [api.tls]"
@@ -99,6 +117,28 @@ struct Service {
     document: Arc<serde_json::Value>,
 }
 
+/// What the one service of a state folder holds, to the end of its process: what it launches may take until then.
+///
+/// # Errors
+/// Where another service has this state folder, or its folder of operations cannot be locked.
+pub fn hold(engine: &Engine) -> Result<File, ServeError> {
+    let files = AcceptedFiles::of(engine.state().path());
+    files.hold().map_err(ServeError::Operations)?.ok_or(ServeError::Second)
+}
+
+/// What a burst of requests took is given back within a while: the service lives long.
+async fn give_memory_back(leave: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = time::sleep(limits::GIVE_BACK) => {}
+            () = leave.cancelled() => return,
+        }
+        if spawn_blocking(qhost_sys::memory::give_back).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Serves the API until it is told to leave; requests that are under way then have [`limits::LEAVE`]. VMs go on.
 pub async fn serve(
     engine: Engine,
@@ -106,11 +146,12 @@ pub async fn serve(
     identity: Option<Arc<Identity>>,
     leave: CancellationToken,
 ) {
-    let operations = Arc::new(Operations::new(leave.clone()));
+    let files = AcceptedFiles::of(engine.state().path());
+    let operations = Arc::new(Operations::new(leave.clone(), files));
     let (decisions, document) = (Admission::of_decisions(), Arc::new(document()));
     let streams = Streams::new(&engine, leave.clone());
     let (metrics, tokens) = (Arc::new(Metrics::new()), Arc::new(engine.tokens()));
-    let router = routes::router(Service {
+    let service = Service {
         engine,
         tokens,
         operations,
@@ -122,7 +163,13 @@ pub async fn serve(
         tickets: Arc::default(),
         metrics,
         document,
-    });
+    };
+    tokio::spawn(metrics::count_events(service.clone(), leave.clone()));
+    tokio::spawn(policies::tell_metrics(service.clone()));
+    tokio::spawn(give_memory_back(leave.clone()));
+    starts::go_on(&service).await;
+    systemd::ready();
+    let router = routes::router(service);
     let sockets = sockets.into_iter().map(|socket| socket.serve(router.clone(), leave.clone()));
     join_all(sockets).await;
 }

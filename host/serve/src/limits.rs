@@ -58,6 +58,10 @@ pub const GRACE_MOST: Duration = Duration::from_secs(24 * 3600);
 pub const LOG_BYTES: u64 = 1 << 20;
 /// Streams of one tenant's callers at one time, and of operators: each has a connection.
 pub const STREAMS_OF_TENANT: usize = 32;
+/// How often memory is given back that was freed.
+pub const GIVE_BACK: Duration = Duration::from_secs(30);
+/// After how long the log of events is read again that could not be.
+pub const EVENTS_AGAIN: Duration = Duration::from_secs(10);
 /// How often a stream looks for what a console has said: a watch of the kernel's for each would use up what a user has of those.
 pub const STREAM_CONSOLE: Duration = Duration::from_millis(200);
 /// How long a ticket for a console may wait to be used.
@@ -80,8 +84,12 @@ pub const STREAM_BYTES: usize = 16 << 10;
 pub const STREAM_ALIVE: Duration = Duration::from_secs(15);
 /// After how long a stream looks for changes that the kernel did not tell of.
 pub const STREAM_LOOK: Duration = Duration::from_secs(10);
+/// The shortest time between two words to systemd's watchdog, whatever its unit says.
+pub const WATCHDOG_STEP: Duration = Duration::from_millis(100);
 /// VMs of which a scrape of metrics tells what each uses.
 pub const METRICS_VMS: usize = 1000;
+/// Tenants whose starts are counted under their names; those of others are counted together.
+pub const METRICS_TENANTS: usize = 1000;
 /// How long a scrape waits for a VM's supervisor: one that does not answer is left out.
 pub const METRICS_STATS: Duration = Duration::from_secs(2);
 /// Supervisors that a scrape asks at one time.

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     fmt, fs, io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net,
+    },
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, Weak},
@@ -69,11 +72,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// A socket that is listened on. A file of it goes when it is dropped.
+/// A socket that is listened on. The file that it made goes when it is dropped.
 #[derive(Debug)]
 pub struct Socket {
     listener: Listener,
     place: Place,
+    own_file: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -105,7 +109,30 @@ impl Socket {
                 Listener::Https(listener, Arc::clone(identity))
             }
         };
-        Ok(Self { listener, place })
+        let own_file = match &place {
+            Place::Unix(path) => Some(path.clone()),
+            Place::Https(_) => None,
+        };
+        Ok(Self { listener, place, own_file })
+    }
+
+    /// A unix socket that another process listens at and has passed on; its file is that process's.
+    pub(crate) fn passed_unix(listener: net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let path = listener.local_addr()?.as_pathname().map_or_else(PathBuf::new, PathBuf::from);
+        let listener = Listener::Unix(UnixListener::from_std(listener)?);
+        Ok(Self { listener, place: Place::Unix(path), own_file: None })
+    }
+
+    /// A socket of the network that another process listens at and has passed on.
+    pub(crate) fn passed_tcp(
+        listener: std::net::TcpListener,
+        identity: &Arc<Identity>,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let place = Place::Https(listener.local_addr()?);
+        let listener = Listener::Https(TcpListener::from_std(listener)?, Arc::clone(identity));
+        Ok(Self { listener, place, own_file: None })
     }
 
     /// Where it is: with the port that the kernel chose, where that was left to it.
@@ -175,7 +202,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Place::Unix(path) = &self.place
+        if let Some(path) = &self.own_file
             && let Err(error) = fs::remove_file(path)
         {
             tracing::debug!(%error, "the socket's file is left");

@@ -1,10 +1,15 @@
 //! The OpenAPI document (version 3.1), made from the table of routes and from the types that handlers read and give.
 
-use schemars::{SchemaGenerator, generate::SchemaSettings};
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
+use qhost_model::{digest::Sha256, name::VOLUME_PATTERN};
+
 use crate::{
-    route::{Answer, Route, Takes},
+    cookie,
+    operation::OperationStatus,
+    problem::Problem,
+    route::{Answer, Audience, Route, Takes},
     routes,
 };
 
@@ -18,8 +23,10 @@ pub fn document() -> Value {
     let mut settings = SchemaSettings::draft2020_12();
     settings.definitions_path = "/components/schemas".into();
     let mut generator = settings.into_generator();
-    let [(_, operation), (_, problem)] = routes::named(&mut generator);
-    let shapes = Shapes { operation: operation.to_value(), problem: problem.to_value() };
+    let shapes = Shapes {
+        operation: generator.subschema_for::<OperationStatus>().to_value(),
+        problem: generator.subschema_for::<Problem>().to_value(),
+    };
     let mut paths = Map::new();
     for route in routes::all() {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
@@ -36,7 +43,14 @@ pub fn document() -> Value {
             "description": "Runs tenants' virtual machines, decided by WebAssembly policies.",
         },
         "paths": paths,
-        "components": { "schemas": generator.take_definitions(true) },
+        "components": {
+            "schemas": generator.take_definitions(true),
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "certificate": {"type": "mutualTLS"},
+                "session": {"type": "apiKey", "in": "cookie", "name": cookie::NAME},
+            },
+        },
     })
 }
 
@@ -52,7 +66,11 @@ impl Shapes {
         for name in
             route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         {
-            let schema = json!({"type": "string"});
+            let schema = match name {
+                "volume" => json!({"type": "string", "pattern": VOLUME_PATTERN}),
+                "image" => generator.subschema_for::<Sha256>().to_value(),
+                _ => json!({"type": "string", "minLength": 1}),
+            };
             parameters
                 .push(json!({"in": "path", "name": name, "required": true, "schema": schema}));
         }
@@ -72,10 +90,11 @@ impl Shapes {
             "operationId": route.id,
             "summary": route.summary,
             "parameters": parameters,
-            "responses": self.responses(route),
+            "responses": self.responses(route, generator),
             // Who may ask.
             "x-qhost-audience": route.audience.name(),
         });
+        let bytes = json!({"type": "string", "format": "binary"});
         let body = route.takes.map(|takes| match takes {
             Takes::Job => json!({
                 "description": "A job: JSON in qhost's own form or as Nomad's API has it, or Nomad's HCL.",
@@ -84,31 +103,45 @@ impl Shapes {
             }),
             Takes::Component => json!({
                 "description": "A policy's component.",
-                "content": {"application/wasm": {"schema": {"type": "string"}}},
+                "content": {
+                    "application/wasm": {"schema": bytes},
+                    "application/octet-stream": {"schema": bytes},
+                },
             }),
             Takes::Json(schema) => {
                 let schema = schema(generator).to_value();
                 json!({"required": true, "content": {"application/json": {"schema": schema}}})
             }
         });
-        if let (Some(body), Some(operation)) = (body, operation.as_object_mut()) {
-            operation.insert("requestBody".into(), body);
+        if let Some(operation) = operation.as_object_mut() {
+            operation.extend(body.map(|body| ("requestBody".to_owned(), body)));
+            if !matches!(route.audience, Audience::Connected) {
+                // On the socket the connection's user is enough.
+                let known = json!([{"token": []}, {"certificate": []}, {"session": []}, {}]);
+                operation.insert("security".into(), known);
+            }
         }
         operation
     }
 
-    fn responses(&self, route: &Route) -> Value {
+    fn responses(&self, route: &Route, generator: &mut SchemaGenerator) -> Value {
         let content = |kind: &str, schema: &Value| json!({kind: {"schema": schema}});
-        let any = json!({"type": "object"});
-        let content_of = |answer| match answer {
+        let mut content_of = |answer| match answer {
             Answer::Nothing | Answer::Socket => None,
             Answer::Picture => Some(content("image/png", &json!({"type": "string"}))),
-            Answer::Json | Answer::Created => Some(content("application/json", &any)),
-            Answer::Operation | Answer::Accepted => {
-                Some(content("application/json", &self.operation))
+            Answer::Json(schema) | Answer::Created(schema) => {
+                Some(content("application/json", &schema(generator).to_value()))
             }
+            Answer::Page(name, schema) => {
+                Some(content("application/json", &page(name, schema(generator))))
+            }
+            Answer::Accepted => Some(content("application/json", &self.operation)),
             Answer::Text => Some(content("text/plain", &json!({"type": "string"}))),
-            Answer::Stream => Some(content("text/event-stream", &json!({"type": "string"}))),
+            Answer::Metrics => {
+                Some(content("application/openmetrics-text", &json!({"type": "string"})))
+            }
+            // The specification has no schema for the items of a stream before its version 3.2.
+            Answer::Stream => Some(json!({"text/event-stream": {}})),
         };
         let mut done =
             Map::from_iter([("description".to_owned(), json!("It is done, or has begun."))]);
@@ -119,6 +152,19 @@ impl Shapes {
         });
         json!({ route.answer.status().as_str(): done, "default": problem })
     }
+}
+
+/// A page of a list, with the id that the next page comes after.
+fn page(name: &str, item: Schema) -> Value {
+    let next = "What `after` takes for the next page; absent of the last one.";
+    json!({
+        "type": "object",
+        "required": [name],
+        "properties": {
+            name: {"type": "array", "items": item},
+            "next": {"type": "string", "description": next},
+        },
+    })
 }
 
 /// The parameters of a query, by the schema of its type.

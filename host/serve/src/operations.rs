@@ -1,5 +1,4 @@
-//! Operations: what takes long is accepted at once, watched, and given up. They are this process's: after its end the VMs themselves tell what
-//! became of them.
+//! Operations: what takes long is accepted at once, watched, and given up. They end with this process, but for starts (`starts.rs`).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,168 +9,34 @@ use std::{
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
 use rustix::rand::{GetRandomFlags, getrandom};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{sync::watch, time};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use qhost_engine::{Context, Observation, Observer};
-use qhost_image::{Progress, Step};
 use qhost_model::digest::Sha256;
 
 use crate::{
     Service,
+    accepted::{Accepted, AcceptedFiles},
     caller::Caller,
     limits,
+    operation::{Begun, Operation, OperationStatus},
     problem::Problem,
     query::{Named, Page, Params},
+    repeats::Repeats,
 };
-
-/// A header by which a request that is sent again is known.
-pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// How far an operation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OperationState {
-    /// It goes on.
-    Running,
-    /// It is done.
-    Succeeded,
-    /// It could not be done; `error` says why.
-    Failed,
-}
-
-/// An operation, as it is told.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub(crate) struct OperationStatus {
-    /// Its id.
-    id: String,
-    /// What it does: `start`, `stop`, `kill`, `restart`.
-    kind: &'static str,
-    /// Whose it is.
-    tenant: String,
-    /// Who asked for it.
-    actor: String,
-    state: OperationState,
-    /// What is being done.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    step: Option<String>,
-    /// The VM that it is about, once there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vm: Option<String>,
-    /// The id of the decision about it, once it was made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    decision: Option<String>,
-    #[schemars(with = "String")]
-    began_at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    ended_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Problem>,
-}
-
-/// An operation under way, or one that is over.
-pub(crate) struct Operation {
-    tenant: String,
-    status: watch::Sender<OperationStatus>,
-    cancel: CancellationToken,
-}
-
-impl OperationStatus {
-    pub(crate) fn is_over(&self) -> bool {
-        self.state != OperationState::Running
-    }
-}
-
-impl Operation {
-    fn is_over(&self) -> bool {
-        self.status.borrow().is_over()
-    }
-
-    pub(crate) fn status(&self) -> OperationStatus {
-        self.status.borrow().clone()
-    }
-
-    /// Its status, and each change of it.
-    pub(crate) fn changes(&self) -> watch::Receiver<OperationStatus> {
-        self.status.subscribe()
-    }
-
-    /// What its work gives up by, and tells what it does.
-    pub(crate) fn context(self: &Arc<Self>) -> Context {
-        Context { cancel: self.cancel.clone(), observer: Arc::new(Told(Arc::clone(self))) }
-    }
-
-    pub(crate) fn is_about(&self, vm: &str) {
-        self.status.send_modify(|status| status.vm = Some(vm.to_owned()));
-    }
-
-    fn does(&self, step: &str) {
-        self.status.send_modify(|status| status.step = Some(step.to_owned()));
-    }
-
-    fn end(&self, done: Result<(), Problem>) {
-        self.status.send_modify(|status| {
-            status.state =
-                if done.is_ok() { OperationState::Succeeded } else { OperationState::Failed };
-            status.error = done.err();
-            status.step = None;
-            status.ended_at = Some(Timestamp::now());
-        });
-    }
-}
-
-/// Tells an operation what the engine does for it.
-struct Told(Arc<Operation>);
-
-impl Observer for Told {
-    fn observe(&self, observation: Observation<'_>) {
-        match observation {
-            Observation::Waiting { .. } => self.0.does("waiting for another start of this tenant"),
-            Observation::Fingerprinting => self.0.does("finding out what QEMU can do here"),
-            Observation::Compiling { policy } => {
-                self.0.does(&format!("compiling the policy {policy}, once"));
-            }
-            Observation::Decided { record, .. } => {
-                let id = record.map(|id| id.to_string());
-                self.0.status.send_modify(|status| status.decision = id);
-            }
-            Observation::Admitted { vm } => self.0.is_about(vm),
-            Observation::Turn
-            | Observation::Understood { .. }
-            | Observation::Allowed(_)
-            | Observation::Verified(_)
-            | Observation::Launched { .. }
-            | Observation::Status(_)
-            | Observation::Stopping(_)
-            | Observation::Silent { .. } => {}
-        }
-    }
-}
-
-impl Progress for Told {
-    fn begins(&self, step: Step, total: Option<u64>) {
-        let doing = match step {
-            Step::Fetching => "fetching an image",
-            Step::Checking => "checking a stored image",
-            Step::Copying => "copying an image",
-        };
-        let of = total.map(|total| format!(", {} MiB", total >> 20)).unwrap_or_default();
-        self.0.does(&format!("{doing}{of}"));
-    }
-}
 
 /// All of them.
 pub(crate) struct Operations {
     leave: CancellationToken,
+    files: AcceptedFiles,
     list: Mutex<List>,
 }
 
@@ -198,31 +63,18 @@ pub(crate) struct Asked<'a> {
     pub(crate) tenant: &'a str,
     /// What makes it the same request when it is sent again, and what it was of.
     pub(crate) repeats: Option<Repeats>,
-}
-
-/// A key with the digest of the request.
-pub(crate) struct Repeats {
-    key: String,
-    request: Sha256,
-}
-
-impl Repeats {
-    /// Of a request's headers; `request` is all that it depends on.
-    pub(crate) fn of(headers: &HeaderMap, request: &[&[u8]]) -> Result<Option<Self>, Problem> {
-        let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-        let key = key.to_str().ok().filter(|key| (1..=limits::KEY_BYTES).contains(&key.len()));
-        let most = limits::KEY_BYTES;
-        let expected = || {
-            Problem::invalid(format!("Idempotency-Key: expected 1 to {most} characters of ASCII"))
-        };
-        let request = Sha256::of(&request.join(&0));
-        Ok(Some(Self { key: key.ok_or_else(expected)?.to_owned(), request }))
-    }
+    /// Its id and its beginning, where it has them already.
+    pub(crate) begun: Option<Begun>,
 }
 
 impl Operations {
-    pub(crate) fn new(leave: CancellationToken) -> Self {
-        Self { leave, list: Mutex::default() }
+    pub(crate) fn new(leave: CancellationToken, files: AcceptedFiles) -> Self {
+        Self { leave, files, list: Mutex::default() }
+    }
+
+    /// The files of starts that were accepted.
+    pub(crate) fn files(&self) -> &AcceptedFiles {
+        &self.files
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
@@ -251,39 +103,41 @@ impl Operations {
                 return Ok(operation.status());
             }
         }
-        list.forget(asked.tenant);
         let of_tenant = list.by_id.values().filter(|it| it.tenant == asked.tenant && !it.is_over());
         if of_tenant.count() >= limits::OPERATIONS_OF_TENANT {
             let detail = "too many operations are under way".into();
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-operations", detail));
         }
-        let id = random_id()?;
-        let operation = Arc::new(Operation {
-            tenant: asked.tenant.to_owned(),
-            status: watch::Sender::new(OperationStatus {
-                id: id.clone(),
-                kind: asked.kind,
-                tenant: asked.tenant.to_owned(),
-                actor: asked.caller.name.clone(),
-                state: OperationState::Running,
-                step: None,
-                vm: None,
-                decision: None,
-                began_at: Timestamp::now(),
-                ended_at: None,
-                error: None,
-            }),
-            cancel: self.leave.child_token(),
-        });
-        list.by_id.insert(id.clone(), Arc::clone(&operation));
-        list.order.push_back(id.clone());
-        if let (Some(key), Some(Repeats { request, .. })) = (key, asked.repeats) {
-            list.by_key.insert(key, Repeatable { request, operation: id });
-        }
+        let begun = match asked.begun {
+            Some(begun) => begun,
+            None => Begun { id: random_id()?, at: Timestamp::now() },
+        };
+        // Only now, since an operation that is forgotten takes its file along.
+        let forgotten = list.forget(asked.tenant);
+        let cancel = self.leave.child_token();
+        let actor = asked.caller.name.clone();
+        let operation = Operation::begun(begun, asked.kind, asked.tenant, actor, cancel);
+        list.add(&operation, asked.repeats);
         drop(list);
+        if let Some(id) = forgotten {
+            let files = self.files.clone();
+            tokio::spawn(async move { files.forget(&id).await });
+        }
         let (done, status) = (work(Arc::clone(&operation)), operation.status());
         tokio::spawn(async move { operation.end(done.await) });
         Ok(status)
+    }
+
+    /// Adds a start that was done before this service began, so that its request is known when it is sent again.
+    pub(crate) fn restore(&self, accepted: Accepted) {
+        let repeats = accepted.repeats.clone();
+        let Some(operation) = Operation::done(accepted, self.leave.child_token()) else { return };
+        self.list().add(&operation, repeats);
+    }
+
+    /// Whether the service leaves, by which operations are given up.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leave.is_cancelled()
     }
 
     /// How many go on.
@@ -299,19 +153,28 @@ impl Operations {
 }
 
 impl List {
-    /// Makes room for one more of a tenant's: the oldest of those that are over goes, and none of another's.
-    fn forget(&mut self, tenant: &str) {
+    fn add(&mut self, operation: &Arc<Operation>, repeats: Option<Repeats>) {
+        let id = operation.status().id().to_owned();
+        self.by_id.insert(id.clone(), Arc::clone(operation));
+        self.order.push_back(id.clone());
+        if let Some(Repeats { key, request }) = repeats {
+            let key = (operation.tenant.clone(), key);
+            self.by_key.insert(key, Repeatable { request, operation: id });
+        }
+    }
+
+    /// Makes room for one more of a tenant's: the oldest of those that are over goes, and none of another's. Gives its id.
+    fn forget(&mut self, tenant: &str) -> Option<String> {
         let its = |id: &&String| self.by_id.get(*id).is_some_and(|it| it.tenant == tenant);
         if self.order.iter().filter(its).count() < limits::OPERATIONS_KEPT {
-            return;
+            return None;
         }
         let is_over =
             |id: &String| self.by_id.get(id).is_some_and(|it| it.tenant == tenant && it.is_over());
-        let oldest = self.order.iter().position(is_over).and_then(|at| self.order.remove(at));
-        if let Some(id) = oldest {
-            self.by_id.remove(&id);
-            self.by_key.retain(|_, of| of.operation != id);
-        }
+        let id = self.order.iter().position(is_over).and_then(|at| self.order.remove(at))?;
+        self.by_id.remove(&id);
+        self.by_key.retain(|_, of| of.operation != id);
+        Some(id)
     }
 }
 
@@ -327,7 +190,7 @@ pub(crate) fn random_id() -> Result<String, Problem> {
 
 /// The answer to a request that began an operation: accepted, and where it is told of.
 pub(crate) fn accepted(status: OperationStatus) -> Response {
-    let place = HeaderValue::from_str(&format!("/v1/operations/{}", status.id));
+    let place = HeaderValue::from_str(&format!("/v1/operations/{}", status.id()));
     let mut response = (StatusCode::ACCEPTED, Json(status)).into_response();
     // An id is hexadecimal digits.
     if let Ok(place) = place {
@@ -345,7 +208,7 @@ pub(crate) async fn list(
     let latest_first = list.order.iter().rev().filter_map(|id| list.by_id.get(id));
     let its = latest_first.filter(|operation| caller.may(&operation.tenant)).map(|operation| {
         let status = operation.status();
-        (status.id.clone(), json!(status))
+        (status.id().to_owned(), json!(status))
     });
     Ok(Json(page.of("operations", its)?))
 }
@@ -367,6 +230,16 @@ pub(crate) struct Wait {
     timeout_s: Option<u64>,
 }
 
+/// How long is waited.
+pub(crate) fn timeout(seconds: Option<u64>) -> Result<Duration, Problem> {
+    let timeout = Duration::from_secs(seconds.unwrap_or(30));
+    if timeout > limits::WAIT_MOST {
+        let most = limits::WAIT_MOST.as_secs();
+        return Err(Problem::invalid(format!("timeout_s: expected at most {most}")));
+    }
+    Ok(timeout)
+}
+
 pub(crate) async fn wait(
     caller: Caller,
     State(service): State<Service>,
@@ -374,12 +247,8 @@ pub(crate) async fn wait(
     Params(Wait { timeout_s }): Params<Wait>,
 ) -> Result<Json<OperationStatus>, Problem> {
     let operation = service.operations.of(&caller, &id)?;
-    let timeout = Duration::from_secs(timeout_s.unwrap_or(30));
-    if timeout > limits::WAIT_MOST {
-        let most = limits::WAIT_MOST.as_secs();
-        return Err(Problem::invalid(format!("timeout_s: expected at most {most}")));
-    }
-    let mut changes = operation.status.subscribe();
+    let timeout = timeout(timeout_s)?;
+    let mut changes = operation.changes();
     let over = changes.wait_for(OperationStatus::is_over);
     // It is told either way.
     let _late = time::timeout(timeout, over).await;
@@ -395,21 +264,27 @@ pub(crate) async fn cancel(
     if operation.is_over() {
         return Err(Problem::conflict("the operation is over".into()));
     }
-    operation.cancel.cancel();
+    operation.give_up();
+    // Not even a service that is started after this one was killed goes on with it.
+    service.operations.files().forget(&id).await;
     Ok(accepted(operation.status()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// A tenant whose operations are many: its own oldest are forgotten, and none of another's.
     #[tokio::test]
     async fn what_is_remembered_is_remembered_a_tenant() {
-        let operations = Operations::new(CancellationToken::new());
+        let operations =
+            Operations::new(CancellationToken::new(), AcceptedFiles::of(Path::new("/nowhere")));
         let begin = |tenant: &str| {
             let caller = Caller { name: "uid 7".into(), tenant: Some(tenant.into()) };
-            let asked = Asked { kind: "start", caller: &caller, tenant, repeats: None };
+            let asked =
+                Asked { kind: "start", caller: &caller, tenant, repeats: None, begun: None };
             operations.begin(asked, |_| async { Ok(()) })
         };
         let others = begin("other").ok().unwrap();
@@ -419,13 +294,14 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let list = operations.list();
-        assert!(list.by_id.contains_key(&others.id) && !list.by_id.contains_key(&first.id));
+        assert!(list.by_id.contains_key(others.id()) && !list.by_id.contains_key(first.id()));
         assert_eq!(list.order.len(), limits::OPERATIONS_KEPT + 1);
         drop(list);
         // Those under way are bounded, and are not forgotten.
         let under_way = |tenant: &str| {
             let caller = Caller { name: "uid 7".into(), tenant: Some(tenant.into()) };
-            let asked = Asked { kind: "start", caller: &caller, tenant, repeats: None };
+            let asked =
+                Asked { kind: "start", caller: &caller, tenant, repeats: None, begun: None };
             operations.begin(asked, |_| std::future::pending())
         };
         for _ in 0..limits::OPERATIONS_OF_TENANT {

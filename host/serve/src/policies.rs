@@ -4,11 +4,11 @@ use std::{path::Path, sync::Arc};
 
 use axum::{Json, extract::State, http::StatusCode};
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use qhost_engine::{Candidate, Engine, EngineError, InForce, config::Config, replay::Replay};
-use qhost_model::kind::Kind;
+use qhost_model::{digest::Sha256, kind::Kind};
+use qhost_policy::{Layer, Mode};
 
 use crate::{
     Identity, Service,
@@ -19,26 +19,51 @@ use crate::{
     query::{Params, Raw},
 };
 
+/// The policies.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Policies {
+    policies: Vec<PolicyShown>,
+}
+
+/// A policy, with what it said and cost since the service began.
+#[derive(Debug, Serialize, JsonSchema)]
+struct PolicyShown {
+    /// The name that it goes by on this host.
+    name: String,
+    sha256: Sha256,
+    /// The version that it says it has.
+    version: String,
+    mode: Mode,
+    layer: Layer,
+    settings_sha256: Sha256,
+    /// How often it was asked about a job.
+    evaluations: u64,
+    /// How often it refused one.
+    refusals: u64,
+    /// How long an answer took in the mean, in microseconds; null before the first.
+    mean_us: Option<f64>,
+}
+
 pub(crate) async fn list(
     _: Operator,
     State(service): State<Service>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Policies>, Problem> {
     let policies = service.engine.policies().await?;
     let policies = policies.into_values().map(|policy| {
         let cost = service.metrics.cost_of(&policy.name);
-        json!({
-            "name": policy.name,
-            "sha256": policy.sha256,
-            "version": policy.version,
-            "mode": policy.mode,
-            "layer": policy.layer,
-            "settings_sha256": policy.settings_sha256,
-            "evaluations": cost.evaluations,
-            "refusals": cost.refusals,
-            "mean_us": cost.mean_micros(),
-        })
+        PolicyShown {
+            name: policy.name,
+            sha256: policy.sha256,
+            version: policy.version,
+            mode: policy.mode,
+            layer: policy.layer,
+            settings_sha256: policy.settings_sha256,
+            evaluations: cost.evaluations,
+            refusals: cost.refusals,
+            mean_us: cost.mean_micros(),
+        }
     });
-    Ok(Json(json!({"policies": policies.collect::<Vec<_>>()})))
+    Ok(Json(Policies { policies: policies.collect() }))
 }
 
 /// Which decisions are made again, and with what.
@@ -108,6 +133,13 @@ async fn replayed(
         engine.replay(candidate.as_ref(), most).await
     });
     Ok(replaying.await.map_err(|panicked| Problem::unreadable(&panicked))??)
+}
+
+/// Has the metrics tell of each policy before it is asked: to load them may take long.
+pub(crate) async fn tell_metrics(service: Service) {
+    for policy in service.engine.policies().await.unwrap_or_default().values() {
+        service.metrics.knows(&policy.name, policy.mode);
+    }
 }
 
 pub(crate) async fn in_force(_: Operator, State(service): State<Service>) -> Json<InForce> {

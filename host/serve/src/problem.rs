@@ -77,6 +77,12 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
     }
 
+    /// Of what cannot be written down, as on a full disk; the log says why.
+    pub(crate) fn unwritable(what: &str) -> Self {
+        let detail = format!("{what} cannot be written down; the service's log says why");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unwritable", detail)
+    }
+
     /// What it says, with its causes.
     pub(crate) fn in_a_line(&self) -> String {
         let causes = self.0.causes.iter();
@@ -89,6 +95,11 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", why.into()).hinting(hint)
     }
 
+    /// The name of its kind, as in `denied`.
+    pub(crate) fn name(&self) -> &str {
+        self.0.r#type.trim_start_matches("urn:qhost:")
+    }
+
     pub(crate) fn invalid(detail: String) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid-request", detail)
     }
@@ -96,6 +107,16 @@ impl Problem {
     /// Where the state of things is against it.
     pub(crate) fn conflict(detail: String) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", detail)
+    }
+
+    /// Of a VM whose guest never ran: its QEMU failed, or this host cannot run it.
+    pub(crate) fn not_started(detail: String, cannot_run: bool) -> Self {
+        let (status, kind) = if cannot_run {
+            (StatusCode::SERVICE_UNAVAILABLE, Kind::HostUnable)
+        } else {
+            (StatusCode::CONFLICT, Kind::VmFailed)
+        };
+        Self::new(status, kind.name(), detail)
     }
 
     pub(crate) fn hinting(mut self, hint: &str) -> Self {
@@ -110,21 +131,19 @@ impl Problem {
 
 impl From<&EngineError> for Problem {
     fn from(error: &EngineError) -> Self {
-        let (status, name) = match error.kind() {
-            Kind::InvalidArgument => (StatusCode::BAD_REQUEST, "invalid-argument"),
-            Kind::InvalidJob => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-job"),
-            Kind::Denied => (StatusCode::FORBIDDEN, "denied"),
-            Kind::PolicyFailed => (StatusCode::INTERNAL_SERVER_ERROR, "policy-failed"),
-            Kind::Unavailable => (StatusCode::BAD_GATEWAY, "unavailable"),
-            Kind::ChecksumMismatch => (StatusCode::UNPROCESSABLE_ENTITY, "checksum-mismatch"),
-            Kind::ImageRejected => (StatusCode::UNPROCESSABLE_ENTITY, "image-rejected"),
-            Kind::HostUnable => (StatusCode::SERVICE_UNAVAILABLE, "host-unable"),
-            Kind::VmFailed => (StatusCode::CONFLICT, "vm-failed"),
-            Kind::Cancelled => (StatusCode::CONFLICT, "cancelled"),
-            Kind::CheckFailed => (StatusCode::UNPROCESSABLE_ENTITY, "check-failed"),
+        let status = match error.kind() {
+            Kind::InvalidArgument => StatusCode::BAD_REQUEST,
+            Kind::Denied => StatusCode::FORBIDDEN,
+            Kind::PolicyFailed => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Unavailable => StatusCode::BAD_GATEWAY,
+            Kind::HostUnable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::VmFailed | Kind::Cancelled => StatusCode::CONFLICT,
+            Kind::InvalidJob | Kind::ChecksumMismatch | Kind::ImageRejected | Kind::CheckFailed => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
         };
         let causes = std::iter::successors(std::error::Error::source(error), |it| it.source());
-        let mut problem = Self::new(status, name, error.to_string());
+        let mut problem = Self::new(status, error.kind().name(), error.to_string());
         problem.0.causes = causes.map(ToString::to_string).collect();
         problem.0.hint = error.hint().map(Into::into);
         problem.0.refused_by = error.refused_by().map(Into::into);

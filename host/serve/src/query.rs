@@ -5,6 +5,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -62,6 +63,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Object<T> {
         });
         Ok(Self(object?))
     }
+}
+
+/// A time that a parameter has.
+pub(crate) fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
+    let time = text.map(str::parse::<Timestamp>).transpose();
+    time.map_err(|_| {
+        Problem::invalid(format!("{name}: expected a time, as in 2026-11-30T22:00:00Z"))
+    })
 }
 
 /// Which items of a list.

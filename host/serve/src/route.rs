@@ -19,7 +19,7 @@ pub(crate) struct Route {
     /// Who may ask.
     pub(crate) audience: Audience,
     /// The parameters of its query.
-    pub(crate) query: Option<fn(&mut SchemaGenerator) -> Schema>,
+    pub(crate) query: Option<SchemaOf>,
     /// What its body is; absent: it has none.
     pub(crate) takes: Option<Takes>,
     /// What comes where it is done.
@@ -56,8 +56,11 @@ pub(crate) enum Takes {
     /// A component's bytes.
     Component,
     /// An object.
-    Json(fn(&mut SchemaGenerator) -> Schema),
+    Json(SchemaOf),
 }
+
+/// The schema of a type.
+pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// What comes where a request is done.
 #[derive(Clone, Copy)]
@@ -65,17 +68,19 @@ pub(crate) enum Answer {
     /// Nothing.
     Nothing,
     /// An object.
-    Json,
-    /// An operation as it is now.
-    Operation,
+    Json(SchemaOf),
+    /// A page of a list of objects, by the list's name.
+    Page(&'static str, SchemaOf),
     /// An operation that was accepted.
     Accepted,
     /// Text.
     Text,
+    /// OpenMetrics text.
+    Metrics,
     /// Server-sent events.
     Stream,
     /// An object that is new.
-    Created,
+    Created(SchemaOf),
     /// A picture, in PNG.
     Picture,
     /// A WebSocket.
@@ -86,18 +91,21 @@ impl Answer {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Nothing => StatusCode::NO_CONTENT,
-            Self::Json | Self::Operation | Self::Text | Self::Stream | Self::Picture => {
-                StatusCode::OK
-            }
+            Self::Json(_)
+            | Self::Page(..)
+            | Self::Text
+            | Self::Metrics
+            | Self::Stream
+            | Self::Picture => StatusCode::OK,
             Self::Socket => StatusCode::SWITCHING_PROTOCOLS,
             Self::Accepted => StatusCode::ACCEPTED,
-            Self::Created => StatusCode::CREATED,
+            Self::Created(_) => StatusCode::CREATED,
         }
     }
 }
 
-fn query<T: JsonSchema>() -> Option<fn(&mut SchemaGenerator) -> Schema> {
-    Some(T::json_schema)
+fn subschema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
 }
 
 impl Route {
@@ -116,7 +124,7 @@ impl Route {
             audience: Audience::Tenants,
             query: None,
             takes: None,
-            answer: Answer::Json,
+            answer: Answer::Nothing,
             handler,
         }
     }
@@ -161,8 +169,23 @@ impl Route {
         Self { answer, ..self }
     }
 
+    /// An object.
+    pub(crate) fn gives<T: JsonSchema>(self) -> Self {
+        self.answers(Answer::Json(subschema::<T>))
+    }
+
+    /// An object that is new.
+    pub(crate) fn creates<T: JsonSchema>(self) -> Self {
+        self.answers(Answer::Created(subschema::<T>))
+    }
+
+    /// A page of a list, by its name.
+    pub(crate) fn lists<T: JsonSchema>(self, name: &'static str) -> Self {
+        self.answers(Answer::Page(name, subschema::<T>))
+    }
+
     pub(crate) fn asks<T: JsonSchema>(self) -> Self {
-        Self { query: query::<T>(), ..self }
+        Self { query: Some(T::json_schema), ..self }
     }
 
     /// Of a job in its body.

@@ -9,19 +9,21 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{delete, get, post, put},
 };
-use schemars::{Schema, SchemaGenerator};
 use tokio::time;
 
+use qhost_engine::{Decided, GuestInfo, InForce, QuotaUsage, VmDetails, Volume, replay::Replay};
 use qhost_model::limits::JOB_FILE_BYTES;
+use qhost_policy::Recorded;
+use qhost_vm::{Stats, VmRecord};
 
 use crate::{
     Service, console, decisions, events, guest, host, jobs, limits, metrics,
-    operations::{self, OperationStatus},
-    page, policies,
+    operation::OperationStatus,
+    operations, page, policies,
     problem::Problem,
     query::Page,
     route::{Answer, Route},
-    session, storage, vms,
+    session, starts, storage, vms,
 };
 
 /// All of them.
@@ -36,19 +38,21 @@ pub(crate) fn all() -> Vec<Route> {
             get(host::ready),
             "Says whether VMs can be started: the policies load, and QEMU answers.",
         )
-        .answers(Answer::Nothing)
         .open(),
-        Route::get("/version", "version", get(host::version), "Says which version this is.").open(),
-        Route::get("/openapi.json", "document", get(host::document), "Gives this document.").open(),
+        Route::get("/version", "version", get(host::version), "Says which version this is.")
+        .gives::<host::Version>().open(),
+        Route::get("/openapi.json", "document", get(host::document), "Gives this document.")
+        .gives::<serde_json::Map<String, serde_json::Value>>().open(),
         Route::get(
             "/metrics",
             "metrics",
             get(metrics::get),
             "Gives what is counted and used, as OpenMetrics text.",
         )
-        .answers(Answer::Text)
+        .answers(Answer::Metrics)
         .for_operators(),
-        Route::get("/v1/caller", "caller", get(session::caller), "Says who the caller is."),
+        Route::get("/v1/caller", "caller", get(session::caller), "Says who the caller is.")
+        .gives::<session::Shown>(),
         Route::post(
             "/v1/session",
             "begin-session",
@@ -56,7 +60,6 @@ pub(crate) fn all() -> Vec<Route> {
             "Begins a browser's session: its token is kept in a cookie.",
         )
         .of_json::<session::Login>()
-        .answers(Answer::Nothing)
         .open(),
         Route::delete(
             "/v1/session",
@@ -64,15 +67,16 @@ pub(crate) fn all() -> Vec<Route> {
             delete(session::end),
             "Ends a browser's session.",
         )
-        .answers(Answer::Nothing)
         .open(),
-        Route::get("/v1/host", "host", get(host::get), "Says what QEMU and this host can do."),
+        Route::get("/v1/host", "host", get(host::get), "Says what QEMU and this host can do.")
+        .gives::<host::Host>(),
         Route::get(
             "/v1/policies",
             "policies",
             get(policies::list),
             "Lists the policies, with what they said and cost since the service began.",
         )
+        .gives::<policies::Policies>()
         .for_operators(),
         Route::post(
             "/v1/replay",
@@ -80,6 +84,7 @@ pub(crate) fn all() -> Vec<Route> {
             post(policies::replay).layer(DefaultBodyLimit::max(limits::COMPONENT_BYTES)),
             "Makes the latest decisions again, by today's policies or with another component, and says what differs.",
         )
+        .gives::<Replay>()
         .of_component()
         .asks::<policies::Again>()
         .for_operators(),
@@ -89,6 +94,7 @@ pub(crate) fn all() -> Vec<Route> {
             get(policies::in_force),
             "Says which configuration is in force.",
         )
+        .gives::<InForce>()
         .for_operators(),
         Route::post(
             "/v1/configuration/try",
@@ -96,6 +102,7 @@ pub(crate) fn all() -> Vec<Route> {
             post(policies::attempt),
             "Makes the latest decisions again by the configuration on disk, which stays out of force.",
         )
+        .gives::<Replay>()
         .asks::<policies::Latest>()
         .for_operators(),
         Route::post(
@@ -104,6 +111,7 @@ pub(crate) fn all() -> Vec<Route> {
             post(policies::reload),
             "Takes the configuration on disk over, after it was tried on the latest decisions.",
         )
+        .gives::<InForce>()
         .for_operators(),
         Route::post(
             "/v1/configuration/step-back",
@@ -111,20 +119,23 @@ pub(crate) fn all() -> Vec<Route> {
             post(policies::step_back),
             "Goes back to the configuration before.",
         )
+        .gives::<InForce>()
         .for_operators(),
         Route::get("/v1/vms", "list-vms", get(vms::list), "Lists VMs, the latest first.")
+        .lists::<VmRecord>("vms")
             .asks::<vms::Filter>(),
-        Route::post("/v1/vms", "start-vm", post(vms::start), "Starts the VM of a job.")
+        Route::post("/v1/vms", "start-vm", post(starts::start), "Starts the VM of a job.")
             .of_job()
+            .asks::<starts::Start>()
             .answers(Answer::Accepted),
-        Route::get("/v1/vms/{vm}", "get-vm", get(vms::get), "Says all about a VM."),
+        Route::get("/v1/vms/{vm}", "get-vm", get(vms::get), "Says all about a VM.")
+        .gives::<VmDetails>(),
         Route::delete(
             "/v1/vms/{vm}",
             "remove-vm",
             delete(vms::remove),
             "Removes what is kept of an ended VM.",
-        )
-        .answers(Answer::Nothing),
+        ),
         Route::post(
             "/v1/vms/{vm}/stop",
             "stop-vm",
@@ -139,8 +150,9 @@ pub(crate) fn all() -> Vec<Route> {
             "/v1/vms/{vm}/restart",
             "restart-vm",
             post(vms::restart),
-            "Ends a VM that runs, and starts it again.",
+            "Ends a VM that runs, and starts it again; one that has ended is decided again first.",
         )
+        .asks::<vms::Grace>()
         .answers(Answer::Accepted),
         Route::post("/v1/vms/{vm}/pause", "pause-vm", post(vms::pause), "Pauses the guest.")
             .answers(Answer::Nothing),
@@ -149,9 +161,24 @@ pub(crate) fn all() -> Vec<Route> {
             "resume-vm",
             post(vms::resume),
             "Lets a paused guest go on.",
+        ),
+        Route::get(
+            "/v1/vms/{vm}/wait",
+            "wait-vm",
+            get(vms::wait),
+            "Waits until a VM runs, is ready or has ended, or the time is over; then says how it is doing.",
         )
-        .answers(Answer::Nothing),
-        Route::get("/v1/vms/{vm}/stats", "vm-stats", get(vms::stats), "Says what a VM uses."),
+        .asks::<vms::Wait>()
+        .gives::<VmRecord>(),
+        Route::get(
+            "/v1/vms/{vm}/guest",
+            "guest",
+            get(guest::info),
+            "Says what a guest's agent says of it; null where it has none.",
+        )
+        .gives::<Option<GuestInfo>>(),
+        Route::get("/v1/vms/{vm}/stats", "vm-stats", get(vms::stats), "Says what a VM uses.")
+        .gives::<Stats>(),
         Route::get(
             "/v1/vms/{vm}/logs",
             "vm-logs",
@@ -174,7 +201,7 @@ pub(crate) fn all() -> Vec<Route> {
             post(console::ticket),
             "Gives a ticket by which its caller attaches to a console, once, within a minute.",
         )
-        .answers(Answer::Created),
+        .creates::<console::Given>(),
         Route::get(
             "/v1/vms/{vm}/console/attach",
             "attach-console",
@@ -189,6 +216,7 @@ pub(crate) fn all() -> Vec<Route> {
             post(guest::exec),
             "Runs a command in a guest by its agent, and waits for its end.",
         )
+        .gives::<guest::Ran>()
         .of_json::<guest::Command>(),
         Route::post(
             "/v1/vms/{vm}/screenshot",
@@ -211,6 +239,7 @@ pub(crate) fn all() -> Vec<Route> {
             get(operations::list),
             "Lists operations, the latest first.",
         )
+        .lists::<OperationStatus>("operations")
         .asks::<Page>(),
         Route::get(
             "/v1/operations/{operation}",
@@ -218,7 +247,7 @@ pub(crate) fn all() -> Vec<Route> {
             get(operations::get),
             "Says how far an operation is.",
         )
-        .answers(Answer::Operation),
+        .gives::<OperationStatus>(),
         Route::delete(
             "/v1/operations/{operation}",
             "cancel-operation",
@@ -233,7 +262,7 @@ pub(crate) fn all() -> Vec<Route> {
             "Waits until an operation is over, or the time is.",
         )
         .asks::<operations::Wait>()
-        .answers(Answer::Operation),
+        .gives::<OperationStatus>(),
         Route::get(
             "/v1/operations/{operation}/events",
             "follow-operation",
@@ -242,6 +271,7 @@ pub(crate) fn all() -> Vec<Route> {
         )
         .answers(Answer::Stream),
         Route::get("/v1/volumes", "list-volumes", get(storage::volumes), "Lists volumes.")
+        .lists::<Volume>("volumes")
             .asks::<storage::Filter>(),
         Route::put(
             "/v1/volumes/{volume}",
@@ -250,31 +280,48 @@ pub(crate) fn all() -> Vec<Route> {
             "Makes an empty volume.",
         )
         .asks::<storage::Sized>()
-        .answers(Answer::Created),
+        .creates::<Volume>(),
         Route::delete(
             "/v1/volumes/{volume}",
             "remove-volume",
             delete(storage::remove_volume),
             "Removes a volume that no VM has.",
         )
-        .asks::<storage::Of>()
-        .answers(Answer::Nothing),
+        .asks::<storage::Of>(),
         Route::post(
             "/v1/volumes/{volume}/resize",
             "resize-volume",
             post(storage::resize_volume),
             "Makes a volume larger that no VM has.",
         )
+        .gives::<Volume>()
         .asks::<storage::Sized>(),
+        Route::post(
+            "/v1/volumes/{volume}/copy",
+            "copy-volume",
+            post(storage::copy_volume),
+            "Copies a volume. Where a running VM has it, its guest's file systems are frozen meanwhile.",
+        )
+        .asks::<storage::Copied>()
+        .answers(Answer::Accepted),
         Route::get("/v1/images", "list-images", get(storage::images), "Lists stored images.")
+        .lists::<storage::Image>("images")
             .asks::<storage::Filter>(),
+        Route::post(
+            "/v1/images",
+            "fetch-image",
+            post(storage::fetch_image),
+            "Fetches an image into the store, without a VM.",
+        )
+        .of_json::<storage::Wanted>()
+        .answers(Answer::Accepted)
+        .for_operators(),
         Route::delete(
             "/v1/images/{image}",
             "remove-image",
             delete(storage::remove_image),
             "Removes a stored image that nothing uses, by its SHA-256.",
         )
-        .answers(Answer::Nothing)
         .for_operators(),
         Route::get(
             "/v1/quotas",
@@ -282,6 +329,7 @@ pub(crate) fn all() -> Vec<Route> {
             get(storage::quotas),
             "Says what tenants take of this host, and what they may take.",
         )
+        .lists::<QuotaUsage>("quotas")
         .asks::<storage::Filter>(),
         Route::post(
             "/v1/jobs/validate",
@@ -289,6 +337,7 @@ pub(crate) fn all() -> Vec<Route> {
             post(jobs::validate),
             "Says what a job is understood as.",
         )
+        .gives::<jobs::Understood>()
         .of_job(),
         Route::post(
             "/v1/jobs/plan",
@@ -296,6 +345,7 @@ pub(crate) fn all() -> Vec<Route> {
             post(jobs::plan),
             "Decides about a job, and says what it would be run as. Starts nothing.",
         )
+        .gives::<jobs::Planned>()
         .of_job(),
         Route::post(
             "/v1/decide",
@@ -303,6 +353,7 @@ pub(crate) fn all() -> Vec<Route> {
             post(jobs::decide),
             "Says what the policies decide about a job. Records nothing and starts nothing.",
         )
+        .gives::<Decided>()
         .of_job(),
         Route::get(
             "/v1/decisions",
@@ -310,13 +361,15 @@ pub(crate) fn all() -> Vec<Route> {
             get(decisions::list),
             "Lists recorded decisions, the latest first.",
         )
+        .lists::<Recorded>("decisions")
         .asks::<decisions::Filter>(),
         Route::get(
             "/v1/decisions/{decision}",
             "get-decision",
             get(decisions::get),
             "Gives the record of a decision, by the beginning of its id.",
-        ),
+        )
+        .gives::<Recorded>(),
     ]
 }
 
@@ -376,11 +429,4 @@ async fn bounded(request: Request, next: Next) -> Response {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-slow", detail).into_response()
     };
     time::timeout(limits::REQUEST, next.run(request)).await.unwrap_or_else(|_| late())
-}
-
-/// Types that the document names.
-pub(crate) fn named(generator: &mut SchemaGenerator) -> [(&'static str, Schema); 2] {
-    let operation = generator.subschema_for::<OperationStatus>();
-    let problem = generator.subschema_for::<Problem>();
-    [("operation", operation), ("problem", problem)]
 }

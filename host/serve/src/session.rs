@@ -7,14 +7,31 @@ use axum::{
     response::{AppendHeaders, IntoResponse},
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::{Service, caller::Caller, cookie, problem::Problem, query::Raw};
 
-pub(crate) async fn caller(caller: Caller) -> Json<Value> {
-    let role = if caller.is_operator() { "operator" } else { "tenant" };
-    Json(json!({"name": caller.name, "role": role, "tenant": caller.tenant}))
+/// Who the caller is.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Shown {
+    /// As records name it: `uid 1001`, `token ci`, `certificate build`.
+    name: String,
+    role: Role,
+    /// The tenant that it acts for; null of an operator.
+    tenant: Option<String>,
+}
+
+/// What a caller may do.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Role {
+    Operator,
+    Tenant,
+}
+
+pub(crate) async fn caller(caller: Caller) -> Json<Shown> {
+    let role = if caller.is_operator() { Role::Operator } else { Role::Tenant };
+    Json(Shown { name: caller.name, role, tenant: caller.tenant })
 }
 
 /// What begins a session.

@@ -1,26 +1,38 @@
 //! `/v1/volumes`, `/v1/images` and `/v1/quotas`: what is kept here, whose it is, and what is left.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
+use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
+use url::Url;
 
-use qhost_engine::VolumeName;
+use qhost_engine::{Context, Volume, VolumeName};
 use qhost_image::Stored;
-use qhost_model::{digest::Sha256, name::is_volume, printable};
+use qhost_model::{
+    digest::{Sha256, Sha512},
+    format::Format,
+    job::image_request,
+    name::{VOLUME_PATTERN, is_volume},
+    printable,
+};
 
 use crate::{
     Service,
     caller::{Caller, Operator},
     limits,
+    metrics::Measured,
+    operations,
     problem::Problem,
-    query::{Named, Page, Params},
+    query::{Named, Object, Page, Params},
 };
 
 /// Whose items are listed.
@@ -73,6 +85,7 @@ pub(crate) struct Sized {
     /// The tenant; a tenant's caller means itself.
     tenant: Option<String>,
     /// Its size in bytes: a multiple of 1048576.
+    #[schemars(range(min = 1_048_576), extend("multipleOf" = 1_048_576))]
     bytes: u64,
 }
 
@@ -99,7 +112,7 @@ pub(crate) async fn create_volume(
         return Err(Problem::conflict(format!("the volume {of} is there already")));
     }
     let volume = service.engine.create_volume(of, bytes).await?;
-    Ok((StatusCode::CREATED, Json(json!(volume))).into_response())
+    Ok((StatusCode::CREATED, Json(volume)).into_response())
 }
 
 async fn is_there(service: &Service, of: &VolumeName) -> Result<bool, Problem> {
@@ -117,10 +130,10 @@ pub(crate) async fn resize_volume(
     State(service): State<Service>,
     Named(name): Named,
     Params(Sized { tenant, bytes }): Params<Sized>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Volume>, Problem> {
     let of = meant(&caller, tenant, name)?;
     there(&service, &of).await?;
-    Ok(Json(json!(service.engine.resize_volume(of, bytes).await?)))
+    Ok(Json(service.engine.resize_volume(of, bytes).await?))
 }
 
 pub(crate) async fn remove_volume(
@@ -135,16 +148,142 @@ pub(crate) async fn remove_volume(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What a tenant is told of an image: another tenant may use it as well, and when and from where is none of the first one's business.
-const OF_IMAGE: [&str; 8] =
-    ["sha256", "sha512", "format", "bytes", "disk_bytes", "disk_usage", "source", "fetched_at"];
+/// Under which name a volume is copied, and whose it is.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Copied {
+    /// The tenant; a tenant's caller means itself.
+    tenant: Option<String>,
+    /// The copy's name.
+    #[schemars(regex(pattern = VOLUME_PATTERN))]
+    to: String,
+}
 
-fn shown(caller: &Caller, image: &Stored) -> Value {
-    let mut shown = json!(image);
-    if let Some(keys) = shown.as_object_mut().filter(|_| !caller.is_operator()) {
-        keys.retain(|key, _| OF_IMAGE.contains(&key.as_str()));
+pub(crate) async fn copy_volume(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(name): Named,
+    Params(Copied { tenant, to }): Params<Copied>,
+) -> Result<Response, Problem> {
+    let from = meant(&caller, tenant, name)?;
+    let to = meant(&caller, Some(from.tenant.clone()), to)?;
+    there(&service, &from).await?;
+    if is_there(&service, &to).await? {
+        return Err(Problem::conflict(format!("the volume {to} is there already")));
     }
-    shown
+    let (engine, actor, tenant) = (service.engine.clone(), caller.actor(), from.tenant.clone());
+    let asked = operations::Asked {
+        kind: "copy-volume",
+        caller: &caller,
+        tenant: &tenant,
+        repeats: None,
+        begun: None,
+    };
+    let begun = service.operations.begin(asked, |operation| async move {
+        let told = Arc::clone(&operation);
+        let done = move |bytes| told.does(&format!("copying a volume, {} MiB done", bytes >> 20));
+        engine.copy_volume(from, to.name, actor, &operation.context(), done).await?;
+        Ok(())
+    });
+    Ok(operations::accepted(begun?))
+}
+
+/// An image to be fetched, as a job names it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    /// Its URLs, of which the later ones are tried where the earlier ones do not serve it.
+    #[schemars(length(min = 1))]
+    sources: Vec<Url>,
+    /// The digest of what they serve: `sha256:…`, `sha512:…`, or a URL of a list of checksums.
+    checksum: String,
+}
+
+pub(crate) async fn fetch_image(
+    caller: Caller,
+    _: Operator,
+    State(service): State<Service>,
+    Object(Wanted { sources, checksum }): Object<Wanted>,
+) -> Result<Response, Problem> {
+    let sources: Vec<_> = sources.into_iter().map(String::from).collect();
+    let request = image_request(&sources, &checksum).map_err(Problem::invalid)?;
+    let (engine, metrics) = (service.engine.clone(), Arc::clone(&service.metrics));
+    // It is no tenant's.
+    let asked = operations::Asked {
+        kind: "fetch-image",
+        caller: &caller,
+        tenant: "",
+        repeats: None,
+        begun: None,
+    };
+    let begun = service.operations.begin(asked, |operation| async move {
+        let Context { cancel, observer } = operation.context();
+        let context = Context { cancel, observer: Measured::new(&metrics, observer) };
+        engine.fetch_image(&request, &[], &context).await?;
+        Ok(())
+    });
+    Ok(operations::accepted(begun?))
+}
+
+/// A stored image.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Image {
+    sha256: Sha256,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    sha512: Option<Sha512>,
+    format: Format,
+    /// The file's size.
+    bytes: u64,
+    /// The size of the disk that a guest sees.
+    disk_bytes: u64,
+    /// What the file takes of the host's disk, in bytes: less than its size where it has holes.
+    disk_usage: u64,
+    /// The URL that it was first fetched from, without its query.
+    source: String,
+    fetched_at: Timestamp,
+    #[serde(flatten)]
+    of_operator: Option<ImageUse>,
+}
+
+/// What an operator alone is told: another tenant may use an image as well, and when and from where is none of the first one's business.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ImageUse {
+    /// For whom it was fetched; absent: for the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    /// The origins that were seen to serve it.
+    origins: Vec<String>,
+    /// The digest of the stored file: the image's own, unless it came packed.
+    content_sha256: Sha256,
+    /// Whether the file system guards it (fs-verity).
+    fs_verity: bool,
+    /// When a VM last began with it.
+    used_at: Timestamp,
+}
+
+impl Image {
+    fn of(stored: Stored, caller: &Caller) -> Self {
+        let Stored { sha256, record, disk_usage, used_at } = stored;
+        let of_operator = caller.is_operator().then_some(ImageUse {
+            tenant: record.tenant,
+            origins: record.origins,
+            content_sha256: record.content_sha256,
+            fs_verity: record.fs_verity,
+            used_at,
+        });
+        Self {
+            sha256,
+            sha512: record.sha512,
+            format: record.inspected.format,
+            bytes: record.inspected.bytes,
+            disk_bytes: record.inspected.disk_bytes,
+            disk_usage,
+            source: record.source,
+            fetched_at: record.fetched_at,
+            of_operator,
+        }
+    }
 }
 
 /// An image is the tenant's that fetched it first; an operator's are for operators to see.
@@ -159,7 +298,10 @@ pub(crate) async fn images(
     images.retain(|image| filter.is_meant(&caller, image.record.tenant.as_deref()));
     // Their order otherwise tells when they were used.
     images.sort_by_key(|image| image.sha256);
-    let items = images.iter().map(|image| (image.sha256.to_string(), shown(&caller, image)));
+    let items = images.into_iter().map(|image| {
+        let image = Image::of(image, &caller);
+        (image.sha256.to_string(), json!(image))
+    });
     Ok(Json(filter.page().of("images", items)?))
 }
 

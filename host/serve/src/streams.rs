@@ -26,6 +26,9 @@ use crate::{
 /// The header in which a client says which item it had last.
 const LAST_EVENT_ID: &str = "last-event-id";
 
+/// The kind of the last item of a stream that has come to its end.
+const END: &str = "end";
+
 /// Tells streams that something may have happened, and bounds how many of them there are.
 pub(crate) struct Streams {
     /// One watch of the kernel's serves all: a user has 128 of them.
@@ -85,6 +88,9 @@ impl StreamPlace {
     pub(crate) fn answer(self, items: impl Stream<Item = sse::Event> + Send + 'static) -> Response {
         let Self { streams, place } = self;
         let leave = streams.leave.clone();
+        // A client tells the end of what it follows from a service that leaves, or a connection that breaks.
+        let end = sse::Event::default().event(END).data("{}");
+        let items = items.chain(stream::iter([end]));
         let items = items.take_until(leave.cancelled_owned()).map(move |item| {
             // It has its place for as long as it is read.
             let _held = &place;
@@ -158,11 +164,11 @@ impl FromStr for EventId {
 }
 
 /// Events with their ids, those after one of them. The first item has that one's id and nothing else, so that a client which loses its
-/// connection before it was told anything knows from where to go on.
+/// connection before it was told anything knows from where to go on. Without changes to wait for, they end where no more is kept.
 pub(crate) fn events(
     log: EventLog,
     after: Option<EventId>,
-    changes: watch::Receiver<()>,
+    changes: Option<watch::Receiver<()>>,
     is_meant: impl Fn(&Event) -> bool + Send + 'static,
 ) -> impl Stream<Item = sse::Event> + Send {
     let known = after.map(|after| sse::Event::default().id(after.to_string()));
@@ -171,7 +177,9 @@ pub(crate) fn events(
         stream::unfold(begin, |(mut log, mut last, mut after, mut changes, is_meant)| async move {
             loop {
                 // What changes from here on is told, also where it is read below already.
-                changes.mark_unchanged();
+                if let Some(changes) = &mut changes {
+                    changes.mark_unchanged();
+                }
                 match log.next_kept().await {
                     Ok(Some(event)) => {
                         let id = EventId::next(last, &event);
@@ -188,7 +196,7 @@ pub(crate) fn events(
                     Ok(None) => {
                         // What happens from now on comes after it, whatever the host's clock says.
                         after = None;
-                        changes.changed().await.ok()?;
+                        changes.as_mut()?.changed().await.ok()?;
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a stream of events ends");
@@ -215,6 +223,8 @@ mod tests {
                 task: text(),
                 tenant: text(),
                 event: text(),
+                request: None,
+                actor: None,
                 by: None,
                 reason: None,
             }

@@ -4,34 +4,31 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time};
 
-use qhost_engine::{Context, Ending, JobFile, Order, Until, Vm, Which};
-use qhost_policy::Operation as Asked;
-use qhost_vm::{End, State as VmState};
+use qhost_engine::{Context, Ending, JobFile, Order, Until, Vm, VmDetails, Which};
+use qhost_policy::Operation as Permit;
+use qhost_vm::{State as VmState, Stats, VmRecord};
 
 use crate::{
     Service,
     caller::Caller,
     limits,
-    metrics::Measured,
-    operations,
-    operations::Repeats,
+    operations::{self, Asked},
     problem::Problem,
-    query::{Named, Page, Params, Raw},
+    query::{Named, Page, Params},
 };
 
 /// Which VMs are listed.
@@ -42,6 +39,10 @@ pub(crate) struct Filter {
     tenant: Option<String>,
     /// Those in this state.
     state: Option<String>,
+    /// Those of this task or job.
+    task: Option<String>,
+    /// Those whose job has this in its `meta`, as in `team=web`.
+    meta: Option<String>,
     /// Ended VMs too, as far as their records are kept.
     #[serde(default)]
     all: bool,
@@ -57,14 +58,21 @@ pub(crate) async fn list(
     State(service): State<Service>,
     Params(filter): Params<Filter>,
 ) -> Result<Json<Value>, Problem> {
-    let Filter { tenant, state, all, limit, after } = filter;
+    let Filter { tenant, state, task, meta, all, limit, after } = filter;
     let page = Page { limit, after };
     let state = state.map(|state| known(&state)).transpose()?;
+    let meta = meta.map(|pair| match pair.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err(Problem::invalid("meta: expected KEY=VALUE".into())),
+    });
+    let meta = meta.transpose()?;
     let which = if all { Which::All } else { Which::GoingOn };
     let vms = service.engine.vms(which).await;
     let vms = vms.iter().filter(|vm| caller.may(&vm.tenant));
     let vms = vms.filter(|vm| tenant.as_ref().is_none_or(|tenant| vm.tenant == *tenant));
     let vms = vms.filter(|vm| state.is_none_or(|state| vm.status.state() == state));
+    let vms = vms.filter(|vm| task.as_ref().is_none_or(|name| [&vm.task, &vm.job].contains(&name)));
+    let vms = vms.filter(|vm| meta.as_ref().is_none_or(|(key, value)| vm.has_meta(key, value)));
     Ok(Json(page.of("vms", vms.map(|vm| (vm.id.clone(), json!(vm))))?))
 }
 
@@ -102,9 +110,48 @@ pub(crate) async fn get(
     caller: Caller,
     State(service): State<Service>,
     Named(word): Named,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<VmDetails>, Problem> {
     let vm = meant(&service, &caller, &word).await?;
-    Ok(Json(json!(vm.details().await?)))
+    Ok(Json(vm.details().await?))
+}
+
+/// For what of a VM is waited, and how long.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wait {
+    /// `running`: its guest runs; `ready`: its job's ready check holds; `end`, unless another is given. Its end ends each wait.
+    #[schemars(extend("enum" = ["running", "ready", "end"]))]
+    until: Option<String>,
+    /// Seconds, from 0 to 60; 30 unless they are given.
+    #[schemars(range(min = 0, max = 60))]
+    timeout_s: Option<u64>,
+}
+
+impl Wait {
+    fn until(&self) -> Result<Until, Problem> {
+        match self.until.as_deref() {
+            Some("running") => Ok(Until::Running),
+            Some("ready") => Ok(Until::Ready),
+            Some("end") | None => Ok(Until::End),
+            Some(_) => Err(Problem::invalid("until: expected running, ready or end".into())),
+        }
+    }
+}
+
+pub(crate) async fn wait(
+    caller: Caller,
+    State(service): State<Service>,
+    Named(word): Named,
+    Params(wait): Params<Wait>,
+) -> Result<Json<VmRecord>, Problem> {
+    let (until, timeout) = (wait.until()?, operations::timeout(wait.timeout_s)?);
+    let vm = meant(&service, &caller, &word).await?;
+    let context = Context::default();
+    // It is told either way.
+    Ok(Json(match time::timeout(timeout, vm.wait(until, &context)).await {
+        Ok(waited) => waited?,
+        Err(_) => vm.record(),
+    }))
 }
 
 /// Whose a job is, and which of its tasks is meant.
@@ -121,38 +168,11 @@ impl Of {
     /// The order for a job that came as a body.
     pub(crate) fn order(self, caller: &Caller, bytes: Vec<u8>) -> Result<Order, Problem> {
         let tenant = caller.acts_for(self.tenant)?;
-        let mut order = Order::new(JobFile { name: "the request's body".into(), bytes }, tenant);
+        let mut order = Order::new(JobFile::of_body(bytes), tenant);
         order.task = self.task;
         order.actor = Some(caller.actor());
         Ok(order)
     }
-}
-
-pub(crate) async fn start(
-    caller: Caller,
-    State(service): State<Service>,
-    Params(of): Params<Of>,
-    headers: HeaderMap,
-    Raw(body): Raw,
-) -> Result<Response, Problem> {
-    let order = of.order(&caller, body.to_vec())?;
-    let task = order.task.clone().unwrap_or_default();
-    let repeats = Repeats::of(&headers, &[b"start", task.as_bytes(), &body])?;
-    let tenant = order.tenant.clone();
-    let asked = operations::Asked { kind: "start", caller: &caller, tenant: &tenant, repeats };
-    let (engine, metrics) = (service.engine.clone(), Arc::clone(&service.metrics));
-    let begun = service.operations.begin(asked, |operation| async move {
-        let Context { cancel, observer } = operation.context();
-        let context = Context { cancel, observer: Measured::new(&metrics, observer) };
-        let vm = engine.start(order, &context).await?;
-        operation.is_about(vm.id());
-        let record = vm.wait(Until::Running, &context).await?;
-        match record.status.ended.map(|ended| ended.end) {
-            Some(End::NotStarted { message, .. }) => Err(Problem::conflict(message)),
-            Some(_) | None => Ok(()),
-        }
-    });
-    Ok(operations::accepted(begun?))
 }
 
 /// The VM that a caller means, which has not ended, and with which policies let it do something. They are asked in one of the tenant's places for
@@ -161,12 +181,15 @@ pub(crate) async fn permitted(
     service: &Service,
     caller: &Caller,
     word: &str,
-    operation: Asked,
+    operation: Permit,
+    request: &'static str,
 ) -> Result<Vm, Problem> {
     let vm = meant(service, caller, word).await?;
     vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
     let _place = service.decisions.admit(Some(&vm.record().tenant))?;
-    vm.permit(operation, caller.actor(), &Context::default()).await?;
+    let actor = caller.actor();
+    vm.permit(operation, actor.clone(), &Context::default()).await?;
+    vm.note_request(request, &actor).await;
     Ok(vm)
 }
 
@@ -179,18 +202,24 @@ pub(crate) struct Grace {
     grace_s: Option<u64>,
 }
 
+impl Grace {
+    fn given(self) -> Result<Option<Duration>, Problem> {
+        let grace = self.grace_s.map(Duration::from_secs);
+        if grace.is_some_and(|grace| grace > limits::GRACE_MOST) {
+            let most = limits::GRACE_MOST.as_secs();
+            return Err(Problem::invalid(format!("grace_s: expected at most {most}")));
+        }
+        Ok(grace)
+    }
+}
+
 pub(crate) async fn stop(
     caller: Caller,
     State(service): State<Service>,
     Named(word): Named,
-    Params(Grace { grace_s }): Params<Grace>,
+    Params(grace): Params<Grace>,
 ) -> Result<Response, Problem> {
-    let grace = grace_s.map(Duration::from_secs);
-    if grace.is_some_and(|grace| grace > limits::GRACE_MOST) {
-        let most = limits::GRACE_MOST.as_secs();
-        return Err(Problem::invalid(format!("grace_s: expected at most {most}")));
-    }
-    end(&service, &caller, &word, "stop", Ending::Stop(grace)).await
+    end(&service, &caller, &word, "stop", Ending::Stop(grace.given()?)).await
 }
 
 pub(crate) async fn kill(
@@ -214,12 +243,13 @@ async fn end(
     // An operator's kill is the last resort, which no policy stands in the way of.
     let asks = ending != Ending::Kill || !caller.is_operator();
     let actor = caller.actor();
-    let asked = operations::Asked { kind, caller, tenant: &tenant, repeats: None };
+    let asked = Asked { kind, caller, tenant: &tenant, repeats: None, begun: None };
     let begun = service.operations.begin(asked, |operation| async move {
         operation.is_about(vm.id());
         if asks {
-            vm.permit(Asked::Stop, actor, &Context::default()).await?;
+            vm.permit(Permit::Stop, actor.clone(), &Context::default()).await?;
         }
+        vm.note_request(kind, &actor).await;
         vm.end(ending, &operation.context()).await?;
         Ok(())
     });
@@ -230,16 +260,24 @@ pub(crate) async fn restart(
     caller: Caller,
     State(service): State<Service>,
     Named(word): Named,
+    Params(grace): Params<Grace>,
 ) -> Result<Response, Problem> {
+    let grace = grace.given()?;
     let vm = meant(&service, &caller, &word).await?;
-    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
     let (tenant, actor) = (vm.record().tenant, caller.actor());
     let asked =
-        operations::Asked { kind: "restart", caller: &caller, tenant: &tenant, repeats: None };
+        Asked { kind: "restart", caller: &caller, tenant: &tenant, repeats: None, begun: None };
     let begun = service.operations.begin(asked, |operation| async move {
         operation.is_about(vm.id());
-        vm.permit(Asked::Restart, actor, &Context::default()).await?;
-        vm.restart_running(None, &operation.context()).await?;
+        if vm.record().status.state().is_final() {
+            // Whether it may be, the policies are asked there.
+            vm.start_again("restart requested", &operation.context()).await?;
+            vm.note_request("restart", &actor).await;
+            return Ok(());
+        }
+        vm.permit(Permit::Restart, actor.clone(), &Context::default()).await?;
+        vm.note_request("restart", &actor).await;
+        vm.restart_running(grace, &operation.context()).await?;
         Ok(())
     });
     Ok(operations::accepted(begun?))
@@ -267,7 +305,8 @@ async fn paused(
     word: &str,
     pause: bool,
 ) -> Result<StatusCode, Problem> {
-    let vm = permitted(service, caller, word, Asked::Pause).await?;
+    let request = if pause { "pause" } else { "resume" };
+    let vm = permitted(service, caller, word, Permit::Pause, request).await?;
     let done = if pause { vm.pause().await } else { vm.resume().await };
     done.map_err(|error| Problem::conflict(error.to_string()))?;
     Ok(StatusCode::NO_CONTENT)
@@ -282,6 +321,7 @@ pub(crate) async fn remove(
     if vm.goes_on().is_ok() {
         return Err(Problem::conflict("the VM has not ended".into()).hinting("stop it first"));
     }
+    vm.note_request("remove", &caller.actor()).await;
     vm.remove().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -290,11 +330,11 @@ pub(crate) async fn stats(
     caller: Caller,
     State(service): State<Service>,
     Named(word): Named,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Stats>, Problem> {
     let vm = meant(&service, &caller, &word).await?;
     vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
     let stats = vm.stats().await.map_err(|error| Problem::conflict(error.to_string()))?;
-    Ok(Json(json!(stats)))
+    Ok(Json(stats))
 }
 
 /// How much of a log.

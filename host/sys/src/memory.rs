@@ -16,3 +16,19 @@ pub fn share_one_arena() {
         tracing::debug!("the allocator's arenas stay as they are");
     }
 }
+
+/// Gives memory back to the kernel that was freed and lies between what is in use, which glibc does not do by itself (malloc_trim(3)): some
+/// milliseconds for some hundred MiB. Other allocators are left as they are.
+///
+/// # Example
+/// ```
+/// qhost_sys::memory::give_back();
+/// ```
+#[expect(unsafe_code, reason = "rustix has no function for it")]
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and locks what it looks at.
+    if unsafe { libc::malloc_trim(0) } == 0 {
+        tracing::trace!("there was no memory to give back");
+    }
+}

@@ -159,8 +159,13 @@ pub fn tail(vm: &Path) -> String {
         file.take(most).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
+    text_of(&read().unwrap_or_default())
+}
+
+/// What of a console's bytes is text.
+pub fn text_of(bytes: &[u8]) -> String {
     let mut console = printable::Console::default();
-    let text = console.push(&read().unwrap_or_default()) + &console.finish();
+    let text = console.push(bytes) + &console.finish();
     text.trim().to_owned()
 }
 

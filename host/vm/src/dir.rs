@@ -57,6 +57,7 @@ impl VmDir {
         state: &StateDir,
         task: &Task,
         takes: Usage,
+        operation: Option<String>,
         admit: impl FnOnce() -> Result<(), VmError>,
     ) -> Result<Self, VmError> {
         let vms = state.vms();
@@ -82,7 +83,7 @@ impl VmDir {
             is_new: true,
             status: Status::new(),
         };
-        let reserved = dir.write(RESERVED, &Reserved::new(task, takes));
+        let reserved = dir.write(RESERVED, &Reserved::new(task, takes, operation));
         // The reservation alone needs the lock of all; other runs need not wait for the rest.
         drop(all_folders);
         reserved?;
@@ -120,7 +121,8 @@ impl VmDir {
         dir.lock = Some(lock);
         dir.status.supervisor = Process::this();
         // A volume of its may be larger by now.
-        dir.write(RESERVED, &Reserved::new(task, takes))?;
+        let operation = read_record(&folder.join(RESERVED)).and_then(|it: Reserved| it.operation);
+        dir.write(RESERVED, &Reserved::new(task, takes, operation))?;
         Ok(Some(dir))
     }
 
@@ -304,6 +306,8 @@ impl VmDir {
             task: self.task.clone(),
             tenant: self.tenant.clone(),
             event: event.to_owned(),
+            request: None,
+            actor: None,
             by: None,
             reason,
         };

@@ -3,12 +3,13 @@
 use std::{fmt, iter};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::VmError;
 
 /// How a VM that ran came to its end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "reason")]
 pub enum End {
     /// The guest powered itself off.
@@ -39,7 +40,7 @@ pub enum End {
 }
 
 /// A VM that has ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Ended {
     /// How it ended.
     #[serde(flatten)]
@@ -92,7 +93,7 @@ impl fmt::Display for End {
 }
 
 /// What it took to stop a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StoppedBy {
     /// The guest powered off when its power button was pressed.

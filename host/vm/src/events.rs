@@ -35,8 +35,14 @@ pub struct Event {
     pub task: String,
     /// Whose it is.
     pub tenant: String,
-    /// What: a state that began, or `ready`, `adopted`, `removed`, `refused`.
+    /// What: a state that began, or `ready`, `adopted`, `removed`, `refused`, `requested`.
     pub event: String,
+    /// What was requested, of `requested`: `start`, `stop`, `kill`, `restart`, `pause`, `resume`, `remove`, `console`, `exec`, `screenshot`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// Who requested it, as decision records name who asks: `uid 1001`, `token ci`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
     /// By what it was refused: a policy, a quota, the host's ports, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -54,6 +60,8 @@ impl Event {
             task: task.name.clone(),
             tenant: task.tenant.clone(),
             event: "refused".into(),
+            request: None,
+            actor: None,
             by: Some(by.into()),
             reason: Some(reason.chars().take(limits::EVENT_REASON_CHARS).collect()),
         }
@@ -282,6 +290,8 @@ mod tests {
             task: "t".into(),
             tenant: tenant.into(),
             event: "running".into(),
+            request: None,
+            actor: None,
             by: None,
             reason,
         }

@@ -56,7 +56,7 @@ pub mod supervisor;
 pub use agent::{Agent, AgentError, Command};
 pub use argv::{argv, descriptors};
 pub use attach::{Begin, start_supervisor};
-pub use console::tail as console_tail;
+pub use console::{tail as console_tail, text_of as console_text};
 pub use console_reader::{Position, Reader};
 pub use control::{AskError, ask, attach, freeze_guest, take_screenshot};
 pub use dir::VmDir;

@@ -7,8 +7,10 @@ use std::{
     sync::OnceLock,
 };
 
+use jiff::Timestamp;
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use qhost_cage::Cage;
 use qhost_model::{
@@ -21,13 +23,14 @@ use super::{
     control::SOCKET,
     dir::remove_leftovers,
     error::io_error,
+    events::Event,
     lock::{LOCK, is_abandoned, lock_all},
     records::{RESERVED, Reserved, STATUS, TASK, is_id, name_of, read_record, read_status},
     spec::{PLAN, Spec},
 };
 
 /// A VM, as far as its folder tells.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct VmRecord {
     /// Its id.
     pub id: String,
@@ -43,10 +46,14 @@ pub struct VmRecord {
     #[serde(flatten)]
     pub status: Status,
     /// What it takes of the host; absent until it is about to start.
-    #[serde(skip_serializing_if = "Takes::is_none")]
+    #[serde(default, skip_serializing_if = "Takes::is_none")]
+    #[schemars(with = "Option<Allocation>")]
     pub takes: Takes,
     /// What is reserved for it.
     pub reserved: Usage,
+    /// The id of the operation of the API that it was started by; absent of another door's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
     /// Whether a supervisor, or the run that makes it, holds its lock.
     #[serde(skip)]
     pub held: bool,
@@ -81,8 +88,15 @@ impl Serialize for Takes {
     }
 }
 
+impl<'de> Deserialize<'de> for Takes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let told = Option::deserialize(deserializer)?;
+        Ok(Self { folder: PathBuf::new(), read: OnceLock::from(told) })
+    }
+}
+
 /// What a VM takes of the host, of `plan.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Allocation {
     /// CPUs and memory.
     pub resources: Resources,
@@ -94,15 +108,16 @@ pub struct Allocation {
     #[serde(default, skip_serializing)]
     disks: Vec<DiskWithImage>,
     /// What its QEMU is kept in; absent of an earlier version.
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub cage: Option<Cage>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct Image {
     sha256: Sha256,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct DiskWithImage {
     #[serde(default)]
     image: Option<Image>,
@@ -152,6 +167,7 @@ impl VmRecord {
                 job: name(|task| task.job),
                 task: name(|task| task.name),
                 takes: Usage { vms: 1, cpus, memory_mib, disk_bytes: 0, ports },
+                operation: None,
             }
         });
         Self {
@@ -163,6 +179,7 @@ impl VmRecord {
             status,
             takes: plan,
             reserved: reserved.takes,
+            operation: reserved.operation,
             held,
         }
     }
@@ -177,13 +194,18 @@ impl VmRecord {
         read_record(&self.folder.join(TASK))
     }
 
+    /// Whether its job's `meta` has this.
+    pub fn has_meta(&self, key: &str, value: &str) -> bool {
+        self.asked().is_some_and(|task| task.meta.get(key).is_some_and(|found| found == value))
+    }
+
     /// The guest's console log.
     pub fn console_log(&self) -> PathBuf {
         console::log(&self.folder)
     }
 
     /// The same, to be read.
-    pub fn console(&self, since: Option<jiff::Timestamp>) -> Reader {
+    pub fn console(&self, since: Option<Timestamp>) -> Reader {
         Reader::new(&self.folder, since)
     }
 
@@ -197,6 +219,21 @@ impl VmRecord {
         self.held = false;
         self.status.enter(State::Lost, Some("it never ran, or was removed since it ended".into()));
         self
+    }
+
+    /// Something was requested of it, and will be done.
+    pub fn requested(&self, request: &str, actor: &str) -> Event {
+        Event {
+            at: Timestamp::now(),
+            vm: self.id.clone(),
+            task: self.task.clone(),
+            tenant: self.tenant.clone(),
+            event: "requested".into(),
+            request: Some(request.into()),
+            actor: Some(actor.into()),
+            by: None,
+            reason: None,
+        }
     }
 
     /// Reads it again; nothing where it was removed meanwhile.

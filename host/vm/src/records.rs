@@ -26,11 +26,15 @@ pub(super) struct Reserved {
     pub(super) task: String,
     #[serde(flatten)]
     pub(super) takes: Usage,
+    /// The operation of a service's that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) operation: Option<String>,
 }
 
 impl Reserved {
-    pub(super) fn new(task: &Task, takes: Usage) -> Self {
-        Self { tenant: task.tenant.clone(), job: task.job.clone(), task: task.name.clone(), takes }
+    pub(super) fn new(task: &Task, takes: Usage, operation: Option<String>) -> Self {
+        let (tenant, job, task) = (task.tenant.clone(), task.job.clone(), task.name.clone());
+        Self { tenant, job, task, takes, operation }
     }
 }
 

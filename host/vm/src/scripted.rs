@@ -160,7 +160,7 @@ fn session(state: &StateDir, asks: mpsc::Receiver<Ask>, stop: Stop) -> Session {
         "resources": {"memory_mib": 32},
     });
     let task = job::parse("job.json", job.to_string().as_bytes(), "acme", None).unwrap();
-    let mut dir = VmDir::create(state, &task, Usage::default(), || Ok(())).unwrap();
+    let mut dir = VmDir::create(state, &task, Usage::default(), None, || Ok(())).unwrap();
     dir.enter_with(State::Starting, None, |_| {});
     let spec = json!({
         "vm": dir.id(), "task": "test", "tenant": "acme", "resources": task.asked.resources, "forwards": [],

@@ -1,6 +1,7 @@
 //! What a VM uses: its QEMU's CPU time and memory by the kernel's counters, its disks and connections by QEMU's.
 
 use procfs::{WithCurrentSystemInfo as _, process};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ use super::{Process, Spec};
 use crate::limits;
 
 /// What a VM uses.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Stats {
     /// CPU time of QEMU so far, in milliseconds.
@@ -29,7 +30,7 @@ pub struct Stats {
 }
 
 /// What a guest did with one disk since QEMU was started.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Disk {
     /// QEMU's name for it.

@@ -1,6 +1,7 @@
 //! How a VM is doing: its states, which may follow which, and when and why each began. In its folder, `status.json`.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use qhost_model::printable;
@@ -9,7 +10,7 @@ use super::{End, Ended, Process};
 use crate::limits;
 
 /// Where a VM is between its decision and its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Decided, and nothing done yet.
@@ -104,7 +105,7 @@ impl State {
 }
 
 /// A VM's status, as it is written down.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     state: State,
     /// Every state so far, with when it began and why; of very many, the first and the latest.
@@ -140,7 +141,7 @@ pub struct Status {
 }
 
 /// A state's beginning.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// The state.
     pub state: State,

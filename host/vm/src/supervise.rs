@@ -8,6 +8,7 @@ use rustix::process::{getpid, set_child_subreaper};
 use tokio::{
     net::UnixStream,
     sync::{mpsc, watch},
+    task,
     time::{self, Instant},
 };
 
@@ -163,6 +164,8 @@ impl Session {
             return Err(error);
         }
         failpoint::reach("launch.running");
+        // Subscribers are told that the guest runs before this thread waits for the kernel to move QEMU, some 15 ms.
+        task::yield_now().await;
         watch.count_as_the_vm(begin);
         let (ending, seen) = watch.until_exit().await;
         failpoint::reach("stop.ended");

@@ -1,23 +1,58 @@
-//! The command, `qhost`.
+//! The command, `qhost`: by the engine, and by a service that `--host` names.
+
+use std::fs::{self, File};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use serde_json::Value;
 
 use qhost::exit::Exit;
 use qhost_engine::{Ending, Until};
 use qhost_model::kind::Kind;
-use qhost_tests::{Done, Qhost, wait_for};
+use qhost_tests::{Done, Qhost, api::Service, wait_for};
 
 use super::Door;
 
-pub(super) struct Command<'a>(&'a Qhost);
+pub(super) struct Command<'a> {
+    qhost: &'a Qhost,
+    service: Option<Service>,
+}
 
 impl<'a> Command<'a> {
     pub(super) fn new(qhost: &'a Qhost) -> Self {
-        Self(qhost)
+        Self { qhost, service: None }
+    }
+
+    /// By a service under the configuration that there is now; a service from before it ends.
+    pub(super) fn of_service(qhost: &'a Qhost) -> Self {
+        let path = qhost.folder().join("qhost.toml");
+        let config = fs::read_to_string(&path).unwrap_or_default();
+        if !config.contains("[image.network]") {
+            qhost.config(&(config + "\n[image.network]\nallow = [\"127.0.0.0/8\"]\n"));
+        }
+        let noted = qhost.folder().join("service");
+        if let Ok(before) = fs::read_to_string(&noted) {
+            let pid = Pid::from_raw(before.parse().unwrap()).unwrap();
+            // It may have ended with the door that had it.
+            let _ended = kill_process(pid, Signal::KILL);
+            // Its last thread has the state folder until it has gone.
+            let lock = qhost.state().join("operations/lock");
+            let is_free = || File::open(&lock).unwrap().try_lock().is_ok();
+            wait_for("its end", || is_free().then_some(()));
+        }
+        let service = Service::start(qhost);
+        fs::write(&noted, service.pid().to_string()).unwrap();
+        Self { qhost, service: Some(service) }
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        let Some(service) = &self.service else { return self.qhost.run(args) };
+        let host = format!("unix:{}", service.socket().display());
+        self.qhost.run(&[&["--host", &host], args].concat())
     }
 
     fn one(&self, args: &[&str]) -> Value {
-        self.0.run(args).exits(0).json()["vms"][0].clone()
+        self.run(args).exits(0).json()["vms"][0].clone()
     }
 }
 
@@ -45,7 +80,7 @@ fn refused(done: &Done) -> Result<(), Kind> {
 
 impl Door for Command<'_> {
     fn start(&self, job: &str, tenant: &str) -> Result<String, Kind> {
-        let done = self.0.run(&["run", "--detach", "--json", "--tenant", tenant, job]);
+        let done = self.run(&["run", "--detach", "--json", "--tenant", tenant, job]);
         // A guest that ends at once has been started all the same.
         match done.json()["vm"]["id"].as_str() {
             Some(id) => Ok(id.to_owned()),
@@ -55,7 +90,7 @@ impl Door for Command<'_> {
 
     fn wait(&self, vm: &str, until: Until) -> Value {
         if until == Until::End {
-            self.0.run(&["wait", vm]);
+            self.run(&["wait", vm]);
         }
         wait_for("the VM", || {
             let record = self.look(vm).unwrap();
@@ -80,11 +115,11 @@ impl Door for Command<'_> {
     }
 
     fn pause(&self, vm: &str) {
-        self.0.run(&["pause", vm]).exits(0);
+        self.run(&["pause", vm]).exits(0);
     }
 
     fn resume(&self, vm: &str) {
-        self.0.run(&["resume", vm]).exits(0);
+        self.run(&["resume", vm]).exits(0);
     }
 
     fn restart(&self, vm: &str) -> Value {
@@ -92,16 +127,16 @@ impl Door for Command<'_> {
     }
 
     fn remove(&self, vm: &str) -> Result<(), Kind> {
-        refused(&self.0.run(&["rm", vm]))
+        refused(&self.run(&["rm", vm]))
     }
 
     fn look(&self, word: &str) -> Result<Value, Kind> {
-        let done = self.0.run(&["inspect", "--json", word]);
+        let done = self.run(&["inspect", "--json", word]);
         refused(&done).map(|()| done.json())
     }
 
     fn list(&self) -> Vec<Value> {
-        let vms = self.0.run(&["ps", "--all", "--json"]).exits(0).json();
+        let vms = self.run(&["ps", "--all", "--json"]).exits(0).json();
         vms["vms"].as_array().unwrap().clone()
     }
 }

@@ -197,7 +197,8 @@ fn each_route(qhost: &Qhost, service: Service, roles: Roles<'_>) {
     assert!(get("/v1/host").json()["free_bytes"].is_u64());
     // Volumes, images and quotas are each tenant's own.
     let larger = "/v1/volumes/acmes/resize?bytes=2097152";
-    for (method, path) in [("POST", larger), ("DELETE", "/v1/volumes/acmes")] {
+    let copy = "/v1/volumes/acmes/copy?to=copied";
+    for (method, path) in [("POST", larger), ("POST", copy), ("DELETE", "/v1/volumes/acmes")] {
         service.ask(other, method, path, None, &[]).is(404);
         service.ask(other, method, &path.replace("acmes", "a%2Fb"), None, &[]).is(400);
         let of_acme = if path.contains('?') { "&tenant=acme" } else { "?tenant=acme" };
@@ -223,6 +224,12 @@ fn each_route(qhost: &Qhost, service: Service, roles: Roles<'_>) {
     service.ask(acme, "PUT", volume, None, &[]).is(409);
     let resized = service.ask(acme, "POST", larger, None, &[]).is(200).json();
     assert_eq!(resized["bytes"], 2 << 20, "{resized}");
+    let copying = service.ask(acme, "POST", copy, None, &[]).is(202).json();
+    let wait = format!("/v1/operations/{}/wait", copying["id"].as_str().unwrap());
+    let copied = service.ask(acme, "GET", &wait, None, &[]).is(200).json();
+    assert_eq!((&copied["state"], &copied["tenant"]), (&json!("succeeded"), &json!("acme")));
+    service.ask(acme, "POST", copy, None, &[]).is(409);
+    service.ask(acme, "DELETE", "/v1/volumes/copied", None, &[]).is(204);
     service.ask(acme, "DELETE", "/v1/volumes/acmes", None, &[]).is(204);
     service.ask(acme, "DELETE", "/v1/volumes/acmes", None, &[]).is(404);
     let path = format!("/v1/vms/{vm}/pause");

@@ -39,14 +39,16 @@ impl Stream {
         let status = Arc::new(AtomicU16::new(0));
         let (read, over, told) = (Arc::clone(&items), Arc::clone(&is_over), Arc::clone(&status));
         thread::spawn(move || {
-            let mut id = String::new();
+            let (mut id, mut is_end) = (String::new(), false);
             for line in output.lines().map_while(Result::ok) {
                 if line.starts_with("HTTP/") {
                     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
                     told.store(status.expect("a status"), Ordering::Release);
                 } else if let Some(now) = line.strip_prefix("id: ") {
                     now.clone_into(&mut id);
-                } else if let Some(data) = line.strip_prefix("data: ") {
+                } else if line == "event: end" {
+                    is_end = true;
+                } else if let Some(data) = line.strip_prefix("data: ").filter(|_| !is_end) {
                     let data = serde_json::from_str(data).expect("JSON");
                     let item = Item { id: std::mem::take(&mut id), data };
                     read.lock().expect("the items").push(item);

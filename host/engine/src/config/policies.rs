@@ -399,7 +399,7 @@ fn dated(key: &str, value: &Value) -> Option<String> {
 
 /// A tenant that the configuration does not have.
 #[derive(Debug, thiserror::Error)]
-#[error("--tenant {tenant}: the configuration has no such tenant; it has {}", tenants.join(", "))]
+#[error("tenant {tenant}: the configuration has no such tenant; it has {}", tenants.join(", "))]
 pub struct UnknownTenant {
     tenant: String,
     tenants: Vec<String>,

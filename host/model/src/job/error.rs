@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, fmt};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{limits, printable};
 
@@ -69,7 +69,7 @@ impl JobError {
 }
 
 /// A place in a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// The line, from 1.
     pub line: usize,
@@ -78,7 +78,7 @@ pub struct Position {
 }
 
 /// One problem: where, what was found, what was expected, what to do.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Problem {
     /// A JSON pointer (RFC 6901); empty for the whole file.
     pub pointer: String,

@@ -2,12 +2,13 @@
 
 use std::{fmt, net::Ipv4Addr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{PortMap, Protocol};
 
 /// One forwarded port with its host side settled.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Forward {
     /// The request's label.
     pub label: String,

@@ -225,3 +225,13 @@ pub(super) fn completions(shared: &Shared, shell: Shell) -> Exit {
         Err(error) => show::failure(shared, &RunError::Runtime(error)),
     }
 }
+
+pub(super) fn man_pages(shared: &Shared, folder: &Path) -> Exit {
+    match clap_mangen::generate_to(Cli::command(), folder) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            let place = format!("cannot write man pages to {}: {error}", folder.display());
+            show::failure(shared, &RunError::Usage(place))
+        }
+    }
+}

@@ -39,22 +39,31 @@ fn told(shared: &Shared, args: &DecisionsArgs) -> Result<Exit, RunError> {
     if !args.all {
         found.truncate(args.tail);
     }
+    listed(shared, args, &found);
+    Ok(Exit::Done)
+}
+
+/// Prints a list of decisions.
+pub(super) fn listed(shared: &Shared, args: &DecisionsArgs, found: &[Recorded]) {
     if args.quiet {
         show::print(&found.iter().map(|one| format!("{}\n", one.id)).collect::<String>());
     } else if shared.json {
         show::print(&show::json(&json!({ "decisions": found })));
     } else {
-        show::print(&table(&found));
+        show::print(&table(found));
     }
-    Ok(Exit::Done)
+}
+
+/// Prints one decision.
+pub(super) fn told_one(shared: &Shared, one: &Recorded) {
+    show::tell(&if shared.json { show::json(one) } else { in_full(one) });
 }
 
 /// The only one whose id begins like this.
 fn one(shared: &Shared, mut found: Vec<Recorded>, id: &str) -> Result<Exit, RunError> {
     let shown = printable::line(id, 80);
-    let text = match (found.pop(), found.len()) {
-        (Some(only), 0) if shared.json => show::json(&only),
-        (Some(only), 0) => in_full(&only),
+    match (found.pop(), found.len()) {
+        (Some(only), 0) => told_one(shared, &only),
         (None, _) => {
             let none = format!("no decision's id begins with {shown}; see qhost decisions --all");
             return Err(RunError::Usage(none));
@@ -64,8 +73,7 @@ fn one(shared: &Shared, mut found: Vec<Recorded>, id: &str) -> Result<Exit, RunE
                 format!("the ids of {} decisions begin with {shown}; give more of it", more + 1);
             return Err(RunError::Usage(several));
         }
-    };
-    show::tell(&text);
+    }
     Ok(Exit::Done)
 }
 

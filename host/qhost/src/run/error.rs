@@ -12,6 +12,7 @@ use qhost_vm::VmError;
 use super::trust::TrustError;
 use crate::{
     author::AuthorError,
+    client::{self, ClientError},
     exit::Exit,
     outcome::{ErrorReport, Report},
     trial::TrialError,
@@ -78,6 +79,9 @@ pub enum RunError {
     /// The process itself cannot work.
     #[error("cannot set up this process")]
     Runtime(#[source] io::Error),
+    /// Another host's service.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// Stopped by a signal before the guest ran.
     #[error("interrupted before the guest ran")]
     Interrupted,
@@ -106,6 +110,7 @@ impl RunError {
             Self::Fingerprint(_) | Self::Facts(_) | Self::Cgroup(_) | Self::Runtime(_) => {
                 Kind::HostUnable
             }
+            Self::Client(error) => error.kind(),
             Self::Interrupted => Kind::Cancelled,
         }
     }
@@ -117,12 +122,20 @@ impl RunError {
 
     /// What refused an order.
     pub fn refused_by(&self) -> Option<String> {
-        if let Self::Engine(error) = self { error.refused_by().map(str::to_owned) } else { None }
+        if let Self::Engine(error) = self {
+            error.refused_by().map(str::to_owned)
+        } else {
+            self.problem().and_then(|problem| problem.refused_by.clone())
+        }
     }
 
     /// The decision, where that is why.
     pub fn verdict(&self) -> Option<&Decision> {
-        if let Self::Engine(error) = self { error.verdict() } else { None }
+        if let Self::Engine(error) = self {
+            error.verdict()
+        } else {
+            self.problem().and_then(|problem| problem.decision.as_deref())
+        }
     }
 
     /// What to do about it, where the error itself does not know that.
@@ -136,6 +149,8 @@ impl RunError {
             error.settings_of().map(how).or(error.hint().map(str::to_owned))
         } else if let Self::Policy(PolicyError::Settings { name, .. }) = self {
             Some(how(name))
+        } else if let Self::Client(error) = self {
+            error.hint()
         } else {
             None
         }
@@ -143,13 +158,25 @@ impl RunError {
 
     /// The problems of a job file, where that is what it is about.
     pub fn problems(&self) -> &[Problem] {
-        if let Self::Engine(error) = self { error.problems() } else { &[] }
+        if let Self::Engine(error) = self {
+            error.problems()
+        } else {
+            self.problem().map(|problem| problem.problems.as_slice()).unwrap_or_default()
+        }
+    }
+
+    /// What another host's service said, where it said something.
+    fn problem(&self) -> Option<&client::Problem> {
+        if let Self::Client(error) = self { error.problem() } else { None }
     }
 }
 
 impl From<&RunError> for ErrorReport {
     fn from(error: &RunError) -> Self {
-        let shown = Self::new(error, error.problems());
+        let mut shown = Self::new(error, error.problems());
+        if let Some(problem) = error.problem() {
+            shown.causes.clone_from(&problem.causes);
+        }
         Self { hint: error.hint(), refused_by: error.refused_by(), ..shown }
     }
 }
@@ -171,7 +198,7 @@ impl Report {
 
     /// Takes an error in. A decision against the task is no error beside it.
     pub(super) fn fail(&mut self, error: &RunError) -> Exit {
-        if !matches!(error, RunError::Engine(error) if error.verdict().is_some()) {
+        if error.verdict().is_none() {
             self.error = Some(error.into());
         }
         error.exit()

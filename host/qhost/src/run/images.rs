@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use indicatif::BinaryBytes;
@@ -16,7 +17,7 @@ use qhost_image::{
 };
 use qhost_model::{digest::Sha256, job, printable};
 
-use super::{RunError, engine, named_are_there, show};
+use super::{RunError, context, engine, named_are_there, show};
 use crate::{
     cli::{
         GcArgs, ImageCommand, ImportImageArgs, InspectImageArgs, ListArgs, PullImageArgs,
@@ -56,17 +57,16 @@ struct Images<'a> {
 impl Images<'_> {
     async fn pull(&self, args: &PullImageArgs) -> Result<Exit, RunError> {
         let request = job::image_request(&args.sources, &args.checksum).map_err(RunError::Usage)?;
-        let mut config = self.engine.config();
-        config.image.network.allow.extend(&args.networks.image_allow);
         let mut stop = qhost_sys::stop::Stop::on_signals().map_err(RunError::Runtime)?;
-        let shown = show::Shown::progress(self.shared);
+        let shown = Arc::new(show::Shown::progress(self.shared));
+        let (context, _cancel) = context(&shown);
         let also = &args.networks.image_allow;
         if !also.is_empty() {
             let networks: Vec<_> = also.iter().map(ToString::to_string).collect();
             shown.say("images", &format!("also from {}, {IMAGE_ALLOW}", networks.join(", ")));
         }
         let image = tokio::select! {
-            image = self.store.ensure(&request, Fetcher::operator(&config.image, config.host_quota(), &shown)) => image?,
+            image = self.engine.fetch_image(&request, also, &context) => image?,
             () = stop.asked(1) => return Err(RunError::Interrupted),
         };
         shown.verified(&image);
@@ -359,7 +359,7 @@ fn table(unfinished: &[Unfinished]) -> String {
 }
 
 /// A tenant; the operator has no name.
-fn whose(tenant: Option<&String>) -> String {
+pub(super) fn whose(tenant: Option<&String>) -> String {
     tenant.map_or("-".into(), |tenant| printable::line(tenant, 40).to_string())
 }
 

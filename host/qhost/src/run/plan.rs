@@ -31,15 +31,19 @@ pub(super) async fn plan(shared: &Shared, args: &DecideArgs) -> Exit {
         Err(error) => (report.fail(&error), None),
     };
     report.finish(exit);
+    told(shared, report, launch);
+    exit
+}
+
+/// Prints a report with the launch that it came to.
+pub(super) fn told(shared: &Shared, report: Report, launch: Option<Plan>) {
     if shared.json {
-        show::print(&show::json(&Planned { report, launch }));
-        return exit;
+        return show::print(&show::json(&Planned { report, launch }));
     }
     show::report(shared, &report);
     if let (Some(launch), Some(decision)) = (launch, &report.decision) {
         show::print(&text(&launch, &decision.launch));
     }
-    exit
 }
 
 async fn planned(shared: &Shared, args: &DecideArgs, shown: &Arc<Shown>) -> Result<Plan, RunError> {

@@ -23,15 +23,20 @@ async fn told(shared: &Shared, of: &OfTenant) -> Result<Exit, RunError> {
     named_are_there(shared)?;
     let mut quotas = engine(shared)?.quotas().await?;
     quotas.retain(|one| of.tenant.is_none() || one.tenant == of.tenant);
+    listed(shared, &quotas);
+    Ok(Exit::Done)
+}
+
+/// Prints what tenants take.
+pub(super) fn listed(shared: &Shared, quotas: &[QuotaUsage]) {
     if shared.json {
         show::print(&show::json(&json!({ "quotas": quotas })));
-        return Ok(Exit::Done);
+        return;
     }
     let header = ["TENANT", "VMS", "CPUS", "MEMORY", "DISK", "PORTS", "IMAGES"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(quotas.iter().map(row));
     show::print(&show::table(&rows));
-    Ok(Exit::Done)
 }
 
 fn row(QuotaUsage { tenant, used, image_bytes, quota }: &QuotaUsage) -> [String; 7] {

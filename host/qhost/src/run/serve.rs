@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use qhost_engine::Engine;
-use qhost_serve::{Identity, Place, Socket, reload_from_disk};
+use qhost_serve::{Identity, Place, Socket, reload_from_disk, systemd};
 
 use super::{RunError, engine, show};
 use crate::{
@@ -23,6 +23,7 @@ pub(super) async fn serve(shared: &Shared, args: &ServeArgs) -> Exit {
 }
 
 async fn served(shared: &Shared, args: &ServeArgs) -> Result<(), RunError> {
+    let passed = systemd::passed();
     let engine = engine(shared)?;
     // A service whose policies do not load is not one.
     engine.policies().await?;
@@ -34,23 +35,36 @@ async fn served(shared: &Shared, args: &ServeArgs) -> Result<(), RunError> {
     let (mut interrupt, mut hangup) =
         (signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
     let usage = |error: &dyn std::error::Error| RunError::Usage(in_a_line(error));
+    // Before a socket is there: a second service listens nowhere.
+    std::mem::forget(qhost_serve::hold(&engine).map_err(|error| usage(&error))?);
     let identity = engine.config().api_tls().map(|files| Identity::read(&files)).transpose();
     let identity = identity.map_err(|error| usage(&error))?.map(Arc::new);
-    let places = if args.listen.is_empty() { vec![default_place()?] } else { args.listen.clone() };
-    let mut sockets = vec![];
+    let mut sockets = passed.sockets(identity.as_ref()).map_err(|error| usage(&error))?;
+    let places = match args.listen.as_slice() {
+        [] if sockets.is_empty() => vec![default_place()?],
+        places => places.to_vec(),
+    };
     for place in places {
         let socket = Socket::bind(place, identity.as_ref()).await.map_err(|error| usage(&error))?;
-        show::say(&format!("serving   {}", socket.place()));
         sockets.push(socket);
+    }
+    for socket in &sockets {
+        show::say(&format!("serving   {}", socket.place()));
     }
     let leave = CancellationToken::new();
     let serving = qhost_serve::serve(engine.clone(), sockets, identity.clone(), leave.clone());
     let mut serving = std::pin::pin!(serving);
+    let mut watchdog = std::pin::pin!(systemd::keep_watchdog());
+    let stop = || {
+        systemd::stopping();
+        leave.cancel();
+    };
     loop {
         tokio::select! {
             () = &mut serving => return Ok(()),
-            _ = terminate.recv() => leave.cancel(),
-            _ = interrupt.recv() => leave.cancel(),
+            _ = terminate.recv() => stop(),
+            _ = interrupt.recv() => stop(),
+            () = &mut watchdog => {}
             _ = hangup.recv() => {
                 // Beside what is served, which goes on.
                 tokio::spawn(reload(engine.clone(), identity.clone()));
@@ -61,10 +75,12 @@ async fn served(shared: &Shared, args: &ServeArgs) -> Result<(), RunError> {
 
 /// Takes the configuration over as it is now, whole, or goes on with the one before.
 async fn reload(engine: Engine, identity: Option<Arc<Identity>>) {
+    systemd::reloading();
     match reload_from_disk(&engine, identity.as_ref()).await {
         Ok(()) => show::say("reloaded  the configuration"),
         Err(error) => tracing::error!(error, "the configuration stays as it was"),
     }
+    systemd::ready();
 }
 
 /// Root's is the host's; a user's is where the user's session has its sockets.

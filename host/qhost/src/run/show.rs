@@ -182,9 +182,11 @@ impl Shown {
 
     /// Takes what became of the VM into the report.
     pub(super) fn ended(&self, vm: &VmRecord) {
-        let spec = self.told().spec.clone();
-        if let Some(spec) = spec {
-            self.note(|report| report.vm = Some(VmReport::new(vm, &spec)));
+        let is_launched = self.told().spec.is_some();
+        if is_launched {
+            let failed = vm.status.ended.as_ref().is_some_and(|ended| ended.end.is_failure());
+            let tail = if failed { qhost_vm::console_tail(&vm.folder) } else { String::new() };
+            self.note(|report| report.vm = Some(VmReport::new(vm, tail)));
         }
     }
 
@@ -217,6 +219,35 @@ impl Shown {
         if self.terminal {
             say(&format!("image     {how}"));
         }
+    }
+
+    /// What is being done, on a terminal, until something else is.
+    pub(super) fn doing(&self, step: &str) {
+        tracing::info!(step, "doing");
+        if !self.terminal {
+            return;
+        }
+        if let Ok(style) = ProgressStyle::with_template("{spinner}         {wide_msg}") {
+            self.bar.set_style(style);
+        }
+        self.bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        self.bar.enable_steady_tick(limits::SPINNER);
+        self.bar.set_message(printable::line(step, limits::SHOWN_CAUSE_CHARS).to_string());
+    }
+
+    /// What another host's service said of a job.
+    pub(super) fn understood_there(&self, task: &Task) {
+        self.understood(task);
+    }
+
+    /// What was decided by another host's service.
+    pub(super) fn decided_there(&self, decision: Decision) {
+        self.note(|report| report.decision = Some(decision));
+    }
+
+    /// What became of a VM of another host.
+    pub(super) fn ended_there(&self, vm: VmReport) {
+        self.note(|report| report.vm = Some(vm));
     }
 
     /// Takes the bar away.

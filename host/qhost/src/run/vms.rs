@@ -1,14 +1,14 @@
 //! The commands about VMs, each in a file of its name; `stop.rs` has `kill`, `pause`, `resume`, `wait` and `rm` too.
 
-mod stop;
-mod ps;
-mod inspect;
-mod logs;
-mod stats;
-mod events;
-mod console;
-mod exec;
-mod screenshot;
+pub(super) mod stop;
+pub(super) mod ps;
+pub(super) mod inspect;
+pub(super) mod logs;
+pub(super) mod stats;
+pub(super) mod events;
+pub(super) mod console;
+pub(super) mod exec;
+pub(super) mod screenshot;
 mod restart;
 mod drain;
 
@@ -82,7 +82,8 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         VmCommand::Console(args) => {
             let vm = engine.live_vm(&args.name()).await?;
             let actor = actor(args.of.tenant.clone());
-            vm.permit(Operation::Console, actor, &Context::default()).await?;
+            vm.permit(Operation::Console, actor.clone(), &Context::default()).await?;
+            vm.note_request("console", &actor).await;
             console::attach(&vm).await
         }
         VmCommand::Screenshot(args) => screenshot::screenshot(shared, args, &engine).await,
@@ -90,22 +91,27 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         VmCommand::Events(args) => events::events(shared, &engine, args).await,
         VmCommand::Stop(args) => {
             let grace = args.grace.map(std::time::Duration::from_secs);
-            let vms = permitted(shared, &engine, &args.which, Operation::Stop).await?;
+            let vms = permitted(shared, &engine, &args.which, Operation::Stop, "stop").await?;
             stop::end(shared, vms, Ending::Stop(grace)).await
         }
         // The last resort of an operator, which no policy and no configuration stands in the way of.
         VmCommand::Kill(args) => {
-            stop::end(shared, going_on(&engine, &args.names()).await?, Ending::Kill).await
+            let (vms, actor) =
+                (going_on(&engine, &args.names()).await?, actor(args.of.tenant.clone()));
+            note_requests(&vms, "kill", &actor).await;
+            stop::end(shared, vms, Ending::Kill).await
         }
         VmCommand::Pause(args) => {
-            stop::pause(shared, permitted(shared, &engine, args, Operation::Pause).await?).await
+            let vms = permitted(shared, &engine, args, Operation::Pause, "pause").await?;
+            stop::pause(shared, vms).await
         }
         VmCommand::Resume(args) => {
-            stop::resume(shared, permitted(shared, &engine, args, Operation::Pause).await?).await
+            let vms = permitted(shared, &engine, args, Operation::Pause, "resume").await?;
+            stop::resume(shared, vms).await
         }
         VmCommand::Restart(args) => restart::restart(shared, &engine, args).await,
         VmCommand::Wait(args) => stop::wait(shared, &engine, args).await,
-        VmCommand::Rm(args) => stop::remove(shared, &engine, &args.names()).await,
+        VmCommand::Rm(args) => stop::remove(shared, &engine, args).await,
         VmCommand::Drain(args) => drain::drain(shared, &engine, args).await,
         VmCommand::Recover => restart::recover(shared, &engine).await,
     }
@@ -132,6 +138,7 @@ async fn permitted(
     unconfigured: &Engine,
     args: &VmsArgs,
     operation: Operation,
+    request: &'static str,
 ) -> Result<Vec<Vm>, RunError> {
     let vms = going_on(unconfigured, &args.names()).await?;
     let actor = actor(args.of.tenant.clone());
@@ -140,7 +147,14 @@ async fn permitted(
         let vm = engine(shared)?.handle(&vm.record());
         vm.permit(operation.clone(), actor.clone(), &Context::default()).await?;
     }
+    note_requests(&vms, request, &actor).await;
     Ok(vms)
+}
+
+async fn note_requests(vms: &[Vm], request: &'static str, actor: &Actor) {
+    for vm in vms {
+        vm.note_request(request, actor).await;
+    }
 }
 
 fn each_once(mut vms: Vec<Vm>) -> Vec<Vm> {

@@ -3,7 +3,7 @@
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use qhost_engine::{Volume, VolumeName};
+use qhost_engine::{Context, Volume, VolumeName};
 use qhost_model::printable;
 
 use super::{RunError, engine, images::ago, named_are_there, show, vms::actor};
@@ -40,13 +40,19 @@ async fn list(shared: &Shared, args: &ListArgs) -> Result<(), RunError> {
     named_are_there(shared)?;
     let mut volumes = engine(shared)?.volumes().await?;
     volumes.retain(|one| args.of.includes(&one.of.tenant));
+    listed(shared, args, &volumes);
+    Ok(())
+}
+
+/// Prints a list of volumes.
+pub(super) fn listed(shared: &Shared, args: &ListArgs, volumes: &[Volume]) {
     if args.quiet {
         show::print(&volumes.iter().map(|one| format!("{}\n", one.of)).collect::<String>());
-        return Ok(());
+        return;
     }
     if shared.json {
         show::print(&show::json(&json!({ "volumes": volumes })));
-        return Ok(());
+        return;
     }
     let mut rows =
         vec![["NAME", "TENANT", "SIZE", "STORED", "WRITTEN", "IN USE"].map(str::to_owned)];
@@ -63,7 +69,6 @@ async fn list(shared: &Shared, args: &ListArgs) -> Result<(), RunError> {
         ]
     }));
     show::print(&show::table(&rows));
-    Ok(())
 }
 
 async fn create(shared: &Shared, args: &CreateVolumeArgs) -> Result<(), RunError> {
@@ -86,7 +91,8 @@ async fn copy(shared: &Shared, args: &CopyVolumeArgs) -> Result<(), RunError> {
     let copied = {
         let bar = bar.clone();
         let report = move |done| bar.set_position(done);
-        engine.copy_volume(from, args.to.clone(), actor(None), report).await
+        let context = Context::default();
+        engine.copy_volume(from, args.to.clone(), actor(None), &context, report).await
     };
     bar.finish_and_clear();
     tell(shared, "copied", &copied?);
@@ -120,15 +126,21 @@ async fn remove(shared: &Shared, args: &RemoveVolumesArgs) -> Result<(), RunErro
             }
         }
     }
+    tell_removed(shared, &removed);
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Says which volumes were removed.
+pub(super) fn tell_removed(shared: &Shared, removed: &[VolumeName]) {
     if shared.json {
         show::print(&show::json(&json!({ "removed": removed })));
     } else {
         show::print(&removed.iter().map(|of| format!("removed    {of}\n")).collect::<String>());
     }
-    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn tell(shared: &Shared, done: &str, volume: &Volume) {
+/// Says what was done with a volume.
+pub(super) fn tell(shared: &Shared, done: &str, volume: &Volume) {
     if shared.json {
         show::print(&show::json(volume));
     } else {

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Write as _, stdin, stdout};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use qhost_engine::Vm;
 
@@ -42,10 +42,17 @@ impl Drop for Raw {
 }
 
 pub(super) async fn attach(vm: &Vm) -> Result<Exit, RunError> {
-    let mut console = vm.console().await?;
+    Ok(exchange(vm.id(), vm.console().await?).await)
+}
+
+/// Has a terminal and a console talk to each other, until either ends it.
+pub(in crate::run) async fn exchange(
+    vm: &str,
+    mut console: impl AsyncRead + AsyncWrite + Unpin,
+) -> Exit {
     if stdin().is_terminal() {
         tracing::info!("attached");
-        eprint_line(&format!("attached to {}; Ctrl-] detaches", vm.id()));
+        eprint_line(&format!("attached to {vm}; Ctrl-] detaches"));
     }
     let raw = Raw::begin();
     let (mut said, mut typed) =
@@ -60,7 +67,7 @@ pub(super) async fn attach(vm: &Vm) -> Result<Exit, RunError> {
                         break "detached";
                     }
                 }
-                Ok(0) | Err(_) => break "the VM's supervisor has closed the console",
+                Ok(0) | Err(_) => break "the console was closed",
             },
             read = next(&mut input, &mut typed) => match read {
                 // A pipe that has ended types no more; what the guest says still comes.
@@ -80,7 +87,7 @@ pub(super) async fn attach(vm: &Vm) -> Result<Exit, RunError> {
     if stdin().is_terminal() {
         eprint_line(&format!("\n{done}"));
     }
-    Ok(Exit::Done)
+    Exit::Done
 }
 
 async fn next(input: &mut Option<tokio::io::Stdin>, buffer: &mut [u8]) -> usize {

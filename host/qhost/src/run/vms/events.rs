@@ -52,7 +52,7 @@ pub(super) async fn events(
 }
 
 impl EventsArgs {
-    fn includes(&self, event: &Event) -> bool {
+    pub(in crate::run) fn includes(&self, event: &Event) -> bool {
         self.of.includes(&event.tenant)
             && self.vm.as_ref().is_none_or(|id| event.vm.starts_with(id))
             && self.task.as_ref().is_none_or(|task| event.task == *task)
@@ -60,19 +60,25 @@ impl EventsArgs {
     }
 }
 
-fn tell(shared: &Shared, event: &Event) -> io::Result<()> {
+pub(in crate::run) fn tell(shared: &Shared, event: &Event) -> io::Result<()> {
     let text = if shared.json { show::json(event) } else { line(event) };
     let written = anstream::stdout().lock().write_all(text.as_bytes());
     written.and_then(|()| stdout().flush())
 }
 
 fn line(event: &Event) -> String {
-    let Event { at, vm, task, tenant, event, by, reason } = event;
+    let Event { at, vm, task, tenant, event, request, actor, by, reason } = event;
     let shown = |text: &str, most| printable::line(text, most).to_string();
     let reason = reason.as_deref().map(|reason| shown(reason, 300)).unwrap_or_default();
     let (task, tenant) = (shown(task, 40), shown(tenant, 40));
     let vm = if vm.is_empty() { "-" } else { vm };
     let by = by.as_deref().map(|by| format!("by {}: ", shown(by, 120))).unwrap_or_default();
-    let text = format!("{at:.3}  {:<9}  {vm}  {tenant}/{task}  {by}{reason}", shown(event, 40));
+    let request = request.as_deref().map(|request| shown(request, 40)).unwrap_or_default();
+    let actor = actor.as_deref().map(|actor| format!(" by {}", shown(actor, 120)));
+    let actor = actor.unwrap_or_default();
+    let text = format!(
+        "{at:.3}  {:<9}  {vm}  {tenant}/{task}  {request}{actor}{by}{reason}",
+        shown(event, 40)
+    );
     show::one_line(text.trim_end()) + "\n"
 }

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::json;
 
-use qhost_engine::{Context, Engine, Exec, ExecStatus};
+use qhost_engine::{Context, Engine, Exec, ExecReport};
 use qhost_model::printable;
 use qhost_policy::Operation;
 
@@ -22,33 +22,49 @@ pub(super) async fn exec(
     args: &ExecArgs,
     engine: &Engine,
 ) -> Result<ExitStatus, RunError> {
-    let exec = Exec {
+    let exec = asked(args)?;
+    let vm = engine.live_vm(&args.which.name()).await?;
+    let operation = Operation::Exec(exec.command.clone());
+    let actor = actor(args.which.of.tenant.clone());
+    vm.permit(operation, actor.clone(), &Context::default()).await?;
+    vm.note_request("exec", &actor).await;
+    let output = vm.exec(&exec).await?;
+    let report = output.report(vm.id());
+    Ok(told(shared, &report, &output.stdout, &output.stderr))
+}
+
+/// What is asked of the guest.
+pub(in crate::run) fn asked(args: &ExecArgs) -> Result<Exec, RunError> {
+    Ok(Exec {
         command: args.command.clone(),
         stdin: if args.stdin { given()? } else { vec![] },
         timeout: Duration::from_secs(args.timeout),
-    };
-    let vm = engine.live_vm(&args.which.name()).await?;
-    let operation = Operation::Exec(exec.command.clone());
-    vm.permit(operation, actor(args.which.of.tenant.clone()), &Context::default()).await?;
-    let output = vm.exec(&exec).await?;
-    let status = ExitStatus::of_guest(match output.status {
-        // A Windows program may have exited with more than a process here can.
-        ExecStatus::Code(code) => u8::try_from(code).unwrap_or(u8::MAX),
-        // As shells say it.
-        ExecStatus::Signal(signal) => {
-            u8::try_from(signal).map_or(u8::MAX, |it| it.saturating_add(128))
-        }
-    });
+    })
+}
+
+/// Prints what the command has printed, and gives its exit code.
+pub(in crate::run) fn told(
+    shared: &Shared,
+    report: &ExecReport,
+    out: &[u8],
+    err: &[u8],
+) -> ExitStatus {
     if shared.json {
-        show::print(&show::json(&json!({ "exec": output.report(vm.id()) })));
+        show::print(&show::json(&json!({ "exec": report })));
     } else {
-        write(&output.stdout, &mut stdout());
-        write(&output.stderr, &mut stderr());
-        if output.truncated {
+        write(out, &mut stdout());
+        write(err, &mut stderr());
+        if report.truncated {
             show::say("the agent has left a part of the output out");
         }
     }
-    Ok(status)
+    ExitStatus::of_guest(match (report.exit_code, report.signal) {
+        // A Windows program may have exited with more than a process here can.
+        (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
+        // As shells say it.
+        (None, Some(signal)) => u8::try_from(signal).map_or(u8::MAX, |it| it.saturating_add(128)),
+        (None, None) => u8::MAX,
+    })
 }
 
 /// What is to be the command's standard input.

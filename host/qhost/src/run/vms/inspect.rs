@@ -31,14 +31,14 @@ pub(super) fn engine(shared: &Shared) -> Result<Engine, RunError> {
 
 /// What is known of a VM, and what its guest says of itself.
 #[derive(Debug, Serialize)]
-pub(super) struct Inspected {
+pub(in crate::run) struct Inspected {
     #[serde(flatten)]
-    pub(super) details: VmDetails,
+    pub(in crate::run) details: VmDetails,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) guest: Option<GuestInfo>,
+    pub(in crate::run) guest: Option<GuestInfo>,
 }
 
-pub(super) fn inspect(shared: &Shared, inspected: &Inspected) -> Result<Exit, RunError> {
+pub(in crate::run) fn inspect(shared: &Shared, inspected: &Inspected) -> Result<Exit, RunError> {
     if shared.json {
         show::print(&show::json(inspected));
         return Ok(Exit::Done);

@@ -18,9 +18,7 @@ pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunErro
     let unreadable = |source| VmError::Folder { doing: "read", path: path.clone(), source };
     let mut console = vm.console(args.since.map(|since| since.0));
     let mut buffer = vec![0; qhost_image::limits::BLOCK_BYTES];
-    // What is there already, where only the end of it is asked for.
-    let mut tail = args.tail.map(Tail::of);
-    let mut shown = (stdout().is_terminal() && !args.raw).then(printable::Console::default);
+    let mut shown = Shown::of(args);
     // The watch is older than each read, so that it tells of what is written after that.
     let mut watch = args.follow.then(|| FolderWatch::new([vm.folder.as_path()]));
     loop {
@@ -32,29 +30,66 @@ pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunErro
                 break;
             }
             let bytes = buffer.get(..read).unwrap_or_default();
-            if let Some(tail) = &mut tail {
-                tail.push(bytes);
-                continue;
-            }
             // A closed pipe is the reader's choice and no error of ours.
-            if tell(&mut shown, bytes).is_err() {
+            if shown.push(bytes).is_err() {
                 return Ok(Exit::Done);
             }
         }
-        if let Some(tail) = tail.take()
-            && tell(&mut shown, &tail.lines()).is_err()
-        {
+        if shown.caught_up().is_err() {
             return Ok(Exit::Done);
         }
         if !args.follow || !goes_on {
-            let rest = shown.as_mut().map(printable::Console::finish).unwrap_or_default();
-            if let Err(error) = write(rest.as_bytes()) {
-                tracing::debug!(%error, "the console's last bytes were not written");
-            }
+            shown.finish();
             return Ok(Exit::Done);
         }
         if let Some(watch) = &mut watch {
             watch.changed(limits::LOGS_LOOK).await;
+        }
+    }
+}
+
+/// What of a console reaches standard output.
+pub(in crate::run) struct Shown {
+    /// What is there already, where only the end of it is asked for.
+    tail: Option<Tail>,
+    /// On a terminal: what of it is text.
+    text: Option<printable::Console>,
+}
+
+impl Shown {
+    pub(in crate::run) fn of(args: &LogsArgs) -> Self {
+        let text = (stdout().is_terminal() && !args.raw).then(printable::Console::default);
+        Self { tail: args.tail.map(Tail::of), text }
+    }
+
+    /// More of the console.
+    pub(in crate::run) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.tail {
+            Some(tail) => {
+                tail.push(bytes);
+                Ok(())
+            }
+            None => self.tell(bytes),
+        }
+    }
+
+    /// What was there already has all come.
+    pub(in crate::run) fn caught_up(&mut self) -> io::Result<()> {
+        self.tail.take().map_or(Ok(()), |tail| self.tell(&tail.lines()))
+    }
+
+    /// The end of it.
+    pub(in crate::run) fn finish(mut self) {
+        let rest = self.text.as_mut().map(printable::Console::finish).unwrap_or_default();
+        if let Err(error) = write(rest.as_bytes()) {
+            tracing::debug!(%error, "the console's last bytes were not written");
+        }
+    }
+
+    fn tell(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.text {
+            Some(console) => write(console.push(bytes).as_bytes()),
+            None => write(bytes),
         }
     }
 }
@@ -87,13 +122,6 @@ impl Tail {
 
     fn lines(self) -> Vec<u8> {
         self.lines.into_iter().flatten().collect()
-    }
-}
-
-fn tell(shown: &mut Option<printable::Console>, bytes: &[u8]) -> io::Result<()> {
-    match shown {
-        Some(console) => write(console.push(bytes).as_bytes()),
-        None => write(bytes),
     }
 }
 

@@ -17,6 +17,11 @@ pub(super) async fn ps(shared: &Shared, args: &PsArgs, engine: &Engine) -> Exit 
     let ended_too = args.all || args.state.is_some_and(State::is_final);
     let mut vms = engine.vms(if ended_too { Which::All } else { Which::GoingOn }).await;
     vms.retain(|vm| args.includes(vm));
+    listed(shared, args, &vms)
+}
+
+/// Prints a list of VMs.
+pub(in crate::run) fn listed(shared: &Shared, args: &PsArgs, vms: &[VmRecord]) -> Exit {
     if args.quiet {
         show::print(&vms.iter().map(|vm| format!("{}\n", vm.id)).collect::<String>());
         return Exit::Done;
@@ -49,15 +54,6 @@ impl PsArgs {
         self.of.includes(&vm.tenant)
             && self.task.as_ref().is_none_or(|name| [&vm.task, &vm.job].contains(&name))
             && self.state.is_none_or(|state| state == vm.status.state())
-            && (self.meta.is_empty() || self.has_meta(vm))
-    }
-
-    /// Whether the job of a VM has all that is asked for in its `meta`.
-    fn has_meta(&self, vm: &VmRecord) -> bool {
-        let asked = vm.asked();
-        let has = |MetaPair { key, value }: &MetaPair| {
-            asked.as_ref().is_some_and(|task| task.meta.get(key) == Some(value))
-        };
-        self.meta.iter().all(has)
+            && self.meta.iter().all(|MetaPair { key, value }| vm.has_meta(key, value))
     }
 }

@@ -30,9 +30,13 @@ pub(super) async fn restart(
     for name in &args.which.names() {
         let vm = engine.latest_vm(name).await?;
         let vm = if vm.record().status.state().is_final() {
-            Box::pin(start_again(shared, &vm, "restart requested")).await?
+            // Whether it may be, the policies are asked there.
+            let again = Box::pin(start_again(shared, &vm, "restart requested")).await?;
+            vm.note_request("restart", &actor).await;
+            again
         } else {
             vm.permit(Operation::Restart, actor.clone(), &Context::default()).await?;
+            vm.note_request("restart", &actor).await;
             vm.restart(grace, &Context::default()).await?
         };
         if !shared.json {

@@ -20,18 +20,19 @@ use crate::{
     exit::Exit,
 };
 
+/// What a VM uses.
 #[derive(Serialize)]
-struct Used {
-    id: String,
-    task: String,
+pub(in crate::run) struct Used {
+    pub(in crate::run) id: String,
+    pub(in crate::run) task: String,
     #[serde(flatten)]
-    stats: Stats,
+    pub(in crate::run) stats: Stats,
 }
 
 /// What VMs use, and when that was asked.
-struct Sample {
-    at: Instant,
-    used: Vec<Used>,
+pub(in crate::run) struct Sample {
+    pub(in crate::run) at: Instant,
+    pub(in crate::run) used: Vec<Used>,
 }
 
 pub(super) async fn stats(
@@ -44,7 +45,19 @@ pub(super) async fn stats(
         [] => None,
         names => Some(going_on(engine, names).await?),
     };
-    let mut last = Sample::take(shared, engine, args, named.as_deref(), Silent::Fails).await?;
+    let take = async |silent| Sample::take(shared, engine, args, named.as_deref(), silent).await;
+    let has_ended = async || named.iter().flatten().all(|vm| vm.record().status.state().is_final());
+    sampled(shared, args, take, has_ended).await
+}
+
+/// Prints what VMs use: once, or again and again until the named ones have ended.
+pub(in crate::run) async fn sampled(
+    shared: &Shared,
+    args: &StatsArgs,
+    take: impl AsyncFn(Silent) -> Result<Sample, RunError>,
+    has_ended: impl AsyncFn() -> bool,
+) -> Result<Exit, RunError> {
+    let mut last = take(Silent::Fails).await?;
     let Some(seconds) = args.watch else {
         show::print(&if shared.json { last.json() } else { last.table(None) });
         return Ok(Exit::Done);
@@ -59,8 +72,8 @@ pub(super) async fn stats(
             () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
             () = stop.asked(1) => return Ok(Exit::Done),
         }
-        let next = Sample::take(shared, engine, args, named.as_deref(), Silent::IsLeftOut).await?;
-        if named.is_some() && next.used.is_empty() && has_ended(named.as_deref()) {
+        let next = take(Silent::IsLeftOut).await?;
+        if !args.names().is_empty() && next.used.is_empty() && has_ended().await {
             return Ok(Exit::Done);
         }
         let text =
@@ -75,15 +88,11 @@ pub(super) async fn stats(
 
 /// What a named VM is that says nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Silent {
+pub(in crate::run) enum Silent {
     /// An error.
     Fails,
     /// Left out of this sample: it may be starting again.
     IsLeftOut,
-}
-
-fn has_ended(named: Option<&[Vm]>) -> bool {
-    named.into_iter().flatten().all(|vm| vm.record().status.state().is_final())
 }
 
 /// To the upper left corner, and nothing from there on (ECMA-48, CUP and ED).

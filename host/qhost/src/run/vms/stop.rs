@@ -11,9 +11,9 @@ use qhost_image::Progress;
 use qhost_model::printable;
 use qhost_vm::{State, VmError, VmRecord};
 
-use super::{RunError, each_once, show};
+use super::{RunError, actor, each_once, show};
 use crate::{
-    cli::{Shared, WaitArgs},
+    cli::{Shared, VmsArgs, WaitArgs},
     exit::Exit,
 };
 
@@ -53,9 +53,7 @@ pub(super) async fn end(shared: &Shared, vms: Vec<Vm>, ending: Ending) -> Result
         }
         ended.push(vm);
     }
-    if shared.json {
-        show::print(&show::json(&json!({ "vms": ended })));
-    }
+    done_with(shared, &ended);
     Ok(Exit::Done)
 }
 
@@ -70,13 +68,18 @@ pub(super) async fn resume(shared: &Shared, vms: Vec<Vm>) -> Result<Exit, RunErr
 pub(super) async fn remove(
     shared: &Shared,
     engine: &Engine,
-    names: &[String],
+    args: &VmsArgs,
 ) -> Result<Exit, RunError> {
     let mut vms = vec![];
-    for name in names {
+    for name in &args.names() {
         vms.push(engine.vm(name).await?);
     }
-    each(shared, "removed", each_once(vms), Vm::remove).await
+    let actor = actor(args.of.tenant.clone());
+    let removed = async |vm: &Vm| {
+        vm.note_request("remove", &actor).await;
+        vm.remove().await
+    };
+    each(shared, "removed", each_once(vms), removed).await
 }
 
 /// Does something with each VM, and says the word for it.
@@ -89,14 +92,10 @@ async fn each(
     let mut ids = vec![];
     for vm in vms {
         action(&vm).await?;
-        if !shared.json {
-            show::print(&format!("{word:<10} {}\n", vm.id()));
-        }
+        done(shared, word, vm.id());
         ids.push(vm.id().to_owned());
     }
-    if shared.json {
-        show::print(&show::json(&json!({ word: ids })));
-    }
+    done_with_each(shared, word, &ids);
     Ok(Exit::Done)
 }
 
@@ -110,17 +109,42 @@ pub(super) async fn wait(
     let most = Duration::from_secs(args.timeout);
     let ended = time::timeout(most, vm.wait(Until::End, &context)).await;
     let stays = |_| VmError::Stays { id: vm.id().to_owned(), seconds: args.timeout };
-    let vm = ended.map_err(stays)??;
-    if shared.json {
-        show::print(&show::json(&vm))
-    } else {
-        show::tell(&summary(&vm))
-    }
-    let exited = vm.status.state() == State::Exited;
-    Ok(if exited { Exit::Done } else { Exit::VmFailed })
+    Ok(waited(shared, &ended.map_err(stays)??))
 }
 
-pub(super) fn summary(vm: &VmRecord) -> String {
+/// Says how a VM ended that was waited for.
+pub(in crate::run) fn waited(shared: &Shared, vm: &VmRecord) -> Exit {
+    if shared.json {
+        show::print(&show::json(vm))
+    } else {
+        show::tell(&summary(vm))
+    }
+    let exited = vm.status.state() == State::Exited;
+    if exited { Exit::Done } else { Exit::VmFailed }
+}
+
+/// Prints the VMs that something was done with, of whose states each was told already but in JSON.
+pub(in crate::run) fn done_with(shared: &Shared, vms: &[VmRecord]) {
+    if shared.json {
+        show::print(&show::json(&json!({ "vms": vms })));
+    }
+}
+
+/// Says that something was done with a VM.
+pub(in crate::run) fn done(shared: &Shared, word: &str, id: &str) {
+    if !shared.json {
+        show::print(&format!("{word:<10} {id}\n"));
+    }
+}
+
+/// Prints with which VMs something was done.
+pub(in crate::run) fn done_with_each(shared: &Shared, word: &str, ids: &[String]) {
+    if shared.json {
+        show::print(&show::json(&json!({ word: ids })));
+    }
+}
+
+pub(in crate::run) fn summary(vm: &VmRecord) -> String {
     let last = vm.status.changes().last();
     let reason = last.and_then(|change| change.reason.as_deref()).unwrap_or_default();
     let (state, reason) = (vm.status.state().name(), printable::line(reason, 300));
