@@ -1,4 +1,4 @@
-//! What happened to VMs, read as it happens.
+//! Reads events of VMs as they happen.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use crate::{
     limits,
 };
 
-/// Events from some time on.
+/// A log of events, from a time on.
 #[derive(Debug)]
 pub struct EventLog {
     state: PathBuf,
@@ -25,15 +25,15 @@ pub struct EventLog {
     watch: Option<EventWatch>,
 }
 
-/// A watch that is kept from one event to the next: giving one up takes the kernel some 8 ms.
+/// A watch that is kept from one event to the next, since giving a watch up takes the kernel some 8 ms.
 #[derive(Debug)]
 struct EventWatch {
     watch: FolderWatch,
-    /// The folder of events comes with the first event.
+    /// Whether the folder of events existed when the watch began; the first event makes it.
     has_folder: bool,
 }
 
-/// What was read of the files.
+/// The events that were read from the files.
 #[derive(Debug)]
 struct Kept {
     state: PathBuf,
@@ -48,11 +48,14 @@ fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
 
 impl Kept {
     fn next(&mut self) -> Result<Option<Event>, Failure> {
-        if self.read.is_empty() {
+        while self.read.is_empty() {
             let events = self.events.read().map_err(|source| {
                 let path = self.state.clone();
                 Failure::Vm(VmError::Folder { doing: "read events in", path, source })
             })?;
+            if events.is_empty() {
+                break;
+            }
             let since = self.since;
             let is_late = |event: &Event| since.is_none_or(|since| event.at >= since);
             self.read.extend(events.into_iter().filter(is_late));
@@ -62,12 +65,12 @@ impl Kept {
 }
 
 impl Engine {
-    /// What happened to VMs since then, as far as it is kept, and what happens from now on.
+    /// The events of VMs since a time, as far as they are kept, and from now on.
     pub fn events(&self, since: Option<Timestamp>) -> EventLog {
         self.log(Events::new(self.state().path()), since)
     }
 
-    /// The same of one tenant's VMs, whatever happens to others.
+    /// The events of one tenant's VMs since a time, as far as they are kept, and from now on. Other tenants' events do not slow this.
     pub fn events_of(&self, tenant: &str, since: Option<Timestamp>) -> EventLog {
         self.log(Events::of_tenant(self.state().path(), tenant), since)
     }
@@ -80,15 +83,15 @@ impl Engine {
 }
 
 impl EventLog {
-    /// The folders in which something changes with each event.
+    /// The folders that change with each event.
     pub fn folders(state: &StateDir) -> [PathBuf; 2] {
         [state.path().to_owned(), state.path().join(Events::FOLDER)]
     }
 
-    /// The next event that has been written already; none where all are read.
+    /// The next event that has been written already; none once all are read.
     ///
     /// # Errors
-    /// Where the log cannot be read.
+    /// Fails where the log cannot be read.
     pub async fn next_kept(&mut self) -> Result<Option<Event>, EngineError> {
         let kept = Arc::clone(&self.kept);
         if let Some(event) = locked(&kept).read.pop_front() {
@@ -98,13 +101,13 @@ impl EventLog {
         Ok(next.await?)
     }
 
-    /// The next event, as soon as it has happened.
+    /// Waits for the next event.
     ///
     /// # Errors
-    /// Where the log cannot be read.
+    /// Fails where the log cannot be read.
     pub async fn next(&mut self) -> Result<Event, EngineError> {
         loop {
-            // The watch is older than the read, so that it tells of what is written after that.
+            // The watch begins before the read, so that it notices events that are written after the read.
             let folders = [self.state.clone(), self.state.join(Events::FOLDER)];
             let has_folder = folders.iter().all(|folder| folder.exists());
             let watch = self.watch.take().filter(|watch| watch.has_folder || !has_folder);

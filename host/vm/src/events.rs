@@ -1,14 +1,14 @@
-//! What happened to VMs, a line each: `events/<tenant>.jsonl`, which rotates, so that no tenant's events push out another's.
-//! `events.jsonl` beside that is an earlier version's, whose supervisors may still write to it.
+//! Events of VMs, a line each, in `events/<tenant>.jsonl`. Each tenant's file rotates by itself, so that no tenant's events push out
+//! another's. `events.jsonl` beside the folder is an earlier version's, whose supervisors may still write to it.
+
+mod rotated;
 
 use std::{
     collections::BTreeSet,
-    ffi::OsString,
     fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    thread,
 };
 
 use jiff::Timestamp;
@@ -17,42 +17,44 @@ use serde::{Deserialize, Serialize};
 use qhost_model::{digest::Sha256, job::Task, name::is_name};
 use qhost_sys::state;
 
+use self::rotated::Rotated;
 use crate::limits;
 
 const ENDING: &str = ".jsonl";
 const OLD_ENDING: &str = ".jsonl.1";
 const LOCK: &str = ".lock";
 
-/// Something that happened to a VM, or to a task that got none.
+/// An event of a VM, or of a task that got no VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Event {
-    /// When.
+    /// When the event happened.
     pub at: Timestamp,
     /// The VM's id; empty where none was made.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub vm: String,
     /// The task's name.
     pub task: String,
-    /// Whose it is.
+    /// The VM's tenant.
     pub tenant: String,
-    /// What: a state that began, or `ready`, `adopted`, `removed`, `refused`, `requested`.
+    /// The event's name: a state that began, or `ready`, `adopted`, `removed`, `refused`, `requested`.
     pub event: String,
-    /// What was requested, of `requested`: `start`, `stop`, `kill`, `restart`, `pause`, `resume`, `remove`, `console`, `exec`, `screenshot`.
+    /// What was requested, for `requested`: `start`, `stop`, `kill`, `restart`, `pause`, `resume`, `remove`, `console`, `exec`,
+    /// `screenshot`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
-    /// Who requested it, as decision records name who asks: `uid 1001`, `token ci`.
+    /// The actor who requested it, as decision records name actors: `uid 1001`, `token ci`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// By what it was refused: a policy, a quota, the host's ports, …
+    /// What refused the task: a policy, a quota, the host's ports, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Why, where that is not plain.
+    /// The reason, if it is not plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 impl Event {
-    /// A task was refused, and got no VM.
+    /// The event of a task that was refused, and got no VM.
     pub fn refused(task: &Task, by: &str, reason: &str) -> Self {
         Self {
             at: Timestamp::now(),
@@ -67,7 +69,7 @@ impl Event {
         }
     }
 
-    /// Writes it down. On a full disk it is not, and the VM goes on all the same.
+    /// Appends the event to its file. On a full disk the event is lost, and the VM goes on all the same.
     pub fn append(&self, state: &Path) {
         if let Err(error) = self.try_append(state) {
             tracing::warn!(%error, "an event was not written");
@@ -78,7 +80,7 @@ impl Event {
         let folder = state.join(Events::FOLDER);
         let of = |ending: &str| folder.join(stem(&self.tenant) + ending);
         state::create_private(&folder)?;
-        // For the moment in which it is written or rotated.
+        // The lock is held for the moment in which the file is written or rotated.
         let _lock = state::lock(&of(LOCK))?;
         // The time is taken under the lock, so that times ascend in a file.
         let mut line = serde_json::to_vec(&Self { at: Timestamp::now(), ..self.clone() })?;
@@ -93,71 +95,108 @@ impl Event {
     }
 }
 
-/// The path of a tenant's files, without the ending that is added to it: with one, a name such as `..` leads nowhere else. The
-/// name comes from a record, which may be damaged.
+/// The path of a tenant's files without the ending, which keeps a name such as `..` from leading elsewhere. The name comes from a record,
+/// which may be damaged.
 fn stem(tenant: &str) -> String {
     if is_name(tenant) {
         tenant.to_owned()
     } else {
-        // No name has this character.
+        // No tenant's name has this character.
         format!("~{}", Sha256::of(tenant.as_bytes()))
     }
 }
 
-/// Reads what happened, and what happens from then on.
+/// Reads the events that are kept, and those that follow, a piece of each file at a time, so that a slow reader has no more than that in
+/// memory.
 #[derive(Debug)]
 pub struct Events {
     state: PathBuf,
-    /// The tenant whose events are read; none: all.
+    /// The tenant whose events are read; absent: those of all.
     tenant: Option<String>,
     files: Vec<Rotated>,
-    /// What was read, and may have happened after something that was not read yet.
-    late: Vec<Event>,
+    /// When files were last looked for.
+    found_at: Timestamp,
 }
 
 impl Events {
     /// The folder of the files, in the state folder.
     pub const FOLDER: &str = "events";
 
-    /// From the beginning of what is kept.
+    /// Reads all tenants' events, from the beginning of what is kept.
     pub fn new(state: &Path) -> Self {
-        // An earlier version's.
+        // This is the file of an earlier version.
         let files = vec![Rotated::new(state.join(Events::FOLDER).into())];
-        Self { state: state.to_owned(), tenant: None, files, late: vec![] }
+        Self { state: state.to_owned(), tenant: None, files, found_at: Timestamp::MIN }
     }
 
-    /// The same of one tenant's alone, whatever the others' files have.
+    /// Reads one tenant's events only, from the beginning of what is kept, without reading other tenants' files.
     pub fn of_tenant(state: &Path, tenant: &str) -> Self {
         Self { tenant: Some(tenant.to_owned()), ..Self::new(state) }
     }
 
-    /// The events since the last call, by time: none that comes later happened before one of these, unless the host's clock was set.
+    /// Reads the next events, by time; none once all are read. No later call gives an event that happened before one of these, unless the
+    /// host's clock was set.
     pub fn read(&mut self) -> io::Result<Vec<Event>> {
-        let mut events = std::mem::take(&mut self.late);
-        let mut now = Timestamp::now();
         for _ in 0..limits::EVENTS_READS {
-            now = Timestamp::now();
-            self.find()?;
-            for file in &mut self.files {
-                let lines = file.read()?;
-                let lines = lines.split(|byte| *byte == b'\n');
-                events.extend(lines.filter_map(|line| serde_json::from_slice::<Event>(line).ok()));
+            if let Some(events) = self.read_to_the_end()? {
+                return Ok(events);
             }
-            if !events.iter().any(|event| may_be_early(event, now)) {
+            // Events that happened during the reading wait until the files that were read first have been read again.
+            if self.files.iter().all(|file| file.read.is_empty()) {
                 break;
             }
         }
-        // What happened while files were read waits for what happened meanwhile in those that were read before.
-        let (late, mut events) = events.into_iter().partition(|event| may_be_early(event, now));
-        self.late = late;
-        if let Some(tenant) = &self.tenant {
-            events.retain(|event: &Event| event.tenant == *tenant);
-        }
-        events.sort_by(|one, other| (one.at, &one.tenant).cmp(&(other.at, &other.tenant)));
-        Ok(events)
+        Ok(vec![])
     }
 
-    /// Begins with the files of tenants that had no events before.
+    /// Reads on until events can be given out; nothing if each file was read to its end, and no event can be given out.
+    fn read_to_the_end(&mut self) -> io::Result<Option<Vec<Event>>> {
+        let began = Timestamp::now();
+        // The host's clock may have been set back since the last call.
+        self.found_at = self.found_at.min(began);
+        for file in &mut self.files {
+            (file.known_until, file.is_at_end) = (file.known_until.min(began), false);
+        }
+        let mut has_found = false;
+        loop {
+            let known_until = self.files.iter().map(|file| file.known_until);
+            let known_until = known_until.fold(self.found_at, Timestamp::min);
+            let events = self.take(known_until);
+            if !events.is_empty() {
+                return Ok(Some(events));
+            }
+            let mut reads_on = false;
+            if !has_found && self.found_at <= known_until {
+                (self.found_at, has_found, reads_on) = (Timestamp::now(), true, true);
+                self.find()?;
+            }
+            for file in &mut self.files {
+                if !file.is_at_end && file.known_until <= known_until {
+                    file.read_on(self.tenant.as_deref())?;
+                    reads_on = true;
+                }
+            }
+            if !reads_on {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes the events that may be given out, by time: those before which all events are known.
+    fn take(&mut self, known_until: Timestamp) -> Vec<Event> {
+        let now = Timestamp::now();
+        // An event that is far ahead of the clock was written before the host's clock was set back.
+        let may_be_told = |event: &mut Event| {
+            event.at <= known_until || now.duration_until(event.at) >= limits::EVENTS_AHEAD
+        };
+        let files = self.files.iter_mut();
+        let mut events: Vec<_> =
+            files.flat_map(|file| file.read.extract_if(.., may_be_told)).collect();
+        events.sort_by(|one, other| (one.at, &one.tenant).cmp(&(other.at, &other.tenant)));
+        events
+    }
+
+    /// Adds the files of tenants that had no events before.
     fn find(&mut self) -> io::Result<()> {
         let folder = self.state.join(Events::FOLDER);
         if let Some(tenant) = &self.tenant {
@@ -174,104 +213,15 @@ impl Events {
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         let stems: BTreeSet<_> = names
             .filter_map(|name| {
-                // A writer has the lock before it has the file.
+                // A writer makes the lock before it makes the file.
                 let stem = [ENDING, OLD_ENDING, LOCK].into_iter();
                 let stem = stem.filter_map(|ending| name.strip_suffix(ending)).next();
                 stem.map(|stem| folder.join(stem).into_os_string())
             })
             .collect();
-        for stem in stems {
-            if !self.files.iter().any(|known| known.stem == stem) {
-                self.files.push(Rotated::new(stem));
-            }
-        }
+        let known: BTreeSet<_> = self.files.iter().map(|known| known.stem.clone()).collect();
+        self.files.extend(stems.difference(&known).cloned().map(Rotated::new));
         Ok(())
-    }
-}
-
-/// Whether an event that was read may be told before another that happened earlier. An event of long after now was written before the
-/// host's clock was set back.
-fn may_be_early(event: &Event, now: Timestamp) -> bool {
-    event.at > now && now.duration_until(event.at) < limits::EVENTS_AHEAD
-}
-
-/// One file of events, and the one before it.
-#[derive(Debug)]
-struct Rotated {
-    /// The files' path, but for its ending: no path of its own, as a tenant may be called `..`.
-    stem: OsString,
-    file: Option<File>,
-    /// The beginning of a line whose end is not written yet.
-    partial: Vec<u8>,
-    old: bool,
-}
-
-impl Rotated {
-    fn new(stem: OsString) -> Self {
-        Self { stem, file: None, partial: vec![], old: true }
-    }
-
-    fn path(&self, ending: &str) -> PathBuf {
-        let mut path = self.stem.clone();
-        path.push(ending);
-        path.into()
-    }
-
-    /// The whole lines that were written since the last call. They are read under the writers' lock, so that what has a time before this call
-    /// is among them.
-    fn read(&mut self) -> io::Result<Vec<u8>> {
-        let _lock = self.lock_shared();
-        let mut lines = vec![];
-        loop {
-            if self.file.is_none() {
-                let path = self.path(if self.old { OLD_ENDING } else { ENDING });
-                self.file = match File::open(path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                    file => Some(file?),
-                };
-            }
-            // Asked first: what was written before it was rotated is read after that.
-            let rotated = self.has_rotated();
-            if let Some(file) = &mut self.file {
-                let from = file.stream_position()?;
-                let read = file.take(2 * limits::EVENTS_BYTES).read_to_end(&mut self.partial);
-                file.seek(SeekFrom::Start(from + read? as u64))?;
-            }
-            let whole =
-                self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            lines.extend(self.partial.drain(..whole));
-            if std::mem::take(&mut self.old) || rotated {
-                // Where it has been rotated away meanwhile, the file that came after it is the one before the last.
-                self.old = self.file.is_some() && !self.is_at(OLD_ENDING);
-                self.file = None;
-                continue;
-            }
-            return Ok(lines);
-        }
-    }
-
-    /// The writers' lock, shared with other readers. It is opened to be read, as a watch of the folder tells of files that were open to be
-    /// written. Without it, an event may be told after one that happened later.
-    fn lock_shared(&self) -> Option<File> {
-        let file = state::open_plain(File::options().read(true), &self.path(LOCK)).ok()?;
-        for _ in 0..qhost_sys::limits::LOCK_TRIES {
-            if file.try_lock_shared().is_ok() {
-                return Some(file);
-            }
-            thread::sleep(qhost_sys::limits::LOCK_POLL);
-        }
-        None
-    }
-
-    /// Whether a path is the file that is open.
-    fn is_at(&self, ending: &str) -> bool {
-        let named = fs::metadata(self.path(ending)).map(|named| named.ino());
-        let open = self.file.as_ref().and_then(|file| file.metadata().ok());
-        named.is_ok_and(|named| open.is_some_and(|open| open.ino() == named))
-    }
-
-    fn has_rotated(&self) -> bool {
-        self.file.is_some() && !self.old && self.path(ENDING).exists() && !self.is_at(ENDING)
     }
 }
 
@@ -304,18 +254,64 @@ mod tests {
         assert!(events.read().unwrap().is_empty());
         event("acme", 0, None).append(state.path());
         let mut seen = 0;
+        let all = |events: &mut Events| {
+            let pieces = std::iter::repeat_with(|| events.read().unwrap());
+            pieces.take_while(|piece| !piece.is_empty()).flatten().collect::<Vec<_>>()
+        };
         let most = usize::try_from(limits::EVENTS_BYTES / 4096 * 3).unwrap();
         for number in 0..most {
             event("mallory", number, Some("x".repeat(4096))).append(state.path());
             if number % 100 == 0 {
-                seen += events.read().unwrap().len();
+                seen += all(&mut events).len();
             }
         }
-        seen += events.read().unwrap().len();
+        seen += all(&mut events).len();
         assert_eq!(seen, most + 1);
-        let kept = Events::new(state.path()).read().unwrap();
+        let kept = all(&mut Events::new(state.path()));
         assert!(kept.len() < most && kept.last().unwrap().vm == (most - 1).to_string());
         assert_eq!(kept[0].tenant, "acme", "another's events pushed it out");
+    }
+
+    /// The events of a slow client's stream were once all read into memory.
+    #[test]
+    fn no_more_is_read_than_is_taken() {
+        let state = tempfile::tempdir().unwrap();
+        let most = 100;
+        for number in 0..most {
+            // The tenant with few events has its last one in the middle.
+            let tenant = if number % 10 == 0 && number <= 50 { "few" } else { "many" };
+            event(tenant, number, Some("x".repeat(4096))).append(state.path());
+        }
+        let (mut events, mut vms) = (Events::new(state.path()), vec![]);
+        loop {
+            let piece = events.read().unwrap();
+            let waits = events.files.iter().map(|file| file.read.len()).sum::<usize>();
+            assert!(piece.len() + waits <= 8, "{} and {waits} of {most} were read", piece.len());
+            if piece.is_empty() {
+                break;
+            }
+            vms.extend(piece.iter().map(|event| event.vm.parse::<usize>().unwrap()));
+        }
+        assert_eq!(vms, (0..most).collect::<Vec<_>>());
+    }
+
+    /// A file that has events of several tenants, as an earlier version wrote it.
+    #[test]
+    fn a_tenants_events_do_not_end_where_others_come_between() {
+        let state = tempfile::tempdir().unwrap();
+        let tenants = ["acme"].into_iter().chain(["mallory"; 40]).chain(["acme"]);
+        let line = |(number, tenant)| {
+            serde_json::to_string(&event(tenant, number, Some("x".repeat(4096)))).unwrap() + "\n"
+        };
+        let lines: String = tenants.enumerate().map(line).collect();
+        fs::write(state.path().join("events.jsonl"), lines).unwrap();
+        let mut events = Events::of_tenant(state.path(), "acme");
+        let vms: Vec<_> = std::iter::repeat_with(|| events.read().unwrap())
+            .take_while(|piece| !piece.is_empty())
+            .flatten()
+            .map(|event| event.vm)
+            .collect();
+        assert_eq!(vms, ["0", "41"]);
     }
 
     /// A reader that waits for changes of the folder would otherwise wake itself for ever.
