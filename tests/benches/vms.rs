@@ -28,7 +28,7 @@ use qhost_tests::{
     policy, succeed, wait_for,
 };
 
-/// As released: built by `cargo bench` with the benchmarks themselves.
+/// The command as released, built by `cargo bench` with the benchmarks themselves.
 const QHOST: &str = env!("CARGO_BIN_EXE_qhost-under-test");
 
 fn main() {
@@ -63,7 +63,7 @@ fn kill_all(qhost: &Qhost) {
     }
 }
 
-/// From the start of `qhost run --detach` to QEMU's greeting, in pairs with the same command line by hand.
+/// Measures from the start of `qhost run --detach` to QEMU's greeting, in pairs with QEMU's command line by hand.
 fn starts(qhost: &Qhost, job: &str) {
     let policy = policy("limits");
     let settings = "limits={\"cpus\": 4, \"memory_mib\": 4096}";
@@ -80,7 +80,7 @@ fn starts(qhost: &Qhost, job: &str) {
             serde_json::from_slice(&fs::read(folder.join("plan.json")).unwrap()).unwrap();
         kill_all(qhost);
         let hand_took = started_by_hand(qhost, &spec);
-        // The first ones warm what is to be warm.
+        // The first rounds warm up.
         if round >= 5 {
             by_qhost.push(qhost_took);
             by_hand.push(hand_took);
@@ -101,7 +101,7 @@ fn starts(qhost: &Qhost, job: &str) {
     println!("  qhost until the guest runs {:.1} ms", median(until_running).0);
 }
 
-/// The same by the plugin, from an agent's call to QEMU's greeting; and twenty calls at once.
+/// Measures a start by the plugin, from an agent's call to QEMU's greeting; and twenty calls at once.
 fn starts_by_nomad(server: &ImageServer) {
     let qhost = Qhost::new(QHOST);
     let times = qhost.folder().join("times");
@@ -173,7 +173,7 @@ fn starts_by_nomad(server: &ImageServer) {
     plugin.leave();
 }
 
-/// A start, with the milliseconds from its begin to each named point of the code.
+/// Makes a start, and gives the milliseconds from its beginning to each named point of the code.
 fn timed(qhost: &Qhost, args: &[&str]) -> (Value, Vec<(String, f64)>) {
     let path = qhost.folder().join("times");
     fs::write(&path, "").unwrap();
@@ -189,7 +189,7 @@ fn timed(qhost: &Qhost, args: &[&str]) -> (Value, Vec<(String, f64)>) {
     (serde_json::from_slice(&done.stdout).unwrap(), times.collect())
 }
 
-/// Where the time of a start goes, by the named points of its code.
+/// Shows where the time of a start goes, by the named points of its code.
 fn breakdown(qhost: &Qhost, args: &[&str]) {
     let rounds = 10;
     let mut sums = HashMap::<String, f64>::new();
@@ -240,7 +240,7 @@ fn started_by_hand(qhost: &Qhost, spec: &Value) -> f64 {
     took
 }
 
-/// What each supervisor costs; Nomad's executor and log collector cost 13 MiB of PSS and 5.5 MiB of private dirty memory.
+/// Measures the memory of each supervisor; Nomad's executor and log collector cost 13 MiB of PSS and 5.5 MiB of private dirty memory.
 fn memory(qhost: &Qhost, job: &str, vms: usize) {
     for _ in 0..vms {
         qhost.run(&["run", "--detach", job]).exits(0);
@@ -266,7 +266,7 @@ fn memory(qhost: &Qhost, job: &str, vms: usize) {
     kill_all(qhost);
 }
 
-/// All supervisors at once; how long the next command takes, which adopts all VMs.
+/// Kills all supervisors at once, and times the next command, which adopts all VMs.
 fn massacre(qhost: &Qhost, supervisors: &[String]) {
     let began = Instant::now();
     qhost.run(&["ps"]).exits(0);
@@ -297,7 +297,7 @@ fn at_once(qhost: &Qhost, job: &str) {
     kill_all(qhost);
 }
 
-/// A thousand VMs that go on, as far as their folders tell, against a thousand files read by cat.
+/// Lists a thousand VMs that go on, as far as their folders tell, against a thousand files read by cat.
 fn listing(qhost: &Qhost, job: &str) {
     qhost.run(&["run", "--detach", job]).exits(0);
     let list = qhost.run(&["ps", "--json"]).exits(0).json();
@@ -326,10 +326,10 @@ fn listing(qhost: &Qhost, job: &str) {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-/// A folder like that of a VM that runs, whose lock is held.
+/// Copies the folder of a VM that runs, and holds the copy's lock.
 fn copied(from: &Path, to: &Path) -> fs::File {
     fs::create_dir(to).unwrap();
-    for name in ["status.json", "reserved.json", "plan.json", "task.json"] {
+    for name in ["status.json", "plan.json", "task.json"] {
         fs::copy(from.join(name), to.join(name)).unwrap();
     }
     let lock = fs::File::create(to.join("lock")).unwrap();

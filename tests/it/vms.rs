@@ -53,7 +53,7 @@ fn from_its_start_to_its_end() {
         one["id"].as_str().unwrap().to_owned()
     };
     qhost.run(&["ps"]).exits(0).says(&id("web")).says("→80/tcp").says("32 MiB");
-    // By its task's name, its id, and the beginning of that.
+    // The VM is found by its task's name, its id, and the beginning of its id.
     for name in ["web", &id("web"), &id("web")[..6]] {
         let found = qhost.run(&["inspect", "--json", name]).exits(0).json();
         assert_eq!(found["id"], json!(id("web")));
@@ -78,7 +78,7 @@ fn from_its_start_to_its_end() {
     qhost.console_has("I am web");
     qhost.run(&["logs", "web"]).exits(0).says("I am web");
 
-    // This guest is deaf: QEMU quits for it once its grace is over.
+    // This guest ignores the power button: QEMU quits once its grace is over.
     qhost
         .run(&["stop", "web"])
         .exits(0)
@@ -109,13 +109,13 @@ fn it_is_waited_for_and_its_console_followed() {
     wait.end().exits(0).says("exited");
     logs.end().exits(0);
     run.end().exits(130);
-    // A guest that fails.
+    // This guest fails.
     let run = start(&qhost, &server, "bad", Then::Panic);
     run.end().exits(20);
     qhost.run(&["wait", "bad"]).exits(20).says("failed").says("the guest's kernel panicked");
 }
 
-/// A VM that is not there yet is one all the same; stopped, it leaves nothing.
+/// A VM whose image is still being fetched is listed; a stop leaves nothing of it.
 #[test]
 fn one_whose_image_is_on_its_way() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -132,7 +132,7 @@ fn one_whose_image_is_on_its_way() {
     assert!(qhost.vms().is_empty());
 }
 
-/// One whose folder is only being made is not said to run.
+/// A VM whose folder is only being made is not said to run.
 #[test]
 fn one_that_is_being_made() {
     let (qhost, server) =
@@ -146,17 +146,17 @@ fn one_that_is_being_made() {
     run.end().exits(130);
 }
 
-/// Its supervisor was killed, and its QEMU too: it is not said to run.
+/// The VM's supervisor was killed, and its QEMU too: it is not said to run.
 #[test]
 fn the_truth_about_the_lost() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let run = start(&qhost, &server, "web", Then::Hang);
     runs(&qhost, "web");
     let (supervisor, qemu) = (qhost.supervisors().remove(0), qhost.qemus().remove(0));
-    // Stopped first, so that it does not see the end of its QEMU.
+    // The supervisor is stopped first, so that it does not see the end of its QEMU.
     succeed("kill", &["-STOP", &supervisor]);
     succeed("kill", &["-KILL", &qemu]);
-    // Before that, it would be adopted, if only to see it end. Its number stays until its supervisor asks for it.
+    // QEMU must have ended before a command looks, which would adopt it otherwise. Its process id stays until its supervisor asks for it.
     let stat = format!("/proc/{qemu}/stat");
     wait_for("QEMU's end", || fs::read_to_string(&stat).unwrap().contains(") Z ").then_some(()));
     succeed("kill", &["-KILL", &supervisor]);
@@ -166,13 +166,32 @@ fn the_truth_about_the_lost() {
     qhost.run(&["stop", "web"]).exits(2).says("has ended: lost");
     qhost.run(&["wait", "web"]).exits(20);
     qhost.assert_nothing_left();
-    // One of an earlier version, whose records say less, is listed and can be removed.
+    // A VM of an earlier version, whose records say less, is listed and can be removed.
     let old = qhost.state().join("vms/old-1");
     fs::create_dir(&old).unwrap();
     fs::write(old.join("status.json"), r#"{"state": "running", "pid": 1}"#).unwrap();
     qhost.run(&["inspect", "old"]).exits(0).says("lost");
     qhost.run(&["rm", "old"]).exits(0);
-    // Of two of a name, one that goes on is meant.
+    // An earlier version kept what is reserved in a file of its own.
+    fs::create_dir(&old).unwrap();
+    fs::write(
+        old.join("status.json"),
+        r#"{"state": "exited", "changes": [], "supervisor": null, "qemu": null}"#,
+    )
+    .unwrap();
+    let reserved = json!({"tenant": "acme", "job": "jobs", "task": "older", "vms": 1, "cpus": 3, "memory_mib": 64, "disk_bytes": 4096, "ports": 0});
+    fs::write(old.join("reserved.json"), reserved.to_string()).unwrap();
+    let read = qhost.run(&["inspect", "--json", "old"]).exits(0).json();
+    assert_eq!(
+        (&read["tenant"], &read["job"], &read["task"]),
+        (&json!("acme"), &json!("jobs"), &json!("older"))
+    );
+    assert_eq!(
+        (&read["reserved"]["cpus"], &read["reserved"]["disk_bytes"]),
+        (&json!(3), &json!(4096))
+    );
+    qhost.run(&["rm", "old"]).exits(0);
+    // A name of two VMs means the one that goes on.
     let again = start(&qhost, &server, "web", Then::Hang);
     runs(&qhost, "web");
     assert_eq!(state(&qhost, "web"), "running");
@@ -187,7 +206,7 @@ fn quota(launches: usize, toml: &str, vms: usize, code: i32, says: &str) {
     qhost.config(&toml.replace("[tenants.other]", "[tenants.acme]"));
     let image = server.serve("/image", boot_sector::disk("I run", Then::Hang));
     let job = qhost.job(&image, json!({"port_map": {"http": 80}}));
-    // Stored beforehand, so that all of them come to the same point at about the same time.
+    // The image is stored beforehand, so that all launches come to the same point at about the same time.
     qhost.run(&["image", "pull", &image.0, "--checksum", &image.1]).exits(0);
     let args = ["run", "--grace", "0", "--tenant", "acme", &job];
     let mut runs: Vec<_> = (0..launches).map(|_| Some(qhost.start(&args))).collect();
@@ -206,7 +225,7 @@ fn quota(launches: usize, toml: &str, vms: usize, code: i32, says: &str) {
         (running.iter().filter(|vm| vm["state"] == "running").count() == vms).then_some(())
     });
     assert_eq!(self::vms(&qhost, &["--all"]).len(), vms, "a refusal left something");
-    // One that ends makes room for one.
+    // A VM that ends makes room for one.
     let one = runs.iter_mut().find_map(Option::take).expect("one that runs");
     one.signal("INT");
     one.end().exits(130);
@@ -257,7 +276,7 @@ fn quotas_of_cpus_memory_disk_and_ports() {
     );
 }
 
-/// What tenants take, and what they may: the operator's look before a quota is used up.
+/// An operator sees what tenants take, and what they may take, before a quota is used up.
 #[test]
 fn quotas_are_told() {
     let (qhost, server) = (qhost(), ImageServer::start());

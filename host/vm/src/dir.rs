@@ -1,7 +1,7 @@
-//! A VM's folder, `vms/<id>/`, and its lock, held for as long as the VM is looked after: by the run that makes it, then
-//! by its supervisor.
+//! A VM's folder, `vms/<id>/`, and its lock, which is held for as long as the VM is looked after: by the run that makes the VM, then by its
+//! supervisor.
 //!
-//! A folder whose lock is free has a VM that has ended, or whose supervisor was killed. `recover` in the engine says what then.
+//! A folder whose lock is free has a VM that has ended, or whose supervisor was killed. `recover` in the engine says what is done then.
 
 use std::{
     fs::{self, File},
@@ -21,38 +21,39 @@ use qhost_sys::{
 };
 
 use super::{
-    End, Ended, Event, Process, Spec, State, Status, VmError, console, control,
+    End, Ended, Event, Process, Spec, State, Status, VmError, console,
     error::io_error,
     files::{
-        AGENT_SOCKET, CONSOLE_SOCKET, FIRMWARE, FROZEN, OVERLAY, QMP_SOCKET, VARIABLES,
-        is_disk_file,
+        AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET, FIRMWARE, FROZEN, OVERLAY, QMP_SOCKET,
+        VARIABLES, is_disk_file,
     },
     lock::{LOCK, lock_all, try_lock},
     records::{
-        RANDOM_BYTES, RESERVED, Reserved, STATUS, TASK, name_of, read_record, read_status, slug,
+        RANDOM_CHARS, STATUS, TASK, name_of, read_record, read_reservation, read_status, slug,
     },
+    reservation::Reservation,
     spare,
     spec::PLAN,
 };
 
-/// The folder of a VM that this process looks after. Dropped before its supervisor has it, it is removed.
+/// The folder of a VM that this process looks after. A new folder that is dropped before the supervisor has it is removed.
 #[derive(Debug)]
 pub struct VmDir {
     path: PathBuf,
     id: String,
-    /// For events.
+    /// The task's name, for events.
     task: String,
     tenant: String,
-    /// Held until dropped. A supervisor has its own from the process that started it, open for as long as it lives.
+    /// The VM's lock, held until dropped; absent in a supervisor, which inherits the open file from the process that started it.
     lock: Option<File>,
-    /// Whether it was made for this run: one that was started before has records that are worth something.
+    /// Whether the folder was made by this run. The folder of a VM that was started before has records that are worth keeping.
     is_new: bool,
     status: Status,
 }
 
 impl VmDir {
-    /// Makes a folder for a task, under an id that starts with something like its name, and reserves what it takes. Under the lock
-    /// of all folders it is first asked whether the VM is admitted. Its image is fetched next.
+    /// Makes a folder for a task, under an id that starts with the task's [`slug`], and reserves what the VM takes. `admit` is asked first,
+    /// under the lock of all folders. The image is fetched next.
     pub fn create(
         state: &StateDir,
         task: &Task,
@@ -66,7 +67,7 @@ impl VmDir {
         admit()?;
         let made = tempfile::Builder::new()
             .prefix(&format!("{}-", slug(&task.name)))
-            .rand_bytes(RANDOM_BYTES)
+            .rand_bytes(RANDOM_CHARS)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&vms)
             .map_err(io_error("create a folder in", &vms))?;
@@ -83,12 +84,13 @@ impl VmDir {
             is_new: true,
             status: Status::new(),
         };
-        let reserved = dir.write(RESERVED, &Reserved::new(task, takes, operation));
+        dir.status.reservation = Some(Reservation::new(task, takes, operation));
+        let reserved = dir.write(STATUS, &dir.status);
         // The reservation alone needs the lock of all; other runs need not wait for the rest.
         drop(all_folders);
         reserved?;
         failpoint::reach("launch.reserved");
-        // What is secret of it is not needed any more once the image is here.
+        // The record has no secrets of the task's: this run has them for fetching the image, and they are not needed after that.
         let mut kept = task.clone();
         Masks::default().mask(&mut kept);
         spare::make(&dir.path).map_err(io_error("write to", &dir.path))?;
@@ -100,8 +102,8 @@ impl VmDir {
         Ok(dir)
     }
 
-    /// The folder of a VM that has ended, taken to start it once more; nothing where it is held. Whether the VM is admitted is asked
-    /// under the lock of all folders, and before its own is held, which says that it takes something already.
+    /// Claims the folder of a VM that has ended, to start the VM once more; nothing if the folder is held. `admit` is asked under the lock
+    /// of all folders, and before the VM's own lock is held, since a held lock counts as a VM in use.
     pub fn claim_ended(
         state: &StateDir,
         folder: &Path,
@@ -114,19 +116,20 @@ impl VmDir {
         admit()?;
         let Some(lock) = try_lock(folder)? else { return Ok(None) };
         let mut dir = Self::open_for_supervisor(folder, &spec);
-        // Since it was looked at, another command may have started it and been killed.
+        // Another command may have started the VM since it was looked at, and been killed.
         if !dir.status.state().is_final() {
             return Ok(None);
         }
         dir.lock = Some(lock);
         dir.status.supervisor = Process::this();
-        // A volume of its may be larger by now.
-        let operation = read_record(&folder.join(RESERVED)).and_then(|it: Reserved| it.operation);
-        dir.write(RESERVED, &Reserved::new(task, takes, operation))?;
+        // The reservation is made anew, since one of the VM's volumes may be larger by now.
+        let operation = read_reservation(folder).and_then(|it| it.operation);
+        dir.status.reservation = Some(Reservation::new(task, takes, operation));
+        dir.write(STATUS, &dir.status)?;
         Ok(Some(dir))
     }
 
-    /// The folder as a supervisor has it.
+    /// Opens the folder for the VM's supervisor.
     pub fn open_for_supervisor(path: &Path, spec: &Spec) -> Self {
         let status = read_status(path);
         Self {
@@ -140,7 +143,7 @@ impl VmDir {
         }
     }
 
-    /// The folder of a VM whose run was killed before it was settled what it is run from.
+    /// Opens the folder of a VM whose run was killed before its spec was written.
     pub fn open_unlaunched(path: &Path) -> Self {
         let task: Option<Task> = read_record(&path.join(TASK));
         let status = read_status(path);
@@ -171,32 +174,32 @@ impl VmDir {
         console::log(&self.path)
     }
 
-    /// How it is doing.
+    /// The VM's status.
     pub fn status(&self) -> &Status {
         &self.status
     }
 
-    /// Writes one of the VM's records. A new VM's outlasts its writer at once, and a power cut when [`VmDir::sync`] has returned.
+    /// Writes one of the VM's records. A new VM's record outlasts its writer at once, and a power cut once [`VmDir::sync`] has returned.
     pub fn write(&self, name: &str, record: &impl Serialize) -> Result<(), VmError> {
         self.write_by(self.write_before_launch(), name, record)
     }
 
-    /// How a record is written. The launch syncs a new VM's records together. A VM that ran before has records on the disk already, which a power
-    /// cut must not leave empty.
+    /// The function that writes a record. The launch syncs a new VM's records together. A VM that ran before has records on the disk
+    /// already, which a power cut must not leave empty.
     fn write_before_launch(&self) -> fn(&Path, &[u8]) -> io::Result<()> {
         if self.is_new { state::write_unsynced } else { state::write_replacing }
     }
 
-    /// Writes what the VM is run from, which also tells other runs what it takes. With it all records of its launch are there.
+    /// Writes the VM's spec, which also tells other runs what the VM takes. The spec is the last record of the launch.
     pub fn write_spec(&self, spec: &Spec) -> Result<(), VmError> {
         self.write(PLAN, spec)
     }
 
-    /// Waits until what is written of the launch outlasts a power cut. The VM's supervisor starts QEMU meanwhile, as no VM goes on after
-    /// such a cut.
+    /// Waits until the records of the launch outlast a power cut. The VM's supervisor starts QEMU meanwhile, since no VM goes on after a
+    /// power cut.
     pub fn sync(&self) -> io::Result<()> {
         for file in fs::read_dir(&self.path)?.flatten() {
-            // What a guest writes is synced when the guest asks for it.
+            // A guest's disks are left out, which are synced when the guest asks for it.
             if file.file_name() != OVERLAY && !is_disk(&file) {
                 state::sync(&file.path())?;
             }
@@ -217,7 +220,7 @@ impl VmDir {
             .map_err(io_error("write", &path))
     }
 
-    /// Goes on to a state and writes that down. On a full disk it is not written, and the VM goes on all the same.
+    /// Enters a state and records it. On a full disk the state is not recorded, and the VM goes on all the same.
     pub fn enter(&mut self, state: State, reason: Option<String>) {
         self.enter_with(state, reason, |_| {});
     }
@@ -236,7 +239,7 @@ impl VmDir {
         self.record_event(state.name(), reason);
     }
 
-    /// A VM that has ended begins once more.
+    /// Starts a VM that has ended once more, as far as its records go.
     pub fn start_again(&mut self, reason: &str) -> Result<(), VmError> {
         if self.status.start_again(reason.to_owned()) {
             self.try_update_status(|_| {})?;
@@ -245,33 +248,33 @@ impl VmDir {
         Ok(())
     }
 
-    /// It was not started again after all.
+    /// Records that the VM was not started again after all.
     pub fn did_not_start(&mut self, error: &VmError) {
         let ended = self.start_failed(error);
         self.end(ended);
     }
 
-    /// How a VM ended whose QEMU did not start, now.
+    /// The end, at this moment, of a VM whose QEMU did not start.
     pub(super) fn start_failed(&self, error: &VmError) -> Ended {
         let now = Timestamp::now();
         let started_at = self.status.started_at.unwrap_or(now);
         Ended { end: End::of_start(error), started_at, ended_at: now }
     }
 
-    /// Records for good how it ended.
+    /// Records for good how the VM ended.
     pub(super) fn end(&mut self, ended: Ended) {
         let (state, reason) = ended.state();
         self.enter_with(state, Some(reason), |status| status.ended = Some(ended));
     }
 
-    /// Writes down something of its status. On a full disk it is not written, and the VM goes on all the same.
+    /// Changes the VM's status and records it. On a full disk the status is not recorded, and the VM goes on all the same.
     pub(super) fn update_status(&mut self, note: impl FnOnce(&mut Status)) {
         if let Err(error) = self.try_update_status(note) {
             tracing::warn!(%error, "the VM's status was not written");
         }
     }
 
-    /// The same of what must be known before anything goes on.
+    /// Changes the VM's status and records it. A failed write is an error, for a change that must be on disk before the launch goes on.
     pub(super) fn try_update_status(
         &mut self,
         note: impl FnOnce(&mut Status),
@@ -279,7 +282,7 @@ impl VmDir {
         note(&mut self.status);
         let is_final = self.status.state().is_final();
         let write = match self.status.state() {
-            // How it ended is known to this process alone.
+            // Only this process knows how the VM ended.
             State::Exited | State::Failed | State::Lost => state::write_whole,
             State::Created
             | State::Fetching
@@ -298,7 +301,7 @@ impl VmDir {
         }
     }
 
-    /// Adds to what happened on this host.
+    /// Appends an event of this VM to this host's events.
     pub(super) fn record_event(&self, event: &str, reason: Option<String>) {
         let event = Event {
             at: Timestamp::now(),
@@ -316,14 +319,14 @@ impl VmDir {
         }
     }
 
-    /// Its lock, for the supervisor.
+    /// The VM's lock, for the supervisor.
     pub fn share_lock(&self) -> Result<File, VmError> {
         let none = || io::Error::other("it is another process's");
         let shared = self.lock.as_ref().ok_or_else(none).and_then(File::try_clone);
         shared.map_err(io_error("hold the lock of", &self.path))
     }
 
-    /// The supervisor has it. From here on the folder stays, whatever becomes of this process.
+    /// Hands the folder over to the supervisor. From here on the folder stays, whatever becomes of this process.
     pub fn hand_over(&mut self) {
         self.lock = None;
     }
@@ -335,7 +338,7 @@ impl Drop for VmDir {
             return;
         }
         self.record_event("removed", Some("it was not started".into()));
-        // It is not to be seen half gone; without the lock of all it still goes.
+        // Under the lock of all folders, no process sees the folder half removed; without the lock it is removed all the same.
         let _all = self.path.parent().map(lock_all);
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the VM's folder");
@@ -358,18 +361,18 @@ pub fn remove_leftovers(path: &Path) -> io::Result<()> {
     if let Ok(spec) = Spec::read(path) {
         Cage::remove_cgroups(&spec.cage, &spec.vm)?;
     }
-    // The last: what has none has been swept.
-    state::remove(&path.join(control::SOCKET))
+    // The control socket is removed last: a folder without one has been swept.
+    state::remove(&path.join(CONTROL_SOCKET))
 }
 
-/// What a VM's records and console logs take, in bytes. Those that are gone take nothing.
+/// The size of a VM's records and console logs in bytes. Files that are gone count as empty.
 pub fn bytes_of(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let files = files.filter(|file| file.file_name() != OVERLAY && !is_disk(file));
     files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
-/// Whether a file of a VM's folder is a disk's that ends with the VM.
+/// Whether a file of a VM's folder is that of a disk which ends with the VM.
 fn is_disk(file: &fs::DirEntry) -> bool {
     file.file_name().to_str().is_some_and(is_disk_file)
 }

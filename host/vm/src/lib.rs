@@ -1,4 +1,4 @@
-//! A VM from its launch to its end: its folder, its ports, its supervisor, and whatever becomes of them.
+//! A VM from its launch to its end: its folder, its ports, its supervisor, and its end.
 //!
 //! ```text
 //!          command                     supervisor                            QEMU
@@ -8,8 +8,8 @@
 //!        (control.sock)                  └── killed: another adopts QEMU, by its sockets
 //! ```
 //!
-//! The command first holds the VM's folder, its ports, its image and its overlay, each by a lock on a file, and hands the open
-//! files over to the supervisor. So whatever is killed, the kernel gives back what is not used any more.
+//! The command first holds the VM's folder, its ports, its image and its overlay, each by a lock on a file, and hands the open files over
+//! to the supervisor. So the kernel releases what is not used any more, whichever process is killed.
 
 pub mod limits;
 pub mod error;
@@ -23,6 +23,7 @@ mod status;
 mod spare;
 mod events;
 pub mod records;
+mod reservation;
 pub mod lock;
 mod spec;
 pub mod dir;

@@ -20,12 +20,13 @@ use qhost_sys::state::StateDir;
 
 use super::{
     Reader, State, Status, VmError, console,
-    control::SOCKET,
     dir::remove_leftovers,
     error::io_error,
     events::Event,
+    files::CONTROL_SOCKET,
     lock::{LOCK, is_abandoned, lock_all},
-    records::{RESERVED, Reserved, STATUS, TASK, is_id, name_of, read_record, read_status},
+    records::{RESERVED, STATUS, TASK, is_id, name_of, read_record, read_reservation, read_status},
+    reservation::Reservation,
     spec::{PLAN, Spec},
 };
 
@@ -59,8 +60,8 @@ pub struct VmRecord {
     pub held: bool,
 }
 
-/// What a VM takes of the host, read when it is first asked for: `plan.json` is written once, and of a thousand VMs in a list few are
-/// asked.
+/// What a VM takes of the host, read from `plan.json` when it is first asked for: the file is written once, and a list of a thousand VMs
+/// asks this of few.
 #[derive(Debug, Default)]
 pub struct Takes {
     folder: PathBuf,
@@ -72,7 +73,7 @@ impl Takes {
         Self { folder: folder.to_owned(), read: OnceLock::new() }
     }
 
-    /// It; absent until the VM is about to start.
+    /// What the VM takes; absent until the VM is about to start.
     pub fn get(&self) -> Option<&Allocation> {
         self.read.get_or_init(|| read_record(&self.folder.join(PLAN))).as_ref()
     }
@@ -124,7 +125,7 @@ struct DiskWithImage {
 }
 
 impl Allocation {
-    /// The digests of all images that it has open.
+    /// The digests of all images that the VM has open.
     pub fn images(&self) -> BTreeSet<Sha256> {
         let disks = self.disks.iter().filter_map(|disk| disk.image.as_ref());
         self.image.iter().chain(disks).map(|image| image.sha256).collect()
@@ -137,12 +138,12 @@ impl Allocation {
 }
 
 impl VmRecord {
-    /// A folder whose records cannot be read, or are an earlier version's, is a VM all the same.
+    /// Reads a folder's VM. A folder whose records cannot be read, or are an earlier version's, is a VM all the same.
     fn read(path: &Path) -> Self {
         let mut status = read_status(path);
-        // Of one that has ended, the lock need not be looked at.
+        // The lock of a VM that has ended need not be looked at.
         let held = !status.state().is_final() && !is_abandoned(path);
-        // What was read is of before its lock was seen to be free: it may have ended in between.
+        // The status was read before the lock was seen to be free, and the VM may have ended in between.
         if !held && !status.state().is_final() {
             status = read_record(&path.join(STATUS)).unwrap_or(status);
         }
@@ -150,26 +151,28 @@ impl VmRecord {
     }
 
     fn known(path: &Path, Known { mut status, held }: Known) -> Self {
-        // No recovery has run since, which would have written it down.
+        // No recovery has run since the supervisor and QEMU ended, which would have recorded that the VM is lost.
         if !held && !status.qemu_lives() {
             status.enter(State::Lost, Some(status.why_lost().into()));
         }
         let plan = Takes::of(path);
-        let reserved = read_record(&path.join(RESERVED)).unwrap_or_else(|| {
-            let task: Option<Task> = read_record(&path.join(TASK));
-            let takes = plan.get();
-            let cpus = takes.map_or(0, |takes| takes.resources.cpus.into());
-            let memory_mib = takes.map_or(0, |takes| takes.resources.memory_mib.into());
-            let ports = takes.map_or(0, |takes| takes.forwards.len() as u64);
-            let name = |of: fn(Task) -> String| task.clone().map(of).unwrap_or_default();
-            Reserved {
-                tenant: name(|task| task.tenant),
-                job: name(|task| task.job),
-                task: name(|task| task.name),
-                takes: Usage { vms: 1, cpus, memory_mib, disk_bytes: 0, ports },
-                operation: None,
-            }
-        });
+        let reserved = status.reservation.take();
+        let reserved =
+            reserved.or_else(|| read_record(&path.join(RESERVED))).unwrap_or_else(|| {
+                let task: Option<Task> = read_record(&path.join(TASK));
+                let takes = plan.get();
+                let cpus = takes.map_or(0, |takes| takes.resources.cpus.into());
+                let memory_mib = takes.map_or(0, |takes| takes.resources.memory_mib.into());
+                let ports = takes.map_or(0, |takes| takes.forwards.len() as u64);
+                let name = |of: fn(Task) -> String| task.clone().map(of).unwrap_or_default();
+                Reservation {
+                    tenant: name(|task| task.tenant),
+                    job: name(|task| task.job),
+                    task: name(|task| task.name),
+                    takes: Usage { vms: 1, cpus, memory_mib, disk_bytes: 0, ports },
+                    operation: None,
+                }
+            });
         Self {
             id: name_of(path),
             folder: path.to_owned(),
@@ -189,12 +192,12 @@ impl VmRecord {
         Self::read(folder)
     }
 
-    /// What was asked, without its secrets.
+    /// The task that was asked for, without its secrets.
     pub fn asked(&self) -> Option<Task> {
         read_record(&self.folder.join(TASK))
     }
 
-    /// Whether its job's `meta` has this.
+    /// Whether the job's `meta` has this key with this value.
     pub fn has_meta(&self, key: &str, value: &str) -> bool {
         self.asked().is_some_and(|task| task.meta.get(key).is_some_and(|found| found == value))
     }
@@ -204,24 +207,24 @@ impl VmRecord {
         console::log(&self.folder)
     }
 
-    /// The same, to be read.
+    /// A reader of the guest's console log.
     pub fn console(&self, since: Option<Timestamp>) -> Reader {
         Reader::new(&self.folder, since)
     }
 
-    /// Whether it is over: its state is final, and its supervisor has cleaned up.
+    /// Whether the VM is over: its state is final, and its supervisor has cleaned up.
     pub fn is_over(&self) -> bool {
         self.status.state().is_final() && is_abandoned(&self.folder)
     }
 
-    /// What is known of one whose folder has gone.
+    /// What is known of a VM whose folder has gone.
     pub fn gone(mut self) -> Self {
         self.held = false;
         self.status.enter(State::Lost, Some("it never ran, or was removed since it ended".into()));
         self
     }
 
-    /// Something was requested of it, and will be done.
+    /// The event of a request that will be carried out.
     pub fn requested(&self, request: &str, actor: &str) -> Event {
         Event {
             at: Timestamp::now(),
@@ -236,13 +239,13 @@ impl VmRecord {
         }
     }
 
-    /// Reads it again; nothing where it was removed meanwhile.
+    /// Reads the VM's records again; nothing if the VM was removed meanwhile.
     pub fn again(&self) -> Option<Self> {
         self.folder.exists().then(|| Self::read(&self.folder))
     }
 
-    /// Has it stopped by a signal to its supervisor, or to the run that makes it, which each hears in any case. Nothing is sent to a
-    /// process that the record names and that does not have the VM's lock. Whether a signal was sent.
+    /// Stops the VM by a signal to its supervisor, or to the run that makes the VM; both hear signals at any time. A process that the
+    /// record names is sent no signal unless it has the VM's lock open. Gives whether a signal was sent.
     pub fn signal_to_stop(&self) -> bool {
         let lock = self.folder.join(LOCK);
         let supervisor = self.status.supervisor.as_ref();
@@ -254,7 +257,7 @@ impl VmRecord {
         sent
     }
 
-    /// Kills its QEMU where its supervisor does not answer; false where QEMU is gone, or its records do not go together.
+    /// Kills the VM's QEMU, for a supervisor that does not answer. Gives false if QEMU is gone, or the records contradict each other.
     pub fn kill_qemu(&self) -> bool {
         let spec = Spec::read(&self.folder);
         let qemu = self.status.qemu.as_ref();
@@ -262,7 +265,7 @@ impl VmRecord {
         qemu.is_some_and(|qemu| qemu.signal(Signal::KILL))
     }
 
-    /// Removes what is left of an ended VM; false where it goes on.
+    /// Removes what is left of an ended VM. Gives false if the VM has not ended.
     pub fn remove(&self, state: &StateDir) -> Result<bool, VmError> {
         let _all = lock_all(&state.vms())?;
         if is_over(&self.folder) {
@@ -276,15 +279,15 @@ impl VmRecord {
     }
 }
 
-/// Whose a folder's VM is; empty where that cannot be read.
+/// The tenant of a folder's VM; empty where it cannot be read.
 pub fn tenant_of(path: &Path) -> String {
-    let reserved = read_record(&path.join(RESERVED)).map(|reserved: Reserved| reserved.tenant);
-    // An earlier version's has none.
+    let reserved = read_reservation(path).map(|reserved| reserved.tenant);
+    // A VM that an early version made has no reservation.
     let task = || read_record(&path.join(TASK)).map(|task: Task| task.tenant);
     reserved.or_else(task).unwrap_or_default()
 }
 
-/// Folders by names that are no VM's id are none of ours.
+/// The folders of VMs. A folder whose name is no VM's id is left alone.
 pub fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(vms).into_iter().flatten().flatten();
     let is_vm = |entry: &fs::DirEntry| {
@@ -294,7 +297,7 @@ pub fn folders(vms: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     entries.filter(is_vm).map(|entry| entry.path())
 }
 
-/// Whether a folder's VM has ended, however: it has no supervisor, and QEMU is gone.
+/// Whether a folder's VM has ended in whatever way: the VM has no supervisor, and QEMU is gone.
 pub(super) fn is_over(path: &Path) -> bool {
     let lives = |status: Status| status.qemu_lives();
     is_abandoned(path) && !read_record(&path.join(STATUS)).is_some_and(lives)
@@ -303,17 +306,17 @@ pub(super) fn is_over(path: &Path) -> bool {
 /// The result of one scan of all VMs' folders.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// How the VMs are doing that need no recovery, by their folders. Callers reuse this instead of reading it again.
+    /// What is known of the VMs that need no recovery, by their folders. A list is made from this, so that no status is read twice.
     known: HashMap<PathBuf, Known>,
-    /// The folders of VMs that have no supervisor, and that something is left of.
+    /// The folders of VMs that have no supervisor, and of which something is left to end or to remove.
     pub abandoned: Vec<PathBuf>,
 }
 
-/// How a VM is doing.
+/// What is known of a VM.
 #[derive(Debug)]
 struct Known {
     status: Status,
-    /// Whether a supervisor, or the run that makes it, holds its lock.
+    /// Whether a supervisor, or the run that makes the VM, holds its lock.
     held: bool,
 }
 
@@ -323,8 +326,8 @@ pub fn scan(state: &StateDir) -> Scan {
     for path in folders(&state.vms()) {
         let status: Option<Status> = read_record(&path.join(STATUS));
         let ended = status.as_ref().is_some_and(|status| status.state().is_final());
-        // The socket is removed last of all that is removed when a VM has ended.
-        let is_done = ended && !path.join(SOCKET).exists();
+        // When a VM has ended, its control socket is the last thing that is removed.
+        let is_done = ended && !path.join(CONTROL_SOCKET).exists();
         if !is_done && is_abandoned(&path) {
             scan.abandoned.push(path);
         } else if let Some(status) = status {
@@ -340,7 +343,7 @@ impl Scan {
         self.records(state, |_| true)
     }
 
-    /// Those that are not over, the latest first.
+    /// The VMs that are not over, the latest first.
     pub fn going_on(self, state: &StateDir) -> Vec<VmRecord> {
         let goes_on = |known: &Known| !known.status.state().is_final();
         let mut vms = self.records(state, goes_on);
@@ -369,7 +372,7 @@ fn latest_first(mut vms: Vec<VmRecord>) -> Vec<VmRecord> {
     vms
 }
 
-/// The VMs that take something of this host now: they have a supervisor, or their QEMU is there.
+/// The VMs that use resources of this host now: each has a supervisor, or a QEMU that runs.
 pub fn running(state: &StateDir) -> Vec<VmRecord> {
     let takes = |path: &PathBuf| !is_over(path);
     folders(&state.vms()).filter(takes).map(|path| VmRecord::read(&path)).collect()

@@ -2,43 +2,31 @@
 
 use std::{io, path::Path};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, de::DeserializeOwned};
 
-use qhost_model::{job::Task, quota::Usage};
 use qhost_sys::state;
 
-use super::{Status, VmError, error::io_error};
+use super::{Status, VmError, error::io_error, reservation::Reservation};
 
 /// The VM's status.
 pub const STATUS: &str = "status.json";
 pub(super) const TASK: &str = "task.json";
+/// An earlier version's file of what is reserved, which the status has now.
 pub(super) const RESERVED: &str = "reserved.json";
-/// Characters of an id that are random.
-pub const RANDOM_BYTES: usize = 8;
+/// The number of random characters in an id.
+pub const RANDOM_CHARS: usize = 8;
 
-/// What a VM has reserved, and for whom.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Reserved {
-    pub(super) tenant: String,
-    #[serde(default)]
-    pub(super) job: String,
-    #[serde(default)]
-    pub(super) task: String,
-    #[serde(flatten)]
-    pub(super) takes: Usage,
-    /// The operation of a service's that it was made for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) operation: Option<String>,
-}
-
-impl Reserved {
-    pub(super) fn new(task: &Task, takes: Usage, operation: Option<String>) -> Self {
-        let (tenant, job, task) = (task.tenant.clone(), task.job.clone(), task.name.clone());
-        Self { tenant, job, task, takes, operation }
+/// Reads what is reserved for a folder's VM, and no more of its status.
+pub(super) fn read_reservation(path: &Path) -> Option<Reservation> {
+    #[derive(Deserialize)]
+    struct Reserving {
+        reservation: Reservation,
     }
+    let status: Option<Reserving> = read_record(&path.join(STATUS));
+    status.map(|status| status.reservation).or_else(|| read_record(&path.join(RESERVED)))
 }
 
-/// Reads a record of a VM's folder; nothing where it is absent or damaged.
+/// Reads a record of a VM's folder; nothing if the record is absent or damaged.
 pub fn read_record<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&state::read(path).ok()?).ok()
 }
@@ -49,7 +37,7 @@ pub fn read_whole<T: DeserializeOwned>(path: &Path) -> Result<T, VmError> {
     read().map_err(io_error("read", path))
 }
 
-/// How a folder's VM is doing, as far as is written down.
+/// Reads the status of a folder's VM, as far as it is recorded.
 pub(super) fn read_status(path: &Path) -> Status {
     match state::read(&path.join(STATUS)) {
         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| Status::unknown()),
@@ -58,7 +46,7 @@ pub(super) fn read_status(path: &Path) -> Status {
     }
 }
 
-/// Letters and digits of a name, for an id that people recognise and that needs no quoting anywhere.
+/// Gives the letters and digits of a name, for an id that people recognise and that needs no quoting.
 pub fn slug(name: &str) -> String {
     let kept =
         name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
@@ -69,7 +57,7 @@ pub fn slug(name: &str) -> String {
     }
 }
 
-/// Whether a folder's name is an id: of a [`slug`] and characters by chance.
+/// Whether a folder's name can be an id, which is a [`slug`] and random characters.
 pub(super) fn is_id(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }

@@ -1,4 +1,4 @@
-//! What a supervisor has of its VM.
+//! The state that a supervisor has of its VM.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use super::{
     request::{Ask, Request},
 };
 
-/// What a supervisor has of its VM, while QEMU runs and between two of them.
+/// The state that a supervisor has of its VM, while a QEMU runs and between two QEMUs.
 pub(super) struct Session {
     pub(super) spec: Spec,
     pub(super) dir: VmDir,
     pub(super) stop: Stop,
-    /// Requests by signals that were heard so far.
+    /// The number of requests by signals that were heard so far.
     pub(super) heard: u32,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) console: Console,
-    /// Where the console is copied to.
+    /// The copy of the console to a log collector's pipes, if there is one.
     pub(super) copy: Option<ConsoleCopy>,
     /// What subscribers are told.
     pub(super) published: watch::Sender<Published>,
 }
 
 impl Session {
-    /// Answers a request while no guest runs; whether it ends the VM.
+    /// Answers a request while no guest runs. Gives whether the request ends the VM.
     pub(super) fn is_to_end(&mut self, ask: Ask, why_not: &str) -> bool {
         match ask.request {
             Request::Stop { .. } | Request::Kill => {
@@ -50,13 +50,13 @@ impl Session {
         false
     }
 
-    /// Of the grace of a guest that was asked to stop.
+    /// The time left of the grace of a guest that was asked to stop.
     pub(super) fn grace_left(&self) -> Duration {
         let by = self.dir.status().stop_by;
         by.and_then(|by| by.duration_since(Timestamp::now()).try_into().ok()).unwrap_or_default()
     }
 
-    /// Goes on to a state, writes it down, and tells subscribers.
+    /// Enters a state, records it, and tells subscribers.
     pub(super) fn enter_with(
         &mut self,
         state: State,
@@ -69,11 +69,13 @@ impl Session {
 
     /// Tells subscribers how the VM is doing.
     pub(super) fn publish(&self) {
-        let status = self.dir.status().clone();
+        let mut status = self.dir.status().clone();
+        // The reservation is in the VM's own record only.
+        status.reservation = None;
         self.published.send_modify(|published| published.status = Some(status));
     }
 
-    /// Tells subscribers what is being done about a request.
+    /// Tells subscribers which step is being taken for a request to stop.
     pub(super) fn publish_step(&self, step: &str) {
         self.published.send_modify(|published| {
             step.clone_into(&mut published.step);

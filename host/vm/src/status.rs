@@ -1,12 +1,12 @@
-//! How a VM is doing: its states, which may follow which, and when and why each began. In its folder, `status.json`.
+//! A VM's status: its states, which of them may follow which, and when and why each began. The record is `status.json` in the VM's folder.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use qhost_model::printable;
 
-use super::{End, Ended, Process};
+use super::{End, Ended, Process, reservation::Reservation};
 use crate::limits;
 
 /// Where a VM is between its decision and its end.
@@ -34,7 +34,7 @@ pub enum State {
 }
 
 impl State {
-    /// All there are.
+    /// All states.
     pub const ALL: [Self; 9] = [
         Self::Created,
         Self::Fetching,
@@ -47,7 +47,7 @@ impl State {
         Self::Lost,
     ];
 
-    /// As in `status.json`.
+    /// The state's name in `status.json`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -67,12 +67,12 @@ impl State {
         matches!(self, Self::Exited | Self::Failed | Self::Lost)
     }
 
-    /// What may come next by itself. A final state is left only by [`Status::start_again`].
+    /// Whether a state may follow this one. A final state is left only by [`Status::start_again`].
     fn may_become(self, next: Self) -> bool {
         let after: &[Self] = match self {
             Self::Created => &[Self::Fetching, Self::Starting, Self::Failed, Self::Lost],
             Self::Fetching => &[Self::Starting, Self::Failed, Self::Lost],
-            // One that fails to start may be tried again; one that is stopped before its guest ran has exited.
+            // A VM that fails to start may be tried again; a VM that is stopped before its guest ran has exited.
             Self::Starting => &[
                 Self::Starting,
                 Self::Running,
@@ -138,6 +138,20 @@ pub struct Status {
     /// How it ended, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+    /// What is reserved for it and for whom, in its own record alone: a list of VMs then reads one file of each.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "as_far_as_readable"
+    )]
+    #[schemars(skip)]
+    pub(super) reservation: Option<Reservation>,
+}
+
+/// Reads a reservation; a damaged one is absent, so that the rest of the status still says whether QEMU runs.
+fn as_far_as_readable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Reservation>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 /// A state's beginning.
@@ -153,7 +167,7 @@ pub struct Change {
 }
 
 impl Status {
-    /// A VM that this process is going to look after.
+    /// The status of a VM that this process is going to look after.
     pub(super) fn new() -> Self {
         let mut status = Self::unwritten();
         status.changes = vec![Change { state: State::Created, at: Timestamp::now(), reason: None }];
@@ -161,12 +175,12 @@ impl Status {
         status
     }
 
-    /// Of a VM whose folder is just being made.
+    /// The status of a VM whose folder is just being made.
     pub(super) fn unwritten() -> Self {
         Self::without_history(State::Created)
     }
 
-    /// Of a VM whose record cannot be read: it may be running.
+    /// The status of a VM whose record cannot be read, and which may be running.
     pub fn unknown() -> Self {
         Self::without_history(State::Running)
     }
@@ -185,10 +199,11 @@ impl Status {
             started_at: None,
             kept_bytes: None,
             ended: None,
+            reservation: None,
         }
     }
 
-    /// Where it is.
+    /// The VM's state.
     pub fn state(&self) -> State {
         self.state
     }
@@ -198,12 +213,12 @@ impl Status {
         &self.changes
     }
 
-    /// When its state began.
+    /// When the VM's state began.
     pub fn since(&self) -> Option<Timestamp> {
         self.changes.last().map(|change| change.at)
     }
 
-    /// Why a VM is lost whose QEMU and whose supervisor are gone.
+    /// The reason why a VM is lost whose QEMU and supervisor are gone.
     pub fn why_lost(&self) -> &'static str {
         let mut processes = self.qemu.iter().chain(&self.supervisor);
         if processes.any(Process::is_of_another_boot) {
@@ -213,12 +228,12 @@ impl Status {
         }
     }
 
-    /// Whether QEMU is there, with a supervisor or without.
+    /// Whether QEMU runs, with a supervisor or without.
     pub fn qemu_lives(&self) -> bool {
         !self.state.is_final() && self.qemu.as_ref().is_some_and(Process::lives)
     }
 
-    /// Goes on to a state; one that cannot follow is not entered. Whether it was.
+    /// Enters a state, if it may follow the present one. Gives whether the state was entered.
     pub fn enter(&mut self, state: State, reason: Option<String>) -> bool {
         let may = self.state.may_become(state);
         if may {
@@ -227,7 +242,7 @@ impl Status {
         may
     }
 
-    /// A VM that has ended begins once more, as a command asks for it. Whether it does.
+    /// Begins the history of a VM's further start, after its end, when a command asks for it. Gives whether the VM had ended.
     pub(super) fn start_again(&mut self, reason: String) -> bool {
         let may = self.state.is_final();
         if may {
@@ -240,11 +255,11 @@ impl Status {
         may
     }
 
-    /// The same with little of its history and short reasons.
-    pub(super) fn in_short(&self) -> Self {
+    /// The status with at most so many changes of its history, and short reasons.
+    pub(super) fn in_short(&self, changes: usize) -> Self {
         let short = |text: &str| printable::line(text, limits::STATUS_SPARE_REASON).to_string();
         let mut status = self.clone();
-        let left_out = status.changes.len().saturating_sub(limits::STATUS_SPARE_CHANGES);
+        let left_out = status.changes.len().saturating_sub(changes);
         if left_out > 0 {
             status.changes.drain(1..=left_out);
         }
@@ -269,7 +284,7 @@ impl Status {
 }
 
 impl Ended {
-    /// The state that a VM is in for good.
+    /// The final state of the VM, and why.
     pub(super) fn state(&self) -> (State, String) {
         let state = match self.end {
             End::ShutDown | End::Stopped { .. } => State::Exited,
@@ -287,7 +302,7 @@ impl Ended {
 mod tests {
     use super::*;
 
-    /// What may follow each state, in the order of `ALL`: `x` where it may.
+    /// The states that may follow each state, in the order of `ALL`: `x` where one may.
     #[test]
     fn what_may_follow_what() {
         use State::{Created, Exited, Failed, Fetching, Lost, Paused, Running, Starting, Stopping};

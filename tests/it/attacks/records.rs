@@ -1,6 +1,6 @@
-//! Records that are not what they were: what a broken-out QEMU can get at of its VM's folder, and what comes of anything that a
-//! crash, another version or another program may have left there. No command hangs, takes memory without bound, follows a link out
-//! of the state folder, or signals a process that is no VM's; and the other VMs are looked after all the same.
+//! Records that were changed: what a broken-out QEMU can reach of its VM's folder, and what follows from anything that a crash, another
+//! version or another program may have left there. No command hangs, takes memory without bound, follows a link out of the state folder, or
+//! signals a process that is no VM's; and the other VMs are looked after all the same.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use qhost_tests::{
 
 use crate::qhost;
 
-/// Files that must stay as they are, outside of the state folder.
+/// Files outside of the state folder that must stay as they are.
 struct Victim(PathBuf);
 
 impl Victim {
@@ -55,7 +55,7 @@ struct Host {
     qhost: Qhost,
     server: ImageServer,
     victim: Victim,
-    /// A VM that has ended, to make others of.
+    /// The folder of a VM that has ended, from which others are made.
     ended: PathBuf,
 }
 
@@ -64,7 +64,7 @@ const PLANTED: &str = "planted-00000000";
 impl Host {
     fn new() -> Self {
         let (qhost, server) = (qhost(), ImageServer::start());
-        // An ordinary user need not have been given a cgroup.
+        // An ordinary user's host may have no cgroup for VMs.
         if !rustix::process::geteuid().is_root() {
             qhost.config("[cage]\nlevel = \"best-effort\"\n");
         }
@@ -92,7 +92,7 @@ impl Host {
         self.qhost.state().join("vms").join(report["vm"]["id"].as_str().unwrap())
     }
 
-    /// A folder like that of the VM that has ended, but for its id.
+    /// Makes a folder like that of the VM that has ended, but for its id.
     fn plant(&self) -> PathBuf {
         let planted = self.ended.with_file_name(PLANTED);
         if planted.exists() {
@@ -104,13 +104,13 @@ impl Host {
         planted
     }
 
-    /// A command that must end in time and within bounds, whatever comes of it.
+    /// Runs a command that must end in time and within bounds, whatever its exit code.
     #[track_caller]
     fn runs(&self, args: &[&str], after: &str) -> Done {
         let done = self.qhost.run_within(400 << 10, args);
         let said = format!("{}{}", done.stdout, done.stderr);
         assert!(!said.contains("panicked"), "{args:?} after {after}: {said}");
-        // As a shell says that a signal ended it, or the sandbox's own SIGABRT.
+        // Higher exit codes tell that a signal ended the command, or the sandbox's own SIGABRT.
         assert!(
             done.code < 128 && done.code != 101,
             "{args:?} after {after}: {} {said}",
@@ -135,7 +135,7 @@ fn state_of(qhost: &Qhost, vm: &Path) -> Value {
     found.unwrap_or_else(|| panic!("{id} is not in {list}"))["state"].clone()
 }
 
-/// From QEMU's place: of the state folder it has its disk to write to, its image to read, and what is connected to it.
+/// In QEMU's place, the state folder shows only its disk to write to, its image to read, and its sockets.
 #[test]
 fn what_a_qemu_holds_of_the_state_folder() {
     let host = Host::new();
@@ -151,7 +151,7 @@ fn what_a_qemu_holds_of_the_state_folder() {
         let writes = u32::from_str_radix(flags, 8).unwrap() & 0o3 != 0;
         if let Ok(inside) = target.strip_prefix(host.qhost.state()) {
             let inside = inside.display().to_string();
-            // Behind a volume's name is a key.
+            // A volume's file has a key behind the volume's name.
             let of = |folder: &str| inside.starts_with(folder).then(|| folder.to_owned());
             let known = ["images", "volumes/db", "volumes/models"].into_iter().find_map(of);
             held.push((known.unwrap_or(inside), writes));
@@ -173,14 +173,14 @@ fn what_a_qemu_holds_of_the_state_folder() {
         ("volumes/models".to_owned(), false),
     ];
     assert_eq!(held, expected);
-    // By name it finds none of it.
+    // By its path, QEMU finds nothing of the state folder.
     let seen = format!("/proc/{qemu}/root{}", host.qhost.state().display());
     assert!(!Path::new(&seen).exists(), "{seen} is there");
 }
 
 type Plant = fn(&Path, &Victim);
 
-/// What may be in a file's place.
+/// Objects that may be in a file's place.
 const PLANTS: &[(&str, Plant)] = &[
     ("a pipe", |path, _| drop(succeed("mkfifo", &[path.to_str().unwrap()]))),
     ("a link to another's file", |path, victim| symlink(victim.file(), path).unwrap()),
@@ -214,16 +214,15 @@ const FILES: [&str; 14] = [
     "control.sock",
 ];
 
-/// Puts each of these in the place of each file of a VM, one that has ended and one that seems to go on. Before, a pipe as a
-/// lock had every command wait for ever, a file of 4 GiB was read whole, and a folder as a lock kept all other VMs from being
-/// adopted.
+/// Each of these is put in the place of each file of a VM, both of one that has ended and of one that seems to go on. Once, a pipe as a
+/// lock had every command wait for ever, a file of 4 GiB was read whole, and a folder as a lock kept all other VMs from being adopted.
 #[test]
 fn anything_in_place_of_a_vms_files() {
     let host = Host::new();
     let good = host.start();
     for (what, plant) in PLANTS {
         for file in FILES {
-            // `logs` copies a log of any length.
+            // `logs` copies a log of any length, so that this file would take long.
             if file.starts_with("console.log") && what.contains("GiB") {
                 continue;
             }
@@ -247,19 +246,19 @@ fn anything_in_place_of_a_vms_files() {
             host.runs(then, &after);
             host.victim.is_unharmed(&after);
         }
-        // With one such folder about, the others are adopted.
+        // The other VMs are adopted although there is such a folder.
         let planted = host.plant();
         edit(&planted, "status.json", |status| status["state"] = json!("running"));
         fs::remove_file(planted.join("lock")).unwrap();
         plant(&planted.join("lock"), &host.victim);
         host.qhost.kill_supervisor();
         assert_eq!(state_of(&host.qhost, &good), "running", "{what} as a lock");
-        // A process that is to be the supervisor is known by its name once it runs that program.
+        // A process that is to be the supervisor is known by its name once it runs the supervisor's program.
         wait_for("its next supervisor", || (host.qhost.supervisors().len() == 1).then_some(()));
     }
 }
 
-/// The same for files that a restart of a VM opens. Before, its console's output was added to the file that a link named.
+/// Links are put in the place of files that a restart of a VM opens. Once, the console's output was added to the file that a link named.
 #[test]
 fn links_in_the_folder_of_a_vm_that_is_started_again() {
     for file in [
@@ -294,7 +293,7 @@ impl Bystander {
         Self(command("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap())
     }
 
-    /// As a record names it.
+    /// The process in a record's form.
     fn record(&self) -> Value {
         let pid = self.0.id();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -316,8 +315,8 @@ impl Drop for Bystander {
     }
 }
 
-/// A record that names another process, with all that tells that apart from later ones: as the VM's supervisor it was sent SIGTERM,
-/// as its QEMU SIGKILL.
+/// A record names another process, with everything that tells it apart from later ones. Once, that process was sent SIGTERM as the VM's
+/// supervisor, and SIGKILL as its QEMU.
 #[test]
 fn a_record_that_names_another_process() {
     for (supervisor, qemu) in [(true, false), (false, true), (true, true)] {
@@ -344,7 +343,7 @@ fn a_record_that_names_another_process() {
         }
         assert_eq!(state_of(&host.qhost, &host.plant()), "exited");
     }
-    // With the lock held by another process, so that the VM seems to have a supervisor.
+    // The lock is held by another process, so that the VM seems to have a supervisor.
     let host = Host::new();
     let mut bystander = Bystander::new();
     let planted = host.plant();
@@ -357,7 +356,7 @@ fn a_record_that_names_another_process() {
     lock.lock().unwrap();
     for ask in [["kill"].as_slice(), &["stop", "--grace", "0"]] {
         let running = host.qhost.start(&[ask, &[PLANTED]].concat());
-        // It asks by the control socket first, then by a signal, and waits for an end that does not come.
+        // The command asks by the control socket first, then by a signal, and waits for an end that does not come.
         std::thread::sleep(std::time::Duration::from_millis(500));
         assert!(bystander.lives(), "{ask:?}");
         running.signal("KILL");
@@ -365,8 +364,8 @@ fn a_record_that_names_another_process() {
     }
 }
 
-/// A plan by which QEMU would get other files, or something outside would be removed: it is not acted upon, QEMU runs on, and with
-/// the record as it was the VM is adopted.
+/// A plan by which QEMU would get other files, or a file outside would be removed, is not acted upon. QEMU runs on, and is adopted once the
+/// record is as it was.
 #[test]
 fn a_plan_that_names_other_files() {
     let host = Host::new();
@@ -417,8 +416,7 @@ fn a_plan_that_names_other_files() {
     }
 }
 
-/// A VM's cgroups are removed when it has ended. Before, a record with another id than its folder's had any empty folder
-/// removed.
+/// A VM's cgroups are removed when it has ended. Once, a record with another id than its folder's had any empty folder removed.
 #[test]
 fn a_plan_that_has_other_folders_removed() {
     let host = Host::new();
@@ -436,6 +434,23 @@ fn a_plan_that_has_other_folders_removed() {
     }
 }
 
+/// A reservation that cannot be read leaves the status beside it: a VM whose QEMU runs is not taken for one that is over, and is
+/// killed like any other.
+#[test]
+fn a_damaged_reservation_leaves_the_status() {
+    let host = Host::new();
+    for damage in [json!(7), json!([]), json!({"vms": -1}), Value::Null, json!("x".repeat(100_000))]
+    {
+        let vm = host.start();
+        edit(&vm, "status.json", |status| status["reservation"] = damage.clone());
+        let id = vm.file_name().unwrap().to_str().unwrap();
+        let read = host.qhost.run(&["inspect", "--json", id]).exits(0).json();
+        assert_eq!((&read["state"], &read["tenant"]), (&json!("running"), &json!("default")));
+        host.qhost.run(&["kill", id]).exits(0);
+        host.qhost.run(&["rm", id]).exits(0);
+    }
+}
+
 /// Records with the largest and smallest numbers and times, and with names that no VM can have.
 #[test]
 fn records_beyond_all_bounds() {
@@ -450,10 +465,8 @@ fn records_beyond_all_bounds() {
             status["stop_by"] = json!(at);
             status["started_at"] = json!(at);
             status["state"] = json!("stopping");
-        });
-        edit(&planted, "reserved.json", |reserved| {
             for key in ["vms", "cpus", "memory_mib", "disk_bytes", "ports"] {
-                reserved[key] = json!(u64::MAX);
+                status["reservation"][key] = json!(u64::MAX);
             }
         });
         edit(&planted, "plan.json", |plan| plan["grace_s"] = json!(u64::MAX));
