@@ -1,4 +1,4 @@
-//! BPF programs on a cgroup (bpf(2)): instructions (RFC 9669), and what it takes to have the kernel run them.
+//! BPF programs on a cgroup (bpf(2)): instructions (RFC 9669), and the system calls by which the kernel loads and runs them.
 
 use std::{
     fs::File,
@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-/// Before what the kernel runs a program: `enum bpf_attach_type` of linux/bpf.h.
+/// The event before which the kernel runs a program: `enum bpf_attach_type` of linux/bpf.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
     PacketIn = 0,
@@ -38,8 +38,8 @@ pub(super) struct Instruction {
     immediate: i32,
 }
 
-/// A register. `R0` is what a program or the kernel answers, `R1` to `R4` are what they are given, which the kernel's answer
-/// overwrites, `KEPT` outlives that, `STACK` is where the stack ends.
+/// A register. `R0` has the answer of a program or of the kernel, and `R1` to `R4` have the arguments, which a call of the kernel
+/// overwrites. `Kept` outlives such a call, and `Stack` points to where the stack ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Register {
     R0 = 0,
@@ -51,7 +51,7 @@ pub(super) enum Register {
     Stack = 10,
 }
 
-/// What the kernel does for a program: `enum bpf_func_id`.
+/// A function of the kernel's that a program calls: `enum bpf_func_id`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Call {
     MapLookup = 1,
@@ -86,12 +86,12 @@ impl Instruction {
         Self::new(0x62, to, R0, offset, number)
     }
 
-    /// All 64 bits.
+    /// Copies all 64 bits.
     pub(super) const fn copy(to: Register, from: Register) -> Self {
         Self::new(0xbf, to, from, 0, 0)
     }
 
-    /// The low 32 bits.
+    /// Copies the low 32 bits.
     pub(super) const fn copy_word(to: Register, from: Register) -> Self {
         Self::new(0xbc, to, from, 0, 0)
     }
@@ -108,12 +108,12 @@ impl Instruction {
         Self::new(0x54, to, R0, 0, mask)
     }
 
-    /// Of so many bits.
+    /// Converts the low bits, so many, from network order.
     pub(super) const fn from_network_order(to: Register, bits: u32) -> Self {
         Self::new(0xdc, to, R0, 0, bits)
     }
 
-    /// Skips so many instructions unless the low 32 bits are this.
+    /// Skips so many instructions unless the low 32 bits are this number.
     pub(super) const fn skip_unless(register: Register, number: u32, skip: i16) -> Self {
         Self::new(0x56, register, R0, skip, number)
     }
@@ -148,7 +148,7 @@ impl Instruction {
         [Self::new(0x18, to, R1, 0, descriptor), Self::new(0, R0, R0, 0, 0)]
     }
 
-    /// Ends the program: 1 lets through what it was asked about, 0 refuses it.
+    /// Ends the program: 1 lets the packet or the call through, 0 refuses it.
     pub(super) const fn answer(answer: u32) -> [Self; 2] {
         [Self::set(R0, answer), Self::new(0x95, R0, R0, 0, 0)]
     }
@@ -161,7 +161,7 @@ impl Instruction {
     }
 }
 
-/// Keys of eight bytes with a word each, those used least recently forgotten beyond so many.
+/// A map of keys of eight bytes with a word each. Beyond so many entries, the kernel forgets those used least recently.
 #[derive(Debug)]
 pub(super) struct Map(OwnedFd);
 
@@ -173,7 +173,7 @@ impl Map {
     }
 }
 
-/// `union bpf_attr` as `BPF_MAP_CREATE` reads it; the kernel takes what is not there to be zero.
+/// `union bpf_attr` as `BPF_MAP_CREATE` reads it; the kernel takes the missing rest to be zero.
 #[repr(C)]
 struct Create {
     kind: u32,
@@ -183,7 +183,7 @@ struct Create {
     flags: u32,
 }
 
-/// The same for `BPF_PROG_LOAD`.
+/// `union bpf_attr` as `BPF_PROG_LOAD` reads it.
 #[repr(C)]
 struct Load {
     kind: u32,
@@ -199,7 +199,7 @@ struct Load {
     hook: u32,
 }
 
-/// The same for `BPF_PROG_ATTACH`.
+/// `union bpf_attr` as `BPF_PROG_ATTACH` reads it.
 #[repr(C)]
 struct Attach {
     group: i32,
@@ -211,10 +211,10 @@ struct Attach {
 const MAP_CREATE: libc::c_long = 0;
 const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
-/// Beside those that others have attached.
+/// The flag by which a program runs beside those that other processes have attached.
 const ALLOW_MULTI: u32 = 2;
 
-/// Has the kernel check a program and keep it for as long as it is open or attached.
+/// Makes the kernel check a program, and keep it for as long as it is open or attached.
 pub(super) fn load(program: &[Instruction], hook: Hook) -> io::Result<OwnedFd> {
     let load = Load {
         kind: hook.kind(),
@@ -232,7 +232,7 @@ pub(super) fn load(program: &[Instruction], hook: Hook) -> io::Result<OwnedFd> {
     open(PROG_LOAD, &load)
 }
 
-/// Has it run for a group's processes, and those of groups below, for as long as the group is there.
+/// Makes the kernel run a program for the processes of a group and of the groups below it, for as long as the group is there.
 pub(super) fn attach(group: &File, program: &OwnedFd, hook: Hook) -> io::Result<()> {
     let (group, program) = (group.as_raw_fd(), program.as_raw_fd());
     bpf(PROG_ATTACH, &Attach { group, program, hook: hook as u32, flags: ALLOW_MULTI }).map(drop)
@@ -241,7 +241,7 @@ pub(super) fn attach(group: &File, program: &OwnedFd, hook: Hook) -> io::Result<
 #[expect(unsafe_code, reason = "the descriptor that the kernel has just opened")]
 fn open<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
     let opened = bpf(command, attributes)?;
-    // SAFETY: it is open, closed when the program begins, and owned here alone.
+    // SAFETY: the descriptor is open, closed when another program begins, and owned here alone.
     Ok(unsafe { OwnedFd::from_raw_fd(opened) })
 }
 

@@ -1,7 +1,8 @@
-//! Control groups (cgroups(7)): what a VM may take of the host's CPUs, memory and processes. Version 2, or version 1 where the
-//! controllers are there. Each tenant has a group, so that tenants share the CPUs alike, however many VMs and commands one has. Below
-//! it, or of version 2 below the group that a scheduler has made for the VM, is a group for each of its VMs, which lives as long as the VM, with one for QEMU and one for the supervisor, whose work counts as
-//! the VM's; and one for the commands that qhost runs for the tenant. Starts have a group beside the tenants' (`starts.rs`).
+//! Control groups (cgroups(7)): what a VM may take of the host's CPUs, memory and processes. They are of version 2, or of version 1 where
+//! the controllers are there. Each tenant has a group, so that tenants share the CPUs alike, however many VMs and commands one has. Below
+//! the tenant's group is a group for each of its VMs, and one for the commands that qhost runs for the tenant; with version 2, a VM for
+//! which a scheduler has made a group has its own below the scheduler's. A VM's group lives as long as the VM, and has below it one for
+//! QEMU and one for the supervisor, whose work counts as the VM's. Starts have a group beside the tenants' (`starts.rs`).
 
 mod starts;
 pub(crate) mod threads;
@@ -33,15 +34,15 @@ const ENDING: &str = "supervisors";
 /// A group beside the VMs': what qhost does for the tenant before there is a VM.
 const COMMANDS: &str = "commands";
 
-/// The group of a tenant, below the one that the configuration names.
+/// The group of a tenant, below the group that the configuration names.
 pub(super) fn of_tenant(group: &Path, tenant: &str) -> PathBuf {
     group.join(format!("tenant-{tenant}"))
 }
 
-/// A tenant's group, below which each VM gets one, and what one may take.
+/// A tenant's group, below which each VM gets one, and what one VM may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
-    /// Its folder; of version 1 one for each controller.
+    /// The tenant's folder; with version 1, one for each controller.
     at: At,
     /// Memory in bytes.
     pub memory_bytes: u64,
@@ -49,7 +50,7 @@ pub struct Cgroup {
     pub cpu_percent: u64,
     /// Processes and threads.
     pub pids: u64,
-    /// Its weight where CPUs are short, as of version 1; absent: as every other VM's of its tenant.
+    /// The VM's weight where CPUs are short, as version 1 counts it; absent where all VMs of the tenant weigh alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cpu_shares: Option<u64>,
     /// A scheduler's group that the VM is in.
@@ -91,7 +92,7 @@ impl Cgroup {
         })
     }
 
-    /// The one of a tenant, below this one.
+    /// The group of a tenant, below this one.
     pub(super) fn of_tenant(mut self, tenant: &str) -> Self {
         match &mut self.at {
             At::V2 { group, .. } => *group = of_tenant(group, tenant),
@@ -102,7 +103,7 @@ impl Cgroup {
         self
     }
 
-    /// Makes a VM's group and those below it, if they are not there, sets its bounds, and moves this process to QEMU's.
+    /// Makes a VM's group and those below it, if they are not there, sets the VM's bounds, and moves this process to QEMU's group.
     pub(super) fn enter(&self, vm: &str) -> Result<(), CageError> {
         let failed = CageError::at::<io::Error>("making a cgroup and moving there");
         self.prepare().map_err(&failed)?;
@@ -123,31 +124,37 @@ impl Cgroup {
         self.enter_group(&Path::new(vm).join(QEMU)).map_err(failed)
     }
 
-    /// Moves this process, a VM's supervisor, to its group below the VM's, which has more CPU weight than QEMU's.
+    /// Moves this process, a VM's supervisor, to the supervisor's group below the VM's, which has more CPU weight than QEMU's beside it.
     pub(super) fn enter_supervisor(&self, vm: &str) -> io::Result<()> {
         let below = Path::new(vm).join(SUPERVISOR);
         for folder in self.parents() {
             create(&folder.join(&below))?;
         }
-        let (file, most) = match &self.at {
-            At::V2 { .. } => ("cpu.weight", "10000"),
-            At::V1(_) => ("cpu.shares", "262144"),
-        };
+        let (file, weight) = self.cpu_weight(limits::SUPERVISOR_WEIGHT);
         if let Some(first) = self.parents().first() {
-            // Below a group of the version before there is no such file.
-            set(&first.join(&below), vec![Bound::if_there(file, most)])?;
+            // The file is missing below a VM's group that an earlier qhost made, since that group does not pass on the controller.
+            set(&first.join(&below), vec![Bound::if_there(file, weight)])?;
         }
         self.enter_group(&below)
     }
 
-    /// Moves this process to a group below the VMs' parent, and to the scheduler's.
+    /// The file of a group's CPU weight, and the file's value for a weight that is counted as version 2 counts it, where a group has 100 by
+    /// default.
+    fn cpu_weight(&self, weight: u64) -> (&'static str, String) {
+        match &self.at {
+            At::V2 { .. } => ("cpu.weight", weight.to_string()),
+            At::V1(_) => ("cpu.shares", (weight * 1024 / 100).to_string()),
+        }
+    }
+
+    /// Moves this process to a group below the VMs' parent, and with version 1 to the scheduler's group too.
     fn enter_group(&self, below: &Path) -> io::Result<()> {
         self.parents().into_iter().try_for_each(|folder| self.join_in(folder, below))?;
         match &self.scheduler {
             Some(group) if !group.is_v2 => {
                 let cpus = group.folder.join("cpuset.cpus");
                 let is_unset = fs::read_to_string(&cpus).is_ok_and(|now| now.trim().is_empty());
-                // One that has none takes no process; one that the scheduler shares among its tasks has some.
+                // A group without CPUs takes no process; a group that the scheduler shares among its tasks has some.
                 if is_unset && !group.cpus.is_empty() {
                     write(&cpus, &group.cpus)?;
                 }
@@ -157,8 +164,8 @@ impl Cgroup {
         }
     }
 
-    /// Moves this process to the tenant's commands. Of version 1 it moves for CPU time alone, and must have one thread: others
-    /// would stay where they are.
+    /// Moves this process to the tenant's commands. With version 1 the process moves for CPU time alone, and must have one thread: other
+    /// threads would stay where they are.
     pub(super) fn enter_command(&self) -> io::Result<()> {
         self.prepare()?;
         create(&self.counts_cpu().join(COMMANDS))?;
@@ -194,7 +201,7 @@ impl Cgroup {
         write(&folder.join(below).join(joining), "0")
     }
 
-    /// The groups' parent, and of version 2 the controllers on the way there.
+    /// Makes the groups' parent, and with version 2 enables the controllers on the way there.
     fn prepare(&self) -> io::Result<()> {
         let At::V2 { root, group } = &self.at else {
             return self.folders().into_iter().try_for_each(fs::create_dir_all);
@@ -208,7 +215,7 @@ impl Cgroup {
             return Ok(());
         };
         if let Some(shares) = self.cpu_shares {
-            // The VM's group is the only one below it.
+            // The VM's group is the only one below the scheduler's, so that the scheduler's is what weighs against other groups.
             set(&group.folder, vec![Bound::if_there("cpu.weight", weight(shares).to_string())])?;
         }
         if !group.cpus.is_empty() {
@@ -251,10 +258,10 @@ impl Cgroup {
                 [
                     Bound::needed("cpu.max", format!("{quota} {period}")),
                     Bound::needed("memory.max", memory),
-                    // A guest's memory on a disk that it shares with others would be slow for all.
+                    // A guest's memory on a disk that the guest shares with others would be slow for all.
                     Bound::if_there("memory.swap.max", "0"),
                     Bound::needed("pids.max", pids),
-                    // As much of the disk as every other VM.
+                    // Each VM gets as much of the disk as every other VM.
                     Bound::if_there("io.weight", "100"),
                 ]
                 .into_iter()
@@ -275,7 +282,7 @@ impl Cgroup {
                 (
                     memory_folder,
                     vec![
-                        // Before Linux 5.11, a group counts those below it only where this is set.
+                        // Before Linux 5.11, a group counts the groups below it only where this is set.
                         Bound::if_there("memory.use_hierarchy", "1"),
                         Bound::needed("memory.limit_in_bytes", memory.clone()),
                         // Memory and swap together, so that there is no swap. Only kernels that count swap have this file.
@@ -291,7 +298,7 @@ impl Cgroup {
     /// What is written to QEMU's group, in each hierarchy.
     fn shares(&self) -> Vec<(&PathBuf, Vec<Bound>)> {
         match &self.at {
-            // Without memory, all of QEMU is killed, and the supervisor goes on to say why.
+            // When QEMU runs out of memory, all of it is killed, and the supervisor goes on to say why.
             At::V2 { group, .. } => {
                 vec![(self.parent_v2(group), vec![Bound::if_there("memory.oom.group", "1")])]
             }
@@ -307,8 +314,7 @@ impl Cgroup {
     /// What a VM's group has used.
     pub(super) fn usage(&self, vm: &str) -> Usage {
         let read = |folder: &Path, file: &str| fs::read_to_string(folder.join(vm).join(file)).ok();
-        // Version 1 counts kills in the group where they happen. VMs that an earlier qhost started have no group below their
-        // own.
+        // Version 1 counts kills in the group where they happen. A VM that an earlier qhost started has no group below its own.
         let killed = |folder: &Path| {
             let below = Path::new(QEMU).join("memory.oom_control");
             read(folder, &below.to_string_lossy()).or_else(|| read(folder, "memory.oom_control"))
@@ -335,11 +341,11 @@ impl Cgroup {
     }
 }
 
-/// What is written to a file of a group.
+/// A value that is written to a file of a group.
 struct Bound {
     file: &'static str,
     value: String,
-    /// Whether there must be such a file.
+    /// Whether it is an error if the group has no such file.
     needed: bool,
 }
 
@@ -371,7 +377,7 @@ fn create(group: &Path) -> io::Result<()> {
     }
 }
 
-/// Enables controllers for the groups below one of version 2. `io`, that of disks, need not be present.
+/// Enables controllers for the groups below a group of version 2. `io`, the controller of disks, need not be present.
 fn pass_on(folder: &Path, controllers: &[&str]) -> io::Result<()> {
     let control = folder.join("cgroup.subtree_control");
     let enabled = fs::read_to_string(&control)?;
@@ -411,7 +417,7 @@ pub(super) fn join(group: &Path) -> io::Result<()> {
     write(&group.join("cgroup.procs"), "0")
 }
 
-/// Writes to a file that the kernel has put there; one that is not there is not made.
+/// Writes to a file that the kernel has put there, and makes none that is missing.
 fn write(path: &Path, value: &str) -> io::Result<()> {
     use std::io::Write as _;
     File::options().write(true).open(path)?.write_all(value.as_bytes())

@@ -1,4 +1,4 @@
-//! What this host has for a cage, and the cage that comes of it. Looks only; changes nothing.
+//! What this host has for a cage, and the cage that is planned from it. This module only looks, and changes nothing.
 
 use std::{
     fs, io,
@@ -26,27 +26,27 @@ use crate::limits;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mechanism {
-    /// A user of its own, or a user namespace.
+    /// A user of QEMU's own, or a user namespace.
     User,
     /// Namespaces.
     Namespaces,
     /// Landlock for files.
     Landlock,
-    /// That QEMU's sockets are bound for it, so that it binds no others.
+    /// Sockets that are bound for QEMU, so that QEMU binds no others.
     #[serde(alias = "landlock-tcp")]
     Listening,
     /// A cgroup.
     Cgroup,
-    /// A bound on its processes, where there is no cgroup.
+    /// A bound on QEMU's processes, where there is no cgroup.
     Processes,
     /// A hard limit on open files that is high enough for QEMU.
     Files,
-    /// What keeps QEMU, where it has egress or UDP ports, from this host and from private networks.
+    /// The filter that keeps a QEMU with egress or UDP ports from this host and from private networks.
     Egress,
 }
 
 impl Mechanism {
-    /// What it is, for a sentence.
+    /// The mechanism as a noun phrase, for a sentence.
     pub fn what(self) -> &'static str {
         match self {
             Self::User => "a user of its own",
@@ -60,7 +60,7 @@ impl Mechanism {
         }
     }
 
-    /// What would mend it.
+    /// How an operator would give the host this mechanism.
     pub fn fix(self) -> &'static str {
         match self {
             Self::User | Self::Namespaces => {
@@ -90,18 +90,18 @@ impl Mechanism {
     }
 }
 
-/// This host lacks what a launch insists on.
+/// The error of a host that lacks what a launch insists on.
 #[derive(Debug, thiserror::Error)]
 pub enum MissingMechanisms {
-    /// Mechanisms.
+    /// The host lacks mechanisms of the cage.
     #[error("{}", said(mechanisms, *may_be_left_out))]
     Mechanisms {
-        /// Which.
+        /// The mechanisms that it lacks.
         mechanisms: Vec<Mechanism>,
         /// Whether the configuration could leave them out.
         may_be_left_out: bool,
     },
-    /// The filter without which egress reaches everything.
+    /// The host lacks the filter without which egress reaches everything.
     #[error(
         "without {} a guest with egress \"internet\" reaches this host's loopback, private networks and cloud metadata: {}; \
          or ask for egress \"isolated\"; or have the operator allow all that, by cage.level = \"best-effort\" and \
@@ -125,11 +125,11 @@ fn said(mechanisms: &[Mechanism], may_be_left_out: bool) -> String {
 /// What a launch needs of the cage.
 #[derive(Debug, Clone, Copy)]
 pub struct Requirements<'a> {
-    /// Whose it is.
+    /// The tenant whose launch it is.
     pub tenant: &'a str,
     /// The launch.
     pub launch: &'a Launch,
-    /// The host's side of its ports.
+    /// The host's side of the launch's ports.
     pub forwards: &'a [qhost_model::launch::Forward],
     /// The most that QEMU may write to one file, in bytes.
     pub file_bytes: u64,
@@ -137,22 +137,22 @@ pub struct Requirements<'a> {
     pub program: &'a Path,
     /// Whether egress may go without its filter.
     pub unfiltered_internet: bool,
-    /// What a scheduler has set aside for it.
+    /// What a scheduler has set aside for the VM.
     pub resources: &'a LinuxResources,
 }
 
-/// What this host has.
+/// What this host has for a cage.
 #[derive(Debug)]
 pub struct Host {
     is_root: bool,
-    /// Whether this process may give others namespaces, users and no capabilities.
+    /// Whether this process may give other processes namespaces and users, and take their capabilities.
     is_able: bool,
     user_namespaces: bool,
     landlock: i64,
-    /// Whether QEMU's sockets can be bound for it.
+    /// Whether sockets can be bound for QEMU.
     listening: bool,
     cgroup: Option<Cgroup>,
-    /// The group that tenants' own are below, as the configuration names it.
+    /// The group that tenants' groups are below, as the configuration names it.
     group: PathBuf,
     /// The hard limit on open files.
     files: u64,
@@ -166,7 +166,7 @@ const ABLE: u64 = 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 19 | 1 << 21;
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 impl Host {
-    /// Looks.
+    /// Finds out what this host has.
     pub fn detect(settings: &Settings) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
@@ -189,7 +189,8 @@ impl Host {
         }
     }
 
-    /// Those of a root without its rights, as in a container, would make QEMU the owner of all that is there.
+    /// Whether QEMU can be given a user namespace. One that a root without capabilities makes, as in a container, would make QEMU the owner
+    /// of all of root's files.
     fn has_user_namespaces(&self) -> bool {
         self.user_namespaces && !self.is_root
     }
@@ -203,7 +204,7 @@ impl Host {
         self.is_root && self.is_able || self.has_user_namespaces() && self.counts_processes
     }
 
-    /// What any VM would be without.
+    /// The mechanisms that any VM would be without.
     pub fn lacks(&self) -> Vec<Mechanism> {
         let mechanisms = [
             (Mechanism::User, self.has_users()),
@@ -217,17 +218,17 @@ impl Host {
         mechanisms.into_iter().filter(|(_, has)| !has).map(|(mechanism, _)| mechanism).collect()
     }
 
-    /// The cgroup that tenants' own are below.
+    /// The cgroup that tenants' groups are below.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
     }
 
-    /// The group by which the kernel filters what QEMU sends; or why there is none.
+    /// The group by which the kernel filters what QEMU sends, or the reason why there is none.
     pub fn egress(&self) -> io::Result<PathBuf> {
         egress::groups(&self.group)
     }
 
-    /// The cage for a launch; under `strict`, only a whole one.
+    /// Plans the cage for a launch. Under `strict` an incomplete cage is an error.
     pub fn cage(
         &self,
         settings: &Settings,
@@ -260,14 +261,14 @@ impl Host {
             let mut cgroup = cgroup.of_tenant(needs.tenant);
             let needed =
                 memory_bytes(launch.resources.memory_mib) + flash_bytes(launch.machine.kind);
-            // More than that is nothing that QEMU has a use for, and policies and quotas do not see it.
+            // QEMU has no use for more than twice what it needs, and policies and quotas do not see the scheduler's bound.
             let wanted = needs.resources.memory_bytes.unwrap_or(0).min(needed.saturating_mul(2));
             cgroup.memory_bytes = needed.max(wanted);
             cgroup.cpu_shares = needs.resources.cpu_shares;
             let (own, group) = (needs.resources.cpus.clone(), needs.resources.cgroup.clone());
             cgroup.scheduler = group.map(|group| SchedulerGroup { cpus: own, ..group });
             cgroup.cpu_percent = u64::from(cpus) * 100 + limits::CAGE_CPU_EXTRA_PERCENT;
-            // Its supervisor is in the same group.
+            // The VM's supervisor is in the same group.
             cgroup.pids = processes(cpus) + 1;
             cgroup
         });
@@ -293,15 +294,15 @@ impl Host {
 
     fn user(&self, settings: &Settings) -> User {
         match (self.is_root && self.is_able, self.has_user_namespaces()) {
-            // Which one is settled when it is reserved.
+            // The first user stands for the one that is reserved later.
             (true, _) => User::Own(settings.users.first()),
             (false, true) => User::Namespace(geteuid().as_raw()),
             (false, false) => User::Caller,
         }
     }
 
-    /// What QEMU reaches of the network. The error is for a host that lacks the filter: what QEMU reaches without it, or
-    /// nothing where that is not allowed.
+    /// What QEMU reaches of the network. The error is for a host that lacks the filter: what QEMU reaches without the filter, or nothing
+    /// where the configuration does not allow that.
     fn network(&self, needs: Requirements<'_>) -> Result<Network, Option<Network>> {
         let ports = |protocol| -> Vec<u16> {
             let of = needs.forwards.iter().filter(|forward| forward.protocol == protocol);
@@ -318,7 +319,7 @@ impl Host {
         }
         match self.egress() {
             Ok(groups) => {
-                // Of version 2 a process is in one group, which is the scheduler's where there is one.
+                // With version 2 a process is in one group only, which is below the scheduler's if there is one.
                 let scheduler = needs.resources.cgroup.as_ref().filter(|group| group.is_v2);
                 let groups = scheduler.map_or_else(
                     || cgroup::of_tenant(&groups, needs.tenant),
@@ -346,7 +347,7 @@ fn kernel() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// What QEMU may take of the host's memory: its guest's, and head room, without which it is killed for what its guest has a
+/// What QEMU may take of the host's memory: the guest's memory, and head room, without which QEMU would be killed for what the guest has a
 /// right to.
 pub fn memory_bytes(guest_mib: u32) -> u64 {
     let guest = u64::from(guest_mib) << 20;
@@ -354,7 +355,7 @@ pub fn memory_bytes(guest_mib: u32) -> u64 {
     guest + room + (u64::from(limits::TCG_TB_SIZE_MIB) << 20)
 }
 
-/// What QEMU has of UEFI's flash in memory, beyond that head room.
+/// The memory that UEFI's flash takes in QEMU, beyond the head room of [`memory_bytes`].
 fn flash_bytes(machine: MachineKind) -> u64 {
     match machine {
         MachineKind::Pc | MachineKind::Q35 => 0,
@@ -369,18 +370,18 @@ fn processes(cpus: u32) -> u64 {
 /// Debian's place for libraries.
 const MULTIARCH: &str = "lib/x86_64-linux-gnu";
 
-/// The emulator, its own files beside it, and the system's libraries; those that are there.
+/// The paths of the emulator, of its own files beside it, and of the system's libraries, as far as they exist.
 fn paths(program: &Path, egress: Egress, more: &[PathBuf]) -> Vec<PathBuf> {
     let program = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
     let own = program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
     let mut seen = vec![];
     for root in [own, Path::new("/usr"), Path::new("/")] {
-        // Where libraries have a folder for each architecture, none of QEMU's is elsewhere.
+        // Where libraries have a folder for each architecture, all of QEMU's libraries are in it.
         let libraries = if root.join(MULTIARCH).exists() { MULTIARCH } else { "lib" };
         seen.extend([libraries, "lib64", "share/qemu", "share/seabios"].map(|at| root.join(at)));
     }
     let system = ["/etc/ld.so.cache", "/dev/null", "/dev/urandom", "/dev/zero"].map(PathBuf::from);
-    // By which QEMU's user-mode network resolves names for its guest.
+    // QEMU's user-mode network resolves names for its guest by this file.
     let resolver = match egress {
         Egress::Internet => Some(PathBuf::from(egress::RESOLVERS)),
         Egress::Isolated => None,
@@ -394,7 +395,7 @@ fn paths(program: &Path, egress: Egress, more: &[PathBuf]) -> Vec<PathBuf> {
     paths
 }
 
-/// Whether ordinary users may make user namespaces; if not, why and what would mend it.
+/// Checks that ordinary users may make user namespaces. The error says why they may not, and what would mend that.
 pub fn user_namespaces() -> Result<(), (&'static str, &'static str)> {
     let number = |name: &str| -> io::Result<u64> {
         let text = fs::read_to_string(Path::new("/proc/sys").join(name))?;

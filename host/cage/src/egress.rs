@@ -1,11 +1,11 @@
-//! What QEMU's sockets reach where they are in the host's network. With egress `internet` they connect and send to public IPv4
-//! addresses and no others, without it to none; in both cases a forwarded UDP port answers the addresses that it was sent
-//! datagrams from. What comes in is connections and datagrams to forwarded ports, and with egress answers. The kernel runs
-//! small BPF programs before each connect(2), each datagram and each packet of a cgroup's processes (Linux 5.1). They are in
-//! force for as long as the group is there, whatever is killed, and no firewall of the host's is changed.
+//! What QEMU's sockets reach where they are in the host's network. With egress `internet` they connect and send to public IPv4 addresses
+//! and no others, without egress to none; in both cases a forwarded UDP port answers the addresses that have sent it datagrams. Let in are
+//! connections and datagrams to forwarded ports, and with egress answers. The kernel runs small BPF programs before each connect(2), each
+//! datagram and each packet of a cgroup's processes (Linux 5.1). The programs are in force for as long as the group is there, whatever is
+//! killed, and no firewall of the host's is changed.
 //!
-//! Not by a network namespace and passt: that would be a second process for each VM, and what it reaches is what the host
-//! reaches, loopback or not.
+//! A network namespace with passt is not used: passt would be a second process for each VM, and reaches all that the host reaches, loopback
+//! or not.
 
 use std::{
     fs::{self, File},
@@ -32,18 +32,18 @@ const fn answer(answer: u32) -> [Instruction; 2] {
     Instruction::answer(answer)
 }
 
-/// Where the C library, and QEMU's user-mode network, look for who resolves names.
+/// The file in which the C library and QEMU's user-mode network look for the resolver.
 pub(super) const RESOLVERS: &str = "/etc/resolv.conf";
 
-/// Where QEMU's sockets may connect to, and send to unasked.
+/// The addresses that QEMU's sockets may connect to, and send to unasked.
 enum Reach {
     Nowhere,
-    /// Not these networks; but of the resolver its port for names.
+    /// All addresses but these networks, and the resolver's port for names.
     AllBut(Vec<Ipv4Net>, Option<Ipv4Addr>),
 }
 
 impl Reach {
-    /// Public addresses, of which none is this host's, and its resolver.
+    /// Public addresses but this host's own, and this host's resolver.
     fn internet() -> Result<Self, CageError> {
         let own = addresses::own().map_err(CageError::at("listing this host's addresses"))?;
         let own = own.into_iter().filter_map(|address| match address {
@@ -62,17 +62,17 @@ pub(super) struct Ports<'a> {
     pub(super) udp: &'a [u16],
 }
 
-/// The group below which each VM that needs it has one; why not, where that cannot be.
+/// The group below which each VM that needs a filter has one, or the reason why there can be none.
 pub(super) fn groups(group: &Path) -> io::Result<PathBuf> {
     let none = || io::Error::other("no cgroups of version 2 that this user may write to");
     let groups = hierarchy::unified(group).ok_or_else(none)?;
-    // Loaded and let go: whether the kernel takes them, only the kernel can say.
+    // The programs are loaded and dropped, since only the kernel can say whether it takes them.
     programs(&Reach::Nowhere, Ports { tcp: &[], udp: &[1] })?;
     Ok(groups)
 }
 
-/// Moves this process, and so all that it starts, into a group that reaches only what it may. One of an earlier start of the same
-/// VM makes room for it: this host's addresses may have changed.
+/// Moves this process, and so all that it starts, into a group with the filter. A group of an earlier start of the same VM is removed
+/// first, since this host's addresses may have changed.
 pub(super) fn enter(
     groups: &Path,
     vm: &str,
@@ -95,7 +95,7 @@ pub(super) fn enter(
     self_test().map_err(CageError::at("trying the filter of what QEMU sends"))
 }
 
-/// A datagram socket that is connected sends nothing by that. Where processes are in groups of version 1 for the network
+/// Tries the filter by connecting a datagram socket, which sends nothing. Where processes are in groups of version 1 for the network
 /// (net_cls, net_prio), a kernel before 5.15 asks no program of version 2.
 fn self_test() -> io::Result<()> {
     match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.connect((Ipv4Addr::LOCALHOST, 9)) {
@@ -104,8 +104,8 @@ fn self_test() -> io::Result<()> {
     }
 }
 
-/// Who resolves names: the first IPv4 address of the file, the one that QEMU's user-mode network takes (libslirp,
-/// `get_dns_addr`). It may be of a private network, or this host.
+/// The resolver: the first IPv4 address of the file, which QEMU's user-mode network takes too (libslirp, `get_dns_addr`). The address may
+/// be in a private network, or this host's.
 fn resolver() -> Option<Ipv4Addr> {
     first_of(&fs::read_to_string(RESOLVERS).ok()?)
 }
@@ -117,7 +117,7 @@ fn first_of(resolvers: &str) -> Option<Ipv4Addr> {
     })
 }
 
-/// What the kernel runs before what, loaded.
+/// Loads the programs, each with the event before which the kernel runs it.
 fn programs(reach: &Reach, ports: Ports<'_>) -> io::Result<Vec<(Hook, OwnedFd)>> {
     let connect = match reach {
         Reach::Nowhere => answer(0).to_vec(),
@@ -125,7 +125,7 @@ fn programs(reach: &Reach, ports: Ports<'_>) -> io::Result<Vec<(Hook, OwnedFd)>>
     };
     let mut programs = vec![
         (Hook::Connect4, connect.clone()),
-        // QEMU gets no socket of IPv6 (`seccomp`), and needs none.
+        // QEMU gets no IPv6 socket (`seccomp`), and needs none.
         (Hook::Connect6, answer(0).to_vec()),
         (Hook::Send6, answer(0).to_vec()),
     ];
@@ -176,12 +176,12 @@ const TCP_FLAGS: i16 = 33;
 const SYN: u32 = 0x02;
 const SYN_OR_ACK: u32 = 0x12;
 
-/// Where on the stack an address and its port are, as they are on the wire, which is a map's key; and a value.
+/// Offsets on the stack: an address and its port in network order, which are a map's key, and a map's value.
 const PEER: i16 = -8;
 const PEER_PORT: i16 = -4;
 const VALUE: i16 = -12;
 
-/// Lets through what goes to the resolver's port for names, and else what goes to none of these networks.
+/// Lets through what goes to the resolver's port for names, or to an address in none of these networks.
 fn of_address(denied: &[Ipv4Net], resolver: Option<Ipv4Addr>) -> Vec<Instruction> {
     let (given, address, port, masked) = (R1, R2, R3, R4);
     let mut program = vec![
@@ -207,7 +207,7 @@ fn of_address(denied: &[Ipv4Net], resolver: Option<Ipv4Addr>) -> Vec<Instruction
     program
 }
 
-/// Lets a datagram through that goes to where one has come from; else goes on.
+/// Lets through a datagram to an address and port that have sent one; for others the program goes on.
 fn is_asker(peers: &Map) -> Vec<Instruction> {
     let mut program = vec![
         Instruction::copy(Kept, R1),
@@ -228,12 +228,12 @@ fn is_asker(peers: &Map) -> Vec<Instruction> {
     program
 }
 
-/// Where a program has a packet's beginning and end, and what it is about to look at.
+/// The registers that have a packet's beginning, its end, and the value that a program looks at next.
 const PACKET: Register = R2;
 const END: Register = R3;
 const SOME: Register = R4;
 
-/// Finds the packet where it has so many bytes and no IP options; otherwise skips so many instructions.
+/// Finds a packet that has so many bytes and no IP options; for others skips so many instructions.
 fn packet(bytes: i32, otherwise: i16) -> Vec<Instruction> {
     vec![
         Instruction::load_word(PACKET, R1, DATA),
@@ -287,7 +287,7 @@ fn note(peers: &Map, address: i16, port: i16) -> Vec<Instruction> {
     program
 }
 
-/// Skips so many instructions where the packet is for one of these ports.
+/// Skips so many instructions if the packet is for one of these ports.
 fn skip_if_to(ports: &[u16], skip: i16) -> Vec<Instruction> {
     let mut program = vec![
         Instruction::load_half(SOME, PACKET, DESTINATION_PORT),
@@ -299,8 +299,8 @@ fn skip_if_to(ports: &[u16], skip: i16) -> Vec<Instruction> {
     program
 }
 
-/// Adds the sender of each datagram to one of these ports to a map; refuses nothing. Datagrams to other ports add no sender: a
-/// service that broadcasts would be one, and QEMU could then send to it.
+/// Adds the sender of each datagram to one of these ports to a map; refuses nothing. Datagrams to other ports add no sender: otherwise a
+/// service that broadcasts would be added, and QEMU could then send to it.
 fn note_askers(askers: &Map, ports: &[u16]) -> Vec<Instruction> {
     let note = note(askers, SOURCE, SOURCE_PORT);
     let mut to_port = skip_if_to(ports, 1);
@@ -337,7 +337,7 @@ fn to_tcp(ports: &[u16]) -> Vec<Instruction> {
     let mut program = vec![
         Instruction::copy(SOME, PACKET),
         Instruction::add(SOME, i32::from(TCP_FLAGS) + 1),
-        // Onward to the refusal.
+        // Skips to the refusal.
         Instruction::skip_if_greater(SOME, END, rest + 1),
         Instruction::load_byte(SOME, PACKET, TCP_FLAGS),
         Instruction::and_word(SOME, SYN_OR_ACK),
@@ -365,7 +365,7 @@ fn to_udp(asked: &Map, askers: Option<&Map>, ports: &[u16]) -> Vec<Instruction> 
     program
 }
 
-/// Refuses packets with IP options: source routing (RFC 791, 3.1) sends them elsewhere than the socket's address says. Adds the
+/// Refuses packets with IP options: by source routing (RFC 791, 3.1) such a packet goes elsewhere than the socket's address says. Adds the
 /// destination of each datagram to `asked`, so that answers from there are let in.
 fn outgoing(asked: Option<&Map>) -> Vec<Instruction> {
     let note = asked.map(|asked| {
@@ -388,7 +388,7 @@ fn outgoing(asked: Option<&Map>) -> Vec<Instruction> {
     program
 }
 
-/// The number of instructions to skip. Where it does not fit, the kernel refuses the program as too long.
+/// The number of instructions to skip. Where the number does not fit, the kernel refuses the program as too long.
 fn length<T>(instructions: &[T]) -> i16 {
     i16::try_from(instructions.len()).unwrap_or(i16::MAX)
 }
@@ -397,7 +397,7 @@ fn length<T>(instructions: &[T]) -> i16 {
 mod tests {
     use super::*;
 
-    /// What the program answers of an address and a port, as the kernel would have it run.
+    /// Runs a program as the kernel would, and gives its answer for an address and a port.
     fn answer(program: &[Instruction], address: Ipv4Addr, port: u16) -> u64 {
         let bytes: Vec<u8> = program.iter().flat_map(|one| one.bytes()).collect();
         let mut context = [0; 32];

@@ -1,5 +1,5 @@
-//! The step between a VM's supervisor and QEMU: puts the mechanisms up around itself, in the one order in which that can be done,
-//! and becomes QEMU when it is told to.
+//! The step between a VM's supervisor and QEMU: puts the mechanisms up around itself, in the only order that works, and becomes QEMU when
+//! the supervisor says so.
 //!
 //! The supervisor writes the orders, a line of JSON, to the standard input of this step. On its standard output the step says,
 //! a line of JSON each, the process id of QEMU-to-be and that it is ready, or what went wrong. The supervisor records the
@@ -35,26 +35,26 @@ use super::{
 /// The word that starts this step.
 pub const SUBCOMMAND: &str = "__cage";
 
-/// What is to be started in which cage.
+/// A request to start an emulator in a cage.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CageRequest {
     /// The VM's id.
     pub vm: String,
     /// The cage.
     pub cage: Cage,
-    /// What is forwarded to the guest.
+    /// The ports that are forwarded to the guest.
     pub forwards: Vec<Forward>,
     /// The emulator.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The emulator's arguments.
     pub argv: Vec<String>,
-    /// Whether the VM is new: one that is started again goes before no other.
+    /// Whether the VM is new: a VM that is started again goes before no other.
     pub is_new: bool,
     /// The first descriptor that is not QEMU's.
     pub first_free: RawFd,
 }
 
-/// What this step says.
+/// A message of this step to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepMessage {
@@ -62,11 +62,11 @@ pub enum StepMessage {
     Pid(u32),
     /// The step waits for `go`. Where ports are forwarded, the supervisor takes these descriptors from it first.
     Ready(Option<HandedSockets>),
-    /// What went wrong.
+    /// The step failed, for this reason.
     Failed(String),
 }
 
-/// The program: returns only where QEMU is not started by this process.
+/// Runs the step. Returns only where this process does not become QEMU.
 pub fn enter() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,7 +77,8 @@ pub fn enter() -> ExitCode {
     }
 }
 
-/// With the supervisor gone, no process reads this, and no word to go will come.
+/// Writes a message to the supervisor. Without a supervisor no process reads the message, and no `go` will come, so that a failed write is
+/// no error.
 fn say(said: &StepMessage) {
     let mut line = serde_json::to_vec(said).unwrap_or_default();
     line.push(b'\n');
@@ -102,14 +103,14 @@ fn start() -> Result<(), CageError> {
             cgroup.start_qemu().map_err(CageError::at("moving to the cgroup of starts"))?;
         }
     }
-    // After joining the cgroup that filters them, and before leaving the host's network.
+    // The sockets are bound after joining the cgroup that filters them, and before leaving the host's network.
     let sockets = sockets::open(&orders.forwards)?;
-    // Who may open it is to be known before the host's files are out of sight.
+    // The group that may open /dev/kvm is read before the host's files are out of sight.
     let kvm = if cage.kvm { group_of("/dev/kvm")? } else { None };
     namespaces::leave(cage)?;
     failpoint::reach("cage.left");
-    // In the first process of the new process namespace; where there is none, in a child all the same, so that QEMU is always
-    // started the same way.
+    // QEMU is the first process of the new process namespace. Without that namespace it is a child too, so that QEMU is always started the
+    // same way.
     match fork().map_err(CageError::at("making a process"))? {
         Some(child) => {
             say(&StepMessage::Pid(child));
@@ -133,7 +134,7 @@ fn group_of(device: &str) -> Result<Option<u32>, CageError> {
     }
 }
 
-/// The child's process id, as it is seen here; nothing in the child.
+/// Gives the child's process id as this process sees it, and in the child nothing.
 #[expect(unsafe_code, reason = "no library has a safe fork(2)")]
 fn fork() -> io::Result<Option<u32>> {
     // SAFETY: this process has one thread, so that its copy is whole.
@@ -144,17 +145,18 @@ fn fork() -> io::Result<Option<u32>> {
     }
 }
 
-/// Returns only where QEMU was not started: that is not to be, or cannot be.
+/// Returns only where QEMU was not started, because the supervisor is gone or a step failed.
 fn become_qemu(
     orders: &CageRequest,
     sockets: &[OwnedFd],
     kvm: Option<u32>,
 ) -> Result<(), CageError> {
     let cage = &orders.cage;
-    // A stopped process whose session loses its last parent is sent SIGHUP and SIGCONT (setpgid(2)); one of its own has none.
+    // A stopped process whose session loses its last parent is sent SIGHUP and SIGCONT (setpgid(2)). In a session of its own QEMU has no
+    // such parent.
     rustix::process::setsid().map_err(CageError::at("making a session"))?;
     spawn::close_on_exec(orders.first_free).map_err(CageError::at("closing what is not QEMU's"))?;
-    // What is made here, QEMU's user must get through.
+    // QEMU's user must be able to pass through the folders that are made here.
     umask(Mode::from_raw_mode(0o022));
     namespaces::see_only(cage)?;
     rlimits::apply(&cage.rlimits)?;
@@ -176,11 +178,12 @@ fn become_qemu(
     exec(orders, &null)
 }
 
-/// Standard output closes by itself, which says that QEMU has begun; what goes wrong is still heard.
+/// Becomes QEMU. The copy of standard output closes by itself then, which tells the supervisor that QEMU has begun; until then the
+/// supervisor still hears of a failure.
 #[expect(clippy::disallowed_methods, reason = "the one place that becomes QEMU")]
 fn exec(orders: &CageRequest, null: &std::fs::File) -> Result<(), CageError> {
     let failed = CageError::at::<io::Error>("starting QEMU");
-    // Where there is a root of its own, the program is there by its real name only.
+    // A root of QEMU's own has the program by its real name only.
     let program = orders.cage.paths.first().unwrap_or(&orders.program);
     let heard = fcntl_dupfd_cloexec(io::stdout(), orders.first_free)
         .map_err(|error| failed(error.into()))?;

@@ -1,4 +1,4 @@
-//! Which hierarchies of control groups this host has, and where in them a group is or would be.
+//! Finds the hierarchies of control groups that this host has, and where in them a group is or would be.
 
 use std::{
     fs,
@@ -17,17 +17,16 @@ pub(super) const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 pub(super) enum At {
     /// One hierarchy with all controllers.
     V2 {
-        /// Where it is mounted.
+        /// The hierarchy's mount point.
         root: PathBuf,
         /// The group.
         group: PathBuf,
     },
-    /// One for each, in the order of [`CONTROLLERS`].
+    /// A hierarchy for each controller, in the order of [`CONTROLLERS`]: the group's folders.
     V1([PathBuf; 3]),
 }
 
-/// Where the group of this name is or would be in the hierarchy of version 2, which a host whose controllers are of version 1
-/// can have besides.
+/// Where the group of this name is or would be in the hierarchy of version 2, which a host whose controllers are of version 1 can have too.
 pub(super) fn unified(group: &Path) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let (root, _) = self::mounts(&mounts, "cgroup2").next()?;
@@ -51,7 +50,7 @@ pub(super) fn mounted(path: &Path) -> Option<Mount> {
     mounts.find(|mount| path.starts_with(&mount.root))
 }
 
-/// A group's name below the root of a hierarchy, and nowhere else.
+/// A group's name, if the name stays below the root of a hierarchy.
 fn named(group: &Path) -> Option<&Path> {
     let group = group.strip_prefix("/").unwrap_or(group);
     group.components().all(|part| matches!(part, Component::Normal(_))).then_some(group)
@@ -64,7 +63,7 @@ pub(super) fn find(group: &Path) -> Option<At> {
     v2(&mounts, group).or_else(|| v1(&mounts, group))
 }
 
-/// Each mount of a type: where, and with which options.
+/// Each mount of a type, with its mount point and its options.
 fn mounts<'a>(all: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a Path, &'a str)> {
     all.lines().filter_map(move |line| {
         let mut words = line.split(' ').skip(1);
@@ -73,7 +72,7 @@ fn mounts<'a>(all: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a Path, &'
     })
 }
 
-/// Whether a folder can be made there, or is there and can be used.
+/// Whether a folder is there and can be written to, or can be made.
 fn is_ours(folder: &Path) -> bool {
     let there = folder.ancestors().find(|folder| folder.exists());
     there.is_some_and(|folder| access(folder, Access::WRITE_OK).is_ok())
@@ -93,8 +92,8 @@ fn v2(all: &str, group: &Path) -> Option<At> {
     usable.then(|| At::V2 { root: root.to_owned(), group: there.clone() })
 }
 
-/// Whether a group's controllers are there for those below it, or can be made so: only if no process is in it, or it is the
-/// first of all.
+/// Whether a group's controllers are enabled for the groups below it, or can be: only if no process is in the group, or it is the first of
+/// all.
 fn passes_on(folder: &Path) -> bool {
     let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
     let (enabled, present) = (read("cgroup.subtree_control"), read("cgroup.controllers"));

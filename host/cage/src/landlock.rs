@@ -1,4 +1,4 @@
-//! Landlock (landlock(7)): which files QEMU may open and start, and that it binds and connects nothing by TCP.
+//! Landlock (landlock(7)): it bounds which files QEMU may open and start, and keeps QEMU from binding and connecting by TCP.
 
 use std::{io, path::Path};
 
@@ -11,7 +11,7 @@ use super::{Cage, CageError};
 
 const STEP: &str = "restricting files and TCP by Landlock";
 
-/// The version of the kernel's interface; asking makes nothing.
+/// The version of the kernel's interface. Asking for it makes no ruleset.
 #[expect(unsafe_code, reason = "a system call that neither std nor rustix has a function for")]
 pub fn version() -> io::Result<i64> {
     const VERSION: libc::c_ulong = 1;
@@ -23,10 +23,9 @@ pub fn version() -> io::Result<i64> {
     }
 }
 
-/// From here on this process opens only the paths that the cage lists, none for writing but devices, and starts only the first
-/// of them, by the system's loader. All access to files that the kernel's version of Landlock can restrict is restricted, or
-/// the launch fails. What an older version cannot (truncation, devices' ioctl(2), signals and abstract sockets), the other
-/// mechanisms cover.
+/// From here on this process opens only the paths that the cage lists, of them only devices for writing, and starts only the first path, by
+/// the system's loader. All access to files that the kernel's version of Landlock can restrict is restricted, or the launch fails. The
+/// other mechanisms cover what an older version cannot restrict (truncation, devices' ioctl(2), signals and abstract sockets).
 pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
     if !cage.landlock {
         return Ok(());
@@ -45,12 +44,12 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))
         .map_err(&failed)?;
-    // The sockets that QEMU listens with are bound already. Before version 4 Landlock cannot restrict TCP; `sockets` and
-    // `seccomp` then do so alone.
+    // The sockets that QEMU listens with are bound already. Before version 4 Landlock cannot restrict TCP; `sockets` and `seccomp` then
+    // restrict it alone.
     let ports = if cage.network.is_apart() {
         AccessNet::from_all(abi)
     } else {
-        // Which addresses it connects to, `egress` restricts.
+        // `egress` restricts the addresses that QEMU connects to.
         AccessNet::BindTcp.into()
     };
     if found >= 4 {
@@ -71,7 +70,7 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
             .map_err(CageError::other("a path of the cage"))?;
     }
     for loader in ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1"] {
-        // The kernel starts it for every program that is not linked statically.
+        // The kernel starts this loader for every program that is not linked statically.
         if let Ok(opened) = PathFd::new(loader) {
             let access = AccessFs::Execute | AccessFs::ReadFile;
             rules = rules

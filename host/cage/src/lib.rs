@@ -1,6 +1,5 @@
-//! The cage: what QEMU is kept in, so that a guest that breaks into it has gained nothing. Settled by the run from what this
-//! host has (`look`), written down with the VM, and entered by the step between supervisor and QEMU (`enter`), one file for
-//! each of its mechanisms.
+//! The cage: what QEMU is kept in, so that a guest that breaks into QEMU has gained nothing. A start plans the cage from what this host has
+//! (`detect`) and records it with the VM, and the step between supervisor and QEMU enters it (`enter`). Each of its mechanisms is one file.
 
 pub mod limits;
 mod detect;
@@ -43,7 +42,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// As in the configuration.
+    /// The level's name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Strict => "strict",
@@ -52,42 +51,42 @@ impl Level {
     }
 }
 
-/// What one VM's QEMU is kept in. All that it says is done, or the launch fails.
+/// What one VM's QEMU is kept in. Either all that this record says is done, or the launch fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cage {
-    /// How much was insisted on.
+    /// The level that the launch insisted on.
     pub level: Level,
-    /// What this host lacks of it.
+    /// The mechanisms that this host lacks.
     pub lacks: Vec<Mechanism>,
-    /// Who QEMU is.
+    /// The user that QEMU is.
     pub user: User,
-    /// Whether it has mount, process, IPC and host name namespaces of its own.
+    /// Whether QEMU has mount, process, IPC and host name namespaces of its own.
     pub namespaces: bool,
-    /// Whether Landlock keeps it from files and from TCP.
+    /// Whether Landlock keeps QEMU from files and from TCP.
     pub landlock: bool,
     /// Whether system calls that QEMU does not need are refused.
     pub seccomp: bool,
-    /// Its cgroup.
+    /// The VM's cgroup.
     pub cgroup: Option<Cgroup>,
-    /// What it reaches of the network.
+    /// What QEMU reaches of the network.
     pub network: Network,
-    /// Whether it may open /dev/kvm.
+    /// Whether QEMU may open /dev/kvm.
     pub kvm: bool,
-    /// Whether it may make files in memory (memfd_create(2)), which it needs for a display. It cannot execute such a file: there is no path
-    /// to the file, and execveat(2) is refused.
+    /// Whether QEMU may make files in memory (memfd_create(2)), which it needs for a display. QEMU cannot execute such a file: there is no
+    /// path to the file, and execveat(2) is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub memory_files: bool,
-    /// Bounds of its process.
+    /// Bounds of QEMU's process.
     pub rlimits: Rlimits,
-    /// What it sees of the host's files, for reading.
+    /// The host's files and folders that QEMU sees, for reading.
     pub paths: Vec<PathBuf>,
 }
 
-/// Who QEMU is.
+/// The user that QEMU is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum User {
-    /// A user and group that no other VM and nothing else of this host is.
+    /// A user and group that no other VM and no other process of this host has.
     Own(u32),
     /// The user that started it, in a user namespace without any other user.
     Namespace(u32),
@@ -112,16 +111,16 @@ pub enum Network {
     /// BPF programs filter what its sockets send and receive: forwarded UDP ports answer, and with egress public addresses are
     /// reached.
     Filtered {
-        /// The group below which the VM has one for that.
+        /// The cgroup below which the VM has one for these programs.
         groups: PathBuf,
         /// TCP ports.
         tcp: Vec<u16>,
         /// UDP ports.
         udp: Vec<u16>,
-        /// Whether public addresses are reached.
+        /// Whether QEMU reaches public addresses.
         internet: bool,
     },
-    /// All that the host reaches, loopback and private networks included: what `network.unfiltered_internet` allows.
+    /// All that the host reaches, loopback and private networks included, which `network.unfiltered_internet` allows.
     Host,
 }
 
@@ -130,9 +129,9 @@ pub enum Network {
 pub struct Rlimits {
     /// Open files.
     pub files: u64,
-    /// Bytes of one file that it writes.
+    /// Bytes of one file that QEMU writes.
     pub file_bytes: u64,
-    /// Processes and threads; absent where others run as the same user.
+    /// Processes and threads; absent where other processes run as the same user.
     pub processes: Option<u64>,
 }
 
@@ -147,7 +146,7 @@ impl Network {
 }
 
 impl Cage {
-    /// What the cage holds, in a few words.
+    /// Says in a few words how whole the cage is.
     pub fn summary(&self) -> String {
         match self.lacks.as_slice() {
             [] => self.level.name().to_owned(),
@@ -164,10 +163,10 @@ impl Cage {
         }
     }
 
-    /// Removes a VM's cgroups, once nothing is left in them; fine where there are none.
+    /// Removes a VM's cgroups, once no process is left in them. Succeeds where there are none.
     pub fn remove_cgroups(&self, vm: &str) -> io::Result<()> {
         let bounds = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(vm));
-        // What keeps one from being removed is no reason to leave the other.
+        // The second cgroup is removed even if the first cannot be.
         let egress = match &self.network {
             Network::Filtered { groups, .. } => cgroup::remove_with(&groups.join(vm)),
             Network::None | Network::Listen { .. } | Network::Host => Ok(()),
@@ -180,17 +179,17 @@ impl Cage {
         self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.enter_supervisor(vm))
     }
 
-    /// Moves a QEMU whose guest runs from the tenant's starts to the VM's cgroup, where it was not in that for CPU time.
+    /// Moves a QEMU whose guest runs from the tenant's starts to the VM's cgroup, if QEMU was not in the VM's cgroup for CPU time yet.
     pub fn end_start(&self, vm: &str, qemu: u32) -> io::Result<()> {
         self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.end_start(vm, qemu))
     }
 
-    /// Moves it out again, so that the VM's cgroups can be removed.
+    /// Moves this process, the VM's supervisor, out of the VM's cgroups, so that they can be removed.
     pub fn leave_supervisor(&self) -> io::Result<()> {
         self.cgroup.as_ref().map_or(Ok(()), Cgroup::leave)
     }
 
-    /// What the VM used, where it has a cgroup that counts.
+    /// What the VM used, if it has a cgroup.
     pub fn usage(&self, vm: &str) -> Option<Usage> {
         Some(self.cgroup.as_ref()?.usage(vm))
     }
@@ -222,18 +221,18 @@ impl Default for Settings {
     }
 }
 
-/// What this process does for a tenant comes out of that one's share of the CPUs: of the starts', which go before what runs, or of that for the
-/// tenant's VMs and commands.
+/// The share of the CPUs that this process's work for a tenant comes out of: the share of the starts, which go before running VMs, or that
+/// of the tenant's VMs and commands.
 #[derive(Debug)]
 pub struct TenantShare(Option<Cgroup>);
 
 impl TenantShare {
-    /// A tenant's; nothing is done where this host has no such groups.
+    /// A tenant's share. Its functions do nothing where this host has no such groups.
     pub fn of(settings: &Settings, tenant: &str) -> Self {
         Self(Cgroup::find(&settings.cgroup).map(|cgroup| cgroup.of_tenant(tenant)))
     }
 
-    /// None: nothing is moved.
+    /// No share: its functions move no process.
     pub fn none() -> Self {
         Self(None)
     }
@@ -243,13 +242,14 @@ impl TenantShare {
         self.0.as_ref().map_or(Ok(()), Cgroup::enter_command)
     }
 
-    /// Moves this process, which is to have one thread, to where a start waits for its turn: to the tenant's commands, or, of cgroups of version 2,
-    /// where a later move takes long, to the starts at once.
+    /// Moves this process, which is to have one thread, to where a start waits for its turn: to the tenant's commands, or, with cgroups of
+    /// version 2, where a later move takes long, to the starts at once.
     pub fn enter_before_start(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), Cgroup::enter_before_start)
     }
 
-    /// Has this process be in the tenant's starts, as it has its turn: this thread at once, others as they [`follow`]. It is to leave them before it does what takes long.
+    /// Moves this process, which has its turn, to the tenant's starts: this thread at once, other threads as they [`follow`]. The process
+    /// is to leave the starts before it does what takes long.
     pub fn enter_starts(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), Cgroup::enter_starts)
     }
@@ -260,7 +260,7 @@ impl TenantShare {
     }
 }
 
-/// Moves this thread to the share that its process is to come out of: before each piece of work of a thread that does many.
+/// Moves this thread to the share that its process is to be in. A thread that does many pieces of work calls this before each.
 pub fn follow() {
     if let Err(error) = cgroup::threads::follow() {
         tracing::warn!(%error, "a thread stays in its cgroup");

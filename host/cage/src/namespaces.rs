@@ -1,5 +1,5 @@
-//! Namespaces (namespaces(7)): QEMU sees no other process, no other host name, no network but what its task is granted, and
-//! of the host's files those that it cannot do without, read-only.
+//! Namespaces (namespaces(7)): QEMU sees no other process, not the host's name, no network but what its task is granted, and only those of
+//! the host's files that QEMU cannot do without, read-only.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ use rustix::{
 
 use super::{Cage, CageError, User};
 
-/// Leaves those of the host. The process namespace begins with this process's next child.
+/// Leaves the host's namespaces. The new process namespace begins with this process's next child.
 #[expect(unsafe_code, reason = "rustix calls unshare(2) unsafe for what it does to other threads")]
 pub(super) fn leave(cage: &Cage) -> Result<(), CageError> {
     if !cage.namespaces {
@@ -42,8 +42,8 @@ pub(super) fn leave(cage: &Cage) -> Result<(), CageError> {
     rustix::system::sethostname(b"guest").map_err(CageError::at("naming the host"))
 }
 
-/// Leaves the host's files behind, for a root that has only what the cage lists, where it was. To be done by the first process
-/// of the new process namespace, in a folder that may be covered up.
+/// Leaves the host's files behind, for a root that has only the paths that the cage lists, at the same places. The first process of the new
+/// process namespace calls this, in a folder that may be covered up.
 pub(super) fn see_only(cage: &Cage) -> Result<(), CageError> {
     if !cage.namespaces {
         return Ok(());
@@ -72,7 +72,7 @@ pub(super) fn see_only(cage: &Cage) -> Result<(), CageError> {
     mount_remount("/", flags | MountFlags::RDONLY, "").map_err(|error| failed(error.into()))
 }
 
-/// A file of the cage in the folder that the new root is mounted over, after which its path does not lead to it.
+/// A file of the cage in the folder that the new root is mounted over. Once the root is mounted, the file's path does not lead to the file.
 struct DetachedMount<'a> {
     path: &'a Path,
     /// A mount of the file, made while its path leads to it, and not attached anywhere yet (open_tree(2)).
@@ -105,18 +105,18 @@ impl DetachedMount<'_> {
     }
 }
 
-/// Puts a file or folder of the host where it was, below another root.
+/// Shows a file or folder of the host at the same place below another root.
 fn show(root: &Path, path: &Path, user: User) -> io::Result<()> {
     let inside = root.join(path.strip_prefix("/").unwrap_or(path));
     if inside.exists() {
-        // Below a folder that is shown already.
+        // The path is in a folder that is shown already.
         return Ok(());
     }
     if let Some(parent) = inside.parent() {
         fs::create_dir_all(parent)?;
     }
     let found = fs::symlink_metadata(path)?;
-    // A link to a file becomes that file: what is in between, in a long way of links, is not shown.
+    // A link to a file becomes that file, so that the links between are not shown.
     if found.is_symlink() && path.is_dir() {
         return symlink(fs::read_link(path)?, inside);
     }
@@ -125,7 +125,8 @@ fn show(root: &Path, path: &Path, user: User) -> io::Result<()> {
     } else {
         drop(File::create_new(&inside)?)
     }
-    // What is mounted below it would stay writable; only in a user namespace it cannot be left out (mount_namespaces(7)).
+    // Mounts below the folder would stay writable, so they are left out, except in a user namespace, where they cannot be
+    // (mount_namespaces(7)).
     match user {
         User::Namespace(_) => mount_bind_recursive(path, &inside)?,
         User::Own(_) | User::Caller => mount_bind(path, &inside)?,
@@ -134,8 +135,8 @@ fn show(root: &Path, path: &Path, user: User) -> io::Result<()> {
     remount(&inside, if is_device { MountFlags::empty() } else { MountFlags::NODEV })
 }
 
-/// Makes a mount read-only, without set-user-ID programs, and with the flags of `more`. Flags that it has already are kept: in a user
-/// namespace the kernel refuses to clear them (mount_namespaces(7)).
+/// Makes a mount read-only, without set-user-ID programs, and with the flags of `more`. Flags that the mount has already are kept: in a
+/// user namespace the kernel refuses to clear them (mount_namespaces(7)).
 fn remount(inside: &Path, more: MountFlags) -> io::Result<()> {
     let now = statvfs(inside)?.f_flag;
     let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | more;

@@ -23,7 +23,7 @@ pub(super) fn apply(limits: &Rlimits) -> Result<(), CageError> {
     bound_files(limits.file_bytes).map_err(CageError::at("bounding files"))
 }
 
-/// Has writes beyond a file's bound fail; their signal, which would end the program, is ignored from here on.
+/// Makes writes beyond a file's bound fail; their signal, which would end the program, is ignored from here on.
 #[expect(unsafe_code, reason = "rustix has no function that sets what a signal does")]
 fn bound_files(bytes: u64) -> io::Result<()> {
     setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;

@@ -1,4 +1,4 @@
-//! What a scheduler on this host has set aside for a VM: bounds, and a control group that it has made and removes itself.
+//! What a scheduler on this host has set aside for a VM: bounds, and a control group that the scheduler makes and removes.
 
 use std::{
     fs, io,
@@ -20,9 +20,10 @@ use super::hierarchy::{Mount, mounted};
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinuxResources {
-    /// Its weight against other VMs where CPUs are short, as of cgroups version 1: from 2 to 262144, where a group has 1024 by itself.
+    /// The VM's weight against other VMs where CPUs are short, as cgroups of version 1 count it: from 2 to 262144, where a group has 1024
+    /// by default.
     pub cpu_shares: Option<u64>,
-    /// Memory in bytes, where that is more than the guest's with its head room; at most twice that is taken.
+    /// Memory in bytes, which counts if it is more than the guest's with its head room, up to twice that sum.
     pub memory_bytes: Option<u64>,
     /// The CPUs that are the VM's own, as cpuset(7) lists them; empty where none are.
     pub cpus: String,
@@ -30,16 +31,17 @@ pub struct LinuxResources {
     pub cgroup: Option<SchedulerGroup>,
 }
 
-/// A group of a scheduler's, which is there before the VM. The scheduler removes it after the VM's end, unless it shares it among its tasks.
+/// A group of a scheduler's, which is there before the VM. The scheduler removes the group after the VM's end, unless it shares the group
+/// among its tasks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchedulerGroup {
-    /// Where its hierarchy is mounted.
+    /// The mount point of the group's hierarchy.
     pub(super) root: PathBuf,
-    /// Its folder.
+    /// The group's folder.
     pub(super) folder: PathBuf,
-    /// Whether it is of version 2.
+    /// Whether the group is of version 2.
     pub(super) is_v2: bool,
-    /// The CPUs that it is to have, where the scheduler leaves it to a driver to say that.
+    /// The CPUs that the group is to have, if the scheduler leaves it to the driver to set them.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) cpus: String,
 }
@@ -48,7 +50,7 @@ impl SchedulerGroup {
     /// The group at a path.
     ///
     /// # Errors
-    /// Where there is no folder at the path, or it is of no hierarchy of control groups.
+    /// Fails where there is no folder at the path, or the folder is in no hierarchy of control groups.
     pub fn at(path: &Path) -> io::Result<Self> {
         let is_plain =
             |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
@@ -67,7 +69,7 @@ impl SchedulerGroup {
     }
 }
 
-/// The weight of version 2 for shares of version 1, as runc and Nomad count it.
+/// Converts shares of version 1 to a weight of version 2, as runc and Nomad do.
 pub(super) fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }

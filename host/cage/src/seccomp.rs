@@ -1,5 +1,5 @@
-//! System calls that QEMU does not need and a guest that breaks out of it would: refused. Everything else is let through, and
-//! QEMU's own `-sandbox`, which knows its own needs better, narrows that further once QEMU has started.
+//! Refuses system calls that QEMU does not need and that a guest which breaks out of QEMU would. All other calls are let through, and
+//! QEMU's own `-sandbox`, which knows QEMU's needs better, narrows them further once QEMU has started.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use seccompiler::{
 
 use super::{Cage, CageError, Network};
 
-/// Refused whatever their arguments are.
+/// Calls that are refused whatever their arguments are.
 const REFUSED: &[libc::c_long] = &[
-    // Files that no rule for files is about, and could be started.
+    // Calls that make or start files which no rule for files covers.
     libc::SYS_memfd_create,
     libc::SYS_memfd_secret,
     libc::SYS_execveat,
@@ -44,8 +44,8 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_quotactl,
     libc::SYS_swapon,
     libc::SYS_swapoff,
-    // What a file's owner can do to it by a descriptor. As an ordinary user QEMU owns the stored image, which other tenants'
-    // VMs use too.
+    // Changes that a file's owner can make through a descriptor. Where qhost runs as an ordinary user, QEMU owns the stored image, which
+    // other tenants' VMs use too.
     libc::SYS_utime,
     libc::SYS_utimes,
     libc::SYS_futimesat,
@@ -105,7 +105,7 @@ const REFUSED: &[libc::c_long] = &[
 /// The flags of memfd_create(2) for a file in memory of usual pages, which may be sealed too.
 const MEMORY_FILE: libc::c_uint = libc::MFD_CLOEXEC;
 
-/// Calls that libc has no number for yet.
+/// The number of this call, and of the four below, which libc does not have yet.
 const FCHMODAT2: libc::c_long = 452;
 const OPEN_TREE_ATTR: libc::c_long = 467;
 const SETXATTRAT: libc::c_long = 463;
@@ -136,10 +136,10 @@ const FILE_CHANGES: [u32; 8] = [
     0xc018_9436,
 ];
 
-/// Set in the number of a call by x32's table (`__X32_SYSCALL_BIT`), which a kernel may have beside x86-64's own.
+/// The bit that is set in the number of a call of x32's table (`__X32_SYSCALL_BIT`), which a kernel may have beside x86-64's own.
 const X32_CALL: u32 = 0x4000_0000;
 
-/// What clone(2) would make a namespace with.
+/// The flags with which clone(2) would make a namespace.
 const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWUSER,
     libc::CLONE_NEWNS,
@@ -156,7 +156,7 @@ const OTHER_SOCKETS: [libc::c_int; 5] =
 const SOCK_DCCP: libc::c_int = 6;
 const SOCK_PACKET: libc::c_int = 10;
 
-/// Its type without SOCK_CLOEXEC and SOCK_NONBLOCK.
+/// The bits of a socket's type without SOCK_CLOEXEC and SOCK_NONBLOCK.
 const SOCKET_TYPE: u64 = 0xf;
 
 pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
@@ -175,9 +175,9 @@ pub(super) fn restrict(cage: &Cage) -> Result<(), CageError> {
         apply_filter(&program)
     };
     let failed = CageError::other("refusing system calls");
-    // By its other number a call would go by every rule below.
+    // A call by its number in x32's table would pass every rule below.
     apply_filter(&without_x32()).map_err(&failed)?;
-    // Its arguments are in memory, where a filter cannot look; this answer makes the C library use clone(2).
+    // The arguments of clone3(2) are in memory, where a filter cannot look; this answer makes the C library use clone(2).
     let clone3 = BTreeMap::from([(libc::SYS_clone3, vec![])]);
     refuse(clone3, libc::ENOSYS).map_err(&failed)?;
     refuse(rules(cage).map_err(Error::from).map_err(&failed)?, libc::EPERM).map_err(failed)
@@ -198,7 +198,7 @@ fn without_x32() -> BpfProgram {
     ]
 }
 
-/// An instruction of a filter: its code, how many to skip where its condition holds and where it does not, and its operand.
+/// An instruction of a filter: its code, how many instructions to skip where its condition holds and where it does not, and its operand.
 pub(super) fn line(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
@@ -243,8 +243,8 @@ fn rules(cage: &Cage) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::Ba
     let other = |argument, value: i32| {
         SeccompCondition::new(argument, word.clone(), SeccompCmpOp::Ne, number(value))
     };
-    // Only QEMU's user-mode network needs sockets, and only TCP and UDP over IPv4. By default a kernel has several protocols that
-    // connect without connect(2), or that no rule of Landlock is about.
+    // Only QEMU's user-mode network needs sockets, and only TCP and UDP over IPv4. By default a kernel has several protocols that connect
+    // without connect(2), or that no rule of Landlock covers.
     let (no_udp, no_connect) = match &cage.network {
         Network::None | Network::Listen { udp: false, .. } => (true, true),
         Network::Listen { udp: true, .. } | Network::Filtered { internet: false, .. } => {
@@ -260,13 +260,13 @@ fn rules(cage: &Cage) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::Ba
         socket.push(SeccompRule::new(vec![masked(1, SOCKET_TYPE, *kind)?])?);
     }
     rules.insert(libc::SYS_socket, socket);
-    // Of a pair of datagram sockets, one could send to another process's by name.
+    // A socket of a datagram pair could send to another process's socket by name.
     let pairs = [libc::SOCK_DGRAM].iter().chain(&OTHER_SOCKETS);
     let pairs = pairs.map(|kind| SeccompRule::new(vec![masked(1, SOCKET_TYPE, *kind)?]));
     rules.insert(libc::SYS_socketpair, pairs.collect::<Result<_, _>>()?);
     if no_connect {
         rules.insert(libc::SYS_connect, vec![]);
-        // With this flag, sending connects.
+        // A socket that sends with this flag connects.
         let bit = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
         for (call, flags) in
             [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)]

@@ -30,7 +30,7 @@ use qhost_model::launch::{Forward, Protocol};
 use super::{CageError, seccomp::line};
 use crate::limits;
 
-/// A socket that is bound to an address and a port, and listens at nothing yet.
+/// Gives a socket that is bound to an address and a port, and does not listen yet.
 pub fn bound(
     address: Ipv4Addr,
     port: u16,
@@ -50,7 +50,7 @@ pub fn bound(
     Ok(socket)
 }
 
-/// Binds a socket for each forwarded port, in order. Those of TCP listen.
+/// Binds a socket for each forwarded port, in order. TCP sockets listen.
 pub(super) fn open(forwards: &[Forward]) -> Result<Vec<OwnedFd>, CageError> {
     forwards
         .iter()
@@ -75,7 +75,7 @@ fn refused(Forward { bind, host, protocol, .. }: &Forward, error: Errno) -> Cage
 /// Numbers of the descriptors that the supervisor takes from the step that becomes QEMU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandedSockets {
-    /// The filter's, through which the kernel asks.
+    /// The filter's descriptor, through which the kernel asks about each bind(2).
     binds: RawFd,
     /// The sockets, in the order of the forwarded ports.
     sockets: Vec<RawFd>,
@@ -108,7 +108,7 @@ pub(super) fn restrict(has_sockets: bool) -> io::Result<Option<OwnedFd>> {
     Ok(answer.filter(|_| has_sockets))
 }
 
-/// What the kernel reads of a program: `struct sock_fprog`.
+/// A filter program as the kernel reads it: `struct sock_fprog`.
 #[repr(C)]
 struct Program {
     lines: u16,
@@ -141,7 +141,7 @@ pub(super) fn is_possible(is_root: bool) -> bool {
     asks && scope.unwrap_or(0) <= most
 }
 
-/// The supervisor's side: sockets that wait to be asked for.
+/// The supervisor's side: the sockets that QEMU has not asked for yet.
 #[derive(Debug)]
 pub struct BindListener {
     asked: OwnedFd,
@@ -172,8 +172,8 @@ impl BindListener {
         Ok(Self { asked: take(handed.binds)?, qemu: qemu.try_clone_to_owned()?, waiting, left })
     }
 
-    /// Answers one request. False once no more are answered: every socket is handed over, or there were more requests than QEMU
-    /// makes.
+    /// Answers one request. Gives false once no more requests are to be answered, as every socket is handed over, or there were more
+    /// requests than QEMU makes.
     pub fn answer(&mut self) -> io::Result<bool> {
         self.left = self.left.saturating_sub(1);
         let mut request = libc::seccomp_notif { id: 0, pid: 0, flags: 0, data: NO_DATA };
@@ -200,7 +200,7 @@ impl BindListener {
         Ok(!is_over && !self.waiting.is_empty() && self.left > 0)
     }
 
-    /// Puts the socket of the address that is asked for in the place of QEMU's own.
+    /// Puts the socket that is bound to the requested address in the place of QEMU's own.
     fn bind(&mut self, request: &libc::seccomp_notif) -> Result<(), Errno> {
         let [socket, address, length, ..] = request.data.args;
         let number = RawFd::try_from(socket).map_err(|_| Errno::BADF)?;
@@ -228,7 +228,7 @@ impl BindListener {
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
-    /// The address in QEMU's memory: `struct sockaddr_in`.
+    /// Reads the requested address from QEMU's memory: `struct sockaddr_in`.
     fn address(
         &self,
         request: &libc::seccomp_notif,
@@ -242,7 +242,7 @@ impl BindListener {
         }
         let memory = File::open(format!("/proc/{}/mem", request.pid)).map_err(unreadable)?;
         memory.read_exact_at(&mut bytes, address).map_err(unreadable)?;
-        // If the thread had ended, its id and so this memory could be another's by now.
+        // If the thread had ended, its id, and so the memory just read, could be another process's by now.
         let mut id = request.id;
         control(&self.asked, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).map_err(unreadable)?;
         let [family_low, family_high, port_high, port_low, a, b, c, d, ..] = bytes;

@@ -1,4 +1,4 @@
-//! Who QEMU is: a user and a group of its own with no capabilities, or the user that started it, alone in a user namespace.
+//! The user that QEMU is: a user and a group of its own with no capabilities, or the user that started it, alone in a user namespace.
 
 use std::{fmt, fs, fs::File, io, path::Path, str::FromStr};
 
@@ -28,14 +28,14 @@ pub struct UserRange {
 }
 
 impl Default for UserRange {
-    /// Of those that systemd's UIDS-GIDS.md calls unused.
+    /// A range that systemd's UIDS-GIDS.md calls unused.
     fn default() -> Self {
         Self { first: limits::CAGE_FIRST_USER, last: limits::CAGE_LAST_USER }
     }
 }
 
 impl UserRange {
-    /// The lowest.
+    /// The lowest user of the range.
     pub fn first(self) -> u32 {
         self.first
     }
@@ -78,15 +78,15 @@ impl fmt::Display for UserRange {
     }
 }
 
-/// The users of VMs, each a lock file of a folder.
+/// The users of VMs: a folder with a lock file for each.
 #[derive(Debug)]
 pub struct Uids<'a>(pub &'a str);
 
-/// Those of this host: a user has the same bounds and rights whatever state folder its VM is of.
+/// The users of this host. All state folders share them, since a user has the same bounds and rights whatever state folder its VM is in.
 pub const UIDS: Uids<'static> = Uids("/run/qhost/uids");
 
 impl Uids<'_> {
-    /// The first of a range that no VM is, and its lock; nothing where all are taken.
+    /// Gives the first user of a range that no VM has, with its lock, or nothing where all are taken.
     pub fn reserve(&self, range: UserRange) -> io::Result<Option<(u32, File)>> {
         state::create_private(Path::new(self.0))?;
         for uid in range.first..=range.last {
@@ -97,7 +97,7 @@ impl Uids<'_> {
         Ok(None)
     }
 
-    /// One user's lock, unless a VM has it.
+    /// Takes one user's lock, unless a VM has it.
     pub fn lock(&self, uid: u32) -> io::Result<Option<File>> {
         let file = File::options()
             .create(true)
@@ -111,23 +111,23 @@ impl Uids<'_> {
     }
 }
 
-/// Maps the one user of a new user namespace; to be done by its first process.
+/// Maps the one user of a new user namespace. The namespace's first process calls this.
 pub(super) fn map(user: User) -> Result<(), CageError> {
     let User::Namespace(uid) = user else { return Ok(()) };
     let failed = CageError::at("mapping the user of a user namespace");
     let gid = rustix::process::getegid().as_raw();
-    // Without this, a group map needs a privilege (user_namespaces(7)).
+    // Without this write, a group map needs a privilege (user_namespaces(7)).
     fs::write("/proc/self/setgroups", "deny").map_err(&failed)?;
     fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).map_err(&failed)?;
     fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).map_err(&failed)
 }
 
-/// Becomes that user for good. `kvm` is the group that may open /dev/kvm, where that is needed.
+/// Becomes the user for good, without capabilities. `kvm` is the group that may open /dev/kvm, where QEMU needs that.
 pub(super) fn drop_privileges(user: User, kvm: Option<u32>) -> Result<(), CageError> {
     let failed = CageError::at::<io::Error>("dropping capabilities");
     for capability in CapabilitySet::all().iter() {
         match remove_capability_from_bounding_set(capability) {
-            // The kernel is older than the capability; or nothing is held that could be dropped.
+            // The kernel is older than the capability, or this process holds none that it could drop.
             Ok(()) | Err(rustix::io::Errno::INVAL) => {}
             Err(rustix::io::Errno::PERM) if user == User::Caller => break,
             Err(error) => return Err(failed(error.into())),
