@@ -1,14 +1,15 @@
-//! A state folder whose disk is full or fails, really: what runs goes on, and what an operator does works, whenever that comes.
+//! A state folder whose disk really is full or fails: running VMs go on, and an operator's commands work, whenever that happens.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use qhost_tests::{
     Done, ImageServer, Qhost,
+    api::Service,
     boot_sector::{self, Then},
     disk::{FailingDisk, SmallDisk},
-    succeed, wait_for,
+    named_points, succeed, wait_for,
 };
 
 use crate::qhost;
@@ -29,7 +30,7 @@ fn without_panic(qhost: &Qhost, done: Done) -> Done {
     done
 }
 
-/// What an operator looks at, and how each VM is ended; all of it works while nothing can be written.
+/// Looks at the VM and ends it as an operator would; all of it works while nothing can be written.
 fn is_looked_at_and_ends(qhost: &Qhost, how: &[&str]) {
     let run = |args: &[&str]| without_panic(qhost, qhost.run(args));
     run(&["ps"]).exits(0).says("running");
@@ -49,7 +50,7 @@ fn what_runs_is_stopped_and_killed_on_a_full_disk() {
         qhost.console_has("the guest runs");
         disk.fill();
         is_looked_at_and_ends(&qhost, how);
-        // It is written down, too.
+        // The end is recorded, too.
         assert_eq!(run.end().exits(130).json()["vm"]["state"], "exited");
         qhost.run(&["inspect", "test"]).exits(0).says("exited");
         qhost.run(&["run", &job]).exits(16).says("No space left on device");
@@ -60,7 +61,7 @@ fn what_runs_is_stopped_and_killed_on_a_full_disk() {
     }
 }
 
-/// A supervisor that was killed on it has a successor, which ends the VM as well.
+/// After a supervisor was killed on a full disk, the next one ends the VM as well.
 #[test]
 fn what_runs_is_adopted_on_a_full_disk() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -95,7 +96,7 @@ fn what_does_not_start_again_says_why() {
     qhost.assert_nothing_left();
 }
 
-/// The file system fails and becomes read-only: what runs is ended all the same, and what is said of that is true.
+/// The file system fails and becomes read-only: the VM is ended all the same, and what is said of that is true.
 #[test]
 fn what_runs_is_ended_on_a_disk_that_has_become_read_only() {
     for how in [&["stop", "--grace", "1", "test"][..], &["kill", "test"]] {
@@ -106,7 +107,7 @@ fn what_runs_is_ended_on_a_disk_that_has_become_read_only() {
         disk.fail();
         is_looked_at_and_ends(&qhost, how);
         assert_eq!(run.end().exits(130).json()["vm"]["state"], "exited");
-        // What cannot be done is said.
+        // Commands that cannot work on such a disk say so.
         let gc = without_panic(&qhost, qhost.run(&["image", "gc", "--max-bytes", "0"]));
         assert!(gc.code == 16 && gc.stderr.contains("Read-only file system"), "{gc:?}");
         wait_for("the last process", || {
@@ -116,7 +117,7 @@ fn what_runs_is_ended_on_a_disk_that_has_become_read_only() {
     }
 }
 
-/// A VM that ends before the command that killed it has looked: only its supervisor, which is gone by then, could tell how.
+/// A VM ends before the command that killed it has looked: only its supervisor, which is gone by then, could tell how.
 #[test]
 fn an_end_on_a_read_only_disk_is_told_to_a_slow_command() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -133,16 +134,11 @@ fn an_end_on_a_read_only_disk_is_told_to_a_slow_command() {
     drop(disk);
 }
 
-/// The disk is filled at this point, whichever process is there.
-fn filled_at(point: &str) {
-    let server = ImageServer::start();
-    let qhost = qhost();
-    let state = qhost.state().display().to_string();
-    let Some(disk) = SmallDisk::under(&qhost, 40) else { return };
-    let job = job(&qhost, &server);
-    let qhost = qhost.env("QHOST_FILL", &state).env("QHOST_FILL_AT", point);
-    let started = without_panic(&qhost, qhost.run(&["run", "--detach", &job]));
-    assert!([0, 16].contains(&started.code), "{point}: {started:?}");
+/// Runs a VM from its start to its end, with `QHOST_FILL` done at this point, in whichever process reaches it.
+fn from_start_to_end(qhost: &Qhost, job: &str, point: &str) {
+    let started = without_panic(qhost, qhost.run(&["run", "--detach", job]));
+    // A start that fails says so, or on a disk that takes no record at all, that its end is not known.
+    assert!([0, 16, 20].contains(&started.code), "{point}: {started:?}");
     if point == "recover.held" {
         qhost.kill_supervisor();
     }
@@ -152,40 +148,184 @@ fn filled_at(point: &str) {
     let going_on = qhost.run(&["ps", "--json"]).exits(0).json();
     for vm in going_on["vms"].as_array().unwrap() {
         let id = vm["id"].as_str().unwrap();
-        without_panic(&qhost, qhost.run(&["logs", id])).exits(0);
-        let ended = without_panic(&qhost, qhost.run(&["stop", "--grace", "1", id])).exits(0);
+        without_panic(qhost, qhost.run(&["logs", id])).exits(0);
+        let ended = without_panic(qhost, qhost.run(&["stop", "--grace", "1", id])).exits(0);
         assert!(ended.stdout.contains("exited"), "{point}: {}", ended.stdout);
     }
+}
+
+/// The disk is full from this point on.
+fn full_at(point: &str) {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let state = qhost.state().display().to_string();
+    let Some(disk) = SmallDisk::under(&qhost, 40) else { return };
+    let job = job(&qhost, &server);
+    let qhost = qhost.env("QHOST_FILL", &state).env("QHOST_FILL_AT", point);
+    from_start_to_end(&qhost, &job, point);
     assert!(disk.is_full(), "{point} was not reached");
     assert_eq!(qhost.run(&["ps", "--json"]).exits(0).json()["vms"], json!([]), "{point}");
     without_panic(&qhost, qhost.run(&["image", "gc", "--max-bytes", "0"])).exits(0);
     qhost.assert_nothing_left();
 }
 
+/// The disk is read-only from this point on.
+fn read_only_at(point: &str) {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let Some(disk) = FailingDisk::under(&qhost) else { return };
+    let job = job(&qhost, &server);
+    let qhost = qhost.env("QHOST_FILL", &disk.trigger()).env("QHOST_FILL_AT", point);
+    from_start_to_end(&qhost, &job, point);
+    assert!(disk.has_failed(), "{point} was not reached");
+    wait_for("the last process", || {
+        (qhost.supervisors().is_empty() && qhost.qemus().is_empty()).then_some(())
+    });
+    drop(disk);
+}
+
 macro_rules! points {
-    ($($name:ident = $point:literal),+ $(,)?) => { $(#[test] fn $name() { filled_at($point); })+ };
+    ($($name:ident = $point:literal),+ $(,)?) => {
+        mod full_at { $(#[test] fn $name() { super::full_at($point); })+ }
+        mod read_only_at { $(#[test] fn $name() { super::read_only_at($point); })+ }
+        /// The tests cover each named point of a VM's life, but for one from which on the host's files are out of the process' sight.
+        #[test]
+        fn each_point_of_a_life_is_tried() {
+            let tried = [$($point),+, "cage.left"].map(String::from);
+            assert_eq!(named_points("launch|supervise|cage|stop|recover"), BTreeSet::from(tried));
+        }
+    };
 }
 
 points! {
-    full_at_launch_reserved = "launch.reserved",
-    full_at_launch_written = "launch.written",
-    full_at_launch_supervisor = "launch.supervisor",
-    full_at_supervise_begun = "supervise.begun",
-    full_at_launch_starting = "launch.starting",
-    full_at_launch_opened = "launch.opened",
-    full_at_launch_caged = "launch.caged",
-    full_at_launch_recorded = "launch.recorded",
-    full_at_launch_greeted = "launch.greeted",
-    full_at_launch_running = "launch.running",
-    full_at_stop_powerdown = "stop.powerdown",
-    full_at_stop_quit = "stop.quit",
-    full_at_stop_kill = "stop.kill",
-    full_at_stop_ended = "stop.ended",
-    full_at_stop_recorded = "stop.recorded",
-    full_at_recover_held = "recover.held",
+    launch_reserved = "launch.reserved",
+    launch_written = "launch.written",
+    launch_supervisor = "launch.supervisor",
+    supervise_begun = "supervise.begun",
+    launch_starting = "launch.starting",
+    launch_opened = "launch.opened",
+    launch_spawned = "launch.spawned",
+    launch_caged = "launch.caged",
+    launch_go = "launch.go",
+    launch_recorded = "launch.recorded",
+    launch_greeted = "launch.greeted",
+    launch_negotiated = "launch.negotiated",
+    launch_running = "launch.running",
+    stop_powerdown = "stop.powerdown",
+    stop_quit = "stop.quit",
+    stop_kill = "stop.kill",
+    stop_ended = "stop.ended",
+    stop_recorded = "stop.recorded",
+    stop_swept = "stop.swept",
+    recover_held = "recover.held",
 }
 
-/// A supervisor that is stopped in its tracks: within seconds it is said that it does not answer, and what is done about it.
+/// The disk becomes full while an image is fetched or checked: the run says so, and once there is room, the next run has the image whole.
+#[test]
+fn full_while_an_image_is_fetched() {
+    let points = named_points("fetch|pipe|store");
+    for point in &points {
+        let (qhost, server) = (qhost(), ImageServer::start());
+        let state = qhost.state().display().to_string();
+        let Some(disk) = SmallDisk::under(&qhost, 40) else { return };
+        let image = server.serve("/image", boot_sector::disk("the guest runs", Then::Hang));
+        let job = qhost.job(&image, json!({}));
+        if point == "store.hashed" {
+            qhost.run(&["image", "pull", &image.0, "--checksum", &image.1]).exits(0);
+            // An image whose times have changed is read once more.
+            let stored =
+                succeed("find", &[&state, "-name", &format!("*{}*", image.1), "-type", "f"]);
+            stored.lines().for_each(|file| drop(succeed("touch", &["-d", "2001-01-01", file])));
+        }
+        let fills = qhost
+            .command(&["run", "--detach", &job])
+            .env("QHOST_FILL", &state)
+            .env("QHOST_FILL_AT", point)
+            .output();
+        let started = without_panic(&qhost, Done::of(fills.unwrap()));
+        assert!([0, 16].contains(&started.code), "{point}: {started:?}");
+        assert!(disk.is_full(), "{point} was not reached");
+        if started.code == 0 {
+            is_looked_at_and_ends(&qhost, &["kill", "test"]);
+        } else {
+            let says = ["No space left on device", "make room: qhost image gc"];
+            assert!(says.iter().any(|says| started.stderr.contains(says)), "{point}: {started:?}");
+        }
+        without_panic(&qhost, qhost.run(&["image", "ls"])).exits(0);
+        disk.empty();
+        qhost.run(&["run", "--detach", &job]).exits(0);
+        qhost.run(&["kill", "test"]).exits(0);
+        qhost.assert_nothing_left();
+    }
+}
+
+/// The disk becomes full during a change of a volume: the change is done, or the volume is as it was, and its data are.
+#[test]
+fn full_while_volumes_change() {
+    const CHANGES: [(&str, &[&str]); 4] = [
+        ("volume.create", &["create", "new", "--size", "1MiB"]),
+        ("volume.copy", &["copy", "data", "new"]),
+        ("volume.resize", &["resize", "data", "--size", "2MiB"]),
+        ("volume.remove", &["rm", "data"]),
+    ];
+    let qhost = qhost();
+    let state = qhost.state().display().to_string();
+    let Some(disk) = SmallDisk::under(&qhost, 40) else { return };
+    let volumes = || qhost.run(&["volume", "ls", "--json"]).exits(0).json()["volumes"].clone();
+    let names = |list: &Value| {
+        let sizes = list.as_array().unwrap().iter();
+        sizes.map(|it| format!("{} {}", it["name"], it["bytes"])).collect::<BTreeSet<_>>()
+    };
+    let points = named_points("volume.(create|copy|resize|remove)");
+    for point in &points {
+        qhost.run(&["volume", "create", "data", "--size", "1MiB"]).exits(0);
+        let before = names(&volumes());
+        let (_, change) = CHANGES.iter().find(|(of, _)| point.starts_with(of)).unwrap();
+        let mut change = qhost.command(&[&["volume"], *change].concat());
+        let done = change.env("QHOST_FILL", &state).env("QHOST_FILL_AT", point).output().unwrap();
+        let done = without_panic(&qhost, Done::of(done));
+        assert!([0, 16].contains(&done.code), "{point}: {done:?}");
+        assert!(disk.is_full(), "{point} was not reached");
+        let full = names(&volumes());
+        disk.empty();
+        let after = names(&volumes());
+        assert_eq!(after, full, "{point}");
+        if done.code == 16 {
+            done.says("No space left on device");
+            assert_eq!(after, before, "{point}");
+        } else {
+            assert_ne!(after, before, "{point}");
+        }
+        for name in ["data", "new"] {
+            qhost.run(&["volume", "rm", name]);
+        }
+        assert_eq!(volumes(), json!([]), "{point}");
+    }
+}
+
+/// The disk becomes full when a service has accepted a start: the service tells the start's result, and goes on.
+#[test]
+fn full_when_a_start_is_accepted() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let state = qhost.state().display().to_string();
+    let Some(disk) = SmallDisk::under(&qhost, 40) else { return };
+    let job = job(&qhost, &server);
+    let job = fs::read_to_string(job).unwrap();
+    let qhost = qhost.env("QHOST_FILL", &state).env("QHOST_FILL_AT", "serve.accepted");
+    let service = Service::start(&qhost);
+    let done = service.done(service.post("/v1/vms", &job));
+    assert!(disk.is_full(), "it was not reached");
+    assert_eq!(done["state"], "failed", "{done}");
+    assert!(done["error"].to_string().contains("No space left on device"), "{done}");
+    service.get("/v1/vms").is(200);
+    disk.empty();
+    let refilled = service.done(service.post("/v1/vms", &job));
+    // It is filled once more, and so on.
+    assert_eq!(refilled["state"], "failed", "{refilled}");
+    service.get("/health/live").is(204);
+    service.end();
+    qhost.assert_nothing_left();
+}
+
+/// A key's file is whole, or not there.
 #[test]
 fn a_key_that_does_not_fit_is_not_left_half_written() {
     let qhost = qhost();
@@ -201,6 +341,7 @@ fn a_key_that_does_not_fit_is_not_left_half_written() {
     drop(disk);
 }
 
+/// A supervisor is stopped in its tracks: within seconds the command says that it does not answer, and what is done about it.
 #[test]
 fn a_stop_without_an_answer_says_so() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -210,13 +351,15 @@ fn a_stop_without_an_answer_says_so() {
     let stop = qhost.start(&["stop", "--grace", "1", "test"]);
     stop.says("its supervisor has not answered for 2 s; SIGTERM was sent to it");
     stop.says("Ctrl-C ends this wait, and takes nothing back");
-    qhost.run(&["stats"]).exits(0).says("no answer within 3 s");
+    for stats in [&["stats"][..], &["stats", "--json"]] {
+        qhost.run(stats).exits(0).says("no answer within 3 s");
+    }
     succeed("kill", &["-CONT", &supervisor]);
     stop.end().exits(0);
     qhost.assert_nothing_left();
 }
 
-/// The hard limit on open files that a VM needs is named.
+/// The error names the hard limit on open files that a VM needs.
 #[test]
 fn a_low_limit_on_open_files_is_named() {
     if succeed("id", &["-u"]).trim() != "0" {

@@ -1,13 +1,13 @@
-//! What is found after anything was killed: at each step of a launch and of a stop, the process that did that step.
+//! Recovery after kills: at each step of a launch and of a stop, the process that does that step is killed.
 
-use std::{collections::BTreeSet, fs};
+use std::fs;
 
 use serde_json::{Value, json};
 
 use qhost_tests::{
     ImageServer, Qhost, Running,
     boot_sector::{self, Then},
-    succeed, wait_for,
+    named_points, succeed, wait_for,
 };
 
 use crate::qhost;
@@ -21,12 +21,12 @@ fn vms(qhost: &Qhost) -> Vec<Value> {
     list["vms"].as_array().unwrap().clone()
 }
 
-/// After whatever was killed: what is said to run does, what does not is said to have ended, and the same job runs again.
+/// Checks the state after a kill: VMs that are said to run do, others are said to have ended, and the same job runs again.
 fn settles(qhost: &Qhost, job: &str) {
     for vm in vms(qhost) {
         let (id, state) = (vm["id"].as_str().unwrap(), vm["state"].as_str().unwrap());
         match state {
-            // Its supervisor may be just about to begin.
+            // The VM's supervisor may be just about to begin.
             "fetching" | "starting" | "running" | "stopping" => {
                 wait_for("a supervisor", || (qhost.supervisors().len() == 1).then_some(()));
                 let pid = vm["qemu"]["pid"].as_u64().map(|pid| pid.to_string());
@@ -41,7 +41,7 @@ fn settles(qhost: &Qhost, job: &str) {
         }
     }
     qhost.assert_nothing_left();
-    // Its port, its disk and its place in the quota are free.
+    // The VM's port, its disk and its place in the quota are free.
     qhost.run(&["run", "--detach", job]).exits(0);
     let going_on = qhost.run(&["ps", "--json"]).exits(0).json();
     assert_eq!(going_on["vms"].as_array().unwrap().len(), 1, "{going_on}");
@@ -59,13 +59,13 @@ fn setup(qhost: &Qhost, server: &ImageServer) -> String {
     )
 }
 
-/// One that is free now, and that this test alone asks for.
+/// A port that is free now, and that this test alone asks for.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
 
-/// The process that reaches this point of a launch kills itself there.
+/// Starts a VM; the process that reaches this point of a launch kills itself there.
 fn killed_at(point: &str) {
     let server = ImageServer::start();
     let qhost = reaching(point);
@@ -75,7 +75,7 @@ fn killed_at(point: &str) {
     settles(&qhost.env("QHOST_KILL_AT", "nowhere"), &job);
 }
 
-/// The process that reaches this point writes that down and kills itself.
+/// A host on which the process that reaches this point writes that down and kills itself.
 fn reaching(point: &str) -> Qhost {
     let qhost = qhost().env("QHOST_KILL_AT", point);
     let times = qhost.folder().join("times").display().to_string();
@@ -87,7 +87,7 @@ fn was_reached(qhost: &Qhost, point: &str) -> bool {
     times.lines().any(|line| line.starts_with(&format!("{point} ")))
 }
 
-/// The same of a stop: the VM is started by others.
+/// Stops a VM that was started without kills; the process that reaches this point of a stop kills itself there.
 fn killed_while_stopping_at(point: &str) {
     let server = ImageServer::start();
     let qhost = reaching(point);
@@ -95,7 +95,7 @@ fn killed_while_stopping_at(point: &str) {
     let started = qhost.run(&["run", "--json", "--detach", &job]).exits(0).json();
     let id = started["vm"]["id"].as_str().unwrap();
     let supervisor = qhost.supervisors();
-    // The command that stops it finds the supervisor killed, and another that goes on.
+    // The command that stops the VM finds the supervisor killed, and another one goes on.
     let qhost = qhost.env("QHOST_KILL_AT", "nowhere");
     if point == "stop.kill" {
         for qemu in qhost.qemus() {
@@ -118,7 +118,7 @@ fn killed_while_stopping_at(point: &str) {
     settles(&qhost, &job);
 }
 
-/// The run that was to hear it had been killed, and its supervisor had not yet begun: it is asked again.
+/// The run that would hear the stop was killed, and its supervisor has not yet begun: the command asks again.
 #[test]
 fn a_stop_that_was_not_heard() {
     let server = ImageServer::start();
@@ -135,7 +135,7 @@ fn a_stop_that_was_not_heard() {
 macro_rules! points {
     ($($function:ident: $($name:ident = $point:literal),+;)+) => {
         $($(#[test] fn $name() { $function($point); })+)+
-        /// Every point of the code, but for those of the image store, which has tests of its own.
+        /// Every point of the code, except those of the image store, which has tests of its own.
         const POINTS: &[&str] = &[$($($point),+),+];
     };
 }
@@ -169,14 +169,8 @@ points! {
 
 #[test]
 fn every_point_has_a_test() {
-    let tested: BTreeSet<&str> = POINTS.iter().copied().collect();
-    let root = qhost_tests::root().join("host");
-    let found = succeed(
-        "grep",
-        &["-rhoE", "\"(launch|supervise|cage|stop|recover)\\.[a-z]+\"", root.to_str().unwrap()],
-    );
-    let found: BTreeSet<&str> = found.lines().map(|line| line.trim_matches('"')).collect();
-    assert_eq!(found, tested);
+    let tested = POINTS.iter().map(|point| (*point).to_owned()).collect();
+    assert_eq!(named_points("launch|supervise|cage|stop|recover"), tested);
 }
 
 /// A command that adopts is killed before it has: the next one adopts.
@@ -206,7 +200,7 @@ fn a_killed_supervisor_is_followed_by_another() {
     for _ in 0..3 {
         let supervisor = qhost.supervisors().remove(0);
         succeed("kill", &["-KILL", &supervisor]);
-        // The command that waits for it adopts it, or this one does.
+        // The command that waits for the VM adopts it, or this one does.
         wait_for("another", || {
             qhost.run(&["ps"]).exits(0);
             let now = qhost.supervisors();
@@ -214,7 +208,7 @@ fn a_killed_supervisor_is_followed_by_another() {
         });
         assert_eq!(qhost.qemus(), qemu, "the VM ran on");
     }
-    // All that it uses is held again.
+    // All resources of the VM are held again.
     qhost.run(&["run", &job]).exits(16).says("host port").says("is taken");
     qhost.run(&["image", "gc", "--max-bytes", "0"]).exits(0).says("0 B freed");
     qhost.run(&["stop", "--grace", "0", "test"]).exits(0);
@@ -222,7 +216,7 @@ fn a_killed_supervisor_is_followed_by_another() {
     qhost.assert_nothing_left();
 }
 
-/// Many commands at once come to a VM without a supervisor: it gets one.
+/// Many commands at once come to a VM without a supervisor: the VM gets one.
 #[test]
 fn commands_at_once_adopt_once() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -237,7 +231,7 @@ fn commands_at_once_adopt_once() {
         }
         assert_eq!(qhost.supervisors().len(), 1);
     }
-    // Two that end it at once.
+    // Two commands end the VM at once.
     let stops = [qhost.start(&["stop", "--grace", "0", "test"]), qhost.start(&["kill", "test"])];
     let codes = stops.map(|stop| stop.end().code);
     assert!(codes.contains(&0), "{codes:?}");
@@ -263,8 +257,7 @@ fn an_adopted_stop_goes_on() {
 /// A power cut while QEMU starts may leave any record of the launch empty. Such a VM is lost, and keeps nothing else from its work.
 #[test]
 fn after_a_power_cut() {
-    const RECORDS: [&str; 5] =
-        ["status.json", "plan.json", "task.json", "reserved.json", "decision.json"];
+    const RECORDS: [&str; 4] = ["status.json", "plan.json", "task.json", "decision.json"];
     let (qhost, server) = (qhost(), ImageServer::start());
     let job = job(&qhost, &server, json!({"port_map": {"http": 80}}));
     let started = || {
@@ -289,12 +282,12 @@ fn after_a_power_cut() {
         assert_eq!(qhost.run(&["inspect", "--json", vm]).exits(0).json()["state"], "lost", "{vm}");
     }
     qhost.assert_nothing_left();
-    // What was decided is in the journal, which is synced before anything is done.
+    // The decisions are in the journal, which is synced before anything is done.
     let decisions = qhost.run(&["decisions", "--json"]).exits(0).json();
     assert_eq!(decisions["decisions"].as_array().unwrap().len(), vms.len(), "{decisions}");
     let again = started();
     qhost.run(&["kill", &again]).exits(0);
-    // What lacks only how it did is started again.
+    // A VM that lacks only its status is started again.
     qhost.run(&["restart", &vms[0]]).exits(0);
     qhost.run(&["kill", &vms[0]]).exits(0);
     qhost
@@ -303,7 +296,7 @@ fn after_a_power_cut() {
     assert_eq!(qhost.vms().len(), 1);
 }
 
-/// After a reboot no process is what it was: VMs are lost, and their restart policies apply with `qhost recover`.
+/// After a reboot the recorded processes are gone: VMs are lost, and their restart policies apply with `qhost recover`.
 #[test]
 fn after_a_reboot() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -322,7 +315,7 @@ fn after_a_reboot() {
     assert_eq!(qhost.run(&["inspect", "--json", "other"]).exits(0).json()["state"], "lost");
     qhost.run(&["inspect", "other"]).exits(0).says("the host was restarted while it ran");
     assert_eq!(qhost.qemus().len(), 1);
-    // Asked again, there is nothing to be done.
+    // A second recovery has nothing to do.
     let again = qhost.run(&["recover", "--json"]).exits(0).json();
     assert_eq!(again, json!({"adopted": [], "lost": [], "restarted": [], "failed": []}));
     qhost.run(&["kill", "test"]).exits(0);

@@ -1,4 +1,4 @@
-//! Disks for a state folder that can be filled, or whose file system fails, without anything else's noticing.
+//! Disks for a state folder that can be filled, or whose file system fails, without touching the host's other disks.
 
 use std::{
     fs,
@@ -8,9 +8,9 @@ use std::{
 
 use crate::{Qhost, command, succeed, wait_for};
 
-/// Writes to a disk until it is full.
+/// Fills a disk.
 pub fn fill(disk: &Path) {
-    // On one that is full already, or read-only, there is nothing to be done.
+    // A disk that is full already, or read-only, is left as it is.
     let Ok(mut file) = fs::File::create(disk.join("filler")) else { return };
     for size in [1 << 20, 4096, 1] {
         let block = vec![1; size];
@@ -18,11 +18,16 @@ pub fn fill(disk: &Path) {
     }
 }
 
+/// Has the kernel report an error of a file system.
+pub fn fail(trigger: &Path) {
+    fs::write(trigger, "1").expect("a file system that can be told of errors");
+}
+
 /// A disk in memory.
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Under a state folder, of so many MiB; none where this user may not mount one.
+    /// Mounts a disk of so many MiB as a state folder; gives none where this user may not mount one.
     pub fn under(qhost: &Qhost, mib: u32) -> Option<Self> {
         let at = qhost.state();
         let fingerprint = fs::read(at.join("fingerprint.json")).expect("the fingerprint");
@@ -37,19 +42,19 @@ impl SmallDisk {
         Some(Self(at))
     }
 
-    /// Fills it.
+    /// Fills the disk.
     pub fn fill(&self) {
         fill(&self.0);
     }
 
-    /// Whether it has been filled.
+    /// Whether the disk has been filled.
     pub fn is_full(&self) -> bool {
         self.0.join("filler").exists()
     }
 
-    /// Makes room again.
+    /// Makes room on the disk again.
     pub fn empty(&self) {
-        // It need not be full.
+        // The disk need not have been filled.
         if self.0.join("filler").exists() {
             fs::remove_file(self.0.join("filler")).expect("the filler goes");
         }
@@ -62,14 +67,14 @@ impl Drop for SmallDisk {
     }
 }
 
-/// An ext4 file system in a file, which becomes read-only when it is told of an error, whatever has files open to write to.
+/// An ext4 file system in a file, which becomes read-only when an error is reported, even with files open for writing.
 pub struct FailingDisk {
     at: PathBuf,
     device: String,
 }
 
 impl FailingDisk {
-    /// Under a state folder; none where this user may not mount one.
+    /// Mounts one as a state folder; gives none where this user may not mount one.
     pub fn under(qhost: &Qhost) -> Option<Self> {
         let (at, image) = (qhost.state(), qhost.folder().join("disk.ext4"));
         let fingerprint = fs::read(at.join("fingerprint.json")).expect("the fingerprint");
@@ -92,12 +97,20 @@ impl FailingDisk {
         Some(Self { at, device })
     }
 
-    /// Tells the kernel of an error of the file system.
+    /// The file by which the kernel is told of an error of the file system.
+    pub fn trigger(&self) -> String {
+        format!("/sys/fs/ext4/{}/trigger_fs_error", self.device)
+    }
+
+    /// Whether the file system is read-only.
+    pub fn has_failed(&self) -> bool {
+        fs::write(self.at.join("probe"), "x").is_err()
+    }
+
+    /// Has the kernel report an error of the file system.
     pub fn fail(&self) {
-        let trigger = format!("/sys/fs/ext4/{}/trigger_fs_error", self.device);
-        fs::write(trigger, "1").expect("a file system that can be told of errors");
-        let probe = self.at.join("probe");
-        wait_for("the file system to be read-only", || fs::write(&probe, "x").err().map(drop));
+        fail(Path::new(&self.trigger()));
+        wait_for("the file system to be read-only", || self.has_failed().then_some(()));
     }
 }
 

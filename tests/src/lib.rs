@@ -1,5 +1,4 @@
-//! What the tests stand on: scratch folders, the `qhost` command, boot sectors, a Linux guest, an HTTP server with
-//! faults.
+//! The harness of the tests: scratch folders, the `qhost` command, boot sectors, a Linux guest, an HTTP server with faults.
 
 pub mod boot_sector;
 pub mod api;
@@ -22,6 +21,7 @@ pub mod stand_in;
 pub mod terminal;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
@@ -73,7 +73,7 @@ fn toml_of(value: &serde_json::Value) -> String {
     }
 }
 
-/// A program to run. The one place where the tests start processes other than `qhost`.
+/// A program to run. The tests start processes other than `qhost` only by this.
 #[expect(clippy::disallowed_methods, reason = "the tests' one place for this")]
 pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     Command::new(program)
@@ -116,18 +116,18 @@ pub fn aarch64_guest() -> &'static Path {
     })
 }
 
-/// Has the programs under test do what `QHOST_KILL_AT` and `QHOST_SLOW_AT` say, fill the disk of `QHOST_FILL` at the point that
-/// `QHOST_FILL_AT` names, and append each point with the microseconds
-/// since 1970 to the file that `QHOST_TIMES_OF_POINTS` names.
+/// Has the programs under test act at points: `QHOST_KILL_AT` and `QHOST_SLOW_AT` name points to die and to wait at. At the point that
+/// `QHOST_FILL_AT` names, the disk with the folder `QHOST_FILL` is filled, or the file system fails whose trigger that is. Each point is
+/// appended to the file that `QHOST_TIMES_OF_POINTS` names, with the microseconds since 1970.
 pub fn fail_points() {
     use rustix::process::{Signal, getpid, kill_process};
     qhost_sys::failpoint::at_every_point(|point| {
         if let Ok(path) = std::env::var("QHOST_TIMES_OF_POINTS") {
             use std::io::Write as _;
             let now = jiff::Timestamp::now().as_microsecond();
-            // Where the host's files are out of sight already, there is none.
+            // A process that does not see the host's files any more cannot open this one.
             if let Ok(mut times) = std::fs::File::options().create(true).append(true).open(path) {
-                // In one write: the command and the supervisor reach points at once.
+                // The line is one write, since the command and the supervisor reach points at once.
                 times.write_all(format!("{point} {now}\n").as_bytes()).expect("a line");
             }
         }
@@ -137,7 +137,8 @@ pub fn fail_points() {
         if std::env::var("QHOST_FILL_AT").is_ok_and(|full| full == point)
             && let Ok(disk) = std::env::var("QHOST_FILL")
         {
-            disk::fill(Path::new(&disk));
+            let disk = Path::new(&disk);
+            if disk.is_dir() { disk::fill(disk) } else { disk::fail(disk) }
         }
         let slow = std::env::var("QHOST_SLOW_AT").unwrap_or_default();
         if let Some((_, milliseconds)) = slow.split_once('=').filter(|(at, _)| *at == point) {
@@ -146,7 +147,16 @@ pub fn fail_points() {
     });
 }
 
-/// Whether what QEMU sends can be filtered here, whatever qhost says: this is root with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN
+/// The points that the program names in these of its parts, such as `launch|stop`.
+pub fn named_points(parts: &str) -> BTreeSet<String> {
+    let host = root().join("host");
+    let pattern = format!("\"({parts})\\.[a-z.]+\"");
+    let host = host.to_str().expect("UTF-8");
+    let found = succeed("grep", &["-rhoE", "--include=*.rs", &pattern, host]);
+    found.lines().map(|line| line.trim_matches('"').to_owned()).collect()
+}
+
+/// Whether QEMU's connections can be filtered here, found without qhost: this is root with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN
 /// (capabilities(7)), and cgroups of version 2 are mounted.
 pub fn can_filter() -> bool {
     const ABLE: u64 = 1 << 39 | 1 << 12 | 1 << 21;
@@ -157,7 +167,7 @@ pub fn can_filter() -> bool {
     effective & ABLE == ABLE && read("/proc/self/mounts").contains(" cgroup2 ")
 }
 
-/// Waits until something is so. The bound is for a machine that is busy; nothing is asserted of how long it took.
+/// Waits until `probe` gives a value. The bound is for a busy machine; no test asserts how long this took.
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(240);
     loop {

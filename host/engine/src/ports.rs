@@ -1,5 +1,5 @@
-//! Host ports: reserved before anything long begins, in two ways. A lock file in the state folder, held until the VM has
-//! ended, keeps other runs off; a bound socket, given up just before QEMU binds the port itself, keeps others off.
+//! Host ports, which are reserved in two ways before any slow step begins. A lock file in the state folder, held until the VM has ended,
+//! keeps other runs off; a bound socket, given up just before QEMU's own is bound, keeps other programs off.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -32,18 +32,18 @@ struct PortLease {
 }
 
 impl Reserved {
-    /// The ports with their host sides settled.
+    /// The forwarded ports, each with its host port.
     pub(crate) fn forwards(&self) -> &[Forward] {
         &self.forwards
     }
 
-    /// Gives the sockets up, for QEMU to take; what keeps other runs off stays.
+    /// Gives the sockets up, for QEMU to take. The locks that keep other runs off stay.
     pub(crate) fn release(self) -> Vec<File> {
         self.held.into_iter().flat_map(|PortLease { locks, _socket: _ }| locks).collect()
     }
 }
 
-/// The same ports once more, for a VM that ran before.
+/// Reserves the earlier ports of a VM that ran before.
 pub(crate) fn reserve_again(state: &StateDir, forwards: &[Forward]) -> Result<Reserved, VmError> {
     let folder = state.ports();
     state::create_private(&folder).map_err(io_error("create", &folder))?;
@@ -51,7 +51,7 @@ pub(crate) fn reserve_again(state: &StateDir, forwards: &[Forward]) -> Result<Re
     Ok(Reserved { forwards: forwards.to_vec(), held: held.collect::<Result<_, _>>()? })
 }
 
-/// The locks of ports that a VM's QEMU has; those that another run got hold of meanwhile are left out.
+/// Takes the locks of the ports that a VM's QEMU has. Ports that another run has taken meanwhile are left out.
 pub(crate) fn hold(state: &StateDir, forwards: &[Forward]) -> Result<Vec<File>, VmError> {
     let folder = state.ports();
     state::create_private(&folder).map_err(io_error("create", &folder))?;
@@ -59,7 +59,7 @@ pub(crate) fn hold(state: &StateDir, forwards: &[Forward]) -> Result<Vec<File>, 
     Ok(locks.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().flatten().collect())
 }
 
-/// Reserves every port of a launch; those without a host port get a free one of the allowed ranges.
+/// Reserves every port of a launch. A port without a host port gets a free one from the allowed ranges.
 pub(crate) fn reserve(
     state: &StateDir,
     launch: &Launch,
@@ -68,7 +68,7 @@ pub(crate) fn reserve(
     let folder = state.ports();
     state::create_private(&folder).map_err(io_error("create", &folder))?;
     let mut reserved = Reserved { forwards: vec![], held: vec![] };
-    // Those asked for by number first, so that none is picked for another label.
+    // Ports that are asked for by number come first, so that none of them is picked for another label.
     let (named, any): (Vec<_>, Vec<_>) = launch.ports.iter().partition(|port| port.host.is_some());
     for port in named.into_iter().chain(any) {
         let (held, host) = match port.host {
@@ -81,7 +81,7 @@ pub(crate) fn reserve(
     Ok(reserved)
 }
 
-/// Whether the ports that a launch names are free, by a look that takes none of them.
+/// Checks that the ports that a launch names are free, without taking any of them.
 pub(crate) fn are_free(state: &StateDir, launch: &Launch) -> Result<(), VmError> {
     let folder = state.ports();
     for port in &launch.ports {
@@ -99,12 +99,12 @@ pub(crate) fn are_free(state: &StateDir, launch: &Launch) -> Result<(), VmError>
 /// The ports that other runs hold, whether or not their QEMU listens yet.
 pub(crate) fn held(state: &StateDir) -> Vec<u16> {
     let files = fs::read_dir(state.ports()).into_iter().flatten().flatten();
-    // A port that is held at one address has a file of that address's.
+    // A port that is held at one address has a lock file named with that address.
     let held = files.map(|file| file.path()).filter(|path| is_held(path));
     held.filter_map(|path| number_of(&path)).collect()
 }
 
-/// Whether a run has a lock for itself. Looking takes a shared lock, so that looks at one time do not see each other.
+/// Whether a run holds a lock exclusively. Looking takes a shared lock, so that looks at the same time do not see each other.
 fn is_held(lock: &Path) -> bool {
     let file = state::open_plain(File::options().read(true), lock);
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
@@ -121,7 +121,7 @@ fn take(folder: &Path, forward: &Forward) -> Result<PortLease, VmError> {
     let (transport, protocol) = (protocol, protocol.name());
     let taken = || VmError::PortTaken { port: host, bind, protocol };
     let locks = lock(folder, Port::of(forward))?.ok_or_else(taken)?;
-    // Its VM may have ended a moment ago, and connections of a socket that was closed linger (TIME-WAIT).
+    // The address is reused, since an earlier VM may have ended a moment ago, and connections of a closed socket linger (TIME-WAIT).
     match bound(bind, host, transport, true) {
         Ok(socket) => Ok(PortLease { _socket: socket, locks }),
         Err(Errno::ADDRINUSE) => Err(taken()),
@@ -129,7 +129,7 @@ fn take(folder: &Path, forward: &Forward) -> Result<PortLease, VmError> {
     }
 }
 
-/// The kernel's choice where that is allowed, else the first free one of the ranges.
+/// Picks the port that the kernel chooses, if it is allowed, and else the first free port in the ranges.
 fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(PortLease, u16), VmError> {
     if let Ok(socket) = bound(port.bind, 0, port.protocol, false)
         && let Ok(host) = port_of(&socket)
@@ -150,7 +150,7 @@ fn pick(folder: &Path, port: &PortMap, allowed: &[PortRange]) -> Result<(PortLea
     Err(VmError::NoFreePort { label: port.label.clone(), ranges: ranges.join(", ") })
 }
 
-/// A port's locks, unless another run holds one of them.
+/// Takes a port's locks, unless another run holds one of them.
 fn lock(folder: &Path, port: Port) -> Result<Option<Vec<File>>, VmError> {
     let mut held = vec![];
     for lock in port.locks(folder) {
@@ -172,7 +172,7 @@ impl Port {
         Self { bind: forward.bind, number: forward.host, protocol: forward.protocol }
     }
 
-    /// Whether another run holds it, by a look that keeps nothing.
+    /// Whether another run holds the port, by a look that keeps no lock.
     fn is_held(&self, folder: &Path) -> bool {
         let number = format!("{}.{}", self.protocol.name(), self.number);
         if is_held(&folder.join(&number)) {
@@ -188,7 +188,7 @@ impl Port {
         files.filter(is_of_it).any(|file| is_held(&file.path()))
     }
 
-    /// What is locked for it: the number, which a VM at all addresses has for itself, and the number at its address.
+    /// The locks of the port: that of its number, which a VM at all addresses holds exclusively, and that of the number at its address.
     fn locks(&self, folder: &Path) -> Vec<PortLock> {
         let number = format!("{}.{}", self.protocol.name(), self.number);
         let at = format!("{number}@{}", self.bind);
@@ -199,18 +199,18 @@ impl Port {
     }
 }
 
-/// One of the files that keep other runs off a port. They are empty and stay: there are no more of them than ports at addresses.
+/// A file that keeps other runs off a port. Such files are empty and stay: there are no more of them than ports at addresses.
 struct PortLock {
     path: PathBuf,
-    /// Whether others may hold it, too.
+    /// Whether other runs may hold the lock too.
     shared: bool,
 }
 
 impl PortLock {
-    /// Takes it, unless another run holds it.
+    /// Takes the lock, unless another run holds it.
     fn take(&self) -> Result<Option<File>, VmError> {
-        let file = state::open_to_append(&self.path).map_err(io_error("open", &self.path))?;
-        // A run that looks which ports are held holds each lock for a moment itself; only a longer hold is a run's own.
+        let file = state::open_to_lock(&self.path).map_err(io_error("open", &self.path))?;
+        // A run that looks at which ports are held holds each lock for a moment; only a longer hold means that the port is taken.
         for _ in 0..qhost_sys::limits::LOCK_TRIES {
             let locked = if self.shared { file.try_lock_shared() } else { file.try_lock() };
             match locked {

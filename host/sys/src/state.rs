@@ -1,4 +1,4 @@
-//! The state folder: where things are, and writing a file so that a reader finds the old one or the new one, whole.
+//! The state folder: the paths in it, and how a file is written so that a reader finds the old one or the new one, whole.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError},
@@ -16,16 +16,16 @@ use tempfile::NamedTempFile;
 
 use crate::{limits, trusted};
 
-/// Where volumes are, in the state folder.
+/// The folder of volumes, in the state folder.
 pub const VOLUMES: &str = "volumes";
-/// A volume's disk, in its folder there.
+/// The name of a volume's disk, in the volume's folder.
 pub const VOLUME: &str = "volume.raw";
 
 /// The folder named by `--state-dir`.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
-/// The folder's name cannot be used.
+/// The state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the state folder {} cannot be used: {reason}", path.display())]
 pub struct StateDirError {
@@ -34,7 +34,8 @@ pub struct StateDirError {
 }
 
 impl StateDir {
-    /// An absolute path for the folder, which need not exist, but must be this user's alone to write to if it does. QEMU's options are text, so its name must be UTF-8.
+    /// Takes an absolute path for the folder, which need not exist; if it exists, only this user may be able to write to it. QEMU's options
+    /// are text, so that the path must be UTF-8.
     pub fn new(path: &Path) -> Result<Self, StateDirError> {
         let refused = |reason: String| StateDirError { path: path.into(), reason };
         let absolute = std::path::absolute(path).map_err(|error| refused(error.to_string()))?;
@@ -50,58 +51,59 @@ impl StateDir {
         Ok(Self(absolute))
     }
 
-    /// The folder.
+    /// The folder's path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Where VMs have their folders.
+    /// The folder of the VMs' folders.
     pub fn vms(&self) -> PathBuf {
         self.0.join("vms")
     }
 
-    /// Where overlays that outlive their VM are.
+    /// The folder of overlays that outlive their VM.
     pub fn overlays(&self) -> PathBuf {
         self.0.join("overlays")
     }
 
-    /// Where volumes are.
+    /// The folder of volumes.
     pub fn volumes(&self) -> PathBuf {
         self.0.join(VOLUMES)
     }
 
-    /// Where locks of host ports are.
+    /// The folder of locks of host ports.
     pub fn ports(&self) -> PathBuf {
         self.0.join("ports")
     }
 
-    /// Where compiled policies are.
+    /// The folder of compiled policies.
     pub fn compiled(&self) -> PathBuf {
         self.0.join("compiled")
     }
 
-    /// Where copies of the operator's tables are.
+    /// The folder of copies of the operator's tables.
     pub fn data(&self) -> PathBuf {
         self.0.join("data")
     }
 
-    /// Where the log of decisions is.
+    /// The folder of the log of decisions.
     pub fn decisions(&self) -> PathBuf {
         self.0.join("decisions")
     }
 
-    /// The drain of this host, while it is drained.
+    /// The file that says that this host is drained, while it is.
     pub fn drain(&self) -> PathBuf {
         self.0.join("drain.json")
     }
 
-    /// Where the fingerprint is kept.
+    /// The file of the kept fingerprint.
     pub fn fingerprint(&self) -> PathBuf {
         self.0.join("fingerprint.json")
     }
 }
 
-/// That others cannot write there was looked at before. Whose it is counts too: root's folder is not an ordinary user's to use.
+/// Checks that this user owns the folder: root's folder is not an ordinary user's to use. Whether others can write there was checked
+/// before.
 fn own(folder: &Metadata) -> Result<(), String> {
     let user = rustix::process::geteuid().as_raw();
     if folder.uid() == user {
@@ -116,11 +118,11 @@ pub fn create_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// The kind of the error that [`open_plain`] gives for what is no plain file.
+/// The kind of the error that [`open_plain`] gives for a path that is no plain file.
 const NOT_PLAIN: io::ErrorKind = io::ErrorKind::InvalidData;
 
-/// Opens a file of the state folder, which must be a plain one: a link that was left by its name is not followed, and a pipe is
-/// not waited for.
+/// Opens a file of the state folder, which must be a plain one: a link that was left under its name is not followed, and a pipe is not
+/// waited for.
 pub fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let file = open_unlooked(options, path)?;
     if file.metadata()?.is_file() {
@@ -130,7 +132,7 @@ pub fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
-/// The same without a look at what was opened.
+/// Opens a file of the state folder without checking that it is a plain one; a link is not followed, and a pipe is not waited for.
 fn open_unlooked(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let opened = options.custom_flags(flags).open(path);
@@ -146,21 +148,33 @@ fn not_plain(what: &str) -> io::Error {
     io::Error::new(NOT_PLAIN, format!("it is {what}, and no plain file"))
 }
 
-/// The same, to add to it; it is made where it is not there.
+/// Opens a plain file of the state folder to append to it, and makes it where there is none.
 pub fn open_to_append(path: &Path) -> io::Result<File> {
     open_plain(File::options().create(true).append(true).mode(0o600), path)
 }
 
-/// Reads a record of the state folder whole. A list of a thousand VMs reads two of each, so that it takes no system call more than it
-/// must.
+/// Opens a file of the state folder to lock it. On a disk that has become read-only, where it is there already, it is opened to be read: that is
+/// enough for a lock, so that VMs on such a disk are still adopted and ended.
+pub fn open_to_lock(path: &Path) -> io::Result<File> {
+    match open_to_append(path) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            // What is not there cannot be made.
+            open_plain(File::options().read(true), path).map_err(|_| error)
+        }
+        opened => opened,
+    }
+}
+
+/// Reads a record of the state folder whole. A list of a thousand VMs reads two records of each, so that this makes no system call more
+/// than it must.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // What is no plain file has no record in it: a pipe that has nothing, or a part of it, is not waited for.
+    // The kind of file is not checked: only a plain file has a record in it, and a pipe that is empty, or has a part, is not waited for.
     let mut file = open_unlooked(File::options().read(true), path)?;
-    // Most records fit.
+    // Most records fit into this buffer.
     let mut bytes = vec![0; 4096];
     let first = file.read(&mut bytes)?;
     bytes.truncate(first);
-    // Of a plain file, what is less than was asked for is all that there is.
+    // A plain file that gives less than was asked for has no more.
     if first < 4096 {
         return Ok(bytes);
     }
@@ -175,9 +189,9 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Waits for a lock that is held for moments only. It is let go when the file is dropped.
+/// Waits for a lock that is held for moments only. The lock is released when the file is dropped.
 pub fn lock(path: &Path) -> io::Result<File> {
-    let file = open_to_append(path)?;
+    let file = open_to_lock(path)?;
     let began = Instant::now();
     loop {
         match file.try_lock() {
@@ -190,11 +204,11 @@ pub fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The lock that a file of this name is, unless a process holds it. The file may be removed with the lock: a process that waited for
-/// the one that was there before has a lock on nothing, and is given the one that is there now.
+/// Takes the lock of a file, unless another process holds it. The file may be removed together with the lock: a process that waited then
+/// has a lock on a removed file, and takes the lock of the file that is there now.
 pub fn try_lock_named(path: &Path) -> io::Result<Option<File>> {
     loop {
-        let file = open_to_append(path)?;
+        let file = open_to_lock(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -207,7 +221,7 @@ pub fn try_lock_named(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// The same, where other processes hold the lock for moments, to look whether it is held: they are waited for.
+/// Takes the lock of a file, and waits a little for processes that hold it only to look whether it is held.
 pub fn try_lock_looked_at(path: &Path) -> io::Result<Option<File>> {
     for _ in 0..limits::LOCK_TRIES {
         if let Some(lock) = try_lock_named(path)? {
@@ -218,30 +232,32 @@ pub fn try_lock_looked_at(path: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// Whether a process holds the lock that a file is; no process does where the file is absent or no plain file. Looking takes a
-/// shared lock, so that processes that look at once do not see each other.
+/// Whether a process holds the lock of a file; no process does where the path is absent, a link or a socket. Looking takes a shared lock,
+/// so that processes that look at once do not see each other. The kind of file is not checked, since a list of a thousand VMs looks at
+/// each, and no process of this program locks a file that is not plain.
 pub fn is_held(path: &Path) -> bool {
-    match open_plain(File::options().read(true), path) {
+    match open_unlooked(File::options().read(true), path) {
         Ok(file) => file.try_lock_shared().is_err(),
         Err(error) => ![io::ErrorKind::NotFound, NOT_PLAIN].contains(&error.kind()),
     }
 }
 
-/// Writes a file of the state folder through a temporary one beside it and a rename, and it is there whatever becomes of this host.
+/// Writes a file of the state folder through a temporary one beside it and a rename. Once this returns, the new file outlasts a loss of
+/// power.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_replacing(path, bytes)?;
     File::open(folder_of(path)?)?.sync_all()
 }
 
-/// The same, but should this host lose its power before anything else of the folder is synced, the old file may be there, or none.
-/// Half the time of the above.
+/// Writes a file of the state folder through a temporary one beside it and a rename, in half the time of [`write_whole`]. Should this host
+/// lose its power before anything else in the folder is synced, the old file may be found, or none.
 pub fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private(folder_of(path)?)?;
     write_renamed(path, bytes, 0o600)
 }
 
-/// The same without waiting for the disk: a file whose writer is killed is the old one or the new one, but should this host lose its power
-/// before the file is synced, it may be empty.
+/// Writes a file of the state folder through a temporary one and a rename, without waiting for the disk. If its writer is killed, the file
+/// is the old one or the new one; should this host lose its power before the file is synced, it may be empty.
 pub fn write_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder_of(path)?;
     create_private(folder)?;
@@ -249,7 +265,7 @@ pub fn write_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until a file or a folder outlasts a loss of power. A file that is gone meanwhile, or that is no plain one, has nothing to wait for.
+/// Waits until a file or a folder outlasts a loss of power. Nothing is waited for where the path is gone meanwhile, or is no plain file.
 pub fn sync(path: &Path) -> io::Result<()> {
     match open_unlooked(File::options().read(true), path) {
         Ok(file) => file.sync_all(),
@@ -258,8 +274,8 @@ pub fn sync(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The same under a lock that keeps other processes from writing it. What a killed process leaves has a name that is
-/// known: the file's own with `.tmp` behind it.
+/// Writes a file of the state folder through a temporary one and a rename, where the caller's lock keeps other processes from writing it. A
+/// killed process leaves a file of a known name: the file's own with `.tmp` behind it.
 pub fn write_locked(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder_of(path)?;
     create_private(folder)?;
@@ -273,7 +289,7 @@ pub fn write_locked(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Removes a file that need not be there.
+/// Removes a file, which need not exist.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -281,15 +297,15 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The same of a file that is elsewhere, for others to read: a configuration's, a policy, its signatures.
+/// Writes a file outside of the state folder for others to read, whole or not at all: a configuration, a policy, its signatures.
 pub fn write_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder_of(path)?)?;
-    // Less what the user's umask takes away, as with any program.
+    // The user's umask takes rights away from these, as with any program.
     write_renamed(path, bytes, 0o666)?;
     File::open(folder_of(path)?)?.sync_all()
 }
 
-/// Writes a file that is elsewhere and not there yet: whole, or not at all. A file that is there stays as it is.
+/// Writes a file outside of the state folder that does not exist yet, whole or not at all. A file that exists stays as it is.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let new = synced_beside(path, bytes, mode)?;
     new.persist_noclobber(path).map(drop).map_err(|kept| kept.error)

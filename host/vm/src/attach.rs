@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -9,32 +10,38 @@ use qhost_sys::{spawn, state};
 
 use super::{VmError, error::io_error};
 
-/// What a supervisor writes to its log, in the VM's folder.
+/// A supervisor's log, in the VM's folder.
 const LOG: &str = "supervisor.log";
 
-/// Whether QEMU is to be started, or there already.
+/// Whether QEMU is to be started, or runs already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
-    /// It is to be started.
+    /// QEMU is to be started.
     Launch,
-    /// It was started by a supervisor that was killed.
+    /// QEMU was started by a supervisor that was killed.
     Adopt,
 }
 
-/// Starts a VM's supervisor. It keeps open what is held for the VM, so that this ends with it and not with us. What becomes of the VM
-/// it tells [`subscribe`](crate::subscribe)rs. Called in the context of a tokio runtime, which reaps the process.
+/// Starts a VM's supervisor. The supervisor keeps the locks in `holds` open, so that they end with the supervisor and not with this
+/// process. It tells [`subscribe`](crate::subscribe)rs what becomes of the VM. This is called in the context of a tokio runtime, which
+/// reaps the supervisor's process.
 ///
 /// # Errors
-/// Where its program cannot be started, or its log not be opened.
+/// Fails where the supervisor's program cannot be started, or its log cannot be opened.
 pub fn start_supervisor(vm: &Path, begin: Begin, holds: Vec<File>) -> Result<(), VmError> {
     let path = vm.join(LOG);
-    let log = state::open_to_append(&path);
+    let log = match state::open_to_append(&path) {
+        // On a disk that has become read-only, its log is not kept.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            File::options().write(true).open("/dev/null")
+        }
+        opened => opened,
+    };
     let log = log.map_err(io_error("open", &path))?;
     let how = match begin {
         Begin::Launch => "launch",
         Begin::Adopt => "adopt",
     };
-    let failed =
-        |(program, source): (PathBuf, std::io::Error)| VmError::Supervisor { program, source };
+    let failed = |(program, source): (PathBuf, io::Error)| VmError::Supervisor { program, source };
     spawn::supervisor(vm, how, holds, log).map_err(failed)
 }

@@ -1,5 +1,5 @@
-//! What a VM's supervisor is asked, through a socket in the VM's folder: a line of JSON with the request, a line with the
-//! answer. After a request for the console, the connection is that; after one to subscribe, it has what subscribers are told.
+//! Requests to a VM's supervisor, through a socket in the VM's folder: a line of JSON with the request, and a line with the answer. After a
+//! request for the console, the connection is the console; after a request to subscribe, notifications follow on it.
 
 use std::{
     io,
@@ -18,20 +18,19 @@ use tokio::{
 };
 
 use qhost_model::launch::{Access, AccessLevel};
+use qhost_sys::state;
 
 use super::{
     VmError,
     error::io_error,
+    files::CONTROL_SOCKET,
     freeze::{self, Frozen},
     published::{self, Published},
     request::{Ask, Request},
     screenshot,
-    sockets::{connect, listen},
+    sockets::{ControlSocket, connect_for_control, listen_for_control},
 };
 use crate::limits;
-
-/// The socket, in the VM's folder.
-pub const SOCKET: &str = "control.sock";
 
 /// The console, for clients that attach to it.
 #[derive(Debug, Clone)]
@@ -40,7 +39,7 @@ pub(super) struct Console {
     pub(super) typed: broadcast::Sender<Bytes>,
 }
 
-/// What connections to the control socket are served from.
+/// What a connection to the control socket needs to be served.
 #[derive(Debug, Clone)]
 pub(super) struct Serving {
     /// The VM's folder.
@@ -52,30 +51,37 @@ pub(super) struct Serving {
     pub(super) access: Access,
 }
 
-/// The control socket, served.
+/// The control socket, while connections to it are served.
 pub(super) struct Served {
     listening: JoinHandle<()>,
-    /// Closed when the last connection has ended.
+    /// A channel that closes when the last connection has ended.
     connections: mpsc::Receiver<()>,
+    /// The socket's path, where that is not in the VM's folder.
+    elsewhere: Option<PathBuf>,
 }
 
 impl Served {
     /// Takes no further connection, and waits until what was answered has been sent.
     pub(super) async fn finish(mut self) {
         self.listening.abort();
-        // One that is attached to the console may stay.
+        // A client that is attached to the console may stay.
         if time::timeout(limits::CONTROL_SENT, self.connections.recv()).await.is_err() {
             tracing::debug!("connections to the control socket are still open");
+        }
+        if let Some(Err(error)) = self.elsewhere.as_deref().map(state::remove) {
+            tracing::warn!(%error, "the control socket is left");
         }
     }
 }
 
-/// Listens from now on.
+/// Begins to listen and to serve connections.
 pub(super) fn serve(vm: &Path, serving: Serving) -> Result<Served, VmError> {
     let (open, connections) = mpsc::channel::<()>(1);
-    let path = vm.join(SOCKET);
-    let listener = listen(vm, SOCKET).and_then(UnixListener::from_std);
-    let listener = listener.map_err(io_error("listen on", &path))?;
+    let path = vm.join(CONTROL_SOCKET);
+    let listening = listen_for_control(vm).and_then(|ControlSocket { listener, elsewhere }| {
+        Ok((UnixListener::from_std(listener)?, elsewhere))
+    });
+    let (listener, elsewhere) = listening.map_err(io_error("listen on", &path))?;
     let listening = tokio::spawn(async move {
         loop {
             match listener.accept().await {
@@ -88,12 +94,12 @@ pub(super) fn serve(vm: &Path, serving: Serving) -> Result<Served, VmError> {
                         }
                     });
                 }
-                // Too many open files: others will be closed.
+                // There are too many open files, and other connections will be closed.
                 Err(_) => time::sleep(limits::VM_POLL).await,
             }
         }
     });
-    Ok(Served { listening, connections })
+    Ok(Served { listening, connections, elsewhere })
 }
 
 async fn answered(mut stream: UnixStream, serving: Serving) -> io::Result<()> {
@@ -146,7 +152,7 @@ async fn attached(mut stream: UnixStream, console: Console) -> io::Result<()> {
     loop {
         tokio::select! {
             bytes = said.recv(), if listens => match bytes {
-                // A client that has gone may have typed something before, which is still to be read.
+                // A failed write does not end the loop: a client that has gone may have typed something before, which is still to be read.
                 Ok(bytes) => {
                     let sent = time::timeout(limits::CONSOLE_SLOW, stream.write_all(&bytes)).await?;
                     listens = sent.is_ok();
@@ -167,7 +173,7 @@ async fn attached(mut stream: UnixStream, console: Console) -> io::Result<()> {
     }
 }
 
-/// Asks a VM's supervisor. No answer in time: nothing.
+/// Sends a request to a VM's supervisor, and gives its answer. No answer in time is an error.
 pub async fn ask(vm: &Path, request: Request, wait: Duration) -> Result<Value, AskError> {
     let exchange = async {
         let mut stream = opened(vm, request).await?;
@@ -183,7 +189,7 @@ pub async fn ask(vm: &Path, request: Request, wait: Duration) -> Result<Value, A
 /// Attaches to a VM's console.
 pub async fn attach(vm: &Path) -> Result<UnixStream, AskError> {
     let mut stream = opened(vm, Request::Console).await?;
-    // Byte by byte: what comes after the line is the console's.
+    // The line is read byte by byte, since what comes after it is the console's.
     let mut line = vec![];
     while line.last() != Some(&b'\n') && line.len() < qhost_model::limits::READY_TEXT_BYTES {
         line.push(stream.read_u8().await?);
@@ -192,7 +198,7 @@ pub async fn attach(vm: &Path) -> Result<UnixStream, AskError> {
     Ok(stream)
 }
 
-/// A picture of a VM's display, as PNG.
+/// Takes a picture of a VM's display, as PNG.
 pub async fn take_screenshot(vm: &Path) -> Result<Vec<u8>, AskError> {
     let taken = async {
         let mut stream = BufReader::new(opened(vm, Request::Screenshot).await?);
@@ -206,7 +212,7 @@ pub async fn take_screenshot(vm: &Path) -> Result<Vec<u8>, AskError> {
     within(limits::SCREENSHOT * 3, taken).await
 }
 
-/// Has a VM's guest write to its file systems no more.
+/// Freezes the file systems of a VM's guest, so that the guest does not write to them.
 pub async fn freeze_guest(vm: &Path) -> Result<Frozen, AskError> {
     let frozen = async {
         let mut stream = BufReader::new(opened(vm, Request::Freeze).await?);
@@ -227,7 +233,7 @@ async fn within<T>(
 }
 
 pub(super) async fn opened(vm: &Path, request: Request) -> io::Result<UnixStream> {
-    let mut stream = connect(vm, SOCKET).await?;
+    let mut stream = connect_for_control(vm).await?;
     stream.write_all(format!("{}\n", serde_json::to_string(&request)?).as_bytes()).await?;
     Ok(stream)
 }
@@ -240,13 +246,13 @@ pub(super) fn answer_of(line: &str) -> Result<Value, AskError> {
     }
 }
 
-/// Why a supervisor did not do what it was asked.
+/// The reason why a supervisor did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// It does not answer.
+    /// The supervisor does not answer.
     #[error("its supervisor does not answer")]
     Unanswered(#[from] io::Error),
-    /// It cannot.
+    /// The supervisor refused, for this reason.
     #[error("{0}")]
     Refused(String),
 }

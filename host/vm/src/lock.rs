@@ -1,4 +1,4 @@
-//! The locks of VMs' folders: one for each VM, held for as long as it is looked after, and one for all.
+//! The locks of VMs' folders: one for each VM, held for as long as the VM has a supervisor, and one for all folders.
 
 use std::{
     fs::{self, File},
@@ -12,17 +12,17 @@ use super::{VmError, error::io_error};
 /// A VM's lock, in its folder.
 pub(super) const LOCK: &str = "lock";
 
-/// Held for the moment in which folders are made or swept, so that neither sees the other half done.
+/// Takes the lock of all folders, for the moment in which folders are made or swept, so that neither sees the other half done.
 pub fn lock_all(vms: &Path) -> Result<File, VmError> {
     let path = vms.join(".lock");
     state::lock(&path).map_err(io_error("lock", &path))
 }
 
-/// A VM's lock, unless a process has it. One that only looks has it for a moment.
+/// Takes a VM's lock, unless another process has it. A process that only looks has the lock for a moment, so that this tries again.
 pub fn try_lock(vm: &Path) -> Result<Option<File>, VmError> {
     let path = vm.join(LOCK);
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
-        let file = state::open_to_append(&path).map_err(io_error("open", &path))?;
+        let file = state::open_to_lock(&path).map_err(io_error("open", &path))?;
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(qhost_sys::limits::LOCK_POLL),
