@@ -1,4 +1,4 @@
-//! What a VM's folder tells besides its status: what was asked and decided, and what its disk takes.
+//! The details that a VM's folder has besides its status: what was asked and decided, and what its disks take.
 
 use std::{
     fs,
@@ -97,20 +97,20 @@ impl DataDiskUse {
     }
 }
 
-/// What a file takes of the disk, in bytes.
+/// The space that a file takes of the disk, in bytes.
 fn used(path: &Path) -> Option<u64> {
-    // Of st_blocks(3type): units of 512 bytes.
+    // Blocks are units of 512 bytes (st_blocks(3type)).
     Some(fs::symlink_metadata(path).ok()?.blocks().saturating_mul(512))
 }
 
 impl Vm {
-    /// What its folder tells of it now.
+    /// Reads the VM's details from its folder.
     ///
     /// # Errors
-    /// Where this process cannot start another thread.
+    /// Fails where this process cannot start another thread.
     pub async fn details(&self) -> Result<VmDetails, EngineError> {
         let (vm, masks) = (self.clone(), self.engine().generation().masks());
-        Ok(blocking(move || Ok(VmDetails::of(vm.record(), &masks))).await?)
+        Ok(blocking(move || Ok(VmDetails::of(vm.read(), &masks))).await?)
     }
 }
 
@@ -142,7 +142,7 @@ impl VmDetails {
     }
 }
 
-/// Takes out of a task, and of what policies said of it, what the configuration says is secret.
+/// Takes what the configuration calls secret out of a task, and out of what policies said of the task.
 fn without_secrets(
     mut asked: Option<Task>,
     decision: Option<Decision>,

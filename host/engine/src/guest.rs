@@ -1,4 +1,4 @@
-//! What a guest's agent says of it, and what it does: all of it bounded, timed, and told as the guest's own words.
+//! A guest's agent: what it says of the guest, and commands to it. All answers are bounded and timed, and shown as the guest's own words.
 
 use std::time::{Duration, Instant};
 
@@ -51,31 +51,31 @@ pub struct GuestAddress {
 pub struct Exec {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// Its standard input.
+    /// The command's standard input.
     pub stdin: Vec<u8>,
-    /// How long it may take.
+    /// How long the command may take.
     pub timeout: Duration,
 }
 
-/// What a command in a guest did.
+/// The output of a command in a guest.
 #[derive(Debug)]
 pub struct ExecOutput {
-    /// How it ended.
+    /// How the command ended.
     pub status: ExecStatus,
-    /// Its standard output, the guest's bytes.
+    /// The command's standard output, the guest's bytes.
     pub stdout: Vec<u8>,
-    /// Its standard error, the guest's bytes.
+    /// The command's standard error, the guest's bytes.
     pub stderr: Vec<u8>,
-    /// Whether the agent has left a part of either out.
+    /// Whether the agent has left out a part of the output.
     pub truncated: bool,
 }
 
 /// How a command in a guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecStatus {
-    /// It exited with this code: 0 to 255 of Linux, any of 32 bits of Windows.
+    /// The command exited with this code: from 0 to 255 in Linux, any 32 bits in Windows.
     Code(i64),
-    /// A signal ended it; in Windows, an exception of this code.
+    /// A signal ended the command; in Windows, an exception of this code.
     Signal(i64),
 }
 
@@ -97,7 +97,7 @@ pub struct ExecReport {
 }
 
 impl ExecOutput {
-    /// What programs are told of it.
+    /// Makes the report for programs.
     pub fn report(&self, vm: &str) -> ExecReport {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (exit_code, signal) = match self.status {
@@ -116,10 +116,11 @@ impl ExecOutput {
 }
 
 impl Vm {
-    /// What its guest's agent says of it; absent where its launch has no agent, or it does not run.
+    /// Asks the agent about the guest; absent where the VM's launch has no agent, or the VM has ended.
     pub async fn guest(&self) -> Option<GuestInfo> {
-        self.goes_on().ok()?;
-        let spec = Spec::read(&self.record().folder).ok()?;
+        self.goes_on().await.ok()?;
+        let folder = self.folder().to_owned();
+        let spec = blocking(move || Ok(Spec::read(&folder)?)).await.ok()?;
         if spec.agent == AccessLevel::None {
             return None;
         }
@@ -134,7 +135,7 @@ impl Vm {
     }
 
     async fn fill(&self, info: &mut GuestInfo) -> Result<(), AgentError> {
-        let mut agent = Agent::connect(&self.record().folder).await?;
+        let mut agent = Agent::connect(self.folder()).await?;
         let os = agent.execute(&Command::new("guest-get-osinfo")).await?;
         info.os = text(&os, "pretty-name");
         info.kernel = text(&os, "kernel-release");
@@ -145,12 +146,12 @@ impl Vm {
         Ok(())
     }
 
-    /// Runs a command in its guest by the agent, as the agent's user, which is mostly root, and waits for its end. Policies are asked
-    /// before ([`Vm::permit`]).
+    /// Runs a command in the guest by the agent, as the agent's user, which is mostly root, and waits for the command's end. The caller
+    /// asks the policies first ([`Vm::permit`]).
     ///
     /// # Errors
-    /// Where its launch does not give the agent the level `interact`, where the agent does not answer or refuses, and where the command
-    /// takes longer than `exec.timeout`, after which it goes on in the guest.
+    /// Fails where the VM's launch does not give the agent the level `interact`, where the agent does not answer or refuses, and where the
+    /// command takes longer than `exec.timeout`, after which the command goes on in the guest.
     pub async fn exec(&self, exec: &Exec) -> Result<ExecOutput, EngineError> {
         self.require_agent().await?;
         let told = |error: AgentError| self.agent_error(error);
@@ -159,11 +160,11 @@ impl Vm {
         };
         operation::command_is_bounded(&exec.command)?;
         let by = Instant::now() + exec.timeout;
-        let mut agent = Agent::connect(&self.record().folder).await.map_err(told)?;
+        let mut agent = Agent::connect(self.folder()).await.map_err(told)?;
         let started = agent.execute(&begin(program, arguments, &exec.stdin)).await.map_err(told)?;
         let pid = started.get("pid").and_then(Value::as_i64).ok_or(AgentError::Protocol);
         let pid = pid.map_err(told)?;
-        // A command that takes no time is not waited for; a long one is asked about now and then.
+        // The pauses begin short, so that a quick command is not waited for, and grow, so that a long one is asked about seldom.
         let mut pause = limits::EXEC_LOOK;
         loop {
             let status = Command {
@@ -191,29 +192,29 @@ impl Vm {
         }
     }
 
-    /// A picture of its display, as PNG. Policies are asked before ([`Vm::permit`]).
+    /// Takes a picture of the guest's display, as PNG. The caller asks the policies first ([`Vm::permit`]).
     ///
     /// # Errors
-    /// Where its launch has no display, or its supervisor or QEMU does not answer.
+    /// Fails where the VM's launch has no display, or its supervisor or QEMU does not answer.
     pub async fn screenshot(&self) -> Result<Vec<u8>, EngineError> {
-        self.goes_on()?;
-        let taken = take_screenshot(&self.record().folder).await;
+        self.goes_on().await?;
+        let taken = take_screenshot(self.folder()).await;
         Ok(taken.map_err(|error| self.refused(error))?)
     }
 
-    /// Has its guest write to its file systems no more, until what this gives is dropped.
+    /// Freezes the guest's file systems until what this gives is dropped.
     ///
     /// # Errors
-    /// Where its launch has no agent that may be told to, or the agent does not answer or cannot.
+    /// Fails where the VM's launch does not let the agent freeze the guest, or the agent does not answer or cannot.
     pub async fn freeze(&self) -> Result<Frozen, EngineError> {
         self.require_agent().await?;
-        let frozen = freeze_guest(&self.record().folder).await;
+        let frozen = freeze_guest(self.folder()).await;
         Ok(frozen.map_err(|error| self.refused(error))?)
     }
 
     async fn require_agent(&self) -> Result<(), EngineError> {
-        self.goes_on()?;
-        let folder = self.record().folder;
+        self.goes_on().await?;
+        let folder = self.folder().to_owned();
         let spec = blocking(move || Ok(Spec::read(&folder)?)).await?;
         let reason = match spec.agent {
             AccessLevel::Interact => return Ok(()),
@@ -275,7 +276,7 @@ impl GuestAddress {
     }
 }
 
-/// What starts a command in the guest.
+/// The agent's command that starts a command in the guest.
 fn begin(program: &str, arguments: &[String], stdin: &[u8]) -> Command<'static> {
     let mut start = json!({"path": program, "arg": arguments, "capture-output": true});
     if !stdin.is_empty()
@@ -288,7 +289,7 @@ fn begin(program: &str, arguments: &[String], stdin: &[u8]) -> Command<'static> 
     Command { arguments: start, within, ..begin }
 }
 
-/// How a command has ended; absent where the agent's answer does not say that.
+/// The output of a command that has ended; absent where the agent's answer does not say how.
 fn ended(answer: &Value) -> Option<ExecOutput> {
     let number = |key: &str| answer.get(key).and_then(Value::as_i64);
     let status = match (number("signal"), number("exitcode")) {
@@ -337,7 +338,7 @@ mod tests {
     fn a_command_has_time_to_reach_a_slow_guest() {
         let begin = begin("/bin/cat", &[], &vec![0; limits::EXEC_STDIN_BYTES]);
         let bytes = begin.arguments.to_string().len() as u64;
-        // What a guest under tcg takes in beside two others.
+        // A guest under tcg beside two others reads so many bytes a second.
         assert!(begin.within.as_secs() * (100 << 10) > bytes, "{:?}", begin.within);
     }
 

@@ -1,5 +1,5 @@
-//! Operations on a VM that runs: the policies configured now are asked whether an actor may do one, and the answer is recorded before it is
-//! done.
+//! Operations on a VM that runs: the policies configured now are asked whether an actor may do an operation, and the answer is recorded
+//! before the operation is done.
 
 use std::{path::Path, sync::Arc};
 
@@ -25,24 +25,28 @@ use crate::{
 };
 
 impl Vm {
-    /// Whether it has been launched: until then there is no launch that policies could be asked about.
-    pub fn is_launched(&self) -> bool {
-        self.record().takes.get().is_some()
+    /// Whether the VM has been launched: before that, there is no launch that policies could be asked about.
+    pub async fn is_launched(&self) -> bool {
+        let vm = self.clone();
+        let launched = blocking(move || Ok(vm.read().takes.get().is_some()));
+        // If the records cannot be read, policies are asked.
+        launched.await.unwrap_or(true)
     }
 
-    /// Whether policies are to permit an operation to an actor: a tenant stops and restarts what is its own without. An operator is the
-    /// tenant of what was run for none.
-    pub fn needs_permission(&self, operation: &Operation, actor: &Actor) -> bool {
-        let is_its_tenant =
-            actor.tenant.as_deref().unwrap_or(DEFAULT_TENANT) == self.record().tenant;
+    /// Whether an operation by an actor needs the policies' permission. A tenant stops and restarts its own VMs without permission. An
+    /// operator counts as the tenant of VMs that were run for no tenant.
+    pub async fn needs_permission(&self, operation: &Operation, actor: &Actor) -> bool {
+        let tenant = actor.tenant.as_deref().unwrap_or(DEFAULT_TENANT);
+        let is_its_tenant = tenant == self.record().await.tenant;
         !(is_its_tenant && operation.is_free_for_its_tenant())
     }
 
-    /// Adds to the events what an actor has requested. Called once that is permitted, before it is done. A full disk keeps nothing from being done.
+    /// Adds an event for an actor's request, once the request is permitted and before it is carried out. On a full disk the event is lost,
+    /// and the request is carried out all the same.
     pub async fn note_request(&self, request: &'static str, actor: &Actor) {
         let (vm, actor) = (self.clone(), actor.name.clone());
         let noted = blocking(move || {
-            let event = vm.record().requested(request, &actor);
+            let event = vm.read().requested(request, &actor);
             event.append(vm.engine().state().path());
             Ok(())
         });
@@ -51,20 +55,20 @@ impl Vm {
         }
     }
 
-    /// Asks the policies whether an actor may do an operation with it, where that needs permission, and records what they say.
+    /// Asks the policies whether an actor may do an operation with the VM, if the operation needs permission, and records their answer.
     ///
     /// # Errors
-    /// Where a policy is against it or fails, or the answer cannot be recorded: the operation is not to be done.
+    /// Fails where a policy refuses or fails, or the answer cannot be recorded. Then the operation must not be done.
     pub async fn permit(
         &self,
         operation: Operation,
         actor: Actor,
         context: &Context,
     ) -> Result<(), EngineError> {
-        if !self.needs_permission(&operation, &actor) {
+        if !self.needs_permission(&operation, &actor).await {
             return Ok(());
         }
-        let (engine, vm) = (self.engine().clone(), self.record());
+        let (engine, vm) = (self.engine().clone(), self.record().await);
         let generation = engine.generation();
         let fingerprint = engine.fingerprint(context).await?;
         let asking = Asking { engine, generation, fingerprint, vm };
@@ -72,7 +76,7 @@ impl Vm {
     }
 }
 
-/// What is asked about, and from what.
+/// What a question about an operation is made from.
 struct Asking {
     engine: Engine,
     generation: Arc<Generation>,
@@ -100,7 +104,7 @@ impl Asking {
         let told = record.decision.clone();
         let recorded = generation.journal(engine.state()).append(&record);
         match recorded {
-            // What takes nothing more of the host is done on a full disk too.
+            // An operation that takes no more of the host is done on a full disk too.
             Err(error) if ends => tracing::warn!(%error, "the operation is not recorded"),
             recorded => {
                 recorded?;
@@ -125,7 +129,7 @@ impl Asking {
     }
 }
 
-/// A command goes to policies and into a record as a whole.
+/// Bounds a command, which goes to policies and into a record as a whole.
 pub(crate) fn command_is_bounded(command: &[String]) -> Result<(), Failure> {
     let bytes = command.iter().map(String::len).sum::<usize>();
     if command.len() <= limits::EXEC_ARGUMENTS && bytes <= limits::EXEC_ARGUMENT_BYTES {

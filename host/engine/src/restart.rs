@@ -1,5 +1,5 @@
-//! Starting a VM again: in its supervisor while it goes on, and with another once it has ended. An ended VM is decided again first: its
-//! task asks for exactly its earlier launch. Its cage, locks and ports are then taken anew.
+//! Starting a VM again: by its supervisor while the VM runs, and by another supervisor once the VM has ended. An ended VM is decided again
+//! first, by a task that asks for exactly its earlier launch. Its cage, locks and ports are then taken anew.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -31,32 +31,32 @@ use crate::{
 };
 
 impl Vm {
-    /// Has its supervisor stop QEMU and start it again; a VM that has ended gets another supervisor. Waits until the guest runs, or the VM
-    /// has ended.
+    /// Makes the VM's supervisor stop QEMU and start it again; a VM that has ended gets another supervisor. Waits until the guest runs, or
+    /// the VM has ended.
     ///
     /// # Errors
-    /// Where it cannot be started again.
+    /// Fails where the VM cannot be started again.
     pub async fn restart(
         &self,
         grace: Option<Duration>,
         context: &Context,
     ) -> Result<VmRecord, EngineError> {
-        if self.record().status.state().is_final() {
+        if self.record().await.status.state().is_final() {
             self.start_again("restart requested", context).await
         } else {
             self.restart_running(grace, context).await
         }
     }
 
-    /// Starts a VM that has ended once more, if the policies configured now allow its earlier launch, and waits until the guest runs, or the VM has
-    /// ended again.
+    /// Starts a VM that has ended once more, if the policies configured now allow its earlier launch, and waits until the guest runs, or
+    /// the VM has ended again.
     ///
     /// # Errors
-    /// Where the VM has not ended, is refused now, or what it needs cannot be had.
+    /// Fails where the VM has not ended, is refused now, or cannot get what it needs.
     pub async fn start_again(&self, why: &str, context: &Context) -> Result<VmRecord, EngineError> {
         let (engine, mut understood) = (self.engine(), Understood::default());
         let generation = engine.generation();
-        let again = Again { engine, generation, vm: self.record(), context };
+        let again = Again { engine, generation, vm: self.record().await, context };
         if let Err(failure) = Box::pin(again.stages(why, &mut understood)).await {
             understood.refused(engine, &again.generation, &failure).await;
             return Err(understood.error(&again.generation, failure));
@@ -131,7 +131,7 @@ impl Again<'_> {
         Ok(())
     }
 
-    /// The tenant's turn to decide, where there are several tenants, as for a start.
+    /// Waits for the tenant's turn, if there are several tenants, as a start does.
     async fn turn(&self) -> Result<Option<Turn>, Failure> {
         let tenant = &self.vm.tenant;
         if !self.generation.config.has_tenant(tenant) {
@@ -152,8 +152,8 @@ impl Again<'_> {
         }
     }
 
-    /// Asks the policies configured now whether the VM may have its earlier launch. Policies that were named on a command line then are
-    /// not asked.
+    /// Asks the policies configured now whether the VM may have its earlier launch. Policies that were named on the command line of the
+    /// first start are not asked.
     async fn decide(&self, understood: &mut Understood) -> Result<Decision, Failure> {
         let folder = self.vm.folder.clone();
         let earlier = blocking(move || Ok(Earlier::of(&folder)?)).await?;
@@ -175,7 +175,7 @@ impl Again<'_> {
     }
 }
 
-/// A VM that has ended, with what it takes reserved once more.
+/// A VM that has ended, with its resources reserved once more.
 struct Ended {
     task: Task,
     spec: Spec,
@@ -201,7 +201,7 @@ impl Ended {
         let file_bytes = disks::file_bytes(spec.overlay_bytes, &spec.disks, variables);
         let image_bytes = Some(spec.image.disk_bytes);
         let root_bytes = disks::root_bytes(&decision.launch, image_bytes, file_bytes);
-        // A scheduler has removed its group by now.
+        // A scheduler has removed the VM's group by now.
         let resources = qhost_cage::LinuxResources::default();
         let needs = qhost_cage::Requirements {
             tenant: &task.tenant,
@@ -213,7 +213,8 @@ impl Ended {
             resources: &resources,
         };
         spec.cage = qhost_cage::Host::detect(&config.cage).cage(&config.cage, needs)?;
-        // An earlier version may have made it otherwise.
+        // The cage is new, so that Ignition's config is shown in it again. QEMU's arguments are made anew, as an earlier version may have
+        // made others.
         seed::show_in(&mut spec.cage, folder, &decision.launch);
         let Spec { image, forwards, .. } = &spec;
         spec.argv = qhost_vm::argv(

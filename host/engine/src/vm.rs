@@ -1,6 +1,10 @@
-//! A VM that has been started: what a door does with it.
+//! A handle to a VM that has been started, for doors.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio::{
@@ -23,7 +27,7 @@ use crate::{
     observer::{Context, Observation},
 };
 
-/// A VM, by its records and its supervisor. It goes on when this is dropped.
+/// A VM, by its records and its supervisor. The VM goes on when this handle is dropped.
 #[derive(Clone)]
 pub struct Vm {
     engine: Engine,
@@ -32,26 +36,26 @@ pub struct Vm {
 }
 
 impl Engine {
-    /// The VM that a word means: its id, the beginning of that, or its task's name; `TENANT/` before it says whose.
+    /// Finds the VM that a word means: its id, the beginning of its id, or its task's name, which `TENANT/` may precede.
     ///
     /// # Errors
-    /// Where there is none, or several are meant alike.
+    /// Fails where there is no such VM, or the word means several alike.
     pub async fn vm(&self, word: &str) -> Result<Vm, EngineError> {
         self.pick(word, Pick::Only).await
     }
 
-    /// The same; of one tenant's VMs that have all ended, the latest.
+    /// Finds the VM that a word means; if the word means several VMs of one tenant that have all ended, the latest of them.
     ///
     /// # Errors
-    /// As [`Engine::vm`].
+    /// Fails as [`Engine::vm`] does.
     pub async fn latest_vm(&self, word: &str) -> Result<Vm, EngineError> {
         self.pick(word, Pick::Latest).await
     }
 
-    /// The same, of those that have not ended.
+    /// Finds the VM that a word means, among those that have not ended.
     ///
     /// # Errors
-    /// As [`Engine::vm`], and where all have ended.
+    /// Fails as [`Engine::vm`] does, and where all have ended.
     pub async fn live_vm(&self, word: &str) -> Result<Vm, EngineError> {
         self.pick(word, Pick::GoingOn).await
     }
@@ -91,22 +95,22 @@ pub enum Which {
     GoingOn,
 }
 
-/// What of a VM is waited for. Its end ends every wait.
+/// The event in a VM's life that a wait is for. The VM's end ends every wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// That the guest runs.
+    /// The guest runs.
     Running,
-    /// That the job's ready check holds.
+    /// The job's ready check holds.
     Ready,
-    /// Its end.
+    /// The VM ends.
     End,
 }
 
-/// What a wait is for.
+/// The goal of a wait.
 #[derive(Clone, Copy)]
 enum Goal {
     Until(Until),
-    /// That the guest runs, in a QEMU that was started at another time than this.
+    /// The guest runs, in a QEMU that was started at another time than this.
     Again(Option<Timestamp>),
 }
 
@@ -131,30 +135,41 @@ impl Vm {
         &self.engine
     }
 
-    /// Its id.
+    /// The VM's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What its folder says of it now. A VM whose folder has gone is lost.
-    pub fn record(&self) -> VmRecord {
+    /// The VM's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Reads what the VM's folder says now. A VM whose folder has gone is lost.
+    pub async fn record(&self) -> VmRecord {
+        let vm = self.clone();
+        blocking(move || Ok(vm.read())).await.unwrap_or_else(|_| self.read())
+    }
+
+    /// [`Vm::record`], read on this thread.
+    pub(crate) fn read(&self) -> VmRecord {
         let record = VmRecord::at(&self.folder);
         if self.folder.exists() { record } else { record.gone() }
     }
 
-    /// Subscribes to its supervisor, which tells the status with its history first, then what changes.
+    /// Subscribes to the VM's supervisor, which sends the status with its history first, and then every change.
     ///
     /// # Errors
-    /// Where it has no supervisor, or that does not answer.
+    /// Fails where the VM has no supervisor, or the supervisor does not answer.
     pub async fn subscribe(&self) -> Result<Subscription, EngineError> {
         Ok(subscribe(&self.folder).await.map_err(|error| self.refused(error))?)
     }
 
-    /// Waits until the VM has come so far, or has ended, and tells the observer what changes meanwhile. A supervisor that is killed meanwhile
-    /// is replaced.
+    /// Waits until the VM reaches the goal, or has ended, and tells the observer what changes meanwhile. A supervisor that is killed
+    /// meanwhile is replaced.
     ///
     /// # Errors
-    /// Where the wait is given up.
+    /// Fails where the wait is given up.
     pub async fn wait(&self, until: Until, context: &Context) -> Result<VmRecord, EngineError> {
         let waiting = self.follow(Goal::Until(until), None, None, context);
         tokio::select! {
@@ -163,12 +178,13 @@ impl Vm {
         }
     }
 
-    /// Ends it, and waits for its end.
+    /// Ends the VM, and waits for its end.
     ///
     /// # Errors
-    /// Where it has not ended after [`limits::STOP_GRACE_MOST`], of a kill after [`limits::KILL_MOST`], or the wait is given up.
+    /// Fails where the VM has not ended after [`limits::STOP_GRACE_MOST`], or for a kill after [`limits::KILL_MOST`], or the wait is given
+    /// up.
     pub async fn end(&self, ending: Ending, context: &Context) -> Result<VmRecord, EngineError> {
-        // The subscription is older than the request: the VM may end at once, and on a disk that takes no writes only its supervisor tells how.
+        // The subscription begins before the request: the VM may end at once, and on a full disk only its supervisor tells how.
         let told = subscribe(&self.folder).await.ok();
         self.ask_to_end(ending, context).await;
         failpoint::reach("end.asked");
@@ -176,7 +192,8 @@ impl Vm {
         self.within(ending.most(), ended, context).await
     }
 
-    /// Asks its supervisor to end it, and does not wait for that. Where the supervisor is silent, signals are sent: to it, and to kill, to QEMU.
+    /// Asks the VM's supervisor to end the VM, without waiting for the end. If the supervisor is silent, signals are sent to it, and for a
+    /// kill to QEMU.
     pub async fn ask_to_end(&self, ending: Ending, context: &Context) {
         if self.ask(ending.request()).await == Heard::Silent {
             let killed = ending == Ending::Kill;
@@ -184,61 +201,61 @@ impl Vm {
         }
     }
 
-    /// Stops its guest where it is.
+    /// Pauses the guest.
     ///
     /// # Errors
-    /// Where its supervisor does not answer, or cannot.
+    /// Fails where the VM's supervisor does not answer, or refuses.
     pub async fn pause(&self) -> Result<(), EngineError> {
         self.request(Request::Pause).await
     }
 
-    /// Lets its paused guest go on.
+    /// Resumes the paused guest.
     ///
     /// # Errors
-    /// As [`Vm::pause`].
+    /// Fails as [`Vm::pause`] does.
     pub async fn resume(&self) -> Result<(), EngineError> {
         self.request(Request::Resume).await
     }
 
-    /// Has its supervisor stop QEMU and start it again, and waits until the guest runs, or the VM has ended. It must not have ended before.
+    /// Makes the VM's supervisor stop QEMU and start it again, and waits until the guest runs, or the VM has ended. A VM that has ended
+    /// already is an error.
     pub async fn restart_running(
         &self,
         grace: Option<Duration>,
         context: &Context,
     ) -> Result<VmRecord, EngineError> {
-        let before = self.read().await.status.started_at;
+        let before = self.record().await.status.started_at;
         self.request(Request::Restart { grace_s: grace.map(|grace| grace.as_secs()) }).await?;
         let runs = self.follow(Goal::Again(before), None, None, context);
         self.within(limits::STOP_GRACE_MOST, runs, context).await
     }
 
-    /// What it uses.
+    /// Asks what the VM uses.
     ///
     /// # Errors
-    /// Where its supervisor does not answer within [`limits::CONTROL_STATS`].
+    /// Fails where the VM's supervisor does not answer within [`limits::CONTROL_STATS`].
     pub async fn stats(&self) -> Result<Stats, AskError> {
         let stats = qhost_vm::ask(&self.folder, Request::Stats, limits::CONTROL_STATS).await?;
         Ok(serde_json::from_value(stats).map_err(io::Error::from)?)
     }
 
-    /// Its console: what is written is typed, what is read the guest said.
+    /// Attaches to the console: what is written to it is typed, and what is read from it is the guest's output.
     ///
     /// # Errors
-    /// Where it has ended, or its supervisor does not answer.
+    /// Fails where the VM has ended, or its supervisor does not answer.
     pub async fn console(&self) -> Result<UnixStream, EngineError> {
-        let vm = self.clone();
-        blocking(move || Ok(vm.not_ended()?)).await?;
+        self.goes_on().await?;
         Ok(qhost_vm::attach(&self.folder).await.map_err(|error| self.refused(error))?)
     }
 
-    /// Removes what is left of it.
+    /// Removes what is left of the VM.
     ///
     /// # Errors
-    /// Where it has not ended, or the disk does not let it.
+    /// Fails where the VM has not ended, or a file cannot be removed.
     pub async fn remove(&self) -> Result<(), EngineError> {
         let vm = self.clone();
         let removed = blocking(move || {
-            if vm.record().remove(vm.engine.state())? {
+            if vm.read().remove(vm.engine.state())? {
                 Ok(())
             } else {
                 Err(VmError::GoesOn { id: vm.id }.into())
@@ -250,13 +267,14 @@ impl Vm {
     /// Checks that the VM has not ended.
     ///
     /// # Errors
-    /// Where it has.
-    pub fn goes_on(&self) -> Result<(), EngineError> {
-        Ok(self.not_ended()?)
+    /// Fails where the VM has ended.
+    pub async fn goes_on(&self) -> Result<(), EngineError> {
+        let vm = self.clone();
+        Ok(blocking(move || Ok(vm.not_ended()?)).await?)
     }
 
     fn not_ended(&self) -> Result<(), VmError> {
-        let state = self.record().status.state();
+        let state = self.read().status.state();
         if state.is_final() {
             let (id, state) = (self.id.clone(), state.name());
             return Err(VmError::HasEnded { id, state });
@@ -264,15 +282,8 @@ impl Vm {
         Ok(())
     }
 
-    /// [`Vm::record`], read on a thread that may wait for the disk.
-    async fn read(&self) -> VmRecord {
-        let vm = self.clone();
-        blocking(move || Ok(vm.record())).await.unwrap_or_else(|_| self.record())
-    }
-
     async fn request(&self, request: Request) -> Result<(), EngineError> {
-        let vm = self.clone();
-        blocking(move || Ok(vm.not_ended()?)).await?;
+        self.goes_on().await?;
         let asked = qhost_vm::ask(&self.folder, request, limits::CONTROL_REPLY).await;
         asked.map_err(|error| self.refused(error))?;
         Ok(())
@@ -297,8 +308,8 @@ impl Vm {
         }
     }
 
-    /// Asks its supervisor to end it. A supervisor that has just been started is waited for, and a run that still fetches the image, which
-    /// has no socket, is sent a signal.
+    /// Asks the VM's supervisor to end the VM. A supervisor that has just been started is waited for, and a run that still fetches the
+    /// image, which has no socket, is sent a signal.
     async fn ask(&self, request: Request) -> Heard {
         let by = Instant::now() + limits::CONTROL_SILENT;
         let mut watch: Option<FolderWatch> = None;
@@ -306,11 +317,11 @@ impl Vm {
             let left = by.saturating_duration_since(Instant::now());
             let error = match qhost_vm::ask(&self.folder, request, left).await {
                 Err(AskError::Unanswered(error)) => error,
-                // A supervisor refuses where its VM has just ended, which the wait for that finds.
+                // A supervisor refuses if its VM has just ended, which the wait for the end finds out.
                 Ok(_) | Err(AskError::Refused(_)) => return Heard::Answered,
             };
             tracing::info!(vm = self.id, %error, "its supervisor does not answer");
-            let record = self.read().await;
+            let record = self.record().await;
             if request == Request::Kill {
                 record.kill_qemu();
             }
@@ -329,8 +340,8 @@ impl Vm {
         }
     }
 
-    /// Follows the VM until a goal, or its end. The request is made again to a supervisor that comes meanwhile, since the supervisor before may
-    /// have been killed with it; a request to kill is repeated in any case.
+    /// Follows the VM until a goal, or its end. The request is made again to a supervisor that comes meanwhile, since its predecessor may
+    /// have been killed before acting on it; a request to kill is repeated in any case.
     async fn follow(
         &self,
         goal: Goal,
@@ -357,7 +368,7 @@ impl Vm {
                         Notification::Status(status) => {
                             context.observer.observe(Observation::Status(&status));
                             if goal.is_reached(&status) {
-                                return VmRecord { status: *status, ..self.read().await };
+                                return VmRecord { status: *status, ..self.record().await };
                             }
                             let is_unheard = is_anothers && status.state() != State::Stopping;
                             if let Some(request) = request.filter(|_| is_unheard) {
@@ -370,7 +381,7 @@ impl Vm {
             }
             // There is no supervisor yet, or any more.
             is_first = false;
-            let read = self.read().await;
+            let read = self.record().await;
             let Some(now) = read.again() else { return read };
             if now.is_over() {
                 return as_told(now, last);
@@ -383,13 +394,13 @@ impl Vm {
             }
             match &mut watch {
                 Some(watch) => watch.changed(limits::KILL_AGAIN).await,
-                // What has changed before it began, the next look finds.
+                // The next look finds what changed before the watch began.
                 None => watch = Some(FolderWatch::new([self.folder.as_path()])),
             }
         }
     }
 
-    /// What its supervisor tells next. A request to kill is repeated until then.
+    /// Waits for the supervisor's next notification. A request to kill is repeated until then.
     async fn told(
         &self,
         subscription: &mut Subscription,
@@ -410,18 +421,18 @@ impl Vm {
     }
 }
 
-/// What came of a request to end a VM.
+/// The answer to a request to end a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
-    /// Its supervisor answered.
+    /// The VM's supervisor answered.
     Answered,
-    /// Its supervisor did not answer in time.
+    /// The VM's supervisor did not answer in time.
     Silent,
     /// There was no supervisor; the process that the record names got a signal, or the VM has ended.
     Absent,
 }
 
-/// The record of a VM whose end could not be written down, with what its supervisor has told.
+/// Completes the record of a VM whose end could not be written to it, by the last status that the supervisor has sent.
 fn as_told(mut vm: VmRecord, last: Option<Box<Status>>) -> VmRecord {
     if vm.status.state() == State::Lost
         && let Some(told) = last.filter(|told| told.state().is_final())

@@ -1,4 +1,4 @@
-//! What an agent asks of a task driver.
+//! The service of a task driver, which an agent calls.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
@@ -54,16 +54,16 @@ impl Driver {
         Response::new(Box::pin(answers.take_until(leave.cancelled_owned())))
     }
 
-    /// Asks the policies whether the agent may do an operation; gives the VM as the configuration is now.
+    /// Asks the policies whether the agent may do an operation, and gives the VM under the present configuration.
     async fn permit(
         &self,
         task: &Task,
         operation: Operation,
         request: Option<&'static str>,
     ) -> Result<Vm, Status> {
-        // An engine without the configuration would ask nothing.
-        let vm = self.0.configured_engine()?.handle(&task.started()?.record());
-        let actor = task::actor(&task.config.alloc_id, &vm.record().tenant);
+        // An engine that was opened without the configuration has no policies to ask.
+        let vm = self.0.configured_engine()?.handle(&task.started()?.record().await);
+        let actor = task::actor(&task.config.alloc_id, &vm.record().await.tenant);
         let permitted = vm.permit(operation, actor.clone(), &Context::default()).await;
         permitted.map_err(|error| of_engine(&error))?;
         if let Some(request) = request {
@@ -73,7 +73,7 @@ impl Driver {
     }
 }
 
-/// A duration as the protocol has it, at most [`limits::LONGEST`]; none where it is absent or negative.
+/// Reads a duration of the protocol, at most [`limits::LONGEST`]; gives none where it is absent or negative.
 fn duration(given: Option<prost_types::Duration>) -> Option<Duration> {
     let given = given.and_then(|given| Duration::try_from(given).ok());
     given.map(|given| given.min(limits::LONGEST))
@@ -113,7 +113,7 @@ impl driver_server::Driver for Driver {
         let capabilities = DriverCapabilities {
             send_signals: true,
             exec: true,
-            // The agent's own environment is none of a guest's.
+            // The agent's own environment is not meant for a guest.
             fs_isolation: FsIsolation::Image.into(),
             network_isolation_modes: vec![NetworkIsolationMode::Host.into()],
             must_create_network: false,
@@ -132,7 +132,7 @@ impl driver_server::Driver for Driver {
             let plugin = Arc::clone(&plugin);
             async move { fingerprint::look(&plugin).await }
         });
-        // Nomad takes each for news.
+        // Nomad takes each answer for a change, so that only changes are sent.
         let changes = found.scan(None, |last: &mut Option<FingerprintResponse>, found| {
             let is_news = last.as_ref() != Some(&found);
             *last = Some(found.clone());
@@ -172,7 +172,7 @@ impl driver_server::Driver for Driver {
         if config.id.is_empty() {
             return Err(missing("task.id"));
         }
-        // Where the call is dropped, the start is given up, in order.
+        // Where the call is dropped, the start is given up in order.
         let (plugin, given_up) = (Arc::clone(&self.0), self.0.leave().child_token());
         let guard = given_up.clone().drop_guard();
         let starting = tokio::spawn(async move { start(&plugin, &config, &given_up).await });
@@ -204,7 +204,7 @@ impl driver_server::Driver for Driver {
         let StopTaskRequest { task_id, timeout, signal } = request.into_inner();
         let ending =
             if signal == "SIGKILL" { Ending::Kill } else { Ending::Stop(duration(timeout)) };
-        // What has gone is stopped: Nomad would ask five times more.
+        // A task that does not exist counts as stopped, since Nomad would ask five times more.
         let Some(task) = self.0.tasks.get(&task_id) else {
             self.0.end_left_over(&task_id, ending).await?;
             return Ok(Response::new(StopTaskResponse {}));
@@ -212,7 +212,7 @@ impl driver_server::Driver for Driver {
         task.cancel.cancel();
         let _started = task.starting.lock().await;
         let Some(vm) = task.vm() else { return Ok(Response::new(StopTaskResponse {})) };
-        let actor = task::actor(&task.config.alloc_id, &vm.record().tenant);
+        let actor = task::actor(&task.config.alloc_id, &vm.record().await.tenant);
         vm.note_request(if ending == Ending::Kill { "kill" } else { "stop" }, &actor).await;
         let ended = vm.end(ending, &Context::default()).await;
         ended.map_err(|error| of_engine(&error))?;
@@ -231,15 +231,15 @@ impl driver_server::Driver for Driver {
             return Ok(Response::new(DestroyTaskResponse {}));
         }
         let task = self.0.tasks.known(&task_id)?;
-        let goes_on = task.vm().is_some_and(|vm| vm.goes_on().is_ok());
+        let goes_on = task.going_on().await.is_some();
         if goes_on && !force {
             let message = "the task runs; stop it first, or destroy it with force";
             return Err(refused(Code::FailedPrecondition, message));
         }
         task.cancel.cancel();
         let _started = task.starting.lock().await;
-        if let Some(vm) = task.vm().filter(|vm| vm.goes_on().is_ok()) {
-            let actor = task::actor(&task.config.alloc_id, &vm.record().tenant);
+        if let Some(vm) = task.going_on().await {
+            let actor = task::actor(&task.config.alloc_id, &vm.record().await.tenant);
             vm.note_request("kill", &actor).await;
             let ended = vm.end(Ending::Kill, &Context::default()).await;
             ended.map_err(|error| of_engine(&error))?;
@@ -253,7 +253,10 @@ impl driver_server::Driver for Driver {
         request: Request<InspectTaskRequest>,
     ) -> Result<Response<InspectTaskResponse>, Status> {
         let task = self.0.tasks.known(&request.into_inner().task_id)?;
-        let record = task.vm().map(Vm::record);
+        let record = match task.vm() {
+            Some(vm) => Some(vm.record().await),
+            None => None,
+        };
         let status = record.as_ref().map(|record| &record.status);
         let ended = status.and_then(|status| status.ended.as_ref());
         let attributes = match task.vm() {
@@ -295,7 +298,7 @@ impl driver_server::Driver for Driver {
         &self,
         _: Request<TaskEventsRequest>,
     ) -> Result<Response<Self::TaskEventsStream>, Status> {
-        // A client that does not keep up misses the oldest.
+        // A client that does not keep up misses the oldest events.
         let events = BroadcastStream::new(self.0.subscribe());
         let events = events.filter_map(|event| std::future::ready(event.ok().map(Ok)));
         Ok(self.until_left(events))
@@ -307,8 +310,8 @@ impl driver_server::Driver for Driver {
     ) -> Result<Response<SignalTaskResponse>, Status> {
         let SignalTaskRequest { task_id, signal } = request.into_inner();
         let task = self.0.tasks.known(&task_id)?;
-        // No signal starts an ended task again.
-        task.started()?.goes_on().map_err(|error| of_engine(&error))?;
+        // No signal starts an ended task again, so that such a task is refused.
+        task.started()?.goes_on().await.map_err(|error| of_engine(&error))?;
         let context = Context::default();
         let done = match signal.as_str() {
             "SIGTERM" | "SIGINT" | "SIGPWR" => {
@@ -348,7 +351,8 @@ impl driver_server::Driver for Driver {
     ) -> Result<Response<ExecTaskResponse>, Status> {
         let ExecTaskRequest { task_id, command, timeout } = request.into_inner();
         let task = self.0.tasks.known(&task_id)?;
-        // An agent's script checks come by the second, and would push out what happened to the VM.
+        // No request is recorded: an agent's script checks come every few seconds, and would push out what happened to
+        // the VM.
         let vm = self.permit(&task, Operation::Exec(command.clone()), None).await?;
         let timeout = duration(timeout).filter(|timeout| !timeout.is_zero());
         let answer =

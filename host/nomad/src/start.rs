@@ -1,4 +1,4 @@
-//! A task's start, from a call to the handle that Nomad keeps.
+//! The start of a task, from the agent's call to the handle that Nomad keeps.
 
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ use crate::{
 /// The version of the handles that Nomad keeps.
 const HANDLE_VERSION: i32 = 1;
 
-/// Starts a task; of several calls for one task the first one does. `given_up` where the call is.
+/// Starts a task. Of several calls for one task, the first one starts it. `given_up` is cancelled when the call is
+/// given up.
 pub(crate) async fn start(
     plugin: &Plugin,
     config: &TaskConfig,
@@ -34,7 +35,7 @@ pub(crate) async fn start(
         if let Some(vm) = task.vm() {
             return handle(config, vm);
         }
-        // Another call's start has failed meanwhile.
+        // Another call's start of this task has failed meanwhile, and its entry was removed.
         if !plugin.tasks.has(&task) {
             continue;
         }
@@ -67,8 +68,10 @@ async fn started(plugin: &Plugin, task: &Task) -> Result<Vm, Status> {
         return Err(refused(Code::InvalidArgument, message));
     }
     let left_over = plugin.left_over(&engine, &task.config.id).await?;
-    if let Some(vm) = left_over.into_iter().find(|vm| vm.record().tenant == tenant) {
-        return Ok(vm);
+    for vm in left_over {
+        if vm.record().await.tenant == tenant {
+            return Ok(vm);
+        }
     }
     let (config, of) = (task.config.clone(), tenant.clone());
     let order = spawn_blocking(move || task::order(&config, &settings, &of)).await;
@@ -76,7 +79,7 @@ async fn started(plugin: &Plugin, task: &Task) -> Result<Vm, Status> {
     let events = Arc::new(plugin.events.of(&task.config));
     let context = Context { cancel: task.cancel.clone(), observer: events };
     let vm = engine.start(order, &context).await.map_err(|error| of_engine(&error))?;
-    // A VM that a supervisor has goes on, whatever becomes of the call.
+    // A VM with a supervisor runs on, whatever becomes of the call.
     let waited = vm.wait(Until::Running, &context).await;
     let record = match waited {
         Ok(record) if !task.cancel.is_cancelled() => record,

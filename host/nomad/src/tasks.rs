@@ -1,5 +1,5 @@
-//! The tasks that the plugin was asked to run, by the ids that Nomad has for them. A task is forgotten when it is destroyed; its VM's records
-//! stay as those of every VM.
+//! The tasks that the plugin was asked to run, by Nomad's ids. A task is forgotten when it is destroyed; the records of its VM stay like
+//! those of every VM.
 
 use std::{
     collections::HashMap,
@@ -16,13 +16,13 @@ use crate::{error::refused, proto::driver::TaskConfig};
 #[derive(Default)]
 pub(crate) struct Tasks(Mutex<HashMap<String, Arc<Task>>>);
 
-/// One task.
+/// A task that the plugin was asked to run.
 pub(crate) struct Task {
     pub(crate) config: TaskConfig,
     vm: OnceLock<Vm>,
-    /// Held while it is being started.
+    /// A lock that is held while the task is being started.
     pub(crate) starting: tokio::sync::Mutex<()>,
-    /// Gives its start up.
+    /// The token that gives up the task's start.
     pub(crate) cancel: CancellationToken,
 }
 
@@ -32,17 +32,23 @@ impl Task {
         Self { config, vm, starting, cancel }
     }
 
-    /// Its VM, once there is one.
+    /// The task's VM, once there is one.
     pub(crate) fn vm(&self) -> Option<&Vm> {
         self.vm.get()
     }
 
-    /// It has a VM from here on.
+    /// The task's VM, if it has not ended.
+    pub(crate) async fn going_on(&self) -> Option<&Vm> {
+        let vm = self.vm()?;
+        vm.goes_on().await.is_ok().then_some(vm)
+    }
+
+    /// Sets the task's VM.
     pub(crate) fn set_vm(&self, vm: Vm) -> &Vm {
         self.vm.get_or_init(|| vm)
     }
 
-    /// Its VM, for what needs one.
+    /// The task's VM; a task without one is refused.
     pub(crate) fn started(&self) -> Result<&Vm, Status> {
         let none = || refused(Code::FailedPrecondition, "the task has not been started yet");
         self.vm().ok_or_else(none)
@@ -54,18 +60,18 @@ impl Tasks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The task of an id.
+    /// The task of an id, if the plugin knows it.
     pub(crate) fn get(&self, id: &str) -> Option<Arc<Task>> {
         self.lock().get(id).cloned()
     }
 
-    /// The task of an id, which must be there.
+    /// The task of an id; an unknown one is refused.
     pub(crate) fn known(&self, id: &str) -> Result<Arc<Task>, Status> {
-        // As in Nomad's own ErrTaskNotFound.
+        // The text is that of Nomad's own ErrTaskNotFound.
         self.get(id).ok_or_else(|| refused(Code::NotFound, "task not found for given id"))
     }
 
-    /// The task of an id, new where there is none yet; its start is given up at the latest when the plugin leaves.
+    /// The task of an id, which is made where it is not known yet. Its start is given up at the latest when the plugin leaves.
     pub(crate) fn of(&self, config: &TaskConfig, leave: &CancellationToken) -> Arc<Task> {
         let mut tasks = self.lock();
         let new = || Arc::new(Task::new(config.clone(), leave.child_token()));
@@ -77,7 +83,7 @@ impl Tasks {
         self.get(&task.config.id).is_some_and(|known| Arc::ptr_eq(&known, task))
     }
 
-    /// Forgets a task, unless another has come in its place.
+    /// Forgets a task, unless another has taken its place.
     pub(crate) fn forget(&self, task: &Arc<Task>) {
         let mut tasks = self.lock();
         if tasks.get(&task.config.id).is_some_and(|known| Arc::ptr_eq(known, task)) {

@@ -1,4 +1,4 @@
-//! What a task uses, as Nomad counts it.
+//! The resources that a task uses, in the terms of Nomad.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Looks at a VM's usage now and then, until it has ended.
+/// Samples a VM's usage at intervals, until the VM has ended.
 pub(crate) struct Looks {
     task_id: String,
     vm: Vm,
@@ -39,11 +39,11 @@ impl Looks {
     pub(crate) async fn next(&mut self) -> Option<TaskStats> {
         loop {
             self.every.tick().await;
-            // A supervisor that is being replaced answers at the next look.
+            // A supervisor that is being replaced answers at the next sample.
             if let Ok(stats) = self.vm.stats().await {
                 return Some(self.counted(&stats));
             }
-            self.vm.goes_on().ok()?;
+            self.vm.goes_on().await.ok()?;
         }
     }
 
@@ -80,9 +80,9 @@ impl Looks {
     }
 }
 
-/// What Nomad's statistics have no word for, and what else is to be known of a task's VM.
+/// The statistics that Nomad's form has no field for, and other facts about a task's VM.
 pub(crate) async fn attributes(vm: &Vm) -> HashMap<String, String> {
-    let record = vm.record();
+    let record = vm.record().await;
     let mut attributes = HashMap::from([("vm".to_owned(), record.id)]);
     if let Some(qemu) = record.status.qemu {
         attributes.insert("pid".into(), qemu.pid.to_string());
@@ -104,7 +104,7 @@ pub(crate) async fn attributes(vm: &Vm) -> HashMap<String, String> {
     attributes
 }
 
-/// The speed of a processor of this host, by which Nomad counts what a task uses of it; 0 where the kernel does not tell.
+/// The speed of this host's processor, by which Nomad counts usage; 0 where the kernel does not tell it.
 fn megahertz() -> f64 {
     static SPEED: OnceLock<f64> = OnceLock::new();
     *SPEED.get_or_init(|| {

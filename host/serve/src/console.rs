@@ -1,5 +1,5 @@
-//! A console that is typed into, over a WebSocket (RFC 6455). A browser's WebSocket has no header of its own to say who asks, so that a ticket is
-//! asked for first: policies are asked then, and it serves for one connection, soon, by the same caller.
+//! A console that a client types into, over a WebSocket (RFC 6455). A browser's WebSocket has no header of its own to name the caller, so
+//! that the client asks for a ticket first. Policies are asked then, and the ticket serves for one connection, soon, by the same caller.
 
 use std::{
     collections::HashMap,
@@ -39,11 +39,11 @@ use crate::{
     vms,
 };
 
-/// Tickets that were given out and not used yet.
+/// Tickets that were given out and are not used yet.
 #[derive(Default)]
 pub(crate) struct Tickets(Mutex<HashMap<String, Ticket>>);
 
-/// What a ticket is for.
+/// The VM and the caller that a ticket is for.
 struct Ticket {
     vm: String,
     caller: Caller,
@@ -66,7 +66,7 @@ impl Tickets {
         Ok(ticket)
     }
 
-    /// Takes one that is for this.
+    /// Uses up a ticket, if it is for this console and this caller.
     fn take(&self, ticket: &str, vm: &str, caller: &Caller) -> Result<(), Problem> {
         let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(ticket);
         let is_for_it =
@@ -120,8 +120,8 @@ pub(crate) async fn attach(
         .map_err(|refused| Problem::new(refused.status(), "no-websocket", refused.body_text()))?;
     let place = service.streams.place(&caller)?;
     let console = vm.console().await?;
-    // What was said before; what comes at this very moment may come twice.
-    let log = vm.record().console_log();
+    // The console's log is sent first; bytes that come at this very moment may be sent twice.
+    let log = vm.record().await.console_log();
     let said = vms::read_tail(log, limits::CONSOLE_BEFORE_BYTES).await?;
     let most = limits::CONSOLE_MESSAGE_BYTES;
     let upgrade = upgrade.max_message_size(most).max_frame_size(most);
@@ -136,7 +136,7 @@ struct Attached {
 }
 
 impl Attached {
-    /// Until the client goes, the VM ends, or the service leaves.
+    /// Serves the client until it goes, the VM ends, or the service leaves.
     async fn run(mut self, before: Vec<u8>) {
         let leave = self.place.leave();
         if let Err(error) = self.exchange(before, &leave).await {
@@ -178,7 +178,7 @@ impl Attached {
         typed.await.map_err(axum::Error::new)?.map_err(axum::Error::new)
     }
 
-    /// A client that takes nothing is given up.
+    /// Sends a message. A client that takes nothing for too long is given up.
     async fn send(&mut self, message: Message) -> Result<(), axum::Error> {
         let sent = time::timeout(limits::CLIENT_SLOW, self.socket.send(message));
         sent.await.map_err(axum::Error::new)?

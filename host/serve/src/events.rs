@@ -64,7 +64,7 @@ pub(crate) async fn all(
         tenant.as_ref().is_none_or(|tenant| event.tenant == *tenant)
             && vm.as_ref().is_none_or(|vm| event.vm == *vm)
     };
-    // Without changes, the stream ends where no more is kept.
+    // Without changes to wait for, the stream ends with the last event that is kept.
     let changes = follow.unwrap_or(true).then(|| place.changes());
     Ok(place.answer(streams::events(log, last, changes, is_meant)))
 }
@@ -88,7 +88,7 @@ pub(crate) async fn operation(
         let item = sse::Event::default().json_data(status).ok()?;
         Some((item, (changes, is_over)))
     });
-    // It is remembered for as long as it is followed.
+    // The operation is remembered for as long as it is followed.
     Ok(place.answer(statuses.map(move |item| {
         let _followed = &operation;
         item
@@ -118,7 +118,7 @@ pub(crate) async fn console(
     let vm = vms::meant(&service, &caller, &word).await?;
     let last: Option<Position> = streams::last(&headers, after.as_deref())?;
     let since = query::time("since", since.as_deref())?;
-    let record = vm.record();
+    let record = vm.record().await;
     let reader = match last {
         Some(after) => Reader::after(&record.folder, after),
         None => record.console(since),
@@ -127,7 +127,7 @@ pub(crate) async fn console(
     Ok(place.answer(said(record, reader, follow.unwrap_or(true))))
 }
 
-/// What is read of a console, and, where it is followed, what it says until its VM's end.
+/// Reads a console's log and, if it is followed, the output until the VM's end.
 fn said(
     record: VmRecord,
     reader: Reader,
@@ -135,7 +135,7 @@ fn said(
 ) -> impl Stream<Item = sse::Event> + Send + use<> {
     stream::unfold((record, reader), move |(mut record, mut reader)| async move {
         loop {
-            // Asked first, so that what was written before the end is read after it.
+            // The VM's state is read first, so that the output before its end is read after that.
             let read = spawn_blocking(move || {
                 let goes_on = record.again().is_some_and(|now: VmRecord| !now.is_over());
                 let mut buffer = vec![0; limits::STREAM_BYTES];

@@ -83,7 +83,7 @@ fn known(state: &str) -> Result<VmState, Problem> {
     })
 }
 
-/// The VM that a caller means: by its id, or by its task's name. What is another tenant's is not there.
+/// Finds the VM that a caller means, by its id or by its task's name. Another tenant's VM is not found.
 pub(crate) async fn meant(service: &Service, caller: &Caller, word: &str) -> Result<Vm, Problem> {
     let not_found = || Problem::not_found("VM", word);
     let word = match &caller.tenant {
@@ -97,8 +97,8 @@ pub(crate) async fn meant(service: &Service, caller: &Caller, word: &str) -> Res
         Some(_) | None => word,
     };
     match service.engine.latest_vm(word).await {
-        Ok(vm) if caller.may(&vm.record().tenant) => Ok(vm),
-        // An operator is told which of several was meant.
+        Ok(vm) if caller.may(&vm.record().await.tenant) => Ok(vm),
+        // An operator is told that a name means several VMs.
         Err(error) if caller.is_operator() => {
             Err(Problem::new(StatusCode::NOT_FOUND, "not-found", error.to_string()))
         }
@@ -147,10 +147,10 @@ pub(crate) async fn wait(
     let (until, timeout) = (wait.until()?, operations::timeout(wait.timeout_s)?);
     let vm = meant(&service, &caller, &word).await?;
     let context = Context::default();
-    // It is told either way.
+    // The record is answered whether the wait ended or its time did.
     Ok(Json(match time::timeout(timeout, vm.wait(until, &context)).await {
         Ok(waited) => waited?,
-        Err(_) => vm.record(),
+        Err(_) => vm.record().await,
     }))
 }
 
@@ -165,7 +165,7 @@ pub(crate) struct Of {
 }
 
 impl Of {
-    /// The order for a job that came as a body.
+    /// Makes the order for a job that came as a request's body.
     pub(crate) fn order(self, caller: &Caller, bytes: Vec<u8>) -> Result<Order, Problem> {
         let tenant = caller.acts_for(self.tenant)?;
         let mut order = Order::new(JobFile::of_body(bytes), tenant);
@@ -175,8 +175,8 @@ impl Of {
     }
 }
 
-/// The VM that a caller means, which has not ended, and with which policies let it do something. They are asked in one of the tenant's places for
-/// decisions.
+/// Finds the VM that a caller means, if it has not ended and policies permit the operation. The policies are asked in one of the tenant's
+/// places for decisions.
 pub(crate) async fn permitted(
     service: &Service,
     caller: &Caller,
@@ -185,8 +185,8 @@ pub(crate) async fn permitted(
     request: &'static str,
 ) -> Result<Vm, Problem> {
     let vm = meant(service, caller, word).await?;
-    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
-    let _place = service.decisions.admit(Some(&vm.record().tenant))?;
+    vm.goes_on().await.map_err(|error| Problem::conflict(error.to_string()))?;
+    let _place = service.decisions.admit(Some(&vm.record().await.tenant))?;
     let actor = caller.actor();
     vm.permit(operation, actor.clone(), &Context::default()).await?;
     vm.note_request(request, &actor).await;
@@ -238,9 +238,9 @@ async fn end(
     ending: Ending,
 ) -> Result<Response, Problem> {
     let vm = meant(service, caller, word).await?;
-    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
-    let tenant = vm.record().tenant;
-    // An operator's kill is the last resort, which no policy stands in the way of.
+    vm.goes_on().await.map_err(|error| Problem::conflict(error.to_string()))?;
+    let tenant = vm.record().await.tenant;
+    // An operator's kill is the last resort, so that no policy is asked about it.
     let asks = ending != Ending::Kill || !caller.is_operator();
     let actor = caller.actor();
     let asked = Asked { kind, caller, tenant: &tenant, repeats: None, begun: None };
@@ -264,13 +264,13 @@ pub(crate) async fn restart(
 ) -> Result<Response, Problem> {
     let grace = grace.given()?;
     let vm = meant(&service, &caller, &word).await?;
-    let (tenant, actor) = (vm.record().tenant, caller.actor());
+    let (tenant, actor) = (vm.record().await.tenant, caller.actor());
     let asked =
         Asked { kind: "restart", caller: &caller, tenant: &tenant, repeats: None, begun: None };
     let begun = service.operations.begin(asked, |operation| async move {
         operation.is_about(vm.id());
-        if vm.record().status.state().is_final() {
-            // Whether it may be, the policies are asked there.
+        if vm.record().await.status.state().is_final() {
+            // Policies are asked about a restart as part of the new start.
             vm.start_again("restart requested", &operation.context()).await?;
             vm.note_request("restart", &actor).await;
             return Ok(());
@@ -318,7 +318,7 @@ pub(crate) async fn remove(
     Named(word): Named,
 ) -> Result<StatusCode, Problem> {
     let vm = meant(&service, &caller, &word).await?;
-    if vm.goes_on().is_ok() {
+    if vm.goes_on().await.is_ok() {
         return Err(Problem::conflict("the VM has not ended".into()).hinting("stop it first"));
     }
     vm.note_request("remove", &caller.actor()).await;
@@ -332,7 +332,7 @@ pub(crate) async fn stats(
     Named(word): Named,
 ) -> Result<Json<Stats>, Problem> {
     let vm = meant(&service, &caller, &word).await?;
-    vm.goes_on().map_err(|error| Problem::conflict(error.to_string()))?;
+    vm.goes_on().await.map_err(|error| Problem::conflict(error.to_string()))?;
     let stats = vm.stats().await.map_err(|error| Problem::conflict(error.to_string()))?;
     Ok(Json(stats))
 }
@@ -357,9 +357,9 @@ pub(crate) async fn logs(
         let most = limits::LOG_BYTES;
         return Err(Problem::invalid(format!("bytes: expected at most {most}")));
     }
-    let path = meant(&service, &caller, &word).await?.record().console_log();
+    let path = meant(&service, &caller, &word).await?.record().await.console_log();
     let text = read_tail(path, bytes).await?;
-    // The guest's bytes, which a browser is not to take for a page.
+    // The bytes are the guest's, so that a browser must not take them for a page.
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -367,7 +367,7 @@ pub(crate) async fn logs(
     Ok((headers, text).into_response())
 }
 
-/// The end of a console's log.
+/// Reads the end of a console's log.
 pub(crate) async fn read_tail(path: PathBuf, bytes: u64) -> Result<Vec<u8>, Problem> {
     let read = spawn_blocking(move || tail(&path, bytes))
         .await

@@ -23,7 +23,7 @@ impl<'a> Command<'a> {
         Self { qhost, service: None }
     }
 
-    /// By a service under the configuration that there is now; a service from before it ends.
+    /// Opens the door by a service under the current configuration; an earlier service ends.
     pub(super) fn of_service(qhost: &'a Qhost) -> Self {
         let path = qhost.folder().join("qhost.toml");
         let config = fs::read_to_string(&path).unwrap_or_default();
@@ -33,9 +33,9 @@ impl<'a> Command<'a> {
         let noted = qhost.folder().join("service");
         if let Ok(before) = fs::read_to_string(&noted) {
             let pid = Pid::from_raw(before.parse().unwrap()).unwrap();
-            // It may have ended with the door that had it.
+            // The service may have ended with the door that had it.
             let _ended = kill_process(pid, Signal::KILL);
-            // Its last thread has the state folder until it has gone.
+            // The last thread of the killed service has the state folder until it has gone.
             let lock = qhost.state().join("operations/lock");
             let is_free = || File::open(&lock).unwrap().try_lock().is_ok();
             wait_for("its end", || is_free().then_some(()));
@@ -56,7 +56,7 @@ impl<'a> Command<'a> {
     }
 }
 
-/// What a door makes of a kind, the other way round.
+/// The kind of error that an exit code stands for.
 fn kind(done: &Done) -> Kind {
     let all = [
         Kind::InvalidArgument,

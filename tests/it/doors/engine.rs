@@ -79,7 +79,7 @@ impl Door for InProcess {
     }
 
     fn look(&self, word: &str) -> Result<Value, Kind> {
-        Ok(value(&self.vm(word)?.record()))
+        Ok(value(&self.runtime.block_on(self.vm(word)?.record())))
     }
 
     fn list(&self) -> Vec<Value> {

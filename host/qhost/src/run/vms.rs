@@ -32,7 +32,7 @@ pub(super) async fn command(shared: &Shared, command: &VmCommand) -> Exit {
     }
 }
 
-/// `qhost exec`, whose exit code is that of the command in the guest.
+/// Does `qhost exec`, whose exit code is that of the command in the guest.
 pub(super) async fn exec(shared: &Shared, args: &ExecArgs) -> ExitStatus {
     let done = async { exec::exec(shared, args, &engine(shared)?).await };
     match done.await {
@@ -42,7 +42,7 @@ pub(super) async fn exec(shared: &Shared, args: &ExecArgs) -> ExitStatus {
 }
 
 fn failed(shared: &Shared, error: &RunError) -> Exit {
-    // The decision that refused a restart or an operation; JSON has it beside the error.
+    // The decision refused a restart or an operation; JSON has it beside the error.
     if let Some(decision) = error.verdict().filter(|_| !shared.json) {
         show::say(Shown(decision).to_string().trim_end());
     }
@@ -51,7 +51,7 @@ fn failed(shared: &Shared, error: &RunError) -> Exit {
 
 async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
     let engine = match command {
-        // A VM that is started again, and an operation, are held to what is configured now.
+        // A restart and an operation are held to the current configuration.
         VmCommand::Restart(_)
         | VmCommand::Recover
         | VmCommand::Console(_)
@@ -77,7 +77,7 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
             inspect::inspect(shared, &inspect::Inspected { details, guest })
         }
         VmCommand::Logs(args) => {
-            logs::logs(&engine.latest_vm(&args.which.name()).await?.record(), args).await
+            logs::logs(&engine.latest_vm(&args.which.name()).await?.record().await, args).await
         }
         VmCommand::Console(args) => {
             let vm = engine.live_vm(&args.name()).await?;
@@ -94,7 +94,7 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
             let vms = permitted(shared, &engine, &args.which, Operation::Stop, "stop").await?;
             stop::end(shared, vms, Ending::Stop(grace)).await
         }
-        // The last resort of an operator, which no policy and no configuration stands in the way of.
+        // A kill is an operator's last resort, so that no policy and no configuration stands in its way.
         VmCommand::Kill(args) => {
             let (vms, actor) =
                 (going_on(&engine, &args.names()).await?, actor(args.of.tenant.clone()));
@@ -117,13 +117,13 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
     }
 }
 
-/// Who asks on a command line: its user, who acts as a tenant where `--tenant` says so.
+/// The actor of a command line: its user, who acts as a tenant if `--tenant` says so.
 pub(super) fn actor(tenant: Option<String>) -> Actor {
     let name = format!("uid {}", rustix::process::geteuid().as_raw());
     Actor { name, tenant, door: Door::Cli }
 }
 
-/// The VMs of these names, each once; it is an error where one of them has ended.
+/// Finds the VMs of these names, each once; a VM that has ended is an error.
 async fn going_on(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError> {
     let mut vms = vec![];
     for name in names {
@@ -132,7 +132,7 @@ async fn going_on(engine: &Engine, names: &[String]) -> Result<Vec<Vm>, RunError
     Ok(each_once(vms))
 }
 
-/// The same, once the policies permit the operation on each VM. Where an actor needs no permission, no configuration has to be readable.
+/// Finds the VMs once policies permit the operation on each. If an actor needs no permission, no configuration has to be readable.
 async fn permitted(
     shared: &Shared,
     unconfigured: &Engine,
@@ -142,9 +142,11 @@ async fn permitted(
 ) -> Result<Vec<Vm>, RunError> {
     let vms = going_on(unconfigured, &args.names()).await?;
     let actor = actor(args.of.tenant.clone());
-    let asked = |vm: &&Vm| vm.needs_permission(&operation, &actor) && vm.is_launched();
-    for vm in vms.iter().filter(asked) {
-        let vm = engine(shared)?.handle(&vm.record());
+    for vm in &vms {
+        if !(vm.needs_permission(&operation, &actor).await && vm.is_launched().await) {
+            continue;
+        }
+        let vm = engine(shared)?.handle(&vm.record().await);
         vm.permit(operation.clone(), actor.clone(), &Context::default()).await?;
     }
     note_requests(&vms, request, &actor).await;

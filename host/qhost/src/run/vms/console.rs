@@ -10,14 +10,14 @@ use qhost_engine::Vm;
 use super::RunError;
 use crate::exit::Exit;
 
-/// Ctrl-], as in telnet and virsh.
+/// The key that detaches: Ctrl-], as in telnet and virsh.
 const DETACH: u8 = 0x1d;
 
-/// The terminal as it was, to be given back.
+/// The terminal's settings from before, to be restored.
 struct Raw(Option<Termios>);
 
 impl Raw {
-    /// Every key goes to the guest; nothing where standard input is no terminal.
+    /// Sends every key to the guest; does nothing if standard input is no terminal.
     fn begin() -> Self {
         let was = tcgetattr(stdin()).ok();
         if let Some(was) = &was {
@@ -45,7 +45,7 @@ pub(super) async fn attach(vm: &Vm) -> Result<Exit, RunError> {
     Ok(exchange(vm.id(), vm.console().await?).await)
 }
 
-/// Has a terminal and a console talk to each other, until either ends it.
+/// Joins a terminal and a console until either ends.
 pub(in crate::run) async fn exchange(
     vm: &str,
     mut console: impl AsyncRead + AsyncWrite + Unpin,
@@ -70,7 +70,7 @@ pub(in crate::run) async fn exchange(
                 Ok(0) | Err(_) => break "the console was closed",
             },
             read = next(&mut input, &mut typed) => match read {
-                // A pipe that has ended types no more; what the guest says still comes.
+                // A pipe that has ended types no more, while the guest's output still comes.
                 0 => input = None,
                 read => {
                     let bytes = typed.get(..read).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `qhost drain`: nothing is started any more, and what runs is waited for or stopped.
+//! `qhost drain`: no VM is started any more, and the running ones are waited for or stopped.
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,7 +51,7 @@ async fn end(shared: &Shared, engine: &Engine) -> Result<Exit, RunError> {
     Ok(Exit::Done)
 }
 
-/// Waits for the ends of VMs, each of which is told as it comes.
+/// Waits for the ends of VMs, and tells each as it comes.
 async fn ended(
     shared: &Shared,
     engine: &Engine,

@@ -21,7 +21,7 @@ pub(super) async fn events(
     args: &EventsArgs,
 ) -> Result<Exit, RunError> {
     let mut events = engine.events(args.since.map(|since| since.0));
-    // What has happened is told at the end of it where only the latest of it is asked for.
+    // If only the latest events are asked for, they are told once all were read.
     let mut latest = args.tail.map(|_| VecDeque::new());
     loop {
         let event = match events.next_kept().await? {

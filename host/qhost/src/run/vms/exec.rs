@@ -33,7 +33,7 @@ pub(super) async fn exec(
     Ok(told(shared, &report, &output.stdout, &output.stderr))
 }
 
-/// What is asked of the guest.
+/// Makes the request to the guest.
 pub(in crate::run) fn asked(args: &ExecArgs) -> Result<Exec, RunError> {
     Ok(Exec {
         command: args.command.clone(),
@@ -59,15 +59,15 @@ pub(in crate::run) fn told(
         }
     }
     ExitStatus::of_guest(match (report.exit_code, report.signal) {
-        // A Windows program may have exited with more than a process here can.
+        // A Windows program may have exited with a code that does not fit an exit code here.
         (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
-        // As shells say it.
+        // Shells give a command that a signal ended 128 and the signal's number.
         (None, Some(signal)) => u8::try_from(signal).map_or(u8::MAX, |it| it.saturating_add(128)),
         (None, None) => u8::MAX,
     })
 }
 
-/// What is to be the command's standard input.
+/// Reads the command's standard input.
 fn given() -> Result<Vec<u8>, RunError> {
     let most = qhost_engine::limits::EXEC_STDIN_BYTES;
     let mut bytes = vec![];
@@ -83,7 +83,7 @@ fn given() -> Result<Vec<u8>, RunError> {
     Ok(bytes)
 }
 
-/// The guest's bytes, with what would steer a terminal escaped on one.
+/// Writes the guest's bytes; to a terminal, with its control characters escaped.
 fn write(bytes: &[u8], to: &mut (impl io::Write + io::IsTerminal)) {
     let written = if to.is_terminal() {
         let text = String::from_utf8_lossy(bytes);

@@ -16,7 +16,7 @@ use crate::{
     run::{engine_under, named_are_there},
 };
 
-/// An engine that knows what is secret. Where the configuration cannot be read, all that may be secret is.
+/// Opens an engine that knows which values are secret. If the configuration cannot be read, all values that may be secret are taken to be.
 pub(super) fn engine(shared: &Shared) -> Result<Engine, RunError> {
     named_are_there(shared)?;
     let config = Config::load(shared.config.as_deref()).unwrap_or_else(|error| {
@@ -141,7 +141,7 @@ pub(in crate::run) fn inspect(shared: &Shared, inspected: &Inspected) -> Result<
     Ok(Exit::Done)
 }
 
-/// What the agent in a guest says.
+/// Shows what the agent in a guest says.
 fn said_by(guest: &GuestInfo) -> String {
     let GuestInfo { os, kernel, hostname, addresses, error } = guest;
     let mut lines = vec![];

@@ -12,17 +12,17 @@ use qhost_vm::{VmError, VmRecord};
 use super::RunError;
 use crate::{cli::LogsArgs, exit::Exit, limits};
 
-/// The console: in a pipe the bytes that the guest wrote, on a terminal what of them is text.
+/// Prints the console: to a pipe the bytes that the guest wrote, to a terminal only the text.
 pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunError> {
     let path = vm.console_log();
     let unreadable = |source| VmError::Folder { doing: "read", path: path.clone(), source };
     let mut console = vm.console(args.since.map(|since| since.0));
     let mut buffer = vec![0; qhost_image::limits::BLOCK_BYTES];
     let mut shown = Shown::of(args);
-    // The watch is older than each read, so that it tells of what is written after that.
+    // The watch is older than each read, so that it tells of bytes written after that.
     let mut watch = args.follow.then(|| FolderWatch::new([vm.folder.as_path()]));
     loop {
-        // Asked first, so that what was written before the end is read after it.
+        // The VM's state is read first, so that the output before its end is read after that.
         let goes_on = vm.again().is_some_and(|vm| !vm.is_over());
         loop {
             let read = console.read(&mut buffer).map_err(unreadable)?;
@@ -48,11 +48,11 @@ pub(super) async fn logs(vm: &VmRecord, args: &LogsArgs) -> Result<Exit, RunErro
     }
 }
 
-/// What of a console reaches standard output.
+/// The part of a console that reaches standard output.
 pub(in crate::run) struct Shown {
-    /// What is there already, where only the end of it is asked for.
+    /// The last lines of the log so far, if only these are asked for.
     tail: Option<Tail>,
-    /// On a terminal: what of it is text.
+    /// The filter that keeps only text, on a terminal.
     text: Option<printable::Console>,
 }
 
@@ -62,7 +62,7 @@ impl Shown {
         Self { tail: args.tail.map(Tail::of), text }
     }
 
-    /// More of the console.
+    /// Takes more of the console.
     pub(in crate::run) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.tail {
             Some(tail) => {
@@ -73,12 +73,12 @@ impl Shown {
         }
     }
 
-    /// What was there already has all come.
+    /// Prints the last lines, once the log so far was read.
     pub(in crate::run) fn caught_up(&mut self) -> io::Result<()> {
         self.tail.take().map_or(Ok(()), |tail| self.tell(&tail.lines()))
     }
 
-    /// The end of it.
+    /// Ends the output.
     pub(in crate::run) fn finish(mut self) {
         let rest = self.text.as_mut().map(printable::Console::finish).unwrap_or_default();
         if let Err(error) = write(rest.as_bytes()) {
@@ -94,11 +94,11 @@ impl Shown {
     }
 }
 
-/// The last lines of what is read.
+/// The last lines of a text that is read.
 struct Tail {
     most: usize,
     lines: VecDeque<Vec<u8>>,
-    /// Whether the last line has its end.
+    /// Whether the last line is complete.
     ended: bool,
 }
 

@@ -1,4 +1,4 @@
-//! `qhost restart` and `qhost recover`: VMs that are started again.
+//! `qhost restart` and `qhost recover`: start VMs again.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,8 +29,8 @@ pub(super) async fn restart(
     let mut vms = vec![];
     for name in &args.which.names() {
         let vm = engine.latest_vm(name).await?;
-        let vm = if vm.record().status.state().is_final() {
-            // Whether it may be, the policies are asked there.
+        let vm = if vm.record().await.status.state().is_final() {
+            // Policies are asked about a restart as part of the new start.
             let again = Box::pin(start_again(shared, &vm, "restart requested")).await?;
             vm.note_request("restart", &actor).await;
             again
@@ -51,7 +51,8 @@ pub(super) async fn restart(
     Ok(if failed { Exit::VmFailed } else { Exit::Done })
 }
 
-/// Starts a VM that has ended, and says how that goes. Interrupted before a supervisor has it, it is given up; after that it is stopped.
+/// Starts a VM that has ended, and shows its progress. An interrupt gives the start up before a supervisor has the VM, and stops the VM
+/// after that.
 async fn start_again(shared: &Shared, vm: &Vm, why: &str) -> Result<VmRecord, RunError> {
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let (context, cancel) = context(&Arc::new(show::Shown::progress(shared)));
@@ -62,13 +63,13 @@ async fn start_again(shared: &Shared, vm: &Vm, why: &str) -> Result<VmRecord, Ru
         () = stop.asked(1) => cancel.cancel(),
     }
     let given_up = starting.await;
-    if vm.goes_on().is_ok() {
+    if vm.goes_on().await.is_ok() {
         return Ok(vm.end(Ending::Stop(None), &Context::default()).await?);
     }
     Ok(given_up?)
 }
 
-/// Starts a tenant's lost VMs again, one after the other. Gives the id of each, and why it does not run where it does not.
+/// Starts a tenant's lost VMs again, one after the other. Gives the id of each, and the reason if it does not run.
 async fn restarted(
     shared: &Shared,
     engine: &Engine,
@@ -92,7 +93,7 @@ async fn restarted(
     all
 }
 
-/// What a decision has against a task, behind who refused it.
+/// A decision's reasons against a task, behind the policy or rule that refused it.
 fn against(decision: &Decision) -> String {
     let policies = decision.policies.iter().filter(|policy| policy.refuses());
     let violations = policies.flat_map(|policy| &policy.violations);
@@ -100,7 +101,7 @@ fn against(decision: &Decision) -> String {
     all.map(|one| format!("; {} {}: {}", one.code, one.field, one.message)).collect()
 }
 
-/// After what lives was adopted: starts those again that are lost and whose jobs want that.
+/// Adopts the VMs that live; then starts those again that are lost and whose jobs want that.
 pub(super) async fn recover(shared: &Shared, engine: &Engine) -> Result<Exit, RunError> {
     let recovered = engine.recover().await;
     let mut by_tenant = BTreeMap::<String, Vec<VmRecord>>::new();
@@ -110,7 +111,7 @@ pub(super) async fn recover(shared: &Shared, engine: &Engine) -> Result<Exit, Ru
             by_tenant.entry(vm.tenant.clone()).or_default().push(vm);
         }
     }
-    // One tenant's policies, or images, keep no other tenant's VMs waiting.
+    // Each tenant's VMs are started on their own, so that one tenant's policies, or images, keep no other tenant's VMs waiting.
     let tenants = by_tenant.into_values().map(|vms| restarted(shared, engine, vms));
     let all = join_all(tenants).await;
     let (restarted, failed): (Vec<_>, Vec<_>) =

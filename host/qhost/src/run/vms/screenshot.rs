@@ -37,7 +37,7 @@ fn is_stdout(args: &ScreenshotArgs) -> bool {
     args.output == Path::new(STDOUT)
 }
 
-/// Looks at where the picture is to go before one is taken.
+/// Checks that the picture can be written before it is taken.
 pub(in crate::run) fn may_be_written(
     shared: &Shared,
     args: &ScreenshotArgs,

@@ -12,7 +12,7 @@ use serde_json::json;
 use qhost_engine::{Engine, Vm, Which, limits};
 use qhost_model::printable;
 use qhost_sys::stop::Stop;
-use qhost_vm::{AskError, Stats, VmError};
+use qhost_vm::{AskError, Stats, VmError, VmRecord};
 
 use super::{RunError, going_on, show};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     exit::Exit,
 };
 
-/// What a VM uses.
+/// The use of one VM.
 #[derive(Serialize)]
 pub(in crate::run) struct Used {
     pub(in crate::run) id: String,
@@ -29,7 +29,7 @@ pub(in crate::run) struct Used {
     pub(in crate::run) stats: Stats,
 }
 
-/// What VMs use, and when that was asked.
+/// The use of VMs at one time.
 pub(in crate::run) struct Sample {
     pub(in crate::run) at: Instant,
     pub(in crate::run) used: Vec<Used>,
@@ -45,8 +45,11 @@ pub(super) async fn stats(
         [] => None,
         names => Some(going_on(engine, names).await?),
     };
-    let take = async |silent| Sample::take(shared, engine, args, named.as_deref(), silent).await;
-    let has_ended = async || named.iter().flatten().all(|vm| vm.record().status.state().is_final());
+    let take = async |silent| Sample::take(engine, args, named.as_deref(), silent).await;
+    let has_ended = async || match &named {
+        Some(vms) => records(vms).await.iter().all(|vm| vm.status.state().is_final()),
+        None => true,
+    };
     sampled(shared, args, take, has_ended).await
 }
 
@@ -62,10 +65,10 @@ pub(in crate::run) async fn sampled(
         show::print(&if shared.json { last.json() } else { last.table(None) });
         return Ok(Exit::Done);
     };
-    // What a terminal shows is replaced; in a pipe, one follows the other.
+    // On a terminal each sample replaces the last; in a pipe, one follows the other.
     let clear = if stdout().is_terminal() { CLEAR } else { "" };
     show::print(&if shared.json { last.json() } else { format!("{clear}{}", last.table(None)) });
-    // How a person ends it, and no interruption of anything.
+    // Ctrl-C is how a person ends the samples, and is no interruption.
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     loop {
         tokio::select! {
@@ -86,21 +89,24 @@ pub(in crate::run) async fn sampled(
     }
 }
 
-/// What a named VM is that says nothing.
+/// How a named VM that does not answer is treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::run) enum Silent {
-    /// An error.
+    /// The command fails.
     Fails,
-    /// Left out of this sample: it may be starting again.
+    /// The VM is left out of this sample, since it may be starting again.
     IsLeftOut,
 }
 
-/// To the upper left corner, and nothing from there on (ECMA-48, CUP and ED).
+/// Moves the cursor to the upper left corner, and clears what follows (ECMA-48, CUP and ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
+
+async fn records(vms: &[Vm]) -> Vec<VmRecord> {
+    join_all(vms.iter().map(Vm::record)).await
+}
 
 impl Sample {
     async fn take(
-        shared: &Shared,
         engine: &Engine,
         args: &StatsArgs,
         named: Option<&[Vm]>,
@@ -108,14 +114,14 @@ impl Sample {
     ) -> Result<Self, RunError> {
         let mut vms = match named {
             None => engine.vms(Which::GoingOn).await,
-            Some(vms) => vms.iter().map(Vm::record).collect(),
+            Some(vms) => records(vms).await,
         };
         // VMs that were not named, and are only beginning or have just ended, are left out.
         let is_left_out = named.is_none() || silent == Silent::IsLeftOut;
         vms.retain(|vm| args.of.includes(&vm.tenant));
         let at = Instant::now();
         let mut used = vec![];
-        // All at once: a supervisor that does not answer costs the other VMs nothing.
+        // All VMs are asked at once, so that a supervisor that does not answer delays no other VM.
         let asked = join_all(vms.into_iter().map(async |vm| {
             let stats = engine.handle(&vm).stats().await;
             (vm, stats)
@@ -128,9 +134,7 @@ impl Sample {
                 {
                     let seconds = limits::CONTROL_STATS.as_secs();
                     let id = &vm.id;
-                    if !shared.json {
-                        show::say(&format!("silent    {id}: no answer within {seconds} s"));
-                    }
+                    show::say(&format!("silent    {id}: no answer within {seconds} s"));
                 }
                 Err(AskError::Unanswered(_) | AskError::Refused(_)) if is_left_out => {}
                 Err(error) => {
@@ -145,7 +149,7 @@ impl Sample {
         show::json(&json!({ "vms": self.used }))
     }
 
-    /// With the share of a CPU since the sample before, where there is one.
+    /// Makes a table, with the share of a CPU since the sample before, if there is one.
     fn table(&self, before: Option<&Self>) -> String {
         let header = [
             "ID",
@@ -184,7 +188,7 @@ impl Sample {
         let cpu_ms = |sample: &Self| {
             sample.used.iter().find(|used| used.id == id).and_then(|used| used.stats.cpu_ms)
         };
-        // Of a VM that was started again in between, the clock began anew.
+        // The clock of a VM that was started again in between began anew.
         let took = cpu_ms(self)?.checked_sub(cpu_ms(before)?)?;
         let passed = self.at.duration_since(before.at).as_secs_f64() * 1e3;
         Some(took as f64 / passed)

@@ -17,7 +17,7 @@ use crate::{
     exit::Exit,
 };
 
-/// Says where a supervisor is silent, and nothing else.
+/// An observer that tells only of a silent supervisor.
 pub(super) struct Asides {
     quiet: bool,
 }
@@ -44,7 +44,7 @@ impl Observer for Asides {
 pub(super) async fn end(shared: &Shared, vms: Vec<Vm>, ending: Ending) -> Result<Exit, RunError> {
     let observer = Arc::new(Asides::of(shared));
     let context = Context { observer, ..Context::default() };
-    // A supervisor that does not answer keeps no other VM waiting.
+    // All VMs are ended at once, so that a supervisor that does not answer keeps no other VM waiting.
     let mut ended = vec![];
     for vm in join_all(vms.iter().map(|vm| vm.end(ending, &context))).await {
         let vm = vm?;
@@ -82,7 +82,7 @@ pub(super) async fn remove(
     each(shared, "removed", each_once(vms), removed).await
 }
 
-/// Does something with each VM, and says the word for it.
+/// Does one operation to each VM, and prints its word.
 async fn each(
     shared: &Shared,
     word: &str,
@@ -112,7 +112,7 @@ pub(super) async fn wait(
     Ok(waited(shared, &ended.map_err(stays)??))
 }
 
-/// Says how a VM ended that was waited for.
+/// Says how a VM ended.
 pub(in crate::run) fn waited(shared: &Shared, vm: &VmRecord) -> Exit {
     if shared.json {
         show::print(&show::json(vm))
@@ -123,21 +123,21 @@ pub(in crate::run) fn waited(shared: &Shared, vm: &VmRecord) -> Exit {
     if exited { Exit::Done } else { Exit::VmFailed }
 }
 
-/// Prints the VMs that something was done with, of whose states each was told already but in JSON.
+/// Prints the VMs of an operation in JSON; text was printed for each already.
 pub(in crate::run) fn done_with(shared: &Shared, vms: &[VmRecord]) {
     if shared.json {
         show::print(&show::json(&json!({ "vms": vms })));
     }
 }
 
-/// Says that something was done with a VM.
+/// Prints the word of an operation that was done to a VM.
 pub(in crate::run) fn done(shared: &Shared, word: &str, id: &str) {
     if !shared.json {
         show::print(&format!("{word:<10} {id}\n"));
     }
 }
 
-/// Prints with which VMs something was done.
+/// Prints the VMs of an operation in JSON, by its word.
 pub(in crate::run) fn done_with_each(shared: &Shared, word: &str, ids: &[String]) {
     if shared.json {
         show::print(&show::json(&json!({ word: ids })));
