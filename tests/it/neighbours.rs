@@ -1,5 +1,5 @@
-//! Two tenants, one of them hostile in every way at once: the other's VMs, names and records are as without it. What a start costs
-//! beside it is a benchmark, `neighbours`.
+//! Two tenants, one of them hostile in every way at once: the other's VMs, names and records are as without it. The cost of a start beside
+//! it is a benchmark, `neighbours`.
 
 use std::{
     fs::{self, File},
@@ -21,13 +21,13 @@ use crate::{cage::STAND_IN, qhost};
 
 const SAYS: &str = "I am web";
 
-/// Seconds for which it goes on, so that a run by hand can be longer: `QHOST_NEIGHBOUR_SECONDS=60`.
+/// The duration is a minute, unless a run by hand is to be longer or shorter: `QHOST_NEIGHBOUR_SECONDS=600`.
 fn duration() -> Duration {
-    let seconds = std::env::var("QHOST_NEIGHBOUR_SECONDS").map_or(20, |text| text.parse().unwrap());
+    let seconds = std::env::var("QHOST_NEIGHBOUR_SECONDS").map_or(60, |text| text.parse().unwrap());
     Duration::from_secs(seconds)
 }
 
-/// What is acme's: its task `web`, and the ids of its VMs so far.
+/// The tenant acme: its task `web`, and the ids of its VMs so far.
 struct Acme {
     qhost: Arc<Qhost>,
     job: String,
@@ -48,12 +48,12 @@ impl Acme {
         list["vms"].as_array().unwrap().clone()
     }
 
-    /// From its start to its end: each command is understood as acme's, and shows what is acme's alone.
+    /// Runs one VM from its start to its end: each command is understood as acme's, and shows acme's objects alone.
     fn one_vm(&mut self) {
         let report = self.run(&["run", "--json", "--detach", "--tenant", "acme", &self.job]).json();
         let id = report["vm"]["id"].as_str().unwrap().to_owned();
         self.ids.push(id.clone());
-        // It was neither put away nor hashed again, whatever another does to it.
+        // The image was neither put away nor hashed again, whatever another tenant does to it.
         assert_eq!(report["image"]["cached"], json!(self.ids.len() > 1));
         let running = self.listed(&[]);
         let shown: Vec<_> =
@@ -75,7 +75,7 @@ impl Acme {
         assert_eq!((&stopped["id"], &stopped["ended"]["reason"]), (&json!(id), &json!("stopped")));
     }
 
-    /// What all see, on a terminal: whatever others' names are, it steers nothing.
+    /// Commands for all users print on a terminal without steering it, whatever other tenants' names are.
     fn look(&self) {
         for args in
             [&["ps"][..], &["ps", "--all"], &["events"], &["image", "ls"], &["overlay", "ls"]]
@@ -85,14 +85,14 @@ impl Acme {
         }
     }
 
-    /// What is kept of an ended VM, byte by byte.
+    /// The records that are kept of an ended VM, byte by byte.
     fn kept(&self, id: &str) -> [Vec<u8>; 3] {
         ["console.log", "decision.json", "status.json"]
             .map(|name| fs::read(self.folder(id).join(name)).unwrap())
     }
 
-    /// Each of its VMs is there with its console and its decision, each of its launches is in its log of decisions and in its events, and
-    /// nothing else is.
+    /// Checks that each of acme's VMs is there with its console and its decision, that each of its launches is in its log of decisions and
+    /// in its events, and that nothing else is.
     fn has_all_its_records(&self) {
         let mut listed: Vec<_> =
             self.listed(&["--all"]).iter().map(|vm| vm["id"].clone()).collect();
@@ -153,7 +153,7 @@ fn a_hostile_neighbour_changes_nothing() {
     mallory.end();
     acme.has_all_its_records();
     assert_eq!(acme.kept(&first), kept);
-    // The image that both have is acme's still.
+    // The image that both tenants have is still acme's.
     let images = qhost.run(&["image", "ls", "--json"]).exits(0).json();
     let shared = images["images"].as_array().unwrap().iter();
     let shared: Vec<_> = shared.filter(|one| one["sha256"] == json!(image.1)).collect();
@@ -170,11 +170,11 @@ fn commands_and_vms_are_in_their_tenants_cgroup() {
     qhost.config("[tenants.acme]\n");
     let image = server.serve("/image", shared_disk(SAYS));
     let job = qhost.job(&image, json!({}));
-    // A start that fetches its image leaves them.
+    // A start that fetches its image leaves the group of starts.
     qhost.run(&["run", "--detach", "--tenant", "acme", &job]).exits(0);
     qhost.run(&["kill", "acme/test"]).exits(0);
     let group = |pid: &str, end: &str| cpu_groups(pid).into_iter().find(|it| it.ends_with(end));
-    // It is there for a moment only, which this test may miss on a busy machine: then there is another start.
+    // A start is in that group for a moment only, which this test may miss on a busy machine: then there is another start.
     let (run, starts) = wait_for("a command among the starts", || {
         let run = qhost.start(&["run", "--tenant", "acme", &job]);
         let (pid, until) = (run.pid().to_string(), Instant::now() + Duration::from_secs(5));
@@ -196,7 +196,7 @@ fn commands_and_vms_are_in_their_tenants_cgroup() {
         wait_for("QEMU to be seen", || of_qemu().filter(|all| all.iter().all(is_starting)));
     let listed = qhost.run(&["ps", "--json", "--tenant", "acme"]).exits(0).json();
     let of_vm = format!("{root}/tenant-acme/{}/qemu", listed["vms"][0]["id"].as_str().unwrap());
-    // Of version 2 a process has one group for all.
+    // With cgroups of version 2 a process has one group for all controllers.
     let expected = if has_v1() { &starts } else { &of_vm };
     assert!(begins.iter().all(|it| it == expected), "{begins:?}");
     let commands = format!("{root}/tenant-acme/commands");
@@ -209,7 +209,7 @@ fn commands_and_vms_are_in_their_tenants_cgroup() {
     qhost.run(&["kill", "acme/test"]).exits(0);
 }
 
-/// A tenant's start waits for the tenant's others, says so, can be given up, and keeps no other tenant's waiting.
+/// A tenant's start waits for the tenant's other starts, says so, can be given up, and keeps no other tenant's start waiting.
 #[test]
 fn one_start_of_a_tenant_is_worked_on_at_a_time() {
     let (qhost, server) = (qhost(), ImageServer::start());

@@ -1,4 +1,4 @@
-//! What is recorded of decisions: each end of one, each place of an image, no secrets, and for each tenant its own.
+//! The records of decisions: each end of a decision, each place of an image, no secrets, and for each tenant its own.
 
 use std::{
     fs::{self, File},
@@ -82,7 +82,7 @@ fn a_decision_runs_out_of_time_at_any_of_its_places() {
         panic!("it ended in time");
     };
     assert!(matches!(*error, PolicyError::Overdue { .. }), "{error}");
-    // What was said about the source before is there too.
+    // The answers about the source before are there too.
     assert!(decision.place.is_some());
     assert_eq!(decision.places[0].place.host_str(), Some("images.example"));
     let fault = decision.places[0].policies[0].fault.as_deref();
@@ -144,7 +144,7 @@ fn a_decision_that_cannot_be_made_is_recorded() {
     assert!(records[0]["error"].as_str().unwrap().contains("gone.json"));
 }
 
-/// An operator sees what a policy in monitor mode would refuse of a mirror, before enforcing it.
+/// An operator sees what a policy in monitor mode would refuse of a mirror, before the policy is enforced.
 #[test]
 fn what_is_said_of_a_mirror_is_shown_and_recorded() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -174,6 +174,25 @@ fn what_is_said_of_a_mirror_is_shown_and_recorded() {
     qhost.run(&["policy", "replay", log.to_str().unwrap()]).exits(0).says("1 identical");
 }
 
+/// A policy's warning about a mirror alone is shown and recorded beside its warning about the source.
+#[test]
+fn what_is_warned_of_a_mirror_is_shown_and_recorded() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let (url, sha256) = server.serve("/image", boot_sector::disk("x", Then::PowerOff));
+    let by_name = url.replace("127.0.0.1", "localhost");
+    let warns = configured("warns", "probe-sets", json!({"saw": "image"}), "");
+    qhost.config(&format!("{warns}[host]\nchain = [\"warns\"]\n"));
+    let job = qhost.job(&(url.clone(), sha256), json!({"image_source": [&url, &by_name]}));
+    let text = qhost.run(&["run", &job]).exits(0);
+    let (of_source, of_mirror) = text.stdout.split_once(&format!("place     {by_name}")).unwrap();
+    assert!(of_source.contains(&url) && !of_source.contains(&by_name), "{of_source}");
+    assert!(of_mirror.contains("warning") && of_mirror.contains("localhost"), "{of_mirror}");
+    let decision = &records(&qhost)[0]["decision"];
+    let warned = |of: &serde_json::Value| of["warnings"][0].as_str().unwrap().to_owned();
+    assert!(warned(&decision["launch"]).contains(&url), "{decision}");
+    assert!(warned(&decision["places"][0]).contains(&by_name), "{decision}");
+}
+
 /// One tenant's refused jobs push none of another's decisions out, whatever the tenants are called.
 #[test]
 fn what_is_kept_is_kept_a_tenant() {
@@ -193,14 +212,14 @@ fn what_is_kept_is_kept_a_tenant() {
     assert_eq!(kept("tenant-.."), 1);
     assert!((3..12).contains(&kept("tenant-hostile")), "{}", kept("tenant-hostile"));
     assert!(!qhost.state().join("current.jsonl").exists());
-    // A tenant that is not there has no decisions.
+    // A tenant that is not configured has no decisions.
     qhost.run(&["run", "--tenant", "unknown", &job]).exits(2);
     assert!(!folder.join("tenant-unknown").exists());
     let replayed = qhost.run(&["policy", "replay", "--json", folder.to_str().unwrap()]).exits(0);
     assert_eq!(replayed.json()["records"], json!(1 + kept("tenant-hostile")));
 }
 
-/// The version before kept all tenants' decisions in one place. They are read there, and go when they are old enough.
+/// The version before kept all tenants' decisions in one place. They are read there, and are removed when they are old enough.
 #[test]
 fn a_log_of_the_version_before_is_read_and_ages_out() {
     let qhost = qhost();
@@ -257,14 +276,14 @@ fn a_job_that_is_too_long_is_recorded_by_its_digest() {
 
 const SIGNED: &str = "X-Id=AKIAEXAMPLE%2Feu&X-Signature=5ecr3t-of-an-image&for=http";
 
-/// A signed URL's query is the image's key. It is in nothing that is kept or shown, wherever it stood and whichever policy repeats it;
-/// policies see it all the same.
+/// A signed URL's query is the image's key. The query is in nothing that is kept or shown, wherever it stood and whichever policy repeats
+/// it; policies see it all the same.
 #[test]
 fn a_signed_urls_query_is_masked() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let (url, sha256) = server.serve("/image", boot_sector::disk("hello", Then::PowerOff));
     let (sums, pin) = server.serve("/SHA256SUMS", format!("{sha256}  image\n"));
-    // It repeats what it was shown, as far as it knows.
+    // The policy repeats the query, as far as the policy knows it.
     let repeats =
         json!({"warn": format!("of {url}?{SIGNED}: AKIAEXAMPLE/eu"), "extension": SIGNED});
     let config = [
@@ -313,7 +332,7 @@ fn holds_no_secret(text: &str) {
     assert!(!has_secret(text), "{text}");
 }
 
-/// Each file below a folder, but for the images themselves.
+/// Looks at each file below a folder, except the images themselves.
 fn for_each_file(folder: &Path, look: &dyn Fn(&Path, String)) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -325,7 +344,7 @@ fn for_each_file(folder: &Path, look: &dyn Fn(&Path, String)) {
     }
 }
 
-/// Nor is it in an error about a job that is not understood.
+/// A URL's query is not in an error about a job that is not understood either.
 #[test]
 fn a_bad_urls_query_is_not_shown() {
     let qhost = qhost();
@@ -351,7 +370,7 @@ fn a_vm_of_a_signed_url_is_started_again() {
     let done = qhost.run(&["restart", id]).exits(13).says("the query was not kept");
     done.says("run the job again").says("/image?…");
     assert_eq!(server.requests(), ["/image"], "it is not asked for without its query");
-    // What the version before wrote has the query.
+    // A file of the version before has the query.
     let task = qhost.state().join("vms").join(id).join("task.json");
     let whole = fs::read_to_string(&task).unwrap().replace("?***", &format!("?{SIGNED}"));
     fs::write(&task, whole).unwrap();
@@ -359,7 +378,7 @@ fn a_vm_of_a_signed_url_is_started_again() {
     assert_eq!(server.requests(), ["/image", "/image"]);
 }
 
-/// What widens the networks that images may come from is said.
+/// A command whose networks for images are wider says so.
 #[test]
 fn networks_of_one_command_are_said() {
     let (qhost, server) = (qhost(), ImageServer::start());

@@ -1,8 +1,10 @@
-//! A tenant, mallory, who means harm to another one, acme, in every way at once: floods and locks from QEMU's place, restarts, short
-//! VMs, large jobs, names, kept overlays, unfinished downloads, a policy that takes long.
+//! A tenant, mallory, who means harm to another one, acme, in every way at once: floods and locks from QEMU's place, restarts, short VMs,
+//! large jobs, names, kept overlays, unfinished downloads, images that take long to unpack, a registry without an end, a policy that takes
+//! long for each of many sources.
 
 use std::{
     fs,
+    io::Write as _,
     process::Stdio,
     sync::{
         Arc, RwLock,
@@ -14,23 +16,26 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    Done, ImageServer, Qhost, Ranged, Reply,
+    Done, ImageServer, Qhost, Ranged, RawServer, Reply,
     boot_sector::{self, Then},
     command, configured, stand_in, succeed, wait_for,
 };
 
 const MIB: u64 = 1 << 20;
 
-/// What a QEMU does that mallory has broken out into, with the image that acme's VMs have too. The last one has no end.
-const DEEDS: [&str; 13] = [
+/// The deeds of a QEMU that mallory has broken out into, with the image that acme's VMs have too. The last deed has no end.
+const DEEDS: [&str; 16] = [
     "read-lock-image",
     "flock-image",
     "lease-image",
     "times-of-image",
     "mode-of-image",
-    "listen-unbound",
+    "listen-unbound 1000",
     "listen 0.0.0.0:8080",
     "listen 127.0.0.1:8080",
+    "bind-udp 0.0.0.0:8080",
+    "bind-udp 127.0.0.1:8080",
+    "udp 127.0.0.1:8080",
     "signal 1",
     "spin 2",
     "flood-events",
@@ -38,12 +43,12 @@ const DEEDS: [&str; 13] = [
     "flood-console",
 ];
 
-/// The disk of acme's VMs, which is mallory's as well.
+/// The disk of acme's VMs, which mallory's VMs have as well.
 pub fn shared_disk(says: &str) -> Vec<u8> {
     stand_in::disk(says, &DEEDS)
 }
 
-/// The host's configuration with both tenants, and of mallory's VMs so many at a time, with a CPU each.
+/// The host's configuration with both tenants. Mallory may have so many VMs at a time, with a CPU each.
 pub fn config(vms: u32) -> String {
     format!(
         "[image]\nattempts = 1\n[overlay]\npersist = true\nmax_bytes = {overlay}\n\
@@ -55,45 +60,49 @@ pub fn config(vms: u32) -> String {
     )
 }
 
-/// One way of doing harm, tried once: what it does, and what it may end with.
+/// A way of doing harm: how it is tried once, and the exit codes that a try may have.
 struct Way {
     name: &'static str,
     attempt: fn(&Place, usize) -> Done,
     codes: &'static [i32],
 }
 
-const WAYS: [Way; 5] = [
+const WAYS: [Way; 7] = [
     Way { name: "short VMs", attempt: short_vm, codes: &[0, 10, 11] },
     Way { name: "refused jobs of 1 MB", attempt: large_job, codes: &[11] },
     Way { name: "runs with kept overlays", attempt: kept_overlay, codes: &[0, 11] },
     Way { name: "unfinished downloads", attempt: unfinished, codes: &[11, 13] },
-    Way { name: "decisions that took long", attempt: long_decision, codes: &[12] },
+    Way { name: "images of small frames", attempt: small_frames, codes: &[11, 13] },
+    Way { name: "manifests without an end", attempt: endless_manifest, codes: &[13] },
+    Way { name: "decisions that took long", attempt: long_decision, codes: &[12, 13] },
 ];
 
-/// What of all that is done.
+/// The ways in which mallory does harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Harm {
-    /// What VMs that run can do: the floods, the locks, the restarts.
+    /// By VMs that run: floods, locks, restarts.
     ByVms,
-    /// That, and what commands of mallory's have qhost do, each way by one command at a time.
+    /// By VMs that run, and by mallory's commands, one at a time for each way.
     ByCommandsToo,
 }
 
-/// Where mallory works, and what is known there of acme's.
+/// The folder and servers that mallory uses, and what mallory knows of acme.
 struct Place {
     qhost: Arc<Qhost>,
     server: ImageServer,
-    /// A disk that is filled, and one whose guest powers off at once.
+    /// A registry whose answers have no end.
+    registry: RawServer,
+    /// The image of a disk that its guest fills. `short` is an image whose guest powers off at once.
     fills: (String, String),
     short: (String, String),
-    /// An id of a VM of acme's that has ended.
+    /// The id of a VM of acme's that has ended.
     anothers: String,
 }
 
-/// Mallory at work, until dropped.
+/// Mallory at work, until this is dropped.
 pub struct HostileTenant {
     place: Arc<Place>,
-    /// Held shared by each try, and alone by [`Self::paused`], which needs the host without them.
+    /// The lock is held shared by each try, and alone by [`Self::paused`], which needs the host without tries.
     at_work: Arc<RwLock<()>>,
     over: Arc<AtomicBool>,
     tries: Vec<Arc<AtomicUsize>>,
@@ -101,8 +110,8 @@ pub struct HostileTenant {
 }
 
 impl HostileTenant {
-    /// Starts all of it, and waits until each way was tried once. `shared` is where [`shared_disk`] is served, `anothers` the id of a VM
-    /// of acme's that has ended.
+    /// Starts all ways of doing harm, and waits until each was tried once. `shared` is the URL and digest of [`shared_disk`], `anothers`
+    /// the id of a VM of acme's that has ended.
     pub fn start(
         qhost: &Arc<Qhost>,
         stand_in: &str,
@@ -148,7 +157,7 @@ impl HostileTenant {
         }));
     }
 
-    /// Does something while mallory does nothing: between two tries of each way, and with all QEMUs of mallory's stopped.
+    /// Runs `action` while mallory does nothing: between two tries of each way, and with all QEMUs of mallory's stopped.
     pub fn paused<T>(&self, action: impl FnOnce() -> T) -> T {
         let _alone = self.at_work.write().expect("the lock");
         let qemus = self.place.qemus();
@@ -158,7 +167,7 @@ impl HostileTenant {
         done
     }
 
-    /// How often each way was tried, and how often mallory's VMs were started again.
+    /// Says how often each way was tried, and how often mallory's VMs were restarted.
     pub fn tried(&self) -> String {
         let tried = WAYS.iter().zip(&self.tries);
         let mut tried: Vec<_> = tried
@@ -170,7 +179,7 @@ impl HostileTenant {
         tried.join(", ")
     }
 
-    /// Ends all of it. A try that went otherwise than it may fails the test.
+    /// Ends all ways. A try with another exit code than it may have fails the test.
     pub fn end(mut self) {
         self.over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
@@ -187,14 +196,14 @@ impl Drop for HostileTenant {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // One that failed has said so.
+            // A thread that failed has printed why.
             if thread.join().is_err() {}
         }
     }
 }
 
 fn signal(signal: &str, pids: &[String]) {
-    // One that has ended meanwhile does nothing either.
+    // A process that has ended meanwhile does no harm either.
     let sent = command("kill").arg(signal).args(pids).stderr(Stdio::null()).status();
     sent.expect("kill runs");
 }
@@ -206,11 +215,17 @@ impl Place {
         fills.resize(34 << 20, 0);
         let fills = server.serve("/fills", fills);
         let short = server.serve("/short", boot_sector::disk("I am short", Then::PowerOff));
-        Self { qhost: qhost.clone(), server, fills, short, anothers: anothers.into() }
+        let registry = RawServer::start(|_, stream| {
+            let mut written = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+            while written.is_ok() {
+                written = stream.write_all(&[b' '; 64 << 10]);
+            }
+        });
+        Self { qhost: qhost.clone(), server, registry, fills, short, anothers: anothers.into() }
     }
 
-    /// VMs whose QEMU is the stand-in: one that floods and locks, one that fails as often as it is started. Later launches find QEMU
-    /// itself, whose fingerprint is kept meanwhile; restarts are of what a VM was started with.
+    /// Starts VMs whose QEMU is the stand-in: one that floods and locks, one that fails as often as it is started. Later launches find QEMU
+    /// itself, since the fingerprint is put back; a restart starts the program that the VM was started with.
     fn start_stand_ins(&self, stand_in: &str, shared: &(String, String)) {
         let fingerprint = self.qhost.state().join("fingerprint.json");
         let kept = fs::read(&fingerprint).expect("the fingerprint");
@@ -222,7 +237,7 @@ impl Place {
             let job = self.job("stands-in", name, image, again.clone());
             let mut run = self.qhost.command(&["run", "--detach", "--tenant", "mallory", &job]);
             let done = Done::of(run.env("PATH", &path).output().expect("qhost runs"));
-            // With a quota of one VM there is no second one.
+            // With a quota of one VM, the second one is refused.
             assert!([0, 11].contains(&done.code), "{done:?}");
         }
         fs::write(&fingerprint, kept).expect("the fingerprint");
@@ -244,7 +259,7 @@ impl Place {
         self.qhost.run(&["run", "--tenant", "mallory", job])
     }
 
-    /// Those of mallory's VMs that have not ended.
+    /// Mallory's VMs that have not ended.
     fn vms(&self) -> Vec<Value> {
         let list = self.qhost.run(&["ps", "--json", "--tenant", "mallory"]).exits(0).json();
         list["vms"].as_array().expect("a list").clone()
@@ -257,7 +272,8 @@ impl Place {
     }
 }
 
-/// Named like tasks and VMs of acme's, or with what steers a terminal, of which control characters are no name. After the first one it is as if there had been a hundred.
+/// Runs a VM that ends at once, with a name like those of acme's tasks and VMs, or with characters that steer a terminal, of which control
+/// characters are refused. The folder of the first one is copied a hundred times.
 fn short_vm(place: &Place, number: usize) -> Done {
     let anothers = &place.anothers;
     let names = [
@@ -286,7 +302,7 @@ fn has_ended(vm: &std::path::Path) -> bool {
     status.contains("mallory") && status.contains("exited")
 }
 
-/// As large as a job file may be, with as many notes, and egress that is not allowed.
+/// Runs a job as large as a job file may be, with as many notes, which asks for egress that is not allowed.
 fn large_job(place: &Place, _: usize) -> Done {
     let job = place.job(
         "large",
@@ -306,7 +322,7 @@ fn kept_overlay(place: &Place, number: usize) -> Done {
     place.run(&place.job("keeps", &name, &place.fills, json!({"persist": true})))
 }
 
-/// An image of each try's own, whose server breaks off.
+/// Runs an image of each try's own, whose server breaks off.
 fn unfinished(place: &Place, number: usize) -> Done {
     let mut disk = boot_sector::disk(&format!("disk {number}"), Then::PowerOff);
     disk.resize(4 << 20, 1);
@@ -316,14 +332,35 @@ fn unfinished(place: &Place, number: usize) -> Done {
     place.run(&place.job("cut", "web", &(place.server.url(path), sha256), json!({})))
 }
 
-/// A tenant's policy that takes all of its time.
-fn long_decision(place: &Place, _: usize) -> Done {
-    let policy = configured("slow", "probe-spins", json!({}), "deadline_ms = 3000");
+/// Runs an image of each try's own: a zstd file with frames of ten bytes and windows of 128 MiB, which takes long to unpack and is no disk.
+fn small_frames(place: &Place, number: usize) -> Done {
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, (1 << 3) | (1 << 1) | 1, 0, 0, b'x'];
+    let mut packed = frame.repeat((256 << 10) / frame.len());
+    let length = packed.len();
+    packed[length - 1] = number.to_le_bytes()[0];
+    let image = place.server.serve("/frames.zst", packed);
+    place.run(&place.job("frames", "web", &image, json!({})))
+}
+
+/// Takes a policy from a registry of mallory's.
+fn endless_manifest(place: &Place, _: usize) -> Done {
+    let from = format!("127.0.0.1:{}/policies/limits:1.0", place.registry.port());
+    place.qhost.run(&["policy", "pull", &from, "--plain-http"])
+}
+
+/// Runs a job with a tenant's policy that takes all of its time: for one source where it is enforced, for each of eight in monitor mode.
+fn long_decision(place: &Place, number: usize) -> Done {
+    let more = match number % 2 {
+        0 => "deadline_ms = 3000",
+        _ => "deadline_ms = 400\nmode = \"monitor\"",
+    };
+    let policy = configured("slow", "probe-spins", json!({}), more);
     let path = place.qhost.folder().join("qhost.toml");
     let plain = fs::read_to_string(path).expect("the configuration");
     let slow = format!("{plain}{policy}[tenants.mallory]\nchain = [\"slow\"]\n");
     let slow = place.qhost.file("slow.toml", slow);
-    let image = ("https://images.example/x".into(), "0".repeat(64));
-    let job = place.job("slow", "web", &image, json!({}));
+    let image = (String::new(), "0".repeat(64));
+    let places: Vec<_> = (0..8).map(|at| format!("http://127.0.0.1:9/{at}")).collect();
+    let job = place.job("slow", "web", &image, json!({"image_source": places}));
     place.qhost.run(&["run", "--config", &slow, "--tenant", "mallory", &job])
 }

@@ -1,10 +1,12 @@
-//! Hostile: writes into the launch what its settings say, whatever policies before it allow.
+//! Hostile: writes the values of its settings into the launch, whatever policies before it allow.
 //!
-//! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes`
-//! and `persist` (of the root disk), `data_mib`, `read_only`, `volume` (of every other), `operations` (of each), `machine`, `architecture`, `cpu`, `nested`, `network` (of every device), `console`, `agent`, `display`, `grace_seconds` (all replace), `warn` (adds a
-//! warning that is not there), `label`, `guest`, `host`, `bind`, `protocol` (of every port), `bind_loopback` (of every
-//! port on 127.0.0.1), `drop_ports`, `drop_nics`, `drop_disks`, `swap_disks`, `add_disk`, `add_seed`, `drop_seed`, `hostname`, `firmware`, `listed`, `repeat_seed` (in violations), `refuse` (a violation's code),
-//! `refuse_on` (an occasion), `refuse_operation` (the name of one), `saw` (adds a warning with what the task asks of a field).
+//! Settings, each optional: `cpus`, `memory_mib`, `accelerator`, `egress`, `warnings`, `extension` (by `extension_key`), `disk_bytes` and
+//! `persist` (of the root disk), `data_mib`, `read_only`, `volume` (of every other), `operations` (of each), `machine`, `architecture`,
+//! `cpu`, `nested`, `network` (of every device), `console`, `agent`, `display`, `grace_seconds` (all replace), `warn` (adds a warning that
+//! is not there), `label`, `guest`, `host`, `bind`, `protocol` (of every port), `bind_loopback` (of every port on 127.0.0.1), `drop_ports`,
+//! `drop_nics`, `drop_disks`, `swap_disks`, `add_disk`, `add_seed`, `drop_seed`, `hostname`, `firmware`, `listed`, `repeat_seed` (in
+//! violations), `refuse` (a violation's code), `refuse_on` (an occasion), `refuse_operation` (the name of one), `saw` (adds a warning with
+//! what the task asks of a field).
 
 use std::net::Ipv4Addr;
 
@@ -159,6 +161,7 @@ impl Settings {
 /// What a task asks of a field, as a text.
 fn asked(task: &Task, field: &str) -> String {
     match field {
+        "image" => format!("{:?}", task.image),
         "resources" => format!("{:?}", task.resources),
         "accelerator" => format!("{:?}", task.accelerator),
         "ports" => format!("{:?}", task.ports),

@@ -1,5 +1,5 @@
-//! Unpacks an image while it arrives. The decoders are memory-safe, their memory is bounded, and what comes out of them
-//! is bounded by a size and by a ratio to what went in (CVE-2023-0475).
+//! Unpacks an image while it arrives. The decoders are memory-safe, their memory is bounded, and their output is bounded by a size
+//! and by a ratio to their input (CVE-2023-0475).
 
 use std::{
     cell::Cell,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::limits;
 
-/// What may come out.
+/// The bounds on a decoder's output.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) bytes: u64,
@@ -30,12 +30,12 @@ pub(super) struct Bounds {
 
 /// Why unpacking ended early.
 pub(super) enum Stop {
-    /// The next stage has ended, and says why.
+    /// The next stage has ended, and its result says why.
     StageClosed,
     Refused(Refusal),
 }
 
-/// Unpacks what arrives and hands it on.
+/// Unpacks the bytes that arrive, and hands the result to the next stage.
 pub(super) fn unpack(
     packing: Packing,
     bounds: Bounds,
@@ -58,9 +58,9 @@ pub(super) fn unpack(
     let broken = match decoded {
         Ok(()) => None,
         Err(Ended::Early(stop)) => return Err(stop),
-        Err(Ended::StageError(reason)) => Some(reason),
+        Err(Ended::Broken(reason)) => Some(reason),
     };
-    // To the end, so that another file than the one that was asked for is called that.
+    // The rest is read to the end, so that a wrong file is reported as a wrong file and not as a broken one.
     served.drain();
     let fault = broken.map(|reason| Refusal {
         check: "unpack",
@@ -69,24 +69,24 @@ pub(super) fn unpack(
     Ok(Served { digests: served.hashers.finish(), fault })
 }
 
-/// What arrived, once all has.
+/// The served file, once all of it has arrived.
 pub(super) struct Served {
     pub(super) digests: Digests,
-    /// Why it could not be unpacked.
+    /// Why the file could not be unpacked.
     pub(super) fault: Option<Refusal>,
 }
 
-/// How decoding ended before its end.
+/// The reason why decoding ended before the file's end.
 enum Ended {
     Early(Stop),
-    /// What arrived is not packed as it should be.
-    StageError(String),
+    /// The file is not packed as it should be.
+    Broken(String),
 }
 
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
         let too_wide = error.kind() == io::ErrorKind::OutOfMemory;
-        Self::StageError(if too_wide { too_much_memory() } else { error.to_string() })
+        Self::Broken(if too_wide { too_much_memory() } else { error.to_string() })
     }
 }
 
@@ -97,7 +97,7 @@ fn too_much_memory() -> String {
     )
 }
 
-/// What arrives, hashed as it is read.
+/// The bytes that arrive, hashed as they are read.
 struct Arriving<'a> {
     arriving: Receiver<Bytes>,
     piece: Bytes,
@@ -112,7 +112,7 @@ impl Arriving<'_> {
         }
     }
 
-    /// Whether what comes next begins so.
+    /// Whether the next bytes are these.
     fn begins_with(&mut self, magic: &[u8]) -> bool {
         while self.piece.len() < magic.len() {
             let begun = std::mem::take(&mut self.piece);
@@ -144,7 +144,7 @@ impl BufRead for Arriving<'_> {
     }
 
     fn consume(&mut self, amount: usize) {
-        // Never more than was given out.
+        // The caller consumes no more than it was given.
         drop(self.piece.split_to(amount.min(self.piece.len())));
     }
 }
@@ -157,8 +157,8 @@ impl Read for Arriving<'_> {
     }
 }
 
-/// A gzip file: members in a row. Zeros and foreign bytes after the last are not part of it, as for gunzip: tapes were padded, and
-/// OpenWrt's images have a signature there.
+/// A gzip file: members in a row. Zeros and foreign bytes after the last member do not belong to the file, as with gunzip: tapes
+/// were padded, and OpenWrt's images have a signature there.
 struct Members<'a, 'b>(Option<GzDecoder<&'a mut Arriving<'b>>>);
 
 impl Read for Members<'_, '_> {
@@ -178,8 +178,8 @@ impl Read for Members<'_, '_> {
     }
 }
 
-/// A zstd file: frames in a row, some of which are for others to read (RFC 8878, 3.1). One decoder reads them all: each frame
-/// may be of ten bytes only, and a new decoder for each would allocate a window and tables every time.
+/// A zstd file: frames in a row, some of which are skippable (RFC 8878, 3.1). One decoder reads them all: a frame may be of only
+/// ten bytes, and a new decoder for each would allocate a window and tables every time.
 struct Frames<'a, 'b> {
     served: &'a mut Arriving<'b>,
     decoder: FrameDecoder,
@@ -192,7 +192,7 @@ impl<'a, 'b> Frames<'a, 'b> {
         Self { served, decoder }
     }
 
-    /// Begins the next frame; false where there is no other.
+    /// Begins the next frame; gives false where there is none.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.served.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut *self.served) {
@@ -215,7 +215,7 @@ impl<'a, 'b> Frames<'a, 'b> {
 
 impl Read for Frames<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // A decoder that has begun no frame is finished, too.
+        // A decoder that has begun no frame counts as finished, too.
         while self.decoder.can_collect() == 0 {
             if !self.decoder.is_finished() {
                 let one = BlockDecodingStrategy::UptoBlocks(1);
@@ -229,7 +229,7 @@ impl Read for Frames<'_, '_> {
     }
 }
 
-/// What comes out, counted and handed on.
+/// The decoder's output, counted and handed to the next stage.
 struct Unpacked<'a> {
     onward: &'a Sender<Bytes>,
     bounds: Bounds,
@@ -299,13 +299,17 @@ mod tests {
             sender.blocking_send(Bytes::copy_from_slice(piece)).unwrap();
         }
         drop(sender);
-        let (onward, mut out) = mpsc::channel(1000);
+        let (onward, mut out) = mpsc::channel::<Bytes>(10);
+        let reader = std::thread::spawn(move || {
+            let pieces: Vec<_> = std::iter::from_fn(|| out.blocking_recv()).collect();
+            // Each piece costs a block of memory, and the stages after this one their time: however small the file's parts are, pieces are full.
+            let (_, full) = pieces.split_last().unzip();
+            assert!(full.is_none_or(|full| full.iter().all(|it| it.len() == limits::BLOCK_BYTES)));
+            pieces.concat()
+        });
         let ended = unpack(packing, bounds, Hashers::new(false), arriving, &onward);
         drop(onward);
-        let mut bytes = vec![];
-        while let Some(piece) = out.blocking_recv() {
-            bytes.extend_from_slice(&piece);
-        }
+        let bytes = reader.join().unwrap();
         let ended = match ended {
             Ok(Served { digests, fault: None }) => Ok(digests.sha256),
             Ok(Served { fault: Some(refusal), .. }) | Err(Stop::Refused(refusal)) => {
@@ -343,12 +347,12 @@ mod tests {
                 "{after:?}"
             );
         }
-        // A member that is broken is no foreign byte.
+        // A broken member does not count as foreign bytes.
         let packed = [&one[..], &one[..12]].concat();
         assert_eq!(unpacked(Packing::Gzip, &packed, WIDE).0, Err("unpack".into()));
     }
 
-    /// Whatever the pieces that it arrives in.
+    /// The result is the same whatever pieces the file arrives in.
     #[test]
     fn members_whose_magic_is_in_two_pieces() {
         let first = gzip(&[7; 10]);
@@ -378,7 +382,8 @@ mod tests {
         assert_eq!(digest, Ok(Sha256::of(&packed)));
     }
 
-    /// Each of ten bytes, with the largest window that there may be: as pzstd and seekable files have them, but smaller.
+    /// Each frame has ten bytes and the largest window there may be; pzstd's files and seekable files have such frames, with
+    /// smaller windows.
     #[test]
     fn many_small_frames_in_zstd() {
         let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, (1 << 3) | (1 << 1) | 1, 0, 0, b'x'];

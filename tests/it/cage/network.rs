@@ -1,4 +1,4 @@
-//! What of the network is reached from inside the cage.
+//! The parts of the network that are reached from inside the cage.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ fn it_reaches_no_port_but_its_own() {
     let _abstract = UnixListener::bind_addr(&abstract_name.unwrap()).unwrap();
     let unix = format!("abstract {}", &name[1..]);
     let fast = there.replace("tcp", "fastopen");
-    // One that all others may listen on.
+    // This port is one that any process may listen on.
     let probe = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let other = format!("listen {}", probe.local_addr().unwrap());
     drop(probe);
@@ -53,7 +53,7 @@ fn it_reaches_no_port_but_its_own() {
         refused(&said, deed, "Operation not permitted");
     }
     refused(&said, &other, "Operation not permitted");
-    // The control: its own port it may listen on.
+    // As a control, the VM's own forwarded port is listened on.
     assert!(caged.port > 0);
     drop(caged);
     let probe = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -65,7 +65,7 @@ fn it_reaches_no_port_but_its_own() {
     assert!(said.contains(&format!("{listen}: listens at")), "{said}");
 }
 
-/// Without a forwarded port it has no network at all.
+/// Without a forwarded port a VM has no network at all.
 #[test]
 fn without_ports_it_has_no_network() {
     let deeds = ["interfaces", "listen 127.0.0.1:20000"];
@@ -74,7 +74,7 @@ fn without_ports_it_has_no_network() {
     assert!(said.contains("interfaces: only lo, and that is down"), "{said}");
 }
 
-/// A forwarded UDP port answers those who asked, and nothing is sent elsewhere, with egress or without.
+/// A forwarded UDP port answers its askers, and sends nothing elsewhere, with egress or without.
 #[test]
 fn a_udp_port_answers_only() {
     for egress in ["isolated", "internet"] {
@@ -92,7 +92,7 @@ fn a_udp_port_answers_only() {
             format!("udp {}", asker.local_addr().unwrap()),
             format!("udp {}", other.local_addr().unwrap()),
         );
-        // To the asker's address, but not to its port.
+        // This goes to the asker's address, but not to its port.
         let connect = format!("udp-connect {}", other.local_addr().unwrap());
         // A sender to a port that is not forwarded is not to be answered.
         let not_forwarded = local().local_addr().unwrap();
@@ -128,8 +128,8 @@ fn a_udp_port_answers_only() {
     }
 }
 
-/// With egress it reaches public addresses and the host's resolver, and nothing else: not this host by any of its addresses, no
-/// private network, no other port of the resolver's. What is asked for by datagram counts as much as what is connected to.
+/// With egress a VM reaches public addresses and the host's resolver, and nothing else: not this host by any of its addresses, no private
+/// network, no other port of the resolver's host. Datagrams are held to this like connections.
 #[test]
 fn with_egress_it_reaches_public_addresses_only() {
     let qhost = qhost();
@@ -156,16 +156,16 @@ fn with_egress_it_reaches_public_addresses_only() {
         format!("fastopen {private}:80"),
         format!("udp-connect {private}:80"),
         format!("tcp 0.0.0.0:{}", loopback.port()),
-        // This host hears what is said to all of its network.
+        // This host receives broadcasts to its network.
         format!("broadcast {}:80", outside.broadcast),
-        // A packet that asks to be passed on by way of another host, or could.
+        // These packets ask to be passed on by way of another host, or could.
         format!("source-routed {public}:80"),
         format!("ip-options {public}:80"),
         "multipath".into(),
         "six".into(),
         "packet".into(),
     ];
-    // The first and the last address of each network, some of them of clouds' metadata.
+    // These are the first and the last address of each network, and clouds' metadata addresses.
     for of in "10.0.0.0 10.255.255.255 100.64.0.1 127.255.255.254 169.254.169.254 172.16.0.1 172.31.255.255 \
                192.168.0.1 192.168.255.255 168.63.129.16 224.0.0.1 240.0.0.1"
         .split_whitespace()
@@ -202,14 +202,14 @@ fn with_egress_it_reaches_public_addresses_only() {
         assert!(said.contains(&format!("{deed}: done")), "{deed}\n{said}");
     }
     if let Some(deed) = names {
-        // There may be no way there.
+        // This machine may have no route to the address.
         assert!(!said.contains(&format!("{deed}: Operation not permitted")), "{said}");
         assert!(said.contains("read /etc/resolv.conf: done"), "{said}");
     }
     refused(&said, &elsewhere, "Operation not permitted");
     let inspected = caged.qhost.run(&["inspect", "test"]).exits(0);
     assert!(inspected.stdout.contains("cage       strict\n"), "{}", inspected.stdout);
-    // The same of another start of the same VM.
+    // A second start of the VM gets the same results.
     caged.qhost.run(&["restart", "--grace", "0", "test"]).exits(0);
     let again = wait_for("the second start", || {
         let log = fs::read_to_string(caged.qhost.vms()[0].join("console.log")).ok()?;
@@ -219,7 +219,7 @@ fn with_egress_it_reaches_public_addresses_only() {
     for deed in &denied {
         refused(second, deed, "Operation not permitted");
     }
-    // The program is gone with the VM.
+    // The egress program is removed with the VM.
     let vm = caged.qhost.vms().remove(0).file_name().unwrap().to_string_lossy().into_owned();
     let group = egress_group(&vm);
     assert!(group.exists());

@@ -1,4 +1,4 @@
-//! What was tried from QEMU's place, and what each got: a snapshot for each kind of host, with what `plan` says of it. The list for
+//! The attempts from QEMU's place, with their results: a snapshot for each kind of host, with the cage as `plan` shows it. The list for
 //! cgroups of version 2 alone is the same as the first (`tests/cgroup2`).
 
 use std::{
@@ -59,15 +59,15 @@ const ANYWHERE: &[&str] = &[
     "mode-of-node code",
     "chmod",
     "sync",
-    "listen-unbound",
+    "listen-unbound 1000",
 ];
 
-/// Ports that are free now. In a list they stand by name, as their numbers differ each time.
+/// Ports that are free now. A list has their names, as the numbers differ each time.
 struct Ports {
     forwarded: u16,
     other: u16,
     listening: TcpListener,
-    /// Addresses by the names that they have in a list.
+    /// Addresses by their names in a list.
     addresses: Vec<(String, &'static str)>,
 }
 
@@ -98,18 +98,18 @@ impl Ports {
     }
 }
 
-/// What a VM was set up from is not to change under its restarts.
+/// The files that a VM was set up from must not change over its restarts.
 const OF_A_SEED: &[&str] =
     &["write-node seed", "empty-node seed", "read-lock-node seed", "mode-of-node seed"];
 const OF_IGNITION: &[&str] = &["read-config", "write-config", "mode-of-config", "remove-config"];
 
-/// A line for each attempt with what it got, below what `plan` says of the cage. A volume is the second of the guest's other disks.
+/// Lists the result of each attempt, below the cage as `plan` shows it. The guest's second other disk is a volume.
 fn tried(qhost: Qhost, ports: &Ports, deeds: &[&str], mut config: Value) -> String {
     qhost.run(&["volume", "create", "kept", "--size", "1MiB"]).exits(0);
     config["disks"].as_array_mut().unwrap().push(json!({"name": "kept", "volume": "kept"}));
     let deeds: Vec<String> = deeds.iter().map(|deed| ports.fill_in(deed)).collect();
     let caged = Caged::with(qhost, &deeds.iter().map(String::as_str).collect::<Vec<_>>(), config);
-    // Its VM has the ports, so that a plan with them would say that they are taken.
+    // The VM has the ports, so that a plan with them would say that they are taken.
     let job = fs::read_to_string(caged.qhost.folder().join("job.json")).unwrap();
     let mut job: Value = serde_json::from_str(&job).unwrap();
     for port in
@@ -119,7 +119,7 @@ fn tried(qhost: Qhost, ports: &Ports, deeds: &[&str], mut config: Value) -> Stri
             port.remove("host");
         }
     }
-    // It has the volume too.
+    // The VM has the volume too.
     job["config"].as_object_mut().unwrap().remove("disks");
     let job = caged.qhost.file("plan.json", job.to_string());
     let plan = caged.qhost.run(&["plan", &job]).exits(0).stdout;
@@ -135,7 +135,7 @@ fn tried(qhost: Qhost, ports: &Ports, deeds: &[&str], mut config: Value) -> Stri
     format!("{cage}\n\n{}", ports.take_out(&got))
 }
 
-/// Beside the port a seed, a disk and a firmware, whose files QEMU has open too.
+/// A job with, beside the port, a seed, a disk and a firmware, whose files QEMU has open too.
 fn forwarded(ports: &Ports, protocol: &str) -> Value {
     json!({
         "port_map": {"http": {"guest": 80, "host": ports.forwarded, "protocol": protocol}},
@@ -156,8 +156,19 @@ const BY_TCP: &[&str] = &[
     "listen 127.0.0.1:FORWARDED",
 ];
 
-/// The list is the same where the guest has Ignition's config, which QEMU opens by name, an agent, and a display, for which QEMU makes files
-/// in memory.
+/// Attempts with a port forwarded by UDP on a host whose kernel does not filter what is sent.
+const BY_UDP: &[&str] = &[
+    "bind-udp 0.0.0.0:OTHER",
+    "bind-udp 127.0.0.1:OTHER",
+    "bind-udp 0.0.0.0:FORWARDED",
+    "bind-udp 127.0.0.1:FORWARDED",
+    "listen 0.0.0.0:OTHER",
+    "listen 127.0.0.1:FORWARDED",
+    "listen-unbound 1000",
+];
+
+/// The list of a TCP port. It is the same if the guest has Ignition's config, which QEMU opens by name, an agent, and a display, for which
+/// QEMU makes files in memory.
 fn with_a_tcp_port(qhost: impl Fn() -> Qhost) -> String {
     let ports = Ports::new();
     let deeds = [ANYWHERE, BY_TCP].concat();
@@ -175,6 +186,13 @@ fn with_a_tcp_port(qhost: impl Fn() -> Qhost) -> String {
     let ignited = tried(qhost(), &ports, &[&deeds, OF_IGNITION].concat(), more);
     assert_eq!(of_all(&ignited), of_all(&seeded));
     seeded + ignited.strip_prefix(&of_all(&ignited)).unwrap().trim_start_matches('\n')
+}
+
+/// The list of an ordinary user, or of a host without rights and cgroups, by TCP and then by UDP.
+fn with_a_port(qhost: impl Fn() -> Qhost) -> String {
+    let ports = Ports::new();
+    let by_udp = tried(qhost(), &ports, BY_UDP, forwarded(&ports, "udp"));
+    format!("{}\nby UDP\n{by_udp}", with_a_tcp_port(qhost))
 }
 
 #[test]
@@ -198,7 +216,7 @@ fn as_an_ordinary_user() {
         user.config("[cage]\nlevel = \"best-effort\"\n");
         user
     };
-    snapshot("hostile-qemu-user", &with_a_tcp_port(user), &qhost());
+    snapshot("hostile-qemu-user", &with_a_port(user), &qhost());
 }
 
 /// Without a user, namespaces and a cgroup of its own, seccomp, Landlock and the handed-over sockets still hold.
@@ -213,7 +231,7 @@ fn on_a_host_with_neither() {
         bare.config("[cage]\nlevel = \"best-effort\"\ncgroup = \"../none\"\n");
         bare
     };
-    snapshot("hostile-qemu-bare", &with_a_tcp_port(bare), &qhost());
+    snapshot("hostile-qemu-bare", &with_a_port(bare), &qhost());
 }
 
 #[test]
@@ -227,7 +245,7 @@ fn with_egress_and_udp() {
         vec![(outside.public.to_string(), "OUTSIDE"), (outside.own.to_string(), "THIS-HOST")];
     let deeds = [
         &[
-            // An answer is heard from the address and port that was asked, and from no other port.
+            // A socket receives answers from the address and port that it asked, and from no other port.
             "hear OUTSIDE:80",
             "udp THIS-HOST:80",
             "udp 127.0.0.1:OF-THE-HOST",
@@ -235,7 +253,7 @@ fn with_egress_and_udp() {
             "bind-udp 0.0.0.0:FORWARDED",
             "bind-udp 127.0.0.1:FORWARDED",
             "listen 0.0.0.0:OTHER",
-            "listen-unbound",
+            "listen-unbound 1000",
         ][..],
         ANYWHERE,
     ]
@@ -253,7 +271,7 @@ fn with_egress_and_udp() {
 fn it_accepts_at_the_forwarded_address_only() {
     let ports = Ports::new();
     let accept = ports.fill_in("accept 127.0.0.1:FORWARDED");
-    let deeds = ["listen-unbound", "listen-unbound", &accept];
+    let deeds = ["listen-unbound 1", "listen-unbound 1", &accept];
     let caged = Caged::doing(&deeds, forwarded(&ports, "tcp"));
     let mut stream = TcpStream::connect(("127.0.0.1", ports.forwarded)).unwrap();
     let mut heard = String::new();

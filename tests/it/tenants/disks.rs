@@ -1,4 +1,4 @@
-//! What guests' writes take when their VMs have ended.
+//! The disk space that guests' writes take after their VMs have ended.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ use super::{as_tenant, named, qhost};
 
 const MIB: u64 = 1 << 20;
 
-/// Runs of tasks of different names, each of which keeps what it wrote, take no more than the quota together.
+/// Tasks of different names that keep their guests' writes take no more than the quota together.
 #[test]
 fn kept_overlays_count() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -40,10 +40,10 @@ fn kept_overlays_count() {
         .says(&format!("{taken} of them by kept overlays"))
         .says("tenants.mallory.quota.disk_bytes");
     assert_eq!(overlays(&qhost).len(), 2);
-    // A task's own is not counted twice, and no other tenant's is counted.
+    // A task's own overlay is not counted twice, and another tenant's is not counted.
     run("mallory", "two").exits(0);
     run("acme", "web").exits(0);
-    // The host's sum counts all.
+    // The host's sum counts all overlays.
     quota("host.quota");
     run("acme", "web").exits(16).says("host.quota.disk_bytes");
     quota("tenants.mallory.quota");
@@ -88,7 +88,7 @@ fn overlays(qhost: &Qhost) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// A launch that fails leaves no folder of an overlay. The next launch removes what a killed one left.
+/// A launch that fails leaves no overlay's folder. The next launch removes the folder that a killed one left.
 #[test]
 fn failed_launches_leave_no_overlay() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -109,7 +109,7 @@ fn failed_launches_leave_no_overlay() {
         run(&none, "two").exits(13);
         assert_eq!(folders(), 0, "{point}");
     }
-    // What a guest wrote stays, whatever becomes of a later launch.
+    // A guest's kept writes stay, whatever becomes of a later launch.
     run(&image, "kept").exits(0);
     run(&none, "kept").exits(13);
     assert_eq!(overlays(&qhost).len(), 1);

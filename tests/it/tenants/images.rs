@@ -1,4 +1,4 @@
-//! What fetched images and unfinished downloads take of the disk.
+//! The disk space that fetched images and unfinished downloads take.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ fn chunked(disk: Vec<u8>) -> Reply {
     Reply::Chunked(disk.into())
 }
 
-/// A server that breaks off, so that there is something to go on with.
+/// The reply of a server that breaks off, so that there is a download to resume.
 fn cut(disk: Vec<u8>) -> Reply {
     Reply::Ranged(Ranged { cut: Some(700_000), ..Ranged::new(disk, "\"1\"") })
 }
@@ -72,14 +72,14 @@ fn images_of_a_tenant_have_a_quota() {
         refused.says(says).says("tenants.mallory.quota.image_bytes");
         assert_eq!(qhost.stored_images(), [sha256(&disk(1))]);
     }
-    // What is there costs nothing, and what is not has a bound of its own.
+    // A stored image costs nothing, and a new one is bounded by the tenant's quota.
     as_tenant(&qhost, "acme", &first).exits(0);
     as_tenant(&qhost, "acme", &job(&qhost, &server, 3, whole))
         .exits(11)
         .says("fetched images of tenant acme may take 1000 bytes");
     let listed = qhost.run(&["image", "ls", "--json"]).exits(0).json();
     assert_eq!(listed["images"][0]["tenant"], json!("mallory"));
-    // Room is the operator's to make.
+    // The operator makes room.
     qhost.run(&["image", "gc", "--max-bytes", "0"]).exits(0);
     as_tenant(&qhost, "mallory", &job(&qhost, &server, 2, whole)).exits(0);
 }
@@ -97,7 +97,7 @@ fn all_images_have_a_quota() {
     pulled.exits(16).says("host.quota.image_bytes");
 }
 
-/// Packed, an image takes more than its server says.
+/// A packed image takes more than its server says.
 #[test]
 fn what_is_unpacked_counts() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -113,7 +113,7 @@ fn what_is_unpacked_counts() {
     assert_eq!(qhost.stored_images(), [""; 0]);
 }
 
-/// Two at once have no more than one after the other.
+/// Two fetches at once have no more room than one after the other.
 #[test]
 fn fetches_at_once_share_a_quota() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -142,7 +142,7 @@ fn unfinished_downloads_are_a_tenants() {
     let gc = |args: &[&str]| qhost.run(&[&["image", "gc"], args].concat()).exits(0);
     gc(&[]).says("0 B freed, 1.34 MiB left");
     gc(&["--dry-run", "--unfinished"]).says("1.34 MiB would be freed, 0 B left");
-    // The oldest goes first, and no more than is wanted.
+    // The oldest download is removed first, and no more than is wanted.
     gc(&["--max-bytes", "1MiB"]).says("unfinished, 684.00 KiB  mallory").says("684.00 KiB freed");
     assert_eq!(unfinished(&qhost).len(), 1);
     gc(&["--unfinished"]).says("684.00 KiB freed, 0 B left");
@@ -161,7 +161,7 @@ fn a_download_that_goes_on_is_not_removed() {
     assert_eq!(unfinished(&qhost)[0]["fetching"], json!(true));
     qhost.run(&["image", "gc", "--unfinished", "--max-bytes", "0"]).exits(0).says("0 B freed");
     assert_eq!(unfinished(&qhost).len(), 1);
-    // Killed, it is still that tenant's, and goes with the next look.
+    // The download of a killed fetch is still that tenant's, and is removed at the next look.
     running.signal("KILL");
     running.end();
     assert_eq!(unfinished(&qhost)[0]["tenant"], json!("mallory"));
@@ -170,7 +170,7 @@ fn a_download_that_goes_on_is_not_removed() {
     assert!(unfinished(&qhost).is_empty());
 }
 
-/// What a tenant has left counts, makes room for what it fetches next, and has a number.
+/// A tenant's unfinished downloads count, make room for its next fetch, and are bounded in number.
 #[test]
 fn unfinished_downloads_have_bounds() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -189,7 +189,7 @@ fn unfinished_downloads_have_bounds() {
     assert_eq!((whose("mallory"), whose("acme")), (qhost_image::limits::UNFINISHED_KEPT, 1));
 }
 
-/// Lists of checksums that one tenant names push out none of another's.
+/// Lists of checksums that one tenant names push out none of another tenant's.
 #[test]
 fn lists_of_checksums_are_each_tenants_own() {
     let (qhost, server) = (qhost(), ImageServer::start());

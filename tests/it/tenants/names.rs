@@ -1,33 +1,35 @@
-//! Whose VM a name means.
+//! The VM that a name means, among several tenants.
 
 use serde_json::json;
 
 use super::{ImageServer, qhost, run, start};
 
-/// A task of the same name takes no command that was meant for another's, whatever runs.
+/// A task of the same name takes no command that was meant for another tenant's, whichever of them runs.
 #[test]
 fn a_task_of_the_same_name() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let acmes = run(&qhost, &server, "acme", "web");
     let (running, mallorys) = start(&qhost, &server, "mallory", "web");
     for command in [
-        &["logs"][..],
-        &["console"],
-        &["inspect"],
-        &["restart"],
-        &["stop"],
-        &["kill"],
-        &["pause"],
-        &["resume"],
-        &["stats"],
-        &["wait", "--timeout", "0"],
-        &["rm"],
+        &["logs", "web"][..],
+        &["console", "web"],
+        &["exec", "web", "--", "true"],
+        &["screenshot", "--output", "-", "web"],
+        &["inspect", "web"],
+        &["restart", "web"],
+        &["stop", "web"],
+        &["kill", "web"],
+        &["pause", "web"],
+        &["resume", "web"],
+        &["stats", "web"],
+        &["wait", "--timeout", "0", "web"],
+        &["rm", "web"],
     ] {
-        let refused = qhost.run(&[command, &["web"]].concat()).exits(2);
+        let refused = qhost.run(command).exits(2);
         let refused = refused.says("several VMs are meant by \"web\"");
         refused.says(&format!("acme/web  {acmes}")).says(&format!("mallory/web  {mallorys}"));
     }
-    // Each of these says whose.
+    // Each of these names the tenant.
     for name in [format!("acme/{acmes}"), "acme/web".into(), format!("acme/{}", &acmes[..8])] {
         let found = qhost.run(&["inspect", "--json", &name]).exits(0).json();
         assert_eq!(found["id"], json!(acmes), "{name}");
@@ -46,7 +48,7 @@ fn a_task_of_the_same_name() {
     running.end().exits(130);
 }
 
-/// Nor does a task that is named like an id, like the beginning of one, or like `TENANT/TASK`.
+/// A task that is named like an id, like the beginning of one, or like `TENANT/TASK` takes no such command either.
 #[test]
 fn a_task_named_like_anothers_vm() {
     let (qhost, server) = (qhost(), ImageServer::start());

@@ -1,4 +1,4 @@
-//! What is kept of ended VMs, and of what happened to them.
+//! The records of ended VMs, and of their events.
 
 use std::{fs, path::Path};
 
@@ -6,7 +6,7 @@ use qhost_tests::{ImageServer, Qhost, succeed};
 
 use super::{qhost, run};
 
-/// Ended VMs of a tenant's, beside one that has really run.
+/// Adds ended VMs of a tenant, beside one that has really run.
 fn more(qhost: &Qhost, id: &str, count: usize) {
     let folder = qhost.state().join("vms").join(id);
     let folder = folder.to_str().unwrap();
@@ -28,7 +28,7 @@ fn short_vms_remove_no_others() {
     let last = run(&qhost, &server, "mallory", "short");
     qhost.run(&["logs", "acme/web"]).exits(0).says("I am web");
     assert!(qhost.state().join("vms").join(&acmes).join("decision.json").exists());
-    // Of mallory's, as many as are kept, and the one that the last launch made.
+    // Of mallory's VMs there are as many as are kept, and the one of the last launch.
     assert_eq!(qhost.vms().len(), 1 + qhost_model::limits::ENDED_VMS + 1);
     assert!(has(&qhost, &last));
 }
@@ -85,7 +85,7 @@ fn events_of_each_tenant_and_of_an_earlier_version() {
     assert!(all.starts_with("2020-01-01"), "{all}");
     let times: Vec<_> = all.lines().map(|line| &line[..23]).collect();
     assert!(times.is_sorted(), "{all}");
-    // As many as a file holds push out none of another's.
+    // A full file of mallory's events pushes out none of acme's.
     let line = format!("{}\n", event.replace("acme", "mallory"));
     let of = |name: &str| qhost.state().join("events").join(name);
     fs::write(of("mallory.jsonl"), line.repeat(60_000)).unwrap();

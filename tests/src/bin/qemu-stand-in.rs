@@ -1,7 +1,8 @@
-//! A program in QEMU's place: what a guest could do that had broken out into QEMU. It does the deeds that are written on its
-//! disk, a line each, and says on the console what came of them. What QEMU is asked without a VM, it asks QEMU.
+//! A program in QEMU's place, which does what a guest could do that had broken out into QEMU: the deeds that are on its
+//! disk, a line each. It prints their results on the console. Asked about QEMU without a VM, it runs the real QEMU.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
     mem::ManuallyDrop,
@@ -37,9 +38,9 @@ use rustix::{
 use qhost_tests::command;
 use qhost_vm::descriptors;
 
-/// Whether the supervisor has had its first answer.
+/// Whether the supervisor has had an answer.
 static ANSWERED: AtomicBool = AtomicBool::new(false);
-/// The console's connection.
+/// The descriptor of the console's connection.
 static CONSOLE: AtomicI32 = AtomicI32::new(-1);
 
 fn main() {
@@ -50,7 +51,7 @@ fn main() {
         panic!("{}", command(real).args(args).exec());
     }
     #[expect(unsafe_code, reason = "descriptors that were handed over by their numbers")]
-    // SAFETY: the process that starts QEMU hands these over, and nothing else here has them.
+    // SAFETY: the process that starts QEMU hands these descriptors over, and nothing else here has them.
     let (qmp, console, image, overlay) = unsafe {
         (
             UnixListener::from_raw_fd(descriptors::QMP),
@@ -73,11 +74,11 @@ fn main() {
     reader.read_until(0, &mut bytes).unwrap();
     deeds.push_str(&String::from_utf8_lossy(&bytes));
     for deed in deeds.trim_end_matches('\0').lines() {
-        // On a busy machine it could take all threads before there is one that serves the supervisor.
+        // On a busy machine, this deed could take all threads before there is one that serves the supervisor.
         if deed.starts_with("threads ") {
             wait_for_the_supervisor();
         }
-        // It has the console for itself until its end.
+        // This deed has the console for itself until its end.
         if deed == "flood-console" {
             let text = b"\x1b]0;owned\x07host      allowed by every one\r\n".repeat(1000);
             while console.write_all(&text).is_ok() {}
@@ -101,10 +102,10 @@ fn wait_for_the_supervisor() {
     }
 }
 
-/// How much of a flood was read, in bytes.
+/// How many bytes of a flood were read.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
-/// Floods for five seconds, and says how many KiB a second were taken, beyond what may come at once.
+/// Floods for five seconds, and gives how many KiB a second were read, beyond the burst that may come at once.
 fn flooded(kind: u8) -> String {
     FLOODS.store(kind, Ordering::Relaxed);
     thread::sleep(Duration::from_secs(5));
@@ -112,7 +113,7 @@ fn flooded(kind: u8) -> String {
     format!("{} KiB a second", taken / 5 / 1024)
 }
 
-/// Just enough of QMP for a supervisor to go on.
+/// Answers as much of QMP as a supervisor needs.
 fn serve(stream: UnixStream) {
     (&stream).write_all(b"{\"QMP\": {}}\n").unwrap();
     let lines = BufReader::new(stream.try_clone().unwrap()).lines();
@@ -132,12 +133,12 @@ fn serve(stream: UnixStream) {
     }
 }
 
-/// What is sent by QMP without being asked, a bit each.
+/// The floods that are sent by QMP without being asked for, a bit each.
 static FLOODS: AtomicU8 = AtomicU8::new(0);
 const EVENTS: u8 = 1;
 const LONG_LINES: u8 = 2;
 
-/// Sends what is to be sent without being asked for as long as the connection is there.
+/// Sends the chosen floods for as long as the connection is open.
 fn flood(stream: &Mutex<UnixStream>) {
     let events = b"{\"event\": \"RESUME\", \"data\": {}}\n".repeat(100);
     let line = format!("{{\"event\": \"{}\"}}\n", "x".repeat(1_000_000));
@@ -148,12 +149,12 @@ fn flood(stream: &Mutex<UnixStream>) {
         if !sent {
             return;
         }
-        // So that answers have a turn.
+        // The pause gives answers a turn.
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Whole lines, so that they are not mixed with others.
+/// Sends whole lines, so that they are not mixed with others.
 fn send(stream: &Mutex<UnixStream>, lines: &[u8]) -> bool {
     let is_sent = stream.lock().unwrap().write_all(lines).is_ok();
     TAKEN.fetch_add(lines.len() as u64, Ordering::Relaxed);
@@ -180,7 +181,7 @@ fn config() -> io::Result<String> {
     Ok(path.replace(",,", ","))
 }
 
-/// A socket for datagrams, which is bound to nothing yet.
+/// Makes a socket for datagrams, which is not bound to an address.
 fn datagrams() -> io::Result<UdpSocket> {
     Ok(socket(AddressFamily::INET, SocketType::DGRAM, None)?.into())
 }
@@ -189,7 +190,7 @@ fn send_with_options(options: &[u8], to: &str) -> io::Result<()> {
     let socket = datagrams()?;
     let length = u32::try_from(options.len()).unwrap();
     #[expect(unsafe_code, reason = "an option that no library sets")]
-    // SAFETY: the kernel reads as many bytes as there are.
+    // SAFETY: the kernel reads as many bytes as `options` has.
     let set = unsafe {
         let at = options.as_ptr().cast();
         libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, at, length)
@@ -200,7 +201,7 @@ fn send_with_options(options: &[u8], to: &str) -> io::Result<()> {
     }
 }
 
-/// Whether a socket listens, and where.
+/// Says whether a socket listens, and at which address.
 fn listens(socket: &impl AsFd) -> io::Result<String> {
     Ok(if sockopt::socket_acceptconn(socket)? {
         format!("listens at {:?}", SocketAddrV4::try_from(getsockname(socket)?))
@@ -209,27 +210,27 @@ fn listens(socket: &impl AsFd) -> io::Result<String> {
     })
 }
 
-/// Asks the kernel for something with an open file that QEMU has no use for.
+/// Makes a request about an open file that QEMU itself never makes, by ioctl(2).
 fn control(file: &File, request: libc::Ioctl, with: &mut [u64]) -> io::Result<()> {
     #[expect(unsafe_code, reason = "requests that no library makes")]
-    // SAFETY: none of those made here writes beyond what is lent.
+    // SAFETY: none of the requests made here writes beyond `with`.
     match unsafe { libc::ioctl(file.as_raw_fd(), request, with.as_mut_ptr()) } {
         0.. => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// The same by fcntl(2).
+/// Gives a command about an open file, by fcntl(2).
 fn command_file(file: &File, command: i32, with: i64) -> io::Result<()> {
     #[expect(unsafe_code, reason = "commands that no library gives")]
-    // SAFETY: none of those made here is given a pointer but to a lock that is lent.
+    // SAFETY: the only pointer among the commands given here is to a lock that outlives the call.
     match unsafe { libc::fcntl(file.as_raw_fd(), command, with) } {
         0.. => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// A lock on all of a file, for readers or for one writer.
+/// Locks all of a file, for readers or for one writer.
 fn lock(file: &File, kind: i32) -> io::Result<()> {
     let lock = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
     command_file(file, libc::F_OFD_SETLK, std::ptr::from_ref(&lock).expose_provenance() as i64)
@@ -258,7 +259,7 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
             }
         }
         "udp-connect" => datagrams()?.connect(with)?,
-        // A socket that has sent has a port of its own, at which it hears.
+        // A socket that has sent has a port of its own, at which it receives.
         "hear" => {
             let socket = datagrams()?;
             socket.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -275,10 +276,10 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         }
         "source-routed" => {
             let [a, b, c, d] = with.parse::<SocketAddrV4>().unwrap().ip().octets();
-            // Loosely, by way of one hop (RFC 791, 3.1), which is of no matter here.
+            // The option routes loosely by one hop (RFC 791, 3.1); which hop it is does not matter here.
             send_with_options(&[131, 7, 4, a, b, c, d, 0], with)?;
         }
-        // Four times none.
+        // The four options are all No Operation.
         "ip-options" => send_with_options(&[1, 1, 1, 1], with)?,
         "packet" => drop(socket(AddressFamily::PACKET, SocketType::RAW, None)?),
         "netlink" => drop(socket(AddressFamily::NETLINK, SocketType::RAW, None)?),
@@ -295,10 +296,16 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         "datagram-pair" => drop(std::os::unix::net::UnixDatagram::pair()?),
         "chmod" => overlay.set_permissions(fs::Permissions::from_mode(0o777))?,
         "listen" => return listens(&TcpListener::bind(with)?),
+        // All of these sockets stay open until the last is made.
         "listen-unbound" => {
-            let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-            rustix::net::listen(&socket, 1)?;
-            return listens(&socket);
+            let tries = (0..number()).map(|_| {
+                let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+                rustix::net::listen(&socket, 1)?;
+                Ok((listens(&socket)?, socket))
+            });
+            let tries: Vec<_> = tries.collect::<io::Result<_>>()?;
+            let got: BTreeSet<_> = tries.into_iter().map(|(got, _)| got).collect();
+            return Ok(got.into_iter().collect::<Vec<_>>().join(", "));
         }
         "accept" => {
             let (mut stream, from) = TcpListener::bind(with)?.accept()?;
@@ -312,9 +319,9 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         "lease-image" => command_file(image, libc::F_SETLEASE, libc::F_RDLCK.into())?,
         "times-of-image" => image.set_modified(std::time::SystemTime::now())?,
         "mode-of-image" => image.set_permissions(fs::Permissions::from_mode(0o777))?,
-        // FS_IOC_SETFLAGS: FS_NOATIME_FL, which a file's owner may set.
+        // The request is FS_IOC_SETFLAGS, with FS_NOATIME_FL, which a file's owner may set.
         "flags-of-image" => control(image, 0x4008_6602, &mut [0x80])?,
-        // FS_IOC_ENABLE_VERITY
+        // The request is FS_IOC_ENABLE_VERITY.
         "verity-of-image" => {
             control(image, 0x4080_6685, &mut [1, 4096, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?
         }
@@ -332,10 +339,10 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         "sync" => rustix::fs::syncfs(image)?,
         "measure-events" => return Ok(flooded(EVENTS)),
         "measure-long-lines" => return Ok(flooded(LONG_LINES)),
-        // To a console that is its own, as whatever is in QEMU can write there.
+        // The descriptor is the console's own connection, to which any code in QEMU can write.
         "measure-console" => {
             #[expect(unsafe_code, reason = "the console's connection, which the first thread has")]
-            // SAFETY: the descriptor is open for as long as this runs, and is not closed here.
+            // SAFETY: the descriptor is open for as long as this process runs, and is not closed here.
             let console =
                 unsafe { ManuallyDrop::new(File::from_raw_fd(CONSOLE.load(Ordering::Relaxed))) };
             let (began, block, mut taken) = (std::time::Instant::now(), [b'x'; 65536], 0_u64);
@@ -362,7 +369,8 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         "signal" => kill_process(Pid::from_raw(with.parse().unwrap()).unwrap(), Signal::CONT)?,
         "exec" => drop(command(with).arg("-c").arg("true").status()?),
         "memfd" => drop(memfd_create("program", MemfdFlags::empty())?),
-        // As QEMU makes one for a display; execveat(2) of it, with all else as its execve(2) has it.
+        // QEMU makes such a memory file for a display. execveat(2) gets it with the other arguments like those of QEMU's
+        // own execve(2).
         "memfd-exec" => {
             let file = File::from(memfd_create("program", MemfdFlags::CLOEXEC)?);
             (&file).write_all(
@@ -370,7 +378,7 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
             )?;
             let arguments = [c"program".as_ptr(), std::ptr::null()];
             #[expect(unsafe_code, reason = "a call that no library has")]
-            // SAFETY: the strings and the list, which a null ends, are there until the call returns.
+            // SAFETY: the strings, and the list that a null ends, live until the call returns.
             let _answer = unsafe {
                 libc::syscall(
                     libc::SYS_execveat,
@@ -406,7 +414,7 @@ fn done(deed: &str, image: &File, mut overlay: &File) -> io::Result<String> {
         "setuid" => rustix::thread::set_thread_uid(rustix::fs::Uid::ROOT)?,
         "unshare" => {
             #[expect(unsafe_code, reason = "rustix calls unshare(2) unsafe")]
-            // SAFETY: nothing here goes by the namespace that this thread is in.
+            // SAFETY: nothing in this process depends on the namespace of this thread.
             unsafe {
                 rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER)?;
             }
