@@ -1,18 +1,20 @@
-//! What a guest is set up with: how a job asks for it, what policies see and leave out, where its texts are and are not.
+//! Seeds of guests: how a job asks for one, what policies see and leave out, and where its texts are and are not.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use qhost_tests::{
     ImageServer, Qhost,
+    api::{Service, User},
     boot_sector::{self, Then},
-    configured, succeed,
+    configured, succeed, wait_for,
 };
 
 use crate::{decisions::records, qhost};
 
-/// In no record, and in nothing that is printed.
+/// The secret, which is in no record and in no output.
 const SECRET: &str = "hunter2-correct-horse-battery";
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ada@example";
@@ -100,7 +102,7 @@ fn its_texts_are_in_its_own_file_alone() {
     keep(&["logs", "test"]);
     keep(&["decisions", "--json"]);
     keep(&["events", "--json"]);
-    // A restart, in its supervisor and with another one, has the same seed.
+    // After a restart, by the same supervisor and by another one, the seed is the same.
     let seed = qhost.vms()[0].join("seed.iso");
     let first = fs::read(&seed).unwrap();
     keep(&["restart", "test"]);
@@ -119,7 +121,58 @@ fn its_texts_are_in_its_own_file_alone() {
     assert!(said.contains("seed cloud-init user-data (") && said.contains(FINGERPRINT), "{said}");
 }
 
-/// The VM's user owns it, and cannot write it.
+/// The encodings of a secret at each offset, without their first and last characters, which depend on the text around it.
+fn in_base64(secret: &str) -> [String; 3] {
+    [0, 1, 2].map(|before| {
+        let encoded = BASE64_STANDARD.encode(" ".repeat(before) + secret);
+        encoded[4..encoded.len() - 4].to_owned()
+    })
+}
+
+/// A service keeps an accepted job on disk until the VM runs, and nothing of its seed after that, as text or in Base64.
+#[test]
+fn its_texts_are_in_its_own_file_alone_by_a_service() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    qhost.config("[image.network]\nallow = [\"127.0.0.0/8\"]\n");
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    let job = fs::read_to_string(qhost.job(&image, seeded())).unwrap();
+    let mut texts = in_base64(SECRET).to_vec();
+    texts.push(SECRET.into());
+    let state = qhost.state();
+    let check = |when: &str, expected: &[&str]| {
+        let found = texts.iter().flat_map(|text| files_with(&state, text));
+        let found: BTreeSet<_> = found.collect();
+        assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{when}");
+    };
+    let slow = qhost.env("QHOST_SLOW_AT", "launch.reserved=3000");
+    let mut service = Service::start(&slow);
+    let key = ["Idempotency-Key: one"];
+    let accepted = service.ask(User::Own, "POST", "/v1/vms", Some(&job), &key).is(202);
+    let id = accepted.json()["id"].as_str().unwrap().to_owned();
+    let kept = slow.state().join("operations").join(format!("{id}.json"));
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    // An accepted start outlasts the service, which is the one reason why the job is on disk.
+    service.kill();
+    assert!(fs::read_to_string(&kept).unwrap().contains("\"job\":\""));
+    let service = service.started_again(&slow);
+    let done = wait_for("the start", || {
+        let done = service.get(&format!("/v1/operations/{id}")).is(200).json();
+        (done["state"] != "running").then_some(done)
+    });
+    assert_eq!(done["state"], "succeeded", "{done}");
+    wait_for("the end of the start to be written down", || {
+        (!fs::read_to_string(&kept).unwrap().contains("\"job\":\"")).then_some(())
+    });
+    check("while it runs", &["seed.iso"]);
+    let vm = done["vm"].as_str().unwrap();
+    service.done(service.post(&format!("/v1/vms/{vm}/kill"), ""));
+    check("once it has ended", &["seed.iso"]);
+    service.ask(User::Own, "DELETE", &format!("/v1/vms/{vm}"), None, &[]).is(204);
+    check("once it is removed", &[]);
+    service.end();
+}
+
+/// The VM's user owns the seed's file, and cannot write to it.
 #[test]
 fn its_file_is_the_vms_own() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -132,7 +185,7 @@ fn its_file_is_the_vms_own() {
     let own = plan["cage"]["user"]["own"].as_u64();
     let user = own.unwrap_or_else(|| rustix_uid().into());
     assert_eq!(stat.trim(), format!("400 {user}"));
-    // Started again, a VM may have another user.
+    // A restarted VM may have another user.
     qhost.run(&["kill", "test"]).exits(0);
     let first = seed.to_str().unwrap();
     if own.is_some() {
@@ -143,7 +196,7 @@ fn its_file_is_the_vms_own() {
     qhost.run(&["kill", "test"]).exits(0);
 }
 
-/// The same of Ignition's configuration.
+/// Ignition's configuration is kept like a seed's texts.
 #[test]
 fn ignitions_text_is_in_its_own_file_alone() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -257,12 +310,12 @@ fn policies_rule_it() {
     assert_eq!(plan().exits(0).json()["decision"]["launch"]["seed"]["hostname"], "other.example");
     asks(&qhost, "wild", "probe-sets", json!({"hostname": "a_b"}), "", "");
     text().exits(12).says(r#"the host name "a_b", which is not valid"#);
-    // A policy that has no word for it refuses it by its silence.
+    // A policy whose contract has no word for a seed refuses it by its silence.
     asks(&qhost, "earlier", "probe-v0-1", json!({}), "", "");
     text().exits(11).says("refused by earlier").says("has no word for seed");
     asks(&qhost, "earlier", "probe-v0-1", json!({}), "unseen = [\"seed\"]", "");
     plan().exits(0);
-    // The host's own rule.
+    // The host's own rule bounds a seed.
     asks(&qhost, "guests", "guests", json!({}), "", "[seed]\nmax_bytes = 100\n");
     text().exits(11).says("host.seed-too-large").says("100 bytes or less");
 }
@@ -280,7 +333,7 @@ fn a_policy_sees_the_text_where_that_is_granted_and_no_record_has_what_it_repeat
     let refused = run("seed_text = true").says("refused by repeats").says("user-data: ");
     assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
     assert_eq!(files_with(&qhost.state(), SECRET), [""; 0]);
-    // An ended VM's is kept for no policy to judge.
+    // The texts of an ended VM's seed are not kept, so that no policy can judge them.
     qhost.config("");
     qhost.run(&["run", &job]).exits(0);
     asks(&qhost, "guests", "guests", json!({}), "seed_text = true", "");
@@ -291,7 +344,7 @@ fn a_policy_sees_the_text_where_that_is_granted_and_no_record_has_what_it_repeat
     assert!(masked.as_array().unwrap().contains(&json!("task.seed.user-data")), "{masked}");
 }
 
-/// A new VM of the same task is another instance to cloud-init; its meta-data has the host name, the keys and what the job adds.
+/// A new VM of a task is another instance to cloud-init; its meta-data has the host name, the keys and what the job adds.
 #[test]
 fn what_is_on_the_disk() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -302,7 +355,7 @@ fn what_is_on_the_disk() {
     let vm = qhost.vms()[0].clone();
     let read = |name: &str| {
         let disk = vm.join("seed.iso");
-        // The kernel's own reader is tried by a guest; this one is libarchive's.
+        // This reader is libarchive's; a guest tries the kernel's own.
         succeed("bsdtar", &["-xOf", disk.to_str().unwrap(), name])
     };
     let meta: Value = serde_json::from_str(&read("meta-data")).unwrap();
@@ -377,13 +430,13 @@ fn a_nomad_tasks_environment_is_a_part_of_it() {
     assert_eq!(files[1]["permissions"], "640");
     assert_eq!(files[1]["content"], format!("port = 80\npassword = {SECRET}\n"));
     assert_eq!(files[0]["path"], "/etc/profile.d/nomad.sh");
-    // A shell reads what was written.
+    // A shell reads the file that was written.
     let profile = qhost.file("nomad.sh", files[0]["content"].as_str().unwrap());
     let print = r#". "$1"; echo "$DB_URL|$TOKEN|$NOMAD_META_OWNER|$NOMAD_META_owner|$NOMAD_JOB_NAME|$NOMAD_GROUP_NAME|$NOMAD_TASK_NAME|$NOMAD_TASK_DIR""#;
     let printed = succeed("sh", &["-c", print, "sh", &profile]);
     let expected = format!("postgres://db 'x'|{SECRET}|team-web|team-web|shop|vms|web|/local");
     assert_eq!(printed.trim(), expected);
-    // Policies see that there is such a part.
+    // Policies see that the seed has such a part.
     let parts = records(&qhost)[0]["decision"]["launch"]["seed"]["parts"].clone();
     assert_eq!(parts[0]["name"], "cloud-config");
     assert_eq!(parts[0]["keys"], json!(["write_files"]));
