@@ -1,4 +1,4 @@
-//! Hashes a stored image again, and puts away one that is not what it was.
+//! Hashes a stored image again, and puts it away if it is not what it was.
 
 use std::{fs::File, io};
 
@@ -14,7 +14,7 @@ use super::{
 use crate::limits;
 
 impl Store {
-    /// Hashes a stored file again; one that is not what it was is put away. Called under its lock.
+    /// Hashes a stored file again, and puts it away if it is not what it was. The caller holds the image's lock.
     pub(super) async fn check(
         &self,
         sha256: Sha256,
@@ -31,7 +31,7 @@ impl Store {
             if found != record.content_sha256 || !before.is_guarded() {
                 return self.quarantine(sha256).map(|to| CheckOutcome::Quarantined { found, to });
             }
-            // Where the file looks different by now, it may have been replaced, or only its times were set.
+            // A file that looks different by now may have been replaced, or only its times were set.
             if before == stamp(&path)? {
                 if record.stamp != before {
                     record.stamp = before;

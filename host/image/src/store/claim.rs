@@ -1,6 +1,6 @@
-//! What fetched images take of the disk, and for whom. A fetch claims space before it takes it, under one lock, so that several
-//! at once do not take more than a quota together. A claim is written into the lock of its download, and ends with
-//! that lock.
+//! The disk space that fetched images take, and for which tenant. A fetch claims space before it takes it, under one lock, so
+//! that several fetches at once do not take more than a quota together. A claim is written into the lock of its download, and
+//! ends with that lock.
 
 use std::{
     fs::File,
@@ -19,17 +19,17 @@ use super::{
 };
 use crate::limits;
 
-/// For whom an image is fetched, and on what terms.
+/// The tenant that an image is fetched for, and the quotas that bind the fetch.
 #[derive(Clone, Copy)]
 pub struct Fetcher<'a> {
     pub(crate) config: &'a Settings,
     pub(crate) progress: &'a dyn Progress,
-    /// Absent where the operator fetches.
+    /// The tenant's name; absent where the operator fetches.
     pub(super) tenant: Option<&'a str>,
     bounds: Bounds,
 }
 
-/// Bytes that all fetched images may take, and those of one tenant.
+/// The most bytes that all fetched images may take, and the most of one tenant's.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     host: Option<u64>,
@@ -54,7 +54,7 @@ impl<'a> Fetcher<'a> {
         Self { config, progress, tenant: None, bounds }
     }
 
-    /// A claim of nothing yet, for a download whose lock is held.
+    /// Makes an empty claim for a download whose lock is held.
     pub(super) fn claim(&self, store: &Store, lock: Lock) -> Result<Claim, ImageError> {
         let tenant = self.tenant.map(str::to_owned);
         let claim = Claim {
@@ -69,7 +69,7 @@ impl<'a> Fetcher<'a> {
     }
 }
 
-/// What one fetch may take of the disk. Holds the download's lock.
+/// The disk space that one fetch may take. The claim holds the download's lock.
 pub(crate) struct Claim {
     store: Store,
     lock: Lock,
@@ -88,7 +88,7 @@ impl Claim {
         self.grant(bytes, bytes)
     }
 
-    /// Claims more where so many bytes in all are not claimed yet, for an image of unknown size.
+    /// Claims more, if so many bytes in all are not claimed yet, for an image of unknown size.
     pub(crate) fn at_least(&self, bytes: u64) -> Result<(), ImageError> {
         if bytes <= self.granted.load(Ordering::Relaxed) {
             Ok(())
@@ -97,13 +97,13 @@ impl Claim {
         }
     }
 
-    /// Gives the claim up: the image is stored, and from here on counted as a stored one.
+    /// Gives the claim up, since the image is stored now and counted as a stored one.
     pub(super) fn give_back(&self) -> Result<(), ImageError> {
         self.granted.store(0, Ordering::Relaxed);
         self.write(0)
     }
 
-    /// Claims as much of `wanted` as there is room for, if that is `least` or more.
+    /// Claims as much of `wanted` as there is room for, if that is at least `least`.
     fn grant(&self, least: u64, wanted: u64) -> Result<(), ImageError> {
         if self.bounds.host.or(self.bounds.tenant).is_none() {
             self.granted.store(u64::MAX, Ordering::Relaxed);
@@ -123,8 +123,8 @@ impl Claim {
         Ok(())
     }
 
-    /// What is left of a quota for this fetch. As long as that is less than `least`, the oldest unfinished downloads are
-    /// removed.
+    /// The bytes of a quota that are left for this fetch. While they are fewer than `least`, the oldest unfinished downloads
+    /// are removed.
     fn room(&self, most: u64, only: Option<&str>, least: u64) -> Result<u64, ImageError> {
         let is_meant = |tenant: &Option<String>| only.is_none() || tenant.as_deref() == only;
         let stored = self.store.list()?.into_iter();
@@ -147,12 +147,12 @@ impl Claim {
         }
     }
 
-    /// Removes unfinished downloads until a file's disk has room for so many bytes more. Returns the bytes that are free, and
-    /// how many of these must stay free.
+    /// Removes unfinished downloads until a file's disk has room for so many bytes more. Gives the bytes that are free, and how
+    /// many of these must stay free.
     pub(crate) fn make_room(&self, file: &File, needed: u64) -> io::Result<(u64, u64)> {
         let (mut free, mut reserve) = room(file)?;
         let idle = self.store.downloads().map_or(0, |all| idle(&all));
-        // Where removing all of them would not be enough, none is removed.
+        // If removing all of them would not be enough, none is removed.
         if needed.saturating_add(reserve) <= free.saturating_add(idle) {
             while needed.saturating_add(reserve) > free && self.remove_oldest() {
                 (free, reserve) = room(file)?;
@@ -186,13 +186,13 @@ impl Claim {
 }
 
 impl Unfinished {
-    /// What it takes of the disk, or has claimed, whichever is more.
+    /// The bytes that the download takes of the disk, or the bytes that it has claimed, whichever are more.
     fn takes(&self) -> u64 {
         self.disk_usage.max(self.claimed)
     }
 }
 
-/// What the unfinished downloads take that no process is fetching.
+/// The bytes of the unfinished downloads that no process is fetching.
 fn idle(unfinished: &[Unfinished]) -> u64 {
     unfinished.iter().filter(|one| !one.fetching).map(|one| one.disk_usage).sum()
 }

@@ -1,4 +1,4 @@
-//! An image that is asked for: found in the store, or fetched into it.
+//! Finds an image in the store, or fetches it into the store.
 
 use std::{io, path::Path, time::Instant};
 
@@ -17,17 +17,17 @@ use super::{
 };
 use crate::limits;
 
-/// Where an image's bytes come from.
+/// The place that an image's bytes come from.
 #[derive(Clone, Copy)]
 pub(super) enum Supply<'a> {
-    /// From its request's sources.
+    /// The sources of the request.
     Sources,
-    /// From a file of this host.
+    /// A file of this host.
     File(&'a Path),
 }
 
 impl Store {
-    /// The stored image, fetched first if it is not there.
+    /// Gives the stored image, and fetches it first if it is not stored.
     pub async fn ensure(
         &self,
         request: &ImageRequest,
@@ -37,8 +37,8 @@ impl Store {
         self.obtain(digest, request, Supply::Sources, fetcher).await
     }
 
-    /// The stored image, made of a file that the operator vouches for as what its sources serve. Where an image of that digest is
-    /// stored already, the file is checked all the same, and its sources' origins are added.
+    /// Gives the stored image, made of a file that the operator vouches for as the one that the sources serve. Where an image of
+    /// that digest is stored already, the file is checked all the same, and the sources' origins are added to the record.
     pub async fn import(
         &self,
         file: &Path,
@@ -49,7 +49,7 @@ impl Store {
         self.obtain(digest, request, Supply::File(file), fetcher).await
     }
 
-    /// The stored image of a digest, fetched first if it is not there.
+    /// Gives the stored image of a digest, and fetches it first if it is not stored.
     pub(super) async fn obtain(
         &self,
         digest: FileDigest,
@@ -70,7 +70,7 @@ impl Store {
         let lock = self.lock(&beside(&path, &format!("{download}.lock")), request, fetcher).await?;
         failpoint::reach("store.locked");
         self.sweep();
-        // The run that held the lock before may have fetched it.
+        // The run that held the lock before may have fetched the image.
         let mut found = self.find_by(digest, request, fetcher.config)?;
         if let (Lookup::Changed, Some(sha256)) = (&found, self.stored_as(digest)?) {
             let path = self.path(sha256);
@@ -104,8 +104,8 @@ impl Store {
         }
     }
 
-    /// Fetches it under its download's lock. Where the same bytes are stored already, from elsewhere or by another download,
-    /// the stored file, which VMs may have open, stays.
+    /// Fetches an image under its download's lock. Where the same bytes are stored already, from another origin or by another
+    /// download, the stored file stays, since VMs may have it open.
     async fn fetch(
         &self,
         digest: FileDigest,
@@ -115,7 +115,7 @@ impl Store {
         fetcher: Fetcher<'_>,
     ) -> Result<VerifiedImage, ImageError> {
         let config = fetcher.config;
-        // Held until the record is written: who waits for it would else fetch once more.
+        // The claim's lock is held until the record is written; a run that waits for it would otherwise fetch once more.
         let claim = part.claim();
         let fetched = match supply {
             Supply::Sources => fetch::image(request.sources(), digest, &mut part, fetcher).await?,
@@ -124,7 +124,7 @@ impl Store {
             }
         };
         let sha256 = fetched.digests.sha256;
-        // Refused, it is nothing to go on with.
+        // A refused file is cleared, so that no fetch resumes it.
         let inspected = inspected(&part.file()?, part.path(), sha256, config).or_else(|error| {
             part.clear()?;
             Err(error)
@@ -143,8 +143,8 @@ impl Store {
             }
             Lookup::Changed | Lookup::Nothing => {
                 let at = path.clone();
-                // Making it durable takes as long as the disk does.
-                // Its lock goes along: this may be dropped meanwhile.
+                // Syncing takes as long as the disk does, so that it runs on another thread. The lock goes there too, since this
+                // future may be dropped meanwhile.
                 let held = lock;
                 let published = spawn_blocking(move || (part.publish(&at), held)).await;
                 let published = published.map_err(io::Error::other);
@@ -183,7 +183,7 @@ impl Store {
         }
     }
 
-    /// Takes a lock, waiting while another run has it.
+    /// Takes a lock, and waits while another run has it.
     async fn lock(
         &self,
         path: &Path,
@@ -197,7 +197,7 @@ impl Store {
                 if let Some(lock) = Lock::try_take(path).map_err(ImageError::store(path))? {
                     return Ok(lock);
                 }
-                // Not of one that is held for a moment only.
+                // A lock that is held for a moment only is not worth telling.
                 if began.elapsed() > limits::FETCH_LOCK_TOLD && !std::mem::replace(&mut told, true)
                 {
                     progress.waiting();
@@ -215,7 +215,7 @@ impl Store {
     }
 }
 
-/// The name of a download's files: the image's SHA-256, or as much of the digest that is known.
+/// The digest that names a download's files: the image's SHA-256, or the first half of its SHA-512.
 fn unfinished_as(digest: FileDigest) -> Sha256 {
     match digest {
         FileDigest::Sha256(sha256) => sha256,
@@ -223,13 +223,14 @@ fn unfinished_as(digest: FileDigest) -> Sha256 {
     }
 }
 
-/// What is asked of the same sources is fetched once.
+/// The name of a download, from its list of sources: two requests with the same list are fetched once.
 fn download(request: &ImageRequest) -> String {
     let sources: String = request.sources().map(|source| format!("{source}\n")).collect();
     Sha256::of(sources.as_bytes()).to_string().chars().take(16).collect()
 }
 
-/// What a file unpacks to goes by its bytes alone, but for what an earlier version stored.
+/// The error about a file that is stored with other contents. A file's contents follow from its bytes, except for files that an
+/// earlier version stored.
 fn two_images(sha256: Sha256) -> ImageError {
     let reason =
         "the same file is stored with other contents; remove it with: qhost image rm".into();

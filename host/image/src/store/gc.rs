@@ -1,4 +1,4 @@
-//! Making room in the store, and sweeping what killed runs left.
+//! Makes room in the store, and removes what killed runs left.
 
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, time::Duration};
 
@@ -11,35 +11,35 @@ use qhost_sys::state;
 use super::{super::ImageError, Lock, Record, Store, Stored, Unfinished, beside, stored::LEFT};
 use crate::limits;
 
-/// What is to go.
+/// What to remove.
 #[derive(Debug, Default)]
 pub struct Collect {
-    /// What was not used for so long.
+    /// Images that were not used for so long, and downloads that were not written to for so long.
     pub older: Option<Duration>,
-    /// Unfinished downloads, then images, until what is left takes no more than so many bytes.
+    /// Unfinished downloads, then images, until the rest takes at most so many bytes.
     pub most: Option<u64>,
     /// All unfinished downloads.
     pub unfinished: bool,
-    /// Nothing: it is only said what would go.
+    /// Whether nothing is removed, and only reported.
     pub dry_run: bool,
 }
 
-/// What came of making room, or would.
+/// The result of making room, or of a dry run.
 #[derive(Debug, Default, Serialize)]
 pub struct Collected {
     /// The images removed.
     pub removed: Vec<Stored>,
     /// The unfinished downloads removed.
     pub unfinished: Vec<Unfinished>,
-    /// What that freed, in bytes.
+    /// How many bytes that freed.
     pub freed: u64,
-    /// What is left takes of the disk, in bytes: images and unfinished downloads.
+    /// How many bytes the remaining images and unfinished downloads take of the disk.
     pub kept: u64,
 }
 
 impl Store {
-    /// Makes room: removes what is wanted, and what killed runs left. Never an image that `keeps` names or that is in use, nor
-    /// a download that a process is fetching.
+    /// Makes room: removes what is wanted, and what killed runs left. An image that `keeps` names or that is in use stays, and
+    /// so does a download that a process is fetching.
     pub fn collect(
         &self,
         wanted: &Collect,
@@ -102,7 +102,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what killed runs left, and unfinished downloads that are too old to go on with. A failure is logged and ends no
+    /// Removes what killed runs left, and unfinished downloads that are too old to resume. A failure is logged and ends no
     /// command.
     pub(super) fn sweep(&self) {
         if let Err(error) = self.sweep_unfinished(limits::FETCH_PART_KEPT) {
@@ -111,7 +111,8 @@ impl Store {
         self.sweep_images();
     }
 
-    /// Removes locks that are not held, and files without a record or without their image. What that freed, in bytes.
+    /// Removes locks that are not held, and files without a record or without their image, and gives the bytes that this
+    /// freed.
     fn sweep_images(&self) -> u64 {
         let named = self.named().unwrap_or_else(|error| {
             tracing::warn!(%error, "what killed runs left is not looked for");
@@ -140,7 +141,8 @@ impl Store {
         freed
     }
 
-    /// Called under its lock, so that no process is about to write its record.
+    /// Removes what a killed run left of an image. The caller holds the image's lock, so that no process is about to write its
+    /// record.
     fn sweep_locked(&self, sha256: Sha256) -> Result<(), ImageError> {
         let path = self.path(sha256);
         for ending in LEFT_OVER.into_iter().filter(|ending| *ending != "lock") {
@@ -173,5 +175,5 @@ impl Collected {
     }
 }
 
-/// The endings of stale files, and of an earlier version's parts.
+/// The endings of stale files, and of the parts that an earlier version wrote.
 const LEFT_OVER: [&str; 5] = ["lock", "json.tmp", "part", "resume", "resume.tmp"];

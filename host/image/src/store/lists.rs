@@ -1,5 +1,6 @@
-//! Lists of checksums that jobs name instead of the image's own: kept by their digest in `images/sums/<tenant>.lists`, so that
-//! each is fetched once and no tenant's push out another's. The operator's, and an earlier version's, are in `images/sums`.
+//! Lists of checksums that jobs name instead of the image's own digest. They are kept by their digest in
+//! `images/sums/<tenant>.lists`, so that each is fetched once and no tenant's lists push out another's. The operator's lists,
+//! and those of an earlier version, are in `images/sums`.
 
 use std::{
     fs,
@@ -24,7 +25,7 @@ use super::{
 use crate::limits;
 
 impl Store {
-    /// The SHA-256 of the file that will be served, if that is known without a request.
+    /// The SHA-256 of the file that will be served, if the store knows it without a request.
     pub fn known_digest(
         &self,
         request: &ImageRequest,
@@ -34,7 +35,7 @@ impl Store {
         self.stored_as(digest)
     }
 
-    /// The digest that an image must have, if a list that has it is here, or none is named.
+    /// The digest that an image must have, if the job names it, or a stored list has it.
     fn listed_here(
         &self,
         request: &ImageRequest,
@@ -49,7 +50,7 @@ impl Store {
         list.map(|list| listed(&list, url, name.as_deref(), request)).transpose()
     }
 
-    /// By which SHA-256 an image is stored or would be; nothing where only its SHA-512 is known.
+    /// The SHA-256 by which an image is stored or would be; absent where only its SHA-512 is known.
     pub(super) fn stored_as(&self, digest: FileDigest) -> Result<Option<Sha256>, ImageError> {
         let sha512 = match digest {
             FileDigest::Sha256(sha256) => return Ok(Some(sha256)),
@@ -60,17 +61,17 @@ impl Store {
         Ok(stored.next().map(|stored| stored.sha256))
     }
 
-    /// Where a list may be that a tenant names; the first is where it is put.
+    /// The paths at which a list that a tenant names may be; a new list goes to the first.
     fn lists(&self, tenant: Option<&str>, sha256: Sha256) -> Vec<PathBuf> {
-        // With an ending, no tenant's name leads out of the folder.
+        // With the ending, no tenant's name leads out of the folder.
         let own = tenant.filter(|tenant| is_name(tenant));
         let own = own.map(|tenant| self.sums.join(format!("{tenant}.lists")));
         let folders = own.into_iter().chain([self.sums.clone()]);
         folders.map(|folder| folder.join(sha256.to_string())).collect()
     }
 
-    /// The SHA-256 of the image that is asked for: the job's own, or what the job's list says, fetched first if it is not
-    /// there. Of an image whose SHA-512 alone is known, the image is fetched.
+    /// Gives the SHA-256 of the image that is asked for: the job's own, or the one in the job's list, which is fetched if it
+    /// is not stored. An image whose SHA-512 alone is known is fetched.
     pub async fn resolve(
         &self,
         request: &ImageRequest,
@@ -83,7 +84,7 @@ impl Store {
         }
     }
 
-    /// The digest that the image must have, by a list that is fetched if it is not here.
+    /// Gives the digest that the image must have, and fetches the list that names it if that is not stored.
     pub(super) async fn file_digest(
         &self,
         request: &ImageRequest,
@@ -116,7 +117,7 @@ impl Store {
     }
 }
 
-/// Removes the oldest lists of a tenant beyond a number, as tenants can name any number. A failure is logged and ends no
+/// Removes the oldest lists of a tenant beyond a number, since tenants can name any number. A failure is logged and ends no
 /// command.
 fn forget_old(folder: &Path) {
     let lists = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -142,7 +143,7 @@ fn listed(
     sums::find(list, &request.source, name).map_err(unlisted)
 }
 
-/// Marks a list as used, so that it stays. A failure does no harm: the store may be read-only.
+/// Notes that a list was used, so that it stays. A failure does no harm: the store may be read-only.
 fn note_use(list: &Path) {
     let touched = File::options().append(true).open(list);
     if let Err(error) = touched.and_then(|list| list.set_modified(SystemTime::now())) {

@@ -1,5 +1,6 @@
-//! Locks that are files beside an image: `<digest>.lock`, held by the process that publishes, checks or removes it, and
-//! `<digest>.<download>.lock`, held by the one that fetches it from one list of sources. The file goes away with the lock.
+//! Locks that are files beside an image. The process that publishes, checks or removes an image holds `<digest>.lock`, and
+//! the process that fetches it from one list of sources holds `<digest>.<download>.lock`. The file is removed when the
+//! lock is dropped.
 
 use std::{
     fs::{self, File},
@@ -19,7 +20,7 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// The lock, unless another process holds it.
+    /// Takes the lock, unless another process holds it.
     pub(super) fn try_take(path: &Path) -> io::Result<Option<Self>> {
         let file = state::try_lock_named(path)?;
         Ok(file.map(|file| Self { path: path.to_owned(), file }))
@@ -45,14 +46,14 @@ impl Drop for Lock {
     }
 }
 
-/// What a download's lock says of its claim.
+/// The claim that a download's lock has in its file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Claimed {
     pub(super) tenant: Option<String>,
     pub(super) bytes: u64,
 }
 
-/// What a lock's file says of a claim; no claim where it cannot be read.
+/// Reads the claim in a lock's file; gives an empty one where it cannot be read.
 pub(super) fn claimed(lock: &Path) -> Claimed {
     let mut bytes = vec![];
     let read = File::open(lock)

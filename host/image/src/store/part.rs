@@ -1,6 +1,6 @@
-//! An image that is not one yet: `<digest>.<download>.part`, and in `<digest>.<download>.resume` what it takes to go on with
-//! it; a download is one list of sources, so that a slow one holds up no run that has another. Nothing takes it for an image.
-//! Dropped unpublished, it stays only where a later fetch can go on from there.
+//! An unfinished image: `<digest>.<download>.part`, with `<digest>.<download>.resume` beside it, which says how to resume it.
+//! A download is one list of sources, so that a slow source holds up no run that has another. No reader takes a part for an
+//! image. A part that is dropped unpublished stays only if a later fetch can resume it.
 
 use std::{
     fs::{self, File, Permissions},
@@ -31,11 +31,11 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// The unfinished image with what it has so far.
+    /// Opens the unfinished image with the bytes that it has so far.
     pub(super) fn open(image: &Path, download: &str, claim: Claim) -> Result<Self, ImageError> {
         let path = beside(image, &format!("{download}.part"));
         let file = match open(&path) {
-            // One that was about to be published cannot be written to.
+            // A part that was about to be published is read-only, and begun anew.
             Ok(file) if file.metadata().is_ok_and(|found| found.mode() & 0o777 == 0o600) => {
                 Ok(file)
             }
@@ -46,7 +46,7 @@ impl Part {
         let file = file.map_err(ImageError::store(&path))?;
         failpoint::reach("store.part");
         let resume = beside(image, &format!("{download}.resume"));
-        // A download that another tenant's fetch goes on with is that tenant's from then on.
+        // When a tenant's fetch resumes another tenant's download, the download is that tenant's from then on.
         if let Some(note) =
             ResumeRecord::read(&resume).filter(|it| it.tenant.as_deref() != claim.tenant())
         {
@@ -55,7 +55,7 @@ impl Part {
         Ok(Self { file, path, resume, published: false, claim: Arc::new(claim) })
     }
 
-    /// The claim, which holds the download's lock, for stages that may write to the file after this has been dropped.
+    /// The claim, which holds the download's lock, for stages that may write to the file after the part has been dropped.
     pub(crate) fn claim(&self) -> Arc<Claim> {
         self.claim.clone()
     }
@@ -72,13 +72,13 @@ impl Part {
         self.file.metadata().map(|file| file.len()).map_err(ImageError::store(&self.path))
     }
 
-    /// The version of a source's file that its bytes are of.
+    /// The version of a source's file that the part's bytes are of.
     pub(crate) fn version_from(&self, source: &Url) -> Option<Version> {
         let ResumeRecord { source: of, validator, total, .. } = ResumeRecord::read(&self.resume)?;
         (of == Sha256::of(source.as_str().as_bytes())).then_some(Version { validator, total })
     }
 
-    /// Writes down of what the bytes that follow are.
+    /// Records the source and the version of the bytes that follow.
     pub(crate) fn note(&self, source: &Url, version: &Version) -> Result<(), ImageError> {
         let source = Sha256::of(source.as_str().as_bytes());
         let tenant = self.claim.tenant().map(str::to_owned);
@@ -86,15 +86,15 @@ impl Part {
         ResumeRecord { source, validator, total, tenant }.write(&self.resume)
     }
 
-    /// Makes it empty, and nothing to go on with: another file, so that what may still be on its way into the old one does
-    /// not get into this.
+    /// Begins the part anew, with nothing to resume. The new part is another file, so that late writes into the old one do
+    /// not get into it.
     pub(crate) fn clear(&mut self) -> Result<(), ImageError> {
         state::remove(&self.resume).map_err(ImageError::store(&self.resume))?;
         self.file = anew(&self.path).map_err(ImageError::store(&self.path))?;
         Ok(())
     }
 
-    /// Whether the disk has room for a file of so many bytes from a source.
+    /// Checks that the disk has room for so many more bytes from a source.
     pub(crate) fn has_room_for(&self, needed: u64, source: &Url) -> Result<(), ImageError> {
         let made = self.claim.make_room(&self.file, needed);
         let (free, reserve) = made.map_err(ImageError::store(&self.path))?;
@@ -107,14 +107,14 @@ impl Part {
         }
     }
 
-    /// Makes it durable, read-only and an image, in this order. Whether the file system guards it from then on.
+    /// Makes the part durable, read-only and an image, in this order. Gives whether the file system guards it from then on.
     pub(super) fn publish(mut self, path: &Path) -> io::Result<bool> {
-        // What takes long comes first: killed there, it can still be gone on with.
+        // The slow step comes first: a part whose process is killed there can still be resumed.
         self.file.sync_all()?;
         self.file.set_permissions(Permissions::from_mode(0o444))?;
         self.file.sync_all()?;
         failpoint::reach("store.synced");
-        // Once no process has it open for writing.
+        // The file is opened for reading only, since fs-verity needs that no process has it open for writing.
         self.file = File::open(&self.path)?;
         let guarded = verity::enable(&self.file);
         fs::rename(&self.path, path)?;

@@ -1,5 +1,5 @@
-//! What is known of a stored image, `<digest>.json` beside it: what inspection said, who served it, and what the file
-//! looked like when its bytes were last hashed.
+//! The record of a stored image, `<digest>.json` beside it: what inspection found, which origins served it, and how the
+//! file looked when its bytes were last hashed.
 
 use std::{
     fs::{File, Metadata},
@@ -23,31 +23,31 @@ use crate::limits;
 /// A stored image's record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
-    /// What inspection said.
+    /// What inspection found.
     #[serde(flatten)]
     pub inspected: Inspected,
-    /// By which rules.
+    /// The version of the inspection's rules.
     pub(super) rules: u32,
     /// The digest of the stored file: the image's own, unless it came packed.
     pub content_sha256: Sha256,
     /// The SHA-512 of the file that was served, where a job named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha512: Option<Sha512>,
-    /// The origins (RFC 6454) that were seen to serve it.
+    /// The origins (RFC 6454) that were seen to serve the image.
     pub origins: Vec<String>,
-    /// The URL that it was first fetched from, without its query.
+    /// The URL that the image was first fetched from, without its query.
     pub source: String,
-    /// When that was.
+    /// The time of that fetch.
     pub fetched_at: Timestamp,
-    /// For whom; absent: for the operator, or an earlier version fetched it.
+    /// The tenant that it was fetched for; absent where the operator or an earlier version fetched it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// Whether the file system guards it (fs-verity).
+    /// Whether the file system guards the file (fs-verity).
     pub fs_verity: bool,
     pub(super) stamp: Stamp,
 }
 
-/// What changes with a file. Not its device, whose number may be another after a restart.
+/// What changes when a file changes. The device's number is not in it, since that may be another after a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     bytes: u64,
@@ -77,7 +77,7 @@ impl Stamp {
 }
 
 impl Record {
-    /// An image's record; nothing where there is none that makes sense.
+    /// Reads an image's record; gives nothing where there is none, or none that can be read.
     pub(super) fn read(image: &Path) -> Result<Option<Self>, ImageError> {
         let path = beside(image, "json");
         let mut bytes = vec![];
@@ -97,14 +97,14 @@ impl Record {
         }
     }
 
-    /// Remembers who served it; of very many, the latest.
+    /// Adds an origin that served the image; of very many, only the latest stay.
     pub(super) fn add_origin(&mut self, origin: String) {
         self.origins.retain(|known| *known != origin);
         self.origins.push(origin);
         self.origins.drain(..self.origins.len().saturating_sub(limits::IMAGE_ORIGINS));
     }
 
-    /// Called under the image's lock.
+    /// Writes the record. The caller holds the image's lock.
     pub(super) fn write(&self, image: &Path) -> Result<(), ImageError> {
         let path = beside(image, "json");
         serde_json::to_vec_pretty(self)

@@ -1,4 +1,4 @@
-//! What it takes to go on with an unfinished download: `<digest>.<download>.resume`.
+//! The record that lets a fetch resume an unfinished download: `<digest>.<download>.resume`.
 
 use std::{fs, io, path::Path, time::Duration};
 
@@ -9,22 +9,22 @@ use qhost_sys::state;
 
 use super::{super::ImageError, beside};
 
-/// What `<digest>.<download>.resume` has.
+/// The content of `<digest>.<download>.resume`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ResumeRecord {
     /// The digest of the source's URL, which may have secrets in its query.
     pub(super) source: Sha256,
-    /// What tells the version of the source's file from others; an earlier version wrote strong `ETag`s only.
+    /// The validator that tells the version of the source's file from others; an earlier version wrote strong `ETag`s only.
     #[serde(default, alias = "etag", skip_serializing_if = "Option::is_none")]
     pub(super) validator: Option<String>,
     pub(super) total: u64,
-    /// For whom it is fetched; absent: for the operator, or an earlier version wrote it.
+    /// The tenant that the download is for; absent where it is for the operator, or an earlier version wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) tenant: Option<String>,
 }
 
 impl ResumeRecord {
-    /// Nothing where there is none that makes sense.
+    /// Reads the record; gives nothing where there is none, or none that can be read.
     pub(super) fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
@@ -37,12 +37,13 @@ impl ResumeRecord {
     }
 }
 
-/// Removes what a killed run left of a download, unless a fetch could go on from there. Called under its lock. Whether it did.
+/// Removes what a killed run left of a download, unless a fetch could resume it, and gives whether it did. The caller holds
+/// the lock.
 pub(super) fn sweep(image: &Path, download: &str, kept_for: Duration) -> io::Result<bool> {
     let [part, resume, new] =
         ["part", "resume", "resume.tmp"].map(|end| beside(image, &format!("{download}.{end}")));
     let modified = fs::metadata(&part).and_then(|part| part.modified());
-    // A clock that went back makes a part no older.
+    // A clock that was set back makes a part no older.
     let age = modified.map(|modified| modified.elapsed().unwrap_or_default());
     state::remove(&new)?;
     if age.is_ok_and(|age| age < kept_for) && resume.exists() {

@@ -1,4 +1,4 @@
-//! The stored images: listed, found by their names, checked, removed, put away.
+//! Lists the stored images, finds them by their names, checks them, removes them and puts them away.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,36 +25,36 @@ use crate::limits;
 /// A stored image.
 #[derive(Debug, Clone, Serialize)]
 pub struct Stored {
-    /// Its digest.
+    /// The image's digest.
     pub sha256: Sha256,
-    /// What is known of it.
+    /// The image's record.
     #[serde(flatten)]
     pub record: Record,
-    /// What it takes of the disk in bytes: less than its size where it has holes.
+    /// The bytes that the image takes of the disk, which are fewer than its size where it has holes.
     pub disk_usage: u64,
-    /// When a run last used it.
+    /// The time at which a run last used the image.
     pub used_at: Timestamp,
 }
 
-/// What came of a check.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum CheckOutcome {
-    /// Its bytes hash to what they should.
+    /// The image's bytes hash to what they should.
     Sound,
-    /// They do not, or it was not guarded from changes; it was put away.
+    /// The bytes hash to something else, or users could write to the file; it was put away.
     Quarantined {
-        /// The digest of what is there now.
+        /// The digest of the file as it is now.
         found: Sha256,
-        /// Where it is now.
+        /// The path that the file has now.
         to: PathBuf,
     },
-    /// It cannot be read.
+    /// The file cannot be read.
     Unreadable {
-        /// Why.
+        /// Why the file cannot be read.
         reason: String,
     },
-    /// Another process is at it.
+    /// Another process works on the image.
     Busy,
 }
 
@@ -79,7 +79,7 @@ impl Store {
         Ok(stored)
     }
 
-    /// The one stored image whose digest begins like this.
+    /// Finds the one stored image whose digest begins with a prefix.
     pub fn named_by(&self, prefix: &str) -> Result<Stored, ImageError> {
         let wanted = prefix.strip_prefix("sha256:").unwrap_or(prefix).to_ascii_lowercase();
         let mut fitting: Vec<_> = self.list()?;
@@ -104,7 +104,7 @@ impl Store {
     ) -> Result<CheckOutcome, ImageError> {
         let lock = match self.try_lock(stored.sha256) {
             Ok(None) => return Ok(CheckOutcome::Busy),
-            // Nothing changes there, and looking needs no lock.
+            // Nothing changes in a read-only store, so that a check needs no lock.
             Err(ImageError::Store { source, .. })
                 if source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
             {
@@ -112,7 +112,7 @@ impl Store {
             }
             lock => lock?,
         };
-        // It may have been removed, or fetched anew, since it was listed.
+        // The image may have been removed, or fetched anew, since it was listed.
         let Some(record) = Record::read(&self.path(stored.sha256))? else {
             return Ok(CheckOutcome::Busy);
         };
@@ -126,7 +126,7 @@ impl Store {
         }
     }
 
-    /// Removes a stored image; false where it is used.
+    /// Removes a stored image; gives false where it is in use.
     pub fn remove(&self, stored: &Stored) -> Result<bool, ImageError> {
         match self.try_lock(stored.sha256)? {
             Some(_lock) => self.remove_locked(stored.sha256),
@@ -134,7 +134,8 @@ impl Store {
         }
     }
 
-    /// Puts a stored file away that is not what it should be. A process that has it open keeps it. Called under its lock.
+    /// Puts away a stored file that is not what it should be. A process that has it open keeps it. The caller holds the
+    /// image's lock.
     pub(super) fn quarantine(&self, sha256: Sha256) -> Result<PathBuf, ImageError> {
         let path = self.path(sha256);
         let folder = self.quarantined();
@@ -151,7 +152,7 @@ impl Store {
         self.root.with_file_name("quarantine")
     }
 
-    /// A lock that is held for a moment is waited for.
+    /// Takes an image's lock, and waits for one that is held for a moment.
     fn try_lock(&self, sha256: Sha256) -> Result<Option<Lock>, ImageError> {
         let path = beside(&self.path(sha256), "lock");
         let began = Instant::now();
@@ -164,13 +165,14 @@ impl Store {
         }
     }
 
-    /// Called under its lock. The record goes first: what is left is no image. False where it is used.
+    /// Removes an image; gives false where it is in use. The record goes first, so that a leftover is no image. The
+    /// caller holds the lock.
     pub(super) fn remove_locked(&self, sha256: Sha256) -> Result<bool, ImageError> {
         let path = self.path(sha256);
         let _alone = match hold(&path)? {
             Hold::Used => return Ok(false),
             Hold::Mine(file) => Some(file),
-            Hold::StageClosed => None,
+            Hold::Gone => None,
         };
         LEFT.into_iter()
             .filter(|ending| !ending.is_empty())
@@ -180,15 +182,16 @@ impl Store {
         Ok(true)
     }
 
-    /// Under its lock: who looks for the image just then waits for that, instead of finding none.
+    /// Whether an image is in use. This holds the image's lock, so that a run that looks for the image just then waits,
+    /// instead of finding none.
     pub(super) fn is_used(&self, sha256: Sha256) -> bool {
         let lock = self.try_lock(sha256);
         let held = hold(&self.path(sha256));
         drop(lock);
-        !matches!(held, Ok(Hold::Mine(_) | Hold::StageClosed))
+        !matches!(held, Ok(Hold::Mine(_) | Hold::Gone))
     }
 
-    /// Every digest that has a file of any kind, with the endings of its files; the image's own is empty.
+    /// Lists every digest that has a file of any kind, with the endings of its files; the image's own ending is empty.
     pub(super) fn named(&self) -> Result<BTreeMap<Sha256, BTreeSet<String>>, ImageError> {
         let mut named = BTreeMap::<_, BTreeSet<_>>::new();
         for shard in entries(&self.root)?.into_iter().filter(|shard| is_shard(shard)) {
@@ -204,16 +207,16 @@ impl Store {
     }
 }
 
-/// The endings of an image and of what goes with it; `origins` is of an earlier version.
+/// The endings of an image and of the files beside it; an earlier version wrote `origins`.
 pub(super) const LEFT: [&str; 4] = ["", "json", "used", "origins"];
 
-/// A folder of images is named by two hexadecimal digits; a file system's own `lost+found` is none.
+/// Whether a path is a folder of images, named by two hexadecimal digits; a file system's own `lost+found` is none.
 fn is_shard(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// What is in a folder; nothing where there is none.
+/// The paths in a folder; none where the folder does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
     let read =
         fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
@@ -223,18 +226,18 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
     }
 }
 
-/// Who uses a file.
+/// The use of a file.
 enum Hold {
-    /// Locks it against all others, for as long as this is open.
+    /// No process uses the file, and this lock keeps all others off it for as long as it is open.
     Mine(File),
     Used,
-    StageClosed,
+    Gone,
 }
 
 fn hold(path: &Path) -> Result<Hold, ImageError> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Hold::StageClosed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Hold::Gone),
         Err(error) => return Err(ImageError::store(path)(error)),
     };
     match file.try_lock() {

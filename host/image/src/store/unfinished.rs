@@ -1,5 +1,5 @@
-//! Unfinished downloads: what there is of images that are being fetched, and of those whose fetch may be gone on with. Each is
-//! some tenant's, and goes when room is needed, or when that tenant has left too many.
+//! Unfinished downloads: images that are being fetched, and those whose fetch may be resumed. Each is some tenant's, and is
+//! removed when room is needed, or when that tenant has left too many.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,24 +28,24 @@ use crate::limits;
 pub struct Unfinished {
     /// The image's digest.
     pub sha256: Sha256,
-    /// For whom it was fetched; absent: for the operator.
+    /// The tenant that it was fetched for; absent where that is the operator.
     pub tenant: Option<String>,
-    /// What it takes of the disk in bytes.
+    /// The bytes that it takes of the disk.
     pub disk_usage: u64,
-    /// When it was last written to.
+    /// The time at which it was last written to.
     pub written_at: Timestamp,
     /// Whether a process is fetching it.
     pub fetching: bool,
-    /// Its list of sources.
+    /// The name of its list of sources.
     #[serde(skip)]
     pub(super) download: String,
-    /// What its fetch may take.
+    /// The bytes that its fetch has claimed.
     #[serde(skip)]
     pub(super) claimed: u64,
-    /// Whether a fetch could go on from there.
+    /// Whether a fetch could resume it.
     #[serde(skip)]
     pub(super) resumable: bool,
-    /// Whether anything of the image is there.
+    /// Whether the file of the image exists.
     #[serde(skip)]
     pub(super) begun: bool,
 }
@@ -56,12 +56,12 @@ impl Unfinished {
     }
 
     fn age(&self) -> Duration {
-        // A clock that went back makes it no older.
+        // A clock that was set back makes the download no older.
         let age = Timestamp::now().duration_since(self.written_at);
         Duration::try_from(age).unwrap_or_default()
     }
 
-    /// Whether it can be removed: it cannot be resumed, or was last written to so long ago.
+    /// Whether the download can be removed: no fetch could resume it, or it was last written to so long ago.
     pub(super) fn is_over(&self, kept_for: Duration) -> bool {
         !self.fetching && (!self.resumable || self.age() >= kept_for)
     }
@@ -95,7 +95,7 @@ impl Store {
         let (part, lock) = (fs::metadata(file("part")).ok(), file("lock"));
         let fetching = state::is_held(&lock);
         let note = ResumeRecord::read(&file("resume"));
-        // Of a fetch that was killed early, only the lock may say whose it was.
+        // A fetch that was killed early has left only a lock to say which tenant's it was.
         let Claimed { tenant, bytes } = claimed(&lock);
         let resumable = note.is_some();
         let modified = part.as_ref().and_then(|part| part.modified().ok());
@@ -113,7 +113,7 @@ impl Store {
         }
     }
 
-    /// Removes a download, unless a process is fetching it or has written to it meanwhile. True where it was removed.
+    /// Removes a download, unless a process is fetching it or has written to it meanwhile. Gives whether it was removed.
     pub(super) fn remove_unfinished(
         &self,
         one: &Unfinished,
@@ -129,7 +129,7 @@ impl Store {
         }
     }
 
-    /// Removes the first of these that no process is fetching; false where there is none.
+    /// Removes the first of these downloads that no process is fetching; gives false where there is none.
     pub(super) fn remove_oldest(&self, oldest_first: &[Unfinished]) -> Result<bool, ImageError> {
         for one in oldest_first.iter().filter(|one| one.begun && !one.fetching) {
             if self.remove_unfinished(one, Duration::ZERO)? {
@@ -139,7 +139,7 @@ impl Store {
         Ok(false)
     }
 
-    /// Removes those that are too old to go on with, and of each tenant the oldest beyond a number.
+    /// Removes downloads that are too old to resume, and each tenant's oldest beyond a number.
     pub(super) fn sweep_unfinished(&self, kept_for: Duration) -> Result<(), ImageError> {
         let mut kept: BTreeMap<Option<String>, usize> = BTreeMap::new();
         for one in self.downloads()?.into_iter().rev().filter(|one| !one.fetching) {
@@ -147,7 +147,7 @@ impl Store {
             if !one.is_over(kept_for) {
                 let count = kept.entry(one.tenant.clone()).or_default();
                 *count += 1;
-                // The fetch that runs this may leave one more.
+                // The fetch that runs this sweep may leave one more.
                 if *count < limits::UNFINISHED_KEPT {
                     continue;
                 }

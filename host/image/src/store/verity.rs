@@ -23,7 +23,7 @@ struct EnableArg {
 const ENABLE: ioctl::Opcode = opcode::write::<EnableArg>(b'f', 133);
 const SHA256: u32 = 1;
 
-/// Turns it on for a file that no process has open for writing; says whether it is on.
+/// Turns fs-verity on for a file that no process has open for writing, and gives whether it is on.
 #[expect(unsafe_code, reason = "an ioctl that rustix has no function for")]
 pub(super) fn enable(file: &File) -> bool {
     let arg = EnableArg {
