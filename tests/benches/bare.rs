@@ -1,4 +1,4 @@
-//! What wasmtime makes of the contract, for a host that is nothing but wasmtime.
+//! The contract's bindings by wasmtime, for a host that is nothing but wasmtime.
 
 wasmtime::component::bindgen!({
     path: "../wit",

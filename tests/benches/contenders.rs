@@ -23,7 +23,7 @@ use crate::bare::{
     qhost::policy::{log, tables, types},
 };
 
-/// A request that the policy leaves as it is: what it would choose is asked for.
+/// A request that the policy leaves as it is, since it asks for what the policy would choose.
 pub(crate) fn settled() -> Request {
     let mut request = request();
     request.task.asked.accelerator = Some(Accelerator::Kvm);
@@ -32,7 +32,7 @@ pub(crate) fn settled() -> Request {
     request
 }
 
-/// Two ports, one of them with a host port; the policy changes the accelerator, the memory and the other.
+/// A request of two ports, one of them with a host port; the policy changes the accelerator, the memory and the other port.
 pub(crate) fn request() -> Request {
     let port = |label: &str, guest, host| PortRequest {
         label: label.into(),
@@ -114,7 +114,7 @@ pub(crate) fn with_disks_and_seed() -> Request {
     request
 }
 
-/// Makes the disk of its seed.
+/// Makes the disk of a request's seed.
 pub(crate) fn seed_disk_of(request: &Request) -> Vec<u8> {
     let asked = request.task.asked.seed.as_ref().expect("a seed");
     let instance = "web-00000000";
@@ -131,7 +131,7 @@ fn settings() -> Value {
     json!({"hosts": ["images.example"], "memory_mib": 512, "first": 20000, "last": 20015})
 }
 
-/// A chain of the standard policy, over and over: each after the first changes nothing.
+/// A chain of the standard policy several times over: only the first changes anything.
 pub(crate) fn chain(loader: &Loader, policies: usize) -> Chain {
     let source = |index| Source {
         name: format!("standard-{index}"),
@@ -158,14 +158,14 @@ pub(crate) fn looks_up(loader: &Loader, rows: usize) -> Chain {
     loader.chain(vec![source]).expect("the policy sizes loads")
 }
 
-/// The same component under wasmtime alone, with what makes it fastest: a pool, pages kept and found by the kernel. A
-/// deadline it has, as any host of a tenant's code must have; of qhost's other bounds it has none.
+/// The component under wasmtime alone, with what makes it fastest: a pool, and pages that are kept and found by the kernel. It has a
+/// deadline, as any host of a tenant's code must have, and none of qhost's other bounds.
 pub(crate) struct Bare {
     engine: Engine,
     policy: PolicyPre<Nothing>,
 }
 
-/// The state of a host that keeps none.
+/// The state of a host that has none.
 pub(crate) struct Nothing;
 
 impl types::Host for Nothing {}
@@ -204,10 +204,10 @@ impl Bare {
         Self { engine, policy: policy.expect("a policy") }
     }
 
-    /// `choose` and `validate` in a fresh sandbox; `choose` once more where qhost asks once more, about what was chosen.
+    /// Calls `choose` and `validate` in a fresh sandbox, and `choose` once more about the chosen launch if qhost does.
     pub(crate) fn decide(&self, (request, launch): &Arguments, calls: Calls) -> usize {
         let mut store = Store::new(&self.engine, Nothing);
-        // Its clock does not tick: that is cheap enough to leave out, and it has no limit to keep to here.
+        // The epoch does not tick: the tick is cheap enough to leave out, and no limit has to be kept here.
         store.set_epoch_deadline(1000);
         let instance = self.policy.instantiate(&mut store).expect("an instance");
         let decide = instance.qhost_policy_decide();
@@ -222,7 +222,7 @@ impl Bare {
     }
 }
 
-/// What bare wasmtime is asked to call.
+/// The calls that bare wasmtime makes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Calls {
     /// `choose` and `validate`.
@@ -369,7 +369,7 @@ fn access() -> types::Access {
     types::Access { console: types::AccessLevel::Interact, display: none.clone(), agent: none }
 }
 
-/// The same rules in Rego, the engine warm: what differs from decision to decision is the input, as JSON in and out.
+/// The rules in Rego, with a warm engine: each decision has another input, as JSON in and out.
 pub(crate) struct Rego {
     engine: regorus::Engine,
     input: String,
@@ -394,7 +394,7 @@ impl Rego {
     }
 }
 
-/// Both give this request the same launch and the same violations: else they are not the same rules.
+/// Checks that both give this request the same launch and the same violations; otherwise their rules differ.
 pub(crate) fn assert_same_rules(chain: &Chain, rego: &mut Rego) {
     let verdict = chain.decide(request());
     let decision = verdict.decision();

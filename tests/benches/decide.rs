@@ -1,7 +1,7 @@
 //! What a decision costs, beside the same component under bare wasmtime and the same rules in regorus.
 //!
-//! The ratios are taken side by side: each round measures every contender once, in turn, so that what else the machine
-//! does falls on all of them alike. `cargo bench -p qhost-tests --bench decide`; criterion's own figures come first.
+//! The ratios are taken side by side: each round measures every contender once, in turn, so that the machine's other work falls on all of
+//! them alike. `cargo bench -p qhost-tests --bench decide`; criterion's own figures come first.
 
 mod bare;
 mod contenders;
@@ -22,7 +22,7 @@ use contenders::{Bare, Calls, Rego, arguments, chain, request, settled};
 /// Rounds of the side-by-side measurement.
 const ROUNDS: usize = 20_000;
 
-/// In which each of the five follows each other one equally often.
+/// Orders in which each of the five contenders follows each other one equally often.
 const ORDERS: [[usize; 5]; 4] =
     [[3, 2, 0, 1, 4], [2, 3, 0, 4, 1], [0, 3, 1, 2, 4], [0, 2, 1, 3, 4]];
 
@@ -53,8 +53,8 @@ fn main() {
     println!("\nSide by side, {ROUNDS} rounds of each, in turn:");
     let mut took: [Vec<Duration>; 5] = Default::default();
     for round in 0..ROUNDS * 5 {
-        // What goes in is made beforehand for all of them. Each comes as often after each other one: who comes after
-        // the interpreter finds the processor's caches full of that.
+        // The inputs are made beforehand for all contenders. Each contender follows each other one equally often, since the one after the
+        // interpreter finds the processor's caches full of the interpreter's data.
         let turn = ORDERS[round / 5 % ORDERS.len()][round % 5];
         let ready = if turn == 0 { settled() } else { request() };
         took[turn].push(match turn {

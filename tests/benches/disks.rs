@@ -19,7 +19,7 @@ use qhost_vm::Agent;
 
 const QHOST: &str = env!("CARGO_BIN_EXE_qhost-under-test");
 
-/// Rounds that count, after one that warms what is to be warm.
+/// Rounds that count, after one that warms up.
 const ROUNDS: usize = 7;
 const MIB: u64 = 1 << 20;
 
@@ -63,9 +63,9 @@ const MEASURED: [&str; 6] = [
 /// A way in which QEMU by hand uses a file.
 struct Way {
     name: &'static str,
-    /// Of the file, for `-drive`.
+    /// The properties of the file, for `-drive`.
     file: &'static str,
-    /// Of the guest's disk, for `-device`.
+    /// The properties of the guest's disk, for `-device`.
     disk: &'static str,
 }
 
@@ -95,7 +95,7 @@ const WAYS: [Way; 7] = [
     },
 ];
 
-/// Where the two disks are measured: past what the image has on the root disk.
+/// The two disks, with the offset where each is measured: on the root disk past the image's own data.
 const DISKS: [(&str, &str, u64); 2] =
     [("data disk", "/dev/disk/by-id/virtio-data", 0), ("root disk", "/dev/vda", 3 << 30)];
 
@@ -103,7 +103,7 @@ struct Guest {
     name: &'static str,
     folder: PathBuf,
     qemu: Option<Child>,
-    /// By disk and by what is measured.
+    /// The speeds by disk and by kind of measurement.
     speeds: Vec<Vec<Vec<f64>>>,
 }
 

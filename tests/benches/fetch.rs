@@ -28,7 +28,7 @@ const THROTTLED: usize = 200_000_000;
 const THROTTLE: f64 = 50e6;
 const SPARSE: u64 = 10 << 30;
 
-/// A name and what is timed.
+/// A contender's name, and the function that is timed.
 type Contender<'a> = (&'a str, Box<dyn Fn() + 'a>);
 
 fn main() {
@@ -68,7 +68,7 @@ fn whole(qhost: &Qhost, server: &Server, scratch: &tempfile::TempDir, out: &std:
         ("the disk: write, made durable", Box::new(|| write(&server.data, out))),
     ];
     let medians = rounds(&contenders, || {
-        // What one contender leaves to be written is not the next one's to wait for.
+        // No contender waits for the writes that the one before has left.
         drop(fs::remove_file(out));
         rustix::fs::sync();
     });
@@ -105,7 +105,7 @@ fn throttled(qhost: &Qhost, server: &Server, scratch: &tempfile::TempDir, out: &
     }
 }
 
-/// What `image` does for a run whose image is stored: in this process, so that nothing but it is measured.
+/// Measures the work of `image` for a run whose image is stored, in this process, so that only that work is measured.
 fn cached(server: &Server, scratch: &tempfile::TempDir) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -190,7 +190,7 @@ fn write(data: &[u8], out: &std::path::Path) {
     file.sync_all().expect("a disk");
 }
 
-/// Serves what is in memory as fast as a thread can, with parts, or at a rate.
+/// Serves bytes in memory as fast as a thread can, with parts, or at a rate.
 struct Server {
     address: SocketAddr,
     data: Arc<Vec<u8>>,
@@ -210,7 +210,7 @@ impl Server {
             for stream in listener.incoming() {
                 let (stream, data, link) =
                     (stream.expect("a connection"), served.clone(), link.clone());
-                // A client that goes on over other connections closes this one.
+                // A client that goes on over other connections closes this connection.
                 thread::spawn(move || drop(serve(stream, &data, &link)));
             }
         });
@@ -273,7 +273,7 @@ fn serve(mut stream: TcpStream, data: &[u8], link: &Mutex<Instant>) -> std::io::
     }
 }
 
-/// Waits until it is this piece's turn at the rate.
+/// Waits until a piece's turn at the rate.
 fn paced<T>(next: &Mutex<Instant>, bytes: u64, send: impl FnOnce() -> T) -> T {
     let turn = {
         let mut next = next.lock().expect("the lock");

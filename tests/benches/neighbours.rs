@@ -1,5 +1,5 @@
-//! What a tenant's start costs beside another one that is hostile in every way at once, against the same start while that one does
-//! nothing: pairs, by turns.
+//! The cost of a tenant's start beside another tenant that is hostile in every way at once, against the same start while the other tenant
+//! does nothing: pairs, by turns.
 //!
 //! `cargo bench -p qhost-tests --bench neighbours`
 
@@ -20,11 +20,11 @@ use qhost_tests::{
 const QHOST: &str = env!("CARGO_BIN_EXE_qhost-under-test");
 const STAND_IN: &str = env!("CARGO_BIN_EXE_qemu-stand-in");
 
-/// For how long all is at work again before the next start is measured.
+/// How long the hostile tenant works again before the next start is measured.
 const AT_WORK: Duration = Duration::from_millis(500);
 
 fn main() {
-    // A quota of one of two CPUs, and one of more than there are.
+    // The quotas are of one of two CPUs, and of more CPUs than there are.
     for (vms, harm) in
         [(1, Harm::ByVms), (3, Harm::ByVms), (1, Harm::ByCommandsToo), (3, Harm::ByCommandsToo)]
     {
@@ -45,7 +45,7 @@ fn beside(vms: u32, harm: Harm) {
         thread::sleep(AT_WORK);
         let (with, computes) = (start(&qhost, &job).took, compute());
         let (without, computed) = mallory.paused(|| (start(&qhost, &job).took, compute()));
-        // The first ones warm what is to be warm.
+        // The first rounds warm up.
         if round >= 3 {
             beside.push(with);
             alone.push(without);
@@ -66,7 +66,7 @@ fn beside(vms: u32, harm: Harm) {
     );
 }
 
-/// How long this process takes to compute something, in milliseconds: what the machine itself gives beside busy processors.
+/// Times a computation of this process in milliseconds, which shows what the machine itself gives beside busy processors.
 fn compute() -> f64 {
     let began = Instant::now();
     let mut state = 1_u64;
@@ -84,7 +84,7 @@ fn decile(times: &mut [f64], number: usize) -> f64 {
 
 struct Started {
     id: String,
-    /// Milliseconds until its guest ran.
+    /// Milliseconds until the VM's guest ran.
     took: f64,
 }
 

@@ -34,7 +34,7 @@ fn main() {
         let args = vec!["plan", "--policy", python, "--policy-settings", settings, &job];
         contenders.push(("plan, a Python policy", args, true));
     }
-    // Compiled once, and the policies' files old enough for their digests to be kept.
+    // The policies are compiled once, and their files are old enough for their digests to be kept.
     contenders.iter().for_each(|(_, args, _)| drop(qhost.run(args)));
     std::thread::sleep(qhost_policy::limits::FILE_SETTLED + Duration::from_secs(1));
     contenders.iter().for_each(|(_, args, _)| drop(qhost.run(args)));

@@ -1,4 +1,4 @@
-//! A guest with an agent and a display, as Debian has them; and its other disks, which begin with images.
+//! A Debian guest with an agent and a display, and its other disks, which begin with images.
 
 use std::{fs, process::Stdio};
 
@@ -35,7 +35,7 @@ fn shell(qhost: &Qhost, script: &str) -> String {
     exec(qhost, &["sh", "-c", script]).exits(0).stdout
 }
 
-/// The same by a service, as a command of another host's has it: each byte as the guest wrote it, its address, its display.
+/// The guest through a service, as a command of another host has it: each byte as the guest wrote it, its address, its display.
 fn by_a_service(qhost: &Qhost) {
     let service = Service::start(qhost);
     let host = format!("unix:{}", service.socket().display());
@@ -85,7 +85,7 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
     );
     let vm = qhost.vms()[0].clone();
 
-    // What it does for its operator.
+    // The guest runs commands for its operator.
     let done = exec(&qhost, &["sh", "-c", "echo out; echo err >&2; exit 3"]).exits(3);
     assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err\n"));
     let killed = exec(&qhost, &["sh", "-c", "kill -9 $$"]);
@@ -110,7 +110,7 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
 
     by_a_service(&qhost);
 
-    // Its other disks.
+    // The guest's other disks have their images' bytes.
     let whole = Sha256::of(&raw).to_string();
     for disk in ["over", "read"] {
         let sum = shell(
@@ -139,12 +139,12 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
     assert_eq!(guest["addresses"][0]["address"], "10.0.2.15/24", "{guest}");
     qhost.run(&["inspect", "test"]).exits(0).says("10.0.2.15/24");
 
-    // A picture of its display.
+    // The guest's display can be taken as a picture.
     let picture = qhost.folder().join("test.png");
     let to = picture.to_str().unwrap();
     qhost.run(&["screenshot", "test", "--output", to]).exits(0).says("written");
     let png = fs::read(&picture).unwrap();
-    // Its width and height in points (PNG, 11.2.2).
+    // The picture's width and height are in points (PNG, 11.2.2).
     assert_eq!((&png[..8], &png[12..16]), (&b"\x89PNG\r\n\x1a\n"[..], &b"IHDR"[..]));
     qhost.run(&["screenshot", "test", "--output", to]).exits(2).says("File exists");
     qhost.run(&["pause", "test"]).exits(0);
@@ -155,7 +155,7 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
     exec(&qhost, &["true"]).exits(20).says("did not answer within").says("qemu-guest-agent");
     qhost.run(&["resume", "test"]).exits(0);
 
-    // A copy of a volume that its guest writes to all the time.
+    // A volume is copied while its guest writes to it all the time.
     shell(
         &qhost,
         "mke2fs -q -t ext4 /dev/disk/by-id/virtio-data && mount /dev/disk/by-id/virtio-data /mnt",
@@ -173,7 +173,7 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
         .into_iter()
         .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("copy-"))
         .unwrap();
-    // e2fsck(8): 0, no errors. What a journal has, a mount would put in place.
+    // e2fsck(8) exits with 0 if there are no errors, and with 1 after it replayed the journal, as a mount would.
     let checked = qhost_tests::command("/sbin/e2fsck")
         .args(["-fp"])
         .arg(copied.join("volume.raw"))
@@ -181,13 +181,13 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
         .unwrap();
     let code = checked.status.code();
     assert!(code == Some(0) || code == Some(1), "{}", String::from_utf8_lossy(&checked.stdout));
-    // It writes once more.
+    // The guest writes once more after the copy.
     let last = || shell(&qhost, "cat /mnt/? | sort -n | tail -1");
     let before = last();
     wait_for("writes", || (last() != before).then_some(()));
     frozen_and_killed(&qhost);
 
-    // Whom policies let, and what is recorded.
+    // Policies rule who may run commands, and their decisions are recorded.
     let refused =
         qhost.run(&["exec", "--tenant", "acme", "test", "--", "id", "token=abc"]).exits(11);
     refused.says("exec is for operators alone");
@@ -207,7 +207,7 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
     let replayed = qhost.run(&["policy", "replay", "--json"]).exits(1).json();
     assert_eq!(replayed["differ"], 2, "{replayed}");
 
-    // Secrets are in no file but where they must be.
+    // Secrets are only in the files that must have them.
     let state = qhost.state();
     let found = qhost_tests::command("grep")
         .args(["-rlE", "a secret name|its-own-signature"])
@@ -234,7 +234,7 @@ fn frozen_and_killed(qhost: &Qhost) {
     });
     qhost_tests::succeed("kill", &["-9", &supervisor.to_string()]);
     qhost.run(&["ps"]).exits(0);
-    // The next supervisor thaws it beside what else it does: until then the agent runs no command.
+    // The next supervisor thaws the guest beside its other work: until then the agent runs no command.
     let last = || {
         let done = exec(qhost, &["sh", "-c", "cat /mnt/? | sort -n | tail -1"]);
         (done.code == 0).then_some(done.stdout)

@@ -1,4 +1,4 @@
-//! Guests of another architecture than the host's: aarch64 by its emulator and its UEFI; what goes with it, and what is refused.
+//! Guests of another architecture than the host's: aarch64 with its emulator and its UEFI, and what is refused for it.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn an_aarch64_guest_boots_by_uefi_and_powers_off() {
     let spec = fs::read_to_string(qhost.vms()[0].join("plan.json")).unwrap();
     let spec: Value = serde_json::from_str(&spec).unwrap();
     assert!(spec["program"].as_str().unwrap().ends_with("qemu-system-aarch64"), "{spec}");
-    // Its firmware goes with the VM.
+    // The VM's firmware was removed with the VM.
     assert!(!qhost.vms()[0].join("firmware.fd").exists());
     qhost.assert_nothing_left();
 }

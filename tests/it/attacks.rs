@@ -1,5 +1,5 @@
-//! Attacks by image servers and proxies, by name servers, by records left in the state folder, and by policies in languages
-//! with a runtime. What each attempt got is in a snapshot, or asserted where all get the same.
+//! Attacks by image servers and proxies, by name servers, by records left in the state folder, and by policies in languages with a runtime.
+//! The result of each attempt is in a snapshot, or asserted if all are the same.
 
 mod proxy;
 mod credentials;
@@ -33,7 +33,7 @@ fn digest(bytes: &[u8]) -> String {
     qhost_model::digest::Sha256::of(bytes).to_string()
 }
 
-/// Pulls with at most 400 MB of memory of its own.
+/// Pulls an image with at most 400 MB of memory.
 fn pull(qhost: &Qhost, sources: &[&str], sha256: &str) -> Done {
     qhost.run_within(400 << 10, &[&["image", "pull"], sources, &["--checksum", sha256]].concat())
 }

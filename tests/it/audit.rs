@@ -1,4 +1,4 @@
-//! `qhost policy audit`: what the policies configured now say of the VMs that run.
+//! `qhost policy audit`: what the policies configured now say of the running VMs.
 
 use serde_json::{Value, json};
 
@@ -51,10 +51,10 @@ fn it_names_the_vms_that_would_be_refused() {
     let told = told.says("rule: ports-limit: 1 ports is more than the 0 that a task may have");
     told.says("2 VMs run; 1 of them would not be launched as they run");
     qhost.run(&["policy", "audit", "--tenant", "mallory"]).exits(0).says("1 VMs run; 0 of them");
-    // What is only watched refuses no VM.
+    // A policy in monitor mode refuses no VM.
     asks(&qhost, "limits", json!({"ports": 0}), "mode = \"monitor\"");
     assert_eq!(outcomes(&qhost, 0), both("allowed", "allowed"));
-    // A policy that would choose otherwise, one that fails, and what only an audit is told.
+    // These policies choose otherwise, fail, or act on an audit alone.
     asks(&qhost, "probe-sets", json!({"memory_mib": 16}), "");
     assert_eq!(outcomes(&qhost, 1), both("changed", "changed"));
     qhost.run(&["policy", "audit"]).exits(1).says("resources.memory_mib from 32 to 16");
@@ -68,18 +68,18 @@ fn it_names_the_vms_that_would_be_refused() {
     qhost.config("[tenants.acme]\n[tenants.mallory]\n[ports]\nallow = [\"1-1\"]\n");
     assert_eq!(outcomes(&qhost, 1), both("refused", "allowed"));
 
-    // Nothing was stopped, and nothing recorded.
+    // No VM was stopped, and no decision was recorded.
     assert_eq!(qhost.qemus().len(), 2);
     for tenant in ["acme", "mallory"] {
         assert_eq!(records_of(&qhost, tenant).len(), 1);
         qhost.run(&["kill", &format!("{tenant}/test")]).exits(0);
     }
     qhost.run(&["policy", "audit"]).exits(0).says("0 VMs run");
-    // Nor is such a VM started again.
+    // A VM that an audit refuses is not started again either.
     qhost.run(&["restart", "acme/test"]).exits(11).says("host.port-not-allowed");
 }
 
-/// A policy that picks free ports is asked as if the VM's were free: its own launch is no other's.
+/// A policy that picks free ports is asked as if the VM's ports were free, since the launch is the VM's own.
 #[test]
 fn an_audited_vms_ports_count_as_free() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -94,7 +94,7 @@ fn an_audited_vms_ports_count_as_free() {
     qhost.run(&["kill", "test"]).exits(0);
 }
 
-/// What was not kept of a job, policies would miss: of such a VM nothing is said.
+/// Policies would miss the parts of a job that were not kept, so that no outcome is given for such a VM.
 #[test]
 fn a_secret_that_was_not_kept_makes_it_unknown() {
     let (qhost, server) = (qhost(), ImageServer::start());

@@ -9,7 +9,7 @@ use qhost_tests::{ImageServer, Qhost, boot_sector, languages::can_build, root};
 
 use crate::qhost;
 
-/// A project of this language lets a real VM in, and keeps one out.
+/// Checks that a project of this language lets a real VM in, and keeps one out.
 fn decides_a_real_job(language: &str, settings: &str) {
     if !can_build(language) {
         return;
@@ -19,7 +19,7 @@ fn decides_a_real_job(language: &str, settings: &str) {
     qhost.run(&["policy", "test", "team-rules"]).exits(0).says(" passed, 0 failed");
     let found = qhost.run(&["policy", "lint", "team-rules", "--json"]).json();
     let found = found["findings"].as_array().expect("a list").clone();
-    // On a machine that is busy with other tests, an interpreter may be.
+    // An interpreter may be slow on a machine that is busy with other tests.
     assert!(found.iter().all(|finding| finding["code"] == "slow"), "{found:?}");
 
     let server = ImageServer::start();
@@ -65,7 +65,7 @@ fn a_c_policy_decides_a_real_job() {
     decides_a_real_job("c", "");
 }
 
-/// What componentize-py makes unless told otherwise: it imports all of WASI, so it needs the operator's word.
+/// componentize-py's own default is a component that imports all of WASI, which needs the operator's grant.
 #[test]
 fn a_python_policy_with_all_of_wasi_needs_the_grant() {
     if !can_build("python") {
@@ -125,7 +125,7 @@ fn what_cannot_be_built_says_why() {
     qhost.run(&["policy", "build", "empty"]).exits(2).says("empty has rules.py and rules.c");
     qhost.run(&["policy", "build", "gone"]).exits(2).says("cannot read gone");
 
-    // Nothing on $PATH: each error says how to install what is missing.
+    // Without a tool on $PATH, each error says how to install what is missing.
     for (language, install) in [
         ("rust", "rustup target add"),
         ("python", "pip install -r requirements.txt"),
@@ -154,7 +154,7 @@ fn a_tool_that_fails_is_heard() {
         .unwrap();
     let done = qhost.run(&["policy", "build", "mine"]).exits(1);
     assert!(done.stderr.contains("nothing_of_that_name"), "{}", done.stderr);
-    // The compiler's text is all that there is.
+    // The compiler's text is all of the output.
     assert!(
         !done.stderr.contains("clang failed") && !done.stderr.contains("apt-get"),
         "{}",
@@ -167,7 +167,7 @@ fn a_tool_that_fails_is_heard() {
         "clang failed (exit status: 1); its output is on standard error"
     );
     assert!(!qhost.folder().join("mine/mine.wasm").exists());
-    // What it printed would import files, which no policy gets: told when it is built, not when it is run.
+    // A policy that prints would import files, which no policy gets: the build says so, not the run.
     fs::write(
         &rules,
         text.replace("#include <stdlib.h>", "#include <stdio.h>\n#include <stdlib.h>"),
@@ -197,7 +197,7 @@ fn a_core_module_is_built_into_a_component() {
     let sha256 = built(&qhost)["sha256"].clone();
     let inspected = qhost.run(&["policy", "inspect", "limits.wasm", "--json"]).exits(0).json();
     assert_eq!((&inspected["kind"], &inspected["sha256"]), (&json!("component"), &sha256));
-    // The log, for what a panic says.
+    // The one import is the log, for the message of a panic.
     assert_eq!(inspected["imports"], json!(["qhost:policy/log@0.2.0"]));
     qhost.run(&["policy", "build", "limits.wasm"]).exits(1).says("a component already");
     let text = qhost.file("text.wasm", "no wasm");
@@ -227,7 +227,7 @@ fn of_readme(qhost: &Qhost, line: &str) -> String {
     said
 }
 
-/// Unit tests, code in a file beside the rules, and an editor's types, as the project's README has them.
+/// The project's README has unit tests, code in a file beside the rules, and an editor's types.
 #[test]
 fn what_the_readme_of_a_python_project_says() {
     if !can_build("python") {
@@ -254,7 +254,7 @@ fn what_the_readme_of_a_rust_project_says() {
     }
     let qhost = qhost().as_author();
     qhost.run(&["policy", "new", "mine"]).exits(0);
-    // A crate beside the project, as several policies have it in common.
+    // Several policies can share a crate beside the project.
     of_readme(
         &qhost,
         "mkdir -p ../rules/src && printf '[package]\\nname = \"rules\"\\nversion = \"0.1.0\"\\nedition = \"2024\"\\n[workspace]\\n' > ../rules/Cargo.toml && printf 'pub const HINT: &str = \"ask the web team\";\\n' > ../rules/src/lib.rs",
@@ -286,7 +286,7 @@ fn what_the_readme_of_a_javascript_project_says() {
     of_readme(&qhost, "jco transpile mine.wasm -o editor");
     of_readme(&qhost, "grep -q 'interface Request' editor/interfaces/qhost-policy-types.d.ts");
     said_in_a_plan(&qhost, SETTINGS, "ask the web team");
-    // With WASI it imports what only a grant lets it have.
+    // A policy built with WASI imports what only a grant lets it have.
     qhost.run(&["policy", "build", "mine", "--wasi"]).exits(0);
     let inspected = qhost.run(&["policy", "inspect", "mine/mine.wasm", "--json"]).exits(0).json();
     assert!(inspected["imports"].to_string().contains("wasi:"), "{inspected}");
@@ -309,7 +309,7 @@ fn what_the_readme_of_a_c_project_says() {
     qhost.run(&["policy", "build", "mine", "--wasi"]).exits(2).says("needs no WASI");
 }
 
-/// A plan of a task without a team says this.
+/// Checks that a plan of a task without a team says this.
 fn said_in_a_plan(qhost: &Qhost, settings: &str, says: &str) {
     let settings = settings.replacen("team-rules", "mine", 1);
     let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));

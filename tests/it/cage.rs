@@ -1,5 +1,5 @@
-//! What the cage holds, from inside: a program that runs in QEMU's place, as a guest would that had broken out into QEMU. One
-//! test a claim. Where this machine cannot show one, the test says so by name.
+//! The cage from inside: a program runs in QEMU's place, as would a guest that had broken out into QEMU. Each test shows one claim. If this
+//! machine cannot show one, the test says so by name.
 
 mod flood;
 mod network;
@@ -17,18 +17,18 @@ use qhost_tests::{
 
 use crate::qhost;
 
-/// The program that does what it is asked in QEMU's place, and says what came of it.
+/// The program that does the listed deeds in QEMU's place, and prints the result of each.
 pub(crate) const STAND_IN: &str = env!("CARGO_BIN_EXE_qemu-stand-in");
 
-/// A scratch folder in which the stand-in is found as QEMU. Questions before a launch (version, accelerators) it passes on to
-/// the real QEMU.
+/// A scratch folder in which the stand-in is found as QEMU. It passes questions before a launch (version, accelerators) on to the real
+/// QEMU.
 pub(crate) fn with_stand_in(qhost: Qhost) -> Qhost {
     let path = stand_in::path(&qhost, STAND_IN);
     fs::remove_file(qhost.state().join("fingerprint.json")).unwrap();
     qhost.env("PATH", &path)
 }
 
-/// The attempts of the stand-in are listed on its disk, as a guest brings all that it has on its disk.
+/// A disk with a list of the stand-in's deeds, since a guest brings everything on its disk.
 pub(crate) fn deeds_on_disk(deeds: &[&str]) -> Vec<u8> {
     stand_in::disk("never boots", deeds)
 }
@@ -36,12 +36,12 @@ pub(crate) fn deeds_on_disk(deeds: &[&str]) -> Vec<u8> {
 struct Caged {
     qhost: Qhost,
     _server: ImageServer,
-    /// What is done in the cage, and what it says: the console is its voice.
+    /// The host port that is forwarded to the VM.
     port: u16,
 }
 
 impl Caged {
-    /// A VM whose QEMU is the stand-in, and which does these things.
+    /// A VM whose QEMU is the stand-in, and which does these deeds.
     fn doing(deeds: &[&str], config: Value) -> Self {
         Self::with(qhost(), deeds, config)
     }
@@ -58,7 +58,7 @@ impl Caged {
         Self { qhost, _server: server, port: u16::try_from(port).unwrap() }
     }
 
-    /// What it said of its last deed, once all are done.
+    /// The console's text about the deeds, once all are done.
     fn said(&self) -> String {
         self.qhost.console_has("DONE")
     }
@@ -70,7 +70,7 @@ impl Drop for Caged {
     }
 }
 
-/// Each deed was refused, with this error.
+/// Checks that a deed was refused with this error.
 #[track_caller]
 fn refused(said: &str, deed: &str, error: &str) {
     let line = said.lines().find(|line| line.starts_with(&format!("{deed}: ")));
@@ -100,7 +100,7 @@ fn it_reads_none_of_the_hosts_files() {
         refused(&said, deed, "No such file or directory");
     }
     refused(&said, "list /home", "No such file or directory");
-    // What it does see is what QEMU cannot do without.
+    // QEMU sees only what it cannot do without.
     let root = said.lines().find(|line| line.starts_with("list /: ")).unwrap();
     assert!(!root.contains("proc") && !root.contains("home") && !root.contains("var"), "{root}");
 }
@@ -120,7 +120,7 @@ fn it_reads_no_other_vms_disk_or_console() {
         format!("read {}", at("console.log")),
         format!("unix {}", at("qmp.sock")),
         format!("unix {}", at("console.sock")),
-        // Its own supervisor is no nearer.
+        // QEMU cannot reach its own supervisor's socket either.
         format!("unix {}", at("control.sock")),
     ];
     let pid = qhost.qemus()[0].clone();
@@ -132,7 +132,7 @@ fn it_reads_no_other_vms_disk_or_console() {
         let error = match deed {
             deed if deed.starts_with("read") => "No such file or directory",
             deed if deed.starts_with("unix") => "Operation not permitted",
-            // There is no such process where it is.
+            // The cage has a process namespace of its own, in which there is no such process.
             _ => "No such process",
         };
         refused(&said, deed, error);
@@ -150,7 +150,7 @@ fn it_starts_no_program() {
     }
     refused(&said, "memfd", "Operation not permitted");
     refused(&said, "write-and-exec", "Read-only file system");
-    // For a display QEMU needs files in memory, which it cannot start.
+    // For a display QEMU needs files in memory, which it cannot execute.
     let said = Caged::doing(&["memfd", "memfd-exec"], json!({"display": true})).said();
     refused(&said, "memfd", "Operation not permitted");
     refused(&said, "memfd-exec", "Operation not permitted");
@@ -219,7 +219,7 @@ fn it_writes_no_more_than_its_disk_may_have() {
     refused(&said, "fill", "File too large");
 }
 
-/// The kernel ends it, and that is said.
+/// The kernel ends a VM that takes too much memory, and the end says so.
 #[test]
 fn it_takes_no_more_memory_than_it_may() {
     let caged = Caged::doing(&["memory 4096"], json!({}));
@@ -227,7 +227,7 @@ fn it_takes_no_more_memory_than_it_may() {
     done.says("it took more memory than its cgroup may have");
 }
 
-/// What a guest does with its CPU time is bounded by the kernel.
+/// The kernel bounds a guest's CPU time.
 #[test]
 fn it_takes_no_more_cpu_time_than_it_may() {
     let caged = Caged::doing(&["spin 4"], json!({}));
@@ -239,13 +239,13 @@ fn it_takes_no_more_cpu_time_than_it_may() {
     assert_eq!(quota.split_whitespace().next(), Some("125000"), "1.25 CPUs of 100 ms");
 }
 
-/// What this host lacks refuses a launch, or is said.
+/// A mechanism that this host lacks refuses the launch, or is named.
 #[test]
 fn what_is_lacking_is_said() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let image = server.serve("/image", boot_sector::disk("up", Then::PowerOff));
     let job = qhost.job(&image, json!({}));
-    // Somewhere that is no cgroup.
+    // This path is no cgroup.
     let nowhere = "cgroup = \"../../../proc/none\"\n";
     qhost.config(&format!("[cage]\n{nowhere}"));
     let refused = qhost.run(&["run", &job]).exits(16);
@@ -256,20 +256,20 @@ fn what_is_lacking_is_said() {
     qhost.run(&["plan", &job]).exits(0).says("cage      best-effort; without a cgroup");
     qhost.run(&["run", &job]).exits(0).says("best-effort; without a cgroup");
     qhost.run(&["inspect", "test"]).exits(0).says("best-effort; without a cgroup");
-    // Another start goes by what is configured then.
+    // A restart goes by the configuration of its own time.
     qhost.config(&format!("[cage]\n{nowhere}"));
     qhost.run(&["restart", "test"]).exits(16).says("this host lacks what a VM is to be kept in");
     qhost.config("");
-    // It may have powered off by the time that this looks.
+    // The guest may have powered off by the time of this restart.
     qhost.run(&["restart", "test"]);
     qhost.run(&["wait", "test"]).exits(0);
     let whole = qhost.run(&["inspect", "test"]).exits(0);
     assert!(whole.stdout.contains("cage       strict\n"), "{}", whole.stdout);
-    // The filter of egress is a cgroup's, too; in this test it lacks with that.
+    // The filter of egress needs a cgroup too, so that it is lacking here as well.
     let job = qhost.job(&image, json!({"egress": "internet"}));
     qhost.config(&format!("[network]\ninternet = true\n[cage]\n{nowhere}"));
     qhost.run(&["run", &job]).exits(16).says("a filter of what QEMU sends");
-    // Without it a guest reaches all that this host does, whatever else is left out.
+    // Without the filter a guest would reach all that this host does, even if other mechanisms may be left out.
     let best_effort = format!("[cage]\nlevel = \"best-effort\"\n{nowhere}");
     qhost.config(&format!("[network]\ninternet = true\n{best_effort}"));
     for verb in ["plan", "run"] {

@@ -1,6 +1,6 @@
-//! Chance against qhost: VMs are started, stopped, killed, stopped in their tracks, robbed of disk and ports, and their
-//! supervisors are killed, for some minutes; then everything must be as if nothing had been. Seeded, so that what fails can be
-//! had again: `QHOST_CHAOS_SEED`, `QHOST_CHAOS_SECONDS`.
+//! Chance against qhost: VMs are started, stopped, killed, stopped in their tracks, robbed of disk and ports, and their supervisors are
+//! killed, for some minutes; then no trace of them may be left. A seed makes a failure repeatable: `QHOST_CHAOS_SEED`,
+//! `QHOST_CHAOS_SECONDS`.
 
 use std::{
     env, fs,
@@ -40,7 +40,7 @@ impl Dice {
 }
 
 fn signal(signal: &str, pid: &str) {
-    // It may be gone already, which is part of the game.
+    // The process may be gone already, which is part of the game.
     let sent = command("kill").args([signal, pid]).stderr(std::process::Stdio::null()).status();
     sent.unwrap();
 }
@@ -68,7 +68,7 @@ fn nothing_is_left_and_every_record_is_true() {
     let disk = SmallDisk::under(&qhost, 320);
     let jobs = jobs(&qhost, &server);
     for job in &jobs {
-        // Stored beforehand: a fetch wants room, and is tried elsewhere.
+        // The images are stored beforehand, since a fetch needs room, and other tests cover it.
         qhost.run(&["run", "--detach", "--grace", "0", job]).exits(0);
     }
     let outside = bystander(&qhost);
@@ -115,11 +115,11 @@ fn nothing_is_left_and_every_record_is_true() {
         std::thread::sleep(Duration::from_millis(20));
     }
     eprintln!("chaos: {deeds:?}");
-    // Let go of what was held, and end what is left.
+    // The stopped processes are continued, the disk is emptied, and the remaining VMs are ended.
     stopped.drain(..).for_each(|pid| signal("-CONT", &pid));
     disk.iter().for_each(SmallDisk::empty);
     for vm in going_on(&qhost) {
-        // Some end by themselves meanwhile.
+        // Some VMs end by themselves meanwhile.
         commands.push(qhost.start(&["kill", &vm]));
     }
     wait_for("the end of all commands", || {
@@ -133,14 +133,14 @@ fn nothing_is_left_and_every_record_is_true() {
     is_clean(&qhost);
     is_true(&qhost);
     assert_eq!(bystander(&qhost), outside, "nothing else was touched");
-    // And all of it can be used again.
+    // All jobs can be started again.
     for job in &jobs {
         qhost.run(&["run", "--detach", job]).exits(0);
     }
     wait_for("their ends", || {
         let left = going_on(&qhost);
         for vm in &left {
-            // Some end by themselves meanwhile.
+            // Some VMs end by themselves meanwhile.
             qhost.run(&["kill", vm]);
         }
         left.is_empty().then_some(())
@@ -152,7 +152,7 @@ fn nothing_is_left_and_every_record_is_true() {
 fn jobs(qhost: &Qhost, server: &ImageServer) -> Vec<String> {
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let udp = UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    // Which takes root and BPF.
+    // Egress takes root and BPF.
     let egress = if can_filter() { "internet" } else { "isolated" };
     let all = [
         (Then::Hang, json!({"port_map": {"http": 80}})),
@@ -161,7 +161,7 @@ fn jobs(qhost: &Qhost, server: &ImageServer) -> Vec<String> {
         (Then::PowerOff, json!({})),
         (Then::Panic, json!({"restart": {"policy": "on-failure", "attempts": 3, "delay_s": 0}})),
         (Then::Flood, json!({})),
-        // Beyond its quota of disk.
+        // This guest writes beyond its quota of disk.
         (Then::Fill, json!({})),
         (Then::Hang, json!({"ready": {"serial": "chaos"}, "restart": "always", "egress": egress})),
     ];
@@ -190,7 +190,7 @@ fn is_clean(qhost: &Qhost) {
     }
 }
 
-/// Whatever was recorded of a VM that is over, is over.
+/// The record of a VM that is over says so.
 fn is_true(qhost: &Qhost) {
     let list = qhost.run(&["ps", "--all", "--json"]).exits(0).json();
     for vm in list["vms"].as_array().unwrap() {
@@ -198,7 +198,7 @@ fn is_true(qhost: &Qhost) {
         assert!(["exited", "failed", "lost"].contains(&state), "{vm}");
         let changes = vm["changes"].as_array().unwrap();
         assert_eq!(changes.last().unwrap()["state"], state, "{vm}");
-        // An end that is known is told as what it was.
+        // A known end has the state that belongs to it.
         match vm["ended"]["reason"].as_str() {
             Some("shut-down" | "stopped") => assert_eq!(state, "exited", "{vm}"),
             Some("panicked" | "out-of-memory" | "failed" | "not-started") => {
@@ -214,7 +214,7 @@ fn is_true(qhost: &Qhost) {
     }
 }
 
-/// What is beside the state folder.
+/// The files beside the state folder.
 fn bystander(qhost: &Qhost) -> String {
     let folder = qhost.folder().to_str().unwrap();
     succeed("find", &[folder, "-maxdepth", "1", "-type", "f", "-printf", "%p %s\n"])

@@ -60,7 +60,7 @@ fn wrong_usage_is_exit_2() {
     ] {
         qhost.run(&args).exits(2).says(says);
     }
-    // What only shows once the job is understood.
+    // These errors show only once the job is understood.
     let job = qhost.job(&("http://127.0.0.1:1/x".into(), "0".repeat(64)), serde_json::json!({}));
     for (args, says) in [
         (vec!["--policy", limits, "--policy", limits], "two policies are called limits"),

@@ -1,5 +1,5 @@
-//! Compiled policies on disk: used when they are this host's own, made afresh when anything about them is not; and a
-//! compiler that is given up when it takes too much.
+//! Compiled policies on disk: used if they are this host's own, compiled again if anything about them is not; and a compiler is given up
+//! when it takes too much.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use qhost_tests::{Done, Qhost, policy, qhost::processes_in};
 
 use crate::qhost;
 
-/// Plans under a policy, told what is done. Always allowed.
+/// Makes a plan under a policy that always allows, and shows the steps.
 fn plan(qhost: &Qhost, file: &Path) -> Done {
     let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
     qhost.run(&["plan", "-v", "--policy", file.to_str().unwrap(), &job]).exits(0)
@@ -62,7 +62,7 @@ fn other_times_alone_change_nothing() {
     assert!(!compiles(&plan(&qhost, &policy("limits"))), "its digest is the same");
 }
 
-/// What is done to the cache, and whether the policy is then compiled afresh: always, and it decides as before.
+/// Harms the cache, and checks that the policy is compiled afresh and decides as before.
 #[track_caller]
 fn compiled_afresh_after(harm: impl FnOnce(&Qhost)) {
     let qhost = qhost();
@@ -153,7 +153,7 @@ fn without_its_key_nothing_is_believed() {
     });
 }
 
-/// The digest of a file that was hashed before is kept, and noticed to be out of date.
+/// The digest of a file that was hashed before is kept, and is known to be out of date once the file changed.
 #[test]
 fn a_policys_file_that_changed_is_another_policy() {
     let qhost = qhost();
@@ -164,7 +164,7 @@ fn a_policys_file_that_changed_is_another_policy() {
         fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
     };
     place("limits");
-    // Long enough for the file's times to tell it from a later change.
+    // The wait lets the file's times tell it from a later change.
     std::thread::sleep(qhost_policy::limits::FILE_SETTLED + std::time::Duration::from_secs(1));
     plan(&qhost, &file).says(" by policy 0.1.0");
     assert_eq!(compiled(&qhost, "file").len(), 1, "its digest is kept");

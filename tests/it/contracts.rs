@@ -21,7 +21,7 @@ fn nowhere(qhost: &Qhost, config: Value) -> String {
     qhost.job(&("https://images.example/web.qcow2".into(), "0".repeat(64)), config)
 }
 
-/// A host that asks policies, each a name, a module, settings and more lines of its table.
+/// A host that asks policies, each given by a name, a module, settings and more lines of its table.
 fn asks(qhost: &Qhost, more: &str, policies: &[(&str, &str, Value, &str)]) {
     let names: Vec<_> = policies.iter().map(|(name, ..)| format!("{name:?}")).collect();
     let chain = format!("[host]\nchain = [{}]\n", names.join(", "));
@@ -85,7 +85,7 @@ fn it_has_no_say_about_what_it_cannot_see() {
     refused.says(
         r#"have the policy built for contract 0.2; or have the operator list "machine.nested" in"#,
     );
-    // A policy that does see it says nothing against it; the other one's silence counts all the same.
+    // The newer policy sees the field and says nothing against it; the earlier one's silence counts all the same.
     let both = [("newer", "limits", json!({}), ""), ("earlier", "probe-v0-1", json!({}), "")];
     plan(&both).exits(11).says("refused by earlier");
     plan(&both[..1]).exits(0);
@@ -94,7 +94,7 @@ fn it_has_no_say_about_what_it_cannot_see() {
     refused.says("has no word for disks").says("has no word for firmware");
     let unseen = "unseen = [\"machine.nested\", \"disks\", \"firmware\"]";
     plan(&[("earlier", "probe-v0-1", json!({}), unseen)]).exits(0);
-    // What is not watched for.
+    // A policy in monitor mode does not refuse by its silence.
     plan(&[("earlier", "probe-v0-1", json!({}), "mode = \"monitor\"")]).exits(0);
 }
 
@@ -122,7 +122,7 @@ fn an_extension_of_the_earlier_contract_is_one_number() {
         let says = "is not one number in decimal digits";
         tries(text).exits(12).says("the extension disk-bytes").says(says);
     }
-    // A number that no disk has is the host's to refuse.
+    // A number that no disk has is refused by the host's rules.
     for text in ["0", "1000"] {
         tries(text).exits(11).says("host.disk-not-whole");
     }
@@ -166,7 +166,7 @@ fn a_policy_may_write_nothing_that_this_host_cannot_do() {
     }
 }
 
-/// What a policy lowers is what QEMU gets, what the supervisor goes by, and what the record has.
+/// A value that a policy lowers is what QEMU gets, what the supervisor goes by, and what the record has.
 #[test]
 fn what_a_policy_lowers_is_launched() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -216,7 +216,7 @@ fn what_a_policy_lowers_is_launched() {
     qhost.run(&["kill", "test"]).exits(0);
 }
 
-/// The policies of now are asked about an operation, and what they say is recorded before it is done.
+/// The current policies are asked about an operation, and their answers are recorded before it is done.
 #[test]
 fn an_operation_is_permitted_or_denied_and_recorded() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -245,12 +245,12 @@ fn an_operation_is_permitted_or_denied_and_recorded() {
     let told = qhost.run(&["decisions"]).exits(0);
     assert!(told.stdout.contains("acme/test console"), "{}", told.stdout);
 
-    // A policy that fails is against it; one that is only watched is not.
+    // A policy that fails is against the operation; one in monitor mode is not.
     let fails = |mode: &str| config("", &[("traps", "probe-traps", json!({}), mode)]);
     fails("");
     attach(&["test"]).exits(12).says("failed in permit");
     assert_eq!(records_of(&qhost, "acme").pop().unwrap()["outcome"], "failed");
-    // Its standard input is empty: it detaches when the VM has ended.
+    // The command's standard input is empty, so that it detaches when the VM has ended.
     fails("mode = \"monitor\"");
     let attached = qhost.start(&["console", "test"]);
     wait_for("the record", || {
@@ -260,7 +260,7 @@ fn an_operation_is_permitted_or_denied_and_recorded() {
     qhost.run(&["kill", "test"]).exits(0);
     attached.end().exits(0);
     let log = qhost.state().join("decisions/tenant-acme/current.jsonl");
-    // Replayed by today's policies, which are none that refuse.
+    // The decision is replayed by today's policies, none of which refuses.
     let replayed = qhost.run(&["policy", "replay", "--json", log.to_str().unwrap()]);
     let replayed = replayed.exits(1).json();
     assert_eq!(replayed["not_again"], json!([]), "{replayed}");

@@ -1,4 +1,4 @@
-//! Which crate may use which: what DESIGN and `host/docs/architecture.md` say of the rooms, held against Cargo's own answer.
+//! Which crate may use which: the rooms of DESIGN and `host/docs/architecture.md`, held against Cargo's own answer.
 
 mod circles;
 
@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, env, fs, path::Path};
 
 use qhost_tests::{root, succeed};
 
-/// Each crate below `host`, and those of them that it may use.
+/// Each crate below `host`, and the crates there that it may use.
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("sys", &["model"]),
@@ -54,7 +54,7 @@ fn each_uses_only_those_that_it_may() {
     }
 }
 
-/// One is there for each VM.
+/// Each VM has its own supervisor, which must stay small.
 #[test]
 fn the_supervisor_has_neither_policies_nor_http() {
     let linked = linked("qhost-vm");
@@ -62,7 +62,7 @@ fn the_supervisor_has_neither_policies_nor_http() {
     for name in heavy {
         assert!(!linked.contains(name), "qhost-vm links {name}");
     }
-    // The tests' own supervisor has what the tests link.
+    // The tests' own supervisor links what the tests link, so that another build is made.
     let args = ["build", "--locked", "--offline", "--quiet", "--workspace", "--manifest-path"];
     let manifest = root().join("Cargo.toml");
     let which = [manifest.to_str().expect("UTF-8"), "--bin", "qhost-supervisor"];

@@ -35,7 +35,7 @@ fn commands() -> String {
     let page = fs::read_to_string(root().join("host/docs/your-guest.md")).unwrap();
     let block = page.split("```console\n").nth(1).and_then(|rest| rest.split("```").next());
     let lines = block.unwrap().lines().map(|line| line.strip_prefix("$ ").unwrap_or(line));
-    // With two, QEMU 10.0 under tcg fails an assertion at times when the kernel sets the PCI devices up: iotlb_to_section.
+    // With two CPUs, QEMU 10.0 under tcg fails an assertion at times when the kernel sets the PCI devices up: iotlb_to_section.
     lines.collect::<Vec<_>>().join("\n").replace("\"cpus\": 2", "\"cpus\": 1")
 }
 
@@ -69,7 +69,7 @@ fn restart(qhost: &Qhost) {
 #[test]
 fn from_a_cloud_image_to_a_login() {
     let (qhost, server) = (qhost(), ImageServer::start());
-    // Beside the image's own user one that the seed makes.
+    // The seed makes another user beside the image's own.
     let users = r#""users": ["default", {"name": "ada", "ssh_authorized_keys": ["$(cat guest-key.pub)"]}],"#;
     let data = "\"user_data\": {";
     let commands = commands().replacen(data, &format!("{data} {users}"), 1);
@@ -82,12 +82,12 @@ fn from_a_cloud_image_to_a_login() {
 
     assert_eq!(ssh_as(&qhost, "ada", "id -un; hostname").trim(), "ada\nweb-1");
     let ssh = |script: &str| ssh(&qhost, script);
-    // Its file system is as large as the disk, and its instance the VM.
+    // The guest's file system is as large as the disk, and its instance is the VM.
     let size: u64 = ssh("df --output=size -B1 / | tail -1").trim().parse().unwrap();
     assert!(size > 3 << 30, "{size}");
     let vm = qhost.vms()[0].file_name().unwrap().to_str().unwrap().to_owned();
     assert_eq!(ssh("cat /var/lib/cloud/data/instance-id").trim(), vm);
-    // What it deletes takes nothing of the host any more: of the volume, whose file system discards by itself, and of its root disk.
+    // Deleted data takes no more of the host's disk: neither on the volume, whose file system discards by itself, nor on the root disk.
     let stored = || {
         let found = qhost.run(&["inspect", "--json", "debian"]).exits(0).json();
         [&found["disk"], &found["disks"][0]].map(|disk| disk["used_bytes"].as_u64().unwrap())
@@ -118,7 +118,7 @@ fn from_a_cloud_image_to_a_login() {
     qhost.assert_nothing_left();
 }
 
-/// Its boot loader, kernel and systemd see a UEFI, whose variables a restart keeps.
+/// The guest's boot loader, kernel and systemd see a UEFI, whose variables a restart keeps.
 #[test]
 fn the_same_guest_by_uefi() {
     let (qhost, server) = (qhost(), ImageServer::start());

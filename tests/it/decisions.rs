@@ -1,4 +1,4 @@
-//! The log of decisions, and making them again.
+//! The log of decisions, and its replay.
 
 use std::{fs, net::TcpListener, time::Duration};
 
@@ -83,7 +83,7 @@ fn a_policy_that_does_not_load_is_recorded() {
     assert!(record["error"].as_str().expect("text").contains("not a WebAssembly file"));
 }
 
-/// What cannot be recorded is not done.
+/// A decision that cannot be recorded is not acted upon.
 #[test]
 fn without_a_log_nothing_is_launched() {
     let qhost = qhost();
@@ -150,8 +150,7 @@ fn a_full_log_is_set_aside_and_old_ones_go() {
     assert!((3..12).contains(&records), "{records}");
 }
 
-/// A process that is killed may leave half a line: the next record stands on a line of its own, and the half one is
-/// named when the log is read.
+/// A process that is killed may leave half a line: the next record stands on a line of its own, and reading the log names the half one.
 #[test]
 fn half_a_line_costs_no_other_record() {
     let qhost = qhost();
@@ -276,7 +275,7 @@ fn a_thousand_decisions_made_again() {
         (&again["records"], &again["identical"], &again["same"], &again["differ"]),
         (&json!(1000), &json!(1000), &json!(0), &json!(0))
     );
-    // Stricter: those of 401 to 512 MiB are denied now, and no others.
+    // With a stricter limit, tasks of 401 to 512 MiB are denied now, and no others.
     let stricter =
         ["policy", "replay", "--json", log, "--policy-settings", r#"limits={"memory_mib": 400}"#];
     let stricter = qhost.run(&stricter).exits(1).json();
@@ -288,7 +287,7 @@ fn a_thousand_decisions_made_again() {
         (&one["was"], &one["now"], &one["violations"][0]["code"])
             == (&json!("allowed"), &json!("denied"), &json!("memory-limit"))
     }));
-    // Another policy in the place of one: the launches differ by what it writes.
+    // Another policy takes the place of one: the launches differ by what it writes.
     let sets = format!("limits={}", policy("probe-sets").display());
     let other = [
         "policy",
@@ -338,7 +337,7 @@ fn a_replay_reads_well() {
     let done = qhost.run(&[&args[..], &strict].concat()).exits(1);
     snapshot("replay", &done.stdout, &qhost);
     qhost.run(&["policy", "replay", "gone"]).exits(2).says("cannot read the log of decisions gone");
-    // The same decisions, fewer of them; and what was refused and is allowed now.
+    // The filters choose fewer of the decisions, and those that were refused and are allowed now.
     for (filter, count) in [
         (&["--task", "task-40"][..], 1),
         (&["--outcome", "denied"], 0),
@@ -356,7 +355,7 @@ fn a_replay_reads_well() {
     snapshot("replay-refused", &done.stdout, &qhost);
 }
 
-/// What was allowed and not launched is written down as that, with what refused it, beside the decision and as an event.
+/// A task that was allowed and not launched is recorded as such, with what refused it, beside the decision and as an event.
 #[test]
 fn what_was_not_launched_says_why() {
     let (qhost, server) = (qhost(), ImageServer::start());

@@ -1,4 +1,4 @@
-//! A root disk that is larger than its image: asked for, bounded, lowered by a policy, and what becomes of it.
+//! A root disk that is larger than its image: asked for, bounded, and lowered by a policy.
 
 use std::{fs, time::Instant};
 
@@ -14,7 +14,7 @@ use crate::{decisions::records, qhost};
 
 const MIB: u64 = 1 << 20;
 
-/// A guest of an image of 1 MiB that writes to 32 MiB: `K` where it has a disk of that, `F` where it has not.
+/// Runs a guest of an image of 1 MiB that writes to 32 MiB: it says `K` if it has a disk of that size, `F` if not.
 fn fills(qhost: &Qhost, server: &ImageServer, disk_bytes: &Value) -> char {
     let image = server.serve("/fill", boot_sector::disk("filling", Then::Fill));
     let job = qhost.job(&image, json!({ "disk_bytes": disk_bytes }));
@@ -41,7 +41,7 @@ fn a_disk_is_not_smaller_than_its_image_and_an_iso_has_none() {
     let small = qhost.job(&image, json!({"disk_bytes": MIB}));
     let says = "disk_bytes is 1048576: the image's disk has 1049088 bytes; ask for that or more";
     qhost.run(&["run", &small]).exits(16).says(says);
-    // The image is here now, so that a plan knows it too.
+    // The image is stored now, so that a plan knows it too.
     qhost.run(&["plan", &small]).exits(16).says(says);
     let mut iso = vec![0; 64 << 10];
     iso[0x8000..0x8007].copy_from_slice(b"\x01CD001\x01");
@@ -65,7 +65,7 @@ fn the_operator_bounds_it() {
     qhost.run(&["plan", &job(MIB)]).exits(0);
 }
 
-/// A policy sees what is asked, lowers it, and may refuse it; what it wrote is recorded, and made again by a replay.
+/// A policy sees the size that is asked for, lowers it, and may refuse it; its choice is recorded, and made again by a replay.
 #[test]
 fn a_policy_lowers_it_and_a_replay_makes_it_again() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -124,7 +124,7 @@ fn a_restart_has_the_same_disk_and_a_kept_one_is_not_resized() {
     refused.says("the task's has 4194304").says("qhost overlay rm");
 }
 
-/// By the bytes that have come to the disk in the time since it began, however slow the machine is.
+/// The rate is measured by the bytes that came to the disk since the start, however slow the machine is.
 #[test]
 fn a_guest_is_held_to_its_rate() {
     let (qhost, server) = (qhost(), ImageServer::start());

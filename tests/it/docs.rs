@@ -1,5 +1,5 @@
-//! The README and `host/docs` are true: what is made from the code is as the code has it, links and paths lead where they say, and each
-//! test that is named exists. `QHOST_UPDATE_DOCS=1` writes what is made from the code.
+//! The README and `host/docs` are true: their generated parts match the code, links and paths lead where they say, and each test that is
+//! named exists. `QHOST_UPDATE_DOCS=1` writes the generated parts.
 
 mod made;
 
@@ -71,7 +71,7 @@ fn the_page_of_migration_has_the_keys_that_the_code_has() {
     let outer: BTreeSet<&str> = named.iter().map(|key| key.split('.').next().unwrap()).collect();
     let missing: Vec<_> = hinted.difference(&outer).collect();
     assert!(missing.is_empty(), "{missing:?} are not on the page");
-    // Of the older driver's, each that is read here.
+    // Each key of Nomad's older driver that qhost reads is in the tables.
     for key in ["host_port", "guest_ports", "port_map", "accelerator", "machine_type", "args"] {
         assert!(named.contains(key) && known.contains_key(key), "{key}");
     }
@@ -142,7 +142,7 @@ fn every_test_that_is_named_exists() {
     for name in named {
         let (module, function) = name.rsplit_once("::").unwrap();
         let path = root().join("tests/it").join(module.replace("::", "/")).with_extension("rs");
-        // Of a module of tests, all are meant.
+        // The name of a module of tests means all its tests.
         let whole = root().join("tests/it").join(name.replace("::", "/")).with_extension("rs");
         let exists = whole.exists()
             || (path.exists() && {

@@ -1,5 +1,5 @@
-//! The same scenarios through every door: what becomes of a job does not depend on the door. A door to come is one more
-//! implementation of [`Door`], and one more line of `through_every_door`.
+//! Each scenario through every door: the outcome of a job does not depend on the door. A door to come is one more implementation of
+//! [`Door`], and one more line of `through_every_door`.
 
 mod command;
 mod engine;
@@ -16,9 +16,9 @@ use qhost_tests::{
 
 /// A way of having VMs run. A VM is shown by its record, as `qhost inspect --json` prints it.
 trait Door {
-    /// Starts a job's VM; its id, or why it was refused.
+    /// Starts a job's VM; gives its id, or the kind of the refusal.
     fn start(&self, job: &str, tenant: &str) -> Result<String, Kind>;
-    /// Waits for something of a VM, or its end.
+    /// Waits for a state of a VM, or its end.
     fn wait(&self, vm: &str, until: Until) -> Value;
     /// Ends a VM, and waits for its end.
     fn end(&self, vm: &str, ending: Ending) -> Value;
@@ -67,7 +67,7 @@ through_every_door!(
     a_chain_decides,
 );
 
-/// Opens the door, under the configuration that there is then.
+/// Opens the door, under the configuration at that time.
 type Open<'a> = &'a dyn Fn() -> Box<dyn Door + 'a>;
 
 fn served(qhost: &Qhost, server: &ImageServer, then: Then) -> String {
@@ -81,7 +81,7 @@ fn a_guest_that_powers_off(qhost: &Qhost, open: Open<'_>) {
     let ended = door.wait(&vm, Until::End);
     assert_eq!((&ended["state"], &ended["id"]), (&json!("exited"), &json!(vm)));
     assert_eq!(ended["ended"]["reason"], "shut-down", "{ended}");
-    // It can be neither ended nor paused any more, and is there until it is removed.
+    // An ended VM can be neither ended nor paused any more, and is there until it is removed.
     assert_eq!(door.look("test").unwrap()["id"], json!(vm));
     door.remove(&vm).unwrap();
     assert_eq!(door.look(&vm).unwrap_err(), Kind::InvalidArgument);

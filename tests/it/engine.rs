@@ -46,7 +46,7 @@ fn config_with(qhost: &Qhost, module: &str, settings: Value, more: &str) -> Conf
     Config::load(Some(&qhost.folder().join("qhost.toml"))).unwrap()
 }
 
-/// A decision goes by the configuration that was there when its order came. A configuration whose policies do not load changes nothing.
+/// A decision goes by the configuration at the time of its order. A configuration whose policies do not load changes nothing.
 #[tokio::test]
 async fn another_configuration_is_gone_over_to_whole_or_not_at_all() {
     let qhost = qhost();
@@ -73,7 +73,7 @@ async fn another_configuration_is_gone_over_to_whole_or_not_at_all() {
     let error = engine.reload(wrong_settings).await.unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
     assert_eq!(plan().await, Ok(Some("size=64M".into())), "as before");
-    // A policy that is new in it is compiled within its own bounds.
+    // A policy that is new in a configuration is compiled within that configuration's bounds.
     let little = config_with(&qhost, "limits", json!({}), "[compile]\nmemory_mib = 1\n");
     let error = engine.reload(little).await.unwrap_err();
     assert_eq!(error.kind(), Kind::PolicyFailed, "{error}");

@@ -1,5 +1,5 @@
-//! The fault matrix of fetching: what each fault of a server, a network or this host comes to. After every row the store
-//! holds whole images and nothing else, but for what the next fetch goes on with.
+//! The fault matrix of fetching: the result of each fault of a server, a network or this host. After every row the store holds whole images
+//! and nothing else, except what the next fetch resumes.
 
 mod server;
 mod network;
@@ -74,7 +74,7 @@ fn ends(toml: &str, reply: Reply, requests: usize, code: i32, says: &str) {
     has_nothing(&qhost);
 }
 
-/// One row: what a server that is no HTTP server sends.
+/// One row: the bytes of a server that is no HTTP server.
 #[track_caller]
 fn raw(toml: &str, server: &RawServer, code: i32, says: &str) {
     let qhost = qhost();

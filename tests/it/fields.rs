@@ -1,4 +1,4 @@
-//! Each field of a launch: a job asks for it, a policy sees that, another lowers it, and the record and a replay have both.
+//! Each field of a launch: a job asks for it, a policy sees that, another policy lowers it, and the record and a replay have both.
 
 use serde_json::{Value, json};
 
@@ -13,14 +13,14 @@ use crate::{decisions::records, qhost};
 
 const MIB: u64 = 1 << 20;
 
-/// What a job asks for by a field, how a policy lowers it, and where both are seen.
+/// The value of a field that a job asks for, the value that a policy lowers it to, and the places where both are seen.
 struct Lowered {
     field: &'static str,
     asked: Value,
     by: Value,
     /// The field in the contract, and a part of what a policy sees of it.
     seen: (&'static str, &'static str),
-    /// Where it stands in a launch, and what it is in the end: nothing, where that is what it is without being asked for.
+    /// The field's place in a launch, and its value in the end: none, if that is its value without being asked for.
     to: (&'static str, Value),
 }
 
@@ -129,7 +129,7 @@ fn lowered() -> Vec<Lowered> {
     ]
 }
 
-/// A field that is added has its row, or this fails.
+/// The test fails for a new field without a row.
 #[test]
 fn every_field_is_seen_and_lowered_recorded_and_replayed() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -172,7 +172,7 @@ fn every_field_is_seen_and_lowered_recorded_and_replayed() {
     }
 }
 
-/// The same job in Nomad's form, which alone has a grace.
+/// The job in Nomad's form, which alone has a grace.
 fn with_a_kill_timeout(qhost: &Qhost, job: &str) -> String {
     let job: Value = serde_json::from_slice(&std::fs::read(job).unwrap()).unwrap();
     let task = json!({

@@ -1,4 +1,4 @@
-//! What this host can do, and that it is asked once.
+//! The fingerprint of this host, which is taken once.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -26,7 +26,7 @@ fn attributes_as_nomad_names_them() {
     qhost.run(&["fingerprint"]).exits(0).says("driver.qemu.version").says("accelerator kvm");
 }
 
-/// Whatever the fingerprint says of kvm must be so: a guest runs under it, or a job that asks for it is refused.
+/// The fingerprint's word on kvm must be true: a guest runs under it, or a job that asks for it is refused.
 #[test]
 fn kvm_is_offered_only_where_it_runs_guests() {
     let qhost = qhost();
@@ -100,7 +100,7 @@ fn it_is_kept_until_qemu_changes() {
     assert!(count() > asked, "not asked again although QEMU changed");
 }
 
-/// One line a finding, with what would mend it; and what is really so on this machine.
+/// The doctor prints one line a finding, with what would mend it, and each is true on this machine.
 #[test]
 fn the_doctor() {
     let qhost = crate::qhost();
@@ -130,7 +130,7 @@ fn the_doctor() {
     assert_eq!(about("tcg")["health"], "good");
     let text = qhost.run(&["doctor"]).exits(0).stdout;
     assert_eq!(text.lines().count(), findings.len(), "{text}");
-    // What is wrong is found, and VMs cannot run then.
+    // The doctor finds a missing QEMU, and says that no VM can run.
     let without = qhost.command(&["doctor"]).env("PATH", "/nonexistent").output().unwrap();
     assert_eq!(without.status.code(), Some(16));
     assert!(

@@ -1,4 +1,4 @@
-//! UEFI: of the operator's list, its variables the VM's own or the task's, secure boot; and descriptors that are refused.
+//! UEFI: firmware of the operator's list, variables of the VM or of the task, secure boot; and descriptors that are refused.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ fn nowhere(qhost: &Qhost, config: Value) -> String {
     qhost.job(&("https://images.example/x".into(), "0".repeat(64)), config)
 }
 
-/// Runs what UEFI cannot boot, and waits for what such a guest never says.
+/// Runs an image that UEFI cannot boot, and waits for text that such a guest never prints.
 fn boots_nothing(qhost: &Qhost, server: &ImageServer, config: Value) -> Done {
     let image = server.serve("/image", boot_sector::disk("of BIOS", Then::Hang));
     let mut all = json!({"firmware": "uefi", "ready": {"serial": "never", "timeout_s": 100}});
@@ -40,7 +40,7 @@ fn an_image_that_uefi_does_not_boot_is_told_and_fails_its_ready_check() {
     assert_ne!(done.code, 0);
     done.says("the firmware found no bootable device");
     assert_eq!(kept(&qhost), None);
-    // What the firmware had goes with the VM.
+    // The firmware's files are removed with the VM.
     let vm = &qhost.vms()[0];
     assert!(!vm.join("firmware.fd").exists() && !vm.join("variables.fd").exists());
     qhost.assert_nothing_left();
@@ -59,10 +59,10 @@ fn a_persistent_task_keeps_its_uefi_variables() {
     assert!(written.len() == template.len() && written != template, "the firmware wrote to them");
     persist().says("the firmware found no bootable device");
     assert_eq!(inode(), first, "it had them again");
-    // What is no firmware's is not given to one.
+    // A file that is not the variables of a firmware is not given to one.
     fs::File::options().write(true).open(&variables).unwrap().set_len(4096).unwrap();
     persist().exits(16).says("have 4096 bytes and this firmware's have 540672");
-    // What a guest wrote without secure boot does not say what may boot with it.
+    // Variables that a guest wrote without secure boot do not decide what may boot with it.
     let secure = json!({"persist": true, "machine_type": "q35", "secure_boot": "vendor-keys"});
     boots_nothing(&qhost, &server, secure).says("the firmware found no bootable device");
     let enrolled = fs::read(variables.with_file_name("variables-vendor-keys.fd")).unwrap();
@@ -126,7 +126,7 @@ fn a_job_says_what_goes_together() {
     }
 }
 
-/// Of what stands in the operator's folder, only what is understood and what others cannot change is given to a guest.
+/// A guest gets only firmware whose descriptor is understood and which other users cannot change.
 #[test]
 fn only_trusted_descriptors_offer_uefi() {
     let qhost = qhost();
@@ -159,7 +159,7 @@ fn only_trusted_descriptors_offer_uefi() {
         |it| it["mapping"]["mode"] = json!("combined"),
         |it| it["mapping"]["executable"]["format"] = json!("qcow2"),
         |it| it["targets"][0]["architecture"] = json!("aarch64"),
-        // Its guest's kernel could write what may boot.
+        // Without SMM, a guest's kernel could change which programs may boot.
         |it| it["features"] = json!(["secure-boot"]),
         |it| *it = json!([]),
     ];
@@ -189,7 +189,7 @@ fn only_trusted_descriptors_offer_uefi() {
     qhost.assert_nothing_left();
 }
 
-/// Seen by policies, and made stricter by one; what it wrote is recorded.
+/// A policy sees UEFI's settings, and makes them stricter; its choice is recorded.
 #[test]
 fn a_policy_has_uefi_boot_what_is_signed() {
     let qhost = qhost();

@@ -1,5 +1,4 @@
-//! The policies of the host's configuration: chains, tenants, pins, limits, monitor mode; and what happens when
-//! policies disagree.
+//! The policies of the host's configuration: chains, tenants, pins, limits, monitor mode; and chains whose policies disagree.
 
 use serde_json::{Value, json};
 
@@ -8,7 +7,7 @@ use qhost_tests::{Done, Qhost, configured, policy};
 
 use crate::{qhost, snapshot};
 
-/// Two ports, 1 CPU, 32 MiB, isolated, tcg.
+/// A job with two ports, 1 CPU, 32 MiB, isolated, by tcg.
 fn job(qhost: &Qhost) -> String {
     job_with(qhost, json!({}))
 }
@@ -43,7 +42,7 @@ fn a_tenant_is_asked_after_the_host() {
     plan(&qhost, "mallory")
         .exits(2)
         .says("tenant mallory: the configuration has no such tenant; it has acme, other");
-    // One to try out comes first.
+    // A policy that is tried out comes first.
     let widens = policy("probe-sets");
     let try_out =
         ["plan", "--json", "--tenant", "acme", "--policy", widens.to_str().unwrap(), &job(&qhost)];
@@ -56,7 +55,7 @@ fn a_tenant_is_asked_after_the_host() {
         .says("--policy acme");
 }
 
-/// What a tenant's policy does to a job, after a host's policy.
+/// The effect of a tenant's policy on a job, after a host's policy.
 fn tenant_sets(job: Value, host: Value, tenant: Value) -> (Qhost, Done) {
     let qhost = qhost();
     let config = [
@@ -84,7 +83,7 @@ fn tightens(job: Value, host: Value, tenant: Value) {
 
 const MIB: u64 = 1 << 20;
 
-/// A field that is added has its widening here, or this fails.
+/// The test fails for a new field without its widening.
 #[test]
 fn every_field_that_a_tenant_widens_is_refused() {
     for field in FIELDS {
@@ -212,7 +211,7 @@ fn two_policies_that_write_one_field_differently() {
             {"policy": "first", "to": 48}, {"policy": "second", "to": 40}
         ]}])
     );
-    // Each insists, so it is not known what was decided.
+    // Each policy insists, so that it is not known what was decided.
     done.says("policy first").says(
         "does not settle: asked again about the chosen launch, it changed resources.memory_mib from 40 to 48; it \
          disagrees with second, which wrote the same",
@@ -245,7 +244,7 @@ fn monitor_mode_records_and_changes_nothing() {
     snapshot("monitor", &without_digests(&text.join("\n")), &qhost);
 }
 
-/// The short digests at the ends of lines, taken out.
+/// Removes the short digests at the ends of lines.
 fn without_digests(text: &str) -> String {
     let short = |word: &str| word.len() == 12 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let line = |line: &str| {
@@ -343,7 +342,7 @@ fn the_schema_knows_what_the_configuration_knows() {
     }
 }
 
-/// A tenant's values stand in the place of a policy's own, and the policy checks what comes of that.
+/// A tenant's values replace a policy's own, and the policy checks the result.
 #[test]
 fn a_tenant_has_settings_of_its_own() {
     let qhost = qhost();

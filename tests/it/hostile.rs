@@ -1,5 +1,5 @@
-//! The hostile policies that were tried, and what each got. The list is a snapshot, `snapshots/hostile.snap`: the exit
-//! code and the message for each. What a case says must be the same every time; nothing may hang, and nothing is left.
+//! The hostile policies, with the result of each. The list is a snapshot, `snapshots/hostile.snap`: the exit code and the message for each.
+//! The result must be the same every time; nothing may hang, and nothing may be left.
 
 use std::{fs, path::PathBuf};
 
@@ -13,7 +13,7 @@ use qhost_tests::{
 
 use crate::{qhost, snapshot};
 
-/// Files that are no policies, and policies of no compiler's making.
+/// Files that are no policies, and policies that no compiler made.
 fn files() -> Vec<(&'static str, Vec<u8>)> {
     let real = component_of(&module_of_today(""));
     let half = real[..real.len() / 2].to_vec();
@@ -135,12 +135,12 @@ fn wat_module() -> Vec<u8> {
     wat::parse_str(r#"(module (func (export "qhost:policy/decide@0.1.0#describe")))"#).expect("WAT")
 }
 
-/// What a plan under this policy file comes to, in a line.
+/// The outcome of a plan under this policy file, in a line.
 fn tried(qhost: &Qhost, name: &str, file: &str) -> String {
     let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
     let done = qhost.run(&["plan", "--policy", &format!("hostile={file}"), &job]);
     let said = format!("{}{}", done.stdout, done.stderr);
-    // A policy's own panic is told of as well.
+    // A policy's own panic would be shown as well, so that a line of the command's panic is looked for.
     assert!(!said.lines().any(|line| line.starts_with("thread '")), "{name}: {said}");
     let message = said.lines().find(|line| line.starts_with("error:")).unwrap_or_else(|| {
         let verdict = said.lines().find(|line| !line.trim().is_empty());
@@ -191,7 +191,7 @@ fn what_each_hostile_case_got() {
     snapshot("hostile", &list, &qhost);
 }
 
-/// A configuration too may be anything.
+/// A configuration, too, may have any content.
 #[test]
 fn what_each_hostile_configuration_got() {
     let qhost = qhost();
@@ -227,7 +227,7 @@ fn what_each_hostile_configuration_got() {
     snapshot("hostile-configurations", &list, &qhost);
 }
 
-/// The seed of `tests/fuzz` is a policy of the contract as it is now.
+/// The seed of `tests/fuzz` is a policy of the current contract.
 #[test]
 fn the_fuzzers_seed_is_a_policy() {
     let qhost = qhost();

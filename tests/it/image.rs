@@ -1,4 +1,4 @@
-//! Images as a run needs them: fetched, checked, stored once; and nothing left where that fails.
+//! Images as a run needs them: fetched, checked, stored once; and nothing is left if that fails.
 
 use std::{fs, time::Duration};
 
@@ -12,14 +12,14 @@ use qhost_tests::{
 
 use crate::qhost;
 
-/// Limits that let tests of waiting end soon.
+/// Limits with which tests of waiting end soon.
 const HASTY: &str = "[image]\nattempts = 1\n";
 
 fn disk() -> Vec<u8> {
     boot_sector::disk("here I am", Then::PowerOff)
 }
 
-/// Runs a job for what the server has at /image.
+/// Runs a job for the image that the server has at /image.
 fn run(qhost: &Qhost, server: &ImageServer, sha256: &str) -> qhost_tests::Done {
     let job = qhost.job(&(server.url("/image"), sha256.to_owned()), json!({}));
     qhost.run(&["run", &job])
@@ -42,7 +42,7 @@ fn a_second_run_makes_no_request() {
     assert_eq!(fs::read(stored).unwrap(), disk(), "the VM's writes went to an overlay");
 }
 
-/// Policies trust origins: a digest that is stored does not make an image come from one that never served it.
+/// Policies trust origins: a stored digest does not let an image come from an origin that never served it.
 #[test]
 fn another_origin_must_serve_the_image_itself() {
     let (qhost, first, second) = (qhost(), ImageServer::start(), ImageServer::start());
@@ -133,7 +133,7 @@ fn a_killed_fetch_leaves_nothing_that_counts() {
     running.signal("KILL");
     running.end();
     assert!(unfinished(), "killed, it cannot clean up");
-    // Another image's fetch sweeps it, and the image itself is fetched anew.
+    // Another image's fetch sweeps the part, and the image itself is fetched anew.
     let other = server.serve("/other", boot_sector::disk("other", Then::PowerOff));
     qhost.run(&["run", &qhost.job(&other, json!({}))]).exits(0);
     assert_eq!(qhost.stored_images(), std::slice::from_ref(&other.1));
@@ -160,7 +160,7 @@ fn http_needs_no_certificates() {
     run(&qhost, &server, &digest).exits(0);
 }
 
-/// An operator's file, for a host that has no way to where the image is served.
+/// An operator imports a file, for a host that cannot reach the place where the image is served.
 #[test]
 fn a_file_is_imported() {
     let qhost = qhost();
@@ -186,10 +186,10 @@ fn a_file_is_imported() {
     let mirror = "https://mirror.example/disk.raw";
     let more = ["--url", mirror, "--checksum", &sha256(&disk())];
     import(&file, &more).exits(0);
-    // What is stored already is no reason to take another file for it.
+    // An image that is stored already does not make another file its image.
     let other = qhost.file("else.raw", boot_sector::disk("else", Then::PowerOff));
     import(&other, &more).exits(14);
-    // A job of a URL there finds it; of another, it would be fetched from there.
+    // A job with a URL of that origin finds the image; a job with another origin would fetch it from there.
     for (url, found) in [
         (url, true),
         ("https://images.example/other", true),
@@ -202,7 +202,7 @@ fn a_file_is_imported() {
     }
     let job = qhost.job(&(url.to_owned(), sha256(&disk())), json!({}));
     qhost.run(&["run", &job]).exits(0).says("the guest shut down");
-    // Packed as its server has it, by its SHA-512.
+    // The file is packed as its server has it, and named by its SHA-512.
     let other = qhost.file("other.raw", boot_sector::disk("other", Then::PowerOff));
     assert!(qhost_tests::command("gzip").arg(&other).status().unwrap().success());
     let packed = fs::read(format!("{other}.gz")).unwrap();

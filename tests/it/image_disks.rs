@@ -63,7 +63,7 @@ fn images_of_disks_are_held_while_their_vm_is_there() {
     assert_eq!(users(&qhost), vec![json!([id]); 3]);
     let told = qhost.run(&["inspect", "test"]).exits(0);
     told.says(&format!("over, the image sha256:{}", tools.1));
-    // Its supervisor is gone, and its QEMU has them open.
+    // The VM's supervisor is gone, and its QEMU has the images open.
     succeed("kill", &[&["-9"][..], &[&qhost.supervisors()[0]]].concat());
     assert_eq!(users(&qhost), vec![json!([id]); 3]);
     assert!(qhost.run(&["image", "rm", &tools.1]).code != 0);
@@ -72,7 +72,7 @@ fn images_of_disks_are_held_while_their_vm_is_there() {
     qhost.run(&["restart", "--grace", "0", "test"]).exits(0);
     qhost.run(&["kill", "test"]).exits(0);
     assert!(!vm.join("disk-over.qcow2").exists());
-    // Started again, it has them anew; what is not stored any more is fetched once more.
+    // A restarted VM has the images anew; one that is not stored any more is fetched once more.
     qhost.run(&["image", "rm", &tools.1]).exits(0);
     qhost.run(&["restart", "test"]).exits(0);
     assert_eq!(users(&qhost), vec![json!([id]); 3]);
@@ -127,7 +127,7 @@ fn policies_rule_them() {
     refused.says("disks.over.image").says("evil.example is not a trusted image host");
     asks("probe-v0-1", json!({}), "");
     qhost.run(&["plan", &job(&qhost, &root, &disks)]).exits(11).says("no word for disks");
-    // A disk that a policy lets be read only is the image itself.
+    // A disk that a policy makes read-only is the image itself.
     let signed = (format!("{}?sig=its-own-signature", tools.0), tools.1.clone());
     asks("probe-sets", json!({"read_only": true}), "");
     let disks = [disk("over", &signed, json!({"size": "4MiB"}))];
@@ -140,7 +140,7 @@ fn policies_rule_them() {
     let plan = fs::read_to_string(qhost.vms()[0].join("plan.json")).unwrap();
     assert!(!plan.contains("its-own-signature") && plan.contains(r#""read_only": true"#), "{plan}");
     qhost.run(&["kill", "test"]).exits(0);
-    // What a policy makes of the image is no task's.
+    // The launch as a policy changed it shows nothing of the task's secret.
     asks("probe-sets", json!({"drop_disks": true}), "");
     let dropped = qhost.run(&["plan", "--json", &job(&qhost, &root, &disks)]).exits(0).stdout;
     assert!(!dropped.contains("its-own-signature"), "{dropped}");

@@ -1,5 +1,4 @@
-//! Images judged before QEMU sees them: what must be refused, what must not, and that anything at all is one or the
-//! other.
+//! Images judged before QEMU sees them: images that must be refused, images that must not, and any file is one or the other.
 
 use std::{fs, io::Write as _};
 
@@ -44,7 +43,7 @@ fn a_disk_larger_than_allowed() {
         .says("more than image.max_disk_bytes, 1000 (check disk-size)");
 }
 
-/// Others' images, and this project's guest in its four forms, one of which starts from a CD and from a disk.
+/// Images of other projects, and this project's guest in its four forms, one of which starts from a CD and from a disk.
 #[test]
 fn real_images_are_accepted() {
     for (name, format) in [
@@ -70,7 +69,7 @@ fn in_memory(bytes: &[u8]) -> fs::File {
     file
 }
 
-/// Any bytes, and bytes that begin like a qcow2 image: either a verdict or a refusal, and the same for the same.
+/// Any bytes, and bytes that begin like a qcow2 image: the result is a verdict or a refusal, and always the same for the same bytes.
 fn any_image() -> impl Strategy<Value = Vec<u8>> {
     let edits = prop::collection::vec((0_usize..512, any::<u8>()), 0..24);
     let edited = edits.prop_map(|edits| {

@@ -1,4 +1,4 @@
-//! Job files: both forms, and what is said of bad ones. Adding a case is adding a file to `fixtures/jobs`.
+//! Job files: both forms, and the errors of bad ones. A new case is a new file in `fixtures/jobs`.
 
 use std::{fs, path::PathBuf};
 
@@ -61,12 +61,12 @@ fn published_jobs_end_in_a_task_or_an_error() {
     }
 }
 
-/// One reader is for both: the specification in HCL gives the task that the JSON of Nomad's own command gives.
+/// One reader is for both forms: the specification in HCL gives the task that the JSON of Nomad's own command gives.
 #[test]
 fn a_specification_in_hcl_is_the_job_in_json() {
     let read = |name: &str, bytes: &[u8]| {
         let mut task = job::parse(name, bytes, "acme", None).unwrap();
-        // Places in HCL have their lines.
+        // Places in HCL have lines, which JSON has not.
         task.not_looked_at.clear();
         task
     };
@@ -124,7 +124,7 @@ fn a_bad_job_is_exit_10_in_text_and_json() {
     qhost.run(&["run", &large]).exits(10).says("larger than 1048576 bytes");
 }
 
-/// Who comes from Nomad's drivers, or has a command line of QEMU's, is told what to use instead.
+/// A user who comes from Nomad's drivers, or has a command line of QEMU's, is told what to use instead.
 #[test]
 fn each_hint_is_told() {
     let own = |driver: &str, key: &str| json!({"name": "web", "driver": driver, "config": {key: "x"}, "resources": {"memory_mib": 64}});
@@ -140,7 +140,7 @@ fn each_hint_is_told() {
     for (key, hint) in job::HINTS {
         for job in [own("qemu", key), nomad("qemu", key)] {
             let found = hints(job.clone());
-            // Of a Nomad task, an image_path may name its artifact.
+            // The image_path of a Nomad task may name its artifact.
             let is_told = found.iter().any(|one| one == hint);
             assert!(is_told || (key == "image_path" && job["ID"] == "web"), "{job}: {found:?}");
         }
@@ -222,7 +222,7 @@ const BEYOND_THE_SCHEMA: &[&str] = &[
     "image-source-no-host",
     "mirror-with-a-password",
     "mirror-twice",
-    // How parts of the job go together.
+    // The parts of the job do not go together.
     "aarch64-with-bios",
     "aarch64-with-pc",
     "architecture-and-another-emulator",

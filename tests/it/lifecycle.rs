@@ -1,4 +1,4 @@
-//! From a detached start to an end: what a job says of readiness and restarts, and the commands around a VM that runs.
+//! From a detached start to an end: readiness and restarts of a job, and the commands around a running VM.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ fn detached_it_runs_on_and_is_stopped() {
     assert_eq!(report["vm"]["cage"], "strict");
     assert_eq!(report["vm"].get("end"), None);
     let supervisor = qhost.supervisors().remove(0);
-    // A session of its own: it is no command's child, and no terminal's.
+    // The supervisor has a session of its own, so that it is no command's child, and no terminal's.
     let stat = fs::read_to_string(format!("/proc/{supervisor}/stat")).unwrap();
     let session = stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap();
     assert_eq!(session, supervisor);
@@ -52,7 +52,7 @@ fn ready_by_a_text_on_the_serial_console() {
     assert!(found(&qhost)["ready_at"].is_string());
     qhost.run(&["events"]).exits(0).says("ready").says("default/test");
     qhost.run(&["kill", "test"]).exits(0);
-    // One that never is has failed.
+    // A VM that never is ready has failed.
     let never = json!({"ready": {"serial": "never said", "timeout_s": 1}});
     let never = job(&qhost, &server, Then::Hang, never);
     qhost
@@ -77,16 +77,16 @@ fn restarted_by_its_policy_up_to_a_cap() {
     qhost.run(&["run", &failing]).exits(20).says("restart 1 of 2 in 0 s").says("restart 2 of 2");
     let vm = found(&qhost);
     assert_eq!((&vm["state"], &vm["restarts"]), (&json!("failed"), &json!(2)));
-    // Its disk is the same one; the guest counts its starts there.
+    // The restarted guest has the same disk, on which it counts its starts.
     let restart = json!({"policy": "always", "attempts": 2, "delay_s": 0});
     let counting = job(&qhost, &server, Then::Count, json!({ "restart": restart }));
     let report = qhost.run(&["run", "--json", &counting]).exits(0).json();
     let console = fs::read_to_string(report["vm"]["console_log"].as_str().unwrap()).unwrap();
-    // Behind each count comes what the firmware says at the next start.
+    // Behind each count comes the firmware's text of the next start.
     let starts = console.split("the guest runs\r\n").skip(1);
     let counts: String = starts.filter_map(|start| start.chars().next()).collect();
     assert_eq!(counts, "123");
-    // What shuts down did not fail.
+    // A guest that shuts down did not fail.
     let restart = json!({"policy": "on-failure", "delay_s": 0});
     let done = job(&qhost, &server, Then::PowerOff, json!({ "restart": restart }));
     let report = qhost.run(&["run", "--json", &done]).exits(0).json();
@@ -108,7 +108,7 @@ fn further_restarts_wait_whatever_the_job_says() {
     run.end().exits(130);
 }
 
-/// Waiting for its next start, it can be stopped; asked for, it is not restarted.
+/// A VM that waits for its next start can be stopped; after a requested stop it is not restarted.
 #[test]
 fn stopped_it_is_not_restarted() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -147,11 +147,11 @@ fn restart_keeps_the_disk_of_what_runs_and_begins_what_has_ended_anew() {
     assert_eq!(again["id"], after["id"]);
     assert_eq!(again["takes"]["forwards"], after["takes"]["forwards"], "the same ports");
     qhost.run(&["rm", "test"]).exits(2).says("has not ended");
-    // Its own place in a quota is enough for it.
+    // The VM's own place in a quota is enough for its restart.
     qhost.run(&["kill", "test"]).exits(0);
     qhost.config("[host.quota]\nvms = 1\n");
     qhost.run(&["restart", "test"]).exits(0).says("running");
-    // Its port is taken: it stays as it was.
+    // A VM whose port is taken stays as it was.
     qhost.run(&["kill", "test"]).exits(0);
     let port = after["takes"]["forwards"][0]["host"].as_u64().unwrap();
     let taken = std::net::TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).unwrap();
@@ -165,7 +165,7 @@ fn paused_and_resumed() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let job = job(&qhost, &server, Then::Hang, json!({}));
     qhost.run(&["run", "--detach", &job]).exits(0);
-    // More often than QEMU itself may say so.
+    // The commands are more frequent than QEMU itself may report pauses.
     for _ in 0..3 {
         qhost.run(&["pause", "test"]).exits(0);
         qhost.run(&["ps"]).exits(0).says("paused");
@@ -176,7 +176,7 @@ fn paused_and_resumed() {
     qhost.run(&["stop", "--grace", "0", "test"]).exits(0).says("QEMU quit");
 }
 
-/// The grace period once, and not twice.
+/// A guest that does not power off has its grace period once, and not twice.
 #[test]
 fn a_deaf_guest_has_its_grace_once() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -186,7 +186,7 @@ fn a_deaf_guest_has_its_grace_once() {
     qhost.run(&["stop", "--grace", "2", "test"]).exits(0).says("QEMU quit");
     let took = began.elapsed().as_secs_f64();
     assert!(took >= 2.0, "{took}");
-    // Its own records say how long it was, on however busy a machine.
+    // The VM's own records tell how long the grace was, on however busy a machine.
     let changes = found(&qhost)["changes"].as_array().unwrap().clone();
     let at = |state: &str| {
         let change = changes.iter().find(|change| change["state"] == state).expect("the state");
@@ -223,7 +223,7 @@ fn what_it_uses_and_what_happened() {
     assert!(vm["cpu_ms"].is_u64() && vm["resident_bytes"].as_u64() > Some(20 << 20), "{vm}");
     assert!(vm["cgroup"]["memory_bytes"].as_u64() > Some(1 << 20), "{vm}");
     assert_eq!(vm["connections"], 0);
-    // A connection to its forwarded port is one.
+    // An open connection to a forwarded port is counted.
     let port = qhost.run(&["inspect", "--json", "hang"]).exits(0).json();
     let port = port["takes"]["forwards"][0]["host"].as_u64().unwrap();
     let _open = std::net::TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).unwrap();
@@ -256,7 +256,7 @@ fn logs_since() {
     qhost.run(&["kill", "test"]).exits(0);
 }
 
-/// What is typed reaches the guest, which says it back.
+/// The typed text reaches the guest, which echoes it.
 #[test]
 fn attached_to_the_console() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -268,7 +268,7 @@ fn attached_to_the_console() {
     let mut attached = attached.spawn().unwrap();
     let mut typed = attached.stdin.take().unwrap();
     let mut said = BufReader::new(attached.stdout.take().unwrap());
-    // What is typed before the console is open is lost, so again until it is heard.
+    // Text that is typed before the console is open is lost, so that it is typed again until the echo.
     wait_for("the echo", || {
         typed.write_all(b"x").unwrap();
         let log = fs::read_to_string(qhost.vms()[0].join("console.log")).unwrap();
@@ -303,7 +303,7 @@ fn a_flooded_console() {
     qhost.run(&["stop", "--grace", "0", "test"]).exits(0);
 }
 
-/// The time that a Nomad job gives a guest to power off, before QEMU is made to quit.
+/// The `kill_timeout` of a Nomad job is the guest's time to power off, before QEMU is told to quit.
 #[test]
 fn a_nomad_jobs_kill_timeout_is_the_grace() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -317,7 +317,7 @@ fn a_nomad_jobs_kill_timeout_is_the_grace() {
     qhost.run(&["run", "--detach", &job]).exits(0);
     let began = Instant::now();
     qhost.run(&["stop", "test"]).exits(0).says("the guest did not power off in time, QEMU quit");
-    // Without it, a guest has 30 s.
+    // Without the job's value, a guest has 30 s.
     assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
     qhost.assert_nothing_left();
 }

@@ -1,5 +1,4 @@
-//! A real Linux guest, in every form of image: its web server through a mapped port, its power button, and what it
-//! cannot reach.
+//! A real Linux guest, in every form of image: its web server through a mapped port, its power button, and the places that it cannot reach.
 
 use std::{
     fs,
@@ -37,7 +36,7 @@ fn with_guest(image: &str, config: serde_json::Value, toml: &str, visit: impl Fn
         .and_then(|port| u16::try_from(port).ok())
         .expect("a port");
     visit(&qhost, port);
-    // Within its grace, by its power button.
+    // The guest powers off within its grace, by its power button.
     qhost.run(&["stop", "test"]).exits(0).says("stopped; the guest powered off");
     let report = running.end().exits(130).json();
     assert_eq!(report["vm"]["end"], json!({"reason": "stopped", "by": "powerdown"}));
@@ -45,7 +44,7 @@ fn with_guest(image: &str, config: serde_json::Value, toml: &str, visit: impl Fn
     qhost.assert_nothing_left();
 }
 
-/// The body of a page. Tried again while the guest's server comes up behind its forwarded port.
+/// The body of a page. The request is repeated while the guest's server comes up behind its forwarded port.
 fn get(port: u16, path: &str) -> String {
     wait_for("the guest's web server", || {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -82,8 +81,8 @@ fn a_raw_disk_that_is_ready_when_it_says_something() {
     });
 }
 
-/// The guest cannot reach a server on the host's loopback, while its mapped port answers. With a page that is not there, it is not
-/// ready.
+/// The guest cannot reach a server on the host's loopback, while its mapped port answers. Without the page of its ready check, the guest is
+/// not ready.
 #[test]
 fn a_qcow2_disk_and_an_isolated_guest() {
     let host = ImageServer::start();
@@ -95,7 +94,7 @@ fn a_qcow2_disk_and_an_isolated_guest() {
         assert_eq!(get(port, "/cgi-bin/disk"), (10 << 20).to_string(), "sectors of its disk");
         let reach = get(port, &format!("/cgi-bin/reach?{}", host.port()));
         assert!(reach.starts_with("unreachable"), "{reach}");
-        // Nor another VM's port, which is on that loopback too, nor its own.
+        // The guest reaches neither another VM's port, which is on that loopback too, nor its own.
         let image = host.serve("/sector", boot_sector::disk("up", Then::Hang));
         let other = json!({"port_map": {"http": 8080}});
         let other = fs::read_to_string(qhost.job(&image, other)).unwrap();
@@ -127,8 +126,8 @@ fn resolver_answers() -> bool {
     asked.and_then(|_| socket.recv(&mut [0; 512])).is_ok()
 }
 
-/// Granted the internet, the guest reaches a public address out there; so the test above can fail. It reaches neither the host, by
-/// its loopback or a public address of its own, nor a private network.
+/// With egress, the guest reaches a public address outside, which shows that the test above can fail. It reaches neither the host, by its
+/// loopback or a public address of its own, nor a private network.
 #[test]
 fn a_compressed_qcow2_disk_and_a_guest_with_egress() {
     let Some(outside) = outside().filter(|_| can_filter()) else {

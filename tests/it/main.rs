@@ -65,7 +65,7 @@ fn qhost() -> Qhost {
     Qhost::new(env!("CARGO_BIN_EXE_qhost-under-test"))
 }
 
-/// Snapshots of text with what differs from machine to machine, and from run to run, taken out.
+/// Snapshots of text without the parts that differ from machine to machine, and from run to run.
 fn snapshot(name: &str, text: &str, qhost: &Qhost) {
     let folder = qhost.folder().to_str().expect("UTF-8");
     let text = text

@@ -1,4 +1,4 @@
-//! qhost as a task driver of Nomad's: the real plugin, asked as an agent asks.
+//! qhost as a task driver of Nomad: the real plugin, asked as an agent asks.
 
 mod guests;
 mod malformed;
@@ -46,7 +46,7 @@ fn with(mut config: Value, more: Value) -> Value {
     config
 }
 
-/// The numbers that a guest has counted so far, as they came out of the log pipe.
+/// The numbers that a guest has counted so far, from the log pipe.
 fn counted(task: &Task) -> Vec<u32> {
     let console = task.console();
     // The last line may not be whole yet.
@@ -55,7 +55,7 @@ fn counted(task: &Task) -> Vec<u32> {
     lines.filter(|line| line.trim_end().len() == 4).filter_map(number).collect()
 }
 
-/// It counts on from here.
+/// Checks that the guest counts on from here.
 fn counts_on(task: &Task) {
     let before = counted(task).len();
     wait_for("the guest to count on", || (counted(task).len() > before + 3).then_some(()));
@@ -78,7 +78,7 @@ fn a_tasks_life() {
     let handle = plugin.start(&task.config).unwrap();
     assert_eq!((handle.version, handle.state), (1, 1));
     task.says("echoes");
-    // Asked again, it is the same task.
+    // A repeated request gets the same task.
     assert_eq!(plugin.start(&task.config).unwrap().driver_state, handle.driver_state);
     assert_eq!(qhost.qemus().len(), 1);
     let status = plugin.inspect(task.id()).unwrap();
@@ -108,13 +108,13 @@ fn a_tasks_life() {
     assert_eq!((exit(&ended).exit_code, ended.err.as_str()), (0, ""));
     plugin.destroy(task.id(), true).unwrap();
     assert_eq!(plugin.wait(task.id()).unwrap_err().code(), Code::NotFound);
-    // What has gone is stopped.
+    // The agent stops a task that has gone already.
     plugin.stop(task.id(), 0).unwrap();
     plugin.leave();
     qhost.assert_nothing_left();
 }
 
-/// What the tenant reads, and whether Nomad tries again.
+/// A task that is not started says why to its tenant, and tells Nomad whether to try again.
 #[test]
 fn what_is_not_started_says_why() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -154,7 +154,7 @@ fn what_is_not_started_says_why() {
     let other = json!({"image_source": good["image_source"], "checksum": "0".repeat(64)});
     let other = start("other", &other);
     assert_eq!((other.code(), is_recoverable(&other)), (Code::DataLoss, false), "{other}");
-    // A taken port, and a tenant that has no room left.
+    // The first port is taken, and the second tenant has no room left.
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
     let config = with(good.clone(), json!({"port_map": [{"http": 80}]}));
@@ -165,14 +165,14 @@ fn what_is_not_started_says_why() {
     configure(&qhost, "[host.quota]\nvms = 0\n");
     let full = start("full", &good);
     assert!(is_recoverable(&full) && full.message().contains("vms"), "{full}");
-    // Nothing of them is left, and nothing is known of them.
+    // Nothing of these tasks is left, and nothing is known of them.
     assert!(qhost.run(&["ps", "--json"]).exits(0).json()["vms"].as_array().unwrap().is_empty());
     assert_eq!(plugin.wait("wrong/web/1").unwrap_err().code(), Code::NotFound);
     plugin.leave();
     qhost.assert_nothing_left();
 }
 
-/// A plugin that a person starts says how it is started.
+/// A plugin that a person starts says how it is to be started.
 #[test]
 fn it_is_for_an_agent_to_start() {
     let qhost = qhost();
@@ -206,19 +206,19 @@ fn signals_are_what_they_can_be_for_a_vm() {
         unknown.message().contains("SIGUSR1") && unknown.message().contains("SIGTERM presses"),
         "{unknown}"
     );
-    // Without an agent in the guest there is nothing to run a command.
+    // Without an agent in the guest no command can be run.
     let refused = plugin.exec(task.id(), &["true"]).unwrap_err();
     assert!(refused.message().contains("guest_agent"), "{refused}");
     plugin.signal(task.id(), "SIGKILL").unwrap();
     assert_eq!(exit(&plugin.wait(task.id()).unwrap()).exit_code, 0);
-    // What has ended is not begun again behind the agent's back.
+    // A task that has ended is not begun again behind the agent's back.
     plugin.signal(task.id(), "SIGHUP").unwrap_err();
     assert!(qhost.qemus().is_empty());
     plugin.leave();
     qhost.assert_nothing_left();
 }
 
-/// How a guest ends is the task's end, also where that comes before the start has been told.
+/// The end of a guest is the end of its task, even if it comes before the start has been told.
 #[test]
 fn ends_are_told_as_what_they_are() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -255,7 +255,7 @@ fn ends_are_told_as_what_they_are() {
     qhost.assert_nothing_left();
 }
 
-/// While the configuration does not load, no policy can be asked, so that nothing is done that needs one; what runs can be stopped.
+/// While the configuration does not load, no policy can be asked, so that only what needs none is done: running tasks can be stopped.
 #[test]
 fn a_recovered_task_is_held_to_the_configuration_once_that_loads() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -282,7 +282,7 @@ fn a_recovered_task_is_held_to_the_configuration_once_that_loads() {
     qhost.assert_nothing_left();
 }
 
-/// QEMU goes, and comes back; a disk has no room, and has it again.
+/// The fingerprint follows QEMU, which goes and comes back, and a disk that has no room, and has it again.
 #[test]
 fn fingerprints_follow_qemu_and_the_disk() {
     let qhost = qhost();
@@ -293,7 +293,7 @@ fn fingerprints_follow_qemu_and_the_disk() {
     install();
     let qhost = qhost.env("PATH", bin.to_str().unwrap());
     configure(&qhost, "");
-    // Less than the GiB that tasks are to have.
+    // The disk has less than the GiB that tasks are to have.
     let small = SmallDisk::under(&qhost, 512);
     let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
     let last = |health, text: &str| {
@@ -316,7 +316,7 @@ fn fingerprints_follow_qemu_and_the_disk() {
     last(2, "Healthy");
     let known = || plugin.fingerprints().last().unwrap().clone();
     let before = known().attributes;
-    // Another version comes in its place, as an upgrade's would.
+    // Another version comes in QEMU's place, as an upgrade's would.
     fs::remove_file(&link).unwrap();
     let script = "#!/bin/sh\ncase \"$1\" in -version) echo QEMU emulator version 99.1.0 ;; *) exec /usr/bin/qemu-system-x86_64 \"$@\" ;; esac\n";
     fs::write(&link, script).unwrap();
@@ -330,7 +330,7 @@ fn fingerprints_follow_qemu_and_the_disk() {
     plugin.leave();
 }
 
-/// What is found of the host, and that it follows what changes.
+/// The fingerprint describes the host, and follows its changes.
 #[test]
 fn fingerprints_follow_the_host() {
     let qhost = qhost();

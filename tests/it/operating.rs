@@ -1,4 +1,4 @@
-//! What an operator does with a host: finds VMs, looks at them, starts them again, drains the host.
+//! An operator's work on a host: finds VMs, looks at them, starts them again, drains the host.
 
 use std::fs;
 
@@ -42,7 +42,7 @@ fn names_mean_the_latest_and_lists_are_filtered() {
     qhost.run(&["run", "--detach", &db]).exits(0);
     let running = ids(&qhost, &[]);
 
-    // What is looked at is the latest; what is ended is none that has ended; what is removed is named without a doubt.
+    // A name means the latest VM to look at, a VM that has not ended to end it, and a single VM to remove it.
     let inspected = qhost.run(&["inspect", "--json", "web"]).exits(0).json();
     assert_eq!(inspected["id"], *latest);
     qhost.run(&["wait", "web"]).exits(0).says(&latest);
@@ -117,7 +117,7 @@ fn inspect_says_what_was_asked_and_decided() {
     assert!(text.contains(&format!("           {}", server.url("/web"))), "{text}");
 }
 
-/// What is configured now is what counts, and a VM gets what it had or is not started.
+/// The current configuration counts, and a VM gets the launch that it had or is not started.
 #[test]
 fn an_ended_vm_is_decided_again() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -146,7 +146,7 @@ fn an_ended_vm_is_decided_again() {
     qhost.run(&["restart", "web"]).exits(11).says("occasion request: restart");
     let record = records(&qhost).pop().unwrap();
     assert_eq!((&record["occasion"], &record["outcome"]), (&json!("restart"), &json!("denied")));
-    // The decision after which it runs is the one that is told of it.
+    // The decision after which the VM runs is the one that is told of it.
     limit(48);
     qhost.run(&["restart", "web"]).exits(0).says("running");
     kill();
@@ -158,7 +158,7 @@ fn an_ended_vm_is_decided_again() {
     let json = qhost.run(&["inspect", "--json", "web"]).exits(0).json();
     assert_eq!(json["decision"]["policies"][0]["name"], "sets");
     kill();
-    // A VM that was lowered is not raised by being started again.
+    // A VM whose launch was lowered is not raised by a restart.
     qhost.run(&["rm", "web"]).exits(0);
     sets(json!({"memory_mib": 24}));
     qhost.run(&["run", "--detach", &web]).exits(0);
@@ -171,7 +171,7 @@ fn an_ended_vm_is_decided_again() {
     qhost.assert_nothing_left();
 }
 
-/// A port that the host picked stands behind those that were named, in what a VM has, and not in what was decided.
+/// A port that the host picked stands behind the named ones, in the VM's record, and not in the decision.
 #[test]
 fn a_vm_that_is_decided_again_has_the_ports_that_it_had() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -197,7 +197,7 @@ fn a_vm_that_is_decided_again_has_the_ports_that_it_had() {
     qhost.run(&["kill", "web"]).exits(0);
 }
 
-/// What the operator calls a secret is none of who looks at a VM.
+/// The values that the operator calls secret are shown to no command that looks at a VM.
 #[test]
 fn inspect_masks_what_is_secret() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -215,7 +215,7 @@ fn inspect_masks_what_is_secret() {
         }
     };
     inspected("test");
-    // What is secret is not known, so that all of it may be.
+    // Without the configuration the secrets are not known, so that every value may be one.
     qhost.config("not a configuration");
     inspected("***");
     let done = qhost.run(&["inspect", "web"]).exits(0);
@@ -228,7 +228,8 @@ fn doctor_misses_the_supervisor() {
     let alone = qhost.folder().join("alone");
     fs::create_dir(&alone).unwrap();
     let program = alone.join("qhost");
-    // By another process: a file that this one writes is open in what other tests start just then, and cannot be run.
+    // Another process copies the program: a file that this process writes is open in children that other tests start just then, and could
+    // not be run.
     let [from, to] = [qhost.program(), &program].map(|path| path.to_str().unwrap());
     qhost_tests::succeed("install", &[from, to]);
     let mut doctor = qhost_tests::command(program.to_str().unwrap());
@@ -260,7 +261,7 @@ fn a_drained_host_starts_nothing() {
         .says("refused")
         .says("by the drain of this host");
     qhost.run(&["doctor"]).exits(16).says("no VM is started; qhost drain --end");
-    // What runs goes on.
+    // Running VMs go on.
     qhost.run(&["restart", "--grace", "0", "web"]).exits(0).says("running");
     qhost.run(&["drain", "--timeout", "0"]).exits(1).says("has not ended within 0 s");
     let waiting = qhost.start(&["drain"]);
@@ -295,7 +296,7 @@ fn stats_go_on_until_they_are_ended() {
     other.end().exits(0);
 }
 
-/// What is shown can be written down, and is the same then.
+/// The configuration as shown can be written down, and is the same then.
 #[test]
 fn what_is_configured_is_shown_whole() {
     let qhost = qhost();
@@ -309,7 +310,7 @@ fn what_is_configured_is_shown_whole() {
     assert_eq!(json["config"]["tenants"]["acme"]["quota"]["vms"], 3);
 }
 
-/// A shell is offered what there is.
+/// A shell is offered the names that exist.
 #[test]
 fn completions_know_vms_images_and_tenants() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -317,7 +318,7 @@ fn completions_know_vms_images_and_tenants() {
     let web = job(&qhost, &server, "web", Then::PowerOff);
     qhost.run(&["run", "--tenant", "acme", &web]).exits(0);
     let id = ids(&qhost, &["--all"]).remove(0);
-    // As the script for bash asks.
+    // The words are those that the script for bash asks with.
     let offered = |words: &[&str]| {
         let asked = [&["--", "qhost"], words].concat();
         let mut command = qhost.command(&asked);
@@ -340,7 +341,7 @@ fn completions_know_vms_images_and_tenants() {
     qhost.run(&["image", "path", &digest]).exits(0);
 }
 
-/// A usage line is of what was typed, whatever the environment has.
+/// A usage line is about what was typed, whatever the environment has.
 #[test]
 fn usage_does_not_change_with_the_environment() {
     let qhost = qhost().env("QHOST_STATE_DIR", "/tmp").env("QHOST_CONFIG", "/tmp/qhost.toml");
@@ -348,7 +349,7 @@ fn usage_does_not_change_with_the_environment() {
     assert!(usage.contains("Usage: qhost run <JOB>"), "{usage}");
 }
 
-/// Another file in the place of a program that runs: the VM goes on, and doctor says which one it is.
+/// Another file takes the place of a running supervisor's program: the VM goes on, and doctor names it.
 #[test]
 fn a_vm_under_an_older_supervisor_is_named() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -383,7 +384,7 @@ fn a_vm_under_an_older_supervisor_is_named() {
     qhost.assert_nothing_left();
 }
 
-/// What is found in a folder whose name was mistyped is nothing, which looks like an idle host.
+/// An absent folder would look like an idle host, so that a mistyped name is an error.
 #[test]
 fn a_state_folder_or_a_configuration_that_is_not_there_is_an_error() {
     let qhost = qhost();
@@ -409,7 +410,7 @@ fn a_state_folder_or_a_configuration_that_is_not_there_is_an_error() {
     wrong.run(&["plan", "job.json"]).exits(2).says("QHOST_IMAGE_ALLOW: \"10.x\"");
 }
 
-/// Each fact once, the decision first.
+/// A detached run tells each fact once, the decision first.
 #[test]
 fn what_a_detached_run_says() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -429,7 +430,7 @@ fn what_a_detached_run_says() {
     }
     let places = ["host ", "running ", "port ", "cage ", "console "].map(|word| said.find(word));
     assert!(places.is_sorted(), "{places:?} in\n{said}");
-    // An error of the configuration is told once.
+    // An error of the configuration is shown once.
     qhost.config("[image]\nmax_byte = 1\n");
     let wrong = qhost.run(&["plan", &path]).exits(2);
     assert_eq!(wrong.stderr.matches("max_byte = 1").count(), 1, "{}", wrong.stderr);
@@ -437,7 +438,7 @@ fn what_a_detached_run_says() {
     wait_for("the VM to be killed", || qhost.run(&["kill", "web"]).code.eq(&0).then_some(()));
 }
 
-/// A QEMU that its supervisor may not kill, as another user's where a service's unit has no `CAP_KILL`: the command says so within a bound.
+/// A supervisor may not kill its QEMU, as another user's if a service's unit has no `CAP_KILL`: the command says so within a bound.
 #[test]
 fn a_kill_that_does_not_end_a_vm_is_told() {
     if !rustix::process::geteuid().is_root() {

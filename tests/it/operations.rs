@@ -1,4 +1,4 @@
-//! Operations on a VM that runs, each denied by a policy: not done, recorded with who asked, told of, and denied again in a replay.
+//! Operations on a running VM, each denied by a policy: not done, recorded with its actor, told of, and denied again in a replay.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn refuse(qhost: &Qhost, operation: &str) {
     qhost.config(&format!("{rules}[host]\nchain = [\"rules\"]\n[tenants.acme]\n"));
 }
 
-/// A VM of a tenant's with an agent's channel, a display and a volume; gives its id.
+/// Starts a tenant's VM with an agent's channel, a display and a volume; gives its id.
 fn start(qhost: &Qhost, server: &ImageServer) -> String {
     refuse(qhost, "none");
     qhost.run(&["volume", "create", "acme/data", "--size", "1MiB"]).exits(0);
@@ -30,7 +30,7 @@ fn start(qhost: &Qhost, server: &ImageServer) -> String {
     qhost.vms()[0].file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// What of a VM an operation would change.
+/// The parts of a VM that an operation would change.
 fn state(qhost: &Qhost) -> Value {
     let vm = qhost.run(&["inspect", "--json", "acme/test"]).exits(0).json();
     json!([vm["state"], vm["started_at"], vm["qemu"]["pid"]])
@@ -51,7 +51,7 @@ fn each_is_denied_recorded_and_replayed() {
         ("restart", &["restart", "acme/test"], json!("restart")),
         ("pause", &["pause", "acme/test"], json!("pause")),
         ("pause", &["resume", "acme/test"], json!("pause")),
-        // A tenant asks too before its own VM is paused.
+        // Policies are asked even if a tenant pauses its own VM.
         ("pause", &["pause", "--tenant", "acme", "test"], json!("pause")),
         ("snapshot", &["volume", "copy", "acme/data", "copy"], json!("snapshot")),
     ] {
@@ -78,7 +78,7 @@ fn each_is_denied_recorded_and_replayed() {
         let told = qhost.run(&["decisions", "--outcome", "denied", "--tail", "1"]).exits(0).stdout;
         assert!(told.lines().any(|one| one.contains(&line) && one.contains("rules")), "{told}");
         assert_eq!(state(&qhost), before, "{command:?}");
-        // Made again it is the same, and by a policy that refuses something else it is not.
+        // The decision is the same when it is made again, and is not under a policy that refuses something else.
         let log = qhost.file("one.jsonl", format!("{record}\n"));
         qhost.run(&["policy", "replay", &log]).exits(0).says("1 identical");
         refuse(&qhost, "none");
@@ -91,7 +91,7 @@ fn each_is_denied_recorded_and_replayed() {
     qhost.assert_nothing_left();
 }
 
-/// What is denied to all others is not asked about where a tenant does it with what is its own; `kill` asks no policy.
+/// An operation that is denied to all others is not asked about if a tenant does it to its own VM; `kill` asks no policy.
 #[test]
 fn a_tenants_own_stop_and_restart_are_not_asked_about() {
     let (qhost, server) = (qhost(), ImageServer::start());

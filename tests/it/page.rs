@@ -1,4 +1,4 @@
-//! The operators' page: its built files are what its source says, and each screen's task is done in a browser, by click and by keyboard.
+//! The operators' page: its built files match its sources, and each screen's task is done in a browser, by click and by keyboard.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ fn npm() -> Command {
     npm
 }
 
-/// What the page is built and tested with, as its lock file says.
+/// Installs the tools that build and test the page, as its lock file has them.
 fn installed() {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| done(npm().args(["ci", "--no-audit", "--no-fund"])));
@@ -57,7 +57,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// What the service has in its program is what the page's source is built to.
+/// The service's program contains the files that the page's sources are built to.
 #[test]
 fn the_built_files_are_its_sources() {
     installed();

@@ -1,4 +1,4 @@
-//! The planned command line: what it is, and that no text of a tenant's or a policy's becomes QEMU syntax.
+//! The planned command line, in which no text of a tenant or a policy becomes QEMU syntax.
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +24,7 @@ fn read(job: &Value) -> Option<Task> {
     job::parse("job.json", job.to_string().as_bytes(), "acme", None).ok()
 }
 
-/// A launch by the host's own default for a job, planned without a host.
+/// Plans the host's default launch for a job, without a host.
 fn planned(job: &Value) -> Option<Vec<String>> {
     let task = read(job)?;
     let launch = Launch::default_for(&task.asked);
@@ -204,7 +204,7 @@ proptest! {
         let harmless = harmless();
         for job in with_everywhere(&text) {
             if let Some(argv) = planned(&job) {
-                // A word that is a known one is no attack.
+                // A text that is a valid value is no attack.
                 let known = ["tcg", "kvm", "isolated", "internet", "tcp", "udp", "qemu"].contains(&text.as_str());
                 prop_assert!(known || harmless.contains(&argv), "{text:?}: {argv:?}");
             }
@@ -241,8 +241,7 @@ proptest! {
     }
 }
 
-/// What a run would find without a download, a plan finds: quotas, taken ports, where images may come from, a supervisor that is not
-/// there.
+/// A plan finds what a run would find without a download: quotas, taken ports, permitted places of images, an absent supervisor.
 #[test]
 fn a_plan_finds_what_a_run_would() {
     let qhost = qhost();

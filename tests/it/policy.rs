@@ -1,4 +1,4 @@
-//! What policies decide: chains, settings, the host's own rules.
+//! Decisions of policies: chains, settings, the host's own rules.
 
 use std::path::PathBuf;
 
@@ -42,7 +42,7 @@ fn the_example_policies_decide_together() {
     let changes = &plan["decision"]["policies"][2]["changes"];
     assert_eq!(changes[0]["field"], "ports.http.host");
     assert_eq!(changes[0]["from"], 8080);
-    // A stricter setting of one of them.
+    // One policy's setting is stricter here.
     let stricter = args.iter().map(|arg| arg.replace("\"ports\": 2", "\"ports\": 1"));
     let stricter: Vec<_> = stricter.collect();
     let stricter: Vec<_> = stricter.iter().map(String::as_str).collect();
@@ -78,7 +78,7 @@ fn a_refusal_to_choose_ends_the_chain() {
     assert_eq!(answers, [Some("refused"), Some("not-asked"), Some("not-asked")]);
 }
 
-/// A policy that is asked again, about what a later one made of its choice, may refuse that.
+/// A policy that is asked again, about the launch as a later policy changed it, may refuse it.
 #[test]
 fn a_refusal_of_the_chosen_launch_counts() {
     let qhost = qhost();
@@ -193,7 +193,7 @@ fn the_hosts_own_rules() {
             Some("host.argument-not-allowed"),
         ),
     ] {
-        // Allowed or not is the question, and not whether this host's cage is whole.
+        // The test is about the verdict, and not about whether this host's cage is whole.
         qhost.config(&format!("{toml}[cage]\nlevel = \"best-effort\"\n"));
         let plan = qhost.run(&["plan", "--json", &job(&qhost, config)]).exits(code).json();
         assert_eq!(plan["decision"]["host"]["violations"][0]["code"].as_str(), violation, "{toml}");

@@ -1,4 +1,4 @@
-//! Host ports that are forwarded to guests: whose they are, and what is told where they are taken.
+//! Host ports that are forwarded to guests: whose they are, and the errors if they are taken.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ fn a_port_that_another_run_has_is_known() {
     let job = qhost.job(&image, json!({ "port_map": dns }));
     let running = qhost.start(&["run", "--grace", "0", &job]);
     qhost.console_has("the guest runs");
-    // The forward is really UDP: QEMU has bound that.
+    // The forward is really UDP, since QEMU has bound a UDP port.
     let udp = fs::read_to_string("/proc/net/udp").unwrap();
     assert!(udp.contains(&format!("0100007F:{port:04X} ")), "{port} is not in {udp}");
     let taken = format!("host port {port} (udp on 127.0.0.1) is taken");
@@ -35,7 +35,7 @@ fn a_port_that_another_run_has_is_known() {
     running.end().exits(130);
 }
 
-/// Two runs under `ports` get two ports: what one has reserved, the other's policy is shown as in use.
+/// Two runs under `ports` get two ports: the port that one has reserved is shown to the other's policy as in use.
 #[test]
 fn runs_at_once_get_ports_of_their_own() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -90,7 +90,7 @@ fn a_port_that_is_taken_is_named() {
     assert!(qhost.vms().is_empty());
 }
 
-/// A number is another VM's at each address of the host, and one VM's where that is at all of them.
+/// A port number can belong to another VM at each address of the host, and to one VM alone at all addresses.
 #[test]
 fn one_port_number_at_several_addresses() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -108,7 +108,7 @@ fn one_port_number_at_several_addresses() {
         TcpListener::bind((address, number)).unwrap_err();
     }
     drop(TcpListener::bind(("127.0.0.3", number)).expect("the other address is left alone"));
-    // A run whose QEMU does not listen yet holds what it will listen on.
+    // A run whose QEMU does not listen yet holds its ports.
     let stalled = Reply::StallAfter(boot_sector::disk("never", Then::Hang).into(), 500_000);
     server.set("/stalled", stalled);
     let fetched = (server.url("/stalled"), "0".repeat(64));
@@ -125,7 +125,7 @@ fn one_port_number_at_several_addresses() {
     }
     qhost.run(&["kill", first["vm"]["id"].as_str().unwrap()]).exits(0);
     qhost.run(&["plan", &two]).exits(0);
-    // What fetches at one address keeps others from all of them.
+    // A run that fetches and has a port at one address keeps others from all addresses.
     qhost.run(&["plan", &all]).exits(16).says("(tcp on 0.0.0.0) is taken");
     running.signal("INT");
     running.end().exits(130);

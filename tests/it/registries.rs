@@ -19,21 +19,21 @@ use qhost_tests::{
 
 use crate::qhost;
 
-/// What may be on its way between a registry and qhost: the sockets' buffers of both.
+/// The bytes that may be on their way between a registry and qhost: the sockets' buffers of both.
 const ON_ITS_WAY: u64 = 16 << 20;
 
 fn place(server: &RawServer) -> String {
     format!("127.0.0.1:{}/policies/limits:1.0", server.port())
 }
 
-/// Pulls from a server; gives the most memory that it was seen to have, in bytes.
+/// Runs a command against a server; gives the most memory that the command was seen to have, in bytes.
 fn peak(qhost: &Qhost, args: &[&str], says: &str) -> u64 {
     let running = qhost.start(args);
     let status = format!("/proc/{}/status", running.pid());
     let mut peak = 0;
     while let Ok(text) = fs::read_to_string(&status) {
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        // One that has ended, and was not waited for yet, has no memory.
+        // A process that has ended, and was not waited for yet, has no memory.
         let Some(line) = line else { break };
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         peak = peak.max(kib << 10);
@@ -69,13 +69,13 @@ struct Case {
     first: &'static [(&'static str, &'static str)],
     /// The head of the answer whose body has no end.
     endless_head: &'static str,
-    /// The most bytes of that body that are read.
+    /// The most bytes of the endless body that are read.
     most: u64,
     says: &'static str,
     is_push: bool,
 }
 
-/// Whatever a registry answers, what is read of it and the memory of `qhost` have a bound.
+/// Each read of a registry's answer and the memory of `qhost` have a bound, whatever the answer.
 #[test]
 fn answers_without_an_end() {
     let digest = "0".repeat(64);
@@ -141,7 +141,7 @@ fn answers_without_an_end() {
 
 const HOSTILE: &str = "\x1b]0;title\x07\x1b]52;c;aGk=\x07\x1b[2J\u{9b}2J\u{202e}\u{2066}\nhost      allowed by every one\r\nhost      allowed\u{2028}";
 
-/// What a registry says is on one line, escaped and cut, on a terminal and in a pipe.
+/// A registry's words are shown on one line, escaped and cut, on a terminal and in a pipe.
 #[test]
 fn words_that_would_steer_a_terminal() {
     let error =
@@ -213,7 +213,7 @@ fn a_registry_that_wants_a_token() {
                 answer(stream, "200 OK", &manifest);
             }
             _ if path.contains("/blobs/") && has("authorization: Bearer t0k") => {
-                // From another host, which gets no authorization.
+                // The upload's URL is on another host, which gets no authorization.
                 let elsewhere = host.replace("127.0.0.1", "localhost");
                 answer(
                     stream,

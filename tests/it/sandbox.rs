@@ -1,5 +1,5 @@
-//! Hostile policies: each ends within its limit, in exit code 12 with the limit named, and QEMU is never started. One
-//! that is merely noisy ends in a log that is cut and escaped.
+//! Hostile policies: each ends within its limit, in exit code 12 with the limit named, and QEMU is never started. The log of a policy that
+//! is merely noisy is cut and escaped.
 
 use std::{fs, thread};
 
@@ -31,7 +31,7 @@ fn fails(probe: &str, says: &str) {
         .exits(12)
         .says(&format!("policy probe (sha256:{digest})"))
         .says(says);
-    // Loose, for busy machines: a limit of a second or less that does not work ends nothing within this.
+    // This bound is loose, for busy machines: a limit of a second or less that does not work ends nothing within it.
     assert!(began.elapsed() < std::time::Duration::from_secs(60), "{probe} went beyond its limit");
 }
 
@@ -61,7 +61,8 @@ fn one_that_widens_is_caught_by_a_guard_before_it() {
     assert_eq!(decision["policies"][0]["violations"][0]["code"], "memory-limit");
 }
 
-/// Three of the longest chains at once want more sandboxes than the pool has: they wait for each other, and no policy is said to have failed.
+/// Three of the longest chains at once need more sandboxes than the pool has: they wait for each other, and no policy is said to have
+/// failed.
 #[test]
 fn a_full_pool_is_waited_for() {
     let loader = Loader::in_process().unwrap();
@@ -116,12 +117,12 @@ fn one_that_recurses_meets_its_stack_limit() {
 #[test]
 fn one_that_panics_traps() {
     fails("probe-traps", "it trapped");
-    // What a panic says is in the error, with its place.
+    // A panic's message is in the error, with its place.
     fails("probe-traps", "it said: panicked at probe-traps/src/lib.rs:");
     fails("probe-traps", "a policy has no standard error: the log has this");
 }
 
-/// What is asked about an operation is within the same limits as what is asked about a launch, and nothing is done where that fails.
+/// A question about an operation is within the same limits as one about a launch, and the operation is not done if the question fails.
 #[test]
 fn one_that_is_hostile_about_operations_meets_the_same_limits() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -139,7 +140,7 @@ fn one_that_is_hostile_about_operations_meets_the_same_limits() {
         ("spins", 12, "in permit: it ran longer than its deadline of 1000 ms"),
         ("answers-much", 12, "handed over more than 1024 KiB in one call"),
         ("escapes", 11, r"\u{1b}[2J"),
-        // `describe` does not name the table.
+        // This policy's `describe` does not name the table.
         ("looks-up", 11, "found None of 0 keys"),
     ] {
         does(what);
@@ -172,8 +173,8 @@ fn one_that_imports_wasi_is_refused_by_name_unless_it_is_granted() {
     fails("probe-wasi", "imports wasi:cli/environment@0.2.0, wasi:clocks/");
 }
 
-/// What a policy sees that is granted WASI by name: nothing but the decision's own time, and randomness that grows
-/// from the request.
+/// The view of a policy that is granted WASI by name: the decision's own time, and randomness that grows from the request, and nothing
+/// else.
 #[test]
 fn one_with_wasi_gets_an_empty_one() {
     let wasi = Allowance { wasi: true, ..Allowance::default() };
@@ -242,7 +243,7 @@ fn the_same_input_gives_the_same_decision() {
     let decide = || {
         let args = ["plan", "--json", "--policy", fickle.to_str().unwrap(), &job];
         let mut report = qhost.run(&args).exits(12).json();
-        // What it cost differs from time to time, and nothing else.
+        // The cost differs from time to time, and nothing else does.
         report["decision"]["policies"][0].as_object_mut().expect("a record").remove("cost");
         report
     };

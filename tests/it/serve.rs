@@ -26,7 +26,7 @@ use qhost_tests::{
 
 use crate::{decisions::records_of, qhost};
 
-/// Users of this host that need not be there.
+/// User numbers of this host that need not exist.
 const ACME: User<'_> = User::Number(54_001);
 const OTHER: User<'_> = User::Number(54_002);
 const STRANGER: User<'_> = User::Number(54_003);
@@ -40,7 +40,7 @@ fn job(qhost: &Qhost, server: &ImageServer, text: &str) -> String {
     fs::read_to_string(qhost.job(&image, json!({}))).unwrap()
 }
 
-/// A service that two of this host's users are tenants of; none where the tests cannot be those users.
+/// A service with two of this host's users as tenants; none if the tests cannot be those users.
 fn for_two_tenants(qhost: &Qhost) -> Option<Service> {
     if !rustix::process::geteuid().is_root() {
         return None;
@@ -62,7 +62,7 @@ fn a_vms_life_by_the_api() {
     assert_eq!(host["attributes"]["driver.qemu"], "1", "{host}");
     assert_eq!(service.get("/v1/policies").is(200).json()["policies"][0]["name"], "limits");
     let job = job(&qhost, &server, "by-the-api");
-    // Without a launch.
+    // These requests launch nothing.
     let understood = service.post("/v1/jobs/validate", &job).is(200).json();
     assert_eq!(understood["task"]["name"], "test", "{understood}");
     let planned = service.post("/v1/jobs/plan", &job).is(200).json();
@@ -83,7 +83,7 @@ fn a_vms_life_by_the_api() {
     let wrong = service.post("/v1/jobs/validate", "{\"name\": 7}").is(422);
     assert_eq!(wrong.kind, "application/problem+json");
     assert!(wrong.json()["problems"].as_array().is_some_and(|all| all.len() > 1), "{wrong:?}");
-    // A start, asked for twice with one key.
+    // A start is asked for twice with one key.
     let start =
         |job: &str| service.ask(User::Own, "POST", "/v1/vms", Some(job), &["Idempotency-Key: one"]);
     let first = start(&job);
@@ -97,7 +97,7 @@ fn a_vms_life_by_the_api() {
     let decision = started["decision"].as_str().unwrap();
     let recorded = service.get(&format!("/v1/decisions/{decision}")).is(200).json();
     assert_eq!((&recorded["id"], &recorded["outcome"]), (&json!(decision), &json!("allowed")));
-    // By its id and by its name.
+    // The VM is found by its id and by its name.
     let vm = |path: &str| format!("/v1/vms/{id}{path}");
     let told = service.get(&vm("")).is(200).json();
     assert_eq!((&told["id"], &told["state"]), (&json!(id), &json!("running")), "{told}");
@@ -108,7 +108,7 @@ fn a_vms_life_by_the_api() {
         service.get(&vm("/logs")).is(200).body.contains("by-the-api").then_some(())
     });
     assert_eq!(service.get(&vm("/logs?bytes=0")).is(200).body, "");
-    // All lines are of the text format, each family is told of once, and what was done above is counted.
+    // All lines are of the text format, each family is described once, and the requests above are counted.
     let metrics = service.get("/metrics").is(200);
     assert!(metrics.kind.starts_with("application/openmetrics-text"), "{metrics:?}");
     for line in [
@@ -151,7 +151,7 @@ fn a_vms_life_by_the_api() {
         .map(|event| event["request"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(requested, ["start", "pause", "resume", "restart", "stop", "remove"]);
-    // The operations, a page at a time.
+    // The operations are listed a page at a time.
     let page = service.get("/v1/operations?limit=2").is(200).json();
     assert_eq!(page["operations"].as_array().unwrap().len(), 2, "{page}");
     let next = page["next"].as_str().unwrap();
@@ -162,7 +162,7 @@ fn a_vms_life_by_the_api() {
     qhost.assert_nothing_left();
 }
 
-/// What a policy denies is not done. A tenant's own stop and restart are not asked about, by this door as by the others.
+/// An operation that a policy denies is not done. A tenant's own stop and restart are not asked about, by this door as by the others.
 #[test]
 fn operations_that_are_denied() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -190,7 +190,7 @@ fn operations_that_are_denied() {
     {
         let asked = ask(user, operation);
         let denied = match asked.status {
-            // What takes long fails later.
+            // A request that takes long fails later, as an operation.
             202 => service.done(asked)["error"].clone(),
             _ => asked.is(403).json(),
         };
@@ -208,7 +208,7 @@ fn operations_that_are_denied() {
     qhost.assert_nothing_left();
 }
 
-/// Whatever becomes of the service, VMs go on, and the command line works beside it.
+/// VMs go on whatever becomes of the service, and the command line works beside it.
 #[test]
 fn vms_outlive_the_service() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -248,7 +248,7 @@ fn vms_outlive_the_service() {
     qhost.assert_nothing_left();
 }
 
-/// What is no request of this API has a problem as its answer, and the service serves on.
+/// A request that is not of this API is answered with a problem, and the service serves on.
 #[test]
 fn requests_that_are_none() {
     let qhost = qhost();

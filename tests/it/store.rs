@@ -1,5 +1,4 @@
-//! The store as an operator knows it: `qhost image ls`, `inspect`, `verify`, `rm`, `gc`, `path`, and what becomes of stored
-//! files that change.
+//! The store as an operator knows it: `qhost image ls`, `inspect`, `verify`, `rm`, `gc`, `path`, and stored files that change.
 
 use std::{
     fs,
@@ -41,7 +40,7 @@ fn used(qhost: &Qhost, sha256: &str, ago: Duration) {
     let at = SystemTime::now() - ago;
     let note = stored(qhost, sha256).with_extension("used");
     fs::File::options().append(true).open(note).unwrap().set_modified(at).unwrap();
-    // It cannot have been used before it was fetched.
+    // An image cannot have been used before it was fetched.
     let record = stored(qhost, sha256).with_extension("json");
     let mut known: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
     known["fetched_at"] = json!(jiff::Timestamp::try_from(at).unwrap());
@@ -94,7 +93,7 @@ fn what_is_stored() {
     qhost.run(&["image", "ls"]).exits(16).says("images/sha256");
 }
 
-/// Before it is published, what a host would say of it.
+/// A file is inspected before it is published, as a host would judge it.
 #[test]
 fn a_file_is_inspected() {
     let qhost = qhost();
@@ -125,14 +124,14 @@ fn verify_puts_away_what_changed() {
     let quarantined = of(&changed)["to"].as_str().unwrap().to_owned();
     assert_eq!(fs::read(&quarantined).unwrap(), boot_sector::disk("after.", Then::PowerOff));
     qhost.run(&["image", "verify"]).exits(0);
-    // It is fetched again where it is needed.
+    // The image is fetched again where it is needed.
     pull(&qhost, &server, "/changed", boot_sector::disk("before", Then::PowerOff));
     assert_eq!(server.requests(), ["/sound", "/changed", "/changed"]);
     qhost.run(&["image", "gc", "--older-than", "0s", "--dry-run"]).exits(0);
     assert!(PathBuf::from(&quarantined).exists());
 }
 
-/// What owns a stored file can set its times while it is hashed: it is hashed again, and not put away.
+/// The owner of a stored file can set its times while it is hashed: the file is hashed again, and not put away.
 #[test]
 fn an_image_whose_times_alone_move_stays() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -156,7 +155,7 @@ fn a_change_is_noticed_at_use() {
     let bytes = boot_sector::disk("before", Then::PowerOff);
     type Change = fn(&Qhost, &str);
     let changes: [(Change, bool); 5] = [
-        // As a backup that is played back makes it.
+        // A restored backup changes the file in this way.
         (
             |qhost, sha256| {
                 let path = stored(qhost, sha256);
@@ -207,7 +206,7 @@ fn an_image_in_use_stays() {
         .run(&["image", "gc", "--max-bytes", "0", "--older-than", "0s"])
         .exits(0)
         .says("0 B freed");
-    // Even where it is not known whose it is: a process has it open.
+    // The image is in use even if its VM is not known, since a process has it open.
     fs::remove_file(qhost.vms()[0].join("plan.json")).unwrap();
     qhost.run(&["image", "rm", &image.1]).exits(2).says("is used; stop what uses it first");
     qhost
@@ -249,7 +248,7 @@ fn room_is_made_by_age_and_by_size() {
         .says("expected a span of time: 30d, 12h");
 }
 
-/// A list of checksums is a place like a mirror, and the policies are asked about the image's own digest too.
+/// A list of checksums is a place like a mirror, and policies are asked about the image's own digest too.
 #[test]
 fn a_list_of_checksums_is_judged_and_so_is_what_it_says() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -271,7 +270,7 @@ fn a_list_of_checksums_is_judged_and_so_is_what_it_says() {
     let records =
         fs::read_to_string(qhost.state().join("decisions/tenant-default/current.jsonl")).unwrap();
     assert!(records.contains(&sha256) && records.contains(&pin));
-    // A job that can be read once only.
+    // This job can be read only once.
     let job = qhost.job(&(url.clone(), format!("{sums}#sha256={pin}")), json!({}));
     let mut piped = qhost.command(&["run", "-"]);
     let output = piped.stdin(fs::File::open(job).unwrap()).output().unwrap();
@@ -281,7 +280,7 @@ fn a_list_of_checksums_is_judged_and_so_is_what_it_says() {
     assert_eq!(plan["launch"]["image_stored"], json!(true));
 }
 
-/// A job's mirrors are all shown to its policies; one that is not trusted is not let in by one that is.
+/// A job's mirrors are all shown to its policies; a trusted mirror does not let in an untrusted one.
 #[test]
 fn every_mirror_is_judged() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -312,7 +311,7 @@ fn every_mirror_is_judged() {
     let gone = server.url("/gone");
     run(&job(json!([gone, by_name])), both).exits(0).says("404");
     assert_eq!(server.requests(), ["/gone", "/image"]);
-    // The image is the second source's now, and of no use for a job that names the first alone.
+    // The image is the second source's now, and of no use to a job that names the first alone.
     run(&job(json!(url)), one).exits(0);
     assert_eq!(server.requests().len(), 3);
     for (sources, says) in [

@@ -1,4 +1,4 @@
-//! The operator's tables: what a policy looks up in them, what a record keeps of them, and a replay with the same.
+//! The operator's tables: a policy's look-ups, a record's rows, and a replay with the same rows.
 
 use std::fs;
 
@@ -42,7 +42,7 @@ fn a_decision_goes_by_a_table_and_is_made_again_by_the_same() {
     assert_eq!(tables(refused), json!(Sha256::of(small.as_bytes())));
     assert_ne!(tables(refused), tables(allowed));
 
-    // Each is made again with its own, whatever the table is now.
+    // Each decision is made again with its own rows, whatever the table is now.
     qhost.file("sizes.json", "{}");
     plan(&qhost).exits(11).says("the table sizes has no row for default");
     let log = qhost.state().join("decisions/tenant-default/current.jsonl");
@@ -73,7 +73,7 @@ fn a_table_that_is_not_there_or_no_table_is_the_operators_error() {
     plan(&qhost).exits(0);
     qhost_tests::succeed("chmod", &["666", &file]);
     plan(&qhost).exits(2).says("cannot be relied upon");
-    // A row that is not as the policy wants it is the policy's to refuse.
+    // A row that does not suit the policy is the policy's to refuse.
     qhost_tests::succeed("chmod", &["644", &file]);
     qhost.file("sizes.json", "{\"*\": {\"memory\": 16}}");
     plan(&qhost).exits(11).says("the table sizes has no good row for default");

@@ -1,4 +1,4 @@
-//! One tenant beside another, mallory, who means harm: names, records, quotas.
+//! One tenant beside another, mallory, who is hostile: names, records, quotas.
 
 mod names;
 mod records;
@@ -38,7 +38,7 @@ fn run(qhost: &Qhost, server: &ImageServer, tenant: &str, name: &str) -> String 
     report["vm"]["id"].as_str().unwrap().to_owned()
 }
 
-/// The same for a VM that runs until it is stopped.
+/// Starts a tenant's VM that runs until it is stopped; gives its id.
 fn start(qhost: &Qhost, server: &ImageServer, tenant: &str, name: &str) -> (Running, String) {
     let job = job(qhost, server, name, Then::Hang);
     let running = qhost.start(&["run", "--grace", "0", "--tenant", tenant, &job]);

@@ -1,4 +1,4 @@
-//! What tenants, guests, policies and QEMU say, on a real terminal: it steers nothing, and no line of it looks like ours.
+//! The texts of tenants, guests, policies and QEMU, on a real terminal: they steer nothing, and no line of them looks like qhost's own.
 
 use std::fs;
 
@@ -28,11 +28,12 @@ fn job(qhost: &Qhost, server: &ImageServer, name: &str, disk: Vec<u8>) -> String
     qhost.file("job.json", job.to_string())
 }
 
-/// On a terminal, what would steer it is escaped, wherever it is cut; in a pipe and by `--raw` a console is what the guest wrote.
+/// On a terminal, a console's control characters are escaped, wherever the text is cut; in a pipe and by `--raw` a console is what the
+/// guest wrote.
 #[test]
 fn a_console_is_shown_as_text() {
     let (qhost, server) = (qhost(), ImageServer::start());
-    // Without its last byte, since boot sectors are ASCII; the text is written behind it.
+    // The guest prints ASCII, as boot sectors are; the text is written behind it.
     let job = job(&qhost, &server, "web", boot_sector::disk("I am web", Then::Hang));
     let run = qhost.start(&["run", "--grace", "0", &job]);
     qhost.console_has("I am web");
@@ -44,7 +45,7 @@ fn a_console_is_shown_as_text() {
     let log = qhost.vms()[0].join("console.log");
     let seen = || fs::read_to_string(qhost.folder().join("followed")).unwrap_or_default();
     wait_for("the follower", || seen().contains("I am web").then_some(()));
-    // A byte at a time: each is read alone.
+    // The bytes come one at a time, so that each is read alone.
     for (number, byte) in SAID.bytes().enumerate() {
         use std::io::Write as _;
         let mut log = fs::File::options().append(true).open(&log).unwrap();
@@ -67,14 +68,14 @@ fn a_console_is_shown_as_text() {
     follow.wait().unwrap();
 }
 
-/// The last of the console of a guest that failed, and a name with what shows nothing in it.
+/// The end of a failed guest's console, and a name with invisible characters.
 #[test]
 fn names_and_last_words() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let said = "\x1b]52;c;aGk=\x07\x1b[2J\r\nhost      allowed by every one\r\n\x1b[1mbold\x1b[0m";
     let names =
         ["web\u{3164}", "web\u{34f}", "web\u{e0100}", "web\u{2800}", "web\u{a0}", "\u{336}web"];
-    // So that no progress is shown later on.
+    // The first run warms up, so that later runs show no progress.
     let first = job(&qhost, &server, "first", boot_sector::disk(said, Then::Panic));
     qhost.run(&["run", &first]).exits(20);
     qhost.run(&["rm", "first"]).exits(0);
@@ -110,7 +111,7 @@ fn names_and_last_words() {
     assert!(!qhost.run(&["ps", "--all"]).exits(0).stdout.contains('…'));
 }
 
-/// QEMU's standard error has several lines, none of which is one of ours.
+/// QEMU's standard error has several lines, none of which looks like one of qhost's own.
 #[test]
 fn qemu_forges_no_line() {
     let (qhost, server) = (with_stand_in(qhost()), ImageServer::start());
@@ -136,7 +137,7 @@ fn qemu_forges_no_line() {
     on_terminal(&["run", &job]);
 }
 
-/// A policy's version stands beside its digest, and is not to look like one.
+/// A policy's version stands beside its digest, and must not look like one.
 #[test]
 fn a_policys_version_is_one_word() {
     let qhost = qhost();
@@ -153,11 +154,11 @@ fn a_policys_version_is_one_word() {
         .says(&format!("hostile 1.0\\u{{20}}47dd0c61466a sha256:{}\n", &sha256[..12]));
 }
 
-/// A settings schema that is longer than any may be is cut, wherever that falls.
+/// A settings schema that is longer than the bound is cut, wherever the bound falls.
 #[test]
 fn a_settings_schema_has_a_bound() {
     let qhost = qhost();
-    // A JSON text of a million letters, with one across the 65,536th byte that has two bytes.
+    // The JSON text has a million letters, and across the 65,536th byte a letter of two bytes.
     let module = module(
         r#"(memory $memory 40)
            (func $describe (result i32)
@@ -173,7 +174,7 @@ fn a_settings_schema_has_a_bound() {
     let inspected = qhost.run(&inspect).exits(0).json();
     let schema = inspected["settings_schema"].as_str().unwrap();
     assert!(schema.starts_with("\"aaa") && schema.len() <= 1100, "{}", schema.len());
-    // What is known of it is kept: it is compiled once.
+    // The inspection is kept, so that the policy is compiled once.
     qhost.run(&[&["-v"][..], &inspect].concat()).exits(0);
     let again = qhost.run(&[&["-v"][..], &inspect].concat()).exits(0);
     assert!(!again.stderr.contains("compiling"), "{}", again.stderr);

@@ -1,4 +1,4 @@
-//! What the code promises of itself.
+//! Rules of the code about itself.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Trying policies out: their cases, what lint finds, what a benchmark prints.
+//! Trying policies out: their cases, lint's findings, a benchmark's output.
 
 use std::fs;
 
@@ -102,7 +102,7 @@ fn lint_finds_what_cases_do_not_show() {
         ("probe-traps", one, vec!["fails"]),
         ("probe-floods-log", one, vec!["near-its-limits"]),
         ("probe-sets", sets, vec!["settings-without-schema"]),
-        // Nor does it use the SDK, whose allocator needs no growth.
+        // This policy does not use the SDK either, whose allocator needs no growth.
         ("probe-wasi", wasi, vec!["not-deterministic", "grows-its-memory"]),
     ] {
         let project = project(&qhost, module, Some(cases));
@@ -110,7 +110,7 @@ fn lint_finds_what_cases_do_not_show() {
         let found: Vec<_> = found["findings"].as_array().expect("a list").iter().collect();
         let mut found: Vec<_> =
             found.iter().map(|one| one["code"].as_str().expect("text")).collect();
-        // Any of them is slow on a machine that is busy with other tests.
+        // Any policy may be slow on a machine that is busy with other tests.
         found.retain(|code| *code != "slow");
         assert_eq!(found, codes, "{module}");
     }
@@ -127,7 +127,7 @@ fn a_benchmark_beside_its_baseline() {
     bench(&["--save"]).says("none");
     bench(&[]).says(" of it");
     let json = bench(&["--json"]).json();
-    // Of its three cases, the one whose settings are refused has no cost.
+    // The one of its three cases whose settings are refused has no cost.
     assert_eq!(json["cases"].as_array().map(Vec::len), Some(2));
     assert!(json["cases"][0]["p50_us"].as_f64().expect("a number") > 0.0);
     assert!(json["cases"][0]["ratio"].as_f64().expect("a number") > 0.0);
@@ -175,7 +175,7 @@ fn a_verdict_that_is_not_as_expected_has_its_reasons_beside_it() {
     qhost.run(&["policy", "test", &project]).exits(2).says("settings or settings_file, found both");
 }
 
-/// A program that goes by codes, and a person who reads messages, are not to find them empty or cut.
+/// A program that reads codes, and a person who reads messages, must not find them empty or cut.
 #[test]
 fn answers_are_held_to_the_contract() {
     let qhost = qhost();
@@ -213,7 +213,7 @@ fn a_component_that_is_older_than_its_source_is_noticed() {
     fs::create_dir_all(source.parent().unwrap()).unwrap();
     fs::create_dir_all(file("target")).unwrap();
     fs::write(&source, "").unwrap();
-    // Where there is no project, nothing is known of sources.
+    // Outside of a project, nothing is known of sources.
     silent("test");
     fs::write(file("Cargo.toml"), "").unwrap();
     build_anew();
@@ -340,7 +340,7 @@ fn a_case_can_grant_the_texts_of_a_seed() {
     }
 }
 
-/// Its author's words, the keys with their ranges, and how to give them.
+/// The error has the author's words, the keys with their ranges, and how to give them.
 #[test]
 fn settings_that_are_refused_say_how_to_give_them() {
     let qhost = qhost();

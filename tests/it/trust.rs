@@ -1,4 +1,4 @@
-//! Whose policies are run: signatures, the lock file, registries.
+//! The trust in policies: signatures, the lock file, registries.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -53,17 +53,17 @@ fn minisign_and_qhost_take_each_others_keys_and_signatures() {
 
     let signature = path("limits.wasm.minisig");
     fs::remove_file(&signature).unwrap();
-    // minisign's own signature, by the key that qhost made.
+    // minisign signs with the key that qhost made.
     succeed("minisign", &["-S", "-W", "-s", &path("release.key"), "-m", &file]);
     qhost.run(&["policy", "verify", &file, "--key", "release.pub"]).exits(0).says("1 of 1 needed");
-    // And by a key of its own.
+    // minisign signs with a key of its own, too.
     succeed("minisign", &["-G", "-W", "-p", &path("own.pub"), "-s", &path("own.key")]);
     qhost.run(&["policy", "verify", &file, "--key", "own.pub"]).exits(1).says("0 of 1 needed");
     sign(&qhost, &file, "own");
     let both = ["policy", "verify", &file, "--key", "own.pub", "--key", "release.pub", "--json"];
     let verified = qhost.run(&both).exits(0).json();
     assert_eq!((&verified["holds"], &verified["threshold"]), (&json!(true), &json!(2)));
-    // What was signed is this file and no other.
+    // The signatures are for this file and no other.
     fs::write(&file, [fs::read(&file).unwrap(), vec![0]].concat()).unwrap();
     let verified = qhost.run(&both).exits(1).json();
     assert_eq!(verified["signed_by"], json!([]));
@@ -93,7 +93,7 @@ fn a_key_with_a_password_needs_it() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     assert!(with(Some("wrong")).contains("Wrong password"));
-    // A session without a terminal, as these tests may not be.
+    // The session has no terminal, which these tests may have.
     let alone = with(None);
     assert!(alone.contains("QHOST_KEY_PASSWORD"), "{alone}");
     qhost.run(&["policy", "sign", &file, "--key", &file]).exits(2).says("cannot read");
@@ -102,7 +102,7 @@ fn a_key_with_a_password_needs_it() {
     qhost.run(&["policy", "verify", &file, "--key", &no_key]).exits(2).says("no minisign public");
 }
 
-/// A threshold counts keys that have signed, checked anew at every load.
+/// A threshold counts the keys that have signed, checked anew at every load.
 #[test]
 fn a_policy_must_be_signed_by_as_many_keys_as_configured() {
     let qhost = qhost();
@@ -114,11 +114,11 @@ fn a_policy_must_be_signed_by_as_many_keys_as_configured() {
     sign(&qhost, &file, "one");
     sign(&qhost, &file, "one");
     plan(&qhost).exits(12).says("is signed by 1 of the 2 that must sign it");
-    // The same key's signature in a second file is still one key's.
+    // A second file with the same key's signature still counts as one key.
     let first = qhost.folder().join("limits.wasm.minisig");
     fs::copy(&first, qhost.folder().join("limits.wasm.0123456789ABCDEF.minisig")).unwrap();
     plan(&qhost).exits(12).says("is signed by 1 of the 2 that must sign it");
-    // What only looks like a signature is passed over, and not waited for.
+    // A file that only looks like a signature is passed over, and not waited for.
     succeed(
         "mkfifo",
         &[qhost.folder().join("limits.wasm.00000000000000AA.minisig").to_str().unwrap()],
@@ -126,16 +126,16 @@ fn a_policy_must_be_signed_by_as_many_keys_as_configured() {
     fs::create_dir(qhost.folder().join("limits.wasm.00000000000000BB.minisig")).unwrap();
     sign(&qhost, &file, "three");
     plan(&qhost).exits(0).says("allowed by limits");
-    // Known by now, and still looked for.
+    // The signatures are known by now, and are still looked for.
     fs::remove_file(&first).unwrap();
     fs::remove_file(qhost.folder().join("limits.wasm.0123456789ABCDEF.minisig")).unwrap();
     plan(&qhost).exits(12).says("is signed by 1 of the 2 that must sign it");
     sign(&qhost, &file, "one");
     plan(&qhost).exits(0);
-    // All of them, where nothing else is said.
+    // All keys must have signed unless a threshold is given.
     configure(&qhost, &file, &all, "");
     plan(&qhost).exits(12).says("is signed by 2 of the 3 that must sign it");
-    // One that was changed holds no longer, and is named.
+    // A changed signature does not hold any longer, and is named.
     let text = fs::read_to_string(&first).unwrap();
     fs::write(&first, text.replace("sha256:", "sha512:")).unwrap();
     plan(&qhost).exits(12).says("does not hold");
@@ -179,7 +179,7 @@ fn a_lock_file_ties_names_to_digests() {
     plan(&qhost).exits(2).says("qhost.lock").says("not 64 hexadecimal digits");
     fs::write(&lock, "[policy.limits]\n").unwrap();
     plan(&qhost).exits(2).says("unknown field `policy`");
-    // Said twice, and not the same.
+    // The digest is given twice, and the two differ.
     fs::write(&lock, format!("[policies.limits]\nsha256 = \"{}\"\n", "0".repeat(64))).unwrap();
     qhost.config(&format!(
         "[policies.limits]\nmodule = \"limits.wasm\"\nsha256 = \"{}\"\n",
@@ -266,7 +266,7 @@ fn a_pulled_policy_is_locked_and_a_tag_that_moved_is_noticed() {
         assert_ne!(mode & 0o044, 0, "{file} is for others to read");
     }
 
-    // A file for somewhere else is nothing to the configuration; what that pins itself, no pull changes.
+    // A pulled file that goes elsewhere does not concern the configuration; no pull changes a digest that the configuration itself pins.
     pushed(&qhost, &format!("rules={limits}"), &place);
     let elsewhere = ["policy", "pull", &place, "--plain-http", "--output", "elsewhere.wasm"];
     qhost.run(&elsewhere).exits(0);
@@ -310,7 +310,7 @@ fn what_a_registry_has_is_not_believed() {
         registry.put_manifest("policies/limits", tag, &altered);
         pull(&format!(":{tag}")).exits(13).says("is no WebAssembly policy").says(says);
     }
-    // A registry that hands out something else under a digest.
+    // The registry hands out another blob under a digest.
     let blob = registry.blob(first["sha256"].as_str().unwrap());
     let mut bytes = fs::read(&blob).unwrap();
     bytes[100] ^= 1;
@@ -325,7 +325,7 @@ fn what_a_registry_has_is_not_believed() {
     qhost.run(&["policy", "push", &text, &place, "--plain-http"]).exits(12);
 }
 
-/// An author tries a draft before it is signed, under the settings of the policy that it is to replace; and names the project's folder.
+/// An author tries a draft before it is signed, under the settings of the policy that it is to replace, and names the project's folder.
 #[test]
 fn a_draft_is_tried_unsigned_and_a_projects_folder_is_signed() {
     let qhost = qhost();
@@ -335,7 +335,7 @@ fn a_draft_is_tried_unsigned_and_a_projects_folder_is_signed() {
     configure(&qhost, &file, &[&release], "");
     sign(&qhost, "limits", "release");
     qhost.run(&["policy", "verify", "limits", "--key", "release.pub"]).exits(0);
-    // 32 MiB, of 64 that are allowed.
+    // The task takes 32 MiB of the 64 that are allowed.
     plan(&qhost).exits(0);
     let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
     qhost.run(&["run", &job]).exits(13);
@@ -363,7 +363,7 @@ fn a_policy_that_is_elsewhere_is_to_be_pulled_first() {
     }
     let url = ["plan", "--policy", "https://example.org/p.wasm", "job.json"];
     qhost.run(&url).exits(2).says("a URL, and a file is expected: download it");
-    // A file whose name only looks like that is a file.
+    // A path that only looks like a registry's place is a file.
     let odd = qhost.file("rules:1.2", fs::read(policy("limits")).expect("a policy"));
     let job = qhost.job(&("https://images.example/x".into(), "0".repeat(64)), json!({}));
     qhost.run(&["plan", "--policy", &format!("odd={odd}"), &job]).exits(0);

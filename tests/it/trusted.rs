@@ -1,4 +1,4 @@
-//! What others can change is not relied upon, and what cannot be looked at is not taken for absent.
+//! Files that other users can change are not trusted, and a file that cannot be looked at is not taken for absent.
 
 use std::{
     fs,
@@ -50,7 +50,7 @@ fn a_configuration_that_others_can_write_is_refused() {
     mode(qhost.folder(), 0o777);
     says_how_to_mend(plan(&qhost).exits(2), qhost.folder());
     mode(qhost.folder(), 0o700);
-    // The lock says which policies there are.
+    // The lock file says which policies there are.
     let lock = qhost.folder().join("qhost.lock");
     fs::write(&lock, "").unwrap();
     plan(&qhost).exits(0);
@@ -131,7 +131,7 @@ fn keys_and_credentials_that_others_can_write_are_refused() {
     says_how_to_mend(qhost.run(&["policy", "verify", module, "--key", &public]).exits(2), folder);
 }
 
-/// No policy is asked only where there is no configuration: not where it cannot be looked at.
+/// Only an absent configuration means that no policy is asked; one that cannot be looked at does not.
 #[test]
 fn a_default_configuration_that_cannot_be_looked_at_is_an_error() {
     let qhost = qhost();
@@ -151,7 +151,7 @@ fn a_default_configuration_that_cannot_be_looked_at_is_an_error() {
     symlink("gone", &folder).unwrap();
     plan(2, "home/qhost is a link to gone, and nothing is there");
     fs::remove_file(&folder).unwrap();
-    // What is no folder cannot be looked into, as one without its search bit cannot by other users than root.
+    // A path that is no folder cannot be looked into, just as other users than root cannot look into a folder without its search bit.
     fs::write(&folder, "").unwrap();
     plan(2, "cannot look for");
     fs::remove_file(&folder).unwrap();
@@ -163,12 +163,12 @@ fn a_default_configuration_that_cannot_be_looked_at_is_an_error() {
     symlink("gone.toml", folder.join("qhost.toml")).unwrap();
     plan(2, "is a link to gone.toml, and nothing is there");
     fs::remove_file(folder.join("qhost.toml")).unwrap();
-    // Others may have taken it away.
+    // Other users may have removed the configuration.
     mode(&folder, 0o777);
     plan(2, "use: chmod go-w");
 }
 
-/// An empty variable would make whatever folder a command is run in the place of its configuration.
+/// An empty variable would take the configuration from the folder that a command is run in.
 #[test]
 fn an_empty_folder_for_configurations_is_passed_over() {
     let qhost = qhost();

@@ -1,4 +1,4 @@
-//! The way from nothing to a policy: every command of `host/docs/policies.md` is run, and prints what the page says it prints.
+//! The way from nothing to a policy: every command of `host/docs/policies.md` is run, and prints the page's output.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -6,7 +6,7 @@ use qhost_tests::{command, languages::can_build, root};
 
 use crate::qhost;
 
-/// A command with its further lines, and what it prints.
+/// A command with its further lines, and its output.
 struct Step {
     command: String,
     prints: String,
@@ -32,7 +32,7 @@ fn steps(heading: &str) -> Vec<Step> {
     steps
 }
 
-/// Keys, digests, sizes and ids differ from run to run, and `…` stands for what the page leaves out.
+/// Makes lines comparable: keys, digests, sizes and ids differ from run to run, and `…` stands for what the page leaves out.
 fn alike(line: &str) -> String {
     let word = |word: &str| match word {
         _ if word.contains('…') => "…".to_owned(),

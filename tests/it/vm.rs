@@ -61,7 +61,7 @@ fn a_guest_that_panics() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let job = job(&qhost, &server, Then::Panic);
     let done = qhost.run(&["run", &job]).exits(20).says("the guest's kernel panicked");
-    // The console's last lines are shown with it.
+    // The console's last lines are shown with the failure.
     done.says("the guest runs\n");
     qhost.assert_nothing_left();
 }
@@ -85,7 +85,7 @@ fn a_guest_that_ignores_its_power_button_is_made_to_quit() {
 fn a_second_ctrl_c_hastens() {
     let (qhost, server) = (qhost(), ImageServer::start());
     let job = job(&qhost, &server, Then::Hang);
-    // Without the second one, this would take an hour.
+    // Without the second signal, this would take an hour.
     let running = qhost.start(&["run", "--grace", "3600", &job]);
     qhost.console_has("the guest runs");
     running.signal("INT");
@@ -138,13 +138,13 @@ fn a_qemu_that_crashes_while_it_is_stopped_is_a_failure() {
     let qemu = qhost.qemus();
     running.signal("INT");
     running.says("pressing the guest's power button");
-    // Of a first process in its namespace no other signal from outside is a crash.
+    // For the first process of a namespace, no other signal from outside is a crash.
     succeed("kill", &["-KILL", &qemu[0]]);
     running.end().exits(20).says("signal: 9");
     qhost.assert_nothing_left();
 }
 
-/// Reading from a standard input that never ends stands for all that a decision can take long for.
+/// A read from a standard input that never ends stands for every slow step of a decision.
 #[test]
 fn a_decision_can_be_interrupted() {
     let qhost = qhost();
@@ -179,7 +179,7 @@ fn qemu_inherits_no_descriptor() {
     let entries = fs::read_dir(format!("/proc/{}/fd", qemu[0])).unwrap().flatten();
     let open: Vec<_> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
     assert!(!open.iter().any(|file| file.ends_with("secret")), "{open:?}");
-    // Nor does its supervisor keep it.
+    // The VM's supervisor does not keep the file open either.
     let supervisor = qhost.supervisors();
     let entries = fs::read_dir(format!("/proc/{}/fd", supervisor[0])).unwrap().flatten();
     let open: Vec<_> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
@@ -196,7 +196,7 @@ fn a_state_folder_that_others_may_write_to_is_refused() {
     qhost.run(&["run", &job]).exits(2).says("(mode 777); use: chmod go-w");
 }
 
-/// No command need be there for a VM to go on; the next one finds it as it is.
+/// A VM goes on without any command; the next command finds it as it is.
 #[test]
 fn a_vm_outlives_the_qhost_that_started_it() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -263,7 +263,7 @@ fn ended_vms_are_kept_up_to_a_number() {
     assert_eq!(qhost.vms().len(), qhost_model::limits::ENDED_VMS + 1);
 }
 
-/// What a guest writes beyond its quota fails in the guest; the host's disk and QEMU do not notice.
+/// A guest's write beyond its quota fails in the guest, without effect on the host's disk or QEMU.
 #[test]
 fn the_overlays_quota_stops_the_guests_writes() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -295,26 +295,26 @@ fn an_overlay_is_kept_for_a_task_that_persists() {
     run(&job, '1');
     run(&job, '2');
     run(&job, '3');
-    // The same task without it has a disk of its own, and another task too.
+    // The task without `persist` has a disk of its own, and so has another task.
     run(&qhost.job(&image, json!({})), '1');
     let job = qhost.job(&image, json!({"persist": true}));
     let other = fs::read_to_string(&job).unwrap().replace("\"test\"", "\"other\"");
     run(&qhost.file("other.json", other), '1');
     run(&job, '4');
 
-    // Its image is not removed under it.
+    // The overlay's image is not removed.
     let used = qhost.run(&["image", "ls"]).exits(0);
     used.says("overlay:default/test").says("overlay:default/other");
     qhost.run(&["image", "rm", &image.1]).exits(2).says("is used by overlay:default/");
     qhost.run(&["image", "gc", "--max-bytes", "0"]).exits(0).says("0 B freed");
 
-    // Nor does it lie over another.
+    // The overlay is not used over another image.
     let changed = server.serve("/changed", boot_sector::disk("changed", Then::Count));
     let changed = qhost.job(&changed, json!({"persist": true}));
     let refused = qhost.run(&["run", &changed]).exits(16).says("it lies over sha256:");
     let (_, name) = refused.stderr.trim().rsplit_once("qhost overlay rm ").expect("what to do");
 
-    // What a guest that broke into QEMU would make of it.
+    // A guest that broke into QEMU could make this of the overlay.
     let overlays = qhost.state().join("overlays");
     let mut folders = fs::read_dir(&overlays).unwrap().flatten().map(|entry| entry.path());
     let kept = folders.find(|path| path.to_str().unwrap().contains("/test-")).unwrap();
@@ -324,7 +324,7 @@ fn an_overlay_is_kept_for_a_task_that_persists() {
     let job = qhost.job(&image, json!({"persist": true}));
     qhost.run(&["run", &job]).exits(16).says("qcow2-data-file");
 
-    // The operator's way out.
+    // The operator can remove the overlay.
     let list = qhost.run(&["overlay", "ls"]).exits(0).says(name).says("other");
     assert_eq!(list.stdout.lines().count(), 3, "{}", list.stdout);
     qhost.run(&["overlay", "rm", "../vms"]).exits(2).says("no overlay is kept by the name");

@@ -36,7 +36,7 @@ fn stays(qhost: &Qhost, server: &ImageServer) -> String {
     qhost.job(&image, json!({"disks": [{"name": "data", "volume": "db"}]}))
 }
 
-/// What the guest of a run printed last.
+/// The character that a run's guest printed last.
 fn last_of(done: Done) -> char {
     let report = done.exits(0).json();
     let console = fs::read_to_string(report["vm"]["console_log"].as_str().unwrap()).unwrap();
@@ -61,7 +61,7 @@ fn names(qhost: &Qhost) -> Vec<String> {
     list(qhost).iter().map(name).collect()
 }
 
-/// The folders that are there, hidden ones among them.
+/// The folders of volumes, hidden ones among them.
 fn folders(qhost: &Qhost) -> Vec<PathBuf> {
     let entries = fs::read_dir(qhost.state().join("volumes")).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
@@ -129,16 +129,16 @@ fn a_volume_has_one_user_at_a_time() {
     assert_eq!(list(&qhost)[0]["in_use"], true);
     let inspected = qhost.run(&["inspect", "test"]).exits(0);
     assert!(inspected.stdout.contains("data, a volume: 4.00 MiB"), "{}", inspected.stdout);
-    // Another supervisor holds it again.
+    // The next supervisor holds the volume again.
     qhost.kill_supervisor();
-    // Also by another path to the same folder, and before another command has looked.
+    // The lock holds also by another path to the folder, and before another command has looked.
     let link = qhost.folder().join("link");
     std::os::unix::fs::symlink(qhost.state(), &link).unwrap();
     qhost.run(&["volume", "rm", "db", "--state-dir", link.to_str().unwrap()]).exits(16).says(&held);
     is_held();
     qhost.run(&["kill", "test"]).exits(0);
     assert_eq!(list(&qhost)[0]["in_use"], false);
-    // Started again, the VM has it once more, as large as it is then.
+    // A restarted VM has the volume once more, as large as it is then.
     qhost.run(&["volume", "resize", "db", "--size", "8MiB"]).exits(0).says("8.00 MiB");
     qhost.run(&["restart", "test"]).exits(0);
     let inspected = qhost.run(&["inspect", "test"]).exits(0);
@@ -226,7 +226,7 @@ fn a_job_says_disks_or_what_is_wrong_with_them() {
     ] {
         plan(disks).exits(10).says("/config/disks").says(says);
     }
-    // One more than the operator allows.
+    // The disks are one more than the operator allows.
     qhost.config(&format!("[overlay]\nmax_bytes = {}\n", 2 * MIB));
     let two = json!([{"name": "a", "size": "1MiB"}, {"name": "b", "size": "1MiB"}]);
     plan(two).exits(0);
@@ -234,7 +234,7 @@ fn a_job_says_disks_or_what_is_wrong_with_them() {
     plan(more).exits(11).says("host.disks-not-allowed").says("overlay.max_bytes");
 }
 
-/// Seen by policies, lowered by one, in the record and in a replay; what a tenant's policy must not do is in `host_policies`.
+/// Policies see a disk, one lowers it, and it is in the record and in a replay; what a tenant's policy must not do is in `host_policies`.
 #[test]
 fn a_policy_makes_a_disk_smaller_and_read_only_or_drops_it() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -247,7 +247,7 @@ fn a_policy_makes_a_disk_smaller_and_read_only_or_drops_it() {
     let run = || last_of(qhost.run(&["run", "--json", &job]));
     config(json!({"data_mib": 16}));
     assert_eq!(run(), '1');
-    // It began empty, and begins empty again.
+    // The disk began empty, and begins empty again.
     assert_eq!(run(), '1');
     let log = qhost.state().join("decisions/tenant-default/current.jsonl");
     qhost.run(&["policy", "replay", log.to_str().unwrap()]).exits(0).says("2 identical");
@@ -271,7 +271,7 @@ fn a_policy_makes_a_disk_smaller_and_read_only_or_drops_it() {
     qhost.assert_nothing_left();
 }
 
-/// What QEMU could do to a volume's file, were it taken over, the next VM does not inherit.
+/// A QEMU that was taken over can change a volume's file in ways that the next VM does not inherit.
 #[test]
 fn a_file_of_another_length_is_made_as_long_as_it_was() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -309,7 +309,7 @@ fn quotas_count_volumes_whether_or_not_something_runs() {
     qhost.run(&["volume", "create", "acme/more", "--size", "1MiB"]).exits(16).says("host.quota");
     quota("tenants.acme.quota", 10 * MIB);
     run_as(&qhost, "acme", &job).exits(0);
-    // A VM that has a volume counts what its root disk may take, not the volume once more; a restart counts anew.
+    // A VM that has a volume counts its root disk, not the volume once more; a restart counts anew.
     let volume = json!({"disks": [{"name": "data", "volume": "db"}]});
     run_as(&qhost, "acme", &counts(&qhost, &server, volume)).exits(0);
     quota("tenants.acme.quota", 11 * MIB);
@@ -325,14 +325,14 @@ fn quotas_count_volumes_whether_or_not_something_runs() {
     quota("tenants.acme.quota", 10 * MIB);
     qhost.run(&["volume", "rm", "acme/db"]).exits(0);
     create(&qhost, "acme/db", "6MiB");
-    // The disks that end with a VM count with it.
+    // The disks that end with a VM count with the VM.
     let disks = json!({"disks": [{"name": "data", "size": "1MiB"}]});
     run_as(&qhost, "acme", &counts(&qhost, &server, disks)).exits(11).says("this VM takes 5242880");
     assert_eq!(names(&qhost), ["acme/db", "mallory/db"]);
     assert_eq!(folders(&qhost).len(), 2, "what was refused left nothing");
 }
 
-/// Killed at every named point of what is done with volumes: none is lost, none is half there.
+/// After a kill at each named point of a command about volumes, no volume is lost, and none is half there.
 #[test]
 fn kill_9_at_each_point_loses_nothing() {
     let source = fs::read_to_string(root().join("host/image/src/volumes.rs")).unwrap();
@@ -367,7 +367,7 @@ fn kill_9_at_each_point_loses_nothing() {
         assert_eq!(killed.status.code(), None, "{point} was not reached");
         let left: Vec<_> = left.iter().map(|name| format!("default/{name}")).collect();
         assert_eq!(names(&qhost), left, "{point}");
-        // What comes next finds all in order, and sweeps.
+        // The next command finds all in order, and sweeps.
         create(&qhost, "next", "1MiB");
         assert_eq!(folders(&qhost).len(), left.len() + 1, "{point}: {:?}", folders(&qhost));
         let resized = qhost.run(&["volume", "resize", "db", "--size", "8MiB"]);
@@ -412,7 +412,7 @@ fn a_symlinked_disk_or_a_damaged_record_is_refused() {
     fs::write(disk.with_file_name("volume.json"), "{").unwrap();
     qhost.run(&["run", &job]).exits(16).says("read the record of");
     assert_eq!(names(&qhost), [""; 0]);
-    // It can be removed, and created anew.
+    // The volume can be removed, and created anew.
     qhost.run(&["volume", "create", "db", "--size", "1MiB"]).exits(2).says("is there already");
     qhost.run(&["volume", "rm", "db"]).exits(0);
     create(&qhost, "db", "1MiB");

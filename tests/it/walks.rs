@@ -1,5 +1,5 @@
-//! The walks of a newcomer and of an operator: every command of the README and of the pages is run as it stands there, and what is looked
-//! at most is shown at 80 columns. The walk of a policy's author is in `tutorial.rs`.
+//! The walks of a newcomer and of an operator: every command of the README and of the pages is run as it stands there, and the most used
+//! output is shown at 80 columns. The walk of a policy's author is in `tutorial.rs`.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -67,7 +67,7 @@ impl Desk {
         Self { qhost, server, image }
     }
 
-    /// Runs a command line, with what the pages make up in place of it: hosts and digests. Gives its exit code and what it said.
+    /// Runs a command line, with real hosts and digests in place of the pages' invented ones. Gives its exit code and its output.
     fn run(&self, line: &str) -> (i32, String) {
         let host = self.server.url("");
         let mut real = line
@@ -75,7 +75,7 @@ impl Desk {
             .replace("https://mirror.example", &self.server.url("/mirror"))
             .replace("images.example", "127.0.0.1")
             .replace("4f0c…", &self.image.1)
-            // This guest hears no power button.
+            // This guest ignores the power button.
             .replace("--grace 60", "--grace 1")
             .replace("LOG", self.qhost.state().join("decisions").to_str().unwrap());
         if GO_ON.iter().any(|goes_on| line.contains(goes_on)) {
@@ -100,10 +100,10 @@ impl Desk {
         (output.status.code().unwrap_or(-1), said.concat())
     }
 
-    /// Runs all of a page's commands. One that goes on is interrupted, unless it ended by itself.
+    /// Runs all of a page's commands. A command that goes on is interrupted, unless it ended by itself.
     fn walk(&self, commands: &[String]) {
         for line in commands {
-            // Where several tenants' VMs have a name, it is no name without the tenant's.
+            // If several tenants' VMs have a name, it needs the tenant's name before it.
             let is_of_tenant = line.contains("acme/web");
             if is_of_tenant {
                 let acmes = ["run", "--detach", "--tenant", "acme", "--grace", "0", "job.json"];
@@ -119,7 +119,7 @@ impl Desk {
         }
     }
 
-    /// The job of the README, its image this server's.
+    /// Writes the README's job, with this server's image.
     fn job(&self, more: Value) {
         let readme = page("README.md");
         let (_, block) = readme.split_once("```json\n").expect("a job");
@@ -133,7 +133,7 @@ impl Desk {
     }
 }
 
-/// The README's job is one that can be copied: a plan of it asks for nothing that is not there.
+/// The README's job can be copied: a plan of it names nothing that is not there.
 #[test]
 fn the_job_of_the_readme_is_understood_as_it_stands() {
     let qhost = qhost();
@@ -165,7 +165,7 @@ fn the_newcomers_walk() {
 #[test]
 fn the_operators_walk() {
     let desk = Desk::new(qhost());
-    // The port that the README names is the other walk's.
+    // The port that the README names belongs to the other walk.
     desk.job(json!({
         "ready": {"serial": "guest runs"}, "port_map": {"ssh": 22}, "display": true
     }));
@@ -176,7 +176,7 @@ fn the_operators_walk() {
     let images = commands(&page("host/docs/images.md"));
     assert!(images.len() > 4, "{images:?}");
     desk.walk(&images);
-    // The other commands of this page are the Debian guest's.
+    // The other commands of this page belong to the Debian guest's test.
     let mut volumes = commands(&page("host/docs/your-guest.md"));
     volumes.retain(|line| line.starts_with("qhost volume"));
     assert!(volumes.len() > 4, "{volumes:?}");
@@ -185,7 +185,7 @@ fn the_operators_walk() {
     desk.qhost.assert_nothing_left();
 }
 
-/// What is printed on a terminal of so many columns, without what differs from run to run.
+/// The output on a terminal of so many columns, without the parts that differ from run to run.
 fn shown(qhost: &Qhost, columns: usize, args: &[&str]) -> String {
     let done = run_on_terminal(qhost, columns, args);
     let text = plain(&without_spinner(&done.stdout));
@@ -195,7 +195,7 @@ fn shown(qhost: &Qhost, columns: usize, args: &[&str]) -> String {
     format!("{prompt}{}exit code {}\n\n", steady(&text, qhost), done.code)
 }
 
-/// What is left on a terminal where a spinner was: each of its frames begins with the line erased (ECMA-48, EL).
+/// The output of a terminal after a spinner: each of its frames begins with the line erased (ECMA-48, EL).
 fn without_spinner(text: &str) -> String {
     const ERASE: &str = "\u{1b}[2K";
     let is_frame = |piece: &&str| piece.contains(|c| ('\u{2801}'..='\u{28ff}').contains(&c));
@@ -203,10 +203,10 @@ fn without_spinner(text: &str) -> String {
     pieces.map(|piece| piece.replace(ERASE, "")).collect()
 }
 
-/// Digests and folders are not the same twice. A digest is put as wide as it is.
+/// Replaces digests and folders, which are different each time. A replaced digest keeps its width.
 fn steady(text: &str, qhost: &Qhost) -> String {
     let mut text = text.to_owned();
-    // A digest in an error goes on in the next line.
+    // A digest in an error may continue in the next line.
     while let Some(begin) = text.find("(sha256:") {
         let end = text[begin..].find(')').expect("its end") + begin;
         text.replace_range(begin..=end, "(DIGEST)");
@@ -222,7 +222,7 @@ fn steady(text: &str, qhost: &Qhost) -> String {
     words.map(same).collect()
 }
 
-/// What people look at most fits 80 columns, and can be read at 40.
+/// The most used output fits 80 columns, and can be read at 40.
 #[test]
 fn what_is_looked_at_most_at_80_columns() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -232,7 +232,7 @@ fn what_is_looked_at_most_at_80_columns() {
     qhost.config(&format!("{limits}{quotas}"));
     let job = qhost.job(&image, json!({}));
     qhost.run(&["run", "--tenant", "acme", &job]).exits(11);
-    // A decision of a month ago: seconds would be others on a busy machine.
+    // The decision is a month old, since an age in seconds would differ on a busy machine.
     let log = qhost.state().join("decisions/tenant-acme/current.jsonl");
     let mut record: Value = serde_json::from_slice(&fs::read(&log).unwrap()).unwrap();
     record["time"] =

@@ -22,15 +22,15 @@ pub use stream::{Item, Stream};
 
 use crate::{Qhost, command, wait_for};
 
-/// `qhost serve`, with a socket that others of its group reach.
+/// `qhost serve`, with a socket that other users of its group reach.
 pub struct Service {
     process: Child,
     folder: TempDir,
-    /// Where it listens on the network, if it does.
+    /// The address on the network, if the service listens there.
     address: Option<SocketAddr>,
 }
 
-/// What came of a request.
+/// The answer to a request; status 0 stands for none.
 #[derive(Debug)]
 pub struct Answered {
     /// The status.
@@ -47,44 +47,44 @@ impl Answered {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Panics where the status is another one.
+    /// Panics if the status is another one.
     pub fn is(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");
         self
     }
 }
 
-/// Who asks: on the socket, or over the network.
+/// The user or client that asks, on the socket or over the network.
 #[derive(Debug, Clone, Copy)]
 pub enum User<'a> {
-    /// The user of the tests, root's or not.
+    /// The user of the tests, be it root or not.
     Own,
     /// Another user of this number, in the socket's group.
     Number(u32),
-    /// A client that shows nothing.
+    /// A client on the network that shows nothing.
     Unknown,
-    /// One with a token.
+    /// A client on the network with a token.
     Token(&'a str),
     /// A browser with a session's cookie, on the service's own page.
     Session(&'a str),
-    /// One with a certificate.
+    /// A client on the network with a certificate.
     Certificate(&'a Certificate),
 }
 
 impl Service {
-    /// Starts it, and waits until it answers.
+    /// Starts a service, and waits until it answers.
     pub fn start(qhost: &Qhost) -> Self {
         Self::start_in(qhost, Self::new_folder(), &[])
     }
 
-    /// The same; it listens on the network too.
+    /// Starts a service that listens on the network too, and waits until it answers.
     pub fn start_on_network(qhost: &Qhost) -> Self {
         Self::start_in(qhost, Self::new_folder(), &["--listen", "https://127.0.0.1:0"])
     }
 
     fn new_folder() -> TempDir {
         let folder = tempfile::Builder::new().prefix("qhost-api-").tempdir().expect("a folder");
-        // Other users reach the socket by its folder.
+        // Other users reach the socket by this folder.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
         fs::set_permissions(folder.path(), open).expect("a folder");
         folder
@@ -102,41 +102,41 @@ impl Service {
         service
     }
 
-    /// Where it listens on the network.
+    /// The service's URL on the network.
     pub fn url(&self) -> String {
         format!("https://{}", self.address.expect("it is on the network"))
     }
 
-    /// Kills it.
+    /// Kills the service.
     pub fn kill(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ends");
     }
 
-    /// The same once more after it was killed, at the same socket.
+    /// Starts the service again after it was killed, at the same socket.
     pub fn started_again(mut self, qhost: &Qhost) -> Self {
         let placeholder = tempfile::tempdir().expect("a folder");
         let folder = std::mem::replace(&mut self.folder, placeholder);
         Self::start_in(qhost, folder, &[])
     }
 
-    /// Its process.
+    /// The service's process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// Its socket.
+    /// The service's socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("api.sock")
     }
 
-    /// Sends it a signal.
+    /// Sends the service a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.process);
         kill_process(pid, signal).expect("it runs");
     }
 
-    /// Waits for its end.
+    /// Ends the service by SIGTERM, and waits for its end.
     pub fn end(mut self) {
         self.signal(Signal::TERM);
         let status = self.process.wait().expect("it ends");
@@ -144,7 +144,7 @@ impl Service {
         assert!(!self.socket().exists(), "its socket is left");
     }
 
-    /// A request without a body by this user.
+    /// Sends a request without a body by this user.
     pub fn get(&self, path: &str) -> Answered {
         self.ask(User::Own, "GET", path, None, &[])
     }
@@ -153,12 +153,12 @@ impl Service {
         self.request(User::Own, "GET", path, None, &[])
     }
 
-    /// A request with a body by this user.
+    /// Sends a request with a body by this user.
     pub fn post(&self, path: &str, body: &str) -> Answered {
         self.ask(User::Own, "POST", path, Some(body), &[])
     }
 
-    /// A request.
+    /// Sends a request, which must be answered.
     pub fn ask(
         &self,
         user: User<'_>,
@@ -172,7 +172,7 @@ impl Service {
         answered
     }
 
-    /// A stream, and what comes of it.
+    /// Opens a stream of events.
     pub fn stream(&self, user: User<'_>, path: &str, after: Option<&str>) -> Stream {
         let mut curl = self.curl(user, path);
         curl.args(["--silent", "--no-buffer", "--include"]);
@@ -182,7 +182,7 @@ impl Service {
         Stream::of(&mut curl)
     }
 
-    /// What has come of an operation that was accepted.
+    /// Waits for the end of an operation that was accepted, and gives its result.
     pub fn done(&self, accepted: Answered) -> Value {
         let id = accepted.is(202).json()["id"].as_str().expect("an id").to_owned();
         wait_for("the operation", || {
@@ -192,7 +192,7 @@ impl Service {
         })
     }
 
-    /// curl, as a user of this host or a client on the network runs it.
+    /// The command for curl, as a user of this host or a client on the network runs it.
     fn curl(&self, user: User<'_>, path: &str) -> Command {
         let mut curl = match user {
             User::Number(uid) => {
@@ -226,12 +226,12 @@ impl Service {
         curl
     }
 
-    /// Waits for its end, however that comes.
+    /// Waits for the service's end, whatever causes it.
     pub fn ended(&mut self) {
         self.process.wait().expect("it ends");
     }
 
-    /// The same, of a service that may be killed meanwhile: status 0 where there is no answer.
+    /// Sends a request to a service that may be killed meanwhile: the status is 0 where there is no answer.
     pub fn request(
         &self,
         user: User<'_>,
@@ -250,7 +250,7 @@ impl Service {
             curl.args(["--data-binary", "@-", "--header", "content-type: application/json"]);
         }
         let mut asking = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("curl");
-        // A service that refuses a body reads no more of it.
+        // A service that refuses a body reads no more of it, so that writing may fail.
         let mut stdin = asking.stdin.take().expect("a pipe");
         let _refused = stdin.write_all(body.unwrap_or_default().as_bytes());
         drop(stdin);

@@ -1,6 +1,6 @@
-//! Guests of 512 bytes: print a text to the serial port, then do one thing. They boot in a third of a second.
+//! Guests of 512 bytes, which print a text to the serial port and then do one thing. They boot in a third of a second.
 
-/// What a boot sector does after it has printed.
+/// What a boot sector does after it has printed its text.
 #[derive(Debug, Clone, Copy)]
 pub enum Then {
     /// Powers off by ACPI.
@@ -9,14 +9,14 @@ pub enum Then {
     Panic,
     /// Halts for ever, deaf to the power button.
     Hang,
-    /// Adds one to the first byte of the second sector, prints that as a digit, and powers off. Where it cannot be written, `F`.
+    /// Adds one to the first byte of the second sector, prints that as a digit, and powers off; prints `F` where it cannot write.
     Count,
-    /// The same on the second disk; where there is none, `F`.
+    /// Does as `Count` on the second disk; prints `F` where there is none.
     CountOnSecond,
     /// Writes the disk's first 32 MiB but the first 32 KiB; prints `K` when that is done, `F` as soon as a write fails, and
     /// powers off.
     Fill,
-    /// Prints whatever is typed.
+    /// Prints every character that is typed.
     Echo,
     /// Prints as fast as it can, for ever.
     Flood,
@@ -24,7 +24,7 @@ pub enum Then {
     Tick,
 }
 
-/// A disk of 1 MiB that starts with the boot sector: SeaBIOS boots no smaller one from virtio.
+/// Makes a disk of 1 MiB that starts with the boot sector: SeaBIOS boots no smaller one from virtio.
 pub fn disk(text: &str, then: Then) -> Vec<u8> {
     // mov dx, 0x3f8; out dx, al
     const PRINT: [u8; 4] = [0xba, 0xf8, 0x03, 0xee];
@@ -46,7 +46,7 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
     ]
     .concat();
     let fill = [
-        // The packet of an extended write at 0x8000: size, 64 sectors, from 0:0x9000, to sector 64.
+        // These are the packet of an extended write at 0x8000: size, 64 sectors, from 0:0x9000, to sector 64.
         &[0xc7, 0x06, 0x00, 0x80, 0x10, 0x00, 0xc7, 0x06, 0x02, 0x80, 0x40, 0x00][..],
         &[0xc7, 0x06, 0x04, 0x80, 0x00, 0x90, 0xc7, 0x06, 0x06, 0x80, 0x00, 0x00],
         &[0xc7, 0x06, 0x08, 0x80, 0x40, 0x00, 0xc7, 0x06, 0x0a, 0x80, 0x00, 0x00],
@@ -96,9 +96,10 @@ pub fn disk(text: &str, then: Then) -> Vec<u8> {
         ],
     };
     let halt = [0xfa, 0xf4, 0xeb, 0xfd]; // cli; hlt; jmp $-1
-    // SeaBIOS's timer writes to the serial port what it still has to say, and reads what is typed there.
+    // SeaBIOS's timer still writes messages to the serial port, and reads typed characters there, so that interrupts are off from
+    // here.
     let mut code = match then {
-        // A disk's interrupt lets the timer's in as well, so three ticks of it come first: sti; hlt; hlt; hlt; cli.
+        // A disk's interrupt lets the timer's in as well, so that three ticks of it come first: sti; hlt; hlt; hlt; cli.
         Then::Count | Then::CountOnSecond | Then::Fill => vec![0xfb, 0xf4, 0xf4, 0xf4, 0xfa],
         Then::PowerOff | Then::Panic | Then::Hang | Then::Echo | Then::Flood | Then::Tick => {
             vec![0xfa] // cli

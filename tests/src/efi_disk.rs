@@ -1,13 +1,13 @@
 //! A disk of 1 MiB that UEFI of aarch64 boots: a FAT12 file system with one program, which prints a text and powers off.
 
-/// The disk: the program is where UEFI looks for one on a disk that it has no entry for.
+/// Makes the disk. The program is where UEFI looks for one on a disk that it has no boot entry for.
 pub fn disk(text: &str) -> Vec<u8> {
     fat12(&program(text))
 }
 
-/// An EFI application (UEFI specification, 2.1.1): PE32+ with one section, whose code runs at any address.
+/// Makes an EFI application (UEFI specification, 2.1.1): PE32+ with one section, whose code runs at any address.
 fn program(text: &str) -> Vec<u8> {
-    // AArch64, each instruction of 4 bytes; x1 is the system table (UEFI specification, 4.3).
+    // The code is AArch64, in which each instruction has 4 bytes; x1 is the system table (UEFI specification, 4.3).
     const CODE: [u32; 13] = [
         0xaa01_03f3, // mov x19, x1
         0xf940_2260, // ldr x0, [x19, #64]: ConOut
@@ -33,14 +33,14 @@ fn program(text: &str) -> Vec<u8> {
 
     let mut file = b"MZ".to_vec();
     file.resize(0x3c, 0);
-    file.extend(0x40_u32.to_le_bytes()); // Where the header is.
+    file.extend(0x40_u32.to_le_bytes()); // The offset of the header.
     file.extend(b"PE\0\0");
     words(&mut file, &[0xaa64, 1]); // AArch64, with one section.
     longs(&mut file, &[0, 0, 0]); // No time, no symbols.
     words(&mut file, &[112 + 16 * 8, 0x0022]); // The next header's bytes; executable, large addresses.
     words(&mut file, &[0x020b, 0]); // PE32+.
     longs(&mut file, &[size, 0, 0, ADDRESS, ADDRESS]); // Bytes of code; where it starts.
-    longs(&mut file, &[0, 0, 0x1000, 0x200]); // At any address; alignment in memory and in the file.
+    longs(&mut file, &[0, 0, 0x1000, 0x200]); // At any address, with this alignment in memory and in the file.
     longs(&mut file, &[0, 0, 0, 0]); // No versions.
     longs(&mut file, &[2 * ADDRESS, size, 0]); // Bytes in memory, and of the headers.
     words(&mut file, &[10, 0]); // An EFI application.
@@ -48,7 +48,7 @@ fn program(text: &str) -> Vec<u8> {
     longs(&mut file, &[0, 16]); // Sixteen directories,
     longs(&mut file, &[0; 32]); // all empty.
     file.extend(b".text\0\0\0");
-    longs(&mut file, &[size, ADDRESS, size, size]); // In memory, and in the file behind the headers.
+    longs(&mut file, &[size, ADDRESS, size, size]); // The section's place in memory, and in the file behind the headers.
     longs(&mut file, &[0, 0, 0, 0x6000_0020]); // Code, to read and to execute.
     assert!(file.len() <= SECTION, "the headers are in the first 512 bytes");
     file.resize(SECTION, 0);
@@ -66,11 +66,11 @@ fn longs(bytes: &mut Vec<u8>, longs: &[u32]) {
 
 const SECTOR: usize = 512;
 const SECTORS: u16 = 2048;
-/// Of each of the two tables: 12 bits a cluster, which is a sector.
+/// The sectors of each of the two tables, with 12 bits for each cluster, which is a sector.
 const TABLE_SECTORS: u16 = 6;
 const ROOT_ENTRIES: u16 = 64;
 
-/// A file system without a partition table around it, with one file: `\EFI\BOOT\BOOTAA64.EFI` (Microsoft's FAT specification, 1.03).
+/// Makes a file system without a partition table, with one file: `\EFI\BOOT\BOOTAA64.EFI` (Microsoft's FAT specification, 1.03).
 fn fat12(file: &[u8]) -> Vec<u8> {
     const FOLDER: u8 = 0x10;
     const ARCHIVE: u8 = 0x20;
@@ -125,7 +125,7 @@ fn fat12(file: &[u8]) -> Vec<u8> {
     disk
 }
 
-/// An entry of a folder.
+/// Makes an entry of a folder.
 fn entry(name: &[u8; 11], attributes: u8, cluster: u16, bytes: u32) -> Vec<u8> {
     let mut entry = name.to_vec();
     entry.push(attributes);
@@ -135,7 +135,7 @@ fn entry(name: &[u8; 11], attributes: u8, cluster: u16, bytes: u32) -> Vec<u8> {
     entry
 }
 
-/// Adds bytes and as many zeros as make them so many.
+/// Adds bytes, filled up with zeros to `all` bytes.
 fn extend_to(disk: &mut Vec<u8>, bytes: &[u8], all: usize) {
     let end = disk.len() + all;
     disk.extend(bytes);

@@ -1,19 +1,19 @@
-//! Policies written by hand in WebAssembly text, for what no compiler would make.
+//! Policies written by hand in WebAssembly text, which no compiler would make.
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// A core module of a policy's world, which qhost makes a component. `fields` are added to it; where they define
-/// `$describe`, `$start` or `$memory` these take the place of the harmless ones.
+/// A core module of a policy's world, which qhost makes a component. `fields` are added to it; if they define
+/// `$describe`, `$start` or `$memory`, these take the place of the harmless ones.
 ///
-/// Its memory is all zeros, so that its answers are: texts of no bytes, no schema, no violations.
+/// The module's memory is all zeros, so that it answers with texts of no bytes, no schema and no violations.
 ///
-/// It is of the contract's version 0.1, in which a launch of zeros is one that could be.
+/// The module is of the contract's version 0.1, in which a launch of zeros is a possible one.
 pub fn module(fields: &str) -> Vec<u8> {
     module_of("0.1.0", include_str!("../../wit/0.1/policy.wit"), fields)
 }
 
-/// The same of the contract of today.
+/// A core module as [`module`] makes it, of the newest contract.
 pub fn module_of_today(fields: &str) -> Vec<u8> {
     module_of("0.2.0", include_str!("../../wit/policy.wit"), fields)
 }
@@ -46,7 +46,7 @@ fn module_of(version: &str, contract: &str, fields: &str) -> Vec<u8> {
         } else {
             String::new()
         },
-        // Everything is put at the same place, where it is not looked at.
+        // Every allocation gets the same place, which no function reads.
         realloc = unless(
             "$realloc",
             "(func $realloc (param i32 i32 i32 i32) (result i32) i32.const 65536)"
@@ -61,7 +61,7 @@ fn module_of(version: &str, contract: &str, fields: &str) -> Vec<u8> {
     module
 }
 
-/// A core module of a policy's world as a component.
+/// Makes a component of a core module.
 pub fn component_of(module: &[u8]) -> Vec<u8> {
     let encoder = ComponentEncoder::default();
     encoder.module(module).expect("a core module").encode().expect("its component")
@@ -72,7 +72,7 @@ pub fn component(fields: &str) -> Vec<u8> {
     wat::parse_str(format!("(component {fields})")).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Components inside one another, to a depth.
+/// Components inside one another, so many deep.
 pub fn nested(depth: usize) -> Vec<u8> {
     let header = b"\0asm\x0d\0\x01\0";
     let mut bytes = header.to_vec();

@@ -7,18 +7,18 @@ use crate::succeed;
 
 /// An image and the check that refuses it.
 pub struct HostileImage {
-    /// What it is, in words.
+    /// What the image is, in words.
     pub name: &'static str,
-    /// Its bytes.
+    /// The image's bytes.
     pub bytes: Vec<u8>,
-    /// The check's name.
+    /// The name of the check.
     pub check: &'static str,
 }
 
 const QCOW2: &[u8] = b"QFI\xfb";
 const CLUSTER: usize = 64 << 10;
 
-/// Bytes at places of a file of zeros.
+/// A file of zeros with these bytes at these places.
 fn file(bytes: usize, places: &[(usize, &[u8])]) -> Vec<u8> {
     let mut file = vec![0; bytes];
     for (at, part) in places {
@@ -50,7 +50,7 @@ pub fn qcow2(places: &[(usize, &[u8])]) -> Vec<u8> {
     image
 }
 
-/// The same with a backing file's name, which stands behind the header.
+/// A sound qcow2 image with a backing file's name, which stands behind the header.
 fn backed_by(name: &str) -> Vec<u8> {
     let length = u32::try_from(name.len()).expect("a short name").to_be_bytes();
     qcow2(&[(8, &512_u64.to_be_bytes()), (16, &length), (512, name.as_bytes())])
@@ -68,7 +68,7 @@ fn gpt(places: &[(usize, &[u8])]) -> Vec<u8> {
     file(CLUSTER, &[sound, places].concat())
 }
 
-/// All that are made byte by byte.
+/// All images that are made byte by byte.
 pub fn made() -> Vec<HostileImage> {
     let descriptor = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n\
                       createType=\"monolithicFlat\"\nRW 20480 FLAT \"/etc/shadow\" 0\n";
@@ -81,7 +81,7 @@ pub fn made() -> Vec<HostileImage> {
     let iso: (usize, &[u8]) = (0x8001, b"CD001\x01");
     vec![
         image("no bytes", vec![], "not-empty"),
-        // Formats that name files, or whose parsers are not needed here.
+        // These formats name files, or have parsers that are not needed here.
         image("VMDK descriptor of /etc/shadow", descriptor.into(), "format"),
         image("VMDK descriptor without its comment", descriptor[22..].into(), "format"),
         image("VMDK descriptor behind comments", format!("# x\n\n  # y\n{}", &descriptor[22..]).into(), "format"),
@@ -107,7 +107,7 @@ pub fn made() -> Vec<HostileImage> {
         format("Bochs", 0, b"Bochs Virtual HD Image"),
         format("cloop", 0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n"),
         format("DMG", footer, b"koly\0\0\0\x04\0\0\x02\0"),
-        // Taken for packed, by their first bytes.
+        // These are taken for packed files by their first bytes.
         image("gzip, broken", file(CLUSTER, &[(0, &[0x1f, 0x8b, 0x08])]), "unpack"),
         image("xz, broken", file(CLUSTER, &[(0, b"\xfd7zXZ\0")]), "unpack"),
         image("zstd, broken", file(CLUSTER, &[(0, &[0x28, 0xb5, 0x2f, 0xfd])]), "unpack"),
@@ -122,12 +122,12 @@ pub fn made() -> Vec<HostileImage> {
         format("squashfs", 0, b"hsqs"),
         format("a kernel", 0, b"\x7fELF"),
         format("OVA", 257, b"ustar\0"),
-        // More than one format.
+        // These are of more than one format.
         image("qcow2 and ISO", qcow2(&[iso]), "one-format"),
         image("qcow2 and a partition table", qcow2(&[(510, &[0x55, 0xaa])]), "one-format"),
         image("ISO and VHD", file(CLUSTER, &[iso, (footer, b"conectix")]), "one-format"),
         image("VMDK and VDI", file(CLUSTER, &[(0, b"KDMV"), (0x40, &[0x7f, 0x10, 0xda, 0xbe])]), "one-format"),
-        // Ways out of the file.
+        // These lead out of the file.
         image("backing file: the host's", backed_by("/etc/shadow"), "qcow2-backing-file"),
         image("backing file: json:", backed_by(r#"json:{"driver":"file","filename":"/etc/shadow"}"#), "qcow2-backing-file"),
         image("backing file: nbd:", backed_by("nbd:127.0.0.1:10809"), "qcow2-backing-file"),
@@ -154,7 +154,7 @@ pub fn made() -> Vec<HostileImage> {
         qcow2_with("AES", &[(35, &[1])], "qcow2-encryption"),
         qcow2_with("LUKS inside", &[(35, &[2])], "qcow2-encryption"),
         qcow2_with("snapshots", &[(63, &[1])], "qcow2-snapshots"),
-        // Headers that no writer makes.
+        // These have headers that no writer makes.
         qcow2_with("version 4", &[(7, &[4])], "qcow2-version"),
         qcow2_with("dirty", &[(79, &[1])], "qcow2-dirty"),
         qcow2_with("corrupt", &[(79, &[2])], "qcow2-corrupt"),
@@ -166,7 +166,7 @@ pub fn made() -> Vec<HostileImage> {
         image("short header", qcow2(&[])[..72].to_vec(), "qcow2-header-length"),
         image("8 bytes of a header", qcow2(&[])[..8].to_vec(), "qcow2-header-length"),
         qcow2_with("compression type without its feature", &[(100, &112_u32.to_be_bytes()), (104, &[1])], "qcow2-compression-type"),
-        // Sizes.
+        // These have impossible sizes.
         qcow2_with("a disk of 2^63 bytes", &[(24, &[0x80, 0, 0, 0, 0, 0, 0, 0])], "qcow2-size"),
         qcow2_with("a disk of no bytes", &[(24, &[0; 8])], "qcow2-size"),
         qcow2_with("an L1 table of 32 GiB", &[(36, &[0xff; 4])], "qcow2-l1-table"),
@@ -176,7 +176,7 @@ pub fn made() -> Vec<HostileImage> {
         qcow2_with("reference counts behind the file", &[(48, &[0xff; 8])], "qcow2-refcount-table"),
         qcow2_with("256 TiB of reference counts", &[(56, &[0xff; 4])], "qcow2-refcount-table"),
         image("a compressed cluster for all of 8 TiB", bomb(), "disk-size"),
-        // Partition tables.
+        // These have wrong partition tables.
         image("a protective partition that starts elsewhere", gpt(&[(454, &[2])]), "gpt-protective-entry"),
         image("a protective partition that is the second", gpt(&[(450, &[0x83]), (466, &[0xee]), (470, &[1])]), "gpt-protective-entry"),
         image("a GUID partition table without a boot signature", gpt(&[(510, &[0, 0])]), "gpt-protective-entry"),
@@ -184,8 +184,8 @@ pub fn made() -> Vec<HostileImage> {
     ]
 }
 
-/// One L2 table, which all L1 entries share, and all of whose entries are the same compressed cluster: `qemu-img convert`
-/// would unpack it until the host's disk is full. The cap on a disk's size is what holds it.
+/// An image with one L2 table, which all L1 entries share, and whose entries are all the same compressed cluster:
+/// `qemu-img convert` would unpack it until the host's disk is full. Only the cap on a disk's size refuses it.
 fn bomb() -> Vec<u8> {
     let entries = 16_384_usize;
     let l1 = ((4 * CLUSTER as u64) | (1 << 63)).to_be_bytes().repeat(entries);
@@ -202,7 +202,7 @@ fn bomb() -> Vec<u8> {
     image
 }
 
-/// All that `qemu-img` makes, in a scratch folder: the same attacks as they look in the wild.
+/// All images that `qemu-img` makes, in a scratch folder: the same attacks as they look in the wild.
 pub fn made_by_qemu_img(scratch: &Path) -> Vec<HostileImage> {
     let secret = scratch.join("secret");
     fs::write(&secret, [7; 4096]).expect("a file");

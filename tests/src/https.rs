@@ -1,4 +1,4 @@
-//! A real HTTPS server on loopback that serves one file, with a certificate of its own making.
+//! A real HTTPS server on loopback that serves one file, with a certificate that it makes itself.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,7 +11,7 @@ use tokio_rustls::{
     rustls::{ServerConfig, pki_types::PrivateKeyDer},
 };
 
-/// The server; ends when dropped.
+/// The server, which ends when this is dropped.
 pub struct HttpsServer {
     address: SocketAddr,
     certificate: String,
@@ -19,13 +19,13 @@ pub struct HttpsServer {
 }
 
 impl HttpsServer {
-    /// Serves a file under every path.
+    /// Starts a server that serves a file under every path.
     pub fn start(file: Vec<u8>) -> Self {
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}", file.len());
         Self::answering(&head, file)
     }
 
-    /// Redirects every request.
+    /// Starts a server that redirects every request.
     pub fn redirecting(to: &str) -> Self {
         Self::answering(
             &format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0"),
@@ -78,7 +78,7 @@ async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, answer: V
     let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
-        // A client that does not trust the certificate ends the handshake, as a test wants it to.
+        // A client that does not trust the certificate ends the handshake, and some tests want that.
         let Ok(mut stream) = acceptor.accept(stream).await else { continue };
         let mut request = vec![];
         while !request.ends_with(b"\r\n\r\n") {

@@ -24,21 +24,21 @@ use qhost_model::digest::Sha256;
 pub enum Reply {
     /// The file.
     File(Bytes),
-    /// The file, in pieces with a pause before each.
+    /// The file in pieces, with a pause before each.
     Slow(Bytes, Duration),
-    /// The whole file announced, but the connection closed after so many bytes.
+    /// The whole file announced, and the connection closed after so many bytes.
     CutAfter(Bytes, usize),
-    /// The first so many bytes, then nothing for ever.
+    /// The first so many bytes, and then nothing for ever.
     StallAfter(Bytes, usize),
     /// A status and headers without a body.
     Status(StatusCode, Vec<(HeaderName, HeaderValue)>),
     /// The file with headers.
     WithHeaders(Bytes, Vec<(HeaderName, HeaderValue)>),
-    /// The file without saying how long it is.
+    /// The file without its length.
     Chunked(Bytes),
-    /// The file as servers do that know its versions and give parts of it.
+    /// The file with versions and parts.
     Ranged(Ranged),
-    /// The first answers, one a request, then the other for ever.
+    /// The first answers, one for each request, and then the other one for ever.
     First(Vec<Reply>, Box<Reply>),
 }
 
@@ -47,11 +47,11 @@ pub enum Reply {
 pub struct Ranged {
     /// The file.
     pub file: Bytes,
-    /// The version, quoted, where it is said so.
+    /// The version, quoted; absent where the server does not tell it.
     pub etag: Option<&'static str>,
-    /// When the file was changed, where that is said.
+    /// When the file was changed; absent where the server does not tell it.
     pub modified: Option<&'static str>,
-    /// Every answer breaks off after so many bytes.
+    /// After how many bytes every answer breaks off; absent where none does.
     pub cut: Option<usize>,
     /// The pause before every 64 KiB.
     pub pause: Duration,
@@ -62,31 +62,31 @@ pub struct Ranged {
 /// What a server does wrong when it is asked for a part.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Quirk {
-    /// Nothing.
+    /// The server does nothing wrong.
     None,
-    /// It sends the whole.
+    /// The server sends the whole file.
     IgnoresRange,
-    /// It sends another part.
+    /// The server sends another part.
     WrongStart,
-    /// It says that the file has another size.
+    /// The server says that the file has another size.
     WrongTotal,
-    /// It does not say which part it sends.
+    /// The server does not say which part it sends.
     SaysNotWhich,
-    /// It sends a part of another version.
+    /// The server sends a part of another version.
     OtherVersion,
-    /// It says that there is no such part.
+    /// The server says that there is no such part.
     NotSatisfiable,
-    /// It is too busy for parts with an end.
+    /// The server is too busy for parts with an end.
     NoBoundedParts,
 }
 
 impl Ranged {
-    /// A server that does all well.
+    /// A file whose server does nothing wrong.
     pub fn new(file: impl Into<Bytes>, etag: &'static str) -> Self {
         Self { etag: Some(etag), ..Self::unversioned(file) }
     }
 
-    /// One that gives parts, and says nothing of versions.
+    /// A file whose server gives parts, and tells no version.
     pub fn unversioned(file: impl Into<Bytes>) -> Self {
         let (file, pause) = (file.into(), Duration::ZERO);
         Self { file, etag: None, modified: None, cut: None, pause, quirk: Quirk::None }
@@ -114,7 +114,7 @@ impl Ranged {
             Some((_, Some(_))) if quirk == Quirk::NoBoundedParts => {
                 return plain(StatusCode::SERVICE_UNAVAILABLE);
             }
-            // With the header that goes with it.
+            // The header names the wrong part too.
             Some((from, _)) if quirk == Quirk::WrongStart => (from - 1, length - 1),
             Some((from, to)) => (from, to.unwrap_or(length - 1)),
             None => (0, length - 1),
@@ -149,14 +149,14 @@ impl Ranged {
     }
 }
 
-/// A request as it came.
+/// A request that the server received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// The path.
     pub path: String,
     /// The part asked for.
     pub range: Option<String>,
-    /// Of which version.
+    /// The version that the part must be of.
     pub if_range: Option<String>,
     /// The credentials.
     pub authorization: Option<String>,
@@ -176,7 +176,7 @@ struct Shared {
     requests: Vec<Seen>,
 }
 
-/// The server; ends when dropped.
+/// The server, which ends when this is dropped.
 pub struct ImageServer {
     address: SocketAddr,
     shared: Arc<Mutex<Shared>>,
@@ -184,7 +184,7 @@ pub struct ImageServer {
 }
 
 impl ImageServer {
-    /// Starts it on a free port.
+    /// Starts a server on a free port.
     pub fn start() -> Self {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let (stop, stopped) = oneshot::channel();
@@ -208,12 +208,12 @@ impl ImageServer {
         Self { address, shared, _stop: stop }
     }
 
-    /// A URL on it.
+    /// The URL of a path on the server.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// The port it listens on.
+    /// The port that the server listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
@@ -223,7 +223,7 @@ impl ImageServer {
         self.shared.lock().expect("the lock").replies.insert(path.into(), reply);
     }
 
-    /// Serves a file; gives its URL and SHA-256.
+    /// Serves a file, and gives its URL and SHA-256.
     pub fn serve(&self, path: &str, file: impl Into<Bytes>) -> (String, String) {
         let file = file.into();
         let sha256 = Sha256::of(&file).to_string();
@@ -308,8 +308,8 @@ fn with_length(length: usize, body: Body) -> Response {
     response
 }
 
-/// A body in pieces of 64 KiB, each after a pause that depends on what was sent; `None` is a pause without end.
-/// Before a body that ends early, a pause at its end lets what was sent arrive.
+/// A body in pieces of 64 KiB, each after a pause that depends on how much was sent; `None` is a pause without end. The
+/// last pause lets what was sent arrive before a body ends early.
 fn pieces(
     file: Bytes,
     pause: impl Fn(usize) -> Option<Duration> + Send + Sync + 'static,
@@ -330,7 +330,7 @@ fn pieces(
             }
         }
         tokio::time::sleep(end).await;
-        // Reached with less than was announced, this makes the server close the connection.
+        // If fewer bytes were sent than announced, ending here makes the server close the connection.
     });
     Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
 }

@@ -1,10 +1,10 @@
-//! Policies in every language, made and built as their authors do it.
+//! Policies in every language, made and built as their authors make and build them.
 
 use std::{fs, path::PathBuf, sync::OnceLock};
 
 use crate::{Qhost, command, root, succeed};
 
-/// The languages that a policy can be written in, with the program that must be there to build it.
+/// The languages that a policy can be written in, each with the program that its build needs.
 pub const LANGUAGES: [(&str, &str); 4] =
     [("rust", "cargo"), ("python", "componentize-py"), ("js", "jco"), ("c", "clang")];
 
@@ -19,7 +19,7 @@ fn path() -> &'static str {
     })
 }
 
-/// Whether a language's program is there; where it is not, says what is not tested for that. In CI it must be.
+/// Whether a language's program is installed; where it is not, this prints which tests are skipped. In CI it must be.
 pub fn can_build(language: &str) -> bool {
     let (_, program) = LANGUAGES.iter().find(|(name, _)| *name == language).expect("a language");
     let there = path().split(':').any(|folder| PathBuf::from(folder).join(program).exists());
@@ -31,7 +31,8 @@ pub fn can_build(language: &str) -> bool {
 }
 
 impl Qhost {
-    /// With the environment that authors have: their own `$PATH` and home folder, and what cargo needs to build Wasm.
+    /// Gives commands the environment that authors have: their own `$PATH` and home folder, and what cargo needs to build
+    /// Wasm.
     pub fn as_author(mut self) -> Self {
         self = self.env("PATH", path());
         for key in ["HOME", "CARGO_HOME", "RUSTUP_HOME"] {
@@ -39,14 +40,14 @@ impl Qhost {
                 self = self.env(key, &value);
             }
         }
-        // Built once for all tests: the SDK's own crates take most of the time.
+        // The folder is shared by all tests, since building the SDK's own crates takes most of the time.
         let target = std::env::var_os("QHOST_GUEST_TARGET_DIR").map(PathBuf::from);
         let target = target.unwrap_or_else(|| root().join("guest-policies/target")).join("authors");
         self = self.env("CARGO_TARGET_DIR", target.to_str().expect("UTF-8"));
         rust_for_wasm().into_iter().fold(self, |qhost, (key, value)| qhost.env(key, &value))
     }
 
-    /// A policy's project, made and built; gives the component's file, `NAME/NAME.wasm` in this folder.
+    /// Makes and builds a policy's project, and gives the component's file, `NAME/NAME.wasm` in this folder.
     pub fn project(&self, language: &str, name: &str) -> PathBuf {
         self.run(&["policy", "new", name, "--lang", language]).exits(0);
         self.run(&["policy", "build", name]).exits(0);
@@ -54,7 +55,8 @@ impl Qhost {
     }
 }
 
-/// What makes cargo build Wasm: nothing where rustup has the target, else Debian's compiler (`guest-policies/README.md`).
+/// The variables with which cargo builds Wasm: none where rustup has the target, else Debian's compiler
+/// (`guest-policies/README.md`).
 fn rust_for_wasm() -> Vec<(&'static str, String)> {
     let target = "wasm32-unknown-unknown";
     let folder = command("rustc").args(["--print", "target-libdir", "--target", target]).output();

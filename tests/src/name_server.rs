@@ -1,5 +1,5 @@
-//! A name server (RFC 1035) on an address of loopback, by UDP and TCP, that answers each question as a test says; and a host of
-//! which it is the only one.
+//! A name server (RFC 1035) on an address of loopback, by UDP and TCP, which answers each question as a test says, and a host on
+//! which it is the only name server.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,16 +11,16 @@ use std::{
 
 use crate::{Done, Qhost, command};
 
-/// What a name has.
+/// A record that a name has.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// An address, said where addresses of its family are asked for.
+    /// An address, given to questions for addresses of its family.
     Address(IpAddr),
     /// Another name, whose addresses follow.
     Alias(&'static str),
 }
 
-/// The server; its threads end with the tests.
+/// The server, whose threads end with the tests.
 pub struct NameServer {
     address: Ipv4Addr,
     questions: Arc<Mutex<Vec<String>>>,
@@ -33,8 +33,8 @@ const CNAME: u16 = 5;
 const AAAA: u16 = 28;
 
 impl NameServer {
-    /// Starts it on port 53 of an address of loopback that no other test has; none where this user may not. `answers` gets a name
-    /// and how often the same was asked for already, counted for IPv4 and IPv6 apart.
+    /// Starts a server on port 53 of an address of loopback that no other test has; gives none where this user may not. `answers`
+    /// gets a name, and how often the same question was asked already, counted for IPv4 and IPv6 apart.
     pub fn start(
         answers: impl Fn(&str, usize) -> Vec<Answer> + Send + Sync + 'static,
     ) -> Option<Self> {
@@ -58,7 +58,7 @@ impl NameServer {
             let mut question = [0; 1500];
             while let Ok((length, from)) = datagrams.recv_from(&mut question) {
                 let answer = answer(&question[..length], &asked, &*said);
-                // What is longer is asked for once more by TCP.
+                // A client asks once more by TCP for an answer that is cut.
                 let answer = if answer.len() > 512 { cut(&question[..length]) } else { answer };
                 datagrams.send_to(&answer, from).expect("a datagram");
             }
@@ -73,7 +73,7 @@ impl NameServer {
                     stream.read_exact(&mut question).expect("a question");
                     let answer = answer(&question, &asked, &*answers);
                     let length = u16::try_from(answer.len()).expect("a message of 64 KiB");
-                    // It may have left.
+                    // The client may have left.
                     if stream.write_all(&[&length.to_be_bytes()[..], &answer].concat()).is_err() {}
                 }
             }
@@ -81,12 +81,12 @@ impl NameServer {
         Some(Self { address, questions })
     }
 
-    /// What was asked so far: types and names.
+    /// The questions so far, as types and names.
     pub fn questions(&self) -> Vec<String> {
         self.questions.lock().expect("the lock").clone()
     }
 
-    /// Runs qhost where every name is this server's, in a mount namespace.
+    /// Runs qhost in a mount namespace in which this server resolves every name.
     pub fn run(&self, qhost: &Qhost, args: &[&str]) -> Done {
         let file = |name: &str, text: &str| qhost.file(name, text);
         let resolvers =
@@ -114,7 +114,7 @@ impl NameServer {
     }
 }
 
-/// The end of the question, and its name and type.
+/// Reads a question: its end, its name and its type.
 fn question(message: &[u8]) -> (usize, String, u16) {
     let mut at = 12;
     let mut labels = vec![];
@@ -126,7 +126,7 @@ fn question(message: &[u8]) -> (usize, String, u16) {
     (at + 5, labels.join("."), u16::from_be_bytes([message[at + 1], message[at + 2]]))
 }
 
-/// The question's id and flags of an answer; then how many of each kind follow.
+/// The head of an answer: the question's id, flags, and the numbers of records.
 fn head(message: &[u8], truncated: bool, answers: u16) -> Vec<u8> {
     let flags = 0x8580 | if truncated { 0x200 } else { 0_u16 };
     let mut head = message[..2].to_vec();
@@ -150,7 +150,7 @@ fn answer(message: &[u8], asked: &Mutex<Vec<String>>, answers: &Answers) -> Vec<
         asked.iter().filter(|one| **one == entry).count() - 1
     };
     let (mut records, mut count) = (vec![], 0);
-    // The name that the next record is of: the question's, until there is an alias.
+    // The name of the next record, which is the question's until there is an alias.
     let mut owner = vec![0xc0, 12];
     for answer in answers(&name, before) {
         let (of, kind_of, data) = match answer {
@@ -172,7 +172,7 @@ fn answer(message: &[u8], asked: &Mutex<Vec<String>>, answers: &Answers) -> Vec<
         };
         records.extend(of);
         records.extend(kind_of.to_be_bytes());
-        // Of the Internet, for no second longer.
+        // The class is the Internet, and the record may not be kept.
         records.extend([0, 1, 0, 0, 0, 0]);
         records.extend(u16::try_from(data.len()).expect("a record").to_be_bytes());
         records.extend(data);
@@ -181,12 +181,12 @@ fn answer(message: &[u8], asked: &Mutex<Vec<String>>, answers: &Answers) -> Vec<
     [head(message, false, count), message[12..end].to_vec(), records].concat()
 }
 
-/// An address of a name.
+/// The answer of an IPv4 address.
 pub fn v4(text: &str) -> Answer {
     Answer::Address(text.parse::<Ipv4Addr>().expect("an address").into())
 }
 
-/// An address of a name.
+/// The answer of an IPv6 address.
 pub fn v6(text: &str) -> Answer {
     Answer::Address(text.parse::<Ipv6Addr>().expect("an address").into())
 }

@@ -1,5 +1,5 @@
-//! An agent of Nomad's, as far as a task driver sees one: it starts the plugin, asks in an agent's order, and encodes configurations as an
-//! agent does.
+//! An agent of Nomad's, as far as a task driver sees one: it starts the plugin, makes calls in an agent's order, and encodes
+//! configurations as an agent does.
 
 mod encoding;
 mod task;
@@ -60,14 +60,14 @@ pub struct Plugin {
     runtime: Runtime,
     process: Process,
     socket: PathBuf,
-    /// The certificates of the connection, where it is by TLS.
+    /// The certificates of the connection; absent where it has no TLS.
     pub tls: Option<Arc<tls::Pair>>,
     channel: Channel,
     events: Arc<Mutex<Vec<DriverTaskEvent>>>,
     fingerprints: Arc<Mutex<Vec<FingerprintResponse>>>,
 }
 
-/// What an agent starts: the program by a link in its plugin folder, without arguments.
+/// The command by which an agent starts the plugin: a link in its plugin folder, without arguments.
 pub fn plugin_command(qhost: &Qhost) -> Command {
     let folder = qhost.folder().join("plugins");
     fs::create_dir_all(&folder).expect("a plugin folder");
@@ -88,12 +88,12 @@ pub fn plugin_command(qhost: &Qhost) -> Command {
 }
 
 impl Plugin {
-    /// Starts a process and connects to it; its logs go into a file of the scratch folder.
+    /// Starts a plugin and connects to it; its logs go into a file of the scratch folder.
     pub fn launch(qhost: &Qhost) -> Self {
         Self::launched(qhost, None)
     }
 
-    /// The same as a host that wants TLS on the socket.
+    /// Starts a plugin as an agent that wants TLS on the socket, and connects to it.
     pub fn launch_with_tls(qhost: &Qhost, agent: tls::Certificate) -> Self {
         Self::launched(qhost, Some(agent))
     }
@@ -147,7 +147,7 @@ impl Plugin {
             events: Arc::default(),
             fingerprints: Arc::default(),
         };
-        // A client opens both at once.
+        // A client opens both streams at once.
         let (mut broker, mut stdio) = (
             GrpcBrokerClient::new(plugin.channel.clone()),
             GrpcStdioClient::new(plugin.channel.clone()),
@@ -159,7 +159,7 @@ impl Plugin {
         plugin
     }
 
-    /// The three launches of an agent that starts, of which the third one stays.
+    /// Starts the plugin three times, as an agent does that starts; the third process stays.
     pub fn as_agent(qhost: &Qhost, settings: &Value) -> Self {
         let first = Self::launch(qhost);
         let info = first.info();
@@ -176,7 +176,7 @@ impl Plugin {
         third
     }
 
-    /// What an agent does that finds a plugin of the agent before: no configuration, other streams.
+    /// Connects as an agent does that finds the plugin of an earlier agent: without configuring it, and with new streams.
     pub fn attach_again(self) -> Self {
         let Self { process, socket, runtime, channel, tls, .. } = self;
         drop(channel);
@@ -187,7 +187,7 @@ impl Plugin {
         plugin
     }
 
-    /// Reads its events and fingerprints from now on.
+    /// Collects the plugin's events and fingerprints from now on.
     fn listen(&self) {
         let (mut driver, events) = (self.driver(), Arc::clone(&self.events));
         let (mut other, fingerprints) = (self.driver(), Arc::clone(&self.fingerprints));
@@ -213,7 +213,7 @@ impl Plugin {
         DriverClient::new(self.channel.clone())
     }
 
-    /// Its socket.
+    /// The plugin's socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -223,33 +223,33 @@ impl Plugin {
         self.process.0.id().to_string()
     }
 
-    /// What it says of itself.
+    /// The plugin's description of itself.
     pub fn info(&self) -> PluginInfoResponse {
         let mut base = BasePluginClient::new(self.channel.clone());
         let info = self.runtime.block_on(base.plugin_info(PluginInfoRequest {}));
         info.expect("the plugin's information").into_inner()
     }
 
-    /// What its configuration looks like.
+    /// The schema of the plugin's configuration.
     pub fn config_schema(&self) -> Spec {
         let mut base = BasePluginClient::new(self.channel.clone());
         let schema = self.runtime.block_on(base.config_schema(ConfigSchemaRequest {}));
         schema.expect("a schema").into_inner().spec.expect("a schema")
     }
 
-    /// What a task's configuration looks like.
+    /// The schema of a task's configuration.
     pub fn task_schema(&self) -> Spec {
         let schema =
             self.runtime.block_on(self.driver().task_config_schema(TaskConfigSchemaRequest {}));
         schema.expect("a schema").into_inner().spec.expect("a schema")
     }
 
-    /// Gives it its configuration.
+    /// Configures the plugin.
     pub fn configure(&self, schema: &Spec, settings: &Value) -> Result<(), Status> {
         self.configure_by(packed(schema, settings))
     }
 
-    /// The same, of bytes.
+    /// Configures the plugin by encoded bytes.
     pub fn configure_by(&self, msgpack_config: Vec<u8>) -> Result<(), Status> {
         let mut base = BasePluginClient::new(self.channel.clone());
         let plugin_api_version = "v0.1.0".into();
@@ -257,7 +257,7 @@ impl Plugin {
         self.runtime.block_on(base.set_config(request)).map(drop)
     }
 
-    /// Asks it to leave, which it must do in the two seconds that an agent gives it.
+    /// Asks the plugin to leave, which it must do in the two seconds that an agent gives it.
     pub fn leave(mut self) {
         let mut controller = GrpcControllerClient::new(self.channel.clone());
         self.runtime.block_on(controller.shutdown(Empty {})).expect("it leaves");
@@ -272,18 +272,18 @@ impl Plugin {
         assert!(!self.socket.exists(), "its socket is left");
     }
 
-    /// Kills it.
+    /// Kills the plugin.
     pub fn kill(mut self) {
         self.process.0.kill().expect("the plugin runs");
         self.process.0.wait().expect("the plugin");
     }
 
-    /// What it has said of the host, the latest last.
+    /// The fingerprints so far, the latest last.
     pub fn fingerprints(&self) -> Vec<FingerprintResponse> {
         self.fingerprints.lock().expect("fingerprints").clone()
     }
 
-    /// What it has said of tasks.
+    /// The events so far.
     pub fn events(&self) -> Vec<DriverTaskEvent> {
         self.events.lock().expect("events").clone()
     }
@@ -305,7 +305,7 @@ impl Plugin {
         })
     }
 
-    /// Begins to start a task; what becomes of it is told later.
+    /// Begins to start a task, and gives the result later.
     pub fn start_later(
         &self,
         task: &TaskConfig,
@@ -317,12 +317,13 @@ impl Plugin {
         })
     }
 
-    /// What has come of it.
+    /// Waits for such a result.
     pub fn done<T>(&self, later: tokio::task::JoinHandle<T>) -> T {
         self.runtime.block_on(later).expect("it did not panic")
     }
 
-    /// Gives it a task of a plugin before, as Nomad keeps its handle: without the task's configuration where the agent was restarted.
+    /// Recovers a task of an earlier plugin by the handle that Nomad kept, without the task's configuration, as after a restart of the
+    /// agent.
     pub fn recover(&self, handle: &TaskHandle) -> Result<(), Status> {
         let mut handle = handle.clone();
         if let Some(config) = &mut handle.config {
@@ -396,13 +397,13 @@ impl Plugin {
         })
     }
 
-    /// How a task is doing.
+    /// Inspects a task.
     pub fn inspect(&self, id: &str) -> Result<InspectTaskResponse, Status> {
         let request = InspectTaskRequest { task_id: id.into() };
         self.runtime.block_on(self.driver().inspect_task(request)).map(tonic::Response::into_inner)
     }
 
-    /// What a task uses, in so many looks.
+    /// Takes so many samples of what a task uses.
     pub fn stats(&self, id: &str, looks: usize) -> Result<Vec<TaskStats>, Status> {
         let request = TaskStatsRequest { task_id: id.into(), collection_interval: None };
         self.runtime.block_on(async {
@@ -421,7 +422,7 @@ trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
-/// Ended with the test, if it was not before: a plugin whose agent has gone waits for the next.
+/// The plugin's process, which is killed when this is dropped: a plugin whose agent has gone waits for the next agent.
 struct Process(Child);
 
 impl Drop for Process {
@@ -433,7 +434,7 @@ impl Drop for Process {
     }
 }
 
-/// Whether an error says that the task is worth another try, by the first of its details.
+/// Whether an error says that the task is worth another try, in the first of its details.
 pub fn is_recoverable(status: &Status) -> bool {
     use prost::Message as _;
     let details = rpc::Status::decode(status.details()).expect("details");

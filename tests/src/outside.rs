@@ -1,5 +1,5 @@
-//! A network outside of this host, which ends with the tests: a network namespace that one of their threads is in, behind a pair
-//! of virtual devices. It has a public address and a private one; on both, port 80 answers HTTP.
+//! A network outside of this host: a network namespace of one of the tests' threads, behind a pair of virtual devices, which
+//! ends with the tests. It has a public address and a private one, and port 80 answers HTTP at both.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,17 +15,17 @@ use crate::{command, succeed};
 /// The network's addresses.
 #[derive(Debug, Clone, Copy)]
 pub struct Outside {
-    /// A public address out there; the network that it is of is in no public route.
+    /// A public address in the outside network; no public route leads to this network.
     pub public: Ipv4Addr,
-    /// A private address out there.
+    /// A private address in the outside network.
     pub private: Ipv4Addr,
     /// A public address of this host.
     pub own: Ipv4Addr,
-    /// Where datagrams go to all of the public network.
+    /// The address at which a datagram reaches all of the public network.
     pub broadcast: Ipv4Addr,
 }
 
-/// The network, made when it is first asked for; none where this is not root with all its rights, or has no ip(8).
+/// Makes the network when it is first asked for; gives none where this is not root with all its rights, or has no ip(8).
 pub fn outside() -> Option<Outside> {
     static THERE: OnceLock<Option<Outside>> = OnceLock::new();
     *THERE.get_or_init(|| {
@@ -40,7 +40,7 @@ pub fn outside() -> Option<Outside> {
 }
 
 fn make() -> Outside {
-    // Tests that run at the same time have networks of their own.
+    // The addresses depend on the process, so that tests that run at once have networks of their own.
     let [low, high, ..] = ((std::process::id() % (1 << 12)) << 2).to_le_bytes();
     let of = |first, second, host| Ipv4Addr::new(first, second, high | 0x40, low | host);
     let outside = Outside {
@@ -55,7 +55,7 @@ fn make() -> Outside {
     let (done, ready) = mpsc::channel();
     thread::spawn(move || {
         #[expect(unsafe_code, reason = "rustix calls unshare(2) unsafe")]
-        // SAFETY: a network namespace is of this thread alone.
+        // SAFETY: only this thread enters the new network namespace.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace");
         said.send(gettid().as_raw_nonzero()).expect("a listener");
         go.recv().expect("the word");
@@ -66,7 +66,7 @@ fn make() -> Outside {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
             let answer = b"HTTP/1.0 200 OK\r\n\r\noutside\n";
-            // A client that only connects is gone by now.
+            // A client that only connects has gone by now.
             if stream.read(&mut [0; 512]).and_then(|_| stream.write_all(answer)).is_err() {}
         }
     });
@@ -80,7 +80,7 @@ fn make() -> Outside {
     outside
 }
 
-/// Answers a datagram from another port first, and then from its own.
+/// Answers each datagram from another port first, and then from its own.
 fn answer_datagrams() {
     let [asked, other] = [80, 81]
         .map(|port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a port for datagrams"));

@@ -1,4 +1,4 @@
-//! A real Prometheus on loopback: Debian's, which keeps what it scrapes in a folder.
+//! A real Prometheus on loopback: Debian's, which keeps the metrics that it scrapes in a folder.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{command, wait_for};
 
-/// A Prometheus; ended when dropped.
+/// A Prometheus, which ends when this is dropped.
 pub struct Prometheus {
     child: Child,
     folder: TempDir,
@@ -20,10 +20,10 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one with a configuration, and waits until it answers.
+    /// Starts a Prometheus with a configuration, and waits until it answers.
     pub fn start(config: &Path) -> Self {
         let folder = TempDir::with_prefix("qhost-prometheus-").expect("a folder for Prometheus");
-        // It cannot say which port it took, so one is found that is free a moment before.
+        // Prometheus cannot say which port it took, so that a port is taken that was free a moment before.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound address").to_string();
         drop(listener);
@@ -50,7 +50,7 @@ impl Prometheus {
         prometheus
     }
 
-    /// What its API answers; null where there is no answer.
+    /// The answer of its API; null where there is no answer.
     pub fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let mut curl = command("curl");
         curl.args(["--silent", "--max-time", "60", "--get"]);
@@ -62,7 +62,7 @@ impl Prometheus {
         serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
-    /// What an expression has been in the last five minutes, as a dashboard asks.
+    /// The values of an expression over the last five minutes, as a dashboard asks for them.
     pub fn range(&self, expression: &str) -> Value {
         let now = jiff::Timestamp::now().as_second();
         let (start, end) = ((now - 300).to_string(), now.to_string());
@@ -73,7 +73,7 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Prometheus may have ended by itself.
         let _ended = self.child.kill();
         self.child.wait().expect("it ends");
     }

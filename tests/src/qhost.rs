@@ -12,17 +12,16 @@ use tempfile::TempDir;
 
 use crate::{command, succeed, wait_for};
 
-/// A scratch folder with a state folder and a configuration, and the command to run in it. The folder is kept when the
-/// test fails.
+/// A scratch folder with a state folder and a configuration, and the command to run in it. The folder is kept when the test fails.
 pub struct Qhost {
     scratch: Option<TempDir>,
     environment: Vec<(String, String)>,
     program: PathBuf,
-    /// The command that the program is started by, if any: setpriv(1) with its options.
+    /// The words before the program, such as setpriv(1) with its options.
     through: Vec<String>,
 }
 
-/// The fingerprint is the same for all tests, and trying kvm takes seconds on machines where it does not work.
+/// The host's fingerprint, which all tests share: trying kvm takes seconds on machines where it does not work.
 fn fingerprint(program: &Path) -> &'static [u8] {
     static FINGERPRINT: OnceLock<Vec<u8>> = OnceLock::new();
     FINGERPRINT.get_or_init(|| {
@@ -39,7 +38,7 @@ fn fingerprint(program: &Path) -> &'static [u8] {
 }
 
 impl Qhost {
-    /// A new scratch folder. `program` is `env!("CARGO_BIN_EXE_qhost-under-test")`.
+    /// Makes a scratch folder. `program` is `env!("CARGO_BIN_EXE_qhost-under-test")`.
     pub fn new(program: &str) -> Self {
         let scratch = TempDir::with_prefix("qhost-test-").expect("a scratch folder");
         let qhost = Self {
@@ -70,7 +69,7 @@ impl Qhost {
         &self.program
     }
 
-    /// Runs it as a user that is not root, who owns this folder.
+    /// Has qhost run as a user that is not root and owns this folder.
     pub fn as_user(mut self) -> Self {
         // The build's folder may be one that only root gets into.
         let bin = self.folder().join("qhost-bin");
@@ -87,25 +86,25 @@ impl Qhost {
         self
     }
 
-    /// Runs it as a root without any of root's rights, as in a container.
+    /// Has qhost run as a root without any of root's rights, as in a container.
     pub fn without_rights(mut self) -> Self {
         self.through =
             ["setpriv", "--bounding-set=-all", "--inh-caps=-all"].map(str::to_owned).into();
         self
     }
 
-    /// Adds to the environment of what is run.
+    /// Adds a variable to the environment of commands.
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.into(), value.into()));
         self
     }
 
-    /// All that was added to the environment.
+    /// The variables that were added.
     pub fn variables(&self) -> impl Iterator<Item = (&String, &String)> {
         self.environment.iter().map(|(key, value)| (key, value))
     }
 
-    /// What was last added to the environment under a name.
+    /// The value that a variable was last given.
     pub fn variable(&self, key: &str) -> &str {
         let found = self.environment.iter().rfind(|(name, _)| name == key);
         &found.unwrap_or_else(|| panic!("{key} was not set")).1
@@ -116,14 +115,14 @@ impl Qhost {
         fs::write(self.folder().join("qhost.toml"), toml).expect("the configuration");
     }
 
-    /// Writes a file; gives its path.
+    /// Writes a file, and gives its path.
     pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
         let path = self.folder().join(name);
         fs::write(&path, bytes).expect("a file in the scratch folder");
         path.to_str().expect("UTF-8").to_owned()
     }
 
-    /// Writes a job for an image with as little memory as its firmware starts with; `more` is merged into its config. Gives its path.
+    /// Writes a job for an image with as little memory as its firmware starts with, and gives its path; `more` is merged into its config.
     pub fn job(&self, (url, sha256): &(String, String), more: Value) -> String {
         let is_arm = more["architecture"] == "aarch64" || more["emulator"] == "qemu-system-aarch64";
         let is_uefi = more["firmware"] == "uefi";
@@ -163,12 +162,12 @@ impl Qhost {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs qhost to its end.
     pub fn run(&self, args: &[&str]) -> Done {
         Done::of(self.command(args).output().expect("qhost runs"))
     }
 
-    /// The same with a bound on the memory that is its own (setrlimit(2), `RLIMIT_DATA`).
+    /// Runs qhost with a bound on the memory of its process (setrlimit(2), `RLIMIT_DATA`).
     pub fn run_within(&self, kib: u64, args: &[&str]) -> Done {
         let plain = self.command(args);
         let mut bounded = command("sh");
@@ -183,7 +182,7 @@ impl Qhost {
         Done::of(bounded.output().expect("qhost runs"))
     }
 
-    /// Starts it, its output going to files.
+    /// Starts qhost, with its output going to files.
     pub fn start(&self, args: &[&str]) -> Running {
         let output = TempDir::new_in(self.folder()).expect("a folder for output").keep();
         let file = |name| fs::File::create(output.join(name)).expect("a file for output");
@@ -192,7 +191,7 @@ impl Qhost {
         Running { child: command.spawn().expect("qhost runs"), output }
     }
 
-    /// The cgroups that its VMs have.
+    /// The cgroups of this folder's VMs.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let vms = self.vms();
         let names: Vec<_> = vms.iter().filter_map(|vm| vm.file_name()).collect();
@@ -207,7 +206,7 @@ impl Qhost {
         entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
     }
 
-    /// The console log of the newest VM, once it has this text.
+    /// Waits until the console log of a VM has this text, and gives the log.
     pub fn console_has(&self, text: &str) -> String {
         wait_for(text, || {
             let logs = self
@@ -219,12 +218,12 @@ impl Qhost {
         })
     }
 
-    /// What a configuration needs where a job has UDP ports: a cage without a filter of what QEMU sends, where there is none.
+    /// The configuration that a job with UDP ports needs: where QEMU's connections cannot be filtered, a cage without that filter.
     pub fn cage_for_udp(&self) -> &'static str {
         if crate::can_filter() { "" } else { "[cage]\nlevel = \"best-effort\"\n" }
     }
 
-    /// The names of all files in the image store, but for what is known of stored images.
+    /// The names of all files in the image store, without the records of stored images.
     pub fn stored_images(&self) -> Vec<String> {
         let mut names = vec![];
         let mut folders = vec![self.state().join("images")];
@@ -237,7 +236,7 @@ impl Qhost {
                 }
             }
         }
-        // An image's record and last use go with it.
+        // A stored image has a record and a time of last use beside it.
         let images = names.clone();
         names.retain(|name| {
             let of = [".json", ".used"].iter().find_map(|ending| name.strip_suffix(ending));
@@ -256,7 +255,7 @@ impl Qhost {
         processes_in(&self.state()).into_iter().filter(is_qemu).collect()
     }
 
-    /// The process ids of its supervisors.
+    /// The process ids of the supervisors of this folder's VMs.
     pub fn supervisors(&self) -> Vec<String> {
         let is_one = |pid: &String| {
             let program = fs::read_link(format!("/proc/{pid}/exe"));
@@ -265,8 +264,8 @@ impl Qhost {
         processes_in(&self.state()).into_iter().filter(is_one).collect()
     }
 
-    /// Kills the first of its supervisors, and waits until that has given up its locks: the kernel closes a process's files after the process
-    /// has no program any more.
+    /// Kills the first supervisor, and waits until its locks are released: the kernel closes a process's files after the process has no
+    /// program any more.
     pub fn kill_supervisor(&self) -> String {
         let supervisor = self.supervisors().remove(0);
         succeed("kill", &["-KILL", &supervisor]);
@@ -278,7 +277,7 @@ impl Qhost {
         supervisor
     }
 
-    /// Leaves all VMs as a restart of the host does: their processes are gone, and others have the numbers that their records name.
+    /// Leaves all VMs as a restart of the host does: their processes are gone, and other processes have the ids in their records.
     pub fn as_after_a_reboot(&self) {
         let supervisors = self.supervisors();
         let all = [self.qemus(), supervisors.clone()].concat();
@@ -286,7 +285,7 @@ impl Qhost {
             let pids = pids.iter().map(String::as_str);
             succeed("kill", &[signal].into_iter().chain(pids).collect::<Vec<_>>());
         };
-        // So that no supervisor tells of its QEMU's end.
+        // A stopped supervisor cannot record its QEMU's end.
         signal("-STOP", &supervisors);
         signal("-KILL", &all);
         wait_for("their ends", || self.qemus().is_empty().then_some(()));
@@ -314,7 +313,7 @@ impl Qhost {
     }
 }
 
-/// Processes whose working folder is inside `folder`; given a moment to be reaped.
+/// The processes that work inside `folder`, after a moment in which they may be reaped.
 fn wait_for_no_processes(folder: &Path) -> Vec<String> {
     let mut left = vec![];
     for _ in 0..100 {
@@ -327,8 +326,8 @@ fn wait_for_no_processes(folder: &Path) -> Vec<String> {
     left
 }
 
-/// The process ids of processes that work inside `folder`: supervisors, which have it as their working folder, and QEMUs,
-/// which see nothing of it but have files of it open.
+/// The ids of processes that work inside `folder`: supervisors, which have it as their working folder, and QEMUs, which see nothing of it
+/// but have files of it open.
 pub fn processes_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     let works = |pid: &String| {
@@ -337,7 +336,7 @@ pub fn processes_in(folder: &Path) -> Vec<String> {
         inside(format!("/proc/{pid}/cwd").into()) || open.map(|one| one.path()).any(inside)
     };
     let numbers = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    // Until it becomes another program, a child of another test's has every file open that this test has; this is looked at first.
+    // A child of another test has every file open that this test has, until it becomes another program; such children are left out first.
     let this = fs::read_link("/proc/self/exe").expect("this program");
     let is_other =
         |pid: &String| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe != this);
@@ -348,7 +347,7 @@ pub fn processes_in(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The groups of tenants, of each version and controller.
+/// The cgroups of tenants, of each version and controller.
 fn tenant_groups() -> Vec<PathBuf> {
     let controllers = ["cpu", "memory", "pids", "unified", ""];
     let folders = controllers.map(|one| Path::new("/sys/fs/cgroup").join(one).join("qhost"));
@@ -359,11 +358,11 @@ fn tenant_groups() -> Vec<PathBuf> {
 
 impl Drop for Qhost {
     fn drop(&mut self) {
-        // VMs outlive the commands that started them; those of a test do not outlive it.
+        // VMs outlive the commands that started them; a test's VMs do not outlive the test.
         let mut tries = 0;
         while let Some(left) = Some(processes_in(&self.state())).filter(|left| !left.is_empty()) {
             for pid in left {
-                // One that has ended meanwhile is what is wanted.
+                // A process that has ended meanwhile needs no signal.
                 let killed = command("kill").args(["-KILL", &pid]).stderr(Stdio::null()).status();
                 killed.expect("kill runs");
             }
@@ -388,19 +387,19 @@ fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| panic!("qhost was killed: {status}"))
 }
 
-/// A `qhost` that has ended.
+/// The result of a `qhost` that has ended.
 #[derive(Debug)]
 pub struct Done {
-    /// Its exit code.
+    /// The exit code.
     pub code: i32,
-    /// What it printed.
+    /// The text on standard output.
     pub stdout: String,
-    /// What it said on the side.
+    /// The text on standard error.
     pub stderr: String,
 }
 
 impl Done {
-    /// Of a program that has ended.
+    /// The result of a program that has ended.
     pub fn of(output: Output) -> Self {
         Self {
             code: code(output.status),
@@ -409,14 +408,14 @@ impl Done {
         }
     }
 
-    /// Asserts its exit code.
+    /// Asserts the exit code.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
     }
 
-    /// Asserts that one of its outputs has a text.
+    /// Asserts that one of the outputs has a text.
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
         let has = self.stdout.contains(text) || self.stderr.contains(text);
@@ -424,7 +423,7 @@ impl Done {
         self
     }
 
-    /// Its JSON.
+    /// The JSON on standard output.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
@@ -433,14 +432,14 @@ impl Done {
     }
 }
 
-/// A `qhost` that runs; killed when dropped.
+/// A `qhost` that runs, and is killed when this is dropped.
 pub struct Running {
     child: Child,
     output: PathBuf,
 }
 
 impl Running {
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -450,26 +449,26 @@ impl Running {
         crate::succeed("kill", &[&format!("-{signal}"), &self.child.id().to_string()]);
     }
 
-    /// The same of one that may have ended.
+    /// Sends a signal to a process that may have ended.
     pub fn try_signal(&self, signal: &str) {
         let mut kill = command("kill");
         kill.args([&format!("-{signal}"), &self.child.id().to_string()]).stderr(Stdio::null());
         kill.status().expect("kill runs");
     }
 
-    /// Waits until it has said something.
+    /// Waits until the process has printed a text.
     pub fn says(&self, text: &str) {
         let says =
             |name| fs::read_to_string(self.output.join(name)).is_ok_and(|said| said.contains(text));
         wait_for(text, || (says("stdout") || says("stderr")).then_some(()));
     }
 
-    /// Whether it has ended.
+    /// Whether the process has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("qhost can be waited for").is_some()
     }
 
-    /// Waits for its end.
+    /// Waits for the process's end.
     pub fn end(mut self) -> Done {
         let status =
             wait_for("qhost to end", || self.child.try_wait().expect("qhost can be waited for"));
@@ -480,7 +479,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Fails where it has ended, which is what is wanted.
+        // Killing fails if the process has ended already, which is just as good.
         if self.child.kill().is_ok() {
             self.child.wait().expect("a killed process ends");
         }

@@ -1,4 +1,4 @@
-//! A TCP server on loopback that does with each connection what a test says: for what no HTTP server would do.
+//! A TCP server on loopback that does with each connection what a test says, also what no HTTP server would do.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-/// The server; its thread ends with the tests.
+/// The server, whose thread ends with the tests.
 pub struct RawServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -17,17 +17,17 @@ pub struct RawServer {
 }
 
 impl RawServer {
-    /// Starts it on a free port. `serve` gets each connection, after its request was read, with its number from 0.
+    /// Starts a server on a free port. After a request was read, `serve` gets the connection with its number from 0.
     pub fn start(serve: impl Fn(usize, &mut TcpStream) + Send + Sync + 'static) -> Self {
         Self::asked(move |number, _, stream| serve(number, stream))
     }
 
-    /// The same, but `serve` gets what was asked: the request without a body.
+    /// Starts a server whose `serve` gets the request's head and the connection.
     pub fn hearing(serve: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
         Self::asked(move |_, head, stream| serve(head, stream))
     }
 
-    /// The same; `serve` gets the request's head as well.
+    /// Starts a server whose `serve` gets the connection's number, the request's head and the connection.
     pub fn asked(serve: impl Fn(usize, &str, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -54,25 +54,25 @@ impl RawServer {
         Self { address, connections, heads }
     }
 
-    /// Starts one that answers every request with the same bytes and closes the connection.
+    /// Starts a server that answers every request with the same bytes and closes the connection.
     pub fn answering(answer: Vec<u8>) -> Self {
         Self::start(move |_, stream| {
-            // A client that has seen enough may be gone.
+            // A client that has seen enough may have gone.
             if stream.write_all(&answer).is_err() {}
         })
     }
 
-    /// The URL of anything on it.
+    /// A URL on the server, of which every path is answered alike.
     pub fn url(&self) -> String {
         format!("http://{}/image", self.address)
     }
 
-    /// The port it listens on.
+    /// The port that the server listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// The requests so far, without bodies, in order.
+    /// The heads of the requests so far, in order.
     pub fn heads(&self) -> Vec<String> {
         self.heads.lock().expect("the lock").clone()
     }

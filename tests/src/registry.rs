@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{command, wait_for};
 
-/// A registry; ended when dropped.
+/// A registry, which ends when this is dropped.
 pub struct Registry {
     child: Child,
     folder: TempDir,
@@ -20,10 +20,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts one, empty.
+    /// Starts an empty registry.
     pub fn start() -> Self {
         let folder = TempDir::with_prefix("qhost-registry-").expect("a folder for the registry");
-        // It cannot say which port it took, so one is found that is free a moment before.
+        // The registry cannot say which port it took, so that a port is taken that was free a moment before.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound address").to_string();
         drop(listener);
@@ -44,12 +44,12 @@ impl Registry {
         Self { child, folder, address }
     }
 
-    /// A place in it.
+    /// The address of a repository in the registry.
     pub fn place(&self, repository: &str) -> String {
         format!("{}/{repository}", self.address)
     }
 
-    /// The file in which it keeps a blob.
+    /// The file in which the registry keeps a blob.
     pub fn blob(&self, sha256: &str) -> PathBuf {
         let blobs = self.folder.path().join("root/docker/registry/v2/blobs/sha256");
         blobs.join(&sha256[..2]).join(sha256).join("data")

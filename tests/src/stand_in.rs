@@ -1,4 +1,5 @@
-//! A program in QEMU's place (`tests/src/bin/qemu-stand-in.rs`): where it is found, and the disk with what it is to do.
+//! The program in QEMU's place (`tests/src/bin/qemu-stand-in.rs`): how it is found as QEMU, and the disk with its
+//! deeds.
 
 use std::fs;
 
@@ -8,7 +9,7 @@ use crate::{
     succeed,
 };
 
-/// A `PATH` on which the stand-in is found as QEMU is; what QEMU is asked before a launch, it asks QEMU.
+/// A `PATH` on which the stand-in is found as QEMU; questions about QEMU before a launch reach the real one.
 pub fn path(qhost: &Qhost, stand_in: &str) -> String {
     let bin = qhost.folder().join("bin");
     fs::create_dir(&bin).expect("a folder for the stand-in");
@@ -18,7 +19,8 @@ pub fn path(qhost: &Qhost, stand_in: &str) -> String {
     format!("{}:{}", bin.display(), std::env::var("PATH").expect("a PATH"))
 }
 
-/// A disk that says a text when QEMU boots it. What the stand-in is to do is on it, as all that a guest brings is.
+/// A disk that prints a text when QEMU boots it. The stand-in's deeds are on the disk, as everything is that a guest
+/// brings.
 pub fn disk(says: &str, deeds: &[&str]) -> Vec<u8> {
     let mut disk = boot_sector::disk(says, Then::Hang);
     let text = deeds.join("\n") + "\n\0";

@@ -1,10 +1,10 @@
-//! `qhost` on a terminal: util-linux' `script` gives it one.
+//! Runs `qhost` on a terminal, which util-linux' `script` gives it.
 
 use std::process::{Command, Stdio};
 
 use crate::{Done, Qhost, command};
 
-/// The command with these arguments on a terminal of so many columns, its output as it reaches the terminal.
+/// The command with these arguments on a terminal of so many columns; its output is what reaches the terminal.
 pub fn on_terminal(qhost: &Qhost, columns: usize, args: &[&str]) -> Command {
     let inner = qhost.command(args);
     let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
@@ -25,7 +25,7 @@ pub fn on_terminal(qhost: &Qhost, columns: usize, args: &[&str]) -> Command {
     outer
 }
 
-/// Runs it to its end. What it says on the side is on the terminal, too.
+/// Runs qhost on a terminal to its end. Its standard error is on the terminal, too.
 pub fn run_on_terminal(qhost: &Qhost, columns: usize, args: &[&str]) -> Done {
     let output = on_terminal(qhost, columns, args).output().expect("script is installed");
     Done {
@@ -47,7 +47,7 @@ pub fn plain(text: &str) -> String {
     plain
 }
 
-/// Asserts that nothing in a text steers a terminal, and that no line of it begins so.
+/// Asserts that nothing in a text steers a terminal, and that no line of it begins with `forged`.
 #[track_caller]
 pub fn assert_harmless(text: &str, forged: &str) {
     let text = plain(text);

@@ -9,7 +9,7 @@ use qhost_policy_sdk::{
 
 struct ChooseAccelerator;
 
-/// The architecture of hosts' processors, whose guests alone kvm runs.
+/// The architecture of the hosts' processors; kvm runs only guests of this architecture.
 const OWN_ARCHITECTURE: &str = "x86_64";
 
 #[derive(serde::Deserialize)]

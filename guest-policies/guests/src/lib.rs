@@ -1,7 +1,8 @@
-//! Rules what guests are set up with, what machine they have, and the ways into them.
+//! Judges how guests are set up, what machine they have, and the ways into them.
 //!
 //! Settings: `{"media_types": ["text/cloud-config"], "forbidden_keys": ["bootcmd"], "ssh_keys": ["SHA256:…"], "machines": ["q35"],
-//! "architectures": ["x86_64"], "firmware": ["uefi"], "secure_boot": true, "console": "watch", "agent": "watch", "operators_only": ["exec"]}`, each optional; see `settings.schema.json`.
+//! "architectures": ["x86_64"], "firmware": ["uefi"], "secure_boot": true, "console": "watch", "agent": "watch", "operators_only":
+//! ["exec"]}`, each optional; see `settings.schema.json`.
 
 use qhost_policy_sdk::{
     About, AccessLevel, Actor, FirmwareKind, Launch, Operation, Policy, Request, Running,
@@ -131,7 +132,7 @@ impl Policy for Guests {
                 format!("guests may not have the firmware {firmware}"),
             ));
         }
-        // In monitor mode what it chooses is not launched.
+        // In monitor mode, the launch is not what this policy chose, so that secure boot is checked here too.
         let is_uefi = launch.firmware.kind == FirmwareKind::Uefi;
         if settings.secure_boot && is_uefi && launch.firmware.secure_boot != SecureBoot::VendorKeys
         {
@@ -162,7 +163,7 @@ impl Policy for Guests {
     }
 }
 
-/// What is wrong with a part of a seed.
+/// The violations of a part of a seed.
 fn against(part: &SeedPart, settings: &Settings) -> Vec<Violation> {
     let field = format!("seed.{}", part.name);
     let mut violations = vec![];

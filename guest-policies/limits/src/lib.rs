@@ -1,4 +1,4 @@
-//! Bounds what one task may take.
+//! Bounds the resources that one task may have.
 //!
 //! Settings: `{"memory_mib": 512, "cpus": 2, "ports": 4, "disk_bytes": 10737418240}`; a bound that is absent is not checked.
 
@@ -49,7 +49,7 @@ impl Policy for Limits {
     }
 }
 
-/// The largest size that a task asks for: of the root disk where it is larger than its image's, and of those that end with the VM.
+/// The largest size that a task asks for: of its root disk, if that is to be larger than the image, and of its ephemeral disks.
 fn largest_disk_bytes(launch: &Launch) -> u64 {
     let size_mib = launch.disks.iter().filter_map(|disk| disk.size_mib).max();
     u64::from(size_mib.unwrap_or_default()) << 20

@@ -1,10 +1,11 @@
-//! Hostile: writes terminal escapes wherever the host takes text from it.
+//! Hostile: writes terminal escapes into every text that the host takes from it.
 
 use qhost_policy_sdk::{About, Launch, Policy, Request, Violation, export_policy, log};
 
 struct Probe;
 
-/// Clears the screen, sets the window's title, starts a line of its own, turns the text's direction around.
+/// The text clears the screen, sets the window's title, starts a line of its own, and turns the text's direction
+/// around.
 const ESCAPES: &str = "\x1b[2J\x1b]0;owned\x07\r\nerror: forged line \u{9b}31m \u{202e}txt";
 
 #[derive(serde::Deserialize)]

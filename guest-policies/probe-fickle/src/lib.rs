@@ -1,5 +1,5 @@
 //! Hostile: never gives the same answer twice. It counts its calls in a static, which a fresh sandbox forgets, and it
-//! adds to whatever it is shown, which a second look at its own answer brings to light.
+//! adds to the launch that it is shown, which a second look at its own answer brings to light.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,4 +1,4 @@
-//! Hostile: writes a long log line, then ten thousand more, and answers as if nothing had been.
+//! Hostile: writes a long log line, then ten thousand more, and then answers as if it had written none.
 
 use qhost_policy_sdk::{About, Launch, Policy, Request, Violation, export_policy, log};
 

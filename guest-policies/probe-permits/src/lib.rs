@@ -1,5 +1,5 @@
-//! Hostile: allows every launch, and where it is asked about an operation does what its setting `does` says: `traps`, `spins`,
-//! `answers-much`, `escapes`, or `looks-up` what is in a table that `describe` does not name.
+//! Hostile: allows every launch, and answers a question about an operation as its setting `does` says: `traps`, `spins`,
+//! `answers-much`, `escapes`, or `looks-up`, which looks into a table that `describe` does not name.
 
 use qhost_policy_sdk::{
     About, Actor, Operation, Policy, Request, Running, Violation, bindings::qhost::policy::tables,
@@ -8,7 +8,7 @@ use qhost_policy_sdk::{
 
 struct Probe;
 
-/// Clears the screen, starts a line of its own, turns the text's direction around.
+/// The text clears the screen, starts a line of its own, and turns the text's direction around.
 const ESCAPES: &str = "\x1b[2J\r\nerror: forged line \u{9b}31m \u{202e}txt";
 
 #[derive(serde::Deserialize)]

@@ -22,7 +22,7 @@ impl Policy for Probe {
 
 export_policy!(Probe);
 
-/// Needs its frame after the call, so that no compiler makes a loop of it.
+/// The function needs its frame after the call, so that no compiler makes a loop of it.
 #[expect(unconditional_recursion, reason = "that is what this probe is for")]
 fn deeper(depth: u32) -> u32 {
     std::hint::black_box(deeper(std::hint::black_box(depth + 1))) + depth

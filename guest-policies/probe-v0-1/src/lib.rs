@@ -1,5 +1,5 @@
-//! A policy of the contract's version 0.1, as it was built before there was another: gives no guest more than 128 MiB, no disk more than
-//! 16 MiB, and says what it was shown. Where its settings have a text `disk_bytes`, it writes that as the disk's size.
+//! A policy of the contract's version 0.1, as it was built when there was no other: it gives no guest more than 128 MiB and no disk more
+//! than 16 MiB, and repeats the launch that it was shown. A text `disk_bytes` in its settings is written as the disk's size.
 
 mod contract {
     wit_bindgen::generate!({ path: "../../wit/0.1", world: "policy", generate_all });
@@ -34,7 +34,7 @@ impl Guest for Probe {
                 *value = MOST.to_string();
             }
         }
-        // Settings are JSON without blanks, as the host writes them.
+        // The host writes settings as JSON without blanks.
         if let Some((_, rest)) = request.settings.split_once("\"disk_bytes\":\"") {
             let text = rest.split('"').next().unwrap_or_default();
             launch.extensions = vec![(DISK_BYTES.into(), text.into())];

@@ -1,5 +1,5 @@
-//! Hostile: takes what it can get of WASI and tells it in warnings. Its settings are a JSON object in which the key
-//! `wait` makes it wait for a minute; it only looks for the word.
+//! Hostile: uses all of WASI that it can get, and tells what it got in warnings. Its settings are a JSON object, in
+//! which the key `wait` makes it wait for a minute; it only searches the text for that word.
 
 mod world {
     wit_bindgen::generate!({

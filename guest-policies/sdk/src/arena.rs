@@ -1,6 +1,6 @@
-//! The allocator of policies. A sandbox lives for one decision, so that little need be given back: memory is handed out from an arena
-//! that lies in the module's initial memory, and the arena grows only when that is used up. A memory that grows costs its host two system
-//! calls a decision, which hold up decisions of other threads of the same process.
+//! The allocator of policies. A sandbox lives for one decision, so that little memory need be given back: memory is handed out from an
+//! arena that lies in the module's initial memory, and the arena grows only when that is used up. A memory that grows costs its host two
+//! system calls a decision, which hold up decisions of other threads of the same process.
 
 use std::{
     alloc::{GlobalAlloc, Layout},
@@ -8,11 +8,11 @@ use std::{
     ptr,
 };
 
-/// What a decision about the largest launch of the examples takes some five times over.
+/// Some five times what a decision about the largest launch of the examples takes.
 const ARENA_BYTES: usize = 256 << 10;
-/// What a memory grows by at least, in bytes.
+/// The least that a memory grows by, in bytes.
 const GROWTH_BYTES: usize = 1 << 20;
-/// A page of a Wasm memory.
+/// The bytes of a page of a Wasm memory.
 const PAGE_BYTES: usize = 64 << 10;
 
 #[repr(align(16))]
@@ -21,9 +21,9 @@ struct Initial(UnsafeCell<[u8; ARENA_BYTES]>);
 /// Hands out memory from its beginning to its end.
 struct Arena {
     initial: Initial,
-    /// What is handed out next; null before the first time.
+    /// The place of the next part; null before the first part is taken.
     next: Cell<*mut u8>,
-    /// Behind what can be handed out.
+    /// The end of the memory that can be handed out.
     end: Cell<*mut u8>,
 }
 
@@ -41,7 +41,7 @@ static ARENA: Arena = Arena {
 };
 
 impl Arena {
-    /// So many bytes from the end of what is handed out, or null where the memory cannot grow.
+    /// Hands out so many bytes, or null where the memory cannot grow.
     fn take(&self, layout: Layout) -> *mut u8 {
         if self.next.get().is_null() {
             let first = self.initial.0.get().cast::<u8>();
@@ -68,7 +68,7 @@ impl Arena {
         if before == usize::MAX {
             return ptr::null_mut();
         }
-        // What is left of the area before is given up, unless that has grown too and the new pages follow on it.
+        // The rest of the arena is given up, unless it has grown before and the new pages follow on it.
         let first = (before * PAGE_BYTES) as *mut u8;
         let initial = self.initial.0.get().cast::<u8>().wrapping_add(ARENA_BYTES);
         if self.end.get() != first || first == initial {
@@ -86,17 +86,17 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // What was given back is not zero any more.
+        // Memory that was given back is not zero any more.
         let part = self.take(layout);
         if !part.is_null() {
-            // SAFETY: it is of this size.
+            // SAFETY: the part is of this size.
             unsafe { part.write_bytes(0, layout.size()) };
         }
         part
     }
 
     unsafe fn dealloc(&self, part: *mut u8, layout: Layout) {
-        // The last part can be handed out again.
+        // Only the last part can be handed out again.
         if part.wrapping_add(layout.size()) == self.next.get() {
             self.next.set(part);
         }
@@ -111,11 +111,11 @@ unsafe impl GlobalAlloc for Arena {
         if size <= layout.size() {
             return part;
         }
-        // SAFETY: the alignment was of a layout already, and the caller answers for the size.
+        // SAFETY: the alignment is that of a layout, and the caller guarantees the size.
         let larger = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         let new = self.take(larger);
         if !new.is_null() {
-            // SAFETY: they do not overlap: the old part is before what is handed out next.
+            // SAFETY: the parts do not overlap, since the old part is before the place of the next one.
             unsafe { ptr::copy_nonoverlapping(part, new, layout.size()) };
         }
         new

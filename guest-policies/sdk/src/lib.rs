@@ -40,7 +40,7 @@ pub mod log;
 mod arena;
 pub mod tables;
 
-/// What wit-bindgen makes of the contract. Policies use the names that this crate re-exports.
+/// The contract as wit-bindgen translates it. Policies use the names that this crate re-exports.
 #[expect(missing_docs, reason = "generated; some of its items carry no comment of the contract's")]
 pub mod bindings {
     wit_bindgen::generate!({
@@ -71,13 +71,13 @@ pub trait Policy {
     /// Says what this policy is.
     fn about() -> About;
 
-    /// Checks what the type of the settings cannot say. The error is one sentence that names the setting.
+    /// Checks settings beyond their type. The error is one sentence that names the setting.
     fn check_settings(settings: &Self::Settings) -> Result<(), String> {
         let _ = settings;
         Ok(())
     }
 
-    /// Turns the launch so far into a better one, or refuses. Must return its own result unchanged.
+    /// Turns the launch so far into a better one, or refuses. Its own result must come back unchanged.
     fn choose(
         request: &Request,
         settings: &Self::Settings,
@@ -138,14 +138,14 @@ impl Launch {
         self.disks.iter().find(|disk| disk.kind == DiskKind::Root)
     }
 
-    /// The same, to change it.
+    /// The disk that the guest boots from, to change it.
     pub fn root_disk_mut(&mut self) -> Option<&mut Disk> {
         self.disks.iter_mut().find(|disk| disk.kind == DiskKind::Root)
     }
 }
 
 impl Operation {
-    /// Its name, as in the contract.
+    /// The operation's name in the contract.
     pub fn name(&self) -> &str {
         match self {
             Self::Console => "console",
@@ -165,7 +165,7 @@ impl Operation {
 }
 
 impl Violation {
-    /// One reason to refuse: a stable code, the field it is about, one sentence.
+    /// Makes a violation: a stable code, the field it is about, and one sentence.
     pub fn new(code: &str, field: &str, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -176,7 +176,7 @@ impl Violation {
         }
     }
 
-    /// Adds what the tenant can do about it.
+    /// Adds a sentence on what the tenant can do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -239,7 +239,7 @@ pub fn checked_settings<P: Policy>(settings: &str) -> Result<P::Settings, String
     Ok(settings)
 }
 
-/// serde's message with the setting's path instead of line and column: the host rewrites settings, so that these would point nowhere.
+/// serde's message with the setting's path instead of line and column, which would point nowhere, since the host rewrites settings.
 fn settings_error(setting: &str, error: &serde_json::Error) -> String {
     let said = error.to_string();
     let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
@@ -279,7 +279,8 @@ pub fn permit<P: Policy>(
     }
 }
 
-/// The host checks settings before any decision, so this is for hosts that do not: refuse rather than guess.
+/// Refuses where the settings cannot be read. The host checks settings before any decision; a host that does not gets a refusal, not
+/// a guess.
 fn bad_settings(error: String) -> Violation {
     Violation::new("bad-settings", "settings", error)
 }

@@ -3,7 +3,7 @@
 #[cfg(target_arch = "wasm32")]
 use crate::bindings::qhost::policy::log::{Level, log};
 
-/// A note on how an answer came about.
+/// Notes how an answer came about.
 pub fn debug(message: &str) {
     #[cfg(target_arch = "wasm32")]
     log(Level::Debug, message);
@@ -11,7 +11,7 @@ pub fn debug(message: &str) {
     eprintln!("debug: {message}");
 }
 
-/// A note that an operator wants to see.
+/// Notes something that an operator wants to see.
 pub fn info(message: &str) {
     #[cfg(target_arch = "wasm32")]
     log(Level::Info, message);
@@ -19,7 +19,7 @@ pub fn info(message: &str) {
     eprintln!("info: {message}");
 }
 
-/// A note that something is not as it should be.
+/// Notes that something is not as it should be.
 pub fn warn(message: &str) {
     #[cfg(target_arch = "wasm32")]
     log(Level::Warn, message);
@@ -27,7 +27,7 @@ pub fn warn(message: &str) {
     eprintln!("warn: {message}");
 }
 
-/// Has a panic's message, file and line put into the log before the policy traps, which would say nothing of them.
+/// Has a panic's message, file and line logged before the policy traps; the trap would tell none of them.
 #[doc(hidden)]
 pub fn panics() {
     #[cfg(target_arch = "wasm32")]

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// The value of a key; `None` where the table has no such key.
 pub fn get(table: &str, key: &str) -> Option<Value> {
-    // What the host hands over is JSON that it has read.
+    // The host hands over JSON that it has read itself.
     serde_json::from_str(&text(table, key)?).ok()
 }
 

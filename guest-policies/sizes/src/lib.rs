@@ -1,10 +1,12 @@
-//! Bounds what one task may take, by a table of the operator's: `[data.sizes]`, a JSON object with a row a tenant, and `*` for all others.
+//! Bounds the resources of one task by a table of the operator's: `[data.sizes]`, a JSON object with a row for each tenant, and `*` for all
+//! others.
 //!
 //! ```json
 //! {"*": {"memory_mib": 512, "cpus": 2, "disk_mib": 1024, "ports": 2}, "acme": {"memory_mib": 8192}}
 //! ```
 //!
-//! A bound that a row does not have is not checked. A tenant for which there is neither a row nor `*` may have nothing. It takes no settings.
+//! A bound that a row does not have is not checked. A tenant for which there is neither a row nor `*` may have nothing. The policy takes no
+//! settings.
 
 use qhost_policy_sdk::{
     About, Launch, Policy, Request, Resources, Violation, export_policy, tables,
@@ -55,7 +57,7 @@ impl Policy for Sizes {
             }
         };
         let Resources { cpus, memory_mib } = launch.resources;
-        // A disk without a size has its image's, or is a volume, which the operator made.
+        // A disk without a size has the size of its image, or is a volume, which the operator made.
         let disk =
             launch.disks.iter().filter_map(|disk| disk.size_mib).fold(0, u32::saturating_add);
         let ports = u32::try_from(launch.ports.len()).unwrap_or(u32::MAX);

@@ -52,10 +52,10 @@ impl Policy for TrustedImages {
 }
 
 impl TrustedImages {
-    /// What is wrong with an image.
+    /// The violation by an image that is not trusted.
     fn against(field: &str, image: &Image, settings: &Settings) -> Option<Violation> {
         let host = host_of(&image.source);
-        // Until the image's own digest is known, that of the list which has it.
+        // Until the image's own digest is known, the digest of the list that has it counts.
         let listed = image.checksums.as_ref().map(|list| &list.sha256);
         if image.sha256.as_ref().or(listed).is_some_and(|known| settings.sha256.contains(known))
             || settings.hosts.iter().any(|pattern| matches(pattern, host))
@@ -74,7 +74,7 @@ impl TrustedImages {
 
 export_policy!(TrustedImages);
 
-/// The host of a URL that qhost has parsed and written again: lower case, no user name, IPv6 in brackets.
+/// The host of a URL that qhost has parsed and written again: in lower case, without a user name, IPv6 in brackets.
 fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);

@@ -1,5 +1,6 @@
-//! Starts 20 VMs of a job at once in one process, gives half of the orders up at different stages, looks what the supervisors of the others
-//! have open, stops them, and says what is left: nothing, else it fails. `fleet QHOST-PROGRAM STATE-DIR JOB.json IMAGE-NETWORK`
+//! Starts 20 VMs of a job at once in one process, gives half of the orders up at different stages, checks which files the other VMs'
+//! supervisors have open, kills and removes these VMs, and fails if anything is left. `fleet QHOST-PROGRAM STATE-DIR JOB.json
+//! IMAGE-NETWORK`
 
 use std::{collections::BTreeSet, error::Error, fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use qhost_model::kind::Kind;
 use qhost_sys::state::StateDir;
 use tokio_util::sync::CancellationToken;
 
-/// Gives its order up when that has come to a stage.
+/// An observer that gives its order up at a stage.
 struct GivesUp {
     stage: Option<&'static str>,
     cancel: CancellationToken,
@@ -48,12 +49,13 @@ impl Observer for GivesUp {
 
 impl Progress for GivesUp {}
 
-/// What the supervisors that this process has started have open, but for what VMs share: the image.
+/// The files that the supervisors which this process has started have open, without the image, which VMs share.
 fn supervisors() -> Result<Vec<BTreeSet<PathBuf>>, Box<dyn Error>> {
     let this = std::process::id().to_string();
     let mut all = vec![];
     for process in fs::read_dir("/proc")?.flatten() {
-        // Name, state and parent: `1 (name) S 0`. The name is the program's own.
+        // The file has the process id, name, state and parent: `1 (name) S 0`. The program chooses the name, so that the last parenthesis
+        // counts.
         let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
         let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
         let Ok(open) = fs::read_dir(process.path().join("fd")) else { continue };
@@ -70,7 +72,7 @@ fn supervisors() -> Result<Vec<BTreeSet<PathBuf>>, Box<dyn Error>> {
     Ok(all)
 }
 
-/// A file of one VM that another's supervisor has too would stay locked after the VM's end.
+/// The files that several supervisors have open. A VM's file that another VM's supervisor has open would stay locked after the VM's end.
 fn files_of_several(supervisors: &[BTreeSet<PathBuf>]) -> Vec<&PathBuf> {
     let counts = |file: &PathBuf| supervisors.iter().filter(|files| files.contains(file)).count();
     let mut shared: Vec<_> = supervisors.iter().flatten().filter(|file| counts(file) > 1).collect();
@@ -113,7 +115,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut vms = vec![];
     while let Some(started) = starts.join_next().await {
         match started? {
-            // An order that is given up just as a supervisor has its VM has a VM that goes on.
+            // The VM goes on if its order is given up just after the supervisor has it.
             (_, Ok(vm)) => vms.push(vm),
             (Some(_), Err(error)) if error.kind() == Kind::Cancelled => {}
             (stage, Err(error)) => return Err(format!("given up at {stage:?}: {error}").into()),

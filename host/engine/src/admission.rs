@@ -1,5 +1,5 @@
-//! Whether one VM more is admitted, and which of those that have ended are kept. Both are settled by one reading of all VMs'
-//! folders, under the lock of all.
+//! Admission of one VM more, and retention of the VMs that have ended. Both are settled by one reading of all VMs' folders, under the lock
+//! of all folders.
 
 use std::{
     collections::BTreeMap,
@@ -30,20 +30,20 @@ use crate::{
     overlays::{self, Owner},
 };
 
-/// What is to be admitted.
+/// A VM, or a volume, that is to be admitted.
 struct AdmissionRequest {
     of: Owner,
     takes: Usage,
 }
 
-/// A VM that has ended: what decides whether it is kept.
+/// A VM that has ended, with the facts that decide whether it is kept.
 struct EndedVm {
     folder: PathBuf,
     at: Timestamp,
     bytes: u64,
 }
 
-/// Makes the folder of a new VM, if that is not beyond the quotas of all and of its tenant.
+/// Makes the folder of a new VM, if the VM fits the quotas of the host and of its tenant.
 pub(crate) fn admit_new(
     state: &StateDir,
     task: &Task,
@@ -56,7 +56,8 @@ pub(crate) fn admit_new(
     VmDir::create(state, task, takes, operation, || admit(state, &asking, terms))
 }
 
-/// Takes the folder of a VM that has ended, to start it once more, if that is not beyond those quotas; nothing where it is held.
+/// Claims the folder of a VM that has ended, to start it once more, if the VM fits the quotas of the host and of its tenant; nothing if the
+/// folder is held.
 pub(crate) fn admit_again(
     state: &StateDir,
     folder: &Path,
@@ -69,7 +70,7 @@ pub(crate) fn admit_again(
     VmDir::claim_ended(state, folder, task, takes, || admit(state, &asking, terms))
 }
 
-/// Removes what is not kept, and says whether there is room for one VM more. Called under the lock of all folders.
+/// Removes ended VMs that are not kept, and checks that there is room for one VM more. The caller holds the lock of all folders.
 fn admit(state: &StateDir, asking: &AdmissionRequest, terms: &Terms) -> Result<(), VmError> {
     drain::refuse(state)?;
     let (mut going_on, mut ended) = (vec![], vec![]);
@@ -86,7 +87,7 @@ fn admit(state: &StateDir, asking: &AdmissionRequest, terms: &Terms) -> Result<(
     is_within(state, &going_on, asking, terms)
 }
 
-/// Whether a VM of a task would be admitted now. Reads only.
+/// Checks that a VM of a task would be admitted now, and changes nothing.
 pub(crate) fn would_admit(
     state: &StateDir,
     task: &Task,
@@ -122,7 +123,7 @@ pub(crate) struct KeptDisk {
     bytes: u64,
 }
 
-/// Kept overlays that no VM has (not the asking task's), by what they take; and volumes, by their sizes.
+/// Kept overlays that no VM has, without the asking task's, by the space that they take, and volumes, by their sizes.
 pub(crate) fn kept_disks(
     state: &StateDir,
     going_on: &[VmRecord],
@@ -139,7 +140,7 @@ pub(crate) fn kept_disks(
     Ok(overlays.chain(volumes).collect())
 }
 
-/// Checks the quotas for so many more bytes of a tenant's volumes. Called under the lock of all folders.
+/// Checks the quotas for so many more bytes of a tenant's volumes. The caller holds the lock of all folders.
 pub(crate) fn admit_volume(
     state: &StateDir,
     tenant: &str,
@@ -160,14 +161,13 @@ impl EndedVm {
     }
 }
 
-/// Removes the folders of VMs that ended first, of each tenant that has more than are kept. A failure is logged and ends no
-/// command.
+/// Removes the folders of the VMs that ended first, for each tenant that has more than are kept. A failure is logged and ends no command.
 fn sweep(ended: Vec<EndedVm>, retention: &Retention) {
     let now = Timestamp::now();
     let is_old =
         |one: &EndedVm| one.at < now && now.duration_since(one.at).unsigned_abs() > retention.age();
     let bytes = ended.iter().fold(0_u64, |sum, one| sum.saturating_add(one.bytes));
-    // Then no tenant has more, and their records need not be read.
+    // If all together are within the bounds, so is each tenant, and the records need not be read.
     if ended.len() <= retention.ended_vms
         && bytes <= retention.ended_bytes
         && !ended.iter().any(is_old)
@@ -200,17 +200,17 @@ fn remove(folder: &Path) -> io::Result<()> {
     fs::remove_dir_all(folder)
 }
 
-/// What is taken already.
+/// What is taken of a quota already.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct InUse {
-    /// By VMs.
+    /// What VMs take.
     pub(crate) vms: Usage,
-    /// By kept overlays that no VM has, and by volumes.
+    /// What kept overlays that no VM has, and volumes, take of the disk.
     pub(crate) kept_bytes: u64,
 }
 
 impl InUse {
-    /// What those of these VMs and disks take that count.
+    /// Sums up what those VMs and disks take that count against a quota.
     pub(crate) fn of(whose: QuotaScope<'_>, vms: &[VmRecord], kept: &[KeptDisk]) -> Self {
         let is_meant = |tenant: &str| match whose {
             QuotaScope::Host => true,
@@ -225,16 +225,16 @@ impl InUse {
     }
 }
 
-/// Whose quota it is.
+/// The scope of a quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QuotaScope<'a> {
-    /// All tenants' together.
+    /// All tenants together.
     Host,
-    /// One tenant's.
+    /// One tenant.
     Tenant(&'a str),
 }
 
-/// Whether there is room for more beside what is taken.
+/// Checks that a quota has room for more beside what is taken.
 fn admits(
     quota: &Quota,
     whose: QuotaScope<'_>,

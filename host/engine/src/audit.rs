@@ -1,4 +1,4 @@
-//! What the policies configured now say of the VMs that run. It changes nothing: no VM is stopped, and nothing is recorded.
+//! An audit: asks the policies configured now about the VMs that run. An audit changes nothing: no VM is stopped, and nothing is recorded.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use crate::{
     refusal::Understood,
 };
 
-/// A VM that runs, and what is said of it now.
+/// A VM that runs, with the outcome of its audit.
 #[derive(Debug, Serialize)]
 pub struct Audited {
-    /// Its id.
+    /// The VM's id.
     pub vm: String,
-    /// Whose it is.
+    /// The VM's tenant.
     pub tenant: String,
-    /// Its task's name.
+    /// The name of the VM's task.
     pub task: String,
-    /// What came of it.
+    /// The outcome of the audit.
     #[serde(flatten)]
     pub outcome: AuditOutcome,
 }
@@ -37,30 +37,30 @@ pub struct Audited {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "outcome")]
 pub enum AuditOutcome {
-    /// It would be launched as it was.
+    /// The VM would be launched as it was.
     Allowed,
-    /// It would be refused.
+    /// The VM would be refused.
     Refused {
-        /// By whom and why.
+        /// The decision, which says by what and why.
         decision: Box<Decision>,
     },
-    /// It would be launched, differently.
+    /// The VM would be launched differently.
     Changed {
         /// The fields that would differ.
         changes: Vec<Change>,
     },
-    /// There is no answer.
+    /// The policies gave no answer.
     Unknown {
-        /// A policy failed, or a masked part of the job is missing.
+        /// The reason: a policy failed, or a masked part of the job is missing.
         reason: String,
     },
 }
 
 impl Engine {
-    /// Asks the policies configured now about each VM that runs, of one tenant or of all, the host being as if that VM were not there.
+    /// Asks the policies configured now about each VM that runs, of one tenant or of all. The facts of the host leave that VM out.
     ///
     /// # Errors
-    /// Where this host cannot be looked at, or the audit is cancelled.
+    /// Fails where the facts of this host cannot be gathered, or the audit is cancelled.
     pub async fn audit(
         &self,
         tenant: Option<&str>,
@@ -69,7 +69,7 @@ impl Engine {
         self.recover().await;
         let (generation, state) = (self.generation(), self.state().clone());
         let mut vms = blocking(move || Ok(list::running(&state))).await?;
-        // A VM without a plan is just being decided, or its image fetched.
+        // A VM without a plan is left out, since its image is still being fetched, or it is being decided.
         vms.retain(|vm| Spec::read(&vm.folder).is_ok());
         vms.retain(|vm| tenant.is_none_or(|only| only == vm.tenant));
         vms.sort_by(|a, b| (&a.tenant, &a.task, &a.id).cmp(&(&b.tenant, &b.task, &b.id)));
@@ -121,15 +121,15 @@ impl Engine {
     }
 }
 
-/// Why a VM is not said to be allowed.
+/// The reason why a VM does not count as allowed.
 enum Against {
-    /// A part of its task was masked as a secret, and policies may need it.
+    /// A part of the VM's task was masked as a secret, and policies may need it.
     Masked(String),
-    /// What its decision ended with, and what of it is secret.
+    /// The failure that the decision ended with, with the task's secrets.
     Failure(Failure, Box<Understood>),
 }
 
-/// What a decision comes to; an error where it was cancelled.
+/// The audit's outcome of a decision; an error if the decision was cancelled.
 fn outcome_of(decided: Result<(), Against>) -> Result<AuditOutcome, EngineError> {
     let (failure, understood) = match decided {
         Ok(()) => return Ok(AuditOutcome::Allowed),

@@ -1,5 +1,5 @@
-//! Another configuration: its policies are loaded beside those in force, it can be tried on past decisions, and it is taken over whole or not at
-//! all. The one before is kept for a step back.
+//! A candidate, which is a configuration whose policies are loaded beside those in force. It can be tried on past decisions, and is taken
+//! over whole or not at all. The previous configuration is kept for a step back.
 
 use std::{
     fs, io,
@@ -23,7 +23,7 @@ use crate::{
 /// A configuration that is not in force, with the policies of all its tenants loaded.
 pub struct Candidate {
     generation: Arc<Generation>,
-    /// A policy's file that no configuration names.
+    /// The file of a component that no configuration names.
     _component: Option<NamedTempFile>,
 }
 
@@ -31,7 +31,7 @@ impl Engine {
     /// Loads the policies of a configuration, for all its tenants.
     ///
     /// # Errors
-    /// Where one does not load.
+    /// Fails where a policy does not load.
     pub async fn load(&self, config: Config) -> Result<Candidate, EngineError> {
         let engine = self.clone();
         Ok(blocking(move || engine.candidate(config, None)).await?)
@@ -47,10 +47,10 @@ impl Engine {
         Ok(Candidate { generation: Arc::new(generation), _component: component })
     }
 
-    /// The configuration in force with another component in the place of a policy's.
+    /// Loads the configuration in force with another component in place of a policy's own.
     ///
     /// # Errors
-    /// Where there is no such policy, or the component does not load.
+    /// Fails where there is no such policy, or the component does not load.
     pub async fn load_with(
         &self,
         policy: String,
@@ -71,7 +71,7 @@ impl Engine {
         Ok(loaded.await?)
     }
 
-    /// Removes components that a process which was killed had decisions made again with.
+    /// Removes components that a killed process left, which it had loaded in place of a policy's own.
     pub fn sweep_components(&self) {
         let folder = self.tried();
         match fs::remove_dir_all(&folder) {
@@ -86,10 +86,10 @@ impl Engine {
         self.state().path().join("tried")
     }
 
-    /// Makes the latest decisions again, by today's policies or by another configuration's: at most so many.
+    /// Makes the latest decisions again, at most so many, by the policies in force or by a candidate's.
     ///
     /// # Errors
-    /// Where the log cannot be read, or a policy does not load.
+    /// Fails where the log cannot be read, or a policy does not load.
     pub async fn replay(&self, by: Option<&Candidate>, most: usize) -> Result<Replay, EngineError> {
         let generation = by.map_or_else(|| self.generation(), |by| Arc::clone(&by.generation));
         let engine = self.clone();
@@ -113,28 +113,29 @@ impl Engine {
         Ok(replayed.await?)
     }
 
-    /// Goes over to a configuration whose policies are loaded. What has begun under the one before ends under it.
+    /// Goes over to a configuration whose policies are loaded. Work that has begun under the previous configuration ends under that.
     pub fn take(&self, candidate: Candidate) -> InForce {
         let mut generations = self.generations().write().unwrap_or_else(PoisonError::into_inner);
         generations.take(candidate.generation);
         generations.in_force()
     }
 
-    /// Goes over to another configuration: the policies of all its tenants are loaded first, and only where all load is anything changed. What has begun under the configuration before ends under it.
+    /// Goes over to another configuration. The policies of all its tenants are loaded first, and nothing is changed unless all load. Work
+    /// that has begun under the previous configuration ends under that.
     ///
     /// # Errors
-    /// Where a policy does not load. Then the configuration before stays.
+    /// Fails where a policy does not load. Then the present configuration stays.
     pub async fn reload(&self, config: Config) -> Result<(), EngineError> {
         let candidate = self.load(config).await?;
         self.take(candidate);
         Ok(())
     }
 
-    /// Goes over to another configuration after it was tried on the latest decisions, at most so many. It is not taken where one of its policies
-    /// fails at a decision that was made before, and of which nothing was masked.
+    /// Goes over to another configuration after it was tried on the latest decisions, at most so many. The configuration is not taken if
+    /// one of its policies fails at a decision that was made before, and of which nothing was masked.
     ///
     /// # Errors
-    /// Where a policy does not load, or fails. Then the configuration before stays.
+    /// Fails where a policy does not load, or fails at a decision. Then the present configuration stays.
     pub async fn reload_tried(&self, config: Config, most: usize) -> Result<InForce, EngineError> {
         let _one = self.reloading().lock().await;
         let candidate = self.load(config).await?;
@@ -154,10 +155,10 @@ impl Engine {
         Ok(self.take(candidate))
     }
 
-    /// Goes back to the configuration before, with its policies as they were loaded; once more comes back to this one.
+    /// Goes back to the previous configuration, with its policies as they were loaded. A second step back returns to this one.
     ///
     /// # Errors
-    /// Where none is kept.
+    /// Fails where no previous configuration is kept.
     pub fn step_back(&self) -> Result<InForce, EngineError> {
         let mut generations = self.generations().write().unwrap_or_else(PoisonError::into_inner);
         let Some(before) = generations.before() else {
@@ -168,7 +169,7 @@ impl Engine {
         Ok(generations.in_force())
     }
 
-    /// Which configuration is in force.
+    /// Says which configuration is in force.
     pub fn in_force(&self) -> InForce {
         self.generations().read().unwrap_or_else(PoisonError::into_inner).in_force()
     }

@@ -1,5 +1,5 @@
-//! `qhost.toml`: what the operator allows on this host. Every key has a default that allows little; an absent file is
-//! fine, an unknown key is an error.
+//! `qhost.toml`: what the operator allows on this host. Each key has a default that allows little. An absent file is no error, and an
+//! unknown key is one.
 
 mod api;
 mod guests;
@@ -101,7 +101,7 @@ impl Default for Compile {
 }
 
 impl Compile {
-    /// As the compiler gets it.
+    /// The limits as the compiler gets them.
     pub fn limits(&self) -> CompileLimits {
         let memory = self.memory_mib.saturating_mul(1 << 20);
         CompileLimits { time: Duration::from_secs(self.timeout_s), memory }
@@ -137,7 +137,7 @@ impl Default for Decisions {
 }
 
 impl Decisions {
-    /// How long a decision is kept at most.
+    /// The longest time that a decision is kept.
     pub(crate) fn max_age(&self) -> Duration {
         Duration::from_secs(self.max_days.saturating_mul(24 * 60 * 60))
     }
@@ -167,23 +167,23 @@ impl Default for Overlay {
     }
 }
 
-/// Why a configuration cannot be used.
+/// The reason why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file that was asked for by name cannot be read, or one in a default place is there and cannot.
+    /// A file that was asked for by name, or that is in a default place, cannot be read.
     #[error("cannot read the configuration {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A file that others can change, or that cannot be looked for.
+    /// A file can be changed by other users, or cannot be looked for.
     #[error("the configuration {} cannot be relied upon", path.display())]
     Untrusted {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Untrusted,
     },
     /// A file cannot be written.
@@ -191,7 +191,7 @@ pub enum ConfigError {
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The file's text is not a configuration.
@@ -202,17 +202,17 @@ pub enum ConfigError {
         /// Where and why, in several lines.
         error: Box<toml::de::Error>,
     },
-    /// It is one, but what it says does not go together.
+    /// The file's text is a configuration whose parts do not go together.
     #[error("{}: {}", path.display(), listed(problems))]
     Problems {
         /// The file.
         path: PathBuf,
-        /// All that was found.
+        /// All problems that were found.
         problems: Vec<ConfigProblem>,
     },
 }
 
-/// One thing that is wrong with a configuration.
+/// A problem of a configuration.
 #[derive(Debug, Clone, Serialize)]
 pub struct ConfigProblem {
     /// The key, as a path: `policies.limits.module`.
@@ -241,13 +241,13 @@ impl Config {
         }
     }
 
-    /// The same of one file, whose policies need no digests yet: to find those out.
+    /// Reads a file whose policies need no digests yet, to find the digests out.
     pub fn load_to_lock(path: &Path) -> Result<Self, ConfigError> {
         Self::read(path, Pins::ToBeMade)
     }
 
-    /// The files that it was read from, or would be if they were there, and those that it names: where one of them changes, it is to be read
-    /// again.
+    /// The files that the configuration was read from, or would be read from if they existed, and those that it names. If one of them
+    /// changes, the configuration is to be read again.
     pub fn files(&self) -> Vec<PathBuf> {
         let own = match &self.file {
             Some(file) => vec![file.clone(), Lock::place(file)],
@@ -257,7 +257,7 @@ impl Config {
         own.into_iter().chain(named).collect()
     }
 
-    /// What is locked.
+    /// The lock file's content.
     pub fn lock(&self) -> &Lock {
         &self.lock
     }
@@ -270,7 +270,7 @@ impl Config {
         let mut text = String::new();
         let file = fs::File::open(path).map_err(unreadable)?;
         file.take(limits::CONFIG_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
-        // What stands behind the limit must not be passed over.
+        // Text beyond the limit must not be left out silently.
         if text.len() as u64 > limits::CONFIG_BYTES {
             let reason = format!("it has more than {} bytes", limits::CONFIG_BYTES);
             return Err(unreadable(io::Error::other(reason)));
@@ -307,7 +307,7 @@ impl Config {
         schemars::schema_for!(Self).to_value()
     }
 
-    /// The file that would be read. A default place counts as empty only where nothing of that name is there.
+    /// The file that would be read. A default place counts as empty only if no file of that name is there.
     pub fn place(named: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
         if let Some(named) = named {
             return Ok(Some(named.to_owned()));
@@ -322,12 +322,13 @@ impl Config {
         Ok(None)
     }
 
-    /// The file that it was read from; absent where the defaults hold.
+    /// The file that the configuration was read from; absent where the defaults hold.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// The file to write where there is none yet: root's is the host's. Nothing for a user without a home folder.
+    /// The file to write if there is no configuration yet: for root the host's file, and for other users their own. Absent for a user
+    /// without a home folder.
     pub fn place_to_write() -> Option<PathBuf> {
         match Self::place(None) {
             Ok(Some(path)) => Some(path),
@@ -360,12 +361,12 @@ impl Config {
         self.seed.vendor_data()
     }
 
-    /// Where the descriptors of UEFI firmware are.
+    /// The folder of the descriptors of UEFI firmware.
     pub(crate) fn firmware(&self) -> PathBuf {
         self.folder.join(&self.machine.firmware)
     }
 
-    /// Whether guests may reach all that this host does.
+    /// Whether guests may reach all that this host reaches.
     pub fn unfiltered_internet(&self) -> bool {
         self.network.unfiltered_internet
     }
@@ -400,8 +401,8 @@ fn default_places() -> Vec<PathBuf> {
     [system, user.map(|dir| dir.join("qhost/qhost.toml"))].into_iter().flatten().collect()
 }
 
-/// A folder that the environment names. One that is empty or relative is to be passed over (XDG Base Directory Specification): it
-/// would be of whatever folder this command is run in.
+/// A folder that the environment names. An empty or relative name is ignored (XDG Base Directory Specification), since it would depend on
+/// the folder in which the command is run.
 fn absolute(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }
@@ -410,8 +411,8 @@ fn home() -> Option<PathBuf> {
     std::env::home_dir().filter(|path| path.is_absolute())
 }
 
-/// Where state is kept when nothing says otherwise: `/var/lib/qhost` for root, else under the user's state folder.
-/// Nothing where a user has no home folder.
+/// The default state folder: `/var/lib/qhost` for root, else a folder under the user's state folder. Absent for a user without a home
+/// folder.
 pub fn default_state_dir() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some("/var/lib/qhost".into());

@@ -1,5 +1,5 @@
-//! The operator's tables: read when the first policy asks for one, and kept by digest for as long as decisions are, so that a decision can be
-//! made again with the same.
+//! The operator's tables. A table is read when the first policy asks for it, and a copy is kept by digest for as long as decisions are, so
+//! that a decision can be made again with the same table.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use qhost_sys::{
 
 use crate::limits;
 
-/// The tables that a configuration names, as far as they were asked for.
+/// The tables that a configuration names; those that were asked for are loaded.
 pub(crate) struct DataTables {
     files: BTreeMap<String, PathBuf>,
     kept: KeptTables,
@@ -35,8 +35,7 @@ impl DataTables {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks the copies of what was read as used now: a service goes by them for longer than other processes keep those of old
-    /// decisions.
+    /// Marks the copies of loaded tables as used now: a service may use a table for longer than other processes keep unused copies.
     pub(crate) fn mark_used(&self) {
         for (name, table) in &*self.loaded() {
             if let Err(error) = self.kept.mark_used(table.sha256()) {
@@ -45,7 +44,7 @@ impl DataTables {
         }
     }
 
-    /// A table by its name; nothing where the configuration has none of that name.
+    /// Gives a table by its name; nothing if the configuration has no such table.
     pub(crate) fn get(&self, name: &str) -> Result<Option<Arc<Table>>, String> {
         let Some(file) = self.files.get(name) else { return Ok(None) };
         let mut loaded = self.loaded();
@@ -92,7 +91,7 @@ impl KeptTables {
         self.folder.join(format!("{sha256}.json"))
     }
 
-    /// Keeps a table, marked as used now, and removes those that were last used before the oldest decision that is kept.
+    /// Keeps a table, marked as used now, and removes tables that were last used before the oldest decision that is kept.
     fn keep(&self, sha256: Sha256, bytes: &[u8]) -> io::Result<()> {
         state::create_private(&self.folder)?;
         let path = self.file(sha256);
@@ -113,7 +112,7 @@ impl KeptTables {
         Ok(())
     }
 
-    /// Marks the copy of a table that is in use as used now, where that was not done lately.
+    /// Marks the copy of a table as used now, unless that was done lately.
     fn mark_used(&self, sha256: Sha256) -> io::Result<()> {
         let path = self.file(sha256);
         let age = fs::metadata(&path)?.modified()?.elapsed().unwrap_or_default();
@@ -143,7 +142,7 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// What a service decides by is kept, however long ago it read the table.
+    /// A table that a service uses is kept, however long ago the service read it.
     #[test]
     fn what_is_in_use_is_not_taken_for_old() {
         let folder = tempfile::tempdir().unwrap();
@@ -163,7 +162,7 @@ mod tests {
         assert!(age() < DAY, "{:?}", age());
         another_process_keeps();
         kept.get(table.sha256()).unwrap();
-        // It is not written to for each decision.
+        // The copy is not marked for each decision.
         copy.set_modified(SystemTime::now() - DAY / 2).unwrap();
         service.mark_used();
         assert!(age() >= DAY / 2, "{:?}", age());

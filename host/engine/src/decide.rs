@@ -1,4 +1,4 @@
-//! From a job file to a verdict.
+//! Makes a verdict from a job file.
 
 use std::{io, sync::Arc, thread};
 
@@ -42,10 +42,11 @@ pub struct Decided {
 }
 
 impl Engine {
-    /// Decides about an order, and does nothing else: nothing is recorded, fetched or started.
+    /// Decides about an order, and records, fetches and starts nothing.
     ///
     /// # Errors
-    /// Where the job is not understood, or this host cannot ask the policies. What they say, and that one failed, is no error.
+    /// Fails where the job is not understood, or this host cannot ask the policies. The policies' answers are no error, nor is a policy
+    /// that failed.
     pub async fn decide(&self, order: Order, context: &Context) -> Result<Decided, EngineError> {
         let mut understood = Understood::default();
         match self.decided(order, context, &mut understood).await {
@@ -104,10 +105,10 @@ impl Engine {
         deciding.make(None, understood).await
     }
 
-    /// What a job is understood as, without its secrets.
+    /// The task that a job is understood as, without its secrets.
     ///
     /// # Errors
-    /// Where it is not understood, or its tenant is not there.
+    /// Fails where the job is not understood, or its tenant is unknown.
     pub fn understood(&self, order: &Order) -> Result<Task, EngineError> {
         let Order { job: JobFile { name, bytes }, tenant, task, grace, .. } = order;
         let generation = self.generation();
@@ -128,27 +129,27 @@ pub(crate) struct Deciding {
     pub(crate) order: Arc<Order>,
     pub(crate) keep: Keep,
     pub(crate) occasion: Occasion,
-    /// The id of the VM that is audited; the host's facts leave out what it takes.
+    /// The id of the VM that is audited; the host's facts leave out what that VM takes.
     pub(crate) audited: Option<String>,
     pub(crate) context: Context,
 }
 
 /// A task as its job has it, and the decision about it.
 struct Judged {
-    /// None where the job is not understood.
+    /// The task; absent where the job is not understood.
     task: Option<Task>,
     verdict: Result<Recorded, Failure>,
 }
 
-/// A verdict, and the id of its record where that is kept.
+/// A verdict, with the id of its record if one is kept.
 struct Recorded {
     verdict: Verdict,
     id: Option<Sha256>,
 }
 
 impl Deciding {
-    /// Decides on a thread of its own: reading, compiling and asking policies wait for nothing, and a cancellation is heard meanwhile.
-    /// Downloads nothing: a denied task costs no fetch. `known` is the task where the job was read already.
+    /// Decides on a thread of its own, since reading, compiling and asking policies block, so that a cancellation is heard meanwhile. No
+    /// image is fetched: a denied task costs no download. `known` is the task, if the job was read already.
     pub(crate) async fn make(
         &self,
         known: Option<Task>,
@@ -219,7 +220,7 @@ impl Deciding {
 
     fn task(&self) -> Result<Task, Failure> {
         let Order { job: JobFile { name, bytes }, tenant, task, grace, .. } = &*self.order;
-        // A tenant that the configuration does not have gets no log of decisions.
+        // An unknown tenant is refused here, so that it gets no log of decisions.
         self.generation.config.chain(tenant)?;
         let mut task = job::parse(name, bytes, tenant, task.as_deref())?;
         task.asked.grace_s = grace.or(task.asked.grace_s);
@@ -246,7 +247,7 @@ impl Deciding {
             record.learn(&facts);
             Ok::<_, Failure>(facts)
         };
-        // Each takes a millisecond, and neither needs the other.
+        // Gathering facts and loading the chain take a millisecond each, and neither needs the other.
         let (facts, chain) = thread::scope(|scope| {
             let gathering = thread::Builder::new().spawn_scoped(scope, gather)?;
             let chain = load();
@@ -262,8 +263,8 @@ impl Deciding {
     }
 }
 
-/// Records that the decision has been given up. Waits where the thread that decides is recording just then. Returns the error to
-/// report.
+/// Records that the decision has been given up, and returns the error to report. If the thread that decides is just recording, this waits
+/// for it.
 async fn record_end(record: Arc<DecisionRecord>, error: Failure) -> Failure {
     let recording = spawn_blocking(move || match record.ended(&error) {
         Ok(()) => error,

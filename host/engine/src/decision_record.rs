@@ -1,5 +1,5 @@
-//! The one record of a decision. The thread that decides writes it, unless the order is given up or has waited too long
-//! before: then the order's own task does.
+//! The one record of a decision. The thread that decides writes the record, unless the order is given up, or has waited too long, before
+//! that: then the order's own task writes it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use qhost_sys::state::StateDir;
 
 use crate::{error::Failure, generation::Generation};
 
-/// Whether a decision is recorded. Every decision that a launch follows from is.
+/// Whether a decision is recorded. Every decision that leads to a launch is recorded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
     Record,
@@ -27,7 +27,7 @@ pub(crate) struct DecisionRecord {
     actor: Option<Actor>,
     journal: Journal,
     masks: Masks,
-    /// Locked until the record is on disk, so that no process ends in the middle of writing it.
+    /// How far the decision is; locked until its record is on disk, so that no process ends in the middle of writing it.
     stage: Mutex<Stage>,
 }
 
@@ -53,7 +53,7 @@ impl DecisionRecord {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task is understood. What is known of its decision is recorded however that ends.
+    /// Notes that a task is understood. From here on the decision is recorded, however it ends.
     pub(crate) fn begin(&self, rules: Rules, task: Task, occasion: Occasion) -> Input {
         let time = Timestamp::now();
         let input = Input { task, host: None, rules, time, occasion };
@@ -64,14 +64,14 @@ impl DecisionRecord {
         input
     }
 
-    /// Facts about the host are known.
+    /// Notes the facts about the host.
     pub(crate) fn learn(&self, facts: &HostFacts) {
         if let Stage::Deciding(input) = &mut *self.stage() {
             input.host = Some(facts.clone());
         }
     }
 
-    /// Records a verdict. Gives the record's id, where it is kept.
+    /// Records a verdict. Gives the record's id, if the record is kept.
     pub(crate) fn decided(
         &self,
         request: Request,
@@ -85,7 +85,7 @@ impl DecisionRecord {
         }
     }
 
-    /// Records why there is no verdict, unless there is one or nothing was to be decided yet.
+    /// Records why there is no verdict, unless a verdict is recorded, or the task was not understood yet.
     pub(crate) fn ended(&self, error: &Failure) -> Result<(), RecordError> {
         let mut stage = self.stage();
         let Stage::Deciding(input) = std::mem::replace(&mut *stage, Stage::Ended) else {

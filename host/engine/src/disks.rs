@@ -28,13 +28,13 @@ use crate::error::Failure;
 /// The disks of a VM that is about to start, with its volumes held until dropped.
 #[derive(Debug)]
 pub(crate) struct HeldDisks {
-    /// In the order in which QEMU gets them.
+    /// The disks, in the order in which QEMU gets them.
     pub(crate) disks: Vec<DiskOf>,
     locks: Vec<File>,
 }
 
 impl HeldDisks {
-    /// Locks the volumes of a launch; fails where a volume is not there, or another VM or command has it.
+    /// Locks the volumes of a launch. Fails where a volume is missing, or another VM or command has it.
     pub(crate) fn hold(state: &StateDir, tenant: &str, disks: &[Disk]) -> Result<Self, Failure> {
         let mut held = Self { disks: vec![], locks: vec![] };
         for disk in disks {
@@ -52,7 +52,7 @@ impl HeldDisks {
         Ok(held)
     }
 
-    /// Puts the images of disks below them, and holds the images too.
+    /// Puts images below the disks that ask for one, and holds the images too.
     pub(crate) fn attach_images(
         &mut self,
         disks: &[Disk],
@@ -77,7 +77,7 @@ impl HeldDisks {
         Ok(())
     }
 
-    /// Puts the images below that the disks of an earlier start had.
+    /// Puts the images below the disks that these had at an earlier start.
     pub(crate) fn attach_earlier_images(&mut self, earlier: &[DiskOf]) {
         for of in &mut self.disks {
             let image =
@@ -99,7 +99,7 @@ pub(crate) fn images(disks: &[Disk]) -> impl Iterator<Item = &DiskImage> {
     disks.iter().filter_map(|disk| disk.image.as_ref())
 }
 
-/// Has the store fetch and check images, one after another.
+/// Fetches and checks images by the store, one after another.
 pub(crate) async fn fetch<'a, 'f>(
     store: &Store,
     images: impl Iterator<Item = &'a DiskImage>,
@@ -112,7 +112,7 @@ pub(crate) async fn fetch<'a, 'f>(
     Ok(fetched)
 }
 
-/// The disks that a launch would have now. Holds nothing.
+/// The disks that a launch would have now. No volume or image is held.
 pub(crate) fn planned(
     state: &StateDir,
     tenant: &str,
@@ -137,7 +137,7 @@ pub(crate) fn planned(
         if let Some(asked) = &disk.image {
             let stored = stored(disk)?;
             stored.iter().try_for_each(|image| fits(disk, image))?;
-            // What the store will have of it is not known yet.
+            // The format of an image that is not stored yet is a guess.
             let guess = Format::guess(asked.source.path());
             over(
                 &mut of,
@@ -156,8 +156,8 @@ pub(crate) fn planned(
     disks.iter().map(planned).collect()
 }
 
-/// The most that QEMU may write to one file, in bytes: a process has one bound for all of its files. `variables`
-/// is that of UEFI's.
+/// The most that QEMU may write to one file, in bytes: a process has one bound for all of its files. `variables` is the bound of UEFI's
+/// variables.
 pub(crate) fn file_bytes(root_bytes: u64, disks: &[DiskOf], variables: Option<u64>) -> u64 {
     let written = disks.iter().filter(|disk| !disk.read_only);
     let overlays = written
@@ -168,14 +168,14 @@ pub(crate) fn file_bytes(root_bytes: u64, disks: &[DiskOf], variables: Option<u6
     written.chain(variables).fold(root_bytes, u64::max)
 }
 
-/// What the overlay may grow to within that bound, in bytes: to its disk's size and qcow2's tables, which take less than a thousandth of it
-/// and a MiB. Of an image that is not here yet the size may be unknown.
+/// The size to which the overlay may grow within the bound `file_bytes`, in bytes: its disk's size and qcow2's tables, which take less than
+/// a thousandth of that and a MiB. The size of an image that is not stored yet may be unknown.
 pub(crate) fn root_bytes(launch: &Launch, image_bytes: Option<u64>, file_bytes: u64) -> u64 {
     let disk = launch.disk_bytes.or(image_bytes);
     disk.map_or(file_bytes, |bytes| overlay_bytes(bytes).min(file_bytes))
 }
 
-/// Whether a disk's image can be what the launch has it for.
+/// Checks that a disk's image suits the disk.
 fn fits(disk: &Disk, image: &VerifiedImage) -> Result<(), Failure> {
     let found = image.disk_bytes();
     let reason = match (disk.bytes.filter(|_| disk.has_overlay()), image.format()) {
@@ -198,7 +198,7 @@ fn fits(disk: &Disk, image: &VerifiedImage) -> Result<(), Failure> {
     Err(VmError::DataDiskUnfit { disk: disk.name.to_string(), reason }.into())
 }
 
-/// Puts an image below a disk, which without an overlay is the image.
+/// Puts an image below a disk. A disk without an overlay is the image itself.
 fn over(of: &mut DiskOf, image: ImageOf) {
     if !of.is_own() {
         (of.path, of.bytes) = (image.path.clone(), image.disk_bytes);
@@ -206,7 +206,7 @@ fn over(of: &mut DiskOf, image: ImageOf) {
     of.image = Some(image);
 }
 
-/// Makes the disks that end with a VM, in its folder: empty but for an image below, and their unwritten parts take nothing.
+/// Makes the disks that end with a VM, in its folder. They are empty but for an image below, and their unwritten parts take no space.
 pub(crate) fn create(vm: &Path, disks: &[DiskOf]) -> Result<(), VmError> {
     for disk in disks.iter().filter(|disk| disk.is_own()) {
         let path = vm.join(&disk.path);
@@ -252,7 +252,8 @@ fn held_by(state: &StateDir, of: VolumeName) -> VolumeError {
     VolumeError::Held { of, by }
 }
 
-/// The VM that has a volume, by the file, to which several paths may lead. A VM that runs and whose plan cannot be read may have it.
+/// Finds the VM that has a volume, by the volume's file, to which several paths may lead. A running VM whose plan cannot be read counts as
+/// having it.
 fn user_of(state: &StateDir, volume: &Path) -> Option<list::VmRecord> {
     let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let wanted = file(volume);
@@ -270,7 +271,7 @@ fn name(tenant: &str, volume: &str) -> VolumeName {
 fn own(disk: &Disk) -> (PathBuf, u64) {
     let path = match (&disk.image, disk.has_overlay()) {
         (Some(_), true) => disk_overlay(&disk.name).into(),
-        // The image's, which is known later.
+        // The path is the image's, which is known later.
         (Some(_), false) => PathBuf::new(),
         (None, _) => disk_file(&disk.name).into(),
     };

@@ -1,4 +1,4 @@
-//! What this host can and cannot do for VMs, and what would mend it: one finding a line. Looks, and changes nothing.
+//! Findings about this host: what it can and cannot do for VMs, and what would mend it. The examination changes nothing.
 
 use std::{path::Path, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// As it should be.
+    /// All is as it should be.
     Good,
     /// VMs run, but something is missing that makes them safer, faster or more useful.
     Lacking,
@@ -34,12 +34,12 @@ pub enum Health {
     Bad,
 }
 
-/// One thing that was looked at.
+/// A finding about one thing that was looked at.
 #[derive(Debug, Serialize)]
 pub struct Finding {
     /// What was looked at.
     pub about: &'static str,
-    /// How it stands.
+    /// How good or bad the finding is.
     pub health: Health,
     /// What was found.
     pub found: String,
@@ -49,7 +49,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A finding, with what to do about it where it is not good.
+    /// A finding, with what to do about it if it is not good.
     pub fn new(about: &'static str, health: Health, found: impl Into<String>, fix: &str) -> Self {
         let fix = (health != Health::Good).then(|| fix.to_owned());
         Self { about, health, found: found.into(), fix }
@@ -60,12 +60,12 @@ fn finding(about: &'static str, health: Health, found: impl Into<String>, fix: &
     Finding::new(about, health, found, fix)
 }
 
-/// The nearest a condition comes to a health.
+/// Good if a condition holds, and otherwise the given health.
 fn unless(holds: bool, otherwise: Health) -> Health {
     if holds { Health::Good } else { otherwise }
 }
 
-/// Looks at everything. `fingerprint` is what was found out of QEMU.
+/// Examines this host. `fingerprint` is what was found out about QEMU.
 pub async fn examine(
     state: &StateDir,
     config: &Config,
@@ -84,8 +84,8 @@ pub async fn examine(
     findings
 }
 
-/// Finds files that the configuration names and that others can change. If others can change the configuration itself or the
-/// state folder, no command gets as far as this.
+/// Finds files that the configuration names and that other users can change. If other users can change the configuration itself or the
+/// state folder, no command gets this far.
 fn trust(config: &Config) -> Vec<Finding> {
     let files = config.image.files().map(|(key, path)| (key.to_owned(), path.to_owned()));
     let files = files.chain(config.policy_files());
@@ -105,7 +105,7 @@ fn trust(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// The finding for a configuration or a state folder that others can change.
+/// The finding for a configuration or a state folder that other users can change.
 pub fn untrusted(error: &dyn std::error::Error) -> Finding {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let found: Vec<_> = causes.map(ToString::to_string).collect();
@@ -139,7 +139,7 @@ fn qemu(fingerprint: Result<&Fingerprint, &FingerprintError>) -> Vec<Finding> {
     findings
 }
 
-/// The program that looks after a VM, beside this one: that it is there, and of this version.
+/// Checks that the supervisor's program is beside this one, and has this version.
 async fn supervisor() -> Option<Finding> {
     let about = "supervisor";
     let ours = env!("CARGO_PKG_VERSION");
@@ -204,7 +204,7 @@ fn drained(state: &StateDir) -> Option<Finding> {
     Some(finding("drain", Health::Bad, found, "qhost drain --end"))
 }
 
-/// What guests can boot by.
+/// The finding about the firmware that guests can boot with.
 fn firmware(config: &Config) -> Finding {
     let builds = firmware::builds(&config.firmware());
     let offered = firmware::offered(&builds, Architecture::X86_64);
@@ -215,7 +215,7 @@ fn firmware(config: &Config) -> Finding {
     finding("firmware", unless(has_uefi, Health::Lacking), found, fix)
 }
 
-/// Whose guests run here. An emulator without its firmware runs none.
+/// The finding about the architectures whose guests run here. An emulator without its firmware runs no guest.
 fn architectures(fingerprint: &Fingerprint, config: &Config) -> Finding {
     let builds = firmware::builds(&config.firmware());
     let offered = facts::architectures(fingerprint, &builds);
@@ -233,7 +233,7 @@ fn architectures(fingerprint: &Fingerprint, config: &Config) -> Finding {
     finding("architectures", unless(half.is_empty(), Health::Lacking), found, &fix)
 }
 
-/// What a VM would be kept in: whether all of it can be had, and each part.
+/// The findings about the cage: whether this host has all of it, and each mechanism.
 fn cage(config: &Config) -> [Finding; 5] {
     let host = qhost_cage::Host::detect(&config.cage);
     let lacks = host.lacks();
@@ -285,7 +285,7 @@ fn cage(config: &Config) -> [Finding; 5] {
     [whole, cgroups, landlock, users, egress]
 }
 
-/// What to put where, so that a VM is kept in as much as this host has.
+/// Says what to write to which file, so that a VM is kept in as much of the cage as this host has.
 pub fn leave_out(config: &Config) -> String {
     let place = config.file().map(Path::to_owned).or_else(Config::place_to_write);
     let Some(path) = place else {
@@ -299,14 +299,14 @@ pub fn leave_out(config: &Config) -> String {
     format!("mkdir -p '{folder}' && echo 'cage.level = \"best-effort\"' > '{path}'")
 }
 
-/// The folder, or the nearest above it that is there.
+/// The nearest folder that is there: the folder itself, or one above it.
 fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(path)
 }
 
 fn file_system(state: &StateDir) -> Finding {
     let folder = nearest(state.path());
-    // Magic numbers of statfs(2).
+    // These are magic numbers of statfs(2).
     let name = match statfs(folder).map(|found| found.f_type) {
         Ok(0xef53) => "ext4",
         Ok(0x5846_5342) => "xfs",

@@ -1,4 +1,4 @@
-//! Draining this host: from then on nothing is started, so that what runs can end, or be stopped, before the host is taken away.
+//! Draining this host: no VM is started any more, so that the VMs that run can end, or be stopped, before the host is taken away.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use crate::{
 /// A drain, in the state folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
-    /// When it began.
+    /// When the drain began.
     pub since: Timestamp,
 }
 
@@ -25,7 +25,7 @@ pub struct Drain {
 pub struct Draining {
     /// The drain.
     pub drain: Drain,
-    /// The VMs that were admitted before, those among them that are just being started again.
+    /// The VMs that were admitted before the drain, VMs that are just being started again among them.
     pub running: Vec<VmRecord>,
 }
 
@@ -34,14 +34,14 @@ impl Engine {
     /// still be restarted.
     ///
     /// # Errors
-    /// Where the state folder cannot be written.
+    /// Fails where the state folder cannot be written.
     pub async fn drain(&self) -> Result<Draining, EngineError> {
         let engine = self.clone();
         let begun = blocking(move || {
             let state = engine.state();
             let (vms, path) = (state.vms(), state.drain());
             state::create_private(&vms).map_err(io_error("create", &vms))?;
-            // A VM that is being admitted just now is there when this is held.
+            // Once this lock is held, a VM that was just being admitted has its folder.
             let _all = lock_all(&vms)?;
             let drain = match of(state)? {
                 Some(drain) => drain,
@@ -55,10 +55,10 @@ impl Engine {
         Ok(begun.await?)
     }
 
-    /// Ends a drain; whether there was one.
+    /// Ends a drain. Gives whether there was one.
     ///
     /// # Errors
-    /// Where the state folder cannot be written.
+    /// Fails where the state folder cannot be written.
     pub async fn end_drain(&self) -> Result<bool, EngineError> {
         let path = self.state().drain();
         let ended = blocking(move || {
@@ -77,7 +77,7 @@ pub(crate) fn of(state: &StateDir) -> Result<Option<Drain>, VmError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         text => io::Result::Ok(Some(serde_json::from_slice(&text?)?)),
     };
-    // What cannot be read may be a drain.
+    // A record that cannot be read may be a drain, so that it is an error.
     read().map_err(io_error("read", &path))
 }
 

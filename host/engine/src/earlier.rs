@@ -1,4 +1,4 @@
-//! What a VM was asked to be and what it was, by its folder; and what policies say of that now.
+//! A VM's earlier task and launch, read from its folder, and what policies say of them now.
 
 use std::{io, path::Path};
 
@@ -29,7 +29,7 @@ fn masked(task: &Task) -> Option<String> {
     all.find(|(_, text)| text.contains(MASK)).map(|(place, _)| place)
 }
 
-/// What a VM was asked to be, and what it was.
+/// A VM's earlier task, and its earlier launch.
 pub(crate) struct Earlier {
     pub(crate) task: Task,
     pub(crate) launch: Launch,
@@ -40,7 +40,7 @@ impl Earlier {
         let spec = Spec::read(folder)?;
         let mut task: Task = read_whole(&folder.join(TASK))?;
         let Decision { mut launch, .. } = read_whole(&folder.join(DECISION))?;
-        // A port that the host had picked is the VM's.
+        // A port that the host had picked stays the VM's.
         for port in &mut launch.ports {
             let is_its = |forward: &&Forward| {
                 (&forward.label, forward.guest, forward.protocol)
@@ -52,11 +52,11 @@ impl Earlier {
             })?;
             port.host = Some(forward.host);
         }
-        // An earlier version did not write these into the decision.
+        // A decision that an earlier version wrote lacks these fields.
         launch.persist = spec.keeps_overlay();
         launch.grace_s.seconds = u32::try_from(spec.grace_s).unwrap_or(limits::GRACE_MOST_S);
         if task.image.checksum.is_indirect() {
-            // The VM had this image, whatever a list of checksums says now.
+            // The VM had the image of this digest, whatever a list of checksums says now.
             task = task.with_image(spec.image.sha256);
         }
         Ok(Self { task, launch })
@@ -69,13 +69,13 @@ impl Earlier {
         masked(&self.task).or_else(|| (has_text && wants_text()).then(|| "seed".into()))
     }
 
-    /// The order by which it is decided again.
+    /// The order by which the task is decided again.
     pub(crate) fn order(&self) -> Order {
         Order::new(JobFile { name: TASK.into(), bytes: vec![] }, &*self.task.tenant)
     }
 
-    /// What the policies configured now say of the VM's launch: of a task that asks for just that or, where they are against it, of the task
-    /// as it was.
+    /// Asks the policies configured now about the VM's launch: by a task that asks for exactly that launch or, if they refuse it, by the
+    /// task as it was.
     pub(crate) async fn decided_again(
         &self,
         deciding: &Deciding,
@@ -86,14 +86,14 @@ impl Earlier {
             Err(refused) if is_refusal(&refused) => refused,
             answer => return answer,
         };
-        // A policy may be against a task that names the port which the policy itself had chosen for a task that named none.
+        // A policy may refuse a task that names the very port which the policy had chosen for the task without one.
         match self.allowed(deciding, self.task.clone(), understood).await {
             Err(again) if is_refusal(&again) => Err(refused),
             answer => answer,
         }
     }
 
-    /// The decision about a task, where it lets the VM have this launch.
+    /// Decides about a task, and fails unless the VM gets its earlier launch.
     async fn allowed(
         &self,
         deciding: &Deciding,
@@ -104,13 +104,13 @@ impl Earlier {
         let mut launch = approved.launch().clone();
         let allow = deciding.generation.config.rules().ports;
         for port in launch.ports.iter_mut().filter(|port| port.host.is_none()) {
-            // The host would pick any that tasks may use, and picks the VM's.
+            // A port that the host would pick can be the VM's, if tasks may use that port.
             let its = self.launch.ports.iter().find(|its| its.label == port.label);
             let its = its.and_then(|its| its.host);
             port.host = its.filter(|host| allow.iter().any(|range| range.contains(*host)));
         }
         let mut changes = self.launch.changes_to(&launch);
-        // Neither changes what QEMU is started with.
+        // Neither of these fields changes what QEMU is started with.
         changes.retain(|change| {
             !["warnings", "extensions"].iter().any(|field| change.field.starts_with(field))
         });

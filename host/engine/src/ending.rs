@@ -1,4 +1,4 @@
-//! How a VM is ended: by its power button, or by a kill.
+//! The ways to end a VM: by its power button, or by a kill.
 
 use std::time::Duration;
 
@@ -6,17 +6,18 @@ use qhost_vm::Request;
 
 use crate::limits;
 
-/// How a VM is ended.
+/// A way to end a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// The guest's power button is pressed, and QEMU made to quit if that does not help within this; absent: as it was started with.
+    /// The guest's power button is pressed, and QEMU made to quit if that does not help within this grace; absent: the grace that the VM
+    /// was started with.
     Stop(Option<Duration>),
     /// QEMU is killed.
     Kill,
 }
 
 impl Ending {
-    /// What its supervisor is asked for.
+    /// The request that the VM's supervisor gets.
     pub(crate) fn request(self) -> Request {
         match self {
             Self::Stop(grace) => Request::Stop { grace_s: grace.map(|grace| grace.as_secs()) },
@@ -24,7 +25,7 @@ impl Ending {
         }
     }
 
-    /// How long its end is waited for.
+    /// How long the VM's end is waited for.
     pub(crate) fn most(self) -> Duration {
         match self {
             Self::Stop(_) => limits::STOP_GRACE_MOST,

@@ -1,5 +1,5 @@
-//! The engine that every door calls: it prints nothing, hears no signals and ends no process. What it does with an order is in `run.rs`
-//! and `plan.rs`, what it does with VMs in `vm.rs`.
+//! The engine that every door calls: the engine prints nothing, hears no signals and ends no process. Its work on orders is in `run.rs` and
+//! `plan.rs`, and its work on VMs in `vm.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -34,30 +34,30 @@ pub struct Options {
     pub config: Config,
     /// Where images, VMs and records are kept.
     pub state: StateDir,
-    /// The programs that it starts; absent: this program, and one beside it that is named like it, with `-supervisor`.
+    /// The programs that the engine starts; absent: this program, and one beside it with `-supervisor` at the end of its name.
     pub programs: Option<Programs>,
 }
 
-/// Makes running VMs of jobs. A clone is the same engine.
+/// The engine, which makes running VMs of jobs. A clone is the same engine.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
     state: StateDir,
     generations: RwLock<Generations>,
-    /// One sandbox a process, made for the first decision.
+    /// The process' one sandbox, made for the first decision.
     loader: OnceLock<Loader>,
-    /// One look for VMs without a supervisor at a time.
+    /// A lock that is held during a recovery, so that there is one at a time.
     recovering: tokio::sync::Mutex<()>,
-    /// One configuration is tried and taken over at a time.
+    /// A lock that is held while a configuration is tried and taken over, so that this is done to one at a time.
     reloading: tokio::sync::Mutex<()>,
 }
 
 impl Engine {
-    /// Opens a state folder under a configuration. Nothing is written yet.
+    /// Opens a state folder under a configuration, and writes nothing yet.
     ///
     /// # Errors
-    /// Where another engine of this process was opened with other programs.
+    /// Fails where another engine of this process was opened with other programs.
     pub fn open(options: Options) -> Result<Self, EngineError> {
         let Options { config, state, programs } = options;
         if let Some(programs) = programs {
@@ -77,7 +77,7 @@ impl Engine {
         &self.0.state
     }
 
-    /// What was configured when this was asked.
+    /// The configuration that is in force now.
     pub fn config(&self) -> Config {
         self.generation().config.clone()
     }
@@ -92,7 +92,7 @@ impl Engine {
         self.generation().config.client_of_certificate(sha256)
     }
 
-    /// Whether there may be such a tenant.
+    /// Whether the configuration allows a tenant of this name.
     pub fn may_be_tenant(&self, tenant: &str) -> bool {
         self.generation().config.knows(tenant).is_ok()
     }
@@ -119,21 +119,21 @@ impl Engine {
         self.generation().journal(self.state())
     }
 
-    /// Gives VMs whose supervisor was killed another, where their QEMU lives. Done before every look at VMs.
+    /// Gives another supervisor to VMs whose supervisor was killed, if their QEMU lives. This is done before every look at VMs.
     pub async fn recover(&self) -> Recovered {
         self.recover_and_scan().await.0
     }
 
-    /// The same; also returns the scan of VMs' folders.
+    /// Recovers VMs, and also returns the scan of VMs' folders.
     pub(crate) async fn recover_and_scan(&self) -> (Recovered, Scan) {
         let _one = self.0.recovering.lock().await;
         recover::recover(self.state()).await
     }
 
-    /// What loads policies: compiled once, in processes of their own, and kept in the state folder.
+    /// The loader of policies. Policies are compiled once, in processes of their own, and the compiled code is kept in the state folder.
     ///
     /// # Errors
-    /// Where the sandbox cannot be set up.
+    /// Fails where the sandbox cannot be set up.
     pub fn loader(&self) -> Result<Loader, EngineError> {
         let generation = self.generation();
         let loader = self.shared_loader()?.within(generation.config.compile.limits());
@@ -143,7 +143,7 @@ impl Engine {
     /// A table of the operator's as it was when a decision was made with it, by its digest.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Says why there is no such table.
     pub fn kept_table(&self, sha256: Sha256) -> Result<Table, String> {
         KeptTables::of(self.state(), self.generation().config.decisions.max_age()).get(sha256)
     }
@@ -159,7 +159,7 @@ impl Engine {
     /// The policies that are asked about any tenant's tasks, all of them loaded, by their names.
     ///
     /// # Errors
-    /// Where one does not load.
+    /// Fails where a policy does not load.
     pub async fn policies(&self) -> Result<BTreeMap<String, PolicyRecord>, EngineError> {
         let (engine, generation) = (self.clone(), self.generation());
         let loaded = blocking(move || {
@@ -170,15 +170,15 @@ impl Engine {
         Ok(loaded.await?)
     }
 
-    /// The tokens by which clients of the API are known.
+    /// The tokens by which clients of the API prove who they are.
     pub fn tokens(&self) -> Tokens {
         Tokens::of(self.state())
     }
 
-    /// Makes a token, and returns it with the text that is to be kept secret, which is nowhere else.
+    /// Makes a token, and returns it with its secret text, which is kept nowhere else.
     ///
     /// # Errors
-    /// Where the name is none or taken, the tenant is unknown, or it cannot be written.
+    /// Fails where the name is no token's name or is taken, the tenant is unknown, or the token cannot be written.
     pub fn make_token(
         &self,
         name: &str,
@@ -191,7 +191,7 @@ impl Engine {
         Ok(self.tokens().make(name, tenant, days)?)
     }
 
-    /// What is free on the state folder's disk, in bytes; absent where the kernel does not tell.
+    /// The free space on the state folder's disk, in bytes; absent where the kernel does not tell.
     pub fn free_bytes(&self) -> Option<u64> {
         let disk = rustix::fs::statvfs(self.state().path()).ok()?;
         disk.f_bavail.checked_mul(disk.f_frsize)
@@ -203,10 +203,10 @@ impl Engine {
         disk.f_blocks.checked_mul(disk.f_frsize)
     }
 
-    /// What QEMU can do here, as it is kept, or found out now and kept.
+    /// The fingerprint of QEMU here, as it is kept, or taken now and kept.
     ///
     /// # Errors
-    /// Where it is not installed, or cannot be asked.
+    /// Fails where QEMU is not installed, or cannot be asked.
     pub async fn host(&self) -> Result<Arc<Fingerprint>, EngineError> {
         let found = self.fingerprint(&Context::default()).await?;
         let (path, keeping) = (self.state().fingerprint(), Arc::clone(&found));
@@ -220,7 +220,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// What QEMU can do here, as it is kept, or found out now.
+    /// The fingerprint of QEMU here, as it is kept, or taken now.
     pub(crate) async fn fingerprint(&self, context: &Context) -> Result<Arc<Fingerprint>, Failure> {
         let path: PathBuf = self.state().fingerprint();
         let kept = {
@@ -238,8 +238,8 @@ impl Engine {
     }
 }
 
-/// Does what waits for the disk or for other processes on a thread that may wait. It ends by itself: what is dropped meanwhile is not
-/// waited for.
+/// Does work that waits for the disk or for other processes on a thread that may block. The work ends by itself: if this future is dropped,
+/// the work goes on, and nothing waits for it.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {

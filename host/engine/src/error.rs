@@ -1,4 +1,5 @@
-//! Why the engine did not do what was ordered. Rooms' errors say their kinds; what a door gets has no secret of a task in it.
+//! The errors of orders that the engine did not carry out. Each room's error says its kind; the error that a door gets has no secret of a
+//! task in it.
 
 use std::{fmt, io};
 
@@ -20,7 +21,7 @@ use crate::{
     firmware::FirmwareUnfit, tokens::TokenError, turn::TurnError,
 };
 
-/// Why an order was not done. Its `Display` says its own layer, and its sources are the causes.
+/// The reason why an order was not carried out. The error's `Display` says its own layer, and its sources are the causes.
 #[derive(Debug)]
 pub struct EngineError {
     kind: Kind,
@@ -33,7 +34,7 @@ pub struct EngineError {
     hint: Option<Box<str>>,
 }
 
-/// A cause, and what caused that.
+/// A cause, with its own cause.
 #[derive(Debug)]
 struct Cause {
     message: String,
@@ -41,12 +42,12 @@ struct Cause {
 }
 
 impl EngineError {
-    /// Its kind, which a door turns into an exit code, a status or a gRPC code.
+    /// The error's kind, which a door turns into an exit code, a status or a gRPC code.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The problems of a job file, where that is what it is about.
+    /// The problems of the job file, if the error is about it.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -56,22 +57,22 @@ impl EngineError {
         self.refused_by.as_deref()
     }
 
-    /// The policy that does not accept its settings, where that is why.
+    /// The policy that does not accept its settings, if that is the error.
     pub fn settings_of(&self) -> Option<&str> {
         self.settings_of.as_deref()
     }
 
-    /// What the operator can do about it, where the message does not say that.
+    /// What the operator can do about the error, if the message does not say it.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// With what the operator can do about it.
+    /// Adds what the operator can do about the error.
     pub(crate) fn hinting(self, hint: Option<String>) -> Self {
         Self { hint: hint.map(Into::into), ..self }
     }
 
-    /// The decision, where that is why: policies, or the host's rules, are against the task, or this host cannot run what they allow.
+    /// The decision, if it is the error: policies, or the host's rules, refuse the task, or this host cannot run what they allow.
     pub fn verdict(&self) -> Option<&Decision> {
         self.verdict.as_deref()
     }
@@ -101,12 +102,12 @@ impl std::error::Error for Cause {
     }
 }
 
-/// Everything that can end an order, as the rooms say it.
+/// Each failure that can end an order, as its room says it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error(transparent)]
     Tenant(#[from] UnknownTenant),
-    /// What was ordered does not go together.
+    /// The parts of an order do not go together.
     #[error("{0}")]
     Usage(String),
     #[error("{what} cannot be relied upon")]
@@ -121,7 +122,7 @@ pub(crate) enum Failure {
     Denied(Box<Decision>),
     #[error("it would be allowed, but this host cannot run it")]
     CannotRun(Box<Decision>),
-    /// What of a VM's job was masked, and policies would miss.
+    /// A part of a VM's job was masked, and policies may need it.
     #[error(
         "of its job, {place} was not kept, as it may be a secret, and policies may go by it; run the job again"
     )]
@@ -146,7 +147,7 @@ pub(crate) enum Failure {
     Image(#[from] ImageError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    /// A disk of a task's cannot be had.
+    /// A disk of a task's cannot be attached.
     #[error("cannot attach the task's disk {disk}")]
     Disk { disk: DiskName, source: VolumeError },
     #[error(transparent)]
@@ -197,13 +198,13 @@ impl Failure {
         }
     }
 
-    /// Its message and its causes, in a line.
+    /// The failure's message and its causes, in a line.
     pub(crate) fn in_a_line(&self) -> String {
         let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
         causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
     }
 
-    /// What a door gets of it, without the secrets of the task that it is about.
+    /// Makes the error that a door gets, without the secrets of the task that the failure is about.
     pub(crate) fn without(self, secrets: &Secrets) -> EngineError {
         let messages = std::iter::successors(std::error::Error::source(&self), |it| it.source());
         let mut messages: Vec<_> =

@@ -1,4 +1,4 @@
-//! What this host offers a task, and what is in use on it now: what policies and the host's rules decide from.
+//! The facts that policies and the host's rules decide from: what this host offers a task, and what is in use on it now.
 
 mod sockets;
 
@@ -20,7 +20,7 @@ use crate::{
     firmware::{self, Build},
 };
 
-/// The host does not say what it has.
+/// The error of a fact that this host does not tell.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot find out this host's {what}")]
 pub struct FactsError {
@@ -28,7 +28,7 @@ pub struct FactsError {
     source: io::Error,
 }
 
-/// Gathers the facts for a tenant's task; those for a VM that is audited are as if it were not there.
+/// Gathers the facts for a tenant's task. The facts for a VM that is audited leave that VM out.
 pub fn gather(
     fingerprint: &Fingerprint,
     state: &StateDir,
@@ -60,7 +60,7 @@ pub fn gather(
     })
 }
 
-/// The architectures of guests that run here: those with an emulator and a firmware.
+/// The architectures of guests that can run here: those with an emulator and a firmware.
 pub(crate) fn architectures(fingerprint: &Fingerprint, builds: &[Build]) -> Vec<Architecture> {
     let is_offered = |architecture: &Architecture| {
         let offered = firmware::offered(builds, *architecture);
@@ -81,7 +81,7 @@ fn resident_mib(vm: &VmRecord) -> u32 {
     u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
 }
 
-/// The CPUs that this process may use and all memory; and the memory that the kernel says is available, in MiB.
+/// The CPUs that this process may use and all memory, and then the memory that the kernel says is available, in MiB.
 pub fn resources() -> Result<(Resources, u32), FactsError> {
     let cpus = std::thread::available_parallelism()
         .map_err(|source| FactsError { what: "number of CPUs", source })?;

@@ -1,7 +1,7 @@
 //! What QEMU and this host can do, found out by asking and trying.
 //!
-//! Asking takes a tenth of a second and trying kvm up to [`limits::KVM_PROBE`], so the answer is kept, keyed by the
-//! binary's identity and the boot: a package upgrade, a reboot or a change of `/dev/kvm`'s permissions asks again.
+//! Asking takes a tenth of a second and trying kvm up to [`limits::KVM_PROBE`], so the fingerprint is kept, keyed by the binary's identity
+//! and the boot: after a package upgrade, a reboot or a change of `/dev/kvm`'s permissions it is taken again.
 
 mod emulator;
 mod kvm_probe;
@@ -25,7 +25,7 @@ use crate::limits;
 /// The host's own architecture: its emulator is asked what it can do.
 const OWN: Architecture = Architecture::X86_64;
 
-/// What was found.
+/// What QEMU and this host can do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// The emulator's version, for example `10.0.2`.
@@ -35,7 +35,7 @@ pub struct Fingerprint {
     /// Machine types that the emulator knows.
     pub machine_types: Vec<String>,
     key: Key,
-    /// A try that could not be made says nothing of the next one, so this is not kept.
+    /// Whether a try could not be made. Such a fingerprint is not kept, as the next try may succeed.
     #[serde(skip)]
     inconclusive: bool,
 }
@@ -51,21 +51,21 @@ pub struct AcceleratorCheck {
     pub evidence: String,
 }
 
-/// What the answer depends on.
+/// What the fingerprint depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Key {
     own: Emulator,
-    /// Those of other architectures, where they are installed.
+    /// The emulators of other architectures, as far as they are installed.
     others: Vec<Emulator>,
     boot_id: String,
     kvm_opens: bool,
     qhost: String,
 }
 
-/// Why there is no fingerprint.
+/// The reason why there is no fingerprint.
 #[derive(Debug, thiserror::Error)]
 pub enum FingerprintError {
-    /// No emulator.
+    /// The emulator is not installed.
     #[error(
         "{} is not on PATH; on Debian and Ubuntu: apt-get install {}", .0.emulator(), .0.packages()
     )]
@@ -78,18 +78,18 @@ pub enum FingerprintError {
         /// What happened.
         reason: String,
     },
-    /// The host does not say what it has.
+    /// The host does not tell a fact about itself.
     #[error("cannot find out {what}")]
     Host {
         /// What was asked for.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl Fingerprint {
-    /// The kept answer, if it still holds.
+    /// The kept fingerprint, if it still holds.
     pub fn kept(cache: &Path) -> Result<Option<Self>, FingerprintError> {
         let key = Key::now()?;
         let kept =
@@ -97,27 +97,27 @@ impl Fingerprint {
         Ok(kept.filter(|kept| kept.key == key))
     }
 
-    /// Asks and tries, whatever is kept.
+    /// Takes the fingerprint anew, whatever is kept.
     pub async fn take() -> Result<Self, FingerprintError> {
         Self::fresh(Key::now()?).await
     }
 
-    /// The emulator: where it is found on `PATH` now, symbolic links resolved.
+    /// The emulator's path, as it is found on `PATH` now, with symbolic links resolved.
     pub fn path(&self) -> &Path {
         &self.key.own.path
     }
 
-    /// The emulator of an architecture, found in the same way.
+    /// The path of an architecture's emulator, with symbolic links resolved.
     ///
     /// # Errors
-    /// Where it is not installed.
+    /// Fails where the emulator is not installed.
     pub fn program(&self, architecture: Architecture) -> Result<&Path, FingerprintError> {
         let mut installed = std::iter::once(&self.key.own).chain(&self.key.others);
         let found = installed.find(|emulator| emulator.architecture == architecture);
         found.map(|it| it.path.as_path()).ok_or(FingerprintError::NotFound(architecture))
     }
 
-    /// The names of the emulators that are installed, as Nomad's driver has them: in the order of the alphabet.
+    /// The names of the emulators that are installed, in alphabetical order, as Nomad's driver has them.
     pub fn emulators(&self) -> Vec<&'static str> {
         let installed = Architecture::ALL.iter().filter(|it| self.program(**it).is_ok());
         let mut names: Vec<_> = installed.map(|it| it.emulator()).collect();
@@ -125,7 +125,7 @@ impl Fingerprint {
         names
     }
 
-    /// Keeps the answer for the next time, unless it is kept already. A host where that fails is only slower.
+    /// Keeps the fingerprint for the next time, unless it is kept already. If that fails, the host is only slower.
     pub fn keep(&self, cache: &Path) {
         if self.inconclusive {
             return;

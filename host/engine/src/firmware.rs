@@ -1,5 +1,5 @@
-//! The UEFI firmware that this host has, by the descriptors that its packages ship (QEMU's `docs/interop/firmware.json`): which builds there
-//! are for which machines, and where their code and their first variables are. A VM gets copies of both in its folder.
+//! The UEFI firmware that this host has, by the descriptors that its packages ship (QEMU's `docs/interop/firmware.json`): the builds, the
+//! machines that each is for, and the files of its code and its first variables. A VM gets copies of both files in its folder.
 
 use std::{
     fs::{self, File},
@@ -29,13 +29,13 @@ use crate::limits;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Build {
     offers: Firmware,
-    /// The machines that it is for.
+    /// The machines that the build is for.
     machines: Vec<MachineKind>,
     code: PathBuf,
     variables: PathBuf,
 }
 
-/// A launch's firmware does not suit its machine or its memory, or is not here.
+/// The error of a launch whose firmware does not suit its machine or its memory, or is missing on this host.
 #[derive(Debug, thiserror::Error)]
 #[error("the firmware {firmware} {reason}")]
 pub(crate) struct FirmwareUnfit {
@@ -95,7 +95,7 @@ pub(crate) fn builds(descriptors: &Path) -> Vec<Build> {
     paths.iter().flat_map(|path| build(descriptors, path)).collect()
 }
 
-/// The build that a descriptor describes, where it is one that QEMU gets as two flash files and whose secure boot the guest cannot turn off.
+/// The build that a descriptor describes, if QEMU gets it as two flash files and the guest cannot turn off its secure boot.
 fn build(descriptors: &Path, path: &Path) -> Option<Build> {
     let read = || -> io::Result<Descriptor> {
         // A descriptor that another user can write could give a guest any file of the host.
@@ -113,7 +113,7 @@ fn build(descriptors: &Path, path: &Path) -> Option<Build> {
     let has = |feature: &str| features.iter().any(|one| one == feature);
     let is_uefi = interface_types.iter().any(|interface| interface == "uefi");
     let is_flash = mapping.device == "flash" && mapping.mode.is_none_or(|mode| mode == "split");
-    // Secure boot without SMM: the guest's kernel could write the variables that say what may boot.
+    // A build with secure boot but without SMM is left out: the guest's kernel could write the variables that say what may boot.
     if !is_uefi || !is_flash || has("secure-boot") != has("requires-smm") {
         return None;
     }
@@ -136,7 +136,7 @@ fn build(descriptors: &Path, path: &Path) -> Option<Build> {
 
 impl Target {
     fn has(&self, machine: MachineKind) -> bool {
-        // A descriptor has the names of versions: `pc-i440fx-*`.
+        // A descriptor names machines with their versions: `pc-i440fx-*`.
         let family = match machine {
             MachineKind::Pc => "pc-i440fx-",
             MachineKind::Q35 => "pc-q35-",
@@ -147,7 +147,7 @@ impl Target {
     }
 }
 
-/// What starts the boot loaders of an architecture's guests on a host with these builds.
+/// The firmware that an architecture's guests can have on a host with these builds.
 pub(crate) fn offered(builds: &[Build], architecture: Architecture) -> Vec<Firmware> {
     let mut offered = match architecture {
         Architecture::X86_64 => host_facts::bios(),
@@ -161,7 +161,7 @@ pub(crate) fn offered(builds: &[Build], architecture: Architecture) -> Vec<Firmw
 }
 
 impl Build {
-    /// The build for a launch; none for BIOS, which QEMU has itself.
+    /// The build for a launch; nothing for BIOS, which QEMU has itself.
     pub(crate) fn of(descriptors: &Path, launch: &Launch) -> Result<Option<Self>, FirmwareUnfit> {
         let (firmware, machine) = (launch.firmware, launch.machine.kind);
         let unfit = |reason: String| FirmwareUnfit { firmware, reason };
@@ -200,7 +200,7 @@ impl Build {
         self.machines.iter().any(|machine| machine.architecture() == architecture)
     }
 
-    /// The most that a file of it may have in bytes.
+    /// The largest size of the build's files in bytes.
     pub(crate) fn flash_bytes(&self) -> u64 {
         if self.is_of(Architecture::Aarch64) {
             limits::FIRMWARE_AARCH64_BYTES
@@ -216,7 +216,7 @@ impl Build {
         if !variables.exists() {
             let new = variables.with_extension("new");
             copy(&self.variables, &new, self.flash_bytes(), 0o600)?;
-            // Unlike the VM's own files they outlive it.
+            // Kept variables are synced, since they outlive the VM, unlike the VM's own files.
             let created = state::sync(&new).and_then(|()| fs::rename(&new, variables));
             return created.map_err(io_error("create", variables));
         }
@@ -228,7 +228,7 @@ impl Build {
     }
 }
 
-/// Gives a VM its firmware's code and variables: its own, or those that are kept with its overlay. Returns where the variables are; none
+/// Gives a VM its firmware's code, and variables of its own or those that are kept with its overlay. Returns the variables' path; nothing
 /// for BIOS.
 pub(crate) fn give_to(
     vm: &Path,
@@ -247,8 +247,8 @@ pub(crate) fn give_to(
 
 static ZEROS: [u8; limits::FIRMWARE_PART_BYTES] = [0; limits::FIRMWARE_PART_BYTES];
 
-/// Copies a file of the operator's that only root or this user can change. Files for aarch64 are nearly all zeros: what is not written of
-/// them takes nothing, of the disk or of QEMU's memory.
+/// Copies a file of the operator's that only root or this user can change. Files for aarch64 are nearly all zeros: parts that are not
+/// written take no space on the disk or in QEMU's memory.
 fn copy(from: &Path, to: &Path, most: u64, mode: u32) -> Result<(), VmError> {
     let read = || -> io::Result<Vec<u8>> {
         trusted::look(from).map_err(io::Error::other)?;

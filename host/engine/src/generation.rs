@@ -1,5 +1,5 @@
-//! A generation of the configuration, with the policies that it names, loaded once. A reload makes the next one beside it, and what has
-//! begun under this one ends under it.
+//! A generation of the configuration, with the policies that it names, loaded once. A reload makes the next generation beside it, and work
+//! that has begun under a generation ends under it.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use crate::{
     sources,
 };
 
-/// A configuration, and the chains of its tenants as far as they were asked.
+/// A configuration, and those chains of its tenants that were asked already.
 pub(crate) struct Generation {
     pub(crate) config: Config,
     tables: Arc<DataTables>,
@@ -35,13 +35,13 @@ impl Generation {
         Self { config, tables, chains: Mutex::default() }
     }
 
-    /// What finds the operator's tables.
+    /// The function that finds the operator's tables.
     pub(crate) fn find_table(&self) -> Arc<FindTable> {
         let tables = Arc::clone(&self.tables);
         Arc::new(move |name| tables.get(name))
     }
 
-    /// The chains of all tenants, loaded; where no tenants are configured, the one that all have.
+    /// Loads the chains of all tenants, or, if no tenants are configured, the chain that all have.
     pub(crate) fn load_all(&self, loader: &Loader) -> Result<Vec<Chain>, Failure> {
         let mut tenants: Vec<_> = self.config.tenants().collect();
         if tenants.is_empty() {
@@ -50,8 +50,8 @@ impl Generation {
         tenants.iter().map(|tenant| self.chain(loader, &[], tenant)).collect()
     }
 
-    /// The policies that are asked about a tenant's task: those of an order, the host's, the tenant's. The configuration's are loaded
-    /// for the first decision that asks them.
+    /// The policies that are asked about a tenant's task: those of an order, the host's, the tenant's. The configuration's policies are
+    /// loaded for the first decision that asks them.
     pub(crate) fn chain(
         &self,
         loader: &Loader,
@@ -84,7 +84,7 @@ impl Generation {
         configured: &[Configured],
         tenant: &str,
     ) -> Result<Arc<Chain>, Failure> {
-        // Where no tenants are configured, all have the host's chain.
+        // If no tenants are configured, all have the host's chain.
         let key = if self.config.has_tenant(tenant) { tenant } else { "" };
         let chains = || self.chains.lock().unwrap_or_else(PoisonError::into_inner);
         let known = chains().get(key).cloned();
@@ -92,7 +92,7 @@ impl Generation {
             self.tables.mark_used();
             return Ok(chain);
         }
-        // Not under the lock: compiling takes long, and other tenants' decisions go on meanwhile.
+        // The lock is not held here: compiling takes long, and other tenants' decisions go on meanwhile.
         let sources = configured.iter().map(sources::configured).collect::<Result<_, _>>()?;
         let chain = Arc::new(loader.chain(sources)?);
         chains().insert(key.to_owned(), Arc::clone(&chain));
@@ -126,7 +126,7 @@ pub struct InForce {
     pub can_step_back: bool,
 }
 
-/// The configuration in force, and the one before.
+/// The configuration in force, and the previous one.
 pub(crate) struct Generations {
     pub(crate) now: Arc<Generation>,
     before: Option<Arc<Generation>>,
@@ -145,7 +145,7 @@ impl Generations {
         self.since = Timestamp::now();
     }
 
-    /// The one before, where it is kept.
+    /// The previous configuration, if it is kept.
     pub(crate) fn before(&self) -> Option<Arc<Generation>> {
         self.before.clone()
     }

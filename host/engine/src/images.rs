@@ -1,4 +1,4 @@
-//! Stored images for their operator: fetched without a VM, who uses them, and their removal.
+//! Stored images for the operator: their fetching without a VM, their users, and their removal.
 
 use ipnet::IpNet;
 
@@ -14,21 +14,23 @@ use crate::{
     overlays,
 };
 
-/// Images and who uses them.
+/// Images, each with one of its users.
 pub struct ImageUses(Vec<(Sha256, String)>);
 
 impl ImageUses {
-    /// What uses an image: VMs by their ids, kept overlays by their tasks.
+    /// The users of an image: VMs by their ids, and kept overlays by their tasks.
     pub fn of(&self, sha256: Sha256) -> Vec<String> {
         self.0.iter().filter(|(image, _)| *image == sha256).map(|(_, user)| user.clone()).collect()
     }
 }
 
 impl Engine {
-    /// The stored image of a request, fetched first if it is not there; also from these networks.
+    /// Gives the stored image of a request, which is fetched first if it is missing. The networks in `also` are allowed beside the
+    /// configuration's.
     ///
     /// # Errors
-    /// Where it cannot be fetched, is another one than its digest says, is unsafe, does not fit the host's quota, or is given up.
+    /// Fails where the image cannot be fetched, has another digest than asked for, is unsafe, or does not fit the host's quota, or where
+    /// the fetch is given up.
     pub async fn fetch_image(
         &self,
         request: &ImageRequest,
@@ -44,10 +46,10 @@ impl Engine {
         }
     }
 
-    /// What of the stored images is used, by VMs that have not ended and by kept overlays.
+    /// The uses of stored images by VMs that have not ended and by kept overlays.
     ///
     /// # Errors
-    /// Where the overlays cannot be read.
+    /// Fails where the overlays cannot be read.
     pub fn image_uses(&self) -> Result<ImageUses, EngineError> {
         Ok(self.uses()?)
     }
@@ -68,7 +70,7 @@ impl Engine {
     /// Removes a stored image that nothing uses.
     ///
     /// # Errors
-    /// Where something uses it, or it cannot be removed.
+    /// Fails where a VM or an overlay uses the image, or it cannot be removed.
     pub fn remove_image(&self, stored: &Stored) -> Result<(), EngineError> {
         let (sha256, users) = (stored.sha256, self.uses()?.of(stored.sha256));
         let removed = users.is_empty() && self.images().remove(stored).map_err(Failure::Image)?;

@@ -1,5 +1,5 @@
-//! From a job to a running VM: the host's configuration and facts, admission, ports and overlays, the launch, and recovery of what
-//! was killed.
+//! From a job to a running VM: the host's configuration and facts, admission, ports and overlays, the launch, and the recovery of VMs whose
+//! supervisor was killed.
 
 #![forbid(unsafe_code)]
 

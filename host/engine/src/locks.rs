@@ -1,5 +1,5 @@
-//! What is held for a VM by open files: its supervisor has them open for as long as the VM is there, so that the kernel gives back what a
-//! supervisor that was killed had.
+//! The locks of a VM, held by open files. The VM's supervisor has the files open for as long as the VM is there, so that the kernel
+//! releases the locks of a supervisor that was killed.
 
 use std::{fs::File, path::Path};
 
@@ -9,14 +9,15 @@ use qhost_vm::{VmError, error::io_error};
 
 use crate::{disks::HeldDisks, overlays::KeptOverlay, ports::Reserved};
 
-/// What is held for a VM by open files, from before its launch until it has ended.
+/// The locks of a VM by open files, held from before its launch until it has ended.
 #[derive(Debug)]
 pub(crate) struct VmLocks {
     pub(crate) files: Vec<File>,
 }
 
 impl VmLocks {
-    /// The image, the ports, which QEMU takes from here on, the overlay, if that is kept, and other disks' volumes and images.
+    /// Takes the locks of the image, the ports, whose sockets are given up to QEMU, the overlay, if it is kept, and other disks' volumes
+    /// and images.
     pub(crate) fn new(
         image: &VerifiedImage,
         ports: Reserved,
@@ -30,7 +31,7 @@ impl VmLocks {
         Ok(Self { files })
     }
 
-    /// A user that no other VM is, where that is how QEMU is kept.
+    /// Reserves a user that no other VM has, if the cage gives QEMU a user of its own.
     pub(crate) fn user(&mut self, user: &mut User, range: UserRange) -> Result<(), VmError> {
         let User::Own(uid) = user else { return Ok(()) };
         let reserved =

@@ -1,4 +1,4 @@
-//! Which VM is meant by a word: its id, the beginning of that, or its task's name; `TENANT/` before it says whose.
+//! Finds the VM that a word means: its id, the beginning of its id, or its task's name, which `TENANT/` may precede.
 //!
 //! An id is a short form of the task's name, which its tenant chooses, and random characters, which no tenant chooses. So a
 //! word that has some of the random characters of a VM's id means that VM, before any whose task has the word as its name.
@@ -13,7 +13,7 @@ use crate::limits;
 /// Which VM a name means when it fits several VMs of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pick {
-    /// No choice, but for a VM that alone has not ended: several are an error.
+    /// The only VM, or the only one that has not ended: several are an error.
     Only,
     /// The VMs that have not ended; if there are none, the latest.
     Latest,
@@ -21,7 +21,7 @@ pub(crate) enum Pick {
     GoingOn,
 }
 
-/// The one VM that is meant.
+/// Finds the one VM that a word means.
 pub(crate) fn named(
     state: &StateDir,
     scan: Scan,
@@ -33,7 +33,7 @@ pub(crate) fn named(
         Some((tenant, name)) => (Some(tenant), name),
         None => (None, word),
     };
-    // An empty name, as of a variable that is not set, is the beginning of no id.
+    // An empty name, such as that of a shell variable that is not set, means no VM.
     let mut vms = if name.is_empty() { vec![] } else { scan.list(state) };
     vms.retain(|vm| tenant.is_none_or(|tenant| vm.tenant == tenant));
     let mut vms = fitting(vms, name);
@@ -51,7 +51,7 @@ pub(crate) fn named(
 }
 
 impl Pick {
-    /// Leaves those of a task's VMs that a word can mean; they are given the latest first.
+    /// Leaves those of a task's VMs that a word can mean. The VMs are given with the latest first.
     fn among(self, vms: &mut Vec<VmRecord>) -> Result<(), VmError> {
         let goes_on = |vm: &VmRecord| !vm.status.state().is_final();
         match self {
@@ -85,7 +85,7 @@ enum Fit {
     Not,
     /// The id begins with the word, which ends before the random characters.
     Slug,
-    /// The word is the name of its task.
+    /// The word is the name of the VM's task.
     Task,
     /// The id begins with the word, which has some of the random characters.
     Random,
@@ -108,7 +108,7 @@ fn fit(vm: &VmRecord, name: &str) -> Fit {
     }
 }
 
-/// How many of the random characters of a VM's id a beginning of it has.
+/// How many of the random characters of a VM's id a beginning of the id has.
 fn given(vm: &VmRecord, beginning: &str) -> usize {
     beginning.len().saturating_sub(vm.id.len().saturating_sub(RANDOM_BYTES))
 }
@@ -118,8 +118,8 @@ fn fitting(vms: Vec<VmRecord>, name: &str) -> Vec<VmRecord> {
     let best = vms.iter().map(|vm| fit(vm, name)).max().filter(|best| *best > Fit::Not);
     let (mut fitting, others): (Vec<_>, Vec<_>) =
         vms.into_iter().partition(|vm| Some(fit(vm, name)) == best);
-    // With few random characters, a tenant gets an id that begins with the name of another's task after some launches, so that
-    // such a task fits too.
+    // With few random characters given, a tenant could get an id that begins with the name of another tenant's task after some launches, so
+    // that such a task fits too.
     if best == Some(Fit::Random)
         && fitting.iter().all(|vm| given(vm, name) < limits::ID_CHARS_TOLD_APART)
     {
@@ -134,7 +134,7 @@ fn fitting(vms: Vec<VmRecord>, name: &str) -> Vec<VmRecord> {
     fitting
 }
 
-/// Of one tenant's VMs, leaves the one that has not ended, where that is exactly one.
+/// Leaves the VM that has not ended, if all VMs are one tenant's and exactly one has not ended.
 fn going_on(vms: &mut Vec<VmRecord>) {
     let goes_on = |vm: &VmRecord| !vm.status.state().is_final();
     let first = vms.first().map(|vm| vm.tenant.clone());
@@ -144,7 +144,7 @@ fn going_on(vms: &mut Vec<VmRecord>) {
     }
 }
 
-/// `TENANT/TASK` with its id, a line each.
+/// Lists VMs, a line each, as `TENANT/TASK` with the id.
 fn shown(vms: &[VmRecord]) -> String {
     let line = |text: &str| printable::line(text, qhost_model::limits::SHOWN_CHARS).to_string();
     let one =
@@ -181,7 +181,7 @@ mod tests {
         }
     }
 
-    /// What is picked of the VMs that a task has had.
+    /// A pick among the VMs that a task has had.
     #[test]
     fn one_of_several_is_picked() {
         let of = |ended: &[bool]| -> Vec<VmRecord> {
@@ -219,7 +219,7 @@ mod tests {
         assert!(!are_one_tasks(&vms(&["web", "web", "web-api"])));
     }
 
-    /// What a name means among VMs of acme's, and of mallory's, who chose hers with that in mind.
+    /// A name means the right VM among those of acme and those of mallory, who chose names and ids to be mistaken for acme's.
     #[test]
     fn a_name_is_not_taken_over() {
         let check = |name: &str, mallorys: &[(&str, &str)], expected: &[&str]| {
@@ -242,13 +242,13 @@ mod tests {
         check("none", &[], &[]);
         let both = ["web-AAAAAAA1", "web-AAAAAAA2", "web-MMMMMMMM"];
         check("web", &[("web", "web-MMMMMMMM")], &both);
-        // A task that is named like the beginning of an id, or like a whole one.
+        // These tasks are named like the beginning of an id, or like a whole id.
         for name in ["db-BBBB", "db-BBBBBBB", "db-BBBBBBBB"] {
             check(name, &[(name, "db-bbbb-MMMMMMMM")], &["db-BBBBBBBB"]);
         }
-        // Where only so much is given as chance gives too, neither is meant rather than hers.
+        // A word with so few random characters could be mallory's task by chance, so that it means both.
         check("db-B", &[("db-B", "db-b-MMMMMMMM")], &["db-BBBBBBBB", "db-b-MMMMMMMM"]);
-        // An id of hers that begins like another's task.
+        // Mallory's id begins like acme's task.
         check("db", &[("d", "d-bMMMMMMM")], &["db-BBBBBBBB"]);
         check("db", &[("", "dbMMMMMMM")], &["dbMMMMMMM", "db-BBBBBBBB"]);
     }

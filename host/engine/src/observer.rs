@@ -1,4 +1,4 @@
-//! What happens on the way of a start, and the observer that a door has for it.
+//! Observations of a start's progress, and the observer by which a door gets them.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,7 +9,7 @@ use qhost_model::{digest::Sha256, job::Task, secrets::Secrets};
 use qhost_policy::Decision;
 use qhost_vm::{Spec, Status};
 
-/// What happens on the way. Nothing secret of the task is in it.
+/// An observation of a start's progress. It has no secret of the task's.
 #[derive(Debug)]
 pub enum Observation<'a> {
     /// Other starts of the tenant are decided and launched first.
@@ -19,28 +19,28 @@ pub enum Observation<'a> {
     },
     /// The start has its tenant's turn: it is decided now, and launched.
     Turn,
-    /// It is found out what QEMU can do here; that takes up to some seconds, once.
+    /// QEMU's fingerprint is being taken, which takes up to some seconds, once.
     Fingerprinting,
     /// A policy is compiled, which takes up to half a minute, once.
     Compiling {
-        /// Its name.
+        /// The policy's name.
         policy: &'a str,
     },
     /// The job is understood.
     Understood {
-        /// What is asked for.
+        /// The task that is asked for.
         task: &'a Task,
-        /// What was secret of it, to be kept out of what else is shown.
+        /// The task's secrets, which are to be kept out of all other output.
         secrets: &'a Secrets,
     },
-    /// It was decided; once more where the image's digest was looked up in a list of checksums.
+    /// The task was decided; this comes once more after the image's digest was looked up in a list of checksums.
     Decided {
         /// The decision, without secrets.
         decision: &'a Decision,
-        /// The id of its record in the log of decisions; none where it is only planned.
+        /// The id of the decision's record in the log; absent where the task is only planned.
         record: Option<Sha256>,
     },
-    /// It may run, and all that it needs can be had.
+    /// The task may run. What it needs is reserved next.
     Allowed(&'a Decision),
     /// A folder was made for the VM, and what it takes is reserved.
     Admitted {
@@ -51,14 +51,14 @@ pub enum Observation<'a> {
     Verified(&'a VerifiedImage),
     /// A supervisor has the VM now.
     Launched {
-        /// What it is run from.
+        /// The spec that the VM is run from.
         spec: &'a Spec,
-        /// Its console log.
+        /// The VM's console log.
         console: &'a Path,
     },
     /// The VM's status has changed.
     Status(&'a Status),
-    /// This is being done about a request to stop.
+    /// A step by which a request to stop is carried out.
     Stopping(&'a str),
     /// A supervisor that was asked to end its VM has not answered, so that signals were sent.
     Silent {
@@ -69,9 +69,9 @@ pub enum Observation<'a> {
     },
 }
 
-/// Is told what happens on the way. It is called from several threads, and must not block.
+/// An observer of a start's progress. It is called from several threads, and must not block.
 pub trait Observer: Progress {
-    /// Something has happened.
+    /// Takes an observation.
     fn observe(&self, observation: Observation<'_>);
 }
 
@@ -88,14 +88,14 @@ impl Progress for Unobserved {}
 /// What a door gives along with an order.
 #[derive(Clone)]
 pub struct Context {
-    /// Gives the order up. A VM that a supervisor has already goes on.
+    /// The token by which the order is given up. A VM that has its supervisor already goes on.
     pub cancel: CancellationToken,
-    /// Is told what happens on the way.
+    /// The observer of the order's progress.
     pub observer: Arc<dyn Observer>,
 }
 
 impl Context {
-    /// The part of the observer that images tell.
+    /// The observer, as far as it is told of downloads.
     pub(crate) fn progress(&self) -> &dyn Progress {
         &*self.observer
     }

@@ -1,4 +1,4 @@
-//! What is ordered of the engine: a job, whose it is, and what is asked about it besides what the configuration says.
+//! An order to the engine: a job, its tenant, and what the door adds to the configuration.
 
 use ipnet::IpNet;
 
@@ -12,23 +12,23 @@ use qhost_vm::LogPipes;
 pub struct Order {
     /// The job file.
     pub job: JobFile,
-    /// Whose task it is, a name that a tenant can have.
+    /// The tenant whose task it is, by a name that a tenant can have.
     pub tenant: String,
-    /// Which task of a Nomad job that has several, `TASK` or `GROUP/TASK`.
+    /// The task to take from a Nomad job that has several, `TASK` or `GROUP/TASK`.
     pub task: Option<String>,
-    /// Policies that are asked before the configuration's. The door that makes the order answers for them.
+    /// Policies that are asked before the configuration's. The door that makes the order answers for these policies.
     pub policies: Vec<Source>,
     /// Networks that the image may come from, besides the configuration's.
     pub image_networks: Vec<IpNet>,
-    /// Whether the job must have a ready check, which is going to be waited for.
+    /// Whether the job must have a ready check, because the door is going to wait for it.
     pub ready_check: bool,
-    /// How long the guest has to power off when it is stopped, instead of what the job says of that.
+    /// How long the guest has to power off when it is stopped, in place of the job's grace.
     pub grace: Option<Grace>,
-    /// Pipes that another program reads the console from. The door that makes the order answers for them.
+    /// Pipes that another program reads the console from. The door that makes the order answers for these pipes.
     pub log_pipes: Option<LogPipes>,
-    /// Who asks for it, for the record of the decision.
+    /// The actor who makes the order, for the record of the decision.
     pub actor: Option<Actor>,
-    /// The operation of a service's that it is for, by which the service finds its VM again after it was killed.
+    /// The service's operation that the order is for, by which a service that was killed finds the VM again.
     pub operation: Option<String>,
     /// What a scheduler has set aside for the VM on this host.
     pub resources: LinuxResources,
@@ -37,9 +37,9 @@ pub struct Order {
 /// A job file that was read.
 #[derive(Debug, Clone)]
 pub struct JobFile {
-    /// What it is called in errors.
+    /// The file's name in errors.
     pub name: String,
-    /// Its text: at most [`qhost_model::limits::JOB_FILE_BYTES`], else the order is refused.
+    /// The file's text. An order with more than [`qhost_model::limits::JOB_FILE_BYTES`] is refused.
     pub bytes: Vec<u8>,
 }
 
@@ -51,7 +51,7 @@ impl JobFile {
 }
 
 impl Order {
-    /// A tenant's job, with the configuration's policies alone.
+    /// The order of a tenant's job, with the configuration's policies only.
     pub fn new(job: JobFile, tenant: impl Into<String>) -> Self {
         Self {
             job,

@@ -1,5 +1,5 @@
-//! Overlays that outlive their VM, for tasks that `persist`: `overlays/<name>-<key>/` with the overlay, what it lies over,
-//! and a lock that the VM holds. The key is of tenant, job and task, so that no name leads to another's.
+//! Overlays that outlive their VM, for tasks that `persist`: `overlays/<name>-<key>/` with the overlay, a record of its task and image, and
+//! a lock that the VM holds. The key is made from tenant, job and task, so that no name leads to another task's overlay.
 
 use std::{
     fs::{self, File},
@@ -30,13 +30,13 @@ const LOCK: &str = "lock";
 pub struct KeptOverlay {
     path: PathBuf,
     record: Owner,
-    /// Until a VM has it.
+    /// The lock of the overlay's folder; absent once a VM has it.
     lock: Option<File>,
     /// Whether this launch has made the overlay.
     is_new: bool,
 }
 
-/// Whose an overlay is, and what it lies over.
+/// The task that an overlay belongs to, and the image that it lies over.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Owner {
     /// The tenant.
@@ -45,7 +45,7 @@ pub struct Owner {
     pub job: String,
     /// The task's name.
     pub task: String,
-    /// The image's digest; absent until it lies over one.
+    /// The image's digest; absent until the overlay lies over an image.
     pub image: Option<Sha256>,
 }
 
@@ -65,20 +65,20 @@ impl Owner {
 /// A kept overlay, for its operator.
 #[derive(Debug, Serialize)]
 pub struct Kept {
-    /// Its folder's name.
+    /// The name of the overlay's folder.
     pub name: String,
-    /// Whose it is.
+    /// The task that the overlay belongs to.
     #[serde(flatten)]
     pub of: Owner,
-    /// What it takes of the disk in bytes, with the variables of the guest's UEFI.
+    /// The space that the overlay takes of the disk in bytes, with the variables of the guest's UEFI.
     pub disk_usage: u64,
-    /// When it was last written to.
+    /// When the overlay was last written to.
     pub written_at: Timestamp,
-    /// Whether a VM has it.
+    /// Whether a VM has the overlay.
     pub in_use: bool,
 }
 
-/// Where a task's overlay is kept.
+/// The path at which a task's overlay is kept.
 fn kept_overlay(state: &StateDir, task: &Task) -> PathBuf {
     let key = [&task.tenant, &task.job, &task.name].map(|part| format!("{}:{part}", part.len()));
     let key: String = Sha256::of(key.concat().as_bytes()).to_string().chars().take(16).collect();
@@ -86,7 +86,7 @@ fn kept_overlay(state: &StateDir, task: &Task) -> PathBuf {
 }
 
 impl KeptOverlay {
-    /// Takes the lock of a task's overlay, if that is kept; fails where another run has it.
+    /// Takes the lock of a task's overlay, if the overlay is kept. Fails where another run has it.
     pub fn hold(state: &StateDir, task: &Task, persist: bool) -> Result<Option<Self>, VmError> {
         if !persist {
             return Ok(None);
@@ -108,7 +108,8 @@ impl KeptOverlay {
         Ok(Some(Self { path, record, lock: Some(lock), is_new }))
     }
 
-    /// Makes it ready to lie over an image, as a disk of so many bytes: new, or what an earlier run of the task left over the same one.
+    /// Makes the overlay ready to lie over an image, as a disk of so many bytes: a new overlay, or the one that an earlier run of the task
+    /// left over the same image.
     pub fn over(&mut self, image: &VerifiedImage, disk_bytes: u64) -> Result<(), VmError> {
         // A CD takes no writes.
         if image.format() == Format::Iso {
@@ -127,7 +128,7 @@ impl KeptOverlay {
         let new = self.path.with_extension("new");
         state::remove(&new)
             .and_then(|()| qhost_image::create_overlay(&new, disk_bytes))
-            // An empty file would be taken for it after a power failure.
+            // The new file is synced, since after a power failure an empty file would be taken for the overlay.
             .and_then(|()| File::open(&new)?.sync_all())
             .and_then(|()| fs::rename(&new, &self.path))
             .and_then(|()| File::open(parent)?.sync_all())
@@ -139,7 +140,7 @@ impl KeptOverlay {
         self.path.with_file_name(kept_variables(secure_boot))
     }
 
-    /// QEMU wrote this file, at the bidding of a guest: it is looked at as any image is.
+    /// Checks an overlay from an earlier run. QEMU wrote the file at the bidding of a guest, so that it is inspected as any image is.
     fn check(&self, image: &VerifiedImage, disk_bytes: u64) -> Result<(), VmError> {
         let refused = |reason: String| VmError::OverlayUnfit { path: self.path.clone(), reason };
         if self.record.image != Some(image.sha256()) {
@@ -170,7 +171,7 @@ impl KeptOverlay {
         &self.path
     }
 
-    /// What keeps it from other runs, for its VM. From here on it stays, whatever becomes of the launch.
+    /// Gives the overlay's lock for the VM. From here on the overlay stays, whatever becomes of the launch.
     pub(crate) fn into_lock(mut self) -> Option<File> {
         self.lock.take()
     }
@@ -179,7 +180,7 @@ impl KeptOverlay {
 impl Drop for KeptOverlay {
     fn drop(&mut self) {
         let Some(_lock) = self.lock.take().filter(|_| self.is_new) else { return };
-        // No guest has written to it.
+        // The overlay is removed, as no guest has written to it.
         let folder = self.path.parent().unwrap_or(&self.path);
         if let Err(error) = remove_folder(folder) {
             let path = folder.display();
@@ -188,12 +189,12 @@ impl Drop for KeptOverlay {
     }
 }
 
-/// The lock of an overlay that a VM's QEMU has, unless another run got hold of it meanwhile.
+/// Takes the lock of an overlay that a VM's QEMU has, unless another run has taken it meanwhile.
 pub(crate) fn hold_again(overlay: &Path) -> Result<Option<File>, VmError> {
     lock(overlay.parent().unwrap_or(overlay))
 }
 
-/// All that are kept, the one written to last first.
+/// All kept overlays, the one written to last first.
 pub fn kept(state: &StateDir) -> Result<Vec<Kept>, VmError> {
     let all = state.overlays();
     let folders = match fs::read_dir(&all) {
@@ -215,13 +216,13 @@ pub fn kept(state: &StateDir) -> Result<Vec<Kept>, VmError> {
     Ok(kept)
 }
 
-/// What the variables of a guest's UEFI take of the disk in bytes, which are kept beside its overlay.
+/// The space that the variables of a guest's UEFI, which are kept beside its overlay, take of the disk in bytes.
 fn variables(folder: &Path) -> u64 {
     let kept = SecureBoot::ALL.iter().map(|one| folder.join(kept_variables(*one)));
     kept.filter_map(|file| fs::symlink_metadata(file).ok()).map(|file| file.blocks() * 512).sum()
 }
 
-/// Removes one by its folder's name.
+/// Removes a kept overlay, by its folder's name.
 pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
     let found = state.overlays().join(name);
     let is_name = Path::new(name).file_name().is_some_and(|last| last == name);
@@ -235,8 +236,8 @@ pub fn remove(state: &StateDir, name: &str) -> Result<(), VmError> {
     remove_folder(&found).map_err(io_error("remove", &found))
 }
 
-/// Removes an overlay's folder, under its lock. The overlay is removed first, so that a folder that is left by a failure is no
-/// kept overlay. The lock is removed last: a launch that waits for it may make it anew, and then the folder stays.
+/// Removes an overlay's folder, under its lock. The overlay is removed first, so that a folder that is left by a failure is no kept
+/// overlay. The lock is removed last: a launch that waits for the lock may make it anew, and then the folder stays.
 fn remove_folder(folder: &Path) -> io::Result<()> {
     state::remove(&folder.join(OVERLAY))?;
     for file in fs::read_dir(folder)? {
@@ -266,7 +267,7 @@ fn sweep(overlays: &Path) {
     }
 }
 
-/// The kept overlays that no VM has, but for the one of the task that asks.
+/// The kept overlays that no VM has, without that of the task that asks.
 pub(crate) fn unused(
     state: &StateDir,
     going_on: &[list::VmRecord],
@@ -276,19 +277,19 @@ pub(crate) fn unused(
         let asks = one.of.is_the_task_of(task);
         let has =
             |vm: &list::VmRecord| one.of.is_the_task_of(&Owner::new(&vm.tenant, &vm.job, &vm.task));
-        // What a VM or a launch has is held; that VM's writes are counted with it.
+        // An overlay that a VM or a launch has is held, and is counted with that VM.
         !one.in_use || !(asks || going_on.iter().any(has))
     };
     Ok(kept(state)?.into_iter().filter(counts).collect())
 }
 
-/// The images that kept overlays lie over, with whose they are.
+/// The images that kept overlays lie over, with the overlays' tenants and tasks.
 pub fn kept_over(state: &StateDir) -> Result<Vec<(Sha256, String)>, VmError> {
     let over = |one: Kept| Some((one.of.image?, format!("{}/{}", one.of.tenant, one.of.task)));
     Ok(kept(state)?.into_iter().filter_map(over).collect())
 }
 
-/// Whether a QEMU without a supervisor has it at the moment.
+/// Whether a QEMU, which may have no supervisor, has an overlay at the moment.
 fn is_used(state: &StateDir, overlay: &Path) -> bool {
     let uses = |vm: list::VmRecord| {
         vm.status.qemu_lives()
@@ -297,7 +298,7 @@ fn is_used(state: &StateDir, overlay: &Path) -> bool {
     list::running(state).into_iter().any(uses)
 }
 
-/// The same of a folder that need not be there; another process may be removing it.
+/// Makes a folder if it is missing, and takes its lock. Another process may be removing the folder, so that this tries again.
 fn make(folder: &Path) -> Result<Option<File>, VmError> {
     for _ in 0..qhost_sys::limits::LOCK_TRIES {
         state::create_private(folder).map_err(io_error("create", folder))?;
@@ -309,7 +310,7 @@ fn make(folder: &Path) -> Result<Option<File>, VmError> {
     Ok(None)
 }
 
-/// A folder's lock, unless a VM has it.
+/// Takes a folder's lock, unless a VM has it.
 fn lock(folder: &Path) -> Result<Option<File>, VmError> {
     let path = folder.join(LOCK);
     state::try_lock_looked_at(&path).map_err(io_error("lock", &path))

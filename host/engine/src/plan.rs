@@ -1,4 +1,4 @@
-//! What an order would be run as: the way of a start up to its launch.
+//! Plans an order: goes the way of a start up to the launch, and says what would be launched.
 
 use std::sync::Arc;
 
@@ -55,11 +55,11 @@ pub struct Plan {
 }
 
 impl Engine {
-    /// Decides about an order, and says what it would be run as. Downloads nothing and starts nothing; policies that had to be compiled
-    /// are kept.
+    /// Decides about an order, and says what it would be run as. No image is fetched and no VM is started; the compiled code of policies is
+    /// kept.
     ///
     /// # Errors
-    /// Where the job is not understood, a policy fails or refuses it, or this host cannot run it.
+    /// Fails where the job is not understood, a policy fails or refuses it, or this host cannot run it.
     pub async fn plan(&self, order: Order, context: &Context) -> Result<Plan, EngineError> {
         let mut understood = Understood::default();
         let planned = stages(self, order, context, &mut understood).await;
@@ -85,7 +85,7 @@ async fn stages(
     };
     let mut approved = deciding.make(None, understood).await?;
     if approved.task().image.checksum.is_indirect() {
-        // A start would fetch a list of checksums, or an image whose SHA-512 alone is known, and then decide once more.
+        // A start would fetch a list of checksums, or an image of which only the SHA-512 is known, and then decide once more.
         let (engine, task) = (engine.clone(), approved.task().clone());
         let known =
             blocking(move || Ok(engine.images().known_digest(&task.image, Some(&task.tenant))?));

@@ -1,4 +1,4 @@
-//! What all tenants and each take of this host, beside what they may take.
+//! The use of quotas: what each tenant, and all together, take of this host, and what they may take.
 
 use std::collections::BTreeSet;
 
@@ -30,10 +30,10 @@ pub struct QuotaUsage {
 }
 
 impl Engine {
-    /// What is taken and what may be: of all tenants together first, then of each that is configured or has something here.
+    /// The use of quotas: first of all tenants together, then of each tenant that is configured or uses something here.
     ///
     /// # Errors
-    /// Where overlays, volumes or images cannot be read.
+    /// Fails where overlays, volumes or images cannot be read.
     pub async fn quotas(&self) -> Result<Vec<QuotaUsage>, EngineError> {
         let engine = self.clone();
         let quotas = blocking(move || {

@@ -1,5 +1,5 @@
-//! VMs whose supervisor was killed: those whose QEMU lives get another, of the others is said that they are lost, and what
-//! they had is removed. Done before every look at VMs.
+//! Recovers VMs whose supervisor was killed. A VM whose QEMU lives gets another supervisor; any other is recorded as lost, and its
+//! leftovers are removed. This is done before every look at VMs.
 
 use std::{
     fs::File,
@@ -23,17 +23,17 @@ use qhost_vm::{
 
 use crate::{limits, overlays, ports};
 
-/// What was found.
+/// The VMs that were found and recovered.
 #[derive(Debug, Default)]
 pub struct Recovered {
     /// The VMs that have a supervisor again.
     pub adopted: Vec<String>,
-    /// The VMs of which it is not known how they ended.
+    /// The VMs that are lost: how they ended is not known.
     pub lost: Vec<String>,
 }
 
-/// Finds every VM without a supervisor; also returns the scan. An error with one VM is logged, and keeps no other VM
-/// from its supervisor.
+/// Recovers every VM without a supervisor, and also returns the scan. An error with one VM is logged, and keeps no other VM from getting a
+/// supervisor.
 pub(crate) async fn recover(state: &StateDir) -> (Recovered, Scan) {
     let swept = {
         let state = state.clone();
@@ -43,7 +43,7 @@ pub(crate) async fn recover(state: &StateDir) -> (Recovered, Scan) {
     let waited = (!adopting.is_empty()).then(|| state.clone());
     recovered.adopted = adopted(adopting).await;
     let scan = match waited {
-        // Meanwhile others may have ended, or been started again.
+        // Other VMs may have ended, or been started again, meanwhile.
         Some(state) => {
             tokio::task::spawn_blocking(move || list::scan(&state)).await.unwrap_or_default()
         }
@@ -52,7 +52,7 @@ pub(crate) async fn recover(state: &StateDir) -> (Recovered, Scan) {
     (recovered, scan)
 }
 
-/// What was found, and the folders of VMs that were given a supervisor, which is not heard of yet.
+/// The result of a sweep: the recovered VMs, the folders of VMs whose new supervisor has not reported yet, and the scan.
 #[derive(Default)]
 struct Swept {
     recovered: Recovered,
@@ -60,8 +60,8 @@ struct Swept {
     scan: Scan,
 }
 
-/// Waits for the supervisors that VMs were just given; gives the ids of the VMs that go on. One watch serves all: giving one up takes the
-/// kernel some 8 ms.
+/// Waits for the supervisors that VMs were just given, and gives the ids of the VMs that go on. One watch serves all VMs, since giving a
+/// watch up takes the kernel some 8 ms.
 async fn adopted(adopting: Vec<PathBuf>) -> Vec<String> {
     if adopting.is_empty() {
         return vec![];
@@ -76,7 +76,7 @@ async fn adopted(adopting: Vec<PathBuf>) -> Vec<String> {
         loop {
             watch.changed(limits::SUPERVISOR).await;
             changed.send_replace(());
-            // Each VM is looked at for each change of any.
+            // The pause bounds the looks, since each VM is looked at after a change of any.
             time::sleep(limits::ADOPTION_LOOK).await;
         }
     };
@@ -86,7 +86,7 @@ async fn adopted(adopting: Vec<PathBuf>) -> Vec<String> {
     }
 }
 
-/// Whether the supervisor that a VM was just given knows how the VM is doing, and that goes on.
+/// Waits until the supervisor that a VM was just given tells the VM's status. Gives whether the VM goes on.
 async fn is_adopted(vm: &Path, mut changes: watch::Receiver<()>) -> bool {
     loop {
         changes.mark_unchanged();
@@ -121,7 +121,7 @@ fn sweep_all(state: &StateDir) -> Swept {
                 }
             }
             Some(status) if !status.state().is_final() => {
-                // A scheduler that hears of the end removes the group that the VM's was in.
+                // The sweep comes first: a scheduler that hears of the VM's end removes the group that the VM's cgroup is in.
                 sweep(&vm);
                 mark_lost(&vm, status.why_lost());
                 recovered.lost.push(id);
@@ -129,7 +129,7 @@ fn sweep_all(state: &StateDir) -> Swept {
             None if vm.join(STATUS).exists() => {
                 sweep(&vm);
                 mark_lost(&vm, "its status could not be read, as after a loss of power");
-                // What cannot be written over is found again the next time.
+                // A status that could not be overwritten is found again the next time.
                 if read_record::<Status>(&vm.join(STATUS)).is_some() {
                     recovered.lost.push(id);
                 }
@@ -140,12 +140,12 @@ fn sweep_all(state: &StateDir) -> Swept {
     Swept { recovered, adopting, scan }
 }
 
-/// The folders of VMs that no process holds, each with its lock, so that of two commands at once one looks after its VM.
+/// Locks the folders of VMs that no process holds, so that only one of two commands at the same time recovers a VM.
 fn locked(state: &StateDir, abandoned: &[PathBuf]) -> Result<Vec<(PathBuf, File)>, VmError> {
     if abandoned.is_empty() {
         return Ok(vec![]);
     }
-    // No process is just making one.
+    // While this lock is held, no process makes a folder.
     let _all = lock_all(&state.vms())?;
     let mut found = vec![];
     for vm in abandoned {
@@ -154,7 +154,7 @@ fn locked(state: &StateDir, abandoned: &[PathBuf]) -> Result<Vec<(PathBuf, File)
         }
         match try_lock(vm) {
             Ok(lock) => found.extend(lock.map(|lock| (vm.clone(), lock))),
-            // One VM's error keeps no other from being adopted.
+            // An error with one VM keeps no other VM from being adopted.
             Err(error) => tracing::warn!(vm = %vm.display(), %error, "a VM is not looked after"),
         }
     }
@@ -165,7 +165,7 @@ fn adopt(state: &StateDir, vm: &Path, lock: File) -> Result<(), VmError> {
     let spec = Spec::read(vm)?;
     spec.keeps_to_state_of(vm)?;
     let mut holds = vec![lock];
-    // All of it was this VM's already, and its QEMU uses it, whether or not it can be held.
+    // The VM had all of these already, and its QEMU uses them, so that it goes on even if one cannot be held.
     holds.extend(ports::hold(state, &spec.forwards)?);
     holds.extend(spec.images().filter_map(|image| qhost_image::hold(&image.path)));
     if let User::Own(uid) = spec.cage.user {
@@ -192,11 +192,11 @@ fn is_anothers(vm: &Path, status: &Status) -> bool {
     spec.is_ok_and(|spec| status.qemu.as_ref().is_some_and(|qemu| !spec.can_be(qemu)))
 }
 
-/// Tells the truth about a VM whose supervisor and whose QEMU are gone: its record still says that it goes on.
+/// Records that a VM is lost whose supervisor and QEMU are gone, and whose record still says that it goes on.
 fn mark_lost(vm: &Path, why: &str) {
     let mut dir = match Spec::read(vm) {
         Ok(spec) => VmDir::open_for_supervisor(vm, &spec),
-        // It was killed before the launch was settled.
+        // The VM's start was killed before its plan was written.
         Err(_) => VmDir::open_unlaunched(vm),
     };
     dir.enter(State::Lost, Some(why.into()));

@@ -1,5 +1,5 @@
-//! What is written down of an order that was understood and refused: an event that says by what and why; and, where policies had
-//! allowed the order, a record in the log of decisions, which would else have it as launched.
+//! The records of an order that was understood and refused: an event that says by what and why, and, if policies had allowed the order, a
+//! record in the log of decisions, which would otherwise show it as launched.
 
 use jiff::Timestamp;
 
@@ -19,16 +19,16 @@ use crate::{
 /// An order, as far as it was understood.
 #[derive(Default)]
 pub(crate) struct Understood {
-    /// What is asked for, without its secrets.
+    /// The task that is asked for, without its secrets.
     pub(crate) task: Option<Task>,
-    /// What was secret of it.
+    /// The task's secrets.
     pub(crate) secrets: Secrets,
     /// The decision, once policies and the host's rules had allowed it.
     pub(crate) allowed: Option<Decision>,
 }
 
 impl Understood {
-    /// Writes down why nothing came of it. What cannot be written is logged: the order ends with its own error.
+    /// Records why the order was not launched. A record that cannot be written is logged, and the order ends with its own error.
     pub(crate) async fn refused(
         &self,
         engine: &Engine,
@@ -63,7 +63,7 @@ impl Understood {
 }
 
 impl Understood {
-    /// What a door gets of a failure, with what its operator can do about it.
+    /// Makes the error that a door gets from a failure, with what the operator can do about it.
     pub(crate) fn error(&self, generation: &Generation, failure: Failure) -> EngineError {
         let may_be_left_out = matches!(
             failure,
@@ -75,8 +75,7 @@ impl Understood {
 }
 
 impl Failure {
-    /// What refuses an order, by the name that goes behind "refused by"; absent where the order was given up, or was not
-    /// understood.
+    /// Names what refuses an order, as it goes behind "refused by"; absent where the order was given up, or was not understood.
     pub(crate) fn refused_by(&self) -> Option<String> {
         let by = match self {
             Self::Tenant(_)

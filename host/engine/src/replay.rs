@@ -1,4 +1,4 @@
-//! Past decisions made again, with today's policies or with others: what would be decided otherwise.
+//! Makes past decisions again, by the policies in force or by others, and shows which would be decided otherwise.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -130,29 +130,29 @@ pub struct Unreadable {
 pub struct Replaying {
     engine: Engine,
     replay: Replay,
-    /// Tables as they were, by their digests.
+    /// The tables that the decisions were made with, by their digests.
     tables: BTreeMap<Sha256, Arc<Table>>,
 }
 
 impl Engine {
-    /// Begins a replay. Tables are as they were when the decisions were made.
+    /// Begins a replay, in which tables are as they were when the decisions were made.
     pub fn replaying(&self) -> Replaying {
         Replaying { engine: self.clone(), replay: Replay::default(), tables: BTreeMap::new() }
     }
 }
 
 impl Replaying {
-    /// Makes a record's decision again by a chain, which `chain_of` has for its tenant. `line` says where the record stands.
+    /// Makes a record's decision again by the chain that `chain_of` gives for its tenant. `line` says where the record stands in the log.
     ///
     /// # Errors
-    /// What `chain_of` fails with.
+    /// Fails with the error of `chain_of`.
     pub fn decide<E>(
         &mut self,
         line: String,
         record: Record,
         chain_of: impl FnOnce(&str) -> Result<Chain, E>,
     ) -> Result<(), E> {
-        // The decision itself is in a record before it.
+        // A record of an order that was not launched follows the record of its decision, which is replayed by itself.
         if record.outcome == Outcome::NotLaunched {
             return Ok(());
         }
@@ -186,7 +186,7 @@ impl Replaying {
         self.replay.unreadable.push(Unreadable { line, reason });
     }
 
-    /// What became of all.
+    /// The result of the replay.
     pub fn finish(mut self) -> Replay {
         self.replay.totals = Totals::of(&self.replay.differences);
         self.replay
@@ -288,7 +288,7 @@ impl Totals {
 fn totals(differences: &[Difference], what: impl Fn(&Difference) -> Vec<String>) -> Vec<Total> {
     let mut counts = BTreeMap::<String, usize>::new();
     for difference in differences {
-        // One decision counts once, however often a rule of it was broken.
+        // A decision counts once for each rule, however often it broke the rule.
         for what in what(difference).into_iter().collect::<BTreeSet<_>>() {
             *counts.entry(what).or_default() += 1;
         }
@@ -300,7 +300,7 @@ fn totals(differences: &[Difference], what: impl Fn(&Difference) -> Vec<String>)
 }
 
 impl Difference {
-    /// What makes the difference, by the names of rules and fields.
+    /// The causes of the difference, by the names of rules and fields.
     fn rules(&self) -> Vec<String> {
         let now = self.violations.iter().map(|why| format!("{}: {}", why.policy, why.code));
         let gone =
@@ -311,7 +311,7 @@ impl Difference {
     }
 }
 
-/// A decision as it can be compared: what asking cost is never the same twice.
+/// A decision without what asking its policies cost, which is never the same twice, so that decisions can be compared.
 fn without_cost(decision: &Decision) -> Decision {
     let mut decision = decision.clone();
     let others = decision.places.iter_mut().flat_map(|other| &mut other.policies);

@@ -1,5 +1,5 @@
-//! The spine: one order from its job file to a running VM, as prose. Each stage is a type of its own, made from the one before: what no
-//! policy approved is not admitted, and an image that was not verified is not launched.
+//! The spine: one order from its job file to a running VM. Each stage is a type of its own, made from the one before, so that a task that
+//! no policy approved is not admitted, and an image that was not verified is not launched.
 //!
 //! ```text
 //! Order ──decide──▶ Approved ──admit──▶ Admitted ──fetch, verify──▶ Provisioned ──supervisor──▶ Vm
@@ -44,17 +44,17 @@ use crate::{
     vm::Vm,
 };
 
-/// What was asked of a VM, in its folder.
+/// The record of a VM's task, in its folder.
 pub(crate) const TASK: &str = "task.json";
 /// The decision about a VM, in its folder.
 pub(crate) const DECISION: &str = "decision.json";
 
 impl Engine {
-    /// Starts the VM of an order: decides, admits it, fetches and checks its image, and hands it to a supervisor. Given up before that, it
-    /// leaves nothing; from then on the VM goes on by itself.
+    /// Starts the VM of an order: decides, admits it, fetches and checks its image, and hands the VM to a supervisor. An order that is
+    /// given up before that leaves nothing; after that the VM goes on by itself.
     ///
     /// # Errors
-    /// Where the job is not understood, is refused, cannot be run, or its image not be had.
+    /// Fails where the job is not understood, is refused, or cannot be run, or its image cannot be fetched.
     pub async fn start(&self, order: Order, context: &Context) -> Result<Vm, EngineError> {
         let mut understood = Understood::default();
         let start = Start::new(self, order, context);
@@ -77,7 +77,7 @@ async fn stages(start: &Start, understood: &mut Understood) -> Result<Vm, Failur
     let decision = start.deciding(&fingerprint);
     let mut approved = decision.make(None, understood).await?;
     if approved.task().image.checksum.is_indirect() {
-        // Policies go by the image's own digest too, which is known only now.
+        // The decision is made again, since policies go by the image's own digest too, which is known only now.
         let resolved = Box::pin(start.resolve(approved.task()));
         let (sha256, again) = start.between_turns(turn, resolved).await?;
         turn = again;
@@ -98,7 +98,7 @@ async fn stages(start: &Start, understood: &mut Understood) -> Result<Vm, Failur
     Ok(vm)
 }
 
-/// What a start has from its beginning.
+/// A start, with what it has from its beginning.
 struct Start {
     engine: Engine,
     generation: Arc<Generation>,
@@ -108,22 +108,22 @@ struct Start {
     image: qhost_image::Settings,
 }
 
-/// A task that may run, with what it takes of the host reserved for its VM. Dropped, it is all given back.
+/// A task that may run, with what its VM takes of the host reserved. The reservations end when this is dropped.
 struct Admitted {
     approved: Approved,
-    /// The decision as it is written down.
+    /// The decision as it is recorded.
     decision: Decision,
     dir: VmDir,
     ports: Reserved,
     overlay: Option<KeptOverlay>,
     disks: HeldDisks,
-    /// The UEFI that it boots with; none for BIOS.
+    /// The UEFI that the VM boots with; none for BIOS.
     firmware: Option<Build>,
     cage: Cage,
     program: PathBuf,
     /// Pipes that the console is read from.
     log_pipes: Option<LogPipes>,
-    /// The images, where they are in the store already.
+    /// The images, if all of them are in the store already.
     stored: Option<Images>,
 }
 
@@ -131,7 +131,7 @@ struct Admitted {
 #[derive(Clone)]
 struct Images {
     root: VerifiedImage,
-    /// Those of its other disks, in their order.
+    /// The images of the VM's other disks, in the disks' order.
     disks: Vec<VerifiedImage>,
 }
 
@@ -163,8 +163,7 @@ impl Start {
         }
     }
 
-    /// The tenant's turn to decide and launch, where there are several tenants. An unknown tenant gets none: the decision refuses its
-    /// task.
+    /// Waits for the tenant's turn, if there are several tenants. An unknown tenant gets no turn: the decision refuses its task.
     async fn turn(&self) -> Result<Option<Turn>, Failure> {
         let tenant = &self.order.tenant;
         if !self.generation.config.has_tenant(tenant) {
@@ -179,7 +178,7 @@ impl Start {
         .await
     }
 
-    /// Does what waits for the network, for which the turn is given up, and takes the next one.
+    /// Gives the turn up for work that waits for the network, and then waits for the next turn.
     async fn between_turns<T>(
         &self,
         turn: Option<Turn>,
@@ -200,7 +199,7 @@ impl Start {
         }
     }
 
-    /// Keeps what was found out for the starts that follow.
+    /// Keeps the fingerprint for later starts.
     async fn keep(&self, fingerprint: &Arc<Fingerprint>) -> Result<(), Failure> {
         let (path, fingerprint) = (self.engine.state().fingerprint(), Arc::clone(fingerprint));
         blocking(move || {
@@ -230,7 +229,7 @@ impl Start {
         Ok(Images { root, disks })
     }
 
-    /// The images of a launch, where all of them are in the store.
+    /// The images of a launch, if all of them are in the store.
     fn stored(
         store: &Store,
         approved: &Approved,
@@ -244,7 +243,7 @@ impl Start {
         Ok(disks.map(|disks| Images { root, disks }))
     }
 
-    /// Reserves what the VM takes. Before its image is fetched, so that nothing is for a VM that another keeps from starting.
+    /// Reserves what the VM takes, before its image is fetched, so that no image is fetched for a VM that another VM keeps from starting.
     async fn admit(
         &self,
         approved: Approved,
@@ -309,7 +308,7 @@ impl Start {
         Ok(admitted)
     }
 
-    /// Hands the VM to a supervisor. From then on it goes on, whatever becomes of this process or of the order.
+    /// Hands the VM to a supervisor. From then on the VM goes on, whatever becomes of this process or of the order.
     async fn launch(&self, provisioned: Provisioned) -> Result<Vm, Failure> {
         let generation = Arc::clone(&self.generation);
         let (engine, cancel) = (self.engine.clone(), self.context.cancel.clone());
@@ -399,7 +398,7 @@ impl Provisioned {
     }
 }
 
-/// Where UEFI's variables are kept: beside the task's kept overlay. None where no overlay is kept, and for a CD.
+/// The path of kept UEFI variables, beside the task's kept overlay. Absent where no overlay is kept, and for a CD.
 pub(crate) fn kept_variables(
     launch: &Launch,
     image: &VerifiedImage,
@@ -423,7 +422,7 @@ pub(crate) fn disk_bytes(launch: &Launch, image: &VerifiedImage) -> Result<u64, 
     Err(VmError::DiskUnfit { asked, reason })
 }
 
-/// Starts a VM's supervisor, which holds what is held for the VM from here on. Until that has begun, dropping a new folder removes it.
+/// Starts a VM's supervisor, which holds the VM's locks from here on. Before the supervisor has begun, dropping a new folder removes it.
 pub(crate) fn hand_over(dir: &mut VmDir, spec: &Spec, locks: VmLocks) -> Result<(), VmError> {
     if spec.has_own_overlay() {
         let path = dir.path().join(OVERLAY);

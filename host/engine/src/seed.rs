@@ -1,4 +1,4 @@
-//! What a guest is set up from, in its VM's folder, a disk or Ignition's config: the one place where the texts of a seed are written.
+//! Writes a guest's seed to its VM's folder, as a disk or as Ignition's config. The texts of a seed are written in no other place.
 
 use std::{
     fs::{File, Permissions},
@@ -21,7 +21,7 @@ use qhost_vm::{
     files::{IGNITION, SEED},
 };
 
-/// Writes it for a VM's first start, where the launch has one. A restart has the same, and so the same instance.
+/// Writes the seed for a VM's first start, if the launch has one. A restart has the same seed, and so the same instance.
 pub(crate) fn write(
     vm: &Path,
     approved: &Approved,
@@ -50,7 +50,7 @@ pub(crate) fn write(
     create(&path, &seed_disk(&files), user).map_err(io_error("write", &path))
 }
 
-/// Gives it to the user that the VM has now: an ended VM that is started again has another.
+/// Gives the seed's file to the user that the VM has now, since an ended VM that is started again has another user.
 pub(crate) fn give_to(vm: &Path, spec: &Spec) -> Result<(), VmError> {
     let User::Own(uid) = spec.cage.user else { return Ok(()) };
     let path = match (spec.seed, spec.ignition) {
@@ -63,7 +63,7 @@ pub(crate) fn give_to(vm: &Path, spec: &Spec) -> Result<(), VmError> {
     given.map_err(io_error("give to the VM's user", &path))
 }
 
-/// Has the cage show QEMU Ignition's config, which it opens by name.
+/// Adds Ignition's config, which QEMU opens by name, to the files that the cage shows.
 pub(crate) fn show_in(cage: &mut Cage, vm: &Path, launch: &Launch) {
     if launch.seed.as_ref().is_some_and(Seed::is_ignition) {
         cage.paths.push(vm.join(IGNITION));

@@ -12,7 +12,7 @@ use crate::{
     error::{EngineError, Failure},
 };
 
-/// A configured policy with its settings read.
+/// Reads a configured policy's settings, and checks that its file can be relied upon.
 pub(crate) fn configured(configured: &Configured) -> Result<Source, Failure> {
     let Configured { name, module, sha256, signers, mode, allowance, layer, unseen, .. } =
         configured.clone();
@@ -30,7 +30,7 @@ pub(crate) fn configured(configured: &Configured) -> Result<Source, Failure> {
     })
 }
 
-/// A policy's settings, with a tenant's in the place of those of the same keys.
+/// A policy's settings, in which a tenant's keys replace the host's of the same names.
 fn settings(configured: &Configured) -> Result<String, Failure> {
     let Configured { name, settings, tenants_settings, .. } = configured;
     let text = match settings {
@@ -40,36 +40,36 @@ fn settings(configured: &Configured) -> Result<String, Failure> {
     if tenants_settings.is_empty() {
         return Ok(text);
     }
-    // What was read is a JSON object.
+    // The text is a JSON object, as `read` has checked.
     let mut all: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
     all.extend(tenants_settings.clone());
     Ok(Value::Object(all).to_string())
 }
 
-/// A configured policy with its settings read.
+/// Reads a configured policy's settings, and checks that its file can be relied upon.
 ///
 /// # Errors
-/// Where its file or that of its settings cannot be read or relied upon.
+/// Fails where the policy's file, or that of its settings, cannot be read or relied upon.
 pub fn of_configuration(policy: &Configured) -> Result<Source, EngineError> {
     Ok(configured(policy)?)
 }
 
-/// A policy that others can change decides as they like.
+/// Checks that a policy's file can be relied upon: a policy that other users can change decides as they like.
 ///
 /// # Errors
-/// Where others than this user and root can change its file, or put another in its place.
+/// Fails where users other than this one and root can change the file, or put another in its place.
 pub fn relied_upon(name: &str, path: &Path) -> Result<(), PolicyError> {
     match trusted::look(path) {
-        // What is not there is an error when it is loaded.
+        // A file that is missing is an error when it is loaded.
         Ok(Presence::Present | Presence::Absent) => Ok(()),
         Err(source) => Err(PolicyError::Untrusted { name: name.into(), path: path.into(), source }),
     }
 }
 
-/// The settings in a file, which a key or an option called `place` names.
+/// Reads the settings in a file, which a key or an option called `place` names.
 ///
 /// # Errors
-/// Where it cannot be read or relied upon, or is no JSON object.
+/// Fails where the file cannot be read or relied upon, or has no JSON object.
 pub fn settings_of_file(place: &str, path: &Path) -> Result<String, EngineError> {
     Ok(read(place, path)?)
 }

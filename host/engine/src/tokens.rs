@@ -1,4 +1,4 @@
-//! Tokens: by what a client of the API is known that comes over the network. Of each, its digest alone is kept, in the state folder.
+//! Tokens, by which clients of the API that come over the network prove who they are. Only a token's digest is kept, in the state folder.
 
 use std::{
     fs, io,
@@ -18,26 +18,26 @@ use qhost_sys::state::{self, StateDir};
 
 use crate::limits;
 
-/// What a token begins with, so that people and scanners of leaked secrets know one.
+/// The beginning of each token, so that people and scanners for leaked secrets recognise one.
 const PREFIX: &str = "qhost_";
-/// What of a token is random, in bytes.
+/// The size of a token's random part in bytes.
 const RANDOM_BYTES: usize = 32;
 
 /// What is known of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
-    /// Its name, by which records say who asked.
+    /// The token's name, by which records name the actor.
     pub name: String,
-    /// The tenant whose caller it makes; none: an operator.
+    /// The tenant that the token's client acts for; absent for an operator.
     pub tenant: Option<String>,
-    /// When it was made.
+    /// When the token was made.
     pub made_at: Timestamp,
-    /// Until when it is taken; none: until it is removed.
+    /// Until when the token is accepted; absent: until it is removed.
     pub ends_at: Option<Timestamp>,
 }
 
 impl Token {
-    /// Whether its time is over.
+    /// Whether the token's time is over.
     pub fn has_ended(&self) -> bool {
         self.ends_at.is_some_and(|ends| ends <= Timestamp::now())
     }
@@ -51,29 +51,29 @@ struct Kept {
     sha256: Sha256,
 }
 
-/// Why a token is not made, listed or removed.
+/// The reason why a token is not made, listed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Its name.
+    /// The name is not one that a token can have.
     #[error(
         "{0} is no name of a token; expected 1 to 64 letters, digits, -, _ and ., the first a letter or a digit"
     )]
     Name(String),
-    /// There is one of that name.
+    /// There is a token of that name already.
     #[error("there is a token {0} already; remove it first: qhost token rm {0}")]
     Taken(String),
-    /// There is none of that name.
+    /// There is no token of that name.
     #[error("there is no token {0}; qhost token ls has all")]
     Unknown(String),
-    /// Its time would be over before any that a clock can show.
+    /// A token cannot last so many days.
     #[error("a token cannot last {0} days; expected at most {most}", most = limits::TOKEN_DAYS)]
     Days(u32),
-    /// Its file.
+    /// A token's file cannot be used.
     #[error("cannot use {}", path.display())]
     Files {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The kernel gives no random numbers.
@@ -102,7 +102,7 @@ pub struct Tokens {
 /// The tokens as they were read.
 #[derive(Debug)]
 struct Read {
-    /// When the folder had changed last.
+    /// When the folder had last changed at the time of reading.
     changed: SystemTime,
     tokens: Vec<Kept>,
 }
@@ -140,20 +140,20 @@ impl Tokens {
         Ok((token, text))
     }
 
-    /// All of them, by their names.
+    /// All tokens, sorted by their names.
     ///
     /// # Errors
-    /// Where their files cannot be read.
+    /// Fails where the tokens' files cannot be read.
     pub fn list(&self) -> Result<Vec<Token>, TokenError> {
         let mut tokens: Vec<_> = self.read()?.into_iter().map(|kept| kept.token).collect();
         tokens.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(tokens)
     }
 
-    /// Removes one. From then on it is refused.
+    /// Removes a token. From then on it is refused.
     ///
     /// # Errors
-    /// Where there is none of that name, or its file cannot be removed.
+    /// Fails where there is no token of that name, or its file cannot be removed.
     pub fn remove(&self, name: &str) -> Result<(), TokenError> {
         let path = self.file(name)?;
         match fs::remove_file(&path) {
@@ -165,10 +165,11 @@ impl Tokens {
         }
     }
 
-    /// The token that a text is, while it is taken. How long that takes says nothing of what is kept.
+    /// Gives the token of a secret text, while the token is accepted. The time that this takes tells nothing about the tokens that are
+    /// kept.
     ///
     /// # Errors
-    /// Where the tokens' files cannot be read.
+    /// Fails where the tokens' files cannot be read.
     pub fn get(&self, text: &str) -> Result<Option<Token>, TokenError> {
         let sha256 = Sha256::of(text.as_bytes()).to_bytes();
         let changed = match fs::metadata(&self.folder).and_then(|folder| folder.modified()) {
@@ -182,7 +183,8 @@ impl Tokens {
         let is_as_read = read.as_ref().is_some_and(|read| read.changed == changed);
         if !is_as_read {
             let tokens = self.read()?;
-            // A change in the same tick of the kernel's clock would not be seen: what has just changed is read again.
+            // A further change in the same tick of the kernel's clock would not be seen, so that a folder that has just changed is read
+            // again.
             let is_settled = changed.elapsed().is_ok_and(|since| since > SETTLED);
             let changed = if is_settled { changed } else { SystemTime::UNIX_EPOCH };
             *read = Some(Read { changed, tokens });
@@ -218,7 +220,7 @@ impl Tokens {
             };
             match serde_json::from_slice(&bytes) {
                 Ok(kept) => tokens.push(kept),
-                // The others are good all the same.
+                // A damaged file does not keep the other tokens from being used.
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "a file of no token");
                 }
@@ -237,7 +239,7 @@ impl Tokens {
     }
 }
 
-/// After how long a folder's time of change can be relied upon: the kernel's clock for files ticks at least every 10 ms.
+/// The age from which a folder's time of change can be relied upon: the kernel's clock for files ticks at least every 10 ms.
 const SETTLED: Duration = Duration::from_millis(100);
 
 fn random_text() -> Result<String, TokenError> {

@@ -1,5 +1,5 @@
-//! Turns: of each tenant's starts one at a time is decided and launched, so that a tenant with a hundred commands takes no more of
-//! the host's processors, disk and locks for them than one with a single command. Fetching an image takes no turn.
+//! Turns: each tenant has one start at a time that is decided and launched, so that a tenant with a hundred commands takes no more of the
+//! host's processors, disk and locks than a tenant with one. Fetching an image takes no turn.
 
 use std::{
     fs::{File, TryLockError},
@@ -12,13 +12,13 @@ use qhost_sys::state::{self, StateDir};
 
 use crate::limits;
 
-/// A tenant's turn, until it is dropped.
+/// A tenant's turn, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
     _lock: File,
 }
 
-/// A start got no turn.
+/// The reason why a start got no turn.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TurnError {
     /// The tenant's other starts took too long.
@@ -36,11 +36,11 @@ pub(crate) enum TurnError {
 }
 
 impl Turn {
-    /// Waits until none of the tenant's other starts has it: at most [`limits::TURN`], and `waiting` is called where that takes longer
-    /// than [`limits::TURN_TOLD`]. The tenant's name must be one that a tenant can have.
+    /// Waits until none of the tenant's other starts has the turn, at most [`limits::TURN`], and calls `waiting` if that takes longer than
+    /// [`limits::TURN_TOLD`]. The tenant's name must be one that a tenant can have.
     ///
     /// # Errors
-    /// Where it takes longer than it may, or the state folder cannot be written to.
+    /// Fails where the wait takes too long, or the state folder cannot be written to.
     pub(crate) async fn wait(
         state: &StateDir,
         tenant: &str,
@@ -48,7 +48,7 @@ impl Turn {
     ) -> Result<Self, TurnError> {
         let folder = state.path().join("turns");
         state::create_private(&folder).map_err(TurnError::Lock)?;
-        // With an ending, no tenant's name leads out of the folder.
+        // Behind the ending, no tenant's name leads out of the folder.
         let path = folder.join(format!("{tenant}.lock"));
         let lock = state::open_to_append(&path).map_err(TurnError::Lock)?;
         let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Volumes for their operator: made, resized, copied and removed within the tenants' quotas.
+//! Makes, resizes, copies and removes volumes for the operator, within the tenants' quotas.
 
 use std::{fs::File, io, path::Path};
 
@@ -25,7 +25,7 @@ impl Engine {
     /// All volumes, by their tenants and names.
     ///
     /// # Errors
-    /// Where they cannot be read.
+    /// Fails where the volumes cannot be read.
     pub async fn volumes(&self) -> Result<Vec<Volume>, EngineError> {
         let state = self.state().clone();
         Ok(blocking(move || Ok(Volumes::of(&state).list()?)).await?)
@@ -34,7 +34,7 @@ impl Engine {
     /// Makes an empty volume of so many bytes.
     ///
     /// # Errors
-    /// Where the tenant is unknown, has one of that name or too little quota, or the volume cannot be written.
+    /// Fails where the tenant is unknown, has a volume of that name already or too little quota, or the volume cannot be written.
     pub async fn create_volume(&self, of: VolumeName, bytes: u64) -> Result<Volume, EngineError> {
         let engine = self.clone();
         Ok(blocking(move || {
@@ -45,10 +45,10 @@ impl Engine {
         .await?)
     }
 
-    /// Makes a volume larger. What is added is empty; the guest enlarges its partition and file system itself.
+    /// Makes a volume larger. The added part is empty; the guest enlarges its partition and file system itself.
     ///
     /// # Errors
-    /// Where it is not there, in use, larger already, or beyond its tenant's quota.
+    /// Fails where the volume is missing, in use, larger already, or would be beyond its tenant's quota.
     pub async fn resize_volume(&self, of: VolumeName, bytes: u64) -> Result<Volume, EngineError> {
         self.recover().await;
         let engine = self.clone();
@@ -64,12 +64,12 @@ impl Engine {
         .await?)
     }
 
-    /// Copies a volume under another name of the same tenant, and tells `progress` how many bytes are done. Where a running VM has the
-    /// volume, the policies permit that to the actor first, and the agent in its guest keeps the guest's file systems frozen meanwhile.
+    /// Copies a volume under another name of the same tenant, and tells `progress` how many bytes are done. If a running VM has the volume,
+    /// the policies must permit the actor to copy it, and the agent in its guest keeps the guest's file systems frozen meanwhile.
     ///
     /// # Errors
-    /// Where the volume is not there, or a VM has it whose guest may not or cannot be frozen or does not stay frozen; where the other name is taken,
-    /// the copy is beyond the tenant's quota, or it is given up.
+    /// Fails where the volume is missing, or a VM has it whose guest may not or cannot be frozen or does not stay frozen; where the other
+    /// name is taken, the copy would be beyond the tenant's quota, or the copying is given up.
     pub async fn copy_volume(
         &self,
         from: VolumeName,
@@ -89,7 +89,7 @@ impl Engine {
                 Some(held) => held.source()?,
                 None => volumes.source_in_use(&of)?,
             };
-            // Before what takes long, and once more when it is done.
+            // The quota is checked before the copying, which takes long, and once more when it is done.
             drop(engine.admit_bytes(&of.tenant, source.bytes())?);
             let to = VolumeName { tenant: of.tenant.clone(), name: to };
             let thawed = || frozen.as_ref().is_some_and(|one| one.frozen.has_ended());
@@ -122,8 +122,8 @@ impl Engine {
         Ok(blocking(move || engine.commit(&tenant, new)).await?)
     }
 
-    /// Freezes the guest of the VM that has a volume; none where no VM has it. It is an error, that the volume is in use, where that VM's
-    /// launch does not let the agent freeze its guest.
+    /// Freezes the guest of the VM that has a volume; nothing if no VM has it. If that VM's launch does not let the agent freeze its guest,
+    /// the error is that the volume is in use.
     async fn freeze_user_of(
         &self,
         of: &VolumeName,
@@ -146,7 +146,7 @@ impl Engine {
     /// Removes a volume with all that is on it.
     ///
     /// # Errors
-    /// Where it is not there or in use.
+    /// Fails where the volume is missing or in use.
     pub async fn remove_volume(&self, of: VolumeName) -> Result<(), EngineError> {
         self.recover().await;
         let engine = self.clone();
@@ -159,7 +159,7 @@ impl Engine {
 
     fn may_have(&self, tenant: &str, bytes: u64) -> Result<(), Failure> {
         let config = &self.generation().config;
-        // An unknown tenant has none.
+        // An unknown tenant has no volumes, and is refused here.
         config.chain(tenant)?;
         let most = config.rules().disk_bytes;
         if bytes <= most {
@@ -175,7 +175,8 @@ impl Engine {
         Ok(new.commit()?)
     }
 
-    /// Whether a tenant may have so many bytes more; no VM and no other volume takes them until what this gives is dropped.
+    /// Checks that a tenant may have so many bytes more. Until the lock that this gives is dropped, no VM and no other volume takes these
+    /// bytes.
     fn admit_bytes(&self, tenant: &str, bytes: u64) -> Result<File, Failure> {
         let vms = self.state().vms();
         state::create_private(&vms).map_err(io_error("create", &vms))?;

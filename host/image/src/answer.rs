@@ -1,4 +1,5 @@
-//! What a server answered, checked against what was asked for: whether it is the part, and of the version, and how it is read.
+//! Checks a server's answer against the request: whether it is the part that was asked for, and of the same version of the
+//! file.
 
 use std::{
     error::Error,
@@ -17,22 +18,22 @@ use crate::limits;
 /// The part of a file that is asked for, and the version of the file that it must be a part of.
 pub(super) struct Span<'a> {
     pub(super) from: u64,
-    /// The last byte's place; absent: to the end.
+    /// The offset of the last byte; absent where the part goes to the end.
     pub(super) to: Option<u64>,
     pub(super) version: &'a Version,
 }
 
-/// Of which version of a file bytes are, as far as its server says.
+/// The version of a file that bytes are of, as far as its server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Version {
-    /// What `If-Range` may carry (RFC 9110, 13.1.5): a strong `ETag`, else `Last-Modified`. Of a server that gives neither, and
-    /// of a file that was replaced within a second, the image's digest tells whether the parts belong together.
+    /// The value that `If-Range` may carry (RFC 9110, 13.1.5): a strong `ETag`, else `Last-Modified`. Where a server gives
+    /// neither, or the file was replaced within a second, the image's digest tells whether the parts belong together.
     pub(super) validator: Option<String>,
     pub(super) total: u64,
 }
 
 impl Version {
-    /// Whether its validator tells it from others byte by byte (RFC 9110, 8.8.1).
+    /// Whether the validator tells this version from others byte by byte (RFC 9110, 8.8.1).
     pub(super) fn is_certain(&self) -> bool {
         self.validator.as_deref().is_some_and(is_strong_etag)
     }
@@ -42,28 +43,28 @@ impl Version {
 pub(super) struct Answer {
     response: Response,
     pace: Pace,
-    /// Bytes of the body that have come.
+    /// How many bytes of the body have arrived.
     received: u64,
-    /// Where in the file the body begins.
+    /// The offset in the file at which the body begins.
     pub(super) start: u64,
     /// The file's size, if the server says.
     pub(super) total: Option<u64>,
-    /// What tells this version of the file from others.
+    /// The validator that tells this version of the file from others.
     pub(super) validator: Option<String>,
-    /// Whether parts may be asked for.
+    /// Whether the server serves parts of the file.
     pub(super) ranges: bool,
-    /// How the server says that it encoded the body, though `identity` was asked for. Many servers say so of a file that is
-    /// packed and served as it is, so the digest decides.
+    /// The encoding of the body as the server names it, though `identity` was asked for. Many servers name one for a file that
+    /// is packed and served as it is, so that the digest decides.
     pub(super) encoding: Option<String>,
 }
 
 impl Answer {
-    /// Whether an attempt that breaks off can be gone on with.
+    /// Whether a download that breaks off can be resumed.
     pub(super) fn can_be_resumed(&self) -> bool {
         self.ranges || self.validator.is_some()
     }
 
-    /// The body's first bytes, enough to tell how it is packed; fewer where it has fewer.
+    /// Reads the body's first bytes, enough to tell how the file is packed, or all of a shorter body.
     pub(super) async fn head(&mut self) -> Result<Bytes, FetchFailure> {
         let mut head = BytesMut::new();
         while head.len() < Packing::HEAD
@@ -77,7 +78,7 @@ impl Answer {
         Ok(head.freeze())
     }
 
-    /// The next piece of the body; nothing at its end.
+    /// Reads the next piece of the body; gives nothing at its end.
     pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, FetchFailure> {
         let piece = self.response.chunk().await.map_err(|error| self.broke_off(&error))?;
         if let Some(piece) = &piece {
@@ -97,11 +98,12 @@ impl Answer {
     }
 }
 
-/// The least rate of a body. Without it, a server that sends a byte now and then would hold a fetch for all of its time.
+/// The least rate at which a body must arrive. Without one, a server that sends a byte now and then would hold a fetch for all
+/// of its time.
 pub(super) struct Pace {
     idle: Duration,
     since: Instant,
-    /// What came since then.
+    /// The bytes that arrived since then.
     bytes: u64,
 }
 
@@ -125,7 +127,7 @@ impl Pace {
     }
 }
 
-/// Seconds, or a date (RFC 9110, 10.2.3); one that has passed is now.
+/// Reads `Retry-After`, which is seconds or a date (RFC 9110, 10.2.3); a date that has passed means now.
 pub(super) fn retry_after(value: &str) -> Option<u64> {
     let until = |date: SystemTime| date.duration_since(SystemTime::now()).unwrap_or_default();
     let date = || httpdate::parse_http_date(value).map(until).ok();
@@ -178,7 +180,7 @@ pub(super) fn answer(
             "the server sent a part of another length than it says".into(),
         ));
     }
-    // A part of another version, of which If-Range should have made the whole.
+    // The part is of another version, where `If-Range` should have made the server send the whole file.
     let is_another = |said: &String, asked: &String| {
         is_strong_etag(said) == is_strong_etag(asked) && said != asked
     };
@@ -195,12 +197,12 @@ pub(super) fn answer(
     Ok(Answer { response, pace, received: 0, start, total, validator, ranges: true, encoding })
 }
 
-/// `"…"`, not `W/"…"` (RFC 9110, 8.8.3).
+/// Whether an `ETag` is strong: `"…"`, not `W/"…"` (RFC 9110, 8.8.3).
 fn is_strong_etag(text: &str) -> bool {
     text.len() > 2 && text.starts_with('"') && text.ends_with('"')
 }
 
-/// What `Content-Encoding` names besides `identity` (RFC 9110, 8.4).
+/// The encodings that `Content-Encoding` names besides `identity` (RFC 9110, 8.4).
 fn encoding(response: &Response) -> Option<String> {
     let values = response.headers().get_all(header::CONTENT_ENCODING).iter();
     let named: Vec<_> = values
@@ -211,14 +213,14 @@ fn encoding(response: &Response) -> Option<String> {
     (!named.is_empty()).then_some(shown)
 }
 
-/// `bytes START-END/TOTAL`
+/// Reads `bytes START-END/TOTAL`.
 fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (span, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (start, end) = span.split_once('-')?;
     Some((start.parse().ok()?, end.parse().ok()?, total.parse().ok()?))
 }
 
-/// What failed, in words of the deepest cause: reqwest's own are "error sending request".
+/// Describes a failure in the words of its deepest cause, since reqwest's own words are "error sending request".
 pub(super) fn connection(error: &reqwest::Error) -> FetchFailure {
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -226,7 +228,7 @@ pub(super) fn connection(error: &reqwest::Error) -> FetchFailure {
             return FetchFailure::Forbidden(forbidden.to_string());
         }
         if let Some(tls) = tls_fault(inner) {
-            // It quotes names out of the certificate.
+            // The error quotes names out of the certificate.
             return FetchFailure::Tls(printable::line(&tls.to_string(), 300).to_string());
         }
         cause = inner.source();
@@ -248,7 +250,8 @@ pub(super) fn deepest(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// An I/O error names its inner error's source as its own, not the inner error, so that has to be asked for.
+/// Finds the TLS error in a chain. An I/O error gives as its source the source of the error inside it, so that the error inside
+/// has to be asked for.
 fn tls_fault<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     error.downcast_ref().or_else(|| inner.and_then(|inner| tls_fault(inner)))

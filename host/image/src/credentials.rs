@@ -1,5 +1,5 @@
-//! Credentials for hosts that images come from, out of a file of the operator's. They go to the host they are for, for a
-//! source on that host, and nowhere else: a redirect elsewhere is followed without any.
+//! Credentials for hosts that images come from, read from a file of the operator's. A credential goes only to the host
+//! that it is for, for a source on that host; a redirect elsewhere is followed without any.
 
 use std::{
     collections::BTreeMap, fs::File, io::Read as _, os::unix::fs::MetadataExt as _, path::Path,
@@ -14,7 +14,7 @@ use qhost_sys::trusted;
 
 use crate::limits;
 
-/// What each host is told, by `HOST` or `HOST:PORT`.
+/// The secret for each host, by `HOST` or `HOST:PORT`.
 #[derive(Default, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Credentials(BTreeMap<String, Secret>);
@@ -25,13 +25,13 @@ struct Secret {
     username: Option<String>,
     password: Option<String>,
     bearer: Option<String>,
-    /// Whether it may be sent where every host on the way can read it.
+    /// Whether the secret may be sent over http, where every host on the way can read it.
     #[serde(default)]
     http: bool,
 }
 
 impl Credentials {
-    /// Reads the file. The error says why it cannot be used, and has nothing of what is in it.
+    /// Reads the file. The error says why the file cannot be used, and quotes nothing of it.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
         trusted::check(path).map_err(|error| error.to_string())?;
         let file = File::open(path).map_err(|error| error.to_string())?;
@@ -45,7 +45,7 @@ impl Credentials {
         let mut text = String::new();
         let read = file.take(limits::CREDENTIALS_BYTES).read_to_string(&mut text);
         read.map_err(|error| error.to_string())?;
-        // The parser's own message shows the line.
+        // The parser's own message would show the line, which has the secret.
         let all: Self = toml::from_str(&text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
@@ -58,7 +58,7 @@ impl Credentials {
         Ok(Self(all.0.into_iter().map(lower).collect()))
     }
 
-    /// What a URL's host is told: `HOST` is for the scheme's own port.
+    /// The header that a URL's host gets; a secret for `HOST` is for the scheme's own port.
     pub(super) fn header(&self, url: &Url) -> Option<HeaderValue> {
         let host = url.host_str()?;
         let with_port = format!("{host}:{}", url.port_or_known_default()?);

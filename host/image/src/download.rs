@@ -1,4 +1,4 @@
-//! A file on its way from one source: asked for whole or in parts, gone on with where it breaks off, and checked against its digest.
+//! Downloads a file from one source: asks for it whole or in parts, resumes where an attempt breaks off, and checks the digest.
 
 use std::time::Duration;
 
@@ -23,20 +23,20 @@ use super::{
 };
 use crate::limits;
 
-/// What it takes to fetch from a source.
+/// What a fetch from one source needs.
 pub(super) struct Fetch<'a> {
     pub(super) http: Http,
     pub(super) source: &'a Url,
     pub(super) config: &'a Settings,
     pub(super) progress: &'a dyn Progress,
-    /// For all attempts at this source.
+    /// The time for all attempts at this source together.
     pub(super) time: Duration,
 }
 
 /// Why an attempt ended.
 enum Failure {
     Source(FetchFailure),
-    /// Not the source's: what the stages behind the network say, or what ends the fetch.
+    /// A stage behind the network has ended, and its own result says why.
     Stage,
     Here(ImageError),
 }
@@ -62,7 +62,7 @@ impl Fetch<'_> {
         self.failed(FetchFailure::TooSlow { seconds: self.time.as_secs_f64().ceil() })
     }
 
-    /// What went through, once what was served has the digest expected.
+    /// Downloads the file, and gives what went through the pipe if the file has the expected digest.
     pub(super) async fn image(
         &self,
         expected: FileDigest,
@@ -82,7 +82,7 @@ impl Fetch<'_> {
             if let Some(refusal) = through.fault.filter(|_| found == expected) {
                 return Err(ImageError::Unsafe { digest: expected, refusal });
             }
-            // What another process left may be what is wrong, or parts of several versions of the file.
+            // The bytes that another process left may be wrong, or the parts may be of several versions of the file.
             if !(std::mem::take(&mut once_more) && (left || joined)) {
                 let url = shown(self.source);
                 let mismatch = Mismatch { url, expected, found, bytes, encoding };
@@ -104,14 +104,14 @@ impl Fetch<'_> {
             Ok(ended) => ended,
             Err(_) => Err(self.too_slow()),
         };
-        // However it ended, nothing may write to the part any more when this is left.
+        // However the attempts ended, nothing may write to the part any more when this function returns.
         let (bytes, joined) = (download.received, download.joined);
         let encoding = download.encoding.take();
         let through = download.finish().await;
         ended.and(through).map(|through| Arrived { through, bytes, joined, encoding })
     }
 
-    /// One of the parts that are fetched side by side.
+    /// Fetches one of the parts that are fetched side by side.
     async fn segment(
         &self,
         (from, to): (u64, u64),
@@ -139,36 +139,36 @@ impl Fetch<'_> {
     }
 }
 
-/// What a source delivered.
+/// What arrived from a source.
 struct Arrived {
     through: Transferred,
     bytes: u64,
-    /// Whether its parts may be of several versions of the file.
+    /// Whether the parts may be of several versions of the file.
     joined: bool,
-    /// How the server says that it encoded it.
+    /// The encoding of the file as the server names it.
     encoding: Option<String>,
 }
 
-/// A file on its way from one source.
+/// A file that is being downloaded from one source.
 struct Download<'a, 'p> {
     fetch: &'a Fetch<'a>,
     expected: FileDigest,
     part: &'p mut Part,
     pipe: Option<Pipe>,
-    /// Bytes that are in the pipe or through it.
+    /// How many bytes are in the pipe or through it.
     received: u64,
-    /// Of which version they are, where more of it can be asked for.
+    /// The version of the file that these bytes are of; absent where the rest of it cannot be asked for.
     version: Option<Version>,
-    /// Whether several connections have been tried, to no good.
+    /// Whether parallel connections were tried already: they are tried once.
     alone: bool,
-    /// Whether parts were put together that no strong validator says belong together.
+    /// Whether parts were put together of which no strong validator says that they belong together.
     joined: bool,
-    /// How the server says that it encoded the last body.
+    /// The encoding of the last body as the server names it.
     encoding: Option<String>,
 }
 
 impl<'a, 'p> Download<'a, 'p> {
-    /// Touches nothing yet: what is there of an image is no worse for a source that does not answer.
+    /// Prepares a download and opens nothing yet, so that a source that does not answer leaves the unfinished file as it is.
     fn begin(
         fetch: &'a Fetch<'a>,
         expected: FileDigest,
@@ -205,13 +205,13 @@ impl<'a, 'p> Download<'a, 'p> {
         Ok(())
     }
 
-    /// Forgets all that has arrived. The part is another file before anything is waited for: should this be dropped, what is
-    /// still on its way goes into a file that is gone.
+    /// Forgets all that has arrived. The part becomes another file before anything is awaited: should this future be dropped, the
+    /// stages write their rest into a file that is removed.
     async fn restart(&mut self) -> Result<(), ImageError> {
         self.part.clear()?;
         (self.received, self.version) = (0, None);
         if let Some(pipe) = self.pipe.take() {
-            // Only that it has ended matters.
+            // The pipe's result does not matter, only that the pipe has ended.
             drop(pipe.finish().await);
         }
         Ok(())
@@ -221,7 +221,7 @@ impl<'a, 'p> Download<'a, 'p> {
         let mut retry = Retry::new(self.fetch.config);
         loop {
             let failure = match self.attempt().await {
-                // A stage's end says why it has ended.
+                // The result of the stage that ended says why.
                 Ok(()) | Err(Failure::Stage) => return Ok(()),
                 Err(Failure::Source(failure)) => failure,
                 Err(Failure::Here(error)) => return Err(error),
@@ -236,7 +236,7 @@ impl<'a, 'p> Download<'a, 'p> {
             self.restart().await.map_err(Failure::Here)?;
         }
         if self.received > 0 && self.pipe.is_none() {
-            // What is packed leaves nothing to go on with for another process.
+            // A packed file cannot be resumed by another process, so that this file is not packed.
             self.open(None).await.map_err(Failure::Here)?;
         }
         let source = self.fetch.source;
@@ -255,7 +255,7 @@ impl<'a, 'p> Download<'a, 'p> {
             Err(failure @ FetchFailure::Range(_)) => return Err(self.refused_part(failure).await),
             Err(failure) => return Err(failure.into()),
         };
-        // Before anything that is there goes.
+        // The answer is checked before anything that has arrived is thrown away.
         self.is_acceptable(&answer)?;
         self.encoding.clone_from(&answer.encoding);
         if answer.start != self.received || self.pipe.is_none() {
@@ -276,7 +276,7 @@ impl<'a, 'p> Download<'a, 'p> {
         }
     }
 
-    /// A server that gives wrong parts is asked for the whole.
+    /// Starts over after a wrong part, so that the next attempt asks for the whole file.
     async fn refused_part(&mut self, failure: FetchFailure) -> Failure {
         match self.restart().await {
             Ok(()) => failure.into(),
@@ -294,7 +294,7 @@ impl<'a, 'p> Download<'a, 'p> {
         self.part.has_room_for(total.saturating_sub(answer.start), source).map_err(Failure::Here)
     }
 
-    /// Takes a file from its first byte on. Its bytes say how it is packed, so that a digest stands for one image, however
+    /// Takes a file from its first byte on. The file's bytes tell how it is packed, so that a digest stands for one image, however
     /// the file is named.
     async fn whole(&mut self, mut answer: Answer) -> Result<(), Failure> {
         let Fetch { source, progress, .. } = self.fetch;
@@ -304,7 +304,7 @@ impl<'a, 'p> Download<'a, 'p> {
         progress.begins(Step::Fetching, answer.total);
         let head = answer.head().await?;
         let packing = Packing::of(&head);
-        // A decoder cannot go on in the middle.
+        // A decoder cannot resume in the middle, so that only an unpacked file is noted as resumable.
         if let Some(version) = self.version.as_ref().filter(|_| packing.is_none()) {
             self.part.note(source, version).map_err(Failure::Here)?;
         }
@@ -354,7 +354,7 @@ impl<'a, 'p> Download<'a, 'p> {
         Ok(())
     }
 
-    /// Whether the network is what holds the fetch up, and much is still to come.
+    /// Gives the version to fetch in parallel, if the network is slower than this host and much is still to come.
     fn would_gain_by_more(&self) -> Option<Version> {
         let connections = self.fetch.config.connections as u64;
         let much = limits::FETCH_SEGMENT_BYTES * connections;
@@ -363,10 +363,10 @@ impl<'a, 'p> Download<'a, 'p> {
         (version.total.saturating_sub(self.received) > much).then(|| version.clone())
     }
 
-    /// Fetches the rest in parts, several at a time, and takes them in their order.
+    /// Fetches the rest in parts, several at a time, and takes the parts in their order.
     async fn side_by_side(&mut self, version: Version) -> Result<(), Failure> {
         let total = version.total;
-        // Whatever comes of it, it is tried once.
+        // Parallel download is tried once per source, whatever comes of it.
         self.alone = true;
         self.joined |= !version.is_certain();
         let fetch = self.fetch;

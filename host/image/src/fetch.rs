@@ -1,6 +1,6 @@
-//! Fetches an image from the first of its sources that delivers it. What arrives is written and hashed as it comes,
-//! bounded in time and size; an attempt that breaks off is gone on with from there where the source can do that, in
-//! another process as well.
+//! Fetches an image from the first of its sources that delivers it. Bytes are written and hashed as they arrive,
+//! bounded in time and size. A download that breaks off is resumed where the source can do that, also by a later
+//! process.
 
 use tokio::time::{self, Instant};
 use url::Url;
@@ -17,17 +17,17 @@ use super::{
     store::{Fetcher, Part},
 };
 
-/// What arrived.
+/// The result of a fetch.
 pub(super) struct Fetched<'a> {
-    /// Of what was served.
+    /// The digests of the file that was served.
     pub(super) digests: Digests,
-    /// Of what was written.
+    /// The digest of the file that was written.
     pub(super) content: Sha256,
     pub(super) source: &'a Url,
 }
 
-/// Fetches the image of a digest into `part`, and finishes it there. Each source has an equal share of the time that is
-/// left when it is asked; one that an earlier fetch came some way with is asked first.
+/// Fetches the image of a digest into `part`. Each source has an equal share of the time that is left when it is asked.
+/// A source from which an earlier fetch left a part is asked first.
 pub(super) async fn image<'a>(
     sources: impl Iterator<Item = &'a Url>,
     expected: FileDigest,

@@ -1,8 +1,8 @@
-//! The digests of what is served: SHA-256, by which images are stored, and SHA-512 where a job names that.
+//! The digests of a file that is served: SHA-256, by which images are stored, and SHA-512 where a job names that.
 
 use qhost_model::digest::{FileDigest, Hasher, Hasher512, Sha256, Sha512};
 
-/// What hashes a file as it arrives.
+/// The hashers that a file goes through as it arrives.
 pub(super) struct Hashers {
     sha256: Hasher,
     sha512: Option<Hasher512>,
@@ -30,12 +30,12 @@ impl Hashers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Digests {
     pub(super) sha256: Sha256,
-    /// Absent where it was not asked for.
+    /// The SHA-512; absent where it was not asked for.
     pub(super) sha512: Option<Sha512>,
 }
 
 impl Digests {
-    /// The digest by the algorithm of another, to be compared with it.
+    /// The digest by the same algorithm as another digest, to be compared with that one.
     pub(super) fn like(self, other: FileDigest) -> FileDigest {
         match (other, self.sha512) {
             (FileDigest::Sha512(_), Some(sha512)) => FileDigest::Sha512(sha512),

@@ -1,5 +1,5 @@
-//! One request for a file or a part of one, with its redirects, each checked. What is given back has been checked
-//! against what was asked for.
+//! Sends one request for a file or a part of it, and follows its redirects, each of which is checked. The answer given back
+//! has been checked against the request.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::limits;
 
-/// What is needed to ask.
+/// The client, rules and credentials for requests.
 pub(super) struct Http {
     client: Client,
     rules: NetworkRules,
@@ -26,15 +26,15 @@ pub(super) struct Http {
     idle: Duration,
 }
 
-/// A whole body.
+/// The body of a file that is read whole.
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
-    /// As in [`Answer`].
+    /// The encoding of the body as the server names it.
     pub(super) encoding: Option<String>,
 }
 
 impl Http {
-    /// For sources of a scheme: a machine without CA certificates can still fetch over http.
+    /// Makes a client for sources of a scheme: a machine without CA certificates can still fetch over http.
     pub(super) fn new(config: &Settings, scheme: &str) -> Result<Self, ImageError> {
         let unusable = |path: &std::path::Path, reason: String| ImageError::Configured {
             path: path.to_owned(),
@@ -67,8 +67,8 @@ impl Http {
                 .user_agent(concat!("qhost/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(config.connect_timeout())
                 .read_timeout(config.idle_timeout())
-                // Redirects are followed by hand, each checked; a proxy of the environment's would resolve names where
-                // no rule sees it.
+                // Redirects are followed in this file, since each is checked. A proxy from the environment would resolve names
+                // unseen by the rules.
                 .redirect(redirect::Policy::none())
                 .no_proxy()
                 .dns_resolver(Arc::new(rules.clone()))
@@ -80,7 +80,7 @@ impl Http {
         };
         let client = match builder().and_then(|client| client.tls_certs_merge(certificates).build())
         {
-            // A redirect to https then trusts no certificate.
+            // Without CA certificates, a redirect to https trusts no certificate and fails.
             Err(_) if scheme == "http" => {
                 builder().and_then(|client| client.tls_certs_only([]).build())
             }
@@ -90,7 +90,7 @@ impl Http {
         Ok(Self { client, rules, credentials, idle: config.idle_timeout() })
     }
 
-    /// Asks for a file, or a part of it; what comes may be the whole all the same.
+    /// Asks for a file, or a part of it; the answer may be the whole file all the same.
     pub(super) async fn get(
         &self,
         url: &Url,
@@ -103,8 +103,8 @@ impl Http {
             self.rules.check(&url).map_err(forbidden)?;
             let mut request =
                 self.client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
-            // Otherwise a source could redirect to what this host may read and the source's owner may not. After a redirect to
-            // another host, every further URL is that host's choice, also one that leads back to the source.
+            // Without this, a source could redirect to a URL that this host may read and the source's owner may not. After a
+            // redirect to another host, every further URL is that host's choice, also one that leads back to the source.
             at_home &= url.origin() == source.origin();
             if at_home && let Some(secret) = self.credentials.header(&url) {
                 request = request.header(header::AUTHORIZATION, secret);
@@ -143,7 +143,7 @@ impl Http {
         )))
     }
 
-    /// A list of checksums, in memory.
+    /// Fetches a list of checksums into memory.
     pub(super) async fn get_whole(&self, url: &Url) -> Result<Body, FetchFailure> {
         let mut answer = self.get(url, None).await?;
         let encoding = answer.encoding.take();
@@ -170,7 +170,7 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, FetchFailure> {
         |why: &str| FetchFailure::Redirect(format!("the redirect from {} {why}", shown(from)));
     let location = response.headers().get(header::LOCATION);
     let location = location.ok_or_else(|| refused("says not where to"))?;
-    // Servers send names of files raw, in UTF-8 and in older encodings, where RFC 9110, 10.2.2, has them percent-encoded.
+    // Servers send file names raw, in UTF-8 and in older encodings, where RFC 9110, 10.2.2, has them percent-encoded.
     let location = percent_encode(location.as_bytes(), &AsciiSet::EMPTY).to_string();
     if location.len() > qhost_model::limits::URL_BYTES {
         return Err(refused(&format!(

@@ -1,4 +1,4 @@
-//! A file of this host, on its way into the store as if a source had served it.
+//! Imports a file of this host into the store as if a source had served it.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ use crate::limits;
 /// The SHA-256 of a file.
 ///
 /// # Errors
-/// Where it cannot be read, or is no file.
+/// The path is no file that can be read.
 pub async fn digest(path: &Path, progress: &dyn Progress) -> Result<FileDigest, ImageError> {
     let (file, bytes) = open(path).await?;
     progress.begins(Step::Checking, Some(bytes));
@@ -38,8 +38,8 @@ pub async fn digest(path: &Path, progress: &dyn Progress) -> Result<FileDigest, 
     Ok(FileDigest::Sha256(sha256))
 }
 
-/// Copies a file that must have a digest into `part`, unpacked where it is packed. The first of the sources is the one that
-/// stands for it.
+/// Copies a file that must have a digest into `part`, and unpacks it where it is packed. `source` stands for the file in
+/// the record.
 pub(super) async fn file<'a>(
     path: &Path,
     source: &'a Url,
@@ -63,7 +63,7 @@ pub(super) async fn file<'a>(
     let sha512 = matches!(expected, FileDigest::Sha512(_));
     let mut pipe = Pipe::open(part, 0, unpacking, sha512, progress).await?;
     let mut bytes = 0;
-    // A stage that has ended early says why when the pipe is finished.
+    // When a stage has ended early, finishing the pipe says why.
     while !piece.is_empty() {
         bytes += piece.len() as u64;
         if pipe.send(piece).await.is_err() {
@@ -89,7 +89,7 @@ pub(super) async fn file<'a>(
 }
 
 async fn open(path: &Path) -> Result<(File, u64), ImageError> {
-    // A pipe would be waited for before it could be seen to be none.
+    // Opening a pipe would wait for its writer, so that the kind of file is looked at first.
     let metadata = tokio::fs::metadata(path).await.map_err(unreadable(path))?;
     if !metadata.is_file() {
         let reason = std::io::Error::other("it is no regular file");
@@ -99,7 +99,7 @@ async fn open(path: &Path) -> Result<(File, u64), ImageError> {
     Ok((file, metadata.len()))
 }
 
-/// The next piece, full but for the last; empty at the end.
+/// Reads the next piece, which is full except for the last one, and empty at the end.
 async fn read(file: &mut File, path: &Path) -> Result<Bytes, ImageError> {
     let mut piece = BytesMut::with_capacity(limits::BLOCK_BYTES);
     while piece.len() < limits::BLOCK_BYTES {

@@ -1,9 +1,10 @@
-//! Looks at an image before QEMU does: what it is, how large a disk it makes, and whether opening it could reach beyond
-//! it. The rules look at the two ends of the file alone, so an image of any size takes the same time and memory.
+//! Inspects an image before QEMU opens it: what format it has, how large a disk it makes, and whether opening it could
+//! reach beyond it. The rules read only the two ends of the file, so that an image of any size takes the same time and
+//! memory.
 //!
-//! qhost runs qcow2, raw and ISO images. What QEMU would take for anything else, or for two things at once, is refused,
-//! whatever it was meant to be: a raw disk is written by a guest, and a guest that writes another format's signature into
-//! it would choose what the host opens next time (CVE-2015-1850). Each rule has a name, which a refusal gives.
+//! qhost runs qcow2, raw and ISO images. A file that QEMU would take for another format, or for two formats at once, is
+//! refused, whatever it was meant to be: a guest writes to a raw disk, and a guest that writes another format's signature
+//! there would choose what the host opens next time (CVE-2015-1850). Each rule has a name, which a refusal gives.
 
 mod qcow2;
 mod signatures;
@@ -16,13 +17,14 @@ use qhost_model::format::Format;
 
 use signatures::Signature;
 
-/// Changed with the rules, so that a verdict by older ones is not taken for one by these.
+/// The version of the rules. A change of the rules changes it, so that a verdict by older rules is not taken for one by
+/// these.
 pub(super) const RULES: u32 = 2;
 
 /// An image that may be given to QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspected {
-    /// What it is.
+    /// The image's format.
     pub format: Format,
     /// The file's size in bytes.
     pub bytes: u64,
@@ -54,13 +56,13 @@ struct Ends<'a> {
 }
 
 impl Ends<'_> {
-    /// Up to an ISO's first volume descriptor, which begins at 32 KiB.
+    /// The head reaches up to an ISO's first volume descriptor, which begins at 32 KiB.
     const HEAD: usize = 36 << 10;
-    /// A footer of 512 bytes, which may be a little off the end.
+    /// The tail holds a footer of 512 bytes, which may be a little off the end.
     const TAIL: usize = 1 << 10;
 }
 
-/// Judges a file. The outer result is the disk's, the inner the image's.
+/// Inspects a file. The outer error is a failed read, the inner one a refusal.
 pub fn inspect(file: &File, max_disk_bytes: u64) -> io::Result<Result<Inspected, Refusal>> {
     let bytes = file.metadata()?.len();
     let (mut head, mut tail) = ([0; Ends::HEAD], [0; Ends::TAIL]);
@@ -84,7 +86,7 @@ fn judge(ends: Ends<'_>, max_disk_bytes: u64) -> Result<Inspected, Refusal> {
             );
         }
         [Signature::Qcow2] => (Format::Qcow2, qcow2::disk_bytes(ends)?),
-        // With or without a partition table, which makes it start from a USB stick as well.
+        // An ISO may have a partition table, which makes it boot from a USB stick as well.
         [Signature::Iso] => (Format::Iso, ends.bytes),
         [Signature::Packed(name)] => {
             let reason = format!(
@@ -116,10 +118,11 @@ fn judge(ends: Ends<'_>, max_disk_bytes: u64) -> Result<Inspected, Refusal> {
     }
 }
 
-/// A disk that says it has a GUID partition table must have the protective entry that keeps older software off it (UEFI
-/// 2.10, 5.2.3), alone and in its place: OpenStack's inspector asks for the same. What it asks of other partition tables
-/// is not asked here: nothing on the host reads one, a boot sector may be code from end to end, and rescue floppies have no
-/// partition at all. Nor is the protective entry's CHS address, which partitioning tools write differently.
+/// Checks a disk's partition table. A disk that says it has a GUID partition table must have the protective entry that
+/// keeps older software off it (UEFI 2.10, 5.2.3), alone and in its place; OpenStack's inspector asks for the same. That
+/// inspector also checks other partition tables, and this function does not: nothing on the host reads one, a boot sector
+/// may be code from end to end, and rescue floppies have no partition at all. The protective entry's CHS address is not
+/// checked either, since partitioning tools write it differently.
 fn raw(ends: Ends<'_>) -> Result<(), Refusal> {
     const PROTECTIVE: u8 = 0xee;
     if !ends.head.get(512..).is_some_and(|sector| sector.starts_with(b"EFI PART")) {
@@ -162,7 +165,7 @@ fn has_boot_signature(ends: Ends<'_>) -> bool {
     ends.head.get(510..512) == Some(&[0x55, 0xaa])
 }
 
-/// Reads as much as there is, up to the buffer's size.
+/// Reads as many bytes as there are, up to the buffer's size.
 fn read_at<'a>(file: &File, buffer: &'a mut [u8], offset: u64) -> io::Result<&'a [u8]> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {

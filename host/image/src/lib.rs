@@ -1,5 +1,5 @@
 //! Images: fetched over HTTP into a store addressed by digest, inspected before QEMU sees them, and covered by an
-//! overlay for each run. The only room that opens network connections.
+//! overlay for each run. Only this crate and the client for registries of policies open network connections.
 
 pub mod limits;
 mod settings;
@@ -54,7 +54,7 @@ pub enum ImageError {
     Fetch {
         /// The URL, without its query.
         url: String,
-        /// What happened.
+        /// Why the source did not deliver.
         reason: FetchFailure,
     },
     /// The bytes are not those that were asked for.
@@ -63,28 +63,28 @@ pub enum ImageError {
     /// The image is one that qhost does not give to QEMU.
     #[error("the image {digest} is refused: {refusal}")]
     Unsafe {
-        /// The image.
+        /// The image's digest.
         digest: FileDigest,
-        /// The check that it failed.
+        /// The rule that refused the image.
         refusal: Refusal,
     },
-    /// No source of several delivered.
+    /// None of several sources delivered.
     #[error("none of {} sources delivered the image{}", .0.len(), listed(.0))]
     NoSource(Vec<ImageError>),
-    /// The list of checksums does not say what the image's is.
+    /// The list of checksums has no digest for the image.
     #[error("{url}: {reason}")]
     Sums {
         /// The list's URL, without its query.
         url: String,
-        /// What is wrong with it.
+        /// What is wrong with the list.
         reason: String,
     },
-    /// Another process was at the image for as long as a fetch may take.
+    /// Another process worked on the image for as long as a fetch may take.
     #[error(
         "another process was at the image {digest} for {seconds} s, image.total_timeout_s; try again"
     )]
     Waited {
-        /// The image, or the list of checksums that has it.
+        /// The digest of the image, or of the list of checksums that names it.
         digest: FileDigest,
         /// The limit in seconds.
         seconds: u64,
@@ -92,15 +92,15 @@ pub enum ImageError {
     /// A file that the configuration names cannot be used.
     #[error("the configuration's {}: {reason}", path.display())]
     Configured {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// Why.
+        /// Why the file cannot be used.
         reason: String,
     },
-    /// Nothing can be asked for over HTTP here.
+    /// No HTTP client can be made here.
     #[error("cannot set up HTTP: {reason}")]
     Client {
-        /// Why.
+        /// Why no client can be made.
         reason: String,
     },
     /// The image does not fit the quota of its tenant, or of the host.
@@ -108,9 +108,9 @@ pub enum ImageError {
     Quota {
         /// The quota, as the configuration has it: `tenants.acme.quota.image_bytes`.
         key: String,
-        /// How much, and what to do.
+        /// How much the quota is and how much is taken, and what to do.
         reason: String,
-        /// Whether it is all tenants' together.
+        /// Whether the quota is that of all tenants together.
         is_hosts: bool,
     },
     /// The disk is too full for the image.
@@ -121,64 +121,64 @@ pub enum ImageError {
     NoSpace {
         /// The URL, without its query.
         url: String,
-        /// The unfinished file.
+        /// The folder of the unfinished file.
         path: PathBuf,
-        /// Bytes free.
+        /// How many bytes are free.
         free: u64,
-        /// Bytes still to come.
+        /// How many bytes are still to come.
         needed: u64,
-        /// Bytes that stay free.
+        /// How many bytes stay free.
         reserve: u64,
     },
-    /// A file that is in no store is one that qhost would not give to QEMU.
+    /// A file outside the store is one that qhost would not give to QEMU.
     #[error("{} is refused: {refusal}", path.display())]
     UnsafeFile {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// The check that it failed.
+        /// The rule that refused the file.
         refusal: Refusal,
     },
     /// A file that is to be imported cannot be read.
     #[error("cannot read {}", path.display())]
     File {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// Why.
+        /// Why the file cannot be read.
         source: io::Error,
     },
-    /// An image that is used stays.
+    /// The image is in use, so that it stays.
     #[error("the image sha256:{sha256} is used{}; stop what uses it first", if by.is_empty() { String::new() } else { format!(" by {by}") })]
     InUse {
-        /// The image.
+        /// The image's digest.
         sha256: Sha256,
-        /// VMs, as far as they are known.
+        /// The VMs that use the image, as far as they are known.
         by: String,
     },
-    /// No stored image, or several, by a digest's beginning.
+    /// A digest's beginning names no stored image, or several.
     #[error("{0}")]
     NotStored(String),
     /// The store cannot be read or written.
     #[error("the image store at {}", path.display())]
     Store {
-        /// The file or folder.
+        /// The path of the file or folder.
         path: PathBuf,
-        /// Why.
+        /// Why it cannot be read or written.
         source: io::Error,
     },
 }
 
-/// A file that is another than the job names.
+/// A file with another digest than the job names.
 #[derive(Debug)]
 pub struct Mismatch {
     /// The URL, without its query.
     pub url: String,
-    /// The job's digest.
+    /// The digest that the job names.
     pub expected: FileDigest,
-    /// The file's digest.
+    /// The digest of the file that was served.
     pub found: FileDigest,
-    /// The file's size.
+    /// The size of the file that was served.
     pub bytes: u64,
-    /// How its server says that it encoded it, which may be why.
+    /// The encoding of the file as its server names it, which may be why the digests differ.
     pub encoding: Option<String>,
 }
 
@@ -203,7 +203,7 @@ fn listed(errors: &[ImageError]) -> String {
 /// Why a source did not deliver.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchFailure {
-    /// The address is one that images may not come from.
+    /// The rules forbid the address as a source of images.
     #[error("{0}")]
     Forbidden(String),
     /// The server answered with another status than 200.
@@ -211,10 +211,10 @@ pub enum FetchFailure {
     Status {
         /// The status.
         status: reqwest::StatusCode,
-        /// The seconds after which it asks to be tried again.
+        /// The seconds after which the server asks to be tried again.
         retry_after_s: Option<u64>,
     },
-    /// Too many redirects, or one that leads where images may not come from.
+    /// There are too many redirects, or one leads to a URL that images may not come from.
     #[error("{0}")]
     Redirect(String),
     /// The file is larger than allowed.
@@ -231,22 +231,22 @@ pub enum FetchFailure {
         /// Bytes announced.
         expected: u64,
     },
-    /// A part of the file is not the one that was asked for.
+    /// The part that came is not the part of the file that was asked for.
     #[error("{0}")]
     Range(String),
-    /// It took longer than a whole fetch may.
+    /// The fetch took longer than a whole fetch may take.
     #[error("it took longer than {seconds} s, its share of image.total_timeout_s")]
     TooSlow {
         /// The limit in seconds.
         seconds: f64,
     },
-    /// A list of checksums is larger than any is.
+    /// The list of checksums is larger than any real one.
     #[error("a list of checksums has at most {most} bytes, and this one more")]
     ListTooLarge {
         /// The limit.
         most: u64,
     },
-    /// The server is not who it should be, or does not speak TLS as it must.
+    /// The server's certificate is not valid for it, or the server does not speak TLS as it must.
     #[error("no trusted connection: {0}")]
     Tls(String),
     /// The connection failed.
@@ -255,7 +255,7 @@ pub enum FetchFailure {
 }
 
 impl ImageError {
-    /// Its kind.
+    /// The kind of error, from which a door makes its own error.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Fetch { .. } | Self::Sums { .. } => Kind::Unavailable,
@@ -271,7 +271,7 @@ impl ImageError {
             | Self::Client { .. }
             | Self::NoSpace { .. }
             | Self::Store { .. } => Kind::HostUnable,
-            // What a source served counts for more than that another served nothing.
+            // A source that served something wrong counts for more than another that served nothing.
             Self::NoSource(errors) => {
                 let kinds: Vec<_> = errors.iter().map(Self::kind).collect();
                 let worst = [Kind::ChecksumMismatch, Kind::ImageRejected, Kind::Unavailable];
@@ -280,7 +280,7 @@ impl ImageError {
         }
     }
 
-    /// Whether another source may do better.
+    /// Whether another source may deliver where this one failed.
     fn is_source_failure(&self) -> bool {
         matches!(
             self,
@@ -298,7 +298,7 @@ impl ImageError {
     }
 }
 
-/// A URL as it may be shown: queries carry signatures and tokens.
+/// A URL as it may be shown, without its query: queries carry signatures and tokens.
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
     if url.query().is_some() {
@@ -307,24 +307,24 @@ pub fn shown(url: &Url) -> String {
     url.to_string().replace("%E2%80%A6", "…")
 }
 
-/// What a fetch or a check tells on its way. What is not implemented is not heard.
+/// Hears of the progress of a fetch or a check. A method that is not implemented hears nothing.
 pub trait Progress: Send + Sync {
-    /// Another process fetches the same image; this one waits for it.
+    /// Another process fetches the same image, and this one waits for that.
     fn waiting(&self) {}
-    /// So many bytes are to be gone through, if that is known.
+    /// A step begins, over so many bytes, if their number is known.
     fn begins(&self, _doing: Step, _total: Option<u64>) {}
-    /// This many are done since it began.
+    /// So many bytes of the step are done.
     fn done(&self, _bytes: u64) {}
-    /// A source did not deliver, and it or another will be asked again.
+    /// A source did not deliver, and that source or another is asked next.
     fn retrying(&self, _why: &str) {}
 }
 
-/// What is being done to an image.
+/// A step of fetching or checking an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Its bytes arrive.
+    /// The image's bytes arrive.
     Fetching,
-    /// Its stored bytes are hashed again.
+    /// The image's stored bytes are hashed again.
     Checking,
     /// A file's bytes are copied into the store.
     Copying,

@@ -1,6 +1,6 @@
-//! Where an image may come from: schemes, hosts and addresses. Hosts and schemes are checked at every redirect;
-//! addresses as well where they are literal, and else on all that a name resolves to, of which one is connected to. So
-//! neither a redirect nor a name that changes its mind reaches the host's own network.
+//! The rules on where an image may come from: schemes, hosts and addresses. Schemes and hosts are checked at every redirect.
+//! Addresses are checked where they are literal, and else all that a name resolves to are checked, and one of these is
+//! connected to. So neither a redirect nor a name that changes its mind reaches the host's own network.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -14,7 +14,7 @@ use qhost_sys::addresses;
 use super::{NetworkSettings, Scheme};
 use crate::limits;
 
-/// The operator's rules.
+/// The operator's rules on sources of images.
 #[derive(Debug, Clone)]
 pub struct NetworkRules {
     allow: Vec<IpNet>,
@@ -22,14 +22,14 @@ pub struct NetworkRules {
     hosts: Vec<WildMatch>,
     deny_hosts: Vec<WildMatch>,
     schemes: Vec<Scheme>,
-    /// This host's own addresses, public ones too: what listens there need not be meant for tenants.
+    /// This host's own addresses, also public ones: a service that listens there need not be meant for tenants.
     own: Vec<IpAddr>,
-    /// Its address is the operator's choice.
+    /// The proxy's host, whose address is the operator's choice and not checked.
     proxy: Option<String>,
 }
 
 impl NetworkRules {
-    /// The rules of a configuration.
+    /// Makes the rules of a configuration.
     pub fn new(config: &NetworkSettings) -> Self {
         let patterns =
             |hosts: &[String]| hosts.iter().map(|host| WildMatch::new(&name(host))).collect();
@@ -39,7 +39,7 @@ impl NetworkRules {
             hosts: patterns(&config.hosts),
             deny_hosts: patterns(&config.deny_hosts),
             schemes: config.schemes.clone(),
-            // Without a list of them, the networks that are not public have to do.
+            // If the host's own addresses cannot be listed, only the networks that are not public are refused.
             own: addresses::own().unwrap_or_default(),
             proxy: config.proxy.as_ref().and_then(Url::host_str).map(name),
         }
@@ -63,7 +63,7 @@ impl NetworkRules {
         if in_one_of(&self.deny_hosts) || !(self.hosts.is_empty() || in_one_of(&self.hosts)) {
             return Err(Forbidden::Host(host));
         }
-        // The resolver is not asked about literal addresses, nor is a proxy to be asked for what listens on its own loopback.
+        // A literal address never reaches the resolver, and a proxy must not be asked for a service on its own loopback.
         let address = match url.host() {
             Some(Host::Ipv4(address)) => address.into(),
             Some(Host::Ipv6(address)) => address.into(),
@@ -89,7 +89,7 @@ impl NetworkRules {
     }
 }
 
-/// A host's name for comparison: the root's dot at its end changes nothing.
+/// A host's name for comparison, without the root's dot at its end, which changes nothing.
 fn name(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
@@ -99,7 +99,7 @@ fn is_loopback(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Where images may not come from.
+/// The reason why an image may not come from a place.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Forbidden {
     #[error("images may not come by {0}: (image.network.schemes)")]
@@ -112,7 +112,7 @@ pub(super) enum Forbidden {
     Address { host: String, addresses: String },
 }
 
-/// Resolves names to permitted addresses only; the connection is made to one of those.
+/// Resolves names to permitted addresses only, so that a connection is made to a permitted one.
 impl Resolve for NetworkRules {
     fn resolve(&self, asked: Name) -> Resolving {
         let rules = self.clone();
@@ -124,7 +124,7 @@ impl Resolve for NetworkRules {
             }
             let (permitted, refused): (Vec<_>, Vec<_>) =
                 all.into_iter().partition(|address| rules.permits(address.ip()));
-            // One forbidden address among others is how a name is made to rebind: none of them is used.
+            // A name that has one forbidden address among others is how DNS rebinding works, so that none of them is used.
             if !refused.is_empty() {
                 return Err(Forbidden::Address { host, addresses: listed(&refused) }.into());
             }
@@ -133,7 +133,7 @@ impl Resolve for NetworkRules {
     }
 }
 
-/// The first of some addresses: a name can have thousands.
+/// Lists the first of some addresses: a name can have thousands.
 fn listed(addresses: &[SocketAddr]) -> String {
     let first = addresses.iter().take(limits::ADDRESSES_SHOWN).map(|one| one.ip().to_string());
     let first = first.collect::<Vec<_>>().join(", ");

@@ -1,5 +1,6 @@
-//! The overlay that takes a run's writes: an empty qcow2 image of the disk's size. It names no backing file; QEMU is
-//! told on its command line what lies under it, so no path of the host is in a file that a guest's writes go to.
+//! The overlay that takes a run's writes: an empty qcow2 image of the disk's size. The overlay names no backing file.
+//! QEMU is told of the image below it on the command line, so that no path of the host is in a file that a guest's
+//! writes go to.
 
 use std::{io, path::Path};
 

@@ -1,6 +1,6 @@
-//! How a file is packed, told by its first bytes.
+//! Tells by a file's first bytes how the file is packed.
 
-/// How a file is packed.
+/// The packings that are unpacked as a file arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
     Gzip,
@@ -9,16 +9,16 @@ pub(super) enum Packing {
 }
 
 impl Packing {
-    /// How many of a file's first bytes tell.
+    /// How many of a file's first bytes tell the packing.
     pub(super) const HEAD: usize = 6;
 
-    /// By a file's first bytes (RFC 1952, 2.3.1; the .xz file format, 2.1.1.1; RFC 8878, 3.1): names of files often do not say
-    /// how they are packed, or say it of what they were made from.
+    /// Tells the packing by a file's first bytes (RFC 1952, 2.3.1; the .xz file format, 2.1.1.1; RFC 8878, 3.1). A file's name
+    /// often does not tell its packing, or tells the packing of a file that it was made from.
     pub(super) fn of(head: &[u8]) -> Option<Self> {
         match head {
             [0x1f, 0x8b, 0x08, ..] => Some(Self::Gzip),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
-            // A zstd file may begin with a frame for others to read, of which there are sixteen kinds.
+            // A zstd file may begin with a skippable frame, of which there are sixteen kinds.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
             _ => None,
         }

@@ -1,11 +1,11 @@
-//! The stages that a body goes through after it has arrived, each on a thread of its own, so that network, disk and hash
-//! work at the same time and no byte is read twice:
+//! The stages that a body goes through after it has arrived. Each runs on a thread of its own, so that network, disk and
+//! hash work at the same time and no byte is read twice:
 //!
 //! ```text
 //! network ──▶ (unpack) ──▶ write ──▶ hash
 //! ```
 //!
-//! What waits between two stages is bounded; a slow one holds up those before it.
+//! The channel between two stages is bounded, so that a slow stage holds up those before it.
 
 use std::{
     fs::File,
@@ -38,7 +38,7 @@ use super::{
 };
 use crate::limits;
 
-/// The first stage's end, and all stages' results.
+/// The sending end of the first stage, and the results of all stages.
 pub(super) struct Pipe {
     pieces: Sender<Bytes>,
     /// Whether the network ever waited for the other stages.
@@ -48,13 +48,13 @@ pub(super) struct Pipe {
     hashed: JoinHandle<io::Result<Digests>>,
 }
 
-/// What went through.
+/// The digests of a file that went through the pipe.
 pub(super) struct Transferred {
-    /// The digests of what arrived.
+    /// The digests of the file as it arrived.
     pub(super) served: Digests,
-    /// The digest of what was written: the same, unless it was unpacked.
+    /// The digest of the file that was written, which is the same unless the file was unpacked.
     pub(super) content: Sha256,
-    /// Why it could not be unpacked, though it may be what was asked for.
+    /// Why the file could not be unpacked, even if it has the digest that was asked for.
     pub(super) fault: Option<Refusal>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Transferred {
 pub(super) enum StageError {
     Disk(io::Error),
     Refused(Refusal),
-    /// It is more than may be stored.
+    /// The file is larger than may be stored.
     Beyond(ImageError),
 }
 
@@ -73,7 +73,7 @@ impl From<io::Error> for StageError {
 }
 
 impl StageError {
-    /// Of an image of this digest, in this file.
+    /// Turns this into the error about an image of this digest, in this file.
     pub(super) fn error(self, digest: FileDigest, path: &Path) -> ImageError {
         match self {
             Self::Disk(source) => ImageError::store(path)(source),
@@ -87,9 +87,9 @@ impl StageError {
 pub(super) struct StageClosed;
 
 impl Pipe {
-    /// For a part of which the first `start` bytes are there already, and nothing behind them: they are hashed first. Gives
-    /// the pipe once that is done, so that no server is kept waiting for it. The part's lock is held until nothing writes to
-    /// it any more, whatever becomes of the fetch.
+    /// Opens a pipe for a part that has its first `start` bytes already. These bytes are hashed first, and the pipe is given
+    /// when that is done, so that no server is kept waiting for it. The stages hold the part's lock until nothing writes to
+    /// the part any more, whatever becomes of the fetch.
     pub(super) async fn open(
         part: &Part,
         start: u64,
@@ -99,7 +99,7 @@ impl Pipe {
     ) -> Result<Self, ImageError> {
         let (file, claim) = (part.file()?, part.claim());
         let prefix = part.file()?;
-        // Zeros are left out when they are written, so there must be none but zeros.
+        // Blocks of zeros are skipped when they are written, so that the file must hold nothing behind `start`.
         file.set_len(start).map_err(ImageError::store(part.path()))?;
         let (pieces, arriving) = mpsc::channel(limits::FETCH_PIECES);
         let (arriving, unpacked) = match unpacking {
@@ -117,14 +117,14 @@ impl Pipe {
         let hashers = Hashers::new(sha512 && unpacked.is_none());
         let hashed = spawn_blocking(move || hash(hashers, &prefix, start, ready, written_pieces));
         let written = spawn_blocking(move || write(&file, start, &claim, arriving, &onward));
-        // Its sender goes away when the prefix is hashed, or cannot be: the result then says so.
+        // The hashing stage drops its sender when the prefix is hashed, or cannot be; its result then says so.
         while prepared.changed().await.is_ok() {
             progress.done(*prepared.borrow_and_update());
         }
         Ok(Self { pieces, waited: false, unpacked, written, hashed })
     }
 
-    /// Hands on what has arrived.
+    /// Sends a piece into the first stage.
     pub(super) async fn send(&mut self, piece: Bytes) -> Result<(), StageClosed> {
         self.waited |= self.pieces.capacity() == 0;
         self.pieces.send(piece).await.map_err(|_| StageClosed)
@@ -135,12 +135,12 @@ impl Pipe {
         !self.waited
     }
 
-    /// Waits until all has gone through.
+    /// Waits until all pieces have gone through the stages.
     pub(super) async fn finish(self) -> Result<Transferred, StageError> {
         drop(self.pieces);
         let panicked = |error| StageError::Disk(io::Error::other(error));
         let unpacked = match self.unpacked {
-            // Whatever a file makes of its decoder, it is that file's fault.
+            // A panic of the decoder counts as a fault of the file.
             Some(unpacked) => Some(unpacked.await.unwrap_or_else(|error| {
                 let reason = format!("its decoder failed: {error}");
                 Err(Stop::Refused(Refusal { check: "unpack", reason }))
@@ -163,8 +163,7 @@ impl Pipe {
     }
 }
 
-/// Writes at the file's end. Zeros are left out where a block of them is, which makes a hole of them: the disk of a
-/// machine is mostly empty.
+/// Writes at the file's end. A block of zeros is skipped, which leaves a hole: most of a machine's disk is empty.
 fn write(
     file: &File,
     start: u64,
@@ -194,19 +193,19 @@ fn write(
             begin_writeback(file, flushed, end - flushed);
             flushed = end;
         }
-        // The hash ends early only where it cannot read; its result says so.
+        // The hashing stage ends early only if it cannot read, and its result says so.
         if onward.blocking_send(piece).is_err() {
             break;
         }
     }
-    // Zeros at the end are only a length.
+    // Zeros at the end were not written and only count in the file's length.
     if end != start {
         file.set_len(end)?;
     }
     Ok(end)
 }
 
-/// When the disk is full, removes unfinished downloads that no process is fetching, to make room.
+/// Writes a block, and removes unfinished downloads that no process is fetching while the disk is full.
 fn write_block(file: &File, at: u64, block: &[u8], claim: &Claim) -> io::Result<()> {
     loop {
         match file.write_all_at(block, at) {
@@ -216,17 +215,17 @@ fn write_block(file: &File, at: u64, block: &[u8], claim: &Claim) -> io::Result<
     }
 }
 
-/// Has the kernel begin to write a part to the disk, so that there is little left to wait for at the end.
+/// Has the kernel begin to write a part to the disk, so that little is left to wait for at the end.
 #[expect(unsafe_code, reason = "a system call that rustix has no function for")]
 fn begin_writeback(file: &File, from: u64, length: u64) {
     let range = i64::try_from(from).ok().zip(i64::try_from(length).ok());
     let Some((from, length)) = range else { return };
-    // SAFETY: it takes a descriptor, which is open here, and numbers.
+    // SAFETY: the call takes an open descriptor and numbers.
     let begun = unsafe {
         libc::sync_file_range(file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE)
     };
     if begun != 0 {
-        // What could not be written is said again when the whole is made durable.
+        // A write that failed is reported again when the whole file is synced.
         tracing::debug!(error = %io::Error::last_os_error(), "no early writing here");
     }
 }
@@ -248,7 +247,7 @@ fn hash(
     Ok(hashers.finish())
 }
 
-/// Hashes the first bytes of a file, all of which must be there; says how far it has come.
+/// Hashes the first bytes of a file, all of which must be there, and reports its progress.
 pub(super) fn hash_prefix(
     update: &mut dyn FnMut(&[u8]),
     file: &File,

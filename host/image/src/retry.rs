@@ -1,4 +1,4 @@
-//! Whether a source is asked again, and when.
+//! Decides whether a source is asked again, and when.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tokio::time;
 use super::{FetchFailure, Progress, Settings};
 use crate::limits;
 
-/// Refusals that are of this moment, not of the file (RFC 9110, 15.5.9; RFC 8470, 5.2; RFC 6585, 4).
+/// Refusals that may pass and are not about the file (RFC 9110, 15.5.9; RFC 8470, 5.2; RFC 6585, 4).
 const ANOTHER_TIME: [StatusCode; 3] =
     [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
 
-/// How often, and after which wait, a source is asked again.
+/// The number of attempts at a source, and the wait before the next one.
 pub(super) struct Retry {
     most: u32,
     failed: u32,
@@ -26,7 +26,8 @@ impl Retry {
         Self { most: config.attempts, failed: 0, backoff: limits::FETCH_BACKOFF, best: 0 }
     }
 
-    /// Waits before the next attempt, if there is to be one. `received` is how far the last one came.
+    /// Waits before the next attempt, or gives the failure back if there is to be none. `received` is how far the last
+    /// attempt came.
     pub(super) async fn after(
         &mut self,
         failure: FetchFailure,
@@ -47,7 +48,7 @@ impl Retry {
         Ok(())
     }
 
-    /// Nothing where another attempt would end the same.
+    /// The wait before the next attempt; none where another attempt would end the same.
     fn wait(&self, failure: &FetchFailure) -> Option<Duration> {
         match failure {
             FetchFailure::Connection(_) | FetchFailure::Short { .. } | FetchFailure::Range(_) => {
@@ -69,10 +70,10 @@ impl Retry {
     }
 }
 
-/// Half of the wait by chance, so that hosts that failed together do not come back together.
+/// A random wait between half of `wait` and all of it, so that hosts that failed together do not come back together.
 fn jittered(wait: Duration) -> Duration {
     let mut byte = [u8::MAX];
-    // Without randomness it is the whole wait.
+    // Without randomness, the wait is the whole one.
     let filled = getrandom(&mut byte, GetRandomFlags::empty()).unwrap_or(0);
     let chance = if filled == 1 { byte[0] } else { u8::MAX };
     wait / 2 + wait / 2 * u32::from(chance) / u32::from(u8::MAX)
@@ -95,7 +96,7 @@ mod tests {
         for worth in ANOTHER_TIME.into_iter().chain([StatusCode::INTERNAL_SERVER_ERROR]) {
             assert!(waits(status(worth, None)).is_some());
             assert_eq!(waits(status(worth, Some(7))), Some(Duration::from_secs(7)));
-            // Beyond the cap, it is not waited for.
+            // A `Retry-After` beyond the cap is not waited for.
             assert_eq!(waits(status(worth, Some(31))), None);
         }
         for not in [StatusCode::NOT_FOUND, StatusCode::FORBIDDEN, StatusCode::GONE] {

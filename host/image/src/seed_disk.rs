@@ -1,17 +1,17 @@
-//! A seed as a guest reads it: an ISO 9660 file system labelled `cidata` (ECMA-119), which cloud-init's NoCloud looks for, with the names
-//! in Joliet's form too, for guests that read no others. Pure: the same files give the same bytes.
+//! A seed as a guest reads it: an ISO 9660 file system labelled `cidata` (ECMA-119), which cloud-init's NoCloud looks for. Its names
+//! stand there in Joliet's form too, for guests that read no others. The same files give the same bytes.
 
-/// A block of the file system in bytes.
+/// The bytes of a block of the file system.
 const BLOCK: usize = 2048;
-/// The label.
+/// The label that NoCloud looks for.
 const LABEL: &str = "cidata";
 
 /// A file of a seed.
 #[derive(Clone, Copy)]
 pub struct SeedFile<'a> {
-    /// Its name: letters, digits, `-` and `.`; at most 30 bytes.
+    /// The file's name: letters, digits, `-` and `.`; at most 30 bytes.
     pub name: &'a str,
-    /// What is in it.
+    /// The file's content.
     pub bytes: &'a [u8],
 }
 
@@ -25,13 +25,13 @@ enum Names {
 impl Names {
     fn encoded(self, name: &str) -> Vec<u8> {
         match self {
-            // Linux and the BSDs show it in lower case and without the version.
+            // Linux and the BSDs show the name in lower case and without the version.
             Self::Iso => format!("{};1", name.to_uppercase()).into_bytes(),
             Self::Joliet => name.encode_utf16().flat_map(u16::to_be_bytes).collect(),
         }
     }
 
-    /// The blocks of its two path tables and of its root folder.
+    /// The blocks of the two path tables and of the root folder in this form.
     fn places(self) -> Places {
         match self {
             Self::Iso => Places { little: 19, big: 20, root: 23 },
@@ -46,10 +46,10 @@ struct Places {
     root: u32,
 }
 
-/// The first block of a file's.
+/// The first block that holds a file.
 const FILES: u32 = 25;
 
-/// A disk with these files in its root folder, in whole blocks. At most eight files: the folder has one block.
+/// Makes a disk with these files in its root folder, in whole blocks. There may be at most eight files, since the folder has one block.
 pub fn seed_disk(files: &[SeedFile<'_>]) -> Vec<u8> {
     let mut files = files.to_vec();
     files.sort_by_key(|file| file.name);
@@ -89,7 +89,7 @@ impl Disk {
     }
 }
 
-/// Where a file or folder is.
+/// The place of a file or folder.
 struct Extent {
     block: u32,
     bytes: usize,
@@ -109,7 +109,7 @@ fn both(number: u32) -> [u8; 8] {
     bytes
 }
 
-/// The same of a short number (7.2.3).
+/// A short number in both byte orders (ECMA-119, 7.2.3).
 fn both_short(number: u16) -> [u8; 4] {
     let [a, b] = number.to_le_bytes();
     [a, b, b, a]
@@ -136,7 +136,7 @@ fn volume_descriptor(names: Names, blocks: u32) -> Vec<u8> {
         Names::Iso => (1, [0; 32]),
         Names::Joliet => {
             let mut escapes = [0; 32];
-            // UCS-2, level 3.
+            // The escape sequence stands for UCS-2, level 3.
             escapes[..3].copy_from_slice(b"%/E");
             (2, escapes)
         }
@@ -149,7 +149,7 @@ fn volume_descriptor(names: Names, blocks: u32) -> Vec<u8> {
     bytes.extend([0; 8]);
     bytes.extend(both(blocks));
     bytes.extend(escapes);
-    // One volume of a set of one.
+    // The disk is one volume of a set of one.
     bytes.extend(both_short(1));
     bytes.extend(both_short(1));
     bytes.extend(both_short(2048));
@@ -159,11 +159,11 @@ fn volume_descriptor(names: Names, blocks: u32) -> Vec<u8> {
     bytes.extend(big.to_be_bytes());
     bytes.extend([0; 4]);
     bytes.extend(record(&[0], Kind::Folder, &Extent { block: root, bytes: BLOCK }));
-    // Volume set, publisher, preparer and application; copyright, abstract and bibliography.
+    // These fields are volume set, publisher, preparer and application, then copyright, abstract and bibliography.
     for width in [128, 128, 128, 128, 37, 37, 37] {
         bytes.extend(field(names, "", width));
     }
-    // Created, modified, expires, effective: none of these is known (8.4.26.1).
+    // The times of creation, change, expiry and effect are not known (8.4.26.1).
     for _ in 0..4 {
         bytes.extend([b'0'; 16]);
         bytes.push(0);
@@ -181,7 +181,7 @@ fn path_table(root: [u8; 4], parent: [u8; 2]) -> Vec<u8> {
 
 fn root_folder(names: Names, files: &[SeedFile<'_>], extents: &[Extent]) -> Vec<u8> {
     let root = Extent { block: names.places().root, bytes: BLOCK };
-    // Itself, and the folder above, which of the root is itself.
+    // The first record is of the folder itself, the second of its parent, which is the root again.
     let mut bytes = [record(&[0], Kind::Folder, &root), record(&[1], Kind::Folder, &root)].concat();
     for (file, extent) in files.iter().zip(extents) {
         bytes.extend(record(&names.encoded(file.name), Kind::File, extent));
@@ -195,10 +195,10 @@ enum Kind {
     Folder,
 }
 
-/// What a directory record has before its name.
+/// The bytes of a directory record before its name.
 const RECORD_BYTES: usize = 33;
 
-/// A directory record (9.1). Times are of 1980, so that they are valid and say nothing.
+/// Makes a directory record (9.1). Its times are in 1980, so that they are valid and say nothing.
 fn record(name: &[u8], kind: Kind, extent: &Extent) -> Vec<u8> {
     let length = (RECORD_BYTES + name.len()).next_multiple_of(2);
     let mut bytes = vec![u8::try_from(length).unwrap_or(u8::MAX), 0];

@@ -84,13 +84,13 @@ impl Settings {
         Duration::from_secs(self.total_timeout_s)
     }
 
-    /// The files that it names, with the keys that do.
+    /// The files that the settings name, with their keys.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let files = [("image.ca", &self.ca), ("image.credentials", &self.credentials)];
         files.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)))
     }
 
-    /// What is out of its range.
+    /// The settings that are out of their range.
     pub fn problems(&self) -> Vec<SettingsProblem> {
         let mut problems = vec![];
         let mut range = |place: &str, found: u64, least: u64, most: u64| {
@@ -109,7 +109,7 @@ impl Settings {
         ] {
             range(place, seconds, 1, limits::FETCH_TIMEOUT_MOST.as_secs());
         }
-        // The HTTP library leaves out a proxy of another kind, and images would be fetched without one.
+        // The HTTP library leaves out a proxy of another kind, and images would be fetched without any proxy.
         if let Some(proxy) = self.network.proxy.as_ref()
             && !(["http", "https"].contains(&proxy.scheme()) && proxy.has_host())
         {
@@ -124,7 +124,7 @@ impl Settings {
         problems
     }
 
-    /// Takes relative paths as relative to the configuration's folder.
+    /// Makes relative paths relative to the configuration's folder.
     pub fn start_at(&mut self, folder: &Path) {
         for path in [&mut self.ca, &mut self.credentials].into_iter().flatten() {
             *path = folder.join(&*path);
@@ -177,7 +177,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// As in a URL.
+    /// The scheme's name in a URL.
     pub fn name(self) -> &'static str {
         match self {
             Self::Https => "https",

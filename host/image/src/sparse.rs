@@ -1,4 +1,4 @@
-//! Copying a file that is mostly holes: what was never written takes nothing in the copy either.
+//! Copies a file that is mostly holes, so that the copy has the same holes.
 
 use std::{
     fs::File,
@@ -13,7 +13,8 @@ use rustix::{
 /// How many bytes are copied between two reports of progress.
 const STEP: u64 = 64 << 20;
 
-/// Copies the first `bytes` bytes into an empty file, and reports after each step how many are done, which may end it.
+/// Copies the first `bytes` bytes into an empty file. `progress` is told after each step how many bytes are done, and
+/// can end the copying.
 pub(crate) fn copy(
     from: &File,
     to: &File,
@@ -21,7 +22,7 @@ pub(crate) fn copy(
     progress: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<()> {
     to.set_len(bytes)?;
-    // With reflinks the copy shares its blocks; any error here means a file system without them.
+    // With reflinks, the copy shares its blocks with the original; any error here means a file system without them.
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return to.set_len(bytes);
     }
@@ -44,7 +45,7 @@ pub(crate) fn copy(
     progress(bytes)
 }
 
-/// Where data begins at or behind a place; absent where only a hole follows.
+/// The offset at which data begins, from an offset on; absent where only a hole follows.
 fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     match seek(file, Sought::Data(at)) {
         Ok(begin) => Ok(Some(begin)),

@@ -1,16 +1,16 @@
 //! The store: `images/sha256/<aa>/<digest>`, read-only files, each named by the digest of the file that was served.
 //!
-//! A file gets that name by a rename, after it was hashed, inspected and made durable; `<digest>.json` is written after
-//! that, and what has none is no image. Until then it is `<digest>.<download>.part`, a download being one list of sources:
-//! `<digest>.<download>.lock` is held by the run that fetches from these, so that several runs at once fetch once, and a slow
-//! source holds up no run that has another. What a killed run left is swept by the next fetch.
+//! A file gets that name by a rename, after it was hashed, inspected and made durable. `<digest>.json` is written after that, and a
+//! file without one is no image. Until then the file is `<digest>.<download>.part`, where a download is one list of sources.
+//! `<digest>.<download>.lock` is held by the run that fetches from these sources, so that several runs at once fetch once, and a
+//! slow source holds up no run that has another. The next fetch removes what a killed run left.
 //!
-//! A stored image is used again only if it looks as it did when its bytes were last hashed; one that does not is hashed
-//! again. Its users hold a shared lock on the file itself, a lease, which keeps it from being removed.
+//! A stored image is used again only if it looks as it did when its bytes were last hashed; if it looks different, it is hashed
+//! again. Its users hold a lease, a shared lock on the file itself, which keeps it from being removed.
 //!
-//! The record lists the origins (RFC 6454) that were seen to serve the image. A job that names other ones has it fetched
-//! from there once more: policies trust origins, and a digest alone would let a tenant claim that an image comes from one
-//! that never served it. Within an origin a digest is enough, as the digest of an image is no secret to be kept by.
+//! The record lists the origins (RFC 6454) that were seen to serve the image. For a job that names other origins the image is
+//! fetched from those once more: policies trust origins, and a digest alone would let a tenant claim that an image comes from an
+//! origin that never served it. Within an origin a digest is enough, as the digest of an image is no secret.
 
 mod gc;
 mod stored;
@@ -64,14 +64,14 @@ use ensure::Supply;
 use lock::Lock;
 use record::Stamp;
 
-/// The folder of images.
+/// The store's folders.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
     sums: PathBuf,
 }
 
-/// An image whose bytes hash to its digest and which passed inspection. Made only here.
+/// An image whose bytes hash to its digest and which passed inspection. Only this module makes one.
 #[derive(Debug, Clone, Serialize)]
 pub struct VerifiedImage {
     #[serde(skip)]
@@ -80,7 +80,7 @@ pub struct VerifiedImage {
     #[serde(flatten)]
     inspected: Inspected,
     cached: bool,
-    /// Keeps it from being removed.
+    /// The shared lock that keeps the file from being removed.
     #[serde(skip)]
     lease: Arc<File>,
 }
@@ -91,12 +91,12 @@ impl VerifiedImage {
         &self.path
     }
 
-    /// Its digest.
+    /// The image's digest.
     pub fn sha256(&self) -> Sha256 {
         self.sha256
     }
 
-    /// What QEMU is to be told it is.
+    /// The format that QEMU is told.
     pub fn format(&self) -> Format {
         self.inspected.format
     }
@@ -106,35 +106,35 @@ impl VerifiedImage {
         self.inspected.disk_bytes
     }
 
-    /// What keeps it from being removed, for its next user.
+    /// The shared lock that keeps the file from being removed, for the image's next user.
     pub fn lease(&self) -> io::Result<File> {
         self.lease.try_clone()
     }
 
-    /// Whether it was in the store already.
+    /// Whether the image was in the store already.
     pub fn cached(&self) -> bool {
         self.cached
     }
 }
 
-/// What is found of an image.
+/// The result of looking an image up.
 enum Lookup {
     Ready(VerifiedImage),
-    /// It is not what was recorded, or not as it was recorded.
+    /// The stored file looks different from its record, or users could write to it.
     Changed,
-    /// None of its origins is one that is asked for.
+    /// No source that is asked for has an origin that has served the image.
     Elsewhere,
     Nothing,
 }
 
 impl Store {
-    /// The store in a state folder; nothing is made until an image comes.
+    /// The store in a state folder; no folder is made until an image comes.
     pub fn new(state_dir: &Path) -> Self {
         let images = state_dir.join("images");
         Self { root: images.join("sha256"), sums: images.join("sums") }
     }
 
-    /// The stored image, if it is there and one of its sources' origins has served it. Reads only.
+    /// Gives the stored image, if it is there and an origin of its sources has served it. The store is only read.
     pub fn get(
         &self,
         request: &ImageRequest,
@@ -150,7 +150,7 @@ impl Store {
         }
     }
 
-    /// Whether the image would have to be fetched: it is not stored, or no origin of its sources has served it.
+    /// Whether the image would have to be fetched, because it is not stored or no origin of its sources has served it.
     pub fn would_fetch(
         &self,
         request: &ImageRequest,
@@ -164,8 +164,8 @@ impl Store {
         })
     }
 
-    /// Whether an image that would have to be fetched may be: from one of its sources at least, as far as that is known before their
-    /// names are resolved, and its list of checksums too.
+    /// Checks that an image may be fetched from at least one of its sources, as far as that is known before their names are
+    /// resolved, and that its list of checksums may be fetched too.
     pub fn may_fetch(&self, request: &ImageRequest, config: &Settings) -> Result<(), ImageError> {
         let rules = NetworkRules::new(&config.network);
         let check = |url: &Url| {
@@ -217,7 +217,7 @@ impl Store {
         }))
     }
 
-    /// Remembers when it was last used. Best done, never in the way: the store may be read-only.
+    /// Notes the time at which an image was last used. A failure does no harm: the store may be read-only.
     pub fn note_use(&self, sha256: Sha256) {
         let path = beside(&self.path(sha256), "used");
         let touched = File::options().create(true).append(true).open(&path);
@@ -226,12 +226,12 @@ impl Store {
         }
     }
 
-    /// The lock under which the disk space of images is counted and claimed.
+    /// The path of the lock under which the disk space of images is counted and claimed.
     fn claims(&self) -> PathBuf {
         self.root.parent().unwrap_or(&self.root).with_file_name(".images.lock")
     }
 
-    /// Where an image of this digest is or would be.
+    /// The path that an image of this digest has, or would have.
     pub fn path(&self, sha256: Sha256) -> PathBuf {
         let digest = sha256.to_string();
         let shard: String = digest.chars().take(2).collect();
@@ -247,19 +247,19 @@ fn beside(image: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// What keeps a stored image from being removed that a VM's QEMU has open; nothing where it has been.
+/// Takes a lease on a stored image that a VM's QEMU has open; gives nothing where the image has been removed.
 pub fn hold(path: &Path) -> Option<File> {
     lease(path).ok().flatten()
 }
 
-/// The file, shared with all who use it; nothing where it is not there or on its way out.
+/// Opens a file with a shared lock; gives nothing where the file does not exist or is being removed.
 fn lease(path: &Path) -> Result<Option<File>, ImageError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(ImageError::store(path)(error)),
     };
-    // A command that looks whether it is used holds it for a moment.
+    // A command that looks whether the image is used holds the lock for a moment.
     for attempt in 1.. {
         match file.try_lock_shared() {
             Ok(()) => break,
@@ -291,7 +291,7 @@ fn inspected(
     }
 }
 
-/// Scheme, host and port.
+/// A URL's origin: scheme, host and port.
 fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }

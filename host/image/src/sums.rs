@@ -1,5 +1,6 @@
-//! Lists of checksums, in the forms that distributions publish: those of `sha256sum`, of its BSD cousin, of `openssl dgst` and of
-//! PowerShell's `Get-FileHash`, or a digest alone. A list is pinned by its own digest, so it is kept and fetched once.
+//! Lists of checksums, in the forms that distributions publish: the output of `sha256sum`, of its BSD cousin, of `openssl dgst`
+//! and of PowerShell's `Get-FileHash`, or a digest alone. A list is pinned by its own digest, so that it is fetched once and
+//! kept.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -8,7 +9,8 @@ use url::Url;
 
 use qhost_model::{digest::FileDigest, printable};
 
-/// The digest that a list has for a file: of the name given, or of what a URL's path ends in. Or why there is none.
+/// Finds the digest of a file in a list, by the name given or else by the end of the URL's path. The error says why there is
+/// none.
 pub(super) fn find(list: &[u8], source: &Url, name: Option<&str>) -> Result<FileDigest, String> {
     let path = percent_decode_str(source.path()).decode_utf8_lossy().into_owned();
     let wanted = name.unwrap_or(&path);
@@ -17,7 +19,8 @@ pub(super) fn find(list: &[u8], source: &Url, name: Option<&str>) -> Result<File
         return Ok(bare);
     }
     let entries: Vec<_> = entries(&text);
-    // A list of several folders may have the name several times, so the longest path decides that the URL ends in.
+    // A list of several folders may have the name several times, so that the entry decides whose path is an end of the URL's
+    // path.
     let whole = |entry: &&Entry<'_>| is_end_of(&entry.path(), wanted);
     let mut of_file: Vec<_> = entries.iter().filter(whole).collect();
     if of_file.is_empty() {
@@ -48,22 +51,22 @@ pub(super) fn find(list: &[u8], source: &Url, name: Option<&str>) -> Result<File
     Err(format!("the list of checksums has no line for {name:?}{}", nearest(&entries, wanted)))
 }
 
-/// What a list says of one file.
+/// A list's entry for one file.
 struct Entry<'a> {
     digest: &'a str,
     name: &'a str,
 }
 
 impl Entry<'_> {
-    /// Its name, whichever way its parts are separated.
+    /// The entry's path, with `/` between its parts.
     fn path(&self) -> Cow<'_, str> {
         let name = self.name.trim_start_matches("./");
         if name.contains('\\') { name.replace('\\', "/").into() } else { name.into() }
     }
 }
 
-/// A list's text. PowerShell writes UTF-16, editors of Windows a byte-order mark; a byte that is no UTF-8 spoils its own line
-/// alone.
+/// A list's text. PowerShell writes UTF-16, and Windows editors write a byte-order mark. A byte that is no UTF-8 spoils only its
+/// own line.
 fn text_of(list: &[u8]) -> String {
     let utf16 = match list {
         [0xff, 0xfe, units @ ..] => Some((units, u16::from_le_bytes as fn([u8; 2]) -> u16)),
@@ -78,7 +81,7 @@ fn text_of(list: &[u8]) -> String {
     String::from_utf8_lossy(list).into_owned()
 }
 
-/// The digest of a list that has nothing else.
+/// The digest of a list that has nothing but that digest.
 fn bare(text: &str) -> Option<FileDigest> {
     let mut words = text.split_whitespace();
     match (words.next(), words.next()) {
@@ -87,7 +90,7 @@ fn bare(text: &str) -> Option<FileDigest> {
     }
 }
 
-/// Signatures, comments and what else is in a list are no entries.
+/// The entries of a list. Signatures, comments and other lines are no entries.
 fn entries(text: &str) -> Vec<Entry<'_>> {
     let mut entries = vec![];
     // `Get-FileHash | Format-List` has a line for each of algorithm, hash and path.
@@ -104,8 +107,8 @@ fn entries(text: &str) -> Vec<Entry<'_>> {
     entries
 }
 
-/// `DIGEST  NAME`, `DIGEST *NAME` and with other white space between; `SHA256 (NAME) = DIGEST`, `SHA2-256(NAME)= DIGEST`;
-/// `NAME DIGEST`; `SHA256 DIGEST PATH`.
+/// Reads a line of one of these forms: `DIGEST  NAME`, `DIGEST *NAME`, also with other white space between; `SHA256 (NAME) =
+/// DIGEST`, `SHA2-256(NAME)= DIGEST`; `NAME DIGEST`; `SHA256 DIGEST PATH`.
 fn entry(line: &str) -> Option<Entry<'_>> {
     if let Some((tagged, digest)) = line.rsplit_once('=')
         && let Some((tag, name)) =
@@ -138,7 +141,7 @@ fn is_sha2(tag: &str) -> bool {
     names.iter().any(|name| tag.eq_ignore_ascii_case(name))
 }
 
-/// As many hexadecimal digits as MD5, SHA-1 and SHA-2 have.
+/// Whether a word has as many hexadecimal digits as a digest by MD5, SHA-1 or SHA-2.
 fn is_digest(word: &str) -> bool {
     [32, 40, 56, 64, 96, 128].contains(&word.len())
         && word.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -148,7 +151,7 @@ fn last(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Whether a path is the last parts of another.
+/// Whether a path is the end of another, in whole parts.
 fn is_end_of(end: &str, path: &str) -> bool {
     let before = path.strip_suffix(end.trim_start_matches('/'));
     !last(end).is_empty() && before.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
@@ -158,7 +161,7 @@ fn shown(name: &str) -> String {
     printable::line(name, qhost_model::limits::SHOWN_CHARS).to_string()
 }
 
-/// The names that are most like one that is missing, and how a job says which it means.
+/// Names the entries that are most like a missing one, and says how a job names the one it means.
 fn nearest(entries: &[Entry<'_>], wanted: &str) -> String {
     let likeness = |entry: &Entry<'_>| strsim::jaro_winkler(last(&entry.path()), last(wanted));
     let mut near: Vec<_> = entries.iter().map(|entry| (likeness(entry), entry)).collect();
@@ -189,7 +192,7 @@ mod tests {
         found.map(|digest| digest.to_string().split_once(':').unwrap().1.to_owned())
     }
 
-    /// One row a form that a distribution or a tool publishes.
+    /// Each row is a form that a distribution or a tool publishes.
     #[test]
     fn forms() {
         let [one, other] = [b"1", b"2"].map(|bytes| Sha256::of(bytes).to_string());

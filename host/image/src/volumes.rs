@@ -1,5 +1,5 @@
-//! Volumes: disks that outlive their VMs. `volumes/<name>-<key>/` has the disk, a raw file whose unwritten parts take nothing, its record,
-//! and a lock that its one user holds. The key is of tenant and name, so that no name leads to another tenant's.
+//! Volumes: disks that outlive their VMs. `volumes/<name>-<key>/` holds the disk (a raw file whose unwritten parts take no space), its
+//! record, and a lock that its one user holds. The key is made of tenant and name, so that no name leads to another tenant's volume.
 //!
 //! A volume is created in a folder `.new-…`, which is renamed once complete; to remove it, its folder is renamed `.gone-…` and then deleted.
 //! Folders that a killed process left are deleted by the next command that creates, copies or removes a volume.
@@ -40,7 +40,7 @@ const NEW: &str = ".new-";
 /// Prefix of the folder of a volume that is being removed.
 const GONE: &str = ".gone-";
 
-/// What is written down of a volume.
+/// A volume's record on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
     #[serde(flatten)]
@@ -73,7 +73,7 @@ pub struct Volumes {
     folder: PathBuf,
 }
 
-/// A volume under its lock: until this is dropped, no VM and no other command has it.
+/// A volume under its lock: until this is dropped, no VM and no other command has the volume.
 #[derive(Debug)]
 pub struct LockedVolume {
     of: VolumeName,
@@ -89,18 +89,18 @@ pub struct HeldVolume {
     lock: File,
 }
 
-/// A volume that is being created. Dropped before `commit`, its folder is removed.
+/// A volume that is being created. If this is dropped before `commit`, the volume's folder is removed.
 #[derive(Debug)]
 pub struct NewVolume {
     volumes: Volumes,
     made: PathBuf,
     record: Record,
-    /// Tells a sweep that it is being made.
+    /// The lock tells a sweep that the volume is being created.
     _lock: File,
 }
 
 impl Volumes {
-    /// Those of a state folder.
+    /// The volumes of a state folder.
     pub fn of(state: &StateDir) -> Self {
         Self { folder: state.volumes() }
     }
@@ -123,10 +123,10 @@ impl Volumes {
         state::lock(&path).map_err(at("lock", &path))
     }
 
-    /// All there are, by their tenants and names.
+    /// Lists all volumes, sorted by their tenants and names.
     ///
     /// # Errors
-    /// Where the folder cannot be read. A volume without a readable record is logged and left out.
+    /// The folder cannot be read. A volume without a readable record is logged and left out.
     pub fn list(&self) -> Result<Vec<Volume>, VolumeError> {
         let folders = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
@@ -151,7 +151,7 @@ impl Volumes {
     /// Looks a volume up.
     ///
     /// # Errors
-    /// Where there is none, or it cannot be read.
+    /// There is no such volume, or it cannot be read.
     pub fn get(&self, of: &VolumeName) -> Result<Volume, VolumeError> {
         let folder = self.folder_of(of);
         volume(&folder).map_err(missing_or("read", of, &folder))
@@ -160,7 +160,7 @@ impl Volumes {
     /// Locks a volume, whatever state its disk and its record are in.
     ///
     /// # Errors
-    /// Where there is no volume of that name, or the volume is in use.
+    /// There is no volume of that name, or the volume is in use.
     pub fn lock_one(&self, of: &VolumeName) -> Result<LockedVolume, VolumeError> {
         let folder = self.folder_of(of);
         let lock = lock(&folder).map_err(missing_or("lock", of, &folder))?;
@@ -171,7 +171,7 @@ impl Volumes {
     /// Makes an empty volume.
     ///
     /// # Errors
-    /// Where a volume of that name is there, or the new one cannot be written.
+    /// A volume of that name exists, or the new one cannot be written.
     pub fn make(&self, of: VolumeName, bytes: u64) -> Result<NewVolume, VolumeError> {
         let new = self.begin(of, bytes)?;
         let disk = new.create_disk()?;
@@ -180,19 +180,19 @@ impl Volumes {
         Ok(new)
     }
 
-    /// What a copy of a volume is made from that a VM has, whose guest writes nothing to it meanwhile.
+    /// Opens a volume to copy it while a VM has it. The VM's guest must write nothing to it meanwhile.
     ///
     /// # Errors
-    /// Where there is no volume of that name, or it cannot be read.
+    /// There is no volume of that name, or it cannot be read.
     pub fn source_in_use(&self, of: &VolumeName) -> Result<VolumeSource, VolumeError> {
         let bytes = self.get(of)?.bytes;
         VolumeSource::open(&self.path(of), bytes)
     }
 
-    /// Copies a volume, for a new name.
+    /// Copies a volume to a new name.
     ///
     /// # Errors
-    /// As of [`Volumes::make`], and where the volume's disk cannot be read.
+    /// The copy fails as [`Volumes::make`] does, or the volume's disk cannot be read.
     pub fn copy(
         &self,
         from: &VolumeSource,
@@ -233,7 +233,7 @@ impl Volumes {
     /// Removes a locked volume with all that is on it.
     ///
     /// # Errors
-    /// Where its folder cannot be renamed; it is there then as it was.
+    /// The volume's folder cannot be renamed; the volume then stays as it was.
     pub fn remove(&self, locked: LockedVolume) -> Result<(), VolumeError> {
         let gone = {
             let _all = self.lock()?;
@@ -246,12 +246,12 @@ impl Volumes {
             gone
         };
         failpoint::reach("volume.remove.renamed");
-        // A large file takes its time, in which others go on; its lock keeps it from their sweeps.
+        // Deleting a large file takes its time, in which other commands go on; the folder's lock keeps it from their sweeps.
         remove_folder(&gone);
         Ok(())
     }
 
-    /// Removes what killed processes left, under the lock of all.
+    /// Removes the folders that killed processes left. The caller holds the lock of all volumes.
     fn sweep(&self) {
         for found in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let (path, name) = (found.path(), found.file_name());
@@ -265,7 +265,7 @@ impl Volumes {
 }
 
 impl NewVolume {
-    /// Its size in bytes.
+    /// The volume's size in bytes.
     pub fn bytes(&self) -> u64 {
         self.record.bytes
     }
@@ -276,10 +276,10 @@ impl NewVolume {
         made.map_err(at("create", &path))
     }
 
-    /// Renames its folder to the volume's, from which on it is a volume.
+    /// Renames the folder to the volume's name, which makes it a volume.
     ///
     /// # Errors
-    /// Where another process made a volume of that name meanwhile, or the folder cannot be renamed.
+    /// Another process made a volume of that name meanwhile, or the folder cannot be renamed.
     pub fn commit(self) -> Result<Volume, VolumeError> {
         let volumes = &self.volumes;
         let folder = volumes.folder_of(&self.record.of);
@@ -304,16 +304,16 @@ impl Drop for NewVolume {
 }
 
 impl LockedVolume {
-    /// Its disk.
+    /// The path of the volume's disk.
     pub fn path(&self) -> PathBuf {
         self.folder.join(VOLUME)
     }
 
-    /// Reads the record, and makes the disk as long as recorded: a QEMU that a guest had taken over could have cut its file, or added
-    /// to it.
+    /// Reads the record, and sets the disk to the recorded length: a QEMU that a guest had taken over could have cut or lengthened the
+    /// file.
     ///
     /// # Errors
-    /// Where its record cannot be read or is another volume's, or its disk cannot be used.
+    /// The record cannot be read or is another volume's, or the disk cannot be used.
     pub fn hold(self) -> Result<HeldVolume, VolumeError> {
         let Self { of, folder, lock } = self;
         let record = read(&folder).map_err(at("read the record of", &folder))?;
@@ -328,20 +328,20 @@ impl LockedVolume {
 }
 
 impl HeldVolume {
-    /// Its disk.
+    /// The path of the volume's disk.
     pub fn path(&self) -> PathBuf {
         self.folder.join(VOLUME)
     }
 
-    /// Its size in bytes.
+    /// The volume's size in bytes.
     pub fn bytes(&self) -> u64 {
         self.record.bytes
     }
 
-    /// What a copy of it is made from, while it is held.
+    /// Opens the volume to copy it while it is held.
     ///
     /// # Errors
-    /// Where its disk cannot be opened.
+    /// The volume's disk cannot be opened.
     pub fn source(&self) -> Result<VolumeSource, VolumeError> {
         VolumeSource::open(&self.path(), self.bytes())
     }
@@ -351,16 +351,16 @@ impl HeldVolume {
         self.lock
     }
 
-    /// Makes the volume larger. What is added is empty.
+    /// Makes the volume larger. The new part is empty.
     ///
     /// # Errors
-    /// Where the volume is larger already, or its disk or its record cannot be written.
+    /// The volume is larger already, or its disk or its record cannot be written.
     pub fn resize(&mut self, bytes: u64) -> Result<(), VolumeError> {
         let Record { of, bytes: has, .. } = &self.record;
         if bytes < *has {
             return Err(VolumeError::Smaller { of: of.clone(), has: *has, asked: bytes });
         }
-        // Longer than recorded, its empty end is cut off again; shorter, it could not be used.
+        // The disk grows before the record does: a disk longer than recorded is cut to length again, and a shorter one could not be used.
         self.set_len(bytes)?;
         failpoint::reach("volume.resize.lengthened");
         let record = Record { bytes, ..self.record.clone() };
@@ -384,10 +384,10 @@ impl HeldVolume {
     }
 }
 
-/// The lock of a volume that a VM's QEMU has, unless another process got hold of it meanwhile.
+/// Takes the lock of a volume that a VM's QEMU still has; gives nothing where another process got hold of the lock meanwhile.
 ///
 /// # Errors
-/// Where its folder is not there.
+/// The volume's folder does not exist.
 pub fn hold_again(disk: &Path) -> io::Result<Option<File>> {
     lock(disk.parent().unwrap_or(disk))
 }
@@ -400,7 +400,7 @@ fn is_hidden(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-/// A folder's lock, unless a process has it.
+/// Takes a folder's lock; gives nothing where a process has it.
 fn lock(folder: &Path) -> io::Result<Option<File>> {
     state::try_lock_looked_at(&folder.join(LOCK))
 }
@@ -423,7 +423,7 @@ fn volume(folder: &Path) -> io::Result<Volume> {
     Ok(Volume {
         of,
         bytes,
-        // Of st_blocks(3type): units of 512 bytes.
+        // st_blocks counts units of 512 bytes (stat(3type)).
         disk_usage: disk.blocks().saturating_mul(512),
         created_at,
         written_at: disk.modified()?.try_into().map_err(io::Error::other)?,

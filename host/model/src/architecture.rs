@@ -1,23 +1,23 @@
-//! A guest's architecture.
+//! The architecture of a guest.
 
 use serde::{Deserialize, Serialize};
 
 use crate::named::named;
 
-/// The processors that a guest's code is for, as QEMU names them.
+/// The architecture of the processors that a guest's code is for, by QEMU's name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
-    /// Of Intel and AMD, 64 bits.
+    /// Processors of Intel and AMD, 64 bits.
     #[default]
     X86_64,
-    /// Of Arm, 64 bits.
+    /// Processors of Arm, 64 bits.
     Aarch64,
 }
 named!(Architecture, X86_64 = "x86_64", Aarch64 = "aarch64");
 
 impl Architecture {
-    /// QEMU's program that emulates it.
+    /// The QEMU program that emulates the architecture.
     pub fn emulator(self) -> &'static str {
         match self {
             Self::X86_64 => "qemu-system-x86_64",
@@ -25,7 +25,7 @@ impl Architecture {
         }
     }
 
-    /// What has that program and its firmware on Debian and Ubuntu.
+    /// The packages of Debian and Ubuntu that have this program and its firmware.
     pub fn packages(self) -> &'static str {
         match self {
             Self::X86_64 => "qemu-system-x86",

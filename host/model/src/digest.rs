@@ -1,4 +1,4 @@
-//! Digests of files: their text form, and hashing a stream. Does no I/O.
+//! Digests of files: their text form, and the hashing of streams. Nothing here does I/O.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -11,7 +11,7 @@ use sha2::Digest as _;
 pub struct Sha256([u8; 32]);
 
 impl Sha256 {
-    /// Its bytes.
+    /// The digest's 32 bytes.
     pub fn to_bytes(self) -> [u8; 32] {
         self.0
     }
@@ -24,8 +24,8 @@ impl Sha256 {
     }
 }
 
-/// A SHA-512 digest. Its text form is 128 lower-case hexadecimal digits. Debian's cloud images, Alpine's and Flatcar's have no
-/// other.
+/// A SHA-512 digest. Its text form is 128 lower-case hexadecimal digits. Debian, Alpine and Flatcar publish no other digest of
+/// their images.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha512([u8; 64]);
 
@@ -37,19 +37,20 @@ impl Sha512 {
         hasher.finish()
     }
 
-    /// Its first half: as good as unique, and as long as a SHA-256.
+    /// The digest's first half, which is as good as unique, and as long as a SHA-256.
     pub fn first_half(self) -> Sha256 {
         let [first, ..] = self.0.as_chunks::<32>().0 else { return Sha256([0; 32]) };
         Sha256(*first)
     }
 }
 
-/// The digest that a file must have, by the algorithm that its publisher chose. Its text form has the algorithm in front.
+/// The digest that a file must have, by the algorithm that its publisher chose. Its text form begins with the algorithm's
+/// name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileDigest {
-    /// By SHA-256.
+    /// A SHA-256 digest.
     Sha256(Sha256),
-    /// By SHA-512.
+    /// A SHA-512 digest.
     Sha512(Sha512),
 }
 
@@ -78,7 +79,7 @@ impl<'de> Deserialize<'de> for FileDigest {
 impl FromStr for FileDigest {
     type Err = NotADigest;
 
-    /// By its length, with or without the algorithm in front.
+    /// Tells the algorithm by the length of the text, which may begin with the algorithm's name.
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         let sha256 = || text.parse().map(Self::Sha256);
         let expected = "64, or of SHA-512 128,";
@@ -89,7 +90,7 @@ impl FromStr for FileDigest {
 impl FromStr for Sha512 {
     type Err = NotADigest;
 
-    /// Takes upper and lower case, with or without a leading `sha512:`.
+    /// Reads digits in upper and lower case, with or without a leading `sha512:`.
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         let hex = text.strip_prefix("sha512:").unwrap_or(text);
         let mut bytes = [0; 64];
@@ -125,18 +126,18 @@ impl<'de> Deserialize<'de> for Sha512 {
     }
 }
 
-/// The text is not as many hexadecimal digits as a digest has.
+/// The text does not have as many hexadecimal digits as a digest.
 #[derive(Debug, thiserror::Error)]
 #[error("not {expected} hexadecimal digits")]
 pub struct NotADigest {
-    /// How many there are in a digest.
+    /// How many digits a digest has.
     expected: &'static str,
 }
 
 impl FromStr for Sha256 {
     type Err = NotADigest;
 
-    /// Takes upper and lower case, with or without a leading `sha256:`.
+    /// Reads digits in upper and lower case, with or without a leading `sha256:`.
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let mut bytes = [0; 32];
@@ -186,8 +187,8 @@ impl<'de> Deserialize<'de> for Sha256 {
     }
 }
 
-/// Hashes a stream piece by piece, by the implementation that is fastest on this processor: with SHA instructions both
-/// are as fast, without them AWS-LC reaches twice what `sha2` does (see `tests/benches/fetch.rs`).
+/// Hashes a stream piece by piece, by the implementation that is fastest on this processor: with SHA instructions both are
+/// equally fast, without them AWS-LC reaches twice the speed of `sha2` (see `tests/benches/fetch.rs`).
 pub struct Hasher(Implementation);
 
 enum Implementation {
@@ -208,17 +209,17 @@ impl Default for Hasher {
 }
 
 impl Hasher {
-    /// By the `sha2` crate, whatever the processor.
+    /// Hashes by the `sha2` crate on any processor.
     pub fn sha2() -> Self {
         Self(Implementation::Sha2(sha2::Sha256::new()))
     }
 
-    /// By AWS-LC, whatever the processor.
+    /// Hashes by AWS-LC on any processor.
     pub fn aws_lc() -> Self {
         Self(Implementation::AwsLc(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256)))
     }
 
-    /// Takes the next piece.
+    /// Takes the next piece of the stream.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             Implementation::Sha2(hasher) => hasher.update(bytes),
@@ -232,7 +233,7 @@ impl Hasher {
             Implementation::Sha2(hasher) => Sha256(hasher.finalize().into()),
             Implementation::AwsLc(hasher) => {
                 let mut bytes = [0; 32];
-                // A SHA-256 has 32 bytes.
+                // A SHA-256 has 32 bytes, so that all of them are copied.
                 bytes.iter_mut().zip(hasher.finish().as_ref()).for_each(|(to, from)| *to = *from);
                 Sha256(bytes)
             }
@@ -250,7 +251,7 @@ impl Default for Hasher512 {
 }
 
 impl Hasher512 {
-    /// Takes the next piece.
+    /// Takes the next piece of the stream.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
@@ -258,7 +259,7 @@ impl Hasher512 {
     /// The digest of all pieces.
     pub fn finish(self) -> Sha512 {
         let mut bytes = [0; 64];
-        // A SHA-512 has 64 bytes.
+        // A SHA-512 has 64 bytes, so that all of them are copied.
         bytes.iter_mut().zip(self.0.finish().as_ref()).for_each(|(to, from)| *to = *from);
         Sha512(bytes)
     }
@@ -280,7 +281,7 @@ mod tests {
         }
     }
 
-    /// NIST's example of SHA-512: "abc".
+    /// The text and digest are NIST's example of SHA-512, "abc".
     #[test]
     fn sha512() {
         let abc = "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f";

@@ -1,4 +1,4 @@
-//! A guest's firmware.
+//! The firmware of a guest.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::named::named;
 
-/// A firmware, and what it lets boot.
+/// A firmware, and what it boots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Firmware {
-    /// The firmware.
+    /// The kind of firmware.
     pub kind: FirmwareKind,
-    /// What it lets boot; `off` of BIOS.
+    /// What UEFI boots; `off` for BIOS.
     #[serde(default)]
     pub secure_boot: SecureBoot,
 }
@@ -23,21 +23,21 @@ pub enum FirmwareKind {
     /// SeaBIOS.
     #[default]
     Bios,
-    /// UEFI, of edk2.
+    /// UEFI, as edk2 builds it.
     Uefi,
 }
 named!(FirmwareKind, Bios = "bios", Uefi = "uefi");
 
-/// What UEFI lets boot.
+/// What UEFI boots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SecureBoot {
-    /// Anything.
+    /// UEFI boots anything.
     #[default]
     Off,
-    /// What is signed with a key that the guest enrols itself; until then anything.
+    /// UEFI boots what is signed with a key that the guest enrols itself, and anything until then.
     OwnKeys,
-    /// What is signed with the vendors' keys that the firmware comes with.
+    /// UEFI boots what is signed with the vendors' keys that the firmware comes with.
     VendorKeys,
 }
 named!(SecureBoot, Off = "off", OwnKeys = "own-keys", VendorKeys = "vendor-keys");

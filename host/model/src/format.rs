@@ -16,7 +16,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// As QEMU's users call it.
+    /// The format's name in QEMU's options.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qcow2 => "qcow2",
@@ -25,7 +25,8 @@ impl Format {
         }
     }
 
-    /// Guesses from a name, for showing a plan of an image that is not here yet. Never used for a launch.
+    /// Guesses the format from a file's name, to show a plan of an image that is not stored yet. No launch uses a
+    /// guess.
     pub fn guess(name: &str) -> Self {
         match name.rsplit_once('.').map(|(_, extension)| extension) {
             Some("qcow2" | "qcow") => Self::Qcow2,

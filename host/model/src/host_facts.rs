@@ -1,4 +1,4 @@
-//! What a host offers and what is in use on it: what policies and the host's rules decide from.
+//! The facts about a host that policies and the host's rules decide from: what the host offers and what is in use on it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,28 +19,28 @@ pub struct HostFacts {
     pub qemu_version: String,
     /// The accelerators that run guest code.
     pub accelerators: Vec<Accelerator>,
-    /// The architectures of guests that it runs: those with an emulator and a firmware.
+    /// The architectures of guests that the host runs: those with an emulator and a firmware.
     #[serde(default = "own_architecture", skip_serializing_if = "is_own_architecture")]
     pub architectures: Vec<Architecture>,
-    /// The firmware that guests of its own architecture may have.
+    /// The firmware that guests of the host's own architecture may have.
     #[serde(default = "bios", skip_serializing_if = "is_bios")]
     pub firmware: Vec<Firmware>,
-    /// All of the host.
+    /// The resources of the whole host.
     pub resources: Resources,
-    /// What is not taken.
+    /// The resources that are free.
     pub free: Resources,
-    /// Ports on which something listens, ascending.
+    /// The ports on which a process listens, ascending.
     pub ports_in_use: Vec<u16>,
     /// What the task's tenant runs now.
     pub tenant_usage: TenantUsage,
 }
 
-/// What each host has.
+/// The firmware that every host has.
 pub fn bios() -> Vec<Firmware> {
     vec![Firmware::default()]
 }
 
-/// The architecture that each host runs.
+/// The architecture of every host's own processors.
 pub fn own_architecture() -> Vec<Architecture> {
     vec![Architecture::X86_64]
 }
@@ -49,7 +49,7 @@ fn is_own_architecture(architectures: &Vec<Architecture>) -> bool {
     *architectures == own_architecture()
 }
 
-/// What aarch64 guests boot by.
+/// The firmware that aarch64 guests boot by.
 pub const AARCH64_FIRMWARE: Firmware =
     Firmware { kind: FirmwareKind::Uefi, secure_boot: SecureBoot::Off };
 
@@ -79,7 +79,7 @@ fn is_bios(firmware: &Vec<Firmware>) -> bool {
     *firmware == bios()
 }
 
-/// A host that runs tcg and every architecture, has as much as a task can ask for, and runs nothing: for trying policies.
+/// A host for trying policies: it runs tcg and every architecture, has as much as a task can ask for, and runs nothing.
 impl Default for HostFacts {
     fn default() -> Self {
         let (cpus, memory_mib) = (*limits::CPUS.end(), *limits::MEMORY_MIB.end());
@@ -102,18 +102,18 @@ impl Default for HostFacts {
     }
 }
 
-/// What a tenant's running VMs hold.
+/// The resources that a tenant's running VMs hold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TenantUsage {
-    /// Running VMs.
+    /// The number of running VMs.
     pub vms: u32,
-    /// Their CPUs and memory together.
+    /// The CPUs and memory of these VMs together.
     pub resources: Resources,
-    /// Their forwarded ports together.
+    /// The forwarded ports of these VMs together.
     pub ports: u32,
 }
 
-/// What runs a guest's instructions.
+/// An accelerator, which runs a guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {

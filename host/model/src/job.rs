@@ -1,6 +1,7 @@
-//! The job file: its two accepted forms, told apart by their keys, become one [`Task`]. Nomad's may be written in JSON or in HCL.
+//! The job file: two forms are accepted, told apart by their keys, and both become one [`Task`]. Nomad's form may be written in
+//! JSON or in HCL.
 //!
-//! Nothing past this room sees JSON that a tenant wrote. Does no I/O: the caller reads the file.
+//! No code outside this module sees JSON that a tenant wrote. Nothing here does I/O: the caller reads the file.
 
 mod syntax;
 pub mod json;
@@ -37,29 +38,29 @@ pub use nomad::keys::{Keys, OBJECTS as NOMAD_OBJECTS, Treatment};
 pub use rules::{INSTEAD, check};
 pub use schema::schema;
 
-/// Whose a task is that is run for no tenant by name.
+/// The tenant of a task that is run for no tenant by name.
 pub const DEFAULT_TENANT: &str = "default";
 
-/// What a tenant asks for, well formed, from either form of job file.
+/// A task that a tenant asks for, well formed, from either form of job file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
-    /// Who asks, as the operator named it.
+    /// The tenant that asks, as the operator named it.
     pub tenant: String,
-    /// The job's name; of qhost's own form, the same as the task's.
+    /// The job's name; in qhost's own form, the task's name is also the job's.
     pub job: String,
     /// The task's name.
     pub name: String,
     /// The disk image to boot.
     pub image: ImageRequest,
-    /// What is asked of its launch.
+    /// What the task asks of its launch.
     #[serde(flatten)]
     pub asked: Asked,
-    /// Extra QEMU arguments. The host refuses all that it was not configured to allow.
+    /// Extra QEMU arguments. The host refuses every one that it was not configured to allow.
     pub args: Vec<String>,
-    /// When it is started again after its end.
+    /// When the task is started again after its end.
     #[serde(default, skip_serializing_if = "Restart::is_default")]
     pub restart: Restart,
-    /// How it is known that its guest is ready.
+    /// How it is known that the task's guest is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Ready>,
     /// The job's own notes.
@@ -70,22 +71,22 @@ pub struct Task {
 }
 
 impl Task {
-    /// The same task, once it is known what its image's is.
+    /// The same task with the SHA-256 of its image, once that is known.
     pub fn with_image(&self, sha256: Sha256) -> Self {
         let checksum = Checksum::Image { sha256 };
         Self { image: ImageRequest { checksum, ..self.image.clone() }, ..self.clone() }
     }
 }
 
-/// Which image, and what its bytes must hash to.
+/// An image, and the digest that its bytes must have.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageRequest {
-    /// Where it is served: http or https, no user name or password.
+    /// The URL that serves the image: http or https, without user name or password.
     pub source: Url,
-    /// Where it is served too; asked in order when the source does not deliver.
+    /// Further URLs that serve the image; each is asked in order when the one before does not deliver.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Url>,
-    /// What says that it is the right one.
+    /// The digest by which the image is checked.
     #[serde(flatten)]
     pub checksum: Checksum,
 }
@@ -101,22 +102,23 @@ impl ImageRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Checksum {
-    /// Of a list of checksums, which has the file's.
+    /// The digest of a list of checksums, which in turn has the digest of the image's file.
     List {
-        /// Where the list is served.
+        /// The URL that serves the list.
         sums: Url,
         /// The digest of the list.
         sha256: Sha256,
-        /// The file's name in the list; absent: what its source's path ends in.
+        /// The name that the file has in the list; absent where that is the end of its source's path.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
-    /// Of the image's file as served.
+    /// The digest of the image's file as served.
     Image {
         /// The digest of the file.
         sha256: Sha256,
     },
-    /// The same by SHA-512: its SHA-256, by which images are stored and policies decide, is known once it was fetched.
+    /// The SHA-512 of the image's file as served. Its SHA-256, by which images are stored and policies decide, is known once it
+    /// was fetched.
     Sha512 {
         /// The digest of the file.
         sha512: Sha512,
@@ -124,7 +126,7 @@ pub enum Checksum {
 }
 
 impl Checksum {
-    /// The SHA-256 that the job names, whatever it is of.
+    /// The SHA-256 that the job names, be it of the file or of a list.
     pub fn pin(&self) -> Option<Sha256> {
         match self {
             Self::List { sha256, .. } | Self::Image { sha256 } => Some(*sha256),
@@ -132,7 +134,7 @@ impl Checksum {
         }
     }
 
-    /// The digest that the job names, whatever it is of.
+    /// The digest that the job names, be it of the file or of a list.
     pub fn digest(&self) -> FileDigest {
         match self {
             Self::List { sha256, .. } | Self::Image { sha256 } => FileDigest::Sha256(*sha256),
@@ -140,7 +142,7 @@ impl Checksum {
         }
     }
 
-    /// Where the list is, if it is one's.
+    /// The URL of the list of checksums, if the job names one.
     pub fn sums(&self) -> Option<&Url> {
         match self {
             Self::List { sums, .. } => Some(sums),
@@ -148,7 +150,7 @@ impl Checksum {
         }
     }
 
-    /// Whether the image's SHA-256 has yet to be found out.
+    /// Whether the image's SHA-256 is not known from the job alone.
     pub fn is_indirect(&self) -> bool {
         match self {
             Self::List { .. } | Self::Sha512 { .. } => true,
@@ -184,7 +186,7 @@ pub fn parse(
             parsed.map_err(|source| JobError::NotJson { file: file.into(), source })?;
         (root, problems, None)
     };
-    // What was not understood of HCL would be missing, and be told to be.
+    // Parts of HCL that were not understood are missing here, and would be reported a second time as missing.
     let task = if lines.is_some() && !problems.is_empty() {
         None
     } else {
@@ -204,7 +206,7 @@ pub fn parse(
     task.ok_or_else(|| JobError::Invalid { file: file.into(), problems })
 }
 
-/// An image as a command line names it; or what is wrong with it.
+/// Reads an image as a command line names it; the error says what is wrong.
 pub fn image_request(sources: &[String], checksum: &str) -> Result<ImageRequest, String> {
     let block = serde_json::json!({"image_source": sources, "checksum": checksum});
     let problems = error::Problems::default();

@@ -1,34 +1,34 @@
-//! Kinds of errors: what a door needs to know of one to answer in its own way, with an exit code, a status or a gRPC code.
+//! Kinds of errors, from which a door makes its own answer: an exit code, a status or a gRPC code.
 
-/// A kind of error. Each crate's errors say their kind.
+/// A kind of error. The errors of each crate say their kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Arguments, configuration or settings that cannot be used, or a VM or image in the wrong state.
     InvalidArgument,
     /// The job is not understood.
     InvalidJob,
-    /// A policy, or what the host lets tenants do, is against it.
+    /// A policy, or a rule on what the host lets tenants do, refuses the task or operation.
     Denied,
     /// A policy does not load, trapped, overran a limit or answered nonsense.
     PolicyFailed,
-    /// The image, or a policy of a registry, could not be fetched.
+    /// The image, or a policy from a registry, could not be fetched.
     Unavailable,
     /// The image has another digest than it must have.
     ChecksumMismatch,
     /// The image is one that QEMU is not given.
     ImageRejected,
-    /// This host cannot do it.
+    /// This host cannot run the task or do the operation.
     HostUnable,
     /// QEMU or the guest failed.
     VmFailed,
-    /// It was given up before it was done.
+    /// The work was given up before it was done.
     Cancelled,
-    /// A check did not hold.
+    /// A check failed.
     CheckFailed,
 }
 
 impl Kind {
-    /// All there are.
+    /// All kinds.
     pub const ALL: [Self; 11] = [
         Self::InvalidArgument,
         Self::InvalidJob,
@@ -43,7 +43,7 @@ impl Kind {
         Self::CheckFailed,
     ];
 
-    /// Its name for programs.
+    /// The kind's name for programs.
     pub fn name(self) -> &'static str {
         match self {
             Self::InvalidArgument => "invalid-argument",
@@ -60,7 +60,7 @@ impl Kind {
         }
     }
 
-    /// The kind of a name.
+    /// Finds a kind by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }

@@ -1,5 +1,5 @@
-//! How a task will be launched: what policies choose and judge. Each field has a file of its own, which says what it is asked by, what
-//! differs, what is wider and what the host's rules are; here is the list, and the loops over it. Pure.
+//! How a task will be launched, which policies choose and judge. Each field has a file of its own, with its job keys, its comparison,
+//! what counts as wider and the host's rules. This file has the list of fields and the loops over it. Nothing here does I/O.
 
 pub mod field;
 mod accelerator;
@@ -48,7 +48,7 @@ pub use seed::Seed;
 use changes::Changes;
 use field::{AskedField, Key, LaunchField};
 
-/// Makes of the list of fields what a task asks for, what is launched, and each loop over all fields.
+/// Makes, from the list of fields, the type of what a task asks for, the type of a launch, and each loop over all fields.
 macro_rules! fields {
     (
         asked { $($(#[$a_attr:meta])* $a:ident: $a_field:ty,)+ }
@@ -70,15 +70,15 @@ macro_rules! fields {
         impl Asked {
             /// Reads what a task's blocks ask for; absent after a problem was noted.
             pub(crate) fn read(task: &TaskBlock<'_>) -> Option<Self> {
-                // Every field is read before a bad one ends it, so that all problems are reported.
+                // All fields are read before the result is made, so that the problems of all are reported.
                 $(let $a = <$a_field>::read(task);)+
                 Some(Self { $($a: $a?),+ })
             }
         }
 
         impl Launch {
-            /// What the host would do for a task if no policy said otherwise: what was asked, tcg where nothing was, ports on
-            /// loopback.
+            /// The launch of a task if no policy chooses otherwise: as asked, with tcg where no accelerator was asked for, and ports
+            /// on loopback.
             pub fn default_for(asked: &Asked) -> Self {
                 Self {
                     $($a: <$a_field>::default_for(&asked.$a),)+
@@ -99,14 +99,14 @@ macro_rules! fields {
                 changes.into_vec()
             }
 
-            /// The first field that a tenant's policy made wider than this, which the host's policies have allowed.
+            /// The first field that is wider in a tenant's launch than in this one, which the host's policies have allowed.
             pub fn widened_by(&self, tenant: &Self) -> Option<Change> {
                 None
                     $(.or_else(|| <$a_field>::widened(&self.$a, &tenant.$a)))+
                     $(.or_else(|| <$c_field>::widened(&self.$c, &tenant.$c)))+
             }
 
-            /// Checks it against what the operator allows and what this host can do.
+            /// Checks the launch against what the operator allows and what this host can do.
             pub fn check(&self, asked: &Asked, rules: &Rules, host: &HostFacts) -> Findings {
                 let mut findings = Findings::default();
                 $(<$a_field>::check(&asked.$a, &self.$a, rules, host, &mut findings);)+
@@ -114,13 +114,13 @@ macro_rules! fields {
                 findings
             }
 
-            /// Masks a task's secrets in what policies wrote into it.
+            /// Masks a task's secrets in the values that policies wrote.
             pub fn mask(&mut self, secrets: &Secrets) {
                 $(<$a_field>::mask(&mut self.$a, secrets);)+
                 $(<$c_field>::mask(&mut self.$c, secrets);)+
             }
 
-            /// What one VM of it takes of quotas, where its overlay may grow to so much.
+            /// What one VM of this launch takes of quotas, if its overlay may grow to so many bytes.
             pub fn usage(&self, overlay_bytes: u64) -> Usage {
                 let mut usage = Usage { vms: 1, disk_bytes: overlay_bytes, ..Usage::default() };
                 $(<$a_field>::add_to(&self.$a, &mut usage);)+
@@ -128,7 +128,7 @@ macro_rules! fields {
                 usage
             }
 
-            /// Its fields in one line, without the fields that have lines of their own.
+            /// The fields in one line, without those that have lines of their own.
             pub fn line(&self) -> String {
                 let fields = [$(<$a_field>::shown(&self.$a),)+ $(<$c_field>::shown(&self.$c),)+];
                 fields.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -145,15 +145,15 @@ macro_rules! fields {
 
 fields! {
     asked {
-        /// What the guest gets of the host.
+        /// The guest's CPUs and memory.
         resources: resources::Field,
-        /// What runs the guest's instructions.
+        /// The accelerator, which runs the guest's instructions.
         accelerator: accelerator::Field,
         /// The forwarded ports, labels unique.
         ports: ports::Field,
         /// What the guest may reach by itself.
         egress: egress::Field,
-        /// The size of the root disk in bytes; absent: its image's.
+        /// The size of the root disk in bytes; absent where it is the image's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         disk_bytes: disk_bytes::Field,
         /// The I/O limits of the root disk.
@@ -165,7 +165,7 @@ fields! {
         /// The disks beside the root disk, in the order in which the guest sees them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         disks: disks::Field,
-        /// What the guest is set up with when it boots; absent: nothing.
+        /// The seed that sets the guest up when it boots; absent where there is none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seed: seed::Field,
         /// The guest's firmware.
@@ -187,27 +187,27 @@ fields! {
     chosen {
         /// Remarks of policies.
         warnings: warnings::Field,
-        /// Room to grow, of the contract.
+        /// The contract's pairs of key and value that are for later versions.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         extensions: extensions::Field,
     }
 }
 
-/// Whether a field is as in a launch of which nothing was asked: records leave it out.
+/// Whether a field has its default, which records leave out.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What a field says of itself.
+/// What the reference pages say of a field.
 #[derive(Debug)]
 pub struct FieldAbout {
-    /// Its name.
+    /// The field's name.
     pub name: &'static str,
-    /// The keys of a job file that ask for it.
+    /// The keys of a job file that ask for the field.
     pub keys: &'static [Key],
-    /// Its form in the contract.
+    /// The field's form in the contract.
     pub contract: &'static str,
-    /// What a tenant's policy may do to it.
+    /// How a tenant's policy may tighten the field.
     pub tighter: &'static str,
 }
 
@@ -217,7 +217,7 @@ impl FieldAbout {
     }
 }
 
-/// The keys of a job file that ask something of a launch.
+/// The keys of a job file that ask for a field of a launch.
 pub fn keys() -> impl Iterator<Item = &'static Key> {
     FIELDS.iter().flat_map(|field| field.keys)
 }
@@ -299,12 +299,12 @@ mod tests {
         let launch = hosts();
         let again = Launch::default_for(&launch.asked());
         let changes = again.changes_to(&launch);
-        // Policies alone write these.
+        // Only policies write these fields.
         let fields: Vec<_> = changes.iter().map(|change| change.field.as_str()).collect();
         assert_eq!(fields, ["warnings.0", "extensions"]);
     }
 
-    /// What a tenant's policy does to the host's launch, and the field that is wider by it.
+    /// A row: what a tenant's policy does to the host's launch, and the field that is wider then.
     type Row = (fn(&mut Launch), Option<&'static str>);
 
     #[test]
@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(wider.as_deref(), Some("firmware.secure_boot"));
     }
 
-    /// As qhost wrote it before it had these fields.
+    /// The JSON is as qhost wrote it before it had these fields.
     #[test]
     fn a_launch_of_an_earlier_record_has_what_each_guest_had_then() {
         let json = serde_json::json!({

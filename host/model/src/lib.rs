@@ -1,5 +1,5 @@
-//! The values of qhost and what is decided of them without I/O: tasks and the readers of jobs, launches, digests, quotas, the
-//! host's own rules, and text that is safe to show.
+//! The values of qhost and the decisions about them that need no I/O: tasks and the readers of jobs, launches, digests,
+//! quotas, the host's own rules, and text that is safe to show.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! What is secret of a task: the queries of URLs always, since signed URLs have their signatures there; the operator says what else is.
-//! Pure.
+//! Masks the secrets of a task: the queries of URLs always, since signed URLs have their signatures there, and whatever else the
+//! operator names. Nothing here does I/O.
 
 use serde_json::Value;
 use url::Url;
@@ -11,17 +11,17 @@ use crate::{
     secrets::{MASK, Secrets},
 };
 
-/// Patterns of what is secret in a task besides the queries of its URLs.
+/// Patterns of a task's secrets besides the queries of its URLs.
 #[derive(Debug, Clone, Default)]
 pub struct Masks {
-    /// Keys of `meta`.
+    /// Patterns of the keys of `meta` whose values are secret.
     pub meta: Vec<String>,
-    /// Arguments.
+    /// Patterns of secret arguments.
     pub args: Vec<String>,
 }
 
 impl Masks {
-    /// Masks a task's secrets where they stand, and returns them.
+    /// Masks a task's secrets in place, and returns them.
     pub fn mask(&self, task: &mut Task) -> Secrets {
         let mut secrets = Secrets::default();
         queries(&mut task.image, &mut secrets);
@@ -49,7 +49,7 @@ impl Masks {
                 let long = lines.filter(|line| line.len() >= limits::SEED_LINE_BYTES);
                 secrets.take(format!("task.seed.{}", name.name()), text.to_owned());
                 long.for_each(|line| secrets.also(line));
-                // JSON may be one line.
+                // JSON may be one line, so that its texts are taken one by one.
                 if let Ok(value) = serde_json::from_str(text) {
                     also_texts(&value, &mut secrets);
                 }
@@ -62,8 +62,8 @@ impl Masks {
         secrets
     }
 
-    /// Masks the arguments of a command that are secret by the patterns of arguments, and the secrets of its task in others; returns the
-    /// secret arguments.
+    /// Masks a command's arguments: those that match the patterns, whole, and the secrets of its task in the others. Returns the
+    /// arguments that were masked whole.
     pub fn mask_command(&self, task: &Task, command: &mut [String]) -> Secrets {
         let of_task = self.mask(&mut task.clone());
         let mut secrets = Secrets::default();
@@ -112,7 +112,7 @@ fn queries(image: &mut ImageRequest, secrets: &mut Secrets) {
     }
 }
 
-/// Masks the query of a URL of the task's.
+/// Masks the query of one of the task's URLs.
 fn query(place: String, url: &mut Url, secrets: &mut Secrets) {
     let query = url.query().filter(|query| !query.is_empty() && *query != MASK);
     if let Some(query) = query.map(str::to_owned) {
@@ -124,7 +124,7 @@ fn query(place: String, url: &mut Url, secrets: &mut Secrets) {
     }
 }
 
-/// A tenant may have written a URL into its notes too.
+/// Masks secrets that a tenant repeated in its notes and arguments, such as a whole URL.
 fn mask_repeated(task: &mut Task, secrets: &mut Secrets) {
     for (key, value) in &mut task.meta {
         secrets.mask_at(format!("task.meta.{key}"), value);
@@ -175,7 +175,7 @@ mod tests {
         check(signed, "tokens", "***s");
     }
 
-    /// What a policy says is cut at its limit, which may be inside of a secret.
+    /// A policy's text is cut at its limit, which may be inside of a secret.
     #[test]
     fn a_secret_that_was_cut_is_masked() {
         check("sig=0123456789abcdef", "the URL …?sig=0123456…", "the URL …?***…");

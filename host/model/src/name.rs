@@ -15,9 +15,9 @@ pub fn is_volume(text: &str) -> bool {
         && text.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-/// The same for people.
+/// What [`is_volume`] accepts, in words for people.
 pub const VOLUME: &str =
     "a volume's name: 1 to 64 letters, digits, -, _ and ., the first a letter or a digit";
 
-/// The same as a regular expression of JSON Schema.
+/// What [`is_volume`] accepts, as a regular expression of JSON Schema.
 pub const VOLUME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";

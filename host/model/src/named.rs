@@ -9,10 +9,10 @@ macro_rules! named {
                 match self { $(Self::$variant => $name),+ }
             }
 
-            /// All there are.
+            /// All values.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The one of this name.
+            /// Finds the value of a name.
             pub fn named(name: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|one| one.name() == name)
             }

@@ -12,20 +12,20 @@ use icu_properties::{
 use crate::limits;
 pub use console::Console;
 
-/// Shows text on one line: control characters, those that change the direction of text and those that show nothing are
-/// escaped, and text beyond a number of characters is cut, with a mark.
+/// Shows text on one line. Control characters, characters that change the direction of text and characters that show
+/// nothing are escaped. Text beyond a number of characters is cut, with a mark.
 pub struct Printable<'a> {
     text: &'a str,
     most: usize,
     keep_newlines: bool,
 }
 
-/// One line of at most `most` characters.
+/// Shows a text as one line of at most `most` characters.
 pub fn line(text: &str, most: usize) -> Printable<'_> {
     Printable { text, most, keep_newlines: false }
 }
 
-/// Several lines of at most `most` characters together.
+/// Shows a text as several lines of at most `most` characters together.
 pub fn lines(text: &str, most: usize) -> Printable<'_> {
     Printable { text, most, keep_newlines: true }
 }
@@ -37,12 +37,12 @@ impl fmt::Display for Printable<'_> {
         if self.text.len() <= self.most && self.text.as_bytes().iter().all(is_plain) {
             return f.write_str(self.text);
         }
-        // What is shown is counted, not what is read: text that was shown before is then shown as it is.
+        // Characters are counted as they are shown, so that text which was made safe once is left as it is.
         let mut shown = 0;
         for character in self.text.chars() {
             let escaped = match character {
                 '\n' if self.keep_newlines => false,
-                // It would go with what stands before the text, which is not the text's to change.
+                // A mark would combine with the character before the text, which is not the text's to change.
                 c if shown == 0 && is_mark(c) => true,
                 c => is_deceptive(c),
             };
@@ -60,16 +60,16 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// A word of printable ASCII: every other character is escaped, blanks too, so that it stands for nothing but itself among
-/// other words on a line.
+/// A word of printable ASCII. Every other character is escaped, blanks too, so that the word cannot pass for several words
+/// of its line.
 pub fn word(text: &str, most: usize) -> String {
     let is_graphic = |c: char| c.is_ascii_graphic();
     let escaped = |c: char| if is_graphic(c) { c.into() } else { c.escape_unicode().to_string() };
     line(&text.chars().map(escaped).collect::<String>(), most).to_string()
 }
 
-/// JSON text in which no character steers a terminal: those that JSON leaves as they are become `\\u` escapes, which mean
-/// the same. Such characters stand only inside JSON's strings.
+/// JSON text in which no character steers a terminal: characters that JSON leaves as they are become `\\u` escapes, which
+/// mean the same. Such characters stand only inside of JSON's strings.
 pub fn json(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
@@ -92,7 +92,7 @@ pub fn log_line(bytes: &[u8]) -> String {
     format!("{}\n", line(text, limits::LOG_LINE_CHARS))
 }
 
-/// Writes each line of a log escaped. What is written at once is one line, as tracing does it.
+/// Writes each line of a log escaped. Each write is one line, as tracing writes it.
 pub struct LogWriter<W>(pub W);
 
 impl<W: io::Write> io::Write for LogWriter<W> {
@@ -106,9 +106,9 @@ impl<W: io::Write> io::Write for LogWriter<W> {
     }
 }
 
-/// Characters that are not what they look like, or that steer a terminal: controls; those that change the direction of text
-/// ("Trojan Source", CVE-2021-42574); those that show nothing; blanks other than the space; and those that Unicode has
-/// given no meaning, which each terminal shows in its own way.
+/// Whether a character is not what it looks like, or steers a terminal: controls; characters that change the direction of
+/// text ("Trojan Source", CVE-2021-42574); characters that show nothing; blanks other than the space; and characters that
+/// Unicode has given no meaning, which each terminal shows in its own way.
 fn is_deceptive(character: char) -> bool {
     if matches!(character, ' '..='~') {
         return false;
@@ -120,13 +120,13 @@ fn is_deceptive(character: char) -> bool {
         || is_blank(character)
 }
 
-/// Characters that Unicode counts as signs or letters, and that show nothing: BRAILLE PATTERN BLANK, MUSICAL SYMBOL NULL
-/// NOTEHEAD, KHITAN SMALL SCRIPT FILLER.
+/// Whether a character counts as a sign or letter for Unicode, and shows nothing: BRAILLE PATTERN BLANK, MUSICAL SYMBOL
+/// NULL NOTEHEAD, KHITAN SMALL SCRIPT FILLER.
 fn is_blank(character: char) -> bool {
     matches!(character, '\u{2800}' | '\u{1d159}' | '\u{16fe4}')
 }
 
-/// Characters that combine with the one before.
+/// Whether a character combines with the one before it.
 fn is_mark(character: char) -> bool {
     let kind = CodePointMapData::<GeneralCategory>::new().get(character);
     GeneralCategoryGroup::Mark.contains(kind)
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(lines("a\nb\r", 99).to_string(), "a\nb\\r");
         assert_eq!(line("abcdef", 3).to_string(), "abc…");
         assert_eq!(line("abc", 3).to_string(), "abc");
-        // Shown once or twice, it is the same: a policy's warning comes round again.
+        // A text is the same when it is shown once or twice: a policy's warning comes round again.
         for most in 0..20 {
             let once = line(hostile, most).to_string();
             assert_eq!(line(&once, most).to_string(), once);
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(json("\"\u{9b}\u{e0001}\""), r#""\u009b\udb40\udc01""#);
     }
 
-    /// Unicode's Default_Ignorable_Code_Point, its blanks, and what else shows nothing.
+    /// The characters are Unicode's Default_Ignorable_Code_Point, its blanks, and others that show nothing.
     #[test]
     fn nothing_makes_a_look_alike() {
         let ranges = [

@@ -1,4 +1,4 @@
-//! What VMs take of the host together, and what a tenant's or all may take at most. Pure.
+//! What VMs take of the host together, and the most that a tenant's VMs, or all, may take. Nothing here does I/O.
 
 use std::ops::Add;
 
@@ -55,13 +55,13 @@ pub struct Quota {
     pub image_bytes: Option<u64>,
 }
 
-/// On what terms a tenant has VMs.
+/// The terms on which a tenant has VMs.
 #[derive(Debug, Clone, Default)]
 pub struct Terms {
-    /// What all tenants may take together.
+    /// The quota of all tenants together.
     pub host: Quota,
-    /// What the tenant may take.
+    /// The tenant's own quota.
     pub tenant: Quota,
-    /// What is kept of each tenant's ended VMs.
+    /// How much of each tenant's ended VMs is kept.
     pub retention: Retention,
 }

@@ -7,24 +7,24 @@ use serde_json::{Value, json};
 
 use crate::job::cursor::Cursor;
 
-/// I/O limits of a disk, reads and writes together. What is absent is not limited.
+/// I/O limits of a disk, on reads and writes together. An absent number is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// Operations per second.
+    /// The most operations per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iops: Option<NonZeroU32>,
-    /// KiB per second.
+    /// The most KiB per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kib_per_s: Option<NonZeroU32>,
 }
 
 impl Rate {
-    /// Whether it limits nothing.
+    /// Whether there is no limit.
     pub fn is_unlimited(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether it allows more of anything than another.
+    /// Whether these limits allow more of anything than others.
     pub fn is_wider_than(&self, other: &Self) -> bool {
         let wider = |this: Option<NonZeroU32>, other: Option<NonZeroU32>| match (this, other) {
             (_, None) => false,

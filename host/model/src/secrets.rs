@@ -1,4 +1,4 @@
-//! The secrets of a task, and masking them in texts. Pure.
+//! The secrets of a task, and how they are masked in texts. Nothing here does I/O.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use url::form_urlencoded;
 
 use crate::{limits, printable};
 
-/// What stands in a secret's place.
+/// The mark that stands in a secret's place.
 pub const MASK: &str = "***";
 
 /// The secrets of one task.
 #[derive(Clone, Default)]
 pub struct Secrets {
     texts: Vec<String>,
-    /// Where in the task they stood, as paths.
+    /// The places in the task where secrets stood, as paths.
     places: Vec<String>,
 }
 
-/// Shows where secrets stood, and none of them.
+/// Shows the places where secrets stood, and no secret.
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secrets").field("places", &self.places).finish_non_exhaustive()
@@ -26,7 +26,7 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Where in the task they stood.
+    /// The places in the task where secrets stood, as paths.
     pub fn places(&self) -> &[String] {
         &self.places
     }
@@ -36,13 +36,13 @@ impl Secrets {
         self.texts.push(secret);
     }
 
-    /// A further text of a place that was taken.
+    /// Adds a further text of a place that was taken.
     pub(crate) fn also(&mut self, secret: &str) {
         self.texts.push(secret.to_owned());
         self.texts.push(printable::line(secret, usize::MAX).to_string());
     }
 
-    /// A query's value in each form that a policy may repeat it in.
+    /// Adds a query's value in each form in which a policy may repeat it.
     pub(crate) fn value(&mut self, raw: &str) {
         self.texts.push(raw.to_owned());
         for raw in [raw.to_owned(), raw.replace('+', "%2B")] {
@@ -58,19 +58,20 @@ impl Secrets {
         self.texts.is_empty()
     }
 
-    /// The longest first: one may be a part of another. The shortest are in too much that is no secret.
+    /// Sorts the longest first, since a secret may be a part of another, and drops the shortest, which much text has
+    /// that is no secret.
     pub(crate) fn sort(&mut self) {
         self.texts.retain(|secret| secret.len() >= limits::MASKED_BYTES);
         self.texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         self.texts.dedup();
     }
 
-    /// Leaves out what is no secret after all.
+    /// Drops the texts that are no secrets after all.
     pub(crate) fn retain(&mut self, is_secret: impl Fn(&str) -> bool) {
         self.texts.retain(|secret| is_secret(secret));
     }
 
-    /// Masks them in a text of the task's own, and notes its place if there were any.
+    /// Masks secrets in a text of the task's own, and notes the text's place if it had any.
     pub(crate) fn mask_at(&mut self, place: String, text: &mut String) {
         let masked = self.without(text);
         if masked != *text {
@@ -79,7 +80,7 @@ impl Secrets {
         }
     }
 
-    /// A text without them.
+    /// Gives a text with its secrets masked.
     pub fn without(&self, text: &str) -> String {
         let fold = |text: String, secret: &String| {
             if text.contains(secret) { text.replace(secret, MASK) } else { text }
@@ -91,7 +92,7 @@ impl Secrets {
         }
     }
 
-    /// A text that was cut may end in the middle of one.
+    /// Masks the beginning of a secret at the end of a text that was cut.
     fn without_begun(&self, text: &str) -> String {
         let begun = |secret: &String| {
             let ends = secret.char_indices().map(|(at, _)| at).rev();
@@ -103,12 +104,12 @@ impl Secrets {
         shortest.unwrap_or_else(|| text.to_owned())
     }
 
-    /// Masks them in a text.
+    /// Masks secrets in a text, in place.
     pub fn clean(&self, text: &mut String) {
         *text = self.without(text);
     }
 
-    /// Masks them in every text of a value.
+    /// Masks secrets in every text of a value, in place.
     pub fn clean_value(&self, value: &mut Value) {
         match value {
             Value::String(text) => self.clean(text),

@@ -1,4 +1,4 @@
-//! What every plugin of Nomad's tells of itself.
+//! The service that every plugin of Nomad's has, by which a plugin describes itself.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     settings::Settings,
 };
 
-/// The versions of Nomad's plugin API that are spoken.
+/// The versions of Nomad's plugin API that the plugin speaks.
 const API_VERSIONS: [&str; 1] = ["v0.1.0"];
 
 pub(crate) struct Base(pub(crate) Arc<Plugin>);

@@ -1,4 +1,4 @@
-//! What an operator has tasks have where they say nothing: keys of the `config` block.
+//! The operator's defaults for keys of the `config` block that a task leaves out.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -7,7 +7,7 @@ use qhost_model::job::{DEFAULT_TENANT, Problem, parse};
 
 use crate::{msgpack, schema::TaskKey};
 
-/// The keys with their values.
+/// The keys with their default values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Map<String, Value>")]
 pub(crate) struct Defaults(Map<String, Value>);
@@ -17,7 +17,7 @@ impl Defaults {
         &self.0
     }
 
-    /// Gives a task's `config` block the keys that it lacks.
+    /// Adds to a task's `config` block the defaults of the keys that it lacks.
     pub(crate) fn lay_under(&self, config: &mut Map<String, Value>) {
         for (key, value) in &self.0 {
             config.entry(key).or_insert_with(|| value.clone());
@@ -25,7 +25,7 @@ impl Defaults {
     }
 }
 
-/// What is wrong with a default: the key, what was found, what was expected.
+/// A default that cannot be used: the key, what was found, what was expected.
 #[derive(Debug, thiserror::Error)]
 #[error("defaults{key}: {found}; expected {expected}")]
 pub(crate) struct DefaultsError {
@@ -37,7 +37,7 @@ pub(crate) struct DefaultsError {
 impl TryFrom<Map<String, Value>> for Defaults {
     type Error = DefaultsError;
 
-    /// As an agent sends them. A task that says nothing itself is to be understood with them.
+    /// Reads the defaults as an agent sends them, and checks that a task with nothing but these can be read.
     fn try_from(given: Map<String, Value>) -> Result<Self, DefaultsError> {
         const CONFIG: &str = "/TaskGroups/0/Tasks/0/Config";
         let defaults = Self(TaskKey::unwrapped(msgpack::without_nulls(given)));
@@ -50,7 +50,7 @@ impl TryFrom<Map<String, Value>> for Defaults {
         let task = json!({ "Name": "task", "Driver": "qemu", "Config": config });
         let job = json!({ "ID": "job", "TaskGroups": [{ "Name": "group", "Tasks": [task] }] });
         let parsed = parse("defaults", job.to_string().as_bytes(), DEFAULT_TENANT, None);
-        // What such a task lacks besides is no fault of the defaults.
+        // Problems outside of `config` are not about the defaults.
         let of_config = |problem: &Problem| {
             let key = problem.pointer.strip_prefix(CONFIG)?.to_owned();
             let (found, expected) = (problem.found.clone(), problem.expected.clone());

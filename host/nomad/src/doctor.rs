@@ -1,4 +1,4 @@
-//! Whether an agent's configuration and plugin folder are as this plugin needs them. Looks, and changes nothing.
+//! Checks whether an agent's configuration and plugin folder are as this plugin needs them. Nothing is changed.
 
 use std::{
     fs, io,
@@ -17,10 +17,10 @@ use qhost_sys::trusted;
 
 use crate::{NAME, error::in_a_line, limits, settings::Settings};
 
-/// What an agent is started with where nothing else is said, as Nomad's packages have it.
+/// The configuration with which Nomad's packages start an agent.
 pub const AGENT_CONFIG: &str = "/etc/nomad.d";
 
-/// Looks at an agent's configuration, a file or a folder of files, and at what it names.
+/// Checks an agent's configuration, which is a file or a folder of files, and the paths that it names.
 ///
 /// # Example
 /// ```
@@ -39,7 +39,7 @@ pub fn examine(path: &Path) -> Vec<Finding> {
     };
     let found = format!("{} in {}", counted(agent.files, "file"), path.display());
     let mut findings = vec![Finding::new("nomad agent", Health::Good, found, "")];
-    // Agents read the first version of HCL, which takes more than this reader does.
+    // Agents read the first version of HCL, which allows more than this reader does.
     let fix = "what it says is not looked at here; an agent may be able to read it";
     findings.extend(
         agent.unread.iter().map(|why| Finding::new("nomad agent", Health::Lacking, why, fix)),
@@ -56,15 +56,15 @@ pub fn examine(path: &Path) -> Vec<Finding> {
     findings
 }
 
-/// What of an agent's configuration is about plugins.
+/// The parts of an agent's configuration that are about plugins.
 #[derive(Default)]
 struct Agent {
     files: usize,
-    /// Why others were not read.
+    /// The files that were not read, each with the reason.
     unread: Vec<String>,
     data_dir: Option<PathBuf>,
     plugin_dir: Option<PathBuf>,
-    /// The plugin's block.
+    /// The block of the plugin.
     block: Option<Value>,
 }
 
@@ -76,7 +76,7 @@ impl Agent {
             let entries = fs::read_dir(path).map_err(|error| failed(path, error))?;
             files = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
             files.retain(|file| kind(file).is_some());
-            // An agent's own order: of what is said twice the later counts.
+            // An agent reads the files in this order, and the last file that has a key counts.
             files.sort();
         }
         let mut agent = Self::default();
@@ -106,14 +106,14 @@ impl Agent {
         self.block = block.cloned().or(self.block.take());
     }
 
-    /// An agent without one looks below its data.
+    /// The plugin folder, which is below the agent's data where the configuration names none.
     fn plugin_dir(&self) -> Option<PathBuf> {
         let below = || Some(self.data_dir.as_ref()?.join("plugins"));
         self.plugin_dir.clone().or_else(below)
     }
 }
 
-/// The format of a file of an agent's configuration; none of other files.
+/// The format of a file of an agent's configuration; none of any other file.
 fn kind(file: &Path) -> Option<&str> {
     file.extension()?.to_str().filter(|kind| ["hcl", "json"].contains(kind))
 }
@@ -135,12 +135,12 @@ fn document(file: &Path) -> Result<Map<String, Value>, String> {
     read.map_err(shown)
 }
 
-/// Blocks of one name: an object, or a list of them where there are several.
+/// The blocks of one name: JSON has one object for a single block, and a list for several.
 fn listed(blocks: &Value) -> Vec<&Value> {
     blocks.as_array().map_or_else(|| vec![blocks], |several| several.iter().collect())
 }
 
-/// What the agent starts as the plugin.
+/// Checks the program that the agent starts as the plugin.
 fn program(folder: &Path) -> Finding {
     let about = "nomad plugin";
     let path = folder.join(NAME);
@@ -167,7 +167,7 @@ fn program(folder: &Path) -> Finding {
     Finding::new(about, Health::Good, format!("{} is this qhost", path.display()), "")
 }
 
-/// The plugin's block, and the configuration that it names.
+/// Checks the plugin's block, and the configuration that the block names.
 fn configuration(block: Option<&Value>) -> Vec<Finding> {
     let about = "nomad config";
     let bad = |found: String, fix: &str| vec![Finding::new(about, Health::Bad, found, fix)];

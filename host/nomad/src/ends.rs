@@ -1,13 +1,13 @@
-//! How tasks end, as Nomad counts it.
+//! How tasks end, in the terms of Nomad.
 
 use qhost_vm::{End, VmRecord};
 
 use crate::proto::driver::{ExitResult, TaskState, WaitTaskResponse};
 
-/// The exit code of a task whose VM failed, as `qhost run` has it.
+/// The exit code of a task whose VM failed, the same as of `qhost run`.
 const FAILED: i32 = 20;
 
-/// How a VM has ended, as Nomad counts it.
+/// The result of a task whose VM has ended.
 pub(crate) fn result_of(record: &VmRecord) -> WaitTaskResponse {
     let end = record.status.ended.as_ref().map(|ended| &ended.end);
     let is_failure = end.is_none_or(End::is_failure);
@@ -26,7 +26,7 @@ fn end_of(record: &VmRecord) -> String {
     told.or_else(last).unwrap_or_else(|| "how the VM ended is not known".into())
 }
 
-/// Where a task is.
+/// The state of a task.
 pub(crate) fn state_of(record: Option<&VmRecord>) -> TaskState {
     match record.map(|record| record.status.state()) {
         None => TaskState::Unknown,

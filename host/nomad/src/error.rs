@@ -1,4 +1,5 @@
-//! Errors of this door, and the engine's as Nomad takes them: a status, with whether its restart policy applies.
+//! Errors of this door, and the engine's errors as Nomad takes them: a status that says whether Nomad's restart policy
+//! applies.
 
 use std::{fmt::Write as _, io, path::PathBuf};
 
@@ -17,57 +18,58 @@ use crate::{
 /// Why the plugin does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum NomadError {
-    /// It was started by hand.
+    /// The plugin was started by hand.
     #[error(
         "this is started by an agent of Nomad's, which sets NOMAD_PLUGIN_MAGIC_COOKIE: link it into the agent's plugin_dir as qhost, and name it in a block plugin \"qhost\""
     )]
     NotByAgent,
-    /// An agent of another time.
+    /// The agent speaks another version of the protocol.
     #[error(
         "the agent offers the plugin protocols {offered}; this plugin speaks 2, as Nomad 0.9 and later do"
     )]
     Protocol {
-        /// The versions.
+        /// The versions that the agent offers.
         offered: String,
     },
-    /// An agent's certificate.
+    /// The agent's certificate cannot be read.
     #[error("PLUGIN_CLIENT_CERT: {0}; expected the agent's certificate, in PEM")]
     AgentCertificate(String),
-    /// The plugin's own certificate.
+    /// The plugin's own certificate cannot be made.
     #[error("cannot make a certificate for the plugin's socket: {0}")]
     Certificate(String),
-    /// The socket.
+    /// The socket cannot be made.
     #[error("cannot make a socket in {}: {source}", folder.display())]
     Socket {
-        /// Where.
+        /// The folder that the socket was to be in.
         folder: PathBuf,
-        /// Why.
+        /// Why the socket cannot be made.
         source: io::Error,
     },
-    /// The line.
+    /// The agent cannot be told where the socket is.
     #[error("cannot tell the agent where the socket is: {0}")]
     Announce(io::Error),
-    /// Signals.
+    /// Signals cannot be listened to.
     #[error("cannot listen to signals: {0}")]
     Signals(io::Error),
-    /// The plugin block's config.
+    /// The config in the plugin's block cannot be used.
     #[error("the config block of plugin \"qhost\": {0}")]
     Settings(String),
-    /// The server.
+    /// The server failed.
     #[error("cannot serve")]
     Serve(#[from] tonic::transport::Error),
 }
 
-/// The status of a call about what is not there, or in another state than it must be.
+/// The status of a call that is not worth another try, such as one about a task that does not exist or is in another
+/// state.
 pub(crate) fn refused(code: Code, message: impl Into<String>) -> Status {
     status(code, message.into(), false)
 }
 
-/// What the engine did not do, as a status.
+/// The status of a call that the engine refused or failed.
 pub(crate) fn of_engine(error: &EngineError) -> Status {
-    // Where a job that was made of a task has the task's own keys.
+    // Places of the job that was made from the task become places of the task's own config.
     let mut text = in_a_line(error).replace("/TaskGroups/0/Tasks/0/Config/", "/config/");
-    // The reasons are events too, of which an agent shows the last ten.
+    // The reasons are events too, and an agent shows only the last ten events, so that they stand here as well.
     for violation in error.verdict().into_iter().flat_map(violations) {
         let hint = violation.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
         let _written: Result<(), _> =
@@ -93,15 +95,15 @@ pub(crate) fn of_engine(error: &EngineError) -> Status {
     status(code, text, may_help)
 }
 
-/// Why a task was refused: what the policies say that refuse it, and the host's own rules.
+/// The violations for which a task was refused, of policies and of the host's own rules.
 fn violations(decision: &Decision) -> impl Iterator<Item = &Violation> {
     let of_policies = decision.policies.iter().filter(|policy| policy.refuses());
     of_policies.flat_map(|policy| &policy.violations).chain(&decision.host.violations)
 }
 
-/// A status; `may_help` is whether the task is worth another try.
+/// Makes a status; `may_help` is whether the task is worth another try.
 pub(crate) fn status(code: Code, message: String, may_help: bool) -> Status {
-    // Text of others' is in it; and a client gives a call up whose trailer is too long.
+    // The message has text of others in it, and a client gives up a call whose trailer is too long.
     let mut message = printable::lines(&message, limits::STATUS_BYTES).to_string();
     if message.len() > limits::STATUS_BYTES {
         message.truncate(message.floor_char_boundary(limits::STATUS_BYTES));
@@ -117,7 +119,7 @@ pub(crate) fn status(code: Code, message: String, may_help: bool) -> Status {
     Status::with_details(code, message, details.encode_to_vec().into())
 }
 
-/// An error with its causes.
+/// An error and its causes in one line.
 pub(crate) fn in_a_line(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

@@ -1,5 +1,5 @@
-//! What happens to tasks, as their owners read it in `nomad alloc status`: each policy's answer, what it changed, the image's way, the VM's
-//! states.
+//! The events of tasks, as their owners read them in `nomad alloc status`: each policy's answer and changes, the progress of the image, the
+//! VM's admission.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use crate::{
     proto::driver::{DriverTaskEvent, TaskConfig},
 };
 
-/// All tasks' events.
+/// The events of all tasks.
 pub(crate) struct Events(broadcast::Sender<DriverTaskEvent>);
 
 impl Default for Events {
@@ -34,7 +34,7 @@ impl Events {
         self.0.subscribe()
     }
 
-    /// Those of a task.
+    /// The events of one task.
     pub(crate) fn of(&self, task: &TaskConfig) -> TaskEvents {
         TaskEvents {
             sender: self.0.clone(),
@@ -46,7 +46,7 @@ impl Events {
     }
 }
 
-/// Tells what happens to one task.
+/// Sends the events of one task.
 pub(crate) struct TaskEvents {
     sender: broadcast::Sender<DriverTaskEvent>,
     task_id: String,
@@ -55,7 +55,7 @@ pub(crate) struct TaskEvents {
     progress: Mutex<Option<Fetch>>,
 }
 
-/// How far a download has come.
+/// The progress of a download.
 struct Fetch {
     step: Step,
     total: Option<u64>,
@@ -63,7 +63,7 @@ struct Fetch {
     told: Instant,
 }
 
-/// How often progress is told: a client keeps the last ten events of a task.
+/// How often progress is sent: a client keeps only the last ten events of a task.
 const PROGRESS: Duration = Duration::from_secs(10);
 
 impl TaskEvents {
@@ -185,7 +185,7 @@ impl Progress for TaskEvents {
     }
 }
 
-/// A time as the protocol has it.
+/// A time in the protocol's form.
 pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
 }

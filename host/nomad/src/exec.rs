@@ -1,4 +1,4 @@
-//! Commands in a guest, by its agent.
+//! Commands that a guest's agent runs.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(crate) async fn run(
     Ok(ExecTaskResponse { stdout: output.stdout, stderr, result: Some(result) })
 }
 
-/// What a stream begins with: the task and the command.
+/// Reads the first message of a stream, with the task and the command.
 pub(crate) async fn setup(
     asked: &mut Streaming<ExecTaskStreamingRequest>,
 ) -> Result<Setup, Status> {
@@ -57,7 +57,7 @@ pub(crate) async fn setup(
     Ok(setup)
 }
 
-/// The output of a command, all of it at its end: a guest's agent tells no sooner.
+/// The output of a command, which comes whole at its end: a guest's agent gives it no sooner.
 pub(crate) fn stream(
     vm: Vm,
     command: Vec<String>,
@@ -80,7 +80,7 @@ pub(crate) fn stream(
     stream::once(answers).map_ok(|answers| stream::iter(answers.map(Ok))).try_flatten().boxed()
 }
 
-/// The command's standard input. The agent takes it whole, so that it ends where the client ends it, or has sent nothing for a while.
+/// The command's standard input. The agent takes it whole, so that it ends when the client ends it, or has sent nothing for a while.
 async fn stdin(mut asked: Streaming<ExecTaskStreamingRequest>) -> Result<Vec<u8>, Status> {
     let (mut stdin, mut until) = (vec![], Instant::now() + limits::EXEC_STDIN);
     while let Ok(message) = time::timeout_at(until, asked.message()).await {

@@ -1,4 +1,4 @@
-//! What of this host a job's constraints can go by, and whether tasks are to be sent here.
+//! The attributes of this host that a job's constraints can use, and whether tasks are to be sent here.
 
 use std::collections::HashMap;
 
@@ -16,11 +16,11 @@ use crate::{
     },
 };
 
-/// Attributes that Nomad's own driver has too, so that a job's constraints go on holding.
+/// Attributes that Nomad's own driver has too, so that a job's constraints hold with either driver.
 const QEMU: &str = "driver.qemu";
 const QEMUS: &str = "driver.qemu.";
 
-/// What is found now.
+/// Finds the host's attributes and health.
 pub(crate) async fn look(plugin: &Plugin) -> FingerprintResponse {
     let broken = plugin.look().await;
     let taken = match plugin.engine() {
@@ -48,7 +48,7 @@ pub(crate) async fn look(plugin: &Plugin) -> FingerprintResponse {
     }
     attributes.insert("cage".into(), text(engine.config().cage.level.name().into()));
     if engine.free_bytes().is_some_and(|free| free < limits::DISK_LEAST) {
-        // Without what is left: each new text is an update of the node.
+        // The text has no number of bytes that are left, since each new text would be an update of the node.
         let why = format!(
             "the disk of {} has less than {} MiB left",
             engine.state().path().display(),
@@ -89,7 +89,7 @@ fn attributes(found: &Fingerprint) -> HashMap<String, Attribute> {
         .filter(|architecture| found.program(**architecture).is_ok())
         .map(|architecture| architecture.name())
         .collect();
-    // The bare name would have jobs for a driver qemu placed here.
+    // The bare name would have Nomad place jobs for a driver qemu here.
     let of_qemu = found.attributes().into_iter().filter(|(name, _)| *name != QEMU);
     let of_qemu = of_qemu.map(|(name, value)| (name.to_owned(), text(value)));
     let own = [

@@ -1,4 +1,4 @@
-//! How an agent and a plugin find each other: the agent sets variables, and the plugin answers with one line on its standard output.
+//! The handshake of an agent and a plugin: the agent sets variables, and the plugin answers with one line on its standard output.
 //! Source: github.com/hashicorp/go-plugin, server.go.
 
 use std::{env, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path};
@@ -8,16 +8,16 @@ use tokio::net::UnixListener;
 
 use crate::{NomadError, tls::Tls};
 
-/// Shows that a plugin was started by an agent, and not by a person.
+/// The variable that shows that an agent started the plugin, and not a person.
 const COOKIE: (&str, &str) = (
     "NOMAD_PLUGIN_MAGIC_COOKIE",
     "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255",
 );
 /// The versions of Nomad's protocol that an agent takes, with commas between.
 const VERSIONS: &str = "PLUGIN_PROTOCOL_VERSIONS";
-/// The folder for the socket; that for temporary files where it is absent.
+/// The folder for the socket; where the variable is absent, the folder for temporary files is taken.
 const SOCKET_DIR: &str = "PLUGIN_UNIX_SOCKET_DIR";
-/// A certificate of an agent that wants TLS on the socket.
+/// The certificate of an agent that wants TLS on the socket.
 const CLIENT_CERT: &str = "PLUGIN_CLIENT_CERT";
 
 /// The version of go-plugin's own protocol.
@@ -30,17 +30,17 @@ pub fn is_by_agent() -> bool {
     env::var(COOKIE.0).is_ok_and(|value| value == COOKIE.1)
 }
 
-/// A socket that only this process's user may connect to. Its folder goes when it is dropped.
+/// A socket that only this process's user may connect to. The socket's folder is removed when this is dropped.
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
-    /// Set where the agent asked for TLS.
+    /// The plugin's side of TLS; present where the agent asked for TLS.
     pub(crate) tls: Option<Tls>,
-    /// Outlives the listener.
+    /// The socket's folder, which outlives the listener.
     pub(crate) folder: TempDir,
 }
 
 impl Socket {
-    /// Binds it, once the agent's variables are understood.
+    /// Understands the agent's variables, and binds the socket.
     pub(crate) fn bind() -> Result<Self, NomadError> {
         if !is_by_agent() {
             return Err(NomadError::NotByAgent);
@@ -65,7 +65,7 @@ impl Socket {
         Ok(Self { listener, tls, folder })
     }
 
-    /// Tells the agent where it is.
+    /// Tells the agent where the socket is.
     pub(crate) fn announce(&self) -> Result<(), NomadError> {
         let path = path(self.folder.path());
         let certificate = self.tls.as_ref().map_or("", |tls| &tls.certificate);

@@ -1,9 +1,9 @@
-//! qhost as a task driver of Nomad's: a door of the engine that speaks the protocol of Nomad's plugins. It has no rule of its own: it makes an
-//! order of a task, and tells Nomad what becomes of it.
+//! qhost as a task driver of Nomad's: a door of the engine that speaks the protocol of Nomad's plugins. The door has no rule of its own: it
+//! turns a task into an order, and tells Nomad what becomes of it.
 //!
-//! An agent starts the plugin, which answers with the address of its socket (`handshake.rs`) and serves gRPC there: what every plugin of
-//! go-plugin's has (`services.rs`), what every plugin of Nomad's has (`base.rs`), and what a task driver has (`driver.rs`). VMs outlive the
-//! plugin: each has its supervisor, and a plugin that comes later finds them by what Nomad kept of them.
+//! An agent starts the plugin, which answers with the address of its socket (`handshake.rs`) and serves gRPC there: the services of every
+//! plugin of go-plugin's (`services.rs`), of every plugin of Nomad's (`base.rs`), and of a task driver (`driver.rs`). VMs outlive the
+//! plugin: each has its supervisor, and a later plugin finds them by the handles that Nomad kept.
 
 #![forbid(unsafe_code)]
 
@@ -54,13 +54,13 @@ pub use handshake::is_by_agent;
 pub use settings::Settings;
 pub use task::job;
 
-/// The name that jobs have for the driver.
+/// The driver's name in jobs.
 pub const NAME: &str = "qhost";
 
-/// Serves an agent until it asks the plugin to leave. VMs go on.
+/// Serves an agent until it asks the plugin to leave. The VMs run on.
 ///
 /// # Errors
-/// Where no agent of Nomad's started this process, or there can be no socket.
+/// No agent of Nomad's started this process, or the socket cannot be made or served.
 pub async fn serve() -> Result<(), NomadError> {
     let socket = handshake::Socket::bind()?;
     log::begin();
@@ -70,7 +70,7 @@ pub async fn serve() -> Result<(), NomadError> {
     let leave = CancellationToken::new();
     let plugin = Arc::new(plugin::Plugin::new(leave.clone()));
     let (reporter, health) = tonic_health::server::health_reporter();
-    // go-plugin's clients ask by this name.
+    // go-plugin's clients ask for the service by this name.
     reporter.set_service_status("plugin", tonic_health::ServingStatus::Serving).await;
     socket.announce()?;
     let handshake::Socket { listener, tls, folder } = socket;

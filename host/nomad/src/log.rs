@@ -1,5 +1,5 @@
-//! Logs as an agent reads them from a plugin's standard error: a JSON object a line, with hclog's keys.
-//! Source: github.com/hashicorp/go-hclog, intlogger.go.
+//! Logs as an agent reads them from a plugin's standard error: a JSON object a line, with hclog's keys. Source:
+//! github.com/hashicorp/go-hclog, intlogger.go.
 
 use std::{
     fmt,
@@ -17,9 +17,9 @@ use tracing_subscriber::{
 /// Has this process log to its standard error in hclog's form.
 pub(crate) fn begin() {
     let begun = tracing_subscriber::fmt()
-        // What gRPC says of each frame is for no operator.
+        // The log lines of gRPC about each frame are of no use to an operator.
         .with_max_level(Level::INFO)
-        // What cannot be logged, as the agent has gone, is left out: the standard error is all there is to say so on.
+        // A line that cannot be written, since the agent has gone, is dropped: only standard error could tell of it.
         .log_internal_errors(false)
         .event_format(Hclog)
         .with_writer(|| Unbroken)
@@ -29,7 +29,7 @@ pub(crate) fn begin() {
     }
 }
 
-/// Standard error, whatever becomes of its reader.
+/// Standard error, on which writing never fails, even if its reader has gone.
 struct Unbroken;
 
 impl Write for Unbroken {

@@ -1,5 +1,5 @@
-//! Values that Nomad writes as msgpack, as JSON. Of an attribute of any type there is an array of its type, as JSON in bytes, and its value.
-//! Source: github.com/zclconf/go-cty, cty/msgpack.
+//! Reads the values that Nomad writes as msgpack, into JSON. An attribute of any type is an array of its type, as JSON in bytes, and its
+//! value. Source: github.com/zclconf/go-cty, cty/msgpack.
 
 use rmpv::Value as Packed;
 use serde_json::{Map, Number, Value};
@@ -19,7 +19,7 @@ pub(crate) enum MsgpackError {
     Untranslatable { place: String, found: &'static str },
 }
 
-/// The value of a configuration. None at all is an empty object.
+/// Reads the value of a configuration. No bytes at all are an empty object.
 pub(crate) fn read(bytes: &[u8]) -> Result<Value, MsgpackError> {
     if bytes.len() > limits::CONFIG_BYTES {
         return Err(MsgpackError::TooLong(bytes.len()));
@@ -81,7 +81,7 @@ fn value(packed: Packed, place: &str) -> Result<Value, MsgpackError> {
     }
 }
 
-/// Whole floats are integers: what an agent reads from JSON it writes as floats.
+/// Reads a float. An agent writes the numbers that it reads from JSON as floats, also whole ones, which the reader of jobs turns back.
 fn float(number: f64, place: &str) -> Result<Value, MsgpackError> {
     match Number::from_f64(number) {
         Some(number) => Ok(Value::Number(number)),
@@ -92,7 +92,7 @@ fn float(number: f64, place: &str) -> Result<Value, MsgpackError> {
     }
 }
 
-/// Without what an agent writes for attributes that were not given.
+/// Drops the nulls that an agent writes for attributes that were not given.
 pub(crate) fn without_nulls(mut object: Map<String, Value>) -> Map<String, Value> {
     object.retain(|_, value| !value.is_null());
     object
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn what_an_agent_sends() {
-        // Seen of a running agent: a configuration with a number, a list, and what was not given.
+        // The bytes are a running agent's, for a configuration with a number, a list, and an attribute that was not given.
         let sent = b"\x83\xa7enabled\xc3\xa5limit\xcd\x01\x2c\xaapolicy_dir\xc0";
         let read = read(sent).unwrap();
         assert_eq!(read, json!({"enabled": true, "limit": 300, "policy_dir": null}));

@@ -1,4 +1,4 @@
-//! The names that a task of Nomad's has here: its tenant's, its job's and its own, by a rule of the operator's.
+//! The names that a task of Nomad's has here, by a rule of the operator's: its tenant's, its job's and its own.
 
 use std::fmt;
 
@@ -6,19 +6,19 @@ use serde::Deserialize;
 
 use crate::proto::driver::TaskConfig;
 
-/// The rule. What it leaves out is as in [`Names::default`].
+/// The rule. A key that it leaves out has its default, as in [`Names::default`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Given")]
 pub(crate) struct Names {
-    /// Whose the task is.
+    /// The template for the tenant.
     pub(crate) tenant: Option<Template>,
-    /// The job; absent: `{job}`.
+    /// The template for the job; absent where it is `{job}`.
     job: Option<Template>,
-    /// The task; absent: `{task}`.
+    /// The template for the task; absent where it is `{task}`.
     task: Option<Template>,
 }
 
-/// The rule as it is written.
+/// The rule as the operator writes it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Given {
@@ -44,7 +44,7 @@ impl TryFrom<Given> for Names {
 }
 
 impl Names {
-    /// The keys.
+    /// The keys of the rule.
     pub(crate) const KEYS: [&str; 3] = ["tenant", "job", "task"];
 
     /// The job's name.
@@ -58,7 +58,7 @@ impl Names {
     }
 }
 
-/// A text in which words in braces stand for what Nomad calls a task: `{namespace}-{job}`.
+/// A text with words in braces, which stand for Nomad's names of a task, such as `{namespace}-{job}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template(Vec<Part>);
 
@@ -68,7 +68,7 @@ enum Part {
     Word(Word),
 }
 
-/// What Nomad calls a task.
+/// A name that Nomad has for a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Word {
     Namespace,
@@ -99,13 +99,13 @@ impl Word {
     }
 }
 
-/// A task's namespace. An agent of before Nomad 1.2 names none.
+/// A task's namespace. An agent older than Nomad 1.2 names none.
 pub(crate) fn namespace(task: &TaskConfig) -> &str {
     if task.namespace.is_empty() { "default" } else { &task.namespace }
 }
 
 impl Template {
-    /// The text for a task.
+    /// Fills in the words for a task.
     pub(crate) fn of(&self, task: &TaskConfig) -> String {
         let parts = self.0.iter().map(|part| match part {
             Part::Text(text) => text,
@@ -115,7 +115,7 @@ impl Template {
     }
 }
 
-/// Why a text is no template.
+/// Why a text cannot be a template.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "names.{key}: {text}: {found}; expected a text with {{namespace}}, {{job}}, {{group}} or {{task}} where a name is to stand"

@@ -1,4 +1,4 @@
-//! What the plugin's services share: the engine, as far as its configuration loads, the tasks, and what has happened to them.
+//! The state that the plugin's services share: the engine, as far as its configuration loads, the tasks, and their events.
 
 use std::{
     collections::BTreeMap,
@@ -34,22 +34,22 @@ use crate::{
 pub(crate) struct Plugin {
     leave: CancellationToken,
     host: RwLock<Host>,
-    /// One look at the configuration at a time.
+    /// A lock that is held during a look at the configuration, so that there is one look at a time.
     looking: tokio::sync::Mutex<()>,
     pub(crate) tasks: Tasks,
     pub(crate) events: Events,
 }
 
-/// The host that tasks are run on.
+/// The host that runs the tasks.
 #[derive(Clone, Default)]
 struct Host {
     settings: Settings,
     engine: Option<Engine>,
-    /// Of what it is the engine, or what does not load.
+    /// The files of the configuration that the engine has, or that does not load.
     seen: Option<Seen>,
-    /// The configuration's file, as far as there was one.
+    /// The configuration's file, if there is one.
     file: Option<PathBuf>,
-    /// Why no task can be started now.
+    /// The reason why no task can be started now.
     broken: Option<Broken>,
 }
 
@@ -65,11 +65,11 @@ impl Broken {
     }
 }
 
-/// The files that a configuration is made of, as they were when it was loaded.
+/// The files of a configuration, as they were when it was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen(BTreeMap<PathBuf, Option<Stamp>>);
 
-/// By what a file is known to be another, or to have been written to.
+/// The facts by which a file is known to be replaced, or written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -103,7 +103,7 @@ impl Plugin {
         }
     }
 
-    /// Cancelled when the plugin leaves.
+    /// The token that is cancelled when the plugin leaves.
     pub(crate) fn leave(&self) -> &CancellationToken {
         &self.leave
     }
@@ -116,12 +116,12 @@ impl Plugin {
         self.host().settings
     }
 
-    /// Takes over what the agent says, and loads the configuration. One that does not load makes the node unhealthy, and keeps no agent
-    /// from starting.
+    /// Takes over the agent's settings, and loads the configuration. A configuration that does not load makes the node unhealthy, and
+    /// keeps no agent from starting.
     pub(crate) async fn configure(&self, settings: Settings) {
         let one = self.looking.lock().await;
         let before = self.host();
-        // What runs keeps its engine, where that is on the same state folder.
+        // VMs that run keep their engine, if the new settings have the same state folder.
         let is_same = before.settings.state_dir == settings.state_dir;
         let host = Host { engine: before.engine.filter(|_| is_same), settings, ..Host::default() };
         *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
@@ -129,7 +129,8 @@ impl Plugin {
         self.look().await;
     }
 
-    /// Loads the configuration once more where a file of it has changed. Why no task can be started now, where that is so.
+    /// Loads the configuration once more if one of its files has changed. Gives the reason why no task can be started now, if there is
+    /// one.
     pub(crate) async fn look(&self) -> Option<String> {
         let _one = self.looking.lock().await;
         let host = self.host();
@@ -161,7 +162,7 @@ impl Plugin {
         broken
     }
 
-    /// The host under a configuration that was read, if its policies load.
+    /// Gives the host with a configuration that was read, if the configuration's policies load.
     async fn taken(&self, host: &Host, loaded: Loaded) -> Host {
         let Loaded { config, state, seen } = loaded;
         let (settings, file) = (host.settings.clone(), config.file().map(Into::into));
@@ -182,7 +183,7 @@ impl Plugin {
         }
     }
 
-    /// The engine, to start something.
+    /// The engine, for a start.
     pub(crate) async fn engine_to_start(&self) -> Result<Engine, Status> {
         let broken = self.look().await;
         match (broken, self.host().engine) {
@@ -195,7 +196,7 @@ impl Plugin {
         }
     }
 
-    /// VMs whose labels name a task. A tenant writes its VM's labels itself, so that a start compares the tenant as well.
+    /// Finds VMs whose labels name a task. A tenant writes its VM's labels itself, so that a start compares the tenant as well.
     pub(crate) async fn left_over(
         &self,
         engine: &Engine,
@@ -215,7 +216,7 @@ impl Plugin {
         Ok(found.iter().map(|record| engine.handle(record)).collect())
     }
 
-    /// Ends what runs for a task that this plugin does not know, as where it could not be recovered. Whether there was something.
+    /// Ends the VMs of a task that this plugin does not know, such as one that could not be recovered. Gives whether there were any.
     pub(crate) async fn end_left_over(
         &self,
         task_id: &str,
@@ -224,7 +225,7 @@ impl Plugin {
         let engine = self.engine()?;
         let vms = self.left_over(&engine, task_id).await?;
         let context = Context::default();
-        // One that ends late, or not at all, keeps no other from being ended.
+        // All VMs are ended at once, so that one that ends late, or not at all, does not keep the others running.
         let ended = join_all(vms.iter().map(|vm| vm.end(ending, &context))).await;
         for ended in ended {
             ended.map_err(|error| of_engine(&error))?;
@@ -242,7 +243,7 @@ impl Plugin {
         })
     }
 
-    /// The engine, to look at what runs and to end it: that works under a broken configuration too.
+    /// The engine, to look at VMs and to end them, which works under a broken configuration too.
     pub(crate) fn engine(&self) -> Result<Engine, Status> {
         let host = self.host();
         if let Some(engine) = host.engine {
@@ -254,7 +255,7 @@ impl Plugin {
         engine.map_err(|error| unavailable(in_a_line(&error)))
     }
 
-    /// What happens to tasks from now on.
+    /// The events of tasks from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<DriverTaskEvent> {
         self.events.subscribe()
     }
@@ -266,11 +267,11 @@ struct Loaded {
     seen: Seen,
 }
 
-/// What is configured now; `before` is the file that it was read from before, which is not taken to be gone on purpose.
+/// Reads the configuration. `before` is the file that it was read from before; if that file is gone, this is taken for a fault.
 fn loaded(settings: &Settings, before: Option<&Path>) -> Result<Loaded, String> {
     let state = state_dir(settings)?;
     let load = || Config::load(settings.config.as_deref()).map_err(|error| in_a_line(&error));
-    // What the files are is known only when they have been read, and they may be written meanwhile.
+    // The files are known only once they have been read, and they may be written meanwhile.
     let mut seen = Seen::of(load()?.files());
     for _ in 0..limits::LOADS {
         let config = load()?;

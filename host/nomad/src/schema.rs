@@ -1,5 +1,5 @@
-//! What Nomad is told of the plugin's configuration and of a task's, so that it refuses other keys and types itself. A task's keys are those
-//! of a job's `config` block, by their JSON Schema.
+//! The schemas of the plugin's configuration and of a task's, so that Nomad itself refuses other keys and types. A task's keys are those of
+//! a job's `config` block, by their JSON Schema.
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,12 @@ pub(crate) struct TaskKey {
     pub(crate) name: String,
     types: BTreeSet<String>,
     holds_texts: bool,
-    /// What it means to leave it out, where that is the same for every task.
+    /// The value that stands for an absent key, where that is the same for every task.
     default: Option<Value>,
 }
 
 impl TaskKey {
-    /// All of them.
+    /// All keys of the block.
     pub(crate) fn all() -> Vec<Self> {
         let schema = qhost_model::job::schema();
         let keys = schema.pointer("/$defs/config/properties").and_then(Value::as_object);
@@ -31,7 +31,7 @@ impl TaskKey {
         .collect()
     }
 
-    /// The type in HCL: `any`, where a key takes several, or an object.
+    /// The key's type in HCL, which is `any` for a key that takes several types, or an object.
     fn of_hcl(&self) -> &'static str {
         let types: Vec<_> = self.types.iter().map(String::as_str).collect();
         match types.as_slice() {
@@ -43,7 +43,7 @@ impl TaskKey {
         }
     }
 
-    /// The keys of a `config` block with each block of HCL, which comes as a list of one object, as that object.
+    /// Turns each list of one object, as a block of HCL arrives, into that object.
     pub(crate) fn unwrapped(mut config: Map<String, Value>) -> Map<String, Value> {
         for key in Self::all().iter().filter(|key| key.is_object()) {
             if let Some(value) = config.get_mut(&key.name)
@@ -57,13 +57,13 @@ impl TaskKey {
         config
     }
 
-    /// Whether a block of HCL is meant as an object.
+    /// Whether a block of HCL stands for an object under this key.
     fn is_object(&self) -> bool {
         self.types.contains("object") && !self.types.contains("array") && self.name != "port_map"
     }
 }
 
-/// Adds the types of a schema's values, but for null: every key may be left out here.
+/// Collects the types of a schema's values. null is left out, since every key may be left out here.
 fn note(schema: &Value, root: &Value, types: &mut BTreeSet<String>, holds_texts: &mut bool) {
     if let Some(target) = schema.get("$ref").and_then(Value::as_str)
         && let Some(target) = target.strip_prefix('#').and_then(|pointer| root.pointer(pointer))
@@ -95,7 +95,7 @@ fn note(schema: &Value, root: &Value, types: &mut BTreeSet<String>, holds_texts:
     }
 }
 
-/// The schema of a task's `config` block, with the operator's defaults before qhost's own.
+/// The schema of a task's `config` block, in which the operator's defaults come before qhost's own.
 pub(crate) fn of_task(defaults: &Map<String, Value>) -> Spec {
     let known = TaskKey::all();
     let attributes = known.iter().map(|key| {
@@ -105,7 +105,7 @@ pub(crate) fn of_task(defaults: &Map<String, Value>) -> Spec {
     object(attributes.chain(of_other_drivers()))
 }
 
-/// Keys of Nomad's own drivers that qhost has not. An agent would refuse them without saying what to use instead.
+/// The keys of Nomad's own drivers that qhost does not have. Without these, an agent would refuse them without saying what to use instead.
 fn of_other_drivers() -> impl Iterator<Item = (String, Spec)> {
     qhost_model::job::HINTS.iter().map(|(name, _)| attribute(name, "any"))
 }
@@ -116,7 +116,7 @@ pub(crate) fn attribute(name: &str, kind: &str) -> (String, Spec) {
     (name.to_owned(), Spec { block: Some(Block::Attr(attr)) })
 }
 
-/// The same with what it is where it is left out.
+/// Gives an attribute a default for where it is left out.
 pub(crate) fn defaulting(
     (name, primary): (String, Spec),
     default: Option<&Value>,
@@ -128,7 +128,7 @@ pub(crate) fn defaulting(
     (name, Spec { block: Some(Block::Default(Box::new(Default { primary, default }))) })
 }
 
-/// A value as an expression of HCL: JSON is one, but for what would begin a template.
+/// A value as an expression of HCL. JSON is such an expression, once the beginnings of templates are escaped.
 fn literal(value: &Value) -> String {
     value.to_string().replace("${", "$${").replace("%{", "%%{")
 }

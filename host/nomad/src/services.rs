@@ -1,4 +1,4 @@
-//! What go-plugin's client asks of every plugin.
+//! The services of every plugin of go-plugin's, which its client calls.
 
 use std::pin::Pin;
 
@@ -11,7 +11,7 @@ use crate::proto::plugin::{
     grpc_controller_server::GrpcController, grpc_stdio_server::GrpcStdio,
 };
 
-/// Has the plugin leave.
+/// The service by which an agent has the plugin leave.
 pub(crate) struct Controller {
     leave: CancellationToken,
 }
@@ -31,8 +31,8 @@ impl GrpcController for Controller {
     }
 }
 
-/// Streams that a client opens at once and that have nothing to say: there are no further connections, and what the plugin has to say
-/// itself it logs on its standard error.
+/// The streams that a client opens at once and that stay silent: the plugin makes no further connections, and it logs on its standard
+/// error.
 #[derive(Clone)]
 pub(crate) struct Streams {
     leave: CancellationToken,

@@ -23,26 +23,26 @@ use crate::{
     schema,
 };
 
-/// What the operator says of the plugin.
+/// The operator's settings for the plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// qhost's configuration; the default file where it is absent.
+    /// The file of qhost's configuration; the default file where it is absent.
     pub(crate) config: Option<PathBuf>,
     /// The state folder; the default one where it is absent.
     pub(crate) state_dir: Option<PathBuf>,
-    /// The tenants of namespaces. Another namespace is the tenant of its name.
+    /// Tenants by namespace. A namespace that is not listed belongs to the tenant of `names`, or of its own name.
     pub(crate) tenants: BTreeMap<String, String>,
-    /// What tenants, jobs and tasks are called here.
+    /// The names that tenants, jobs and tasks have here.
     pub(crate) names: Names,
-    /// What a task's `config` has where it says nothing of a key.
+    /// The defaults for keys that a task's `config` leaves out.
     pub(crate) defaults: Defaults,
 }
 
 impl Settings {
-    /// What an agent is told that they look like.
+    /// The schema of the settings, for an agent.
     pub(crate) fn schema() -> Spec {
-        // As agents read their configuration, a map is a block.
+        // A map is a block in an agent's configuration.
         let tenants =
             BlockAttrs { name: "tenants".into(), r#type: "string".into(), required: false };
         let tenants = ("tenants".to_owned(), Spec { block: Some(Block::BlockAttrs(tenants)) });
@@ -58,17 +58,17 @@ impl Settings {
         schema::object([config, state_dir, tenants, names, defaults].into_iter())
     }
 
-    /// As an agent sends them.
+    /// Reads the settings as an agent sends them.
     pub(crate) fn read(packed: &[u8]) -> Result<Self, NomadError> {
         Self::of(msgpack::read(packed).map_err(|error| NomadError::Settings(error.to_string()))?)
     }
 
-    /// The same of a value.
+    /// Reads the settings from a value.
     pub(crate) fn of(given: Value) -> Result<Self, NomadError> {
         let refused = |why: String| NomadError::Settings(why);
         let given = match given {
             Value::Object(object) => msgpack::without_nulls(object),
-            // There is no block.
+            // The plugin's block has no config.
             Value::Null => Map::new(),
             Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
                 return Err(refused(format!("it is {given}; expected an object")));
@@ -77,7 +77,7 @@ impl Settings {
         let settings: Self = serde_json::from_value(Value::Object(given))
             .map_err(|error| refused(error.to_string()))?;
         for (key, path) in [("config", &settings.config), ("state_dir", &settings.state_dir)] {
-            // An agent's working folder is not where its operator thinks from.
+            // The operator does not think of the agent's working folder, so that a relative path would be misread.
             if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
                 let found = path.display();
                 return Err(refused(format!("{key}: {found}; expected a path from the root")));
@@ -86,7 +86,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Whose a task is.
+    /// The tenant that a task belongs to.
     pub(crate) fn tenant(&self, task: &TaskConfig, config: &Config) -> String {
         let namespace = namespace(task);
         match (self.tenants.get(namespace), &self.names.tenant) {
@@ -143,7 +143,7 @@ mod tests {
         let mut settings = Settings::default();
         settings.tenants.insert("prod".into(), "acme".into());
         let none = Config::default();
-        // Without tenants on this host all is the default one's, unless the operator says otherwise.
+        // On a host without tenants, all tasks belong to the default one, unless the operator names another.
         let of = |settings: &Settings, namespace: &str| {
             let (namespace, name) = (namespace.into(), "web".into());
             settings.tenant(&TaskConfig { namespace, name, ..TaskConfig::default() }, &none)

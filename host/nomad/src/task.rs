@@ -1,4 +1,5 @@
-//! A task of Nomad's as an order of the engine: the job that the agent would have had from its server, made again of what a driver is told.
+//! Turns a task of Nomad's into an order of the engine. The job that the agent got from its server is made again from what a driver is
+//! told.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,26 +28,26 @@ use crate::{
     settings::Settings,
 };
 
-/// The label of a VM's job that has the task's id.
+/// The label of a VM's job with the task's id.
 pub(crate) const TASK_ID: &str = "nomad_task_id";
-/// The label that has the allocation's id.
+/// The label of a VM's job with the allocation's id.
 const ALLOC_ID: &str = "nomad_alloc_id";
-/// The label that has the namespace.
+/// The label of a VM's job with the namespace.
 const NAMESPACE: &str = "nomad_namespace";
-/// What an agent puts before the keys of a job's meta, as variables.
+/// The prefix of the variables in which an agent gives the keys of a job's meta.
 const META: &str = "NOMAD_META_";
 
-/// What Nomad keeps of a task for a plugin that comes later.
+/// The state that Nomad keeps of a task for a later plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DriverState {
-    /// The form of this.
+    /// The version of the state's form.
     pub(crate) version: u32,
     /// The VM's id.
     pub(crate) vm: String,
 }
 
 impl DriverState {
-    /// The newest form.
+    /// The newest version of the form.
     pub(crate) const VERSION: u32 = 1;
 
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, Status> {
@@ -69,7 +70,7 @@ impl DriverState {
     }
 }
 
-/// The order for a task.
+/// Makes the order for a task.
 pub(crate) fn order(task: &TaskConfig, settings: &Settings, tenant: &str) -> Result<Order, Status> {
     let mode = task.network_isolation_spec.as_ref().map(|spec| spec.mode());
     if let Some(NetworkIsolationMode::Group | NetworkIsolationMode::Task) = mode {
@@ -86,13 +87,13 @@ pub(crate) fn order(task: &TaskConfig, settings: &Settings, tenant: &str) -> Res
     Ok(order)
 }
 
-/// Who asks: an allocation of the agent's, as the tenant that its task is of.
+/// The actor for the policies: an allocation of the agent's, as the tenant of its task.
 pub(crate) fn actor(alloc_id: &str, tenant: &str) -> Actor {
     let name = format!("nomad alloc {alloc_id}");
     Actor { name, tenant: Some(tenant.to_owned()), door: Door::Nomad }
 }
 
-/// What the agent has set aside for the task.
+/// Reads the resources that the agent has set aside for the task.
 fn linux_resources(given: Option<&Resources>) -> Result<LinuxResources, Status> {
     let positive = |number: i64| u64::try_from(number).ok().filter(|number| *number > 0);
     let allocated = given.and_then(|given| given.allocated_resources.as_ref());
@@ -104,7 +105,7 @@ fn linux_resources(given: Option<&Resources>) -> Result<LinuxResources, Status> 
     let path = Some(linux.cpuset_cgroup.as_str()).filter(|path| !path.is_empty());
     let cgroup = match path.map(|path| (path, SchedulerGroup::at(Path::new(path)))) {
         Some((path, Err(error))) if error.kind() == io::ErrorKind::NotFound => {
-            // An agent without the right to make groups names those that it would make.
+            // An agent without the right to make cgroups names those that it would make.
             tracing::info!(path, "the agent has made no cgroup for the task");
             None
         }
@@ -116,7 +117,7 @@ fn linux_resources(given: Option<&Resources>) -> Result<LinuxResources, Status> 
         Some((_, Ok(group))) => Some(group),
         None => None,
     };
-    // What is no list of CPUs would be an error of the kernel's.
+    // A text that is no list of CPUs would cause an error of the kernel's, and is left out.
     let cpus = if cpus(&linux.cpuset_cpus) > 0 { linux.cpuset_cpus.clone() } else { String::new() };
     Ok(LinuxResources {
         cpu_shares: positive(linux.cpu_shares),
@@ -140,8 +141,8 @@ fn log_pipes(task: &TaskConfig) -> Result<Option<LogPipes>, Status> {
     }))
 }
 
-/// A pipe below the allocation's folder, which other tasks of the group write to as well: the folder's own path may have links in it, and what
-/// lies below it may not.
+/// A pipe below the allocation's folder. Other tasks of the group write to that folder, so that the path below it may have no links; the
+/// path of the folder itself may have some.
 fn pipe(key: &str, path: &str, alloc_dir: &str) -> Result<PathBuf, Status> {
     let wrong = |expected: &str| {
         let found = printable::line(path, limits::TEXT_CHARS);
@@ -157,10 +158,10 @@ fn pipe(key: &str, path: &str, alloc_dir: &str) -> Result<PathBuf, Status> {
     Ok(folder.join(below))
 }
 
-/// The job that a task is taken for, in the form of Nomad's API: one group with one task.
+/// The job of a task, in the form of Nomad's API: one group with one task.
 ///
 /// # Errors
-/// Where the task's configuration is not what an agent encodes.
+/// The task's configuration is not what an agent encodes.
 ///
 /// # Example
 /// ```
@@ -194,7 +195,7 @@ pub fn job(task: &TaskConfig, settings: &Settings) -> Result<Value, Status> {
     }))
 }
 
-/// The task's `config` block. A block of HCL comes as a list of objects.
+/// Reads the task's `config` block. A block of HCL comes as a list of objects.
 fn config(packed: &[u8]) -> Result<Map<String, Value>, Status> {
     let wrong = |why: String| refused(Code::InvalidArgument, format!("the task's config: {why}"));
     let read = msgpack::read(packed).map_err(|error| wrong(error.to_string()))?;
@@ -204,11 +205,11 @@ fn config(packed: &[u8]) -> Result<Map<String, Value>, Status> {
     Ok(TaskKey::unwrapped(msgpack::without_nulls(object)))
 }
 
-/// The labels of the VM: the job's own, and what Nomad calls the task.
+/// The labels of the VM: the job's own, and Nomad's ids of the task.
 fn meta(task: &TaskConfig) -> BTreeMap<String, String> {
     let mut meta = BTreeMap::new();
     let is_upper = |key: &str| !key.contains(|c: char| c.is_ascii_lowercase());
-    // An agent gives each twice: as it stands in the job, and in capitals.
+    // An agent gives each key twice: as it stands in the job, and in capitals.
     let as_written = |key: &str| {
         !is_upper(key)
             || !task.env.keys().any(|other| {
@@ -221,7 +222,7 @@ fn meta(task: &TaskConfig) -> BTreeMap<String, String> {
             meta.insert(key.to_owned(), value.clone());
         }
     }
-    // What Nomad calls it is for Nomad to say.
+    // Only Nomad says these ids, so that a task's own labels of these names are dropped.
     meta.retain(|key, _| ![TASK_ID, ALLOC_ID, NAMESPACE].contains(&key.as_str()));
     for (key, value) in
         [(TASK_ID, &task.id), (ALLOC_ID, &task.alloc_id), (NAMESPACE, &task.namespace)]
@@ -233,10 +234,10 @@ fn meta(task: &TaskConfig) -> BTreeMap<String, String> {
     meta
 }
 
-/// The labels of a task's `port_map`, where it has any: of a group's ports those are its own.
+/// The labels in a task's `port_map`, if it has one: these are the ports of the group that are the task's.
 fn mapped(config: &Map<String, Value>) -> Option<BTreeSet<String>> {
     let given = config.get("port_map")?;
-    // Blocks come as a list of objects.
+    // A block comes as a list of objects.
     let maps = given.as_array().map_or(std::slice::from_ref(given), Vec::as_slice);
     let labels = maps.iter().filter_map(Value::as_object).flat_map(Map::keys);
     Some(labels.cloned().collect())
@@ -278,7 +279,7 @@ fn of_task_port(port: &NetworkPort) -> Value {
     json!({ "Label": port.label, "Value": port.value })
 }
 
-/// How many CPUs a list as in `0-3,8` names; none where it is no such list. Without cores that are the task's own an agent names none.
+/// How many CPUs a list such as `0-3,8` names; 0 where it is no such list. An agent names none for a task without cores of its own.
 fn cpus(list: &str) -> u32 {
     let count = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -379,7 +380,7 @@ mod tests {
     #[test]
     fn of_a_groups_ports_a_task_has_those_that_it_names() {
         let mut task = task();
-        // {"port_map": [{"other": 80}]}
+        // The bytes encode {"port_map": [{"other": 80}]}.
         task.msgpack_driver_config = b"\x81\xa8port_map\x91\x81\xa5other\x50".to_vec();
         let job = job(&task, &Settings::default()).unwrap();
         let ports = &job["TaskGroups"][0]["Tasks"][0]["Resources"]["Networks"][0]["ReservedPorts"];
@@ -401,13 +402,13 @@ mod tests {
     #[test]
     fn the_environment_goes_to_the_guest_where_the_task_asks() {
         let mut task = task();
-        // {"task_env": true, "ready": [{"serial": "up"}], "args": nil}
+        // The bytes encode {"task_env": true, "ready": [{"serial": "up"}], "args": nil}.
         task.msgpack_driver_config =
             b"\x83\xa8task_env\xc3\xa5ready\x91\x81\xa6serial\xa2up\xa4args\xc0".to_vec();
         let job = job(&task, &Settings::default()).unwrap();
         let made = &job["TaskGroups"][0]["Tasks"][0];
         assert_eq!(made["Env"]["HOME"], "/root");
-        // A block is an object, and what was not given is not there.
+        // The block has become an object, and the attribute that was not given is absent.
         assert_eq!(made["Config"], json!({"task_env": true, "ready": {"serial": "up"}}));
     }
 

@@ -1,5 +1,5 @@
-//! TLS on the plugin's socket, for an agent that asks for it (go-plugin's AutoMTLS): each side has a certificate that was made for this pair of
-//! processes, and takes the other's and no other. Source: github.com/hashicorp/go-plugin, mtls.go and server.go.
+//! TLS on the plugin's socket, for an agent that asks for it (go-plugin's AutoMTLS). Each side has a certificate that was made for this
+//! pair of processes, and trusts only the other's. Source: github.com/hashicorp/go-plugin, mtls.go and server.go.
 
 use std::{io, sync::Arc};
 
@@ -21,18 +21,18 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{NomadError, limits};
 
-/// The name that both sides' certificates have.
+/// The name in both sides' certificates.
 const NAME: &str = "localhost";
 
-/// The plugin's side.
+/// The plugin's side of TLS.
 pub(crate) struct Tls {
     acceptor: TlsAcceptor,
-    /// The plugin's certificate, as the agent is told of it.
+    /// The plugin's certificate, in the form in which the agent is told.
     pub(crate) certificate: String,
 }
 
 impl Tls {
-    /// Makes a certificate, for an agent that has this one, in PEM.
+    /// Makes a certificate for the plugin. `pem` is the certificate of its agent.
     pub(crate) fn with_agent(pem: &str) -> Result<Self, NomadError> {
         let agent = CertificateDer::from_pem_slice(pem.as_bytes());
         let agent = agent.map_err(|error| NomadError::AgentCertificate(error.to_string()))?;
@@ -50,7 +50,7 @@ impl Tls {
         Ok(Self { acceptor: Arc::new(config).into(), certificate: encoded })
     }
 
-    /// The connections of the agent; others are closed.
+    /// Gives the agent's connections, and closes all others.
     pub(crate) fn connections(
         self,
         connections: impl Stream<Item = io::Result<UnixStream>> + Send,
@@ -73,7 +73,7 @@ impl Tls {
     }
 }
 
-/// A certificate for this process, and its key.
+/// Makes a certificate for this process, and its key.
 fn own() -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), NomadError> {
     let failed = |error: rcgen::Error| NomadError::Certificate(error.to_string());
     let mut params = CertificateParams::new(vec![NAME.to_owned()]).map_err(failed)?;
@@ -86,7 +86,8 @@ fn own() -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), NomadError
     Ok((certificate.der().clone(), PrivateKeyDer::Pkcs8(key.serialize_der().into())))
 }
 
-/// Takes one certificate: the agent's. That is self-signed and marked as an authority's, so that the usual checks of chains would refuse it.
+/// Trusts the agent's certificate and no other. That certificate is self-signed and marked as an authority's, so that the usual checks of
+/// chains would refuse it.
 #[derive(Debug)]
 struct Only {
     agent: CertificateDer<'static>,

@@ -1,9 +1,10 @@
 //! Compiled policies on disk, keyed by the policy's digest and by the engine with its settings.
 //!
-//! Compiled code is run as it is found, so what is found must be what this host put there: the folder is its owner's
-//! alone, and beside each file of code is a sealed note of its digest and of the file's identity. While the identity
-//! holds (inode, size and times, of which only the kernel writes the change time), the code is not read again to
-//! hash it; where it does not, the digest decides. Anything else is compiled afresh.
+//! Compiled code runs as it stands in its file, so that it must be the code that this host put there. The folder is
+//! therefore its owner's alone, and beside each file of code is a sealed note of the code's digest and of the file's
+//! identity. While the identity holds (inode, size and times, of which only the kernel writes the change time), the
+//! code is not read again to hash it; where the identity differs, the digest decides. Any other code is compiled
+//! afresh.
 
 use std::{
     fs::{self, File, Metadata},
@@ -22,24 +23,24 @@ use qhost_model::digest::Sha256;
 use super::{module::Facts, sealed::Sealed};
 use crate::limits;
 
-/// The cache, and the engine it is for.
+/// The folder of compiled code, and the engine that the code is for.
 pub(super) struct Compiled {
     sealed: Sealed,
     engine: u64,
 }
 
-/// What is known of a policy whose code is kept.
+/// What the sealed note beside a policy's code says of the policy.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct CacheEntry {
-    /// What it is.
+    /// What the policy says of itself, and what kind of file it is.
     pub(super) facts: Facts,
-    /// Digests of settings that it has accepted.
+    /// Digests of the settings that the policy has accepted.
     pub(super) accepted: Vec<Sha256>,
     code: Identity,
     code_sha256: Sha256,
 }
 
-/// A file as the kernel knows it.
+/// A file's identity as the kernel knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     device: u64,
@@ -70,7 +71,8 @@ struct Hashed {
 
 impl Compiled {
     pub(super) fn open(folder: &Path, engine: &Engine) -> io::Result<Self> {
-        // The same program gives the same settings the same hash; code of another one does not load in any case.
+        // One program gives the same settings the same hash on every run; wasmtime refuses to load the code of another
+        // program in any case.
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Ok(Self { sealed: Sealed::open(folder)?, engine: hasher.finish() })
@@ -116,7 +118,7 @@ impl Compiled {
         load(engine, &file).map(|component| (component, note))
     }
 
-    /// Keeps code and what is known of its policy.
+    /// Keeps a policy's code, with a sealed note on the policy.
     pub(super) fn put(&self, policy: Sha256, facts: &Facts, code: &[u8]) -> io::Result<()> {
         let [code_name, note_name] = self.names(policy);
         let folder = self.sealed.folder();
@@ -139,12 +141,12 @@ impl Compiled {
         self.sealed.read(&format!("{policy}.signed")).unwrap_or_default()
     }
 
-    /// Keeps such proofs.
+    /// Keeps the proofs of signatures of a policy that were checked.
     pub(super) fn keep_proofs(&self, policy: Sha256, proofs: &[Sha256]) -> io::Result<()> {
         self.sealed.write(&format!("{policy}.signed"), &proofs)
     }
 
-    /// Notes that a policy has accepted settings.
+    /// Adds to a policy's note the digest of settings that it has accepted.
     pub(super) fn accept(
         &self,
         policy: Sha256,
@@ -162,7 +164,7 @@ impl Compiled {
         ["cwasm", "note"].map(|extension| format!("{policy}-{:016x}.{extension}", self.engine))
     }
 
-    /// Removes the oldest files where there are many.
+    /// Removes the oldest files where there are more than are kept.
     fn make_room(&self) -> io::Result<()> {
         let mut files: Vec<(SystemTime, PathBuf)> = vec![];
         for entry in fs::read_dir(self.sealed.folder())? {
@@ -187,15 +189,15 @@ fn digest_of(file: &mut File) -> io::Result<Sha256> {
     Ok(Sha256::of(&bytes))
 }
 
-/// Maps code that was found to be this host's own.
+/// Maps compiled code from a file that was found to be this host's own.
 #[expect(
     unsafe_code,
     reason = "compiled code is run as it is, which is what all of this file is about"
 )]
 fn load(engine: &Engine, code: &File) -> Option<Component> {
-    // The file that was looked at, whatever stands under its name by now.
+    // The path is of the open file that was checked, whatever file stands under its name by now.
     let path = format!("/proc/self/fd/{}", code.as_raw_fd());
-    // SAFETY: this host compiled it, as the sealed note says, and only its owner could change it since.
+    // SAFETY: this host compiled the code, as the sealed note says, and only its owner could change it since.
     let component = unsafe { Component::deserialize_file(engine, path) };
     component.map_err(|error| tracing::info!(%error, "compiled code that does not load")).ok()
 }
@@ -206,11 +208,11 @@ fn load(engine: &Engine, code: &File) -> Option<Component> {
     reason = "compiled code is run as it is; this comes straight from the compiler"
 )]
 pub(super) fn fresh(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: it comes from this program's own compiler process, through a file that has no name.
+    // SAFETY: the code comes from this program's own compiler process, through a file that has no name.
     unsafe { Component::deserialize(engine, code) }
 }
 
-/// A cache that cannot be written costs time and nothing else.
+/// Logs that a compiled policy was not kept: this costs time and nothing else.
 pub(super) fn log_failure(written: io::Result<()>) {
     if let Err(error) = written {
         tracing::warn!(%error, "a compiled policy is not kept");

@@ -27,7 +27,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Decides about one place of a task's image. Every `choose` in order, every `validate` on the launch they chose, then the
+    /// Decides about one place of a task's image: asks every `choose` in order, every `validate` about the launch they chose, then the
     /// host's rules.
     pub(super) fn decide_one(&self, request: Request, deadline: Deadline) -> Verdict {
         let Some(_slots) = self.sandbox.slots(self.links.len(), Some(deadline)) else {
@@ -77,7 +77,8 @@ impl Chain {
         self.links.iter().map(|link| link.record()).collect()
     }
 
-    /// The same policies, each with those of the tables that are given here instead of its own: for a decision that was made with others.
+    /// Copies the chain with its tables replaced by those given here of the same names, so that a decision can be made again with the
+    /// tables it was made with.
     pub fn with_tables(&self, tables: &Tables) -> Self {
         let link = |link: &Arc<Link>| {
             let now = link
@@ -99,7 +100,7 @@ impl Chain {
 enum Asking {
     /// Every policy has been asked.
     Done,
-    /// One refused to choose, so that there is no launch to ask the others about.
+    /// A policy refused to choose, so that there is no launch to ask the others about.
     Refused,
 }
 
@@ -113,12 +114,12 @@ struct Evaluation<'a> {
     asked: Vec<PolicyEvaluation<'a>>,
 }
 
-/// One policy in it.
+/// One policy in a decision under way.
 struct PolicyEvaluation<'a> {
     link: &'a Link,
     opened: Instance<'a>,
     record: PolicyRecord,
-    /// The launch it was shown, once its word counts.
+    /// The launch that the policy's `choose` was shown; absent where the policy's word does not count.
     shown: Option<Launch>,
 }
 
@@ -147,7 +148,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// The launch as it stands at the end, and whether every policy was asked.
+    /// Gives the launch as it stands at the end, and whether every policy was asked.
     fn ask(&mut self, mut launch: Launch) -> (Launch, Result<Asking, PolicyError>) {
         let ended = match self.choose(&mut launch) {
             Ok(Asking::Done) => contract::lend(&launch, self.versions, |lent| {
@@ -190,9 +191,9 @@ impl<'a> Evaluation<'a> {
         Ok(Asking::Done)
     }
 
-    /// Asks every `choose` once more about the chosen launch. A policy that still changes it would give another answer
-    /// every time it is asked, or is at odds with one after it; either way it is not known what was decided. One that
-    /// refuses it refuses the task.
+    /// Asks every `choose` once more about the chosen launch. A policy that still changes the launch would give another answer every time
+    /// it is asked, or is at odds with a policy after it; either way it is not known what was decided. A policy that refuses the launch
+    /// here refuses the task.
     fn check_fixed_point(
         &mut self,
         launch: &Launch,
@@ -201,13 +202,13 @@ impl<'a> Evaluation<'a> {
         for index in 0..self.asked.len() {
             let Some(asked) = self.asked.get_mut(index) else { continue };
             let changes = match &asked.shown {
-                // Not asked, or in monitor mode.
+                // The policy was not asked, or is in monitor mode.
                 None => continue,
-                // It was asked this very question.
+                // The policy was asked this very question.
                 Some(shown) if shown == launch => asked.record.changes.clone(),
                 Some(_) => {
                     if asked.link.allowance.wasi {
-                        // Its randomness begins anew in a fresh sandbox, as it did before.
+                        // The policy's randomness begins anew in a fresh sandbox, as it began the first time.
                         let fresh = asked.link.open(self.sandbox, self.asking, self.deadline);
                         asked.opened.reset(fresh);
                     }
@@ -254,7 +255,7 @@ impl<'a> Evaluation<'a> {
 
     fn validate(&mut self, launch: &Launch, shown: &Shown<'_>) -> Result<(), PolicyError> {
         for asked in &mut self.asked {
-            // In monitor mode a policy that failed or refused to choose has said its word.
+            // In monitor mode, a policy that failed or refused to choose has its answer already.
             if asked.record.answer != Answer::NotAsked {
                 continue;
             }
@@ -291,7 +292,8 @@ impl<'a> PolicyEvaluation<'a> {
         answer
     }
 
-    /// What its `choose` makes of the chosen launch. What else it says of that is not kept: it has said it all before.
+    /// Gives what the policy's `choose` would change of the chosen launch. The log and breaches of this call are not kept: the first call
+    /// had them all.
     fn would_change(
         &mut self,
         request: &LentRequest<'a>,
@@ -321,7 +323,7 @@ impl<'a> PolicyEvaluation<'a> {
         violations
     }
 
-    /// Whether what a tenant's policy chose is no wider than what the host's chain did.
+    /// Refuses a tenant's policy whose launch is wider than the launch that the host's policies chose.
     fn ensure_not_wider(&mut self, hosts: &Launch, better: &Launch) -> Result<(), PolicyError> {
         let Some(change) = hosts.widened_by(better) else { return Ok(()) };
         self.record.answer = Answer::Failed;
@@ -329,7 +331,7 @@ impl<'a> PolicyEvaluation<'a> {
         Err(PolicyError::Widened { name: name.clone(), sha256: *sha256, change: change.into() })
     }
 
-    /// Ends the decision, unless the policy is only being watched and there is time for others.
+    /// Ends the decision, unless the policy is in monitor mode and there is time for others.
     fn fail(&mut self, call: &'static str, fault: Fault) -> Result<(), PolicyError> {
         self.record.answer = Answer::Failed;
         self.record.fault = Some(format!("in {call}: {fault}"));

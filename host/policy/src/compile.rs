@@ -1,5 +1,6 @@
-//! Compiling in a process of its own. What a policy's author hands in may make the compiler run for ever or take all
-//! memory (for wasmtime that is no vulnerability); a child with limits of its own is what that costs then.
+//! Compiles in a process of its own. A policy's author can hand in a file that makes the compiler run for ever or take all
+//! memory (wasmtime does not count that as a vulnerability); with limits on the child process, such a file costs no more
+//! than the limits.
 
 use std::{
     borrow::Cow,
@@ -32,7 +33,7 @@ use crate::limits;
 /// The hidden subcommand of `qhost` that ends up in [`child`].
 pub const SUBCOMMAND: &str = "__compile";
 
-/// A file as a component. Nothing is added to a core module that it does not ask for: no adapter, no WASI.
+/// Turns a file into a component. A core module gets nothing that it does not ask for: no adapter, no WASI.
 pub(super) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if Kind::of(file)? == Kind::Component {
         return Ok(file.into());
@@ -45,7 +46,7 @@ pub(super) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
         .map_err(|error| format!("a core module that cannot be made a component: {error:#}"))
 }
 
-/// Whether a component is of a policy's world, as far as its exports tell; the error says what it is instead.
+/// Checks that a component is of a policy's world, as far as its exports tell; the error says what it is instead.
 fn is_one(component: &[u8]) -> Result<(), String> {
     let decoded = wit_component::decode(component).map_err(|error| format!("{error:#}"))?;
     let DecodedWasm::Component(resolve, world) = decoded else {
@@ -63,7 +64,7 @@ fn is_one(component: &[u8]) -> Result<(), String> {
 /// What compiling one policy may take.
 #[derive(Debug, Clone, Copy)]
 pub struct CompileLimits {
-    /// The longest that it may take.
+    /// The longest that compiling may take.
     pub time: Duration,
     /// The compiler's address space in bytes.
     pub memory: u64,
@@ -101,8 +102,8 @@ pub(super) fn compile(file: &[u8], limits: CompileLimits) -> Result<Vec<u8>, Str
     make("code", file, limits)
 }
 
-/// Makes a component of a policy's file, a core module or a component already. In the compiler's process too: what
-/// reads a core module's embedded types can be made to overflow its stack.
+/// Makes a component of a policy's file, which is a core module or a component already. The work is done in the compiler's
+/// process, because the reader of a core module's embedded types can be made to overflow its stack.
 pub fn componentize(file: &[u8]) -> Result<Vec<u8>, String> {
     make("component", file, CompileLimits::default())
 }
@@ -123,7 +124,7 @@ fn make(product: &str, file: &[u8], limits: CompileLimits) -> Result<Vec<u8>, St
     if status.success() { Ok(code) } else { Err(reason(status, &said, limits)) }
 }
 
-/// Starts the compiler and waits for its end, or gives it up.
+/// Starts the compiler and waits for its end, or kills it at the limit.
 fn run(
     product: &str,
     file: &[u8],
@@ -154,7 +155,7 @@ fn rewound(file: &mut File) -> io::Result<&mut File> {
     Ok(file)
 }
 
-/// Why a compiler failed: by its own words, or by a signal, which is how it ends when it gets no more memory or time.
+/// Says why a compiler failed: in its own words, or by the signal that ended it, as when it got no more memory or time.
 fn reason(status: ExitStatus, said: &str, limits: CompileLimits) -> String {
     let said = printable::line(said.trim(), 300).to_string();
     match status.code() {
@@ -170,8 +171,8 @@ fn reason(status: ExitStatus, said: &str, limits: CompileLimits) -> String {
 /// The exit status of a compiler that has something to say.
 const FAILED: i32 = 1;
 
-/// The compiler's process: a policy's file on standard input, compiled code on standard output. Within its own limits from
-/// its first step on, should the process that started it be gone.
+/// Runs as the compiler's process, with a policy's file on standard input and compiled code on standard output. The
+/// process sets its own limits first, so that they hold should its parent be gone.
 pub fn child(product: Product, memory: u64, seconds: u64) -> Result<(), String> {
     let text = |error: &dyn fmt::Display| error.to_string();
     let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);

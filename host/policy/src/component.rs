@@ -16,7 +16,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Tells them apart by the layer in the header (component-model, "Binary").
+    /// Tells the kinds apart by the layer in the header (component-model, "Binary").
     pub fn of(file: &[u8]) -> Result<Self, String> {
         match file.first_chunk::<8>() {
             Some(b"\0asm\x01\0\0\0") => Ok(Self::Module),

@@ -1,4 +1,4 @@
-//! Fields that several policies wrote, and not the same.
+//! Fields to which several policies wrote different values.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,25 +7,25 @@ use qhost_model::launch::Change;
 
 use super::PolicyRecord;
 
-/// A field that several policies wrote, and not the same.
+/// A field to which several policies wrote different values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conflict {
-    /// The field.
+    /// The field's name.
     pub field: String,
-    /// Who wrote it, in order; the last one's value held.
+    /// The policies that wrote the field, in order; the value of the last one held.
     pub writers: Vec<Writer>,
 }
 
 /// A policy that wrote a field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
-    /// Its name.
+    /// The policy's name.
     pub policy: String,
-    /// What it wrote.
+    /// The value that the policy wrote.
     pub to: Value,
 }
 
-/// The fields that several of these policies wrote, and not the same.
+/// Finds the fields to which several of these policies wrote different values.
 pub(super) fn conflicts<'a>(records: impl Iterator<Item = &'a PolicyRecord>) -> Vec<Conflict> {
     let records: Vec<_> = records.filter(|record| !record.changes.is_empty()).collect();
     if records.len() < 2 {

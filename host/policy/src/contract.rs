@@ -1,5 +1,5 @@
-//! The contract's versions, each in a file of its own: what it makes of a request and of a launch, and of a policy's answers. Which
-//! of them a policy is asked by is told by the interface that it exports.
+//! The contract's versions, each in a file of its own, which turns a request and a launch into the version's form and reads a
+//! policy's answers. The interface that a policy exports tells which version it is asked by.
 
 mod answer;
 mod v0_1;
@@ -25,7 +25,7 @@ pub(super) enum Version {
 }
 
 impl Version {
-    /// The newest first.
+    /// All versions, the newest first.
     const ALL: [Self; 2] = [Self::NEWEST, Self::V0_1];
     pub(super) const NEWEST: Self = Self::V0_2;
 
@@ -53,7 +53,7 @@ impl Version {
         }
     }
 
-    /// As people know it.
+    /// The version's number, as documents name it.
     pub(super) fn number(self) -> &'static str {
         match self {
             Self::V0_1 => "0.1",
@@ -61,7 +61,7 @@ impl Version {
         }
     }
 
-    /// The version of a component, by what it exports.
+    /// Finds the version of a component by the interfaces that it exports.
     pub(super) fn of(exports: &[String]) -> Option<Self> {
         let has = |name: &str| exports.iter().any(|export| is_of(export, name));
         Self::ALL.into_iter().find(|version| has(version.decide()))
@@ -72,7 +72,7 @@ impl Version {
         self.imports().iter().any(|name| is_of(interface, name))
     }
 
-    /// What of a launch this version has no word for, by the contract's names of today.
+    /// Names what a launch holds that this version has no word for, by the names of the newest contract.
     pub(super) fn unseen(self, launch: &Launch, task: &Task) -> Vec<&'static str> {
         match self {
             Self::V0_1 => v0_1::unseen(launch, task),
@@ -81,10 +81,10 @@ impl Version {
     }
 }
 
-/// What a component exports that is a policy.
+/// The interfaces of which a policy's component exports one, for messages.
 pub(super) const EXPORTED: &str = "qhost:policy/decide@0.2.0, or @0.1.0";
 
-/// Whether an interface is the named one, in any patch of the same minor version: within one, the contract only gains functions.
+/// Whether an interface is the named one, in any patch of the same minor version: a new patch of the contract only adds functions.
 fn is_of(interface: &str, name: &str) -> bool {
     let track = |name: &str| name.rsplit_once('.').map(|(track, _)| track.to_owned());
     interface == name || (track(name).is_some() && track(interface) == track(name))
@@ -133,7 +133,7 @@ impl Component {
     }
 }
 
-/// What a policy says of itself, as it says it.
+/// What a policy says of itself, before anything of it is checked.
 pub(super) struct GivenAbout {
     pub(super) name: String,
     pub(super) version: String,
@@ -142,14 +142,15 @@ pub(super) struct GivenAbout {
     pub(super) tables: Vec<String>,
 }
 
-/// A launch of a policy's making, as the policy gives it.
+/// A launch of a policy's making, before anything of it is checked.
 pub(super) enum GivenLaunch {
     V0_1(v0_1::GivenLaunch),
     V0_2(Box<v0_2::GivenLaunch>),
 }
 
 impl GivenLaunch {
-    /// The launch, made of the launch that the policy was shown: what its version has no word for is as it was.
+    /// Makes a launch of the policy's answer. What the policy's version has no word for stays as in the launch that the policy was
+    /// shown.
     pub(super) fn read(
         self,
         shown: &Launch,
@@ -193,7 +194,7 @@ impl Instance {
         }
     }
 
-    /// What it has against an operation; absent of a version that has no word for those.
+    /// Asks what the policy has against an operation; gives nothing where its version has no word for operations.
     pub(super) fn permit(
         &self,
         store: &mut Store,
@@ -219,7 +220,7 @@ impl Instance {
     }
 }
 
-/// Versions that are asked.
+/// The versions that the policies of one decision are asked by.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Versions {
     v0_1: bool,
@@ -227,7 +228,7 @@ pub(super) struct Versions {
 }
 
 impl Versions {
-    /// Those of some policies.
+    /// The versions of some policies.
     pub(super) fn of(policies: impl Iterator<Item = Version>) -> Self {
         policies.fold(Self::default(), |mut all, version| {
             match version {
@@ -239,7 +240,7 @@ impl Versions {
     }
 }
 
-/// What a request has as text in one version or another, and not here.
+/// Texts of a request that a version of the contract has as text and qhost keeps in another type.
 pub(super) struct RequestTexts<'a> {
     v0_1: Option<v0_1::RequestTexts>,
     v0_2: Option<v0_2::RequestTexts<'a>>,
@@ -254,7 +255,7 @@ impl<'a> RequestTexts<'a> {
     }
 }
 
-/// A request in the form of each version that is asked. Texts and lists are lent to the sandboxes from where they are.
+/// A request in the form of each version that is asked. Texts and lists are lent to the sandboxes, not copied.
 pub(super) struct LentRequest<'a> {
     v0_1: Option<v0_1::RequestView<'a>>,
     v0_2: Option<v0_2::RequestView<'a>>,
@@ -274,7 +275,7 @@ impl<'a> LentRequest<'a> {
 pub(super) struct Asking<'a> {
     pub(super) request: &'a LentRequest<'a>,
     pub(super) settings: &'a str,
-    /// Whether it is shown the texts of a seed.
+    /// Whether the policy is shown the texts of a seed.
     pub(super) seed_text: bool,
 }
 
@@ -294,19 +295,20 @@ pub(super) fn lend<R>(launch: &Launch, to: Versions, call: impl FnOnce(&Shown<'_
     })
 }
 
-/// The form of one version, which was made since a policy of that version is asked.
+/// The form of one version, which exists wherever a policy of that version is asked.
 fn form<T>(form: Option<&T>) -> wasmtime::Result<&T> {
     form.ok_or_else(|| {
         wasmtime::Error::msg("the request is not there in the policy's version of the contract")
     })
 }
 
-/// A map of texts as every version lends it.
+/// A map of texts, as every version lends maps.
 fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<(&'a str, &'a str)> {
     pairs.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
-/// A bind address as every version has it, as text. Nearly each one is 127.0.0.1, whose text is not made again for each decision.
+/// A bind address as text, as every version has it. Nearly every bind is 127.0.0.1, whose text is static so that no decision makes
+/// it again.
 fn address(bind: Ipv4Addr) -> Cow<'static, str> {
     match bind {
         Ipv4Addr::LOCALHOST => "127.0.0.1".into(),
@@ -314,9 +316,9 @@ fn address(bind: Ipv4Addr) -> Cow<'static, str> {
     }
 }
 
-/// An operation as policies are asked about it.
+/// An operation, as policies are asked about it.
 pub(super) struct Operating<'a> {
-    /// The launch of the VM.
+    /// The launch of the VM that the operation is on.
     pub(super) vm: &'a Shown<'a>,
     pub(super) asked: &'a OperationRequest,
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with a policy. Every error names the policy; those past loading also name its digest.
+//! Errors of policies. Every error names the policy; an error past loading also names its digest.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,63 +18,63 @@ pub enum PolicyError {
     /// The policy's file cannot be read.
     #[error("policy {name}: cannot read {}", path.display())]
     Unreadable {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file.
+        /// The policy's file.
         path: PathBuf,
-        /// Why.
+        /// Why the file cannot be read.
         source: std::io::Error,
     },
-    /// Others can change the file.
+    /// Users other than the owner can change the file.
     #[error("policy {name}: {} cannot be relied upon", path.display())]
     Untrusted {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file.
+        /// The policy's file.
         path: PathBuf,
-        /// Why.
+        /// Why the file is not trusted.
         source: Untrusted,
     },
     /// The file is larger than a policy may be.
     #[error("policy {name}: {} is larger than {} bytes, the most a policy may have", path.display(), limits::POLICY_FILE_BYTES)]
     TooLarge {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file.
+        /// The policy's file.
         path: PathBuf,
     },
     /// The file is no component, nor a core module that can be made one.
     #[error("policy {name} (sha256:{sha256}) does not load: {reason}")]
     NotLoadable {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file's digest.
+        /// The file's digest.
         sha256: Sha256,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
     /// The component asks for something that policies do not get.
     #[error("policy {name} (sha256:{sha256}) imports {}, and a policy may import nothing but {allowed}", imports.join(", "))]
     ForbiddenImport {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file's digest.
+        /// The file's digest.
         sha256: Sha256,
-        /// What it asks for.
+        /// The imports that are not allowed.
         imports: Vec<String>,
-        /// What it may have.
+        /// The imports that are allowed.
         allowed: &'static str,
     },
     /// The component is of another world.
     #[error("policy {name} (sha256:{sha256}) is no policy: it exports {}, and a policy exports {expected}", if exports.is_empty() { "nothing".into() } else { exports.join(", ") })]
     WrongWorld {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file's digest.
+        /// The file's digest.
         sha256: Sha256,
-        /// What it exports.
+        /// The interfaces that the component exports.
         exports: Vec<String>,
-        /// What it should export.
+        /// The interfaces of which a policy exports one.
         expected: &'static str,
     },
     /// The policy looks things up in a table that the operator does not have.
@@ -82,27 +82,27 @@ pub enum PolicyError {
         "policy {name} (sha256:{sha256}) looks things up in the table {table}, and this host has none of that name; add [data.{table}] to the configuration"
     )]
     NoTable {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file's digest.
+        /// The file's digest.
         sha256: Sha256,
-        /// The table.
+        /// The table's name.
         table: String,
     },
     /// A table cannot be used.
     #[error("the table {table}: {reason}")]
     Table {
-        /// The table.
+        /// The table's name.
         table: String,
-        /// What is wrong with it.
+        /// What is wrong with the table.
         reason: String,
     },
     /// A call into the policy did not end as it must.
     #[error("policy {name} (sha256:{sha256}) failed in {call}: {fault}")]
     Failed {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file's digest.
+        /// The file's digest.
         sha256: Sha256,
         /// The function of the contract.
         call: &'static str,
@@ -112,13 +112,13 @@ pub enum PolicyError {
     /// The file is not the one that the configuration names.
     #[error("policy {name}: {} has sha256:{found}, and the configuration pins sha256:{pinned}", path.display())]
     NotPinned {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file.
+        /// The policy's file.
         path: PathBuf,
         /// The file's digest.
         found: Sha256,
-        /// The digest it should have.
+        /// The digest that the file should have.
         pinned: Sha256,
     },
     /// The file lacks signatures.
@@ -127,15 +127,15 @@ pub enum PolicyError {
         checked.by.len(), signers.threshold(), ids(signers), broken(checked), file = path.display()
     )]
     Unsigned {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file.
+        /// The policy's file.
         path: PathBuf,
-        /// Its file's digest.
+        /// The file's digest.
         sha256: Sha256,
-        /// Who has signed.
+        /// The keys that have signed.
         checked: Box<Verification>,
-        /// Who must have.
+        /// The keys of which so many must have signed.
         signers: Box<Signers>,
     },
     /// A tenant's policy allows more than the host's chain did.
@@ -144,14 +144,14 @@ pub enum PolicyError {
         change.field, shown(&change.from), shown(&change.to)
     )]
     Widened {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file's digest.
+        /// The file's digest.
         sha256: Sha256,
-        /// What it widened.
+        /// The field that the policy widened.
         change: Box<Change>,
     },
-    /// Asked again about its own result, the chain changes it.
+    /// A policy changed the chosen launch when it was asked about that launch once more.
     #[error(
         "policy {name} (sha256:{sha256}) does not settle: asked again about the chosen launch, it changed {}{}",
         listed(changes),
@@ -160,9 +160,9 @@ pub enum PolicyError {
     Unsettled {
         /// The first policy that changed something.
         name: String,
-        /// Its file's digest.
+        /// The file's digest of that policy.
         sha256: Sha256,
-        /// What it changed.
+        /// The changes that the policy made.
         changes: Vec<Change>,
         /// Other policies that wrote the same fields.
         others: Vec<String>,
@@ -170,11 +170,11 @@ pub enum PolicyError {
     /// The policy does not accept its settings.
     #[error("policy {name} (sha256:{sha256}) refuses its settings: {message}")]
     Settings {
-        /// The policy.
+        /// The policy's name.
         name: String,
-        /// Its file's digest.
+        /// The file's digest.
         sha256: Sha256,
-        /// Its own words, and what settings it takes, as its schema has them.
+        /// The policy's own words, and the settings that its schema describes.
         message: String,
     },
     /// The decision as a whole took too long.
@@ -191,18 +191,19 @@ pub enum PolicyError {
     /// The sandbox itself cannot be set up.
     #[error("the policy sandbox cannot be set up: {reason}")]
     Sandbox {
-        /// Why.
+        /// Why the sandbox cannot be set up.
         reason: String,
     },
 }
 
 impl PolicyError {
-    /// Its kind.
+    /// The kind of failure, from which a door makes its own error.
     pub fn kind(&self) -> Kind {
         if self.is_about_settings() { Kind::InvalidArgument } else { Kind::PolicyFailed }
     }
 
-    /// Whether the policy does not accept its settings: an answer, where all else is a failure.
+    /// Whether the policy's settings or tables are what is wrong; every other error is a failure of the policy or the
+    /// host.
     pub fn is_about_settings(&self) -> bool {
         matches!(self, Self::Settings { .. } | Self::NoTable { .. } | Self::Table { .. })
     }
@@ -211,10 +212,10 @@ impl PolicyError {
 /// How a call into a policy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// It ran too long.
+    /// The call ran too long.
     #[error("it ran longer than its deadline of {} ms", limit.as_millis())]
     Deadline {
-        /// The longest it may.
+        /// The longest that the call may run.
         limit: Duration,
     },
     /// The decision as a whole took too long, whether or not this policy did.
@@ -223,22 +224,22 @@ pub enum Fault {
         /// How long the decision had.
         limit: Duration,
     },
-    /// It asked for too much memory.
+    /// The policy asked for too much memory.
     #[error("it needed more than its {} MiB of memory", limit >> 20)]
     Memory {
-        /// The most it may have in bytes.
+        /// The most memory that the policy may have, in bytes.
         limit: usize,
     },
-    /// It ran out of stack.
+    /// The policy ran out of stack.
     #[error("it needed more than its {} KiB of stack", limits::POLICY_STACK_BYTES >> 10)]
     Stack,
-    /// It answered or logged more than the host copies.
+    /// The policy answered or logged more than the host copies.
     #[error("it handed over more than {} KiB in one call", limits::POLICY_COPIED_BYTES >> 10)]
     Copied,
-    /// It trapped; a panic ends in `unreachable`.
+    /// The policy trapped; a panic ends in `unreachable`.
     #[error("it trapped: {0}")]
     Trapped(String),
-    /// Its answer makes no sense.
+    /// The policy's answer makes no sense.
     #[error("its answer makes no sense: {0}")]
     Nonsense(String),
 }

@@ -1,4 +1,4 @@
-//! What the host keeps for one sandbox: what its policy uses and says, and what it may import.
+//! What the host keeps for one sandbox: what its policy uses and logs, and what its policy may import.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,19 +15,19 @@ use super::{
 pub(super) struct HostState {
     pub(super) memory: Memory,
     pub(super) log: Log,
-    /// The tables that its policy names.
+    /// The tables that the policy names.
     pub(super) tables: Arc<Tables>,
-    /// Of a policy that is granted it.
+    /// The WASI of a policy that is granted one.
     pub(super) wasi: Option<Box<Wasi>>,
 }
 
 impl HostState {
-    /// Takes a line into the policy's log.
+    /// Adds a line to the policy's log.
     pub(super) fn note(&mut self, level: Level, message: &str) {
         self.log.line(level, message);
     }
 
-    /// A table, where the policy has named it.
+    /// A table, if the policy has named it.
     pub(super) fn table(&self, name: &str) -> Option<&Table> {
         self.tables.get(name).map(|table| &**table)
     }
@@ -38,7 +38,7 @@ pub(super) struct Memory {
     pub(super) used: usize,
     pub(super) most: usize,
     pub(super) refused: bool,
-    /// By how many bytes memories have grown that were there.
+    /// By how many bytes memories have grown since they were made.
     pub(super) grown: usize,
 }
 
@@ -90,7 +90,7 @@ impl ResourceLimiter for Memory {
 
 impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        // Only a sandbox that was granted WASI has it linked.
+        // Only a sandbox that was granted WASI has WASI linked.
         self.wasi.get_or_insert_with(|| Box::new(Wasi::new(&DecisionTime::NONE))).view()
     }
 }

@@ -1,6 +1,6 @@
 //! The log of decisions on disk: for each tenant a folder `tenant-<name>` with `current.jsonl` and full files beside it, a JSON
-//! record a line. A record is on disk before what it allows is done. What is kept is kept a tenant, so that none pushes
-//! another's out.
+//! record a line. A record is on disk before what it allows is done. Each tenant has its own bounds, so that none pushes
+//! another's records out.
 
 use std::{
     fs::{self, File, Metadata},
@@ -23,7 +23,7 @@ use crate::limits;
 /// Where decisions are recorded, and how much of them is kept.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    /// The folder.
+    /// The log's folder.
     pub folder: PathBuf,
     /// The size of a tenant's file from which on a new one is begun, in bytes.
     pub max_bytes: u64,
@@ -44,10 +44,10 @@ pub struct RecordError {
 const CURRENT: &str = "current.jsonl";
 
 impl Journal {
-    /// Appends a record and waits until it is on disk. Gives the record's id.
+    /// Appends a record, waits until it is on disk, and gives its id.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// The record cannot be written.
     pub fn append(&self, record: &Record) -> Result<Sha256, RecordError> {
         self.try_append(record)
             .map_err(|source| RecordError { folder: self.folder.clone(), source })
@@ -68,7 +68,7 @@ impl Journal {
         let options = &mut File::options();
         let mut file = options.create(true).append(true).read(true).mode(0o600).open(&current)?;
         if cut_short(&mut file)? {
-            // Of a process that was killed: what it left is kept, on a line of its own.
+            // The last line is of a process that was killed: its fragment stays, on a line of its own.
             line.insert(0, '\n');
         }
         file.write_all(line.as_bytes())?;
@@ -82,7 +82,8 @@ impl Journal {
         Ok(id)
     }
 
-    /// Whether a file has no room for so many bytes more, or its first record is older than records are kept.
+    /// Whether a file has no room for so many bytes more, or its first record is older than the age up to which records are
+    /// kept.
     fn is_full(&self, file: &Metadata, more: usize) -> bool {
         let begun = file.created().or_else(|_| file.modified());
         file.len() + more as u64 > self.max_bytes || begun.is_ok_and(|begun| self.is_old(begun))
@@ -102,8 +103,8 @@ impl Journal {
         full.iter().take(surplus).try_for_each(fs::remove_file)
     }
 
-    /// Removes files that are older than records are kept, of all tenants and of earlier versions. Where this fails, the
-    /// decision is recorded all the same.
+    /// Removes files whose records are all older than the age up to which records are kept, of all tenants and of earlier
+    /// versions. Where the sweep fails, the decision is recorded all the same.
     fn sweep(&self) {
         let folders = folders(&self.folder).unwrap_or_default();
         for folder in std::iter::once(self.folder.clone()).chain(folders) {
@@ -115,11 +116,11 @@ impl Journal {
     }
 
     fn sweep_folder(&self, folder: &Path) -> io::Result<()> {
-        // Where another decision of the tenant is being recorded, its folder is swept another time, so that this one does not
-        // wait.
+        // A folder in which another decision of the tenant is being recorded is swept another time, so that this decision does
+        // not wait.
         let Some(_lock) = state::try_lock_named(&folder.join(LOCK))? else { return Ok(()) };
         for path in files_in(folder)? {
-            // Its last record is as old as that.
+            // The file's last record is as old as the file's last change.
             if self.is_old(fs::metadata(&path)?.modified()?) {
                 fs::remove_file(&path)?;
             }
@@ -139,27 +140,27 @@ pub struct Recorded {
     pub record: Record,
 }
 
-/// What is in a log of decisions.
+/// The content of a log of decisions.
 #[derive(Debug, Default)]
 pub struct DecisionLog {
     /// The records, the latest first.
     pub records: Vec<Recorded>,
-    /// Lines that are no records.
+    /// How many lines are not records.
     pub unread: u64,
 }
 
-/// Reads a log of decisions, those of it that are wanted; one that is not there is empty.
+/// Reads those records of a log that are wanted; a log that does not exist is empty.
 ///
 /// # Errors
-/// Where it cannot be read.
+/// The log cannot be read.
 pub fn read_log(log: &Path, wanted: impl Fn(&Recorded) -> bool) -> io::Result<DecisionLog> {
     read_latest(log, usize::MAX, wanted)
 }
 
-/// The same of the latest alone, at most so many: no more than twice as many are in memory meanwhile.
+/// Reads the latest of the records that are wanted, at most so many; no more than twice as many are in memory meanwhile.
 ///
 /// # Errors
-/// Where it cannot be read.
+/// The log cannot be read.
 pub fn read_latest(
     log: &Path,
     most: usize,
@@ -203,7 +204,7 @@ pub fn record_id(line: &str) -> Sha256 {
 
 const LOCK: &str = ".lock";
 
-/// The folder of a tenant's decisions. A tenant may be called `..`, and its folder never is.
+/// The name of the folder of a tenant's decisions. A tenant may be called `..`, and no folder here is ever called that.
 fn folder_of(tenant: &str) -> io::Result<String> {
     if is_name(tenant) {
         Ok(format!("{TENANT}{tenant}"))
@@ -225,7 +226,7 @@ fn cut_short(file: &mut File) -> io::Result<bool> {
     Ok(last != *b"\n")
 }
 
-/// The files of one folder, the oldest first. Their names sort by time, and `current` before `until`.
+/// The files of one folder, the oldest first: their names sort by time, and `current` sorts before `until`.
 fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
     let mut files: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
@@ -248,7 +249,7 @@ fn folders(log: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// All files of a log. Those of the version before, which kept all tenants' in one place, are the oldest.
+/// All files of a log. An earlier version kept all tenants' files in one place; those are the oldest.
 fn files(log: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = files_in(log)?;
     for folder in folders(log)? {
@@ -257,7 +258,7 @@ fn files(log: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The lines of a log that was named: a file, a tenant's folder, or the folder with all of these.
+/// The lines of a log that was named as a file, as a tenant's folder, or as the folder of all tenants' folders.
 pub struct Lines {
     files: std::vec::IntoIter<PathBuf>,
     open: Option<(PathBuf, BufReader<File>, usize)>,

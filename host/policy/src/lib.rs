@@ -4,8 +4,8 @@
 //! Request ──▶ default launch ──choose, choose, …──▶ launch ──validate, validate, …──▶ rules ──▶ Verdict
 //! ```
 //!
-//! A verdict is a value: [`Approved`], or refused with reasons, or failed, because a policy trapped, overran its limits
-//! or answered nonsense; then nothing is launched. This room knows nothing of images, QEMU or VMs.
+//! A verdict is a value: [`Approved`], or refused with reasons, or failed because a policy trapped, overran its limits
+//! or answered nonsense. Only an approved task is launched. This crate knows nothing of images, QEMU or VMs.
 
 pub mod limits;
 mod deadline;
@@ -71,18 +71,18 @@ pub use settings::settings;
 pub use signature::{PublicKey, Signature, Signers};
 pub use tables::{FindTable, Table, Tables};
 
-/// All that a decision is made from. The same request gives the same answer.
+/// A request, from which alone a decision is made. The same request gives the same answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// What is asked for.
+    /// The task that is asked for.
     pub task: Task,
-    /// Where it would run.
+    /// The host that the task would run on.
     pub host: HostFacts,
     /// What the operator lets tenants do.
     pub rules: Rules,
-    /// When it is decided: what a policy that is granted a clock reads on it.
+    /// The time of the decision, which a policy with a clock reads on it.
     pub time: Timestamp,
-    /// Why it is asked.
+    /// Why policies are asked.
     #[serde(default, skip_serializing_if = "Occasion::is_launch")]
     pub occasion: Occasion,
 }
@@ -110,16 +110,16 @@ impl Occasion {
 }
 
 impl Request {
-    /// A task that is to be launched, decided now.
+    /// A request to launch a task, decided now.
     pub fn now(task: Task, host: HostFacts, rules: Rules) -> Self {
         Self { task, host, rules, time: Timestamp::now(), occasion: Occasion::Launch }
     }
 
-    /// The digest of what is asked, where, and under which rules. The time is not in it: the same question on another
-    /// day has the same digest.
+    /// The digest of the task, the host and the rules. The time is not in it: the same question on another day has the
+    /// same digest.
     pub fn digest(&self) -> Sha256 {
         let Self { task, host, rules, time: _, occasion: _ } = self;
-        // Plain data with text keys, which JSON can always hold.
+        // The value is plain data with text keys, which JSON can always hold.
         Sha256::of(&serde_json::to_vec(&(task, host, rules)).unwrap_or_default())
     }
 }
@@ -152,9 +152,9 @@ pub struct Allowance {
     pub deadline: Duration,
     /// All memories and tables of a sandbox together, in bytes.
     pub memory: usize,
-    /// Whether it gets a WASI with nothing in it but a frozen clock and seeded randomness.
+    /// Whether the policy gets a WASI with nothing in it but a frozen clock and seeded randomness.
     pub wasi: bool,
-    /// Whether it is shown the texts of a seed, which may be secret.
+    /// Whether the policy is shown the texts of a seed, which may be secret.
     pub seed_text: bool,
 }
 
@@ -169,27 +169,28 @@ impl Default for Allowance {
     }
 }
 
-/// Everything that was said on the way to a verdict.
+/// A decision: everything that was said on the way to a verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// Each policy, in order.
+    /// The records of the policies, in order.
     pub policies: Vec<PolicyRecord>,
-    /// The host's own rules.
+    /// What the host's own rules said.
     pub host: HostRecord,
-    /// Fields that policies wrote differently; the last one's word held.
+    /// Fields that policies wrote differently; the value of the last one held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<Conflict>,
-    /// The mirror or list of checksums that this decision is about, where the image's source itself was let in.
+    /// The mirror or list of checksums that was decided about after the image's source was approved; absent where the
+    /// decision is about the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<url::Url>,
-    /// What was decided about the image's other places that were looked at.
+    /// The decisions about the image's other places, as far as they differ from this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub places: Vec<OtherPlace>,
     /// The launch as it stood at the end.
     pub launch: Launch,
 }
 
-/// What was decided about another of an image's places, as far as it differs from the decision that it stands in.
+/// The decision about another of an image's places, as far as it differs from the decision that holds this value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OtherPlace {
     /// The place: the source, a mirror or a list of checksums.
@@ -197,16 +198,16 @@ pub struct OtherPlace {
     /// The policies that said something else about this place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<PolicyRecord>,
-    /// Fields that policies wrote differently for it alone.
+    /// The fields that policies wrote differently for this place alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<Conflict>,
-    /// Policies' remarks on it alone.
+    /// Remarks that policies made on this place alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
 impl Decision {
-    /// What refuses the task, by name: policies, and the host's own rules.
+    /// Names what refuses the task: policies, and the host's own rules.
     pub fn refused_by(&self) -> Vec<&str> {
         let policies = self.policies.iter().filter(|policy| policy.refuses());
         let mut names: Vec<&str> = policies.map(|policy| policy.name.as_str()).collect();
@@ -229,17 +230,17 @@ impl Decision {
     }
 }
 
-/// What a policy, or the host's own rules, said.
+/// The answer of a policy, or of the host's own rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// Nothing against it.
+    /// There is nothing against the launch.
     Allowed,
-    /// Violations.
+    /// There are violations.
     Refused,
-    /// It did not answer as it must.
+    /// The policy did not answer as it must.
     Failed,
-    /// Not asked: a policy before refused to choose a launch, or failed.
+    /// The policy was not asked, because one before it refused to choose a launch, or failed.
     NotAsked,
 }
 
@@ -249,61 +250,61 @@ impl Answer {
     }
 }
 
-/// What the host's own rules said.
+/// The record of what the host's own rules said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostRecord {
-    /// In a word.
+    /// The rules' answer.
     pub answer: Answer,
-    /// What they have against the launch.
+    /// What the rules have against the launch.
     pub violations: Vec<Violation>,
 }
 
-/// What one policy did.
+/// The record of what one policy did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PolicyRecord {
-    /// The name it goes by on this host or command line.
+    /// The name that the policy goes by on this host or command line.
     pub name: String,
-    /// Whose it is.
+    /// Whose policy it is.
     pub layer: Layer,
-    /// What its word counts for.
+    /// What the policy's word counts for.
     pub mode: Mode,
-    /// The version it says it has.
+    /// The version that the policy says it has.
     pub version: String,
-    /// Its file's digest.
+    /// The digest of the policy's file.
     pub sha256: Sha256,
-    /// Its settings' digest.
+    /// The digest of the policy's settings.
     pub settings_sha256: Sha256,
-    /// The digests of the tables that it looks things up in.
+    /// The digests of the tables that the policy looks things up in.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tables: BTreeMap<String, Sha256>,
-    /// In a word.
+    /// The policy's answer.
     pub answer: Answer,
-    /// What its `choose` changed, or in monitor mode would have changed.
+    /// What the policy's `choose` changed, or would have changed in monitor mode.
     pub changes: Vec<Change>,
-    /// Its reasons to refuse; empty: it allows.
+    /// The policy's reasons to refuse; a policy without any allows.
     pub violations: Vec<Violation>,
-    /// How it failed, if it did.
+    /// How the policy failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
-    /// What of its answers the contract does not allow, and was taken all the same: texts that are empty, or were cut.
+    /// Breaches of the contract in answers that were used all the same: texts that are empty, or were cut.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contract_breaches: Vec<String>,
-    /// What it logged.
+    /// The lines that the policy logged.
     pub log: Vec<LogLine>,
-    /// Log lines beyond the limit, counted and not kept.
+    /// How many log lines were beyond the limit and are not kept.
     pub log_dropped: u64,
-    /// What asking it cost.
+    /// What asking the policy cost.
     pub cost: Cost,
 }
 
 impl PolicyRecord {
-    /// Whether its word stands in the way of the launch.
+    /// Whether the policy's word stands in the way of the launch.
     pub fn refuses(&self) -> bool {
         self.mode == Mode::Enforce && self.answer == Answer::Refused
     }
 }
 
-/// A task that every policy and the host's own rules allow. Made only here.
+/// A task that every policy and the host's own rules allow. Only this crate makes one.
 #[derive(Debug)]
 pub struct Approved {
     task: Task,
@@ -311,37 +312,38 @@ pub struct Approved {
 }
 
 impl Approved {
-    /// What was asked.
+    /// The task that was asked for.
     pub fn task(&self) -> &Task {
         &self.task
     }
 
-    /// How it will be launched.
+    /// How the task will be launched.
     pub fn launch(&self) -> &Launch {
         &self.decision.launch
     }
 
-    /// How it came about.
+    /// The decision that approved the task.
     pub fn decision(&self) -> &Decision {
         &self.decision
     }
 }
 
-/// A chain's answer.
+/// A chain's verdict on a task.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It may run.
+    /// The task may run.
     Approved(Box<Approved>),
-    /// A policy, or a rule on what the host lets tenants do, refuses it.
+    /// A policy, or a rule on what the host lets tenants do, refuses the task.
     Denied(Decision),
-    /// It would be allowed, but this host cannot do it.
+    /// The task would be allowed, but this host cannot run it.
     CannotRun(Decision),
-    /// A policy did not answer as it must, or the policies do not agree; what had been said until then.
+    /// A policy did not answer as it must, or the policies do not agree; the decision holds what had been said until
+    /// then.
     Failed(Box<PolicyError>, Decision),
 }
 
 impl Verdict {
-    /// How it came about.
+    /// The decision behind the verdict.
     pub fn decision(&self) -> &Decision {
         match self {
             Self::Approved(approved) => approved.decision(),

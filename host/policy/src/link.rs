@@ -1,4 +1,4 @@
-//! One policy of a chain: its code, its settings, what its word counts for.
+//! One policy of a chain: its code, its settings and what its word counts for.
 
 use std::sync::Arc;
 
@@ -25,12 +25,12 @@ pub(super) struct Link {
     pub(super) module: Arc<Module>,
     pub(super) settings: String,
     pub(super) settings_sha256: Sha256,
-    /// The tables that it looks things up in.
+    /// The operator's tables that the policy looks things up in.
     pub(super) tables: Arc<Tables>,
     pub(super) layer: Layer,
     pub(super) mode: Mode,
     pub(super) allowance: Allowance,
-    /// Fields of a launch that need not be seen.
+    /// Fields of a launch that the policy need not see.
     pub(super) unseen: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ impl Request {
 }
 
 impl Link {
-    /// A fresh sandbox for one decision.
+    /// Opens a fresh sandbox for one decision.
     pub(super) fn open(
         &self,
         sandbox: &Sandbox,
@@ -54,12 +54,13 @@ impl Link {
         sandbox.open(&module.component, tables, allowance, Some(deadline), || request.moment())
     }
 
-    /// A request with this policy's settings.
+    /// Joins a request with this policy's settings.
     pub(super) fn asking<'a>(&'a self, request: &'a LentRequest<'a>) -> contract::Asking<'a> {
         contract::Asking { request, settings: &self.settings, seed_text: self.allowance.seed_text }
     }
 
-    /// What this policy refuses by its silence: what a launch holds that the policy's version of the contract has no word for.
+    /// Gives what this policy refuses by its silence: a violation for each field of a launch that the policy's version of the
+    /// contract has no word for.
     pub(super) fn refused_unseen(
         &self,
         launch: &Launch,

@@ -1,5 +1,5 @@
-//! Loads the policies of a chain: identifies each file, checks its digest and its signatures, compiles it or takes what was
-//! compiled before, and has it check its settings.
+//! Loads the policies of a chain: identifies each file, checks its digest and its signatures, compiles it or takes the code compiled
+//! before, and has the policy check its settings.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,28 +29,28 @@ use crate::limits;
 /// Where a policy comes from, and on what terms it is asked.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The name it goes by.
+    /// The name that the policy goes by.
     pub name: String,
-    /// Its file.
+    /// The policy's file.
     pub path: PathBuf,
-    /// The digest that its file must have.
+    /// The digest that the file must have.
     pub pin: Option<Sha256>,
-    /// Whose signatures it must have.
+    /// Whose signatures the file must have.
     pub signers: Option<Signers>,
-    /// Its settings, a JSON object; `{}` when none were given.
+    /// The policy's settings, a JSON object; `{}` when none were given.
     pub settings: String,
-    /// What it may use.
+    /// What the policy may use.
     pub allowance: Allowance,
-    /// What its word counts for.
+    /// What the policy's word counts for.
     pub mode: Mode,
-    /// Whose it is.
+    /// Whose policy it is.
     pub layer: Layer,
-    /// Fields of a launch that it need not see: a policy of an earlier contract refuses others by its silence.
+    /// Fields of a launch that the policy need not see; a policy of an earlier contract refuses all others by its silence.
     pub unseen: Vec<String>,
 }
 
 impl Source {
-    /// A host's policy of a file, without settings and with the default allowance. No digest or signature is asked for.
+    /// A policy of the host's, from a file, without settings and with the default allowance. No digest or signature is asked for.
     pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
@@ -66,10 +66,10 @@ impl Source {
     }
 }
 
-/// A folder of compiled policies, opened for the first of them.
+/// A folder of compiled policies, opened when the first policy is loaded.
 struct Cache {
     folder: PathBuf,
-    /// None where it cannot be opened: then every run compiles, as on a disk that cannot be written.
+    /// The open folder; absent where it cannot be opened, and every run then compiles, as on a disk that cannot be written.
     compiled: OnceLock<Option<Compiled>>,
 }
 
@@ -85,7 +85,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Compiles in this process and keeps nothing: for programs that load policies once, such as benchmarks.
+    /// Makes a loader that compiles in this process and keeps nothing, for programs that load policies once, such as benchmarks.
     pub fn in_process() -> Result<Self, PolicyError> {
         let sandbox = Sandbox::new()
             .map_err(|error| PolicyError::Sandbox { reason: format!("{error:#}") })?;
@@ -95,28 +95,28 @@ impl Loader {
         Ok(Self { sandbox, cache: None, limits, deadline: None, tables, compiling })
     }
 
-    /// Compiles in processes of their own, with limits, and keeps what they make in a folder, this host's own.
+    /// Makes a loader that compiles in processes with limits, and keeps the compiled code in a folder of this host's own.
     pub fn with_cache(folder: PathBuf) -> Result<Self, PolicyError> {
         let cache = Arc::new(Cache { folder, compiled: OnceLock::new() });
         Ok(Self { cache: Some(cache), ..Self::in_process()? })
     }
 
-    /// The same for one decision, whose time loading counts against.
+    /// Has loading end at a decision's deadline.
     pub fn until(self, deadline: Deadline) -> Self {
         Self { deadline: Some(deadline), ..self }
     }
 
-    /// The same loader, with what compiling one policy may take.
+    /// Sets what compiling one policy may take.
     pub fn within(self, limits: CompileLimits) -> Self {
         Self { limits, ..self }
     }
 
-    /// The same loader, with the operator's tables.
+    /// Sets how the loader finds the operator's tables.
     pub fn with_tables(self, tables: Arc<FindTable>) -> Self {
         Self { tables, ..self }
     }
 
-    /// The same loader, which calls this with the name of each policy that it is about to compile in a process of its own: that may take half
+    /// Sets a function to call with the name of each policy that is about to be compiled in a process of its own, since that may take half
     /// a minute.
     pub fn telling(self, compiling: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { compiling: Arc::new(compiling), ..self }
@@ -154,7 +154,7 @@ impl Loader {
         Ok(Link { module, settings, settings_sha256, tables, layer, mode, allowance, unseen })
     }
 
-    /// The tables that a policy names.
+    /// Finds the tables that a policy names.
     fn tables_of(&self, module: &Module) -> Result<Arc<Tables>, PolicyError> {
         let table = |name: &String| match (self.tables)(name) {
             Ok(Some(table)) => Ok((name.clone(), table)),
@@ -168,7 +168,7 @@ impl Loader {
         module.facts.about.tables.iter().map(table).collect::<Result<_, _>>().map(Arc::new)
     }
 
-    /// A sandbox of the pool, which decisions may have all of.
+    /// Waits for one slot of the pool, since decisions may have taken all of them.
     fn slot(&self, name: &str) -> Result<Taken<'_>, PolicyError> {
         self.sandbox.slots(1, self.deadline).ok_or_else(|| PolicyError::Overdue {
             name: name.to_owned(),
@@ -176,7 +176,7 @@ impl Loader {
         })
     }
 
-    /// Whether a file has the signatures that it must have: before anything is done with what is in it.
+    /// Checks that a file has the signatures that it must have, before anything in the file is used.
     fn signed(&self, name: &str, file: &PolicyFile, signers: &Signers) -> Result<(), PolicyError> {
         let PolicyFile { path, sha256, bytes } = file;
         let unreadable =
@@ -199,7 +199,7 @@ impl Loader {
         Ok(())
     }
 
-    /// The bytes of a file that has been identified; it may have been changed since.
+    /// Reads an identified file once more, and refuses it if it has changed since it was identified.
     fn reread(&self, name: &str, file: &PolicyFile) -> Result<Vec<u8>, PolicyError> {
         let (bytes, _) = read(name, &file.path)?;
         if Sha256::of(&bytes) == file.sha256 {
@@ -213,7 +213,7 @@ impl Loader {
         }
     }
 
-    /// Loads a policy as a run would, and says what it is.
+    /// Loads a policy as a run would, and gives what is known of it.
     pub fn inspect(
         &self,
         name: &str,
@@ -235,7 +235,7 @@ impl Loader {
         compiled.get_or_init(open).as_ref()
     }
 
-    /// A policy's digest, and its bytes where they had to be read for that.
+    /// Finds a policy's digest, and its bytes where they had to be read for the digest.
     fn identify(&self, name: &str, path: &Path) -> Result<PolicyFile, PolicyError> {
         if let Some(sha256) = self.compiled().and_then(|compiled| compiled.digest(path)) {
             return Ok(PolicyFile { path: path.into(), sha256, bytes: None });
@@ -327,7 +327,7 @@ impl Loader {
     }
 }
 
-/// What a decision's time means for loading its policies.
+/// How the time of a decision bounds loading its policies.
 impl Loader {
     fn in_time(&self, name: &str) -> Result<(), PolicyError> {
         match self.deadline.filter(|deadline| deadline.left().is_zero()) {
@@ -336,14 +336,14 @@ impl Loader {
         }
     }
 
-    /// What a compiler gets: no more time than is left.
+    /// The compiler's limits: no more time than is left until the deadline.
     fn limits(&self) -> CompileLimits {
         let CompileLimits { time, .. } = self.limits;
         let left = self.deadline.map_or(time, |deadline| deadline.left());
         CompileLimits { time: time.min(left), ..self.limits }
     }
 
-    /// A sandbox for a call that is no part of a chain's round.
+    /// Opens a sandbox for a call outside a decision.
     fn opened<'a>(&self, module: &'a Module, allowance: &Allowance) -> Instance<'a> {
         self.sandbox.open(&module.component, &Arc::default(), allowance, self.deadline, || {
             DecisionTime::NONE
@@ -351,7 +351,7 @@ impl Loader {
     }
 }
 
-/// A policy's file, identified.
+/// A policy's file with its digest, and with its bytes if they had to be read.
 struct PolicyFile {
     path: PathBuf,
     sha256: Sha256,

@@ -1,4 +1,4 @@
-//! What policies log.
+//! The log lines of policies.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use qhost_model::printable;
 
 use crate::limits;
 
-/// What a policy logged, up to the limits of a decision.
+/// The log lines of a policy, up to the limits of a decision.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     pub(super) lines: Vec<LogLine>,
     pub(super) dropped: u64,
-    /// Of all lines of the decision, those already taken included.
+    /// The bytes of all lines of the decision, lines already taken included.
     pub(super) bytes: usize,
     pub(super) count: usize,
 }
@@ -21,9 +21,9 @@ pub(super) struct Log {
 /// One line of a policy's log, safe to print.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// How much it matters.
+    /// How much the line matters.
     pub level: Level,
-    /// The text, control characters escaped.
+    /// The text, with control characters escaped.
     pub message: String,
 }
 
@@ -31,7 +31,7 @@ pub struct LogLine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// How an answer came about.
+    /// A detail of how an answer came about.
     Debug,
     /// Something that an operator wants to see.
     Info,

@@ -8,7 +8,7 @@ use qhost_model::{
 
 use super::{Conflict, Decision, OtherPlace, PolicyRecord};
 
-/// A decision in which no secret of its task is repeated.
+/// A decision with every secret of its task masked.
 pub fn masked(secrets: &Secrets, mut decision: Decision) -> Decision {
     decision.place.iter_mut().for_each(mask_query);
     if secrets.is_empty() {

@@ -1,5 +1,5 @@
-//! A policy's file: a component, or a core module that carries its world's type, which is made one; and what can be asked
-//! of it before any decision.
+//! A policy's file, and what can be asked of it before any decision. The file is a component, or a core module that
+//! carries its world's type and is made a component.
 
 use std::{
     fs::{File, Metadata},
@@ -32,34 +32,34 @@ pub(super) struct Module {
     pub(super) facts: Facts,
 }
 
-/// What is known of a policy's file once it was loaded.
+/// What is known of a policy's file once the file was loaded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Facts {
-    /// What it says of itself.
+    /// What the policy says of itself.
     #[serde(flatten)]
     pub about: About,
     /// The file's size in bytes.
     pub bytes: usize,
-    /// What kind of WebAssembly it is.
+    /// What kind of WebAssembly the file is.
     pub kind: Kind,
-    /// What it imports.
+    /// The interfaces that the policy imports.
     pub imports: Vec<String>,
-    /// What it exports.
+    /// The interfaces that the policy exports.
     pub exports: Vec<String>,
 }
 
 /// What a policy says of itself.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct About {
-    /// Its name.
+    /// The policy's name.
     pub name: String,
-    /// Its version.
+    /// The policy's version.
     pub version: String,
-    /// What it does.
+    /// What the policy does.
     pub description: String,
-    /// The JSON Schema of its settings; text where it is not JSON.
+    /// The JSON Schema of the policy's settings; a JSON text where it is not JSON.
     pub settings_schema: Option<serde_json::Value>,
-    /// The operator's tables that it looks things up in.
+    /// The operator's tables that the policy looks things up in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<String>,
 }
@@ -75,7 +75,7 @@ impl Module {
     ) -> Result<Self, PolicyError> {
         let version = Version::of(&facts.exports);
         let is_allowed = |import: &String| {
-            // What is no policy is told what a policy of today may import.
+            // A file that is no policy is told what a policy of the newest contract may import.
             version.unwrap_or(Version::NEWEST).may_import(import)
                 || (allowance.wasi && wasi::covers(import))
         };
@@ -153,12 +153,12 @@ impl Module {
     }
 }
 
-/// The file's bytes, and how it stood when they were read.
+/// Reads the file's bytes, and the metadata that the file had when it was read.
 pub fn read(name: &str, path: &Path) -> Result<(Vec<u8>, Metadata), PolicyError> {
     let unreadable =
         |source| PolicyError::Unreadable { name: name.into(), path: path.into(), source };
     let mut bytes = vec![];
-    // A pipe without a writer must not keep this waiting.
+    // Without this flag, opening a pipe without a writer would wait for ever.
     let options = &mut File::options();
     let mut file = options
         .read(true)
@@ -191,7 +191,7 @@ pub(super) fn interfaces(sandbox: &Sandbox, component: &Component) -> (Vec<Strin
     )
 }
 
-/// Whether an import is a type, or an interface of nothing but types: such a one grants nothing.
+/// Whether an import is a type, or an interface of nothing but types. Such an import grants nothing.
 fn is_of_types(item: &ComponentItem, sandbox: &Sandbox) -> bool {
     let is_type =
         |item: &ComponentItem| matches!(item, ComponentItem::Type(_) | ComponentItem::Resource(_));
@@ -207,19 +207,19 @@ fn is_of_types(item: &ComponentItem, sandbox: &Sandbox) -> bool {
     }
 }
 
-/// What a policy may import.
+/// What a policy without WASI may import, for messages.
 const WITHOUT_WASI: &str = "qhost:policy/log and qhost:policy/tables";
-/// What a policy that is granted WASI may import.
+/// What a policy that is granted WASI may import, for messages.
 const WITH_WASI: &str = "qhost:policy/log, qhost:policy/tables and, of WASI 0.2, cli, clocks, filesystem, io, random and sockets";
 
-/// What a policy file is, for people and programs to look at.
+/// A policy's file, for people and programs to look at.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
-    /// What it is and says.
+    /// What is known of the file, and what the policy says of itself.
     #[serde(flatten)]
     pub facts: Facts,
     /// The file's digest.
     pub sha256: Sha256,
-    /// The world it is of.
+    /// The world that the policy is of.
     pub world: &'static str,
 }

@@ -11,24 +11,24 @@ use super::Request;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
-    /// Attach to its serial console.
+    /// Attach to the VM's serial console.
     Console,
-    /// Take a picture of its display.
+    /// Take a picture of the VM's display.
     Screenshot,
     /// Run a command in the guest by its agent: the program and its arguments.
     Exec(Vec<String>),
-    /// Stop it, by an actor that is not its tenant.
+    /// Stop the VM, by an actor that is not its tenant.
     Stop,
-    /// Start it again, by an actor that is not its tenant.
+    /// Start the VM again, by an actor that is not its tenant.
     Restart,
-    /// Pause or resume it.
+    /// Pause or resume the VM.
     Pause,
-    /// Freeze its guest while a volume that it has is copied.
+    /// Freeze the guest while a volume of the VM is copied.
     Snapshot,
 }
 
 impl Operation {
-    /// As in the contract.
+    /// The operation's name in the contract.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Console => "console",
@@ -41,12 +41,13 @@ impl Operation {
         }
     }
 
-    /// Whether a VM's own tenant does it without being permitted.
+    /// Whether a VM's own tenant may do the operation without asking policies.
     pub fn is_free_for_its_tenant(&self) -> bool {
         matches!(self, Self::Stop | Self::Restart)
     }
 
-    /// The field of a launch that it needs, where contract 0.1 has no word for that field: a policy of 0.1 then refuses the operation.
+    /// The field of a launch that the operation needs and contract 0.1 has no word for. A policy of 0.1 refuses an operation with such
+    /// a field.
     pub(super) fn needs(&self) -> Option<&'static str> {
         match self {
             Self::Screenshot => Some("access.display"),
@@ -56,15 +57,15 @@ impl Operation {
     }
 }
 
-/// Who asks for it.
+/// The actor that asks for an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
-    /// The user on this host.
+    /// The actor's user name on this host.
     pub name: String,
-    /// The tenant that the actor acts as; absent of an operator.
+    /// The tenant that the actor acts as; absent for an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// By which door.
+    /// The door that the actor came by.
     pub door: Door,
 }
 
@@ -81,7 +82,7 @@ pub enum Door {
 }
 
 impl Door {
-    /// As in the contract.
+    /// The door's name in the contract.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Cli => "cli",
@@ -96,12 +97,12 @@ impl Door {
 pub struct OperationRecord {
     /// The VM's id.
     pub vm: String,
-    /// Since when it runs; absent of a record that an earlier qhost wrote.
+    /// Since when the VM runs; absent in a record that an earlier qhost wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// What was to be done.
+    /// What was to be done with the VM.
     pub operation: Operation,
-    /// Who asked.
+    /// The actor that asked.
     pub actor: Actor,
 }
 
@@ -110,8 +111,8 @@ pub struct OperationRecord {
 pub struct OperationRequest {
     /// The task that the VM was launched for, and the host as it is now.
     pub request: Request,
-    /// How it was launched.
+    /// How the VM was launched.
     pub launch: Launch,
-    /// What is to be done, with which VM, and who asks.
+    /// What is to be done, with which VM, and by which actor.
     pub of: OperationRecord,
 }

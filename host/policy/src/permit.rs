@@ -5,19 +5,19 @@ use super::{
     contract::{self, ContractBreaches, LentRequest, RequestTexts, Versions},
 };
 
-/// What policies say to an operation.
+/// The answer of a chain's policies to an operation.
 #[derive(Debug)]
 pub enum Permission {
-    /// None is against it.
+    /// No policy is against the operation.
     Granted(Decision),
-    /// A policy is.
+    /// A policy is against the operation.
     Denied(Decision),
     /// A policy did not answer as it must.
     Failed(Box<PolicyError>, Decision),
 }
 
 impl Permission {
-    /// Why there was no answer.
+    /// The error of the policy that did not answer.
     pub fn error(&self) -> Option<&PolicyError> {
         match self {
             Self::Failed(error, _) => Some(error),
@@ -25,7 +25,7 @@ impl Permission {
         }
     }
 
-    /// How it came about.
+    /// The decision behind the permission.
     pub fn decision(&self) -> &Decision {
         match self {
             Self::Granted(decision) | Self::Denied(decision) | Self::Failed(_, decision) => {
@@ -36,8 +36,8 @@ impl Permission {
 }
 
 impl Chain {
-    /// Asks every policy whose contract has a word for operations. Contract 0.1 has none: by its silence a policy of it refuses an
-    /// operation that needs a field of the launch for which 0.1 has no word either, and no other operation.
+    /// Asks every policy whether an actor may do an operation. Contract 0.1 has no word for operations: a policy of 0.1 refuses,
+    /// by its silence, an operation that needs a field of the launch for which 0.1 has no word either, and no other operation.
     pub fn permit(&self, asked: &OperationRequest, deadline: Deadline) -> Permission {
         let OperationRequest { request, launch, .. } = asked;
         let mut decision = Decision {
@@ -69,7 +69,7 @@ impl Chain {
                 record.contract_breaches = breaches.0;
                 match read {
                     Ok(Some(violations)) => record.decide(violations),
-                    // Its version has no word for operations.
+                    // The policy's version has no word for operations.
                     Ok(None) => {
                         let field = asked.of.operation.needs();
                         let unseen = link.refused_unseen(launch, &request.task);

@@ -1,5 +1,5 @@
-//! A task whose image can come from several places: its source, mirrors, a list of checksums. Policies decide it once for each
-//! place, as if that were the source, so that no image comes from a place that a policy was not shown.
+//! Decides a task whose image can come from several places: its source, mirrors, a list of checksums. Policies decide the task
+//! once for each place, as if that place were the source, so that no image comes from a place that a policy was not shown.
 
 use url::Url;
 
@@ -12,12 +12,12 @@ use super::{
 use crate::limits;
 
 impl Chain {
-    /// Decides one task, in the time that a decision has.
+    /// Decides a task with the time that a decision has by default.
     pub fn decide(&self, request: Request) -> Verdict {
         self.decide_until(request, Deadline::after(limits::DECISION))
     }
 
-    /// The same in what is left of that time. Where it runs out, the verdict is a failure.
+    /// Decides a task until a deadline. Where the time runs out, the verdict is a failure.
     pub fn decide_until(&self, mut request: Request, deadline: Deadline) -> Verdict {
         let mirrors = std::mem::take(&mut request.task.image.mirrors);
         let sums = request.task.image.checksum.sums().cloned();
@@ -57,7 +57,7 @@ fn are_alike(one: &Launch, other: &Launch) -> bool {
 }
 
 impl Verdict {
-    /// Says which place it is about, and what was decided about the others.
+    /// Adds which place the verdict is about, and what was decided about the other places.
     fn about(mut self, place: Option<Url>, others: &[(Url, Decision)]) -> Self {
         let decision = match &mut self {
             Self::Approved(approved) => &mut approved.decision,
@@ -73,7 +73,7 @@ impl Verdict {
 }
 
 impl Decision {
-    /// What it says otherwise than another decision of the same chain.
+    /// What this decision says otherwise than another decision of the same chain.
     fn beside(&self, place: &Url, other: &Self) -> OtherPlace {
         let pairs = self.policies.iter().zip(&other.policies);
         let differing = pairs.filter(|(here, there)| !here.says_the_same_as(there));
@@ -92,7 +92,7 @@ impl Decision {
 }
 
 impl PolicyRecord {
-    /// Whether it is the same but for what asking cost.
+    /// Whether two records are the same but for what asking cost.
     fn says_the_same_as(&self, other: &Self) -> bool {
         Self { cost: other.cost, ..self.clone() } == *other
     }

@@ -1,5 +1,6 @@
-//! What is kept of a decision: all that it was made from and all that was said, so that it can be explained, and made
-//! again. Secrets are masked here, and what a tenant made too long is kept by its digest. Pure.
+//! The record of a decision: everything that the decision was made from and everything that was said, so that the decision can
+//! be explained and made again. Secrets are masked here, and texts that a tenant made too long are kept by their digest. Nothing
+//! here does I/O.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -19,50 +20,51 @@ use crate::limits;
 /// One line of the log of decisions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The form of this record.
+    /// The version of the record's form.
     pub version: u32,
-    /// How it ended.
+    /// How the decision ended.
     pub outcome: Outcome,
-    /// What it was made from.
+    /// What the decision was made from.
     #[serde(flatten)]
     pub input: Input,
-    /// The digest of that with all masks, and with what is kept by its digest.
+    /// The digest of the masked input, taken before texts that are too long were dropped from it.
     pub input_sha256: Sha256,
-    /// Who said what.
+    /// What the policies and the host's own rules said.
     pub decision: Decision,
-    /// What kept it from being launched, where that was allowed.
+    /// What kept an allowed task from being launched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_launched: Option<NotLaunched>,
-    /// Who asked for the launch, where that was said; policies are not told. Of an operation, that has it.
+    /// The actor that asked for the launch, where that is known; policies are not told. The record of an operation has its actor
+    /// in `operation`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor>,
-    /// The operation that it is about, where it is about none of a launch.
+    /// The operation that the decision is about; absent where the decision is about a launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationRecord>,
-    /// Why there was none, where a policy failed or none was asked.
+    /// Why there was no decision, where a policy failed or none was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What was masked, as paths. A policy that looks at any of it may answer otherwise when it is asked again.
+    /// The paths of the values that were masked. A policy that looks at any of them may answer otherwise when it is asked again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub masked: Vec<String>,
-    /// What of the task is kept by its digest.
+    /// The parts of the task that are kept by their digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<Dropped>,
 }
 
-/// When, for whom, what, where and under which rules: a request, as far as it was known when the decision ended.
+/// What a decision is made from: a request, as far as it was known when the decision ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Input {
-    /// What is asked for.
+    /// The task that is asked for.
     pub task: Task,
-    /// Where it would run; absent where that was not found out.
+    /// The host that the task would run on; absent where its facts were not found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostFacts>,
     /// What the operator lets tenants do.
     pub rules: Rules,
-    /// When it is decided.
+    /// The time of the decision.
     pub time: Timestamp,
-    /// Why it is asked.
+    /// Why policies are asked.
     #[serde(default, skip_serializing_if = "Occasion::is_launch")]
     pub occasion: Occasion,
 }
@@ -74,7 +76,7 @@ impl From<Request> for Input {
 }
 
 impl Input {
-    /// As of [`Request::digest`].
+    /// The digest of the input, equal to that of [`Request::digest`] for the same values.
     fn digest(&self) -> Sha256 {
         let Self { task, host, rules, time: _, occasion: _ } = self;
         Sha256::of(&serde_json::to_vec(&(task, host, rules)).unwrap_or_default())
@@ -84,18 +86,18 @@ impl Input {
 /// What kept an allowed task from being launched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotLaunched {
-    /// Its name: the quota that was used up, the host's ports, the image's checksum, …
+    /// The name of the obstacle: the quota that was used up, the host's ports, the image's checksum, …
     pub by: String,
-    /// Why.
+    /// The reason in words.
     pub reason: String,
 }
 
-/// A task's notes and arguments that are too long for the log.
+/// The notes and arguments of a task that are too long for the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dropped {
-    /// Their size in bytes, as JSON: `{"args":[…],"meta":{…}}`.
+    /// The size in bytes of their JSON, `{"args":[…],"meta":{…}}`.
     pub bytes: usize,
-    /// The digest of that.
+    /// The digest of their JSON.
     pub sha256: Sha256,
 }
 
@@ -120,10 +122,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The outcome of a name as it is typed, as in `cannot-run`.
+    /// Finds the outcome of a name as it is typed, such as `cannot-run`.
     ///
     /// # Errors
-    /// The names that there are.
+    /// There is no outcome of this name; the error lists the names.
     pub fn named(text: &str) -> Result<Self, String> {
         let name = |outcome: &Self| outcome.name().replace(' ', "-");
         Self::ALL.into_iter().find(|outcome| name(outcome) == text).ok_or_else(|| {
@@ -132,7 +134,7 @@ impl Outcome {
         })
     }
 
-    /// All there are.
+    /// All outcomes.
     pub const ALL: [Self; 7] = [
         Self::Allowed,
         Self::Denied,
@@ -143,7 +145,7 @@ impl Outcome {
         Self::NotLaunched,
     ];
 
-    /// Its name in output.
+    /// The outcome's name in output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -158,7 +160,7 @@ impl Outcome {
 }
 
 impl Permission {
-    /// In a word.
+    /// The outcome that a record has for this verdict.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Granted(_) => Outcome::Allowed,
@@ -169,7 +171,7 @@ impl Permission {
 }
 
 impl Verdict {
-    /// In a word.
+    /// The outcome that a record has for this permission.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Approved(_) => Outcome::Allowed,
@@ -179,7 +181,7 @@ impl Verdict {
         }
     }
 
-    /// Why there was no decision.
+    /// The error of the policy that did not answer.
     pub fn error(&self) -> Option<&PolicyError> {
         match self {
             Self::Failed(error, _) => Some(error),
@@ -188,18 +190,18 @@ impl Verdict {
     }
 }
 
-/// The form that this host writes.
+/// The version of the form in which this qhost writes records.
 const VERSION: u32 = 1;
 
 impl Record {
-    /// What was decided about a request, secrets masked.
+    /// Records what was decided about a request, with secrets masked.
     pub fn of(request: Request, verdict: &Verdict, masks: &Masks) -> Self {
         let error = verdict.error().map(ToString::to_string);
         let (outcome, decision) = (verdict.outcome(), verdict.decision().clone());
         Self::new(request.into(), Ended { outcome, decision, error, not_launched: None }, masks)
     }
 
-    /// What was said to an operation.
+    /// Records what was said to an operation, with secrets masked.
     pub fn of_operation(asked: OperationRequest, permission: &Permission, masks: &Masks) -> Self {
         let error = permission.error().map(ToString::to_string);
         let (outcome, decision) = (permission.outcome(), permission.decision().clone());
@@ -221,13 +223,13 @@ impl Record {
         Self { operation: Some(of), ..record }
     }
 
-    /// An allowed task that was not launched.
+    /// Records that an allowed task was not launched.
     pub fn not_launched(input: Input, decision: Decision, why: NotLaunched, masks: &Masks) -> Self {
         let (outcome, not_launched) = (Outcome::NotLaunched, Some(why));
         Self::new(input, Ended { outcome, decision, error: None, not_launched }, masks)
     }
 
-    /// An input that no verdict was reached about.
+    /// Records that no verdict was reached about an input.
     pub fn undecided(input: Input, outcome: Outcome, error: String, masks: &Masks) -> Self {
         let decision = Decision::none(&input.task);
         let (error, not_launched) = (Some(error), None);
@@ -237,7 +239,7 @@ impl Record {
     fn new(mut input: Input, ended: Ended, masks: &Masks) -> Self {
         let Ended { outcome, decision, error, not_launched } = ended;
         let secrets = masks.mask(&mut input.task);
-        // The digest is of the masked input: from a digest of a short secret, a reader could find the secret by trying them all.
+        // The digest is of the masked input: a reader could find a short secret from an unmasked digest by trying all values.
         let input_sha256 = input.digest();
         let dropped = drop_what_is_long(&mut input.task);
         Self {
@@ -258,7 +260,7 @@ impl Record {
         }
     }
 
-    /// Reads one line.
+    /// Reads a record from its line.
     pub fn parse(line: &str) -> Result<Self, String> {
         let record: Self = serde_json::from_str(line).map_err(|error| error.to_string())?;
         match record.version {
@@ -267,8 +269,8 @@ impl Record {
         }
     }
 
-    /// The line. Where it would be longer than what is read of one, policies' logs and what was said about other places are
-    /// left out.
+    /// Writes the record as a line. From a line that would be longer than readers read, the policies' logs and the decisions
+    /// about other places are left out.
     pub(super) fn line(&self) -> serde_json::Result<String> {
         let line = serde_json::to_string(self)?;
         if (line.len() as u64) < limits::DECISION_RECORD_BYTES {
@@ -282,7 +284,7 @@ impl Record {
         Ok(serde_json::to_string(&short)? + "\n")
     }
 
-    /// What was asked, to decide it again; or why that cannot be.
+    /// Gives the question that was asked, to decide it again, or why it cannot be decided again.
     pub fn asked(&self) -> Result<Asked, String> {
         let request = self.request()?;
         Ok(match self.operation.clone() {
@@ -328,9 +330,10 @@ struct Ended {
     not_launched: Option<NotLaunched>,
 }
 
-/// Takes what can be long out of a task whose record would be too long. What is left has bounds of its own.
+/// Takes the notes and arguments out of a task whose record would be too long. Every other field of a task has a bound of its
+/// own.
 fn drop_what_is_long(task: &mut Task) -> Option<Dropped> {
-    // Plain data with text keys, which JSON can always hold.
+    // The value is plain data with text keys, which JSON can always hold.
     let all = serde_json::to_vec(task).unwrap_or_default();
     if all.len() <= limits::DECISION_TASK_BYTES {
         return None;

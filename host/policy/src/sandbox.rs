@@ -1,7 +1,7 @@
 //! The sandbox: a fresh instance for every decision, with bounds on time, memory, stack, copied bytes, handles and log.
 //!
-//! One engine for the process (GHSA-hgjw-h833-99q9: types of several engines must not mix). A thread of its own makes
-//! the engine's epoch advance, so that a guest which never yields cannot stop its own clock.
+//! One engine serves the whole process (GHSA-hgjw-h833-99q9: types of several engines must not mix). A thread of its own advances the
+//! engine's epoch, so that a guest which never yields cannot stop its own clock.
 
 use std::{
     sync::{Arc, OnceLock, mpsc},
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::limits;
 
-/// The settings that compiled code depends on. The process that compiles and the one that runs must use the same.
+/// The settings that compiled code depends on. The process that compiles and the process that runs the code must use the same.
 pub(super) fn config() -> Config {
     let mut config = Config::new();
     config
@@ -40,21 +40,21 @@ pub(super) fn config() -> Config {
         // The same request must give the same answer on every machine.
         .cranelift_nan_canonicalization(true)
         .wasm_relaxed_simd(false)
-        // No policy needs these, and each has had its advisories.
+        // No policy needs these features, and each has had its advisories.
         .wasm_memory64(false)
         .concurrency_support(false);
     config
 }
 
-/// Slots for sandboxes, reserved once and used again and again: `tests/benches` measured a decision at half the cost of
-/// fresh mappings. The pages of a slot that were written are kept and reset, found by the kernel's own record of them.
+/// The pool of slots for sandboxes, reserved once and used again and again: `tests/benches` measured a decision at half the cost of fresh
+/// mappings. Pages of a slot that were written are kept and reset; the kernel's own record tells which they are.
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(limits::POLICY_SANDBOXES)
         .total_core_instances(limits::POLICY_SANDBOXES * 16)
         .total_memories(limits::POLICY_SANDBOXES)
         .total_tables(limits::POLICY_SANDBOXES * 4)
-        // Of stacks for asynchronous calls none is used here; each of the usual thousand would be a system call at every start.
+        // No asynchronous call is made here, so no stack is reserved; each of the usual thousand would be a system call at every start.
         .total_stacks(0)
         .max_memory_size(limits::POLICY_ADDRESSABLE_BYTES)
         .table_elements(limits::POLICY_TABLE_ELEMENTS)
@@ -64,14 +64,14 @@ fn pool() -> PoolingAllocationConfig {
     pool
 }
 
-/// The engine with its clock, and all that a policy may import.
+/// The engine with its clock, and the linker of all that a policy may import.
 pub(super) struct Sandbox {
     engine: Engine,
     linker: Linker<HostState>,
-    /// For policies that are granted WASI; made for the first.
+    /// The linker for policies that are granted WASI; made when the first of them is loaded.
     with_wasi: OnceLock<Linker<HostState>>,
     slots: Slots,
-    /// Dropping it ends the clock's thread.
+    /// The clock's thread ends when this is dropped.
     _clock: mpsc::Sender<()>,
 }
 
@@ -79,7 +79,7 @@ impl Sandbox {
     pub(super) fn new() -> wasmtime::Result<Self> {
         let mut pooling = config();
         pooling.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
-        // Where address space is rationed (`ulimit -v`) the pool does not fit, and sandboxes are mapped one by one.
+        // Where address space is rationed (`ulimit -v`), the pool does not fit, and sandboxes are mapped one by one.
         let engine = Engine::new(&pooling).or_else(|error| {
             tracing::info!(%error, "no pool of sandboxes");
             Engine::new(&config())
@@ -101,8 +101,8 @@ impl Sandbox {
         &self.engine
     }
 
-    /// Takes the pool's slots for so many sandboxes, and waits for them until a deadline. Those beyond all that there are it does
-    /// not wait for: a longer chain than is configured meets the pool's own error.
+    /// Takes the pool's slots for so many sandboxes, and waits for them until a deadline. A chain longer than the whole pool takes all
+    /// slots, and later meets the pool's own error.
     pub(super) fn slots(&self, number: usize, deadline: Option<Deadline>) -> Option<Taken<'_>> {
         let left = deadline.map_or(limits::DECISION, |deadline| deadline.left());
         self.slots.take(number.min(limits::POLICY_SANDBOXES as usize), left)
@@ -129,7 +129,7 @@ impl Sandbox {
         contract::Component::new(version, linker.instantiate_pre(component)?)
     }
 
-    /// A fresh sandbox, in which nothing runs yet.
+    /// Opens a fresh sandbox, in which nothing runs yet.
     pub(super) fn open<'a>(
         &self,
         policy: &'a contract::Component,
@@ -160,17 +160,17 @@ impl Sandbox {
 pub(super) struct Instance<'a> {
     store: Store<HostState>,
     component: &'a contract::Component,
-    /// Made by the first call, so that a start function counts against a deadline too.
+    /// The policy's instance; made by the first call, so that a start function counts against a deadline too.
     policy: Option<contract::Instance>,
-    /// For one call.
+    /// The longest that one call may take.
     deadline: Duration,
-    /// For the decision that the calls are part of, if they are.
+    /// The deadline of the decision that the calls are part of, if they are part of one.
     decision: Option<Deadline>,
     spent: Duration,
 }
 
 impl Instance<'_> {
-    /// Makes one call. After one that failed there can be no other.
+    /// Makes one call. After a call that failed, no other call succeeds.
     pub(super) fn call<R>(
         &mut self,
         call: impl FnOnce(&contract::Instance, &mut Store<HostState>) -> wasmtime::Result<R>,
@@ -186,7 +186,7 @@ impl Instance<'_> {
         result.map_err(|error| self.fault(&error, too_long))
     }
 
-    /// How long the next call may take, and what it is called if it takes longer.
+    /// How long the next call may take, and the fault that taking longer is.
     fn time_for_a_call(&self) -> (Duration, Fault) {
         let own = (self.deadline, Fault::Deadline { limit: self.deadline });
         match self.decision.map(|decision| (decision.left(), decision.limit())) {
@@ -208,17 +208,17 @@ impl Instance<'_> {
         result
     }
 
-    /// Goes on in a fresh sandbox. What was spent is spent.
+    /// Goes on in a fresh sandbox, and keeps the time that was spent so far.
     pub(super) fn reset(&mut self, fresh: Self) {
         let spent = self.spent;
         *self = fresh;
         self.spent = spent;
     }
 
-    /// Which limit ended a call, if one did.
+    /// Tells which limit ended a call, if a limit did.
     fn fault(&mut self, error: &wasmtime::Error, too_long: Fault) -> Fault {
         let memory = &self.store.data().memory;
-        // wasmtime's type for this is private, so its words are all there is; a test holds them in place.
+        // wasmtime's type for this error is private, so that its text is all there is to go by; a test keeps the text as it is.
         let copied_too_much = || format!("{error:#}").contains("fuel allocated for hostcalls");
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => too_long,
@@ -230,7 +230,8 @@ impl Instance<'_> {
         }
     }
 
-    /// What happened, where, and what the policy said of it: a panic's message, or the end of a traceback.
+    /// Describes a crash: what happened, in which function, and what the policy logged of it (a panic's message, or the end of a
+    /// traceback).
     fn crash(&mut self, what: &str, error: &wasmtime::Error) -> String {
         let frames = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
         let names = frames.iter().filter_map(|frame| frame.func_name()).map(|name| {
@@ -254,8 +255,8 @@ impl Instance<'_> {
         crash
     }
 
-    /// What the policy logged since it was last asked, worth having whatever came of the call; and what all its calls
-    /// have cost.
+    /// Takes what the policy logged since the last call of this function, whether or not its calls succeeded, and gives the cost of all
+    /// its calls.
     pub(super) fn take(&mut self) -> (Log, Cost) {
         let guest = self.store.data_mut();
         if let Some(wasi) = &mut guest.wasi {
@@ -275,14 +276,14 @@ impl Instance<'_> {
 /// What asking a policy cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Time in its sandbox, the sandbox's making included, in µs.
+    /// The time in the policy's sandbox, the sandbox's making included, in µs.
     pub micros: u64,
-    /// The most memory its sandbox had, in bytes.
+    /// The most memory that the policy's sandbox had, in bytes.
     pub peak_memory: u64,
-    /// Log text that was kept, in bytes.
+    /// The log text that was kept, in bytes.
     pub log_bytes: u64,
-    /// By how many bytes its memory grew. What a policy has from the beginning costs less: each growth is a system call that the process's
-    /// other threads wait for.
+    /// By how many bytes the policy's memory grew. Memory that a policy has from the beginning costs less: each growth is a system call
+    /// that the process's other threads wait for.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub grown_memory: u64,
 }

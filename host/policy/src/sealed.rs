@@ -1,5 +1,5 @@
 //! Notes that only this host can have written: JSON with a code over it (HMAC-SHA256, RFC 2104) under a key that only
-//! this host holds. A note that is absent, cut short, changed, renamed or another host's reads as none.
+//! this host holds. A note that is absent, cut short, changed, renamed or another host's reads as no note.
 
 use std::{
     fs::{self, File},
@@ -23,14 +23,14 @@ pub(super) struct Sealed {
 }
 
 impl Sealed {
-    /// Opens a folder, and makes it and its key if they are not there.
+    /// Opens a folder, and makes the folder and its key where they do not exist.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         state::create_private(folder)?;
         let path = folder.join("key");
         let key = match read_key(&path)? {
             Some(key) => key,
             None => {
-                // The first process makes it; the second takes that one.
+                // If two processes make a key at once, the second takes the key of the first.
                 let made = make_key(folder, &path);
                 read_key(&path)?.ok_or_else(|| made.err().unwrap_or(io::ErrorKind::Other.into()))?
             }
@@ -57,7 +57,7 @@ impl Sealed {
         let mac = self.mac(name, &json).ok_or(io::ErrorKind::InvalidInput)?;
         let code = base16ct::lower::encode_string(&mac.finalize().into_bytes());
         let text = format!("{code}\n{json}");
-        // It would not be read again.
+        // A longer note would not be read again.
         if text.len() as u64 > limits::COMPILED_NOTE_BYTES {
             let reason = format!("it has more than {} bytes", limits::COMPILED_NOTE_BYTES);
             return Err(io::Error::other(reason));
@@ -65,7 +65,7 @@ impl Sealed {
         state::write_whole(&self.folder.join(name), text.as_bytes())
     }
 
-    /// The name is in it, so that one note cannot stand in another's place.
+    /// The code over a note. The name is part of it, so that one note cannot stand in another's place.
     fn mac(&self, name: &str, json: &str) -> Option<Hmac<sha2::Sha256>> {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.key).ok()?;
         mac.update(name.as_bytes());
@@ -75,7 +75,7 @@ impl Sealed {
     }
 }
 
-/// The key, unless there is none, or one that others could have read or written.
+/// Reads the key; gives none where the key does not exist, or where other users could have read or written it.
 fn read_key(path: &Path) -> io::Result<Option<[u8; 32]>> {
     let mut file = match File::options().read(true).custom_flags(flag(OFlags::NOFOLLOW)).open(path)
     {
@@ -93,14 +93,14 @@ fn read_key(path: &Path) -> io::Result<Option<[u8; 32]>> {
     }
 }
 
-/// A flag of open(2) as the standard library takes it.
+/// A flag of open(2), in the type that the standard library takes.
 pub(super) fn flag(flag: OFlags) -> i32 {
     i32::try_from(flag.bits()).unwrap_or(0)
 }
 
 fn make_key(folder: &Path, path: &Path) -> io::Result<()> {
     let mut key = [0; 32];
-    // The kernel gives 32 bytes whole (getrandom(2): up to 256).
+    // The kernel gives up to 256 bytes in one piece (getrandom(2)), and the key has 32.
     rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(&key)?;

@@ -1,4 +1,4 @@
-//! A policy's settings, and what its schema says of them in a line.
+//! A policy's settings, and a line that describes them by the policy's schema.
 
 use serde_json::Value;
 
@@ -6,8 +6,8 @@ use qhost_model::{job::json, printable};
 
 use crate::limits;
 
-/// Settings as a policy gets them: the text of one JSON object, in which no key is given twice. The error says what was found
-/// instead.
+/// Checks settings as a policy gets them: the text of one JSON object, in which no key is given twice. The error says what
+/// was found instead.
 pub fn settings(text: &str) -> Result<String, String> {
     if text.len() as u64 > limits::POLICY_SETTINGS_BYTES {
         return Err(format!("more than {} bytes", limits::POLICY_SETTINGS_BYTES));
@@ -20,8 +20,8 @@ pub fn settings(text: &str) -> Result<String, String> {
     }
 }
 
-/// The settings that a schema describes, with their types and ranges:
-/// `teams (array, required), memory_mib (integer, 16 to 4194304)`. Nothing where it describes none.
+/// Lists the settings that a schema describes, with their types and ranges, such as `teams (array, required), memory_mib
+/// (integer, 16 to 4194304)`; gives nothing where the schema describes none.
 pub(super) fn described(schema: &Value) -> Option<String> {
     let properties = schema.get("properties")?.as_object()?;
     let required = schema.get("required").and_then(Value::as_array);

@@ -1,7 +1,8 @@
-//! Signatures of policies: ed25519 over the file, in minisign's formats, so that its own tool can sign and check them too.
+//! Signatures of policies: ed25519 over the file, in minisign's formats, so that minisign's own tool can sign and check them
+//! too.
 //!
-//! They lie beside the file: `FILE.minisig`, and `FILE.KEYID.minisig` for further keys. A threshold counts keys, not
-//! signatures nor names of keys.
+//! Signatures lie beside the file: `FILE.minisig`, and `FILE.KEYID.minisig` for further keys. A threshold counts keys, and
+//! neither signatures nor key ids.
 
 use std::{
     fmt,
@@ -28,11 +29,11 @@ use crate::limits;
 #[schemars(with = "String")]
 pub struct PublicKey(minisign::PublicKey);
 
-/// Where the key itself begins, after its algorithm and its id.
+/// The offset of the key itself, after the two bytes of its algorithm and the eight of its id.
 const KEY_AT: usize = 10;
 
 impl PublicKey {
-    /// The id that minisign shows: 16 hexadecimal digits. It is chosen by the maker of the key, so it proves nothing.
+    /// The id that minisign shows: 16 hexadecimal digits. The maker of a key chooses its id, so that an id proves nothing.
     pub fn id(&self) -> String {
         key_id(self.0.keynum())
     }
@@ -42,7 +43,7 @@ impl PublicKey {
         self.0 == other.0
     }
 
-    /// The text that signing would be checked with, for a note on what was checked.
+    /// The digest of the key and a signature's text, for a note that this signature was checked with this key.
     fn digest_with(&self, signature: &str) -> Sha256 {
         let mut bytes = self.0.to_bytes();
         bytes.drain(..KEY_AT.min(bytes.len()));
@@ -90,7 +91,7 @@ pub struct Signers {
 }
 
 impl Signers {
-    /// Keys, and how many of them must have signed; all of them where nothing is said. The error says what is wrong.
+    /// Makes a set of keys with a threshold, which is all of them where none is given. The error says what is wrong.
     pub fn new(keys: Vec<PublicKey>, threshold: Option<usize>) -> Result<Self, String> {
         let twice = |(index, key): (usize, &PublicKey)| {
             keys.iter().take(index).any(|earlier| earlier.is_same(key)).then(|| key.id())
@@ -111,7 +112,7 @@ impl Signers {
         &self.keys
     }
 
-    /// How many of them must have signed.
+    /// How many of the keys must have signed.
     pub fn threshold(&self) -> usize {
         self.threshold
     }
@@ -125,7 +126,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Reads one. The error says what is wrong with it.
+    /// Reads a signature. The error says what is wrong with it.
     pub fn parse(text: String) -> Result<Self, String> {
         match SignatureBox::from_string(&text) {
             Ok(parsed) => Ok(Self { text, parsed }),
@@ -133,35 +134,36 @@ impl Signature {
         }
     }
 
-    /// The id of the key that it names.
+    /// The id of the key that the signature names.
     pub fn key_id(&self) -> String {
         key_id(self.parsed.keynum())
     }
 
-    /// The text of its file.
+    /// The text of the signature's file.
     pub fn text(&self) -> &str {
         &self.text
     }
 
     fn is_by(&self, key: &PublicKey, file: &[u8]) -> bool {
-        // Only signatures over the file's hash: the older form has the signer's key work on any file that is handed in.
+        // Only signatures over the file's hash count: the older form has the signer's key work on any file that is handed
+        // in.
         minisign::verify(&key.0, &self.parsed, Cursor::new(file), true, false, false).is_ok()
     }
 }
 
-/// What was found out about a file's signatures.
+/// The result of checking a file's signatures.
 #[derive(Debug, Clone, Default)]
 pub struct Verification {
     /// Ids of the keys that have signed.
     pub by: Vec<String>,
-    /// Ids of keys whose signature is there and does not hold.
+    /// Ids of the keys whose signature is there and does not match the file.
     pub broken: Vec<String>,
-    /// What was checked and holds, so that it need not be checked again for the same file.
+    /// Digests of the signatures that match, so that they need not be checked again for the same file.
     pub(super) proofs: Vec<Sha256>,
 }
 
-/// Which of the signers have signed a file. `known` are proofs of an earlier check of the same file; its bytes are asked
-/// for only if something is not among them.
+/// Finds which of the signers have signed a file. `known` are proofs of an earlier check of the same file; the file's bytes
+/// are asked for only if a signature is not among the proofs.
 pub fn check<E>(
     signers: &Signers,
     signatures: &[Signature],
@@ -191,8 +193,8 @@ pub fn check<E>(
     Ok(checked)
 }
 
-/// The signatures that lie beside a file, in `FILE.minisig` and `FILE.KEYID.minisig`. What is no signature is passed over;
-/// it proves nothing.
+/// Reads the signatures that lie beside a file, in `FILE.minisig` and `FILE.KEYID.minisig`. A file that is no signature is
+/// passed over: it proves nothing.
 pub fn beside(file: &Path) -> io::Result<Vec<Signature>> {
     let mut paths = vec![];
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned() + ".";
@@ -209,7 +211,7 @@ pub fn beside(file: &Path) -> io::Result<Vec<Signature>> {
     Ok(paths.iter().filter_map(|path| Signature::parse(text(path).ok()?).ok()).collect())
 }
 
-/// Whether a file's name ends as a signature's does.
+/// Whether the rest of a file's name is that of a signature.
 fn is_suffix(suffix: &str) -> bool {
     let key = suffix.strip_suffix(".minisig");
     suffix == "minisig"
@@ -218,14 +220,14 @@ fn is_suffix(suffix: &str) -> bool {
 
 fn text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    // A pipe without a writer must not keep this waiting; it reads as empty.
+    // A pipe without a writer must not keep this waiting; with this flag, it reads as empty.
     let options = &mut File::options();
     let file = options.read(true).custom_flags(sealed::flag(OFlags::NONBLOCK)).open(path)?;
     file.take(limits::SIGNATURE_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Where a key's signature goes: `FILE.minisig`, where minisign looks for it, unless another key's is there.
+/// The path for a key's signature: `FILE.minisig`, where minisign looks for it, unless another key's signature is there.
 pub fn place(file: &Path, key_id: &str) -> PathBuf {
     let with = |suffix: &str| {
         let mut name = file.as_os_str().to_owned();
@@ -256,7 +258,7 @@ impl SecretKey {
         }
     }
 
-    /// The key that its signatures are checked with.
+    /// The public key that checks this key's signatures.
     pub fn public(&self) -> Result<PublicKey, minisign::PError> {
         minisign::PublicKey::from_secret_key(&self.0).map(PublicKey)
     }
@@ -264,7 +266,7 @@ impl SecretKey {
     /// Signs a file; the comment is signed too.
     pub fn sign(&self, file: &[u8], comment: &str) -> Result<Signature, minisign::PError> {
         let untrusted = Some("signature by qhost policy sign");
-        // Checked at once: an unencrypted key has no checksum, and a broken one would sign nonsense.
+        // The signature is checked at once: an unencrypted key has no checksum, and a broken one would sign nonsense.
         let public = self.public()?;
         let parsed =
             minisign::sign(Some(&public.0), &self.0, Cursor::new(file), Some(comment), untrusted)?;
@@ -272,15 +274,16 @@ impl SecretKey {
     }
 }
 
-/// A secret key's bytes, if it is not encrypted. The crate reads such keys too, but not those of the minisign command, whose
-/// checksum is left out.
+/// Gives a secret key's bytes, if the key is not encrypted. The crate reads unencrypted keys too, but not those of the
+/// minisign command, whose checksum is left out.
 fn unencrypted(text: &str) -> Option<Vec<u8>> {
     let bytes = BASE64_STANDARD.decode(text.lines().nth(1)?.trim()).ok()?;
-    // After the algorithm of the signatures, that of the encryption: none (minisign's key format).
+    // The algorithm of the key's encryption stands after that of its signatures; zeros mean no encryption (minisign's key
+    // format).
     (bytes.get(2..4)? == [0, 0]).then_some(bytes)
 }
 
-/// The text of a new secret key and of its public one. With a password the secret one is encrypted.
+/// Makes a key, and gives the texts of its secret and public parts. With a password the secret one is encrypted.
 pub fn new_key(password: Encrypted) -> Result<(String, PublicKey, String), minisign::PError> {
     let KeyPair { pk, sk } = match password {
         Encrypted::Not => KeyPair::generate_unencrypted_keypair()?,
@@ -295,7 +298,7 @@ pub fn new_key(password: Encrypted) -> Result<(String, PublicKey, String), minis
 pub enum Encrypted {
     /// The file is enough to sign.
     Not,
-    /// With a password; asked for on the terminal where none is given.
+    /// The file is encrypted with a password, which is asked for on the terminal where none is given.
     With(Option<String>),
 }
 
@@ -328,7 +331,7 @@ mod tests {
         assert!(Signers::new(vec![first_key], Some(0)).is_err());
     }
 
-    /// One key under two ids would count twice if ids did.
+    /// One key under two ids would count twice if the ids counted.
     #[test]
     fn a_key_under_another_id_is_the_same_key() {
         let (_, key) = key();

@@ -1,19 +1,19 @@
-//! The slots of the pool of sandboxes. A decision takes as many as its chain has policies, all at once, so that decisions that want
-//! more than there are wait for each other's ends and never for each other.
+//! The slots of the pool of sandboxes. A decision takes as many as its chain has policies, all at once: a decision that finds too
+//! few waits for others to end, and no two decisions hold slots that the other waits for.
 
 use std::{
     sync::{Condvar, Mutex, PoisonError},
     time::Duration,
 };
 
-/// How many slots are free.
+/// The number of free slots.
 #[derive(Debug)]
 pub(super) struct Slots {
     free: Mutex<usize>,
     freed: Condvar,
 }
 
-/// Slots that are taken, until this is dropped.
+/// Slots that are taken, and free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Taken<'a> {
     slots: &'a Slots,
@@ -25,7 +25,7 @@ impl Slots {
         Self { free: Mutex::new(number), freed: Condvar::new() }
     }
 
-    /// Takes so many, and waits for them no longer than this; nothing where they were not free by then.
+    /// Takes so many slots, and waits for them no longer than `within`; gives nothing where they were not free by then.
     pub(super) fn take(&self, number: usize, within: Duration) -> Option<Taken<'_>> {
         // A number has no state that a panic could have left half changed.
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,7 +42,7 @@ impl Slots {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         *self.slots.free.lock().unwrap_or_else(PoisonError::into_inner) += self.number;
-        // Whichever of those that wait has enough now.
+        // All that wait are woken, since any of them may have enough slots now.
         self.slots.freed.notify_all();
     }
 }

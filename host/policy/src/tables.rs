@@ -1,5 +1,5 @@
-//! The operator's tables, which policies look things up in: JSON objects, known by their digests. Nothing of a table is copied into a
-//! sandbox but what is asked for.
+//! The operator's tables, which policies look things up in: JSON objects, known by their digests. A sandbox gets only the values that
+//! its policy asks for.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,7 +8,7 @@ use std::{
 
 use qhost_model::digest::Sha256;
 
-/// A table: a key's value is any JSON.
+/// A table, whose keys have any JSON as values.
 #[derive(Debug)]
 pub struct Table {
     sha256: Sha256,
@@ -16,10 +16,10 @@ pub struct Table {
 }
 
 impl Table {
-    /// Reads a JSON object.
+    /// Reads a table from a JSON object.
     ///
     /// # Errors
-    /// What is wrong with it, with line and column.
+    /// The JSON cannot be read; the error says what is wrong, with line and column.
     pub fn read(json: &[u8]) -> Result<Self, String> {
         let read: HashMap<String, serde_json::Value> =
             serde_json::from_slice(json).map_err(|error| error.to_string())?;
@@ -27,7 +27,7 @@ impl Table {
         Ok(Self { sha256: Sha256::of(json), entries: read.into_iter().map(text).collect() })
     }
 
-    /// The digest of its file, by which a decision's record names it.
+    /// The digest of the table's file, by which a decision's record names the table.
     pub fn sha256(&self) -> Sha256 {
         self.sha256
     }
@@ -37,16 +37,16 @@ impl Table {
         self.entries.get(key).map(|value| &**value)
     }
 
-    /// How many keys it has.
+    /// How many keys the table has.
     pub fn size(&self) -> u32 {
         u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// Tables by the operator's names.
+/// Tables by the names that the operator gave them.
 pub type Tables = BTreeMap<String, Arc<Table>>;
 
-/// Finds a table by its name; nothing where there is none of that name, and an error where it cannot be read.
+/// Finds a table by its name; gives nothing where no table has the name, and an error where the table cannot be read.
 pub type FindTable = dyn Fn(&str) -> Result<Option<Arc<Table>>, String> + Send + Sync;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The WASI that a policy can be granted: what the languages' runtimes need to start, with nothing in it.
 //!
-//! No files, environment, arguments or input; no socket can be opened and no name looked up; a clock that stands still at the decision's time; and
-//! randomness drawn from the request's digest, so that the same request at the same time gives the same answer. What
-//! is written to standard output and error goes to the policy's log.
+//! It has no files, environment, arguments or input. No socket can be opened and no name looked up. Its clock stands still at the
+//! decision's time, and its randomness is drawn from the request's digest, so that the same request at the same time gives the same answer.
+//! The policy's standard output and error go to the policy's log.
 
 use std::time::Duration;
 
@@ -31,26 +31,26 @@ pub(super) fn covers(interface: &str) -> bool {
     PACKAGES.iter().any(|package| interface.starts_with(package)) && interface.contains("@0.2.")
 }
 
-/// When a decision is made, and what its randomness grows from.
+/// The time that a policy's clock shows, and the seed of its randomness.
 #[derive(Debug, Clone)]
 pub(super) struct DecisionTime {
-    /// Since 1970-01-01T00:00Z.
+    /// The time since 1970-01-01T00:00Z.
     pub(super) time: Duration,
     pub(super) seed: [u8; 32],
 }
 
 impl DecisionTime {
-    /// That of every policy while it is loaded: what it says of itself and of its settings is the same on every day.
+    /// The time and seed of every policy while it is loaded, so that what it says of itself and of its settings is the same on every day.
     pub(super) const NONE: Self = Self { time: Duration::ZERO, seed: [0; 32] };
 }
 
-/// What a sandbox with a grant has besides.
+/// What the store of a sandbox with a grant holds besides.
 pub(super) struct Wasi {
     pub(super) time: Duration,
     context: WasiCtx,
     table: ResourceTable,
     output: [MemoryOutputPipe; 2],
-    /// How much of each output has been logged.
+    /// How many bytes of each output have been logged.
     logged: [usize; 2],
 }
 
@@ -90,7 +90,7 @@ impl Wasi {
             .max_random_size(limits::POLICY_RANDOM_BYTES)
             .stdout(stdout)
             .stderr(stderr)
-            // As they are by default, but not left to a default.
+            // These are wasmtime's defaults, set so that no change of a default opens the network.
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
@@ -105,7 +105,7 @@ impl Wasi {
         WasiCtxView { ctx: &mut self.context, table: &mut self.table }
     }
 
-    /// What was written since the last time, as lines of the log.
+    /// Logs the output that was written since the last call of this function.
     pub(super) fn log(&mut self, log: &mut Log) {
         let levels = [Level::Info, Level::Warn];
         for ((pipe, logged), level) in self.output.iter().zip(&mut self.logged).zip(levels) {
@@ -117,13 +117,13 @@ impl Wasi {
     }
 }
 
-/// What is linked where policies have a clock: the data of their store.
+/// The data of a store whose policy has a clock.
 pub(super) trait HasTime {
-    /// What the clock shows, since 1970-01-01T00:00Z.
+    /// The time that the clock shows, since 1970-01-01T00:00Z.
     fn time(&self) -> Duration;
 }
 
-/// Adds what a grant covers.
+/// Links the interfaces that a grant covers.
 pub(super) fn add_to<T: WasiView + HasTime + 'static>(
     linker: &mut Linker<T>,
 ) -> wasmtime::Result<()> {
@@ -134,8 +134,8 @@ pub(super) fn add_to<T: WasiView + HasTime + 'static>(
     Ok(())
 }
 
-/// The monotonic clock, but for waiting: a deadline does not end a call into the host, and on a clock that stands still
-/// no time would ever come.
+/// Links the monotonic clock without its functions that wait: a deadline does not end a call into the host, and on a clock that stands
+/// still the awaited time would never come.
 fn clock_without_waiting<T: HasTime + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     let mut clock = linker.instance("wasi:clocks/monotonic-clock@0.2.12")?;
     clock.func_wrap("now", |store: StoreContextMut<'_, T>, ()| {

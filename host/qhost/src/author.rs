@@ -1,7 +1,7 @@
 //! A policy's project: made from a template, built into a component with its language's own tools.
 //!
-//! Which language a project is in is told by the file that its rules are in. What a tool prints goes where qhost's own
-//! messages go; where one is missing, the error says how to install it.
+//! The file that has the rules tells which language a project is in. The output of a tool goes where qhost's own messages go; if a tool is
+//! missing, the error says how to install it.
 
 mod template;
 mod tool;
@@ -35,7 +35,7 @@ pub enum Language {
 impl Language {
     const ALL: [Self; 4] = [Self::Rust, Self::Python, Self::Js, Self::C];
 
-    /// The file that tells a project of this language.
+    /// The file by which a project of this language is known.
     fn rules(self) -> &'static str {
         match self {
             Self::Rust => "Cargo.toml",
@@ -45,7 +45,7 @@ impl Language {
         }
     }
 
-    /// The commands that install what builds a project, to be run in the current folder.
+    /// The commands that install the tools that build a project, to be run in the current folder.
     fn install(self, project: &Path) -> String {
         let inside = match project {
             here if here == Path::new(".") => String::new(),
@@ -86,7 +86,7 @@ pub enum AuthorError {
         /// The name.
         name: String,
     },
-    /// Something is there already.
+    /// The folder exists already.
     #[error("{} is there already; choose another name, or remove it", folder.display())]
     Exists {
         /// The folder.
@@ -97,7 +97,7 @@ pub enum AuthorError {
     Unreadable {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A file cannot be written.
@@ -105,7 +105,7 @@ pub enum AuthorError {
     Unwritable {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The folder is no project, or several.
@@ -113,10 +113,10 @@ pub enum AuthorError {
     NoProject {
         /// The folder.
         folder: PathBuf,
-        /// What it has of them.
+        /// The files by which a project is known that the folder has.
         found: Vec<&'static str>,
     },
-    /// WASI was asked for where it is of no use.
+    /// WASI was asked for in a language that has no use for it.
     #[error(
         "--wasi is for Python and JavaScript: a policy in {language} needs no WASI; the decision's time is in the request"
     )]
@@ -124,7 +124,7 @@ pub enum AuthorError {
         /// The project's language.
         language: Language,
     },
-    /// A tool is not there.
+    /// A tool is not installed.
     #[error("{tool} is not installed, and a policy in {language} needs it: {}", language.install(project))]
     NoTool {
         /// The tool.
@@ -139,7 +139,7 @@ pub enum AuthorError {
     Tool {
         /// The tool.
         tool: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A tool took too long, or lacks a part.
@@ -147,23 +147,23 @@ pub enum AuthorError {
     Failed {
         /// The tool.
         tool: &'static str,
-        /// Why, and what to do about it.
+        /// The reason, and what to do about it.
         why: String,
     },
-    /// A tool exited by itself, and has said why.
+    /// A tool exited by itself, after it printed the reason.
     #[error("{tool} failed ({status}); its output is on standard error")]
     Compile {
         /// The tool.
         tool: &'static str,
-        /// How it ended.
+        /// The tool's exit status.
         status: ExitStatus,
     },
-    /// What was built is no component, nor can it be made one.
+    /// The output is no component, nor can it be made one.
     #[error("{}: {reason}", path.display())]
     Unfit {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The command line: what can be typed. No logic.
+//! The command line's arguments, without logic.
 
 mod candidates;
 mod run;
@@ -87,11 +87,11 @@ pub struct Shared {
 }
 
 impl Cli {
-    /// Takes from the environment what the command line leaves out. clap does not read these variables: its usage errors would show
-    /// them.
+    /// Takes from the environment the options that the command line leaves out. clap does not read these variables itself, since its usage
+    /// errors would show their values.
     ///
     /// # Errors
-    /// Where a variable is not what its option may be.
+    /// A variable's value is not valid for its option.
     pub fn with_environment(mut self) -> Result<Self, String> {
         let path = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let Shared { state_dir, config, .. } = &mut self.shared;

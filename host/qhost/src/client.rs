@@ -1,4 +1,4 @@
-//! A host's service as its clients see it: requests to its API, on a socket or over the network, and answers that are read up to a bound.
+//! The client of a host's service: requests to its API, on a socket or over the network, and answers that are read up to a bound.
 
 mod address;
 mod problem;
@@ -26,41 +26,41 @@ pub use stream::Follow;
 /// Why a host's service did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// A file that says who asks, or whom to trust, cannot be used.
+    /// A file that says who the client is, or which authority to trust, cannot be used.
     #[error("cannot use the file {} of {name}", path.display())]
     File {
-        /// The variable that names it.
+        /// The variable that names the file.
         name: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// What says who asks cannot be used.
+    /// The values that say who the client is cannot be used.
     #[error("{0}")]
     Access(String),
-    /// There is no answer.
+    /// The service does not answer.
     #[error("the service at {host} cannot be reached")]
     Unreachable {
-        /// Where it was looked for.
+        /// The service's place.
         host: String,
-        /// Why.
+        /// The cause.
         source: reqwest::Error,
     },
-    /// It says why.
+    /// The service refused the request, and says why.
     #[error("{}", .0.detail)]
     Problem(Box<Problem>),
-    /// What answers is not this service, or is of another version.
+    /// The answer is not this service's, or another version's.
     #[error("the answer of {host} is not as the API has it: {reason}")]
     Malformed {
-        /// Where it was asked.
+        /// The service's place.
         host: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// By what the service on the network knows who asks, and by what that knows the service.
+/// The client's proof of who it is, and the authority by which it knows the service.
 #[derive(Default)]
 pub struct Access {
     /// `QHOST_TOKEN`: a token, as `qhost token new` prints it.
@@ -69,7 +69,7 @@ pub struct Access {
     pub ca: Option<PathBuf>,
     /// `QHOST_CLIENT_CERT`: a file of a PEM certificate and its chain.
     pub certificate: Option<PathBuf>,
-    /// `QHOST_CLIENT_KEY`: its private key, in PEM.
+    /// `QHOST_CLIENT_KEY`: the certificate's private key, in PEM.
     pub key: Option<PathBuf>,
 }
 
@@ -83,7 +83,7 @@ pub struct Client {
     reader: Reader,
 }
 
-/// Who reads what the service answers.
+/// The reader of the service's answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reader {
     /// A program.
@@ -93,10 +93,10 @@ pub enum Reader {
 }
 
 impl Client {
-    /// Connects when it first asks.
+    /// Makes a client, which connects at its first request.
     ///
     /// # Errors
-    /// Where a file of the access cannot be used.
+    /// A file of the access cannot be used.
     pub fn new(
         address: &HostAddress,
         access: &Access,
@@ -110,7 +110,7 @@ impl Client {
         let base = match address {
             HostAddress::Unix(path) => {
                 http = http.unix_socket(path.as_path());
-                // What requests on a socket are made out to, the service does not look at.
+                // The service does not look at the host of a request on a socket.
                 Url::parse("http://qhost")
                     .map_err(|error| ClientError::Access(error.to_string()))?
             }
@@ -150,7 +150,7 @@ impl Client {
         Ok(Self { http, base, authorization: authorization.transpose()?, host, reader })
     }
 
-    /// Where it is.
+    /// The service's place.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -169,7 +169,7 @@ impl Client {
         url
     }
 
-    /// Asks, and gives the answer as far as its head. What is no success is an error.
+    /// Sends a request, and gives the answer as far as its head. An answer that is no success is an error.
     async fn answered(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let request = match &self.authorization {
             Some(authorization) => request.header(AUTHORIZATION, authorization),
@@ -207,10 +207,10 @@ impl Client {
         }
     }
 
-    /// Asks, and gives the bytes that are answered.
+    /// Sends a request, and gives the answer's bytes.
     ///
     /// # Errors
-    /// Where it cannot be reached, refuses, or answers too much.
+    /// The service cannot be reached, refuses, or answers too much.
     pub async fn bytes(
         &self,
         method: Method,
@@ -221,10 +221,10 @@ impl Client {
         self.read(answer).await
     }
 
-    /// Asks, and gives the object that is answered.
+    /// Sends a request, and gives the answer's object.
     ///
     /// # Errors
-    /// As [`Self::bytes`], and where it is another object.
+    /// The errors of [`Self::bytes`], and an answer that is another object.
     pub async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -238,7 +238,7 @@ impl Client {
     /// Asks for an object.
     ///
     /// # Errors
-    /// As [`Self::send`].
+    /// The errors of [`Self::send`].
     pub async fn get<T: DeserializeOwned>(&self, url: Url) -> Result<T, ClientError> {
         self.send(Method::GET, url, None).await
     }
@@ -246,28 +246,28 @@ impl Client {
     /// Asks for an object. A service that is absent, as while it is upgraded, is asked again for [`limits::HOST_ABSENT`].
     ///
     /// # Errors
-    /// As [`Self::send`].
+    /// The errors of [`Self::send`].
     pub async fn get_patiently<T: DeserializeOwned>(&self, url: Url) -> Result<T, ClientError> {
         patiently(async || self.get(url.clone()).await).await
     }
 
-    /// Gives something up that a service may have forgotten, also where it is absent for a while.
+    /// Gives up an operation, which the service may have forgotten, even if the service is absent for a while.
     ///
     /// # Errors
-    /// Where it stays away.
+    /// The service stays away.
     pub async fn give_up(&self, url: Url) -> Result<(), ClientError> {
         let asked = patiently(async || self.bytes(Method::DELETE, url.clone(), None).await);
         match asked.await {
-            // It may be over at this very moment.
+            // The operation may be over at this very moment.
             Ok(_) | Err(ClientError::Problem(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Begins something, once: where the answer is lost, the same request is sent again with its key.
+    /// Begins an operation once: if the answer is lost, the same request is sent again with its key.
     ///
     /// # Errors
-    /// As [`Self::send`], and where the kernel gives no random numbers.
+    /// The errors of [`Self::send`], and a kernel that gives no random numbers.
     pub async fn begin<T: DeserializeOwned>(
         &self,
         url: Url,
@@ -288,10 +288,10 @@ impl Client {
         self.object(&said)
     }
 
-    /// All items of a list, page by page.
+    /// Reads all items of a list, page by page.
     ///
     /// # Errors
-    /// As [`Self::send`].
+    /// The errors of [`Self::send`].
     pub async fn list<T: DeserializeOwned>(
         &self,
         name: &'static str,
@@ -300,10 +300,10 @@ impl Client {
         self.list_most(name, query, usize::MAX).await
     }
 
-    /// The same, at most so many.
+    /// Reads at most so many items of a list.
     ///
     /// # Errors
-    /// As [`Self::send`].
+    /// The errors of [`Self::send`].
     pub async fn list_most<T: DeserializeOwned>(
         &self,
         name: &'static str,
@@ -338,10 +338,10 @@ impl Client {
         }
     }
 
-    /// A connection that becomes another protocol's (RFC 9110, 7.8).
+    /// Makes a connection that becomes another protocol's (RFC 9110, 7.8).
     ///
     /// # Errors
-    /// As [`Self::send`], and where the service goes on with HTTP.
+    /// The errors of [`Self::send`], and a service that goes on with HTTP.
     pub async fn upgrade(
         &self,
         url: Url,
@@ -354,7 +354,7 @@ impl Client {
         answer.upgrade().await.map_err(|error| self.unreachable(error))
     }
 
-    /// An object of the service's, in whose texts nothing steers a terminal where a person reads them.
+    /// Reads an object of the service. If a person reads it, none of its texts steers a terminal.
     fn object<T: DeserializeOwned>(&self, said: &[u8]) -> Result<T, ClientError> {
         let read = if self.reader == Reader::Program {
             serde_json::from_slice(said)
@@ -368,7 +368,7 @@ impl Client {
         ClientError::Unreachable { host: self.host.clone(), source: error.without_url() }
     }
 
-    /// The error of an answer that is not this service's.
+    /// The error for an answer that is not this service's.
     pub fn malformed(&self, reason: String) -> ClientError {
         ClientError::Malformed { host: self.host.clone(), reason }
     }
@@ -382,7 +382,7 @@ struct Page {
     next: Option<String>,
 }
 
-/// Asks a service that may be absent for a while.
+/// Repeats a request to a service that may be absent for a while.
 async fn patiently<T>(ask: impl AsyncFn() -> Result<T, ClientError>) -> Result<T, ClientError> {
     let mut absent_since = None;
     loop {

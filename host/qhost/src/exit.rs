@@ -11,7 +11,7 @@ use qhost_vm::{End, VmRecord};
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Exit {
-    /// The VM ran and shut down; of other commands, it was done.
+    /// The VM ran and shut down; for commands other than `run`, the command did its work.
     Done = 0,
     /// A check did not hold.
     CheckFailed = 1,
@@ -38,7 +38,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// All there are, with what they mean.
+    /// All exit codes, with their meanings.
     pub const ALL: [(Self, &'static str); 12] = [
         (Self::Done, "done; of run without --detach, the VM ran and shut down"),
         (
@@ -66,7 +66,7 @@ impl Exit {
         (Self::Interrupted, "interrupted"),
     ];
 
-    /// Of an error.
+    /// The exit code of an error's kind.
     pub fn of(kind: Kind) -> Self {
         match kind {
             Kind::InvalidArgument => Self::Usage,
@@ -104,12 +104,12 @@ impl Exit {
         }
     }
 
-    /// The number.
+    /// The exit code as a number.
     pub fn code(self) -> u8 {
         self as u8
     }
 
-    /// The table, a line each.
+    /// The table of exit codes, a line each.
     pub fn table() -> String {
         Self::ALL
             .iter()
@@ -123,7 +123,7 @@ impl Exit {
 pub struct ExitStatus(u8);
 
 impl ExitStatus {
-    /// Of a command in a guest.
+    /// The exit code of a command in a guest.
     pub fn of_guest(code: u8) -> Self {
         Self(code)
     }

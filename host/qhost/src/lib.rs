@@ -15,7 +15,7 @@
 //! - `sys`: processes, durable files, locks. Only its `spawn` starts processes.
 //! - `policy`: sandboxes and chains of policies. It knows nothing of images, QEMU or VMs.
 //! - `image`: fetching, checking and storing images. Only it, and the registry client and [`client`] here, connect to other hosts.
-//! - `cage`: what QEMU is kept in; it becomes QEMU.
+//! - `cage`: the mechanisms that confine QEMU, and the step that becomes QEMU.
 //! - `vm`: one VM, and the program that looks after it, `qhost-supervisor`.
 //! - `engine`: configuration, admission, launch and recovery.
 //! - `nomad`: the engine as a task driver of Nomad's.

@@ -1,4 +1,4 @@
-//! What happened: one report for people, programs and the shell. Does no I/O.
+//! The end of a command: one report for people, programs and the shell. Does no I/O.
 
 use std::fmt;
 
@@ -21,14 +21,14 @@ use crate::{exit::Exit, limits};
 /// Everything that is known at the end of a run, or of a plan.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// How it ended.
+    /// How the command ended.
     pub outcome: Exit,
-    /// The same as a number.
+    /// The outcome as a number.
     pub exit_code: u8,
-    /// What was asked, once the job was understood, without its secrets.
+    /// The task, once the job was understood, without its secrets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
-    /// Who decided what, once it was decided.
+    /// The decision, once there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
     /// Networks that images may come from for this command alone.
@@ -40,7 +40,7 @@ pub struct Report {
     /// The VM, if one ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmReport>,
-    /// What went wrong, if something did.
+    /// The error, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
 }
@@ -48,31 +48,31 @@ pub struct Report {
 /// A VM that ran.
 #[derive(Debug, Serialize)]
 pub struct VmReport {
-    /// Its id.
+    /// The VM's id.
     pub id: String,
-    /// Its folder.
+    /// The VM's folder.
     pub folder: String,
-    /// What was written to its console.
+    /// The log of the VM's console.
     pub console_log: String,
-    /// Its forwarded ports.
+    /// The VM's forwarded ports.
     pub ports: Vec<Forward>,
-    /// Where it is.
+    /// The VM's state.
     pub state: State,
-    /// How it ended; absent of one that goes on, and where that is not known.
+    /// How the VM ended; absent if it goes on, or its end is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
     /// When QEMU was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    /// When QEMU was gone.
+    /// When QEMU had ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-    /// What QEMU is kept in.
+    /// The mechanisms that confine QEMU.
     pub cage: String,
-    /// The last of its console, if it failed.
+    /// The end of the VM's console, if the VM failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub console_tail: String,
-    /// The host that it ran on, where that is another one; programs know which they asked.
+    /// The host that the VM ran on, if it is another one; programs know which host they asked.
     #[serde(skip)]
     host: Option<String>,
 }
@@ -82,13 +82,13 @@ pub struct VmReport {
 pub struct ErrorReport {
     /// What could not be done.
     pub message: String,
-    /// Why, each cause under the one before.
+    /// The causes, each under the one before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
-    /// What to do about it, where the message does not say that.
+    /// What to do about the error, if the message does not say that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// What refused it: a policy, a quota, the host's ports, the image's checksum.
+    /// The part of the host that refused the order: a policy, a quota, the ports, the image's checksum.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused_by: Option<String>,
     /// The problems of a job file.
@@ -97,7 +97,7 @@ pub struct ErrorReport {
 }
 
 impl ErrorReport {
-    /// The error and all its sources.
+    /// Reports an error with all its sources.
     pub fn new(error: &dyn std::error::Error, problems: &[Problem]) -> Self {
         let causes = std::iter::successors(error.source(), |cause| cause.source());
         Self {
@@ -116,7 +116,7 @@ impl fmt::Display for ErrorReport {
         let (first, more) = message.split_once('\n').unwrap_or((&message, ""));
         write!(f, "{RED}error{PLAIN}: {first}")?;
         for line in more.lines() {
-            // What another host's service says has no line that looks like one of ours.
+            // The text of another host's service has no line that looks like one of qhost's own.
             let indent = if line.starts_with(' ') { "" } else { "  " };
             write!(f, "\n{indent}{line}")?;
         }
@@ -133,7 +133,7 @@ impl fmt::Display for ErrorReport {
     }
 }
 
-/// What lets images come from more networks than the configuration does.
+/// The option and the variable that let images come from more networks than the configuration does.
 pub const IMAGE_ALLOW: &str = "by --image-allow or QHOST_IMAGE_ALLOW";
 
 const RED: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();
@@ -142,7 +142,7 @@ const YELLOW: anstyle::Style = anstyle::AnsiColor::Yellow.on_default();
 const DIM: anstyle::Style = anstyle::Style::new().dimmed();
 const PLAIN: anstyle::Reset = anstyle::Reset;
 
-/// The summary of a run, for people. An error is not in it: that goes to standard error.
+/// The summary of a run, for people. The run's error goes to standard error, and is not in it.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(decision) = &self.decision {
@@ -173,7 +173,7 @@ impl fmt::Display for Report {
 }
 
 impl VmReport {
-    /// What is known of a VM.
+    /// Reports what is known of a VM.
     pub fn new(vm: &VmRecord, console_tail: String) -> Self {
         let ended = vm.status.ended.clone();
         let takes = vm.takes.get();
@@ -193,7 +193,7 @@ impl VmReport {
         }
     }
 
-    /// The same of another host's VM.
+    /// Marks the report as about a VM of another host.
     pub fn on(self, host: &str) -> Self {
         Self { host: Some(host.to_owned()), ..self }
     }
@@ -213,7 +213,7 @@ impl VmReport {
                 };
                 let ran = self.started_at.zip(self.ended_at);
                 let ran = ran.map_or(0.0, |(from, to)| to.duration_since(from).as_secs_f64());
-                // QEMU's own words may have several lines.
+                // QEMU's own text may have several lines.
                 let end = end.to_string();
                 let (end, more) = end.split_once('\n').unwrap_or((&end, ""));
                 let end = printable::line(end, qhost_vm::limits::QEMU_STDERR_BYTES);
@@ -246,7 +246,7 @@ impl VmReport {
     }
 }
 
-/// Lines of QEMU's or a guest's, which are not to look like ours.
+/// Quotes lines of QEMU or a guest, so that they do not look like qhost's own.
 fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     for line in text.lines() {
         writeln!(f, "          | {}", printable::line(line, qhost_vm::limits::QEMU_STDERR_BYTES))?;
@@ -278,7 +278,7 @@ impl fmt::Display for Shown<'_, Decision> {
     }
 }
 
-/// What policies said of this place alone that is worth a look; nothing where that is nothing.
+/// Shows the notable answers of policies about this place alone; nothing if there are none.
 impl fmt::Display for Shown<'_, OtherPlace> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(other) = self;
@@ -349,7 +349,7 @@ impl fmt::Display for Shown<'_, PolicyRecord> {
     }
 }
 
-/// What a policy says, or another host's service that tells of one.
+/// Shows a policy's text, or another host's service's text about a policy, on one line.
 fn said(text: &str) -> printable::Printable<'_> {
     printable::line(text, qhost_policy::limits::POLICY_TEXT_BYTES)
 }

@@ -1,8 +1,8 @@
 //! Policies in OCI registries, in the layout that the Wasm ecosystem uses (CNCF TAG Runtime, "Wasm OCI Artifact Layout"):
 //! one layer `application/wasm`, and a config that says what it is. Signatures go along as annotations.
 //!
-//! A push of the same file gives the same digest, so nothing in it depends on when it was made. What is pulled is
-//! checked against the digests that its manifest names, and the manifest against its own.
+//! A push of the same file gives the same digest, so that nothing in it depends on the time. A pulled file is checked against the digest in
+//! its manifest, and the manifest against its own.
 
 mod session;
 
@@ -24,9 +24,9 @@ use session::{Credentials, Scope, Session};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.wasm.config.v0+json";
 const LAYER: &str = "application/wasm";
-/// What layers with components were called before.
+/// The former media type of layers with components.
 const OLD_LAYER: &str = "application/vnd.wasm.content.layer.v1+wasm";
-/// Annotations with a signature; the key's id follows.
+/// The prefix of annotations with a signature; the key's id follows.
 const SIGNATURE: &str = "qhost.minisig.";
 
 /// A place in a registry: `REGISTRY/REPOSITORY:TAG` or `REGISTRY/REPOSITORY@sha256:DIGEST`.
@@ -39,7 +39,7 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = "expected REGISTRY/REPOSITORY:TAG or REGISTRY/REPOSITORY@sha256:DIGEST";
         let place: Reference = text.parse().map_err(|error| format!("{error}; {expected}"))?;
-        // Else a misspelt path would be asked for from a public registry.
+        // Without this check, a misspelt path would be asked for from a public registry.
         if text.starts_with(&format!("{}/", place.registry())) {
             Ok(Self(place))
         } else {
@@ -55,7 +55,7 @@ impl std::fmt::Display for Place {
 }
 
 impl Place {
-    /// The host, and its port where that is named.
+    /// The host, with its port if that is named.
     fn registry(&self) -> &str {
         self.0.resolve_registry()
     }
@@ -75,71 +75,71 @@ pub enum Transport {
     Plain,
 }
 
-/// A policy that is in a registry.
+/// A policy that was put into a registry.
 #[derive(Debug)]
 pub struct Pushed {
-    /// The digest of its manifest, with `sha256:`.
+    /// The digest of the policy's manifest, with `sha256:`.
     pub manifest: String,
 }
 
-/// A policy that was in a registry.
+/// A policy that was got from a registry.
 pub struct Pulled {
-    /// Its file.
+    /// The policy's file.
     pub bytes: Vec<u8>,
-    /// The signatures that go along.
+    /// The policy's signatures.
     pub signatures: Vec<Signature>,
-    /// The digest of its manifest, with `sha256:`.
+    /// The digest of the policy's manifest, with `sha256:`.
     pub manifest: String,
 }
 
 /// Why a policy was not pushed or pulled.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// The registry, or the way to it.
+    /// The registry, or the connection to it, failed.
     #[error("the registry {registry} did not do it for {place}")]
     Registry {
         /// The registry.
         registry: String,
-        /// What it was asked about.
+        /// The place that the request was about.
         place: String,
-        /// Why.
+        /// The cause.
         source: Box<SessionError>,
     },
-    /// It took too long.
+    /// The registry took too long.
     #[error("{place}: the registry took longer than {} s", limits::REGISTRY.as_secs())]
     Slow {
-        /// What it was asked about.
+        /// The place that the request was about.
         place: String,
     },
-    /// What is there is no policy.
+    /// The artifact in the registry is no policy.
     #[error("{place} is no WebAssembly policy: {reason}")]
     Unfit {
-        /// What was asked for.
+        /// The place that was pulled.
         place: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// What came is not what its digest says.
+    /// The received bytes do not match their digest.
     #[error("{place}: {what} has {found}, and should have {expected}")]
     Digest {
-        /// What was asked for.
+        /// The place that was pulled.
         place: String,
-        /// The manifest or the file.
+        /// Which one does not match: the manifest or the file.
         what: &'static str,
-        /// What came.
+        /// The digest of the received bytes.
         found: String,
-        /// What should have.
+        /// The digest that was expected.
         expected: String,
     },
-    /// A push to a digest.
+    /// A push named a digest instead of a tag.
     #[error("{place}: a push needs a tag, and gives the digest")]
     NoTag {
-        /// What was asked for.
+        /// The place of the push.
         place: String,
     },
 }
 
-/// Puts a policy into a registry, with what it says of itself and the signatures on it.
+/// Puts a policy into a registry, with its description and its signatures.
 pub async fn push(
     place: &Place,
     transport: Transport,
@@ -168,7 +168,7 @@ pub async fn push(
         layers: vec![layer],
         annotations: Some(annotations(facts, signatures)),
     };
-    // It is plain data with text keys, which JSON can always hold.
+    // The manifest is plain data with text keys, which JSON can always hold.
     let body = serde_json::to_vec(&manifest).unwrap_or_default();
     let pushed = Pushed { manifest: format!("sha256:{}", Sha256::of(&body)) };
     let mut session = session(place, transport, Scope::Push)?;
@@ -182,7 +182,7 @@ pub async fn push(
     Ok(pushed)
 }
 
-/// What a tag or a digest stands for.
+/// The manifest of a tag or a digest.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Manifest {
@@ -293,7 +293,7 @@ fn session(place: &Place, transport: Transport, scope: Scope) -> Result<Session,
     Session::new(place, transport, credentials, scope).map_err(|error| refused(place, error))
 }
 
-/// Those that `docker login` has kept for the registry. No password goes over a network in clear.
+/// The credentials that `docker login` has kept for the registry. A password does not go over a network in clear.
 fn credentials(place: &Place, transport: Transport) -> Credentials {
     let url = Url::parse(&format!("http://{}", place.registry()));
     if transport == Transport::Plain && !url.is_ok_and(|url| session::is_private(&url)) {

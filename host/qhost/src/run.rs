@@ -1,4 +1,5 @@
-//! The command as a door of the engine: makes an order of its arguments, shows what it observes, and makes exit codes of kinds of errors.
+//! The command as a door of the engine: makes an order from its arguments, shows what it observes, and turns kinds of errors into exit
+//! codes.
 
 mod audit;
 mod author;
@@ -49,7 +50,7 @@ pub fn main() -> ExitCode {
     if let Some(completed) = commands::complete() {
         return completed;
     }
-    // An agent starts what is in its plugin folder without arguments.
+    // An agent of Nomad starts the programs in its plugin folder without arguments.
     let cli = if qhost_nomad::is_by_agent() && std::env::args_os().len() == 1 {
         Cli { shared: Shared::default(), command: Command::NomadPlugin }
     } else {
@@ -95,7 +96,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// Serves an agent of Nomad's until that asks the plugin to leave.
+/// Serves an agent of Nomad until the agent asks the plugin to leave.
 fn nomad(shared: &Shared) -> Exit {
     wait(shared, async {
         match qhost_nomad::serve().await {
@@ -105,13 +106,12 @@ fn nomad(shared: &Shared) -> Exit {
     })
 }
 
-/// One thread: `spawn` says why QEMU is to be started by the main one.
+/// Runs a command on one thread: `spawn` says why the main thread must start QEMU.
 fn wait<T: From<Exit>>(shared: &Shared, command: impl Future<Output = T>) -> T {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(command);
-            // A policy that is still being compiled when the run was stopped is not waited for; what was about to be written
-            // of an image is.
+            // A policy that is still being compiled when the run was stopped is not waited for, but the last write to an image is.
             runtime.shutdown_timeout(limits::LEAVE);
             exit
         }
@@ -119,7 +119,7 @@ fn wait<T: From<Exit>>(shared: &Shared, command: impl Future<Output = T>) -> T {
     }
 }
 
-/// `qhost run`: always ends with a report, whatever happened on the way.
+/// Does `qhost run`, which always ends with a report.
 async fn run(shared: &Shared, args: &RunArgs) -> Exit {
     let shown = Shown::new(shared, &args.decide).detached(args.until() != Until::End);
     let shown = Arc::new(shown);
@@ -134,7 +134,7 @@ async fn run(shared: &Shared, args: &RunArgs) -> Exit {
     exit
 }
 
-/// Starts the VM, and follows it until what is waited for.
+/// Starts the VM, and follows it until the state that the command waits for.
 async fn follow(shared: &Shared, args: &RunArgs, shown: &Arc<Shown>) -> Result<Exit, RunError> {
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let engine = engine(shared)?;
@@ -151,7 +151,7 @@ async fn follow(shared: &Shared, args: &RunArgs, shown: &Arc<Shown>) -> Result<E
         vm = &mut started => vm?,
         () = stop.asked(1) => {
             cancel.cancel();
-            // It leaves nothing half done; what a supervisor has already is stopped below.
+            // The start leaves nothing half done; a VM that has a supervisor already is stopped below.
             started.await?
         }
     };
@@ -178,7 +178,7 @@ async fn follow(shared: &Shared, args: &RunArgs, shown: &Arc<Shown>) -> Result<E
     Ok(Exit::of_vm(&record, until))
 }
 
-/// What is ordered, read from the files that were named.
+/// Makes the order, from the files that were named.
 async fn order(
     args: &DecideArgs,
     grace: Option<qhost_model::launch::Grace>,
@@ -212,7 +212,7 @@ fn context(shown: &Arc<Shown>) -> (Context, CancellationToken) {
     (Context { cancel: cancel.clone(), observer }, cancel)
 }
 
-/// The engine under the configuration and on the state folder that were named, or the default ones.
+/// Opens the engine on the configuration and the state folder that were named, or the default ones.
 fn engine(shared: &Shared) -> Result<Engine, RunError> {
     engine_under(shared, Config::load(shared.config.as_deref())?)
 }
@@ -221,14 +221,14 @@ fn engine_under(shared: &Shared, config: Config) -> Result<Engine, RunError> {
     Ok(Engine::open(Options { config, state: state_dir(shared)?, programs: None })?)
 }
 
-/// An engine without the configuration: for looking at VMs and stopping them, which works under a broken configuration too.
+/// Opens an engine without the configuration, to look at VMs and stop them, which works under a broken configuration too.
 fn unconfigured(shared: &Shared) -> Result<Engine, RunError> {
     named_are_there(shared)?;
     engine_under(shared, Config::default())
 }
 
-/// For what only looks: a state folder and a configuration that were named must be there, also where the command has no use for the
-/// configuration.
+/// Checks that a state folder and a configuration that were named are there, for commands that only look; they must be there even if the
+/// command has no use for them.
 fn named_are_there(shared: &Shared) -> Result<(), RunError> {
     if let Some(named) = &shared.state_dir {
         is_there("state folder", named, "--state-dir and QHOST_STATE_DIR")?;
@@ -239,7 +239,7 @@ fn named_are_there(shared: &Shared) -> Result<(), RunError> {
     Ok(())
 }
 
-/// A path that was named and is absent is a mistake in its name.
+/// Checks that a path that was named is there; if it is absent, its name is a mistake.
 fn is_there(what: &str, named: &Path, check: &str) -> Result<(), RunError> {
     std::fs::metadata(named).map(drop).map_err(|error| {
         RunError::Usage(format!(
@@ -249,7 +249,7 @@ fn is_there(what: &str, named: &Path, check: &str) -> Result<(), RunError> {
     })
 }
 
-/// What loads policies under the configuration, and says which one it compiles.
+/// The loader of policies under the configuration, which tells of each policy that it compiles.
 fn loader(shared: &Shared) -> Result<Loader, RunError> {
     loader_of(shared, &engine(shared)?)
 }
@@ -259,7 +259,7 @@ fn loader_of(shared: &Shared, engine: &Engine) -> Result<Loader, RunError> {
     Ok(engine.loader()?.telling(move |name| show::compiling(terminal, name)))
 }
 
-/// The folder that was named, or the default one.
+/// The state folder that was named, or the default one.
 fn state_dir(shared: &Shared) -> Result<StateDir, RunError> {
     let named = shared.state_dir.clone().or_else(qhost_engine::config::default_state_dir);
     let no_home = || RunError::Usage("this user has no home folder; give --state-dir".into());

@@ -1,7 +1,7 @@
-//! Trying a policy out before it decides for real: cases with expectations, what to look out for, what it costs.
+//! Trying a policy out before it decides for real: cases with expectations, lint, and benchmarks.
 //!
-//! A policy's project has its component, `NAME.wasm`, and `cases/*.toml`. Each case is an example job and example host
-//! facts with a few keys laid over them, so that a case says only what it is about.
+//! A policy's project has its component, `NAME.wasm`, and `cases/*.toml`. Each case lays a few keys over an example job and an example
+//! host's facts, so that it says only what it is about.
 
 mod cases;
 pub mod example;
@@ -34,13 +34,13 @@ use qhost_policy::{Allowance, Chain, Layer, Loader, Mode, PolicyError, Source, T
 pub struct Project {
     /// The policy's name.
     pub name: String,
-    /// Its component or core module.
+    /// The policy's component or core module.
     pub module: PathBuf,
-    /// Its cases, in the order of the files' names.
+    /// The project's files of cases, in the order of their names.
     pub files: Vec<CaseFile>,
 }
 
-/// What is wrong with a project.
+/// Why a policy cannot be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
     /// A file or folder cannot be read.
@@ -48,7 +48,7 @@ pub enum TrialError {
     Unreadable {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A file cannot be written.
@@ -56,7 +56,7 @@ pub enum TrialError {
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A folder has no policy, or several.
@@ -64,10 +64,10 @@ pub enum TrialError {
     NoPolicy {
         /// The folder.
         folder: PathBuf,
-        /// What it has of that kind.
+        /// The names of the policies that the folder has.
         found: Vec<String>,
     },
-    /// There is nothing to try.
+    /// The project has no cases.
     #[error("{} has no cases/*.toml; expected at least one file with a [[case]]", folder.display())]
     NoCases {
         /// The folder.
@@ -83,17 +83,17 @@ pub enum TrialError {
         /// What was found, and what was expected.
         reason: String,
     },
-    /// The policy.
+    /// The policy cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The policy, in one case.
+    /// The policy failed in one case.
     #[error(
         "case {case:?}: the policy failed, so that it cannot be measured; if it should fail, set expect.verdict = \"failed\", and bench skips it"
     )]
     InCase {
         /// The case.
         case: String,
-        /// Why.
+        /// The cause.
         source: Box<PolicyError>,
     },
 }
@@ -114,7 +114,7 @@ impl Project {
         Ok(Self { name, module, files })
     }
 
-    /// The same, which must have cases.
+    /// Opens a project that must have cases.
     pub fn with_cases(path: &Path) -> Result<Self, TrialError> {
         let project = Self::open(path)?;
         if project.files.iter().any(|file| !file.cases.is_empty()) {
@@ -124,13 +124,13 @@ impl Project {
         }
     }
 
-    /// Every case; one with the example as it is where there is none.
+    /// Every case; if there are none, one with the plain example.
     fn all_cases(&self) -> Result<Vec<Case>, TrialError> {
         let cases: Vec<_> = self.files.iter().flat_map(|file| file.cases.iter().cloned()).collect();
         if cases.is_empty() { Ok(vec![Case::example()?]) } else { Ok(cases) }
     }
 
-    /// The policy alone in a chain, as a case wants it.
+    /// A chain of the policy alone, with a case's settings and grants.
     fn chain(&self, loader: &Loader, case: &Case) -> Result<Chain, PolicyError> {
         let tables = case.tables.clone();
         // A table that the cases do not have is empty.
@@ -156,7 +156,7 @@ impl Project {
     }
 }
 
-/// A policy's file: itself, or the only one of its project's folder.
+/// Finds a policy's file: the path itself, or the only component of its project's folder.
 pub fn module(path: &Path) -> Result<PathBuf, TrialError> {
     if fs::metadata(path).map_err(unreadable(path))?.is_dir() {
         only_module(path)
@@ -178,7 +178,7 @@ fn only_module(folder: &Path) -> Result<PathBuf, TrialError> {
     }
 }
 
-/// A folder's files of a kind, by name; none where the folder is not there.
+/// A folder's files of a kind, by name; none if the folder is not there.
 fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, TrialError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -1,6 +1,6 @@
-//! Starts that were accepted, each a file of the state folder's `operations`: a service that was killed goes on with them once it is started again,
-//! and a request that is sent again with its `Idempotency-Key` then still begins nothing new. A job may have secrets: its file is the service's
-//! alone, and has the job only until the start is done.
+//! Starts that were accepted, each a file of the state folder's `operations`: after a service was killed, the next one goes on with its
+//! starts, and a request that is sent again with its `Idempotency-Key` begins nothing new. A job may have secrets: a start's file is
+//! readable by the service alone, and has the job only until the start is done.
 
 use std::{
     fs::{self, File},
@@ -39,11 +39,11 @@ pub(crate) struct Accepted {
     ready_check: bool,
     /// The job in Base64, since it may be text of any encoding; none once the start is done.
     job: Option<String>,
-    /// What came of it; none while it goes on.
+    /// The start's result; none while the start goes on.
     pub(crate) done: Option<Done>,
 }
 
-/// What came of a start.
+/// The result of a start.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Done {
     pub(crate) vm: Option<String>,
@@ -72,7 +72,7 @@ impl Accepted {
         }
     }
 
-    /// The order that it was made of; none of a start that is done, or of a file that is damaged.
+    /// The order that the start was made from; none if the start is done, or its file is damaged.
     pub(crate) fn order(&self) -> Option<Order> {
         let bytes = BASE64_STANDARD.decode(self.job.as_ref()?).ok()?;
         let mut order = Order::new(JobFile::of_body(bytes), self.tenant.clone());
@@ -84,7 +84,7 @@ impl Accepted {
         Some(order)
     }
 
-    /// It is done: its job is not needed any more.
+    /// Gives the start as done, without its job, which is not needed any more.
     pub(crate) fn ended(self, done: Done) -> Self {
         Self { job: None, done: Some(done), ..self }
     }
@@ -103,7 +103,7 @@ impl AcceptedFiles {
         self.0.join(format!("{id}{ENDING}"))
     }
 
-    /// What the one service of a state folder holds; none where there is another.
+    /// Takes the lock that only one service of a state folder can hold; gives none if another service has it.
     pub(crate) fn hold(&self) -> io::Result<Option<File>> {
         state::create_private(&self.0)?;
         state::try_lock_named(&self.0.join(LOCK))
@@ -117,7 +117,7 @@ impl AcceptedFiles {
         let written = written.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
         if let Err(error) = written {
             tracing::error!(%error, operation = accepted.id, "cannot write down a start that was asked for");
-            // It may have been written, and only not synced.
+            // The file may have been written, and only not synced.
             self.forget(&accepted.id).await;
             return Err(Problem::unwritable("the start"));
         }
@@ -140,7 +140,7 @@ impl AcceptedFiles {
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if !name.ends_with(ENDING) {
-                // A file that a service was killed with while it wrote.
+                // A service was killed while it wrote this file.
                 if name != LOCK && state::remove(&path).is_err() {
                     tracing::warn!(path = %path.display(), "cannot remove a half-written file");
                 }
@@ -150,7 +150,7 @@ impl AcceptedFiles {
             let read = read.and_then(|bytes| Ok(serde_json::from_slice::<Accepted>(&bytes)?));
             match read {
                 Ok(accepted) if self.path(&accepted.id) == path => list.push(accepted),
-                // It may be a later version's, or readable the next time.
+                // The file may be a later version's, or readable the next time.
                 Ok(_) => {
                     tracing::error!(path = %path.display(), "this file has another start's name")
                 }

@@ -1,5 +1,5 @@
-//! How much of a kind each tenant has under way at one time: past its share a tenant is asked to come back, so that one tenant's flood leaves
-//! sandboxes and connections to the others.
+//! Bounds how much of one kind each tenant has under way at one time: past its share a tenant is asked to come back, so that one tenant's
+//! flood leaves sandboxes and connections to the others.
 
 use std::{
     collections::HashMap,
@@ -13,37 +13,37 @@ use crate::{limits, problem::Problem};
 /// Tenants, and operators, that have something under way, with how much.
 type UnderWay = HashMap<Option<String>, usize>;
 
-/// Places for what is under way.
+/// The places for requests of one kind.
 pub(crate) struct Admission {
     most: usize,
-    /// What has places, in words.
+    /// The name of the kind in messages.
     what: &'static str,
     under_way: Mutex<UnderWay>,
 }
 
-/// One place. Dropped, it is given back.
+/// One place, which is given back when it is dropped.
 pub(crate) struct Place {
     of: Arc<Admission>,
     tenant: Option<String>,
 }
 
 impl Admission {
-    /// Of decisions.
+    /// The places for decisions.
     pub(crate) fn of_decisions() -> Arc<Self> {
         Self::new(limits::DECISIONS_OF_TENANT, "decisions")
     }
 
-    /// Of streams.
+    /// The places for streams.
     pub(crate) fn of_streams() -> Arc<Self> {
         Self::new(limits::STREAMS_OF_TENANT, "streams")
     }
 
-    /// Of replays, and of configurations that are tried or taken over.
+    /// The places for replays, and for configurations that are tried or taken over.
     pub(crate) fn of_replays() -> Arc<Self> {
         Self::new(limits::REPLAYS, "replays")
     }
 
-    /// Of reads of the log of decisions.
+    /// The places for reads of the log of decisions.
     pub(crate) fn of_reads() -> Arc<Self> {
         Self::new(limits::READS_OF_TENANT, "reads of the log of decisions")
     }
@@ -56,12 +56,12 @@ impl Admission {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How much is under way of all.
+    /// The number of places that are taken, of all tenants together.
     pub(crate) fn count(&self) -> usize {
         self.under_way().values().sum()
     }
 
-    /// A place for one more of a tenant's, or of an operator's.
+    /// Takes a place for a tenant, or for an operator.
     pub(crate) fn admit(self: &Arc<Self>, tenant: Option<&str>) -> Result<Place, Problem> {
         let mut under_way = self.under_way();
         let tenant = tenant.map(str::to_owned);

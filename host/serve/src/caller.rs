@@ -1,5 +1,5 @@
-//! Whose a request is: by the token that it has, else by its connection: on the socket the user's at its other end, on the network that of a
-//! certificate.
+//! Finds whose a request is: the token's in the request, else the connection's: on the socket that of the user at the other end, on the
+//! network that of the client's certificate.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use qhost_policy::{Actor, Door};
 
 use crate::{Service, cookie, problem::Problem};
 
-/// What is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Peer {
     /// A process of this host, as the kernel knows it.
@@ -26,15 +26,15 @@ pub(crate) enum Peer {
     },
     /// A client on the network.
     Remote {
-        /// Its address, of IPv6 the first half.
+        /// The client's address; of an IPv6 address, the first half.
         network: IpAddr,
-        /// The digest of the certificate that it has the key of.
+        /// The digest of the client's certificate, if it has shown one and has its key.
         certificate: Option<Sha256>,
     },
 }
 
 impl Peer {
-    /// Whether it is root, or the user that the service runs as.
+    /// Whether the peer is root, or the user that the service runs as.
     pub(crate) fn is_operator(self) -> bool {
         match self {
             Self::User { uid } => uid == 0 || uid == geteuid().as_raw(),
@@ -47,17 +47,17 @@ impl Peer {
     }
 }
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Caller {
-    /// As records name it.
+    /// The caller's name in records.
     pub(crate) name: String,
-    /// The tenant that it acts for; none is an operator.
+    /// The tenant that the caller acts for; an operator has none.
     pub(crate) tenant: Option<String>,
 }
 
 impl Caller {
-    /// Whether what is this tenant's is its to see and to change.
+    /// Whether the caller may see and change what belongs to a tenant.
     pub(crate) fn may(&self, tenant: &str) -> bool {
         self.tenant.as_ref().is_none_or(|own| own == tenant)
     }
@@ -66,7 +66,7 @@ impl Caller {
         self.tenant.is_none()
     }
 
-    /// The tenant that a request is for: a tenant's is its own, and an operator says whose, or means the default one.
+    /// Gives the tenant that a request is for: a tenant's caller means itself; an operator names the tenant, or means the default one.
     pub(crate) fn acts_for(&self, asked: Option<String>) -> Result<String, Problem> {
         match (&self.tenant, asked) {
             (None, asked) => Ok(asked.unwrap_or_else(|| qhost_model::job::DEFAULT_TENANT.into())),
@@ -83,7 +83,7 @@ impl Caller {
         Actor { name: self.name.clone(), tenant: self.tenant.clone(), door: Door::Api }
     }
 
-    /// The one whose token a text is.
+    /// Finds the caller that has a token.
     pub(crate) async fn of_token(service: &Service, text: String) -> Result<Self, Problem> {
         let tokens = service.tokens.clone();
         let found = spawn_blocking(move || tokens.get(&text)).await;
@@ -95,7 +95,7 @@ impl Caller {
         Self::known(service, format!("token {}", token.name), token.tenant)
     }
 
-    /// A caller that is known by a name. A tenant that is not configured any more has none.
+    /// Gives the caller of a name, unless the tenant that it acts for is not configured any more.
     fn known(service: &Service, name: String, tenant: Option<String>) -> Result<Self, Problem> {
         if let Some(gone) = tenant.as_ref().filter(|tenant| !service.engine.may_be_tenant(tenant)) {
             let detail = format!("{name} acts for {gone}, which is no tenant here any more");
@@ -146,7 +146,7 @@ impl Caller {
     }
 }
 
-/// The token of a request's header.
+/// The token in a request's `Authorization` header.
 fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let token = value.to_str().ok().and_then(|value| {
@@ -157,24 +157,25 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     token.map(Some).ok_or_else(expected)
 }
 
-/// From which sites' pages what changes something may come.
+/// The senders that a request which changes something may come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sites {
-    /// From the service's own page.
+    /// Only the service's own page.
     Own,
-    /// From that, or from a program that is no browser.
+    /// The service's own page, or a program that is no browser.
     OwnOrNone,
 }
 
-/// A browser sends its cookie, and its user's certificate, with what another site's page asks for as well: what changes something, or opens a
-/// WebSocket, must come from the service's own page (the Fetch standard's `Sec-Fetch-Site`; `Origin` from browsers that have no such header).
+/// Checks that a request which changes something, or opens a WebSocket, comes from the service's own page (the Fetch standard's
+/// `Sec-Fetch-Site`; `Origin` from browsers that have no such header). A browser sends its cookie, and its user's certificate, with the
+/// requests of other sites' pages as well.
 fn comes_from(parts: &Parts, sites: Sites) -> bool {
     let Parts { method, uri, headers, .. } = parts;
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     if method.is_safe() && !headers.contains_key(header::UPGRADE) {
         return true;
     }
-    // HTTP/2 has the host in the request's own address.
+    // HTTP/2 has the host in the request's URI.
     let host = uri.authority().map(Authority::as_str).or(text("host"));
     match (text("sec-fetch-site"), text("origin")) {
         (Some(site), _) => site == "same-origin",

@@ -1,12 +1,13 @@
-//! The cookie that a session is.
+//! The cookie of a session.
 
 use axum::http::{HeaderMap, header};
 
-/// Its name: browsers take one that begins so over TLS alone, and send it to the very host that set it (RFC 6265bis, 4.1.3.2).
+/// The cookie's name: browsers take a cookie with this prefix over TLS alone, and send it to the very host that set it (RFC 6265bis,
+/// 4.1.3.2).
 pub(crate) const NAME: &str = "__Host-qhost";
 const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Strict";
 
-/// The token of a request's session.
+/// The token in a request's session cookie.
 pub(crate) fn token(headers: &HeaderMap) -> Option<String> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut cookies = lines.flat_map(|line| line.split(';')).filter_map(|one| one.split_once('='));
@@ -19,7 +20,7 @@ pub(crate) fn of(token: &str) -> String {
     format!("{NAME}={token}; {ATTRIBUTES}")
 }
 
-/// What has a browser forget it.
+/// The header by which a browser forgets the cookie.
 pub(crate) fn ended() -> String {
     format!("{NAME}=; Max-Age=0; {ATTRIBUTES}")
 }

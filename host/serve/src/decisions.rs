@@ -1,4 +1,4 @@
-//! `/v1/decisions`: what was decided, and why.
+//! `/v1/decisions`: the decisions that were made, and their reasons.
 
 use std::io;
 
@@ -48,7 +48,7 @@ pub(crate) struct Filter {
     after: Option<String>,
 }
 
-/// What of a filter decides.
+/// A filter that was read: its outcome, its text and its times.
 struct Wanted {
     filter: Filter,
     outcome: Option<Outcome>,
@@ -82,7 +82,7 @@ impl Wanted {
     }
 }
 
-/// Whether a record has a text, in small letters.
+/// Whether a record contains a text, which is in small letters.
 fn says(record: &Record, text: &str) -> bool {
     let task = &record.input.task;
     let names = [&task.tenant, &task.job, &task.name].map(String::as_str);
@@ -98,14 +98,14 @@ fn says(record: &Record, text: &str) -> bool {
     texts.any(|one| one.to_lowercase().contains(text))
 }
 
-/// Those that are wanted, of what a caller may see: the latest first, at most so many.
+/// Reads the records that a caller may see and that are wanted: the latest first, at most so many.
 async fn recorded(
     service: &Service,
     caller: &Caller,
     most: usize,
     wanted: impl Fn(&Recorded) -> bool + Send + 'static,
 ) -> Result<Vec<Recorded>, Problem> {
-    // Each reads the whole log.
+    // Each read goes through the whole log.
     let place = service.reads.admit(caller.tenant.as_deref())?;
     let (log, caller) = (service.engine.decisions().folder, caller.clone());
     let may_see = move |one: &Recorded| caller.may(&one.record.input.task.tenant) && wanted(one);
@@ -124,7 +124,7 @@ pub(crate) async fn list(
 ) -> Result<Json<Value>, Problem> {
     let page = Page { limit: filter.limit, after: filter.after.clone() };
     let wanted = Wanted::of(filter)?;
-    // The next page has what is no later than the last item of the one before.
+    // The next page has the decisions that are no later than the last item of the page before.
     let until = match page.after.clone() {
         Some(after) => {
             let is_it = move |one: &Recorded| one.id.to_string() == after;

@@ -1,4 +1,4 @@
-//! What a guest does for a request: by its agent, and by its display.
+//! The requests that a guest answers: by its agent, and by its display.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ pub(crate) async fn screenshot(
 ) -> Result<Response, Problem> {
     let vm = vms::permitted(&service, &caller, &word, Operation::Screenshot, "screenshot").await?;
     let png = vm.screenshot().await?;
-    // The guest has drawn it, and the program that looked at it is QEMU.
+    // The guest has drawn the picture, so that a browser must not take its bytes for another type.
     let headers =
         [(header::CONTENT_TYPE, "image/png"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     Ok((headers, png).into_response())

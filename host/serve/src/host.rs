@@ -1,4 +1,4 @@
-//! The host itself: whether it is well, what it can do, and which policies it has.
+//! The host itself: whether it is well, and what it can do.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(crate) async fn ready(State(service): State<Service>) -> Result<StatusCode, 
     let policies = service.engine.policies().await.map(drop);
     let ready = policies.and(service.engine.host().await.map(drop));
     ready.map_err(|error| {
-        // Any client may ask, and is not told of this host's files.
+        // Any client may ask, so that the answer names none of this host's files.
         tracing::warn!(error = Problem::from(&error).in_a_line(), "not ready to start VMs");
         let detail = "no VM can be started; the service's log says why".into();
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", detail)

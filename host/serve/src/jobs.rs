@@ -1,4 +1,4 @@
-//! `/v1/jobs` and `/v1/decide`: what a job is understood as, what would become of it, and what policies say, without a launch.
+//! `/v1/jobs` and `/v1/decide`: how a job is understood, what would become of it, and what policies say, without a launch.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -59,7 +59,7 @@ pub(crate) async fn validate(
     Raw(body): Raw,
 ) -> Result<Json<Understood>, Problem> {
     let Admitted { order, place } = Admitted::of(&service, &caller, of, &body)?;
-    // A job of 1 MiB is read for longer than other requests are to wait.
+    // A job of 1 MiB takes longer to read than other requests are to wait.
     let read = spawn_blocking(move || {
         let _held = place;
         Ok(Understood { task: service.engine.understood(&order)? })
@@ -67,7 +67,7 @@ pub(crate) async fn validate(
     read.await.unwrap_or_else(|panicked| Err(Problem::unreadable(&panicked))).map(Json)
 }
 
-/// Keeps the latest decision that is told, and counts each.
+/// Keeps the latest decision of a request, and counts each.
 struct Heard {
     metrics: Arc<Metrics>,
     latest: Mutex<Option<Decision>>,

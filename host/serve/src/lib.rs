@@ -1,9 +1,9 @@
-//! qhost as a service: a door of the engine that answers HTTP on a unix socket, and with TLS on the network, for programs that have no shell on the host. It has no rule of
-//! its own: it makes orders of requests, and answers of what the engine does.
+//! qhost as a service: a door of the engine that answers HTTP on a unix socket, and with TLS on the network, for programs that have no
+//! shell on the host. The service has no rule of its own: it makes orders from requests, and answers from what the engine does.
 //!
-//! A request comes in at the socket (`listener.rs`), has a caller (`caller.rs`), and goes to the handler of its route (`routes.rs`, one table
-//! that the router and the OpenAPI document are both made from). What takes long is an operation (`operations.rs`). VMs belong to their
-//! supervisors: a service that ends leaves them running.
+//! A request comes in at the socket (`listener.rs`), has a caller (`caller.rs`), and goes to the handler of its route (`routes.rs`, one
+//! table that the router and the OpenAPI document are both made from). A request that takes long is an operation (`operations.rs`). VMs
+//! belong to their supervisors: a service that ends leaves them running.
 
 #![forbid(unsafe_code)]
 
@@ -64,23 +64,23 @@ pub enum ServeError {
     /// The socket's folder is not there.
     #[error("there is no folder for the socket {}: make it, or name another place: --listen", .0.display())]
     NoFolder(PathBuf),
-    /// Another service answers there.
+    /// Another service answers at the socket's path.
     #[error("another service answers at {} already", .0.display())]
     Taken(PathBuf),
-    /// The socket.
+    /// The socket cannot be listened at.
     #[error("cannot listen at {}", path.display())]
     Socket {
-        /// Where.
+        /// The socket's path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// An address.
+    /// The address cannot be listened at.
     #[error("cannot listen at https://{address}")]
     Address {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// Another service has the state folder.
@@ -88,10 +88,10 @@ pub enum ServeError {
         "another service runs on this state folder: stop it, or listen at several places with one: --listen"
     )]
     Second,
-    /// The folder of operations.
+    /// The folder of operations cannot be locked.
     #[error("cannot lock the folder of operations in the state folder")]
     Operations(#[source] io::Error),
-    /// A socket of systemd's.
+    /// A socket that systemd passed cannot be used.
     #[error("a socket that systemd passed cannot be used: see ListenStream= of the unit")]
     Passed(#[source] io::Error),
     /// There is no certificate.
@@ -101,7 +101,7 @@ pub enum ServeError {
     NoTls,
 }
 
-/// What all handlers share.
+/// The state that all handlers share.
 #[derive(Clone)]
 struct Service {
     engine: Engine,
@@ -117,7 +117,8 @@ struct Service {
     document: Arc<serde_json::Value>,
 }
 
-/// What the one service of a state folder holds, to the end of its process: what it launches may take until then.
+/// Takes the lock that only one service of a state folder can hold, to be kept to the end of the process: its launches may last
+/// until then.
 ///
 /// # Errors
 /// Where another service has this state folder, or its folder of operations cannot be locked.
@@ -126,7 +127,7 @@ pub fn hold(engine: &Engine) -> Result<File, ServeError> {
     files.hold().map_err(ServeError::Operations)?.ok_or(ServeError::Second)
 }
 
-/// What a burst of requests took is given back within a while: the service lives long.
+/// Gives back the memory that a burst of requests took, within a while, since the service lives long.
 async fn give_memory_back(leave: CancellationToken) {
     loop {
         tokio::select! {

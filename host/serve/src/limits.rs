@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Connections at one time at a place that is listened at, of all but the socket's operators; more are closed at once.
+/// Connections at one time at a place that is listened at, the socket's operators left out; more are closed at once.
 pub const CONNECTIONS: usize = 512;
 /// Connections of one user, or of one client's address, at one time; more are closed at once.
 pub const CONNECTIONS_OF_USER: usize = 64;
@@ -16,9 +16,9 @@ pub const IPV6_CLIENT_BITS: u32 = 64;
 pub const PEERS_COUNTED: usize = 4096;
 /// How long a client may take to send a request's head, or for a handshake.
 pub const HEAD: Duration = Duration::from_secs(10);
-/// The largest body that is read before it is known who sends it, in bytes.
+/// The largest body that is read before its sender is known, in bytes.
 pub const BODY_READ: usize = 64 << 10;
-/// How long a request may take from its head to its answer; what takes longer is an operation.
+/// How long a request may take from its head to its answer; an operation is for work that takes longer.
 pub const REQUEST: Duration = Duration::from_secs(200);
 /// How long requests that are under way may take when the service leaves.
 pub const LEAVE: Duration = Duration::from_secs(5);
@@ -30,13 +30,13 @@ pub const PAGE_MOST: usize = 1000;
 pub const REPLAYS: usize = 1;
 /// Decisions that a replay makes again, unless others are asked for.
 pub const REPLAYED: usize = 1000;
-/// The most of them.
+/// The most decisions that a replay makes again.
 pub const REPLAYED_MOST: usize = 10_000;
 /// Decisions on which another configuration is tried before it is taken over.
 pub const TRIED: usize = 100;
 /// The largest component in a request, in bytes: an interpreter with a policy has some 12 MiB.
 pub const COMPONENT_BYTES: usize = 64 << 20;
-/// Decisions beyond a page that are read with it: those of one time are told apart by their order in the log alone.
+/// Decisions beyond a page that are read with it: decisions of one time are told apart by their order in the log alone.
 pub const PAGE_OF_A_TIME: usize = 64;
 /// Reads of the log of decisions for one tenant's callers at one time.
 pub const READS_OF_TENANT: usize = 8;
@@ -58,31 +58,31 @@ pub const GRACE_MOST: Duration = Duration::from_secs(24 * 3600);
 pub const LOG_BYTES: u64 = 1 << 20;
 /// Streams of one tenant's callers at one time, and of operators: each has a connection.
 pub const STREAMS_OF_TENANT: usize = 32;
-/// How often memory is given back that was freed.
+/// How often memory that was freed is given back to the system.
 pub const GIVE_BACK: Duration = Duration::from_secs(30);
-/// After how long the log of events is read again that could not be.
+/// How long the count of events waits after a failed read of their log.
 pub const EVENTS_AGAIN: Duration = Duration::from_secs(10);
-/// How often a stream looks for what a console has said: a watch of the kernel's for each would use up what a user has of those.
+/// How often a stream reads a console's log: a kernel watch for each stream would use up a user's watches.
 pub const STREAM_CONSOLE: Duration = Duration::from_millis(200);
 /// How long a ticket for a console may wait to be used.
 pub const TICKET: Duration = Duration::from_secs(60);
 /// Tickets of one tenant that are not used yet.
 pub const TICKETS_OF_TENANT: usize = 64;
-/// What a client that attaches to a console is shown of what was said before, in bytes.
+/// The bytes of its log that a client is shown when it attaches to a console.
 pub const CONSOLE_BEFORE_BYTES: u64 = 64 << 10;
-/// What may be typed at once, in bytes.
+/// The most bytes that may be typed at once.
 pub const CONSOLE_MESSAGE_BYTES: usize = 64 << 10;
 /// How long a client at a console may take nothing: less than a supervisor waits for this service.
 pub const CLIENT_SLOW: Duration = Duration::from_secs(8);
-/// How long a command in a guest may take that a request waits for.
+/// How long a command in a guest may take if a request waits for it.
 pub const EXEC_MOST: Duration = Duration::from_secs(180);
-/// Its standard input in bytes: with the rest of the request, a body.
+/// The largest standard input of a command in a guest, in bytes: with the rest of the request it fits a body.
 pub const EXEC_STDIN_BYTES: usize = 512 << 10;
-/// What a stream of a console has in one item, in bytes.
+/// The most bytes of a console in one item of a stream.
 pub const STREAM_BYTES: usize = 16 << 10;
-/// How long a stream is silent at most, so that a connection that is dead is found.
+/// How long a stream is silent at most, so that a dead connection is found.
 pub const STREAM_ALIVE: Duration = Duration::from_secs(15);
-/// After how long a stream looks for changes that the kernel did not tell of.
+/// How long a stream waits for the kernel's notice of a change before it looks for itself.
 pub const STREAM_LOOK: Duration = Duration::from_secs(10);
 /// The shortest time between two words to systemd's watchdog, whatever its unit says.
 pub const WATCHDOG_STEP: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! Where the service listens: who may connect, and how long a client may take.
+//! The places where the service listens: who may connect, and how long a client may take.
 
 use std::{
     collections::HashMap,
@@ -72,7 +72,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// A socket that is listened on. The file that it made goes when it is dropped.
+/// A socket that is listened on. The file that the socket made is removed when it is dropped.
 #[derive(Debug)]
 pub struct Socket {
     listener: Listener,
@@ -93,12 +93,12 @@ enum Connection {
 }
 
 impl Socket {
-    /// Binds it. On the network clients are shown who the service is. A unix socket's group may connect too (mode 0660); who is what is told
-    /// by each connection's user.
+    /// Binds a socket. Clients on the network are shown the service's identity. A unix socket's group may connect too (mode 0660), and each
+    /// connection's user decides what it is told.
     ///
     /// # Errors
-    /// Where its folder is not there, another service answers at the path, there is nothing to show clients on the network, or it cannot be
-    /// bound.
+    /// The socket's folder is not there, another service answers at the path, there is no identity to show clients on the network, or the
+    /// place cannot be bound.
     pub async fn bind(place: Place, identity: Option<&Arc<Identity>>) -> Result<Self, ServeError> {
         let listener = match (&place, identity) {
             (Place::Unix(path), _) => Listener::Unix(bind_unix(path).await?),
@@ -116,7 +116,7 @@ impl Socket {
         Ok(Self { listener, place, own_file })
     }
 
-    /// A unix socket that another process listens at and has passed on; its file is that process's.
+    /// Takes a unix socket that another process listens at and has passed on; the socket's file is that process's.
     pub(crate) fn passed_unix(listener: net::UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let path = listener.local_addr()?.as_pathname().map_or_else(PathBuf::new, PathBuf::from);
@@ -124,7 +124,7 @@ impl Socket {
         Ok(Self { listener, place: Place::Unix(path), own_file: None })
     }
 
-    /// A socket of the network that another process listens at and has passed on.
+    /// Takes a socket of the network that another process listens at and has passed on.
     pub(crate) fn passed_tcp(
         listener: std::net::TcpListener,
         identity: &Arc<Identity>,
@@ -135,7 +135,7 @@ impl Socket {
         Ok(Self { listener, place, own_file: None })
     }
 
-    /// Where it is: with the port that the kernel chose, where that was left to it.
+    /// The socket's place, with the port that the kernel chose if the port was 0.
     pub fn place(&self) -> Place {
         match &self.listener {
             Listener::Unix(_) => self.place.clone(),
@@ -161,7 +161,7 @@ impl Socket {
         }
     }
 
-    /// Serves what connects.
+    /// Serves the connections.
     pub(crate) async fn serve(self, router: Router, leave: CancellationToken) {
         let mut places = Places::new();
         let leaving = GracefulShutdown::new();
@@ -173,7 +173,7 @@ impl Socket {
             let (connection, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Mostly the limit of open files, which others' ends raise again.
+                    // The cause is mostly the limit of open files, which is met no longer once other connections end.
                     tracing::warn!(%error, "a connection is not accepted");
                     time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -215,7 +215,7 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, ServeError> {
     if !path.parent().is_some_and(Path::is_dir) {
         return Err(ServeError::NoFolder(path.to_owned()));
     }
-    // Of a service that was killed the file is left; a file that is no socket refuses connections too, and is another's.
+    // A killed service leaves its socket's file behind; a file that is no socket refuses connections too, and belongs to another program.
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     match UnixStream::connect(path).await {
         Ok(_) => return Err(ServeError::Taken(path.to_owned())),
@@ -229,7 +229,7 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, ServeError> {
     Ok(listener)
 }
 
-/// What connections of one client are counted by: of IPv6 the first half of an address, as a client has all of the other half.
+/// The address that a client's connections are counted by: of IPv6 the first half, as a client has all of the other half.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -239,13 +239,13 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// How many connections there may be: of all but operators, and of each peer.
+/// The places for connections: for all peers but operators, and for each peer.
 struct Places {
     all: Arc<Semaphore>,
     of_peers: HashMap<Peer, Weak<Semaphore>>,
 }
 
-/// What a connection holds of that.
+/// The places that one connection holds.
 struct ConnectionPlace {
     _of_all: Option<OwnedSemaphorePermit>,
     _of_peer: OwnedSemaphorePermit,
@@ -256,11 +256,11 @@ impl Places {
         Self { all: Arc::new(Semaphore::new(limits::CONNECTIONS)), of_peers: HashMap::new() }
     }
 
-    /// A place for one more; none where there are as many as may be. A peer that has too many is hung up on, so that others have
-    /// places; all others' together leave the socket's operators theirs.
+    /// Takes a place for one more connection; gives none if all are taken. A peer with too many connections is hung up on, so that others
+    /// have places; all other peers together leave the socket's operators theirs.
     fn take(&mut self, peer: Peer) -> Option<ConnectionPlace> {
         if self.of_peers.len() >= limits::PEERS_COUNTED {
-            // Of those that have no connection there is nothing to count.
+            // A peer without a connection has nothing to count.
             self.of_peers.retain(|_, places| places.strong_count() > 0);
         }
         let counted = self.of_peers.get(&peer).and_then(Weak::upgrade);
@@ -275,7 +275,7 @@ impl Places {
     }
 }
 
-/// What one connection is served with.
+/// The parts that one connection is served with.
 struct Serving {
     router: Router,
     watcher: Watcher,

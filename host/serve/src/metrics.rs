@@ -1,4 +1,4 @@
-//! `/metrics`: what this service has counted since it began, as OpenMetrics text. What the host has at the moment is read when it is asked for
+//! `/metrics`: the service's counts since it began, as OpenMetrics text. What the host has at the moment is read at each request
 //! (`metrics/gauges.rs`).
 
 mod events;
@@ -35,10 +35,10 @@ use crate::{Service, caller::Operator, limits, problem::Problem};
 /// The media type of OpenMetrics text, version 1.0.0.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Bounds of what a policy takes, in microseconds: one answers within some 10, and is ended after some millions.
+/// Bounds of a policy's time, in microseconds: a policy answers within some 10, and is ended after some millions.
 const MICROSECONDS: [f64; 12] =
     [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 1e4, 1e5, 1e6, 1e7];
-/// Bounds of what a request or a part of a start takes, in seconds.
+/// Bounds of the time of a request, or of a part of a start, in seconds.
 const SECONDS: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
 
@@ -85,7 +85,7 @@ struct OfPhase {
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// What is counted.
+/// The counters.
 pub(crate) struct Metrics {
     requests: Family<OfRequest, Counter>,
     request_seconds: Histograms<OfRoute>,
@@ -96,12 +96,12 @@ pub(crate) struct Metrics {
     fetched_bytes: Counter,
     events: Family<OfEvent, Counter>,
     launches: Family<OfLaunch, Counter>,
-    /// Whose starts are counted under their name.
+    /// The tenants whose starts are counted under their own names.
     tenants: Mutex<BTreeSet<String>>,
     costs: Mutex<BTreeMap<String, PolicyCost>>,
 }
 
-/// What a policy has cost.
+/// The cost of a policy.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PolicyCost {
     pub(crate) evaluations: u64,
@@ -110,7 +110,7 @@ pub(crate) struct PolicyCost {
 }
 
 impl PolicyCost {
-    /// Of one evaluation; none before the first.
+    /// The mean time of one evaluation; none before the first.
     pub(crate) fn mean_micros(self) -> Option<f64> {
         (self.evaluations > 0).then(|| self.micros as f64 / self.evaluations as f64)
     }
@@ -142,7 +142,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a decision: what each policy that was asked said, and how long it took.
+    /// Counts a decision: the verdict of each policy that was asked, and the time that it took.
     pub(crate) fn decided(&self, decision: &Decision) {
         for policy in &decision.policies {
             let verdict = match policy.answer {
@@ -165,13 +165,13 @@ impl Metrics {
         }
     }
 
-    /// Counts a start that is over: its guest ran, or a problem of this name kept it from that.
+    /// Counts a start that is over: its guest ran, or the problem of this name kept it from that.
     pub(crate) fn launched(&self, tenant: &str, outcome: &str) {
         let (tenant, outcome) = (self.counted_as(tenant), outcome.to_owned());
         self.launches.get_or_create(&OfLaunch { tenant, outcome }).inc();
     }
 
-    /// Under which name a tenant's are counted. Where no tenant is configured, an operator's request may name any.
+    /// The name that a tenant's starts are counted under. If no tenant is configured, an operator's request may name any.
     fn counted_as(&self, tenant: &str) -> String {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         if tenants.len() < limits::METRICS_TENANTS {
@@ -180,7 +180,7 @@ impl Metrics {
         if tenants.contains(tenant) { tenant } else { "other" }.to_owned()
     }
 
-    /// Has each policy of the configuration be told of, also before it was asked: a rate begins at 0 then.
+    /// Makes a policy's counters known, also before the policy is asked, so that their rates begin at 0.
     pub(crate) fn knows(&self, policy: &str, mode: Mode) {
         for verdict in ["allowed", "refused", "failed"] {
             let policy = policy.to_owned();
@@ -189,7 +189,7 @@ impl Metrics {
         }
     }
 
-    /// What a policy has cost since the service began.
+    /// The cost of a policy since the service began.
     pub(crate) fn cost_of(&self, policy: &str) -> PolicyCost {
         let costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
         costs.get(policy).copied().unwrap_or_default()
@@ -242,18 +242,18 @@ impl Metrics {
     }
 }
 
-/// How far a fetch is.
+/// The progress of a fetch.
 #[derive(Default)]
 struct Fetched {
     is_under_way: bool,
-    /// In bytes.
+    /// The position in the image, in bytes.
     position: u64,
 }
 
-/// Tells an observer what happens on the way of a start, and counts it.
+/// Passes on the observations of a start to an observer, and counts them.
 pub(crate) struct Measured {
     metrics: Arc<Metrics>,
-    /// When the last part of it ended.
+    /// The time at which the last part of the start ended.
     since: Mutex<Instant>,
     fetched: Mutex<Fetched>,
     told: Arc<dyn Observer>,
@@ -322,7 +322,7 @@ impl Progress for Measured {
     fn done(&self, bytes: u64) {
         let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
         if fetched.is_under_way {
-            // A fetch that is resumed goes on; another image's begins at less, and so does one from the beginning.
+            // A resumed fetch goes on from its position; a fetch of another image, or from the beginning, has fewer bytes than that.
             let more = bytes.checked_sub(fetched.position).unwrap_or(bytes);
             self.metrics.fetched_bytes.inc_by(more);
             fetched.position = bytes;
@@ -336,7 +336,7 @@ impl Progress for Measured {
     }
 }
 
-/// Counts a request by the route that it took: what is no route of the API has one name.
+/// Counts a request by its route; requests that match no route share one name.
 pub(crate) async fn counted(
     State(service): State<Service>,
     request: Request,

@@ -54,7 +54,7 @@ pub fn document() -> Value {
     })
 }
 
-/// The types of answers.
+/// The schemas that all routes' answers share.
 struct Shapes {
     operation: Value,
     problem: Value,
@@ -91,7 +91,7 @@ impl Shapes {
             "summary": route.summary,
             "parameters": parameters,
             "responses": self.responses(route, generator),
-            // Who may ask.
+            // The audience says who may ask.
             "x-qhost-audience": route.audience.name(),
         });
         let bytes = json!({"type": "string", "format": "binary"});
@@ -116,7 +116,7 @@ impl Shapes {
         if let Some(operation) = operation.as_object_mut() {
             operation.extend(body.map(|body| ("requestBody".to_owned(), body)));
             if !matches!(route.audience, Audience::Connected) {
-                // On the socket the connection's user is enough.
+                // On the socket the connection's user is enough, so that the last alternative asks for nothing.
                 let known = json!([{"token": []}, {"certificate": []}, {"session": []}, {}]);
                 operation.insert("security".into(), known);
             }

@@ -1,4 +1,4 @@
-//! One operation: how far it is, for those who watch it.
+//! One operation, and its progress for clients that watch it.
 
 use std::sync::{
     Arc,
@@ -69,7 +69,7 @@ pub(crate) struct Operation {
     pub(crate) tenant: String,
     status: watch::Sender<OperationStatus>,
     cancel: CancellationToken,
-    /// Whether a client has given it up.
+    /// Whether a client has given up the operation.
     is_given_up: AtomicBool,
 }
 
@@ -82,20 +82,20 @@ impl OperationStatus {
         &self.id
     }
 
-    /// What came of it, for a file.
+    /// The result of the operation, for a file.
     pub(crate) fn done(&self) -> Done {
         let (vm, decision) = (self.vm.clone(), self.decision.clone());
         Done { vm, decision, ended_at: Timestamp::now() }
     }
 
-    /// Why it was not even written down.
+    /// The reason why the operation was not even written down.
     pub(crate) fn not_kept(&self) -> Option<Problem> {
         self.error.clone().filter(|_| !self.is_kept)
     }
 }
 
 impl Operation {
-    /// One that begins.
+    /// Makes an operation that begins.
     pub(crate) fn begun(
         begun: Begun,
         kind: &'static str,
@@ -122,7 +122,7 @@ impl Operation {
         )
     }
 
-    /// A start that was done before this service began; none where it was not.
+    /// Makes the operation of a start that was done before this service began; none if the start was not done.
     pub(crate) fn done(accepted: Accepted, cancel: CancellationToken) -> Option<Arc<Self>> {
         let Done { vm, decision, ended_at } = accepted.done?;
         let status = OperationStatus {
@@ -148,7 +148,7 @@ impl Operation {
         Arc::new(Self { tenant, status, cancel, is_given_up })
     }
 
-    /// A client gives it up.
+    /// Gives up the operation for a client.
     pub(crate) fn give_up(&self) {
         self.is_given_up.store(true, Ordering::Relaxed);
         self.cancel.cancel();
@@ -162,12 +162,12 @@ impl Operation {
         self.status.borrow().clone()
     }
 
-    /// Its status, and each change of it.
+    /// The operation's status, and each change of it.
     pub(crate) fn changes(&self) -> watch::Receiver<OperationStatus> {
         self.status.subscribe()
     }
 
-    /// What its work gives up by, and tells what it does.
+    /// The context of the operation's work: it cancels the work, and observes it.
     pub(crate) fn context(self: &Arc<Self>) -> Context {
         Context { cancel: self.cancel.clone(), observer: Arc::new(Told(Arc::clone(self))) }
     }
@@ -180,20 +180,20 @@ impl Operation {
         self.status.send_modify(|status| status.step = Some(step.to_owned()));
     }
 
-    /// It is written down.
+    /// Marks the operation as written down.
     pub(crate) fn mark_kept(&self) {
         self.status.send_modify(|status| status.is_kept = true);
     }
 
-    /// Waits until it is written down, or could not be.
+    /// Waits until the operation is written down, or could not be.
     pub(crate) async fn kept(&self) -> OperationStatus {
         let mut changes = self.status.subscribe();
-        // The sender is this operation's own.
+        // The sender is this operation's own, so that it is not closed meanwhile.
         let _closed = changes.wait_for(|status| status.is_kept || status.is_over()).await;
         self.status()
     }
 
-    /// Whether a client has given it up.
+    /// Whether a client has given up the operation.
     pub(crate) fn is_given_up(&self) -> bool {
         self.is_given_up.load(Ordering::Relaxed)
     }
@@ -249,7 +249,7 @@ impl Progress for Told {
     }
 }
 
-/// What is known of an operation before it begins here.
+/// The id and the beginning of an operation that has them before it begins here.
 pub(crate) struct Begun {
     pub(crate) id: String,
     pub(crate) at: Timestamp,

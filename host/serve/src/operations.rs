@@ -1,4 +1,5 @@
-//! Operations: what takes long is accepted at once, watched, and given up. They end with this process, but for starts (`starts.rs`).
+//! Operations: work that takes long is accepted at once, can be watched, and can be given up. Operations end with this process, except
+//! starts (`starts.rs`).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -33,7 +34,7 @@ use crate::{
     repeats::Repeats,
 };
 
-/// All of them.
+/// All operations.
 pub(crate) struct Operations {
     leave: CancellationToken,
     files: AcceptedFiles,
@@ -43,12 +44,12 @@ pub(crate) struct Operations {
 #[derive(Default)]
 struct List {
     by_id: HashMap<String, Arc<Operation>>,
-    /// The latest last.
+    /// The ids of the operations, the latest last.
     order: VecDeque<String>,
     by_key: HashMap<Key, Repeatable>,
 }
 
-/// A key of a tenant's.
+/// A tenant with its `Idempotency-Key`.
 type Key = (String, String);
 
 struct Repeatable {
@@ -56,14 +57,14 @@ struct Repeatable {
     operation: String,
 }
 
-/// What an operation is asked for.
+/// A request for an operation.
 pub(crate) struct Asked<'a> {
     pub(crate) kind: &'static str,
     pub(crate) caller: &'a Caller,
     pub(crate) tenant: &'a str,
-    /// What makes it the same request when it is sent again, and what it was of.
+    /// The key and the digest by which the request is known when it is sent again.
     pub(crate) repeats: Option<Repeats>,
-    /// Its id and its beginning, where it has them already.
+    /// The operation's id and its beginning, if it has them already.
     pub(crate) begun: Option<Begun>,
 }
 
@@ -81,7 +82,7 @@ impl Operations {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins one, or gives the one that the same request began before.
+    /// Begins an operation, or gives the one that the same request began before.
     pub(crate) fn begin<W>(
         &self,
         asked: Asked<'_>,
@@ -112,7 +113,7 @@ impl Operations {
             Some(begun) => begun,
             None => Begun { id: random_id()?, at: Timestamp::now() },
         };
-        // Only now, since an operation that is forgotten takes its file along.
+        // The oldest is forgotten only after these checks, since an operation that is forgotten takes its file along.
         let forgotten = list.forget(asked.tenant);
         let cancel = self.leave.child_token();
         let actor = asked.caller.name.clone();
@@ -135,17 +136,17 @@ impl Operations {
         self.list().add(&operation, repeats);
     }
 
-    /// Whether the service leaves, by which operations are given up.
+    /// Whether the service leaves, which gives up its operations.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leave.is_cancelled()
     }
 
-    /// How many go on.
+    /// The number of operations that are under way.
     pub(crate) fn under_way(&self) -> usize {
         self.list().by_id.values().filter(|operation| !operation.is_over()).count()
     }
 
-    /// One that a caller may see.
+    /// Finds an operation that a caller may see.
     pub(crate) fn of(&self, caller: &Caller, id: &str) -> Result<Arc<Operation>, Problem> {
         let found = self.list().by_id.get(id).filter(|it| caller.may(&it.tenant)).cloned();
         found.ok_or_else(|| Problem::not_found("operation", id))
@@ -163,7 +164,8 @@ impl List {
         }
     }
 
-    /// Makes room for one more of a tenant's: the oldest of those that are over goes, and none of another's. Gives its id.
+    /// Makes room for one more operation of a tenant: the tenant's oldest one that is over is removed, and none of another tenant's. Gives
+    /// its id.
     fn forget(&mut self, tenant: &str) -> Option<String> {
         let its = |id: &&String| self.by_id.get(*id).is_some_and(|it| it.tenant == tenant);
         if self.order.iter().filter(its).count() < limits::OPERATIONS_KEPT {
@@ -188,11 +190,11 @@ pub(crate) fn random_id() -> Result<String, Problem> {
     Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-randomness", detail))
 }
 
-/// The answer to a request that began an operation: accepted, and where it is told of.
+/// The answer to a request that began an operation: accepted, with the operation's address.
 pub(crate) fn accepted(status: OperationStatus) -> Response {
     let place = HeaderValue::from_str(&format!("/v1/operations/{}", status.id()));
     let mut response = (StatusCode::ACCEPTED, Json(status)).into_response();
-    // An id is hexadecimal digits.
+    // An id is hexadecimal digits, so that it fits a header.
     if let Ok(place) = place {
         response.headers_mut().insert(header::LOCATION, place);
     }
@@ -230,7 +232,7 @@ pub(crate) struct Wait {
     timeout_s: Option<u64>,
 }
 
-/// How long is waited.
+/// Reads how long a request waits.
 pub(crate) fn timeout(seconds: Option<u64>) -> Result<Duration, Problem> {
     let timeout = Duration::from_secs(seconds.unwrap_or(30));
     if timeout > limits::WAIT_MOST {
@@ -250,7 +252,7 @@ pub(crate) async fn wait(
     let timeout = timeout(timeout_s)?;
     let mut changes = operation.changes();
     let over = changes.wait_for(OperationStatus::is_over);
-    // It is told either way.
+    // The status is answered whether the operation is over or the time is.
     let _late = time::timeout(timeout, over).await;
     Ok(Json(operation.status()))
 }
@@ -265,7 +267,7 @@ pub(crate) async fn cancel(
         return Err(Problem::conflict("the operation is over".into()));
     }
     operation.give_up();
-    // Not even a service that is started after this one was killed goes on with it.
+    // Without its file, no later service goes on with the operation, even if this one is killed.
     service.operations.files().forget(&id).await;
     Ok(accepted(operation.status()))
 }
@@ -276,7 +278,7 @@ mod tests {
 
     use super::*;
 
-    /// A tenant whose operations are many: its own oldest are forgotten, and none of another's.
+    /// A tenant with many operations has its own oldest forgotten, and none of another's.
     #[tokio::test]
     async fn what_is_remembered_is_remembered_a_tenant() {
         let operations =
@@ -297,7 +299,7 @@ mod tests {
         assert!(list.by_id.contains_key(others.id()) && !list.by_id.contains_key(first.id()));
         assert_eq!(list.order.len(), limits::OPERATIONS_KEPT + 1);
         drop(list);
-        // Those under way are bounded, and are not forgotten.
+        // Operations under way are bounded, and are not forgotten.
         let under_way = |tenant: &str| {
             let caller = Caller { name: "uid 7".into(), tenant: Some(tenant.into()) };
             let asked =

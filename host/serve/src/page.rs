@@ -1,4 +1,4 @@
-//! The operators' page: files that are built from `page/` and are in this program, so that nothing of it comes from elsewhere.
+//! The operators' page: its files are built from `page/` and are part of this program, so that the page loads nothing from elsewhere.
 
 use std::{borrow::Cow, collections::HashMap, io::Write as _, sync::LazyLock};
 
@@ -26,7 +26,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 struct Asset {
     kind: &'static str,
     bytes: Cow<'static, [u8]>,
-    /// The same for browsers that take gzip, where that is smaller.
+    /// The bytes compressed for browsers that take gzip, if that is smaller.
     packed: Option<Vec<u8>>,
     tag: String,
 }

@@ -1,4 +1,4 @@
-//! `/v1/policies`, `/v1/replay` and `/v1/configuration`: what decides, what it costs, and what another policy or configuration would decide.
+//! `/v1/policies`, `/v1/replay` and `/v1/configuration`: the policies, their costs, and what another policy or configuration would decide.
 
 use std::{path::Path, sync::Arc};
 
@@ -120,7 +120,7 @@ pub(crate) async fn replay(
     Ok(Json(replayed(&service, candidate, most, place).await?))
 }
 
-/// Replays, in a place that is held until that is done: also where the client goes before.
+/// Replays decisions. The replay's place is held until the replay is done, even if the client goes before.
 async fn replayed(
     service: &Service,
     candidate: Option<Candidate>,
@@ -135,7 +135,7 @@ async fn replayed(
     Ok(replaying.await.map_err(|panicked| Problem::unreadable(&panicked))??)
 }
 
-/// Has the metrics tell of each policy before it is asked: to load them may take long.
+/// Makes the policies known to the metrics before they are asked, since loading them may take long.
 pub(crate) async fn tell_metrics(service: Service) {
     for policy in service.engine.policies().await.unwrap_or_default().values() {
         service.metrics.knows(&policy.name, policy.mode);
@@ -163,7 +163,7 @@ pub(crate) async fn reload(
     State(service): State<Service>,
 ) -> Result<Json<InForce>, Problem> {
     let place = service.replays.admit(None)?;
-    // It is taken over or refused also where the client goes before.
+    // The configuration is taken over or refused even if the client goes before.
     let taking = tokio::spawn(async move {
         let _held = place;
         take(&service.engine, service.identity.as_deref()).await
@@ -179,7 +179,7 @@ pub(crate) async fn step_back(
     Ok(Json(done.map_err(|error| Problem::conflict(error.to_string()))?))
 }
 
-/// Of a component that does not load: the request's fault, and no policy's.
+/// The problem of a component that does not load, which is the request's fault and no policy's.
 fn unfit(error: &EngineError) -> Problem {
     if error.kind() != Kind::PolicyFailed {
         return Problem::from(error);
@@ -199,10 +199,10 @@ fn refused(error: &dyn std::error::Error) -> Problem {
     Problem::conflict(detail).hinting("the configuration before stays")
 }
 
-/// Takes the configuration over as it is on disk, whole, or goes on with the one in force.
+/// Takes over the configuration on disk as a whole, or keeps the one in force.
 pub(crate) async fn take(engine: &Engine, identity: Option<&Identity>) -> Result<InForce, Problem> {
     let config = on_disk(engine)?;
-    // Read before anything changes, so that all is taken over or nothing.
+    // The certificate is read before anything changes, so that everything is taken over or nothing is.
     let next = match (identity, config.api_tls()) {
         (Some(identity), Some(files)) => {
             Some((identity, Identity::read(&files).map_err(|error| refused(&error))?))
@@ -216,10 +216,10 @@ pub(crate) async fn take(engine: &Engine, identity: Option<&Identity>) -> Result
     Ok(in_force)
 }
 
-/// The same, as a signal asks for it: what went wrong is text for the log.
+/// Takes over the configuration on disk when a signal asks for it; the error is text for the log.
 ///
 /// # Errors
-/// Why the configuration before stays.
+/// The reason why the configuration before stays.
 pub async fn reload_from_disk(
     engine: &Engine,
     identity: Option<&Arc<Identity>>,

@@ -1,4 +1,4 @@
-//! What is not done, as `application/problem+json` (RFC 9457): the same text, places and hints as on the command line.
+//! Problems as `application/problem+json` (RFC 9457), with the same text, places and hints as on the command line.
 
 use axum::{
     Json,
@@ -66,36 +66,36 @@ impl Problem {
         }))
     }
 
-    /// Of what is not there, and of what is another tenant's.
+    /// The problem of an object that is not there, or is another tenant's.
     pub(crate) fn not_found(what: &str, word: &str) -> Self {
         let word = printable::line(word, limits::SHOWN_CHARS);
         Self::new(StatusCode::NOT_FOUND, "not-found", format!("there is no {what} {word}"))
     }
 
-    /// Of what is kept on disk and cannot be read.
+    /// The problem of a file that cannot be read.
     pub(crate) fn unreadable(error: &dyn std::error::Error) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
     }
 
-    /// Of what cannot be written down, as on a full disk; the log says why.
+    /// The problem of a record that cannot be written down, as on a full disk; the log says why.
     pub(crate) fn unwritable(what: &str) -> Self {
         let detail = format!("{what} cannot be written down; the service's log says why");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unwritable", detail)
     }
 
-    /// What it says, with its causes.
+    /// The problem's detail with its causes.
     pub(crate) fn in_a_line(&self) -> String {
         let causes = self.0.causes.iter();
         causes.fold(self.0.detail.clone(), |text, cause| format!("{text}: {cause}"))
     }
 
-    /// Of a request that no caller is known by.
+    /// The problem of a request whose caller is not known.
     pub(crate) fn unknown_caller(why: &str) -> Self {
         let hint = "an operator makes tokens: qhost token new";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", why.into()).hinting(hint)
     }
 
-    /// The name of its kind, as in `denied`.
+    /// The name of the problem's kind, as in `denied`.
     pub(crate) fn name(&self) -> &str {
         self.0.r#type.trim_start_matches("urn:qhost:")
     }
@@ -104,12 +104,12 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid-request", detail)
     }
 
-    /// Where the state of things is against it.
+    /// The problem of a request that the current state forbids.
     pub(crate) fn conflict(detail: String) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", detail)
     }
 
-    /// Of a VM whose guest never ran: its QEMU failed, or this host cannot run it.
+    /// The problem of a VM whose guest never ran: its QEMU failed, or this host cannot run it.
     pub(crate) fn not_started(detail: String, cannot_run: bool) -> Self {
         let (status, kind) = if cannot_run {
             (StatusCode::SERVICE_UNAVAILABLE, Kind::HostUnable)

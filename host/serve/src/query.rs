@@ -1,4 +1,4 @@
-//! What a request says in its path, its query and its body, with errors as problems.
+//! Readers of a request's path, query and body, with errors as problems.
 
 use axum::{
     body::Bytes,
@@ -26,7 +26,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// The part of the path that names something.
+/// The part of the path that names an object.
 pub(crate) struct Named(pub(crate) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
@@ -38,7 +38,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-/// The body as it came.
+/// The body's bytes.
 pub(crate) struct Raw(pub(crate) Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Raw {
@@ -49,7 +49,7 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
     }
 }
 
-/// The body as an object.
+/// The body as a JSON object.
 pub(crate) struct Object<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Object<T> {
@@ -65,7 +65,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Object<T> {
     }
 }
 
-/// A time that a parameter has.
+/// Reads a parameter as a time.
 pub(crate) fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
     let time = text.map(str::parse::<Timestamp>).transpose();
     time.map_err(|_| {
@@ -85,7 +85,7 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// A page of a list of items in their order, under a name, with the id that the next page comes after.
+    /// A page of a list of items in their order, under the list's name, with the id that the next page comes after.
     pub(crate) fn of(
         &self,
         name: &str,

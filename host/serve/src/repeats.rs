@@ -1,4 +1,4 @@
-//! Requests that are known when they are sent again, by their `Idempotency-Key`.
+//! Requests that are recognised when they are sent again, by their `Idempotency-Key`.
 
 use axum::http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use qhost_model::digest::Sha256;
 
 use crate::{limits, problem::Problem};
 
-/// A header by which a request that is sent again is known.
+/// The header by which a repeated request is recognised.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A key with the digest of the request.
@@ -18,7 +18,7 @@ pub(crate) struct Repeats {
 }
 
 impl Repeats {
-    /// Of a request's headers; `request` is all that it depends on.
+    /// Reads the key from a request's headers; `request` is everything that the request depends on.
     pub(crate) fn of(headers: &HeaderMap, request: &[&[u8]]) -> Result<Option<Self>, Problem> {
         let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
         let key = key.to_str().ok().filter(|key| (1..=limits::KEY_BYTES).contains(&key.len()));

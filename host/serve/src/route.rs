@@ -1,4 +1,4 @@
-//! One route of the API: what it is asked by, what it takes, and what comes of it.
+//! One route of the API: its method and path, what it takes, and its answer.
 
 use axum::{
     http::{Method, StatusCode},
@@ -12,17 +12,17 @@ use crate::{Service, vms};
 pub(crate) struct Route {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
-    /// A name for programs that are made from the document.
+    /// A name for programs that are generated from the OpenAPI document.
     pub(crate) id: &'static str,
-    /// What it does, in a sentence.
+    /// What the route does, in a sentence.
     pub(crate) summary: &'static str,
     /// Who may ask.
     pub(crate) audience: Audience,
-    /// The parameters of its query.
+    /// The parameters of the query.
     pub(crate) query: Option<SchemaOf>,
-    /// What its body is; absent: it has none.
+    /// The kind of the body; none if the route takes no body.
     pub(crate) takes: Option<Takes>,
-    /// What comes where it is done.
+    /// The answer of a request that succeeds.
     pub(crate) answer: Answer,
     pub(crate) handler: MethodRouter<Service>,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Route {
 pub(crate) enum Audience {
     /// Every connection.
     Connected,
-    /// Operators, and tenants of what is theirs.
+    /// Operators, and tenants for what is theirs.
     Tenants,
     /// Operators.
     Operators,
@@ -48,7 +48,7 @@ impl Audience {
     }
 }
 
-/// What a request's body is.
+/// The kind of a request's body.
 #[derive(Clone, Copy)]
 pub(crate) enum Takes {
     /// A job.
@@ -62,7 +62,7 @@ pub(crate) enum Takes {
 /// The schema of a type.
 pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
-/// What comes where a request is done.
+/// The answer of a request that succeeds.
 #[derive(Clone, Copy)]
 pub(crate) enum Answer {
     /// Nothing.
@@ -169,17 +169,17 @@ impl Route {
         Self { answer, ..self }
     }
 
-    /// An object.
+    /// Answers an object.
     pub(crate) fn gives<T: JsonSchema>(self) -> Self {
         self.answers(Answer::Json(subschema::<T>))
     }
 
-    /// An object that is new.
+    /// Answers an object that is new.
     pub(crate) fn creates<T: JsonSchema>(self) -> Self {
         self.answers(Answer::Created(subschema::<T>))
     }
 
-    /// A page of a list, by its name.
+    /// Answers a page of a list, by the list's name.
     pub(crate) fn lists<T: JsonSchema>(self, name: &'static str) -> Self {
         self.answers(Answer::Page(name, subschema::<T>))
     }
@@ -188,17 +188,17 @@ impl Route {
         Self { query: Some(T::json_schema), ..self }
     }
 
-    /// Of a job in its body.
+    /// Takes a job as the body.
     pub(crate) fn of_job(self) -> Self {
         Self { takes: Some(Takes::Job), ..self }.asks::<vms::Of>()
     }
 
-    /// Of a component in its body, where there is one.
+    /// Takes a component as the body, which may be absent.
     pub(crate) fn of_component(self) -> Self {
         Self { takes: Some(Takes::Component), ..self }
     }
 
-    /// Of an object in its body.
+    /// Takes an object as the body.
     pub(crate) fn of_json<T: JsonSchema>(self) -> Self {
         Self { takes: Some(Takes::Json(T::json_schema)), ..self }
     }

@@ -1,4 +1,4 @@
-//! All routes, one table: the router is made from it, and so is the OpenAPI document.
+//! All routes in one table, from which the router and the OpenAPI document are made.
 
 use axum::{
     Router,
@@ -26,7 +26,7 @@ use crate::{
     session, starts, storage, vms,
 };
 
-/// All of them.
+/// All routes.
 pub(crate) fn all() -> Vec<Route> {
     vec![
         Route::get("/health/live", "live", get(host::live), "Says that the service answers.")
@@ -404,8 +404,8 @@ pub(crate) fn router(service: Service) -> Router {
         .with_state(service)
 }
 
-/// Reads a small body before the request is looked at: over HTTP/2 a request that is refused before that ends as a stream that is reset, which
-/// some clients take for an answer that did not come.
+/// Reads a small body before the request is looked at. Over HTTP/2, a refusal before the body is read resets the stream, which some clients
+/// take for an answer that did not come.
 async fn read(request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -422,7 +422,7 @@ async fn read(request: Request, next: Next) -> Response {
     }
 }
 
-/// Ends a request that takes too long; what it has begun goes on by itself.
+/// Ends a request that takes too long; the work that it began goes on by itself.
 async fn bounded(request: Request, next: Next) -> Response {
     let late = || {
         let detail = format!("it took longer than {} s", limits::REQUEST.as_secs());

@@ -47,7 +47,7 @@ pub(crate) async fn begin(
     Raw(body): Raw,
 ) -> Result<impl IntoResponse, Problem> {
     let login = serde_json::from_slice(&body);
-    // What was sent is not shown: it may be a token.
+    // The error does not show the body, since it may contain a token.
     let Login { token } = login
         .map_err(|_| Problem::invalid("the body: expected {\"token\": \"qhost_…\"}".into()))?;
     Caller::of_token(&service, token.clone()).await?;

@@ -1,4 +1,4 @@
-//! Starts of VMs: each is an operation that is written down before it is answered, and done once, whatever becomes of the service.
+//! Starts of VMs: each start is an operation that is written down before it is answered, and done once, even if the service is killed.
 
 use std::{future, sync::Arc};
 
@@ -71,25 +71,25 @@ pub(crate) async fn start(
             let more = serde_json::json!([grace, order.ready_check]).to_string();
             let request = [b"start", task.as_bytes(), more.as_bytes(), &order.job.bytes];
             let repeats = Repeats::of(&headers, &request)?;
-            // What is not understood is told at once.
+            // A job that is not understood is refused at once.
             engine.understood(&order)?;
             Ok(Accepted::new(operations::random_id()?, &order, &caller, repeats))
         });
         read.await.unwrap_or_else(|panicked| Err(Problem::unreadable(&panicked)))?
     };
     let begun = begin(&service, accepted, Stage::Asked)?;
-    // Also where the same request began it before: what is answered outlasts the service.
+    // The answer waits until the start is written down, even if an earlier request began it, so that the start outlasts the service.
     let status = service.operations.of(&caller, begun.id())?.kept().await;
     status.not_kept().map_or_else(|| Ok(operations::accepted(status)), Err)
 }
 
-/// How far a start has come.
+/// The progress of a start.
 enum Stage {
-    /// It was asked for.
+    /// The start was asked for.
     Asked,
-    /// It is written down.
+    /// The start is written down.
     Kept,
-    /// It has a VM.
+    /// The start has a VM.
     Launched(Vm),
 }
 
@@ -113,7 +113,7 @@ fn begin(service: &Service, accepted: Accepted, stage: Stage) -> Result<Operatio
         metrics.launched(&accepted.tenant, outcome);
         let is_put_off = outcome == "cancelled" && operations.is_leaving();
         if is_put_off && !operation.is_given_up() {
-            // The next service goes on with it: until this one has gone, it is under way.
+            // The next service goes on with the start; until this one has gone, the start is under way.
             return future::pending().await;
         }
         if done.is_ok() && accepted.repeats.is_some() {
@@ -151,7 +151,7 @@ async fn started(
     }
 }
 
-/// Goes on with the starts that a service before had accepted: with its VM where QEMU ran or will run, else from the beginning.
+/// Goes on with the starts that an earlier service accepted: with a start's VM if its QEMU ran or will run, else from the beginning.
 pub(crate) async fn go_on(service: &Service) {
     let files = service.operations.files().clone();
     let list = spawn_blocking(move || files.list()).await.unwrap_or_default();
@@ -167,7 +167,7 @@ pub(crate) async fn go_on(service: &Service) {
         for vm in vms.iter().filter(|vm| vm.operation.as_ref() == Some(&accepted.id)) {
             let handle = service.engine.handle(vm);
             if never_ran(vm) {
-                // A recovery would start it beside the VM that is started now.
+                // If the VM stayed, a recovery would start it beside the VM that is started now.
                 if let Err(error) = handle.remove().await {
                     tracing::warn!(%error, vm = vm.id, "cannot remove a VM that never ran");
                 }

@@ -1,4 +1,4 @@
-//! `/v1/volumes`, `/v1/images` and `/v1/quotas`: what is kept here, whose it is, and what is left.
+//! `/v1/volumes`, `/v1/images` and `/v1/quotas`: volumes and images, their owners, and what is left of quotas.
 
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ async fn is_there(service: &Service, of: &VolumeName) -> Result<bool, Problem> {
     Ok(service.engine.volumes().await?.iter().any(|volume| volume.of == *of))
 }
 
-/// A volume that is there: what is not is told as such, whatever is done with it.
+/// Answers that a volume is not found before a request does anything with it.
 async fn there(service: &Service, of: &VolumeName) -> Result<(), Problem> {
     let is_there = is_there(service, of).await?;
     if is_there { Ok(()) } else { Err(Problem::not_found("volume", &of.name)) }
@@ -208,7 +208,7 @@ pub(crate) async fn fetch_image(
     let sources: Vec<_> = sources.into_iter().map(String::from).collect();
     let request = image_request(&sources, &checksum).map_err(Problem::invalid)?;
     let (engine, metrics) = (service.engine.clone(), Arc::clone(&service.metrics));
-    // It is no tenant's.
+    // An image belongs to no tenant.
     let asked = operations::Asked {
         kind: "fetch-image",
         caller: &caller,
@@ -296,7 +296,7 @@ pub(crate) async fn images(
     let listed = spawn_blocking(move || store.list().map_err(|error| Problem::unreadable(&error)));
     let mut images = listed.await.unwrap_or_else(|panicked| Err(Problem::unreadable(&panicked)))?;
     images.retain(|image| filter.is_meant(&caller, image.record.tenant.as_deref()));
-    // Their order otherwise tells when they were used.
+    // The list's own order would tell when the images were used.
     images.sort_by_key(|image| image.sha256);
     let items = images.into_iter().map(|image| {
         let image = Image::of(image, &caller);
@@ -334,7 +334,7 @@ pub(crate) async fn quotas(
     let mut quotas = service.engine.quotas().await?;
     quotas.retain(|quota| filter.is_meant(&caller, quota.tenant.as_deref()));
     let items = quotas.iter().map(|quota| {
-        // All tenants' together have no name.
+        // The quota of all tenants together has no name.
         (quota.tenant.clone().unwrap_or_default(), json!(quota))
     });
     Ok(Json(filter.page().of("quotas", items)?))

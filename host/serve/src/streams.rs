@@ -1,5 +1,5 @@
-//! Server-sent events (the HTML standard's `EventSource`): what happens to VMs, and what their consoles say, as it happens. Each item has an id by
-//! which a client that lost its connection, or whose service was killed, goes on without a gap and without a double.
+//! Server-sent events (the HTML standard's `EventSource`): what happens to VMs, and what their consoles say, as it happens. Each item has
+//! an id, so that a client that lost its connection, or whose service was killed, goes on without a gap and without a duplicate.
 
 use std::{convert::Infallible, fmt, num::ParseIntError, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -23,15 +23,15 @@ use crate::{
     problem::Problem,
 };
 
-/// The header in which a client says which item it had last.
+/// The header in which a client names the last item that it had.
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// The kind of the last item of a stream that has come to its end.
 const END: &str = "end";
 
-/// Tells streams that something may have happened, and bounds how many of them there are.
+/// Tells streams of possible changes, and bounds how many streams there are.
 pub(crate) struct Streams {
-    /// One watch of the kernel's serves all: a user has 128 of them.
+    /// One kernel watch serves all streams, since a user has only 128.
     changes: watch::Sender<()>,
     leave: CancellationToken,
     admission: Arc<Admission>,
@@ -48,7 +48,7 @@ impl Streams {
                 // The folder of events comes with the first event.
                 let has_all = folders.iter().all(|folder| folder.exists());
                 let mut watch = FolderWatch::new(folders.iter().map(PathBuf::as_path));
-                // What happened before this watch began, no watch tells of.
+                // No watch tells of changes from before it began, so that streams look for themselves here.
                 told.send_replace(());
                 loop {
                     tokio::select! {
@@ -65,12 +65,12 @@ impl Streams {
         Arc::new(Self { changes, leave, admission: Admission::of_streams() })
     }
 
-    /// How many there are.
+    /// The number of streams.
     pub(crate) fn count(&self) -> usize {
         self.admission.count()
     }
 
-    /// A place for one more stream of a caller's.
+    /// Takes a place for one more stream of a caller.
     pub(crate) fn place(self: &Arc<Self>, caller: &Caller) -> Result<StreamPlace, Problem> {
         let place = self.admission.admit(caller.tenant.as_deref())?;
         Ok(StreamPlace { streams: Arc::clone(self), place })
@@ -84,15 +84,15 @@ pub(crate) struct StreamPlace {
 }
 
 impl StreamPlace {
-    /// The answer that a stream is, until it ends, its client goes, or the service leaves.
+    /// Answers with a stream that goes on until its items end, its client goes, or the service leaves.
     pub(crate) fn answer(self, items: impl Stream<Item = sse::Event> + Send + 'static) -> Response {
         let Self { streams, place } = self;
         let leave = streams.leave.clone();
-        // A client tells the end of what it follows from a service that leaves, or a connection that breaks.
+        // By this item, a client tells the end of the stream from a service that leaves, or a connection that breaks.
         let end = sse::Event::default().event(END).data("{}");
         let items = items.chain(stream::iter([end]));
         let items = items.take_until(leave.cancelled_owned()).map(move |item| {
-            // It has its place for as long as it is read.
+            // The stream has its place for as long as it is read.
             let _held = &place;
             Ok::<_, Infallible>(item)
         });
@@ -100,18 +100,18 @@ impl StreamPlace {
         Sse::new(items).keep_alive(alive).into_response()
     }
 
-    /// What tells that the service leaves.
+    /// The token that is cancelled when the service leaves.
     pub(crate) fn leave(&self) -> CancellationToken {
         self.streams.leave.clone()
     }
 
-    /// What is read anew whenever something may have changed.
+    /// The receiver that is told of possible changes.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.streams.changes.subscribe()
     }
 }
 
-/// The item that a client had last: by the header of a connection that it makes again, or by what it asks for.
+/// Reads which item a client had last: from the header of a repeated connection, or from the parameter.
 pub(crate) fn last<T: FromStr>(
     headers: &HeaderMap,
     asked: Option<&str>,
@@ -122,7 +122,7 @@ pub(crate) fn last<T: FromStr>(
     id.parse().map(Some).map_err(|_| expected())
 }
 
-/// The id of an event: its time in nanoseconds since 1970, and which one of that time it is.
+/// The id of an event: its time in nanoseconds since 1970, and its number among the events of that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EventId {
     at: i128,
@@ -130,19 +130,19 @@ pub(crate) struct EventId {
 }
 
 impl EventId {
-    /// The id of an event that comes after the one of another id.
+    /// The id of an event that comes after the event of another id.
     fn next(before: Option<Self>, event: &Event) -> Self {
         let at = event.at.as_nanosecond();
         let same = before.filter(|before| before.at == at);
         Self { at, index: same.map_or(0, |before| before.index + 1) }
     }
 
-    /// The last one of a time.
+    /// The last id of a time.
     pub(crate) fn last_of(time: Timestamp) -> Self {
         Self { at: time.as_nanosecond(), index: u32::MAX }
     }
 
-    /// When it happened.
+    /// The event's time.
     pub(crate) fn time(self) -> Option<Timestamp> {
         Timestamp::from_nanosecond(self.at).ok()
     }
@@ -163,8 +163,8 @@ impl FromStr for EventId {
     }
 }
 
-/// Events with their ids, those after one of them. The first item has that one's id and nothing else, so that a client which loses its
-/// connection before it was told anything knows from where to go on. Without changes to wait for, they end where no more is kept.
+/// Gives the events after the event of an id, with their ids. The first item has the given id and no data, so that a client that loses its
+/// connection before its first event knows where to go on. Without changes to wait for, the stream ends with the last event that is kept.
 pub(crate) fn events(
     log: EventLog,
     after: Option<EventId>,
@@ -176,7 +176,7 @@ pub(crate) fn events(
     let told =
         stream::unfold(begin, |(mut log, mut last, mut after, mut changes, is_meant)| async move {
             loop {
-                // What changes from here on is told, also where it is read below already.
+                // A change from here on is told, even if the read below has it already.
                 if let Some(changes) = &mut changes {
                     changes.mark_unchanged();
                 }
@@ -194,7 +194,7 @@ pub(crate) fn events(
                         return Some((item, (log, last, after, changes, is_meant)));
                     }
                     Ok(None) => {
-                        // What happens from now on comes after it, whatever the host's clock says.
+                        // The next event counts as later than all before, whatever the host's clock says.
                         after = None;
                         changes.as_mut()?.changed().await.ok()?;
                     }

@@ -1,6 +1,6 @@
-//! What the service and systemd tell each other: sockets that systemd listens at, and how the service does
-//! ([sd_listen_fds(3)](https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html),
-//! [sd_notify(3)](https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html)). Without systemd all of it does nothing.
+//! The service's exchange with systemd: the sockets that systemd listens at
+//! ([sd_listen_fds(3)](https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html)), and the service's state
+//! ([sd_notify(3)](https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html)). Without systemd these functions do nothing.
 
 use std::{io, os::fd::AsFd, sync::Arc};
 
@@ -10,20 +10,20 @@ use tokio::time;
 
 use crate::{Identity, ServeError, Socket, limits};
 
-/// What systemd passed.
+/// The sockets that systemd passed.
 pub struct Passed(ListenFd);
 
-/// The sockets that systemd passed, none where the service was started otherwise. To be called before there are threads: it takes the
-/// variables that name them out of the environment.
+/// Takes the sockets that systemd passed, none if the service was started otherwise. The function must be called before there are threads,
+/// as it takes the variables that name the sockets out of the environment.
 pub fn passed() -> Passed {
     Passed(ListenFd::from_env())
 }
 
 impl Passed {
-    /// Them, to be served.
+    /// Gives the sockets to be served.
     ///
     /// # Errors
-    /// Where one is no socket that listens, or is of the network and there is no certificate.
+    /// A socket does not listen, or is of the network and there is no certificate.
     pub fn sockets(mut self, identity: Option<&Arc<Identity>>) -> Result<Vec<Socket>, ServeError> {
         let mut sockets = vec![];
         for number in 0..self.0.len() {
@@ -41,7 +41,7 @@ impl Passed {
     }
 }
 
-/// A unit with `Accept=yes` passes a connection instead.
+/// Checks that a socket listens: a unit with `Accept=yes` passes a connection instead.
 fn listens(socket: &impl AsFd) -> io::Result<()> {
     if rustix::net::sockopt::socket_acceptconn(socket)? {
         return Ok(());
@@ -56,7 +56,7 @@ pub fn ready() {
 
 /// Says that the configuration is being read again.
 pub fn reloading() {
-    // systemd compares it with the time at which it asked.
+    // systemd compares this time with the time at which it asked.
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
     }
@@ -72,7 +72,7 @@ pub async fn keep_watchdog() {
     let Some(most) = sd_notify::watchdog_enabled() else {
         return std::future::pending().await;
     };
-    // Half of it, as the manual says.
+    // The manual recommends half of the watchdog's time.
     let mut ticks = time::interval((most / 2).max(limits::WATCHDOG_STEP));
     loop {
         ticks.tick().await;

@@ -1,5 +1,5 @@
-//! TLS: what clients on the network are shown, and what they may show. A client's certificate need be signed by no authority: it is known by its
-//! digest, which an operator has written down.
+//! TLS: the service's certificate, and the certificates that clients may show. A client's certificate need be signed by no authority: the
+//! service knows it by its digest, which an operator has written down.
 
 use std::{
     fs, io,
@@ -28,31 +28,31 @@ use qhost_sys::trusted::{self, Untrusted};
 /// Why the service's certificate or its key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file of them.
+    /// A file of the certificate or the key cannot be read.
     #[error("cannot read {}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: pem::Error,
     },
-    /// The key may be replaced, or read, by others.
+    /// The certificate or the key may be replaced by other users.
     #[error("others may change {}", path.display())]
     Untrusted {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Untrusted,
     },
-    /// The key may be read by others.
+    /// The key may be read by other users.
     #[error("{} may be read by others than its owner; run: chmod 600 {}", .0.display(), .0.display())]
     Readable(PathBuf),
-    /// They do not go together, or are of a kind that is not known.
+    /// The certificate and the key do not belong together, or are of an unknown kind.
     #[error("the certificate and the key of api.tls cannot be used")]
     Unusable(#[source] Error),
 }
 
-/// Who the service is on the network.
+/// The service's identity on the network.
 #[derive(Debug)]
 pub struct Identity {
     config: RwLock<Arc<ServerConfig>>,
@@ -66,15 +66,15 @@ pub(crate) struct Secured {
 }
 
 impl Identity {
-    /// Reads it.
+    /// Reads the identity.
     ///
     /// # Errors
-    /// Where a file cannot be read or relied upon, or they do not go together.
+    /// A file cannot be read or trusted, or the certificate and the key do not belong together.
     pub fn read(files: &TlsFiles) -> Result<Self, TlsError> {
         Ok(Self { config: RwLock::new(Arc::new(config(files)?)) })
     }
 
-    /// Becomes another, for the connections to come.
+    /// Replaces the identity for connections to come.
     pub fn replace(&self, next: Self) {
         let next = next.config.into_inner().unwrap_or_else(PoisonError::into_inner);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = next;
@@ -116,8 +116,8 @@ fn config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-/// Takes any certificate that a client has the key of: whose it is, the configuration says by its digest. A client with an
-/// unknown one is as one without.
+/// Takes any certificate whose key the client has: the configuration says by the certificate's digest whose it is. A client with an unknown
+/// certificate counts as one without.
 #[derive(Debug)]
 struct ByDigest {
     provider: Arc<CryptoProvider>,

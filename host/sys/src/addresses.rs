@@ -1,5 +1,5 @@
-//! Which addresses are public, and which are this host's own: neither an image nor a guest's connection comes near any other
-//! unless the operator says so.
+//! Tells which addresses are public, and which are this host's own. An image or a guest's connection reaches only public
+//! addresses that are not this host's, unless the operator allows others.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use nix::sys::socket::SockaddrStorage;
 
-/// Not public: IANA's special-purpose registry of IPv4 addresses, and multicast.
+/// The IPv4 networks that are not public: IANA's special-purpose registry, and multicast.
 pub const NOT_PUBLIC_V4: [Ipv4Net; 17] = {
     const fn net(a: u8, b: u8, c: u8, prefix: u8) -> Ipv4Net {
         Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix)
@@ -31,12 +31,12 @@ pub const NOT_PUBLIC_V4: [Ipv4Net; 17] = {
         net(203, 0, 113, 24),
         net(224, 0, 0, 4),
         net(240, 0, 0, 4),
-        // Azure's metadata and agent service, which is public by its number alone.
+        // Azure's metadata and agent service has this address, which is public by its number alone.
         Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32),
     ]
 };
 
-/// The same of IPv6.
+/// The IPv6 networks that are not public: IANA's special-purpose registry, and multicast.
 const NOT_PUBLIC_V6: [Ipv6Net; 11] = {
     const fn net(a: u16, b: u16, prefix: u8) -> Ipv6Net {
         Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix)
@@ -56,19 +56,19 @@ const NOT_PUBLIC_V6: [Ipv6Net; 11] = {
     ]
 };
 
-/// Whether an address that is no IPv4 one in disguise ([`unwrapped`]) is public.
+/// Whether an address is public. An IPv4 address inside an IPv6 one must be taken out first ([`unwrapped`]).
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !NOT_PUBLIC_V4.iter().any(|net| net.contains(&v4)),
-        // Beyond 2000::/3 nothing is global unicast (RFC 4291, 2.4).
+        // Only 2000::/3 has global unicast addresses (RFC 4291, 2.4).
         IpAddr::V6(v6) => {
             v6.segments()[0] >> 13 == 1 && !NOT_PUBLIC_V6.iter().any(|net| net.contains(&v6))
         }
     }
 }
 
-/// This host's own addresses, public ones too, and those by which a datagram reaches all hosts of its networks, this one among
-/// them.
+/// This host's own addresses, public ones too, and the addresses of its networks at which a datagram reaches all hosts, this
+/// one among them.
 pub fn own() -> io::Result<Vec<IpAddr>> {
     let mut own = vec![];
     for interface in nix::ifaddrs::getifaddrs()? {
@@ -80,7 +80,7 @@ pub fn own() -> io::Result<Vec<IpAddr>> {
         own.extend(v4(interface.broadcast).map(IpAddr::V4));
         let net = v4(interface.netmask)
             .and_then(|mask| Ipv4Net::with_netmask(address, mask).ok())
-            // Smaller ones have no such addresses (RFC 3021).
+            // Smaller networks have no such addresses (RFC 3021).
             .filter(|net| net.prefix_len() <= 30);
         let all_of = net.into_iter().flat_map(|net| [net.network(), net.broadcast()]);
         own.extend(all_of.map(IpAddr::V4));

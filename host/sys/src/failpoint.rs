@@ -1,17 +1,17 @@
 //! Named points of a run at which the tests end the process, to see what is found afterwards. Without the feature
-//! `failpoints` they are nothing.
+//! `failpoints`, a point does nothing.
 
 #[cfg(feature = "failpoints")]
 static REACHED: std::sync::OnceLock<fn(&str)> = std::sync::OnceLock::new();
 
-/// Has something done at every point from now on.
+/// Sets a function that is called at every point from now on.
 #[cfg(feature = "failpoints")]
 pub fn at_every_point(act: fn(&str)) {
-    // A second caller changes nothing.
+    // The first function stays.
     REACHED.get_or_init(|| act);
 }
 
-/// What of the environment a process gets that otherwise has none: which points to act at.
+/// The variables that say at which points to act, for a process that gets no others.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     let is_ours = |(key, _): &(String, String)| {
         cfg!(feature = "failpoints")
@@ -29,7 +29,7 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
         .filter(is_ours)
 }
 
-/// Says that a point is reached.
+/// Acts on reaching a point.
 pub fn reach(point: &str) {
     #[cfg(feature = "failpoints")]
     if let Some(act) = REACHED.get() {

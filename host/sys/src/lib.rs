@@ -1,5 +1,5 @@
-//! What qhost asks of the operating system: starting processes, files that are whole whatever is killed, locks, whom a file can be
-//! relied upon to come from, addresses, signals, changes in folders, memory.
+//! What qhost asks of the operating system: starting processes, files that are whole whatever is killed, locks, which users can
+//! change a file, addresses, signals, changes in folders, memory.
 
 pub mod memory;
 pub mod spawn;

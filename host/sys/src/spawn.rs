@@ -1,13 +1,13 @@
-//! The one place that starts processes. QEMU and the policy compiler are started through a step of their own: this
-//! program once more, which sets what the process must start with and then becomes it. An author's own tools, cargo and
-//! the like, are started as that author would.
+//! The one place that starts processes. QEMU and the policy compiler are started through a step of their own: this program once more,
+//! which sets what the process must start with and then becomes that process. A policy author's own tools, such as cargo, are started as
+//! the author would start them.
 //!
-//! For what a command needs for itself, that is two things. The process inherits no descriptor but its standard ones: whatever
-//! started qhost may have left others open. And it dies with qhost, however that ends, so that a command that was killed leaves
-//! nothing behind. It is started from a thread that outlives it: the kernel sends the signal at the end of the thread that
-//! forked (prctl(2), `PR_SET_PDEATHSIG`).
+//! A process that a command needs for itself gets two promises. It inherits no descriptor but its standard ones, since the process that
+//! started qhost may have left others open. And it dies with qhost, however qhost ends, so that a killed command leaves nothing behind.
+//! The thread that starts such a process must outlive it: the kernel sends the signal at the end of the thread that forked (prctl(2),
+//! `PR_SET_PDEATHSIG`).
 //!
-//! A VM outlives the command that started it: its supervisor is a program of its own, and between that and QEMU is the cage.
+//! A VM outlives the command that started it: its supervisor is a program of its own, and between the supervisor and QEMU is the cage.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -35,24 +35,24 @@ use crate::{failpoint, limits};
 /// The hidden subcommand of `qhost` that ends up in [`exec`].
 pub const SUBCOMMAND: &str = "__launch";
 
-/// This very program, even where its file has been replaced meanwhile.
+/// The file of this very program, even if it has been replaced meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// The programs of an installation of qhost, for a process that runs another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Programs {
-    /// `qhost`, which compiles policies and is the step before QEMU is asked what it can do.
+    /// `qhost`, which compiles policies and is the step before QEMU is asked for its features.
     pub qhost: PathBuf,
-    /// `qhost-supervisor`.
+    /// `qhost-supervisor`, which looks after one VM.
     pub supervisor: PathBuf,
 }
 
 static PROGRAMS: OnceLock<Programs> = OnceLock::new();
 
-/// Has these programs started from now on. A process has the programs of one installation.
+/// Sets the programs to start from now on. A process has the programs of one installation.
 ///
 /// # Errors
-/// Where other programs were given before.
+/// Other programs were set before.
 pub fn use_programs(programs: Programs) -> Result<(), String> {
     if *PROGRAMS.get_or_init(|| programs.clone()) == programs {
         Ok(())
@@ -68,8 +68,8 @@ fn qhost_program() -> &'static Path {
 /// The first descriptor that a supervisor holds for its VM.
 pub const FIRST_HELD: RawFd = 3;
 
-/// A program to start: with an empty environment and no input, in a process group of its own, so that a terminal's
-/// Ctrl-C reaches only qhost, and killed if it is not waited for.
+/// A program to start, with an empty environment and no input. It is in a process group of its own, so that a terminal's Ctrl-C reaches
+/// only qhost, and it is killed when it is dropped.
 pub fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::process::Command {
     let mut command = tokio::process::Command::from(launched(program, args));
 
@@ -77,10 +77,10 @@ pub fn command(program: &Path, args: &[impl AsRef<OsStr>]) -> tokio::process::Co
     command
 }
 
-/// What looks after a VM: a small program of its own, named like this one and beside it, so that a hundred of them cost
-/// little. It outlives this one: a session of its own, no death signal. What is held is its by mapping, from descriptor 3 on, so that no
-/// other start inherits it; it closes what else this process was started with. Its standard error goes to a log. The runtime that this
-/// is called in reaps it.
+/// Starts a VM's supervisor: a small program of its own, named like this one and beside it, so that a hundred of them cost little. The
+/// supervisor outlives this process: it has a session of its own and no death signal. The files in `holds` become its descriptors from 3
+/// on, and no other process that is started inherits them; it closes other descriptors that it inherits. Its standard error goes to a
+/// log. The runtime that this is called in reaps it.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 pub fn supervisor(
     vm: &Path,
@@ -94,7 +94,7 @@ pub fn supervisor(
     };
     let mut command = Command::new(&program);
     command.arg(how).arg(vm).arg(holds.len().to_string()).current_dir(vm).env_clear();
-    // A supervisor that adopts is not to be killed where the one before was.
+    // A supervisor that adopts a VM must not be killed at the point at which the one before it was.
     if how == "launch" {
         command.envs(failpoint::environment());
     }
@@ -102,28 +102,28 @@ pub fn supervisor(
     let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
     let holds = holds.into_iter().map(OwnedFd::from).zip(FIRST_HELD..).map(mapping).collect();
     let spawned = match command.fd_mappings(holds) {
-        // A child that is dropped is reaped when it ends, so that a process that starts many has no zombies.
+        // The runtime reaps a dropped child when it ends, so that a process that starts many has no zombies.
         Ok(_) => tokio::process::Command::from(command).spawn().map(drop),
         Err(error) => Err(io::Error::other(error)),
     };
     spawned.map_err(|error| (program, error))
 }
 
-/// Closes every descriptor from one on, which this process was started with and does not use.
+/// Closes every descriptor from `first` on; this process was started with them and does not use them.
 #[expect(unsafe_code, reason = "rustix has no function that closes what has no owner")]
 pub fn close_from(first: RawFd) -> io::Result<()> {
     let first = libc::c_uint::try_from(first).map_err(io::Error::other)?;
-    // SAFETY: this process has just begun, and owns none of them.
+    // SAFETY: this process has just begun, and no value owns one of these descriptors.
     match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Whether a VM's supervisor can be started.
+/// Checks that a VM's supervisor can be started.
 ///
 /// # Errors
-/// Where its program is not there: the program, and why.
+/// The supervisor's program does not exist; the error has its path, and the reason.
 pub fn has_supervisor() -> Result<(), (PathBuf, io::Error)> {
     let program = supervisor_program().map_err(|error| (THIS_PROGRAM.into(), error))?;
     match fs::metadata(&program) {
@@ -132,14 +132,14 @@ pub fn has_supervisor() -> Result<(), (PathBuf, io::Error)> {
     }
 }
 
-/// The supervisor's program that was given, or `qhost-supervisor` beside `qhost`.
+/// The supervisor's program that was set, or `qhost-supervisor` beside `qhost`.
 pub fn supervisor_program() -> io::Result<PathBuf> {
     if let Some(programs) = PROGRAMS.get() {
         return Ok(programs.supervisor.clone());
     }
     let this = fs::read_link(THIS_PROGRAM)?;
     let mut name = this.file_name().unwrap_or_default().to_owned();
-    // Of a program whose file was replaced since it was started.
+    // The kernel adds this to the name of a program whose file was replaced since it was started.
     if let Some(replaced) = name.to_str().and_then(|name| name.strip_suffix(" (deleted)")) {
         name = replaced.into();
     }
@@ -147,17 +147,17 @@ pub fn supervisor_program() -> io::Result<PathBuf> {
     Ok(this.with_file_name(name))
 }
 
-/// A descriptor for a new process, and the number by which that has it.
+/// A descriptor for a new process, and its number there.
 #[derive(Debug)]
 pub struct Mapped {
-    /// Open here.
+    /// The descriptor, open in this process.
     pub descriptor: OwnedFd,
-    /// Its number there.
+    /// The descriptor's number in the new process.
     pub number: RawFd,
 }
 
-/// Another subcommand of this program, which becomes QEMU in the end: in a VM's folder, with its streams piped and only these
-/// descriptors besides.
+/// Starts another subcommand of this program, which becomes QEMU in the end. The process works in a VM's folder, has its streams piped
+/// and gets no other descriptors but these.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 pub fn caged(subcommand: &str, vm: &Path, descriptors: Vec<Mapped>) -> io::Result<Child> {
     let mut command = Command::new(THIS_PROGRAM);
@@ -171,14 +171,14 @@ pub fn caged(subcommand: &str, vm: &Path, descriptors: Vec<Mapped>) -> io::Resul
         .spawn()
 }
 
-/// Another subcommand of this program, as a process of its own; the caller sets its standard streams.
+/// A command for another subcommand of this program, as a process of its own; the caller sets its standard streams.
 pub fn this_program(subcommand: &str, args: &[impl AsRef<OsStr>]) -> Command {
     let args = args.iter().map(AsRef::as_ref);
     let args: Vec<&OsStr> = [OsStr::new(subcommand)].into_iter().chain(args).collect();
     launched(qhost_program(), &args)
 }
 
-/// One of a policy author's own tools, with the author's environment and in the terminal's process group.
+/// A command for one of a policy author's own tools, with the author's environment and in the terminal's process group.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 pub fn tool(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(program);
@@ -186,7 +186,7 @@ pub fn tool(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
     command
 }
 
-/// Waits for a process's end; one that takes longer than it may is killed, and has no status.
+/// Waits for a process's end, and gives its status. A process that takes longer than `most` is killed, and has no status.
 pub fn wait(child: &mut Child, most: Duration) -> io::Result<Option<ExitStatus>> {
     let began = Instant::now();
     loop {
@@ -215,7 +215,7 @@ fn launched(program: &Path, args: &[impl AsRef<OsStr>]) -> Command {
     command
 }
 
-/// Becomes `program`, unless the process that asked for it, of id `parent`, is gone already. Returns only on failure.
+/// Becomes `program`, unless the process that asked for it, of id `parent`, has gone already. Returns only on failure.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 pub fn exec(parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
@@ -230,7 +230,7 @@ pub fn exec(parent: i32, program: &OsStr, args: &[OsString]) -> io::Error {
     Command::new(program).args(args).exec()
 }
 
-/// Has every descriptor from one on closed when the program begins.
+/// Has every descriptor from `first` on closed when the next program begins.
 #[expect(
     unsafe_code,
     reason = "descriptors that another process opened have no owner here to borrow from"
@@ -239,7 +239,7 @@ pub fn close_on_exec(first: RawFd) -> io::Result<()> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
         let Some(number) = number.filter(|number| *number >= first) else { continue };
-        // SAFETY: the kernel has just listed it as open, and this process has one thread, which closes none meanwhile.
+        // SAFETY: the kernel has just listed the descriptor as open, and this process has one thread, which closes none meanwhile.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
     }

@@ -1,4 +1,4 @@
-//! Requests to stop, by Ctrl-C or SIGTERM, counted: the first asks, each further one hastens.
+//! Counts requests to stop, by Ctrl-C or SIGTERM: the first one asks for a stop, and each further one hastens it.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use tokio::{
 #[derive(Debug, Clone)]
 pub struct Stop(watch::Receiver<u32>);
 
-/// Requests that something else counts.
+/// Requests that other code counts.
 impl From<watch::Receiver<u32>> for Stop {
     fn from(count: watch::Receiver<u32>) -> Self {
         Self(count)
@@ -38,10 +38,10 @@ impl Stop {
         Ok(Self(receiver))
     }
 
-    /// Ends when stopping has been asked for so many times.
+    /// Ends once so many requests to stop have come.
     pub async fn asked(&mut self, times: u32) {
         if self.0.wait_for(|count| *count >= times).await.is_err() {
-            // No more requests can come.
+            // The counter is gone, so that no more requests can come.
             std::future::pending::<()>().await;
         }
     }

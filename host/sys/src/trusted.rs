@@ -1,5 +1,5 @@
-//! Whether what is read can be relied upon: a file or folder that only this user and root can change, by itself or by any
-//! folder on the way to it. Otherwise others could change a configuration, a policy or a key, or put another in its place.
+//! Checks whether a file or folder can be relied upon, which means that only this user and root can change it, directly or by way
+//! of a folder on its path. Otherwise others could change a configuration, a policy or a key, or put another in its place.
 
 use std::{
     collections::VecDeque,
@@ -15,41 +15,41 @@ use rustix::{
     process::{getegid, geteuid},
 };
 
-/// Why something cannot be relied upon.
+/// Why a file or folder cannot be relied upon.
 #[derive(Debug, thiserror::Error)]
 pub enum Untrusted {
-    /// It belongs to another user, who can change it and what is below it.
+    /// The file or folder belongs to another user, who can change it and everything below it.
     #[error("{} belongs to user {owner}, expected user {user} or root; use: chown {user} {}", path.display(), quoted(path))]
     Owner {
-        /// The first such file or folder on the way.
+        /// The first such file or folder on the path.
         path: PathBuf,
-        /// Its owner.
+        /// The user who owns it.
         owner: u32,
-        /// This user.
+        /// The user that this process runs as.
         user: u32,
     },
-    /// Others may write to it.
+    /// Users other than the owner may write to the file or folder.
     #[error("others may write to {} (mode {mode:o}); use: chmod go-w {}", path.display(), quoted(path))]
     Writable {
-        /// The first such file or folder on the way.
+        /// The first such file or folder on the path.
         path: PathBuf,
-        /// Its mode.
+        /// The permissions of that file or folder.
         mode: u32,
     },
-    /// A link leads to nothing, so that what was meant to be there is not.
+    /// A link leads to nothing, so that the file which was meant to be there is not.
     #[error("{} is a link to {}, and nothing is there; put the file there, or remove the link", link.display(), to.display())]
     Dangling {
         /// The link.
         link: PathBuf,
-        /// What is not there.
+        /// The path that the link leads to.
         to: PathBuf,
     },
-    /// It cannot be looked at, so that it may or may not be there.
+    /// The path cannot be looked at, so that it may or may not exist.
     #[error("cannot look for {}: {reason}", path.display())]
     Unseen {
-        /// What cannot be looked at.
+        /// The path that cannot be looked at.
         path: PathBuf,
-        /// Why.
+        /// Why the path cannot be looked at.
         reason: io::Error,
     },
 }
@@ -58,21 +58,21 @@ fn quoted(path: &Path) -> String {
     shell_words::quote(&path.to_string_lossy()).into_owned()
 }
 
-/// What is found under a path.
+/// Whether a path exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// It is there, and can be relied upon.
+    /// The path exists, and can be relied upon.
     Present,
-    /// Nothing of that name is there.
+    /// The path does not exist.
     Absent,
 }
 
-/// Looks for a file or folder, and at all folders on the way to it, through links. Absent means that its folder was looked into
-/// and has nothing of that name, or that its folder is absent too. A folder that is there must be one to rely upon.
+/// Looks for a file or folder, and checks it and all folders on the path to it, through links. Absent means that its folder was
+/// looked into and has no entry of that name, or that its folder is absent too. A folder that exists must be one to rely upon.
 pub fn look(path: &Path) -> Result<Presence, Untrusted> {
     let walk = Walk::along(path)?;
     match (walk.end, walk.problem) {
-        // Its folder is absent too, so that others cannot have removed the file from it.
+        // The file's folder is absent too, so that others cannot have removed the file from it.
         (End::FolderAbsent, _) => Ok(Presence::Absent),
         (_, Some(problem)) => Err(problem),
         (End::Absent, None) => Ok(Presence::Absent),
@@ -80,7 +80,7 @@ pub fn look(path: &Path) -> Result<Presence, Untrusted> {
     }
 }
 
-/// The same of what must be there.
+/// Checks a file or folder, which must exist, and all folders on the path to it.
 pub fn check(path: &Path) -> Result<(), Untrusted> {
     match look(path)? {
         Presence::Present => Ok(()),
@@ -88,7 +88,7 @@ pub fn check(path: &Path) -> Result<(), Untrusted> {
     }
 }
 
-/// The same of a file in a folder that was checked itself: where it is no link, no step before it is looked at again.
+/// Checks a file in a folder that was checked already: unless the file is a link, no folder on the path is checked again.
 pub fn check_in(checked: &Path, name: &OsStr) -> Result<(), Untrusted> {
     let path = checked.join(name);
     let found = fs::symlink_metadata(&path).map_err(unseen(&path))?;
@@ -100,7 +100,7 @@ pub fn check_in(checked: &Path, name: &OsStr) -> Result<(), Untrusted> {
     walk.problem.map_or(Ok(()), Err)
 }
 
-/// The same of a folder that is made where it is not there: no folder on the way may be others' to change.
+/// Checks a folder that is going to be made where it does not exist: others may not change any folder on the path.
 pub fn check_to_make(path: &Path) -> Result<(), Untrusted> {
     Walk::along(path)?.problem.map_or(Ok(()), Err)
 }
@@ -109,14 +109,14 @@ fn unseen(path: &Path) -> impl Fn(io::Error) -> Untrusted {
     move |reason| Untrusted::Unseen { path: path.into(), reason }
 }
 
-/// Links that are followed on one way: the kernel's own bound (path_resolution(7)).
+/// The most links that are followed on one path: the kernel's own bound (path_resolution(7)).
 const LINKS: usize = 40;
 
 /// A path, followed step by step as the kernel does.
 struct Walk {
-    /// What it came to.
+    /// What the path came to.
     end: End,
-    /// The first thing on it that cannot be relied upon.
+    /// The first file or folder on the path that cannot be relied upon.
     problem: Option<Untrusted>,
     /// The links that were followed.
     links: Vec<Link>,
@@ -132,7 +132,7 @@ enum End {
 struct Link {
     path: PathBuf,
     to: PathBuf,
-    /// The steps after what it leads to.
+    /// How many steps of the path come after the link's own.
     after: usize,
 }
 
@@ -162,7 +162,7 @@ impl Walk {
                 walk.judge(&entry, &found, rest.is_empty());
                 at = entry;
             } else if at.starts_with("/proc") && rest.is_empty() {
-                // What a process has open: its text is no path.
+                // The entry stands for a file that a process has open, and its link's text is no path.
                 let open = fs::metadata(&entry).map_err(unseen(&entry))?;
                 walk.judge(&entry, &open, true);
             } else {
@@ -177,7 +177,7 @@ impl Walk {
         Ok(walk)
     }
 
-    /// Where a link leads. Whose it is counts: in a sticky folder its owner can have it lead elsewhere.
+    /// Reads where a link leads. The link's owner is checked too: in a sticky folder, the owner can have it lead elsewhere.
     fn follow(
         &mut self,
         link: &Path,
@@ -193,7 +193,7 @@ impl Walk {
         Ok(to)
     }
 
-    /// Nothing is there, with so many steps still to go: of a link's own way, that is an error.
+    /// Ends a path that does not exist, with so many steps still to go. Inside of where a link leads, this is an error.
     fn nothing(&self, left: usize) -> Result<End, Untrusted> {
         let dangling = self.links.iter().rev().find(|link| link.after <= left);
         match (dangling, left) {
@@ -207,7 +207,8 @@ impl Walk {
 
     fn judge(&mut self, path: &Path, found: &Metadata, is_last: bool) {
         self.note(owned(path, found));
-        // In a sticky folder only its owner and an entry's owner can take the entry away (unlink(2)), and the entry is judged next.
+        // In a sticky folder, only its owner and an entry's owner can take the entry away (unlink(2)), and the entry is judged
+        // next.
         let is_sticky = found.is_dir() && found.mode() & 0o1000 != 0 && !is_last;
         if !is_sticky && others_may_write(path, found) {
             let mode = found.permissions().mode() & 0o7777;
@@ -240,14 +241,15 @@ fn owned(path: &Path, found: &Metadata) -> Result<(), Untrusted> {
 fn others_may_write(path: &Path, found: &Metadata) -> bool {
     let mode = found.mode();
     let user = geteuid().as_raw();
-    // Many systems give each user a group of the same number, with no other member, and let it write to all of the user's files.
+    // Many systems give each user a group of the same number, with no other member, and let that group write to all of the user's
+    // files.
     let private = found.gid() == user && getegid().as_raw() == user;
-    // With an access control list, the group's bits are those of all that it names (acl(5)).
+    // With an access control list, the group's bits are those of all users and groups that the list names (acl(5)).
     mode & 0o002 != 0 || (mode & 0o020 != 0 && (!private || has_access_list(path)))
 }
 
 fn has_access_list(path: &Path) -> bool {
-    // The size is asked for, and nothing read.
+    // This asks for the attribute's size, and reads nothing of it.
     lgetxattr(path, "system.posix_acl_access", &mut [0_u8; 0]).is_ok_and(|size| size > 0)
 }
 
@@ -257,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder that only this user can change, and what was found below it: a word, and the path that an error names.
+    /// A folder that only this user can change. Tests describe what was found below it by a word, and the path that an error names.
     struct Place(tempfile::TempDir);
 
     #[test]

@@ -1,4 +1,4 @@
-//! Waiting for a change in folders, by the kernel's word (inotify(7)): for what no other process could send a message about.
+//! Waits for changes in folders by the kernel's events (inotify(7)), for changes that no other process could send a message about.
 
 use std::{io, mem::MaybeUninit, os::fd::OwnedFd, path::Path, time::Duration};
 
@@ -10,24 +10,25 @@ use tokio::{io::unix::AsyncFd, time};
 
 use crate::limits;
 
-/// Folders whose changes are waited for: files that come, go, are written to or closed by their last writer, which is also how a lock
-/// is given up.
+/// Folders whose changes are waited for: files that are created, removed, written to or closed by their last writer. Closing a file
+/// is also how a lock is released.
 #[derive(Debug)]
 pub struct FolderWatch {
-    /// None where the user has as many as the kernel allows (`fs.inotify.max_user_instances`), or none of the folders is there.
+    /// The kernel's events; absent where the user has as many watches as the kernel allows (`fs.inotify.max_user_instances`), or none
+    /// of the folders exists.
     inotify: Option<AsyncFd<OwnedFd>>,
 }
 
 impl FolderWatch {
-    /// Every change from now on. A folder that is not there has none.
+    /// Watches for every change from now on. A folder that does not exist has none.
     pub fn new<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Self {
         let inotify = watch(folders)
             .inspect_err(|error| tracing::debug!(%error, "changes are looked for at intervals"));
         Self { inotify: inotify.ok() }
     }
 
-    /// Waits for a change since the last call or since this was made, and no longer than this. Where the kernel sends none, it ends
-    /// after [`limits::FOLDER_POLL`]: the caller looks in any case.
+    /// Waits for a change since the last call or since this was made, and no longer than `within`. Where the kernel sends no events,
+    /// the wait ends after [`limits::FOLDER_POLL`]: the caller looks in any case.
     pub async fn changed(&mut self, within: Duration) {
         let Some(inotify) = &self.inotify else {
             return time::sleep(limits::FOLDER_POLL.min(within)).await;
@@ -65,11 +66,11 @@ fn watch<'a>(folders: impl IntoIterator<Item = &'a Path>) -> io::Result<AsyncFd<
     Ok(unsafe { AsyncFd::register(inotify) }?)
 }
 
-/// Reads what there is, which says only that something changed: what did is looked up by the caller.
+/// Reads all events, which say only that something changed: the caller looks up what did.
 fn drain(inotify: &OwnedFd) {
     let mut buffer = [MaybeUninit::uninit(); limits::INOTIFY_BYTES];
     let mut reader = inotify::Reader::new(inotify, &mut buffer);
-    // Each is one event; the last is followed by an error that says so.
+    // Each item is one event, and an error after the last one ends the loop.
     while reader.next().is_ok() {}
 }
 

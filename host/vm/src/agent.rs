@@ -21,17 +21,18 @@ use qhost_model::printable;
 use super::{files::AGENT_SOCKET, sockets::connect};
 use crate::limits;
 
-/// The byte that is in no text: the agent drops what it has read of a line at it, and sends it before its answer to a sync.
+/// The byte that no text has. On reading it, the agent drops what it has read of a line, and it sends this byte before its answer to a
+/// sync.
 const DELIMITER: u8 = 0xff;
 
-/// A connection to a guest's agent that has answered. After an error it is of no use any more.
+/// A connection to a guest's agent that has answered. After an error the connection is of no use any more.
 #[derive(Debug)]
 pub struct Agent(BufReader<UnixStream>);
 
-/// Why the agent did not do what it was asked.
+/// The reason why the agent did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// No answer in time.
+    /// The agent gave no answer in time.
     #[error("the guest's agent did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
     /// The channel failed.
@@ -45,10 +46,10 @@ pub enum AgentError {
         /// The agent's words.
         reason: String,
     },
-    /// An answer is larger than what is read of one.
+    /// An answer is larger than its bound.
     #[error("the guest's agent answered with more than {} KiB", .0 >> 10)]
     TooLarge(u64),
-    /// An answer is not of the protocol.
+    /// An answer does not follow the protocol.
     #[error("what the guest's agent answered is not of its protocol")]
     Protocol,
 }
@@ -56,9 +57,9 @@ pub enum AgentError {
 /// A command to the agent, and the bounds of its answer.
 #[derive(Debug)]
 pub struct Command<'a> {
-    /// For example `guest-get-osinfo`.
+    /// The command's name, for example `guest-get-osinfo`.
     pub name: &'a str,
-    /// Its arguments, an object.
+    /// The arguments, an object.
     pub arguments: Value,
     /// How long the answer may take.
     pub within: Duration,
@@ -82,7 +83,7 @@ impl Agent {
     /// Connects to a VM's agent, and waits until it answers: at most [`limits::AGENT_REPLY`].
     ///
     /// # Errors
-    /// Where the VM has no channel for an agent, or no agent answers.
+    /// Fails where the VM has no channel for an agent, or no agent answers.
     pub async fn connect(vm: &Path) -> Result<Self, AgentError> {
         let connected = async {
             let mut agent = Self(BufReader::new(connect(vm, AGENT_SOCKET).await?));
@@ -113,7 +114,7 @@ impl Agent {
         }
     }
 
-    /// Passes over what comes before the next delimiter, at most so many bytes, and gives how many are left of these.
+    /// Skips what comes before the next delimiter, at most `left` bytes, and gives how many of these are left.
     async fn skip(&mut self, mut left: u64) -> Result<u64, AgentError> {
         loop {
             let read = self.0.fill_buf().await?;
@@ -130,10 +131,10 @@ impl Agent {
         }
     }
 
-    /// Has it do a command, and gives what that returns.
+    /// Sends the agent a command, and gives what the command returns.
     ///
     /// # Errors
-    /// Where the agent refuses, is silent, or answers with what is not of its protocol.
+    /// Fails where the agent refuses, is silent, or answers with what is not of its protocol.
     pub async fn execute(&mut self, command: &Command<'_>) -> Result<Value, AgentError> {
         let Command { name, arguments, within: time, most } = command;
         let exchange = async {
@@ -178,7 +179,7 @@ async fn within<T>(
 mod tests {
     use super::*;
 
-    /// What an agent does with each line that it is sent.
+    /// Gives the answer of an agent that does this with each line that it is sent.
     async fn answered(
         command: &Command<'_>,
         agent: impl AsyncFn(&mut UnixStream, &Value) + Send + 'static,
@@ -206,7 +207,7 @@ mod tests {
         }
     }
 
-    /// Answers a sync as it must.
+    /// Answers a sync as an agent must, and gives whether the request was one.
     async fn syncs(stream: &mut UnixStream, request: &Value) -> bool {
         let is_sync = request["execute"] == "guest-sync-delimited";
         if is_sync {
@@ -241,7 +242,7 @@ mod tests {
         assert_eq!(refused.to_string(), "the guest's agent refused guest-ping: no\\u{1b}[2J");
     }
 
-    /// An answer to an earlier connection, and answers to other numbers, come first.
+    /// Answers to an earlier connection, and to other numbers, come before the agent's answer.
     #[tokio::test(start_paused = true)]
     async fn an_earlier_answer_is_passed_over() {
         let ping = Command::new("guest-ping");
@@ -256,7 +257,7 @@ mod tests {
         assert_eq!(answer.await.unwrap(), json!({}));
     }
 
-    /// A guest that never stops speaking is given up.
+    /// A guest that never stops sending is given up.
     #[tokio::test]
     async fn an_agent_that_floods_is_given_up() {
         let ping = Command::new("guest-ping");

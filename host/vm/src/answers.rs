@@ -1,4 +1,4 @@
-//! Commands to QEMU for what a supervisor is asked, and what comes of their answers.
+//! Commands to QEMU for the requests that a supervisor gets, and what is done with QEMU's answers.
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ impl Monitor<'_> {
         self.pending.gathering = Some(Gathering::begin(ask, stats));
         let none = json!({});
         self.command_with("query-blockstats", &none, CommandPurpose::Disks, limits::QMP_STATS);
-        // QEMU tells it nowhere else.
+        // QEMU lists connections in no other answer.
         let usernet = json!({"command-line": "info usernet"});
         let human = "human-monitor-command";
         self.command_with(human, &usernet, CommandPurpose::Connections, limits::QMP_STATS);
@@ -33,7 +33,7 @@ impl Monitor<'_> {
     /// Gives QEMU the file that the picture goes to.
     pub(super) fn take_picture(&mut self, mut ask: Ask) {
         let file = ask.file.take();
-        // A number of its own, so that the file is closed also where QEMU answers too late.
+        // Each picture's file has its own number, so that the file is closed even if QEMU answers too late.
         self.fdsets += 1;
         let fdset = self.fdsets;
         let qmp = self.qmp.as_mut().ok_or(QmpError::Closed);
@@ -60,7 +60,7 @@ impl Monitor<'_> {
         }
     }
 
-    /// An answer of QEMU's.
+    /// Acts on an answer of QEMU's.
     pub(super) fn heard(&mut self, id: u64, result: Result<Value, String>) {
         let Some(what) = self.pending.take(id) else { return };
         let answer = match result {
@@ -112,7 +112,7 @@ impl Monitor<'_> {
         }
     }
 
-    /// A command that was not sent, not answered or refused.
+    /// Acts on a command that was not sent, not answered, or refused.
     pub(super) fn unheard(&mut self, what: CommandPurpose, why: &str) {
         match what {
             CommandPurpose::SetPaused(ask) | CommandPurpose::Status(Some(ask)) => {
@@ -129,10 +129,10 @@ impl Monitor<'_> {
         }
     }
 
-    /// The control connection is of no use any more.
+    /// Gives up the control connection, which is of no use any more.
     pub(super) fn lost(&mut self, error: &QmpError) {
         self.qmp = None;
-        // The socket closes when QEMU exits. One that only closed it, or sends garbage or a flood, is ended.
+        // The socket closes when QEMU exits. A QEMU that only closes the socket, or sends garbage or a flood, is ended.
         if !matches!(error, QmpError::Closed) {
             self.seen.failure.get_or_insert(error.to_string());
         }

@@ -1,5 +1,5 @@
-//! QEMU's command line. Pure: no I/O, and everything that reaches it is typed, so that no text of a tenant's
-//! or a policy's is in it, but for extra arguments that the operator's configuration spells out.
+//! QEMU's command line, made without I/O. All values that reach the command line are typed, so that no text of a tenant's or a policy's is
+//! in it; extra arguments are those that the operator's configuration spells out.
 
 mod blocks;
 pub mod descriptors;
@@ -20,8 +20,8 @@ use qhost_model::{
 
 use crate::{DiskOf, files::IGNITION};
 
-/// QEMU's arguments, for a VM with this folder and these disks beside the root disk, which are in the order of the launch's. `extra` has
-/// passed the host's rules: it is made of groups that the operator wrote out.
+/// QEMU's arguments, for a VM with this folder and these disks beside the root disk, in the order of the launch's disks. The arguments in
+/// `extra` have passed the host's rules, as groups of arguments that the operator wrote out.
 pub fn argv(
     vm: &Path,
     launch: &Launch,
@@ -37,7 +37,7 @@ pub fn argv(
             "-name",
             format!("guest={}", quoted(&vm.file_name().unwrap_or_default().to_string_lossy())),
         )
-        // Paused until the control socket is connected, so that no event is missed.
+        // QEMU is paused until the control socket is connected, so that no event is missed.
         .flag("-S")
         .option("-machine", machine(launch))
         .option("-accel", accel(launch.accelerator))
@@ -84,7 +84,7 @@ pub fn argv(
         "-device",
         match format {
             Format::Iso => devices::cd(kind, "image", "bootindex=0"),
-            // A full disk is told to the guest as any failed write is; QEMU would pause it instead.
+            // A full disk is reported to the guest as any failed write is; by default QEMU would pause the guest instead.
             Format::Qcow2 | Format::Raw => {
                 "virtio-blk-pci,drive=disk,bootindex=0,werror=report,rerror=report".into()
             }
@@ -94,16 +94,16 @@ pub fn argv(
         argv.option("-device", disk.device(launch));
     }
     if seed.is_some() {
-        // Last, so that the disks have the names that they have without it.
+        // The seed is last, so that the other disks have the names that they have without it.
         argv.option("-device", "virtio-blk-pci,drive=seed,serial=cidata,num-queues=1");
     }
     if launch.seed.as_ref().is_some_and(Seed::is_ignition) {
-        // QEMU takes no descriptor here: the cage shows it this one file of the VM's folder.
+        // QEMU takes no descriptor here, so the cage shows QEMU this one file of the VM's folder.
         let file = quoted(&vm.join(IGNITION).to_string_lossy());
         argv.option("-fw_cfg", format!("name=opt/com.coreos/config,file={file}"));
     }
     if is_uefi {
-        // It would try the network once the disk does not boot.
+        // UEFI would try the network if the disk does not boot.
         argv.option("-boot", "menu=off,strict=on");
     }
     if launch.firmware.secure_boot != SecureBoot::Off {
@@ -112,13 +112,13 @@ pub fn argv(
     }
     if !launch.nics.is_empty() {
         argv.option("-netdev", netdev(launch.egress, forwards))
-            // No option ROM: a guest boots from its image, never from the network.
+            // The card has no option ROM: a guest boots from its image, never from the network.
             .option("-device", "virtio-net-pci,netdev=net,romfile=");
     }
     argv.option("-object", "rng-builtin,id=rng")
         .option("-device", "virtio-rng-pci,rng=rng")
         .option("-device", devices::panic(kind))
-        // Both listen, so that the next supervisor can connect when the one before was killed.
+        // Both sockets listen, so that the next supervisor can connect when the one before was killed.
         .option("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", descriptors::QMP))
         .option("-mon", "chardev=qmp,mode=control")
         .option(
@@ -159,7 +159,7 @@ fn quoted(value: &str) -> String {
     value.replace(',', ",,")
 }
 
-/// Without graphics the firmware and boot loaders write to the serial port.
+/// The machine with its options. Without graphics, the firmware and boot loaders write to the serial port.
 fn machine(Launch { machine, firmware, .. }: &Launch) -> String {
     let flash = match firmware.kind {
         FirmwareKind::Bios => "",
@@ -172,7 +172,7 @@ fn machine(Launch { machine, firmware, .. }: &Launch) -> String {
     format!("{},usb=off,dump-guest-core=off,graphics=off{flash}{smm}", machine.kind.name())
 }
 
-/// `max` is all that the accelerator can give; under kvm that is the host's own CPU.
+/// The CPU's model. `max` is all that the accelerator can give, which under kvm is the host's own CPU.
 fn cpu(Machine { cpu, nested, architecture, .. }: &Machine) -> String {
     match (architecture, nested) {
         // The kernel's code for VMs inside of VMs is the largest part of KVM that a guest can attack.

@@ -1,5 +1,5 @@
-//! What a guest says on its serial console: kept in a log that rotates, told to those who are attached, and read whatever
-//! happens: a console that is not read stops the guest, and a log without a limit fills the disk.
+//! What a guest writes to its serial console. The text is kept in a log that rotates, since a log without a limit fills the disk, and sent
+//! to the clients that are attached. The console is read whatever happens, since a console that is not read stops the guest.
 
 use std::{
     fs::{self, File},
@@ -30,7 +30,7 @@ pub(super) fn log(vm: &Path) -> PathBuf {
     vm.join(LOG)
 }
 
-/// The log, as it is written. One that cannot be written is given up until it rotates, with a warning.
+/// The log's writer. A log that cannot be written is given up until it rotates, with a warning.
 pub(super) struct Log {
     folder: PathBuf,
     files: Option<(File, File)>,
@@ -40,7 +40,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Goes on where the log ends.
+    /// Opens the log, to append to it.
     pub(super) fn open(vm: &Path) -> Self {
         let mut log =
             Self { folder: vm.to_owned(), files: None, written: 0, entries: 0, noted: None };
@@ -100,7 +100,7 @@ impl Log {
     }
 }
 
-/// The console of one QEMU: copied until its end into the log and to those who are attached, and fed with what is typed.
+/// The console of one QEMU: copied until QEMU's end into the log and to attached clients, and fed with what they type.
 pub(super) async fn run(
     mut console: UnixStream,
     mut log: Log,
@@ -113,13 +113,13 @@ pub(super) async fn run(
     let mut read_at = tokio::time::Instant::now();
     loop {
         tokio::select! {
-            // A guest that says more waits, as it would for any serial port.
+            // A guest that writes faster waits, as it would for any serial port.
             read = async { tokio::time::sleep_until(read_at).await; reader.read(&mut buffer).await } => match read {
                 Ok(read @ 1..) => {
                     let bytes = buffer.get(..read).unwrap_or_default();
                     read_at = tokio::time::Instant::now() + bucket.take(read as u64);
                     log.write(bytes);
-                    // None need be attached.
+                    // It is no error if no client is attached.
                     if listeners.receiver_count() > 0 && listeners.send(Bytes::copy_from_slice(bytes)).is_err() {
                         tracing::debug!("none is attached any more");
                     }
@@ -148,7 +148,7 @@ pub(super) async fn keep_first(mut stream: impl AsyncRead + Unpin, most: usize) 
     kept
 }
 
-/// The last of what a log has, for the summary of a VM that failed.
+/// The end of a console log, for the summary of a VM that failed.
 pub fn tail(vm: &Path) -> String {
     use std::io::{Seek as _, SeekFrom};
     let read = || -> io::Result<Vec<u8>> {
@@ -162,14 +162,14 @@ pub fn tail(vm: &Path) -> String {
     text_of(&read().unwrap_or_default())
 }
 
-/// What of a console's bytes is text.
+/// The text in a console's bytes.
 pub fn text_of(bytes: &[u8]) -> String {
     let mut console = printable::Console::default();
     let text = console.push(bytes) + &console.finish();
     text.trim().to_owned()
 }
 
-/// Waits for the next piece of a console that has one of these texts; the end of the console is waited for for ever.
+/// Waits until a console writes one of these texts, and for ever if the console ends without one.
 pub(super) async fn says(mut said: broadcast::Receiver<Bytes>, texts: &[&str]) {
     let longest = texts.iter().map(|text| text.len()).max().unwrap_or_default();
     let mut last: Vec<u8> = vec![];
@@ -221,7 +221,7 @@ mod tests {
         let kept = all(&mut Reader::new(vm.path(), None));
         assert!(kept.len() as u64 <= 2 * limits::CONSOLE_LOG_BYTES + (2 << 20), "{}", kept.len());
         assert!(kept.ends_with(b"the end") && tail(vm.path()).ends_with("the end"));
-        // One that goes on, as after an adoption.
+        // The next writer appends to the log, as after an adoption.
         drop(log);
         Log::open(vm.path()).write(b" and more");
         assert_eq!(all(&mut reader), b" and more");
@@ -233,7 +233,7 @@ mod tests {
         let mut log = Log::open(vm.path());
         let (mut whole, mut pieces) = (Reader::new(vm.path(), None), vec![]);
         let mut position = Position::default();
-        // One that looked before the first byte came.
+        // This reader looked before the first byte came.
         let mut early = Reader::new(vm.path(), None);
         assert!(all(&mut early).is_empty());
         for number in 0..30_u32 {
@@ -248,10 +248,10 @@ mod tests {
                 assert_eq!(early.position(), position);
             }
         }
-        // What was kept all along was read once, through the rotations between.
+        // The bytes that are still kept were read once, through the rotations between.
         let read = all(&mut whole);
         assert!(pieces.len() == 30 << 20 && pieces.ends_with(&read), "{}", pieces.len());
-        // What was read is not kept any more: from the beginning of what is.
+        // A reader whose position is not kept any more reads from the beginning of what is kept.
         let gone: Position = "1-7".parse().unwrap();
         assert_eq!(all(&mut Reader::after(vm.path(), gone)), read);
         for text in ["", "1", "x-1", "1-x", "-"] {
@@ -266,7 +266,7 @@ mod tests {
         log.write(b"first");
         let mut slow = Reader::new(vm.path(), None);
         assert_eq!(all(&mut slow), b"first");
-        // Three rotations: the rest of the file that it has open, and then all that is kept.
+        // After three rotations the slow reader reads the rest of the file that it has open, and then all that is kept.
         let most = usize::try_from(limits::CONSOLE_LOG_BYTES).unwrap();
         for byte in *b"abcd" {
             log.write(&vec![byte; most]);

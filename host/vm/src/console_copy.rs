@@ -1,5 +1,6 @@
-//! A copy of the console into a named pipe that another program reads, as Nomad's log collector does. It never holds the guest up: what the
-//! reader does not take in time is left out, and the copy says so. A reader that goes and comes again is written to again.
+//! A copy of the console into a named pipe that another program reads, as Nomad's log collector does. The copy never holds the guest up:
+//! what the reader does not take in time is left out, and the copy says so. When a reader goes and another comes, the copy goes on with
+//! that one.
 
 use std::{
     io,
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::LogPipes;
 use crate::limits;
 
-/// Stands where a part of the console was left out.
+/// The text that stands where a part of the console was left out.
 const LEFT_OUT: &[u8] = b"\r\n[qhost: a part of the console was left out here]\r\n";
 
 /// A copy that goes on until it is finished.
@@ -33,14 +34,14 @@ pub(super) struct ConsoleCopy {
 }
 
 impl ConsoleCopy {
-    /// Copies what is said from now on.
+    /// Begins to copy the console's output from now on.
     pub(super) fn begin(pipes: LogPipes, said: broadcast::Receiver<Bytes>) -> Self {
         let ended = CancellationToken::new();
         let copying = tokio::spawn(copy(said, pipes, ended.clone()));
         Self { ended, copying }
     }
 
-    /// Writes what was said last.
+    /// Writes the console's last output, and ends the copy.
     pub(super) async fn finish(self) {
         self.ended.cancel();
         if time::timeout(limits::CONSOLE_COPY_END, self.copying).await.is_err() {
@@ -51,7 +52,7 @@ impl ConsoleCopy {
 
 async fn copy(mut said: broadcast::Receiver<Bytes>, pipes: LogPipes, ended: CancellationToken) {
     let mut pipe = Pipe { path: pipes.stdout, sender: None };
-    // The log collector waits until both pipes have a writer; to the second one nothing is ever written.
+    // The log collector waits until both pipes have a writer; nothing is ever written to the second.
     let held = tokio::spawn(async move {
         match pipes.stderr {
             Some(stderr) => opened(&stderr).await.map(Some),
@@ -103,7 +104,7 @@ impl Pipe {
         Ok(())
     }
 
-    /// Writes all of it, to one reader after another.
+    /// Writes all bytes, to one reader after another if need be.
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         loop {
             let sender = match &mut self.sender {
@@ -118,7 +119,7 @@ impl Pipe {
     }
 }
 
-/// The pipe, once it is read.
+/// Opens the pipe, once it has a reader.
 async fn opened(path: &Path) -> io::Result<pipe::Sender> {
     loop {
         // A link, which other tasks of the group can put there, could lead to a pipe of another tenant's.
@@ -131,7 +132,7 @@ async fn opened(path: &Path) -> io::Result<pipe::Sender> {
                 }
                 return pipe::Sender::from_owned_fd(pipe);
             }
-            // Nothing reads it now.
+            // The pipe has no reader now.
             Err(rustix::io::Errno::NXIO) => time::sleep(limits::CONSOLE_COPY_LOOK).await,
             Err(error) => return Err(error.into()),
         }
@@ -186,14 +187,14 @@ mod tests {
         let (_folder, path) = fifo();
         let (said, listener) = broadcast::channel(2);
         let copy = ConsoleCopy::begin(to(&path), listener);
-        // Before the copy has its turn.
+        // The pieces are sent before the copy has its turn.
         for piece in ["1", "2", "3", "4"] {
             said.send(Bytes::from_static(piece.as_bytes())).unwrap();
         }
         let expected = format!("{}34", str::from_utf8(LEFT_OUT).unwrap());
         assert_eq!(read(&path, expected.len()).await, expected);
         copy.finish().await;
-        // Without a reader its end does not wait for ever.
+        // The end of a copy without a reader does not wait for ever.
         let (said, listener) = broadcast::channel(2);
         let copy = ConsoleCopy::begin(to(&path), listener);
         said.send(Bytes::from_static(b"last")).unwrap();

@@ -19,16 +19,16 @@ use crate::limits;
 pub(crate) const LOG: &str = "console.log";
 /// The log before the last rotation.
 pub(crate) const OLD_LOG: &str = "console.log.1";
-/// When which part of the log was written: lines of an offset and the milliseconds since 1970.
+/// The times at which parts of the log were written: lines of an offset and the milliseconds since 1970.
 pub(crate) const TIMES: &str = "console.times";
-/// The same of the log before the last rotation.
+/// The times of the log before the last rotation.
 pub(crate) const OLD_TIMES: &str = "console.times.1";
 
 /// Reads a console log from some time on, through its rotations.
 pub struct Reader {
     vm: PathBuf,
     file: Option<File>,
-    /// The files to read before the one that is being written.
+    /// Whether the older file is still to be read, before the one that is being written.
     old: bool,
     from: Start,
     at: Position,
@@ -42,7 +42,8 @@ enum Start {
     Position(Position),
 }
 
-/// How far a console log was read: in which of its files, and how many bytes of that. Written as `BEGAN-BYTES`, numbers both.
+/// How far a console log was read: the file, by when it was begun, and the bytes read of that file. It is written as `BEGAN-BYTES`, two
+/// numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Position {
     /// When the file was begun, in milliseconds since 1970.
@@ -66,12 +67,12 @@ impl FromStr for Position {
 }
 
 impl Reader {
-    /// From the beginning of what is kept, or from a time on: to the second, and never later than asked.
+    /// Reads from the beginning of what is kept, or from a time on, which is exact to the second and never later than asked for.
     pub fn new(vm: &Path, since: Option<Timestamp>) -> Self {
         Self::beginning(vm, since.map_or(Start::Beginning, Start::Time))
     }
 
-    /// From where another reader was. Where what came next is not kept any more, from the beginning of what is.
+    /// Reads from another reader's position. If what comes next is not kept any more, the reader begins with what is kept.
     pub fn after(vm: &Path, position: Position) -> Self {
         Self::beginning(vm, Start::Position(position))
     }
@@ -80,12 +81,12 @@ impl Reader {
         Self { vm: vm.to_owned(), file: None, old: true, from, at: Position::default() }
     }
 
-    /// How far it has read.
+    /// How far the log has been read.
     pub fn position(&self) -> Position {
         self.at
     }
 
-    /// The next bytes; none where all that is there has been read.
+    /// Reads the next bytes; none once all that is there has been read.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.file.is_none() {
@@ -98,7 +99,7 @@ impl Reader {
                     if std::mem::take(&mut self.old) { continue } else { return Ok(0) }
                 }
             }
-            // Asked first: what was written before the log was rotated is read after that.
+            // The rotation is looked for before the read, so that all that was written before the rotation is read.
             let rotated = self.has_rotated()?;
             let Some(file) = &mut self.file else { return Ok(0) };
             let read = file.read(buffer)?;
@@ -109,7 +110,7 @@ impl Reader {
             if !std::mem::take(&mut self.old) && !rotated {
                 return Ok(0);
             }
-            // Where it has been rotated away meanwhile, the file that came after it is the one before the last.
+            // If the open file is not the older one any more, it was rotated away, and the file that came after it is the older one now.
             self.old = !self.is_at(OLD_LOG)?;
             self.file = None;
         }
@@ -120,7 +121,7 @@ impl Reader {
         Ok(is_there && !self.is_at(LOG)?)
     }
 
-    /// Whether a file's name is the one of the file that is open.
+    /// Whether a name is that of the file that is open.
     fn is_at(&self, name: &str) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         is_named(file, &self.vm.join(name))
@@ -138,7 +139,7 @@ impl Reader {
         };
         let began = |times: &str| entries(times).next().map_or(0, |(_, at)| at);
         let end = file.metadata()?.len();
-        // When it was begun is written down before its first byte.
+        // A log's first time is written before its first byte, so that an empty log may have none.
         if end == 0 {
             return Ok(None);
         }
@@ -147,18 +148,18 @@ impl Reader {
             Start::Beginning => 0,
             Start::Time(since) => offset_at(&times, since.as_millisecond()).unwrap_or(end),
             Start::Position(from) if from.began == began(&times) => from.bytes,
-            // The file that came after this one has it.
+            // The position is in the file that came after this one.
             Start::Position(from) if self.old && from.began == began(&read(TIMES)) => end,
             Start::Position(_) => 0,
         };
         let bytes = bytes.min(end);
         file.seek(SeekFrom::Start(bytes))?;
-        // Where the log has been rotated since it was opened, its times are another's.
+        // If the log was rotated after it was opened, the times are those of another log.
         if !is_named(&file, &self.vm.join(log))? {
             return self.open(log, name_of_times);
         }
         if !self.old {
-            // All that comes later is read from its beginning.
+            // Later files are read from their beginnings.
             self.from = Start::Beginning;
         }
         Ok(Some((file, Position { began: began(&times), bytes })))
@@ -172,15 +173,15 @@ fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     Ok(named.is_ok_and(|named| named == open))
 }
 
-/// Where the part begins that was written from a time on. What came within one second has one entry, so it begins with the
-/// entry before.
+/// The offset of what was written from a time on. All that was written within one second has one entry, so that the offset is that of an
+/// entry up to one second earlier.
 fn offset_at(times: &str, since: i64) -> Option<u64> {
     let second = i64::try_from(limits::CONSOLE_TIME.as_millis()).unwrap_or(i64::MAX);
     let mut later = entries(times).filter(|(_, at)| at.saturating_add(second) >= since);
     later.next().map(|(offset, _)| offset)
 }
 
-/// Offsets in a log with the milliseconds since 1970 at which it was written from there on.
+/// Offsets in a log, each with the time at which the log was written from there on, in milliseconds since 1970.
 fn entries(times: &str) -> impl Iterator<Item = (u64, i64)> {
     times.lines().filter_map(|line| {
         let (offset, at) = line.split_once(' ')?;

@@ -1,4 +1,4 @@
-//! How VMs end.
+//! The ways in which VMs end.
 
 use std::{fmt, iter};
 
@@ -52,7 +52,7 @@ pub struct Ended {
 }
 
 impl End {
-    /// The end of a VM whose QEMU did not start, or was not seen to.
+    /// The end of a VM whose QEMU did not start, or ended unseen.
     pub(super) fn of_start(error: &VmError) -> Self {
         if matches!(error, VmError::Interrupted) {
             Self::Stopped { by: StoppedBy::BetweenStarts }
@@ -66,7 +66,7 @@ impl End {
         }
     }
 
-    /// Whether it is the guest's or QEMU's fault.
+    /// Whether the end is the guest's or QEMU's fault.
     pub fn is_failure(&self) -> bool {
         !matches!(self, Self::ShutDown | Self::Stopped { .. })
     }

@@ -1,4 +1,4 @@
-//! Why a VM did not start, or is not what a command needs.
+//! The errors of a VM that did not start, or is not what a command needs.
 
 use std::{io, path::Path};
 
@@ -6,7 +6,7 @@ use qhost_model::kind::Kind;
 
 use super::qmp::QmpError;
 
-/// Why a VM did not start.
+/// The reason why a VM did not start, or is not what a command needs.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
     /// A port that the launch needs is taken.
@@ -30,7 +30,7 @@ pub enum VmError {
         bind: std::net::Ipv4Addr,
         /// The transport.
         protocol: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// No port is free.
@@ -38,17 +38,17 @@ pub enum VmError {
     NoFreePort {
         /// The request's label.
         label: String,
-        /// Where one was looked for.
+        /// The ranges in which a port was looked for.
         ranges: String,
     },
     /// The VM's folder cannot be used.
     #[error("the VM's folder: cannot {doing} {}", path.display())]
     Folder {
-        /// What was tried.
+        /// What was tried with it.
         doing: &'static str,
         /// The file or folder.
         path: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// Another run has the task's kept overlay.
@@ -72,7 +72,7 @@ pub enum VmError {
     OverlayUnfit {
         /// The overlay.
         path: std::path::PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Kept variables of UEFI are not this firmware's.
@@ -83,7 +83,7 @@ pub enum VmError {
     VariablesUnfit {
         /// The variables.
         path: std::path::PathBuf,
-        /// Their size.
+        /// The size of the kept variables.
         found: u64,
         /// The size of this firmware's.
         expected: u64,
@@ -96,22 +96,22 @@ pub enum VmError {
         /// What was found, and what to do.
         reason: String,
     },
-    /// The disk that is asked for cannot be had of the task's image.
+    /// The disk that is asked for cannot be made from the task's image.
     #[error("disk_bytes is {asked}: {reason}")]
     DiskUnfit {
-        /// What is asked for, in bytes.
+        /// The size that is asked for, in bytes.
         asked: u64,
-        /// Why not, and what can be had.
+        /// Why that size is not possible, and which sizes are.
         reason: String,
     },
-    /// It would be more than its tenant, or all, may have.
+    /// The VM would take more than its tenant, or all tenants together, may have.
     #[error("refused by {key}: {reason}")]
     Quota {
         /// The quota, as the configuration has it: `tenants.acme.quota.vms`.
         key: String,
-        /// How much of what, and what to do.
+        /// How much of which resource, and what to do.
         reason: String,
-        /// Whether it is all tenants' together.
+        /// Whether the quota is that of all tenants together.
         is_hosts: bool,
     },
     /// This host is draining.
@@ -119,13 +119,13 @@ pub enum VmError {
         "this host has been draining since {since:.0}: no VM is started until its operator runs qhost drain --end"
     )]
     Draining {
-        /// Since when.
+        /// When draining began.
         since: jiff::Timestamp,
     },
     /// No overlay of a name is kept.
     #[error("no overlay is kept by the name {0:?}; see qhost overlay ls")]
     NoOverlay(String),
-    /// No VM by a name.
+    /// No VM has a name.
     #[error(
         "no VM's id begins with {name:?}, and no task has that name; see qhost ps --all{}",
         slash(name)
@@ -134,42 +134,42 @@ pub enum VmError {
         /// The name.
         name: String,
     },
-    /// Several VMs by a name.
+    /// Several VMs have a name.
     #[error("several VMs are meant by {name:?}; give one's id, or TENANT/TASK:{found}")]
     Ambiguous {
         /// The name.
         name: String,
-        /// Whose they are, and their ids, a line each.
+        /// The VMs' tenants and ids, a line each.
         found: String,
     },
-    /// It goes on.
+    /// The VM has not ended.
     #[error("the VM {id} has not ended; stop it first: qhost stop {id}")]
     GoesOn {
-        /// Its id.
+        /// The VM's id.
         id: String,
     },
-    /// It has no supervisor.
+    /// The VM has ended, so that it has no supervisor.
     #[error("the VM {id} has ended: {state}")]
     HasEnded {
-        /// Its id.
+        /// The VM's id.
         id: String,
-        /// Its state.
+        /// The VM's state.
         state: &'static str,
     },
-    /// It did not end.
+    /// The VM did not end in time.
     #[error("the VM {id} has not ended within {seconds} s")]
     Stays {
-        /// Its id.
+        /// The VM's id.
         id: String,
-        /// How long it was waited for.
+        /// How long its end was waited for.
         seconds: u64,
     },
-    /// Its supervisor cannot be started.
+    /// The VM's supervisor cannot be started.
     #[error("cannot start the VM's supervisor, {}; it is installed beside qhost", program.display())]
     Supervisor {
         /// The program.
         program: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A supervisor cannot work.
@@ -187,9 +187,9 @@ pub enum VmError {
     /// A supervisor does not do what it is asked.
     #[error("the VM {id}: {reason}")]
     Refused {
-        /// Its id.
+        /// The VM's id.
         id: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// QEMU cannot be spawned.
@@ -197,15 +197,15 @@ pub enum VmError {
     Spawn {
         /// The emulator.
         program: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// QEMU ended before the guest ran.
     #[error("QEMU did not start ({status}): {message}")]
     Start {
-        /// Its exit status.
+        /// QEMU's exit status.
         status: String,
-        /// Its own words.
+        /// QEMU's own words.
         message: String,
     },
     /// QEMU's control socket is of no use.
@@ -219,13 +219,13 @@ pub enum VmError {
     Interrupted,
 }
 
-/// What a name with a slash means.
+/// A hint at what a name with a slash means.
 fn slash(name: &str) -> &'static str {
     if name.contains('/') { "; before the first slash is a tenant's name" } else { "" }
 }
 
 impl VmError {
-    /// Its kind.
+    /// The error's kind.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Quota { is_hosts: false, .. } => Kind::Denied,
@@ -258,7 +258,7 @@ impl VmError {
         }
     }
 
-    /// Whether it is for this host's operator to mend, and not for the job's author.
+    /// Whether the error is for this host's operator to mend, and not for the job's author.
     pub(super) fn is_the_hosts(&self) -> bool {
         !matches!(self, Self::Start { .. } | Self::Control(_) | Self::NoGreeting)
     }

@@ -1,10 +1,10 @@
-//! What was seen of one QEMU and asked of it, and the end that comes of that.
+//! What one QEMU's events said and what was asked of the VM, and the end that follows from both.
 
 use qhost_model::printable;
 
 use super::{End, StoppedBy, process::ProcessExit, qmp::Event};
 
-/// How far stopping has come.
+/// The phase that stopping has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Running,
@@ -16,9 +16,9 @@ pub(super) enum Phase {
 /// What was asked of a VM that has ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StopIntent {
-    /// Its end.
+    /// The VM is to end.
     pub(super) end: bool,
-    /// To be started again after that.
+    /// The VM is to be started again after that.
     pub(super) again: bool,
 }
 
@@ -48,7 +48,7 @@ impl Default for ExitEvidence {
 }
 
 impl ExitEvidence {
-    /// What was asked.
+    /// What was asked of the VM.
     pub(super) fn asked(&self) -> StopIntent {
         StopIntent { end: self.asked, again: self.again }
     }
@@ -67,8 +67,8 @@ impl ExitEvidence {
         }
     }
 
-    /// Tells apart how it ended; what the guest or QEMU did counts for more than what was asked. `oom` where the kernel killed
-    /// something in its cgroup.
+    /// Gives the VM's end. What the guest or QEMU did counts for more than what was asked. `oom` says that the kernel killed a process in
+    /// the VM's cgroup for its memory.
     pub(super) fn end(self, ending: ProcessExit, stderr: &str, oom: bool) -> End {
         if let Some(message) = self.failure {
             return End::Failed { message };
@@ -76,7 +76,7 @@ impl ExitEvidence {
         if self.panicked {
             return End::Panicked;
         }
-        // Of a QEMU that another supervisor started, only its events say how it ended.
+        // How a QEMU ended that another supervisor started can be told from its events only.
         let clean = match ending {
             ProcessExit::Code(code) => code == 0,
             ProcessExit::Signal(_) => false,
@@ -107,7 +107,7 @@ impl ExitEvidence {
 mod tests {
     use super::*;
 
-    /// What QEMU said, how it ended, what was asked and how far that had come; and the end that comes of it.
+    /// QEMU's events, its exit, the phase of stopping if a stop was asked for, and the end that is expected.
     struct Row {
         events: &'static [(&'static str, &'static str)],
         exit: ProcessExit,

@@ -1,5 +1,5 @@
-//! Keeps a guest's file systems from being written to, while a copy of a disk is made: for as long as the process that asked keeps its
-//! connection open, so that no process that is killed leaves a guest frozen.
+//! Freezes a guest's file systems, so that they are not written to while a copy of a disk is made. They stay frozen for as long as the
+//! process that asked keeps its connection open, so that no process that is killed leaves a guest frozen.
 
 use std::{fs::File, io, path::Path, time::Duration};
 
@@ -21,12 +21,13 @@ use super::{
 };
 use crate::limits;
 
-/// What a client asks before it relies on what it read: whether the guest was frozen until now.
+/// The byte by which a client asks whether the guest was frozen until now, before it relies on what it read.
 const ASK: u8 = b'?';
 const YES: u8 = b'y';
 const NO: u8 = b'n';
 
-/// Freezes the guest of a VM, says so, and thaws it once the client has gone, the VM is to stop, or [`limits::FROZEN`] has passed.
+/// Freezes a VM's guest, tells the client, and thaws the guest once the client has gone, the VM is to stop, or [`limits::FROZEN`] has
+/// passed.
 pub(super) async fn serve(
     mut stream: UnixStream,
     vm: &Path,
@@ -47,7 +48,7 @@ pub(super) async fn serve(
                 Ok(_) => if is_frozen(&mut agent).await { YES } else { NO },
                 Err(_) => break,
             },
-            // A frozen guest cannot write what it writes before it powers off.
+            // A frozen guest could not write what it has to write before it powers off.
             () = stopping(&mut published) => break,
             () = time::sleep_until(end) => break,
         };
@@ -55,7 +56,7 @@ pub(super) async fn serve(
             break;
         }
     }
-    // The client is to know before the guest writes again.
+    // The connection is closed first, so that the client knows before the guest writes again.
     drop(stream);
     thaw(agent, vm).await;
     told
@@ -63,14 +64,14 @@ pub(super) async fn serve(
 
 async fn frozen(vm: &Path) -> Result<Agent, AgentError> {
     let mut agent = Agent::connect(vm).await?;
-    // A supervisor that adopts the VM finds it.
+    // A supervisor that adopts the VM finds this mark, and thaws the guest.
     File::create(vm.join(FROZEN))?;
     let freeze = Command { within: limits::FREEZE, ..Command::new("guest-fsfreeze-freeze") };
     let error = match agent.execute(&freeze).await {
         Ok(_) => return Ok(agent),
         Err(error) => error,
     };
-    // An agent that is late does one command after another, on this connection.
+    // An agent that is late runs the commands of one connection in order, so that the thaw goes over the same connection.
     let vm = vm.to_owned();
     tokio::spawn(async move { thaw(agent, &vm).await });
     Err(error)
@@ -87,7 +88,7 @@ async fn stopping(published: &mut watch::Receiver<Published>) {
         let state = published.status.as_ref().map(|status| status.state());
         state.is_some_and(|state| state == State::Stopping || state.is_final())
     };
-    // Without a supervisor there is no VM either.
+    // If the channel closes, the supervisor has ended, and so has the VM.
     let _stopping = published.wait_for(is_stopping).await;
 }
 
@@ -101,7 +102,7 @@ async fn thaw(mut agent: Agent, vm: &Path) {
     }
 }
 
-/// Thaws what a connection that failed, or a supervisor that was killed, may have left frozen.
+/// Thaws a guest that a failed connection, or a supervisor that was killed, may have left frozen.
 pub(super) async fn thaw_leftover(vm: &Path) {
     let end = Instant::now() + limits::FROZEN;
     while vm.join(FROZEN).exists() {
@@ -135,13 +136,13 @@ impl Frozen {
         Self(stream)
     }
 
-    /// Whether the guest is not frozen any more: its supervisor has ended that, or has ended.
+    /// Whether the guest is not frozen any more, because its supervisor has thawed it, or has ended.
     pub fn has_ended(&self) -> bool {
         let read = self.0.try_read(&mut [0]);
         !read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Asks whether the guest was frozen until now, and lets it go on.
+    /// Asks whether the guest was frozen until now, and then lets it be thawed.
     pub async fn lasted(mut self) -> bool {
         let asked = async {
             self.0.write_u8(ASK).await?;
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
     use crate::files::AGENT_SOCKET;
 
-    /// One connection after another, as QEMU has it. On the first, the agent refuses to thaw.
+    /// Serves one connection after another, as QEMU does. On the first, the agent refuses to thaw.
     async fn agent(listening: UnixListener) {
         for thaws in [false, true] {
             let mut stream = BufReader::new(listening.accept().await.unwrap().0);

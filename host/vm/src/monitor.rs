@@ -1,5 +1,5 @@
-//! One QEMU from its greeting to its exit: its events, commands to it, and the phases of stopping it. Nothing here waits for
-//! QEMU alone: while a command is not answered, requests and signals are heard.
+//! One QEMU from its greeting to its exit: its events, commands to it, and the phases of stopping it. No code here waits for QEMU alone:
+//! while a command is not answered, requests and signals are heard.
 
 use std::time::Duration;
 
@@ -25,24 +25,24 @@ use crate::limits;
 pub(super) struct Monitor<'a> {
     pub(super) of: &'a mut Session,
     pub(super) qemu: &'a mut Qemu,
-    /// Gone once it has failed.
+    /// The control connection; absent once it has failed.
     pub(super) qmp: Option<Qmp>,
     ready: Option<ready::Check>,
-    /// Of a QEMU that has just been started.
+    /// The watch of the firmware of a QEMU that has just been started.
     boot: Option<ready::BootWatch>,
     pub(super) seen: ExitEvidence,
     pub(super) pending: Pending,
-    /// The number of the last set of files that QEMU was given one in.
+    /// The number of the last set of files in which QEMU was given a file.
     pub(super) fdsets: u64,
     /// When the next phase begins by itself.
     pub(super) deadline: Option<Instant>,
-    /// When the guest was last said to be paused or to go on.
+    /// When a change between paused and running was last recorded.
     pub(super) turned: Option<Instant>,
     /// When QEMU is asked again whether the guest runs.
     look_at: Option<Instant>,
 }
 
-/// What comes first.
+/// The next thing that the monitor acts on.
 enum Next {
     Exit(ProcessExit),
     Signal,
@@ -70,7 +70,7 @@ impl<'a> Monitor<'a> {
             boot: None,
             seen: ExitEvidence::default(),
             pending: Pending::default(),
-            // No supervisor before has had these numbers.
+            // Numbers that begin at the process id are not those of an earlier supervisor of this QEMU.
             fdsets: u64::from(std::process::id()) << 16,
             deadline: None,
             turned: None,
@@ -78,7 +78,7 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    /// Listens from now on whether the firmware finds anything to boot.
+    /// Begins to watch for firmware that finds nothing to boot.
     pub(super) fn watch_boot(&mut self) {
         let is_uefi = self.of.spec.variables.is_some();
         let said = self.of.console.said.subscribe();
@@ -94,12 +94,12 @@ impl<'a> Monitor<'a> {
         Ok(())
     }
 
-    /// Finds out how a QEMU is doing that another supervisor started.
+    /// Takes over the state of a QEMU that another supervisor started.
     pub(super) async fn sync_with_qemu(&mut self) -> Result<(), VmError> {
         let Some(qmp) = &mut self.qmp else { return Ok(()) };
         let status = qmp.execute("query-status").await?;
         match run_state(&status) {
-            // It was killed before the guest ran.
+            // The other supervisor was killed before the guest ran.
             "prelaunch" => self.resume().await?,
             "running" => self.of.enter_with(State::Running, None, |_| {}),
             "paused" if self.of.dir.status().state() != State::Stopping => {
@@ -111,25 +111,26 @@ impl<'a> Monitor<'a> {
             _ => {}
         }
         self.of.publish();
-        // It was asked to stop: its grace goes on.
+        // The VM was being stopped when its other supervisor died, so that the grace goes on.
         if self.of.dir.status().state() == State::Stopping {
             self.seen.asked = true;
             self.seen.again = self.of.dir.status().start_again_after;
             self.seen.phase = Phase::PoweringDown;
             self.deadline = Some(Instant::now() + self.of.grace_left());
-            // The supervisor before may have been killed before it was pressed; a guest that was told twice powers off once.
+            // The other supervisor may have been killed before it pressed the power button; a guest whose button is pressed twice powers
+            // off once.
             self.command("system_powerdown", CommandPurpose::Stop);
         }
         Ok(())
     }
 
-    /// What QEMU and this do from here on counts against the VM: after the start, which would take longer by it. A VM that was launched
-    /// with all of its cage is ended where that fails.
+    /// Moves QEMU and this supervisor to the VM's cgroups, so that their work counts as the VM's. That is done after the start, which it
+    /// would slow down. Under a strict cage, a new VM is ended if the move fails.
     pub(super) fn count_as_the_vm(&mut self, begin: Begin) {
         let (cage, vm) = (&self.of.spec.cage, &self.of.spec.vm);
         let qemu = self.of.dir.status().qemu.as_ref().map(|qemu| qemu.pid);
         let moved = qemu.map_or(Ok(()), |qemu| cage.end_start(vm, qemu));
-        // What keeps one from being moved is no reason to leave the other.
+        // The supervisor is moved even if QEMU cannot be.
         let entered = cage.enter_supervisor(vm);
         let Err(error) = moved.and(entered) else { return };
         let message = format!("it cannot be moved to the VM's cgroup with its supervisor: {error}");
@@ -170,7 +171,7 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    /// QEMU's end, signals and requests first, whatever else there is.
+    /// Waits for what comes next; QEMU's end, signals and requests come first, in this order.
     async fn next(&mut self) -> Next {
         let (stop, heard) = (&mut self.of.stop, self.of.heard + 1);
         tokio::select! {
@@ -199,7 +200,7 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    /// No guest will ever be ready.
+    /// Records that the firmware found nothing to boot, and ends a VM that waits to be ready, as no guest ever will be.
     fn nothing_boots(&mut self) {
         self.boot = None;
         self.of.dir.update_status(|status| status.boot_failed_at = Some(Timestamp::now()));
@@ -211,7 +212,7 @@ impl<'a> Monitor<'a> {
     }
 
     fn answer(&mut self, ask: Ask) {
-        // The command that asked has given up, and goes other ways.
+        // The client that asked has given up, and stops the VM by other means.
         if ask.is_abandoned() {
             return;
         }
@@ -266,7 +267,7 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    /// Has the guest pause or go on. The request is answered once the status on disk says so.
+    /// Pauses or resumes the guest. The request is answered once the status on disk says so.
     fn set_paused(&mut self, command: &str, ask: Ask) {
         match self.seen.phase {
             Phase::Running => self.command(command, CommandPurpose::SetPaused(ask)),
@@ -280,7 +281,7 @@ impl<'a> Monitor<'a> {
         self.seen.note(event);
         if ["STOP", "RESUME"].contains(&event.name.as_str()) {
             if self.pending.asks_status() {
-                // The answer that is on its way may be of before.
+                // The answer that is on its way may be from before this event.
                 self.look_at = Some(Instant::now() + limits::TURN_AGAIN);
             } else {
                 self.look(None);
@@ -288,13 +289,13 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    /// Asks whether the guest runs; what asked for a change is told once that is known.
+    /// Asks QEMU whether the guest runs. A request to pause or resume it is answered once that is known.
     pub(super) fn look(&mut self, ask: Option<Ask>) {
         self.look_at = None;
         self.command("query-status", CommandPurpose::Status(ask));
     }
 
-    /// A guest that stops without being told has hit an error inside QEMU, which stays alive.
+    /// Records whether the guest runs or is paused. A guest that stops without being told has hit an error inside QEMU, which stays alive.
     pub(super) fn note_run_state(&mut self, run_state: &str) {
         let state = match (run_state, self.of.dir.status().state()) {
             ("internal-error" | "io-error", _) => {
@@ -304,7 +305,7 @@ impl<'a> Monitor<'a> {
             ("running", State::Paused) => State::Running,
             (_, _) => return,
         };
-        // At a bounded rate, as QEMU could say so any number of times to fill the VM's history.
+        // Changes are recorded at a bounded rate, as QEMU could report any number of them to fill the VM's history.
         let now = Instant::now();
         match self.turned.map(|last| last + limits::TURN_AGAIN).filter(|again| *again > now) {
             Some(again) => self.look_at = Some(again),
@@ -315,7 +316,8 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    /// Events that were sent just before the end are still in the socket, and requests that came before it were not heard.
+    /// Takes the requests and events from just before QEMU's end: requests that were not heard yet, and events that are still in the
+    /// socket.
     async fn last_words(&mut self) {
         while let Ok(ask) = self.of.asks.try_recv() {
             if ask.request == Request::Kill {
@@ -331,7 +333,7 @@ impl<'a> Monitor<'a> {
                 }
             }
         };
-        // Its end is the socket's, which QEMU's end has closed.
+        // The reading ends with the socket, which QEMU's end has closed.
         if time::timeout(limits::DRAIN, rest).await.is_err() {
             tracing::warn!("QEMU's control socket stayed open after QEMU's end");
         }

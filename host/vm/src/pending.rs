@@ -1,5 +1,5 @@
-//! Commands that a supervisor has sent to QEMU and that are not answered yet. Nothing here waits for the answers: meanwhile
-//! requests and signals are heard.
+//! Commands that a supervisor has sent to QEMU and that are not answered yet. No code here waits for the answers, so that requests and
+//! signals are heard meanwhile.
 
 use std::time::Duration;
 
@@ -20,35 +20,35 @@ pub(super) struct Command {
 /// What a command is for.
 #[derive(Debug)]
 pub(super) enum CommandPurpose {
-    /// To have the guest pause or go on, for this request.
+    /// To pause or resume the guest, for this request.
     SetPaused(Ask),
-    /// To find out whether the guest runs, and to answer the request to pause it or let it go on.
+    /// To find out whether the guest runs, and then to answer this request to pause or resume it, if there is one.
     Status(Option<Ask>),
-    /// To press its power button, or to quit.
+    /// To press the guest's power button, or to make QEMU quit.
     Stop,
-    /// What its disks did.
+    /// To learn what the VM's disks did.
     Disks,
-    /// Its connections.
+    /// To learn how many connections the VM has.
     Connections,
-    /// To have the file of this request, for a picture of the display.
+    /// To give QEMU the file for a picture of the display.
     File {
-        /// The request for it.
+        /// The request for the picture.
         ask: Ask,
         /// The set that QEMU has the file in.
         fdset: u64,
     },
-    /// A picture of the display.
+    /// To take a picture of the display.
     Screenshot {
-        /// The request for it.
+        /// The request for the picture.
         ask: Ask,
         /// The set that QEMU has the file in.
         fdset: u64,
     },
-    /// To close that file.
+    /// To close the picture's file in QEMU.
     Close,
 }
 
-/// What is gathered for requests for what the VM uses.
+/// Statistics that are being gathered, with the requests for them.
 #[derive(Debug)]
 pub(super) struct Gathering {
     pub(super) asks: Vec<Ask>,
@@ -70,14 +70,14 @@ impl Gathering {
     }
 }
 
-/// All that is not answered yet.
+/// All commands and requests that are not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     commands: Vec<Command>,
     pub(super) gathering: Option<Gathering>,
 }
 
-/// What got no answer in time.
+/// A command or a gathering that got no answer in time.
 pub(super) enum Overdue {
     Command(CommandPurpose),
     Gathering(Gathering),
@@ -88,7 +88,7 @@ impl Pending {
         self.commands.push(Command { id, what, by: Instant::now() + within });
     }
 
-    /// What the command of this number was for; nothing where there is none, or it was given up.
+    /// Takes the purpose of the command of this number; nothing if there is none, or it was given up.
     pub(super) fn take(&mut self, id: u64) -> Option<CommandPurpose> {
         let index = self.commands.iter().position(|command| command.id == id)?;
         Some(self.commands.swap_remove(index).what)
@@ -107,14 +107,14 @@ impl Pending {
         !self.commands.iter().any(|command| is_of_it(&command.what))
     }
 
-    /// Everything that is not answered yet, once QEMU answers no more.
+    /// Takes all that is not answered yet, once QEMU answers no more.
     pub(super) fn give_up(&mut self) -> impl Iterator<Item = Overdue> {
         let commands = std::mem::take(&mut self.commands).into_iter();
         let gathering = self.gathering.take().into_iter().map(Overdue::Gathering);
         commands.map(|command| Overdue::Command(command.what)).chain(gathering)
     }
 
-    /// Waits until the first is late. May be dropped while it waits.
+    /// Waits until the first answer is overdue. The wait may be dropped.
     pub(super) async fn late(&mut self) -> Overdue {
         let command = self.commands.iter().map(|command| command.by).min();
         let gathering = self.gathering.as_ref().map(|gathering| gathering.by);

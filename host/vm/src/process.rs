@@ -1,5 +1,5 @@
-//! A process that need not be a child of this one: told apart from later ones of the same number, signalled and waited
-//! for through a descriptor of it (pidfd_open(2)).
+//! A process that need not be a child of this one. It is told apart from later processes of the same number, and signalled and waited for
+//! through a descriptor (pidfd_open(2)).
 
 use std::{
     fmt, fs, io,
@@ -43,33 +43,33 @@ impl Process {
         Some(Self { pid, started_ticks: stat.starttime, boot_id })
     }
 
-    /// Whether it was there before the host was started; not where that cannot be found out.
+    /// Whether the process is from before the host's last start; false where that cannot be found out.
     pub(super) fn is_of_another_boot(&self) -> bool {
         procfs::sys::kernel::random::boot_id().is_ok_and(|now| now != self.boot_id)
     }
 
-    /// This one.
+    /// This process.
     pub(super) fn this() -> Option<Self> {
         Self::of(std::process::id())
     }
 
-    /// Whether it is there.
+    /// Whether the process is there, and has not ended.
     pub fn lives(&self) -> bool {
         Self::of(self.pid).as_ref() == Some(self)
     }
 
-    /// Who it is (its real user id), as seen from here; nothing where it is gone.
+    /// The process' real user id, as this process sees it; nothing if the process is gone.
     pub(super) fn user(&self) -> Option<u32> {
         self.status().map(|status| status.ruid)
     }
 
-    /// Whether it is in a process namespace below this process's own; not where that cannot be seen.
+    /// Whether the process is in a process namespace below this process's own; false where that cannot be seen.
     pub(super) fn is_namespaced(&self) -> bool {
         let numbers = self.status().and_then(|status| status.nspid);
         numbers.is_some_and(|numbers| numbers.len() > 1)
     }
 
-    /// Whether it runs a program; absent where that cannot be seen, or the process is gone.
+    /// Whether the process runs a program; absent where that cannot be seen, or the process is gone.
     pub fn is_of(&self, program: &Path) -> Option<bool> {
         let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
         let its = id(Path::new(&format!("/proc/{}/exe", self.pid)))?;
@@ -77,7 +77,7 @@ impl Process {
         self.lives().then_some(is_same)
     }
 
-    /// Whether it runs a program; not where that cannot be seen.
+    /// Whether the process runs a program; false where that cannot be seen.
     pub(super) fn runs(&self, program: &Path) -> bool {
         is_same(Path::new(&format!("/proc/{}/exe", self.pid)), program) && self.lives()
     }
@@ -87,14 +87,14 @@ impl Process {
         self.lives().then_some(status)
     }
 
-    /// Whether it has a file open; not where that cannot be seen.
+    /// Whether the process has a file open; false where its files cannot be seen.
     pub(super) fn has_open(&self, file: &Path) -> bool {
         let open = fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
         let has = open.map(|one| one.path()).any(|one| is_same(&one, file));
         has && self.lives()
     }
 
-    /// Sends it a signal; false where it is gone.
+    /// Sends the process a signal. Gives false if the process is gone.
     pub fn signal(&self, signal: Signal) -> bool {
         self.open().is_some_and(|handle| pidfd_send_signal(&handle, signal).is_ok())
     }
@@ -102,12 +102,12 @@ impl Process {
     fn open(&self) -> Option<OwnedFd> {
         let pid = self.pid.try_into().ok().and_then(Pid::from_raw)?;
         let handle = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-        // The handle is of the process that has the number now; from here on that cannot change.
+        // The handle is of the process that has the number now, and stays so.
         self.lives().then_some(handle)
     }
 }
 
-/// Whether two names are of one file; not where either cannot be seen.
+/// Whether two names are of one file; false where either cannot be seen.
 fn is_same(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     id(one).is_some_and(|one| Some(one) == id(other))
@@ -116,19 +116,19 @@ fn is_same(one: &Path, other: &Path) -> bool {
 /// A process whose end is waited for.
 #[derive(Debug)]
 pub(super) enum Watched {
-    /// A process of the kernel's, by a descriptor (pidfd_open(2)).
+    /// A real process, by a descriptor (pidfd_open(2)).
     Pidfd(AsyncFd<OwnedFd>),
-    /// A process by a test's script.
+    /// A process that a test's script plays.
     #[cfg(test)]
     Scripted(super::scripted::Process),
 }
 
 impl Watched {
-    /// None where it is gone.
+    /// Watches a process; gives nothing if the process is gone.
     #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
     pub(super) fn new(process: &Process) -> io::Result<Option<Self>> {
         let Some(handle) = process.open() else { return Ok(None) };
-        // SAFETY: an `OwnedFd` stays open, and the same, for as long as it is owned, which is by this alone.
+        // SAFETY: an `OwnedFd` stays open, and the same, for as long as it is owned, and only the `AsyncFd` owns it.
         let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }?;
         Ok(Some(Self::Pidfd(handle)))
     }
@@ -142,7 +142,7 @@ impl Watched {
         }
     }
 
-    /// Waits for its end. May be dropped while it waits: nothing is lost.
+    /// Waits for the process' end. The wait may be dropped: nothing is lost.
     pub(super) async fn end(&self) -> ProcessExit {
         let handle = match self {
             Self::Pidfd(handle) => handle,
@@ -162,13 +162,13 @@ impl Watched {
                     };
                 }
                 Err(Errno::INTR) => {}
-                // It is the child of another process: of a supervisor that was killed.
+                // The process is not this one's child, as its supervisor was killed.
                 Ok(None) | Err(_) => return ProcessExit::Unseen,
             }
         }
     }
 
-    /// Kills it.
+    /// Kills the process.
     pub(super) fn kill(&self) -> io::Result<()> {
         match self {
             Self::Pidfd(handle) => Ok(pidfd_send_signal(handle.get_ref(), Signal::KILL)?),
@@ -184,11 +184,11 @@ impl Watched {
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProcessExit {
-    /// It exited.
+    /// The process exited.
     Code(i32),
-    /// A signal ended it.
+    /// A signal ended the process.
     Signal(i32),
-    /// Only its parent is told, and that was another.
+    /// The exit was not seen, as the kernel tells only the parent, which was another process.
     Unseen,
 }
 

@@ -1,5 +1,5 @@
-//! What a supervisor tells the subscribers on its control socket: the VM's status with its history first, then every change. A
-//! subscriber that reads slowly is told the latest status, whose history has what came before.
+//! What a supervisor tells the subscribers on its control socket: the VM's status with its history first, then every change. A subscriber
+//! that reads slowly is told the latest status, whose history has the earlier changes.
 
 use std::io;
 
@@ -14,35 +14,35 @@ use tokio::{
 use super::Status;
 use crate::limits;
 
-/// What a subscriber is told.
+/// A message to a subscriber.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Notification {
-    /// How the VM is doing: at first, and whenever that changes. The last one of a VM that is over says how it ended, even where no
-    /// record of that can be written.
+    /// The VM's status: at first, and whenever it changes. The last status of a VM that is over says how the VM ended, even if no record of
+    /// the end can be written.
     Status(Box<Status>),
-    /// What is being done about a request to stop.
+    /// A step by which a request to stop is carried out.
     Step(String),
 }
 
-/// What there is to tell.
+/// What there is to tell subscribers.
 #[derive(Debug, Default)]
 pub(super) struct Published {
-    /// None until a supervisor that adopts has found out how the VM is doing.
+    /// The VM's status; absent until a supervisor that adopts the VM knows it.
     pub(super) status: Option<Status>,
-    /// What was last done about a request to stop.
+    /// The last step by which a request to stop was carried out.
     pub(super) step: String,
     /// How many such steps there have been.
     pub(super) steps: u64,
 }
 
-/// Tells a subscriber all there is, until the VM is over or the subscriber has gone.
+/// Sends a subscriber all there is to tell, until the VM is over or the subscriber has gone.
 pub(super) async fn serve(
     mut stream: UnixStream,
     mut published: watch::Receiver<Published>,
 ) -> io::Result<()> {
     stream.write_all(b"{\"return\":null}\n").await?;
-    // What was done before is no news.
+    // Steps from before the subscription are not sent.
     let mut told = published.borrow().steps;
     published.mark_changed();
     loop {
@@ -50,7 +50,7 @@ pub(super) async fn serve(
             changed = published.changed() => if changed.is_err() {
                 return Ok(());
             },
-            // A subscriber says nothing, but goes.
+            // A subscriber sends nothing, so that a read ends only when the subscriber goes.
             read = stream.read_u8() => return read.map(drop),
         }
         let lines = {

@@ -1,4 +1,4 @@
-//! One QEMU: started through the cage with all that it needs open, or found again, and what comes out of it.
+//! One QEMU, which is started through the cage with all that it needs open, or found again; and its output.
 
 use std::{
     fs::File,
@@ -41,22 +41,22 @@ use super::{
 };
 use crate::limits;
 
-/// A QEMU that is there.
+/// A QEMU that runs.
 pub(super) struct Qemu {
     process: Watched,
     console: Option<JoinHandle<()>>,
-    /// What it says itself, unless it was started by a supervisor that is gone.
+    /// QEMU's own messages, unless QEMU was started by a supervisor that is gone.
     stderr: Option<JoinHandle<Vec<u8>>>,
 }
 
 impl Qemu {
-    /// A QEMU by a test's script.
+    /// A QEMU that a test's script plays.
     #[cfg(test)]
     pub(super) fn of(process: Watched) -> Self {
         Self { process, console: None, stderr: None }
     }
 
-    /// Starts it. Its process is in the VM's status before it runs.
+    /// Starts QEMU, whose process is in the VM's status before it runs.
     pub(super) async fn start(
         spec: &Spec,
         dir: &mut VmDir,
@@ -91,7 +91,7 @@ impl Qemu {
         Ok((qemu, qmp))
     }
 
-    /// Finds it again, after its supervisor was killed. One that cannot be controlled is ended.
+    /// Connects to a QEMU whose supervisor was killed. A QEMU that cannot be controlled is ended.
     pub(super) async fn adopt(
         process: &Process,
         vm: &Path,
@@ -118,12 +118,12 @@ impl Qemu {
         self.console = Some(tokio::spawn(console::run(serial, Log::open(vm), said, typed)));
     }
 
-    /// Waits for its end. May be dropped while it waits.
+    /// Waits for QEMU's end. The wait may be dropped.
     pub(super) async fn end(&self) -> ProcessExit {
         self.process.end().await
     }
 
-    /// Its greeting. QEMU closes the socket when it exits; its exit says why.
+    /// Waits for QEMU's greeting. QEMU closes the socket when it exits, and its exit says why.
     pub(super) async fn greet(
         &mut self,
         stream: UnixStream,
@@ -140,7 +140,7 @@ impl Qemu {
         }
     }
 
-    /// What a QEMU that closed its control socket said when it exited, which it does next; any other error as it is.
+    /// Explains an error by the exit of a QEMU that closed its control socket, since QEMU exits next. Other errors stay as they are.
     pub(super) async fn explained(&mut self, error: VmError) -> VmError {
         if !matches!(error, VmError::Control(QmpError::Closed | QmpError::Io(_))) {
             return error;
@@ -159,7 +159,7 @@ impl Qemu {
         })
     }
 
-    /// What QEMU said itself, after its end, safe to print; and the console's last bytes are in the log.
+    /// QEMU's own messages after its end, safe to print. After this, the console's last bytes are in the log.
     pub(super) async fn output(&mut self) -> String {
         finished(self.console.take()).await;
         let said = finished(self.stderr.take()).await;
@@ -167,14 +167,14 @@ impl Qemu {
         printable::lines(said.trim(), limits::QEMU_STDERR_BYTES).to_string()
     }
 
-    /// Kills it. Its end comes when the kernel lets it go, which a disk that hangs can delay.
+    /// Kills QEMU. Its end comes when the kernel lets it go, which a disk that hangs can delay.
     pub(super) fn kill(&mut self) {
         if let Err(error) = self.process.kill() {
             tracing::debug!(%error, "killing QEMU");
         }
     }
 
-    /// The same, and waits for that, however long: as long as it is there, no other VM is to use what it uses.
+    /// Kills QEMU and waits for its end, however long: until then no other VM is to use what this QEMU uses.
     pub(super) async fn kill_for_good(&mut self) {
         self.kill();
         self.process.end().await;
@@ -188,7 +188,7 @@ async fn negotiated(stream: UnixStream) -> Result<Qmp, QmpError> {
     Ok(qmp)
 }
 
-/// All that QEMU needs, open, and the other ends of its sockets: connected before it runs, so that no connection has to wait for it.
+/// Opens all that QEMU needs, and connects to QEMU's sockets before QEMU runs, so that no connection has to wait for it.
 async fn open(spec: &Spec, vm: &Path) -> Result<(Vec<Mapped>, UnixStream, UnixStream), VmError> {
     let mut descriptors: Vec<Mapped> = vec![];
     let mut give = |descriptor: OwnedFd, number| descriptors.push(Mapped { descriptor, number });
@@ -245,8 +245,8 @@ fn further(spec: &Spec) -> Further {
     })
 }
 
-/// Ends what takes too long to put a cage up, and what is to be QEMU, and waits for that, however long: as long as it is there,
-/// no other VM is to use what it uses. One that is not in the record yet ends by itself, as it is not told to go on.
+/// Ends the step that takes too long to put a cage up, and the process that is to be QEMU, and waits for its end, however long: until then
+/// no other VM is to use what it uses. A process that is not in the record yet ends by itself, as it is not told to go on.
 async fn given_up(child: &mut Child, dir: &VmDir) -> String {
     let killed = child.kill();
     if let Err(error) = killed.and(ended(child).await.map(drop)) {
@@ -261,7 +261,7 @@ async fn given_up(child: &mut Child, dir: &VmDir) -> String {
     format!("it was not put up within {} s", limits::CAGE.as_secs())
 }
 
-/// Waits for a child's end without keeping others from going on.
+/// Waits for a child's end without blocking other tasks.
 async fn ended(child: &mut Child) -> std::io::Result<ExitStatus> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -271,7 +271,7 @@ async fn ended(child: &mut Child) -> std::io::Result<ExitStatus> {
     }
 }
 
-/// Has the cage put up and QEMU started in it; or what the step there said went wrong.
+/// Runs the step that puts the cage up and becomes QEMU. The inner error is what the step said went wrong.
 async fn caged(
     spec: &Spec,
     child: &mut Child,
@@ -292,7 +292,7 @@ async fn caged(
         first_free: further(spec).first_free,
     };
     let line = format!("{}\n", serde_json::to_string(&line)?);
-    // Where the step is gone already, what it says, or its status, tells why.
+    // If the step is gone already, its message or its status says why.
     if let Err(error) = orders.write_all(line.as_bytes()).await {
         tracing::debug!(%error, "the orders were not written whole");
     }
@@ -311,7 +311,7 @@ async fn caged(
     let gone = || "the process that was to be QEMU is gone".to_owned();
     let Some(process) = Process::of(pid) else { return Ok(Err(gone())) };
     failpoint::reach("launch.caged");
-    // It runs only once it is written down; on a full disk it does not run.
+    // QEMU runs only once its process is recorded; on a full disk it does not run.
     dir.try_update_status(|status| status.qemu = Some(process.clone()))
         .map_err(std::io::Error::other)?;
     failpoint::reach("launch.recorded");
@@ -321,7 +321,7 @@ async fn caged(
     }
     let go = orders.write_all(b"go\n").await;
     failpoint::reach("launch.go");
-    // Its standard output closes when QEMU begins; that of the step's first half has, long since.
+    // The second half's standard output closes when QEMU begins; the first half's has closed long since.
     let said = said_by(&mut said).await?;
     ended(child).await?;
     match (said, go) {
@@ -331,15 +331,15 @@ async fn caged(
     }
 }
 
-/// A step that waits for the word to become QEMU.
+/// A step that waits for `go` to become QEMU.
 struct Ready {
     pid: u32,
-    /// What the supervisor takes from it first.
+    /// The descriptors that the supervisor takes from the step first.
     handed: Option<HandedSockets>,
 }
 
-/// Reads that it is ready, or what went wrong; nothing where it ended without a word. Its first half says the process id and its second half
-/// that it is ready, in either order.
+/// Reads that the step is ready. The inner error is what went wrong, or nothing if the step ended without a message. The step's first half
+/// says the process id, and its second half that it is ready, in either order.
 async fn ready(
     said: &mut BufReader<pipe::Receiver>,
 ) -> std::io::Result<Result<Ready, Option<String>>> {
@@ -359,7 +359,7 @@ async fn ready(
 
 #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
 fn watched(binds: BindListener) -> std::io::Result<AsyncFd<BindListener>> {
-    // SAFETY: `BindListener` owns its descriptor, which stays open, and the same, for as long as it is there.
+    // SAFETY: `BindListener` owns its descriptor, which stays open, and the same, for as long as the listener lives.
     Ok(unsafe { AsyncFd::register_with_interest(binds, Interest::READABLE) }?)
 }
 
@@ -375,7 +375,7 @@ async fn bind(binds: BindListener) {
             readable.clear_ready();
         }
     };
-    // QEMU then says which port it could not forward.
+    // After an error, QEMU says which port it could not forward.
     if let Err(error) = answered.await {
         tracing::debug!(%error, "no more of QEMU's sockets are bound");
     }
@@ -387,7 +387,7 @@ async fn said_by(said: &mut BufReader<pipe::Receiver>) -> std::io::Result<Option
     Ok(serde_json::from_str(&line).ok())
 }
 
-/// A task that ends with its stream; a process that QEMU left behind could hold that open.
+/// Waits for a task that ends with its stream, for a bounded time: a process that QEMU left behind could hold the stream open.
 async fn finished<T: Default>(task: Option<JoinHandle<T>>) -> T {
     let Some(mut task) = task else { return T::default() };
     match time::timeout(limits::DRAIN, &mut task).await {
@@ -399,8 +399,8 @@ async fn finished<T: Default>(task: Option<JoinHandle<T>>) -> T {
     }
 }
 
-/// The port in QEMU's message that it could not forward one; between our giving it up and QEMU's taking it, another
-/// process took it.
+/// Finds the port in QEMU's message that a port could not be forwarded: another process took it between the reservation's end and QEMU's
+/// start.
 fn port_taken(stderr: &str) -> Option<VmError> {
     let rule = stderr.split_once("Could not set up host forwarding rule '")?.1;
     let (protocol, rest) = rule.split_once(':')?;

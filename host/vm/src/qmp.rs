@@ -1,6 +1,6 @@
 //! QEMU's control protocol, QMP: JSON lines over a Unix socket (QEMU's `docs/interop/qmp-spec.rst`).
 //!
-//! QEMU is not trusted once a guest runs in it: lines, their rate and waits are bounded, and what it says may say anything.
+//! QEMU is not trusted once a guest runs in it: lines, their rate and waits are bounded, and a message may have any content.
 
 use std::{
     collections::VecDeque,
@@ -42,30 +42,30 @@ pub(super) struct Qmp {
     read_at: Option<Instant>,
 }
 
-/// What QEMU says.
+/// A message of QEMU's.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Of its own accord.
+    /// A message that answers no command.
     Event(Event),
-    /// To a command.
+    /// The answer to a command.
     Answer {
         /// The command's number.
         id: u64,
-        /// What the command returns; or QEMU's words of refusal.
+        /// What the command returns, or QEMU's words of refusal.
         result: Result<Value, String>,
     },
 }
 
-/// Something that QEMU says of its own accord.
+/// An event that QEMU reports.
 #[derive(Debug, Clone)]
 pub(super) struct Event {
-    /// For example `SHUTDOWN`.
+    /// The event's name, for example `SHUTDOWN`.
     pub name: String,
-    /// Why, where it says so.
+    /// The reason, if the event has one.
     pub reason: Option<String>,
 }
 
-/// Why a connection is of no use any more, or a command failed.
+/// The reason why a connection is of no use any more, or a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
     /// QEMU closed the connection.
@@ -74,7 +74,7 @@ pub enum QmpError {
     /// The socket failed.
     #[error("QEMU's control socket failed")]
     Io(#[from] io::Error),
-    /// No answer in time.
+    /// QEMU gave no answer in time.
     #[error("QEMU did not answer {command} within {} s", limits::QMP_REPLY.as_secs())]
     Timeout {
         /// The command.
@@ -91,20 +91,20 @@ pub enum QmpError {
     /// QEMU does not read what is sent to it.
     #[error("QEMU does not read its control socket")]
     Deaf,
-    /// QEMU has sent more than the rate for too long.
+    /// QEMU has sent more than the allowed rate for too long.
     #[error(
         "QEMU flooded its control socket: for {} s it sent more than {} KiB a second",
         limits::QMP_FLOOD.as_secs(),
         limits::QMP_RATE.per_second >> 10
     )]
     Flood,
-    /// What came is not QMP.
+    /// QEMU sent what is not QMP.
     #[error("QEMU's control socket sent what is not QMP: {0}")]
     Garbage(String),
 }
 
 impl Qmp {
-    /// Reads the greeting. QEMU takes commands once [`Qmp::negotiate`] was heard.
+    /// Reads the greeting. QEMU takes commands after [`Qmp::negotiate`].
     pub(super) async fn greeted(stream: UnixStream) -> Result<Self, QmpError> {
         let (reader, writer) = stream.into_split();
         let lines =
@@ -119,8 +119,8 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Leaves the state in which QEMU takes no other command. It hears this when its machine is built, some time after its
-    /// greeting and on a busy host more than other answers take: the caller bounds the wait.
+    /// Leaves the state in which QEMU takes no other command. QEMU answers this once its machine is built, some time after its greeting. On
+    /// a busy host that takes longer than other answers, so that the caller bounds the wait.
     pub(super) async fn negotiate(&mut self) -> Result<(), QmpError> {
         self.exchange("qmp_capabilities").await.map(drop)
     }
@@ -151,7 +151,7 @@ impl Qmp {
         }
     }
 
-    /// Sends a command, with a file where it is about one, and waits for nothing; gives the number that its answer will have.
+    /// Sends a command, with a file if the command takes one, without waiting. Gives the number that the answer will have.
     pub(super) fn send(
         &mut self,
         command: &str,
@@ -179,7 +179,7 @@ impl Qmp {
         }
     }
 
-    /// The next event or answer. May be dropped while it waits: nothing is lost.
+    /// Waits for the next event or answer. The wait may be dropped: nothing is lost.
     pub(super) async fn next(&mut self) -> Result<Message, QmpError> {
         match self.events.pop_front() {
             Some(event) => Ok(Message::Event(event)),
@@ -212,7 +212,7 @@ impl Qmp {
         }
         match self.lines.next().await {
             Some(Ok(line)) => {
-                // A short line costs something too.
+                // A short line takes time too, so that it counts for more than its bytes.
                 let wait = self.bucket.take(line.len() as u64 + limits::QMP_MESSAGE_BYTES);
                 self.read_at = (!wait.is_zero()).then(|| Instant::now() + wait);
                 if self.bucket.empty_for() > limits::QMP_FLOOD {
@@ -224,7 +224,7 @@ impl Qmp {
                 "a line of more than {} bytes",
                 limits::QMP_LINE_BYTES
             ))),
-            // A reset is how QEMU's end closes when it exits with our command unread.
+            // The connection is reset when QEMU exits before it has read a command.
             Some(Err(LinesCodecError::Io(error)))
                 if error.kind() == io::ErrorKind::ConnectionReset =>
             {
@@ -238,7 +238,7 @@ impl Qmp {
 
 fn event(message: &Value) -> Option<Event> {
     let name = message.get("event")?.as_str()?.to_owned();
-    // Of all that QEMU may say, only this is of use, and only so much: events are kept while an answer is awaited.
+    // Only the reason of an event's data is of use. It is cut short, since events are kept while an answer is awaited.
     let reason = message.get("data").and_then(|data| data.get("reason")?.as_str());
     let short =
         |text: &str| text.chars().take(qhost_model::limits::SHOWN_CHARS).collect::<String>();
@@ -268,7 +268,7 @@ mod tests {
                 let mut command = String::new();
                 BufReader::new(reader).read_line(&mut command).await.unwrap();
                 time::sleep(wait).await;
-                // Its reader may have given up.
+                // The reader may have given up.
                 drop(writer.write_all(answer.as_bytes()).await);
                 writer
             };
@@ -291,7 +291,7 @@ mod tests {
             with_answer_after(Duration::ZERO, answer, async |mut qmp| qmp.execute("stop").await)
         }
         assert_eq!(at_once("{\"return\": {\"a\": 1}, \"id\": 0}\n").unwrap(), json!({"a": 1}));
-        // Of another command, of no command, and an event, before the answer.
+        // Before the answer come one to another command, an event, and one to no command.
         let others = "{\"return\": 1, \"id\": 7}\n{\"event\": \"STOP\"}\n";
         assert_eq!(at_once(&format!("{others}{{\"return\": 2, \"id\": 0}}\n")).unwrap(), 2);
         let refused = at_once("{\"error\": {\"desc\": \"no\"}, \"id\": 0}\n").unwrap_err();

@@ -1,4 +1,4 @@
-//! The job's ready check: whether the guest does what it is for; and whether there is a guest at all.
+//! The job's ready check, by which the guest shows that it does its work, and a watch for firmware that finds no guest to boot.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -19,15 +19,15 @@ use qhost_model::{
 use super::{agent::Agent, console};
 use crate::limits;
 
-/// What a task beside the VM finds out, once. Dropped, the task ends.
+/// Something that a task beside the VM finds out, once. The task ends when this is dropped.
 struct Finding<T> {
-    /// Until it is found out, or will never be: a channel that has ended is not waited for again.
+    /// The channel for the finding; absent once it has ended, so that it is not waited for again.
     found: Option<oneshot::Receiver<T>>,
     task: AbortHandle,
 }
 
 impl<T: Send + 'static> Finding<T> {
-    /// Begins to find out; nothing is found where this gives nothing.
+    /// Begins the task. If its future gives nothing, nothing will be found.
     fn begin(finding: impl Future<Output = Option<T>> + Send + 'static) -> Self {
         let (tell, found) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -40,7 +40,7 @@ impl<T: Send + 'static> Finding<T> {
         Self { found: Some(found), task: task.abort_handle() }
     }
 
-    /// Waits for it, and for ever where nothing will be found any more. May be dropped while it waits.
+    /// Waits for the finding, and for ever if nothing will be found any more. The wait may be dropped.
     async fn wait(&mut self) -> T {
         if let Some(found) = &mut self.found {
             let found = found.await;
@@ -59,14 +59,14 @@ impl<T> Drop for Finding<T> {
     }
 }
 
-/// A check that goes on until it holds or its time is over.
+/// A check that is tried until it holds or its time is over.
 pub(super) struct Check {
     holds: Finding<bool>,
     timeout_s: u64,
 }
 
 impl Check {
-    /// Begins it.
+    /// Begins the check.
     pub(super) fn begin(
         ready: Ready,
         forwards: &[Forward],
@@ -75,7 +75,7 @@ impl Check {
     ) -> Self {
         let address = |label: &str| {
             let forward = forwards.iter().find(|forward| forward.label == label)?;
-            // A forward on every address is on this one too.
+            // A forward on every address is on the loopback address too.
             let bind =
                 if forward.bind.is_unspecified() { [127, 0, 0, 1].into() } else { forward.bind };
             Some(SocketAddr::from((bind, forward.host)))
@@ -92,7 +92,7 @@ impl Check {
                 (ReadyCheck::Tcp(_), Some(port)) => until(|| speaks(port)).await,
                 (ReadyCheck::Http { path, .. }, Some(port)) => until(|| answers(port, path)).await,
                 (ReadyCheck::Agent, _) => until(async || Agent::connect(&vm).await.is_ok()).await,
-                // The policy took the port away: it will never answer.
+                // A policy took the port away, so that the port will never answer.
                 (ReadyCheck::Tcp(_) | ReadyCheck::Http { .. }, None) => {
                     std::future::pending::<()>().await;
                 }
@@ -104,7 +104,7 @@ impl Check {
         Self { holds, timeout_s }
     }
 
-    /// Whether it held in time.
+    /// Waits for the check, which fails if it did not hold in time.
     async fn held(&mut self) -> Result<(), String> {
         if self.holds.wait().await {
             Ok(())
@@ -114,18 +114,18 @@ impl Check {
     }
 }
 
-/// Why a VM fails whose firmware writes so.
+/// The failure of a VM whose firmware writes that it can boot nothing.
 pub(super) const NOTHING_BOOTS: &str = "the firmware found no bootable device";
-/// What SeaBIOS writes where nothing that it finds can be booted.
+/// The text that SeaBIOS writes when it finds nothing that can be booted.
 const OF_BIOS: [&str; 1] = ["No bootable device"];
-/// What edk2's UEFI writes then, with a shell of its own in it and without.
+/// The texts that edk2's UEFI writes when it finds nothing that can be booted, with a shell in it and without.
 const OF_UEFI: [&str; 2] = ["\"EFI Internal Shell\"", "No bootable option or device"];
 
-/// Listens whether the firmware finds anything to boot.
+/// A watch of the console for firmware that finds nothing to boot.
 pub(super) struct BootWatch(Finding<()>);
 
 impl BootWatch {
-    /// Begins it. What a guest writes later is no firmware's.
+    /// Begins the watch, for a bounded time: what is written later is the guest's, not the firmware's.
     pub(super) fn begin(said: broadcast::Receiver<Bytes>, is_uefi: bool) -> Self {
         Self(Finding::begin(async move {
             let texts = if is_uefi { &OF_UEFI[..] } else { &OF_BIOS };
@@ -134,7 +134,7 @@ impl BootWatch {
     }
 }
 
-/// Whether a check held in time, if there is one.
+/// Waits for a check, if there is one. The check fails if it did not hold in time.
 pub(super) async fn held(check: &mut Option<Check>) -> Result<(), String> {
     match check {
         Some(check) => check.held().await,
@@ -142,7 +142,7 @@ pub(super) async fn held(check: &mut Option<Check>) -> Result<(), String> {
     }
 }
 
-/// Ends where the firmware finds nothing to boot, if that is listened for.
+/// Ends when the firmware finds nothing to boot, if there is a watch for that.
 pub(super) async fn boot_fails(watch: &mut Option<BootWatch>) {
     match watch {
         Some(watch) => watch.0.wait().await,
@@ -156,13 +156,13 @@ async fn until<F: Future<Output = bool>>(holds: impl Fn() -> F) {
     }
 }
 
-/// QEMU accepts before any guest runs: only bytes say that one does.
+/// Whether a guest sends bytes at a port. QEMU accepts connections before any guest runs, so that a connection alone proves nothing.
 async fn speaks(port: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect(port).await else { return false };
     matches!(stream.read(&mut [0]).await, Ok(1..))
 }
 
-/// An HTTP status from 200 to 399. A client would be a library as large as all the rest of a supervisor.
+/// Whether an HTTP server answers with a status from 200 to 399. An HTTP client library would be as large as all the rest of a supervisor.
 async fn answers(port: SocketAddr, path: &str) -> bool {
     let exchange = async {
         let mut stream = TcpStream::connect(port).await?;
@@ -182,7 +182,7 @@ async fn answers(port: SocketAddr, path: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Before, a supervisor panicked at the first event that came after a firmware's time.
+    /// A supervisor once panicked at the first event that came after the firmware's time.
     #[tokio::test(start_paused = true)]
     async fn a_firmware_that_boots_is_listened_to_for_its_time_and_then_no_more() {
         let (say, said) = broadcast::channel(8);

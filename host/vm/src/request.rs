@@ -1,4 +1,4 @@
-//! What a VM's supervisor can be asked.
+//! The requests that a VM's supervisor answers.
 
 use std::os::fd::OwnedFd;
 
@@ -6,61 +6,61 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-/// What can be asked.
+/// A request to a VM's supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// Press the guest's power button, and make QEMU quit if that does not help within so many seconds.
     Stop {
-        /// The job's or the run's own where absent.
+        /// The grace in seconds; where absent, that of the job or the run.
         grace_s: Option<u64>,
     },
     /// Kill QEMU.
     Kill,
-    /// Stop it, and start it again.
+    /// Stop the VM, and start it again.
     Restart {
-        /// As above.
+        /// The grace in seconds; where absent, that of the job or the run.
         grace_s: Option<u64>,
     },
-    /// Stop the guest where it is.
+    /// Pause the guest.
     Pause,
-    /// Let it go on.
+    /// Resume the guest.
     Resume,
-    /// What the VM uses.
+    /// Tell what the VM uses.
     Stats,
-    /// How it is doing from now on, as [`Notification`](crate::Notification)s.
+    /// Tell how the VM is doing from now on, as [`Notification`](crate::Notification)s.
     Subscribe,
-    /// Its console.
+    /// Attach the connection to the console.
     Console,
-    /// A picture of its display.
+    /// Take a picture of the display.
     Screenshot,
-    /// That its guest's file systems are not written to, for as long as the connection is open.
+    /// Freeze the guest's file systems, for as long as the connection is open.
     Freeze,
 }
 
-/// A request, and who waits for its answer.
+/// A request, with the channel for its answer.
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) request: Request,
-    /// Where QEMU writes what is asked for.
+    /// The file that QEMU writes a picture to.
     pub(super) file: Option<OwnedFd>,
     pub(super) answer: oneshot::Sender<Result<Value, String>>,
 }
 
 impl Ask {
-    /// A request, and where its answer comes.
+    /// Makes a request, with the channel that its answer comes through.
     #[cfg(test)]
     pub(super) fn of(request: Request) -> (Self, oneshot::Receiver<Result<Value, String>>) {
         let (answer, answered) = oneshot::channel();
         (Self { request, file: None, answer }, answered)
     }
 
-    /// Whether its answer is not waited for any more.
+    /// Whether no client waits for the answer any more.
     pub(super) fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
     }
 
-    /// Answers it; the process that asked may have gone.
+    /// Answers the request. The process that asked may have gone.
     pub(super) fn answer(self, answer: Result<Value, String>) {
         if self.answer.send(answer).is_err() {
             tracing::debug!("the answer is not waited for any more");

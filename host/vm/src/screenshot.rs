@@ -1,4 +1,5 @@
-//! Pictures of a guest's display. QEMU writes one into a file in memory that it is given open: it opens none of the host's by name.
+//! Pictures of a guest's display. QEMU is given a file in memory, open, to write a picture to, so that QEMU opens no file of the host's by
+//! name.
 
 use std::{
     fs::File,
@@ -17,7 +18,7 @@ use tokio::{
 use super::request::{Ask, Request};
 use crate::limits;
 
-/// Has a picture taken, and sends it after the line that says so.
+/// Asks for a picture, and sends it after the answer's line.
 pub(super) async fn serve(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io::Result<()> {
     match taken(asks).await {
         Ok(png) => {
@@ -31,7 +32,7 @@ pub(super) async fn serve(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io
     }
 }
 
-/// QEMU truncates the file first, so that it cannot be a pipe, and wants it to be open for writing alone.
+/// Asks for a picture. QEMU truncates the picture's file first, so that a pipe will not do, and wants the file to be open for writing only.
 async fn taken(asks: mpsc::Sender<Ask>) -> Result<Vec<u8>, String> {
     let no_file = |error: io::Error| format!("no file in memory for it: {error}");
     let file = memfd_create("screenshot", MemfdFlags::CLOEXEC);

@@ -1,4 +1,4 @@
-//! A QEMU by a script, on a clock that does not wait: for what a real one does not do when it is told to.
+//! A QEMU that a script plays, on a clock that does not wait, for behaviour that a real QEMU does not show when it is told to.
 
 use std::{
     sync::{Arc, Mutex},
@@ -27,43 +27,43 @@ use super::{
     session::Session,
 };
 
-/// What it does about something.
+/// What the scripted QEMU does about a command.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Reaction {
-    /// Nothing, not even an answer.
+    /// QEMU does nothing, and does not answer.
     Ignores,
-    /// It answers, and does nothing.
+    /// QEMU answers, and does nothing.
     Answers,
-    /// It refuses.
+    /// QEMU refuses the command.
     Refuses,
-    /// It closes its control socket, and goes on.
+    /// QEMU closes its control socket, and goes on.
     Closes,
-    /// It says that the guest has shut down, or that it quits, and exits after so many seconds.
+    /// QEMU says that the guest has shut down, or that QEMU quits, and exits after so many seconds.
     Exits(u64),
 }
 
-/// What it does about all that is done to stop it.
+/// What the scripted QEMU does about each step that is to stop it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Script {
     pub(super) powerdown: Reaction,
     pub(super) quit: Reaction,
-    /// Seconds from the first signal that kills it to its exit.
+    /// Seconds from the first SIGKILL to QEMU's exit.
     pub(super) killed: u64,
 }
 
-/// What is asked of its supervisor.
+/// What is asked of QEMU's supervisor.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Asked {
     Request(Request),
     Signal,
 }
 
-/// What was done, at which second, and what came of it.
+/// The steps that were taken, each at its second, and the end that they led to.
 #[derive(Debug, PartialEq)]
 pub(super) struct Trace {
     pub(super) steps: Vec<(u64, String)>,
     pub(super) end: End,
-    /// Whether it is to be started again.
+    /// Whether the VM is to be started again.
     pub(super) again: bool,
     pub(super) ended_at: u64,
 }
@@ -81,7 +81,7 @@ impl Steps {
     }
 }
 
-/// Its process.
+/// The scripted QEMU's process.
 #[derive(Debug)]
 pub(super) struct Process {
     exit: watch::Sender<Option<ProcessExit>>,
@@ -106,7 +106,7 @@ impl Process {
     }
 }
 
-/// Stops a guest that runs by these requests, each at its second.
+/// Stops a running guest by these requests, each at its second.
 pub(super) async fn stopped(script: Script, requests: &[(u64, Asked)]) -> Trace {
     let folder = tempfile::tempdir().unwrap();
     let steps = Steps { began: Instant::now(), all: Arc::default() };
@@ -178,10 +178,10 @@ fn session(state: &StateDir, asks: mpsc::Receiver<Ask>, stop: Stop) -> Session {
     Session { spec, dir, stop, heard: 0, asks, console, copy: None, published }
 }
 
-/// The grace of a request that says none, in seconds.
+/// The grace of a request that has none of its own, in seconds.
 pub(super) const GRACE_S: u64 = 60;
 
-/// Its side of the control socket.
+/// The scripted QEMU's side of the control socket.
 async fn serve(
     mut stream: UnixStream,
     script: Script,

@@ -1,4 +1,5 @@
-//! How a QEMU is ended: its guest's power button, its own end, a signal; each phase begins by itself when the one before has had its time.
+//! Ends a QEMU in phases: the guest's power button, QEMU's `quit`, a signal. Each phase begins by itself when the time of the one before is
+//! over.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::{State, exit::Phase, monitor::Monitor, pending::CommandPurpose};
 use crate::limits;
 
 impl Monitor<'_> {
-    /// Begins to stop it; where that has begun, makes its grace no longer than this.
+    /// Begins to stop the VM. If stopping has begun already, the grace is made no longer than this one.
     pub(super) fn stop(&mut self, grace_s: Option<u64>) {
         let grace = Duration::from_secs(grace_s.unwrap_or(self.of.spec.grace_s));
         self.seen.asked = true;
@@ -54,7 +55,7 @@ impl Monitor<'_> {
             Phase::Running | Phase::PoweringDown => {
                 (Phase::Quitting, "telling QEMU to quit", "quit", limits::STOP_QUIT)
             }
-            // Again, should the kernel hold it: nothing is given up before its end.
+            // QEMU is killed again, in case the kernel holds it: nothing is given up before QEMU's end.
             Phase::Quitting | Phase::Killing => {
                 (Phase::Killing, "killing QEMU", "", limits::STOP_QUIT)
             }
@@ -78,7 +79,7 @@ impl Monitor<'_> {
         }
     }
 
-    /// From here on it is stopping, by a time that the supervisor that comes next will keep to.
+    /// Enters the state `Stopping`, and records the deadline, which a supervisor that adopts the VM will keep to.
     fn enter_stopping(&mut self, wait: Duration) {
         if self.of.dir.status().state() == State::Stopping {
             let again = self.seen.again;
@@ -104,7 +105,7 @@ mod tests {
 
     use Reaction::{Answers, Closes, Exits, Ignores, Refuses};
 
-    /// What QEMU does, what is asked at which second, and what is done about it at which second.
+    /// QEMU's script, the requests, each at its second, and the steps that follow, each at its second.
     struct Row {
         script: Script,
         asked: Vec<(u64, Asked)>,
@@ -148,7 +149,7 @@ mod tests {
             row(deaf, [(0, stop(7))], [(0, DOWN), (7, "quit")], Quit, 7),
             row(deaf, [(0, stop(0))], [(0, DOWN), (0, "quit")], Quit, 0),
             row(hangs, [(0, stop(3))], [(0, DOWN), (3, "quit"), (8, "SIGKILL")], Kill, 8),
-            // Should the kernel hold it, it is killed again and again, and waited for.
+            // A QEMU that the kernel holds is killed again and again, and waited for.
             row(
                 script(Answers, Answers, 12),
                 [(0, stop(3))],
@@ -156,7 +157,7 @@ mod tests {
                 Kill,
                 20,
             ),
-            // What is not answered or refused leaves nothing to wait for.
+            // A command that is refused, or not answered, leaves nothing to wait for.
             row(script(Ignores, Exits(0), 0), [(0, STOP)], [(0, DOWN), (5, "quit")], Quit, 5),
             row(script(Refuses, Exits(0), 0), [(0, STOP)], [(0, DOWN), (0, "quit")], Quit, 0),
             row(
@@ -167,12 +168,12 @@ mod tests {
                 0,
             ),
             row(script(Closes, Exits(0), 0), [(0, STOP)], [(0, DOWN), (0, "SIGKILL")], Kill, 0),
-            // A later request makes the grace shorter, and no longer.
+            // A later request can make the grace shorter, but not longer.
             row(deaf, [(0, STOP), (1, stop(5))], [(0, DOWN), (6, "quit")], Quit, 6),
             row(deaf, [(0, stop(5)), (1, STOP)], [(0, DOWN), (5, "quit")], Quit, 5),
             row(hangs, [(0, KILL)], [(0, "SIGKILL")], Kill, 0),
             row(deaf, [(0, STOP), (2, KILL)], [(0, DOWN), (2, "SIGKILL")], Kill, 2),
-            // The first signal asks, each further one hastens.
+            // The first signal asks QEMU to stop, and each further one begins the next phase.
             row(deaf, [(0, Asked::Signal), (2, Asked::Signal)], [(0, DOWN), (2, "quit")], Quit, 2),
             row(
                 hangs,

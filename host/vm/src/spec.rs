@@ -1,4 +1,4 @@
-//! What a VM is run from, by each of its supervisors: written down once before the launch, in its folder, `plan.json`.
+//! The spec that each supervisor of a VM runs it by. It is written once before the launch, to `plan.json` in the VM's folder.
 
 use std::{
     fs, io,
@@ -26,14 +26,14 @@ use super::{
 
 pub(super) const PLAN: &str = "plan.json";
 
-/// All that a supervisor needs to know.
+/// All that a supervisor needs to know of its VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
     /// The VM's id.
     pub vm: String,
     /// The task's name.
     pub task: String,
-    /// Whose it is.
+    /// The tenant's name.
     pub tenant: String,
     /// CPUs and memory.
     pub resources: Resources,
@@ -43,50 +43,50 @@ pub struct Spec {
     pub image: ImageOf,
     /// The overlay that takes the guest's writes: in the VM's folder, or a kept one by its absolute path. None for a CD.
     pub overlay: Option<PathBuf>,
-    /// What the guest may write there, in bytes.
+    /// The most that the guest may write to the overlay, in bytes.
     pub overlay_bytes: u64,
-    /// The size of its root disk in bytes, where that is not its image's.
+    /// The size of the root disk in bytes, if it differs from the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
     /// The disks beside the root disk, in the order in which QEMU gets them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskOf>,
-    /// The variables of its UEFI: in the VM's folder, or kept, by their absolute path. None of BIOS.
+    /// The variables of the VM's UEFI: in the VM's folder, or kept, by their absolute path. Absent for BIOS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variables: Option<PathBuf>,
-    /// Whether it has a seed, in its folder.
+    /// Whether the VM has a seed, in its folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub seed: bool,
-    /// Whether it has Ignition's config, in its folder.
+    /// Whether the VM has Ignition's config, in its folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ignition: bool,
     /// Seconds that a guest has to power off, unless the request to stop says otherwise.
     pub grace_s: u64,
-    /// How far its console may be reached.
+    /// How far the console may be reached.
     #[serde(default = "interact")]
     pub console: AccessLevel,
     /// Pipes that another program reads the console from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_pipes: Option<LogPipes>,
-    /// How far its display may be reached.
+    /// How far the display may be reached.
     #[serde(default = "not_there", skip_serializing_if = "is_not_there")]
     pub display: AccessLevel,
-    /// How far the agent in its guest may be asked.
+    /// How far the guest's agent may be asked.
     #[serde(default = "not_there", skip_serializing_if = "is_not_there")]
     pub agent: AccessLevel,
-    /// When it is started again.
+    /// When the VM is started again.
     pub restart: Restart,
-    /// How it is known that its guest is ready.
+    /// The check that the guest is ready.
     pub ready: Option<Ready>,
     /// What QEMU is kept in.
     pub cage: Cage,
     /// The emulator.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The emulator's arguments.
     pub argv: Vec<String>,
 }
 
-/// Of a VM that an earlier version launched.
+/// The access of a VM that an earlier version launched, which has none in its record.
 fn interact() -> AccessLevel {
     AccessLevel::Interact
 }
@@ -103,9 +103,9 @@ fn is_not_there(level: &AccessLevel) -> bool {
 /// Named pipes that another program reads a task's output from, as Nomad's log collector does. Their paths have no links in them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPipes {
-    /// What the console is copied to.
+    /// The pipe that the console is copied to.
     pub stdout: PathBuf,
-    /// What nothing is written to, and is open for as long as the VM is looked after: the reader waits for both.
+    /// A pipe that nothing is written to, and that is open for as long as the VM has a supervisor: the reader waits for a writer of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<PathBuf>,
 }
@@ -115,79 +115,79 @@ pub struct LogPipes {
 pub struct ImageOf {
     /// The stored file.
     pub path: PathBuf,
-    /// Its digest.
+    /// The image's digest.
     pub sha256: Sha256,
-    /// What QEMU is told it is.
+    /// The format that QEMU is told.
     pub format: Format,
-    /// The size of the disk in it, in bytes.
+    /// The size of the disk in the image, in bytes.
     pub disk_bytes: u64,
 }
 
-/// A disk of a VM beside its root disk: a raw file of its size, whose unwritten parts take nothing; or an image, with an overlay over it
-/// unless it is only read.
+/// A disk of a VM beside its root disk: a raw file of the disk's size, whose unwritten parts take no space, or an image, with an overlay
+/// over it unless the disk is only read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiskOf {
-    /// Its name.
+    /// The disk's name.
     pub name: DiskName,
     /// The file: in the VM's folder, or a volume's or an image's by its absolute path.
     pub path: PathBuf,
-    /// The image that it is, or begins with.
+    /// The image that the disk is, or begins with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageOf>,
-    /// Its size in bytes.
+    /// The disk's size in bytes.
     pub bytes: u64,
-    /// Whether the guest cannot write to it.
+    /// Whether the guest cannot write to the disk.
     pub read_only: bool,
 }
 
 impl DiskOf {
-    /// Whether it goes with the VM.
+    /// Whether the disk is removed with the VM.
     pub fn is_own(&self) -> bool {
         [disk_file(&self.name), disk_overlay(&self.name)]
             .iter()
             .any(|file| self.path == Path::new(file))
     }
 
-    /// The image that it is an overlay over.
+    /// The image below the disk, if the disk is an overlay.
     pub fn backing(&self) -> Option<&ImageOf> {
         self.image.as_ref().filter(|_| self.is_own())
     }
 
-    /// How many files it has open: of an overlay its image's too.
+    /// How many files QEMU has open for the disk: for an overlay, the image's too.
     pub fn files(&self) -> usize {
         1 + usize::from(self.backing().is_some())
     }
 }
 
 impl Spec {
-    /// The volumes that it has, each by its file.
+    /// The VM's volumes, each by its file.
     pub fn volumes(&self) -> impl Iterator<Item = &Path> {
         let volumes = self.disks.iter().filter(|disk| !disk.is_own() && disk.image.is_none());
         volumes.map(|disk| disk.path.as_path())
     }
 
-    /// The images that it has open, that of the root disk first.
+    /// The images that the VM has open, that of the root disk first.
     pub fn images(&self) -> impl Iterator<Item = &ImageOf> {
         std::iter::once(&self.image).chain(self.disks.iter().filter_map(|disk| disk.image.as_ref()))
     }
 
-    /// The ways into its guest.
+    /// The ways into the guest.
     pub fn access(&self) -> Access {
         let Self { console, display, agent, .. } = *self;
         Access { console, display, agent }
     }
 
-    /// The size of its root disk in bytes.
+    /// The size of the root disk in bytes.
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes.unwrap_or(self.image.disk_bytes)
     }
 
-    /// The one of a VM's folder.
+    /// Reads the spec of a VM's folder.
     pub fn read(vm: &Path) -> Result<Self, VmError> {
         let path = vm.join(PLAN);
         let read = || {
             let spec: Self = serde_json::from_slice(&state::read(&path)?)?;
-            // The id is part of paths that are removed.
+            // The id is checked, since it is part of paths that are removed.
             if spec.vm == name_of(vm) {
                 Ok(spec)
             } else {
@@ -212,7 +212,7 @@ impl Spec {
         if let Some(image) = self.images().find(|image| !is_below(&image.path, &stored)) {
             return Err(outside(&image.path));
         }
-        // A disk that is only an image is no other file.
+        // A disk that is only an image must have the image's file, read-only.
         let is_other = |disk: &&DiskOf| {
             let image = disk.image.as_ref().filter(|_| !disk.is_own());
             image.is_some_and(|image| image.path != disk.path || !disk.read_only)
@@ -234,8 +234,8 @@ impl Spec {
         overlay.or(volume).or(variables).map_or(Ok(()), |file| Err(outside(file)))
     }
 
-    /// Whether a process can be this VM's QEMU, by what a process cannot change: its process namespace and its user, both the
-    /// cage's. Before it has that user, it runs the supervisor's program.
+    /// Whether a process can be this VM's QEMU, by what a process cannot change: its process namespace and its user, both the cage's. A
+    /// process that does not have that user yet runs the supervisor's program.
     pub fn can_be(&self, qemu: &Process) -> bool {
         let is_its_user = match self.cage.user {
             User::Own(uid) => {
@@ -253,7 +253,7 @@ impl Spec {
         self.overlay.is_some() && !self.has_own_overlay()
     }
 
-    /// Whether the overlay goes with the VM.
+    /// Whether the overlay is removed with the VM.
     pub fn has_own_overlay(&self) -> bool {
         self.overlay.as_deref() == Some(Path::new(OVERLAY))
     }

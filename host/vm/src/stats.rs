@@ -1,4 +1,4 @@
-//! What a VM uses: its QEMU's CPU time and memory by the kernel's counters, its disks and connections by QEMU's.
+//! What a VM uses: QEMU's CPU time and memory by the kernel's counters, and the VM's disks and connections by QEMU's counters.
 
 use procfs::{WithCurrentSystemInfo as _, process};
 use schemars::JsonSchema;
@@ -47,7 +47,7 @@ pub struct Disk {
     pub failed: u64,
 }
 
-/// What the kernel counts. What QEMU knows is added when it answers, or left out.
+/// What the kernel counts of a VM's use. QEMU's counters are added when QEMU answers, or left out.
 pub(super) fn of_process(spec: &Spec, process: Option<&Process>) -> Stats {
     let mut stats = Stats { cgroup: spec.cage.usage(&spec.vm), ..Stats::default() };
     let number = process.filter(|process| process.lives()).and_then(|one| one.pid.try_into().ok());
@@ -61,20 +61,20 @@ pub(super) fn of_process(spec: &Spec, process: Option<&Process>) -> Stats {
 }
 
 impl Stats {
-    /// An answer to `query-blockstats`.
+    /// Adds QEMU's answer to `query-blockstats`.
     pub(super) fn note_disks(&mut self, answer: &Value) {
         let disks = answer.as_array().into_iter().flatten();
         self.disks = disks.take(limits::DISKS).map(disk).collect();
     }
 
-    /// What QEMU's monitor for people says to `info usernet`.
+    /// Adds what QEMU's monitor for people answers to `info usernet`.
     pub(super) fn note_connections(&mut self, answer: &Value) {
         let lines = answer.as_str().unwrap_or_default().lines();
         self.connections = Some(lines.filter(|line| is_connection(line)).count() as u64);
     }
 }
 
-/// QEMU is not trusted: what it says is taken as numbers, and its names as text to be shown.
+/// QEMU is not trusted: its counters are taken as numbers, and its names as text to be shown.
 fn disk(answer: &Value) -> Disk {
     let number =
         |key: &str| answer.get("stats").and_then(|stats| stats.get(key)?.as_u64()).unwrap_or(0);
@@ -92,7 +92,7 @@ fn disk(answer: &Value) -> Disk {
     }
 }
 
-/// A line of `info usernet` that is no heading and no listening forward.
+/// Whether a line of `info usernet` is a connection, not a heading or a listening forward.
 fn is_connection(line: &str) -> bool {
     let protocol = line.trim_start();
     ["TCP[", "UDP[", "ICMP["].iter().any(|begin| protocol.starts_with(begin))

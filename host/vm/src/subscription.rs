@@ -1,4 +1,4 @@
-//! What a VM's supervisor tells, read from its control socket.
+//! Reads what a VM's supervisor tells its subscribers, from its control socket.
 
 use std::{io, path::Path};
 
@@ -9,7 +9,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use super::{AskError, Notification, control, request::Request};
 use crate::limits;
 
-/// What a VM's supervisor tells.
+/// A subscription to what a VM's supervisor tells.
 #[derive(Debug)]
 pub struct Subscription {
     lines: FramedRead<UnixStream, LinesCodec>,
@@ -18,7 +18,7 @@ pub struct Subscription {
 /// Subscribes to what a VM's supervisor tells.
 ///
 /// # Errors
-/// Where there is no supervisor (yet, or any more), or an earlier version's, which tells nothing.
+/// Fails where there is no supervisor (yet, or any more), or an earlier version's, which knows no subscriptions.
 pub async fn subscribe(vm: &Path) -> Result<Subscription, AskError> {
     let stream = control::opened(vm, Request::Subscribe).await?;
     let mut lines =
@@ -32,12 +32,12 @@ pub async fn subscribe(vm: &Path) -> Result<Subscription, AskError> {
 }
 
 impl Subscription {
-    /// What it tells next; nothing once the supervisor has ended. May be dropped while it waits.
+    /// Waits for the next notification; nothing once the supervisor has ended. The wait may be dropped.
     pub async fn next(&mut self) -> Option<Notification> {
         loop {
             match self.lines.next().await {
                 Some(Ok(line)) => {
-                    // What a later version tells beside that is not for us.
+                    // A notification that only a later version knows is skipped.
                     if let Ok(notification) = serde_json::from_str(&line) {
                         return Some(notification);
                     }

@@ -1,5 +1,5 @@
-//! Looks after one VM from its launch to its end: the whole of a supervisor. One owner: this alone touches QEMU and its
-//! control connection; requests come in from outside, by signals and by the control socket.
+//! Looks after one VM from its launch to its end, which is all that a supervisor does. Only this task touches QEMU and its control
+//! connection; requests come in from outside, by signals and by the control socket.
 
 use std::{path::Path, time::Duration};
 
@@ -35,9 +35,9 @@ use super::{
 };
 use crate::limits;
 
-/// Looks after a VM until it is over. Its lock, and the locks on all that it uses, are open in this process.
+/// Looks after a VM until it is over. The VM's lock, and the locks on all that it uses, are open in this process.
 pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
-    // What QEMU becomes the child of, when the step that starts it has ended.
+    // QEMU becomes the child of this process when the step that starts QEMU has ended.
     if let Err(error) = set_child_subreaper(Some(getpid())) {
         tracing::warn!(%error, "QEMU's exit status will not be known");
     }
@@ -74,10 +74,10 @@ pub async fn supervise(vm: &Path, begin: Begin) -> Result<(), VmError> {
     Ok(())
 }
 
-/// What is done after an end.
+/// What the supervisor does after a QEMU's end.
 enum Next {
     Over,
-    /// Again, after a while.
+    /// Start QEMU again, after this wait and for this reason.
     Again(Duration, String),
 }
 
@@ -95,7 +95,7 @@ impl Session {
             match self.next(&ended, asked) {
                 Next::Again(wait, why) if self.wait(wait, &why).await => begin = Begin::Launch,
                 Next::Again(_, _) => {
-                    // It was stopped while nothing of it ran.
+                    // The VM was stopped while no QEMU ran.
                     let end = End::Stopped { by: super::StoppedBy::BetweenStarts };
                     return self.over(Ended { end, ..ended }).await;
                 }
@@ -104,7 +104,7 @@ impl Session {
         }
     }
 
-    /// One QEMU, from its start to its end.
+    /// Looks after one QEMU, from its start to its end.
     async fn run_once(&mut self, begin: Begin) -> Result<(Ended, StopIntent), VmError> {
         let started = match begin {
             Begin::Launch => {
@@ -131,7 +131,7 @@ impl Session {
             }
         };
         let (mut qemu, stream) = started;
-        // One that is being stopped is waited for no longer than it has left.
+        // A VM that is being stopped gets no more time than is left of its grace.
         let is_stopping = self.dir.status().state() == State::Stopping;
         let within = if is_stopping {
             self.grace_left().max(limits::STOP_QUIT)
@@ -139,7 +139,7 @@ impl Session {
             limits::QMP_GREETING
         };
         let greeted = self.greet(&mut qemu, stream, within).await;
-        // Whatever fails from here on, QEMU is gone before anything that it uses is given up.
+        // After any failure from here on, QEMU is gone before anything that it uses is given up.
         let qmp = match greeted {
             Ok(qmp) => qmp,
             Err(error) => {
@@ -177,7 +177,7 @@ impl Session {
         Ok((Ended { end, started_at, ended_at: Timestamp::now() }, asked))
     }
 
-    /// QEMU's greeting, unless it is to stop meanwhile.
+    /// Waits for QEMU's greeting, unless the VM is asked to stop meanwhile.
     async fn greet(
         &mut self,
         qemu: &mut Qemu,
@@ -198,8 +198,8 @@ impl Session {
         }
     }
 
-    /// The job's ready check, unless it held already. What an adopted guest has said meanwhile was not heard, so that its console is
-    /// no reason to end it.
+    /// Begins the job's ready check, unless it held already. After an adoption there is no check of the console: what the guest wrote
+    /// meanwhile was lost, so that a timeout would prove nothing.
     fn ready_check(&self, begin: Begin) -> Option<ready::Check> {
         let is_due = self.dir.status().ready_at.is_none();
         let is_serial = |ready: &Ready| matches!(ready.check, ReadyCheck::Serial(_));
@@ -241,7 +241,7 @@ impl Session {
         }
     }
 
-    /// Waits before a restart; false where it is asked to stop meanwhile.
+    /// Waits before a restart. Gives false if the VM is asked to stop meanwhile.
     async fn wait(&mut self, most: Duration, why: &str) -> bool {
         let why = qhost_model::printable::line(why, limits::QEMU_STDERR_BYTES).to_string();
         self.enter_with(State::Starting, Some(why), |_| {});
@@ -280,7 +280,7 @@ impl Session {
         if let Err(error) = remove_leftovers(self.dir.path()) {
             tracing::warn!(vm = self.spec.vm, %error, "cannot remove what an ended VM had");
         }
-        // On a disk that was full there is room now.
+        // The status is written once more, since a disk that was full has room now.
         self.dir.update_status(|_| {});
         self.publish();
         failpoint::reach("stop.swept");

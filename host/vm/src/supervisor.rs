@@ -1,5 +1,5 @@
-//! The program that looks after one VM, `qhost-supervisor`: started by `qhost` alone. It is small, because there is
-//! one for each VM: no policy engine and no HTTP client are in it.
+//! The program that looks after one VM, `qhost-supervisor`, which only `qhost` starts. The program is small, because each VM has one: it
+//! has no policy engine and no HTTP client.
 
 use std::{
     ffi::OsStr,
@@ -50,11 +50,11 @@ fn supervise(vm: &Path, begin: Begin, held: RawFd) -> ExitCode {
         .log_internal_errors(false)
         .with_ansi(false)
         .init();
-    // Of no terminal and in no other's process group: what ends those does not end the VM.
+    // In a session of its own, the supervisor does not end with the terminal or the process group of the command that started it.
     if let Err(error) = rustix::process::setsid() {
         tracing::warn!(%error, "no session of its own");
     }
-    // What was handed over stays open here and goes no further; what else the command was started with is closed.
+    // The descriptors that were handed over stay open here and are not passed on; the others that the command was started with are closed.
     let closed = spawn::close_from(spawn::FIRST_HELD.saturating_add(held));
     if let Err(error) = closed.and_then(|()| spawn::close_on_exec(spawn::FIRST_HELD)) {
         tracing::error!(%error, "cannot keep descriptors from QEMU");
@@ -73,8 +73,8 @@ fn supervise(vm: &Path, begin: Begin, held: RawFd) -> ExitCode {
     }
 }
 
-/// Standard error, which is the VM's log: up to a size, and without what a full disk does not take. Its writes never fail:
-/// tracing would complain on the same standard error, fail at that too, and panic.
+/// Standard error, which is the supervisor's log, up to a size, and without what a full disk does not take. Writes to it never fail: after
+/// a failed write tracing would complain on the same standard error, fail at that too, and panic.
 #[derive(Debug, Default)]
 struct Log(());
 
@@ -85,7 +85,7 @@ impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let before = WRITTEN.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if before < limits::SUPERVISOR_LOG_BYTES && stderr().write_all(bytes).is_err() {
-            // Nothing is left to be done about it.
+            // The lost text is not counted, and there is nothing else to do about it.
             WRITTEN.fetch_sub(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok(bytes.len())

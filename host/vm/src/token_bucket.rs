@@ -1,9 +1,9 @@
-//! How much of what QEMU sends is read: a token bucket. What comes faster waits in the socket, where it holds up QEMU and
+//! A token bucket, which bounds how fast QEMU's output is read. What QEMU sends faster waits in the socket, where it holds up QEMU and
 //! nothing else.
 
 use std::time::{Duration, Instant};
 
-/// A rate and what may come at once.
+/// A rate, and the bytes that may come at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
     /// Bytes a second.
@@ -12,14 +12,14 @@ pub struct Rate {
     pub burst: u64,
 }
 
-/// The bucket: what may be read now.
+/// The bucket, which has the bytes that may be read now.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     rate: Rate,
-    /// Bytes; negative where more was read than the bucket had.
+    /// Bytes in the bucket; negative after more was read than it had.
     left: i64,
     filled: Instant,
-    /// Since when it has been short: it went below zero, and has not been half full since.
+    /// The time since which the bucket has been short: it went below zero then, and has not been half full since.
     short: Option<Instant>,
 }
 
@@ -59,7 +59,7 @@ impl TokenBucket {
         }
     }
 
-    /// For how long it has been short.
+    /// How long the bucket has been short.
     pub(super) fn empty_for(&self) -> Duration {
         self.short.map(|since| since.elapsed()).unwrap_or_default()
     }

@@ -41,7 +41,7 @@ fn image() -> Vec<u8> {
     file(1, 100_000)
 }
 
-/// Each way from the private server's `/image` to its `/secret`, and whether that is asked for with credentials.
+/// Each way from the private server's `/image` to its `/secret`, and whether the request for that has credentials.
 #[test]
 fn on_the_way_to_the_same_server() {
     for status in [301, 302, 303, 307, 308] {
@@ -63,7 +63,7 @@ fn on_the_way_to_the_same_server() {
             private.set("/image", redirect(status, &to));
             private.serve("/secret", image());
             let done = pull(&qhost, &[&private.url("/image")], &digest(&image()));
-            // It listens on 127.0.0.1 alone, and not every resolver knows the other name.
+            // The server listens on 127.0.0.1 alone, and not every resolver knows the other name.
             let there = !to.contains("127.0.0.2") && !to.contains("localhost.");
             assert_eq!(done.code, if there { 0 } else { 13 }, "{to}: {}", done.stderr);
             let mut expected = vec![("/image".to_owned(), true)];
@@ -94,8 +94,8 @@ fn user_names_in_redirects() {
     assert_eq!(other.requests(), [""; 0]);
 }
 
-/// Where a source has led to another host, that host chooses where the fetch goes on: back at the source's it had the
-/// source's credentials again, for a path of its choice.
+/// A redirect to another host lets that host choose where the fetch goes on: sent back to the source, the fetch used to have the source's
+/// credentials again, for a path of that host's choice.
 #[test]
 fn back_home_after_having_left() {
     let (private, other) = (ImageServer::start(), ImageServer::start());
@@ -108,7 +108,7 @@ fn back_home_after_having_left() {
     assert_eq!(asked(&other), [("/away".to_owned(), false)]);
 }
 
-/// A mirror has no part in what another source may see, whichever is asked first; a list of checksums neither.
+/// A mirror has no part in what another source may see, in whichever order they are asked; nor has a list of checksums.
 #[test]
 fn a_mirror_that_leads_to_another_source() {
     let (private, mirror) = (ImageServer::start(), ImageServer::start());
@@ -128,7 +128,7 @@ fn a_mirror_that_leads_to_another_source() {
     assert_eq!(paths(false), ["/secret", "/secret", "/sums"]);
 }
 
-/// From https on a host to another port of it: not even where that port has credentials of its own; and never to http.
+/// A redirect from https to another port of the host gets no credentials, even if that port has some of its own; nor does one to http.
 #[test]
 fn from_https_to_the_same_host() {
     let private = ImageServer::start();
@@ -141,7 +141,7 @@ fn from_https_to_the_same_host() {
     private.serve("/image", image());
     pull(&qhost, &[&secure.url()], &digest(&image())).exits(13).says("leads from https to http");
     assert_eq!(asked(&private), []);
-    // As a mirror it is a source of its own, and is told its own.
+    // As a mirror, the other port is a source of its own, and gets its own credentials.
     pull(&qhost, &[&secure.url(), &plain], &digest(&image())).exits(0);
     assert_eq!(asked(&private), [("/image".to_owned(), true)]);
 }

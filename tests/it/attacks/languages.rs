@@ -1,5 +1,5 @@
-//! Policies in Python and JavaScript that try every way of their languages to a host: built as their authors would, with no
-//! WASI, and with all of it granted. What each try got is in the snapshots.
+//! Policies in Python and JavaScript that try every way of their languages to a host: built as their authors would, with no WASI, and with
+//! all of it granted. The result of each try is in the snapshots.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -9,15 +9,15 @@ use qhost_tests::{Qhost, command, languages::can_build, root};
 
 use crate::{qhost, snapshot};
 
-/// What the tools are told to build, without their name for the file that they make.
+/// A tool and its arguments, without the name of the file that it makes.
 struct Tool {
     language: &'static str,
     source: &'static str,
     program: &'static str,
-    /// Without imports, as `qhost policy build` makes them. A Python policy then traps wherever it would ask a host, and takes
-    /// long to compile; `author.rs` tests one.
+    /// The arguments for a component without imports, as `qhost policy build` makes it. A Python policy then traps wherever it would ask a
+    /// host, and takes long to compile; `author.rs` tests one.
     bare: Option<&'static [&'static str]>,
-    /// With all of WASI that the tool can import.
+    /// The arguments for a component with all of WASI that the tool can import.
     full: &'static [&'static str],
 }
 
@@ -70,11 +70,11 @@ fn build(qhost: &Qhost, tool: &Tool, args: &[&str], made: &str) {
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
 }
 
-/// What a plan under a built probe says of one try, in a line.
+/// The outcome of a plan under a built probe for one try, in a line.
 fn tried(qhost: &Qhost, made: &str, grant: bool, name: &str) -> String {
     let file = qhost.folder().join("probe").join(made);
     let sha256 = qhost_model::digest::Sha256::of(&fs::read(&file).unwrap());
-    // Long, so that on a busy machine only attempts that never end meet it.
+    // The deadline is long, so that on a busy machine only attempts that never end meet it.
     let deadline_ms = if ENDLESS.contains(&name) { 3000 } else { 20_000 };
     qhost.config(&format!(
         "[policies.probe]\nmodule = {file:?}\nsha256 = \"{sha256}\"\nwasi = {grant}\n\
@@ -94,10 +94,10 @@ fn tried(qhost: &Qhost, made: &str, grant: bool, name: &str) -> String {
     got.or_else(failed).unwrap_or(&said).replace(&format!(" (sha256:{sha256})"), "")
 }
 
-/// What never ends by itself.
+/// The tries that never end by themselves.
 const ENDLESS: [&str; 2] = ["spin", "backtrack"];
 
-/// The names of a probe's tries, as its source has them.
+/// The names of a probe's tries, read from its source.
 fn tries(tool: &Tool) -> Vec<String> {
     let source =
         fs::read_to_string(root().join("tests/fixtures/policies").join(tool.source)).unwrap();
@@ -127,7 +127,7 @@ fn all(tool: &Tool) {
             writeln!(text, "  {name:<40} {}", tried(&qhost, made, grant, name)).unwrap();
         }
     }
-    // Without the grant, what imports anything is not loaded.
+    // Without the grant, a policy that imports anything is not loaded.
     text += "built with WASI, granted nothing:\n";
     writeln!(text, "  {}", tried(&qhost, "full.wasm", false, "a file")).unwrap();
     snapshot(&format!("hostile-{}", tool.language), &text, &qhost);

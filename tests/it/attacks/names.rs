@@ -1,5 +1,5 @@
-//! Names that rebind: a real name server, asked by the system's own resolver, that answers with what images may not come from at
-//! the moment that suits it. 127.0.0.1 stands for a public address here, and all other addresses for what is not to be reached.
+//! Names that rebind: a real name server, asked by the system's own resolver, answers with forbidden addresses at the moment that suits it.
+//! 127.0.0.1 stands for a public address here, and all other addresses for forbidden ones.
 
 use std::{
     net::TcpListener,
@@ -22,7 +22,7 @@ fn image() -> Vec<u8> {
     file(1, 100_000)
 }
 
-/// A server at 127.0.0.1 that sends the image, but for `/again`, which it redirects to `/image`.
+/// A server at 127.0.0.1 that sends the image, except for `/again`, which it redirects to `/image`.
 fn server() -> RawServer {
     RawServer::hearing(|head, stream| {
         use std::io::Write as _;
@@ -44,7 +44,7 @@ fn server() -> RawServer {
     })
 }
 
-/// How often something connects to the same port of 127.0.0.2.
+/// Counts the connections to a port of 127.0.0.2.
 fn victim(port: u16) -> Arc<AtomicUsize> {
     let reached = Arc::new(AtomicUsize::new(0));
     let counted = reached.clone();
@@ -98,8 +98,7 @@ fn thousandth(network: &str, number: u32) -> Answer {
     v4(&format!("{network}.{}.{}", 1 + number / 250, 1 + number % 250))
 }
 
-/// All addresses of a name are judged before any is connected to, and a message shows a few of them: it had all 4,000 of one
-/// name's.
+/// All addresses of a name are judged before any is connected to, and a message shows a few of them: it once had all 4,000 of a name.
 #[test]
 fn names_with_forbidden_addresses() {
     let Some(names) = NameServer::start(answers) else { return };
@@ -126,7 +125,7 @@ fn names_with_forbidden_addresses() {
         assert!(done.stderr.len() < 1000, "{name}: {} bytes are said", done.stderr.len());
     }
     assert_eq!((server.connections(), reached.load(Ordering::Relaxed)), (0, 0));
-    // The controls: names that have nothing else.
+    // As controls, these names have permitted addresses alone.
     for name in ["still.test", "good-alias.test"] {
         pull(&names, &qhost, &url(name)).exits(0);
         qhost.run(&["image", "rm", &digest(&image())]).exits(0);
@@ -144,7 +143,8 @@ fn names_that_lead_nowhere() {
     }
 }
 
-/// Each connection is made to what the lookup for it had: a name that was good for the first is asked for again for the second.
+/// Each connection is made to an address of its own lookup: a name that was good for the first connection is looked up again for the
+/// second.
 #[test]
 fn a_name_that_changes_between_two_connections() {
     let Some(names) = NameServer::start(answers) else { return };
@@ -156,7 +156,7 @@ fn a_name_that_changes_between_two_connections() {
     pull(&names, &qhost, &url("later.test"))
         .exits(13)
         .says("later.test is at 127.0.0.2, from where images may not come");
-    // One connection, after one lookup; and the second lookup, after which there was none.
+    // The counts are one connection after one lookup, and a second lookup without a connection.
     assert_eq!((server.connections(), reached.load(Ordering::Relaxed)), (3, 0));
     let asked = names.questions();
     assert_eq!(asked.iter().filter(|one| *one == "A later.test").count(), 2, "{asked:?}");

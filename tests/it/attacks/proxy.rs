@@ -1,5 +1,5 @@
-//! A proxy that lies: it is the operator's choice, and yet an image comes from it only if its digest is right, within the same
-//! bounds as from any server, and nothing that is meant for a host is told to it.
+//! A proxy that lies: although the proxy is the operator's choice, an image comes from it only if the digest is right, within the same
+//! bounds as from any server, and nothing that is meant for a host is told to the proxy.
 
 use std::{
     fmt::Write as _,
@@ -19,7 +19,7 @@ fn image() -> Vec<u8> {
     file(1, 1_200_000)
 }
 
-/// What is fetched goes through this proxy.
+/// A host whose fetches go through this proxy.
 fn behind(proxy: &RawServer, more: &str) -> Qhost {
     let qhost = qhost();
     let url = format!("http://127.0.0.1:{}", proxy.port());
@@ -29,7 +29,7 @@ fn behind(proxy: &RawServer, more: &str) -> Qhost {
     qhost
 }
 
-/// An answer that goes on for as long as it is read.
+/// Sends an answer that goes on for as long as it is read.
 fn for_ever(stream: &mut TcpStream, first: &[u8], then: &[u8], pause: Duration) {
     let mut sent = stream.write_all(first);
     while sent.is_ok() {
@@ -38,10 +38,10 @@ fn for_ever(stream: &mut TcpStream, first: &[u8], then: &[u8], pause: Duration) 
     }
 }
 
-/// An answer that ends, so that the client sees its end.
+/// Sends an answer that ends, so that the client sees its end.
 fn once(stream: &mut TcpStream, answer: &[u8]) {
     if stream.write_all(answer).and_then(|()| stream.shutdown(Shutdown::Write)).is_ok() {
-        // It closes when it has seen enough.
+        // The client closes the connection when it has seen enough.
         io::copy(stream, &mut io::sink()).unwrap_or_default();
     }
 }
@@ -57,7 +57,7 @@ fn goes_on(first: &'static [u8], then: &'static [u8], milliseconds: u64) -> Lie 
     Box::new(move |_, stream| for_ever(stream, first, then, pause))
 }
 
-/// Passes a tunnel on to a server of its own.
+/// Passes a tunnel on to another server.
 fn tunnels_to(port: u16) -> Lie {
     Box::new(move |_, stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("the client waits for it");
@@ -180,7 +180,7 @@ fn lies() -> Vec<(&'static str, &'static str, Lie)> {
     ]
 }
 
-/// All but one were bounded already, many by the HTTP library: a redirect to a URL of 100 KB was followed.
+/// All but one of these were bounded already, many by the HTTP library: a redirect to a URL of 100 KB was followed.
 #[test]
 fn what_a_lying_proxy_got() {
     let mut list = String::new();
@@ -190,7 +190,7 @@ fn what_a_lying_proxy_got() {
         let done = pull(&qhost, &[url], &digest(&image()));
         assert!(done.stderr.len() < 2000, "{name}: {} bytes are said", done.stderr.len());
         let line = outcome(name, &done);
-        // How often it drips in a second is chance.
+        // The number of drips in a second is chance.
         list += &match line.split_once(" bytes in 1 s") {
             Some((line, rest)) => {
                 let line = line.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -203,7 +203,7 @@ fn what_a_lying_proxy_got() {
     snapshot("lying-proxies", &list, &qhost());
 }
 
-/// A tunnel that ends at a server of the proxy's own: its certificate is not the source's, though it is trusted for another name.
+/// A tunnel that ends at a server of the proxy's own: that server's certificate is not the source's, though it is trusted for another name.
 #[test]
 fn a_proxy_in_the_middle() {
     let imposter = HttpsServer::start(image());
@@ -215,12 +215,12 @@ fn a_proxy_in_the_middle() {
         .exits(13)
         .says("no trusted connection");
     assert_eq!(qhost.stored_images(), [""; 0]);
-    // The control: as the server that it is, through the same tunnel.
+    // As a control, the server is asked by its own name through the tunnel.
     pull(&qhost, &["https://localhost/image"], &digest(&image())).exits(0);
 }
 
-/// The proxy resolves names. It is not asked for a forbidden address, nor for a name that always means loopback, as it may
-/// reach these: it was asked for `localhost`.
+/// The proxy resolves names. It is not asked for a forbidden address, nor for a name that always means loopback, as it may reach these:
+/// once it was asked for `localhost`.
 #[test]
 fn a_proxy_is_not_asked_for_forbidden_addresses() {
     let proxy = RawServer::answering(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec());
@@ -271,7 +271,7 @@ fn what_a_proxy_is_told() {
     assert!(heads[0].starts_with("connect images.example:443 "), "{heads:?}");
     assert!(heads[1].starts_with("get http://images.example/image "), "{heads:?}");
     for head in &heads {
-        // "us:topsecret", and for no one else.
+        // The base64 is "us:topsecret", and no other credentials are there.
         assert!(head.contains("proxy-authorization: basic dxm6dg9wc2vjcmv0"), "{head}");
         assert!(!head.contains("\r\nauthorization:"), "{head}");
     }
@@ -280,7 +280,7 @@ fn what_a_proxy_is_told() {
     }
 }
 
-/// A proxy of a kind that cannot be used was left out without a word, and images were fetched without one.
+/// A proxy of an unusable kind is refused; it used to be left out without a word, and images were fetched without one.
 #[test]
 fn a_proxy_of_another_kind_is_not_left_out() {
     let server = qhost_tests::ImageServer::start();

@@ -1,5 +1,5 @@
-//! A server that lies about parts, for ever: a fetch ends after as many attempts as it has, memory stays bounded, and nothing
-//! is stored that has another digest.
+//! A server that lies about parts, for ever: a fetch ends after its bounded number of attempts, memory stays bounded, and nothing is stored
+//! that has another digest.
 
 use std::{
     io::Write as _,
@@ -13,7 +13,7 @@ use super::{digest, file, outcome, pull};
 use crate::{qhost, snapshot};
 
 const LENGTH: usize = 1_200_000;
-/// Where the first answer breaks off.
+/// The length after which the first answer breaks off.
 const CUT: usize = 700_000;
 
 fn image() -> Vec<u8> {
@@ -41,7 +41,7 @@ fn range(head: &str) -> Option<(u64, Option<u64>)> {
     Some((from.parse().expect("a number"), to.parse().ok()))
 }
 
-/// What is answered to the request for the rest.
+/// The answers to the request for the rest.
 fn lies() -> Vec<(&'static str, Vec<u8>)> {
     let with = |head: &str, body: &[u8]| [head.as_bytes(), body].concat();
     let rest = &image()[CUT..];
@@ -93,7 +93,7 @@ fn lies() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// The whole breaks off, each time, and what is said of the rest is a lie, each time.
+/// Each time the whole file's answer breaks off, and the answer about the rest is a lie.
 #[test]
 fn what_lies_about_the_rest_got() {
     let whole = format!(
@@ -123,8 +123,8 @@ fn what_lies_about_the_rest_got() {
     snapshot("lying-ranges", &list, &qhost());
 }
 
-/// A file of 48 MB over a slow connection, so that parts of it are asked for side by side; each of these is answered by a lie,
-/// and what is asked for after that by the truth.
+/// A file of 48 MB over a slow connection, so that parts of it are asked for side by side; each of these is answered by a lie, and all
+/// later requests by the truth.
 #[track_caller]
 fn side_by_side(lie: fn(u64, u64) -> Vec<u8>, code: i32) {
     let bytes: Vec<u8> = file(1, 48 << 20);
@@ -135,7 +135,7 @@ fn side_by_side(lie: fn(u64, u64) -> Vec<u8>, code: i32) {
                 "HTTP/1.1 200 OK\r\netag: \"1\"\r\naccept-ranges: bytes\r\ncontent-length: {}\r\n\r\n",
                 served.len()
             );
-            // It leaves when it has seen how slow this is.
+            // The client closes the connection when it has seen how slow it is.
             let slow = |piece: &[u8]| {
                 std::thread::sleep(Duration::from_millis(20));
                 stream.write_all(piece)
@@ -212,8 +212,8 @@ fn parts_side_by_side_that_are_the_whole() {
     );
 }
 
-/// A body that only drips is given up after one idle time-out. A list of checksums, and each part of a file that is fetched in
-/// several, had the time of the whole fetch.
+/// A body that only drips is given up after one idle time-out; a list of checksums, and each part of a file that is fetched in several,
+/// once had the time of the whole fetch.
 #[test]
 fn a_list_of_checksums_that_drips() {
     let server = RawServer::start(|_, stream| {

@@ -1,5 +1,5 @@
-//! No circle of files: what a file imports, by its `use` declarations, never leads back to it. A module's own use of what is below it is
-//! how it is put together, and does not count.
+//! No circle of files: the imports of a file, by its `use` declarations, never lead back to it. A module's use of its own submodules is how
+//! it is put together, and does not count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use qhost_tests::{root, succeed};
 /// A module's path in its crate; the crate's own is empty.
 type Module = Vec<String>;
 
-/// A crate's modules, with their text but for their tests.
+/// A crate's modules, with their text except for their tests.
 fn modules(sources: &Path) -> BTreeMap<Module, String> {
     let listed = succeed("git", &["-C", sources.to_str().unwrap(), "ls-files", "*.rs"]);
     let files = listed.lines().filter(|file| !file.starts_with("bin/") && *file != "main.rs");
@@ -62,7 +62,7 @@ fn declared<'a>(text: &'a str, starts: &'a [&str]) -> impl Iterator<Item = &'a s
 
 struct Crate {
     modules: BTreeMap<Module, String>,
-    /// Where the names are that a module hands on.
+    /// The modules of the names that a module re-exports.
     handed_on: BTreeMap<(Module, String), Module>,
 }
 
@@ -126,7 +126,7 @@ impl Crate {
         found
     }
 
-    /// All that can be reached from a module.
+    /// All modules that can be reached from a module.
     fn reached(&self, from: &Module) -> BTreeSet<Module> {
         let mut reached = BTreeSet::new();
         let mut next = vec![from.clone()];

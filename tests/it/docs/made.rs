@@ -1,4 +1,4 @@
-//! What is made from the code: tables between `<!-- generated: NAME -->` and `<!-- end -->`.
+//! The parts of pages that are made from the code: tables between `<!-- generated: NAME -->` and `<!-- end -->`.
 
 use std::{collections::BTreeSet, fs};
 
@@ -10,7 +10,7 @@ use qhost_model::{
 use qhost_tests::{root, succeed};
 use serde_json::Value;
 
-/// A page with all its tables as the code has them.
+/// Fills all tables of a page from the code.
 pub(super) fn filled(page: &str) -> String {
     let mut parts = page.split("<!-- generated: ");
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -111,7 +111,7 @@ fn configuration_keys() -> String {
     format!("| key | default | meaning |\n|---|---|---|\n{rows}")
 }
 
-/// The schema that a schema refers to, if it does, also where it may be absent.
+/// The schema that a schema refers to, if it does, even if the value may be absent.
 fn referred<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     let either = schema["anyOf"].as_array().into_iter().flatten();
     let reference = either.chain([schema]).find_map(|one| one["$ref"].as_str());

@@ -1,4 +1,4 @@
-//! What happens on this host meanwhile: full and read-only disks, kills, others who fetch the same.
+//! Faults of this host during a fetch: full and read-only disks, kills, and other fetches of the same image.
 
 use std::fs;
 use std::process::Stdio;
@@ -27,7 +27,7 @@ fn with_small_disk(qhost: &Qhost, script: &str) -> (String, String) {
     (text(output.stdout), text(output.stderr))
 }
 
-/// A really full disk: known beforehand, and noticed on the way.
+/// A disk that is really full is known beforehand, and noticed on the way.
 #[test]
 fn a_full_disk() {
     for (reply, says) in [
@@ -47,8 +47,8 @@ fn a_full_disk() {
     }
 }
 
-/// Unfinished downloads are removed where a fetch has no room otherwise, whether its size is known or not; none is removed for
-/// a file that would not fit even then.
+/// Unfinished downloads are removed if a fetch has no room otherwise, whether its size is known or not; none is removed for a file that
+/// would not fit even then.
 #[test]
 fn unfinished_downloads_make_room() {
     let half = || file(2)[..500_000].to_vec();
@@ -79,7 +79,7 @@ fn unfinished_downloads_make_room() {
     }
 }
 
-/// A store that cannot be written to is of use for what is in it, and says so for what is not.
+/// A store that cannot be written to serves the images in it, and says that others cannot be stored.
 #[test]
 fn a_read_only_folder() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -98,7 +98,7 @@ fn a_read_only_folder() {
     assert_eq!(server.requests(), ["/small"]);
 }
 
-/// Killed at every named point: the next fetch finds its way, and afterwards all is as if nothing had been.
+/// After a kill at each named point, the next fetch succeeds, and leaves the store as if there had been none.
 #[test]
 fn kill_9_at_each_point() {
     let points = [
@@ -126,7 +126,7 @@ fn kill_9_at_each_point() {
             let args = ["image", "pull", &url, "--checksum", &sha256];
             let killed = qhost.command(&args).env("QHOST_KILL_AT", point).output().unwrap();
             assert_eq!(killed.status.code(), None, "{point} was not reached");
-            // Another image is fetched, and sweeps; then this one.
+            // Another image's fetch sweeps the store; then this image is fetched.
             let other = server.serve("/other", file(2));
             pull(&qhost, &other.0, &other.1).exits(0);
             let part = qhost.stored_images().into_iter().any(|name| name.ends_with(".part"));
@@ -148,7 +148,7 @@ fn kill_9_at_each_point() {
     }
 }
 
-/// Killed half way, it is gone on with by the next process, which asks for the rest alone.
+/// A fetch that was killed half way is resumed by the next process, which asks for the rest alone.
 #[test]
 fn a_killed_fetch_is_gone_on_with() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -168,8 +168,8 @@ fn a_killed_fetch_is_gone_on_with() {
     has(&qhost, &file(1));
 }
 
-/// Killed at any moment, again and again, by chance: never does the store have what is not whole, and in the end it has
-/// the image.
+/// A fetch is killed at any moment, again and again, by chance: the store never has an image that is not whole, and has the image in the
+/// end.
 #[test]
 fn kill_9_at_any_moment() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -180,7 +180,7 @@ fn kill_9_at_any_moment() {
     for round in 0..40 {
         let mut child =
             qhost.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // From before it begins until after its end.
+        // The moments go from before the fetch begins until after its end.
         std::thread::sleep(Duration::from_millis(round * 3));
         child.kill().unwrap();
         killed += usize::from(child.wait().unwrap().code().is_none());
@@ -197,7 +197,7 @@ fn kill_9_at_any_moment() {
     has(&qhost, &bytes);
 }
 
-/// What another process left is hashed again. Where it is not of this image, the fetch begins anew.
+/// A part that another process left is hashed again. If it is not of this image, the fetch begins anew.
 #[test]
 fn a_part_that_is_not_what_it_was() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -250,7 +250,7 @@ fn two_and_eight_fetchers_at_once() {
     }
 }
 
-/// One that is killed while others wait for it: one of these takes over.
+/// If a fetch is killed while others wait for it, one of these takes over.
 #[test]
 fn a_fetcher_that_dies_is_succeeded() {
     let (qhost, server) = (qhost(), ImageServer::start());

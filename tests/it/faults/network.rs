@@ -1,4 +1,4 @@
-//! Where a fetch is led, and whom it trusts on the way: redirects, names, certificates, credentials, proxies.
+//! The way of a fetch, and whom it trusts there: redirects, names, certificates, credentials, proxies.
 
 use std::fs;
 use std::io::Read as _;
@@ -57,8 +57,8 @@ fn a_redirect_from_https_to_http() {
     has_nothing(&qhost);
 }
 
-/// A name that is at a permitted address when it is first asked for and at a forbidden one the second time: really
-/// resolved, from a hosts file that the server changes between the two.
+/// A name has a permitted address when it is first asked for, and a forbidden one the second time: it is really resolved, from a hosts file
+/// that the server changes between the two.
 #[test]
 fn a_dns_answer_that_changes() {
     let qhost = qhost();
@@ -106,7 +106,7 @@ fn a_dns_answer_that_changes() {
     );
     assert_eq!((code, server.connections()), (13, 1));
     has_nothing(&qhost);
-    // The control: a name that stays where it is.
+    // As a control, the name stays where it is.
     fs::write(&hosts, "127.0.0.1 changing.test\n").unwrap();
     changes.store(false, Ordering::Relaxed);
     server_is_even(&server);
@@ -136,7 +136,7 @@ fn a_bad_certificate() {
     };
     ca(other.certificate());
     pull(&qhost, &server.url(), &digest(&file(1))).exits(13).says("no trusted connection");
-    // Trusted, but by another name.
+    // The certificate is trusted, but for another name.
     ca(server.certificate());
     let by_address = server.url().replace("localhost", "127.0.0.1");
     pull(&qhost, &by_address, &digest(&file(1))).exits(13).says("no trusted connection");
@@ -167,7 +167,7 @@ fn credentials_across_hosts() {
     assert_eq!(private.requests(), [""; 0]);
     fs::set_permissions(&secrets, fs::Permissions::from_mode(0o600)).unwrap();
 
-    // Every hop on the way to another host: there, even that host's own are not sent.
+    // On the way to another host, each hop loses the credentials: even that host's own are not sent.
     private.set("/image", Reply::redirect("/moved"));
     private.set("/moved", Reply::redirect(&other.url("/image")));
     other.set("/image", Reply::File(file(1).into()));
@@ -183,7 +183,7 @@ fn credentials_across_hosts() {
     };
     assert_eq!(sent(&private), [basic.clone(), basic]);
     assert_eq!(sent(&other), [None]);
-    // The control: as a source of its own, the other host is told its own.
+    // As a control, the other host is a source of its own, and is told its own credentials.
     pull(&qhost, &other.url("/none"), &"0".repeat(64)).exits(13);
     assert_eq!(sent(&other)[1].as_deref(), Some("Bearer topsecret"));
     for (text, says) in [
@@ -210,7 +210,7 @@ fn hosts_schemes_and_proxies() {
         pull(&qhost, &url, &sha256).exits(13).says(says);
     }
     assert_eq!(server.requests(), [""; 0]);
-    // A proxy of the environment's is none of ours; a configured one is asked for what it alone can find.
+    // A proxy of the environment is not used; a configured one is asked for what it alone can find.
     qhost.config("");
     let nowhere = "http://127.0.0.1:9";
     let done = qhost

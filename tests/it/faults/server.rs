@@ -1,4 +1,4 @@
-//! What a server does wrong, or does slowly: statuses, bodies, parts.
+//! Faults and slowness of a server: statuses, bodies, parts.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -73,7 +73,7 @@ fn encodings_that_were_not_asked_for() {
 #[test]
 fn a_slow_header() {
     let server = RawServer::start(|_, stream| {
-        // Until the client has had enough.
+        // The server waits until the client has had enough.
         if std::io::copy(stream, &mut std::io::sink()).is_err() {}
     });
     raw(ONCE, &server, 13, "no bytes in time (image.idle_timeout_s)");
@@ -104,7 +104,7 @@ fn a_reset() {
     let server = RawServer::start(|_, stream| {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1200000\r\n\r\n";
         if stream.write_all(&[&head[..], &[7; 50_000]].concat()).is_ok() {
-            // The connection then ends with a reset instead of an end.
+            // The connection then ends with a reset.
             sockopt::set_socket_linger(&*stream, Some(Duration::ZERO)).expect("a socket");
         }
     });
@@ -116,7 +116,7 @@ fn a_short_body() {
     ends(TWICE, Reply::CutAfter(file(1).into(), 70_000), 2, 13, "of 1200000 bytes");
 }
 
-/// What a server sends beyond the length that it announced is not the file's.
+/// Bytes beyond the length that a server announced do not belong to the file.
 #[test]
 fn a_long_body() {
     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 500000\r\n\r\n";
@@ -143,7 +143,7 @@ fn a_wrong_length() {
 fn no_length() {
     let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
     raw(ONCE, &RawServer::answering([&head[..], &file(1)].concat()), 0, "");
-    // Then only the checksum tells that it broke off.
+    // Without a length, only the checksum tells that the answer broke off.
     raw(ONCE, &RawServer::answering([&head[..], &file(1)[..70_000]].concat()), 14, "(70000 bytes)");
     let (qhost, server) = (qhost(), ImageServer::start());
     server.set("/image", Reply::Chunked(file(1).into()));
@@ -151,8 +151,7 @@ fn no_length() {
     has(&qhost, &file(1));
 }
 
-/// A server that breaks off every answer, but gives parts: the fetch goes on from where it was, more often than it may
-/// fail in a row, and no byte is sent twice.
+/// A server breaks off every answer, but gives parts: the fetch is resumed more often than it may fail in a row, and no byte is sent twice.
 #[test]
 fn a_broken_fetch_goes_on() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -167,7 +166,7 @@ fn a_broken_fetch_goes_on() {
     has(&qhost, &bytes);
 }
 
-/// After a part that broke off, a server that does with the request for the rest what a row says.
+/// One row: after an answer that broke off, the server treats the request for the rest as the row says.
 #[track_caller]
 fn resumed(then: Ranged, requests: usize) {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -228,7 +227,7 @@ fn a_fetch_goes_on_without_a_strong_etag() {
     }
 }
 
-/// Where only the digest tells that parts are of two versions, the file is fetched whole once more.
+/// If only the digest tells that parts are of two versions, the file is fetched whole once more.
 #[test]
 fn parts_of_two_versions() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -241,7 +240,7 @@ fn parts_of_two_versions() {
     let ranges: Vec<_> = server.seen().into_iter().map(|seen| seen.range).collect();
     assert_eq!(ranges, [None, Some("bytes=700000-".into()), None]);
     has(&qhost, &file(1));
-    // Of another file altogether, no more than once.
+    // A file with another digest altogether is fetched whole no more than once.
     let other = self::qhost();
     server.set(
         "/other",
@@ -252,7 +251,7 @@ fn parts_of_two_versions() {
     has_nothing(&other);
 }
 
-/// A part that is larger than the server said, in a part and in the whole.
+/// A server sends more than it announced, in a part and in the whole.
 #[test]
 fn more_than_was_announced() {
     let first =
@@ -276,7 +275,7 @@ fn more_than_was_announced() {
     has(&qhost, &file(1));
 }
 
-/// Where the network is slower than this host, and the server gives parts, several are asked for at a time.
+/// If the network is slower than this host, and the server gives parts, several are asked for at a time.
 #[test]
 fn several_connections_where_the_network_is_slow() {
     let bytes: Vec<u8> = (1..=40).flat_map(file).collect();

@@ -13,7 +13,7 @@ use qhost_tests::{ImageServer, Ranged, RawServer, Reply, command, wait_for};
 use super::{ONCE, digest, file, has, has_nothing, part, pull};
 use crate::qhost;
 
-/// Mirrors are asked in order; a wrong file or none moves on to the next, and all that failed is told.
+/// Mirrors are asked in order; after a wrong file or none the next is asked, and the error names all that failed.
 #[test]
 fn mirrors() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -39,8 +39,8 @@ fn mirrors() {
     has(&qhost, &file(1));
 }
 
-/// What a source that broke off has sent is still being written when the next one is asked: none of it may get into the
-/// image, whose zeros are not written at all.
+/// The bytes of a source that broke off are still being written when the next one is asked: none of them may get into the image, whose
+/// zeros are not written at all.
 #[test]
 fn what_one_mirror_sent_is_not_in_what_another_did() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -77,7 +77,7 @@ fn a_dead_mirror_costs_no_progress() {
     has(&qhost, &file(1));
 }
 
-/// Each source has its share of the time: one that only drips does not keep a run from its mirrors, nor others from theirs.
+/// Each source has its share of the time: one that only drips does not keep a run from its mirrors, nor other runs from theirs.
 #[test]
 fn a_source_that_drips_holds_up_no_other_run() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -92,11 +92,11 @@ fn a_source_that_drips_holds_up_no_other_run() {
     let (good, sha256) = server.serve("/good", file(1));
     let hog = qhost.start(&["image", "pull", &drip.url(), "--checksum", &sha256]);
     wait_for("a part", || part(&qhost));
-    // Another run's, by the same digest, is there before the hog has given up.
+    // Another run, by the same digest, ends before the hog has given up.
     pull(&qhost, &good, &sha256).exits(0);
     qhost.run(&["image", "inspect", &sha256]).exits(0);
     hog.end().exits(13).says("longer than 4 s");
-    // A mirror has what is left of the time.
+    // A mirror has the rest of the time.
     let (other, other_sha256) = server.serve("/other", file(2));
     let done =
         qhost.run(&["image", "pull", "-v", &drip.url(), &other, "--checksum", &other_sha256]);
@@ -105,7 +105,7 @@ fn a_source_that_drips_holds_up_no_other_run() {
     qhost.run(&["image", "verify"]).exits(0);
 }
 
-/// A list of checksums is pinned by its own, fetched once, and names the file by the end of its URL.
+/// A list of checksums is pinned by its own digest, fetched once, and names the file by the end of its URL.
 #[test]
 fn lists_of_checksums() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -123,7 +123,7 @@ fn lists_of_checksums() {
         .says("SHA256SUMS: the list of checksums has no line for \"other.raw\"");
     assert_eq!(qhost.stored_images(), std::slice::from_ref(&pin), "the list, and no image");
     pull(&qhost, &url, &pinned(&pin)).exits(0);
-    // A job too, and no request more.
+    // A job can use the list too, without a further request.
     let requests = server.requests().len();
     let job = qhost.job(&(url, pinned(&pin)), json!({}));
     qhost.run(&["plan", &job]).exits(0).says("in the store").says(&sha256);
@@ -148,7 +148,7 @@ fn packed_images() {
             .run(&["image", "inspect", &sha256])
             .exits(0)
             .says(&format!("unpacked   sha256:{}", digest(&fs::read(&plain).unwrap())));
-        // Its bytes say how it is packed, whatever its name.
+        // The file's bytes say how it is packed, whatever its name.
         for name in ["/image.raw", "/download"] {
             let (url, _) = server.serve(name, packed.clone());
             qhost.run(&["image", "rm", &sha256]).exits(0);
@@ -156,7 +156,7 @@ fn packed_images() {
             assert!(fs::read(path.trim()).unwrap() == fs::read(&plain).unwrap(), "{name}");
         }
     }
-    // What OpenWrt's images are: a signature behind a gzip file.
+    // OpenWrt's images have a signature behind a gzip file.
     let gzip = command("sh").args(["-c", &format!("gzip -c {plain}")]).output().unwrap().stdout;
     let (url, sha256) =
         server.serve("/openwrt.img.gz", [gzip, b"FWx0\0\0signature".to_vec()].concat());
@@ -165,7 +165,7 @@ fn packed_images() {
     assert!(fs::read(path.trim()).unwrap() == fs::read(&plain).unwrap());
 }
 
-/// What is packed otherwise, or is no disk, is called by its name.
+/// The error for an archive of another kind, or a file that is no disk, names its kind.
 #[test]
 fn other_archives() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -217,7 +217,7 @@ fn other_archives() {
     has_nothing(&qhost);
 }
 
-/// What distributions publish by SHA-512 is stored by its SHA-256, and fetched once.
+/// An image that a distribution publishes by SHA-512 is stored by its SHA-256, and fetched once.
 #[test]
 fn checksums_by_sha512() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -246,7 +246,7 @@ fn checksums_by_sha512() {
     assert_eq!(server.requests().iter().filter(|path| *path == "/disk.raw").count(), 2);
 }
 
-/// What is nearly a checksum, or nearly a URL, is told what it should be.
+/// The error for a near miss of a checksum or a URL says what it should be.
 #[test]
 fn hints_for_images() {
     let qhost = qhost();
@@ -268,7 +268,7 @@ fn hints_for_images() {
     }
 }
 
-/// A name that a server puts into `Location` as it is, and a URL as long as those that clouds sign.
+/// A server may put a name into `Location` as it is, and a URL may be as long as those that clouds sign.
 #[test]
 fn names_and_urls_as_they_are_served() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -286,7 +286,7 @@ fn names_and_urls_as_they_are_served() {
     pull(&qhost, &format!("{url}x"), &sha256).exits(2).says("1 to 8192 bytes");
 }
 
-/// One digest stands for one image: a zstd file that begins with a frame for others to read is no raw disk, whatever its name.
+/// One digest stands for one image: a zstd file that begins with a skippable frame is no raw disk, whatever its name.
 #[test]
 fn a_packed_file_is_not_a_disk_as_well() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -318,7 +318,7 @@ fn a_gzip_bomb() {
     pull(&qhost, &url, &sha256).exits(15).says("larger than image.max_bytes").says("unpack-size");
     has_nothing(&qhost);
     qhost.config("");
-    // Broken; and not even the file that was asked for.
+    // The file is broken, and another file is not even the one that was asked for.
     let whole = fs::read(&packed).unwrap();
     let (url, sha256) = server.serve("/broken.gz", whole[..whole.len() / 2].to_vec());
     pull(&qhost, &url, &sha256).exits(15).says("unpacks to more than 200 times");

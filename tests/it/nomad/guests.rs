@@ -19,7 +19,7 @@ use qhost_tests::{
 use super::{configure, settings, with};
 use crate::qhost;
 
-/// What an agent's users do with a guest that has more than a boot sector.
+/// An agent's users do these things with a guest that has more than a boot sector.
 #[test]
 fn commands_and_the_environment_in_a_debian_guest() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -54,7 +54,7 @@ fn commands_and_the_environment_in_a_debian_guest() {
             shell("hostname; . /etc/profile.d/nomad.sh; echo $NOMAD_META_owner $NOMAD_TASK_NAME");
         (done.stdout == b"on-nomad\nops web\n").then_some(())
     });
-    // Its port is the guest's, and the guest answers there whatever becomes of plugins.
+    // The task's port is the guest's, and the guest answers there whatever becomes of plugins.
     let banner = || {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         let mut banner = [0; 4];
@@ -72,14 +72,14 @@ fn commands_and_the_environment_in_a_debian_guest() {
     let plugin = Plugin::as_agent(&qhost, &agent);
     plugin.recover(&handle).unwrap();
     banner().expect("an answer with the plugin after it");
-    // Policies rule commands by this door, too, and what they say is recorded.
+    // Policies rule commands by this door, too, and their answers are recorded.
     let guests = configured("guests", "guests", json!({"operators_only": ["exec"]}), "");
     configure(&qhost, &format!("{guests}[host]\nchain = [\"guests\"]\n{tenants}"));
     let denied = wait_for("the policy", || plugin.exec(task.id(), &["id"]).err());
     assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
     let told = qhost.run(&["decisions", "--json"]).exits(0).stdout;
     assert!(told.contains("\"door\":\"nomad\"") && told.contains("nomad alloc a1"), "{told}");
-    // Its power button is pressed, and systemd hears it.
+    // The guest's power button is pressed, and systemd hears it.
     plugin.stop(task.id(), 60).unwrap();
     assert_eq!(exit(&plugin.wait(task.id()).unwrap()).exit_code, 0);
     let vm = &qhost.run(&["ps", "--all", "--json"]).exits(0).json()["vms"][0];

@@ -17,7 +17,7 @@ use qhost_tests::{
 use super::{configure, image, settings, with};
 use crate::qhost;
 
-/// An agent lets the keys of its own drivers through, so that a task that has one is told what to use instead.
+/// An agent lets the keys of its own drivers through, so that the error of a task with one says what to use instead.
 #[test]
 fn keys_of_nomads_own_drivers_say_what_to_use_instead() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -36,7 +36,7 @@ fn keys_of_nomads_own_drivers_say_what_to_use_instead() {
     qhost.assert_nothing_left();
 }
 
-/// Whatever is sent, there is a status, and the plugin serves on.
+/// Each call gets a status, whatever it contains, and the plugin serves on.
 #[test]
 fn malformed_calls() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -110,7 +110,7 @@ fn malformed_calls() {
             Code::InvalidArgument
         );
     }
-    // Two at once for one task are one.
+    // Two starts of one task at once are one.
     let task = Task::new(&qhost, &schema, "twice", &good);
     let (one, two) = (plugin.start_later(&task.config), plugin.start_later(&task.config));
     let (one, two) = (plugin.done(one).unwrap(), plugin.done(two).unwrap());

@@ -14,7 +14,7 @@ use qhost_tests::{
 use super::{configure, image, settings};
 use crate::qhost;
 
-/// Policies are loaded once for all of them, nothing of them is left, and what the plugin takes does not grow with how many there were.
+/// Policies are loaded once for all tasks, nothing of the tasks is left, and the plugin's memory does not grow with their number.
 #[test]
 fn many_tasks_one_after_another_and_at_once() {
     let (qhost, server) = (qhost(), ImageServer::start());

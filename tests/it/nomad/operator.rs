@@ -1,4 +1,4 @@
-//! What an operator says in the plugin's configuration of all tasks: their names here, and what they have where they say nothing.
+//! An operator's settings for all tasks in the plugin's configuration: their names here, and their defaults.
 
 use serde_json::{Value, json};
 use tonic::Code;
@@ -49,14 +49,14 @@ fn names_and_defaults_are_the_operators() {
     for task in [first, own] {
         plugin.destroy(task.id(), true).unwrap();
     }
-    // A tenant that is not there has no VMs.
+    // A tenant that is not configured has no VMs.
     let stranger = start("a3", "dev", &config).map(drop).unwrap_err();
     assert!(stranger.message().contains("team-dev"), "{stranger}");
     plugin.leave();
     qhost.assert_nothing_left();
 }
 
-/// What is wrong of it is refused when the agent gives it, with the key.
+/// A wrong setting is refused when the agent gives it, with its key.
 #[test]
 fn what_is_wrong_of_them_is_named() {
     let qhost = qhost();

@@ -1,4 +1,4 @@
-//! What the page `host/docs/nomad.md` shows: the agent's configuration and the job, as they stand there.
+//! The examples of the page `host/docs/nomad.md`: the agent's configuration and the job, as they stand there.
 
 use std::{fs, net::TcpListener};
 
@@ -15,7 +15,7 @@ use qhost_tests::{
 use super::{configure, image, settings, with};
 use crate::qhost;
 
-/// The blocks of HCL of the page.
+/// The page's blocks of HCL.
 fn blocks() -> Vec<String> {
     let page = fs::read_to_string(root().join("host/docs/nomad.md")).unwrap();
     let blocks = page.split("```hcl\n").skip(1);
@@ -28,7 +28,7 @@ fn the_agents_configuration_and_the_job_run_as_they_stand() {
     let blocks: Vec<Value> =
         blocks().iter().map(|block| hcl::from_str(block).expect("HCL")).collect();
     let [agent, of_all, job] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };
-    // The tenants are the page's, the paths this test's.
+    // The tenants are the page's, the paths are this test's.
     let given = &agent["plugin"]["qhost"]["config"];
     assert_eq!(
         (&given["config"], &given["state_dir"]),
@@ -46,13 +46,13 @@ fn the_agents_configuration_and_the_job_run_as_they_stand() {
     let group = &job["job"]["web"]["group"]["web"];
     let task = &group["task"]["web"];
     assert_eq!(task["driver"], plugin.info().name);
-    // The image is the reader's: another one with its own digest is in its place.
+    // The image is for the reader to name: another one with its own digest takes its place.
     let config = with(task["config"].clone(), image(&server, "as-it-stands", Then::Hang));
     let mut started = Task::new(&qhost, &plugin.task_schema(), "a1", &config)
         .with_memory(task["resources"]["memory"].as_i64().unwrap());
     let host = TcpListener::bind(("127.0.0.2", 0)).unwrap().local_addr().unwrap().port();
     let to = group["network"]["port"]["http"]["to"].as_i64().unwrap();
-    // As Nomad gives a group's port, with the address of its network.
+    // Nomad gives a group's port with the address of its network.
     let port = PortMapping {
         label: "http".into(),
         value: host.into(),
@@ -80,7 +80,7 @@ fn the_agents_configuration_and_the_job_run_as_they_stand() {
     qhost.assert_nothing_left();
 }
 
-/// An agent's address that the operator has not given to tasks.
+/// A port's address is refused if the operator has not given it to tasks.
 #[test]
 fn a_ports_address_is_one_that_tasks_may_have() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -102,7 +102,7 @@ fn a_ports_address_is_one_that_tasks_may_have() {
     qhost.assert_nothing_left();
 }
 
-/// `qhost doctor --nomad` of the page's configuration, and of what operators leave out of it.
+/// `qhost doctor --nomad` is run on the page's configuration, and on configurations with parts that operators leave out.
 #[test]
 fn what_the_doctor_says_of_an_agent() {
     let qhost = qhost();

@@ -1,4 +1,5 @@
-//! What Nomad sets aside for a task: its share of the CPUs, memory beyond the guest's, and the cgroup that it makes and removes.
+//! The resources that Nomad sets aside for a task: its share of the CPUs, memory beyond the guest's, and the cgroup that it makes and
+//! removes.
 
 use std::{
     fs,
@@ -29,7 +30,7 @@ impl Scope {
             let sets = root.join("cpuset");
             let scope = sets.join(name);
             fs::create_dir(&scope).unwrap();
-            // Which CPUs it has is left to the driver.
+            // The choice of its CPUs is left to the driver.
             let mems = "cpuset.mems";
             fs::write(scope.join(mems), fs::read(sets.join(mems)).unwrap()).unwrap();
             return Self(scope);
@@ -49,7 +50,7 @@ impl Scope {
         Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
     }
 
-    /// Whether a process is in it or below it.
+    /// Whether a process is in the group or below it.
     fn has(&self, pid: &str) -> bool {
         let name = self.0.file_name().unwrap().to_str().unwrap();
         let of = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
@@ -94,7 +95,7 @@ fn a_vm_is_in_the_cgroup_that_nomad_makes_and_is_gone_from_it_at_its_end() {
     let all = [qhost.qemus(), qhost.supervisors()].concat();
     assert_eq!(all.len(), 2);
     wait_for("both in the group", || all.iter().all(|pid| scope.has(pid)).then_some(()));
-    // Its share, and room beyond the guest's 32 MiB: at most as much again as QEMU needs.
+    // The VM has its share, and room beyond the guest's 32 MiB: at most as much again as QEMU needs.
     let most = qhost_cage::memory_bytes(32) * 2;
     let status = fs::read_to_string(format!("/proc/{}/cgroup", qhost.qemus()[0])).unwrap();
     let group = |controller: &str| {
@@ -129,7 +130,7 @@ fn a_vm_is_in_the_cgroup_that_nomad_makes_and_is_gone_from_it_at_its_end() {
     let task = with(Task::new(&qhost, &schema, "a3", &config), absent, 500, 0);
     plugin.start(&task.config).unwrap();
     plugin.destroy(task.id(), true).unwrap();
-    // Not even where qhost has nothing more to do with the group: a VM that is started again is its tenant's.
+    // A VM that is started again is its tenant's, and not in the agent's group, even if qhost could still use that.
     qhost.run(&["restart", &vm]).exits(0);
     qhost.run(&["kill", &vm]).exits(0);
     plugin.leave();

@@ -1,4 +1,4 @@
-//! The socket of a plugin, with TLS where the agent asks for that.
+//! The socket of a plugin, with TLS if the agent asks for that.
 
 use std::{
     io::{Read as _, Write as _},
@@ -26,24 +26,24 @@ fn tls_where_the_agent_asks_for_it() {
     let plugin = Plugin::launch_with_tls(&qhost, Certificate::new());
     assert_eq!(plugin.info().name, "qhost");
     let pair = plugin.tls.clone().unwrap();
-    // Another program of the agent's user, which has not the agent's key.
+    // This is another program of the agent's user, without the agent's key.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let other = Pair { agent: Certificate::new(), plugin: pair.plugin.clone() };
     let answered = runtime.block_on(async {
         use tokio::io::AsyncReadExt as _;
-        // With TLS 1.3 a client hears of it when it reads.
+        // With TLS 1.3 a client hears of the refusal when it reads.
         other.connect(plugin.socket()).await?.read_u8().await
     });
     answered.unwrap_err();
-    // Without TLS.
+    // This client uses no TLS.
     let mut plain = UnixStream::connect(plugin.socket()).unwrap();
     plain.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     let mut answer = vec![];
-    // What comes at most is an alert of TLS.
+    // The answer is an alert of TLS at most.
     let read = plain.read_to_end(&mut answer);
     assert!(read.is_err() || answer.first().is_none_or(|first| *first == 21), "{answer:?}");
-    // OpenSSL knows neither this program's rules nor its libraries.
+    // OpenSSL shares neither this program's rules nor its libraries.
     let (certificate, key) = pair.agent.write_to(qhost.folder());
     let authority = qhost.folder().join("plugin.pem");
     let encoded = BASE64_STANDARD.encode(pair.plugin_der());
@@ -58,7 +58,7 @@ fn tls_where_the_agent_asks_for_it() {
     assert!(greeted.status.success() && said.contains("Verification: OK"), "{said}");
     assert_eq!(plugin.info().name, "qhost", "it serves on");
     plugin.leave();
-    // What is no certificate is refused before there is a socket.
+    // A value that is no certificate is refused before there is a socket.
     let output = plugin_command(&qhost).env("PLUGIN_CLIENT_CERT", "none").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("PLUGIN_CLIENT_CERT"), "{said}");

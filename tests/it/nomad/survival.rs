@@ -18,7 +18,8 @@ use qhost_tests::{
 use super::{configure, counted, counts_on, image, settings, with};
 use crate::qhost;
 
-/// The agent restarted, the agent killed, the plugin killed: the guest counts on without a gap, and its port is listened on throughout.
+/// The agent is restarted, the agent is killed, the plugin is killed: the guest counts on without a gap, and its port is listened on
+/// throughout.
 #[test]
 fn a_vm_outlives_plugins_and_agents() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -63,7 +64,7 @@ fn a_vm_outlives_plugins_and_agents() {
     plugin.configure(&plugin.config_schema(), &settings(&qhost)).unwrap();
     plugin.recover(&handle).unwrap();
     counts_on(&task);
-    // It is killed once more, and its agent, which heard nothing of the start, asks for that again.
+    // The plugin is killed once more, and its agent, which heard nothing of the start, asks for it again.
     plugin.kill();
     let plugin = Plugin::as_agent(&qhost, &settings(&qhost));
     assert_eq!(plugin.start(&task.config).unwrap().driver_state, handle.driver_state);
@@ -73,7 +74,7 @@ fn a_vm_outlives_plugins_and_agents() {
     assert_eq!(numbers, expected, "no line is missing");
     plugin.stop(task.id(), 0).unwrap();
     assert_eq!(exit(&plugin.wait(task.id()).unwrap()).exit_code, 0);
-    // What is gone while no plugin is there is told to the next one.
+    // A task that ends while no plugin is there is told to the next one.
     let other =
         Task::new(&qhost, &plugin.task_schema(), "a2", &image(&server, "again", Then::Hang));
     let handle = plugin.start(&other.config).unwrap();
@@ -90,7 +91,7 @@ fn a_vm_outlives_plugins_and_agents() {
         "{ended:?}"
     );
     plugin.destroy(other.id(), true).unwrap();
-    // Nor is anything known of a VM whose record has gone.
+    // Nothing is known of a VM whose record has gone either.
     let state: Value = serde_json::from_slice(&handle.driver_state).unwrap();
     qhost.run(&["rm", state["vm"].as_str().unwrap()]).exits(0);
     assert_eq!(plugin.recover(&handle).unwrap_err().code(), Code::NotFound);
@@ -98,7 +99,7 @@ fn a_vm_outlives_plugins_and_agents() {
     qhost.assert_nothing_left();
 }
 
-/// After a restart of the host no process is what it was.
+/// After a restart of the host, the recorded processes are gone.
 #[test]
 fn a_task_of_a_host_that_was_restarted_has_failed_for_that() {
     let (qhost, server) = (qhost(), ImageServer::start());

@@ -19,7 +19,7 @@ fn job(qhost: &qhost_tests::Qhost, server: &ImageServer) -> String {
     fs::read_to_string(qhost.job(&image, json!({}))).unwrap()
 }
 
-/// What is typed reaches the guest, and what it says comes; a ticket serves once, for its console and its caller.
+/// The typed text reaches the guest, and the guest's output comes; a ticket serves once, for its console and its caller.
 #[test]
 fn a_console_is_typed_into() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -54,7 +54,7 @@ fn a_console_is_typed_into() {
     qhost.assert_nothing_left();
 }
 
-/// A console that policies let be read alone gets no ticket, and a service that leaves closes what is attached.
+/// A console that policies let be read alone gets no ticket, and a service that leaves closes its attached consoles.
 #[test]
 fn a_console_that_is_read_alone() {
     let (qhost, server) = (qhost(), ImageServer::start());

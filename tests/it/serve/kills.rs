@@ -1,4 +1,5 @@
-//! The service killed at each named point of a start, under load: what runs goes on, what was accepted is done once, and what happened is told once.
+//! The service is killed at each named point of a start, under load: VMs go on, an accepted start is done once, and each event is told
+//! once.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +28,7 @@ fn is(what: &'static str, task: &'static str) -> impl Fn(&[Item]) -> bool {
     move |items| items.iter().any(|one| one.data["event"] == what && one.data["task"] == task)
 }
 
-/// Ends what others do, when it is dropped.
+/// Ends the other clients' requests when it is dropped.
 pub(super) struct Over<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -59,9 +60,9 @@ fn killed_at(point: &str) {
     let mut service = Service::start(&qhost);
     let stream = service.stream(User::Own, "/v1/events", None);
     let mut had = stream.until("the bystander's start", is("running", "test"));
-    // Others ask all the time.
+    // Other clients send requests all the time.
     let is_over = AtomicBool::new(false);
-    // Also where this test fails.
+    // The guard ends them even if this test fails.
     let over = Over(&is_over);
     let start =
         |service: &Service| service.request(User::Own, "POST", "/v1/vms", Some(&job), &[KEY]);
@@ -85,9 +86,9 @@ fn killed_at(point: &str) {
     let qhost = qhost.env("QHOST_KILL_AT", "nowhere");
     let service = service.started_again(&qhost);
     println!("{point}: answered {}, back after {:?}", answered.status, began.elapsed());
-    // What runs goes on.
+    // Running VMs go on.
     assert!(qemus.iter().all(|qemu| qhost.qemus().contains(qemu)));
-    // What was accepted is done under its id, without being asked for again; what was not is asked for again by the same key.
+    // An accepted start is done under its id without a further request; a start that was not accepted is sent again with its key.
     let accepted = if answered.status == 202 {
         let id = answered.json()["id"].as_str().unwrap().to_owned();
         service.get(&format!("/v1/operations/{id}")).is(200);
@@ -95,7 +96,7 @@ fn killed_at(point: &str) {
         id
     } else {
         assert_eq!(answered.status, 0, "{answered:?}");
-        // What was written down goes on, whether its client is told or not.
+        // A start that was written down goes on, whether its client is told or not.
         let known = service.get("/v1/operations").is(200).json();
         assert_eq!(known["operations"].as_array().unwrap().len(), 1, "{known}");
         let id = known["operations"][0]["id"].clone();
@@ -111,7 +112,7 @@ fn killed_at(point: &str) {
     let vms = its_vms(&service);
     assert_eq!(vms.len(), 1, "{vms:?}");
     assert_eq!((&vms[0]["id"], &vms[0]["state"]), (&done["vm"], &json!("running")));
-    // Its job is not needed any more; its key is, also by a service that comes after.
+    // The start's job is not needed any more, while its key is, also by a later service.
     let kept = qhost.state().join("operations").join(format!("{accepted}.json"));
     let kept = || fs::read_to_string(&kept).unwrap();
     wait_for("the job to go", || kept().contains("\"job\":null").then_some(()));
@@ -120,11 +121,11 @@ fn killed_at(point: &str) {
     let service = service.started_again(&qhost);
     assert_eq!(start(&service).is(202).json()["id"], accepted.as_str());
     assert_eq!(its_vms(&service).len(), 1);
-    // Events go on where they were.
+    // The stream of events goes on where it was.
     let last = had.last().map(|item: &Item| item.id.clone());
     let stream = service.stream(User::Own, "/v1/events", last.as_deref());
     had.extend(stream.until("it runs", is("running", TASK)));
-    // What was written down last is told last.
+    // The event that was written down last is told last.
     thread::sleep(Duration::from_secs(1));
     let told = had.len();
     had.extend(stream.items().into_iter().skip(told));
@@ -134,7 +135,7 @@ fn killed_at(point: &str) {
     let all: Vec<_> = all.iter().map(|item| &item.id).take(had.len()).collect();
     assert_eq!(had, all);
     assert_eq!(had.iter().collect::<BTreeSet<_>>().len(), had.len());
-    // Each decision about it is a record.
+    // Each decision about the start is a record.
     let recorded = service.get(&format!("/v1/decisions?task={TASK}")).is(200).json();
     assert!(!recorded["decisions"].as_array().unwrap().is_empty());
     for vm in [TASK, "test"] {
@@ -160,11 +161,11 @@ points! {
     supervisor = "launch.supervisor",
 }
 
-/// A start that a client has given up is not begun again by a service that comes after.
+/// A later service does not begin a start that a client has given up.
 #[test]
 fn a_start_that_was_given_up_stays_so() {
     let server = ImageServer::start();
-    // It waits where the image is locked for long enough.
+    // The start waits where the image is locked for long enough.
     let qhost = qhost().env("QHOST_SLOW_AT", "store.locked=3000");
     configure(&qhost, "");
     let image = server.serve("/image", boot_sector::disk("given up", Then::Hang));
@@ -181,7 +182,7 @@ fn a_start_that_was_given_up_stays_so() {
     service.end();
 }
 
-/// Of two services on one state folder each would go on with what the other one does.
+/// Two services on one state folder would each go on with the other's starts.
 #[test]
 fn a_second_service_is_refused() {
     let qhost = qhost();

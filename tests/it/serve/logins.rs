@@ -1,4 +1,4 @@
-//! Who a client on the network is, and what keeps others from being taken for it.
+//! The identity of a client on the network, and what keeps others from being taken for it.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -13,7 +13,7 @@ use qhost_tests::{
 use super::configure;
 use crate::qhost;
 
-/// A token is what its text was made for, until it is removed; it is in no file and in no answer.
+/// A token stands for its caller until it is removed; its text is in no file and in no answer.
 #[test]
 fn a_token_from_its_making_to_its_end() {
     let qhost = qhost();
@@ -26,7 +26,7 @@ fn a_token_from_its_making_to_its_end() {
     let token = made.stdout.trim_end();
     let expected = json!({"name": "token ci", "role": "tenant", "tenant": "acme"});
     assert_eq!(who(User::Token(token)).is(200).json(), expected);
-    // It goes before what the connection says.
+    // A token goes before the connection's user.
     let header = format!("Authorization: Bearer {token}");
     let on_socket = service.ask(User::Own, "GET", "/v1/caller", None, &[&header]);
     assert_eq!(on_socket.is(200).json(), expected);
@@ -52,7 +52,7 @@ fn a_token_from_its_making_to_its_end() {
     service.end();
 }
 
-/// A session is its cookie; what another site has a browser ask for changes nothing.
+/// A session is its cookie; a request that another site has a browser send changes nothing.
 #[test]
 fn a_session_is_its_own_pages() {
     let qhost = qhost();
@@ -118,7 +118,7 @@ fn a_certificate_in_a_browser_is_for_its_own_page() {
     service.end();
 }
 
-/// On the network there is TLS alone, and who the service is stays secret and is its operator's.
+/// On the network there is TLS alone, and the service's identity stays secret and is its operator's.
 #[test]
 fn the_service_is_known_by_its_certificate() {
     let qhost = qhost();

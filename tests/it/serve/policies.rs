@@ -1,4 +1,4 @@
-//! What decides, and what another policy or configuration would decide.
+//! The policies in force, and the decisions of another policy or configuration.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use qhost_tests::{ImageServer, api::Service, configured};
 use super::{configure, job};
 use crate::qhost;
 
-/// A configuration is tried on what was decided, taken over whole or refused whole, and stepped back from.
+/// A configuration is tried on past decisions, taken over whole or refused whole, and stepped back from.
 #[test]
 fn another_configuration_is_tried_first() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -29,7 +29,7 @@ fn another_configuration_is_tried_first() {
     assert_eq!((&today["records"], &today["identical"]), (&json!(1), &json!(1)), "{today}");
     let policies = service.get("/v1/policies").is(200).json();
     assert_eq!(policies["policies"][0]["evaluations"], 1, "{policies}");
-    // Tried, and not in force.
+    // The configuration is tried, and not in force.
     configure(&qhost, &limits(16));
     let tried = posted("/v1/configuration/try");
     assert_eq!((&tried["differ"], &tried["differences"][0]["now"]), (&json!(1), &json!("denied")));
@@ -40,7 +40,7 @@ fn another_configuration_is_tried_first() {
     assert_eq!(decided(), "denied");
     assert_eq!(posted("/v1/configuration/step-back")["generation"], 3);
     assert_eq!(decided(), "allowed");
-    // A policy that fails at what was decided before, and one that does not load.
+    // One policy fails at past decisions, and another does not load.
     configure(
         &qhost,
         &(configured("traps", "probe-traps", json!({}), "") + "[host]\nchain = [\"traps\"]\n"),
@@ -52,12 +52,12 @@ fn another_configuration_is_tried_first() {
     assert!(refused["detail"].as_str().unwrap().contains("gone"), "{refused}");
     assert_eq!(service.get("/v1/configuration").is(200).json()["generation"], 3);
     assert_eq!(decided(), "allowed");
-    // What is no component is no policy, and nothing of it is left.
+    // A body that is no component is no policy, and nothing of it is left.
     service.post("/v1/replay?policy=limits", "no component").is(422);
     service.post("/v1/replay?policy=gone", "no component").is(400);
     service.post("/v1/replay?policy=limits", "").is(400);
     assert_eq!(fs::read_dir(qhost.state().join("tried")).unwrap().count(), 0);
-    // By what is said about it, by when it was made.
+    // Decisions are found by their texts, and by their times.
     let listed = |query: &str| {
         let listed = service.get(&format!("/v1/decisions?{query}")).is(200).json();
         listed["decisions"].as_array().unwrap().len()

@@ -1,4 +1,4 @@
-//! The command over the API, `qhost --host`: it prints what it prints on the host itself, for who asks there.
+//! The command over the API, `qhost --host`: it prints what it prints on the host itself, for its own caller.
 
 use std::{
     fs,
@@ -34,7 +34,7 @@ fn here(qhost: &Qhost, args: &[&str]) -> Done {
     Done::of(qhost.command(args).env_remove("QHOST_IMAGE_ALLOW").output().unwrap())
 }
 
-/// A command of somewhere else: no state folder and no configuration of the host's is in its reach.
+/// A command on another machine: no state folder and no configuration of the host is in its reach.
 fn there(qhost: &Qhost, host: &str, args: &[&str]) -> Done {
     let mut command = qhost.command(args);
     command.env("QHOST_STATE_DIR", "/nowhere").env_remove("QHOST_CONFIG").env("QHOST_HOST", host);
@@ -46,7 +46,7 @@ fn served(qhost: &Qhost, server: &ImageServer, text: &str, then: Then) -> String
     qhost.job(&image, json!({"port_map": {"web": 80}}))
 }
 
-/// Without what is other each time that one looks.
+/// Removes the parts of a text that differ each time.
 fn steady(text: &str) -> String {
     if let Ok(mut report) = serde_json::from_str::<Value>(text) {
         for policy in report["decision"]["policies"].as_array_mut().into_iter().flatten() {
@@ -57,7 +57,7 @@ fn steady(text: &str) -> String {
     let is_steady = |line: &&str| {
         !["supervisor ", "qemu ", "console  "].iter().any(|word| line.starts_with(word))
     };
-    // How long ago something was is other after a second, and so is the width of its column.
+    // The age of an object is different after a second, and so is the width of its column.
     let words = |line: &str| {
         let mut words: Vec<_> = line.split_whitespace().collect();
         while let Some(ago) = words.iter().position(|word| *word == "ago") {
@@ -68,7 +68,7 @@ fn steady(text: &str) -> String {
     text.lines().filter(is_steady).map(words).collect()
 }
 
-/// Each command that looks at something prints the same over the API as on the host.
+/// Each command that only looks prints the same over the API as on the host.
 #[test]
 fn what_is_looked_at_is_printed_alike() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -124,7 +124,7 @@ fn what_is_looked_at_is_printed_alike() {
     for args in commands {
         let (here, there) = (here(&qhost, args), there(&qhost, &host, args));
         assert_eq!(here.code, there.code, "{args:?}: {here:?} {there:?}");
-        // An error's words may be the API's; on the host it names the command that helps there.
+        // An error's text may be the API's; on the host it names the command that helps there.
         if here.code == 0 && !args.contains(&"image") {
             assert_eq!(steady(&here.stdout), steady(&there.stdout), "{args:?}");
         }
@@ -146,7 +146,8 @@ fn what_is_looked_at_is_printed_alike() {
     qhost.assert_nothing_left();
 }
 
-/// What changes something: a run that is followed and stopped, a refusal with its decision, volumes, images, an ended VM's removal.
+/// These commands change something: a run that is followed and stopped, a refusal with its decision, volumes, images, an ended VM's
+/// removal.
 #[test]
 fn what_is_done_is_done_there() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -209,7 +210,7 @@ fn what_is_done_is_done_there() {
     there(&["image", "ls"]).exits(0).says(&sha256[..12]).says("/pulled");
     there(&["image", "rm", &sha256[..12]]).exits(0).says("removed");
     there(&["image", "rm", &sha256[..12]]).exits(2).says("no stored image");
-    // What a service does not do for a client is said, and so is what of a command is this machine's own.
+    // A command that a service does not do for a client says so, and so does one whose work is this machine's own.
     for args in [
         &["drain"][..],
         &["recover"],
@@ -229,7 +230,7 @@ fn what_is_done_is_done_there() {
     qhost.assert_nothing_left();
 }
 
-/// What is typed reaches the guest, and what it says comes.
+/// The typed text reaches the guest, and the guest's output comes.
 #[test]
 fn a_console_is_typed_into() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -251,7 +252,7 @@ fn a_console_is_typed_into() {
         text.push(byte[0].into());
     }
     assert!(!text.contains("I-echo"), "what was said before is in the log: {text}");
-    // Ctrl-] leaves it, and what was typed right before reaches the guest.
+    // Ctrl-] detaches, and the text that was typed right before reaches the guest.
     typed.write_all(b"at-last\x1d").unwrap();
     drop(typed);
     assert!(console.wait().unwrap().success());
@@ -285,7 +286,7 @@ fn what_is_followed_outlives_the_service() {
     let mut events = follow(&["events", "--follow", "--json"]);
     for round in 0..2 {
         thread::sleep(Duration::from_secs(1));
-        // Killed, or asked to leave: then it ends what it answers, and that is no end of what is followed.
+        // The service is killed, or asked to leave: then it ends its answers, which is no end of what is followed.
         if round == 0 {
             service.kill();
         } else {
@@ -375,7 +376,7 @@ fn a_start_is_given_up() {
     qhost.assert_nothing_left();
 }
 
-/// Over the network: a token or a certificate says who asks, and another authority's service is none.
+/// Over the network, a token or a certificate says who the client is, and a service of another authority is not trusted.
 #[test]
 fn tenants_on_the_network() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -441,7 +442,7 @@ fn answering(answer: String) -> String {
     format!("https://{address}")
 }
 
-/// What answers in the service's place and is none: its words steer no terminal, and its answers have bounds.
+/// Another program answers in the service's place: its words steer no terminal, and its answers have bounds.
 #[test]
 fn what_is_no_service() {
     let qhost = qhost();

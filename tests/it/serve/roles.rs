@@ -13,18 +13,18 @@ use qhost_tests::{
 use super::{ACME, OTHER, STRANGER, configure, for_two_tenants, job};
 use crate::qhost;
 
-/// Who asks.
+/// The callers of each role.
 #[derive(Clone, Copy)]
 struct Roles<'a> {
     operator: User<'a>,
     acme: User<'a>,
     /// Another tenant.
     other: User<'a>,
-    /// One who is neither.
+    /// A client who is neither operator nor tenant.
     stranger: User<'a>,
-    /// What that one is answered.
+    /// The status of the stranger's answers.
     refused: u16,
-    /// As records name acme's caller.
+    /// The name of acme's caller in records.
     actor: &'a str,
 }
 
@@ -51,7 +51,7 @@ fn token(qhost: &Qhost, name: &str, holder: &[&str]) -> String {
     made.stdout.trim_end().to_owned()
 }
 
-/// An operator's token, acme's and the other tenant's.
+/// Makes an operator's token, acme's and the other tenant's.
 fn tokens(qhost: &Qhost) -> [String; 3] {
     [
         token(qhost, "ops", &["--operator"]),
@@ -96,7 +96,7 @@ fn certificates_on_the_network() {
     each_route(&qhost, service, Roles { operator, acme, other, stranger, refused, actor });
 }
 
-/// Each route asked by each of them.
+/// Sends each route's request as each role.
 fn each_route(qhost: &Qhost, service: Service, roles: Roles<'_>) {
     let Roles { operator, acme, other, stranger, refused, actor } = roles;
     let get = |path: &str| service.ask(operator, "GET", path, None, &[]);
@@ -133,7 +133,7 @@ fn each_route(qhost: &Qhost, service: Service, roles: Roles<'_>) {
             let done = route["responses"].as_object().unwrap().values().next().unwrap();
             let is_stream = done["content"]["text/event-stream"].is_object();
             let ask = |user, path: &str| service.ask(user, &method, path, body, &[]);
-            // One who is neither operator nor tenant.
+            // The stranger is neither operator nor tenant.
             let answered = ask(stranger, &its);
             let expected = match audience {
                 "connected" if body.is_some() => 400..=400,
@@ -142,9 +142,9 @@ fn each_route(qhost: &Qhost, service: Service, roles: Roles<'_>) {
             };
             assert!(expected.contains(&answered.status), "{method} {its}: {answered:?}");
             assert!(!answered.body.contains("acme"), "{method} {its}: {answered:?}");
-            // A tenant, of what is for operators, and of what is another's: as of what is not there.
+            // A tenant's request for what is an operator's, or another tenant's, is answered as if that were not there.
             let answered = if is_stream && its == "/v1/events" {
-                // It has no end: what it says within a while stands for it.
+                // The stream has no end: its items of the first second stand for it.
                 let stream = service.stream(other, &its, None);
                 std::thread::sleep(Duration::from_secs(1));
                 let body = format!("{:?}", stream.items());
@@ -158,7 +158,7 @@ fn each_route(qhost: &Qhost, service: Service, roles: Roles<'_>) {
                     let absent = filled("not-there", "not-there", "not-there");
                     let absent = ask(other, &absent);
                     assert_eq!(answered.status, absent.status, "{method} {its}");
-                    // Without its size a volume is neither made nor looked for, and without a command no guest.
+                    // Without its size a volume is neither made nor looked for, and without a command no guest is.
                     let is_incomplete = its.contains("/volumes/") || body.is_some();
                     let expected = if is_incomplete { 400..=404 } else { 404..=404 };
                     assert!(expected.contains(&answered.status), "{method} {its}: {answered:?}");
@@ -180,7 +180,7 @@ fn each_route(qhost: &Qhost, service: Service, roles: Roles<'_>) {
         }
     }
     assert!(asked > 20, "{asked}");
-    // A tenant cannot act for another by saying so, nor an operator's decision be another's.
+    // A tenant cannot act for another tenant by naming it, and an operator's decisions are not shown to it.
     service.ask(other, "POST", "/v1/vms?tenant=acme", Some(&job), &[]).is(403);
     assert_eq!(
         service.ask(other, "GET", "/v1/decisions", None, &[]).json()["decisions"],
@@ -190,7 +190,7 @@ fn each_route(qhost: &Qhost, service: Service, roles: Roles<'_>) {
         service.ask(other, "GET", "/v1/vms?tenant=acme", None, &[]).json()["vms"],
         json!([])
     );
-    // What is its own it may do, and an operator may do all.
+    // A tenant may act on its own objects, and an operator on all.
     assert_eq!(service.ask(acme, "GET", "/v1/vms", None, &[]).json()["vms"][0]["id"], vm);
     let told = service.ask(acme, "GET", "/v1/host", None, &[]).is(200).json();
     assert!(told["free_bytes"].is_null(), "{told}");

@@ -1,5 +1,6 @@
-//! The API asked all that its OpenAPI document allows, and what it does not allow: no answer is a fault of the service's, and none is outside the
-//! document. `QHOST_SCHEMATHESIS_SECONDS` has it ask for that long, as before a release; without it each route is asked a few times.
+//! The API gets requests that its OpenAPI document allows, and some that it does not: no answer is a fault of the service, and none is
+//! outside the document. `QHOST_SCHEMATHESIS_SECONDS` is how long it is asked, as before a release; without it each route is asked a few
+//! times.
 
 use std::{fs, process::Stdio};
 
@@ -15,11 +16,11 @@ use qhost_tests::{
 use super::configure;
 use crate::qhost;
 
-/// What depends on more than a document can say, such as which tenants there are: a request that the document allows may be refused all the same.
+/// The document cannot express some conditions, such as which tenants there are: a request that it allows may be refused all the same.
 const NOT_CHECKED: &str = "positive_data_acceptance";
-/// A stream that has no end.
+/// The route of a stream that has no end.
 const ENDLESS: &str = "follow-events";
-/// It would ask whatever hosts chance names.
+/// The route that would ask hosts of random names.
 const FETCHING: &str = "fetch-image";
 
 #[test]
@@ -33,7 +34,7 @@ fn no_answer_is_outside_the_document() {
     );
     let service = Service::start_on_network(&qhost);
     let ops = qhost.run(&["token", "new", "ops", "--operator"]).exits(0).stdout;
-    // Something of each kind is there.
+    // The host has one object of each kind.
     let image = server.serve("/image", boot_sector::disk("asked", Then::Hang));
     let job = fs::read_to_string(qhost.job(&image, json!({"display": true}))).unwrap();
     let started = service.done(service.post("/v1/vms", &job).is(202));
@@ -58,7 +59,7 @@ fn no_answer_is_outside_the_document() {
     asking.args(["--suppress-health-check", "all", "--phases", "coverage,fuzzing"]);
     match std::env::var("QHOST_SCHEMATHESIS_SECONDS") {
         Ok(seconds) => asking.args(["--max-time", &seconds]),
-        // The same requests each time.
+        // The requests are the same each time.
         Err(_) => asking.args(["--max-examples", "5", "--seed", "1"]),
     };
     let asked = asking.current_dir(qhost.folder()).stdin(Stdio::null()).output().unwrap();

@@ -1,5 +1,6 @@
-//! The service for a long time: VMs come and go, clients come, go, read slowly or not at all, and hang up in the middle. What it takes stays what it
-//! was, and nothing is left. `QHOST_SOAK_SECONDS` says for how long; half an hour before a release, less without it.
+//! The service for a long time: VMs come and go, clients come, go, read slowly or not at all, and hang up in the middle. The service's
+//! memory and files stay within bounds, and nothing is left. `QHOST_SOAK_SECONDS` says for how long; half an hour before a release, less
+//! without it.
 
 use std::{
     collections::VecDeque,
@@ -25,16 +26,16 @@ use super::{configure, kills::Over};
 use crate::qhost;
 
 const VMS: usize = 20;
-/// Threads that have VMs come and go.
+/// Threads that start VMs and end them.
 const CHURNING: usize = 4;
 const READERS: usize = 24;
 const ASKING: usize = 10;
-/// Clients that ask for what has no end, and read none of it.
+/// Clients that ask for streams without an end, and read nothing.
 const SILENT: usize = 8;
 /// Clients that stop in the middle of a request.
 const HALF_OPEN: usize = 8;
 
-/// A request on the service's socket. What comes is to be read from it.
+/// Sends a request on the service's socket. The answer is read from the stream that it gives.
 fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<UnixStream> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
@@ -46,7 +47,7 @@ fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<UnixStream
     Some(stream)
 }
 
-/// Its status and its body, where that is an object.
+/// The answer's status, and its body if that is an object.
 fn answer(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
     let mut text = String::new();
     ask(socket, method, path, body)?.read_to_string(&mut text).ok()?;
@@ -55,7 +56,7 @@ fn answer(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16, V
     Some((status, serde_json::from_str(object).unwrap_or_default()))
 }
 
-/// What a process takes.
+/// The memory and the files of a process.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     resident_kib: u64,
@@ -71,7 +72,7 @@ impl Taken {
         Self { resident_kib, open_files }
     }
 
-    /// The middle of each.
+    /// The median of each number.
     fn median(of: &[Self]) -> Self {
         let middle = |mut values: Vec<u64>| {
             values.sort_unstable();
@@ -85,12 +86,12 @@ impl Taken {
     }
 }
 
-/// Has VMs come and go; the number of those that came.
+/// Starts VMs and ends them; gives the number of those that were started.
 fn churn(socket: &Path, job: &str, number: usize, is_over: &AtomicBool) -> usize {
     let (mut vms, mut came) = (VecDeque::new(), 0);
     let end = |vm: &str| {
         let removed = || {
-            // Asked for again, since a client that has too many connections is hung up on.
+            // The request is repeated, since a client that has too many connections is hung up on.
             answer(socket, "POST", &format!("/v1/vms/{vm}/kill"), "");
             let (status, _) = answer(socket, "DELETE", &format!("/v1/vms/{vm}"), "")?;
             [204, 404].contains(&status).then_some(())
@@ -140,7 +141,7 @@ fn what_it_takes_stays_what_it_was() {
             });
         }
         for number in 0..READERS {
-            // They come again after a while, each after another.
+            // These clients come again after a while, each after another.
             scope.spawn(move || {
                 while goes_on() {
                     let until = Instant::now() + Duration::from_secs(2 + number as u64 % 5);
@@ -187,7 +188,7 @@ fn what_it_takes_stays_what_it_was() {
                 }
             });
         }
-        // Also where this test fails.
+        // The guard ends the clients even if this test fails.
         let _over = Over(&is_over);
         let (began, mut taken) = (Instant::now(), vec![]);
         while began.elapsed() < seconds {
@@ -196,7 +197,7 @@ fn what_it_takes_stays_what_it_was() {
         }
         taken
     });
-    // The first quarter warms what is to be warm.
+    // The first quarter warms up.
     let quarter = taken.len() / 4;
     let (early, late) =
         (Taken::median(&taken[quarter..2 * quarter]), Taken::median(&taken[3 * quarter..]));
@@ -205,7 +206,7 @@ fn what_it_takes_stays_what_it_was() {
         "{came} VMs came, {answers} answers; before {before:?}, early {early:?}, late {late:?}"
     );
     assert!(came >= VMS && answers > 0, "{came} VMs came, {answers} answers");
-    // In a short time it has not yet all the records that it keeps in memory, and how many clients are there changes with the machine's load.
+    // A short run has not yet all the records that the service keeps in memory, and the number of clients changes with the machine's load.
     let most = if seconds < Duration::from_secs(600) {
         Taken { resident_kib: before.resident_kib + (96 << 10), open_files: 300 }
     } else {
@@ -216,7 +217,7 @@ fn what_it_takes_stays_what_it_was() {
     };
     assert!(late.resident_kib <= most.resident_kib, "{early:?} {late:?}");
     assert!(late.open_files <= most.open_files, "{early:?} {late:?}");
-    // All have gone.
+    // All clients have gone.
     let alone = wait_for("all to have gone", || {
         let now = Taken::by(pid);
         (now.open_files <= before.open_files + 4).then_some(now)

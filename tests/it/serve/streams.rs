@@ -1,4 +1,4 @@
-//! Events and consoles as they happen, to clients that come and go.
+//! Events and consoles as they happen, for clients that come and go.
 
 use std::{collections::BTreeSet, fs};
 
@@ -24,7 +24,7 @@ fn what(items: &[Item]) -> Vec<&str> {
     items.iter().map(|item| item.data["event"].as_str().unwrap()).collect()
 }
 
-/// A client goes on where it was, also after the service was killed: nothing is missing, and nothing comes twice.
+/// A client goes on where it was, even after the service was killed: nothing is missing, and nothing comes twice.
 #[test]
 fn streams_go_on_after_the_service_was_killed() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -33,7 +33,7 @@ fn streams_go_on_after_the_service_was_killed() {
     let job = fs::read_to_string(qhost.job(&image, json!({}))).unwrap();
     let mut service = Service::start(&qhost);
     let mut events = service.stream(User::Own, "/v1/events", None);
-    // An operation's own stream ends with it.
+    // An operation's stream ends with the operation.
     let accepted = service.post("/v1/vms", &job).is(202).json();
     let path = format!("/v1/operations/{}/events", accepted["id"].as_str().unwrap());
     let statuses = service.stream(User::Own, &path, None).to_its_end();
@@ -47,7 +47,7 @@ fn streams_go_on_after_the_service_was_killed() {
         had.extend(events.until("an event", |items| !items.is_empty()));
         said.extend(console.until("the console", |items| bytes(items).len() > 40));
         service.kill();
-        // What happens while no service is there.
+        // This happens while no service is there.
         qhost.run(&["pause", vm]).exits(0);
         service = service.started_again(&qhost);
         let after = had.last().map(|item: &Item| item.id.clone());
@@ -69,7 +69,7 @@ fn streams_go_on_after_the_service_was_killed() {
     }
     let log = fs::read(qhost.state().join("vms").join(vm).join("console.log")).unwrap();
     assert_eq!(String::from_utf8_lossy(&bytes(&said)), String::from_utf8_lossy(&log));
-    // A stream from now on has none of what happened before.
+    // A stream from now on has no earlier events.
     let later = service.stream(User::Own, "/v1/events?after=now", None);
     assert_eq!(later.status(), 200);
     qhost.run(&["restart", vm]).exits(0);
@@ -82,7 +82,7 @@ fn streams_go_on_after_the_service_was_killed() {
     qhost.assert_nothing_left();
 }
 
-/// A tenant has its own events alone, and so many streams.
+/// A tenant has its own events alone, and a bounded number of streams.
 #[test]
 fn a_tenants_streams_are_its_own_and_bounded() {
     let (qhost, server) = (qhost(), ImageServer::start());
@@ -103,7 +103,7 @@ fn a_tenants_streams_are_its_own_and_bounded() {
         assert_eq!(stream.items(), [], "another's events");
     }
     drop(streams);
-    // Places are given back.
+    // The places of closed streams are given back.
     wait_for("a place", || {
         (service.stream(OTHER, "/v1/events", None).status() == 200).then_some(())
     });

@@ -1,4 +1,4 @@
-//! The service as systemd starts it: a socket that is listened at already, and what the service says of how it does.
+//! The service as systemd starts it: on a socket that systemd listens at already, and with messages about the service's state.
 
 use std::{
     os::unix::net::{UnixDatagram, UnixListener},
@@ -29,7 +29,7 @@ fn a_socket_is_passed_and_the_service_says_how_it_does() {
         String::from_utf8(message[..length].to_vec()).unwrap()
     };
     let serve = qhost.command(&["serve"]);
-    // Only the process itself knows its number before it is the service.
+    // Only the process itself knows its number before it becomes the service.
     let mut started = command("sh");
     started.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 WATCHDOG_PID=$$ exec \"$@\"", "sh"]);
     started.arg(serve.get_program()).args(serve.get_args());
@@ -39,7 +39,7 @@ fn a_socket_is_passed_and_the_service_says_how_it_does() {
     started.fd_mappings(vec![mapping]).unwrap();
     let mut service = started.stdout(Stdio::null()).spawn().unwrap();
     drop(started);
-    // The watchdog is told beside the rest.
+    // The messages to the watchdog come between the others.
     let other = || wait_for("another word", || Some(next()).filter(|word| !word.contains("WATCH")));
     assert_eq!(other().trim(), "READY=1");
     let url = "http://qhost/health/live";

@@ -1,4 +1,4 @@
-//! What operators watch a service with: its dashboard, alerts and scrape configuration, loaded by a real Prometheus.
+//! The dashboard, alerts and scrape configuration by which operators watch a service, loaded by a real Prometheus.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use qhost_tests::{
 use super::{configure, job};
 use crate::qhost;
 
-/// Matches all of them, as the dashboard's "All" does.
+/// The pattern that matches all values, as the dashboard's "All" does.
 const ALL: &str = ".+";
 
 fn shipped(name: &str) -> PathBuf {
@@ -47,7 +47,7 @@ fn expressions(panel: &Value) -> impl Iterator<Item = &str> {
     items(&panel["targets"]).iter().map(|target| text(&target["expr"]))
 }
 
-/// The variables that ask Prometheus: name, series and label.
+/// The dashboard's variables that ask Prometheus: name, series and label.
 fn variables(dashboard: &Value) -> Vec<(&str, &str, &str)> {
     let all = items(&dashboard["templating"]["list"]).iter();
     let asking = all.filter(|variable| variable["type"] == "query");
@@ -61,7 +61,7 @@ fn variables(dashboard: &Value) -> Vec<(&str, &str, &str)> {
     asking.map(parts).collect()
 }
 
-/// As Grafana puts its variables in.
+/// Puts an expression's variables in, as Grafana does.
 fn put_in(expression: &str, instance: &str, tenant: &str) -> String {
     let whole = expression
         .replace("$__rate_interval", "1m")
@@ -72,7 +72,7 @@ fn put_in(expression: &str, instance: &str, tenant: &str) -> String {
     whole
 }
 
-/// The names of the service's metrics in an expression, and of what rules record.
+/// The names of the service's metrics in an expression, and of the rules' records.
 fn names(expression: &str) -> impl Iterator<Item = &str> {
     let words = expression.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
     words.filter(|word| {
@@ -80,7 +80,7 @@ fn names(expression: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Metrics with their kinds, as the service tells of them.
+/// The metrics with their kinds, from the service's text.
 fn families(metrics: &str) -> Vec<(&str, &str)> {
     let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     types.map(|family| family.split_once(' ').expect("a name and a kind")).collect()
@@ -96,15 +96,15 @@ fn series_of((name, kind): (&str, &str)) -> Vec<String> {
     endings.iter().map(|ending| format!("{name}{ending}")).collect()
 }
 
-/// Whether there is a number in what a range has.
+/// Whether a range has a number.
 fn has_data(answer: &Value) -> bool {
     let all = answer["data"]["result"].as_array().into_iter().flatten();
     let points = all.flat_map(|one| one["values"].as_array().into_iter().flatten());
     points.filter_map(|point| point[1].as_str()?.parse().ok()).any(f64::is_finite)
 }
 
-/// The files as they are shipped, with what they name beside them. The address is this service's; and it is scraped more often, so that this is
-/// not a long test.
+/// Lays out the files as they are shipped, with the files that they name. The address is this service's, and the scrapes are more frequent,
+/// so that the test is short.
 fn laid_out(target: &str, certificate: &Certificate, token: &str) -> TempDir {
     let folder = TempDir::with_prefix("qhost-watch-").unwrap();
     let mut scrape = fs::read_to_string(shipped("scrape.yaml")).unwrap();
@@ -120,7 +120,7 @@ fn laid_out(target: &str, certificate: &Certificate, token: &str) -> TempDir {
     folder
 }
 
-/// The target is up; then all rules, once they have been evaluated.
+/// Waits until the target is up; gives all rules, once they have been evaluated.
 fn loaded(prometheus: &Prometheus) -> Vec<Value> {
     let targets = wait_for("a scrape", || {
         let answer = prometheus.ask("targets", &[]);
@@ -143,7 +143,7 @@ fn loaded(prometheus: &Prometheus) -> Vec<Value> {
     rules
 }
 
-/// Each metric that is named is one that the service has, or a rule records; and each that the service has is shown.
+/// Checks that the service has, or a rule records, each metric that is named; and that each metric of the service is shown.
 fn names_are_known(dashboard: &Value, rules: &[Value], metrics: &str) {
     let families = families(metrics);
     let exposed: BTreeSet<_> = families.iter().copied().flat_map(series_of).collect();
@@ -171,7 +171,7 @@ fn every_panel_has_data_in_a_real_prometheus() {
     let limits = |name, memory_mib: u32, more| {
         configured(name, "limits", json!({"cpus": 4, "memory_mib": memory_mib}), more)
     };
-    // So that all that is told of exists: quotas, and a policy that is only monitored and would refuse.
+    // With this configuration all metrics exist: quotas, and a policy in monitor mode that would refuse.
     let policies = limits("limits", 256, "") + &limits("tried", 16, "mode = \"monitor\"");
     let host = "[host]\nchain = [\"limits\", \"tried\"]\nquota = { vms = 10 }\n";
     let tenants = "[tenants.acme]\nquota = { vms = 4 }\n";
@@ -184,7 +184,7 @@ fn every_panel_has_data_in_a_real_prometheus() {
     succeed("promtool", &["check", "config", config.to_str().unwrap()]);
     let prometheus = Prometheus::start(&config);
 
-    // What there is to be shown: a VM, a denial, a request that is none. Rates need all of it twice, before a scrape and after it.
+    // The dashboard has a VM, a denial and a wrong request to show. Rates need each of them twice, before a scrape and after it.
     let job: Value = serde_json::from_str(&job(&qhost, &server, "watched")).unwrap();
     let asked = |name: &str, memory_mib: u32| {
         let mut job = job.clone();
@@ -248,7 +248,7 @@ fn every_panel_has_data_in_a_real_prometheus() {
     qhost.assert_nothing_left();
 }
 
-/// By `alerts_test.yaml`, which has each alert as it fires, and as it does not.
+/// `alerts_test.yaml` has each alert as it fires, and as it does not.
 #[test]
 fn alerts_fire_when_they_should_and_not_otherwise() {
     let promtool =
@@ -263,7 +263,7 @@ fn alerts_fire_when_they_should_and_not_otherwise() {
     assert!(untried.is_empty(), "{untried:?}");
 }
 
-/// What Grafana takes without a question: no input is asked for, and a panel is told apart from each other one.
+/// Grafana takes the dashboard without a question: no input is asked for, and no two panels are the same.
 #[test]
 fn the_dashboard_loads_as_it_is() {
     let dashboard = dashboard();

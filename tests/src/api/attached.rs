@@ -1,14 +1,14 @@
-//! A client at a console: a WebSocket on the service's socket.
+//! A client that is attached to a console by a WebSocket on the service's socket.
 
 use std::{io::ErrorKind, os::unix::net::UnixStream, path::Path, time::Duration};
 
 use tungstenite::{Message, WebSocket, client, error::ProtocolError, handshake::HandshakeError};
 
-/// A connection that was upgraded.
+/// A connection that was upgraded to a WebSocket.
 pub struct Attached(WebSocket<UnixStream>);
 
 impl Attached {
-    /// Attaches, or says with which status that is refused.
+    /// Attaches; gives the status of a refusal.
     pub fn attach(socket: &Path, path: &str) -> Result<Self, u16> {
         let stream = UnixStream::connect(socket).expect("the service");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
@@ -21,12 +21,12 @@ impl Attached {
         }
     }
 
-    /// Types something.
+    /// Types a text.
     pub fn types(&mut self, text: &str) {
         self.0.send(Message::text(text)).expect("it is sent");
     }
 
-    /// Reads until the guest has said something.
+    /// Reads until the guest has printed a text.
     pub fn until_says(&mut self, text: &str) {
         let mut said = vec![];
         while !String::from_utf8_lossy(&said).contains(text) {
@@ -36,7 +36,7 @@ impl Attached {
         }
     }
 
-    /// Reads until the service closes it.
+    /// Reads until the service closes the connection.
     pub fn until_closed(mut self) {
         loop {
             match self.0.read() {

@@ -1,4 +1,4 @@
-//! A service on the network: its certificate, and clients'.
+//! The certificate of a service on the network, and the certificates of clients.
 
 use std::{
     fs,
@@ -11,16 +11,16 @@ use tempfile::TempDir;
 
 use qhost_model::digest::Sha256;
 
-/// A certificate with its key, signed by itself.
+/// A self-signed certificate with its key.
 #[derive(Debug)]
 pub struct Certificate {
     folder: TempDir,
-    /// Its SHA-256.
+    /// The certificate's SHA-256.
     pub sha256: Sha256,
 }
 
 impl Certificate {
-    /// A new one.
+    /// Makes a new certificate.
     pub fn new() -> Self {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]);
         let CertifiedKey { cert, signing_key } = made.expect("a certificate");
@@ -31,17 +31,17 @@ impl Certificate {
         certificate
     }
 
-    /// The certificate, in PEM.
+    /// The certificate's file, in PEM.
     pub fn file(&self) -> PathBuf {
         self.folder.path().join("certificate.pem")
     }
 
-    /// Its key, in PEM.
+    /// The key's file, in PEM.
     pub fn key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
     }
 
-    /// What a configuration has so that a service is known by it.
+    /// The part of a configuration that gives this certificate to a service.
     pub fn configuration(&self) -> String {
         let (certificate, key) = (self.file(), self.key());
         format!("[api.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n")
@@ -60,7 +60,7 @@ fn write_private(path: &Path, text: &str) {
     file.expect("a file").write_all(text.as_bytes()).expect("a key");
 }
 
-/// The address that a service says it listens at.
+/// The address in a service's message that says where it listens.
 pub(super) fn address(said: &str) -> Option<SocketAddr> {
     let at = said.lines().find_map(|line| line.split_once("serving   https://"));
     at.map(|(_, address)| address.trim().parse().expect("an address"))

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::wait_for;
 
-/// A stream that is read until it is dropped.
+/// A stream of events, which is read until this is dropped.
 pub struct Stream {
     process: Child,
     status: Arc<AtomicU16>,
@@ -22,12 +22,12 @@ pub struct Stream {
     is_over: Arc<AtomicBool>,
 }
 
-/// One item.
+/// One event of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// Its id; empty where it has none.
+    /// The event's id; empty where it has none.
     pub id: String,
-    /// What it says.
+    /// The event's data.
     pub data: Value,
 }
 
@@ -59,22 +59,22 @@ impl Stream {
         Self { process, status, items, is_over }
     }
 
-    /// Waits for its answer's status.
+    /// Waits for the status of the answer.
     pub fn status(&self) -> u16 {
         wait_for("a status", || Some(self.status.load(Ordering::Acquire)).filter(|it| *it > 0))
     }
 
-    /// What came so far.
+    /// The events that came so far.
     pub fn items(&self) -> Vec<Item> {
         self.items.lock().expect("the items").clone()
     }
 
-    /// Waits until something has come.
+    /// Waits until the events that came are the wanted ones.
     pub fn until(&self, what: &str, is_it: impl Fn(&[Item]) -> bool) -> Vec<Item> {
         wait_for(what, || Some(self.items()).filter(|items| is_it(items)))
     }
 
-    /// Waits until the service ends it, and gives all that came.
+    /// Waits until the service ends the stream, and gives all events that came.
     pub fn to_its_end(self) -> Vec<Item> {
         wait_for("the stream's end", || self.is_over.load(Ordering::Acquire).then_some(()));
         self.items()
@@ -83,7 +83,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // curl may have ended by itself.
         let _ended = self.process.kill();
         self.process.wait().expect("it ends");
     }

@@ -1,4 +1,4 @@
-//! The `qhost-supervisor` command, for `qhost-under-test`, with the same points to act at.
+//! The `qhost-supervisor` command for `qhost-under-test`, which acts at the same points.
 
 use std::process::ExitCode;
 

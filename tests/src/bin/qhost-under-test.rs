@@ -1,5 +1,5 @@
-//! The `qhost` command, built with the tests: cargo builds the binaries of a test's own package only. It kills itself at
-//! the point of a run that `QHOST_KILL_AT` names, and takes its time at the one that `QHOST_SLOW_AT` names, so many milliseconds.
+//! The `qhost` command, built with the tests: cargo builds the binaries of a test's own package only. It kills itself at the
+//! point of a run that `QHOST_KILL_AT` names, and waits at the point that `QHOST_SLOW_AT` names for so many milliseconds.
 
 use std::process::ExitCode;
 

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use qhost_nomad::proto::hclspec::{Spec, spec::Block};
 
-/// A configuration as an agent encodes it: each attribute of the schema, nil where it was not given. Panics where an agent would refuse it.
+/// Encodes a configuration as an agent does: each attribute of the schema, nil where it was not given. Panics where an agent would refuse
+/// it.
 pub fn packed(schema: &Spec, config: &Value) -> Vec<u8> {
     let mut bytes = vec![];
     rmpv::encode::write_value(&mut bytes, &object(schema, config)).expect("a vector takes all");
@@ -48,7 +49,7 @@ fn attribute(schema: &Spec, value: Option<Value>) -> Packed {
         (Some(Block::Attr(attr)), Some(value)) if attr.r#type == "any" => {
             Packed::Array(vec![Packed::Binary(kind(&value).to_string().into_bytes()), pack(&value)])
         }
-        // Of a block of any attributes there is a map.
+        // A block of any attributes is a map.
         (Some(Block::Attr(_) | Block::BlockAttrs(_)), Some(value)) => pack(&value),
         (other, _) => panic!("{other:?}"),
     }

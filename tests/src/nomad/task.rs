@@ -1,4 +1,4 @@
-//! A task as an agent hands it to a driver, with the pipe that its logs come out of.
+//! A task as an agent hands it to a driver, with the pipe for the task's logs.
 
 use std::{
     collections::HashMap,
@@ -21,15 +21,16 @@ use qhost_nomad::proto::{
 use super::packed;
 use crate::{Qhost, wait_for};
 
-/// A task with its log pipe, and what came out of that.
+/// A task with its log pipe, and the text that came out of the pipe.
 pub struct Task {
-    /// As an agent sends it.
+    /// The task as an agent sends it.
     pub config: TaskConfig,
     console: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Task {
-    /// A task of a job `web`, in the namespace `default`, with as much memory as the firmware starts with. The schema is the driver's.
+    /// Makes a task of a job `web`, in the namespace `default`, with as little memory as the firmware starts with. The schema is the
+    /// driver's.
     pub fn new(qhost: &Qhost, schema: &Spec, id: &str, config: &Value) -> Self {
         let folder = qhost.folder().join("allocs").join(id);
         fs::create_dir_all(&folder).expect("an allocation's folder");
@@ -37,9 +38,9 @@ impl Task {
         mkfifoat(CWD, &fifo, Mode::from_raw_mode(0o600)).expect("a named pipe");
         let console = Arc::new(Mutex::new(vec![]));
         let (path, read) = (fifo.clone(), Arc::clone(&console));
-        // As Nomad's log collector does, which opens it again when its writers have gone.
+        // Nomad's log collector reads like this: it opens the pipe again when its writers have gone.
         thread::spawn(move || {
-            // Both ends, so that it never ends.
+            // Both ends are open here, so that reading never ends.
             let Ok(mut pipe) = File::options().read(true).write(true).open(path) else { return };
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = pipe.read(&mut buffer) {
@@ -71,12 +72,12 @@ impl Task {
         Self { config, console }
     }
 
-    /// Its id.
+    /// The task's id.
     pub fn id(&self) -> &str {
         &self.config.id
     }
 
-    /// With so much memory.
+    /// Gives the task so much memory.
     pub fn with_memory(mut self, mib: i64) -> Self {
         let resources = self.config.resources.as_mut();
         let allocated = resources.and_then(|resources| resources.allocated_resources.as_mut());
@@ -86,7 +87,7 @@ impl Task {
         self
     }
 
-    /// With ports of its group: label, host port, guest port.
+    /// Gives the task's group ports: label, host port, guest port.
     pub fn with_ports(mut self, ports: &[(&str, u16, u16)]) -> Self {
         let mapping = |(label, value, to): &(&str, u16, u16)| PortMapping {
             label: (*label).into(),
@@ -100,12 +101,12 @@ impl Task {
         self
     }
 
-    /// What came out of its log pipe so far.
+    /// The text that came out of the log pipe so far.
     pub fn console(&self) -> String {
         String::from_utf8_lossy(&self.console.lock().expect("the console")).into_owned()
     }
 
-    /// Waits until that has a text.
+    /// Waits until a text came out of the log pipe.
     pub fn says(&self, text: &str) {
         wait_for(&format!("{text:?} in the log"), || self.console().contains(text).then_some(()));
     }

@@ -1,4 +1,5 @@
-//! The agent's side of go-plugin's AutoMTLS: a certificate for this plugin alone, and trust in the plugin's and no other.
+//! The agent's side of go-plugin's AutoMTLS: a certificate for one plugin alone, and trust in that plugin's certificate
+//! and no other.
 
 use std::{
     fs, io,
@@ -27,14 +28,14 @@ use tokio_rustls::{
 
 /// An agent's certificate with its key.
 pub struct Certificate {
-    /// As the plugin is told of it.
+    /// The certificate, as the plugin is told of it.
     pub pem: String,
     der: CertificateDer<'static>,
     key: KeyPair,
 }
 
 impl Certificate {
-    /// As go-plugin makes it: of the curve P-521, its own authority.
+    /// Makes a certificate as go-plugin does: with a key on the curve P-521, and its own authority.
     pub fn new() -> Self {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, "localhost");
@@ -53,7 +54,7 @@ impl Certificate {
         Self { pem: made.pem(), der: made.der().clone(), key }
     }
 
-    /// Files of both, for other programs.
+    /// Writes the certificate and the key to files, for other programs.
     pub fn write_to(&self, folder: &Path) -> (PathBuf, PathBuf) {
         let (certificate, key) = (folder.join("agent.pem"), folder.join("agent.key"));
         fs::write(&certificate, &self.pem).expect("a file");
@@ -62,11 +63,11 @@ impl Certificate {
     }
 }
 
-/// Both sides' certificates.
+/// The certificates of both sides.
 pub struct Pair {
-    /// The agent's.
+    /// The agent's certificate.
     pub agent: Certificate,
-    /// The plugin's, as in the sixth field of its line.
+    /// The plugin's certificate, from the sixth field of its line.
     pub plugin: String,
 }
 
@@ -104,7 +105,7 @@ impl Default for Certificate {
     }
 }
 
-/// Trusts one certificate, as an agent does whose only authority that is.
+/// Trusts one certificate, like an agent for which it is the only authority.
 #[derive(Debug)]
 struct Only {
     plugin: CertificateDer<'static>,

@@ -1,4 +1,4 @@
-//! Who asks the API of the host as a service.
+//! The clients of the service's API, and the files of its certificate.
 
 use std::{
     collections::BTreeMap,
@@ -52,21 +52,21 @@ struct Client {
     operator: bool,
 }
 
-/// Where the service's certificate and its key are.
+/// The files of the service's certificate and of its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate and those that lead to its authority.
+    /// The certificate's file, with the certificates that lead to its authority.
     pub certificate: PathBuf,
-    /// The key.
+    /// The key's file.
     pub key: PathBuf,
 }
 
 /// A client that is known by its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownClient {
-    /// Its name, by which records say who asked.
+    /// The client's name, by which records name the actor.
     pub name: String,
-    /// The tenant that it acts for; none: it is an operator.
+    /// The tenant that the client acts for; absent for an operator.
     pub tenant: Option<String>,
 }
 
@@ -76,7 +76,7 @@ impl Config {
         self.api.users.get(&uid.to_string()).map(String::as_str)
     }
 
-    /// What the service is known by on the network; none where that is not configured.
+    /// The files of the service's certificate and key; absent where none are configured.
     pub fn api_tls(&self) -> Option<TlsFiles> {
         let tls = self.api.tls.as_ref()?;
         let at = |path: &Path| self.folder.join(path);
@@ -97,7 +97,7 @@ impl Config {
         let unknown = |tenant: &str| format!("{tenant} is no tenant of this configuration");
         for (user, tenant) in &self.api.users {
             let place = format!("api.users.{user}");
-            // As the number would be written: another spelling would never be found.
+            // The number must be in its usual spelling, since another would never be found.
             let is_number = user.parse::<u32>().is_ok_and(|uid| uid.to_string() == *user);
             if !is_number {
                 let message = "expected a user's number, as id -u prints it".into();

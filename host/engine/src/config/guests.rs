@@ -1,5 +1,4 @@
-//! `[machine]`, `[seed]` and `[data.NAME]`: what guests may have of a machine, what they are set up with, and the tables that policies look things
-//! up in.
+//! `[machine]`, `[seed]` and `[data.NAME]`: what machines guests may have, the operator's part of their seeds, and the tables of policies.
 
 use std::{
     fs,

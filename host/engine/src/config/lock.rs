@@ -1,5 +1,5 @@
-//! `qhost.lock`, beside `qhost.toml`: which file each policy's name stands for, and where it was pulled from. Written by
-//! `qhost policy lock` and `pull`, to be kept with the configuration.
+//! `qhost.lock`, beside `qhost.toml`: the file that each policy's name stands for, and where it was pulled from. `qhost policy lock` and
+//! `pull` write the lock file, which is kept with the configuration.
 
 use std::{
     fs, io,
@@ -20,21 +20,21 @@ use super::{ConfigError, policies::Named};
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
-    /// By the policies' names.
+    /// The locked files, by the policies' names.
     #[serde(default)]
     pub policies: Named<Locked>,
 }
 
-/// What one name stands for.
+/// The file that a policy's name stands for.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Locked {
     /// The SHA-256 of the policy's file.
     pub sha256: Sha256,
-    /// Where it was pulled from.
+    /// Where the file was pulled from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// The digest of its manifest there.
+    /// The digest of the file's manifest in that place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<String>,
 }
@@ -63,7 +63,7 @@ impl Lock {
     /// Writes a lock file.
     pub fn write(&self, path: &Path) -> Result<(), ConfigError> {
         let unwritable = |source| ConfigError::Unwritable { path: path.into(), source };
-        // Digests and text, which TOML can always hold.
+        // This cannot fail, as a lock has only digests and text, which TOML can hold.
         let text = toml::to_string(self).map_err(|error| unwritable(io::Error::other(error)))?;
         state::write_shared(path, format!("{HEADER}{text}").as_bytes()).map_err(unwritable)
     }

@@ -1,4 +1,4 @@
-//! What of this host's network VMs may have.
+//! The parts of this host's network that VMs may use.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! `[policies]`, `[host]`, `[tenants]`: which policies there are, on what terms, and who is asked for whom.
+//! `[policies]`, `[host]`, `[tenants]`: the policies and their terms, and the chains of the host and of tenants.
 
 use std::{
     collections::BTreeMap,
@@ -89,28 +89,28 @@ pub(super) struct ChainConfig {
     settings: Named<Map<String, Value>>,
 }
 
-/// A configured policy, its paths resolved.
+/// A configured policy, with its paths resolved.
 #[derive(Debug, Clone)]
 pub struct Configured {
-    /// Its name.
+    /// The policy's name.
     pub name: String,
-    /// Its file.
+    /// The policy's file.
     pub module: PathBuf,
-    /// The digest its file must have.
+    /// The digest that the policy's file must have.
     pub sha256: Sha256,
-    /// Whose signatures it must have.
+    /// The signatures that the policy's file must have.
     pub signers: Option<Signers>,
-    /// Its settings.
+    /// The policy's settings.
     pub settings: Settings,
-    /// The tenant's, key by key instead of those.
+    /// The tenant's settings, which replace the policy's own key by key.
     pub tenants_settings: Map<String, Value>,
-    /// What its word counts for.
+    /// What the policy's answer counts for.
     pub mode: Mode,
-    /// What it may use.
+    /// What the policy may use.
     pub allowance: Allowance,
-    /// Whose it is.
+    /// The layer that the policy is asked in, the host's or the tenant's.
     pub layer: Layer,
-    /// Fields of a launch that it need not see.
+    /// Fields of a launch that the policy need not see.
     pub unseen: Vec<String>,
 }
 
@@ -120,18 +120,18 @@ impl Signatures {
     }
 }
 
-/// Where a policy's settings are.
+/// The place of a policy's settings.
 #[derive(Debug, Clone)]
 pub enum Settings {
-    /// In the configuration.
+    /// The settings are in the configuration.
     Here(Map<String, Value>),
-    /// In a file.
+    /// The settings are in a file.
     File(PathBuf),
 }
 
 impl Config {
-    /// The policies to ask about a tenant's task: the host's, then the tenant's own. Where tenants are configured,
-    /// one that is not is refused.
+    /// The policies to ask about a tenant's task: the host's, then the tenant's own. If tenants are configured, an unknown tenant is
+    /// refused.
     pub fn chain(&self, tenant: &str) -> Result<Vec<Configured>, UnknownTenant> {
         let own = match self.tenants.get(tenant) {
             Some(own) => own.chain.as_slice(),
@@ -153,17 +153,17 @@ impl Config {
         self.tenants.keys().cloned()
     }
 
-    /// Whether any are configured; else all that runs is the default tenant's.
+    /// Whether any tenants are configured; if not, all VMs are the default tenant's.
     pub fn has_tenants(&self) -> bool {
         !self.tenants.is_empty()
     }
 
-    /// Whether it is one of several, which the configuration names.
+    /// Whether the configuration names this tenant.
     pub fn has_tenant(&self, tenant: &str) -> bool {
         self.tenants.contains_key(tenant)
     }
 
-    /// What all VMs may take together, what a tenant's may, and what is kept of those that have ended.
+    /// The terms of a tenant: what all VMs together and the tenant's VMs may take, and how long ended VMs are kept.
     pub fn terms(&self, tenant: &str) -> Terms {
         let own = self.tenants.get(tenant).map(|own| own.quota.clone());
         Terms {
@@ -232,13 +232,13 @@ impl Config {
         })
     }
 
-    /// The policies whose digests are for the lock file to say.
+    /// The policies whose digests come from the lock file.
     pub fn to_lock(&self) -> Vec<String> {
         let of_lock = self.policies.iter().filter(|(_, policy)| policy.sha256.is_none());
         of_lock.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Every policy has one digest.
+    /// Checks that every policy has exactly one digest.
     pub(super) fn check_pins(&self, problems: &mut Vec<ConfigProblem>) {
         for (name, policy) in &self.policies {
             let locked = self.lock.policies.get(name).map(|locked| locked.sha256);
@@ -255,7 +255,7 @@ impl Config {
         }
     }
 
-    /// Has a policy's file be another, of this digest, which is signed by none.
+    /// Replaces a policy's file by another, which has this digest and needs no signature.
     pub(crate) fn replace_component(
         &mut self,
         name: &str,
@@ -271,7 +271,7 @@ impl Config {
         Ok(())
     }
 
-    /// Nothing where there may be such a tenant.
+    /// Checks that the configuration allows a tenant of this name.
     pub(crate) fn knows(&self, tenant: &str) -> Result<(), UnknownTenant> {
         let is_known = self.tenants.is_empty() || self.tenants.contains_key(tenant);
         if is_known { Ok(()) } else { Err(self.unknown(tenant)) }
@@ -282,7 +282,7 @@ impl Config {
         UnknownTenant { tenant: tenant.into(), tenants }
     }
 
-    /// What is wrong with the policies and chains, without looking at any file.
+    /// Finds what is wrong with the policies and chains, without looking at any file.
     pub(super) fn check_policies(&self, problems: &mut Vec<ConfigProblem>) {
         for (name, policy) in &self.policies {
             let at = |key: &str| format!("policies.{name}.{key}");
@@ -386,7 +386,7 @@ impl Config {
 fn dated(key: &str, value: &Value) -> Option<String> {
     let inside = |inner: Option<String>| inner.map(|inner| format!("{key}.{inner}"));
     match value {
-        // How the toml crate hands a date to a type that takes anything.
+        // The toml crate hands a date to a type that takes anything in this way.
         Value::Object(map) if map.contains_key("$__toml_private_datetime") => Some(key.into()),
         Value::Object(map) => inside(map.iter().find_map(|(key, value)| dated(key, value))),
         Value::Array(items) => {

@@ -1,5 +1,5 @@
-//! The ports of this host's sockets, asked of the kernel itself (sock_diag(7)): its text tables, `/proc/net/tcp` and the like,
-//! take it milliseconds, since for those it goes through every bucket of all connections, most of them empty.
+//! The ports of this host's sockets, by a query to the kernel (sock_diag(7)). The kernel's text tables, `/proc/net/tcp` and the like, take
+//! milliseconds, since the kernel goes through every bucket of all connections for them.
 
 use std::{collections::BTreeSet, io};
 
@@ -15,8 +15,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
 use crate::limits;
 
-/// Ports with a TCP listener or a UDP socket, whatever the address. What cannot be asked adds none: the ports that a launch
-/// gets are bound in any case.
+/// Ports with a TCP listener or a UDP socket, whatever the address. A query that fails adds no ports: the ports that a launch gets are
+/// bound in any case.
 pub(super) fn bound_ports() -> BTreeSet<u16> {
     let mut ports = BTreeSet::new();
     for (protocol, states) in [(IPPROTO_TCP, StateFlags::LISTEN), (IPPROTO_UDP, StateFlags::all())]
@@ -64,7 +64,7 @@ fn add(family: u8, protocol: u8, states: StateFlags, ports: &mut BTreeSet<u16>) 
                 };
             }
             let length = usize::try_from(message.header.length).map_err(io::Error::other)?;
-            // Each begins at a multiple of four bytes (netlink(7)).
+            // Each message begins at a multiple of four bytes (netlink(7)).
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
@@ -91,7 +91,7 @@ mod tests {
         assert!(!found.contains(&client.local_addr().unwrap().port()));
     }
 
-    /// More than one answer's worth.
+    /// The sockets are more than fit into one answer.
     #[test]
     fn all_are_found() {
         let all: Vec<_> = (0..200).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();

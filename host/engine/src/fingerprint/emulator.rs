@@ -1,4 +1,4 @@
-//! Where an architecture's emulator is.
+//! Finds an architecture's emulator.
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::PathBuf};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use qhost_model::launch::Architecture;
 
-/// An emulator: where it is found on `PATH`, symbolic links resolved, and what tells it from another at that place.
+/// An emulator: its path as found on `PATH`, with symbolic links resolved, and the facts that tell it from another file at that path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Emulator {
     pub(super) architecture: Architecture,
@@ -18,7 +18,7 @@ pub(super) struct Emulator {
 }
 
 impl Emulator {
-    /// Looks for it; none where it is not installed.
+    /// Looks for an architecture's emulator; nothing if it is not installed.
     pub(super) fn find(architecture: Architecture) -> io::Result<Option<Self>> {
         let Ok(path) = which::which(architecture.emulator()) else { return Ok(None) };
         let path = path.canonicalize().unwrap_or(path);

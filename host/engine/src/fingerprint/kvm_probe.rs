@@ -1,5 +1,5 @@
-//! Does kvm run guest code, and at hardware speed? `/dev/kvm` that opens says neither: some hosts have a kvm that
-//! emulates guests instruction by instruction, on which they crawl and then die.
+//! Finds out whether kvm runs guest code, and at hardware speed. That `/dev/kvm` opens shows neither: some hosts have a kvm that emulates
+//! guests instruction by instruction, on which they crawl and then die.
 
 use std::{
     fs::File,
@@ -24,13 +24,13 @@ pub(super) fn device_opens() -> io::Result<File> {
 /// The exit status of QEMU when the probe's last instruction wrote 0x10 to `isa-debug-exit`: `(0x10 << 1) | 1`.
 const DONE: i32 = 33;
 
-/// What trying kvm came to.
+/// The result of trying kvm.
 pub(super) enum Probe {
-    /// It ran guest code at hardware speed.
+    /// Kvm ran guest code at hardware speed.
     Works(String),
-    /// It did not.
+    /// Kvm did not run guest code, or not at hardware speed.
     DoesNot(String),
-    /// It could not be tried.
+    /// Kvm could not be tried.
     NotMade(String),
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn probe(qemu: &Path) -> Probe {
 }
 
 async fn run(qemu: &Path) -> io::Result<Probe> {
-    // In memory, so that nothing is left however this ends; QEMU opens it through this process.
+    // The firmware is in memory, so that no file is left however this ends; QEMU opens it through this process.
     let mut rom = File::from(memfd_create("kvm-probe", MemfdFlags::CLOEXEC)?);
     rom.write_all(&firmware())?;
     let rom_path = format!("/proc/{}/fd/{}", std::process::id(), rom.as_raw_fd());
@@ -71,8 +71,8 @@ async fn run(qemu: &Path) -> io::Result<Probe> {
     })
 }
 
-/// A firmware of 64 KiB that counts down from 2^26 and asks QEMU to exit. Hardware takes some 30 ms; an emulating kvm
-/// would take minutes. Needs no BIOS, disk or loader.
+/// A firmware of 64 KiB that counts down from 2^26 and asks QEMU to exit. Hardware takes some 30 ms; an emulating kvm would take minutes.
+/// The firmware needs no BIOS, disk or loader.
 fn firmware() -> Vec<u8> {
     const COUNT_AND_EXIT: &[u8] = &[
         0x66, 0xb9, 0x00, 0x00, 0x00, 0x04, // mov ecx, 0x04000000
@@ -83,7 +83,7 @@ fn firmware() -> Vec<u8> {
         0xee, //                               out dx, al
         0xf4, //                               hlt
     ];
-    /// Where an x86 processor starts: 16 bytes below the end of the firmware. Jumps, with wrap-around, to offset 0.
+    /// The code at which an x86 processor starts, 16 bytes below the end of the firmware. It jumps, with wrap-around, to offset 0.
     const RESET: &[u8] = &[0xe9, 0x0d, 0x00]; // jmp 0x0000
     let mut rom = COUNT_AND_EXIT.to_vec();
     rom.resize(0xfff0, 0);

@@ -2,7 +2,8 @@
 //! (`block/qcow2.h`) or tighter.
 //!
 //! The first group of rules keeps QEMU inside the file: a backing file, a data file or a snapshot's table would be read
-//! with the host's rights (CVE-2014-0144, CVE-2024-32498). The second keeps its tables inside the file and small.
+//! with the host's rights (CVE-2014-0144, CVE-2024-32498). The second group keeps the image's tables inside the file
+//! and small.
 
 use super::{Ends, Refusal, refused};
 
@@ -22,7 +23,7 @@ struct Header<'a> {
     version: u32,
 }
 
-/// Judges the header and gives the disk's size.
+/// Checks the header and gives the disk's size.
 pub(super) fn disk_bytes(ends: Ends<'_>) -> Result<u64, Refusal> {
     let mut header = Header { bytes: ends.head, version: 0 };
     header.version = header.u32(4)?;
@@ -93,7 +94,7 @@ impl Header<'_> {
         }
     }
 
-    /// Gives the size of a cluster in bytes.
+    /// Checks the cluster size and gives it in bytes.
     fn clusters(&self) -> Result<u64, Refusal> {
         let bits = self.u32(20)?;
         let least = if self.features()? & EXTENDED_L2 != 0 { 14 } else { 9 };
@@ -166,7 +167,7 @@ impl Header<'_> {
                 ),
             );
         }
-        // A list without an end is one that fills its cluster, and that was seen whole.
+        // A list without an end mark fills its cluster, and a list that fills its cluster was seen whole.
         if end == cluster {
             Ok(())
         } else {
@@ -177,11 +178,11 @@ impl Header<'_> {
         }
     }
 
-    /// Both tables lie in the file, behind the header, from a cluster's beginning on.
+    /// Checks that both tables lie in the file, behind the header, each from a cluster's beginning on.
     fn tables(&self, file: u64, cluster: u64, disk: u64) -> Result<(), Refusal> {
         let entries = u64::from(self.u32(36)?);
         let entry = if self.features()? & EXTENDED_L2 != 0 { 16 } else { 8 };
-        // One L2 table is a cluster, each entry of which is for a cluster of the disk.
+        // An L2 table fills a cluster, and each of its entries is for a cluster of the disk.
         let needed = disk.div_ceil(cluster).div_ceil(cluster / entry);
         if entries < needed {
             return refused(
@@ -338,7 +339,7 @@ mod tests {
             (image(3, extension(0x2385_2875, 24)), "qcow2-header-extension"),
             (image(3, extension(0x1234_5678, 0)), "qcow2-header-extension"),
             (image(3, extension(0x6803_f857, u32::MAX)), "qcow2-header-extension"),
-            // As long as what is looked at, and something behind it.
+            // The extension is as long as the part of the file that the rules read, and more of the file follows.
             (image(3, extension(0x6803_f857, (36 << 10) - 112)), "qcow2-header-extension"),
             (image(3, put(28, &[0; 4])), "qcow2-size"),
             (image(3, put(24, &[0x80])), "qcow2-size"),

@@ -1,8 +1,9 @@
-//! What tells formats apart: the bytes that QEMU's own probes look for, and those of what images are packed in.
+//! The signatures that tell formats apart: the bytes that QEMU's own probes look for, and those of formats that images are
+//! packed in.
 
 use super::Ends;
 
-/// What an image bears the signature of.
+/// A format that an image bears the signature of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signature {
     Qcow2,
@@ -12,7 +13,7 @@ pub(super) enum Signature {
         name: &'static str,
         hint: &'static str,
     },
-    /// Packed in a way that qhost unpacks, once, while it arrives.
+    /// A packing that qhost unpacks while the image arrives, once.
     Packed(&'static str),
 }
 
@@ -50,7 +51,7 @@ const fn file_system(name: &'static str) -> Signature {
 /// Signatures at an offset from the file's beginning.
 const AT: &[(Signature, usize, &[u8])] = &[
     (Signature::Qcow2, 0, b"QFI\xfb"),
-    // ECMA-119, 8.1, and ECMA-167, 3/9.1: a volume descriptor in sector 16.
+    // A volume descriptor stands in sector 16 (ECMA-119, 8.1, and ECMA-167, 3/9.1).
     (Signature::Iso, 0x8001, b"CD001"),
     (Signature::Iso, 0x8001, b"NSR02"),
     (Signature::Iso, 0x8001, b"NSR03"),
@@ -61,7 +62,7 @@ const AT: &[(Signature, usize, &[u8])] = &[
     (refused("VDI"), 0x40, &[0x7f, 0x10, 0xda, 0xbe]),
     (refused("QED"), 0, b"QED\0"),
     (refused("LUKS"), 0, b"LUKS\xba\xbe"),
-    // The second header of LUKS version 2, where the first was wiped.
+    // A LUKS 2 image has a second header, which stays where the first was wiped.
     (refused("LUKS"), 0x4000, b"SKUL\xba\xbe"),
     (refused("Parallels"), 0, b"WithoutFreeSpace"),
     (refused("Parallels"), 0, b"WithouFreSpacExt"),
@@ -115,15 +116,15 @@ pub(super) fn found(ends: Ends<'_>) -> Vec<Signature> {
         found.then_some(signature)
     };
     let mut found: Vec<_> = AT.iter().filter_map(at).collect();
-    // A zstd file may begin with a frame for others to read (RFC 8878, 3.1.2), of which there are sixteen kinds.
+    // A zstd file may begin with a skippable frame (RFC 8878, 3.1.2), of which there are sixteen kinds.
     if matches!(ends.head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]) {
         found.push(Signature::Packed("zstd"));
     }
-    // A fixed VHD has its footer alone, which old versions of its writer made a byte shorter.
+    // A fixed VHD has only a footer, which old versions of its writer made a byte shorter.
     if footer(ends.tail, b"conectix") {
         found.push(refused("VHD"));
     }
-    // Signature, version 4, header size 512.
+    // The footer begins with signature, version 4 and header size 512.
     if contains(ends.tail, b"koly\0\0\0\x04\0\0\x02\0") {
         found.push(refused("DMG"));
     }
@@ -153,8 +154,8 @@ fn contains(bytes: &[u8], magic: &[u8]) -> bool {
     bytes.windows(magic.len()).any(|window| window == magic)
 }
 
-/// A VMDK's descriptor is text, and names the files that hold the data: any file of the host (CVE-2022-47951). QEMU's
-/// probe skips comments and empty lines, and then looks for the version.
+/// Whether the image is a VMDK's descriptor, a text that names the files with the data: any file of the host (CVE-2022-47951).
+/// QEMU's probe skips comments and empty lines, and then looks for the version.
 fn is_vmdk_descriptor(head: &[u8]) -> bool {
     if head.starts_with(b"# Disk DescriptorFile") {
         return true;
@@ -164,8 +165,8 @@ fn is_vmdk_descriptor(head: &[u8]) -> bool {
     first.is_some_and(|line| line.starts_with(b"version="))
 }
 
-/// The .lzma format has no magic: properties, the size of a dictionary, which its writers make of one or two bits, and the size
-/// of what was packed, which is mostly left open. What xz itself goes by (its liblzma, alone_decoder.c).
+/// Whether the image is an .lzma file. The format has no magic: properties, a dictionary size, which is mostly a power of two,
+/// and the size of the unpacked file, which is mostly left open. xz itself goes by these fields (liblzma, alone_decoder.c).
 fn is_lzma(head: &[u8]) -> bool {
     let [0x5d, dictionary @ .., _, _, _, _, _, _, _, _] =
         head.first_chunk::<13>().copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What copies of volumes are made from.
+//! The opened disk that a volume is copied from.
 
 use std::{fs::File, path::Path};
 
@@ -6,7 +6,7 @@ use qhost_sys::state;
 
 use super::error::{VolumeError, at};
 
-/// What a copy of a volume is made from.
+/// The opened disk that a volume is copied from.
 #[derive(Debug)]
 pub struct VolumeSource {
     disk: File,

@@ -1,4 +1,4 @@
-//! The task's `config` block, the same in both forms: the keys that Nomad's QEMU driver documents, and qhost's own.
+//! The task's `config` block, the same in both forms: the keys of Nomad's QEMU driver, and qhost's own.
 
 use serde_json::Value;
 use url::{Url, form_urlencoded};
@@ -17,15 +17,15 @@ use crate::{
     limits, printable,
 };
 
-/// The keys that ask nothing of a launch.
+/// The keys that do not ask for a field of the launch.
 const KEYS: [&str; 5] = ["image_source", "checksum", "args", "restart", "ready"];
 
-/// All keys.
+/// All keys of the block.
 pub(super) fn keys() -> Vec<&'static str> {
     KEYS.into_iter().chain(names_in(launch::keys(), Place::Config)).collect()
 }
 
-/// What to do about keys of Nomad's own drivers that qhost has not.
+/// The hints for keys of Nomad's own drivers that qhost does not have.
 pub const HINTS: [(&str, &str); 11] = [
     (
         "image_path",
@@ -70,12 +70,12 @@ pub const HINTS: [(&str, &str); 11] = [
     ),
 ];
 
-/// The block of qhost's own form.
+/// Reads the block of qhost's own form.
 pub(super) fn of_own(config: Cursor<'_>) -> Option<Object<'_>> {
     config.object_with_hints(&keys(), &HINTS)
 }
 
-/// The block of a Nomad task, in which an artifact can be the image.
+/// Reads the block of a Nomad task, in which an artifact can be the image.
 pub(super) fn of_nomad(config: Cursor<'_>) -> Option<Object<'_>> {
     let is_path =
         config.value().get("image_path").is_some() && config.value().get("image_source").is_none();
@@ -88,7 +88,7 @@ pub(super) fn of_nomad(config: Cursor<'_>) -> Option<Object<'_>> {
     Some(object)
 }
 
-/// Notes a problem for each text that an agent would fill in.
+/// Notes a problem for each text with a part that an agent would fill in.
 fn refuse_interpolation(cursor: Cursor<'_>) {
     match cursor.value() {
         Value::String(text) if text.contains("${") => {
@@ -110,22 +110,22 @@ fn refuse_interpolation(cursor: Cursor<'_>) {
     }
 }
 
-/// Where the image's two keys stand.
+/// The place of the image's two keys.
 pub(super) enum ImageKeys<'a> {
-    /// In the block, as its own keys.
+    /// The keys stand in the block, under their own names.
     InConfig,
-    /// Elsewhere in the task.
+    /// The keys stand elsewhere in the task.
     At {
-        /// What the block has as `image_source`.
+        /// The value for `image_source`.
         source: Cursor<'a>,
-        /// What it has as `checksum`.
+        /// The value for `checksum`.
         checksum: Cursor<'a>,
     },
-    /// Nowhere, which was noted as a problem.
+    /// The keys stand nowhere; a problem was noted.
     Refused,
 }
 
-/// The block's values but for what is asked of the launch.
+/// The block's values, without those that ask for a field of the launch.
 pub(super) struct Config {
     pub(super) image: Option<ImageRequest>,
     pub(super) args: Vec<String>,
@@ -133,7 +133,7 @@ pub(super) struct Config {
     pub(super) ready: Option<Option<Ready>>,
 }
 
-/// Which image, from the keys that say so.
+/// Reads the image from the keys `image_source` and `checksum`.
 pub(crate) fn image(config: &Object<'_>) -> Option<ImageRequest> {
     let source =
         config.required("image_source", "the http or https URL of a disk image, or a list of them");
@@ -151,7 +151,7 @@ fn image_of(source: Option<Cursor<'_>>, checksum: Option<Cursor<'_>>) -> Option<
     })
 }
 
-/// Reads it. `asked` is absent where that was wrong.
+/// Reads the block. `asked` is absent where it could not be read.
 pub(super) fn read(config: &Object<'_>, image: ImageKeys<'_>, asked: Option<&Asked>) -> Config {
     Config {
         image: match image {
@@ -168,7 +168,7 @@ pub(super) fn read(config: &Object<'_>, image: ImageKeys<'_>, asked: Option<&Ask
     }
 }
 
-/// One URL, or the first of a list and the others.
+/// Reads one URL, or a list of them as the first and the others.
 fn image_sources(cursor: Cursor<'_>) -> Option<(Url, Vec<Url>)> {
     if !cursor.value().is_array() {
         return url(&cursor, "an absolute http or https URL").map(|source| (source, vec![]));
@@ -189,8 +189,8 @@ fn image_sources(cursor: Cursor<'_>) -> Option<(Url, Vec<Url>)> {
     Some((urls.next()?, urls.collect()))
 }
 
-/// `HEX`, `sha256:HEX`, `sha512:HEX`, or a list's `URL#sha256=HEX`, with `&name=NAME` where the list has another name for the
-/// file: the fragment is how Python's packages are pinned (PEP 503).
+/// Reads `HEX`, `sha256:HEX`, `sha512:HEX`, or a list's `URL#sha256=HEX`, with `&name=NAME` where the list has another name
+/// for the file. Python's packages are pinned by such a fragment (PEP 503).
 fn checksum(cursor: Cursor<'_>) -> Option<Checksum> {
     let text = cursor.value().as_str().unwrap_or_default();
     match text.parse() {
@@ -225,12 +225,12 @@ fn is_file_name(name: &str) -> bool {
     (1..=limits::NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control)
 }
 
-/// What to do about a checksum that is nearly one. `file:` is how Nomad's artifacts name a list.
+/// The hint for a checksum that is nearly one; Nomad's artifacts name a list by `file:`.
 fn hint(text: &str) -> String {
     let digits = text.split_once(':').map_or(text, |(_, digits)| digits);
     let is_hex = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     if let Some(url) = text.strip_prefix("file:").filter(|url| url.starts_with("http")) {
-        // A query may be secret.
+        // The query is left out, since it may be secret.
         let list = url.split_once('?').map_or(url, |(before, _)| before);
         let list = printable::line(list, limits::SHOWN_CHARS);
         format!("a list is named with its own digest, printed by sha256sum: {list}#sha256=DIGITS")
@@ -248,10 +248,10 @@ fn url(cursor: &Cursor<'_>, expected: &str) -> Option<Url> {
     plain_url(cursor, cursor.text(limits::URL_BYTES, expected)?, expected)
 }
 
-/// A job is the same on every host, so no path of one is in it.
+/// The hint for a path: a job is the same on every host, so that no path of a host is in it.
 const IMPORT: &str = "a file of this host's goes into its store with: qhost image import FILE --url URL; the job then names that URL";
 
-/// URLs in job files are shown to policies, logs and other tenants' operators, so credentials have no place in them.
+/// Reads a URL without credentials, since URLs in job files are shown to policies, logs and other tenants' operators.
 fn plain_url(cursor: &Cursor<'_>, text: &str, expected: &str) -> Option<Url> {
     if text.len() > limits::URL_BYTES {
         return cursor.refuse(format!("{expected}: at most {} bytes", limits::URL_BYTES));
@@ -284,7 +284,7 @@ fn args(cursor: Cursor<'_>) -> Option<Vec<String>> {
     let items = cursor.array(limits::ARGS, "arguments")?;
     let text =
         |item: Cursor<'_>| item.text(limits::ARG_BYTES, "a QEMU argument").map(str::to_owned);
-    // Every item is read before the first bad one ends it, so that all are reported.
+    // All items are read before the result is made, so that the problems of all are reported.
     let texts: Vec<_> = items.into_iter().map(text).collect();
     texts.into_iter().collect()
 }

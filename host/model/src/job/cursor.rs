@@ -1,5 +1,5 @@
-//! Reads JSON values while noting where they are. Each reader returns `None` after it has noted a problem, so that
-//! reading goes on and finds the others.
+//! Reads JSON values and keeps their places. Each reader returns `None` after it has noted a problem, so that reading
+//! goes on and finds other problems too.
 
 use std::{fmt::Display, ops::RangeInclusive};
 
@@ -38,7 +38,7 @@ impl<'a> Cursor<'a> {
         &self.pointer
     }
 
-    /// Notes that something other was expected here.
+    /// Notes the problem that something else was expected here.
     pub(crate) fn refuse<T>(&self, expected: impl Into<String>) -> Option<T> {
         self.problem(Problem::new(&self.pointer, describe(self.value), expected))
     }
@@ -51,7 +51,7 @@ impl<'a> Cursor<'a> {
         self.problem(Problem::new(&self.pointer, describe(self.value), expected).hint(hint))
     }
 
-    /// Notes a problem with what is here, in words of its own, and what to do about it.
+    /// Notes a problem in words of its own, with a hint.
     pub(crate) fn fault_with_hint<T>(
         &self,
         found: impl Into<String>,
@@ -61,7 +61,7 @@ impl<'a> Cursor<'a> {
         self.problem(Problem::new(&self.pointer, found, expected).hint(hint))
     }
 
-    /// The same, with the known word that is most like what was found.
+    /// Notes that something else was expected here, and hints at the known word that is most like what was found.
     pub(crate) fn refuse_with_nearest<T>(
         &self,
         expected: impl Into<String>,
@@ -74,7 +74,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Notes a problem with what is here, in words of its own.
+    /// Notes a problem in words of its own.
     pub(crate) fn fault<T>(
         &self,
         found: impl Into<String>,
@@ -88,12 +88,12 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    /// An object whose keys are all among `known`; every other key is a problem.
+    /// Reads an object whose keys are all among `known`; every other key is a problem.
     pub(crate) fn object(self, known: &[&str]) -> Option<Object<'a>> {
         self.object_with_hints(known, &[])
     }
 
-    /// The same, with what to do about some other keys.
+    /// Reads an object whose keys are all among `known`; `hints` says what to do about some others.
     pub(crate) fn object_with_hints(
         self,
         known: &[&str],
@@ -123,7 +123,7 @@ impl<'a> Cursor<'a> {
         Some(object)
     }
 
-    /// An object with keys of the tenant's choice.
+    /// Reads an object with keys of the tenant's choice.
     pub(crate) fn any_object(self, expected: &str) -> Option<Object<'a>> {
         match self.value.as_object() {
             Some(map) => Some(Object { cursor: self, map }),
@@ -131,7 +131,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The items of an array of at most `most`.
+    /// Reads the items of an array of at most `most`.
     pub(crate) fn array(self, most: usize, of: &str) -> Option<Vec<Cursor<'a>>> {
         let Value::Array(items) = self.value else {
             return self.refuse(format!("an array of {of}"));
@@ -148,7 +148,7 @@ impl<'a> Cursor<'a> {
         )
     }
 
-    /// A string of 1 to `most` bytes without control characters.
+    /// Reads a string of 1 to `most` bytes without control characters.
     pub(crate) fn text(&self, most: usize, what: &str) -> Option<&'a str> {
         let fits =
             |text: &&str| (1..=most).contains(&text.len()) && !text.contains(char::is_control);
@@ -158,7 +158,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A string of at most `most` bytes, any characters.
+    /// Reads a string of at most `most` bytes, with any characters.
     pub(crate) fn free_text(&self, most: usize, what: &str) -> Option<&'a str> {
         match self.value.as_str().filter(|text| text.len() <= most) {
             Some(text) => Some(text),
@@ -166,7 +166,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A whole number in a range.
+    /// Reads a whole number in a range.
     pub(crate) fn number<N>(&self, range: RangeInclusive<N>, what: &str) -> Option<N>
     where
         N: TryFrom<u64> + PartialOrd + Display,
@@ -182,12 +182,12 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Whether something is so.
+    /// Reads true or false.
     pub(crate) fn boolean(&self) -> Option<bool> {
         self.value.as_bool().or_else(|| self.refuse("true or false"))
     }
 
-    /// One of a fixed set of words.
+    /// Reads one of a fixed set of words.
     pub(crate) fn word<T: Copy>(&self, all: &[T], name: fn(T) -> &'static str) -> Option<T> {
         let found = self.value.as_str();
         match all.iter().copied().find(|one| Some(name(*one)) == found) {
@@ -205,7 +205,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// An object and its place in the file. `null` counts as absent: Nomad's API writes it for what was not given.
+/// An object and its place in the file. `null` counts as absent: Nomad's API writes it for values that were not given.
 pub(crate) struct Object<'a> {
     cursor: Cursor<'a>,
     map: &'a Map<String, Value>,
@@ -228,7 +228,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Notes a problem where a key has something that qhost would silently not do.
+    /// Notes a problem for each key that asks for something that qhost would silently not do.
     pub(crate) fn unsupported(&self, keys: &[&str], why: &str) {
         for key in keys {
             let Some(cursor) = self.optional(key) else { continue };
@@ -247,7 +247,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Whether a value is what Nomad writes where nothing was given.
+/// Whether Nomad writes this value where none was given.
 pub(crate) fn asks_nothing(value: &Value) -> bool {
     match value {
         Value::Array(items) => items.is_empty(),
@@ -259,7 +259,7 @@ pub(crate) fn asks_nothing(value: &Value) -> bool {
     }
 }
 
-/// What a value is, in a few words that are safe to print.
+/// Describes a value in a few words that are safe to print.
 fn describe(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
@@ -275,7 +275,7 @@ fn describe(value: &Value) -> String {
     }
 }
 
-/// A URL's query may be a signature, so that errors show none.
+/// A text without its URL's query, which may be a signature and is in no error.
 fn without_query(text: &str) -> String {
     match text.split_once('?') {
         Some((url, _)) if url.contains('/') => format!("{url}?…"),
@@ -292,7 +292,7 @@ pub(crate) fn quoted_url(text: &str) -> String {
     format!("\"{}\"", printable::line(&without_query(text), limits::URL_BYTES))
 }
 
-/// The known word that is most like `word`, if one is like it at all: spelt alike, whatever its case and separators.
+/// The known word that is most like `word`, ignoring case and separators, if one is at all like it.
 pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     // The distance takes quadratic time, and no key is this long.
     if word.len() > 64 {

@@ -1,4 +1,4 @@
-//! What can be wrong with a job file. One error carries all problems of the file.
+//! Errors of job files. One error carries all problems of a file.
 
 use std::{cell::RefCell, fmt};
 
@@ -12,7 +12,7 @@ pub enum JobError {
     /// The file is larger than a job may be.
     #[error("{file}: larger than {most} bytes, the most that a job file may have")]
     TooLarge {
-        /// The file.
+        /// The file's name.
         file: String,
         /// The limit in bytes.
         most: u64,
@@ -20,15 +20,15 @@ pub enum JobError {
     /// The file is not JSON.
     #[error("{file}: not JSON")]
     NotJson {
-        /// The file.
+        /// The file's name.
         file: String,
-        /// Where and why; has line and column.
+        /// The parser's error, with line and column.
         source: serde_json::Error,
     },
     /// The file is not HCL.
     #[error("{file}: not HCL, at line {line}, column {column}: {reason}")]
     NotHcl {
-        /// The file.
+        /// The file's name.
         file: String,
         /// The line, from 1.
         line: usize,
@@ -40,15 +40,15 @@ pub enum JobError {
     /// The file is in another format.
     #[error("{file}: looks like {format}; qhost reads jobs in JSON and in Nomad's HCL")]
     OtherFormat {
-        /// The file.
+        /// The file's name.
         file: String,
-        /// The format.
+        /// The format's name.
         format: &'static str,
     },
     /// The JSON is not a job.
     #[error("{file}: {}{}", count(problems), listed(problems))]
     Invalid {
-        /// The file.
+        /// The file's name.
         file: String,
         /// Every problem found, in the order of the file's parts.
         problems: Vec<Problem>,
@@ -56,7 +56,7 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// The problems inside the JSON; empty where it never came to that.
+    /// The problems of the job; empty where the file was not read as far as that.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Invalid { problems, .. } => problems,
@@ -77,19 +77,19 @@ pub struct Position {
     pub column: usize,
 }
 
-/// One problem: where, what was found, what was expected, what to do.
+/// A problem: where it is, what was found, what was expected, what to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Problem {
-    /// A JSON pointer (RFC 6901); empty for the whole file.
+    /// The place as a JSON pointer (RFC 6901); empty for the whole file.
     pub pointer: String,
-    /// Where that is in a job specification in HCL, whose text has no such pointers.
+    /// The place in the text of a job specification in HCL, which has no such pointers.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
-    /// What is there.
+    /// What was found there.
     pub found: String,
-    /// What should be there.
+    /// What was expected there.
     pub expected: String,
-    /// What to do about it, where that is more than giving what was expected.
+    /// What to do about the problem, where that is more than giving what was expected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -138,7 +138,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Collects problems while a file is read, up to a limit: a file of nothing but faults costs no more than others.
+/// Collects problems while a file is read, up to a limit: a file that is full of faults costs no more than others.
 #[derive(Default)]
 pub(crate) struct Problems(RefCell<Vec<Problem>>);
 
@@ -150,7 +150,7 @@ impl Problems {
         }
     }
 
-    /// Whether there are so many that another is not worth much work.
+    /// Whether there are so many problems that another one is not worth much work.
     pub(crate) fn are_many(&self) -> bool {
         self.0.borrow().len() >= limits::SHOWN_PROBLEMS
     }

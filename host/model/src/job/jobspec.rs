@@ -1,5 +1,5 @@
-//! Nomad's job specification in HCL, made into the JSON that an agent makes of it: one reader, and one set of rules, is for both. What
-//! needs an agent or files beside this one is a problem with its line.
+//! Turns Nomad's job specification in HCL into the JSON that an agent makes of it, so that one reader and one set of rules serve both.
+//! A part that needs an agent or other files is a problem with its line.
 
 mod lines;
 mod shapes;
@@ -22,17 +22,17 @@ pub(super) use lines::Lines;
 use blocks::Blocks;
 use names::Names;
 
-/// What a job specification says.
+/// The content of a job specification.
 pub(super) struct Jobspec {
-    /// The job, as an agent has it.
+    /// The job as JSON, as an agent has it.
     pub(super) job: Value,
-    /// What could not be made of it.
+    /// The problems of the parts that could not be turned into JSON.
     pub(super) problems: Problems,
-    /// Where each part of it is.
+    /// The lines at which the parts stand.
     pub(super) lines: Lines,
 }
 
-/// What Nomad's command makes of a job specification without an agent.
+/// The hint for parts that Nomad's command can work out without an agent.
 const PRINT: &str = "have it worked out by: nomad job run -output FILE > job.json";
 
 /// Reads a job specification of at most [`limits::JOBSPEC_BYTES`].
@@ -80,7 +80,7 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Jobspec, JobError> {
     Ok(Jobspec { job, problems, lines })
 }
 
-/// Where there is one `for` expression too many, if each word that can begin one does. Those in comments and texts count too.
+/// The place of one `for` expression too many, counting each word that can begin one, also in comments and texts.
 fn too_many_fors(text: &str) -> Option<usize> {
     let begins = |at: &usize| {
         let (before, after) = text.split_at(*at);

@@ -1,5 +1,5 @@
-//! Parses JSON into a value and notes keys that occur twice in one object: what the tenant's tools and ours would
-//! read differently must not pass.
+//! Parses JSON into a value and notes keys that occur twice in one object, since the tenant's tools and qhost could read such an object
+//! differently.
 
 use std::{cell::RefCell, fmt};
 
@@ -11,15 +11,15 @@ use super::{
     error::{Problem, Problems},
 };
 
-/// What becomes of a float that is a whole number.
+/// How a float that is a whole number is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Floats {
-    /// It is one, as in what a Nomad agent writes.
+    /// The float is read as an integer, since a Nomad agent writes integers as floats.
     Whole,
     AsTheyAre,
 }
 
-/// The value, and a problem for each key that an object has twice.
+/// Parses a value, with a problem for each key that an object has twice.
 pub(super) fn parse(bytes: &[u8], floats: Floats) -> Result<(Value, Problems), serde_json::Error> {
     let place = Place { floats, path: RefCell::new(vec![]), duplicates: Problems::default() };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -28,10 +28,10 @@ pub(super) fn parse(bytes: &[u8], floats: Floats) -> Result<(Value, Problems), s
     Ok((value, place.duplicates))
 }
 
-/// The value of a text in which no object has a key twice. The error says what was found instead, and where.
+/// Parses a text in which no object has a key twice. The error says what was found instead, and where.
 ///
 /// # Errors
-/// Where the text is not JSON, or has a key twice.
+/// The text is not JSON, or an object has a key twice.
 pub fn with_unique_keys(bytes: &[u8]) -> Result<Value, String> {
     let (value, twice) =
         parse(bytes, Floats::AsTheyAre).map_err(|error| format!("not JSON: {error}"))?;
@@ -41,15 +41,15 @@ pub fn with_unique_keys(bytes: &[u8]) -> Result<Value, String> {
     }
 }
 
-/// The whole number that a float is: a Nomad agent writes each number of `Config` as one, 8080 as `8080.0`. From 2^53 on floats stand for
-/// several whole numbers.
+/// The whole number that a float stands for: a Nomad agent writes each number of `Config` as a float, 8080 as `8080.0`. From 2^53 on, a
+/// float stands for several whole numbers.
 fn whole(value: f64) -> Option<i64> {
     const EXACT: f64 = (1_u64 << 53) as f64;
     let is_whole = value.fract() == 0.0 && value.abs() < EXACT;
     is_whole.then_some(value as i64)
 }
 
-/// Where the parser is. The pointer is built only for a fault: most values have none.
+/// The parser's place in the text. The pointer is built only for a fault, since most values have none.
 struct Place {
     floats: Floats,
     path: RefCell<Vec<String>>,

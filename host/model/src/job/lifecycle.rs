@@ -1,4 +1,4 @@
-//! What is to be done when a VM ends, and how it is known that its guest is ready: the same keys in both forms.
+//! What is done when a VM ends, and how it is known that its guest is ready. The keys are the same in both forms.
 
 use std::fmt;
 
@@ -26,10 +26,10 @@ pub enum RestartWhen {
 }
 
 impl RestartWhen {
-    /// All there are.
+    /// All choices.
     const ALL: [Self; 3] = [Self::Never, Self::OnFailure, Self::Always];
 
-    /// As in job files.
+    /// The choice's name in job files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Never => "never",
@@ -77,12 +77,12 @@ impl fmt::Display for Restart {
 }
 
 impl Restart {
-    /// Whether it is the one of jobs that say nothing.
+    /// Whether this is the policy of a job that names none.
     pub(super) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether a VM that ended so is started again.
+    /// Whether a VM is started again, given whether it failed.
     pub fn wants(&self, failed: bool) -> bool {
         match self.policy {
             RestartWhen::Never => false,
@@ -91,14 +91,15 @@ impl Restart {
         }
     }
 
-    /// The wait before the restart that follows so many in a row, in seconds; none where the cap is reached.
+    /// The wait in seconds before another restart after so many in a row; none where no more are made.
     pub fn delay_s(&self, restarts: u32) -> Option<u64> {
         let doubled = self.delay_s.saturating_mul(1 << restarts.min(32)).min(self.max_delay_s);
         (restarts < self.attempts).then_some(doubled.max(least_delay_s(restarts)))
     }
 }
 
-/// The least wait before a restart, whatever a job says: a guest that fails at once would keep its host busy with starts.
+/// The least wait before a restart, whatever a job asks for: a guest that fails at once would keep its host busy with
+/// starts.
 fn least_delay_s(restarts: u32) -> u64 {
     match restarts.checked_sub(limits::RESTARTS_AT_WILL) {
         Some(further) => {
@@ -113,26 +114,26 @@ fn least_delay_s(restarts: u32) -> u64 {
 /// How it is known that a guest does what it is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// What must be seen.
+    /// What the guest must show.
     #[serde(flatten)]
     pub check: ReadyCheck,
     /// Seconds after which a guest that is not ready has failed.
     pub timeout_s: u64,
 }
 
-/// What must be seen of a guest that is ready.
+/// What a guest must show to be ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReadyCheck {
-    /// A text on its serial console.
+    /// A text on the guest's serial console.
     Serial(String),
-    /// Bytes from the port of this label: connecting alone says nothing, as QEMU accepts before any guest runs.
+    /// Bytes from the port of this label. A connection alone says nothing, as QEMU accepts it before any guest runs.
     Tcp(String),
     /// An HTTP status from 200 to 399.
     Http {
         /// The port's label.
         port: String,
-        /// What is asked for.
+        /// The path that is asked for.
         path: String,
     },
     /// An answer of the agent in the guest.
@@ -167,7 +168,8 @@ pub(super) fn restart(cursor: Cursor<'_>) -> Option<Restart> {
     })
 }
 
-/// The ready check of a config block, whose port must be one that is forwarded; `ports` is absent where they are wrong.
+/// Reads the ready check of a config block, whose port must be one that is forwarded; `ports` is absent where the ports
+/// could not be read.
 pub(super) fn ready_of(
     config: &Object<'_>,
     ports: Option<&[PortRequest]>,
@@ -200,12 +202,12 @@ fn ready(cursor: Cursor<'_>, config: &Object<'_>, ports: &[PortRequest]) -> Opti
     Some(Ready { check: check?, timeout_s: timeout_s? })
 }
 
-/// Without a channel for it no agent will ever answer.
+/// Reads the check that asks the agent, which needs the channel that `guest_agent` asks for.
 fn agent(asked: &Cursor<'_>, config: &Object<'_>) -> Option<ReadyCheck> {
     if !asked.boolean()? {
         return asked.refuse("true, or no agent");
     }
-    // A wrong value is refused where the launch is read.
+    // A wrong value of `guest_agent` is refused where the launch is read.
     let asks = |channel: Cursor<'_>| *channel.value() != Value::Bool(false);
     match config.optional("guest_agent") {
         Some(channel) if asks(channel.clone()) => Some(ReadyCheck::Agent),
@@ -228,7 +230,7 @@ fn label(cursor: &Cursor<'_>, ports: &[PortRequest]) -> Option<String> {
 fn path(block: &Object<'_>) -> Option<String> {
     let Some(cursor) = block.optional("path") else { return Some("/".into()) };
     let path = cursor.text(limits::URL_BYTES, "a path")?;
-    // It goes into a request line as it is.
+    // The path goes into a request line unchanged, so that it has no blanks and no line breaks.
     if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
         Some(path.to_owned())
     } else {

@@ -1,7 +1,7 @@
-//! Nomad's job JSON, as its CLI and API give it: `{"Job": {…}}` with what a request to an agent has beside it, or the inner object. A job
-//! specification in HCL becomes the same value before it comes here.
+//! Reads Nomad's job JSON, as Nomad's CLI and API give it: `{"Job": {…}}`, with the other keys of a request to an agent beside it, or the
+//! inner object alone. A job specification in HCL becomes the same value before it comes here.
 //!
-//! [`keys`] has what becomes of each key.
+//! [`keys`] says what becomes of each key.
 
 pub(super) mod keys;
 mod artifact;
@@ -76,7 +76,7 @@ fn check_start(job: &Object<'_>) {
     }
 }
 
-/// A qemu task and the group it is in.
+/// A qemu task and its group.
 struct Candidate<'a> {
     group: Object<'a>,
     group_name: &'a str,
@@ -84,7 +84,7 @@ struct Candidate<'a> {
     name: &'a str,
 }
 
-/// Every qemu task. Tasks of other drivers are not qhost's to judge, so nothing else of them is read.
+/// Finds every qemu task. Tasks of other drivers are not qhost's to judge, so nothing but their driver is read.
 fn candidates(groups: Vec<Cursor<'_>>) -> Vec<Candidate<'_>> {
     let name_of = |object: &Object<'_>| object.required("Name", "a name").is_some();
     let mut found = vec![];
@@ -119,7 +119,7 @@ fn candidates(groups: Vec<Cursor<'_>>) -> Vec<Candidate<'_>> {
     found
 }
 
-/// The one qemu task, or the one that was selected.
+/// Gives the one qemu task, or the selected one.
 fn chosen<'a>(
     job: &Object<'a>,
     mut candidates: Vec<Candidate<'a>>,
@@ -153,7 +153,7 @@ fn chosen<'a>(
     }
 }
 
-/// The driver of the first task that is one for libvirt.
+/// The driver of the first task for libvirt.
 fn virt<'a>(groups: &Cursor<'a>) -> Option<Cursor<'a>> {
     let groups = groups.clone().array(limits::NOMAD_ITEMS, "task groups")?;
     let tasks = groups.into_iter().filter_map(|group| {
@@ -171,7 +171,7 @@ fn job_name<'a>(job: &Object<'a>) -> &'a str {
 }
 
 impl<'a> Candidate<'a> {
-    /// The task, but for the job's name.
+    /// Reads the task, but for the job's name.
     fn read(&self, job: &Object<'a>, tenant: &str) -> Option<Task> {
         let ignored = Ignored::new();
         ignored.keys(job, &keys::JOB);
@@ -226,7 +226,7 @@ impl<'a> Candidate<'a> {
         })
     }
 
-    /// What the group asks for besides this task.
+    /// Notes what the group asks for besides this task.
     fn check_group(&self, ignored: &Ignored) {
         if let Some(count) = self.group.optional("Count") {
             match count.value().as_u64() {
@@ -255,7 +255,7 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Services are registered by Nomad alone; what a mesh would do to a guest's traffic is not passed over.
+/// Notes services, which only Nomad registers, and refuses a mesh, which would change a guest's traffic.
 fn check_services(object: &Object<'_>, ignored: &Ignored) {
     let Some(services) = object.optional("Services").filter(|all| !asks_nothing(all.value()))
     else {

@@ -16,7 +16,7 @@ use crate::{
     limits,
 };
 
-/// Nomad's driver for libvirt, whose jobs are nearly qhost's.
+/// The name of Nomad's driver for libvirt, whose jobs are much like qhost's.
 pub(super) const VIRT: &str = "virt";
 pub(super) const VIRT_HINT: &str = "the driver is \"qemu\" here: most keys of virt's are the same, and each of the others gets an error that says what to use instead";
 
@@ -82,7 +82,7 @@ pub(super) fn read(root: Cursor<'_>, tenant: &str, select: Option<&str>) -> Opti
     })
 }
 
-/// The pairs of a `meta` block, which both forms have.
+/// Reads the pairs of a `meta` block, which both forms have.
 pub(super) fn meta(object: &Object<'_>) -> Option<BTreeMap<String, String>> {
     if object.len() > limits::META_PAIRS {
         return object.here().refuse(format!("at most {} pairs", limits::META_PAIRS));

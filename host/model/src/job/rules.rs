@@ -1,5 +1,5 @@
-//! The host's own rules, applied last to the one final launch: a policy can narrow what the host allows, never widen it. What a launch
-//! has no field for, extra arguments, is the task's; its rules are here, and those that are about two fields.
+//! The host's own rules, applied last to the one final launch: a policy can narrow what the host allows, never widen it. Each field of
+//! a launch has its own rules; this file has those on extra arguments, which are the task's, and those on two fields at once.
 
 mod architecture;
 
@@ -19,7 +19,7 @@ pub fn check(task: &Task, launch: &Launch, rules: &Rules, host: &HostFacts) -> F
     findings
 }
 
-/// Arguments are refused but for whole groups that the operator has written out: an option and its value, both exact.
+/// Refuses arguments other than whole groups that the operator has written out: an option and its value, both exact.
 fn args(task: &Task, rules: &Rules) -> Option<Violation> {
     let mut rest = task.args.as_slice();
     while let Some(group) =
@@ -44,15 +44,15 @@ fn args(task: &Task, rules: &Rules) -> Option<Violation> {
     ))
 }
 
-/// What a job has in the place of an option of QEMU's; nothing where it has none.
+/// The hint on the key of a job that stands for an option of QEMU's; absent where no key does.
 fn instead_of(option: &str) -> Option<&'static str> {
-    // QEMU takes both forms.
+    // QEMU takes an option with one dash and with two.
     let plain = option.strip_prefix("--").or_else(|| option.strip_prefix('-'))?;
     let (_, key) = INSTEAD.iter().find(|(names, _)| names.contains(&plain))?;
     Some(key)
 }
 
-/// Options of QEMU's, and what a job says instead.
+/// Options of QEMU's, each with a hint on what a job says instead.
 pub const INSTEAD: &[(&[&str], &str)] = &[
     (&["cpu"], "leave it out: config.cpu is the CPU model, of those that the host allows"),
     (
@@ -103,7 +103,7 @@ pub const INSTEAD: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// A port leads to a device.
+/// Refuses ports of a guest without a network device, to which they would lead.
 fn ports_without_nic(launch: &Launch) -> Option<Violation> {
     (launch.nics.is_empty() && !launch.ports.is_empty()).then(|| {
         violation(
@@ -126,7 +126,7 @@ mod tests {
         },
     };
 
-    /// What is asked for and what the operator allows, each changed; and the codes of what is found.
+    /// A row: a change to a sound task, launch, rules and host, and the codes of the expected violations.
     struct Row {
         change: fn(&mut Task, &mut Launch, &mut Rules, &mut HostFacts),
         refused: &'static [&'static str],
@@ -151,7 +151,7 @@ mod tests {
         Row { change, refused: &[], impossible }
     }
 
-    /// An aarch64 guest, as a job that says no more asks for it.
+    /// Makes the launch one of an aarch64 guest, as a job that asks for nothing else has it.
     fn aarch64(launch: &mut Launch) {
         launch.machine.architecture = Architecture::Aarch64;
         launch.machine.kind = MachineKind::Virt;

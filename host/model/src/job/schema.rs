@@ -1,15 +1,15 @@
-//! The JSON Schema of both forms of job file: what every job has, and the keys of each field of a launch.
+//! The JSON Schema of both forms of job file: the keys that every job has, and the keys of each field of a launch.
 
 use serde_json::{Map, Value};
 
 use crate::launch;
 
-/// What is not of a launch's fields.
+/// The schema of the keys that ask for no field of a launch.
 const BASE: &str = include_str!("schema.json");
 
 /// The JSON Schema of both forms.
 pub fn schema() -> Value {
-    // The text is part of the program, and a test reads it.
+    // The text is part of the program, and a test reads it, so that it cannot fail here.
     let mut schema: Value = serde_json::from_str(BASE).unwrap_or_default();
     for key in launch::keys() {
         let Some(Value::Object(block)) = schema.pointer_mut(key.place.pointer()) else { continue };

@@ -1,14 +1,14 @@
-//! Which syntax a job file is in, by its first bytes: its name may be anything, and standard input has none. What qhost does not read is
-//! named, so that a file of another kind is not told to be bad JSON.
+//! Tells the syntax of a job file by its first bytes: its name may be anything, and standard input has none. Formats that qhost does not
+//! read are named, so that a file of another kind is not reported as bad JSON.
 
-/// A syntax.
+/// The syntax of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Syntax {
-    /// JSON; also what is nothing else.
+    /// JSON, or a text of no known syntax.
     Json,
-    /// Nomad's job specification.
+    /// HCL, as in Nomad's job specifications.
     Hcl,
-    /// What qhost does not read jobs in.
+    /// A format, by its name, that qhost does not read jobs in.
     Other(&'static str),
 }
 
@@ -29,10 +29,10 @@ const STARTS: [(&[u8], &str); 13] = [
     (b"\xfe\xff", "UTF-16 text"),
 ];
 
-/// A mark that some editors put before UTF-8.
+/// The byte-order mark that some editors put before UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The words that a job specification has at its outermost level.
+/// The words that begin a block at the outermost level of a job specification.
 const BLOCKS: [&str; 4] = ["job", "variable", "variables", "locals"];
 
 /// The text without a byte-order mark.
@@ -41,7 +41,7 @@ pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
 }
 
 impl Syntax {
-    /// Of a file's name and its bytes.
+    /// Tells the syntax by a file's name and bytes.
     pub(super) fn of(name: &str, bytes: &[u8]) -> Self {
         if let Some((_, format)) = STARTS.iter().find(|(start, _)| bytes.starts_with(start)) {
             return Self::Other(format);
@@ -60,7 +60,7 @@ impl Syntax {
         }
     }
 
-    /// By the first line that is no comment of `#`.
+    /// Tells the syntax by the first line that is not a comment with `#`.
     fn of_line(name: &str, line: &str) -> Self {
         let is_named = |ending: &str| name.to_lowercase().ends_with(ending);
         let word_end = line.find(|c: char| !(c.is_alphanumeric() || "_-.".contains(c)));
@@ -90,7 +90,7 @@ impl Syntax {
     }
 }
 
-/// Whether a line begins with a comment as HCL has them; JSON has none.
+/// Whether a line begins with a comment of HCL; JSON has no comments.
 fn is_comment(line: &str) -> bool {
     line.starts_with("//") || line.starts_with("/*")
 }

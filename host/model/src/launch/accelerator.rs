@@ -1,4 +1,4 @@
-//! The accelerator.
+//! The accelerator of a launch.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use crate::{
     secrets::Secrets,
 };
 
-/// What runs the guest's instructions.
+/// The field for the accelerator, which runs the guest's instructions.
 #[derive(Debug)]
 pub struct Field;
 

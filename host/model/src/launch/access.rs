@@ -21,16 +21,16 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccessLevel {
-    /// It is not there.
+    /// The way does not exist.
     None,
-    /// What the guest says can be read.
+    /// The guest's output can be read.
     Watch,
     /// The guest can be spoken to.
     Interact,
 }
 named!(AccessLevel, None = "none", Watch = "watch", Interact = "interact");
 
-/// The ways in of a launch.
+/// The ways into the guest of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
     /// The serial console.
@@ -58,7 +58,7 @@ impl Access {
     }
 }
 
-/// The field.
+/// The field for the ways into the guest.
 #[derive(Debug)]
 pub struct Field;
 
@@ -117,7 +117,7 @@ impl LaunchField for Field {
 }
 
 impl AskedField for Field {
-    // A tenant has its console unless a policy says otherwise.
+    // A tenant has its console unless a policy takes it away, so that no key asks for it.
     const KEYS: &'static [Key] = &[
         Key {
             place: Place::Config,
@@ -157,7 +157,7 @@ impl AskedField for Field {
     }
 }
 
-/// How far the agent in the guest may be asked.
+/// Reads how far the agent in the guest may be asked.
 fn agent(asked: &Cursor<'_>) -> Option<AccessLevel> {
     match (asked.value().as_bool(), asked.value().as_str()) {
         (Some(true), _) => Some(AccessLevel::Interact),

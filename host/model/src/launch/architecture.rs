@@ -2,9 +2,9 @@
 
 use crate::{architecture::Architecture, job::cursor::Object};
 
-/// The key.
+/// qhost's own key, with the architecture's name.
 pub(super) const ARCHITECTURE: &str = "architecture";
-/// Nomad's spelling of it: QEMU's program.
+/// Nomad's key, with the name of QEMU's program.
 pub(super) const EMULATOR: &str = "emulator";
 
 /// Reads both keys; absent after a problem was noted.
@@ -24,7 +24,8 @@ pub(super) fn read(config: &Object<'_>) -> Option<Architecture> {
     key.refuse_with_hint(expected, "leave emulator out: it goes by architecture")
 }
 
-/// What both keys say, for keys that go by them: notes no problem, and takes the default where there is one.
+/// The architecture of both keys, for other keys that depend on it. This notes no problem, and gives the default where
+/// none is named.
 pub(super) fn asked(config: &Object<'_>) -> Architecture {
     let find = |key: &str, name: fn(Architecture) -> &'static str| {
         let word = config.optional(key)?.value().as_str()?;

@@ -1,4 +1,4 @@
-//! What differs between two launches, field by field.
+//! The differences between two launches, field by field.
 
 use std::fmt::Display;
 
@@ -10,27 +10,28 @@ use crate::{limits, printable};
 /// One field that a policy changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// The field, as a path into the launch; a port goes by its label: `ports.http.host`.
+    /// The field, as a path into the launch; a port is named by its label, as in `ports.http.host`.
     pub field: String,
-    /// Its value before; null where there was none.
+    /// The value before; null where there was none.
     pub from: Value,
-    /// Its value after; null where there is none.
+    /// The value after; null where there is none.
     pub to: Value,
 }
 
 impl Change {
-    /// A field's change.
+    /// The change of a field from a value to another.
     pub(super) fn new<T: Serialize, U: Serialize>(field: impl Display, from: &T, to: &U) -> Self {
         Self { field: field.to_string(), from: json(from), to: json(to) }
     }
 }
 
-/// Collects what differs.
+/// Collects the fields that differ.
 #[derive(Debug, Default)]
 pub struct Changes(Vec<Change>);
 
 impl Changes {
-    /// Notes a field if it differs. Text and JSON are made only of what differs: most of a launch does not.
+    /// Notes a field if it differs. Text and JSON are made only of fields that differ, since most fields of a launch do
+    /// not.
     pub(super) fn note<T: PartialEq + Serialize>(&mut self, field: impl Display, from: &T, to: &T) {
         if from != to {
             self.0.push(Change::new(field, from, to));
@@ -42,7 +43,7 @@ impl Changes {
     }
 }
 
-/// A launch and its parts are plain data, which JSON can always hold.
+/// The value as JSON, which can always hold a launch and its parts.
 fn json(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
@@ -55,7 +56,7 @@ pub fn listed(changes: &[Change]) -> String {
     changes.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// A value in an error, escaped and cut.
+/// A value for an error, escaped and cut.
 pub fn shown(value: &Value) -> String {
     printable::line(&value.to_string(), limits::SHOWN_CHARS).to_string()
 }
@@ -109,7 +110,7 @@ mod tests {
         }
     }
 
-    /// A change of a launch, and the fields that differ by it.
+    /// A row: a change of a launch, and the fields that then differ.
     type Row = (fn(&mut Launch), &'static [&'static str]);
 
     #[test]
@@ -156,7 +157,7 @@ mod tests {
             (|launch| launch.ports[0].protocol = Protocol::Udp, &["ports.a.protocol"]),
             (|launch| drop(launch.ports.remove(0)), &["ports.a"]),
             (|launch| launch.ports.push(port("c")), &["ports.c"]),
-            // By its label a port is not told from another of the same.
+            // Two ports with the same label cannot be told apart by it.
             (|launch| launch.ports.push(port("a")), &["ports"]),
         ];
         for (number, (change, fields)) in rows.into_iter().enumerate() {

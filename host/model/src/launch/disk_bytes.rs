@@ -1,4 +1,4 @@
-//! The size of the root disk, where it is to be larger than its image's.
+//! The size of the root disk, if it is to be larger than its image.
 
 use serde_json::json;
 
@@ -10,13 +10,13 @@ use super::{
 };
 use crate::{host_facts::HostFacts, job::block::TaskBlock, limits, quota::Usage, secrets::Secrets};
 
-/// A size is a multiple of this, so that the contract can say it in MiB.
+/// Sizes are multiples of this, so that the contract can give them in MiB.
 pub const MIB: u64 = 1 << 20;
 
-/// Its key in `extensions` of the contract 0.1, in a task and in a launch: the size in decimal digits.
+/// The size's key in `extensions` of the contract 0.1, in a task and in a launch; its value has decimal digits.
 pub const EXTENSION: &str = "disk-bytes";
 
-/// A disk's size in bytes; absent: the image's.
+/// The field for the root disk's size in bytes; absent where it is the image's.
 #[derive(Debug)]
 pub struct Field;
 
@@ -37,7 +37,7 @@ impl LaunchField for Field {
     }
 
     fn widened(host: &Option<u64>, tenant: &Option<u64>) -> Option<Change> {
-        // Without a size the disk is the image's, which is the smallest that there can be.
+        // A launch without a size has the image's, which is the smallest size possible.
         (tenant > host).then(|| Change::new(Self::NAME, host, tenant))
     }
 
@@ -54,7 +54,7 @@ impl LaunchField for Field {
 
     fn mask(_: &mut Option<u64>, _: &Secrets) {}
 
-    // What a guest may write is bounded by overlay.max_bytes, whatever the size of its disk.
+    // The quota counts overlay.max_bytes, which bounds what a guest writes, whatever the size of its disk.
     fn add_to(_: &Option<u64>, _: &mut Usage) {}
 
     fn shown(disk: &Option<u64>) -> Option<String> {

@@ -11,7 +11,7 @@ use crate::{
     host_facts::HostFacts, job::block::TaskBlock, quota::Usage, rate::Rate, secrets::Secrets,
 };
 
-/// The field.
+/// The field for the I/O limits of the root disk.
 #[derive(Debug)]
 pub struct Field;
 
@@ -36,7 +36,7 @@ impl LaunchField for Field {
         tenant.is_wider_than(host).then(|| Change::new(Self::NAME, host, tenant))
     }
 
-    // The operator limits rates by a policy, which knows whose task it is.
+    // The operator limits rates by a policy, which knows the task's tenant.
     fn check(_: &Rate, _: &Rate, _: &Rules, _: &HostFacts, _: &mut Findings) {}
 
     fn mask(_: &mut Rate, _: &Secrets) {}

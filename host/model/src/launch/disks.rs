@@ -1,5 +1,5 @@
-//! A guest's data disks, beside its root disk: ephemeral ones, which are empty at first or begin with an image and are removed with the VM,
-//! images that are only read, CDs among them, and the tenant's volumes.
+//! A guest's data disks, beside its root disk: ephemeral disks, which are empty at first or begin with an image and are removed with the
+//! VM; images that are only read, CDs among them; and the tenant's volumes.
 
 mod keys;
 
@@ -26,8 +26,8 @@ use crate::{
     secrets::Secrets,
 };
 
-/// A disk's name, which the guest sees as its serial number: 1 to 20 letters, digits, `-` and `_`, as a virtio disk can have. Not `root` and
-/// not `cidata`, which are the root disk and the seed.
+/// A disk's name, which the guest sees as its serial number: 1 to 20 letters, digits, `-` and `_`, as a virtio disk can have. The names
+/// `root` and `cidata` are taken by the root disk and the seed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DiskName(String);
@@ -51,7 +51,7 @@ impl From<DiskName> for String {
     }
 }
 
-/// A text names no disk.
+/// A text that cannot name a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a disk's name: 1 to 20 letters, digits, - and _; root and cidata are taken by the root disk and the seed"
@@ -75,24 +75,25 @@ const RESERVED: [&str; 2] = ["root", "cidata"];
 /// A disk beside the root disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// Its name, unique within the task.
+    /// The disk's name, unique within the task.
     pub name: DiskName,
-    /// The size in bytes, a multiple of 1 MiB, of an ephemeral disk; absent for a volume and for a read-only image, which have their own.
+    /// The size in bytes of an ephemeral disk, a multiple of 1 MiB; absent for a volume and for a read-only image, which have sizes of
+    /// their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// The tenant's volume that it is; absent for an ephemeral disk.
+    /// The name of the tenant's volume; absent for an ephemeral disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
-    /// The image that it begins with; absent for a disk that is empty at first, and for a volume.
+    /// The image that the disk begins with; absent for a disk that is empty at first, and for a volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<DiskImage>,
-    /// Whether the guest sees it as a CD.
+    /// Whether the guest sees the disk as a CD.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cdrom: bool,
-    /// Whether the guest cannot write to it.
+    /// Whether the guest cannot write to the disk.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
-    /// Its I/O limits.
+    /// The disk's I/O limits.
     #[serde(default, skip_serializing_if = "Rate::is_unlimited")]
     pub rate: Rate,
 }
@@ -100,14 +101,14 @@ pub struct Disk {
 /// The image of a data disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskImage {
-    /// Where it is served.
+    /// The URL that serves the image.
     pub source: Url,
     /// The digest of the file as served.
     pub sha256: Sha256,
 }
 
 impl DiskImage {
-    /// The request that it is fetched by.
+    /// The request that fetches the image.
     pub fn request(&self) -> ImageRequest {
         let Self { source, sha256 } = self;
         let checksum = Checksum::Image { sha256: *sha256 };
@@ -116,24 +117,24 @@ impl DiskImage {
 }
 
 impl Disk {
-    /// Whether what the guest writes goes to an overlay over its image.
+    /// Whether the guest's writes go to an overlay over the disk's image.
     pub fn has_overlay(&self) -> bool {
         self.image.is_some() && !self.read_only
     }
 
-    /// What its guest may write to it, in bytes, where that goes with the VM.
+    /// How many bytes the guest may write to the disk that are removed with the VM.
     fn ephemeral_bytes(&self) -> u64 {
         let is_image_itself = self.image.is_some() && self.read_only;
         self.bytes.filter(|_| !is_image_itself).unwrap_or_default()
     }
 
-    /// What that takes of the host's disk at most.
+    /// How many bytes these take of the host's disk at most.
     fn stored_bytes(&self) -> u64 {
         let bytes = self.ephemeral_bytes();
         if self.has_overlay() { overlay_bytes(bytes) } else { bytes }
     }
 
-    /// It, without what may be secret of its image's URL.
+    /// The disk without its image URL's query, which may be secret.
     fn shown(&self) -> Self {
         let mut shown = self.clone();
         shown.image.iter_mut().for_each(|image| mask_query(&mut image.source));
@@ -141,8 +142,8 @@ impl Disk {
     }
 }
 
-/// What an overlay takes at most of the host's disk in bytes, for a disk of so many: qcow2's tables take less than a thousandth of it and a
-/// MiB.
+/// How many bytes the overlay of a disk of so many bytes takes of the host's disk at most: qcow2's tables take less than a thousandth of it
+/// and a MiB.
 pub fn overlay_bytes(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 1000).saturating_add(MIB)
 }
@@ -165,7 +166,7 @@ impl fmt::Display for Disk {
     }
 }
 
-/// The field.
+/// The field for the data disks.
 #[derive(Debug)]
 pub struct Field;
 
@@ -254,7 +255,7 @@ impl LaunchField for Field {
                         .into(),
                 ));
             }
-            // Without a size nothing would bound what the guest writes over the image.
+            // Without a size, nothing would bound what the guest writes over the image.
             if disk.has_overlay() && (disk.bytes.is_none() || disk.cdrom) {
                 findings.refused.push(violation(
                     "disk-not-writable",
@@ -278,13 +279,13 @@ impl LaunchField for Field {
         }
     }
 
-    // A disk's name and a volume's are short words that no policy writes.
+    // Disk and volume names are short words that no policy writes, so that only URLs are masked.
     fn mask(disks: &mut Vec<Disk>, _: &Secrets) {
         let images = disks.iter_mut().filter_map(|disk| disk.image.as_mut());
         images.for_each(|image| mask_query(&mut image.source));
     }
 
-    // A volume counts as long as it is there, whether or not a VM has it.
+    // The quota counts a volume as long as it exists, and not when a VM has it.
     fn add_to(disks: &Vec<Disk>, usage: &mut Usage) {
         let stored = disks.iter().map(Disk::stored_bytes);
         usage.disk_bytes = stored.fold(usage.disk_bytes, u64::saturating_add);
@@ -317,7 +318,7 @@ impl AskedField for Field {
     }
 }
 
-/// What [`disk_size`] reads, for people.
+/// The sizes that [`disk_size`] reads, in words for people.
 pub const DISK_SIZE: &str = "a size in whole MiB, from 1 MiB to 4294967295 MiB: a number of bytes, or one with a unit, as in \"10GiB\"";
 
 /// The size of a disk that a text says: a number of bytes, or with a unit, as in `10GiB`; a multiple of 1 MiB. Absent where it says

@@ -1,4 +1,4 @@
-//! What a guest may reach by itself.
+//! What a guest may connect to.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -13,18 +13,18 @@ use crate::{
     host_facts::HostFacts, job::block::TaskBlock, named::named, quota::Usage, secrets::Secrets,
 };
 
-/// What the guest may reach by itself.
+/// What a guest may connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Egress {
-    /// Nothing.
+    /// The guest connects to nothing.
     Isolated,
-    /// Public addresses.
+    /// The guest connects to public addresses.
     Internet,
 }
 named!(Egress, Isolated = "isolated", Internet = "internet");
 
-/// The field.
+/// The field for what a guest may connect to.
 #[derive(Debug)]
 pub struct Field;
 

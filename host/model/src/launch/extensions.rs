@@ -1,9 +1,9 @@
-//! Room to grow, of the contract.
+//! The contract's extensions: room for later versions.
 
 use super::{Change, Findings, Rules, changes::Changes, field::LaunchField};
 use crate::{host_facts::HostFacts, quota::Usage, secrets::Secrets};
 
-/// Pairs of a key and a value that this host does not know.
+/// The field for pairs of key and value that this host does not know.
 #[derive(Debug)]
 pub struct Field;
 

@@ -1,35 +1,35 @@
-//! What there is to say about a field of a launch. Each field says it in a file of its own; `launch.rs` lists the fields and asks all of
-//! them in its loops.
+//! What there is to say about a field of a launch. Each field says it in a file of its own; `launch.rs` lists the fields and loops over
+//! them.
 
 use serde_json::Value;
 
 use super::{Change, Findings, Rules, changes::Changes};
 use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
 
-/// A field of a launch. Nothing of it has a default: a field that is added without a word about one of these does not compile.
+/// A field of a launch. No item of this trait has a default: a field that leaves one of them out does not compile.
 pub trait LaunchField {
-    /// What a job asks for; nothing, where only policies write it.
+    /// The type of what a job asks for; `()` for a field that only policies write.
     type Asked;
-    /// What is launched.
+    /// The type of what is launched.
     type Value;
 
-    /// Its name, in what differs between launches and in violations.
+    /// The field's name in changes and violations.
     const NAME: &'static str;
-    /// Its form in the contract, for people.
+    /// The field's form in the contract, for people.
     const CONTRACT: &'static str;
-    /// What a tenant's policy may do to it, for people.
+    /// How a tenant's policy may tighten the field, for people.
     const TIGHTER: &'static str;
 
-    /// What is launched if no policy says otherwise.
+    /// The value that is launched if no policy chooses otherwise.
     fn default_for(asked: &Self::Asked) -> Self::Value;
 
-    /// Notes what differs between two launches.
+    /// Notes what differs between the values of two launches.
     fn compare(before: &Self::Value, after: &Self::Value, changes: &mut Changes);
 
-    /// What a tenant's policy made wider than the host's policies have allowed.
+    /// The change by which a tenant's policy made the value wider than the host's policies have allowed.
     fn widened(host: &Self::Value, tenant: &Self::Value) -> Option<Change>;
 
-    /// Notes what the host's own rules have against it.
+    /// Notes what the host's own rules have against the value.
     fn check(
         asked: &Self::Asked,
         value: &Self::Value,
@@ -38,22 +38,22 @@ pub trait LaunchField {
         findings: &mut Findings,
     );
 
-    /// Masks a task's secrets in what policies wrote.
+    /// Masks a task's secrets in the text that policies wrote.
     fn mask(value: &mut Self::Value, secrets: &Secrets);
 
-    /// Adds what it takes of quotas.
+    /// Adds what the value takes of quotas.
     fn add_to(value: &Self::Value, usage: &mut Usage);
 
-    /// How it stands in a line that says what is launched; absent: it has lines of its own, or none.
+    /// The value in a line about a launch; absent for a value that has lines of its own, or none.
     fn shown(value: &Self::Value) -> Option<String>;
 }
 
-/// A field that jobs ask for.
+/// A field that jobs can ask for.
 pub trait AskedField: LaunchField {
-    /// The keys of a job file that ask for it.
+    /// The keys of a job file that ask for the field.
     const KEYS: &'static [Key];
 
-    /// Reads what is asked for; absent after a problem was noted.
+    /// Reads what a task asks for; absent after a problem was noted.
     fn read(task: &TaskBlock<'_>) -> Option<Self::Asked>;
 
     /// The request for exactly this value.
@@ -63,31 +63,31 @@ pub trait AskedField: LaunchField {
 /// A key of a job file.
 #[derive(Debug)]
 pub struct Key {
-    /// Where it stands.
+    /// Where the key stands.
     pub place: Place,
-    /// The key.
+    /// The key's name.
     pub name: &'static str,
     /// Whether a job must have it.
     pub required: bool,
-    /// Its JSON Schema, which may refer to the definitions of `job/schema.json`.
+    /// The JSON Schema of its value, which may refer to the definitions of `job/schema.json`.
     pub schema: fn() -> Value,
 }
 
 /// Where a key stands in a job file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// In the task's `config` block, in both forms.
+    /// The key stands in the task's `config` block, in both forms.
     Config,
-    /// In `config` too; what is said of the key holds in qhost's own form alone.
+    /// The key stands in `config` too, with a schema that holds only in qhost's own form.
     OwnConfig,
-    /// In `resources` of qhost's own form.
+    /// The key stands in `resources` of qhost's own form.
     OwnResources,
-    /// In `Resources` of a Nomad task.
+    /// The key stands in `Resources` of a Nomad task.
     NomadResources,
 }
 
 impl Place {
-    /// The object in the schema whose `properties` it is one of.
+    /// The object of the schema whose `properties` have the key.
     pub(crate) fn pointer(self) -> &'static str {
         match self {
             Self::Config => "/$defs/config",

@@ -16,7 +16,7 @@ use crate::{
     secrets::Secrets,
 };
 
-/// The field.
+/// The field for the guest's firmware.
 #[derive(Debug)]
 pub struct Field;
 
@@ -41,7 +41,7 @@ impl LaunchField for Field {
         if host.kind != tenant.kind {
             return Some(Change::new("firmware.kind", &host.kind, &tenant.kind));
         }
-        // What is signed with some keys is neither more nor less than what is signed with others.
+        // Booting what some keys have signed is neither more nor less than booting what others have signed.
         let is_wider =
             host.secure_boot != SecureBoot::Off && host.secure_boot != tenant.secure_boot;
         is_wider
@@ -49,7 +49,8 @@ impl LaunchField for Field {
     }
 
     fn check(_: &Option<Firmware>, _: &Firmware, _: &Rules, _: &HostFacts, _: &mut Findings) {
-        // Which firmware there is goes by another field, the machine's architecture: see `job/rules/architecture.rs`.
+        // The firmware that a host has depends on another field, the machine's architecture, so that
+        // `job/rules/architecture.rs` checks it.
     }
 
     fn mask(_: &mut Firmware, _: &Secrets) {}
@@ -119,7 +120,7 @@ impl AskedField for Field {
 
 const NEEDS_UEFI: &str = "secure boot needs UEFI: set firmware to \"uefi\"";
 
-/// The firmware of an aarch64 guest: UEFI, which boots anything.
+/// Reads the firmware of an aarch64 guest, which is UEFI that boots anything.
 fn of_aarch64(config: &Object<'_>) -> Option<Firmware> {
     let kind = config.optional("firmware").map_or(Some(FirmwareKind::Uefi), |it| {
         match it.word(FirmwareKind::ALL, FirmwareKind::name)? {

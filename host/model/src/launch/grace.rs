@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{host_facts::HostFacts, job::block::TaskBlock, limits, quota::Usage, secrets::Secrets};
 
-/// A time to power off.
+/// The time to power off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Grace {
-    /// In seconds, 0 to [`limits::GRACE_MOST_S`].
+    /// The seconds, from 0 to [`limits::GRACE_MOST_S`].
     pub seconds: u32,
 }
 
@@ -24,7 +24,7 @@ impl Default for Grace {
     }
 }
 
-/// The field.
+/// The field for the time to power off.
 #[derive(Debug)]
 pub struct Field;
 
@@ -70,7 +70,8 @@ impl LaunchField for Field {
 }
 
 impl AskedField for Field {
-    // Nomad's KillTimeout stands beside the config; qhost's own form leaves it to the command's --grace.
+    // No key of `config` asks for a grace: Nomad's KillTimeout stands beside `config`, and in qhost's own form the
+    // command has --grace.
     const KEYS: &'static [Key] = &[];
 
     fn read(task: &TaskBlock<'_>) -> Option<Option<Grace>> {

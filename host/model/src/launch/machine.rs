@@ -19,22 +19,22 @@ use crate::{
     secrets::Secrets,
 };
 
-/// QEMU's machine, by the family's name: the newest version of it that this host's QEMU has.
+/// The family of QEMU's machines; a guest gets the newest version of it that this host's QEMU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MachineKind {
-    /// With an i440FX chipset: PCI.
+    /// A PC with an i440FX chipset: PCI.
     #[default]
     Pc,
-    /// With a Q35 chipset: PCI Express.
+    /// A PC with a Q35 chipset: PCI Express.
     Q35,
-    /// Of no real board, for aarch64: PCI Express.
+    /// A machine for aarch64 that is no real board: PCI Express.
     Virt,
 }
 named!(MachineKind, Pc = "pc", Q35 = "q35", Virt = "virt");
 
 impl MachineKind {
-    /// The architecture that it is of.
+    /// The architecture of the machine's processors.
     pub fn architecture(self) -> Architecture {
         match self {
             Self::Pc | Self::Q35 => Architecture::X86_64,
@@ -54,12 +54,12 @@ impl MachineKind {
 /// The machine of a launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Chipset and bus.
+    /// The family, which has the chipset and bus.
     pub kind: MachineKind,
-    /// The processors' architecture, which is the machine's.
+    /// The architecture of the processors, which is the family's.
     #[serde(default, skip_serializing_if = "super::is_default")]
     pub architecture: Architecture,
-    /// QEMU's name of the CPU model: 1 to 64 letters, digits, `-`, `_` and `.`.
+    /// The CPU model by QEMU's name: 1 to 64 letters, digits, `-`, `_` and `.`.
     pub cpu: String,
     /// Whether the guest may run VMs of its own by hardware virtualization.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -83,7 +83,7 @@ pub fn is_cpu(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// The field.
+/// The field for the machine.
 #[derive(Debug)]
 pub struct Field;
 
@@ -248,7 +248,7 @@ impl AskedField for Field {
     }
 }
 
-/// The machine, which is to be one of the architecture; absent after a problem was noted.
+/// Reads the machine's family, which must be one of the architecture; absent after a problem was noted.
 fn kind(config: &Object<'_>, architecture: Option<Architecture>) -> Option<MachineKind> {
     let Some(word) = config.optional("machine_type") else {
         return Some(MachineKind::default_of(architecture.unwrap_or_default()));
@@ -275,7 +275,7 @@ fn kind(config: &Object<'_>, architecture: Option<Architecture>) -> Option<Machi
     )
 }
 
-/// The family of a machine that is named with its version, as in `pc-q35-8.2`.
+/// The family of a machine that is named with a version, such as `pc-q35-8.2`.
 fn family(name: &str) -> Option<&'static str> {
     let of = [("pc-q35-", "q35"), ("pc-i440fx-", "pc"), ("virt-", "virt")];
     of.into_iter().find_map(|(prefix, family)| name.starts_with(prefix).then_some(family))

@@ -10,19 +10,19 @@ use super::{
 };
 use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
 
-/// QEMU's user-mode network.
+/// The name of QEMU's user-mode network.
 pub const USER: &str = "user";
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nic {
-    /// Its name, unique within the task.
+    /// The device's name, unique within the task.
     pub name: String,
-    /// The operator's name of the network that it is in.
+    /// The operator's name of the device's network.
     pub network: String,
 }
 
-/// The devices of a task that says nothing of them.
+/// The devices of a task that names none.
 pub fn default() -> Vec<Nic> {
     vec![Nic { name: "net".into(), network: USER.into() }]
 }
@@ -31,7 +31,7 @@ pub(super) fn is_default(nics: &Vec<Nic>) -> bool {
     *nics == default()
 }
 
-/// The field.
+/// The field for the network devices.
 #[derive(Debug)]
 pub struct Field;
 
@@ -78,7 +78,7 @@ impl LaunchField for Field {
 }
 
 impl AskedField for Field {
-    // There is one network, of which each guest has one device.
+    // There is one network, in which each guest has one device, so that no key asks for it.
     const KEYS: &'static [Key] = &[];
 
     fn read(_: &TaskBlock<'_>) -> Option<Vec<Nic>> {

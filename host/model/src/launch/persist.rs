@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{host_facts::HostFacts, job::block::TaskBlock, quota::Usage, secrets::Secrets};
 
-/// Whether the overlay outlives its VM.
+/// The field for whether the overlay outlives its VM.
 #[derive(Debug)]
 pub struct Field;
 

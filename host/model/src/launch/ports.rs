@@ -22,30 +22,30 @@ use crate::{
     secrets::Secrets,
 };
 
-/// One port to forward.
+/// A port that a task asks to have forwarded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRequest {
-    /// A name, unique within the task: letters, digits, `-` and `_`.
+    /// The port's name, unique within the task: letters, digits, `-` and `_`.
     pub label: String,
     /// The port in the guest.
     pub guest: u16,
-    /// The port wanted on the host, if not any.
+    /// The port wanted on the host; absent for any.
     pub host: Option<u16>,
-    /// The host address wanted, if not 127.0.0.1.
+    /// The host address wanted; absent for 127.0.0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind: Option<Ipv4Addr>,
     /// The transport.
     pub protocol: Protocol,
 }
 
-/// One port that will be forwarded.
+/// A port that will be forwarded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMap {
     /// The request's label.
     pub label: String,
     /// The port in the guest.
     pub guest: u16,
-    /// The port on the host; absent: the host picks one.
+    /// The port on the host; absent where the host picks one.
     pub host: Option<u16>,
     /// The host address to listen on.
     pub bind: Ipv4Addr,
@@ -64,7 +64,7 @@ pub enum Protocol {
 }
 named!(Protocol, Tcp = "tcp", Udp = "udp");
 
-/// The field.
+/// The field for the forwarded ports.
 #[derive(Debug)]
 pub struct Field;
 
@@ -136,7 +136,7 @@ impl LaunchField for Field {
         }
     }
 
-    // A port's label is the task's own: one that is secret is not taken for a secret.
+    // A label of the task's own is never among its secrets, so that this leaves it as it is.
     fn mask(ports: &mut Vec<PortMap>, secrets: &Secrets) {
         ports.iter_mut().for_each(|port| secrets.clean(&mut port.label));
     }
@@ -239,7 +239,7 @@ fn own_port_map() -> serde_json::Value {
     })
 }
 
-/// Whether each label is there once.
+/// Whether no two ports have the same label.
 fn labels_differ(ports: &[PortMap]) -> bool {
     let twice = |(index, port): (usize, &PortMap)| {
         ports.iter().take(index).any(|earlier| earlier.label == port.label)
@@ -270,14 +270,15 @@ fn is_asked(asked: &[PortRequest], port: &PortMap) -> bool {
     })
 }
 
-/// Whether two ports have one label, or one port of the host.
+/// Whether two ports have the same label, or the same port of the host.
 fn collide(one: &PortMap, other: &PortMap) -> bool {
     let same_port =
         other.host.is_some() && (one.host, one.protocol) == (other.host, other.protocol);
     one.label == other.label || (same_port && overlap(one.bind, other.bind))
 }
 
-/// Whether what listens at two addresses is in each other's way: a number may be another guest's at each address of the host.
+/// Whether two listeners on the same port would be in each other's way; at different addresses of the host, the same port can
+/// be two guests'.
 pub(crate) fn overlap(one: Ipv4Addr, other: Ipv4Addr) -> bool {
     one == other || one.is_unspecified() || other.is_unspecified()
 }

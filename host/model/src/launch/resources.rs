@@ -1,4 +1,4 @@
-//! CPUs and memory.
+//! The CPUs and memory of a guest.
 
 use std::ops::RangeInclusive;
 
@@ -18,7 +18,7 @@ use crate::{
     secrets::Secrets,
 };
 
-/// What the guest gets of the host.
+/// The field for the guest's CPUs and memory.
 #[derive(Debug)]
 pub struct Field;
 
@@ -133,7 +133,7 @@ impl AskedField for Field {
             Form::Own => ("cpus", "memory_mib"),
             Form::Nomad => ("Cores", "MemoryMB"),
         };
-        // Nomad writes 0 for what was not given.
+        // Nomad writes 0 where no number was given.
         let is_given = |cpus: u64| task.form == Form::Own || cpus != 0;
         let cpus =
             resources.optional(cpus).filter(|cpus| cpus.value().as_u64().is_none_or(is_given));

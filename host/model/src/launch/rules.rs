@@ -1,4 +1,4 @@
-//! What the operator lets tenants do, and what that has against a launch. The rules are each field's own.
+//! What the operator lets tenants do, and the violations of that. Each field has its own rules.
 
 use std::net::Ipv4Addr;
 
@@ -24,7 +24,7 @@ pub struct Rules {
     /// The largest disk that a task may ask for, in bytes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub disk_bytes: u64,
-    /// What the disks that end with their VM may have together, in bytes.
+    /// The most bytes of the disks together that are removed with their VM.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub data_bytes: u64,
     /// The largest seed that a task may ask for, in bytes.
@@ -38,7 +38,7 @@ pub struct Rules {
     pub nested: bool,
 }
 
-/// The CPU model of all that the accelerator can give.
+/// The CPU model with all that the accelerator can give.
 pub const CPU_MAX: &str = "max";
 
 fn seed_bytes() -> u64 {
@@ -59,7 +59,7 @@ fn are_default(models: &Vec<String>) -> bool {
     *models == cpus()
 }
 
-/// What an absent configuration allows: unprivileged ports on loopback, and nothing else.
+/// The rules of an absent configuration: unprivileged ports on loopback, and nothing else.
 impl Default for Rules {
     fn default() -> Self {
         Self {
@@ -77,27 +77,27 @@ impl Default for Rules {
     }
 }
 
-/// In records of decisions of before there was this rule.
+/// Whether a record has no such number, as in records from before there was this rule.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_zero(bytes: &u64) -> bool {
     *bytes == 0
 }
 
-/// One reason why a task may not run.
+/// A reason why a task may not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
-    /// A stable name for programs.
+    /// The violation's name for programs, which stays the same.
     pub code: String,
-    /// What it is about.
+    /// The field that the violation is about.
     pub field: String,
-    /// One sentence.
+    /// The reason in one sentence.
     pub message: String,
     /// What can be done about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
-/// What the rules have against a launch.
+/// The violations of a launch.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// What the operator does not allow.
@@ -106,7 +106,7 @@ pub struct Findings {
     pub impossible: Vec<Violation>,
 }
 
-/// A violation of the host's own rules.
+/// Makes a violation of the host's own rules.
 pub(crate) fn violation(
     code: &str,
     field: impl Into<String>,

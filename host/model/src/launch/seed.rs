@@ -1,5 +1,5 @@
-//! How a guest is set up when it boots: by a seed that cloud-init's NoCloud reads, or by Ignition's config. Their texts may be secret: only
-//! their digests, sizes and keys are shown and kept.
+//! The seed that sets a guest up when it boots: a disk that cloud-init's NoCloud reads, or Ignition's config. Its texts may be secret, so
+//! that only their digests, sizes and keys are shown and kept.
 
 mod files;
 mod ignition;
@@ -26,7 +26,7 @@ use crate::{
 
 pub use files::{NoCloud, NoCloudFile};
 
-/// The way in which a guest is set up.
+/// The program in the guest that reads the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SeedKind {
@@ -47,7 +47,7 @@ pub enum PartName {
     MetaData,
     /// How the guest sets up its network.
     NetworkConfig,
-    /// What the host writes of a job's short keys.
+    /// The cloud-config that the host writes from a job's short keys.
     CloudConfig,
     /// Ignition's config.
     Ignition,
@@ -61,27 +61,27 @@ named!(
     Ignition = "ignition"
 );
 
-/// What is known of a part of a seed, without its text.
+/// What is shown of a part of a seed, which is all but its text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedPart {
-    /// Which it is.
+    /// The part's name.
     pub name: PartName,
-    /// What cloud-init takes it for.
+    /// The media type that cloud-init takes the part for.
     pub media_type: String,
-    /// The digest of its text.
+    /// The digest of the part's text.
     pub sha256: Sha256,
-    /// The size of its text in bytes.
+    /// The size of the part's text in bytes.
     pub bytes: u32,
-    /// Its keys at the top, sorted, where it is a mapping.
+    /// The part's keys at the top, sorted, where it is a mapping.
     pub keys: Vec<String>,
 }
 
-/// A seed, without its texts.
+/// A seed without its texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seed {
-    /// The way.
+    /// The program that reads the seed.
     pub kind: SeedKind,
-    /// Its parts.
+    /// The parts.
     pub parts: Vec<SeedPart>,
     /// The guest's host name, where one is asked for.
     pub hostname: Option<String>,
@@ -92,15 +92,15 @@ pub struct Seed {
 /// A seed that a job asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskedSeed {
-    /// What is known of it.
+    /// The seed without its texts.
     #[serde(flatten)]
     pub seed: Seed,
-    /// What is in it; nothing of a task that was read from a record.
+    /// The texts; empty in a task that was read from a record.
     #[serde(skip)]
     pub texts: SeedTexts,
 }
 
-/// What is in a seed. It is in no record and no message.
+/// The texts of a seed, which are in no record and no message.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SeedTexts {
     parts: BTreeMap<PartName, String>,
@@ -120,29 +120,29 @@ impl SeedTexts {
         self.parts.get(&name).map(String::as_str)
     }
 
-    /// All texts of parts.
+    /// The texts of all parts.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (PartName, &str)> {
         self.parts.iter().map(|(name, text)| (*name, text.as_str()))
     }
 }
 
 impl Seed {
-    /// Whether a guest gets it as a disk.
+    /// Whether a guest gets the seed as a disk.
     pub fn is_disk(&self) -> bool {
         self.kind == SeedKind::CloudInit
     }
 
-    /// Whether a guest gets it as Ignition's config, of which a policy left something.
+    /// Whether a guest gets the seed as Ignition's config, of which policies left something.
     pub fn is_ignition(&self) -> bool {
         self.kind == SeedKind::Ignition && !self.parts.is_empty()
     }
 
-    /// The bytes of all its parts.
+    /// The bytes of all parts together.
     fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| u64::from(part.bytes)).sum()
     }
 
-    /// Whether it has nothing that another lacks.
+    /// Whether the seed has no part and no key that another seed lacks.
     fn is_within(&self, other: &Self) -> bool {
         self.kind == other.kind
             && self.parts.iter().all(|part| other.parts.contains(part))
@@ -161,7 +161,7 @@ pub fn is_hostname(name: &str) -> bool {
     name.len() <= limits::HOSTNAME_BYTES && name.split('.').all(is_label)
 }
 
-/// The field.
+/// The field for the seed.
 #[derive(Debug)]
 pub struct Field;
 
@@ -244,7 +244,7 @@ impl LaunchField for Field {
         hostname.into_iter().for_each(|name| secrets.clean(name));
     }
 
-    // Its file is as small as the host's rule for seeds, and goes with the VM.
+    // The seed's disk is no larger than the host's rule for seeds allows, and is removed with the VM.
     fn add_to(_: &Option<Seed>, _: &mut Usage) {}
 
     fn shown(seed: &Option<Seed>) -> Option<String> {
@@ -276,7 +276,7 @@ impl AskedField for Field {
     }
 }
 
-/// Makes of a text what is known of it.
+/// Makes the part's description from its text.
 fn part(name: PartName, media_type: &str, keys: Vec<String>, text: &str) -> SeedPart {
     SeedPart {
         name,

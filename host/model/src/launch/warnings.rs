@@ -1,9 +1,9 @@
-//! Remarks of policies.
+//! Remarks of policies on a launch.
 
 use super::{Change, Findings, Rules, changes::Changes, field::LaunchField};
 use crate::{host_facts::HostFacts, quota::Usage, secrets::Secrets};
 
-/// What policies have to say about a launch without refusing it.
+/// The field for remarks that policies make without refusing.
 #[derive(Debug)]
 pub struct Field;
 
@@ -27,7 +27,7 @@ impl LaunchField for Field {
     }
 
     fn widened(host: &Vec<String>, tenant: &Vec<String>) -> Option<Change> {
-        // What the host's policies had to say is not silenced.
+        // A tenant's policy may add remarks, and not silence those of the host's policies.
         (!tenant.starts_with(host)).then(|| Change::new(Self::NAME, host, tenant))
     }
 

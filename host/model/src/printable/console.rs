@@ -1,9 +1,9 @@
-//! A guest's console, shown on a terminal: what is text stays, colours, movements of the cursor and erasures are left out, as firmware begins with
-//! some, and whatever else would steer the terminal is escaped. It comes in pieces, which may end anywhere.
+//! Shows a guest's console on a terminal. Text stays. Colours, movements of the cursor and erasures are left out, since firmware begins
+//! with some. Other sequences that would steer the terminal are escaped. The bytes come in pieces, which may end anywhere.
 
 use super::is_deceptive;
 
-/// No sequence that is left out is longer than this.
+/// The most bytes of a sequence that is left out.
 const SEQUENCE_BYTES: usize = 64;
 
 /// The bytes read so far whose meaning depends on those to come: parts of a character, of a line break or of a control sequence.
@@ -12,22 +12,22 @@ pub struct Console {
     pending: Vec<u8>,
 }
 
-/// What the next bytes are.
+/// The meaning of the next bytes.
 enum Next {
-    /// So many bytes, shown so.
+    /// So many bytes are shown as this text.
     Shown(usize, String),
-    /// They begin something, which more bytes decide.
+    /// The bytes begin something that more bytes decide.
     Unfinished,
 }
 
 impl Console {
-    /// What is to be shown when these bytes have come.
+    /// Takes the next bytes, and gives the text to show.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
         self.show(false)
     }
 
-    /// What is to be shown when nothing more comes.
+    /// Gives the text to show when no more bytes come.
     pub fn finish(&mut self) -> String {
         self.show(true)
     }
@@ -64,13 +64,14 @@ fn next(bytes: &[u8]) -> Next {
         [b'\r', b'\n', ..] => Next::Shown(2, "\n".into()),
         [b'\r' | b'\x1b'] | [b'\x1b', b'['] => Next::Unfinished,
         [b'\x1b', b'[', rest @ ..] => sequence(rest),
-        // A reset of the terminal (RIS).
+        // The sequence resets the terminal (RIS).
         [b'\x1b', b'c', ..] => Next::Shown(2, String::new()),
         [..] => character(bytes),
     }
 }
 
-/// A control sequence behind its introducer: those that set colours or modes, move the cursor or erase are left out (ECMA-48, 8.3).
+/// Reads a control sequence behind its introducer. Sequences that set colours or modes, move the cursor or erase are left out (ECMA-48,
+/// 8.3).
 fn sequence(rest: &[u8]) -> Next {
     let is_parameter = |byte: &&u8| matches!(byte, b'0'..=b'9' | b';' | b':' | b'?');
     let length = rest.iter().take_while(is_parameter).count();
@@ -83,7 +84,7 @@ fn sequence(rest: &[u8]) -> Next {
     }
 }
 
-/// One character that is no plain ASCII, or a byte that is none.
+/// Reads one character that is not plain ASCII, or a byte that is no character.
 fn character(bytes: &[u8]) -> Next {
     let first = bytes.get(..bytes.len().min(4)).unwrap_or_default();
     let (text, is_cut) = match str::from_utf8(first) {
@@ -111,7 +112,7 @@ mod tests {
     const HOSTILE: &[u8] = b"\x1b[1;32mok\x1b[0m\r\n\tgr\xc3\xbcn\x1b]0;title\x07\x1b[2J\x1b]52;c;aGk=\x1b\\\r50 %\xff\xe2\x80\xae\xc2\x9bm\x1b[38:5:1mred\n";
     const SHOWN: &str = "ok\n\tgrün\\u{1b}]0;title\\u{7}\\u{1b}]52;c;aGk=\\u{1b}\\\\r50 %\\xff\\u{202e}\\u{9b}mred\n";
 
-    /// Wherever the pieces are cut, the same is shown.
+    /// The text shown is the same wherever the pieces are cut.
     #[test]
     fn a_sequence_may_be_cut_anywhere() {
         for size in 1..HOSTILE.len() {

@@ -1,12 +1,12 @@
-//! What is checked of any version's answers: lengths, numbers, names. An answer that cannot be used ends the call; one that the contract does not
-//! allow and that can be used is a breach, which `lint` and `test` tell.
+//! Checks the lengths, numbers and names of any version's answers. An answer that cannot be used ends the call. An answer that the contract
+//! does not allow and that can be used all the same is a breach, which `lint` and `test` report.
 
 use qhost_model::{launch::Violation, printable};
 
 use super::super::error::Fault;
 use crate::limits;
 
-/// A violation as a policy gives it.
+/// A violation as a policy gives it, before anything of it is checked.
 pub(in super::super) struct GivenViolation {
     pub(super) code: String,
     pub(super) field: String,
@@ -14,12 +14,12 @@ pub(in super::super) struct GivenViolation {
     pub(super) hint: Option<String>,
 }
 
-/// What of an answer the contract does not allow, where the answer can be used all the same: texts that are empty, or are cut.
+/// Breaches of the contract in answers that can be used all the same: texts that are empty, or that are cut.
 #[derive(Default)]
 pub(in super::super) struct ContractBreaches(pub(in super::super) Vec<String>);
 
 impl ContractBreaches {
-    /// A text that must not be longer than so many bytes.
+    /// Notes a text that is longer than so many bytes.
     pub(super) fn cut(&mut self, what: &str, text: &str, most: usize) {
         if text.len() > most {
             self.0.push(format!("{what} has {} bytes, and the contract allows {most}", text.len()));
@@ -47,7 +47,7 @@ impl ContractBreaches {
         self.cut("the hint of a violation", hint.as_deref().unwrap_or_default(), most);
     }
 
-    /// The warnings of a launch.
+    /// Notes the warnings of a launch that are too long.
     pub(super) fn warnings(&mut self, warnings: &[String]) {
         for warning in warnings {
             self.cut("a warning", warning, limits::POLICY_TEXT_BYTES);
@@ -83,7 +83,7 @@ pub(super) fn extensions(extensions: &[(String, String)]) -> Result<(), Fault> {
     }
 }
 
-/// A bind address of a policy's making.
+/// Reads a bind address of a policy's making.
 pub(super) fn bind(text: &str) -> Result<std::net::Ipv4Addr, Fault> {
     let shown = || printable::line(text, qhost_model::limits::SHOWN_CHARS).to_string();
     text.parse().map_err(|_: std::net::AddrParseError| {
@@ -91,8 +91,8 @@ pub(super) fn bind(text: &str) -> Result<std::net::Ipv4Addr, Fault> {
     })
 }
 
-/// A name, version or code of a policy's making, of the contract's length: cut, two could be taken for the same. On its line it looks like
-/// nothing else that stands there.
+/// Reads a name, version or code of a policy's making. One that is too long is refused and not cut, since two could then be taken for the
+/// same one; characters that could pass for other parts of its line are escaped.
 pub(in super::super) fn name(what: &str, name: &str) -> Result<String, Fault> {
     let (count, most) = (name.chars().count(), qhost_model::limits::POLICY_NAME_BYTES);
     if count > most {
@@ -101,12 +101,12 @@ pub(in super::super) fn name(what: &str, name: &str) -> Result<String, Fault> {
     Ok(printable::word(name, usize::MAX))
 }
 
-/// A word of a policy's making, of whatever length.
+/// Escapes a word of a policy's making, and cuts it where it is too long.
 pub(super) fn word(text: &str) -> String {
     printable::word(text, qhost_model::limits::POLICY_NAME_BYTES)
 }
 
-/// A sentence of a policy's making: escaped, and cut where it is too long.
+/// Escapes a sentence of a policy's making, and cuts it where it is too long.
 pub(in super::super) fn text(text: &str) -> String {
     printable::line(text, limits::POLICY_TEXT_BYTES).to_string()
 }

@@ -1,4 +1,4 @@
-//! The contract's version 0.1, `wit/0.1`. What it has no word for stays as it was.
+//! The contract's version 0.1, `wit/0.1`. Fields that this version has no word for stay as they were.
 
 use std::borrow::Cow;
 
@@ -41,12 +41,13 @@ pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
     bindings::Policy::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
 }
 
-/// The fields of a launch that it has no word for, as far as no job could ask for them when it was the newest.
+/// Names the fields of a launch that this version has no word for and that no job could ask for when this version was the
+/// newest.
 pub(super) fn unseen(launch: &Launch, task: &Task) -> Vec<&'static str> {
     let Machine { cpu, nested, kind, architecture } = &launch.machine;
     let fields = [
         ("seed", launch.seed.is_some()),
-        // It was shown what the task asks for.
+        // The policy is shown whether the task asks to persist, so that only a launch that adds it is unseen.
         ("persist", launch.persist && !task.asked.persist),
         ("disk_rate", !launch.disk_rate.is_unlimited()),
         ("disks", !launch.disks.is_empty()),
@@ -98,7 +99,7 @@ fn given(violations: Vec<wit::Violation>) -> Vec<GivenViolation> {
     violations.into_iter().map(one).collect()
 }
 
-/// What the contract has as text, and qhost has not.
+/// Texts of a request that the contract has as text and qhost keeps in another type.
 pub(super) struct RequestTexts {
     sha256: String,
     sha512: Option<String>,
@@ -110,7 +111,8 @@ impl RequestTexts {
     pub(super) fn of(Request { task, time, .. }: &Request) -> Self {
         Self {
             time: format!("{time:.0}"),
-            // The contract has no image without a SHA-256. No file has this one, so that no list of allowed images has it.
+            // The contract has no image without a SHA-256. No file has this digest, so that no list of allowed images
+            // holds it.
             sha256: task.image.checksum.pin().map_or("0".repeat(64), |sha256| sha256.to_string()),
             sha512: match &task.image.checksum {
                 Checksum::Sha512 { sha512 } => Some(sha512.to_string()),
@@ -121,13 +123,13 @@ impl RequestTexts {
     }
 }
 
-/// A request in the contract's form. Texts and lists are lent to the sandbox from where they are; what has another form
-/// there is kept here.
+/// A request in the contract's form. Texts and lists are lent to the sandbox, not copied; values of another form in the
+/// contract are kept here.
 pub(super) struct RequestView<'a> {
     of: &'a Request,
     sha256: &'a str,
     extensions: Vec<(&'a str, &'a str)>,
-    /// Of the request itself: when it is decided.
+    /// The request's one extension: the time of the decision.
     time: [(&'a str, &'a str); 1],
     ports: Vec<wit::PortRequest<'a>>,
     args: Vec<&'a str>,
@@ -163,7 +165,7 @@ impl<'a> RequestView<'a> {
         }
     }
 
-    /// The request with a policy's settings.
+    /// Gives the request with a policy's settings.
     fn with<'b>(&'b self, settings: &'b str) -> wit::Request<'b> {
         wit::Request { task: self.task(), host: self.host(), settings, extensions: &self.time }
     }
@@ -202,7 +204,7 @@ impl<'a> RequestView<'a> {
     }
 }
 
-/// What a launch has as text there, and not here.
+/// Texts of a launch that the contract has as text and qhost keeps in another type.
 pub(super) struct LaunchTexts {
     binds: Vec<Cow<'static, str>>,
     disk_bytes: Option<String>,
@@ -295,14 +297,14 @@ pub(super) fn launch_in(
     })
 }
 
-/// Takes a field that the contract has no member for out of the extensions.
+/// Takes out of the extensions a number for which the contract has no field.
 fn taken(extensions: &mut Vec<(String, String)>, key: &str) -> Result<Option<u64>, Fault> {
     let (mut found, rest): (Vec<_>, Vec<_>) =
         std::mem::take(extensions).into_iter().partition(|(name, _)| name == key);
     *extensions = rest;
     let Some((_, value)) = found.pop() else { return Ok(None) };
     match value.parse::<u64>() {
-        // Another spelling of the number would come back changed.
+        // A policy that hands back what it was shown has this spelling; another one would come back changed.
         Ok(number) if number.to_string() == value && found.is_empty() => Ok(Some(number)),
         Ok(_) | Err(_) => {
             let shown = printable::line(&value, qhost_model::limits::SHOWN_CHARS).to_string();
@@ -356,7 +358,7 @@ impl From<Egress> for wit::EgressParam<'_> {
     }
 }
 
-/// An interface of types only, which the bindings still want implemented.
+/// The interface has types only, and the bindings still want it implemented.
 impl wit::Host for HostState {}
 
 impl log::Host for HostState {

@@ -1,4 +1,5 @@
-//! The contract's version 0.2, `wit/`: an answer may not ask for what the contract can say and this host does not support.
+//! The contract's version 0.2, `wit/`. An answer is refused where it asks for something that the contract can say and this
+//! host does not support.
 
 mod disks;
 mod functions;
@@ -110,7 +111,7 @@ fn given(violations: Vec<wit::Violation>) -> Vec<GivenViolation> {
     violations.into_iter().map(one).collect()
 }
 
-/// An interface of types only, which the bindings still want implemented.
+/// The interface has types only, and the bindings still want it implemented.
 impl wit::Host for HostState {}
 
 impl log::Host for HostState {

@@ -1,4 +1,4 @@
-//! Building a project: its language's own tools make a module or a component, and what comes out is a component.
+//! Building a project: its language's own tools make a module or a component, and a module is made a component.
 
 use std::{
     ffi::OsString,
@@ -22,16 +22,16 @@ use super::{
 /// A component that was built.
 #[derive(Debug, Serialize)]
 pub struct Built {
-    /// Its file.
+    /// The component's file.
     pub file: PathBuf,
-    /// Its size in bytes.
+    /// The file's size in bytes.
     pub bytes: usize,
-    /// Its digest.
+    /// The file's digest.
     pub sha256: Sha256,
 }
 
-/// Builds a project's folder, or makes a component of a core module's file. The component is `NAME.wasm` in the
-/// project's folder, NAME being the folder's, unless `output` names another place.
+/// Builds a project's folder, or makes a component from a core module's file. The component is `NAME.wasm` in the project's folder, where
+/// NAME is the folder's name, unless `output` names another place.
 pub fn build(project: &Path, output: Option<&Path>, wasi: bool) -> Result<Built, AuthorError> {
     let metadata = fs::metadata(project).map_err(unreadable(project))?;
     if !metadata.is_dir() {
@@ -88,7 +88,7 @@ fn core_module(module: &Path, output: &Path) -> Result<Built, AuthorError> {
     }
 }
 
-/// Writes a component, of a core module if need be.
+/// Writes a component, made from a core module if need be.
 fn componentize(made: &Path, output: &Path) -> Result<Built, AuthorError> {
     let bytes = fs::read(made).map_err(unreadable(made))?;
     let unfit = |reason| AuthorError::Unfit { path: made.into(), reason };
@@ -97,7 +97,7 @@ fn componentize(made: &Path, output: &Path) -> Result<Built, AuthorError> {
     Ok(Built { file: output.into(), bytes: component.len(), sha256: Sha256::of(&component) })
 }
 
-/// The standard library for WebAssembly.
+/// The standard library for WebAssembly, which a build needs.
 const PARTS: &[Part] = &[Part {
     program: "rustc",
     args: &["--print=target-libdir", "--target=wasm32-unknown-unknown"],
@@ -152,7 +152,7 @@ fn python(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), 
     };
     let mut args = ["-q", "-d", "wit", "-w", "policy", "componentize"].map(OsString::from).to_vec();
     if wasi {
-        // It imports all of WASI, and prints to its standard output.
+        // The project's own `rules` module then imports all of WASI, and prints to its standard output.
         args.push("rules".into());
     } else {
         let main = made.with_file_name("main.py");
@@ -165,7 +165,7 @@ fn python(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), 
     tool.run(&args).map(drop)
 }
 
-/// The version of the contract that a project was made for.
+/// The version of the policy contract in a project.
 fn contract_version(folder: &Path) -> Result<String, AuthorError> {
     let wit = folder.join("wit/policy.wit");
     let text = fs::read_to_string(&wit).map_err(unreadable(&wit))?;
@@ -190,8 +190,8 @@ fn js(project: &Path, folder: &Path, made: &Path, wasi: bool) -> Result<(), Auth
         parts: &[],
     };
     let made = made.as_os_str();
-    // QuickJS: a tenth of the other engine's size, and it can be had without WASI.
-    // Beside the rules: jco takes modules from the folder of the first one, and from those below it.
+    // QuickJS is a tenth of the other engine's size, and can be had without WASI. The main module lies beside the rules, since jco takes
+    // modules from the first one's folder, and from those below it.
     let mut builder = tempfile::Builder::new();
     let main = builder.prefix(".main-").suffix(".js").tempfile_in(folder);
     let main = main.map_err(unwritable(folder))?;

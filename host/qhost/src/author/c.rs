@@ -1,4 +1,4 @@
-//! C: the contract's header is generated into `bindings`, clang compiles every `.c` file of the project with it.
+//! Policies in C: the contract's header is generated into `bindings`, and clang compiles every `.c` file of the project with it.
 
 use std::{
     ffi::OsString,
@@ -14,7 +14,7 @@ use super::{
     unreadable, unwritable,
 };
 
-/// The linker, the C library's part that is linked first, and the compiler's own functions.
+/// The parts that clang needs: the linker, the C library's part that is linked first, and the compiler's own functions.
 const PARTS: &[Part] = &[
     Part { program: "clang", args: &["-print-prog-name=wasm-ld"] },
     Part { program: "clang", args: &["--target=wasm32-wasi", "-print-file-name=crt1-reactor.o"] },
@@ -24,10 +24,10 @@ const PARTS: &[Part] = &[
     },
 ];
 
-/// 64 KiB of stack, the data and some 400 KiB of heap.
+/// The memory holds 64 KiB of stack, the data, and some 400 KiB of heap.
 const INITIAL_MEMORY: &str = "-Wl,--initial-memory=524288";
 
-/// A core module that carries its world's type.
+/// Compiles a core module that carries its world's type.
 pub(super) fn compile(project: &Path, folder: &Path, made: &Path) -> Result<(), AuthorError> {
     let mut files = sources(folder)?;
     files.extend(bindings(folder)?);
@@ -37,7 +37,7 @@ pub(super) fn compile(project: &Path, folder: &Path, made: &Path) -> Result<(), 
         "-Os",
         "-Wall",
         "-Wl,--strip-debug",
-        // The C library's allocator uses what lies behind the data first, so that no decision grows the memory.
+        // The C library's allocator uses the memory behind the data first, so that no decision grows the memory.
         INITIAL_MEMORY,
         "-I",
         "bindings",
@@ -66,7 +66,7 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>, AuthorError> {
     Ok(files)
 }
 
-/// Generates the contract's header and what goes with it; gives the files to compile and link.
+/// Generates the contract's header with the files that belong to it; gives the files to compile and link.
 fn bindings(folder: &Path) -> Result<Vec<PathBuf>, AuthorError> {
     let wit = folder.join("wit");
     let unfit = |reason: String| AuthorError::Unfit { path: wit.clone(), reason };

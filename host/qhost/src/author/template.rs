@@ -8,7 +8,7 @@ use std::{
 
 use super::{AuthorError, Language, unwritable};
 
-/// What stands for the project's name in a template.
+/// The placeholder for the project's name in a template.
 const NAME: &str = "__name__";
 
 type File = (&'static str, &'static str);
@@ -28,7 +28,7 @@ macro_rules! sdk {
     };
 }
 
-/// The SDK goes along, until it is published.
+/// The SDK is part of the project until it is published.
 const RUST: &[File] = &[
     ("Cargo.toml", template!("rust/Cargo.toml")),
     ("src/lib.rs", template!("rust/src/lib.rs")),
@@ -110,7 +110,7 @@ pub fn new(folder: &Path, language: Language) -> Result<(String, Vec<PathBuf>), 
         written.map_err(unwritable(&file))?;
         files.push(path);
     }
-    // Over an empty folder, or nothing; the kernel refuses any other.
+    // The kernel renames a folder over an empty one, and refuses to over any other.
     match fs::rename(made.path(), folder) {
         Ok(()) => Ok((name, files)),
         Err(error) if is_there(&error) => Err(AuthorError::Exists { folder: folder.into() }),
@@ -123,7 +123,7 @@ fn is_there(error: &io::Error) -> bool {
     matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
 }
 
-/// What cargo, npm and the contract all take for a name.
+/// Whether cargo, npm and the contract all take a name.
 fn is_name(name: &str) -> bool {
     name.len() <= qhost_model::limits::POLICY_NAME_BYTES
         && name.starts_with(|first: char| first.is_ascii_lowercase())

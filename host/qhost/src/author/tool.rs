@@ -15,33 +15,33 @@ use crate::limits;
 
 /// One of an author's own tools, for one project.
 pub(super) struct Tool<'a> {
-    /// Its name.
+    /// The tool's name.
     pub(super) name: &'static str,
-    /// What it is for.
+    /// The language that the tool builds.
     pub(super) language: Language,
     /// The project's folder, where the tool runs.
     pub(super) folder: &'a Path,
-    /// The same as it was named on the command line.
+    /// The project's folder as it was named on the command line.
     pub(super) project: &'a Path,
-    /// Where it may be besides `$PATH`.
+    /// A place where the tool may be besides `$PATH`.
     pub(super) beside: Option<PathBuf>,
-    /// Whether what it prints to standard output is for programs, and nothing that an author wants to see.
+    /// Whether the tool's standard output is for programs, and not worth an author's time.
     pub(super) prints_json: bool,
-    /// How the files are asked for without which it can build nothing.
+    /// The parts that the tool can build nothing without.
     pub(super) parts: &'static [Part],
 }
 
 /// A part of a tool that is installed by itself.
 pub(super) struct Part {
-    /// The program that knows where it is.
+    /// The program that knows the part's path.
     pub(super) program: &'static str,
-    /// What that is asked with; its answer is the part's path.
+    /// The arguments by which the program prints the part's path.
     pub(super) args: &'static [&'static str],
 }
 
 impl Tool<'_> {
-    /// Runs it to its end; gives what it printed to standard output. What it says otherwise is shown at once, and all
-    /// of it if it fails.
+    /// Runs the tool to its end; gives what it printed to standard output. Its standard error is shown at once, and its standard output too
+    /// if it fails.
     pub(super) fn run(self, args: &[impl AsRef<OsStr>]) -> Result<String, AuthorError> {
         let (tool, language) = (self.name, self.language);
         let beside = self.beside.clone().filter(|path| path.exists());
@@ -69,7 +69,7 @@ impl Tool<'_> {
             let why = format!("it took longer than {} s", limits::AUTHOR_TOOL.as_secs());
             return Err(AuthorError::Failed { tool, why });
         };
-        // What a signal ended has said nothing of that.
+        // A tool that a signal ended has not said whether a part is missing.
         if status.code().is_none() {
             return Err(AuthorError::Failed { tool, why: status.to_string() });
         }
@@ -83,7 +83,7 @@ impl Tool<'_> {
         }
     }
 
-    /// The first part that it lacks, if it does.
+    /// The first part that the tool lacks.
     fn lacks(&self) -> Option<PathBuf> {
         self.parts.iter().find_map(|part| self.is_without(part))
     }
@@ -100,7 +100,7 @@ impl Tool<'_> {
         spawn::wait(&mut child, limits::AUTHOR_PART).ok()??;
         let said = text(output).ok()?;
         let part = PathBuf::from(said.trim());
-        // A tool that does not say is not said to lack anything.
+        // A tool that names no path is not said to lack a part.
         (!part.as_os_str().is_empty() && !part.exists()).then_some(part)
     }
 }

@@ -1,4 +1,4 @@
-//! What a shell offers for the names of VMs, images and tenants. What cannot be read has no names to offer: an error would stand in
+//! The names of VMs, images and tenants that a shell offers. If they cannot be read, no names are offered, since an error would stand in
 //! the line that is being typed.
 
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub(super) fn images() -> ArgValueCandidates {
     })
 }
 
-/// Volumes, with whose they are.
+/// Volumes, with their tenants.
 pub(super) fn volumes() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let volumes = state().and_then(|state| Volumes::of(&state).list().ok());
@@ -64,7 +64,7 @@ fn state() -> Option<StateDir> {
     StateDir::new(&named.or_else(default_state_dir)?).ok()
 }
 
-/// By their ids, and by their tenants and tasks.
+/// VMs by their ids, and by their tenants and tasks.
 fn named(wanted: impl Fn(&VmRecord) -> bool) -> Vec<CompletionCandidate> {
     let Some(state) = state() else { return vec![] };
     let vms = list::scan(&state).list(&state).into_iter().filter(wanted);

@@ -162,7 +162,7 @@ impl FromStr for Age {
 }
 
 impl InspectImageArgs {
-    /// The file, if that is what is meant.
+    /// The file, if a file is meant.
     pub fn file(&self) -> Option<PathBuf> {
         let path = PathBuf::from(&self.image);
         (self.image.contains('/') || path.is_file()).then_some(path)

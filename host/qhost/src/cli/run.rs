@@ -48,7 +48,7 @@ pub struct ImageNetworks {
 }
 
 impl ImageNetworks {
-    /// Takes those of `QHOST_IMAGE_ALLOW` where none are given.
+    /// Takes the networks of `QHOST_IMAGE_ALLOW` if none are given.
     pub(super) fn take_environment(&mut self) -> Result<(), String> {
         const NAME: &str = "QHOST_IMAGE_ALLOW";
         let Some(text) = std::env::var_os(NAME).filter(|text| !text.is_empty()) else {
@@ -96,7 +96,7 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// What is waited for.
+    /// The state of the VM that the command waits for.
     pub fn until(&self) -> Until {
         match (self.detach, self.wait_ready) {
             (false, _) => Until::End,
@@ -105,7 +105,7 @@ impl RunArgs {
         }
     }
 
-    /// How long a guest has to power off.
+    /// The time that a guest has to power off.
     pub fn grace(&self) -> Option<Grace> {
         self.grace.map(|seconds| Grace { seconds })
     }
@@ -121,7 +121,7 @@ pub struct PlanArgs {
     pub decide: DecideArgs,
 }
 
-/// A file with a name to go by.
+/// A file, and the name that it goes by.
 #[derive(Debug, Clone)]
 pub struct NamedFile {
     /// The name.
@@ -140,7 +140,7 @@ impl FromStr for NamedFile {
         }
         refuse_remote(text)?;
         let path = PathBuf::from(text);
-        // A folder such as `.` has its name elsewhere.
+        // A folder such as `.` has no name in the path itself.
         let path = match path.file_name() {
             None => path.canonicalize().unwrap_or(path),
             Some(_) => path,

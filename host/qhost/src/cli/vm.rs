@@ -65,19 +65,19 @@ pub struct OfTenant {
 }
 
 impl OfTenant {
-    /// Whether something of a tenant is meant.
+    /// Whether objects of a tenant are meant.
     pub fn includes(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|only| only == tenant)
     }
 
-    /// Whether a file of the log of decisions may have something of a tenant that is meant.
+    /// Whether a file of the log of decisions may have records of a tenant that is meant.
     pub fn includes_file(&self, file: &Path) -> bool {
         let folder = file.parent().and_then(Path::file_name).and_then(|name| name.to_str());
         let tenant = folder.and_then(|name| name.strip_prefix("tenant-"));
         tenant.is_none_or(|tenant| self.includes(tenant))
     }
 
-    /// A VM's name with whose it is.
+    /// A VM's name, with its tenant.
     fn name(&self, vm: &str) -> String {
         self.tenant.as_ref().map_or_else(|| vm.to_owned(), |tenant| format!("{tenant}/{vm}"))
     }
@@ -173,7 +173,7 @@ pub struct VmArgs {
 }
 
 impl VmArgs {
-    /// Its name with whose it is.
+    /// The VM's name, with its tenant.
     pub fn name(&self) -> String {
         self.of.name(&self.vm)
     }
@@ -237,7 +237,7 @@ pub struct VmsArgs {
 }
 
 impl VmsArgs {
-    /// Their names with whose they are.
+    /// The VMs' names, with their tenants.
     pub fn names(&self) -> Vec<String> {
         self.of.names(&self.vms)
     }
@@ -258,7 +258,7 @@ pub struct StatsArgs {
 }
 
 impl StatsArgs {
-    /// Their names with whose they are.
+    /// The VMs' names, with their tenants.
     pub fn names(&self) -> Vec<String> {
         self.of.names(&self.vms)
     }

@@ -1,10 +1,10 @@
-//! Where a host's service listens.
+//! The place where a host's service listens.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use url::Url;
 
-/// Where a host's service listens: `unix:PATH`, or `https://HOST:PORT`.
+/// The place where a host's service listens: `unix:PATH`, or `https://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostAddress {
     /// A socket of this machine.

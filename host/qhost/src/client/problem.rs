@@ -1,4 +1,4 @@
-//! What a service says of what it did not do: `application/problem+json` (RFC 9457).
+//! A service's refusals: `application/problem+json` (RFC 9457).
 
 use serde::Deserialize;
 
@@ -10,7 +10,7 @@ use super::ClientError;
 /// Why a request was not done.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Problem {
-    /// The name of its kind, as in `urn:qhost:denied`.
+    /// The name of the problem's kind, as in `urn:qhost:denied`.
     #[serde(rename = "type", default)]
     name: String,
     /// The status of the answer.
@@ -23,17 +23,17 @@ pub struct Problem {
     pub causes: Vec<String>,
     /// What to do about it.
     pub hint: Option<String>,
-    /// What refused it.
+    /// The part of the host that refused the request: a policy, a quota, the ports, the image's checksum.
     pub refused_by: Option<String>,
     /// The problems of a job, each with its place.
     #[serde(default)]
     pub problems: Vec<job::Problem>,
-    /// Who said what, where policies or the host's rules refused it.
+    /// The decision, if policies or the host's rules refused the request.
     pub decision: Option<Box<Decision>>,
 }
 
 impl Problem {
-    /// Whether something is not there that was named.
+    /// Whether the request named an object that is not there.
     pub fn is_not_found(&self) -> bool {
         self.status == 404
     }
@@ -49,7 +49,7 @@ impl Problem {
 }
 
 impl ClientError {
-    /// Its kind.
+    /// The error's kind.
     pub fn kind(&self) -> Kind {
         match self {
             Self::File { .. } | Self::Access(_) => Kind::InvalidArgument,
@@ -58,12 +58,12 @@ impl ClientError {
         }
     }
 
-    /// What the service said, where it said something.
+    /// The service's problem, if the service answered with one.
     pub fn problem(&self) -> Option<&Problem> {
         if let Self::Problem(problem) = self { Some(problem) } else { None }
     }
 
-    /// What to do about it.
+    /// What to do about the error.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Problem(problem) => problem.hint.clone(),

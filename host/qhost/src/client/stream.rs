@@ -1,4 +1,4 @@
-//! Server-sent events (the HTML standard's `EventSource`) that go on where they were when the connection, or the service, was lost.
+//! Server-sent events (the HTML standard's `EventSource`) that are resumed when the connection, or the service, was lost.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ const END: &str = "end";
 
 type Items = Pin<Box<dyn Stream<Item = Result<Sse, sse_stream::Error>> + Send>>;
 
-/// A stream of a service's that is followed.
+/// A stream of a service that is followed.
 pub struct Follow<'c> {
     client: &'c Client,
     url: Url,
@@ -43,7 +43,7 @@ impl Client {
         Follow { client: self, url, last, items, has_connected: false, taken }
     }
 
-    /// Follows a stream after what another one has told of the same.
+    /// Follows a stream from the last item that another stream of the same source had.
     pub fn follow_after(&self, url: Url, before: Follow<'_>) -> Follow<'_> {
         Follow { last: before.last, ..self.follow(url) }
     }
@@ -62,7 +62,7 @@ impl Client {
         let taken = Arc::clone(taken);
         taken.store(0, Ordering::Relaxed);
         let bytes = self.answered(request).await?.bytes_stream();
-        // An item without an end is no item.
+        // The count of bytes bounds an item that has no end.
         let bounded = bytes.map(move |bytes| {
             let bytes = bytes.map_err(io::Error::other)?;
             let before = taken.fetch_add(bytes.len(), Ordering::Relaxed);
@@ -76,10 +76,10 @@ impl Client {
 }
 
 impl Follow<'_> {
-    /// The next item; none where the stream has ended.
+    /// The next item; none if the stream has ended.
     ///
     /// # Errors
-    /// Where the service refuses, or stays away for longer than [`limits::HOST_ABSENT`].
+    /// The service refuses, or stays away for longer than [`limits::HOST_ABSENT`].
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             let items = match &mut self.items {
@@ -101,7 +101,7 @@ impl Follow<'_> {
                     let Some(data) = item.data else { continue };
                     return self.client.object(data.as_bytes()).map(Some);
                 }
-                // The connection, or the service, is lost; it is not the end of what is followed.
+                // The connection, or the service, is lost, which is not the end of the stream.
                 Ok(Some(Err(_)) | None) | Err(_) => {
                     self.items = None;
                     time::sleep(limits::HOST_AGAIN).await;
@@ -110,7 +110,7 @@ impl Follow<'_> {
         }
     }
 
-    /// Connects, also where the service is absent for a while; none where what was followed has gone meanwhile.
+    /// Connects, even if the service is absent for a while; none if the stream's source has gone meanwhile.
     async fn connected(&mut self) -> Result<Option<Items>, ClientError> {
         let is_again = std::mem::replace(&mut self.has_connected, true);
         let ask =

@@ -1,4 +1,4 @@
-//! Texts of a service's, as a person may be shown them.
+//! Makes a service's texts safe to show to a person.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use qhost_model::printable::{line, lines};
 /// Texts that may have several lines: what is wrong with a job, and what QEMU said.
 const OF_LINES: [&str; 2] = ["detail", "message"];
 
-/// The same object with what would steer a terminal escaped in each of its texts.
+/// Escapes what would steer a terminal in each text of an object.
 pub(super) fn printable(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(line(&text, usize::MAX).to_string()),

@@ -1,5 +1,5 @@
-//! A registry's protocol (OCI Distribution 1.1): requests with the authorization that the registry asks for, and answers that
-//! are read up to a bound, be they files, tokens or refusals.
+//! A registry's protocol (OCI Distribution 1.1): requests with the authorization that the registry asks for, and bounded reads of its
+//! files, tokens and refusals.
 
 use bytes::Bytes;
 use http_auth::ChallengeRef;
@@ -19,25 +19,25 @@ use crate::limits;
 /// Why a registry did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The connection to it failed.
+    /// The connection to a host failed.
     #[error("the connection to {host} failed")]
     Connection {
-        /// The registry, the token service, or where it redirects to.
+        /// The registry, the token service, or the host of a redirect.
         host: String,
-        /// Why.
+        /// The cause.
         source: reqwest::Error,
     },
-    /// It refused.
+    /// A host refused the request.
     #[error("{host} answered {status}: {said}")]
     Refused {
         /// The registry or the token service.
         host: String,
-        /// The status of its answer.
+        /// The status of the answer.
         status: StatusCode,
-        /// Its own words, on one line.
+        /// The host's own text, on one line.
         said: String,
     },
-    /// Its answer is longer than the bound.
+    /// An answer is longer than the bound.
     #[error("the answer of {host} has more than {most} bytes")]
     TooLarge {
         /// The registry or the token service.
@@ -45,24 +45,24 @@ pub enum SessionError {
         /// The bound.
         most: u64,
     },
-    /// It does not keep to the protocol.
+    /// A host does not keep to the protocol.
     #[error("the answer of {host} is not as OCI Distribution has it: {reason}")]
     Malformed {
         /// The registry or the token service.
         host: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Who asks: without a name, by a password, or by a token.
+/// The credentials of a client: none, a password, or a token.
 pub(super) enum Credentials {
     Anonymous,
     Password { user: String, password: String },
     Token(String),
 }
 
-/// What is done in a repository, which the token has to allow.
+/// The action in a repository that the token has to allow.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Scope {
     Pull,
@@ -74,13 +74,13 @@ pub(super) struct Session {
     client: Client,
     /// The repository, with a slash at its end.
     base: Url,
-    /// What the token is asked for.
+    /// The scope that the token is asked for.
     scope: String,
     credentials: Credentials,
     authorization: Option<HeaderValue>,
 }
 
-/// A request, which can be sent again once it is known what authorization it needs.
+/// A request, which can be sent again once the authorization that it needs is known.
 struct Request {
     method: Method,
     url: Url,
@@ -119,7 +119,7 @@ impl Session {
         Ok(Self { client, base, scope, credentials, authorization })
     }
 
-    /// A file of at most so many bytes.
+    /// Reads a file of at most so many bytes.
     pub(super) async fn get(
         &mut self,
         path: &str,
@@ -134,7 +134,7 @@ impl Session {
         Ok(Got { digest, bytes: whole(answer, most).await? })
     }
 
-    /// Puts a blob there, unless it is there already.
+    /// Puts a blob into the repository, unless it is there already.
     pub(super) async fn put_blob(&mut self, digest: &str, blob: Bytes) -> Result<(), SessionError> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let head = Request { method: Method::HEAD, url, accept: ANY, body: None };
@@ -155,7 +155,7 @@ impl Session {
         successful(self.ask(put).await?).await.map(drop)
     }
 
-    /// Puts a manifest there, under a tag.
+    /// Puts a manifest into the repository, under a tag.
     pub(super) async fn put_manifest(
         &mut self,
         tag: &str,
@@ -171,7 +171,7 @@ impl Session {
         self.base.join(path).map_err(|error| malformed(&host(&self.base), &error))
     }
 
-    /// Sends a request, and a second time with authorization where the registry says what it wants.
+    /// Sends a request, and sends it again with authorization if the registry asks for that.
     async fn ask(&mut self, request: Request) -> Result<Response, SessionError> {
         let answer = self.send(&request).await?;
         let is_new = self.authorization.is_none();
@@ -199,7 +199,7 @@ impl Session {
         builder.send().await.map_err(|error| failed(&host(url), error))
     }
 
-    /// Gets the authorization that a refusal asks for; false where it asks for none that can be got.
+    /// Gets the authorization that a refusal asks for; false if it asks for none that can be got.
     async fn authorize(&mut self, refusal: &Response) -> Result<bool, SessionError> {
         let texts = refusal.headers().get_all(WWW_AUTHENTICATE).into_iter();
         let texts = texts.filter_map(|text| text.to_str().ok());
@@ -255,7 +255,7 @@ const BLOB: &str = "application/octet-stream";
 /// A file that was read.
 pub(super) struct Got {
     pub(super) bytes: Vec<u8>,
-    /// Its digest, as the registry says.
+    /// The file's digest, as the registry says.
     pub(super) digest: Option<String>,
 }
 
@@ -287,7 +287,7 @@ fn client(transport: Transport) -> ClientBuilder {
     }
 }
 
-/// Whether a password may go there: not over a network in clear.
+/// Whether a password may go to a URL, which is so unless it would go over a network in clear.
 pub(super) fn is_private(url: &Url) -> bool {
     let is_loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -315,7 +315,7 @@ fn secret(mut header: HeaderValue) -> HeaderValue {
     header
 }
 
-/// An answer, unless it is a refusal, whose words are shown.
+/// Passes an answer on, unless it is a refusal, whose text becomes the error.
 async fn successful(answer: Response) -> Result<Response, SessionError> {
     let status = answer.status();
     if status.is_success() {
@@ -354,14 +354,14 @@ impl Problem {
     }
 }
 
-/// All of an answer, which may not be longer than `most`.
+/// Reads all of an answer, which may not be longer than `most`.
 async fn whole(answer: Response, most: u64) -> Result<Vec<u8>, SessionError> {
     let host = host(answer.url());
     let bytes = beginning(answer, most + 1).await?;
     if bytes.len() as u64 <= most { Ok(bytes) } else { Err(SessionError::TooLarge { host, most }) }
 }
 
-/// The first bytes of an answer.
+/// Reads the first bytes of an answer.
 async fn beginning(mut answer: Response, most: u64) -> Result<Vec<u8>, SessionError> {
     let (host, most) = (host(answer.url()), usize::try_from(most).unwrap_or(usize::MAX));
     let mut bytes = vec![];
@@ -380,7 +380,7 @@ fn host(url: &Url) -> String {
 }
 
 fn failed(host: &str, error: reqwest::Error) -> SessionError {
-    // The URL of an upload may have a secret in it.
+    // The URL of an upload may contain a secret.
     SessionError::Connection { host: host.into(), source: error.without_url() }
 }
 

@@ -1,4 +1,4 @@
-//! `qhost policy audit`: what the policies configured now say of the VMs that run.
+//! `qhost policy audit`: what the policies configured now say of the running VMs.
 
 use serde_json::json;
 

@@ -15,7 +15,7 @@ fn end(shared: &Shared, done: Result<String, AuthorError>) -> Exit {
             show::print(&text);
             Exit::Done
         }
-        // The tool's own text is all that an author wants to see.
+        // The tool's own output is all that an author needs.
         Err(AuthorError::Compile { .. }) if !shared.json => Exit::CheckFailed,
         Err(error) => show::failure(shared, &RunError::from(error)),
     }

@@ -22,7 +22,7 @@ use crate::{
     exit::Exit,
 };
 
-/// Becomes QEMU, or says why not; that text ends up where QEMU's own messages do.
+/// Becomes QEMU, or says why not in the output that QEMU's own messages go to.
 pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
     use std::io::Write as _;
     let Some((program, args)) = command.split_first() else {
@@ -30,7 +30,7 @@ pub(super) fn launch(parent: i32, command: &[OsString]) -> ExitCode {
     };
     let error = spawn::exec(parent, program, args);
     let said = writeln!(std::io::stderr(), "cannot run {}: {error}", program.display());
-    // The status of a shell whose command was not found, whether or not the reason can be written.
+    // A shell answers 127 for a command that is not found; 126 tells that not even the reason could be written.
     ExitCode::from(if said.is_ok() { 127 } else { 126 })
 }
 
@@ -73,7 +73,7 @@ pub(super) async fn fingerprint(shared: &Shared) -> Exit {
     }
 }
 
-/// What this host lacks. A configuration that cannot be read is an error of its own.
+/// Finds what this host lacks. A configuration that cannot be read is an error of its own.
 pub(super) async fn doctor(shared: &Shared, agent: Option<&Path>) -> Exit {
     let mut findings = match engine(shared) {
         Ok(engine) => {
@@ -106,7 +106,7 @@ pub(super) async fn doctor(shared: &Shared, agent: Option<&Path>) -> Exit {
     exit
 }
 
-/// Fresh, because it is asked for; and kept, for the runs that follow.
+/// Takes a new fingerprint, since the command asks for one, and keeps it for the runs that follow.
 async fn take_fingerprint(shared: &Shared) -> Result<(Fingerprint, Resources), RunError> {
     let state = state_dir(shared)?;
     let fingerprint = Fingerprint::take().await?;
@@ -161,7 +161,7 @@ pub(super) fn policy(shared: &Shared, command: &PolicyCommand) -> Exit {
 fn inspect(shared: &Shared, InspectArgs { policy }: &InspectArgs) -> Exit {
     let inspection = || -> Result<Inspection, RunError> {
         let loader = loader(shared)?;
-        // Whatever it imports of WASI is told, and nothing is decided.
+        // Nothing is decided here, so that the policy may import any part of WASI.
         let allowance = Allowance { wasi: true, ..Allowance::default() };
         Ok(loader.inspect(&policy.name, &policy.path, &allowance)?)
     };
@@ -195,17 +195,17 @@ fn inspected(inspection: &Inspection) -> String {
     )
 }
 
-/// What a shell sets that asks what may come next.
+/// The variable that a shell sets when it asks for completions.
 const COMPLETE: &str = "QHOST_COMPLETE";
 
-/// Answers a shell that asks what may come next; whether one asked.
+/// Answers a shell that asks for completions; none if no shell asked.
 pub(super) fn complete() -> Option<ExitCode> {
     let asked = CompleteEnv::with_factory(Cli::command).var(COMPLETE);
     let folder = std::env::current_dir().ok();
     match asked.try_complete(std::env::args_os(), folder.as_deref()) {
         Ok(false) => None,
         Ok(true) => Some(ExitCode::SUCCESS),
-        // The shell's line is no place for an error.
+        // An error would stand in the line that is being typed.
         Err(_) => Some(ExitCode::from(Exit::Usage.code())),
     }
 }

@@ -1,4 +1,4 @@
-//! `qhost config`: the configuration looked at with all that it names.
+//! `qhost config`: checks the configuration with all the files that it names.
 
 use std::error::Error;
 
@@ -17,10 +17,10 @@ use crate::{
     outcome::ErrorReport,
 };
 
-/// What was found.
+/// The findings of a check.
 #[derive(Serialize)]
 struct ConfigCheck {
-    /// The file; absent where there is none and the defaults hold.
+    /// The file; absent if there is none and the defaults hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
     policies: Vec<PolicyCheck>,
@@ -55,7 +55,7 @@ pub(super) fn config(shared: &Shared, command: &ConfigCommand) -> Exit {
     }
 }
 
-/// The whole configuration, as it would be written with every key.
+/// The whole configuration, with every key written out.
 fn shown(shared: &Shared) -> Result<String, RunError> {
     let place = Config::place(shared.config.as_deref())?;
     let config = Config::load(shared.config.as_deref())?;

@@ -1,4 +1,4 @@
-//! `qhost decisions`: what was decided, and why.
+//! `qhost decisions`: the decisions that were made, and their reasons.
 
 use serde_json::json;
 
@@ -59,7 +59,7 @@ pub(super) fn told_one(shared: &Shared, one: &Recorded) {
     show::tell(&if shared.json { show::json(one) } else { in_full(one) });
 }
 
-/// The only one whose id begins like this.
+/// Prints the only decision whose id begins like this.
 fn one(shared: &Shared, mut found: Vec<Recorded>, id: &str) -> Result<Exit, RunError> {
     let shown = printable::line(id, 80);
     match (found.pop(), found.len()) {
@@ -85,7 +85,7 @@ fn is_meant(one: &Recorded, args: &DecisionsArgs) -> bool {
         && args.policy.as_ref().is_none_or(was_asked)
 }
 
-/// By what it was refused, and why.
+/// The policy or rule that refused a task, and its reason.
 fn why(one: &Recorded) -> (String, String) {
     let Record { outcome, decision, error, not_launched, .. } = &one.record;
     if let Some(NotLaunched { by, reason }) = not_launched {
@@ -101,7 +101,7 @@ fn why(one: &Recorded) -> (String, String) {
     (decision.refused_by().join(", "), why)
 }
 
-/// What was to be done with a VM of the task, where that is what was decided.
+/// The operation on a VM that was decided about, if there was one.
 fn operation(one: &Recorded) -> String {
     let name = |of: &OperationRecord| format!(" {}", of.operation.name());
     one.record.operation.as_ref().map(name).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Everything that can end a run but a verdict, and the exit code of each.
+//! Every error that can end a run, and the exit code of each. A verdict is no error.
 
 use std::{io, path::PathBuf};
 
@@ -24,13 +24,13 @@ pub enum RunError {
     /// Arguments that do not go together.
     #[error("{0}")]
     Usage(String),
-    /// The host's configuration.
+    /// The host's configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What the engine did not do.
+    /// The engine refused, or failed.
     #[error(transparent)]
     Engine(#[from] qhost_engine::EngineError),
-    /// The state folder.
+    /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] StateDirError),
     /// The job file cannot be read.
@@ -38,25 +38,25 @@ pub enum RunError {
     JobFile {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A policy.
+    /// A policy cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// QEMU or the host.
+    /// QEMU or the host cannot be used.
     #[error(transparent)]
     Fingerprint(#[from] FingerprintError),
-    /// The host's own facts.
+    /// The host's own facts cannot be read.
     #[error(transparent)]
     Facts(#[from] FactsError),
-    /// A policy's project.
+    /// A policy's project cannot be made or built.
     #[error(transparent)]
     Author(#[from] AuthorError),
-    /// Keys, signatures, registries, locks.
+    /// A key, signature, registry or lock file failed.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// A policy that is tried out.
+    /// A trial of a policy failed.
     #[error(transparent)]
     Trial(#[from] TrialError),
     /// A log of decisions that was named cannot be read.
@@ -64,31 +64,31 @@ pub enum RunError {
     Log {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The image.
+    /// The image cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The VM.
+    /// The VM failed.
     #[error(transparent)]
     Vm(#[from] VmError),
-    /// The group of the tenant's commands.
+    /// The cgroup of the tenant's commands cannot be used.
     #[error("cannot do this in the tenant's cgroup")]
     Cgroup(#[source] io::Error),
     /// The process itself cannot work.
     #[error("cannot set up this process")]
     Runtime(#[source] io::Error),
-    /// Another host's service.
+    /// Another host's service refused, or failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// Stopped by a signal before the guest ran.
+    /// A signal stopped the run before the guest ran.
     #[error("interrupted before the guest ran")]
     Interrupted,
 }
 
 impl RunError {
-    /// Its kind.
+    /// The error's kind.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Engine(error) => error.kind(),
@@ -115,12 +115,12 @@ impl RunError {
         }
     }
 
-    /// The exit code, by the table in [`crate::outcome`].
+    /// The exit code of the error's kind.
     pub fn exit(&self) -> Exit {
         Exit::of(self.kind())
     }
 
-    /// What refused an order.
+    /// The part of the host that refused an order.
     pub fn refused_by(&self) -> Option<String> {
         if let Self::Engine(error) = self {
             error.refused_by().map(str::to_owned)
@@ -129,7 +129,7 @@ impl RunError {
         }
     }
 
-    /// The decision, where that is why.
+    /// The decision, if it is the reason.
     pub fn verdict(&self) -> Option<&Decision> {
         if let Self::Engine(error) = self {
             error.verdict()
@@ -138,7 +138,7 @@ impl RunError {
         }
     }
 
-    /// What to do about it, where the error itself does not know that.
+    /// What to do about the error, if the error itself does not know that.
     pub fn hint(&self) -> Option<String> {
         let how = |name: &str| {
             format!(
@@ -156,7 +156,7 @@ impl RunError {
         }
     }
 
-    /// The problems of a job file, where that is what it is about.
+    /// The problems of a job file, if the error is about one.
     pub fn problems(&self) -> &[Problem] {
         if let Self::Engine(error) = self {
             error.problems()
@@ -165,7 +165,7 @@ impl RunError {
         }
     }
 
-    /// What another host's service said, where it said something.
+    /// The problem that another host's service answered, if it answered one.
     fn problem(&self) -> Option<&client::Problem> {
         if let Self::Client(error) = self { error.problem() } else { None }
     }
@@ -182,7 +182,7 @@ impl From<&RunError> for ErrorReport {
 }
 
 impl Report {
-    /// A report of nothing yet.
+    /// Makes an empty report.
     pub(super) fn new() -> Self {
         Self {
             outcome: Exit::Done,
@@ -196,7 +196,7 @@ impl Report {
         }
     }
 
-    /// Takes an error in. A decision against the task is no error beside it.
+    /// Adds an error to the report. A decision against the task is no error beside it.
     pub(super) fn fail(&mut self, error: &RunError) -> Exit {
         if error.verdict().is_none() {
             self.error = Some(error.into());
@@ -204,7 +204,7 @@ impl Report {
         error.exit()
     }
 
-    /// Says how it ended.
+    /// Records how the command ended.
     pub(super) fn finish(&mut self, exit: Exit) {
         self.outcome = exit;
         self.exit_code = exit.code();

@@ -1,4 +1,4 @@
-//! `qhost image …`: what an operator does with the store.
+//! `qhost image …`: an operator's work on the store.
 
 use std::{
     fs::File,
@@ -110,7 +110,7 @@ impl Images<'_> {
         named_are_there(self.shared)?;
         let (mut stored, uses, mut unfinished) =
             (self.store.list()?, self.engine.image_uses()?, self.store.unfinished()?);
-        // The operator's own are no tenant's.
+        // An image that the operator fetched belongs to no tenant.
         let is_meant = |tenant: Option<&String>| match tenant {
             Some(tenant) => args.of.includes(tenant),
             None => args.of.tenant.is_none(),
@@ -197,7 +197,7 @@ impl Images<'_> {
         Ok(Exit::Done)
     }
 
-    /// What the rules say of a file that is in no store.
+    /// Says what the rules say of a file that is in no store.
     fn inspect_file(&self, path: &Path) -> Result<Exit, RunError> {
         let unreadable =
             |error| RunError::Usage(format!("cannot read {}: {error}", path.display()));
@@ -327,7 +327,7 @@ impl Images<'_> {
         }
     }
 
-    /// Which images are used, and by whom: VMs that run, and tasks that keep an overlay.
+    /// Shows an image with its users: VMs that run, and tasks that keep an overlay.
     fn shown<'s>(&self, stored: &'s Stored, uses: &ImageUses) -> Shown<'s> {
         let sha256 = stored.sha256;
         Shown { stored, used_by: uses.of(sha256), path: self.store.path(sha256) }
@@ -358,7 +358,7 @@ fn table(unfinished: &[Unfinished]) -> String {
     show::table(&rows)
 }
 
-/// A tenant; the operator has no name.
+/// A tenant's name, or `-` for the operator.
 pub(super) fn whose(tenant: Option<&String>) -> String {
     tenant.map_or("-".into(), |tenant| printable::line(tenant, 40).to_string())
 }

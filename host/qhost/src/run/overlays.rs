@@ -1,4 +1,4 @@
-//! `qhost overlay …`: what tasks keep of what their guests write.
+//! `qhost overlay …`: the overlays that tasks keep of their guests' writes.
 
 use indicatif::BinaryBytes;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! `qhost plan`: what a run would be. Downloads nothing, starts nothing.
+//! `qhost plan`: shows what a run would be. Downloads nothing, starts nothing.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(super) async fn plan(shared: &Shared, args: &DecideArgs) -> Exit {
     exit
 }
 
-/// Prints a report with the launch that it came to.
+/// Prints a report with the launch that was chosen.
 pub(super) fn told(shared: &Shared, report: Report, launch: Option<Plan>) {
     if shared.json {
         return show::print(&show::json(&Planned { report, launch }));

@@ -1,4 +1,4 @@
-//! `qhost quota`: what is taken of this host, and what may be.
+//! `qhost quota`: what tenants use of this host, and what they may use.
 
 use indicatif::BinaryBytes;
 use serde_json::json;
@@ -27,7 +27,7 @@ async fn told(shared: &Shared, of: &OfTenant) -> Result<Exit, RunError> {
     Ok(Exit::Done)
 }
 
-/// Prints what tenants take.
+/// Prints what tenants use.
 pub(super) fn listed(shared: &Shared, quotas: &[QuotaUsage]) {
     if shared.json {
         show::print(&show::json(&json!({ "quotas": quotas })));

@@ -1,4 +1,4 @@
-//! Commands about another host: each does by that host's service what it does here by the engine, and prints the same.
+//! Commands about another host: each does through that host's service what it does here through the engine, and prints the same.
 
 mod console;
 mod guest;
@@ -29,7 +29,7 @@ pub(super) fn host_of<'a>(shared: &'a Shared, command: &Command) -> Option<&'a H
     shared.host.as_ref().filter(|_| is_about_a_host(command))
 }
 
-/// Does a command by the service of another host.
+/// Does a command through the service of another host.
 pub(super) async fn command(
     shared: &Shared,
     address: &HostAddress,
@@ -38,7 +38,7 @@ pub(super) async fn command(
     match Box::pin(done(shared, address, command)).await {
         Ok(exit) => exit,
         Err(error) => {
-            // The decision that refused it; JSON has it beside the error.
+            // The decision refused the command; JSON has it beside the error.
             if let Some(decision) = error.verdict().filter(|_| !shared.json) {
                 show::say(Shown(decision).to_string().trim_end());
             }
@@ -47,7 +47,8 @@ pub(super) async fn command(
     }
 }
 
-/// Whether a command is about VMs, or what a host keeps. The others are about files of this machine, or are this machine's programs.
+/// Whether a command is about VMs, or about what a host keeps. Other commands are about files of this machine, or are this machine's
+/// programs.
 fn is_about_a_host(command: &Command) -> bool {
     !matches!(
         command,
@@ -96,14 +97,14 @@ async fn done(
     Ok(exit.into())
 }
 
-/// What a service does not do for a client.
+/// The error for a command that a service does not do for a client.
 fn only_there(command: &str) -> RunError {
     RunError::Usage(format!(
         "qhost {command} works on the host itself: run it there, without --host and QHOST_HOST"
     ))
 }
 
-/// Who asks, and whom to trust, as the environment says: a command line is for all users of a machine to see.
+/// Reads the client's credentials and the authority to trust from the environment, since all users of a machine can see a command line.
 fn access() -> Access {
     let text = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
     let path = |name| text(name).map(PathBuf::from);
@@ -115,13 +116,13 @@ fn access() -> Access {
     }
 }
 
-/// The host that is asked, for one command.
+/// The other host, for one command.
 struct Host<'a> {
     client: Client,
     shared: &'a Shared,
 }
 
-/// How far an operation of the service's is.
+/// The status of an operation of the service.
 #[derive(Debug, Deserialize)]
 struct Operation {
     id: String,
@@ -133,7 +134,7 @@ struct Operation {
 }
 
 impl Host<'_> {
-    /// Waits until an operation is over, and says what it does meanwhile. It is given up where the token says so.
+    /// Waits until an operation is over, and says what it does meanwhile. The operation is given up when the token is cancelled.
     async fn finished(
         &self,
         begun: Operation,
@@ -151,7 +152,7 @@ impl Host<'_> {
                 now.step.iter().for_each(|step| tell(step));
                 told.clone_from(&now.step);
             }
-            // Where progress is shown, more often.
+            // A terminal shows progress, which is asked for more often.
             let seconds = if show::on_terminal(self.shared) { 1 } else { limits::HOST_WAIT_S };
             let query = [("timeout_s", Some(seconds.to_string()))];
             let wait = self.client.at(&["v1", "operations", &id, "wait"], &query);
@@ -165,7 +166,7 @@ impl Host<'_> {
         }
     }
 
-    /// The same, where an operation that fails is an error, and Ctrl-C gives it up.
+    /// Waits until an operation has succeeded; Ctrl-C gives it up.
     async fn succeeded_or_given_up(&self, begun: Operation) -> Result<Operation, RunError> {
         let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
         let give_up = CancellationToken::new();
@@ -181,7 +182,7 @@ impl Host<'_> {
         }
     }
 
-    /// The same, where only the token gives it up.
+    /// Waits until an operation has succeeded; only the token gives it up.
     async fn succeeded(
         &self,
         begun: Operation,
@@ -242,7 +243,7 @@ impl Host<'_> {
         Ok(Exit::Done)
     }
 
-    /// The decision of an operation, where it can be had.
+    /// The decision about an operation, if it can be had.
     async fn decision(&self, id: Option<&String>) -> Option<Decision> {
         let at = self.client.at(&["v1", "decisions", id?], &[]);
         let recorded: Recorded = self.client.get(at).await.ok()?;
@@ -250,16 +251,16 @@ impl Host<'_> {
     }
 }
 
-/// A time as the API takes it.
+/// A time in the API's form.
 fn time(since: Option<Timestamp>) -> Option<String> {
     since.map(|since| since.to_string())
 }
 
 impl Cli {
-    /// Takes `QHOST_HOST` where `--host` is not given.
+    /// Takes `QHOST_HOST` if `--host` is not given.
     ///
     /// # Errors
-    /// Where it is no place of a service.
+    /// The variable's value is no place of a service.
     pub(super) fn with_host(mut self) -> Result<Self, String> {
         let named = std::env::var("QHOST_HOST").ok().filter(|text| !text.is_empty());
         if let (None, Some(text)) = (&self.shared.host, named) {

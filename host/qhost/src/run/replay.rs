@@ -51,7 +51,7 @@ fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
                 replaying.decide(line, record, |tenant| chains.of(tenant).cloned())?;
             }
             Ok(_) => {}
-            // Of a tenant's decisions, only that tenant's files are read.
+            // A tenant's own replay needs that tenant's files alone, so that other files may be unreadable.
             Err(_) if !args.filter.of.includes_file(&file) => {}
             Err(reason) => {
                 replaying.unreadable(line, &reason);
@@ -63,7 +63,7 @@ fn replay_all(shared: &Shared, args: &ReplayArgs) -> Result<Replay, RunError> {
     Ok(replaying.finish())
 }
 
-/// A file of a log: its name, and its tenant's folder.
+/// A log file's name, with its tenant's folder.
 fn name(log: &Path, file: &Path) -> String {
     let below = file.strip_prefix(log).ok().filter(|below| !below.as_os_str().is_empty());
     let name = below.or(file.file_name().map(Path::new)).unwrap_or(file);

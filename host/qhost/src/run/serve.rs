@@ -25,7 +25,7 @@ pub(super) async fn serve(shared: &Shared, args: &ServeArgs) -> Exit {
 async fn served(shared: &Shared, args: &ServeArgs) -> Result<(), RunError> {
     let passed = systemd::passed();
     let engine = engine(shared)?;
-    // A service whose policies do not load is not one.
+    // A service whose policies do not load does not start.
     engine.policies().await?;
     engine.recover().await;
     engine.sweep_components();
@@ -35,7 +35,7 @@ async fn served(shared: &Shared, args: &ServeArgs) -> Result<(), RunError> {
     let (mut interrupt, mut hangup) =
         (signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
     let usage = |error: &dyn std::error::Error| RunError::Usage(in_a_line(error));
-    // Before a socket is there: a second service listens nowhere.
+    // The lock is taken before a socket is there, so that a second service listens nowhere.
     std::mem::forget(qhost_serve::hold(&engine).map_err(|error| usage(&error))?);
     let identity = engine.config().api_tls().map(|files| Identity::read(&files)).transpose();
     let identity = identity.map_err(|error| usage(&error))?.map(Arc::new);
@@ -66,14 +66,14 @@ async fn served(shared: &Shared, args: &ServeArgs) -> Result<(), RunError> {
             _ = interrupt.recv() => stop(),
             () = &mut watchdog => {}
             _ = hangup.recv() => {
-                // Beside what is served, which goes on.
+                // The reload does not keep the service from serving meanwhile.
                 tokio::spawn(reload(engine.clone(), identity.clone()));
             }
         }
     }
 }
 
-/// Takes the configuration over as it is now, whole, or goes on with the one before.
+/// Takes over the configuration on disk as a whole, or keeps the one before.
 async fn reload(engine: Engine, identity: Option<Arc<Identity>>) {
     systemd::reloading();
     match reload_from_disk(&engine, identity.as_ref()).await {
@@ -83,7 +83,7 @@ async fn reload(engine: Engine, identity: Option<Arc<Identity>>) {
     systemd::ready();
 }
 
-/// Root's is the host's; a user's is where the user's session has its sockets.
+/// The default place of the socket: root's is the host's, a user's is where the user's session has its sockets.
 fn default_place() -> Result<Place, RunError> {
     if geteuid().is_root() {
         return Ok(Place::Unix("/run/qhost/api.sock".into()));

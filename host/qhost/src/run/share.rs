@@ -1,4 +1,4 @@
-//! Whose share of the CPUs a command comes out of, where there are several tenants.
+//! The tenant's share of the CPUs that a command uses, if there are several tenants.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use qhost_image::{Progress, Step};
 
 use crate::limits;
 
-/// A tenant's share; none where the decision will say that there is no such tenant, or where there is one alone.
+/// A tenant's share; none if the decision will say that there is no such tenant, or if there is only one.
 pub(super) fn of(engine: &Engine, tenant: &str) -> TenantShare {
     let config = engine.config();
     if config.has_tenant(tenant) {
@@ -23,7 +23,7 @@ pub(super) fn of(engine: &Engine, tenant: &str) -> TenantShare {
     }
 }
 
-/// A start that goes before what runs from its turn on, for [`limits::START`], or until it does what takes long: fetches, compiles.
+/// A start that goes before what runs, from its turn on for [`limits::START`], or until it fetches or compiles, which takes long.
 pub(super) struct Starting {
     share: TenantShare,
     has_left: AtomicBool,
@@ -32,7 +32,7 @@ pub(super) struct Starting {
 }
 
 impl Starting {
-    /// Tells an observer what it observes.
+    /// Passes on observations to an observer.
     pub(super) fn new(share: TenantShare, told: Arc<dyn Observer>) -> Arc<Self> {
         let (has_left, entered) = (AtomicBool::new(false), Notify::new());
         let starting = Arc::new(Self { share, has_left, entered, told });
@@ -46,7 +46,7 @@ impl Starting {
     }
 
     fn enter(&self) {
-        // One that has fetched meanwhile has taken long already.
+        // A start that has fetched meanwhile has taken long already.
         if self.has_left.load(Ordering::Relaxed) {
             return;
         }

@@ -1,4 +1,4 @@
-//! What a run shows while it goes on, on standard error, and its report at the end, on standard output.
+//! The progress of a run, on standard error, and its report at the end, on standard output.
 
 mod terminal;
 
@@ -26,7 +26,7 @@ use crate::{
     outcome::{ErrorReport, Report, VmReport},
 };
 
-/// Logs go to standard error: warnings, or with -v what is done.
+/// Sends logs to standard error: warnings, or with -v the steps.
 pub(super) fn log(verbose: u8) {
     let level = match verbose {
         0 => LevelFilter::WARN,
@@ -50,12 +50,12 @@ pub(super) fn print(text: &str) {
     }
 }
 
-/// Prints text for people, among which is text of others': no line of it can look like one of ours.
+/// Prints text for people that contains foreign text: no line of that can look like one of qhost's own.
 pub(super) fn tell(text: &str) {
     print(&terminal::folded(text, terminal::width(stdout())));
 }
 
-/// Says something beside what a command prints.
+/// Prints a message beside a command's output.
 pub(super) fn say(text: &str) {
     use std::io::Write as _;
     let text = terminal::folded(text, terminal::width(stderr()));
@@ -70,13 +70,13 @@ pub(super) fn on_terminal(shared: &Shared) -> bool {
     stderr().is_terminal() && !shared.json
 }
 
-/// The JSON of anything that is a report, on one line; programs that want it pretty have jq.
+/// The JSON of a report, on one line; programs that want it pretty have jq.
 pub(super) fn json(value: &impl serde::Serialize) -> String {
     // A report is plain data with text keys, which JSON can always hold.
     printable::json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
 }
 
-/// The end of a run: JSON or the summary on standard output; an error without JSON on standard error.
+/// Ends a run: JSON or the summary on standard output; an error without JSON on standard error.
 pub(super) fn report(shared: &Shared, report: &Report) {
     if shared.json {
         return print(&json(report));
@@ -87,14 +87,14 @@ pub(super) fn report(shared: &Shared, report: &Report) {
     }
 }
 
-/// The end of a command whose environment is wrong.
+/// Ends a command whose environment is wrong.
 pub(super) fn usage(wrong: &str) -> Exit {
     let error = RunError::Usage(wrong.into());
     say(&ErrorReport::from(&error).to_string());
     error.exit()
 }
 
-/// The end of a command that has no report of its own.
+/// Ends a command that has no report of its own.
 pub(super) fn failure(shared: &Shared, error: &RunError) -> Exit {
     let (exit, decision) = (error.exit(), error.verdict());
     let error = ErrorReport::from(error);
@@ -111,38 +111,37 @@ pub(super) fn failure(shared: &Shared, error: &RunError) -> Exit {
     exit
 }
 
-/// Compiling an interpreter takes half a minute, once.
+/// Says that a policy is compiled, which takes half a minute for an interpreter, once.
 pub(super) fn compiling(terminal: bool, name: &str) {
     if terminal {
         say(&format!("policy    compiling {name}, once"));
     }
 }
 
-/// What is shown of a run while it goes on, and its report. Progress is for terminals; that the guest runs, and where its ports are, is
-/// said in any case.
+/// The progress and the report of a run. Progress is for terminals; that the guest runs, and where its ports are, is said in any case.
 pub(super) struct Shown {
     quiet: bool,
-    /// Whether the report comes as soon as the guest runs, and says that.
+    /// Whether the report comes as soon as the guest runs, and says that it does.
     detached: bool,
     terminal: bool,
     bar: ProgressBar,
     told: Mutex<Told>,
 }
 
-/// What was observed so far.
+/// The observations so far.
 #[derive(Default)]
 struct Told {
     report: Option<Report>,
     spec: Option<Spec>,
     console: Option<PathBuf>,
-    /// Changes up to this time have been told.
+    /// The time up to which changes have been told.
     up_to: Timestamp,
-    /// The start of QEMU after which it was told that the guest is ready.
+    /// The start of QEMU for which the guest was already said to be ready.
     ready: Option<Timestamp>,
 }
 
 impl Shown {
-    /// Of a run or a plan.
+    /// Shows a run or a plan.
     pub(super) fn new(shared: &Shared, args: &DecideArgs) -> Self {
         let mut report = Report::new();
         report.image_allow.clone_from(&args.networks.image_allow);
@@ -151,7 +150,7 @@ impl Shown {
         shown
     }
 
-    /// Of what has no report of its own.
+    /// Shows a command that has no report of its own.
     pub(super) fn progress(shared: &Shared) -> Self {
         let told = Mutex::new(Told { up_to: Timestamp::now(), ..Told::default() });
         let terminal = on_terminal(shared);
@@ -159,7 +158,7 @@ impl Shown {
         Self { quiet, detached: false, terminal, bar: ProgressBar::hidden(), told }
     }
 
-    /// The same, where the report says what else is said when the guest runs.
+    /// Sets whether the report tells that the guest runs, instead of a line when it does.
     pub(super) fn detached(self, detached: bool) -> Self {
         Self { detached, ..self }
     }
@@ -180,7 +179,7 @@ impl Shown {
         }
     }
 
-    /// Takes what became of the VM into the report.
+    /// Takes the VM's end into the report.
     pub(super) fn ended(&self, vm: &VmRecord) {
         let is_launched = self.told().spec.is_some();
         if is_launched {
@@ -190,7 +189,7 @@ impl Shown {
         }
     }
 
-    /// What of the job was not looked at is said once, though it may be decided twice.
+    /// Says once which parts of the job were not looked at, even if the job is decided twice.
     fn understood(&self, task: &Task) {
         let mut is_first = true;
         self.note(|report| is_first = report.task.replace(task.clone()).is_none());
@@ -221,7 +220,7 @@ impl Shown {
         }
     }
 
-    /// What is being done, on a terminal, until something else is.
+    /// Shows a step on a terminal, until the next one.
     pub(super) fn doing(&self, step: &str) {
         tracing::info!(step, "doing");
         if !self.terminal {
@@ -235,27 +234,27 @@ impl Shown {
         self.bar.set_message(printable::line(step, limits::SHOWN_CAUSE_CHARS).to_string());
     }
 
-    /// What another host's service said of a job.
+    /// Shows the task as another host's service understood it.
     pub(super) fn understood_there(&self, task: &Task) {
         self.understood(task);
     }
 
-    /// What was decided by another host's service.
+    /// Takes in the decision of another host's service.
     pub(super) fn decided_there(&self, decision: Decision) {
         self.note(|report| report.decision = Some(decision));
     }
 
-    /// What became of a VM of another host.
+    /// Takes in the end of a VM of another host.
     pub(super) fn ended_there(&self, vm: VmReport) {
         self.note(|report| report.vm = Some(vm));
     }
 
-    /// Takes the bar away.
+    /// Removes the progress bar.
     pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
     }
 
-    /// The states that began since the last status, and whether the guest is ready.
+    /// Tells the states that began since the last status, and whether the guest is ready.
     fn status(&self, status: &Status) {
         let mut told = self.told();
         let up_to = told.up_to;
@@ -301,7 +300,7 @@ impl Shown {
         }
     }
 
-    /// Something else that is done.
+    /// Shows a message about a step.
     pub(super) fn say(&self, what: &str, doing: &str) {
         tracing::info!(doing, what);
         if !self.quiet {
@@ -346,7 +345,7 @@ impl Observer for Shown {
     }
 }
 
-/// What is done where a supervisor says nothing.
+/// The message about a supervisor that does not answer.
 pub(super) fn silence(vm: &str, killed: bool) -> String {
     let seconds = qhost_engine::limits::CONTROL_SILENT.as_secs();
     let done = if killed {
@@ -404,29 +403,29 @@ impl Progress for Shown {
     }
 }
 
-/// Rows in columns; the first row in bold.
+/// Lays rows out in columns, the first row in bold.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     terminal::table(rows, terminal::width(stdout()))
 }
 
-/// A line that is cut where the terminal ends.
+/// Cuts a line where the terminal ends.
 pub(super) fn one_line(text: &str) -> String {
     terminal::width(stdout()).map_or_else(|| text.to_owned(), |width| terminal::cut(text, width))
 }
 
-/// A word in green.
+/// Colours a word green.
 pub(super) fn good(word: &str) -> String {
     let style = anstyle::AnsiColor::Green.on_default().bold();
     format!("{style}{word}{style:#}")
 }
 
-/// A word in yellow.
+/// Colours a word yellow.
 pub(super) fn warning(word: &str) -> String {
     let style = anstyle::AnsiColor::Yellow.on_default();
     format!("{style}{word}{style:#}")
 }
 
-/// A word in red.
+/// Colours a word red.
 pub(super) fn bad(word: &str) -> String {
     let style = anstyle::AnsiColor::Red.on_default().bold();
     format!("{style}{word}{style:#}")

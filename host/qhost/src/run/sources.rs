@@ -12,7 +12,7 @@ use qhost_policy::{Allowance, Layer, Mode, Source};
 use super::RunError;
 use crate::cli::{NamedFile, NamedSettings};
 
-/// The job file's name for errors, and its bytes; one more than allowed where there are too many.
+/// Reads the job file: its name for errors, and its bytes, one more than allowed if there are too many.
 pub(super) fn job(path: &Path) -> Result<JobFile, RunError> {
     let most = qhost_model::limits::JOB_FILE_BYTES + 1;
     let mut bytes = vec![];
@@ -30,8 +30,8 @@ pub(super) fn job(path: &Path) -> Result<JobFile, RunError> {
     }
 }
 
-/// Policies with their settings. Settings for a policy that is not there are an error: a misspelt name would leave a
-/// policy without its settings.
+/// Joins policies with their settings. Settings for a policy that is not there are an error: a misspelt name would leave a policy without
+/// its settings.
 pub(super) fn named(
     files: &[NamedFile],
     settings: &[NamedSettings],
@@ -76,7 +76,7 @@ pub(super) fn named(
     Ok(sources)
 }
 
-/// Settings from the command line, written out or in a file.
+/// Reads settings from the command line, written out or in a file.
 pub(super) fn given_settings(name: &str, value: &str) -> Result<String, RunError> {
     let place = format!("--policy-settings {name}");
     if value.trim_start().starts_with('{') {

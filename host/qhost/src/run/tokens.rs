@@ -1,4 +1,4 @@
-//! `qhost token`: by what clients of the service are known.
+//! `qhost token`: the tokens by which clients of the service are known.
 
 use jiff::Timestamp;
 use serde_json::json;

@@ -17,7 +17,7 @@ use crate::{
     trial::{self, Case, Finding, Measured, Project, TrialError, Tried, example},
 };
 
-/// How a check ends: what it printed is all there is to say.
+/// Ends a check, which has already printed its results.
 fn end(shared: &Shared, checked: Result<bool, RunError>) -> Exit {
     match checked {
         Ok(true) => Exit::Done,
@@ -63,12 +63,12 @@ fn try_test(shared: &Shared, args: &TestArgs) -> Result<bool, RunError> {
         let updated = if args.update { format!(", {rewritten} rewritten") } else { String::new() };
         show::print(&format!("{passed} passed, {failed} failed{updated}\n"));
     }
-    // What the contract does not allow, no expectation mends.
+    // No expectation mends a breach of the contract.
     let contract_breaches = tried.iter().any(|tried| !tried.contract_breaches.is_empty());
     Ok(failed == 0 || (args.update && !contract_breaches))
 }
 
-/// What is tried should be what the sources say.
+/// Warns if a source is newer than the component, since the cases would try an old policy.
 fn say_if_stale(shared: &Shared, project: &Project) {
     let Some(source) = trial::newer_source(project) else { return };
     let module = project.module.display();
@@ -83,7 +83,7 @@ fn say_if_stale(shared: &Shared, project: &Project) {
     }
 }
 
-/// What goes round while cases are tried, on a terminal.
+/// The spinner that a terminal shows while cases are tried.
 fn spinner(shared: &Shared) -> ProgressBar {
     if !show::on_terminal(shared) {
         return ProgressBar::hidden();
@@ -118,7 +118,7 @@ fn told(tried: &Tried) -> String {
     for what in &tried.contract_breaches {
         text += &format!("       ! contract breach: {what}\n");
     }
-    // Of a case that passed, what it logged is of no use.
+    // The log of a case that passed is of no use.
     for line in tried.log.iter().filter(|_| !tried.passed) {
         text += &format!("       {} {}\n", line.level, line.message);
     }
@@ -160,14 +160,14 @@ pub(super) fn bench(shared: &Shared, args: &BenchArgs) -> Exit {
     end(shared, try_bench(shared, args).map(|()| true))
 }
 
-/// A case beside what it was.
+/// The costs of a case beside its baseline.
 #[derive(Serialize)]
 struct Compared {
     #[serde(flatten)]
     now: Measured,
     #[serde(skip_serializing_if = "Option::is_none")]
     baseline: Option<Measured>,
-    /// The median against the baseline's.
+    /// The median divided by the baseline's.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio: Option<f64>,
 }
@@ -204,7 +204,7 @@ struct Baseline {
     cases: Vec<Measured>,
 }
 
-/// The baseline; nothing where there is none and none was asked for.
+/// Reads the baseline; empty if there is none and none was asked for.
 fn baseline(path: &Path, asked_for: bool) -> Result<Vec<Measured>, TrialError> {
     let text = match fs::read(path) {
         Ok(text) => text,

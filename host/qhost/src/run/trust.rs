@@ -47,7 +47,7 @@ fn bad_key(path: &Path, reason: impl fmt::Display) -> TrustError {
     TrustError::Key { path: path.into(), reason: reason.to_string() }
 }
 
-/// A key that is encrypted needs a password, and a password a terminal.
+/// The error for an encrypted key: it needs a password, and a password needs a terminal.
 fn needs_password(path: &Path, error: &impl fmt::Display) -> TrustError {
     if io::stdin().is_terminal() || std::env::var_os(PASSWORD).is_some() {
         bad_key(path, error)
@@ -56,10 +56,10 @@ fn needs_password(path: &Path, error: &impl fmt::Display) -> TrustError {
     }
 }
 
-/// Where a key's password is, for programs.
+/// The variable by which programs give a key's password.
 const PASSWORD: &str = "QHOST_KEY_PASSWORD";
 
-/// What a command has to say: for people, and for programs; and whether a check held.
+/// The output of a command, for people and for programs, and whether a check held.
 struct CommandOutput {
     text: String,
     json: Value,
@@ -99,10 +99,10 @@ fn try_keygen(args: &KeygenArgs) -> Result<CommandOutput, RunError> {
     };
     let made = signature::new_key(password);
     let (secret, key, public) = made.map_err(|error| needs_password(&secret_path, &error))?;
-    // Never over a key that is there: what it signed could not be checked any more.
+    // A key that exists is never replaced, since its signatures could not be checked any more.
     write_new(&public_path, public.as_bytes(), 0o644).map_err(unwritable(&public_path))?;
     if let Err(error) = write_new(&secret_path, secret.as_bytes(), 0o600) {
-        // Half a pair is worse than none.
+        // Half a pair of keys is worse than none.
         fs::remove_file(&public_path).map_err(unwritable(&public_path))?;
         return Err(unwritable(&secret_path)(error).into());
     }
@@ -174,13 +174,13 @@ fn try_verify(
     Ok(CommandOutput { text, json, holds })
 }
 
-/// A key's file, of which others must not have made another.
+/// Reads a key's file, which other users must not be able to replace.
 fn read_key(path: &Path) -> Result<String, TrustError> {
     trusted::look(path).map_err(|source| TrustError::Untrusted { path: path.into(), source })?;
     fs::read_to_string(path).map_err(unreadable(path))
 }
 
-/// A public key: written out, or in a file.
+/// Reads a public key, written out or in a file.
 fn public_key(text: &str) -> Result<PublicKey, TrustError> {
     let path = Path::new(text);
     if let Ok(key) = text.parse() {
@@ -203,7 +203,7 @@ pub(super) async fn push(shared: &Shared, args: &PushArgs) -> Exit {
 async fn try_push(shared: &Shared, args: &PushArgs) -> Result<CommandOutput, RunError> {
     let PushArgs { policy, place, plain_http } = args;
     let path = &trial::module(&policy.path)?;
-    // What does not load is nothing to hand to others.
+    // A policy that does not load must not be handed to others.
     let allowance = Allowance { wasi: true, ..Allowance::default() };
     let inspection = loader(shared)?.inspect(&policy.name, path, &allowance)?;
     let bytes = fs::read(path).map_err(unreadable(path))?;
@@ -241,7 +241,7 @@ async fn try_pull(shared: &Shared, args: &PullArgs) -> Result<CommandOutput, Run
     let pulled = registry::pull(place, transport(args.plain_http)).await;
     let Pulled { bytes, signatures, manifest } = pulled.map_err(TrustError::from)?;
     let sha256 = Sha256::of(&bytes);
-    // A file for somewhere else is nothing to the configuration.
+    // A file that goes elsewhere does not concern the configuration.
     let configured = locks.filter(|locks| locks.config.module(name).as_ref() == Some(&output));
     let mut text = format!("pulled    {place}\n          {manifest}, the manifest\n");
     if let Some(locks) = &configured {
@@ -319,7 +319,7 @@ struct Locks {
 }
 
 impl Locks {
-    /// Of the configuration that is named or found; none where there is none.
+    /// Opens the configuration that is named or found; none if there is none.
     fn of(shared: &Shared) -> Result<Option<Self>, RunError> {
         let Some(place) = Config::place(shared.config.as_deref())? else { return Ok(None) };
         let config = Config::load_to_lock(&place)?;
@@ -348,7 +348,7 @@ impl Locks {
         Err(TrustError::Moved(Box::new(Moved { file, hint, name, locked, place, found })))
     }
 
-    /// Whether a policy's digest is for the lock file to say.
+    /// Whether the configuration leaves a policy's digest to the lock file.
     fn ties(&self, name: &str) -> bool {
         self.config.to_lock().iter().any(|to_lock| to_lock == name)
     }

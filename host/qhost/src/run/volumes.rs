@@ -27,7 +27,7 @@ pub(super) async fn volume(shared: &Shared, command: &VolumeCommand) -> Exit {
     match done {
         Ok(()) => Exit::Done,
         Err(error) => {
-            // The decision that refused to have a guest frozen; JSON has it beside the error.
+            // The decision refused to have a guest frozen; JSON has it beside the error.
             if let Some(decision) = error.verdict().filter(|_| !shared.json) {
                 show::say(Shown(decision).to_string().trim_end());
             }
@@ -99,7 +99,7 @@ async fn copy(shared: &Shared, args: &CopyVolumeArgs) -> Result<(), RunError> {
     Ok(())
 }
 
-/// How far a copy is, on a terminal.
+/// The progress bar of a copy, on a terminal.
 fn progress(shared: &Shared, bytes: u64) -> ProgressBar {
     if !show::on_terminal(shared) {
         return ProgressBar::hidden();
@@ -139,7 +139,7 @@ pub(super) fn tell_removed(shared: &Shared, removed: &[VolumeName]) {
     }
 }
 
-/// Says what was done with a volume.
+/// Says what was done to a volume.
 pub(super) fn tell(shared: &Shared, done: &str, volume: &Volume) {
     if shared.json {
         show::print(&show::json(volume));

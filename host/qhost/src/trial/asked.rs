@@ -7,17 +7,17 @@ use qhost_policy::{
 
 use super::Case;
 
-/// What a chain says to a case.
+/// A chain's answer to a case.
 pub(super) struct Asked {
-    /// How it came about.
+    /// The decision.
     pub(super) decision: Decision,
-    /// In a word.
+    /// The decision's outcome.
     pub(super) outcome: Outcome,
-    /// Why there was no answer.
+    /// The reason why there was no answer.
     pub(super) error: Option<Box<PolicyError>>,
 }
 
-/// Asks about a case.
+/// Asks a chain about a case.
 pub(super) fn ask(chain: &Chain, case: &Case) -> Asked {
     let request = case.request.clone();
     let Some(of) = case.operation.clone() else {

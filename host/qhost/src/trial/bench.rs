@@ -1,4 +1,4 @@
-//! What a policy costs: many decisions one after the other, each in a fresh sandbox, as a run makes them.
+//! The costs of a policy: many decisions one after the other, each in a fresh sandbox, as a run makes them.
 
 use std::time::Instant;
 
@@ -9,21 +9,21 @@ use qhost_policy::Loader;
 use super::{Case, Project, TrialError, asked::ask, expect::Said};
 use crate::limits;
 
-/// What one case costs.
+/// The costs of one case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// The case.
     pub name: String,
-    /// How many decisions were measured; absent of an earlier version.
+    /// The number of decisions that were measured; absent from an earlier version's file.
     #[serde(default)]
     pub decisions: u32,
     /// Half of the decisions took at most this, in µs.
     pub p50_us: f64,
-    /// Of a hundred, ninety-nine took at most this, in µs.
+    /// Ninety-nine of a hundred decisions took at most this, in µs.
     pub p99_us: f64,
-    /// The most memory that its sandbox had, in bytes.
+    /// The most memory that a decision's sandbox had, in bytes.
     pub peak_memory: u64,
-    /// What it logged, in bytes.
+    /// The size of the policy's log, in bytes.
     pub log_bytes: u64,
 }
 
@@ -36,14 +36,14 @@ pub fn bench(
 ) -> Result<Vec<Measured>, TrialError> {
     let mut measured = vec![];
     for case in project.all_cases()? {
-        // A case of a policy that is to fail has no decision to measure.
+        // A case in which the policy is to fail has no decision to measure.
         if case.expect.verdict == Some(Said::Failed) {
             continue;
         }
         progress(&case);
         match one(project, loader, &case, decisions) {
             Ok(costs) => measured.push(costs),
-            // Nor has a case of settings that are refused.
+            // A case whose settings are refused has no decision to measure either.
             Err(TrialError::Policy(error)) if error.is_about_settings() => {}
             Err(error) => return Err(error),
         }

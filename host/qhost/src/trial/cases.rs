@@ -1,4 +1,4 @@
-//! Files of cases: what is asked and what is expected, in TOML that a person can read and write.
+//! Files of cases: questions and expectations, in TOML that a person can read and write.
 
 use std::{
     collections::BTreeMap,
@@ -26,18 +26,18 @@ use super::{Expect, TrialError, example, unreadable};
 pub struct CaseFile {
     /// The file.
     pub path: PathBuf,
-    /// Its text.
+    /// The file's text.
     pub(super) text: String,
-    /// Its cases.
+    /// The file's cases.
     pub cases: Vec<Case>,
 }
 
 /// One case.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// What it shows.
+    /// The case's name, which says what it shows.
     pub name: String,
-    /// Where it begins in its file, from 1.
+    /// The line of its file where the case begins, from 1.
     pub line: usize,
     /// The policy's settings.
     pub settings: Value,
@@ -47,11 +47,11 @@ pub struct Case {
     pub seed_text: bool,
     /// The operator's tables.
     pub tables: Tables,
-    /// What is asked.
+    /// The request.
     pub request: Request,
-    /// The operation that is asked about, on a VM of the request's task; absent of a launch.
+    /// The operation on a VM of the request's task that is asked about; absent if the launch is.
     pub operation: Option<OperationRecord>,
-    /// What is expected.
+    /// The expectations.
     pub expect: Expect,
 }
 
@@ -60,12 +60,12 @@ pub struct Case {
 struct File {
     /// Settings of every case that has none of its own.
     settings: Option<Map<String, Value>>,
-    /// The same in a JSON file, from the file's folder.
+    /// The settings of such cases in a JSON file, relative to the file's folder.
     settings_file: Option<PathBuf>,
     /// Whether the policy is granted WASI.
     #[serde(default)]
     wasi: bool,
-    /// Tables of the operator's, each a key's values by key.
+    /// The operator's tables, each an object of values by key.
     #[serde(default)]
     tables: BTreeMap<String, Map<String, Value>>,
     #[serde(default)]
@@ -76,25 +76,25 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Given {
     name: String,
-    /// Laid over the example job.
+    /// Keys that are laid over the example job.
     #[serde(default)]
     job: Map<String, Value>,
-    /// A job file instead, from the file's folder.
+    /// A job file instead of the example, relative to the file's folder.
     job_file: Option<PathBuf>,
-    /// Laid over the example host.
+    /// Keys that are laid over the facts of the example host.
     #[serde(default)]
     host: Map<String, Value>,
     /// The host ports that tasks may use.
     allowed_ports: Option<Vec<PortRange>>,
     tenant: Option<String>,
     settings: Option<Map<String, Value>>,
-    /// The same in a JSON file, from the file's folder.
+    /// The case's settings in a JSON file, relative to the file's folder.
     settings_file: Option<PathBuf>,
-    /// When it is decided: `time` of the request, and the clock of a policy with WASI.
+    /// The time of the decision: the request's `time`, and the clock of a policy with WASI.
     time: Option<Timestamp>,
-    /// Why it is asked: a launch, unless it says otherwise, or there is an operation.
+    /// The occasion of the request: a launch, unless it says otherwise, or there is an operation.
     occasion: Option<Occasion>,
-    /// An operation on a VM of the job, which is asked about instead of its launch.
+    /// An operation on a VM of the job, which is asked about instead of the launch.
     operation: Option<GivenOperation>,
     /// Whether the policy is granted the texts of a seed.
     #[serde(default)]
@@ -103,16 +103,16 @@ struct Given {
     expect: Expect,
 }
 
-/// An operation, and who asks for it.
+/// An operation, and its actor.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GivenOperation {
-    /// As in the contract; `{ exec = ["id"] }`.
+    /// The operation in the contract's form; `{ exec = ["id"] }`.
     #[serde(rename = "do")]
     operation: Operation,
     /// The name of the actor.
     actor: Option<String>,
-    /// The tenant that the actor is; absent of an operator.
+    /// The tenant that the actor belongs to; an operator has none.
     tenant: Option<String>,
 }
 
@@ -236,7 +236,7 @@ fn tables(file: &File) -> Result<Tables, String> {
     file.tables.iter().map(table).collect()
 }
 
-/// Settings that are written out, or are in a file; nothing where there are neither.
+/// Reads settings that are written out, or are in a file; none if there are neither.
 fn settings(
     cases: &Path,
     here: Option<&Map<String, Value>>,
@@ -264,7 +264,7 @@ fn settings_of(cases: &Path, file: &File) -> Result<Value, String> {
 }
 
 impl Case {
-    /// The example as it is.
+    /// The case of the plain example.
     pub(super) fn example() -> Result<Self, TrialError> {
         let given = Given {
             name: "the example".into(),

@@ -1,4 +1,4 @@
-//! The job and the host that a case is laid over.
+//! The example job and the example host that a case is laid over.
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use qhost_model::launch::{Machine, PortRange, Rules};
 
-/// A job in qhost's own form.
+/// The example job, in qhost's own form.
 pub fn job() -> Value {
     json!({
         "name": "example",
@@ -20,7 +20,7 @@ pub fn job() -> Value {
     })
 }
 
-/// The facts of a host with room.
+/// The facts of an example host with room.
 pub fn host() -> Value {
     json!({
         "name": "host-1",
@@ -35,7 +35,7 @@ pub fn host() -> Value {
     })
 }
 
-/// Rules of a host that allows everything but other ports than these: a case is about the policy.
+/// The rules of an example host that allows everything but other ports than these, since a case is about the policy.
 pub(super) fn rules(ports: Vec<PortRange>, args: &[String], machine: &Machine) -> Rules {
     Rules {
         ports,
@@ -51,13 +51,13 @@ pub(super) fn rules(ports: Vec<PortRange>, args: &[String], machine: &Machine) -
     }
 }
 
-/// The time at which cases are decided unless they say another.
+/// The time at which cases are decided unless they name another.
 pub(super) fn time() -> Timestamp {
     Timestamp::from_second(1_767_225_600).unwrap_or_default()
 }
 
-/// Lays keys over an example. A key that the example lacks is returned as a path where `known` says that there can be
-/// no other.
+/// Lays keys over an example. If `known` says that there can be no other keys, a key that the example lacks is an error, which gives its
+/// path.
 pub(super) fn lay_over(under: &mut Value, over: &Value, known: bool) -> Result<(), String> {
     let (Value::Object(under), Value::Object(over)) = (&mut *under, over) else {
         *under = over.clone();

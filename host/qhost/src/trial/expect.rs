@@ -1,55 +1,55 @@
-//! What a case expects.
+//! The expectations of a case.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What a case expects; what it leaves out is not looked at.
+/// The expectations of a case; parts that are left out are not compared.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
-    /// What the policy says.
+    /// The policy's verdict.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Said>,
-    /// Its reasons to refuse, in order.
+    /// The policy's reasons to refuse, in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub violations: Option<Vec<Reason>>,
-    /// What its `choose` changes, in any order.
+    /// The changes that the policy's `choose` makes, in any order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<Write>>,
-    /// Words of the error, where it fails.
+    /// A part of the error's text, if the policy fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// A policy's word on a case.
+/// A policy's verdict in a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Said {
-    /// It allows the task.
+    /// The policy allows the task.
     Allowed,
-    /// It refuses it.
+    /// The policy refuses the task.
     Denied,
-    /// It fails, or refuses its settings.
+    /// The policy fails, or refuses its settings.
     Failed,
 }
 
-/// A violation, by what programs go by.
+/// A violation, by the parts that programs compare.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reason {
-    /// Its code.
+    /// The violation's code.
     pub code: String,
-    /// Its field.
+    /// The violation's field.
     pub field: String,
 }
 
-/// A field of the launch and what was written there.
+/// A field of the launch and its new value.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Write {
     /// The field.
     pub field: String,
-    /// Its value; absent where the field is gone.
+    /// The value; absent if the field was removed.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub to: Value,
 }

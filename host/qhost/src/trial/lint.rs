@@ -1,4 +1,4 @@
-//! What the cases of a policy do not show by themselves: that it gives one answer, soon, with room to spare, and asks for
+//! Checks what the cases of a policy do not show by themselves: that the policy gives one answer, soon, with room to spare, and imports
 //! nothing that it does not use.
 
 use std::{collections::BTreeSet, fs, time::Duration};
@@ -18,21 +18,21 @@ use super::{
 };
 use crate::limits;
 
-/// Something to look at in a policy.
+/// A problem of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// A stable name for programs.
     pub code: &'static str,
-    /// The case that shows it, if it is about one.
+    /// The case that shows the problem, if it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub case: Option<String>,
-    /// What was found.
+    /// The problem.
     pub message: String,
-    /// What can be done about it.
+    /// What can be done about the problem.
     pub hint: &'static str,
 }
 
-/// Looks at a policy: all that is found. `progress` is called with each case first.
+/// Checks a policy, and gives all that is found. `progress` is called with each case first.
 pub fn lint(
     project: &Project,
     loader: &Loader,
@@ -49,7 +49,7 @@ pub fn lint(
         progress(case);
         match project.chain(loader, case) {
             Ok(chain) => findings.extend(looked_at(project, loader, case, &chain)?),
-            // A case of settings that are refused: there is nothing more to it.
+            // A case whose settings are refused has nothing more to check.
             Err(error) if error.is_about_settings() => {}
             Err(error) => return Err(error.into()),
         }
@@ -117,7 +117,7 @@ const FAILS: &str =
 const CONTRACT: &str =
     "what a person or a program goes by is missing; wit/policy.wit has the lengths of each text";
 
-/// A policy that does not say what it is.
+/// Finds a policy that has no name or no version.
 fn nameless(about: &About) -> Vec<Finding> {
     let texts = [("name", &about.name), ("version", &about.version)];
     let nameless = texts.into_iter().filter(|(_, text)| text.is_empty());
@@ -130,7 +130,7 @@ fn nameless(about: &About) -> Vec<Finding> {
     nameless.map(finding).collect()
 }
 
-/// Decided again, in a sandbox of its own, and with WASI on another day: the first thing that is not the same.
+/// Decides a case again in a sandbox of its own, and with WASI on another day; gives the first difference.
 fn differs(
     project: &Project,
     loader: &Loader,
@@ -149,7 +149,7 @@ fn differs(
         .then(|| format!("{when}, it answers otherwise: {before} became {after}")))
 }
 
-/// What was decided, without what it cost.
+/// The answers of a decision, without their costs.
 fn answers(decision: &Decision) -> String {
     let policies = decision.policies.iter().map(|policy| {
         let violations: Vec<_> = policy.violations.iter().map(|one| &one.code).collect();
@@ -159,7 +159,7 @@ fn answers(decision: &Decision) -> String {
     policies.collect()
 }
 
-/// How near a decision came to a limit.
+/// Says how near a decision came to a limit.
 fn near(cost: &Cost, log_dropped: u64) -> Option<String> {
     let deadline = qhost_policy::limits::POLICY_DEADLINE;
     let memory = qhost_policy::limits::POLICY_MEMORY_BYTES as u64;
@@ -172,7 +172,7 @@ fn near(cost: &Cost, log_dropped: u64) -> Option<String> {
     (log_dropped > 0).then(|| format!("{log_dropped} lines of its log are dropped"))
 }
 
-/// Settings that a policy takes and does not describe, or lets pass although it does not know them.
+/// Finds settings that a policy takes and does not describe, or lets pass although it does not know them.
 fn settings(
     project: &Project,
     loader: &Loader,
@@ -213,10 +213,10 @@ fn settings(
     })
 }
 
-/// Interfaces that the component imports and none of its modules calls.
+/// Finds interfaces that the component imports and none of its modules calls.
 fn unused(project: &Project, facts: &Facts) -> Result<Vec<Finding>, TrialError> {
     let bytes = fs::read(&project.module).map_err(unreadable(&project.module))?;
-    // It loads, so it parses; a core module becomes a component only with what it uses.
+    // The component loads, so that it can be parsed; a core module becomes a component only with what it uses.
     let called = called(&bytes).unwrap_or_default();
     let is_called = |interface: &String| {
         let plain = interface.split('@').next().unwrap_or(interface);
@@ -232,7 +232,7 @@ fn unused(project: &Project, facts: &Facts) -> Result<Vec<Finding>, TrialError> 
     Ok(unused.map(finding).collect())
 }
 
-/// The names of modules whose imported functions some core module calls, refers to or exports.
+/// The names of modules whose imported functions a core module calls, refers to or exports.
 fn called(component: &[u8]) -> wasmparser::Result<BTreeSet<String>> {
     let mut uses = Uses::default();
     for payload in Parser::new(0).parse_all(component) {
@@ -244,7 +244,7 @@ fn called(component: &[u8]) -> wasmparser::Result<BTreeSet<String>> {
 #[derive(Default)]
 struct Uses {
     called: BTreeSet<String>,
-    /// Of the core module at hand: where each of its imported functions is from.
+    /// The module that each imported function of the core module at hand is from.
     imported: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Whether a policy was built before its source was last changed: then its cases try what is no more.
+//! Whether a policy was built before its source was last changed: its cases would then try an old policy.
 
 use std::{
     fs,
@@ -21,10 +21,11 @@ const NO_SOURCES: [&str; 9] = [
     "test_rules.py",
     "rules.test.js",
 ];
-/// What the languages that qhost builds are written in, and the contract.
+/// The endings of sources in the languages that qhost builds, and of the contract.
 const SOURCES: [&str; 7] = ["rs", "py", "js", "c", "h", "wit", "toml"];
 
-/// The source that was changed last, if that was after the component was built. Of a file that lies in no project's folder nothing is known.
+/// The source that was changed last, if that was after the component was built. Nothing is known of a component that lies in no project's
+/// folder.
 pub fn newer_source(project: &Project) -> Option<PathBuf> {
     let built = changed(&project.module)?;
     let folder = project.module.parent().unwrap_or(Path::new(""));
@@ -41,7 +42,7 @@ fn changed(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }
 
-/// The source in a folder, and in those below it as deep as this, that was changed last; of so many entries that are left to look at.
+/// Finds the source that was changed last, in a folder and those below it down to `depth`. At most `left` entries are looked at.
 fn latest(folder: &Path, depth: usize, left: &mut usize) -> Option<(SystemTime, PathBuf)> {
     let mut all = vec![];
     for entry in fs::read_dir(folder).ok()?.flatten() {

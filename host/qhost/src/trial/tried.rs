@@ -1,4 +1,4 @@
-//! Trying cases: what came of each beside what it expects, and writing the one from the other.
+//! Tries cases, compares the results with the expectations, and can write the results as new expectations.
 
 use std::fmt::Write as _;
 
@@ -22,24 +22,24 @@ use super::{
 pub struct Tried {
     /// The file.
     pub file: String,
-    /// Where the case begins in it, from 1.
+    /// The line of the file where the case begins, from 1.
     pub line: usize,
-    /// The case.
+    /// The case's name.
     pub name: String,
-    /// Whether it was as expected.
+    /// Whether the result was as expected.
     pub passed: bool,
     /// Lines that were expected and did not come, after `-`, and that came and were not expected, after `+`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub diff: String,
-    /// What of the policy's answers the contract does not allow; a case in which there is something does not pass.
+    /// The contract's breaches in the policy's answers; a case with a breach does not pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub contract_breaches: Vec<String>,
-    /// What the policy logged or printed.
+    /// The lines that the policy logged or printed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<LogLine>,
-    /// What came of it.
+    /// The result.
     pub found: Expect,
-    /// How long it took in µs.
+    /// How long the decision took in µs.
     pub micros: u64,
 }
 
@@ -59,7 +59,7 @@ pub fn run(
     Ok(tried)
 }
 
-/// What came of a case.
+/// The result of a case.
 struct Answered {
     found: Expect,
     contract_breaches: Vec<String>,
@@ -82,7 +82,7 @@ impl Answered {
 fn answered(project: &Project, loader: &Loader, case: &Case) -> Result<Answered, TrialError> {
     let chain = match project.chain(loader, case) {
         Ok(chain) => chain,
-        // Of settings, a policy's refusal is an answer; what does not load has no answers.
+        // Refused settings are an answer of the policy; a policy that does not load has no answers.
         Err(error) if error.is_about_settings() => {
             return Ok(Answered::failed(error.to_string(), 0));
         }
@@ -135,7 +135,7 @@ impl Case {
 }
 
 impl Expect {
-    /// The changes, in the order of those that are expected: fields are written all at once.
+    /// The changes, in the order of the expected ones: fields are written all at once.
     fn changes_like(&self, expected: &[Write]) -> Vec<Write> {
         let place = |write: &Write| expected.iter().position(|one| one.field == write.field);
         let mut changes = self.changes.clone().unwrap_or_default();
@@ -143,8 +143,8 @@ impl Expect {
         changes
     }
 
-    /// The parts that `expect` names. If the verdict differs, also the violations and the error. The error is `expect`'s text if the
-    /// found error contains it.
+    /// The parts that `expect` names. If the verdict differs, the violations and the error are given too. The error is `expect`'s text if
+    /// the found error contains it.
     fn as_far_as(&self, expect: &Self) -> Self {
         let is_other = expect.verdict.is_some() && expect.verdict != self.verdict;
         let words = |wanted: &String| match &self.error {
@@ -162,7 +162,7 @@ impl Expect {
         }
     }
 
-    /// A line for each thing that can differ.
+    /// A line for each part that can differ.
     fn lines(&self) -> String {
         let mut text = String::new();
         let mut line = |line: String| text = std::mem::take(&mut text) + &line + "\n";
@@ -192,7 +192,7 @@ impl Said {
     }
 }
 
-/// Nothing where there is no difference.
+/// The difference of two texts; empty if there is none.
 fn diff(expected: &str, found: &str) -> String {
     if expected == found {
         return String::new();
@@ -212,8 +212,8 @@ fn diff(expected: &str, found: &str) -> String {
     text
 }
 
-/// Writes what came of cases into a file as what they expect, and leaves all else of it as it is. Gives the number of
-/// cases that were rewritten.
+/// Writes the results of cases into a file as their expectations, and leaves the rest of the file as it is. Gives the number of cases that
+/// were rewritten.
 pub fn update(file: &CaseFile, tried: &[Tried]) -> Result<usize, TrialError> {
     let wrong =
         |reason: String| TrialError::Case { path: file.path.clone(), place: "1".into(), reason };
@@ -261,7 +261,7 @@ impl Expect {
     }
 }
 
-/// One item a line where there are several.
+/// Makes a list, with one item a line if there are several.
 fn list(items: impl Iterator<Item = InlineTable>) -> Array {
     let mut list: Array = items.collect();
     if list.len() > 1 {
@@ -272,7 +272,7 @@ fn list(items: impl Iterator<Item = InlineTable>) -> Array {
     list
 }
 
-/// A JSON value in TOML; nothing for null, which TOML has not.
+/// A JSON value in TOML; none for null, which TOML does not have.
 fn toml_value(value: &Value) -> Option<toml_edit::Value> {
     Some(match value {
         Value::Null => return None,

@@ -81,7 +81,7 @@ function Screen(): JSX.Element {
   const [name = "vms", id, more] = route.value.path;
   if (PLACES[name]?.forOperators && !isOperator.value) return <Nowhere why="This is for operators." />;
   switch (name) {
-    // With its id as a key, a screen shows nothing of the one before.
+    // With the VM's id as a key, a screen shows nothing of the VM before.
     case "vms":
       return more === "console" ? <ConsoleScreen key={id} /> : id ? <VmScreen key={id} /> : <VmList />;
     case "start":
@@ -152,10 +152,10 @@ function Top() {
   );
 }
 
-// Says where the reader has come to: in the title, and by the focus, but for the first screen and for filters.
+// Shows the reader's place in the title, and by the focus, except for the first screen and for filters.
 function useAt(path: string, isKnown: boolean, main: { current: HTMLElement | null }): void {
   const [first] = useState({ path });
-  // Before the next key is pressed, which may lead the focus elsewhere.
+  // The focus is set before the next key is pressed, which may lead it elsewhere.
   useLayoutEffect(() => {
     const name = path.split("/")[0] || "vms";
     document.title = isKnown ? `${PLACES[name]?.head ?? "Not here"} · qhost` : "Log in · qhost";

@@ -27,7 +27,7 @@ export class Problem extends Error {
   }
 }
 
-// What a 401 is told to, so that the login comes up whatever was asked.
+// Is told of each 401, so that the login comes up whatever was asked.
 let onUnknown: () => void = () => {};
 
 export function whenUnknown(told: () => void): void {

@@ -16,7 +16,7 @@ export interface Doing {
 
 export const doings = signal<Doing[]>([]);
 
-// How long what is done stays in sight.
+// How long a task that is done stays in sight.
 const DONE_MS = 5000;
 
 let latest = 0;
@@ -31,7 +31,7 @@ export function forget(key: number): void {
 
 type Told = (problem: Problem) => void;
 
-// Does something that is done at once. What it answered, or nothing where it failed.
+// Sends a request that is done at once. Gives its answer; nothing if it failed.
 export function act<T>(title: string, work: () => Promise<T>, told?: Told): Promise<T | undefined> {
   return doing(title, work, told);
 }
@@ -57,7 +57,7 @@ async function doing<T>(title: string, work: (key: number) => Promise<T>, told?:
     return done;
   } catch (error) {
     const problem = Problem.of(error);
-    // A screen that shows it where it belongs is told of it instead.
+    // A screen that shows its own problems is told of this one instead.
     if (told) forget(key);
     else change(key, { state: "failed", problem });
     told?.(problem);
@@ -81,7 +81,7 @@ function followed(begun: Operation, changed: (operation: Operation) => void): Pr
   });
 }
 
-// A VM that runs already goes on.
+// Gives an operation up; a VM that runs already goes on.
 export async function giveUp(operation: Operation): Promise<void> {
   await act("Give it up", () => ask(`/v1/operations/${part(operation.id)}`, { method: "DELETE" }));
 }

@@ -6,7 +6,7 @@ import { ask, Problem, url, type Query } from "./api";
 
 export type Link = "connecting" | "live" | "lost";
 
-// How the page's own stream is, which stands for the connection to the service.
+// The state of the page's own stream, which stands for the connection to the service.
 export const link = signal<Link>("connecting");
 
 const WAITS_MS = [1000, 2000, 4000, 8000, 15000];
@@ -20,11 +20,11 @@ export interface Follow {
   item: (data: unknown) => void;
   // Whether an item is the last one, as of an operation.
   isLast?: (data: unknown) => boolean;
-  // Asked when a stream has ended: whether there is no more to come.
+  // Whether a stream that has ended has no more to come.
   isOver?: () => Promise<boolean>;
-  // Told once there is no more to come.
+  // Is called once there is no more to come.
   ended?: () => void;
-  // What refuses the stream for good.
+  // Is called with the problem that refuses the stream for good.
   refused?: (problem: Problem) => void;
   status?: (link: Link) => void;
 }

@@ -29,7 +29,7 @@ export function at(job: Job, pointer: string): Json | undefined {
     .reduce<Json | undefined>((value, key) => (isObject(value) ? value[key] : undefined), job);
 }
 
-// The job with one value set; without the key where it is undefined.
+// The job with one value set; an undefined value removes the key.
 export function put(job: Job, pointer: string, value: Json | undefined): Job {
   const [key = "", ...rest] = pointer.split("/").slice(1);
   const { [key]: inner, ...others } = job;

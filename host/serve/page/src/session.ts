@@ -33,7 +33,7 @@ export async function begin(): Promise<void> {
     if (problem.status === 401) {
       session.value = { state: "unknown" };
     } else if (problem.status === 403) {
-      // Known, and let in nowhere: as one whose tenant is gone.
+      // The caller is known, and is let in nowhere, as when its tenant is gone.
       session.value = { state: "unknown", problem };
     } else {
       session.value = { state: "problem", problem };
@@ -44,7 +44,7 @@ export async function begin(): Promise<void> {
   void describe();
 }
 
-// What the header says of the host; the page does without where it is not told.
+// Reads the header's text about the host; the page works without it.
 async function describe(): Promise<void> {
   try {
     version.value = (await get<{ version: string }>("/version")).version;

@@ -16,7 +16,7 @@ export function seen(text: string): string {
   return text.replace(UNSEEN, escaped);
 }
 
-// The same with its lines kept.
+// A foreign text with its lines kept.
 export function seenLines(text: string): string {
   return text.split(/\r?\n/).map(seen).join("\n");
 }

@@ -20,12 +20,12 @@ export const RANGES: readonly Range[] = [
 
 const two = (number: number): string => String(number).padStart(2, "0");
 
-// As an input of a local time has it.
+// A time in the form of an input for local times.
 export function local(of: Date): string {
   return `${of.getFullYear()}-${two(of.getMonth() + 1)}-${two(of.getDate())}T${two(of.getHours())}:${two(of.getMinutes())}`;
 }
 
-// As the API has it; nothing where there is none.
+// A time in the API's form; empty if there is none.
 export function asTime(text: string): string {
   const when = new Date(text);
   return text && !Number.isNaN(when.getTime()) ? when.toISOString() : "";

@@ -15,7 +15,7 @@ export interface Row {
   memory_mib: number;
   ports: string;
   image: string;
-  // All that a filter looks through, in lower case.
+  // The text that a filter looks through, in lower case.
   words: string;
 }
 
@@ -119,7 +119,7 @@ function happened(event: VmEvent): void {
 
 let stream: Stream | undefined;
 
-// From now on, for as long as the page is open and its caller is the same.
+// Watches VMs from now on, for as long as the page is open and its caller is the same.
 export function watch(): () => void {
   stream?.close();
   known.clear();

@@ -1,11 +1,11 @@
-//! What happens to VMs, counted from the log that all doors write.
+//! The events of VMs, counted from the log that all doors write.
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Service, limits, metrics::OfEvent};
 
-/// Counts what happens from now on, until the service leaves.
+/// Counts events from now on, until the service leaves.
 pub(crate) async fn count(service: Service, leave: CancellationToken) {
     let mut log = service.engine.events(Some(Timestamp::now()));
     loop {

@@ -1,4 +1,4 @@
-//! What the host has at the moment: VMs with what they use, quotas with what is left, the disk, and the service itself.
+//! The host's state at the moment: VMs with what they use, quotas with what is left, the disk, and the service itself.
 
 use std::sync::atomic::AtomicU64;
 
@@ -43,7 +43,7 @@ struct OfDisk {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfQuota {
-    /// Empty for all tenants' together.
+    /// Empty for the quota of all tenants together.
     tenant: String,
     resource: &'static str,
 }
@@ -51,7 +51,7 @@ struct OfQuota {
 type Number = Gauge<f64, AtomicU64>;
 type Total = Counter<f64, AtomicU64>;
 
-/// Reads them.
+/// Reads the gauges, and registers them.
 pub(super) async fn add(registry: &mut Registry, service: &Service) {
     let build = Family::<OfBuild, Gauge>::default();
     build.get_or_create(&OfBuild { version: env!("CARGO_PKG_VERSION") }).set(1);
@@ -96,7 +96,7 @@ fn add_service(registry: &mut Registry, service: &Service) {
     );
 }
 
-/// What is set aside for the latest VMs.
+/// Adds the CPUs and the memory that are reserved for the latest VMs.
 fn add_allocations(registry: &mut Registry, vms: &[VmRecord]) {
     let (cpus, memory) = (Family::<OfVm, Number>::default(), Family::<OfVm, Number>::default());
     for record in vms.iter().take(limits::METRICS_VMS) {
@@ -109,7 +109,7 @@ fn add_allocations(registry: &mut Registry, vms: &[VmRecord]) {
     registry.register_with_unit("vm_memory", "Memory that a guest has", Unit::Bytes, memory);
 }
 
-/// What the latest VMs use: of so many, that there are no more series than a scraper takes.
+/// Adds what VMs use, only of the latest ones, so that there are no more series than a scraper takes.
 async fn add_stats(registry: &mut Registry, service: &Service, vms: Vec<VmRecord>) {
     let asked = vms.into_iter().take(limits::METRICS_VMS).map(|record| {
         let vm = service.engine.handle(&record);

@@ -1,4 +1,4 @@
-//! The service's own process, by the names that Prometheus' clients give to such numbers ("Process metrics" in "Writing client libraries").
+//! The service's own process, under the names that Prometheus' clients give such numbers ("Process metrics" in "Writing client libraries").
 
 use std::{fs, sync::atomic::AtomicU64};
 
@@ -11,7 +11,7 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-/// What the kernel tells of this process. What it does not tell is left out.
+/// Reads the kernel's numbers of this process; a number that cannot be read is left out.
 pub(super) fn registry() -> Registry {
     let mut registry = Registry::with_prefix("process");
     let mut gauge = |name: &str, help: &str, number: Option<f64>| {
@@ -42,7 +42,8 @@ pub(super) fn registry() -> Registry {
     registry
 }
 
-/// `/proc/self/stat` (proc_pid_stat(5)) behind the name of the program, which may have blanks: its first field is the third of the file.
+/// `/proc/self/stat` (proc_pid_stat(5)) from behind the program's name, which may contain blanks: the text begins with the file's third
+/// field.
 struct Stat(String);
 
 impl Stat {
@@ -56,7 +57,7 @@ impl Stat {
         Some(Self(text.rsplit_once(") ")?.1.to_owned()))
     }
 
-    /// A field, by its number in the manual.
+    /// Reads a field, by its number in the manual.
     fn number(&self, field: usize) -> Option<f64> {
         self.0.split(' ').nth(field - 3)?.parse().ok()
     }

@@ -1,4 +1,4 @@
-//! QEMU's block nodes: files by their descriptors, and what QEMU is told they are.
+//! QEMU's block nodes: files by their descriptors, with the format that QEMU is told for each.
 
 use serde_json::json;
 
@@ -14,9 +14,9 @@ fn file(descriptor: i32, read_only: bool) -> serde_json::Value {
     json!({"driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "read-only": read_only, "locking": "off", "discard": if read_only { "ignore" } else { DISCARD }})
 }
 
-/// The stored image, read-only and of a stated format, and over it the overlay. `backing: null` keeps QEMU from
-/// following a name inside the image even if inspection had missed one. QEMU locks neither: other VMs have the same image open, and a
-/// lock of one would keep the next from starting; qhost has leases of its own.
+/// The nodes of the stored image, read-only and of a stated format, and of the overlay over it. `backing: null` keeps QEMU from following a
+/// name inside the image even if inspection had missed one. QEMU locks neither file: other VMs have the same image open, and one VM's lock
+/// would keep the next from starting; qhost has leases of its own.
 pub(super) fn blocks(format: Format, rate: Rate) -> Vec<serde_json::Value> {
     let image = image("image", format, descriptors::IMAGE);
     let overlay = overlay("disk", "image", descriptors::OVERLAY);
@@ -51,7 +51,7 @@ fn overlay(name: &str, image: &str, descriptor: i32) -> serde_json::Value {
 /// The name of the root disk's throttle group.
 pub(super) const ROOT_RATE: &str = "rate";
 
-/// What a rate allows, as an object that block nodes name.
+/// The object for a rate, which block nodes name.
 pub(super) fn throttle_group(id: &str, rate: Rate) -> Option<serde_json::Value> {
     let Rate { iops, kib_per_s } = rate;
     let mut limits = serde_json::Map::new();
@@ -64,7 +64,7 @@ pub(super) fn throttle_group(id: &str, rate: Rate) -> Option<serde_json::Value> 
     (!limits.is_empty()).then(|| json!({"qom-type": "throttle-group", "id": id, "limits": limits}))
 }
 
-/// A block node through a throttle group, under its own name, where it is limited.
+/// Puts a limited block node behind a throttle group, under the node's own name.
 fn limited(mut node: serde_json::Value, rate: Rate, group: &str) -> serde_json::Value {
     if rate.is_unlimited() {
         return node;
@@ -106,12 +106,12 @@ pub(super) fn data_disks<'a>(
 }
 
 impl DataDisk<'_> {
-    /// The descriptors of its files.
+    /// The descriptors of the disk's files.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.backing.iter().map(|backing| backing.descriptor).chain([self.descriptor])
     }
 
-    /// Its nodes, of which the last is the disk.
+    /// The disk's nodes, of which the last is the disk itself.
     pub(super) fn blocks(&self) -> Vec<serde_json::Value> {
         let name = format!("data{}", self.number);
         let read_only = self.disk.read_only;
@@ -136,7 +136,7 @@ impl DataDisk<'_> {
         below.into_iter().chain([limited(disk, self.disk.rate, &self.rate())]).collect()
     }
 
-    /// Its throttle group, where it is limited.
+    /// The disk's throttle group, if the disk is limited.
     pub(super) fn throttle_group(&self) -> Option<serde_json::Value> {
         throttle_group(&self.rate(), self.disk.rate)
     }
@@ -145,8 +145,8 @@ impl DataDisk<'_> {
         format!("rate{}", self.number)
     }
 
-    /// A disk's name has no comma, so it cannot end the value. Each queue takes QEMU two of its 1024 descriptors, and without a bound a disk
-    /// has a queue for each CPU.
+    /// The disk's device. A disk's name has no comma, so that it cannot end the value. Each queue takes QEMU two of its 1024 descriptors,
+    /// and without a bound a disk has a queue for each CPU.
     pub(super) fn device(&self, launch: &Launch) -> String {
         let Self { disk, number, .. } = self;
         if disk.cdrom {
@@ -161,7 +161,7 @@ impl DataDisk<'_> {
     }
 }
 
-/// What a guest discards is given back to the host.
+/// The value by which space that a guest discards is given back to the host.
 const DISCARD: &str = "unmap";
 
 pub(super) fn seed_node(descriptor: i32) -> serde_json::Value {

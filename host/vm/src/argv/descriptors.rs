@@ -1,6 +1,6 @@
-//! The descriptors that QEMU is started with. It gets what it needs open, so that it needs no path of the host.
+//! The descriptors that QEMU is started with. QEMU gets the files that it needs open, so that it needs no path of the host.
 
-/// Its control socket, listening.
+/// QEMU's control socket, listening.
 pub const QMP: i32 = 3;
 /// The console's socket, listening.
 pub const CONSOLE: i32 = 4;
@@ -14,17 +14,17 @@ pub const DISKS: i32 = 7;
 /// What a launch has that takes descriptors behind those of the disks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Parts {
-    /// How many files its disks beside the root disk have: two for an overlay and its image, else one.
+    /// How many files the disks beside the root disk have: two for an overlay and its image, else one.
     pub disk_files: usize,
-    /// Whether it has a seed.
+    /// Whether the launch has a seed.
     pub seed: bool,
-    /// Whether its firmware is UEFI.
+    /// Whether the firmware is UEFI.
     pub uefi: bool,
-    /// Whether its guest has a channel for an agent.
+    /// Whether the guest has a channel for an agent.
     pub agent: bool,
 }
 
-/// Those behind the disks, each there only where a launch has what it is for.
+/// The descriptors behind those of the disks, each there only if the launch has the part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Further {
     /// The seed, for reading.
@@ -33,12 +33,12 @@ pub struct Further {
     pub uefi: Option<[i32; 2]>,
     /// The socket of the agent's channel, listening.
     pub agent: Option<i32>,
-    /// The first that is not QEMU's own.
+    /// The first descriptor that is not QEMU's own.
     pub first_free: i32,
 }
 
 impl Further {
-    /// Of a launch with these parts.
+    /// The descriptors of a launch with these parts.
     pub fn of(parts: Parts) -> Self {
         let uefi = parts.disk_files + usize::from(parts.seed);
         let agent = uefi + 2 * usize::from(parts.uefi);

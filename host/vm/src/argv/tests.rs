@@ -66,7 +66,7 @@ fn forward(protocol: Protocol, host: u16) -> Forward {
     Forward { label, bind, host, guest: 80, protocol }
 }
 
-/// A launch, an image's format and forwarded ports, and what the command line then has.
+/// A launch, an image's format and forwarded ports, and the options that the command line is to have.
 struct Row {
     launch: Launch,
     format: Format,

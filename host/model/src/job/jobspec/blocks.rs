@@ -1,4 +1,4 @@
-//! Makes the JSON that an agent has of the blocks of a job specification.
+//! Turns the blocks of a job specification into the JSON that an agent has of them.
 
 use hcl::edit::{
     Decorated, Ident, Span,
@@ -19,7 +19,7 @@ use crate::job::{
     nomad::lifetime::nanoseconds,
 };
 
-/// Makes JSON of blocks.
+/// Turns blocks into JSON.
 pub(super) struct Blocks<'a> {
     pub(super) names: &'a Names<'a>,
     pub(super) lines: &'a Lines,
@@ -27,7 +27,7 @@ pub(super) struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    /// The job that a block is, as an agent has it.
+    /// Turns a job's block into JSON.
     pub(super) fn job(&self, block: &Block) -> Value {
         let label = self.label(block, "");
         let mut job = self.body(&JOB, &block.body, "");
@@ -146,7 +146,7 @@ impl Blocks<'_> {
         }
     }
 
-    /// A group or a task, which has a name; or what has none.
+    /// Turns a block of a list into JSON. A group and a task have their label as name; other blocks have none.
     fn named(&self, shape: &Shape, block: &Block, place: &str) -> Option<Map<String, Value>> {
         let has_name = ["group", "task"].contains(&block.ident.as_str());
         let name = if has_name { Some(self.label(block, place)?) } else { None };
@@ -157,7 +157,7 @@ impl Blocks<'_> {
         Some(object)
     }
 
-    /// What a block or an object of the tenant's choice holds.
+    /// Turns a block with keys of the tenant's choice into JSON.
     fn free(&self, body: &Body, pointer: &str) -> Map<String, Value> {
         let mut object = Map::new();
         for part in body {
@@ -238,7 +238,7 @@ impl Blocks<'_> {
         }
     }
 
-    /// The one label of a block.
+    /// Reads the one label of a block.
     fn label(&self, block: &Block, pointer: &str) -> Option<String> {
         if let [label] = block.labels.as_slice() {
             return Some(label.as_str().to_owned());
@@ -277,7 +277,7 @@ impl Blocks<'_> {
     }
 }
 
-/// A name in the text.
+/// A name in the text, with its place there.
 trait Named {
     fn text(&self) -> &str;
     fn offset(&self) -> usize;
@@ -293,7 +293,8 @@ impl Named for Decorated<Ident> {
     }
 }
 
-/// A number that was written as a text, or a length of time that is compared with a default.
+/// Turns a text into the number that an agent has: numbers written as text, and the one length of time that is compared
+/// with a default.
 fn as_an_agent_has_it(name: &str, value: Value) -> Value {
     let Some(text) = value.as_str() else { return value };
     let number = if NUMBERS.contains(&name) {
@@ -306,7 +307,7 @@ fn as_an_agent_has_it(name: &str, value: Value) -> Value {
     number.unwrap_or(value)
 }
 
-/// HCL makes a text of a number where one is wanted.
+/// Turns a number into a text where a text is wanted, as HCL does.
 fn as_text(value: Value) -> Value {
     match value {
         Value::Bool(value) => value.to_string().into(),
@@ -326,7 +327,7 @@ fn as_texts(value: Value) -> Value {
     }
 }
 
-/// The keys of a block as an agent has them, without values.
+/// The keys of a block as an agent spells them, without their values.
 fn unread(body: &Body) -> Value {
     let key = |part: &Structure| {
         let name = match part {

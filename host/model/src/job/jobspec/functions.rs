@@ -1,18 +1,18 @@
-//! The functions that are worked out in a job specification: those without files, times and loops that jobs use. What each makes is no
-//! longer than what it is made of, `join` aside.
+//! The functions that are worked out in a job specification: those that jobs use and that have nothing to do with files, times and
+//! loops. No result is longer than the arguments, except that of `join`.
 
 use hcl::eval::{Context, FuncArgs, FuncDef, ParamType};
 
 use crate::limits;
 
-/// Their names.
+/// The functions' names.
 pub(super) const NAMES: [&str; 7] =
     ["concat", "format", "join", "lower", "tostring", "trimspace", "upper"];
-/// What is expected of a function.
+/// What an error expects in the place of another function.
 pub(super) const KNOWN: &str =
     "one of concat, format, join, lower, tostring, trimspace, upper; or the value written out";
 
-/// Declares them.
+/// Declares the functions.
 pub(super) fn declare(context: &mut Context<'static>) {
     let of_text = |function| FuncDef::builder().param(ParamType::String).build(function);
     context.declare_func("lower", of_text(|args| changed(&args, str::to_lowercase)));
@@ -72,7 +72,7 @@ fn joined(args: FuncArgs) -> Result<hcl::Value, String> {
     Ok(texts.join(between).into())
 }
 
-/// With `%s`, `%d` and `%v`, without widths.
+/// The function `format` with `%s`, `%d` and `%v`, without widths.
 fn formatted(args: FuncArgs) -> Result<hcl::Value, String> {
     let mut values = args.into_values().into_iter();
     let format = values.next();

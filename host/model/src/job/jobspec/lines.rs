@@ -1,4 +1,4 @@
-//! Where the parts of a job specification are in its text.
+//! The places of a job specification's parts in its text.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -7,11 +7,11 @@ use crate::{
     limits,
 };
 
-/// The lines of a text, and the places of what was made of it.
+/// The lines of a text, and the places of its parts.
 pub(in crate::job) struct Lines {
-    /// The text, to count characters.
+    /// The text, in which characters are counted.
     text: String,
-    /// Where each line begins, in bytes.
+    /// The offset of each line, in bytes.
     begins: Vec<usize>,
     /// Offsets in bytes by JSON pointer.
     places: RefCell<BTreeMap<String, usize>>,
@@ -24,7 +24,7 @@ impl Lines {
         Self { text: text.to_owned(), begins, places: RefCell::default() }
     }
 
-    /// Of an offset in bytes.
+    /// The line and column of an offset in bytes.
     pub(super) fn position(&self, offset: usize) -> Position {
         let line = self.begins.partition_point(|begin| *begin <= offset);
         let begin = line.checked_sub(1).and_then(|line| self.begins.get(line)).copied();
@@ -32,14 +32,15 @@ impl Lines {
         Position { line, column: before.chars().count() + 1 }
     }
 
-    /// Keeps where the value of a JSON pointer is, unless that is long: then its parent's place stands for it.
+    /// Keeps the place of the value at a JSON pointer. A long pointer is not kept, and its parent's place stands for
+    /// it.
     pub(super) fn keep(&self, pointer: &str, offset: usize) {
         if pointer.len() <= limits::JOBSPEC_POINTER_BYTES {
             self.places.borrow_mut().insert(pointer.to_owned(), offset);
         }
     }
 
-    /// Of a JSON pointer, or of the nearest that is around it.
+    /// The place of a JSON pointer, or of the nearest pointer around it.
     fn of_pointer(&self, pointer: &str) -> Option<Position> {
         let places = self.places.borrow();
         let mut pointer = pointer;
@@ -51,12 +52,12 @@ impl Lines {
         }
     }
 
-    /// Says of a problem where it is.
+    /// Adds its place to a problem.
     pub(in crate::job) fn place(&self, problem: &mut Problem) {
         problem.position = problem.position.or_else(|| self.of_pointer(&problem.pointer));
     }
 
-    /// Adds its line to a JSON pointer.
+    /// Adds the line of its place to a JSON pointer.
     pub(in crate::job) fn add_to(&self, pointer: &mut String) {
         if let Some(position) = self.of_pointer(pointer) {
             *pointer += &format!(" (line {})", position.line);

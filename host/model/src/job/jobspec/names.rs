@@ -19,23 +19,23 @@ use crate::{
     limits,
 };
 
-/// What an expression can name.
+/// The names that an expression can use.
 pub(super) struct Names<'a> {
     pub(super) text: &'a str,
     pub(super) lines: &'a Lines,
     pub(super) problems: &'a Problems,
-    /// Variables by name; those without a default are absent.
+    /// Variables by name; a variable without a default is absent.
     pub(super) variables: Map<String, hcl::Value>,
-    /// Locals by name; those that could not be worked out are absent.
+    /// Locals by name; a local that could not be worked out is absent.
     pub(super) locals: Map<String, hcl::Value>,
-    /// Both, and the functions.
+    /// The evaluator's context, with variables, locals and functions.
     pub(super) context: Context<'static>,
-    /// Bytes of values that may still be copied.
+    /// How many bytes of values may still be copied.
     pub(super) left: Cell<usize>,
 }
 
 impl<'a> Names<'a> {
-    /// Reads them.
+    /// Reads the variables and locals of a file.
     pub(super) fn read(
         body: &Body,
         text: &'a str,
@@ -97,7 +97,7 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Locals may refer to each other, in any order.
+    /// Works out the locals, which may refer to each other in any order.
     fn work_out(&mut self, mut waiting: Vec<&Attribute>) {
         while !waiting.is_empty() {
             let names: Vec<_> = waiting.iter().map(|local| local.key.as_str().to_owned()).collect();
@@ -130,7 +130,8 @@ impl<'a> Names<'a> {
         self.context.declare_var("local", object(&self.locals));
     }
 
-    /// What an expression is, as JSON; absent after a problem was noted. `pointer` is where it goes.
+    /// The value of an expression as JSON; absent after a problem was noted. `pointer` is the place that the value
+    /// gets.
     pub(super) fn value(&self, expression: &Expression, pointer: &str) -> Option<Value> {
         Reading::of(self, expression).value(pointer)
     }
@@ -149,6 +150,6 @@ impl<'a> Names<'a> {
 }
 
 fn hcl_value(value: Value) -> hcl::Value {
-    // Any JSON is a value of HCL.
+    // HCL has a value for every JSON value.
     hcl::to_value(value).unwrap_or_default()
 }

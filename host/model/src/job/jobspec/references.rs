@@ -1,4 +1,4 @@
-//! What an expression of a job specification refers to, found before it is worked out: the evaluator has no bounds of its own, and knows no
+//! Finds what an expression of a job specification refers to before it is evaluated: the evaluator has no bounds of its own, and knows no
 //! places in the text.
 
 use std::ops::Range;
@@ -15,25 +15,25 @@ use crate::{job::cursor::quoted, limits};
 
 /// A name in an expression.
 pub(super) struct Reference {
-    /// Its first part: `var` or `local`, if it is known here.
+    /// The reference's first part; `var` and `local` are known here.
     pub(super) root: String,
-    /// Its second part.
+    /// The reference's second part.
     pub(super) name: Option<String>,
     pub(super) span: Range<usize>,
 }
 
-/// What is not worked out here.
+/// An expression that is not worked out here.
 pub(super) struct Unfit {
     pub(super) span: Range<usize>,
     pub(super) found: String,
     pub(super) expected: &'static str,
 }
 
-/// What an expression names.
+/// The names that an expression uses.
 #[derive(Default)]
 pub(super) struct References {
     pub(super) all: Vec<Reference>,
-    /// The first thing that is not worked out here.
+    /// The first part that is not worked out here.
     pub(super) unfit: Option<Unfit>,
 }
 

@@ -1,36 +1,36 @@
-//! The attributes and blocks that a job specification has, and the keys that an agent's JSON has for them.
+//! The attributes and blocks of a job specification, and the keys that an agent's JSON has for them.
 
-/// What a block of a job specification holds.
+/// The attributes and blocks that a block of a job specification may hold.
 pub(super) struct Shape {
-    /// Its attributes, with their keys in JSON.
+    /// The attributes, with their keys in JSON.
     pub(super) attributes: &'static [(&'static str, &'static str)],
-    /// Its blocks.
+    /// The blocks within this one.
     pub(super) blocks: &'static [Nested],
 }
 
 /// A block within another.
 pub(super) struct Nested {
     pub(super) name: &'static str,
-    /// Its key in JSON.
+    /// The block's key in JSON.
     pub(super) key: &'static str,
     pub(super) what: What,
 }
 
-/// What becomes of a block.
+/// The JSON that a block is turned into.
 pub(super) enum What {
     /// An object.
     One(&'static Shape),
     /// An item of a list of objects; its label, if it has one, becomes its `Name`.
     Many(&'static Shape),
-    /// Texts by key; it may be written as an attribute too.
+    /// An object of texts; it may be written as an attribute too.
     Texts,
-    /// Any values, under the keys that are written.
+    /// An object of any values, under the keys that are written.
     Free,
-    /// Ports of a network: one with `static` is reserved.
+    /// A port of a network, which is reserved if it has `static`.
     Port,
-    /// An object of which only the keys are kept: only Nomad acts on it, or it is refused.
+    /// An object of which only the keys are kept, because only Nomad acts on it, or it is refused.
     Unread,
-    /// A list of such objects.
+    /// A list of objects of which only the keys are kept.
     UnreadMany,
     /// A task that is a group of its own.
     Alone,
@@ -82,7 +82,7 @@ const RESTART: Nested = nested(
         blocks: &[],
     }),
 );
-/// A port's attributes.
+/// The attributes of a port.
 pub(super) const PORT: &[(&str, &str)] = &[
     ("static", "Value"),
     ("to", "To"),
@@ -90,7 +90,7 @@ pub(super) const PORT: &[(&str, &str)] = &[
     ("ignore_collision", "IgnoreCollision"),
 ];
 
-/// What a job holds.
+/// The shape of a job.
 pub(super) const JOB: Shape = Shape {
     attributes: &[
         ("id", "ID"),
@@ -163,7 +163,7 @@ const GROUP: Shape = Shape {
     ],
 };
 
-/// What a task holds.
+/// The shape of a task.
 pub(super) const TASK: Shape = Shape {
     attributes: &[
         ("driver", "Driver"),
@@ -261,7 +261,7 @@ pub(super) const TASK: Shape = Shape {
     ],
 };
 
-/// A constraint's operator may be written as an attribute, with what it is about as the value.
+/// The operators of constraints that may be written as attributes, with the operand as the value.
 pub(super) const OPERATORS: [&str; 7] = [
     "distinct_hosts",
     "distinct_property",
@@ -271,7 +271,7 @@ pub(super) const OPERATORS: [&str; 7] = [
     "set_contains_any",
     "version",
 ];
-/// Attributes that are numbers, which may be written as texts.
+/// The attributes that are numbers and may be written as texts.
 pub(super) const NUMBERS: [&str; 12] = [
     "attempts",
     "count",

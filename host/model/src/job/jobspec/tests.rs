@@ -1,4 +1,5 @@
-//! Job specifications in HCL: what becomes of expressions, and of files that are made to take time, memory or stack.
+//! Tests of job specifications in HCL: the values of expressions, and files that are made to take time, memory or
+//! stack.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use crate::{
     limits,
 };
 
-/// What `meta` or `config` of a job is made of.
+/// A job whose `config` holds a text.
 fn jobspec(before: &str, config: &str) -> String {
     format!(
         r#"{before}
@@ -83,7 +84,7 @@ fn expressions_have_their_values() {
         ("x = <<-E\n    a\n      b\n    E\n", json!("a\n  b\n")),
         ("x {\n y = 1\n }", json!({"y": 1})),
         ("x {\n y = 1\n }\n x {\n y = 2\n }", json!([{"y": 1}, {"y": 2}])),
-        // What a Nomad client fills in stays, for the reader of the job to judge.
+        // A part that a Nomad client fills in stays, for the reader of the job to judge.
         (r#"x = "${NOMAD_PORT_http}""#, json!("${NOMAD_PORT_http}")),
         (r#"x = "${var.name} ${attr.kernel.name}""#, json!("web ${attr.kernel.name}")),
         (r#"x = "${env["HOME"]}""#, json!("${env[\"HOME\"]}")),
@@ -142,7 +143,8 @@ fn names_are_sound() {
     assert_eq!(none.first().map(|problem| problem.found.as_str()), Some("no job"));
 }
 
-/// Made to nest, to repeat and to grow. Each is answered in a while, on a thread's stack of 2 MiB.
+/// Each file is made to nest, to repeat or to grow, and must be answered in a bounded time on a thread's stack of 2
+/// MiB.
 #[test]
 fn hostile_text_is_bounded() {
     let deep =

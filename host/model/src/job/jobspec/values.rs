@@ -1,5 +1,5 @@
-//! What expressions of a job specification are: literals, variables, locals and some functions. What needs an agent stays a text with `${…}`
-//! in it, as it does for Nomad's own command; what needs a file or a loop is a problem.
+//! The values of a job specification's expressions: literals, variables, locals and some functions. A part that needs an agent stays a text
+//! with `${…}` in it, as Nomad's own command leaves it; a part that needs a file or a loop is a problem.
 
 use hcl::{
     edit::{
@@ -23,7 +23,7 @@ use crate::{
     limits,
 };
 
-/// An expression that is read.
+/// An expression that is being read.
 pub(super) struct Reading<'n, 'e> {
     names: &'n Names<'n>,
     expression: &'e Expression,
@@ -34,14 +34,14 @@ impl<'n, 'e> Reading<'n, 'e> {
         Self { names, expression }
     }
 
-    /// Whether it needs one of these locals.
+    /// Whether the expression refers to one of these locals.
     pub(super) fn names_local_of(&self, locals: &[String]) -> bool {
         References::by(self.expression).all.iter().any(|Reference { root, name, span: _ }| {
             root == "local" && name.as_ref().is_some_and(|name| locals.contains(name))
         })
     }
 
-    /// Its value; absent after a problem was noted.
+    /// The expression's value; absent after a problem was noted.
     pub(super) fn value(&self, pointer: &str) -> Option<Value> {
         match self.expression {
             Expression::Null(_) => Some(Value::Null),
@@ -57,7 +57,7 @@ impl<'n, 'e> Reading<'n, 'e> {
                     self.keep(&place, item);
                     self.within(item).value(&place)
                 });
-                // Every item is read before the first bad one ends it, so that all are reported.
+                // All items are read before the result is made, so that the problems of all are reported.
                 let items: Vec<_> = items.collect();
                 items.into_iter().collect::<Option<Vec<_>>>().map(Value::Array)
             }
@@ -148,7 +148,7 @@ impl<'n, 'e> Reading<'n, 'e> {
         Some(text.into())
     }
 
-    /// What an agent fills in when it starts a task stays as it is.
+    /// The value of `${…}`. A part that an agent fills in when it starts a task stays as it is.
     fn interpolated(&self, interpolation: &Interpolation, pointer: &str) -> Option<Value> {
         let name = interpolation.expr.as_variable().map(|name| name.as_str());
         let root = name.or_else(|| interpolation.expr.as_traversal().and_then(root));
@@ -193,7 +193,7 @@ impl<'n, 'e> Reading<'n, 'e> {
         }
     }
 
-    /// The bytes that are copied to look a reference up: all variables, or all locals.
+    /// Checks a reference, and gives how many bytes are copied to look it up: those of all variables, or of all locals.
     fn known(&self, reference: Reference, pointer: &str) -> Option<usize> {
         let Reference { root, name, span } = reference;
         let (known, expected) = match root.as_str() {
@@ -236,7 +236,7 @@ impl<'n, 'e> Reading<'n, 'e> {
     }
 }
 
-/// A value in a text.
+/// A value as part of a text.
 fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -245,7 +245,7 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// The bytes of a value, about.
+/// About how many bytes a value has.
 fn size(value: &hcl::Value) -> usize {
     match value {
         hcl::Value::Null | hcl::Value::Bool(_) | hcl::Value::Number(_) => 16,

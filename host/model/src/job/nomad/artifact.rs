@@ -1,5 +1,5 @@
-//! An artifact that is the image: how jobs for Nomad's own driver say which image they run. The client fetches the artifact into the task's
-//! folder, and `image_path` names it there.
+//! Reads an artifact as the image: jobs for Nomad's own driver name their image so. The client fetches the artifact into the task's folder,
+//! and `image_path` names it there.
 
 use serde_json::Value;
 
@@ -9,13 +9,13 @@ use super::super::{
 };
 use crate::limits;
 
-/// Endings that a client unpacks and takes away.
+/// The endings of packed files, which a client unpacks and removes from the name.
 const PACKED: [&str; 4] = [".gz", ".xz", ".zst", ".bz2"];
 
 const NOT_IN_THE_GUEST: &str =
     "qhost gives a guest its image and nothing else; put this into the image";
 
-/// Where a task's image is said. Notes a problem where that is not clear, or where artifacts are something else.
+/// Finds a task's image. Notes a problem where the image is not clear, or where artifacts are something else.
 pub(super) fn image<'a>(task: &Object<'a>, config: &Object<'a>) -> ImageKeys<'a> {
     let path = config.optional("image_path");
     let Some(path) = path.filter(|_| config.optional("image_source").is_none()) else {
@@ -61,7 +61,7 @@ pub(super) fn image<'a>(task: &Object<'a>, config: &Object<'a>) -> ImageKeys<'a>
     }
 }
 
-/// Says the exact lines that would do.
+/// Notes the problem with the exact lines to write instead.
 fn not_clear<'a>(
     path: &Cursor<'_>,
     source: Option<&Cursor<'_>>,
@@ -99,7 +99,7 @@ fn puts(artifact: &Object<'_>, path: &Value) -> bool {
     folder == destination.trim_end_matches('/') && (file == name || file == unpacked)
 }
 
-/// A path below the task's folder, without what an agent would fill in for it.
+/// A path below the task's folder, without the part that an agent would fill in.
 fn in_task_folder(path: &str) -> String {
     path.replace("${NOMAD_TASK_DIR}", "local")
         .trim_start_matches("./")

@@ -1,5 +1,5 @@
-//! Constraints: what they say of an operating system, a processor and a driver is known without looking at the host. The rest needs a
-//! Nomad client, and is ignored, which a run says.
+//! Checks constraints. Those on an operating system, a processor or a driver are checked without looking at the host; the rest need a
+//! Nomad client and are ignored, which a run says.
 
 use super::{
     super::cursor::{Cursor, Object, quoted},
@@ -28,7 +28,7 @@ fn check_one(cursor: Cursor<'_>, ignored: &Ignored) {
         return;
     };
     if operand == "distinct_hosts" {
-        // A run starts one VM.
+        // A run starts one VM, which is on one host.
         return;
     }
     let Some(has) = attribute(left) else { return ignored.note(&here) };
@@ -53,12 +53,12 @@ fn check_one(cursor: Cursor<'_>, ignored: &Ignored) {
     }
 }
 
-/// An attribute of Nomad's that is the same on every host that this program runs on.
+/// The value of a Nomad attribute that is the same on every host that this program runs on.
 fn attribute(name: &str) -> Option<&'static str> {
     match name {
         "${attr.kernel.name}" => Some("linux"),
         "${attr.cpu.arch}" | "${attr.arch}" => Some(match std::env::consts::ARCH {
-            // Nomad has Go's names.
+            // Nomad uses Go's names.
             "x86_64" => "amd64",
             "aarch64" => "arm64",
             other => other,

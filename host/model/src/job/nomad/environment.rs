@@ -1,5 +1,5 @@
-//! What Nomad gives a task's process, as files for a guest that asks for them by `task_env`: environment variables, the job's notes, and
-//! templates with embedded text. A value may be secret, so that no problem shows one.
+//! Turns what Nomad gives a task's process into files, for a guest that asks for them by `task_env`: environment variables, the job's
+//! notes, and templates with embedded text. A value may be secret, so that no problem shows one.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +13,20 @@ use super::{
 };
 use crate::limits;
 
-/// Where a login shell of the guest reads variables from.
+/// The file from which a login shell of the guest reads variables.
 const PROFILE: &str = "/etc/profile.d/nomad.sh";
 const ASK: &str =
     "config.task_env = true has cloud-init write it into the guest; without it, leave it out";
 const RENDERED: &str = "only a Nomad agent knows what to put there; write the value itself";
 
-/// The names that a task's variables are made of.
+/// The names from which a task's variables are made.
 pub(super) struct Names<'a> {
     pub(super) job: &'a str,
     pub(super) group: &'a str,
     pub(super) task: &'a str,
 }
 
-/// The files for a guest whose task asks for them, and none for others; absent after a problem was noted.
+/// Makes the files for a guest whose task asks for them, and none for others; absent after a problem was noted.
 pub(super) fn files(
     task: &Object<'_>,
     config: &Object<'_>,
@@ -56,7 +56,7 @@ pub(super) fn files(
     Some(files)
 }
 
-/// The variables that Nomad sets, as far as they are known without it.
+/// The variables that Nomad sets, as far as they are known without Nomad.
 fn nomads(names: &Names<'_>, meta: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> = [
         ("NOMAD_JOB_NAME", names.job),
@@ -98,7 +98,7 @@ fn variables(env: Cursor<'_>) -> Option<BTreeMap<String, String>> {
     all.into_iter().collect()
 }
 
-/// A text without what Nomad's agent, or a template of it, would fill in.
+/// Reads a text in which Nomad's agent, or a template, would fill in nothing.
 fn plain(given: &Cursor<'_>) -> Option<String> {
     let Some(text) = given.value().as_str() else { return given.fault("no text", "a text") };
     if text.len() > limits::SEED_PART_BYTES {
@@ -108,7 +108,7 @@ fn plain(given: &Cursor<'_>) -> Option<String> {
     if text.contains("${") || text.contains("{{") {
         return given.fault_with_hint("a text with ${…} or {{…}}", "a text without", RENDERED);
     }
-    // As a seed's: Python, in which cloud-init is written, takes some for blanks and line breaks.
+    // Python, in which cloud-init is written, takes some of these for blanks and line breaks.
     if text.contains(|c: char| c.is_control() && !"\t\r\n".contains(c)) {
         return given.fault("a control character", "tabs and line breaks alone");
     }
@@ -134,7 +134,8 @@ fn template(given: Cursor<'_>, ignored: &Ignored) -> Option<GuestFile> {
     Some(GuestFile { path: path?, permissions: permissions?, text: text? })
 }
 
-/// A path below the task's folder, which is the guest's root: `/local` and `/secrets` are where containers have them.
+/// Reads a path below the task's folder. The guest's root stands for that folder, so that `/local` and `/secrets` are where containers
+/// have them.
 fn path(given: &Cursor<'_>) -> Option<String> {
     let fits = |text: &&str| {
         (1..=limits::NAME_BYTES).contains(&text.len())

@@ -1,5 +1,5 @@
-//! What of a job was not looked at. A run names it once, so that nothing is passed over in silence; what Nomad's agent adds to every job
-//! by itself is left out.
+//! Lists the parts of a job that are ignored. A run names them once, so that nothing is passed over in silence; values that Nomad's
+//! agent adds to every job by itself are left out.
 
 use std::cell::RefCell;
 
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::limits;
 
-/// What an agent writes for what was not given, where that is neither empty nor zero.
+/// The values that an agent writes where none was given, as far as they are neither empty nor zero.
 const DEFAULTS: &str = include_str!("defaults.json");
 
-/// The places, as JSON pointers.
+/// The ignored places, as JSON pointers.
 pub(super) struct Ignored {
     defaults: Value,
     places: RefCell<Vec<String>>,
@@ -22,12 +22,12 @@ pub(super) struct Ignored {
 
 impl Ignored {
     pub(super) fn new() -> Self {
-        // The text is part of the program, and a test reads it.
+        // The text is part of the program, and a test reads it, so that it cannot fail here.
         let defaults = serde_json::from_str(DEFAULTS).unwrap_or_default();
         Self { defaults, places: RefCell::default() }
     }
 
-    /// Notes that this was not looked at.
+    /// Notes that this value is ignored.
     pub(super) fn note(&self, cursor: &Cursor<'_>) {
         let mut places = self.places.borrow_mut();
         if places.len() < limits::NOMAD_ITEMS {
@@ -35,7 +35,7 @@ impl Ignored {
         }
     }
 
-    /// Notes those keys of an object that are for Nomad alone, and ask for something.
+    /// Notes the keys of an object that only Nomad acts on and that ask for something.
     pub(super) fn keys(&self, object: &Object<'_>, keys: &Keys) {
         for key in keys.which(|what| what == Treatment::Ignored) {
             let Some(cursor) = object.optional(key) else { continue };
@@ -47,7 +47,7 @@ impl Ignored {
 
     fn is_default(&self, key: &str, value: &Value) -> bool {
         let default = match key {
-            // Each is a default, of one type of job or another.
+            // Two types of jobs have different defaults, and either one is accepted.
             "ReschedulePolicy" => return is_default_reschedule(value),
             "Interval" => {
                 return [json!(1_800_000_000_000_i64), json!(86_400_000_000_000_i64)]
@@ -71,7 +71,7 @@ fn is_default_reschedule(value: &Value) -> bool {
     is_like(value, &service) || is_like(value, &batch)
 }
 
-/// Whether a value says no more than a default: each part of it is the default's, or is empty.
+/// Whether a value asks for no more than a default: each part of it equals the default's, or is empty.
 fn is_like(value: &Value, default: &Value) -> bool {
     if asks_nothing(value) || value == default {
         return true;

@@ -1,4 +1,4 @@
-//! Every key that Nomad has for a job, and what becomes of it here: a key that changes what a person expects is read or refused, and what
+//! All keys of a Nomad job, and what becomes of each here: a key that changes what a person expects is read or refused, and a key that
 //! only Nomad acts on is ignored, which a run says.
 
 use super::super::cursor::Object;
@@ -6,24 +6,24 @@ use super::super::cursor::Object;
 /// What becomes of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Treatment {
-    /// Its value is done, or refused.
+    /// The value is acted on, or refused.
     Read,
-    /// Only Nomad acts on it. A run says that it was not looked at, where it asks for something.
+    /// Only Nomad acts on the value. A run says that it was ignored, where it asks for something.
     Ignored,
-    /// Nomad's server writes it, and it asks for nothing.
+    /// Nomad's server writes the value, which asks for nothing.
     Server,
-    /// It asks for what qhost does not do, for this reason.
+    /// The value asks for what qhost does not do, for this reason.
     Refused(&'static str),
 }
 
 use Treatment::{Ignored, Read, Refused, Server};
 
-/// The keys of one of Nomad's objects.
+/// The keys of one kind of object in a Nomad job.
 #[derive(Debug)]
 pub struct Keys {
-    /// The object.
+    /// The kind of object.
     pub of: &'static str,
-    /// Its keys.
+    /// The keys of the object, with what becomes of each.
     pub keys: &'static [(&'static str, Treatment)],
 }
 
@@ -34,7 +34,7 @@ const BY_DISPATCH: &str = "a parameterized job runs once it is dispatched; write
 const NO_DEVICES: &str = "qhost passes no host devices to guests";
 const USER_NETWORK: &str = "a guest's network is QEMU's user-mode network";
 
-/// What stands around a job in the body of a request to an agent's `/v1/jobs`.
+/// The keys around a job in the body of a request to an agent's `/v1/jobs`.
 pub(super) const REQUEST: Keys = Keys {
     of: "the request",
     keys: &[
@@ -257,17 +257,17 @@ pub(super) const RESTART: Keys = Keys {
     ],
 };
 
-/// The objects of a job of which every key is known, for the reference page.
+/// The kinds of objects whose keys are all known, for the reference page.
 pub const OBJECTS: [&Keys; 8] =
     [&JOB, &GROUP, &TASK, &TEMPLATE, &RESOURCES, &NETWORK, &PORT, &RESTART];
 
 impl Keys {
-    /// The names of all.
+    /// The names of all keys.
     pub(super) fn names(&self) -> Vec<&'static str> {
         self.keys.iter().map(|(name, _)| *name).collect()
     }
 
-    /// Those of which one thing becomes.
+    /// The names of the keys whose treatment is wanted.
     pub fn which(&self, wanted: impl Fn(Treatment) -> bool) -> Vec<&'static str> {
         self.keys.iter().filter(|(_, what)| wanted(*what)).map(|(name, _)| *name).collect()
     }

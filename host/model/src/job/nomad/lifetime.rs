@@ -17,13 +17,13 @@ use crate::limits;
 /// The signals upon which QEMU quits in order, as it does when qhost stops it.
 const QUITTING: [&str; 3] = ["SIGINT", "SIGTERM", "SIGHUP"];
 
-/// A length of time as Nomad's HCL has it, in nanoseconds: `1h30m`, `500ms`.
+/// Reads a length of time as Nomad's HCL writes it, such as `1h30m` or `500ms`, in nanoseconds.
 pub(in crate::job) fn nanoseconds(text: &str) -> Option<u64> {
     let duration: SignedDuration = text.parse().ok()?;
     u64::try_from(duration.as_nanos()).ok()
 }
 
-/// In whole seconds, no shorter than it says.
+/// Reads a length of time in seconds, rounded up to whole ones.
 fn seconds(cursor: &Cursor<'_>, most: Duration, what: &str) -> Option<u64> {
     let nanoseconds = match cursor.value().as_str() {
         Some(text) => nanoseconds(text),
@@ -39,9 +39,9 @@ fn seconds(cursor: &Cursor<'_>, most: Duration, what: &str) -> Option<u64> {
     }
 }
 
-/// The grace of a task in seconds; the outer option is whether reading went well.
+/// Reads the grace of a task in seconds; the outer option is absent after a problem was noted.
 pub(super) fn grace_s(task: &Object<'_>) -> Option<Option<u32>> {
-    // An agent writes 0 for what was not given.
+    // An agent writes 0 where no time was given.
     let given = task.optional("KillTimeout").filter(|given| given.value().as_u64() != Some(0));
     match given {
         Some(given) => {
@@ -53,7 +53,8 @@ pub(super) fn grace_s(task: &Object<'_>) -> Option<Option<u32>> {
     }
 }
 
-/// A guest is stopped by its power button, and after its grace QEMU quits: which signal would have made it quit does not matter.
+/// Checks the kill signal. A guest is stopped by its power button, and QEMU quits after its grace, so that any signal by which
+/// QEMU quits means the same.
 pub(super) fn check_kill_signal(task: &Object<'_>) {
     let Some(given) = task.optional("KillSignal") else { return };
     let is_fine =
@@ -66,8 +67,8 @@ pub(super) fn check_kill_signal(task: &Object<'_>) {
     }
 }
 
-/// When a task is started again: its own restart policy, where that says nothing its group's, and where that says nothing Nomad's
-/// default for the type of job. Nothing where neither has one.
+/// Reads when a task is started again: from its own restart policy, else from its group's, else from Nomad's defaults for the
+/// type of job. Gives nothing where neither task nor group has a restart policy.
 pub(super) fn restart(
     kind: JobType,
     group: &Object<'_>,
@@ -101,7 +102,7 @@ pub(super) fn restart(
     let (attempts, delay_s, mode) = (attempts?, delay_s?, mode?);
     let policy = if attempts == 0 { RestartWhen::Never } else { kind.restarted() };
     Some(Some(match mode {
-        // It goes on for ever, ever more slowly.
+        // Nomad restarts such a task for ever, and here the waits grow.
         "delay" => Restart {
             policy,
             attempts: limits::RESTART_ATTEMPTS_MOST,
@@ -112,12 +113,12 @@ pub(super) fn restart(
     }))
 }
 
-/// The type of a job, as far as it matters here.
+/// The type of a job, as far as restarts depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JobType {
-    /// It is to run for ever.
+    /// The job is to run for ever.
     Service,
-    /// It is to run to its end.
+    /// The job is to run to its end.
     Batch,
 }
 

@@ -1,4 +1,4 @@
-//! The ports that the networks of a task and of its group declare.
+//! Reads the ports that the networks of a task and of its group declare.
 
 use super::{
     super::{
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{launch::ports::keys as ports, limits};
 
-/// The ports of the group's networks and of the task's own.
+/// Reads the ports of the group's networks and of the task's own.
 pub(super) fn declared<'a>(
     task: &Object<'a>,
     group: &Object<'a>,
@@ -25,7 +25,7 @@ pub(super) fn declared<'a>(
             keys::NETWORK.refuse(&network);
             ignored.keys(&network, &keys::NETWORK);
             check_mode(&network, ignored);
-            // An agent has "" for an address that it does not know.
+            // An agent writes "" for an address that it does not know.
             let address = network.optional("IP").filter(|ip| ip.value().as_str() != Some(""));
             let bind = match address {
                 Some(address) => ports::address(&address).map(Some),
@@ -53,7 +53,8 @@ pub(super) fn declared<'a>(
     })
 }
 
-/// A guest is behind QEMU's user-mode network in any case: its ports are forwarded as those of a group behind a bridge are.
+/// Checks a network's mode. A guest is always behind QEMU's user-mode network, and its ports are forwarded like those of a
+/// group behind a bridge.
 fn check_mode(network: &Object<'_>, ignored: &Ignored) {
     let Some(mode) = network.optional("Mode") else { return };
     match mode.value().as_str() {
@@ -80,7 +81,7 @@ fn declared_port<'a>(
     let label = label.and_then(|label| {
         ports::checked_label(label.text(limits::LABEL_BYTES, "a label")?, &label)
     });
-    // Nomad writes 0 for "not given".
+    // Nomad writes 0 for a value that was not given.
     let given = |key| port.optional(key).filter(|port| port.value().as_u64() != Some(0));
     let host = match (given("Value"), reserved) {
         (Some(value), _) => ports::port(&value).map(Some),
@@ -91,7 +92,7 @@ fn declared_port<'a>(
         (None, false) => Some(None),
     };
     let to = match given("To") {
-        // The same port as on the host, which of a dynamic one is not known yet.
+        // -1 stands for the host's port, which is not known yet for a dynamic port.
         Some(to) if to.value().as_i64() == Some(-1) => host,
         Some(to) => ports::port(&to).map(Some),
         None => Some(None),

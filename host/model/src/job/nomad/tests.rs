@@ -1,4 +1,4 @@
-//! A table of what jobs for Nomad hold, one row a key or a value, and what becomes of it.
+//! Tests of jobs for Nomad by a table: one row for a key or a value, and what becomes of it.
 
 mod rows;
 
@@ -10,11 +10,11 @@ use crate::{
     limits,
 };
 
-/// What a row gives.
+/// What a row expects.
 enum Gives {
-    /// A task of which this holds.
+    /// A task for which this holds.
     Task(fn(&Task) -> bool),
-    /// A task, and these places are not looked at.
+    /// A task with these places ignored.
     Ignored(&'static [&'static str]),
     /// A problem at this place, with this word in it.
     Problem(&'static str, &'static str),
@@ -27,7 +27,7 @@ fn grace(task: &Task) -> Option<u32> {
     task.asked.grace_s.map(|grace| grace.seconds)
 }
 
-/// Where a value is put into a sound job, the value, and what that gives.
+/// A row: the place in a sound job that gets a value, the value, and what that gives.
 struct Row {
     at: &'static str,
     value: Value,
@@ -113,7 +113,7 @@ fn a_mapped_port_may_be_udp() {
     assert_eq!(ports, [(53, Protocol::Udp), (80, Protocol::Tcp)]);
 }
 
-/// As agents have it that know no address.
+/// An agent that knows no address writes an empty one.
 #[test]
 fn an_empty_address_is_none() {
     let mut job = sound();

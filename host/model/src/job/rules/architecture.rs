@@ -1,4 +1,5 @@
-//! What this host has for a guest's architecture: an emulator, accelerators, firmware. Other fields of a launch go by it.
+//! The rules on what this host has for a guest's architecture: an emulator, accelerators, firmware. They are apart
+//! because other fields of a launch depend on the architecture.
 
 use crate::{
     firmware::Firmware,
@@ -6,11 +7,11 @@ use crate::{
     launch::{Architecture, Launch, Violation, violation},
 };
 
-/// What of a launch this host does not have for its architecture.
+/// Finds what a launch needs and this host does not have for the launch's architecture.
 pub(super) fn check(launch: &Launch, host: &HostFacts) -> Vec<Violation> {
     let architecture = launch.machine.architecture;
     if !host.architectures.contains(&architecture) {
-        // Without an emulator the other rules would only say again that this host cannot run the guest.
+        // Without an emulator, the other rules would only repeat that this host cannot run the guest.
         return vec![violation(
             "architecture-not-offered",
             "machine.architecture",
@@ -52,7 +53,7 @@ fn firmware(launch: &Launch, host: &HostFacts) -> Option<Violation> {
     Some(violation("firmware-not-offered", "firmware", message, hint))
 }
 
-/// What needs processors of the guest's own architecture.
+/// Finds what a launch asks for that needs processors of the guest's own architecture.
 fn only_emulated(launch: &Launch) -> impl Iterator<Item = Violation> {
     let kvm = (launch.accelerator == Accelerator::Kvm).then(|| {
         violation(

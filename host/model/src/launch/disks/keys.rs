@@ -91,7 +91,7 @@ pub(super) const KEYS: &[Key] = &[Key {
     },
 }];
 
-/// The disks that a task asks for.
+/// Reads the disks that a task asks for.
 pub(super) fn read(task: &TaskBlock<'_>) -> Option<Vec<Disk>> {
     let Some(disks) = task.config.as_ref()?.optional("disks") else { return Some(vec![]) };
     let mut found: Vec<Disk> = vec![];
@@ -105,7 +105,7 @@ pub(super) fn read(task: &TaskBlock<'_>) -> Option<Vec<Disk>> {
     is_sound.then_some(found)
 }
 
-/// A disk of the job's list, behind those that were read before it.
+/// Reads a disk of the job's list; `before` are the disks read before it.
 fn disk(cursor: Cursor<'_>, before: &[Disk]) -> Option<Disk> {
     let keys = ["name", "size", "volume", "image_source", "checksum", "cdrom", "read_only", "rate"];
     let object = cursor.object(&keys)?;
@@ -173,7 +173,8 @@ fn disk(cursor: Cursor<'_>, before: &[Disk]) -> Option<Disk> {
     Some(Disk { name: name?, bytes, volume, image, cdrom, read_only: is_read, rate: rate? })
 }
 
-/// Reads the image of a disk. The outer option is none after a problem was noted, the inner one for a disk without an image.
+/// Reads the image of a disk. The outer option is absent after a problem was noted, the inner one for a disk without an
+/// image.
 fn image_in(object: &Object<'_>) -> Option<Option<DiskImage>> {
     if object.optional("image_source").is_none() && object.optional("checksum").is_none() {
         return Some(None);
@@ -203,7 +204,7 @@ fn volume_in(cursor: &Cursor<'_>, before: &[Disk]) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// A size as a number of bytes, or as a text with a unit.
+/// Reads a size as a number of bytes, or as a text with a unit.
 fn bytes_in(cursor: &Cursor<'_>) -> Option<u64> {
     let bytes = match cursor.value().as_str() {
         Some(text) => disk_size(text),

@@ -1,10 +1,10 @@
-//! Turns the ways of asking for ports into one list.
+//! Reads the several ways of asking for ports into one list:
 //!
 //! - `guest_ports` with one port, and `host_port`;
 //! - `guest_ports`, matched in order with the reserved ports of a Nomad task's network;
 //! - `port_map`, from a label to a guest port: in qhost's own form also to `{guest, host, bind, protocol}`, in Nomad's form
 //!   for labels that a network of the task or its group declares;
-//! - nothing in `config`, and Nomad ports that say `To`.
+//! - nothing in `config`, and Nomad ports that have `To`.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +17,7 @@ use crate::{
     limits,
 };
 
-/// The ports of a `config` block. `declared` is absent in qhost's own form.
+/// Reads the ports of a `config` block. `declared` is absent in qhost's own form.
 pub(crate) fn read(
     config: &Object<'_>,
     declared: Option<&[Declared<'_>]>,
@@ -122,7 +122,7 @@ fn mapped_by_label(port_map: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Ve
             }
         }
     }
-    // A declared port that the map leaves out is still forwarded where it says by itself where to.
+    // A declared port that the map leaves out is still forwarded, if it has a guest port of its own.
     let mapped = |label: &str| ports.iter().any(|port: &PortRequest| port.label == label);
     let rest = declared.iter().filter(|port| !mapped(&port.label));
     let rest: Vec<_> = rest.filter_map(|port| Some(request(port, port.to?))).collect();
@@ -130,7 +130,8 @@ fn mapped_by_label(port_map: Cursor<'_>, declared: &[Declared<'_>]) -> Option<Ve
     sound.then_some(ports)
 }
 
-/// A guest port, or an object that says its transport too: Nomad has no word for that, and its driver forwards both.
+/// Reads a guest port, or an object that also has its transport: Nomad has no key for a transport, and its driver forwards
+/// both.
 fn mapped_request(declared: &Declared<'_>, cursor: Cursor<'_>) -> Option<PortRequest> {
     if !cursor.value().is_object() {
         return Some(request(declared, port(&cursor)?));
@@ -149,7 +150,7 @@ fn protocol(object: &Object<'_>) -> Option<Protocol> {
     }
 }
 
-/// HCL blocks arrive as a list of maps, JSON as one map.
+/// The maps of `port_map`: HCL's blocks arrive as a list of maps, JSON as one map.
 fn port_map_blocks(port_map: Cursor<'_>) -> Option<Vec<Object<'_>>> {
     let expected = "an object from port label to guest port";
     if port_map.value().is_array() {
@@ -198,7 +199,8 @@ fn own_request(label: &str, cursor: Cursor<'_>) -> Option<PortRequest> {
     })
 }
 
-/// The outer option is whether reading went well, the inner whether there is something.
+/// Reads a value that may be absent. The outer option is absent after a problem was noted, the inner one where there is no
+/// value.
 fn optional<'a, T>(
     cursor: Option<Cursor<'a>>,
     read: impl FnOnce(Cursor<'a>) -> Option<T>,
@@ -229,12 +231,12 @@ fn request(declared: &Declared<'_>, guest: u16) -> PortRequest {
     }
 }
 
-/// A request for a guest's port alone.
+/// A request for a guest's port, on any port of the host.
 fn guest_port(label: String, guest: u16) -> PortRequest {
     PortRequest { label, guest, host: None, bind: None, protocol: Protocol::Tcp }
 }
 
-/// An address of the host.
+/// Reads an address of the host.
 pub(crate) fn address(cursor: &Cursor<'_>) -> Option<Ipv4Addr> {
     let text = cursor.text(limits::ADDRESS_BYTES, "an IPv4 address")?;
     match text.parse() {
@@ -265,7 +267,7 @@ fn distinct(config: &Object<'_>, ports: Vec<PortRequest>) -> Option<Vec<PortRequ
     Some(ports)
 }
 
-/// A port label: what Nomad allows, and what needs no quoting anywhere.
+/// Reads a port label, of characters that Nomad allows and that need no quoting anywhere.
 pub(crate) fn checked_label(label: &str, cursor: &Cursor<'_>) -> Option<String> {
     let fits = (1..=limits::LABEL_BYTES).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
@@ -279,7 +281,7 @@ pub(crate) fn checked_label(label: &str, cursor: &Cursor<'_>) -> Option<String> 
     }
 }
 
-/// A port, which HCL's variables and Nomad's driver have as a text too.
+/// Reads a port, which HCL's variables and Nomad's driver also give as a text.
 pub(crate) fn port(cursor: &Cursor<'_>) -> Option<u16> {
     let text = digits(cursor).and_then(|text| text.parse().ok());
     match text.filter(|port| *port != 0) {
@@ -294,7 +296,7 @@ fn digits<'a>(cursor: &Cursor<'a>) -> Option<&'a str> {
 }
 
 fn numbers(cursor: &Cursor<'_>) -> Option<Vec<u16>> {
-    // Every item is read before the first bad one ends it, so that all are reported.
+    // All items are read before the result is made, so that the problems of all are reported.
     let ports: Vec<_> = cursor.clone().array(limits::PORTS, "ports")?.iter().map(port).collect();
     ports.into_iter().collect()
 }

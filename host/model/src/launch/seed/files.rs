@@ -1,4 +1,4 @@
-//! The files of a NoCloud disk, made of what a job asks for and of what the policies left of that.
+//! Makes the files of a NoCloud disk, from the seed that a job asks for and the seed that policies left of it.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value, json};
@@ -6,32 +6,32 @@ use serde_json::{Map, Value, json};
 use super::{AskedSeed, PartName, Seed, is_hostname};
 use crate::limits;
 
-/// What a NoCloud disk is made of.
+/// The values from which a NoCloud disk is made.
 #[derive(Debug)]
 pub struct NoCloud<'a> {
-    /// What the job asks for.
+    /// The seed that the job asks for.
     pub asked: &'a AskedSeed,
-    /// What is launched of it.
+    /// The seed that is launched.
     pub launched: &'a Seed,
-    /// The id by which cloud-init tells an instance from the one before.
+    /// The id by which cloud-init tells an instance from an earlier one.
     pub instance: &'a str,
     /// The task's name.
     pub task: &'a str,
-    /// The operator's own part.
+    /// The operator's own part, vendor-data.
     pub vendor_data: Option<&'a str>,
 }
 
 /// A file of the disk.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoCloudFile {
-    /// Its name.
+    /// The file's name.
     pub name: &'static str,
-    /// What is in it.
+    /// The file's content.
     pub text: String,
 }
 
 impl NoCloud<'_> {
-    /// The files, of which cloud-init wants the first two even where they say nothing.
+    /// Makes the files. cloud-init wants the first two even if they are empty.
     pub fn files(&self) -> Vec<NoCloudFile> {
         let file = |name, text| NoCloudFile { name, text };
         let mut files =
@@ -42,7 +42,7 @@ impl NoCloud<'_> {
         files
     }
 
-    /// The text of a part that is launched.
+    /// The text of a part, if the part is launched.
     fn part(&self, name: PartName) -> Option<&str> {
         let is_launched = self.launched.parts.iter().any(|part| part.name == name);
         self.asked.texts.part(name).filter(|_| is_launched)
@@ -67,7 +67,7 @@ impl NoCloud<'_> {
         Value::Object(map).to_string()
     }
 
-    /// The task's name as far as it can be a host name, else the VM's id.
+    /// The task's name in the letters of a host name, or the VM's id where that is none.
     fn default_hostname(&self) -> String {
         let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
         let name: String = self.task.chars().map(letter).take(63).collect();
@@ -84,7 +84,7 @@ impl NoCloud<'_> {
     }
 }
 
-/// A message of several parts, each of which cloud-init takes for what the part begins with.
+/// A message of several parts. cloud-init takes each part for what the part's first words say.
 fn multipart(parts: [&str; 2]) -> String {
     const BOUNDARY: &str = "==qhost==";
     let mut message =

@@ -1,4 +1,4 @@
-//! The key of a job that asks for Ignition's config, by which Fedora CoreOS, Flatcar and their like are set up.
+//! The key of a job that asks for Ignition's config, which sets up Fedora CoreOS, Flatcar and similar systems.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
     limits,
 };
 
-/// The keys of cloud-init's seed, which no guest reads beside Ignition's.
+/// The keys of cloud-init's seed, which a guest with Ignition does not read.
 const OF_CLOUD_INIT: [&str; 7] = [
     "cloud_init",
     "user_data",
@@ -33,7 +33,7 @@ pub(super) const KEY: Key = Key {
     },
 };
 
-/// The seed of a config block that asks for Ignition's.
+/// Reads the seed of a config block that asks for Ignition's config.
 pub(super) fn read(config: &Object<'_>, asked: &Cursor<'_>) -> Option<AskedSeed> {
     let besides = OF_CLOUD_INIT.iter().filter_map(|key| config.optional(key));
     let asks = |one: &Cursor<'_>| *one.value() != Value::Bool(false);
@@ -47,7 +47,7 @@ pub(super) fn read(config: &Object<'_>, asked: &Cursor<'_>) -> Option<AskedSeed>
     let text = match (asked.value().as_str(), asked.value().is_object()) {
         (Some(text), _) => text.to_owned(),
         (None, true) => asked.value().to_string(),
-        // It may be secret, so that no error shows any of it.
+        // The value may be secret, so that the error shows nothing of it.
         (None, false) => {
             return asked.fault("a value of another kind", "an object, or its JSON as text");
         }

@@ -114,7 +114,7 @@ pub(super) const KEYS: &[Key] = &[
     },
 ];
 
-/// The seed of a config block; the outer option is whether reading went well.
+/// Reads the seed of a config block; the outer option is absent after a problem was noted.
 pub(super) fn read(
     config: &Object<'_>,
     form: Form,
@@ -147,7 +147,7 @@ pub(super) fn read(
         (given, short) => given.or(short),
     };
     let mut parts = Parts::default();
-    // Every key is read before a bad one ends it, so that all are reported.
+    // All keys are read before the result is made, so that the problems of all are reported.
     let read = [
         user_data.map(|given| parts.user_data(&given)),
         in_block("meta_data").map(|given| parts.meta_data(&given)),
@@ -247,7 +247,7 @@ impl Parts {
     }
 }
 
-/// A block of HCL's is an array of one in Nomad's JSON.
+/// The one block of an array: Nomad's JSON has an array for a block of HCL.
 fn only(block: Cursor<'_>) -> Cursor<'_> {
     if block.value().as_array().is_some_and(|items| items.len() == 1) {
         let items = block.clone().array(1, "blocks").unwrap_or_default();
@@ -257,12 +257,13 @@ fn only(block: Cursor<'_>) -> Cursor<'_> {
     }
 }
 
-/// Most errors show what they found. A seed may be secret, so that this one does not.
+/// Checks that a value is an object. The value may be secret, so that the error does not show it, as other errors do.
 fn is_object(given: &Cursor<'_>) -> Option<()> {
     if given.value().is_object() { Some(()) } else { given.fault("no object", "an object") }
 }
 
-/// JSON that YAML 1.1 reads too: it takes U+0085, U+2028 and U+2029 for line breaks, so that they are escaped.
+/// A map as JSON that YAML 1.1 reads too: YAML 1.1 takes U+0085, U+2028 and U+2029 for line breaks, so that these are
+/// escaped.
 fn as_yaml(map: &Map<String, Value>) -> String {
     let json = Value::Object(map.clone()).to_string();
     json.replace('\u{85}', "\\u0085").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
@@ -287,14 +288,14 @@ fn keys(given: &Cursor<'_>, text: &str) -> Option<Vec<String>> {
     )
 }
 
-/// Nomad's `virt` driver takes a path here too.
+/// Whether a text is a path, which Nomad's `virt` driver takes for this key too.
 fn is_path(text: &str) -> bool {
     let first = text.trim();
     !first.contains(char::is_whitespace)
         && (first.starts_with('/') || first.starts_with("./") || first.starts_with("local/"))
 }
 
-/// The cloud-config that the short keys amount to; the outer option is whether reading went well.
+/// Makes the cloud-config of the short keys; the outer option is absent after a problem was noted.
 fn composed(config: &Object<'_>, parts: &Parts, files: &[GuestFile]) -> Option<Option<String>> {
     let mut map = Map::new();
     let commands = config.optional("cmds").map(|given| commands(&given));
@@ -312,7 +313,7 @@ fn composed(config: &Object<'_>, parts: &Parts, files: &[GuestFile]) -> Option<O
     if map.is_empty() {
         return Some(None);
     }
-    // Two parts that have the same key would be merged by rules that few know.
+    // Two parts with the same key would be merged by rules that few people know.
     let users = parts.known.iter().find(|part| part.name == PartName::UserData);
     let shorts = [("cmds", "runcmd"), ("timezone", "timezone"), ("task_env", "write_files")];
     for (short, key) in shorts {
@@ -370,7 +371,7 @@ fn hostname(given: &Cursor<'_>) -> Option<String> {
     }
 }
 
-/// Keys by their fingerprints.
+/// Reads SSH keys, by their fingerprints.
 fn ssh_keys(given: &Cursor<'_>) -> Option<BTreeMap<String, String>> {
     let expected = "public SSH keys, one a line, as in a .pub file: TYPE BASE64 COMMENT";
     let Some(text) = given.value().as_str() else { return given.refuse(expected) };

@@ -1,6 +1,7 @@
-//! What cloud-init takes user-data for, by its first words (cloudinit/handlers, INCLUSION_TYPES_MAP).
+//! Tells the media type that cloud-init takes user-data for, by its first words (cloudinit/handlers,
+//! INCLUSION_TYPES_MAP).
 
-/// The first words, and the media type of each. Where one begins as another does, the longer comes first.
+/// The first words, and the media type of each. A longer beginning comes before a shorter one that it begins with.
 const BEGINNINGS: [(&str, &str); 10] = [
     ("#cloud-config-archive", "text/cloud-config-archive"),
     ("#cloud-config-jsonp", "text/cloud-config-jsonp"),
@@ -17,7 +18,7 @@ const BEGINNINGS: [(&str, &str); 10] = [
 pub(super) const CLOUD_CONFIG: &str = "text/cloud-config";
 pub(super) const MULTIPART: &str = "multipart/mixed";
 
-/// How far cloud-init looks for the header of a message.
+/// How many bytes cloud-init searches for the header of a message.
 const HEADER_BYTES: usize = 4096;
 
 pub(super) fn of(text: &str) -> &'static str {

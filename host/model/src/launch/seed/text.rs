@@ -1,8 +1,8 @@
-//! The bounds of what a seed has as text.
+//! The bounds on the texts of a seed.
 
 use crate::{job::cursor::Cursor, limits};
 
-/// The text may be secret, so that no error shows any of it.
+/// Checks a text's length and characters. The text may be secret, so that no error shows any of it.
 pub(super) fn fits(given: &Cursor<'_>, text: String, what: &str) -> Option<String> {
     if text.len() > limits::SEED_PART_BYTES {
         let found = format!("{what} of {} bytes", text.len());

@@ -1,5 +1,6 @@
-//! The top-level keys of a YAML mapping. This parser reads YAML 1.2, and cloud-init's, PyYAML, reads YAML 1.1: text that they could read
-//! differently is refused, so that no key is hidden from a policy. Aliases are not expanded, so that a few bytes cannot become many.
+//! Reads the top-level keys of a YAML mapping. This parser reads YAML 1.2, and cloud-init's parser, PyYAML, reads YAML 1.1: a text that
+//! the two could read differently is refused, so that no key is hidden from a policy. Aliases are not expanded, so that a few bytes
+//! cannot become many.
 
 use saphyr_parser::{Event, Parser};
 
@@ -8,7 +9,7 @@ use crate::limits;
 /// Why a text has no list of keys.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotAMapping {
-    /// From 1; 0 of the whole text.
+    /// The line, from 1; 0 for the whole text.
     pub(super) line: usize,
     pub(super) why: &'static str,
 }
@@ -17,10 +18,10 @@ fn not(line: usize, why: &'static str) -> NotAMapping {
     NotAMapping { line, why }
 }
 
-/// What YAML 1.1, and so PyYAML, takes for line breaks, and YAML 1.2 does not.
+/// Characters that YAML 1.1, and so PyYAML, takes for line breaks, and YAML 1.2 does not.
 const OTHER_BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
 
-/// The keys, sorted.
+/// Reads the keys, and sorts them.
 pub(super) fn keys(text: &str) -> Result<Vec<String>, NotAMapping> {
     if let Some(at) = text.find(OTHER_BREAKS) {
         let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
@@ -30,7 +31,7 @@ pub(super) fn keys(text: &str) -> Result<Vec<String>, NotAMapping> {
         ));
     }
     let mut keys = vec![];
-    // How deep the reader is inside of the mapping at the top: 1 is the mapping itself.
+    // The depth inside of the mapping at the top, which itself is 1.
     let mut depth = 0_usize;
     let (mut is_key, mut documents) = (true, 0);
     for event in Parser::new_from_str(text) {
@@ -49,7 +50,7 @@ pub(super) fn keys(text: &str) -> Result<Vec<String>, NotAMapping> {
             Event::Scalar(..) | Event::SequenceStart(..) | Event::Alias(_) if depth == 0 => {
                 return Err(not(line, "no mapping, which begins with a key and a colon"));
             }
-            // PyYAML merges what a key tagged `!!merge` has, whatever the key's text is.
+            // PyYAML merges the value of a key tagged `!!merge`, whatever the key's text is.
             Event::Scalar(_, _, _, Some(_)) if depth == 1 && is_key => {
                 return Err(not(
                     line,

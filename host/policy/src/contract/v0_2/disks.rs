@@ -1,4 +1,4 @@
-//! Disks, as policies are shown them and as policies answer.
+//! Disks in the contract's form: as policies are shown them, and as policies answer.
 
 use std::num::NonZeroU32;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::error::Fault;
 
-/// The digests of disks' images, which the contract has as text; absent for a disk without an image.
+/// The digests of disks' images as text; absent for a disk without an image.
 pub(super) struct DiskTexts(Vec<Option<String>>);
 
 impl DiskTexts {
@@ -20,7 +20,7 @@ impl DiskTexts {
     }
 }
 
-/// The root disk and those beside it.
+/// The root disk, and the disks beside it, in the contract's form.
 pub(super) fn disks<'a>(
     root: wit::DiskParam<'a>,
     others: &'a [Disk],
@@ -72,18 +72,18 @@ fn data_disk<'a>(disk: &'a Disk, sha256: Option<&'a str>) -> wit::DiskParam<'a> 
     }
 }
 
-/// A size is of whole MiB, and the job's reader keeps it below the contract's largest.
+/// The size in MiB. A size is of whole MiB, and the job's reader keeps it below the contract's largest.
 pub(super) fn size_mib(bytes: u64) -> u32 {
     u32::try_from(bytes / MIB).unwrap_or(u32::MAX)
 }
 
-/// A launch's disks.
+/// A launch's disks, as a policy answered.
 pub(super) struct Disks {
     pub(super) root: wit::DiskResult,
     pub(super) others: Vec<Disk>,
 }
 
-/// The root disk, and behind it those that a policy was shown, or fewer.
+/// Reads the root disk and the disks behind it, which are those that a policy was shown, or fewer.
 pub(super) fn disks_in(disks: Vec<wit::DiskResult>, shown: &[Disk]) -> Result<Disks, Fault> {
     let mut disks = disks.into_iter();
     let root = disks.next().filter(|disk| {
@@ -97,7 +97,8 @@ pub(super) fn disks_in(disks: Vec<wit::DiskResult>, shown: &[Disk]) -> Result<Di
     }
     let (mut others, mut left) = (vec![], shown.iter());
     for disk in disks {
-        // A disk that the request has before the last one found is not found any more.
+        // The search goes on from the disk found last, so that a disk of the request that stands before that one is not
+        // found.
         let known = left.find(|known| known.name.as_str() == disk.name).ok_or_else(|| {
             let name = word(&disk.name);
             nonsense(format!("a disk {name:?} that the request has not, or has before the disk that stands before it"))
@@ -144,7 +145,7 @@ pub(super) fn rate_in(disk: &wit::DiskResult) -> Result<Rate, Fault> {
     let number = |number: Option<u32>| match number.map(NonZeroU32::try_from) {
         None => Ok(None),
         Some(Ok(number)) => Ok(Some(number)),
-        // QEMU takes it for no limit.
+        // QEMU takes a rate of 0 for no limit.
         Some(Err(_)) => Err(nonsense(format!("a rate of 0 for disk {:?}", word(&disk.name)))),
     };
     Ok(Rate { iops: number(disk.rate.operations)?, kib_per_s: number(disk.rate.kib)? })

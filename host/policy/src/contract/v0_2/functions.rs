@@ -1,5 +1,5 @@
-//! The functions that a policy exports. Their types are compared with the contract's once a component, not once a sandbox as generated
-//! bindings do: the comparison goes by the names of all fields, and took a sixth of a decision.
+//! The functions that a policy exports. Their types are compared with the contract's once for each component, and not once for each
+//! sandbox as generated bindings do: the comparison goes by the names of all fields, and took a sixth of a decision.
 
 use std::{marker::PhantomData, sync::OnceLock};
 
@@ -17,11 +17,11 @@ use super::{
 pub(crate) struct Component {
     pre: InstancePre<HostState>,
     functions: Functions,
-    /// Whether a sandbox of it has shown that its functions are of the contract's types.
+    /// Whether a sandbox of this component has shown that its functions are of the contract's types.
     is_checked: OnceLock<()>,
 }
 
-/// Where its functions are.
+/// Where a component's exports hold the contract's functions.
 #[derive(Clone, Copy)]
 struct Functions {
     describe: ComponentExportIndex,
@@ -48,7 +48,7 @@ type Permit<'a> = Signature<
     (Violations,),
 >;
 
-/// The types of a function of the contract's.
+/// The parameter and result types of one of the contract's functions.
 struct Signature<P, R>(PhantomData<(P, R)>);
 
 impl<P, R> Signature<P, R>
@@ -91,11 +91,11 @@ impl Component {
         Ok(Self { pre, functions, is_checked: OnceLock::new() })
     }
 
-    /// A policy in a fresh sandbox.
+    /// Starts the policy in a fresh sandbox.
     pub(in super::super) fn instantiate(&self, store: &mut Store) -> wasmtime::Result<Instance> {
         let instance = self.pre.instantiate(&mut *store)?;
         let instance = Instance { instance, functions: self.functions };
-        // The types are the component's, so that those of one sandbox are those of all.
+        // All sandboxes of a component have its types, so that checking one sandbox is enough.
         if self.is_checked.get().is_none() {
             instance.check(store)?;
             self.is_checked.get_or_init(|| ());

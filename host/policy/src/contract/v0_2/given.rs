@@ -1,4 +1,4 @@
-//! What policies answer, made a launch.
+//! Turns the answers of policies into a launch.
 
 use qhost_model::{
     host_facts::{Accelerator, Resources},
@@ -65,7 +65,8 @@ pub(in super::super) fn launch_in(
     })
 }
 
-/// The size of the root disk. A size that an earlier version let a job ask for need not be of whole MiB: left alone, it stays.
+/// The size of the root disk. An earlier qhost let a job ask for a size that is not of whole MiB; a policy that leaves it
+/// alone keeps it.
 fn disk_bytes_in(size: Option<u32>, shown: &Launch) -> Option<u64> {
     if size == shown.disk_bytes.map(size_mib) {
         shown.disk_bytes
@@ -74,7 +75,7 @@ fn disk_bytes_in(size: Option<u32>, shown: &Launch) -> Option<u64> {
     }
 }
 
-/// The seed that a policy was shown, or less of it.
+/// Reads a seed, which is the one that the policy was shown, or less of it.
 fn seed_in(given: wit::SeedResult, shown: &Launch) -> Result<Seed, Fault> {
     let kind = match given.kind {
         wit::SeedKindResult::CloudInit => SeedKind::CloudInit,
@@ -109,7 +110,8 @@ fn seed_in(given: wit::SeedResult, shown: &Launch) -> Result<Seed, Fault> {
     Ok(Seed { kind, parts, hostname: given.hostname, ssh_keys: given.ssh_keys })
 }
 
-/// What is kept of UEFI's variables goes by the root disk.
+/// Reads the firmware. UEFI's variables are kept exactly where the root disk is, so that a policy cannot ask for one without
+/// the other.
 fn firmware_in(firmware: wit::FirmwareResult, persistent: bool) -> Result<Firmware, Fault> {
     let kind = match firmware.kind {
         wit::FirmwareKindResult::Bios => FirmwareKind::Bios,
@@ -134,7 +136,7 @@ fn firmware_in(firmware: wit::FirmwareResult, persistent: bool) -> Result<Firmwa
     }
 }
 
-/// The architecture is what a guest's image is of, so no policy changes it.
+/// Reads the machine. No policy changes the architecture, which the guest's image is built for.
 fn machine_in(machine: &wit::MachineResult, shown: &Machine) -> Result<Machine, Fault> {
     let wit::MachineResult { kind, architecture: name, cpu, nested } = machine;
     let architecture = Architecture::named(name).ok_or_else(|| unknown("architecture", name))?;

@@ -1,5 +1,5 @@
-//! What policies are shown, in the contract's form: texts and lists are lent to a sandbox from where they are; what has another form there
-//! is made once a decision.
+//! The contract's form of what policies are shown. Texts and lists are lent to a sandbox, not copied; values of another form in the
+//! contract are made once for each decision.
 
 use std::borrow::Cow;
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{Occasion, Request};
 
-/// What the contract has as text, and qhost has not.
+/// Texts of a request that the contract has as text and qhost keeps in another type.
 pub(in super::super) struct RequestTexts<'a> {
     sha256: Option<String>,
     sha512: Option<String>,
@@ -31,7 +31,7 @@ pub(in super::super) struct RequestTexts<'a> {
     seed: Option<SeedTexts<'a>>,
 }
 
-/// The same of a seed.
+/// Texts of a seed that the contract has as text and qhost keeps in another type.
 struct SeedTexts<'a> {
     digests: Vec<String>,
     keys: Vec<Vec<&'a str>>,
@@ -54,7 +54,7 @@ struct SeedView<'a> {
     of: &'a Seed,
     ssh_keys: &'a [&'a str],
     parts: Vec<wit::SeedPartParam<'a>>,
-    /// The same with their texts, for a policy that is granted them.
+    /// The parts with their texts, for a policy that is granted them.
     with_texts: Vec<wit::SeedPartParam<'a>>,
 }
 
@@ -98,7 +98,7 @@ impl<'a> RequestTexts<'a> {
     pub(in super::super) fn of(Request { task, time, .. }: &'a Request) -> Self {
         let (sha256, sha512) = match &task.image.checksum {
             Checksum::Image { sha256 } => (Some(sha256.to_string()), None),
-            // The list's own.
+            // The digest is that of the list of checksums.
             Checksum::List { sha256, .. } => (Some(sha256.to_string()), None),
             Checksum::Sha512 { sha512 } => (None, Some(sha512.to_string())),
         };
@@ -108,8 +108,8 @@ impl<'a> RequestTexts<'a> {
     }
 }
 
-/// A request in the contract's form. Texts and lists are lent to the sandbox from where they are; what has another form
-/// there is kept here.
+/// A request in the contract's form. Texts and lists are lent to the sandbox, not copied; values of another form in the contract are kept
+/// here.
 pub(in super::super) struct RequestView<'a> {
     of: &'a Request,
     image: wit::ImageParam<'a>,
@@ -179,7 +179,7 @@ impl<'a> RequestView<'a> {
         }
     }
 
-    /// The request with a policy's settings.
+    /// Gives the request with a policy's settings.
     pub(super) fn with<'b>(&'b self, asking: &'b Asking<'_>) -> wit::Request<'b> {
         wit::Request {
             occasion: match self.of.occasion {
@@ -257,7 +257,7 @@ fn image<'a>(
     }
 }
 
-/// UEFI keeps its variables with the root disk.
+/// The firmware in the contract's form. UEFI keeps its variables with the root disk.
 fn firmware(
     Firmware { kind, secure_boot }: Firmware,
     persistent: bool,
@@ -280,7 +280,7 @@ fn nic(nic: &Nic) -> wit::NicParam<'_> {
     wit::NicParam { name: &nic.name, network: &nic.network, mac: None, rate: UNLIMITED }
 }
 
-/// What a launch has as text there, and not here.
+/// Texts of a launch that the contract has as text and qhost keeps in another type.
 pub(in super::super) struct LaunchTexts<'a> {
     binds: Vec<Cow<'static, str>>,
     disks: DiskTexts,

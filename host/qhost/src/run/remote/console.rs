@@ -1,4 +1,4 @@
-//! `qhost console` on another host: a WebSocket (RFC 6455) by which the service has a terminal and a guest's serial port talk.
+//! `qhost console` on another host: a WebSocket (RFC 6455) through the service joins a terminal and a guest's serial port.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::Method;
@@ -17,7 +17,7 @@ use crate::{
     run::{RunError, vms::console},
 };
 
-/// What a console is attached to by, once.
+/// The ticket for one connection to a console.
 #[derive(Deserialize)]
 struct Ticket {
     ticket: String,
@@ -48,11 +48,11 @@ impl Host<'_> {
     }
 }
 
-/// Passes on what is said and what is typed, until either side ends.
+/// Passes on what the console says and what is typed, until either side ends.
 async fn relay(socket: WebSocketStream<reqwest::Upgraded>, mut near: DuplexStream) {
     let (mut typed_to, mut said) = socket.split();
     let mut typed = vec![0; limits::HOST_CONSOLE_BYTES];
-    // The first message is what was said before, which a console that is attached to here does not show.
+    // The first message is the console's earlier output, which an attached console of this host does not show.
     let mut is_first = true;
     loop {
         tokio::select! {
@@ -77,7 +77,7 @@ async fn relay(socket: WebSocketStream<reqwest::Upgraded>, mut near: DuplexStrea
             }
         }
     }
-    // What was typed last reaches the guest before the connection ends.
+    // The last typed bytes reach the guest before the connection ends.
     if let Err(error) = typed_to.close().await {
         tracing::debug!(%error, "the console was not closed");
     }

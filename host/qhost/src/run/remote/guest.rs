@@ -1,4 +1,4 @@
-//! What a guest of another host does for a command: `exec` and `screenshot`.
+//! Commands in a guest of another host: `exec` and `screenshot`.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use reqwest::Method;
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// What a command in a guest has come to.
+/// The result of a command in a guest.
 #[derive(Deserialize)]
 struct Ran {
     #[serde(flatten)]
@@ -36,7 +36,7 @@ impl Host<'_> {
         });
         let at = self.client.at(&["v1", "vms", &args.which.name(), "exec"], &[]);
         let body = Some(body.to_string().into_bytes());
-        // What a guest prints is no text of the service's: it is shown as the command's own output is.
+        // A guest's output is no text of the service: it is shown as the command's own output is.
         let said = self.client.bytes(Method::POST, at, body).await?;
         let malformed = |error: &dyn std::fmt::Display| self.client.malformed(error.to_string());
         let ran: Ran = serde_json::from_slice(&said).map_err(|error| malformed(&error))?;

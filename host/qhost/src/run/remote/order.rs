@@ -28,20 +28,20 @@ use crate::{
     },
 };
 
-/// What a job is understood as.
+/// The task that the service reads from a job.
 #[derive(Deserialize)]
 struct Understood {
     task: Task,
 }
 
-/// What it would be run as.
+/// The decision and the plan that the service makes for a job.
 #[derive(Deserialize)]
 struct Planned {
     decision: Option<Decision>,
     plan: Plan,
 }
 
-/// A job that was read, with whose it is.
+/// The bytes of a job, and the query that names its tenant.
 struct Job {
     bytes: Vec<u8>,
     query: Vec<(&'static str, Option<String>)>,
@@ -62,7 +62,7 @@ impl Job {
         let path = args.job.clone();
         let read = tokio::task::spawn_blocking(move || sources::job(&path));
         let job = read.await.unwrap_or_else(|panicked| Err(RunError::Runtime(panicked.into())))?;
-        // Without a name it is the tenant's whose token is used.
+        // Without a tenant's name, the service takes the token's tenant.
         let tenant = Some(args.tenant.clone()).filter(|tenant| tenant != DEFAULT_TENANT);
         let query = vec![("tenant", tenant), ("task", args.task.clone())];
         Ok(Self { bytes: job.bytes, query })
@@ -101,7 +101,7 @@ impl Host<'_> {
         Ok(())
     }
 
-    /// Always ends with a report, whatever happened on the way.
+    /// Does `qhost run`, which always ends with a report.
     pub(super) async fn run(&self, args: &RunArgs) -> Result<Exit, RunError> {
         let shown = Shown::new(self.shared, &args.decide).detached(args.until() != Until::End);
         let done = Box::pin(self.followed(args, &shown)).await;
@@ -136,13 +136,13 @@ impl Host<'_> {
                 give_up.cancel();
                 tokio::select! {
                     started = &mut starting => started?,
-                    // The service does not answer.
+                    // The interrupts came while the service did not answer.
                     () = stop.asked(2) => return Err(RunError::Interrupted),
                 }
             }
         };
         shown.clear();
-        // What was given up and has a supervisor already is stopped.
+        // A VM of a start that was given up is stopped if it has a supervisor already.
         if give_up.is_cancelled()
             && let Some(vm) = &started.vm
             && let Some(details) = self.patient_details(vm).await?
@@ -183,7 +183,7 @@ impl Host<'_> {
         Ok(Exit::of_vm(&ended, until))
     }
 
-    /// Follows a VM. Ctrl-C stops it, again hastens that, a third time kills it, and a fourth time leaves it.
+    /// Follows a VM. One Ctrl-C stops it, a second hastens that, a third kills it, and a fourth leaves it running.
     async fn until(
         &self,
         shown: &Shown,
@@ -194,14 +194,14 @@ impl Host<'_> {
     ) -> Result<VmRecord, RunError> {
         let coming = self.come_to(vm, until);
         let mut coming = std::pin::pin!(coming);
-        // Signals are heard while the service has not answered to the one before.
+        // Signals are heard while the service has not answered the request before.
         let mut asking = FuturesUnordered::new();
         let mut asked = 0;
         loop {
             tokio::select! {
                 record = &mut coming => return record,
                 Some(done) = asking.next(), if !asking.is_empty() => {
-                    // It may have ended at this very moment.
+                    // The VM may have ended at this very moment.
                     let done: Result<(), RunError> = done;
                     if let Err(error) = done {
                         shown.say("stopping", &error.to_string());
@@ -213,7 +213,7 @@ impl Host<'_> {
                         1 => ("stop", grace.map(|grace| grace.seconds)),
                         2 => ("stop", Some(0)),
                         3 => ("kill", None),
-                        // The service does not answer.
+                        // The service does not answer the requests before.
                         _ => return Err(RunError::Interrupted),
                     };
                     asking.push(self.ask_of(vm, verb, grace));
@@ -232,13 +232,13 @@ impl Host<'_> {
     }
 }
 
-/// Shows the decision that was against it.
+/// Shows the decision that refused the task.
 fn decided(shown: &Shown, error: &ClientError) {
     let decision = error.problem().and_then(|problem| problem.decision.as_deref());
     decision.into_iter().for_each(|decision| shown.decided_there(decision.clone()));
 }
 
-/// Says that the guest runs, and where its ports are.
+/// Says that the guest runs, and where its ports are forwarded.
 fn running(vm: &VmRecord) {
     let name = printable::line(&vm.task, 40);
     show::say(&format!("running   {name} as VM {}", vm.id));

@@ -1,4 +1,4 @@
-//! What another host keeps: images and volumes.
+//! Images and volumes that another host keeps.
 
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
@@ -36,7 +36,7 @@ struct Image {
     tenant: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     used_at: Option<Timestamp>,
-    /// What else is said.
+    /// The fields that this version does not know.
     #[serde(flatten)]
     more: Map<String, Value>,
 }
@@ -190,7 +190,7 @@ impl Host<'_> {
         self.succeeded_or_given_up(self.client.send(Method::POST, at, None).await?).await?;
         let all: Vec<Volume> = self.client.list("volumes", &[]).await?;
         let copies = || all.iter().filter(|one| one.of.name == args.to);
-        // A tenant sees its own alone; an operator's may be several tenants'.
+        // A tenant sees its own volumes alone; an operator may see copies of several tenants.
         let copy = copies().find(|one| one.of.tenant == tenant).or_else(|| copies().next());
         let gone = || self.client.malformed(format!("the copy {} is not in its list", args.to));
         volumes::tell(self.shared, "copied", copy.ok_or_else(gone)?);
@@ -216,7 +216,7 @@ impl Host<'_> {
     }
 }
 
-/// Without a name it is the tenant's whose token is used.
+/// Leaves out the default tenant, so that the service takes the token's tenant.
 fn named(tenant: String) -> Option<String> {
     Some(tenant).filter(|tenant| tenant != DEFAULT_TENANT)
 }

@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// What a console has said, in Base64.
+/// A console's output, in Base64.
 #[derive(Deserialize)]
 struct Said {
     bytes: String,
@@ -77,7 +77,7 @@ impl Host<'_> {
             ("meta", first),
         ];
         let mut vms: Vec<VmRecord> = self.client.list("vms", &query).await?;
-        // Each further pair leaves fewer.
+        // Each further pair leaves fewer VMs.
         for pair in args.meta.iter().skip(1) {
             query.retain(|(name, _)| *name != "meta");
             query.push(("meta", Some(format!("{}={}", pair.key, pair.value))));
@@ -92,7 +92,7 @@ impl Host<'_> {
         self.client.get(self.client.at(&["v1", "vms", name], &[])).await
     }
 
-    /// The same from a service that may be absent for a while; none of a VM that is not there any more.
+    /// Reads a VM's details from a service that may be absent for a while; none of a VM that is not there any more.
     pub(super) async fn patient_details(&self, vm: &str) -> Result<Option<VmDetails>, ClientError> {
         match self.client.get_patiently(self.client.at(&["v1", "vms", vm], &[])).await {
             Ok(details) => Ok(Some(details)),
@@ -116,7 +116,7 @@ impl Host<'_> {
             self.client.at(&["v1", "vms", &vm, "console"], &query)
         };
         let mut shown = Shown::of(args);
-        // Where only the end of it is asked for, that is what is there now.
+        // If only the end of the log is asked for, its lines are counted in what is there now.
         let mut told = self.client.follow(at(false));
         while let Some(said) = told.next().await? {
             if shown.push(&self.bytes_of(&said)?).is_err() {
@@ -200,7 +200,7 @@ impl Host<'_> {
                 let stats = self.client.at(&["v1", "vms", &vm.id, "stats"], &[]);
                 match self.client.get(stats).await {
                     Ok(stats) => Ok(Some(Used { id: vm.id.clone(), task: vm.task.clone(), stats })),
-                    // It is only beginning, or has just ended.
+                    // The VM is only beginning, or has just ended.
                     Err(ClientError::Problem(_)) if is_left_out => Ok(None),
                     Err(error) => Err(error),
                 }
@@ -218,7 +218,7 @@ impl Host<'_> {
         sampled(self.shared, args, take, has_ended).await
     }
 
-    /// The VMs of these names, each once.
+    /// Finds the VMs of these names, each once.
     async fn named(&self, names: &[String]) -> Result<Vec<VmRecord>, RunError> {
         let mut known = BTreeSet::new();
         let mut vms = vec![];
@@ -239,7 +239,7 @@ impl Host<'_> {
         grace: Option<u64>,
     ) -> Result<Exit, RunError> {
         let vms = self.named(&which.names()).await?;
-        // Nothing is done where one of them has ended.
+        // Nothing is done if one of the VMs has ended.
         if let Some(vm) = vms.iter().find(|vm| vm.status.state().is_final()) {
             let (id, state) = (vm.id.clone(), vm.status.state().name());
             return Err(VmError::HasEnded { id, state }.into());
@@ -255,7 +255,7 @@ impl Host<'_> {
             }
             Ok::<_, RunError>(vm)
         });
-        // One that does not end keeps no other from being ended.
+        // A VM that does not end keeps no other from being ended.
         let all: Vec<_> = stream::iter(ended).buffered(limits::HOST_REQUESTS).collect().await;
         let (mut done, mut failed) = (vec![], None);
         for one in all {
@@ -270,7 +270,7 @@ impl Host<'_> {
         failed.map_or(Ok(Exit::Done), Err)
     }
 
-    /// Does something with each VM, and says the word for it.
+    /// Does one operation to each VM, and prints its word.
     async fn each(
         &self,
         which: &VmsArgs,
@@ -316,7 +316,7 @@ impl Host<'_> {
         Ok(stop::waited(self.shared, &waited.map_err(stays)??))
     }
 
-    /// Waits until a VM has come so far, or has ended.
+    /// Waits until a VM has reached a state, or has ended.
     pub(super) async fn come_to(&self, vm: &str, until: Until) -> Result<VmRecord, RunError> {
         let word = match until {
             Until::Running => "running",
@@ -339,7 +339,7 @@ impl Host<'_> {
         }
     }
 
-    /// Does something with a VM that needs no answer.
+    /// Asks for an operation on a VM; the answer's body is not needed.
     pub(super) async fn ask_of(
         &self,
         vm: &str,

@@ -30,7 +30,7 @@ impl<'a> Chains<'a> {
         self.by_tenant.get(tenant).ok_or_else(lost)
     }
 
-    /// The configuration's chain, with what the command line puts in its place or before it.
+    /// The configuration's chain; policies of the command line replace those of their names, or come first.
     fn sources(&self, tenant: &str) -> Result<Vec<Source>, RunError> {
         let usage = |error: qhost_engine::config::UnknownTenant| RunError::Usage(error.to_string());
         let configured = self.config.chain(tenant).map_err(usage)?;
@@ -42,7 +42,7 @@ impl<'a> Chains<'a> {
         for file in &self.args.policies {
             qhost_engine::sources::relied_upon(&file.name, &file.path)?;
             match chain.iter_mut().find(|source| source.name == file.name) {
-                // A draft is not signed yet.
+                // A draft of a policy is not signed yet.
                 Some(source) => {
                     (source.path, source.pin, source.signers) = (file.path.clone(), None, None);
                 }

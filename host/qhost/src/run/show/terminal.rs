@@ -1,25 +1,25 @@
-//! What fits a terminal: text that is wider than it is cut or goes on indented, for a terminal that breaks a line by itself
-//! goes on where our own lines begin. In a pipe, text stays as it is.
+//! Fits text to a terminal: a line that is too wide is cut, or goes on indented, since a terminal that breaks a line by itself goes on
+//! where qhost's own lines begin. In a pipe, text stays as it is.
 
 use std::os::fd::AsFd;
 
 use rustix::termios::{isatty, tcgetwinsize};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// Columns of a table get no narrower than this.
+/// The width below which no column of a table is narrowed.
 const COLUMN: usize = 8;
-/// What a folded line goes on with: as wide as the words that our lines begin with.
+/// The indent of a folded line's further lines: as wide as the words that qhost's lines begin with.
 const INDENT: &str = "          ";
 
-/// How many columns a terminal has; none where this is no terminal.
+/// The number of a terminal's columns; none if the stream is no terminal.
 pub(super) fn width(stream: impl AsFd) -> Option<usize> {
     let columns = tcgetwinsize(&stream).ok()?.ws_col;
-    // A terminal that does not say is taken to have 80, as the first ones had.
+    // A terminal that does not say its width is taken to have 80 columns, as the first ones had.
     let columns = if columns == 0 { 80 } else { columns };
     isatty(&stream).then_some(usize::from(columns).max(2 * INDENT.len()))
 }
 
-/// Lines that are wider than the terminal go on indented, from the last blank on where there is one.
+/// Folds lines that are wider than the terminal at the last blank if there is one; they go on indented.
 pub(super) fn folded(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.to_owned() };
     text.split_inclusive('\n').map(|line| folded_line(line, width)).collect()
@@ -28,10 +28,10 @@ pub(super) fn folded(text: &str, width: Option<usize>) -> String {
 fn folded_line(line: &str, width: usize) -> String {
     let mut folded = String::with_capacity(line.len());
     let (mut column, mut in_style) = (0, false);
-    // The last blank where this line may go on: the byte after it, and the column there.
+    // The last blank at which this line may be broken: the byte after it, and the column there.
     let mut blank: Option<(usize, usize)> = None;
     for character in line.chars() {
-        // The only control characters in our texts are line breaks and the styles that we give words.
+        // The only control characters in qhost's texts are line breaks and the styles of words.
         in_style |= character == '\x1b';
         let wide = if in_style { 0 } else { character.width().unwrap_or(0) };
         if column + wide > width {
@@ -43,14 +43,14 @@ fn folded_line(line: &str, width: usize) -> String {
             folded.truncate(folded.trim_end_matches(' ').len());
             folded += &format!("\n{INDENT}{next}");
             column = INDENT.len() + column - before;
-            // A blank at the end of a line is where the line was broken.
+            // The line was broken at this blank, which is left out.
             if character == ' ' {
                 continue;
             }
         }
         column += wide;
         folded.push(character);
-        // A line that has only what it is indented by has nothing to be broken at.
+        // A line that has only its indent has nothing to be broken at.
         if character == ' ' && column > INDENT.len() {
             blank = Some((folded.len(), column));
         }
@@ -59,7 +59,7 @@ fn folded_line(line: &str, width: usize) -> String {
     folded
 }
 
-/// The beginning of a text that is as wide as this, with a mark where more follows.
+/// Cuts a text to a width, with a mark if more follows.
 pub(super) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -74,8 +74,8 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     cut + "…"
 }
 
-/// Rows in columns, each as wide as it must be, the widest ones narrower where the terminal is; the first row in bold. On a terminal that is
-/// too narrow for that, each row is several lines, a cell a line behind its column's name.
+/// Lays rows out in columns, each as wide as it must be; the widest are narrowed if the terminal is. The first row is bold. On a terminal
+/// that is too narrow even for that, each row is several lines, a cell a line behind its column's name.
 pub(super) fn table<const N: usize>(rows: &[[String; N]], width: Option<usize>) -> String {
     let widest = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0)
@@ -106,7 +106,7 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]], width: Option<usize>) 
     text
 }
 
-/// A row's cells, each behind its column's name, and a blank line.
+/// Lays out a row's cells, each behind its column's name, and a blank line.
 fn block<const N: usize>(header: &[String; N], row: &[String; N], width: usize) -> String {
     let bold = anstyle::Style::new().bold();
     let names = header.iter().map(|name| name.width()).max().unwrap_or(0) + 2;
@@ -118,7 +118,7 @@ fn block<const N: usize>(header: &[String; N], row: &[String; N], width: usize) 
     cells.map(line).collect::<String>() + "\n"
 }
 
-/// The widths of columns, of which the widest give way until all fit.
+/// Narrows the widest of the columns until all fit.
 fn narrowed(mut widths: Vec<usize>, most: Option<usize>) -> Vec<usize> {
     let Some(most) = most else { return widths };
     let between = 2 * widths.len().saturating_sub(1);
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(last, format!("web-12345678  {0}…  {0}…", "x".repeat(21)));
         assert!(shown.lines().all(|line| line.width() <= 60 + 4), "{shown}");
         assert!(table(&rows, None).contains(&long));
-        // Where nothing can give way any more, each cell has a line.
+        // If no column can be narrowed any more, each cell has a line.
         let rows =
             [["ID", "TASK", "TENANT"], ["web-1234", "web", "acme"], ["db-12345", "", "acme"]];
         let rows = rows.map(|row| row.map(str::to_owned));

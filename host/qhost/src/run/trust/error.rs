@@ -1,4 +1,4 @@
-//! Why something about trust was not done.
+//! The errors of keys, signatures, registries and lock files.
 
 use std::{io, path::PathBuf};
 
@@ -7,7 +7,7 @@ use qhost_sys::trusted::Untrusted;
 
 use crate::registry::RegistryError;
 
-/// Why something about trust was not done.
+/// Why a command about keys, signatures, registries or lock files failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// A file cannot be read.
@@ -15,7 +15,7 @@ pub enum TrustError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A file cannot be written.
@@ -23,15 +23,15 @@ pub enum TrustError {
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Others can change a key.
+    /// Other users can change a key.
     #[error("the key {} cannot be relied upon", path.display())]
     Untrusted {
         /// The key's file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Untrusted,
     },
     /// A key cannot be made or used.
@@ -39,13 +39,13 @@ pub enum TrustError {
     Key {
         /// The key's file, or the key.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// What came is not what is locked.
+    /// The file that was pulled is not the one in the lock file.
     #[error(transparent)]
     Moved(Box<Moved>),
-    /// The registry.
+    /// The registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }

@@ -8,7 +8,7 @@ export type Line = "connecting" | "attached" | "followed" | "lost" | "ended";
 
 export interface Told {
   bytes: (bytes: Uint8Array) => void;
-  // What comes next is said from its beginning again.
+  // The bytes that follow begin with the console's first one again.
   begins: () => void;
   line: (line: Line) => void;
   problem: (problem: Problem | undefined) => void;
@@ -21,7 +21,7 @@ export interface Connection {
 }
 
 const WAITS_MS = [500, 1000, 2000, 4000, 8000];
-// By RFC 6455: closed as it was meant to be.
+// The status of a WebSocket that was closed as intended (RFC 6455).
 const NORMAL = 1000;
 
 export function connect(vm: VmDetails, told: Told): Connection {
@@ -42,7 +42,7 @@ export function connect(vm: VmDetails, told: Told): Connection {
       const problem = Problem.of(error);
       if (isClosed) return;
       if (problem.isLost || problem.status >= 500) return again();
-      // Where typing is refused, reading may not be.
+      // A console that may not be typed into may still be read.
       const hasEnded = problem.status === 409 || problem.status === 404;
       if (!hasEnded) told.problem(problem);
       return read();

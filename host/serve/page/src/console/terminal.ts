@@ -36,7 +36,7 @@ const IGNORED_OSC = [0, 1, 2, 4, 7, 8, 9, 10, 11, 12, 52, 104, 110, 111, 112, 13
 export interface Told {
   line: (line: Line) => void;
   problem: (problem: Problem | undefined) => void;
-  // The reader has left the terminal by its key.
+  // Is called when the reader leaves the terminal by its key.
   left: () => void;
 }
 
@@ -88,7 +88,7 @@ export function openConsole(
     begins: () => terminal.reset(),
     line: (line) => {
       terminal.options.disableStdin = line !== "attached";
-      // A connection that is made again does not take the reader away from elsewhere.
+      // A connection that is made again does not move the focus to the terminal.
       if (line === "attached" && !wasAttached) terminal.focus();
       wasAttached ||= line === "attached";
       told.line(line);

@@ -5,7 +5,7 @@ interface GaugeProps {
   used: number;
   limit: number | null | undefined;
   shown: (count: number) => string;
-  // In a table, whose column has the name.
+  // The gauge is in a table, whose column has the name.
   isBare?: boolean;
 }
 

@@ -59,7 +59,7 @@ function why({ decision, error, not_launched }: Recorded) {
   return error ? seen(error) : words && <span class="soft">{words}</span>;
 }
 
-// Of what was allowed: what policies made of it.
+// The changes that policies made to a task that was allowed.
 function changed({ policies, launch }: Recorded["decision"]): string {
   const changes = policies.filter(({ mode, changes }) => mode === "enforce" && changes.length > 0);
   const words = changes.map(({ name, changes }) => `${name} changed ${changes.map(({ field }) => field).join(", ")}`);

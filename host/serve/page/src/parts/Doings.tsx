@@ -1,4 +1,4 @@
-// What is under way, in a corner that every screen has.
+// The tasks under way, in a corner that every screen has.
 
 import { doings, forget, giveUp, type Doing } from "../doings";
 import { route, to } from "../route";

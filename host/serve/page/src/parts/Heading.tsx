@@ -6,7 +6,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 export function Heading({ children }: { children: ComponentChildren }) {
   const heading = useRef<HTMLHeadingElement>(null);
   useLayoutEffect(() => {
-    // Where it came after the reader, as of a VM that was still loading.
+    // The heading came after the reader, as when a VM was still loading.
     if (document.activeElement?.id === "main") heading.current?.focus({ preventScroll: true });
   }, []);
   return (

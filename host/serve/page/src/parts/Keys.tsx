@@ -61,7 +61,7 @@ export function Keys() {
   );
 }
 
-// Where a key is a letter of a text, or the guest's.
+// Whether a key is a letter of a text, or goes to the guest.
 function isTyping(target: EventTarget | null): boolean {
   return (
     target instanceof HTMLElement && (target.closest("input, select, textarea, dialog") !== null || target.isContentEditable)

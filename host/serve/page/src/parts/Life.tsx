@@ -12,7 +12,7 @@ interface Moment {
   isState: boolean;
 }
 
-// The record's time of a state and its event's are taken one after the other.
+// The record and the event of a state take its time one after the other, so that the two may differ.
 const SAME_MS = 2000;
 
 function moments(vm: VmDetails, events: VmEvent[]): Moment[] {

@@ -99,7 +99,7 @@ export function LiveStats({ vm }: { vm: VmDetails }) {
   );
 }
 
-// CPUs' worth between two samples.
+// The CPUs that were busy between two samples.
 function share(from: Sample | undefined, to: Sample): number {
   const [before, after] = [from?.stats.cpu_ms, to.stats.cpu_ms];
   if (!from || before === null || before === undefined || after === null) return 0;

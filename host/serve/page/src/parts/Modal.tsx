@@ -49,7 +49,7 @@ export interface Answer {
 
 const asked = signal<Asked | undefined>(undefined);
 
-// What was answered; nothing where it was cancelled.
+// Asks, and gives the answer; nothing if the dialog was cancelled.
 export function question(question: Question): Promise<Answer | undefined> {
   return new Promise((answer) => {
     asked.value = { ...question, answer };

@@ -1,4 +1,4 @@
-// The end of a form: its button, and what came of it where that was not what was asked.
+// The end of a form: its button, and the problem if the request was not done.
 
 import type { Problem } from "../api";
 import { Trouble } from "./Trouble";

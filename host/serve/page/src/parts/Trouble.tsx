@@ -1,4 +1,4 @@
-// What was not done, and what to do about it.
+// A problem, and what to do about it.
 
 import type { ComponentChildren } from "preact";
 

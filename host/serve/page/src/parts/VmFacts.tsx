@@ -1,4 +1,4 @@
-// What a VM is.
+// The facts of a VM.
 
 import type { ComponentChildren } from "preact";
 
@@ -100,7 +100,7 @@ function Fact({ name, children }: { name: string; children: ComponentChildren })
   );
 }
 
-// All that the API tells of it, for the reader who needs more than the page picks out.
+// All that the API tells of a VM, for a reader who needs more than the page picks out.
 export function Raw({ name, of }: { name: string; of: unknown }) {
   if (of === undefined || of === null) return null;
   const text = seenLines(JSON.stringify(of, null, 2));

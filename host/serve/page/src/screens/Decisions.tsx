@@ -19,7 +19,7 @@ interface Page {
 }
 
 const PAGE = 100;
-// A letter typed asks for nothing until no other has come for so long.
+// A typed letter sends a request once no other letter has come for so long.
 const TYPING_MS = 250;
 
 export function Decisions() {

@@ -1,4 +1,4 @@
-// Where the service does not know who asks.
+// The login, for a caller that the service does not know.
 
 import { useState } from "preact/hooks";
 

@@ -23,7 +23,7 @@ type Outcome =
 
 export function Start() {
   const [job, setJob] = useState<Job>(EMPTY);
-  // While there is a text, it is what is edited and sent.
+  // If there is a text, the text is edited and sent.
   const [text, setText] = useState<string | undefined>();
   const [tenant, setTenant] = useState("");
   const [why, setWhy] = useState("");
@@ -79,7 +79,7 @@ export function Start() {
       const begin = () => post<Operation>("/v1/vms", { ...how(), headers: { "Idempotency-Key": key } });
       const ended = await operate(`Start ${name}`, begin, (problem) => (refused = problem));
       if (refused) {
-        // Lost answers are asked for again by the same key, so that no second VM is started.
+        // A request whose answer was lost is repeated with its key, so that no second VM is started.
         if (!refused.isLost) setKey(newKey());
         return { kind: "problem", what: "Start", problem: refused };
       }
@@ -188,7 +188,7 @@ export function Start() {
 
 function Refused({ what, problem, isText }: { what: string; problem: Problem; isText: boolean }) {
   const { problems = [], decision } = problem.details;
-  // Those that stand under their fields are not said twice.
+  // Problems that stand under their fields are not shown twice.
   const rest = problems.filter(({ pointer }) => !isText && !hasField(pointer));
   const shown = new Problem({ ...problem.details, problems: rest });
   return (
@@ -203,7 +203,7 @@ function Refused({ what, problem, isText }: { what: string; problem: Problem; is
   );
 }
 
-// randomUUID is there in secure contexts alone, and a tunnel to a socket may be none.
+// randomUUID needs a secure context, which a tunnel to a socket may not be.
 function newKey(): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,4 +1,4 @@
-// What runs, for whom, and how it does.
+// The VMs, their tenants and their states.
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 

@@ -1,4 +1,4 @@
-// A VM: what it is, how it does, and why it is as it is.
+// A VM: its facts, its state, and the reasons for both.
 
 import { useEffect, useRef, useState } from "preact/hooks";
 

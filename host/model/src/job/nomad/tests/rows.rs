@@ -1,9 +1,9 @@
-//! The table.
+//! The table of the tests of jobs for Nomad.
 
 use super::*;
 use crate::launch::{AccessLevel, Architecture, MachineKind};
 
-/// A key of a config block with a value that is a problem, with a word of what is said of it.
+/// A row for a key of a config block with a wrong value, and a word of the problem.
 macro_rules! refused {
     ($key:literal, $value:tt, $word:literal) => {
         row(
@@ -18,7 +18,7 @@ pub(super) fn rows() -> Vec<Row> {
     let second = 1_000_000_000_u64;
     let zeros = "0".repeat(64);
     vec![
-        // The job.
+        // Rows for the job.
         row("/Stop", json!(false), Ignored(&[])),
         row("/Stop", json!(true), Problem("/Stop", "was stopped")),
         row("/ParameterizedJob", json!(null), Ignored(&[])),
@@ -49,7 +49,7 @@ pub(super) fn rows() -> Vec<Row> {
         row("/Update", json!({"MaxParallel": 2}), Ignored(&["/Update"])),
         row("/ConsulToken", json!("secret"), Ignored(&["/ConsulToken"])),
         row("/VersionTag", json!({"Name": "x"}), Ignored(&[])),
-        // The group.
+        // Rows for the group.
         row("/TaskGroups/0/Count", json!(1), Ignored(&[])),
         row("/TaskGroups/0/Count", json!(1.0), Ignored(&[])),
         row("/TaskGroups/0/Count", json!(3), Ignored(&["/TaskGroups/0/Count"])),
@@ -73,7 +73,7 @@ pub(super) fn rows() -> Vec<Row> {
             Ignored(&["/TaskGroups/0/Services"]),
         ),
         row("/TaskGroups/0/Volumes", json!({"x": {}}), Ignored(&["/TaskGroups/0/Volumes"])),
-        // Its networks.
+        // Rows for the group's networks.
         row("/TaskGroups/0/Networks/0/Mode", json!("host"), Ignored(&[])),
         row(
             "/TaskGroups/0/Networks/0/Mode",
@@ -130,7 +130,7 @@ pub(super) fn rows() -> Vec<Row> {
             json!("2001:db8::7"),
             Problem("/TaskGroups/0/Networks/0/IP", "an IPv4 address of the host"),
         ),
-        // The task.
+        // Rows for the task.
         row(
             "/TaskGroups/0/Tasks/0/KillTimeout",
             json!(90 * second),
@@ -238,7 +238,7 @@ pub(super) fn rows() -> Vec<Row> {
             json!({"Name": "x", "Driver": "docker"}),
             Ignored(&["/TaskGroups/0/Tasks/1"]),
         ),
-        // When it is started again.
+        // Rows for restarts.
         row(
             "/TaskGroups/0/RestartPolicy",
             json!({"Attempts": 2, "Interval": 1800 * second, "Delay": 15 * second, "Mode": "fail"}),
@@ -284,7 +284,7 @@ pub(super) fn rows() -> Vec<Row> {
             json!("on-failure"),
             Is(|task| task.restart.policy == RestartWhen::OnFailure),
         ),
-        // Constraints.
+        // Rows for constraints.
         row(
             "/Constraints",
             json!([{"LTarget": "${attr.kernel.name}", "RTarget": "linux", "Operand": "="}]),
@@ -346,7 +346,7 @@ pub(super) fn rows() -> Vec<Row> {
             Ignored(&["/TaskGroups/0/Tasks/0/Constraints/0"]),
         ),
         row("/Constraints", json!([{"LTarget": 1}]), Problem("/Constraints/0/LTarget", "text")),
-        // Config.
+        // Rows for the config block.
         refused!("guest_ports", ["80"], "host_port"),
         refused!("graceful_shutdown", true, "kill_timeout"),
         row(
