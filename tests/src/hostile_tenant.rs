@@ -72,9 +72,9 @@ const WAYS: [Way; 7] = [
     Way { name: "refused jobs of 1 MB", attempt: large_job, codes: &[11] },
     Way { name: "runs with kept overlays", attempt: kept_overlay, codes: &[0, 11] },
     Way { name: "unfinished downloads", attempt: unfinished, codes: &[11, 13] },
-    Way { name: "images of small frames", attempt: small_frames, codes: &[11, 13] },
+    Way { name: "images of small frames", attempt: small_frames, codes: &[11, 15] },
     Way { name: "manifests without an end", attempt: endless_manifest, codes: &[13] },
-    Way { name: "decisions that took long", attempt: long_decision, codes: &[12, 13] },
+    Way { name: "decisions that took long", attempt: long_decision, codes: &[11, 12, 13] },
 ];
 
 /// The ways in which mallory does harm.
@@ -332,12 +332,12 @@ fn unfinished(place: &Place, number: usize) -> Done {
     place.run(&place.job("cut", "web", &(place.server.url(path), sha256), json!({})))
 }
 
-/// Runs an image of each try's own: a zstd file with frames of ten bytes and windows of 128 MiB, which takes long to unpack and is no disk.
+/// A zstd file of each try's own with frames of ten bytes and windows of 128 MiB, which takes long to unpack. The last one is cut off.
 fn small_frames(place: &Place, number: usize) -> Done {
-    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, (1 << 3) | (1 << 1) | 1, 0, 0, b'x'];
+    let says = number.to_le_bytes()[0];
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, (1 << 3) | (1 << 1) | 1, 0, 0, says];
     let mut packed = frame.repeat((256 << 10) / frame.len());
-    let length = packed.len();
-    packed[length - 1] = number.to_le_bytes()[0];
+    packed.pop();
     let image = place.server.serve("/frames.zst", packed);
     place.run(&place.job("frames", "web", &image, json!({})))
 }

@@ -6,7 +6,7 @@
 
 use qhost_model::printable;
 use qhost_sys::state::StateDir;
-use qhost_vm::{Scan, VmError, VmRecord, records::RANDOM_BYTES};
+use qhost_vm::{Scan, VmError, VmRecord, records::RANDOM_CHARS};
 
 use crate::limits;
 
@@ -110,7 +110,7 @@ fn fit(vm: &VmRecord, name: &str) -> Fit {
 
 /// How many of the random characters of a VM's id a beginning of the id has.
 fn given(vm: &VmRecord, beginning: &str) -> usize {
-    beginning.len().saturating_sub(vm.id.len().saturating_sub(RANDOM_BYTES))
+    beginning.len().saturating_sub(vm.id.len().saturating_sub(RANDOM_CHARS))
 }
 
 /// The VMs that a word fits best.
