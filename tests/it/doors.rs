@@ -6,7 +6,7 @@ mod engine;
 
 use serde_json::{Value, json};
 
-use qhost_engine::{Ending, Until};
+use qhost_engine::{Termination, Until};
 use qhost_model::kind::Kind;
 use qhost_tests::{
     ImageServer, Qhost,
@@ -21,7 +21,7 @@ trait Door {
     /// Waits for a state of a VM, or its end.
     fn wait(&self, vm: &str, until: Until) -> Value;
     /// Ends a VM, and waits for its end.
-    fn end(&self, vm: &str, ending: Ending) -> Value;
+    fn end(&self, vm: &str, ending: Termination) -> Value;
     fn pause(&self, vm: &str);
     fn resume(&self, vm: &str);
     fn restart(&self, vm: &str) -> Value;
@@ -111,7 +111,7 @@ fn pause_resume_restart_stop(qhost: &Qhost, open: Open<'_>) {
     let again = door.restart(&vm);
     assert_eq!(again["state"], "running");
     assert_ne!(again["qemu"]["pid"], first["qemu"]["pid"]);
-    let ended = door.end(&vm, Ending::Stop(Some(std::time::Duration::ZERO)));
+    let ended = door.end(&vm, Termination::Stop(Some(std::time::Duration::ZERO)));
     assert_eq!((&ended["state"], &ended["ended"]["reason"]), (&json!("exited"), &json!("stopped")));
     assert_eq!(ended["ended"]["by"], "quit");
     // A VM that has ended is started again as it was decided.
@@ -120,7 +120,7 @@ fn pause_resume_restart_stop(qhost: &Qhost, open: Open<'_>) {
     for part in ["resources", "forwards", "image"] {
         assert_eq!(again["takes"][part], first["takes"][part]);
     }
-    let ended = door.end(&vm, Ending::Kill);
+    let ended = door.end(&vm, Termination::Kill);
     assert_eq!(
         (&ended["ended"]["reason"], &ended["ended"]["by"]),
         (&json!("stopped"), &json!("kill"))
@@ -138,7 +138,7 @@ fn several_at_once(qhost: &Qhost, open: Open<'_>) {
     assert!(vms.iter().all(|vm| listed.iter().any(|one| one["id"] == **vm)));
     assert_eq!(door.look("test").unwrap_err(), Kind::InvalidArgument, "several are meant");
     for vm in &vms {
-        assert_eq!(door.end(vm, Ending::Kill)["state"], "exited");
+        assert_eq!(door.end(vm, Termination::Kill)["state"], "exited");
     }
 }
 

@@ -11,7 +11,7 @@ use qhost_vm::{Spec, VmRecord, list};
 use crate::{
     decide::Deciding,
     decision_record::Keep,
-    earlier::Earlier,
+    earlier_launch::EarlierLaunch,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     generation::Generation,
@@ -96,7 +96,7 @@ impl Engine {
         let mut understood = Understood::default();
         let decided = async {
             let folder = vm.folder.clone();
-            let earlier = blocking(move || Ok(Earlier::of(&folder)?)).await?;
+            let earlier = blocking(move || Ok(EarlierLaunch::of(&folder)?)).await?;
             let asked = generation.config.chain(&earlier.task.tenant)?;
             if let Some(place) = earlier.missing(&asked) {
                 return Ok(Some(place));

@@ -13,7 +13,7 @@ use qhost_policy::{
 use qhost_vm::VmRecord;
 
 use crate::{
-    earlier::Earlier,
+    earlier_launch::EarlierLaunch,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     facts,
@@ -118,7 +118,7 @@ impl Asking {
     }
 
     fn request(&self, folder: &Path, of: OperationRecord) -> Result<OperationRequest, Failure> {
-        let Earlier { task, launch } = Earlier::of(folder)?;
+        let EarlierLaunch { task, launch } = EarlierLaunch::of(folder)?;
         let config = &self.generation.config;
         let host =
             facts::gather(&self.fingerprint, self.engine.state(), config, &task.tenant, None)?;

@@ -14,7 +14,7 @@ use crate::{
     decide::Deciding,
     decision_record::Keep,
     disks::{self, HeldDisks},
-    earlier::Earlier,
+    earlier_launch::EarlierLaunch,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     firmware::{self, Build},
@@ -156,7 +156,7 @@ impl Again<'_> {
     /// first start are not asked.
     async fn decide(&self, understood: &mut Understood) -> Result<Decision, Failure> {
         let folder = self.vm.folder.clone();
-        let earlier = blocking(move || Ok(Earlier::of(&folder)?)).await?;
+        let earlier = blocking(move || Ok(EarlierLaunch::of(&folder)?)).await?;
         let asked = self.generation.config.chain(&earlier.task.tenant)?;
         if let Some(place) = earlier.missing(&asked) {
             return Err(Failure::NotKept { place });

@@ -19,12 +19,12 @@ use qhost_vm::{
 };
 
 use crate::{
-    ending::Ending,
     engine::{Engine, blocking},
     error::{EngineError, Failure},
     limits,
     name::{self, Pick},
     observer::{Context, Observation},
+    termination::Termination,
 };
 
 /// A VM, by its records and its supervisor. The VM goes on when this handle is dropped.
@@ -183,7 +183,11 @@ impl Vm {
     /// # Errors
     /// Fails where the VM has not ended after [`limits::STOP_GRACE_MOST`], or for a kill after [`limits::KILL_MOST`], or the wait is given
     /// up.
-    pub async fn end(&self, ending: Ending, context: &Context) -> Result<VmRecord, EngineError> {
+    pub async fn end(
+        &self,
+        ending: Termination,
+        context: &Context,
+    ) -> Result<VmRecord, EngineError> {
         // The subscription begins before the request: the VM may end at once, and on a full disk only its supervisor tells how.
         let told = subscribe(&self.folder).await.ok();
         self.ask_to_end(ending, context).await;
@@ -194,9 +198,9 @@ impl Vm {
 
     /// Asks the VM's supervisor to end the VM, without waiting for the end. If the supervisor is silent, signals are sent to it, and for a
     /// kill to QEMU.
-    pub async fn ask_to_end(&self, ending: Ending, context: &Context) {
+    pub async fn ask_to_end(&self, ending: Termination, context: &Context) {
         if self.ask(ending.request()).await == Heard::Silent {
-            let killed = ending == Ending::Kill;
+            let killed = ending == Termination::Kill;
             context.observer.observe(Observation::Silent { vm: &self.id, killed });
         }
     }

@@ -7,7 +7,7 @@ use tokio::time;
 use tokio_stream::wrappers::{BroadcastStream, IntervalStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use qhost_engine::{Context, Ending, Until, Vm};
+use qhost_engine::{Context, Termination, Until, Vm};
 use qhost_model::printable;
 use qhost_policy::Operation;
 
@@ -202,8 +202,11 @@ impl driver_server::Driver for Driver {
         request: Request<StopTaskRequest>,
     ) -> Result<Response<StopTaskResponse>, Status> {
         let StopTaskRequest { task_id, timeout, signal } = request.into_inner();
-        let ending =
-            if signal == "SIGKILL" { Ending::Kill } else { Ending::Stop(duration(timeout)) };
+        let ending = if signal == "SIGKILL" {
+            Termination::Kill
+        } else {
+            Termination::Stop(duration(timeout))
+        };
         // A task that does not exist counts as stopped, since Nomad would ask five times more.
         let Some(task) = self.0.tasks.get(&task_id) else {
             self.0.end_left_over(&task_id, ending).await?;
@@ -213,7 +216,7 @@ impl driver_server::Driver for Driver {
         let _started = task.starting.lock().await;
         let Some(vm) = task.vm() else { return Ok(Response::new(StopTaskResponse {})) };
         let actor = task::actor(&task.config.alloc_id, &vm.record().await.tenant);
-        vm.note_request(if ending == Ending::Kill { "kill" } else { "stop" }, &actor).await;
+        vm.note_request(if ending == Termination::Kill { "kill" } else { "stop" }, &actor).await;
         let ended = vm.end(ending, &Context::default()).await;
         ended.map_err(|error| of_engine(&error))?;
         Ok(Response::new(StopTaskResponse {}))
@@ -226,7 +229,7 @@ impl driver_server::Driver for Driver {
         let DestroyTaskRequest { task_id, force } = request.into_inner();
         if force
             && self.0.tasks.get(&task_id).is_none()
-            && self.0.end_left_over(&task_id, Ending::Kill).await?
+            && self.0.end_left_over(&task_id, Termination::Kill).await?
         {
             return Ok(Response::new(DestroyTaskResponse {}));
         }
@@ -241,7 +244,7 @@ impl driver_server::Driver for Driver {
         if let Some(vm) = task.going_on().await {
             let actor = task::actor(&task.config.alloc_id, &vm.record().await.tenant);
             vm.note_request("kill", &actor).await;
-            let ended = vm.end(Ending::Kill, &Context::default()).await;
+            let ended = vm.end(Termination::Kill, &Context::default()).await;
             ended.map_err(|error| of_engine(&error))?;
         }
         self.0.tasks.forget(&task);
@@ -316,12 +319,12 @@ impl driver_server::Driver for Driver {
         let done = match signal.as_str() {
             "SIGTERM" | "SIGINT" | "SIGPWR" => {
                 let vm = self.permit(&task, Operation::Stop, Some("stop")).await?;
-                vm.ask_to_end(Ending::Stop(None), &context).await;
+                vm.ask_to_end(Termination::Stop(None), &context).await;
                 Ok(())
             }
             "SIGKILL" => {
                 let vm = self.permit(&task, Operation::Stop, Some("kill")).await?;
-                vm.ask_to_end(Ending::Kill, &context).await;
+                vm.ask_to_end(Termination::Kill, &context).await;
                 Ok(())
             }
             "SIGHUP" => {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use qhost_engine::{
-    Context, Ending, Engine, Options, Vm, Which,
+    Context, Engine, Options, Termination, Vm, Which,
     config::{Config, default_state_dir},
 };
 use qhost_sys::state::StateDir;
@@ -220,7 +220,7 @@ impl Plugin {
     pub(crate) async fn end_left_over(
         &self,
         task_id: &str,
-        ending: Ending,
+        ending: Termination,
     ) -> Result<bool, Status> {
         let engine = self.engine()?;
         let vms = self.left_over(&engine, task_id).await?;

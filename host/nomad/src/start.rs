@@ -6,7 +6,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use qhost_engine::{Context, Ending, Until, Vm};
+use qhost_engine::{Context, Termination, Until, Vm};
 use qhost_model::{name::is_name, printable};
 use qhost_vm::End;
 
@@ -84,7 +84,7 @@ async fn started(plugin: &Plugin, task: &Task) -> Result<Vm, Status> {
     let record = match waited {
         Ok(record) if !task.cancel.is_cancelled() => record,
         Ok(_) | Err(_) => {
-            let ended = vm.end(Ending::Kill, &Context::default()).await;
+            let ended = vm.end(Termination::Kill, &Context::default()).await;
             ended.map_err(|error| of_engine(&error))?;
             return Err(status(Code::Cancelled, "the start was given up".into(), true));
         }

@@ -25,7 +25,7 @@ mod permit;
 mod contract;
 mod tables;
 mod conflicts;
-mod masked;
+mod masking;
 mod record;
 mod settings;
 mod journal;
@@ -60,7 +60,7 @@ pub use journal::{
 };
 pub use loader::{Loader, Source};
 pub use log::{Level, LogLine};
-pub use masked::masked;
+pub use masking::masked;
 pub use module::read as read_file;
 pub use module::{About, Facts, Inspection};
 pub use operation::{Actor, Door, Operation, OperationRecord, OperationRequest};

@@ -14,7 +14,7 @@ mod quotas;
 mod remote;
 mod replay;
 mod serve;
-mod share;
+mod cpu_share;
 mod show;
 mod sources;
 mod tokens;
@@ -28,7 +28,7 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
 
-use qhost_engine::{Context, Ending, Engine, Options, Order, Until, config::Config};
+use qhost_engine::{Context, Engine, Options, Order, Termination, Until, config::Config};
 
 pub use error::RunError;
 pub use trust::TrustError;
@@ -42,7 +42,7 @@ use crate::{
     limits,
 };
 
-use share::Starting;
+use cpu_share::Starting;
 use show::Shown;
 
 /// The whole program: parse, run, exit code.
@@ -138,7 +138,7 @@ async fn run(shared: &Shared, args: &RunArgs) -> Exit {
 async fn follow(shared: &Shared, args: &RunArgs, shown: &Arc<Shown>) -> Result<Exit, RunError> {
     let mut stop = Stop::on_signals().map_err(RunError::Runtime)?;
     let engine = engine(shared)?;
-    let share = share::of(&engine, &args.decide.tenant);
+    let share = cpu_share::of(&engine, &args.decide.tenant);
     share.enter_before_start().map_err(RunError::Cgroup)?;
     let until = args.until();
     let mut order = interruptible(&mut stop, order(&args.decide, args.grace())).await?;
@@ -165,9 +165,9 @@ async fn follow(shared: &Shared, args: &RunArgs, shown: &Arc<Shown>) -> Result<E
             () = stop.asked(asked + 1) => {
                 asked += 1;
                 let ending = match asked {
-                    1 => Ending::Stop(None),
-                    2 => Ending::Stop(Some(std::time::Duration::ZERO)),
-                    _ => Ending::Kill,
+                    1 => Termination::Stop(None),
+                    2 => Termination::Stop(Some(std::time::Duration::ZERO)),
+                    _ => Termination::Kill,
                 };
                 let (vm, context) = (vm.clone(), unending.clone());
                 tokio::spawn(async move { vm.ask_to_end(ending, &context).await });

@@ -6,7 +6,7 @@
 mod cases;
 pub mod example;
 mod expect;
-mod asked;
+mod answer;
 mod tried;
 mod junit;
 mod lint;

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-mod accepted;
+mod start_record;
 mod admission;
 mod caller;
 mod console;
@@ -27,7 +27,7 @@ mod page;
 mod policies;
 mod problem;
 mod query;
-mod repeats;
+mod idempotency;
 mod route;
 mod routes;
 mod session;
@@ -46,11 +46,11 @@ use tokio_util::sync::CancellationToken;
 
 use qhost_engine::{Engine, Tokens};
 
-use accepted::AcceptedFiles;
 use admission::Admission;
 use console::Tickets;
 use metrics::Metrics;
 use operations::Operations;
+use start_record::StartRecords;
 use streams::Streams;
 
 pub use listener::{Place, Socket};
@@ -123,7 +123,7 @@ struct Service {
 /// # Errors
 /// Where another service has this state folder, or its folder of operations cannot be locked.
 pub fn hold(engine: &Engine) -> Result<File, ServeError> {
-    let files = AcceptedFiles::of(engine.state().path());
+    let files = StartRecords::of(engine.state().path());
     files.hold().map_err(ServeError::Operations)?.ok_or(ServeError::Second)
 }
 
@@ -147,7 +147,7 @@ pub async fn serve(
     identity: Option<Arc<Identity>>,
     leave: CancellationToken,
 ) {
-    let files = AcceptedFiles::of(engine.state().path());
+    let files = StartRecords::of(engine.state().path());
     let operations = Arc::new(Operations::new(leave.clone(), files));
     let (decisions, document) = (Admission::of_decisions(), Arc::new(document()));
     let streams = Streams::new(&engine, leave.clone());

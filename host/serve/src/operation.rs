@@ -15,8 +15,8 @@ use qhost_engine::{Context, Observation, Observer};
 use qhost_image::{Progress, Step};
 
 use crate::{
-    accepted::{Accepted, Done},
     problem::Problem,
+    start_record::{Done, StartRecord},
 };
 
 /// How far an operation is.
@@ -123,7 +123,7 @@ impl Operation {
     }
 
     /// Makes the operation of a start that was done before this service began; none if the start was not done.
-    pub(crate) fn done(accepted: Accepted, cancel: CancellationToken) -> Option<Arc<Self>> {
+    pub(crate) fn done(accepted: StartRecord, cancel: CancellationToken) -> Option<Arc<Self>> {
         let Done { vm, decision, ended_at } = accepted.done?;
         let status = OperationStatus {
             id: accepted.id,

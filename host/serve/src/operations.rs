@@ -25,19 +25,19 @@ use qhost_model::digest::Sha256;
 
 use crate::{
     Service,
-    accepted::{Accepted, AcceptedFiles},
     caller::Caller,
+    idempotency::Idempotency,
     limits,
     operation::{Begun, Operation, OperationStatus},
     problem::Problem,
     query::{Named, Page, Params},
-    repeats::Repeats,
+    start_record::{StartRecord, StartRecords},
 };
 
 /// All operations.
 pub(crate) struct Operations {
     leave: CancellationToken,
-    files: AcceptedFiles,
+    files: StartRecords,
     list: Mutex<List>,
 }
 
@@ -63,18 +63,18 @@ pub(crate) struct Asked<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) tenant: &'a str,
     /// The key and the digest by which the request is known when it is sent again.
-    pub(crate) repeats: Option<Repeats>,
+    pub(crate) idempotency: Option<Idempotency>,
     /// The operation's id and its beginning, if it has them already.
     pub(crate) begun: Option<Begun>,
 }
 
 impl Operations {
-    pub(crate) fn new(leave: CancellationToken, files: AcceptedFiles) -> Self {
+    pub(crate) fn new(leave: CancellationToken, files: StartRecords) -> Self {
         Self { leave, files, list: Mutex::default() }
     }
 
     /// The files of starts that were accepted.
-    pub(crate) fn files(&self) -> &AcceptedFiles {
+    pub(crate) fn files(&self) -> &StartRecords {
         &self.files
     }
 
@@ -92,11 +92,11 @@ impl Operations {
         W: Future<Output = Result<(), Problem>> + Send + 'static,
     {
         let mut list = self.list();
-        let key = asked.repeats.as_ref().map(|it| (asked.tenant.to_owned(), it.key.clone()));
-        if let (Some(key), Some(repeats)) = (&key, &asked.repeats)
+        let key = asked.idempotency.as_ref().map(|it| (asked.tenant.to_owned(), it.key.clone()));
+        if let (Some(key), Some(idempotency)) = (&key, &asked.idempotency)
             && let Some(before) = list.by_key.get(key)
         {
-            if before.request != repeats.request {
+            if before.request != idempotency.request {
                 let detail = "the Idempotency-Key was another request's".into();
                 return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", detail));
             }
@@ -118,7 +118,7 @@ impl Operations {
         let cancel = self.leave.child_token();
         let actor = asked.caller.name.clone();
         let operation = Operation::begun(begun, asked.kind, asked.tenant, actor, cancel);
-        list.add(&operation, asked.repeats);
+        list.add(&operation, asked.idempotency);
         drop(list);
         if let Some(id) = forgotten {
             let files = self.files.clone();
@@ -130,10 +130,10 @@ impl Operations {
     }
 
     /// Adds a start that was done before this service began, so that its request is known when it is sent again.
-    pub(crate) fn restore(&self, accepted: Accepted) {
-        let repeats = accepted.repeats.clone();
+    pub(crate) fn restore(&self, accepted: StartRecord) {
+        let idempotency = accepted.idempotency.clone();
         let Some(operation) = Operation::done(accepted, self.leave.child_token()) else { return };
-        self.list().add(&operation, repeats);
+        self.list().add(&operation, idempotency);
     }
 
     /// Whether the service leaves, which gives up its operations.
@@ -154,11 +154,11 @@ impl Operations {
 }
 
 impl List {
-    fn add(&mut self, operation: &Arc<Operation>, repeats: Option<Repeats>) {
+    fn add(&mut self, operation: &Arc<Operation>, idempotency: Option<Idempotency>) {
         let id = operation.status().id().to_owned();
         self.by_id.insert(id.clone(), Arc::clone(operation));
         self.order.push_back(id.clone());
-        if let Some(Repeats { key, request }) = repeats {
+        if let Some(Idempotency { key, request }) = idempotency {
             let key = (operation.tenant.clone(), key);
             self.by_key.insert(key, Repeatable { request, operation: id });
         }
@@ -282,11 +282,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_remembered_is_remembered_a_tenant() {
         let operations =
-            Operations::new(CancellationToken::new(), AcceptedFiles::of(Path::new("/nowhere")));
+            Operations::new(CancellationToken::new(), StartRecords::of(Path::new("/nowhere")));
         let begin = |tenant: &str| {
             let caller = Caller { name: "uid 7".into(), tenant: Some(tenant.into()) };
             let asked =
-                Asked { kind: "start", caller: &caller, tenant, repeats: None, begun: None };
+                Asked { kind: "start", caller: &caller, tenant, idempotency: None, begun: None };
             operations.begin(asked, |_| async { Ok(()) })
         };
         let others = begin("other").ok().unwrap();
@@ -303,7 +303,7 @@ mod tests {
         let under_way = |tenant: &str| {
             let caller = Caller { name: "uid 7".into(), tenant: Some(tenant.into()) };
             let asked =
-                Asked { kind: "start", caller: &caller, tenant, repeats: None, begun: None };
+                Asked { kind: "start", caller: &caller, tenant, idempotency: None, begun: None };
             operations.begin(asked, |_| std::future::pending())
         };
         for _ in 0..limits::OPERATIONS_OF_TENANT {

@@ -14,14 +14,14 @@ use qhost_vm::{End, VmRecord};
 
 use crate::{
     Service,
-    accepted::Accepted,
     caller::Caller,
+    idempotency::Idempotency,
     metrics::Measured,
     operation::{Begun, Operation, OperationStatus},
     operations::{self, Asked},
     problem::Problem,
     query::{Params, Raw},
-    repeats::Repeats,
+    start_record::StartRecord,
     vms::Of,
 };
 
@@ -70,10 +70,10 @@ pub(crate) async fn start(
             let grace = order.grace.map(|grace| grace.seconds);
             let more = serde_json::json!([grace, order.ready_check]).to_string();
             let request = [b"start", task.as_bytes(), more.as_bytes(), &order.job.bytes];
-            let repeats = Repeats::of(&headers, &request)?;
+            let idempotency = Idempotency::of(&headers, &request)?;
             // A job that is not understood is refused at once.
             engine.understood(&order)?;
-            Ok(Accepted::new(operations::random_id()?, &order, &caller, repeats))
+            Ok(StartRecord::new(operations::random_id()?, &order, &caller, idempotency))
         });
         read.await.unwrap_or_else(|panicked| Err(Problem::unreadable(&panicked)))?
     };
@@ -93,10 +93,14 @@ enum Stage {
     Launched(Vm),
 }
 
-fn begin(service: &Service, accepted: Accepted, stage: Stage) -> Result<OperationStatus, Problem> {
-    let Accepted { id, tenant, caller, repeats, began_at, .. } = accepted.clone();
+fn begin(
+    service: &Service,
+    accepted: StartRecord,
+    stage: Stage,
+) -> Result<OperationStatus, Problem> {
+    let StartRecord { id, tenant, caller, idempotency, began_at, .. } = accepted.clone();
     let begun = Some(Begun { id, at: began_at });
-    let asked = Asked { kind: "start", caller: &caller, tenant: &tenant, repeats, begun };
+    let asked = Asked { kind: "start", caller: &caller, tenant: &tenant, idempotency, begun };
     let (engine, metrics) = (service.engine.clone(), Arc::clone(&service.metrics));
     let operations = Arc::clone(&service.operations);
     service.operations.begin(asked, |operation| async move {
@@ -116,7 +120,7 @@ fn begin(service: &Service, accepted: Accepted, stage: Stage) -> Result<Operatio
             // The next service goes on with the start; until this one has gone, the start is under way.
             return future::pending().await;
         }
-        if done.is_ok() && accepted.repeats.is_some() {
+        if done.is_ok() && accepted.idempotency.is_some() {
             let ended = accepted.clone().ended(operation.status().done());
             if files.keep(&ended).await.is_ok() {
                 return done;
@@ -129,7 +133,7 @@ fn begin(service: &Service, accepted: Accepted, stage: Stage) -> Result<Operatio
 
 async fn started(
     engine: &Engine,
-    accepted: &Accepted,
+    accepted: &StartRecord,
     stage: Stage,
     operation: &Operation,
     context: &Context,

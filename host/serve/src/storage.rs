@@ -176,7 +176,7 @@ pub(crate) async fn copy_volume(
         kind: "copy-volume",
         caller: &caller,
         tenant: &tenant,
-        repeats: None,
+        idempotency: None,
         begun: None,
     };
     let begun = service.operations.begin(asked, |operation| async move {
@@ -213,7 +213,7 @@ pub(crate) async fn fetch_image(
         kind: "fetch-image",
         caller: &caller,
         tenant: "",
-        repeats: None,
+        idempotency: None,
         begun: None,
     };
     let begun = service.operations.begin(asked, |operation| async move {

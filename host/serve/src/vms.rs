@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{task::spawn_blocking, time};
 
-use qhost_engine::{Context, Ending, JobFile, Order, Until, Vm, VmDetails, Which};
+use qhost_engine::{Context, JobFile, Order, Termination, Until, Vm, VmDetails, Which};
 use qhost_policy::Operation as Permit;
 use qhost_vm::{State as VmState, Stats, VmRecord};
 
@@ -219,7 +219,7 @@ pub(crate) async fn stop(
     Named(word): Named,
     Params(grace): Params<Grace>,
 ) -> Result<Response, Problem> {
-    end(&service, &caller, &word, "stop", Ending::Stop(grace.given()?)).await
+    end(&service, &caller, &word, "stop", Termination::Stop(grace.given()?)).await
 }
 
 pub(crate) async fn kill(
@@ -227,7 +227,7 @@ pub(crate) async fn kill(
     State(service): State<Service>,
     Named(word): Named,
 ) -> Result<Response, Problem> {
-    end(&service, &caller, &word, "kill", Ending::Kill).await
+    end(&service, &caller, &word, "kill", Termination::Kill).await
 }
 
 async fn end(
@@ -235,15 +235,15 @@ async fn end(
     caller: &Caller,
     word: &str,
     kind: &'static str,
-    ending: Ending,
+    ending: Termination,
 ) -> Result<Response, Problem> {
     let vm = meant(service, caller, word).await?;
     vm.goes_on().await.map_err(|error| Problem::conflict(error.to_string()))?;
     let tenant = vm.record().await.tenant;
     // An operator's kill is the last resort, so that no policy is asked about it.
-    let asks = ending != Ending::Kill || !caller.is_operator();
+    let asks = ending != Termination::Kill || !caller.is_operator();
     let actor = caller.actor();
-    let asked = Asked { kind, caller, tenant: &tenant, repeats: None, begun: None };
+    let asked = Asked { kind, caller, tenant: &tenant, idempotency: None, begun: None };
     let begun = service.operations.begin(asked, |operation| async move {
         operation.is_about(vm.id());
         if asks {
@@ -266,7 +266,7 @@ pub(crate) async fn restart(
     let vm = meant(&service, &caller, &word).await?;
     let (tenant, actor) = (vm.record().await.tenant, caller.actor());
     let asked =
-        Asked { kind: "restart", caller: &caller, tenant: &tenant, repeats: None, begun: None };
+        Asked { kind: "restart", caller: &caller, tenant: &tenant, idempotency: None, begun: None };
     let begun = service.operations.begin(asked, |operation| async move {
         operation.is_about(vm.id());
         if vm.record().await.status.state().is_final() {

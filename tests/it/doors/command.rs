@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use qhost::exit::Exit;
-use qhost_engine::{Ending, Until};
+use qhost_engine::{Termination, Until};
 use qhost_model::kind::Kind;
 use qhost_tests::{Done, Qhost, api::Service, wait_for};
 
@@ -104,13 +104,13 @@ impl Door for Command<'_> {
         })
     }
 
-    fn end(&self, vm: &str, ending: Ending) -> Value {
+    fn end(&self, vm: &str, ending: Termination) -> Value {
         match ending {
-            Ending::Stop(None) => self.one(&["stop", "--json", vm]),
-            Ending::Stop(Some(grace)) => {
+            Termination::Stop(None) => self.one(&["stop", "--json", vm]),
+            Termination::Stop(Some(grace)) => {
                 self.one(&["stop", "--json", "--grace", &grace.as_secs().to_string(), vm])
             }
-            Ending::Kill => self.one(&["kill", "--json", vm]),
+            Termination::Kill => self.one(&["kill", "--json", vm]),
         }
     }
 

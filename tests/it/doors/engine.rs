@@ -6,7 +6,8 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use qhost_engine::{
-    Context, Ending, Engine, JobFile, Options, Order, Programs, Until, Vm, Which, config::Config,
+    Context, Engine, JobFile, Options, Order, Programs, Termination, Until, Vm, Which,
+    config::Config,
 };
 use qhost_model::kind::Kind;
 use qhost_sys::state::StateDir;
@@ -56,7 +57,7 @@ impl Door for InProcess {
         value(&self.runtime.block_on(vm.wait(until, &Context::default())).unwrap())
     }
 
-    fn end(&self, vm: &str, ending: Ending) -> Value {
+    fn end(&self, vm: &str, ending: Termination) -> Value {
         let vm = self.vm(vm).unwrap();
         value(&self.runtime.block_on(vm.end(ending, &Context::default())).unwrap())
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use qhost_engine::Plan;
 
-use super::{RunError, Shown, context, engine, order, share, show};
+use super::{RunError, Shown, context, cpu_share, engine, order, show};
 use crate::{
     cli::{DecideArgs, Shared},
     exit::Exit,
@@ -48,7 +48,7 @@ pub(super) fn told(shared: &Shared, report: Report, launch: Option<Plan>) {
 
 async fn planned(shared: &Shared, args: &DecideArgs, shown: &Arc<Shown>) -> Result<Plan, RunError> {
     let engine = engine(shared)?;
-    share::of(&engine, &args.tenant).enter_commands().map_err(RunError::Cgroup)?;
+    cpu_share::of(&engine, &args.tenant).enter_commands().map_err(RunError::Cgroup)?;
     let order = order(args, None).await?;
     Ok(engine.plan(order, &context(shown).0).await?)
 }

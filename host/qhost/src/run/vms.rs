@@ -14,7 +14,7 @@ mod drain;
 
 use std::collections::BTreeSet;
 
-use qhost_engine::{Context, Ending, Engine, Vm};
+use qhost_engine::{Context, Engine, Termination, Vm};
 use qhost_policy::{Actor, Door, Operation};
 use qhost_vm::VmRecord;
 
@@ -92,14 +92,14 @@ async fn done(shared: &Shared, command: &VmCommand) -> Result<Exit, RunError> {
         VmCommand::Stop(args) => {
             let grace = args.grace.map(std::time::Duration::from_secs);
             let vms = permitted(shared, &engine, &args.which, Operation::Stop, "stop").await?;
-            stop::end(shared, vms, Ending::Stop(grace)).await
+            stop::end(shared, vms, Termination::Stop(grace)).await
         }
         // A kill is an operator's last resort, so that no policy and no configuration stands in its way.
         VmCommand::Kill(args) => {
             let (vms, actor) =
                 (going_on(&engine, &args.names()).await?, actor(args.of.tenant.clone()));
             note_requests(&vms, "kill", &actor).await;
-            stop::end(shared, vms, Ending::Kill).await
+            stop::end(shared, vms, Termination::Kill).await
         }
         VmCommand::Pause(args) => {
             let vms = permitted(shared, &engine, args, Operation::Pause, "pause").await?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use qhost_policy::Loader;
 
-use super::{Case, Project, TrialError, asked::ask, expect::Said};
+use super::{Case, Project, TrialError, answer::ask, expect::Said};
 use crate::limits;
 
 /// The costs of one case.

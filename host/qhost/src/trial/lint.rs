@@ -13,7 +13,7 @@ use qhost_policy::{About, Answer, Chain, Cost, Decision, Facts, Loader, PolicyEr
 
 use super::{
     Case, Project, TrialError,
-    asked::{Asked, ask},
+    answer::{CaseAnswer, ask},
     bench, unreadable,
 };
 use crate::limits;
@@ -135,7 +135,7 @@ fn differs(
     project: &Project,
     loader: &Loader,
     case: &Case,
-    first: &Asked,
+    first: &CaseAnswer,
 ) -> Result<Option<String>, TrialError> {
     let mut later = case.clone();
     if case.wasi {

@@ -13,7 +13,7 @@ use qhost_sys::state::write_shared;
 
 use super::{
     Case, CaseFile, Project, TrialError,
-    asked::{Asked, ask},
+    answer::{CaseAnswer, ask},
     expect::{Expect, Reason, Said, Write},
 };
 
@@ -88,7 +88,7 @@ fn answered(project: &Project, loader: &Loader, case: &Case) -> Result<Answered,
         }
         Err(error) => return Err(error.into()),
     };
-    let Asked { decision, error, .. } = ask(&chain, case);
+    let CaseAnswer { decision, error, .. } = ask(&chain, case);
     let Some(policy) = decision.policies.first() else {
         return Ok(Answered::failed("no policy was asked".into(), 0));
     };

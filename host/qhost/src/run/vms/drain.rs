@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::json;
 use tokio::time::{self, Instant};
 
-use qhost_engine::{Context, Draining, Ending, Engine, Until};
+use qhost_engine::{Context, Draining, Engine, Termination, Until};
 use qhost_vm::{VmError, VmRecord};
 
 use super::{RunError, show, stop::Asides, stop::summary};
@@ -59,7 +59,7 @@ async fn ended(
     running: &[VmRecord],
 ) -> Result<Vec<VmRecord>, RunError> {
     let context = Context { observer: Arc::new(Asides::of(shared)), ..Context::default() };
-    let ending = Ending::Stop(args.grace.map(Duration::from_secs));
+    let ending = Termination::Stop(args.grace.map(Duration::from_secs));
     let ends: FuturesUnordered<_> = running
         .iter()
         .map(|record| {

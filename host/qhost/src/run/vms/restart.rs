@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use serde_json::json;
 
-use qhost_engine::{Context, Ending, Engine, Recovered, Vm, Which};
+use qhost_engine::{Context, Engine, Recovered, Termination, Vm, Which};
 use qhost_model::printable;
 use qhost_policy::{Decision, Operation};
 use qhost_sys::stop::Stop;
@@ -64,7 +64,7 @@ async fn start_again(shared: &Shared, vm: &Vm, why: &str) -> Result<VmRecord, Ru
     }
     let given_up = starting.await;
     if vm.goes_on().await.is_ok() {
-        return Ok(vm.end(Ending::Stop(None), &Context::default()).await?);
+        return Ok(vm.end(Termination::Stop(None), &Context::default()).await?);
     }
     Ok(given_up?)
 }

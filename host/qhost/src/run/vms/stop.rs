@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time;
 
-use qhost_engine::{Context, Ending, Engine, EngineError, Observation, Observer, Until, Vm};
+use qhost_engine::{Context, Engine, EngineError, Observation, Observer, Termination, Until, Vm};
 use qhost_image::Progress;
 use qhost_model::printable;
 use qhost_vm::{State, VmError, VmRecord};
@@ -41,7 +41,11 @@ impl Observer for Asides {
 }
 
 /// Ends VMs, and waits for their ends.
-pub(super) async fn end(shared: &Shared, vms: Vec<Vm>, ending: Ending) -> Result<Exit, RunError> {
+pub(super) async fn end(
+    shared: &Shared,
+    vms: Vec<Vm>,
+    ending: Termination,
+) -> Result<Exit, RunError> {
     let observer = Arc::new(Asides::of(shared));
     let context = Context { observer, ..Context::default() };
     // All VMs are ended at once, so that a supervisor that does not answer keeps no other VM waiting.

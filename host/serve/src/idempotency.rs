@@ -12,12 +12,12 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A key with the digest of the request.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Repeats {
+pub(crate) struct Idempotency {
     pub(crate) key: String,
     pub(crate) request: Sha256,
 }
 
-impl Repeats {
+impl Idempotency {
     /// Reads the key from a request's headers; `request` is everything that the request depends on.
     pub(crate) fn of(headers: &HeaderMap, request: &[&[u8]]) -> Result<Option<Self>, Problem> {
         let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };

@@ -8,7 +8,7 @@ use qhost_policy::{
 use super::Case;
 
 /// A chain's answer to a case.
-pub(super) struct Asked {
+pub(super) struct CaseAnswer {
     /// The decision.
     pub(super) decision: Decision,
     /// The decision's outcome.
@@ -18,7 +18,7 @@ pub(super) struct Asked {
 }
 
 /// Asks a chain about a case.
-pub(super) fn ask(chain: &Chain, case: &Case) -> Asked {
+pub(super) fn ask(chain: &Chain, case: &Case) -> CaseAnswer {
     let request = case.request.clone();
     let Some(of) = case.operation.clone() else {
         let verdict = chain.decide(request);
@@ -29,7 +29,7 @@ pub(super) fn ask(chain: &Chain, case: &Case) -> Asked {
                 (verdict.decision().clone(), None)
             }
         };
-        return Asked { decision, outcome, error };
+        return CaseAnswer { decision, outcome, error };
     };
     let launch = Launch::default_for(&request.task.asked);
     let asked = OperationRequest { request, launch, of };
@@ -39,5 +39,5 @@ pub(super) fn ask(chain: &Chain, case: &Case) -> Asked {
         Permission::Granted(decision) | Permission::Denied(decision) => (decision, None),
         Permission::Failed(error, decision) => (decision, Some(error)),
     };
-    Asked { decision, outcome, error }
+    CaseAnswer { decision, outcome, error }
 }

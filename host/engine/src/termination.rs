@@ -8,7 +8,7 @@ use crate::limits;
 
 /// A way to end a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum Termination {
     /// The guest's power button is pressed, and QEMU made to quit if that does not help within this grace; absent: the grace that the VM
     /// was started with.
     Stop(Option<Duration>),
@@ -16,7 +16,7 @@ pub enum Ending {
     Kill,
 }
 
-impl Ending {
+impl Termination {
     /// The request that the VM's supervisor gets.
     pub(crate) fn request(self) -> Request {
         match self {

@@ -17,7 +17,7 @@ use qhost_engine::{JobFile, Order};
 use qhost_model::launch::Grace;
 use qhost_sys::state;
 
-use crate::{caller::Caller, problem::Problem, repeats::Repeats};
+use crate::{caller::Caller, idempotency::Idempotency, problem::Problem};
 
 const FOLDER: &str = "operations";
 const ENDING: &str = ".json";
@@ -25,12 +25,13 @@ const LOCK: &str = "lock";
 
 /// A start that was accepted.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Accepted {
+pub(crate) struct StartRecord {
     /// The operation's id.
     pub(crate) id: String,
     pub(crate) tenant: String,
     pub(crate) caller: Caller,
-    pub(crate) repeats: Option<Repeats>,
+    #[serde(alias = "repeats")]
+    pub(crate) idempotency: Option<Idempotency>,
     pub(crate) began_at: Timestamp,
     task: Option<String>,
     #[serde(default)]
@@ -51,18 +52,18 @@ pub(crate) struct Done {
     pub(crate) ended_at: Timestamp,
 }
 
-impl Accepted {
+impl StartRecord {
     pub(crate) fn new(
         id: String,
         order: &Order,
         caller: &Caller,
-        repeats: Option<Repeats>,
+        idempotency: Option<Idempotency>,
     ) -> Self {
         Self {
             id,
             tenant: order.tenant.clone(),
             caller: caller.clone(),
-            repeats,
+            idempotency,
             began_at: Timestamp::now(),
             task: order.task.clone(),
             grace: order.grace,
@@ -92,9 +93,9 @@ impl Accepted {
 
 /// The files of starts that were accepted.
 #[derive(Debug, Clone)]
-pub(crate) struct AcceptedFiles(PathBuf);
+pub(crate) struct StartRecords(PathBuf);
 
-impl AcceptedFiles {
+impl StartRecords {
     pub(crate) fn of(state: &Path) -> Self {
         Self(state.join(FOLDER))
     }
@@ -110,7 +111,7 @@ impl AcceptedFiles {
     }
 
     /// Writes a start down, so that it outlasts a power cut.
-    pub(crate) async fn keep(&self, accepted: &Accepted) -> Result<(), Problem> {
+    pub(crate) async fn keep(&self, accepted: &StartRecord) -> Result<(), Problem> {
         let (path, kept) = (self.path(&accepted.id), accepted.clone());
         let written =
             spawn_blocking(move || state::write_whole(&path, &serde_json::to_vec(&kept)?));
@@ -134,7 +135,7 @@ impl AcceptedFiles {
     }
 
     /// The starts that are written down, the earliest first.
-    pub(crate) fn list(&self) -> Vec<Accepted> {
+    pub(crate) fn list(&self) -> Vec<StartRecord> {
         let Ok(entries) = fs::read_dir(&self.0) else { return vec![] };
         let mut list = vec![];
         for path in entries.flatten().map(|entry| entry.path()) {
@@ -147,7 +148,7 @@ impl AcceptedFiles {
                 continue;
             }
             let read = state::read(&path);
-            let read = read.and_then(|bytes| Ok(serde_json::from_slice::<Accepted>(&bytes)?));
+            let read = read.and_then(|bytes| Ok(serde_json::from_slice::<StartRecord>(&bytes)?));
             match read {
                 Ok(accepted) if self.path(&accepted.id) == path => list.push(accepted),
                 // The file may be a later version's, or readable the next time.

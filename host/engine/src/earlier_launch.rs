@@ -30,12 +30,12 @@ fn masked(task: &Task) -> Option<String> {
 }
 
 /// A VM's earlier task, and its earlier launch.
-pub(crate) struct Earlier {
+pub(crate) struct EarlierLaunch {
     pub(crate) task: Task,
     pub(crate) launch: Launch,
 }
 
-impl Earlier {
+impl EarlierLaunch {
     pub(crate) fn of(folder: &Path) -> Result<Self, VmError> {
         let spec = Spec::read(folder)?;
         let mut task: Task = read_whole(&folder.join(TASK))?;
