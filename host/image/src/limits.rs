@@ -72,8 +72,10 @@ pub const BLOCK_BYTES: usize = 256 << 10;
 pub const WRITE_BEHIND_BYTES: u64 = 32 << 20;
 /// How many bytes stay free on a disk that an image is written to.
 pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
-/// The most origins of one image that are remembered; the latest stay.
-pub const IMAGE_ORIGINS: usize = 256;
+/// The most origins of one image that are remembered for one tenant; the latest stay.
+pub const IMAGE_ORIGINS: usize = 32;
+/// The most of all tenants: with names as long as there are, they take half of an image's record.
+pub const IMAGE_ORIGINS_OF_ALL: usize = 768;
 /// How long an image's lock is waited for where it is held for moments only: by a sweep, by publishing, by removal.
 pub const IMAGE_LOCK: Duration = Duration::from_secs(2);
 /// How often a stored image is hashed, if its times change during each hash.

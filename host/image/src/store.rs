@@ -23,6 +23,7 @@ mod lock;
 mod part;
 mod resume;
 mod space;
+mod origins;
 mod record;
 mod verity;
 
@@ -198,7 +199,7 @@ impl Store {
             tracing::warn!(path = %path.display(), "a stored image changed since it was hashed");
             return Ok(Lookup::Changed);
         }
-        let served = |source: &Url| record.origins.contains(&origin(source));
+        let served = |source: &Url| record.origins.list().contains(&origin(source));
         if !request.sources().any(served) {
             return Ok(Lookup::Elsewhere);
         }

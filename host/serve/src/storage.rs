@@ -267,7 +267,7 @@ impl Image {
         let Stored { sha256, record, disk_usage, used_at } = stored;
         let of_operator = caller.is_operator().then_some(ImageUse {
             tenant: record.tenant,
-            origins: record.origins,
+            origins: record.origins.list().to_vec(),
             content_sha256: record.content_sha256,
             fs_verity: record.fs_verity,
             used_at,

@@ -13,7 +13,9 @@ use qhost_sys::{failpoint, state};
 
 use super::{
     super::{ImageError, Refusal, Settings, fetch, import, inspect::RULES, shown},
-    Fetcher, Lock, Lookup, Part, Record, Store, VerifiedImage, beside, inspected, origin, stamp,
+    Fetcher, Lock, Lookup, Part, Record, Store, VerifiedImage, beside, inspected, origin,
+    origins::Origins,
+    stamp,
 };
 use crate::limits;
 
@@ -156,7 +158,7 @@ impl Store {
                     rules: RULES,
                     content_sha256: fetched.content,
                     sha512: None,
-                    origins: vec![],
+                    origins: Origins::default(),
                     source: shown(fetched.source),
                     fetched_at: Timestamp::now(),
                     tenant: claim.tenant().map(str::to_owned),
@@ -166,9 +168,10 @@ impl Store {
             }
         };
         record.sha512 = fetched.digests.sha512.or(record.sha512);
+        let mut add = |url| record.origins.add(origin(url), claim.tenant());
         match supply {
-            Supply::Sources => record.add_origin(origin(fetched.source)),
-            Supply::File(_) => request.sources().for_each(|url| record.add_origin(origin(url))),
+            Supply::Sources => add(fetched.source),
+            Supply::File(_) => request.sources().for_each(add),
         }
         record.write(&path)?;
         claim.give_back()?;

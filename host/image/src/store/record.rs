@@ -17,6 +17,7 @@ use qhost_sys::state;
 use super::{
     super::{ImageError, Inspected},
     beside,
+    origins::Origins,
 };
 use crate::limits;
 
@@ -33,8 +34,9 @@ pub struct Record {
     /// The SHA-512 of the file that was served, where a job named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha512: Option<Sha512>,
-    /// The origins (RFC 6454) that were seen to serve the image.
-    pub origins: Vec<String>,
+    /// The origins that were seen to serve the image.
+    #[serde(flatten)]
+    pub origins: Origins,
     /// The URL that the image was first fetched from, without its query.
     pub source: String,
     /// The time of that fetch.
@@ -95,13 +97,6 @@ impl Record {
                 Ok(None)
             }
         }
-    }
-
-    /// Adds an origin that served the image; of very many, only the latest stay.
-    pub(super) fn add_origin(&mut self, origin: String) {
-        self.origins.retain(|known| *known != origin);
-        self.origins.push(origin);
-        self.origins.drain(..self.origins.len().saturating_sub(limits::IMAGE_ORIGINS));
     }
 
     /// Writes the record. The caller holds the image's lock.

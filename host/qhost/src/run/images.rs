@@ -185,7 +185,7 @@ impl Images<'_> {
             BinaryBytes(bytes),
             BinaryBytes(*disk_usage),
             printable::line(&record.source, usize::MAX),
-            record.origins.join(" "),
+            record.origins.list().join(" "),
             whose(record.tenant.as_ref()),
             record.fetched_at,
             ago(record.fetched_at),
