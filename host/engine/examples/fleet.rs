@@ -1,14 +1,14 @@
-//! Starts 20 VMs of a job at once in one process, gives half of the orders up at different stages, checks which files the other VMs'
-//! supervisors have open, kills and removes these VMs, and fails if anything is left. `fleet QHOST-PROGRAM STATE-DIR JOB.json
-//! IMAGE-NETWORK`
+//! Starts 20 VMs at once in one process, gives half of the orders up, each at another stage, checks which files the other VMs'
+//! supervisors have open, kills and removes these VMs, and fails if anything is left. The image of `SLOW-JOB` takes long to fetch.
+//! `fleet QHOST-PROGRAM STATE-DIR JOB.json SLOW-JOB.json IMAGE-NETWORK`
 
 use std::{collections::BTreeSet, error::Error, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use qhost_engine::{
-    Context, Ending, Engine, JobFile, Observation, Observer, Options, Order, Programs, Until,
+    Context, Engine, JobFile, Observation, Observer, Options, Order, Programs, Termination, Until,
     Which, config::Config,
 };
-use qhost_image::Progress;
+use qhost_image::{Progress, Step};
 use qhost_model::kind::Kind;
 use qhost_sys::state::StateDir;
 use tokio_util::sync::CancellationToken;
@@ -35,8 +35,8 @@ impl Observer for GivesUp {
             Observation::Allowed(_) => self.reached("allowed"),
             Observation::Admitted { .. } => self.reached("admitted"),
             Observation::Verified(_) => self.reached("verified"),
-            Observation::Waiting { .. }
-            | Observation::Turn
+            Observation::Waiting { .. } => self.reached("waiting"),
+            Observation::Turn
             | Observation::Fingerprinting
             | Observation::Compiling { .. }
             | Observation::Launched { .. }
@@ -47,7 +47,27 @@ impl Observer for GivesUp {
     }
 }
 
-impl Progress for GivesUp {}
+impl Progress for GivesUp {
+    fn begins(&self, step: Step, _: Option<u64>) {
+        if step == Step::Fetching {
+            self.reached("fetching");
+        }
+    }
+}
+
+/// The stages at which orders are given up.
+const STAGES: [&str; 10] = [
+    "waiting",
+    "understood",
+    "decided",
+    "allowed",
+    "admitted",
+    "fetching",
+    "verified",
+    "waiting",
+    "fetching",
+    "verified",
+];
 
 /// The files that the supervisors which this process has started have open, without the image, which VMs share.
 fn supervisors() -> Result<Vec<BTreeSet<PathBuf>>, Box<dyn Error>> {
@@ -84,8 +104,8 @@ fn files_of_several(supervisors: &[BTreeSet<PathBuf>]) -> Vec<&PathBuf> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [qhost, state, job, network] = args.as_slice() else {
-        return Err("fleet QHOST-PROGRAM STATE-DIR JOB.json IMAGE-NETWORK".into());
+    let [qhost, state, job, slow_job, network] = args.as_slice() else {
+        return Err("fleet QHOST-PROGRAM STATE-DIR JOB.json SLOW-JOB.json IMAGE-NETWORK".into());
     };
     let programs = Programs {
         qhost: PathBuf::from(qhost),
@@ -96,31 +116,40 @@ async fn main() -> Result<(), Box<dyn Error>> {
         state: StateDir::new(state.as_ref())?,
         programs: Some(programs),
     })?;
-    let bytes = fs::read(job)?;
     let network = network.parse()?;
-    let stages = ["understood", "decided", "allowed", "admitted", "verified"];
+    // As long as this is held, it is another start's turn.
+    let turns = PathBuf::from(state).join("turns");
+    fs::create_dir_all(&turns)?;
+    let turn = fs::File::create(turns.join("waiting.lock"))?;
+    turn.lock()?;
     let mut starts = tokio::task::JoinSet::new();
     for number in 0..20 {
-        let stage =
-            if number % 2 == 0 { stages.get(number / 2 % stages.len()).copied() } else { None };
+        let stage = if number % 2 == 0 { STAGES.get(number / 2).copied() } else { None };
         let cancel = CancellationToken::new();
         let observer = Arc::new(GivesUp { stage, cancel: cancel.clone() });
         let context = Context { cancel, observer };
-        let file = JobFile { name: job.clone(), bytes: bytes.clone() };
-        let order =
-            Order { image_networks: vec![network], ..Order::new(file, format!("tenant-{number}")) };
+        let name = if stage == Some("fetching") { slow_job } else { job };
+        let file = JobFile { name: name.clone(), bytes: fs::read(name)? };
+        let tenant = match stage {
+            Some("waiting") => "waiting".into(),
+            Some(_) | None => format!("tenant-{number}"),
+        };
+        let order = Order { image_networks: vec![network], ..Order::new(file, tenant) };
         let engine = engine.clone();
         starts.spawn(async move { (stage, engine.start(order, &context).await) });
     }
     let mut vms = vec![];
     while let Some(started) = starts.join_next().await {
         match started? {
-            // The VM goes on if its order is given up just after the supervisor has it.
-            (_, Ok(vm)) => vms.push(vm),
+            (None, Ok(vm)) => vms.push(vm),
             (Some(_), Err(error)) if error.kind() == Kind::Cancelled => {}
+            (Some(stage), Ok(vm)) => {
+                return Err(format!("{} was given up at {stage}, and started", vm.id()).into());
+            }
             (stage, Err(error)) => return Err(format!("given up at {stage:?}: {error}").into()),
         }
     }
+    drop(turn);
     println!("{} started, {} given up", vms.len(), 20 - vms.len());
     let context = Context::default();
     for vm in &vms {
@@ -149,7 +178,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err(format!("several supervisors have open: {shared:?}").into());
     }
     for vm in &vms {
-        vm.end(Ending::Kill, &context).await?;
+        vm.end(Termination::Kill, &context).await?;
         vm.remove().await?;
     }
     let left = engine.vms(Which::All).await.len();
