@@ -1,9 +1,10 @@
 //! The contract's versions side by side: what a policy of each is shown, may write, and refuses by its silence.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use serde_json::{Value, json};
 
+use qhost_model::launch::FIELDS;
 use qhost_tests::{
     Done, ImageServer, Qhost,
     boot_sector::{self, Then},
@@ -96,6 +97,92 @@ fn it_has_no_say_about_what_it_cannot_see() {
     plan(&[("earlier", "probe-v0-1", json!({}), unseen)]).exits(0);
     // A policy in monitor mode does not refuse by its silence.
     plan(&[("earlier", "probe-v0-1", json!({}), "mode = \"monitor\"")]).exits(0);
+}
+
+/// Each field that the earlier contract has no word for is refused by its silence, and allowed where the operator lists it. The test fails for
+/// a new field that is on neither list.
+#[test]
+fn each_field_without_a_word_is_refused() {
+    /// Fields that the earlier contract has words for, or that no job asked for and no policy wrote when it was the newest.
+    const WITH_A_WORD: [&str; 9] = [
+        "resources",
+        "accelerator",
+        "ports",
+        "egress",
+        "disk_bytes",
+        "nics",
+        "grace_s",
+        "warnings",
+        "extensions",
+    ];
+    let persists = json!({"persist": true});
+    let without = [
+        ("seed", json!({"hostname": "web-1"}), None),
+        // A job could ask for it then, so that only a policy's own word for it is unseen.
+        ("persist", json!({}), Some(persists)),
+        ("disk_rate", json!({"disk_rate": {"iops": 1000}}), None),
+        ("disks", json!({"disks": [{"name": "data", "size": "1MiB"}]}), None),
+        ("firmware", json!({"firmware": "uefi"}), None),
+        ("machine.kind", json!({"machine_type": "q35"}), None),
+        ("machine.architecture", json!({"architecture": "aarch64"}), None),
+        ("machine.cpu", json!({"cpu": "qemu64"}), None),
+        ("machine.nested", json!({"nested": true}), None),
+        ("access.agent", json!({"guest_agent": true}), None),
+        ("access.display", json!({"display": true}), None),
+    ];
+    let first = |word: &str| word.split('.').next().unwrap().to_owned();
+    let mut words: BTreeSet<_> = without.iter().map(|(word, ..)| first(word)).collect();
+    words.extend(WITH_A_WORD.map(String::from));
+    let fields: BTreeSet<_> = FIELDS.iter().map(|field| field.name.to_owned()).collect();
+    assert_eq!(words, fields);
+    let qhost = qhost();
+    let host =
+        "[overlay]\npersist = true\n[machine]\nnested = true\ncpus = [\"max\", \"qemu64\"]\n";
+    for (word, asked, sets) in without {
+        let plan = |unseen: &str| {
+            let mut chain = vec![("earlier", "probe-v0-1", json!({}), unseen)];
+            if let Some(sets) = &sets {
+                chain.insert(0, ("newer", "probe-sets", sets.clone(), ""));
+            }
+            asks(&qhost, host, &chain);
+            qhost.run(&["plan", &nowhere(&qhost, asked.clone())])
+        };
+        plan("").exits(11).says(&format!("has no word for {word}"));
+        // A machine of another architecture has a kind of its own.
+        let unseen = match word {
+            "machine.architecture" => "\"machine.architecture\", \"machine.kind\"".to_owned(),
+            word => format!("{word:?}"),
+        };
+        plan(&format!("unseen = [{unseen}]")).exits(0);
+    }
+}
+
+/// An operation that needs a field without a word in the earlier contract is refused like the field.
+#[test]
+fn operations_without_a_word_are_refused() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("runs", Then::Hang));
+    let job = qhost.job(&image, json!({"guest_agent": true, "display": true}));
+    qhost.run(&["run", "--detach", &job]).exits(0);
+    let shot = qhost.folder().join("shot.png").display().to_string();
+    let operations = [
+        ("access.agent", vec!["exec", "--timeout", "1", "test", "--", "id"], 20),
+        ("access.display", vec!["screenshot", "test", "--output", &shot], 0),
+    ];
+    for (word, operation, code) in operations {
+        asks(&qhost, "", &[("earlier", "probe-v0-1", json!({}), "")]);
+        qhost.run(&operation).exits(11).says(&format!("has no word for {word}"));
+        let record = records(&qhost).pop().unwrap();
+        assert_eq!(
+            (&record["outcome"], &record["occasion"]),
+            (&json!("denied"), &json!("operation"))
+        );
+        let unseen = format!("unseen = [{word:?}]");
+        asks(&qhost, "", &[("earlier", "probe-v0-1", json!({}), &unseen)]);
+        // No agent runs in this guest.
+        qhost.run(&operation).exits(code);
+    }
+    qhost.run(&["kill", "test"]).exits(0);
 }
 
 #[test]
