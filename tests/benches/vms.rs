@@ -5,25 +5,17 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    io::Read as _,
-    iter,
-    os::{
-        fd::OwnedFd,
-        unix::{net::UnixStream, process::CommandExt as _},
-    },
+    fs, iter,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use command_fds::{CommandFdExt as _, FdMapping};
 use serde_json::{Value, json};
 
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
-    command, configured,
+    by_hand, configured,
     nomad::{Plugin, Task},
     policy, succeed, wait_for,
 };
@@ -79,7 +71,7 @@ fn starts(qhost: &Qhost, job: &str) {
         let spec: Value =
             serde_json::from_slice(&fs::read(folder.join("plan.json")).unwrap()).unwrap();
         kill_all(qhost);
-        let hand_took = started_by_hand(qhost, &spec);
+        let hand_took = by_hand::started(qhost, &spec);
         // The first rounds warm up.
         if round >= 5 {
             by_qhost.push(qhost_took);
@@ -134,7 +126,7 @@ fn starts_by_nomad(server: &ImageServer) {
         let plan = qhost.state().join("vms").join(state["vm"].as_str().unwrap()).join("plan.json");
         let spec: Value = serde_json::from_slice(&fs::read(plan).unwrap()).unwrap();
         plugin.destroy(task.id(), true).unwrap();
-        let hand = started_by_hand(&qhost, &spec);
+        let hand = by_hand::started(&qhost, &spec);
         if round >= 5 {
             by_plugin.push(took);
             by_hand.push(hand);
@@ -205,39 +197,6 @@ fn breakdown(qhost: &Qhost, args: &[&str]) {
     let part = |((point, at), before): (&(String, f64), f64)| format!("{point} {:.1}", at - before);
     let parts: Vec<_> = points.iter().zip(before).map(part).collect();
     println!("  ms from point to point, on average: {}", parts.join(", "));
-}
-
-fn started_by_hand(qhost: &Qhost, spec: &Value) -> f64 {
-    let folder = qhost.folder();
-    let overlay = folder.join("by-hand.qcow2");
-    let size = spec["image"]["disk_bytes"].to_string();
-    succeed("qemu-img", &["create", "-q", "-f", "qcow2", overlay.to_str().unwrap(), &size]);
-    let listen = |name: &str| {
-        let path = folder.join(name);
-        if path.exists() {
-            fs::remove_file(&path).unwrap();
-        }
-        std::os::unix::net::UnixListener::bind(path).unwrap()
-    };
-    let began = Instant::now();
-    let files: [OwnedFd; 4] = [
-        listen("by-hand.qmp").into(),
-        listen("by-hand.console").into(),
-        fs::File::open(spec["image"]["path"].as_str().unwrap()).unwrap().into(),
-        fs::File::options().read(true).write(true).open(&overlay).unwrap().into(),
-    ];
-    let mappings =
-        files.into_iter().zip(3..).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
-    let mut greeting = UnixStream::connect(folder.join("by-hand.qmp")).unwrap();
-    let mut qemu: Command = command(spec["program"].as_str().unwrap());
-    qemu.args(spec["argv"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()));
-    qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-    let mut qemu = qemu.fd_mappings(mappings.collect()).unwrap().spawn().unwrap();
-    greeting.read_exact(&mut [0; 6]).unwrap();
-    let took = began.elapsed().as_secs_f64() * 1e3;
-    qemu.kill().unwrap();
-    qemu.wait().unwrap();
-    took
 }
 
 /// Measures the memory of each supervisor; Nomad's executor and log collector cost 13 MiB of PSS and 5.5 MiB of private dirty memory.

@@ -2,6 +2,7 @@
 
 pub mod boot_sector;
 pub mod api;
+pub mod by_hand;
 pub mod disk;
 pub mod efi_disk;
 pub mod hostile;
