@@ -6,7 +6,13 @@ use serde_json::{Value, json};
 
 use qhost_image::{SeedFile, seed_disk};
 use qhost_model::digest::Sha256;
-use qhost_tests::{Done, ImageServer, Qhost, api::Service, configured, debian_guest, wait_for};
+use qhost_tests::{
+    Done, ImageServer, Qhost,
+    api::Service,
+    configured, debian_guest,
+    terminal::{assert_harmless, run_on_terminal},
+    wait_for,
+};
 
 use crate::qhost;
 
@@ -88,6 +94,10 @@ fn a_guest_that_is_asked_and_told_by_its_agent() {
     // The guest runs commands for its operator.
     let done = exec(&qhost, &["sh", "-c", "echo out; echo err >&2; exit 3"]).exits(3);
     assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err\n"));
+    let steers = r"\033[2J\033]52;c;aGk=\007host      allowed\033[31m";
+    let shown = run_on_terminal(&qhost, 80, &["exec", "test", "--", "printf", steers]).exits(0);
+    assert_harmless(&shown.stdout, "host ");
+    assert!(shown.stdout.contains(r"\u{1b}]52;c;aGk=\u{7}"), "{}", shown.stdout);
     let killed = exec(&qhost, &["sh", "-c", "kill -9 $$"]);
     assert_eq!(killed.code, 128 + 9, "{}", killed.stderr);
     let told = qhost.run(&["exec", "--json", "test", "--", "id", "-un"]).exits(0).json();

@@ -293,6 +293,60 @@ fn what_is_lacking_is_said() {
     qhost.run(&["run", &job]).exits(2).says("expected FIRST-LAST");
 }
 
+/// Each form that a guest may have is refused where a mechanism is lacking that all guests are kept in.
+#[test]
+fn each_form_of_a_guest_needs_all_of_the_cage() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let image = server.serve("/image", boot_sector::disk("up", Then::PowerOff));
+    qhost.run(&["volume", "create", "kept", "--size", "1MiB"]).exits(0);
+    for form in [
+        json!({"hostname": "web"}),
+        json!({"ignition": {"ignition": {"version": "3.4.0"}}}),
+        json!({"disks": [{"name": "data", "size": "1MiB"}]}),
+        json!({"disks": [{"name": "kept", "volume": "kept"}]}),
+        json!({"disk_bytes": 33_554_432}),
+        json!({"firmware": "uefi"}),
+        json!({"guest_agent": true}),
+        json!({"display": true}),
+        json!({"machine_type": "q35"}),
+        json!({"architecture": "aarch64"}),
+    ] {
+        let job = qhost.job(&image, form.clone());
+        let nowhere = "cgroup = \"../../../proc/none\"\n";
+        qhost.config(&format!("[cage]\n{nowhere}"));
+        for verb in ["plan", "run"] {
+            let refused = qhost.run(&[verb, &job]).exits(16);
+            refused.says("this host lacks what a VM is to be kept in");
+        }
+        qhost.config(&format!("[cage]\nlevel = \"best-effort\"\n{nowhere}"));
+        qhost.run(&["plan", &job]).exits(0).says("cage      best-effort; without a cgroup");
+    }
+    assert_eq!(server.requests(), [""; 0], "before anything was fetched");
+    assert!(qhost.vms().is_empty());
+}
+
+#[test]
+fn as_root_it_has_a_user_and_namespaces_of_its_own() {
+    if !is_root() {
+        eprintln!("not shown here: as_root_it_has_a_user_and_namespaces_of_its_own needs root");
+        return;
+    }
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let job = qhost.job(&server.serve("/image", boot_sector::disk("up", Then::Hang)), json!({}));
+    qhost.run(&["run", "--detach", &job]).exits(0);
+    let qemu = qhost.qemus().remove(0);
+    let status = fs::read_to_string(format!("/proc/{qemu}/status")).unwrap();
+    let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+    assert!(!line("Uid:").split_whitespace().any(|uid| uid == "0"), "{status}");
+    assert_eq!(line("Groups:").trim(), "", "{status}");
+    let namespace =
+        |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    for kind in ["mnt", "pid", "ipc", "uts", "net"] {
+        assert_ne!(namespace(&qemu, kind), namespace("self", kind), "{kind}");
+    }
+    qhost.run(&["kill", "test"]).exits(0);
+}
+
 /// A user who is not root has a cage too: a user namespace.
 #[test]
 fn without_root_it_is_a_user_namespace() {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use qhost_tests::{
     ImageServer, Qhost,
     boot_sector::{self, Then},
+    terminal::on_terminal,
     wait_for,
 };
 
@@ -283,6 +284,30 @@ fn attached_to_the_console() {
     assert!(!log.contains("not"), "{log}");
     qhost.run(&["kill", "test"]).exits(0);
     qhost.run(&["console", "test"]).exits(2).says("has ended");
+}
+
+/// Attaching to a console asks for it as it is: on a terminal, too, what the guest says reaches the terminal byte for byte.
+#[test]
+fn attached_to_the_console_on_a_terminal() {
+    let (qhost, server) = (qhost(), ImageServer::start());
+    let job = job(&qhost, &server, Then::Echo, json!({}));
+    qhost.run(&["run", "--detach", &job]).exits(0);
+    qhost.console_has("the guest runs");
+    let shown = qhost.folder().join("shown");
+    let mut attached = on_terminal(&qhost, 80, &["console", "test"]);
+    attached.stdin(Stdio::piped()).stdout(fs::File::create(&shown).unwrap());
+    let mut attached = attached.spawn().unwrap();
+    let mut typed = attached.stdin.take().unwrap();
+    const STEERS: &[u8] = b"\x1b[31m\x07\xc3\xa9";
+    // Text that is typed before the console is open is lost, so that it is typed again until the echo.
+    wait_for("the echo", || {
+        typed.write_all(STEERS).unwrap();
+        let shown = fs::read(&shown).unwrap();
+        shown.windows(STEERS.len()).any(|here| here == STEERS).then_some(())
+    });
+    typed.write_all(b"\x1d").unwrap();
+    attached.wait().unwrap();
+    qhost.run(&["kill", "test"]).exits(0);
 }
 
 /// A guest that says nothing but nonsense, as fast as it can, neither stops nor fills the disk.

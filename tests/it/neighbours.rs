@@ -199,6 +199,17 @@ fn commands_and_vms_are_in_their_tenants_cgroup() {
     // With cgroups of version 2 a process has one group for all controllers.
     let expected = if has_v1() { &starts } else { &of_vm };
     assert!(begins.iter().all(|it| it == expected), "{begins:?}");
+    // Tenants have equal shares, and their starts together four times a tenant's.
+    let weight = |group: &str| {
+        let (mount, file) = if has_v1() {
+            ("/sys/fs/cgroup/cpu", "cpu.shares")
+        } else {
+            ("/sys/fs/cgroup", "cpu.weight")
+        };
+        let weight = fs::read_to_string(format!("{mount}{root}/{group}/{file}")).unwrap();
+        weight.trim().parse::<u64>().unwrap() * 100 / if has_v1() { 1024 } else { 100 }
+    };
+    assert_eq!((weight("tenant-acme"), weight("starts")), (100, 400));
     let commands = format!("{root}/tenant-acme/commands");
     let all_are = |pid: &str, group: &String| {
         let all = cpu_groups(pid);

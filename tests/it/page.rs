@@ -14,7 +14,7 @@ use qhost_tests::{
     ImageServer,
     api::{Certificate, Service},
     boot_sector::{self, Then},
-    command, configured, root,
+    command, configured, root, succeed,
 };
 
 use crate::qhost;
@@ -68,6 +68,24 @@ fn the_built_files_are_its_sources() {
     let (now, kept) = (files(&built), files(&page().join("built")));
     assert_eq!(now.keys().collect::<Vec<_>>(), kept.keys().collect::<Vec<_>>());
     assert!(now == kept, "host/serve/page/built is older than its source: npm run build");
+}
+
+/// The page runs no script but its own, has no outside asset, and is in no other page's frame.
+#[test]
+fn its_content_security_policy() {
+    let service = Service::start(&qhost());
+    let socket = service.socket().display().to_string();
+    let get = ["--silent", "--include", "--unix-socket", &socket, "http://localhost/"];
+    let answer = succeed("curl", &get);
+    let policy = answer
+        .lines()
+        .find_map(|line| line.strip_prefix("content-security-policy: "))
+        .unwrap_or_else(|| panic!("{answer}"));
+    for says in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(says), "{policy}");
+    }
+    assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
+    service.end();
 }
 
 #[test]

@@ -304,8 +304,12 @@ impl Qhost {
     /// Asserts that ended VMs left their records and nothing else, and that no process works in this folder.
     pub fn assert_nothing_left(&self) {
         for vm in self.vms() {
-            for name in ["overlay.qcow2", "qmp.sock", "console.sock", "control.sock"] {
-                assert!(!vm.join(name).exists(), "{name} is left in {}", vm.display());
+            let files = fs::read_dir(&vm).expect("a VM's folder").flatten();
+            for name in files.map(|file| file.file_name().to_string_lossy().into_owned()) {
+                let is_left = name.ends_with(".sock")
+                    || name.starts_with("disk-")
+                    || ["overlay.qcow2", "frozen", "firmware.fd", "variables.fd"].contains(&&*name);
+                assert!(!is_left, "{name} is left in {}", vm.display());
             }
         }
         let left = wait_for_no_processes(&self.state());

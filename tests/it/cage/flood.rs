@@ -28,6 +28,12 @@ fn of_events_and_of_long_lines() {
         let said = caged.said();
         let most = (qhost_vm::limits::QMP_RATE.per_second >> 10) * 2;
         assert!(rate(&said, deed) <= most, "{deed}: {} KiB a second", rate(&said, deed));
+        let supervisor = caged.qhost.supervisors().remove(0);
+        let status = fs::read_to_string(Path::new("/proc").join(supervisor).join("status"));
+        let status = status.unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(peak < 64 << 10, "{deed}: the supervisor had {peak} KiB of memory");
         caged.qhost.run(&["stats"]).exits(0).says("test-");
         caged.qhost.run(&["ps"]).exits(0).says("running");
         caged.qhost.run(&["kill", "test"]).exits(0).says("QEMU had to be killed");

@@ -56,6 +56,11 @@ const ANYWHERE: &[&str] = &[
     "write-node code",
     "empty-node code",
     "read-lock-node code",
+    // UEFI's variables are the VM's own, or with `persist` its task's.
+    "write-node variables",
+    "enlarge-node variables",
+    "read-lock-node variables",
+    "mode-of-node variables",
     "mode-of-node code",
     "chmod",
     "sync",
