@@ -148,9 +148,11 @@ fn each_field_without_a_word_is_refused() {
             qhost.run(&["plan", &nowhere(&qhost, asked.clone())])
         };
         plan("").exits(11).says(&format!("has no word for {word}"));
-        // A machine of another architecture has a kind of its own.
+        // A machine of another architecture has a kind and a firmware of its own.
         let unseen = match word {
-            "machine.architecture" => "\"machine.architecture\", \"machine.kind\"".to_owned(),
+            "machine.architecture" => {
+                "\"machine.architecture\", \"machine.kind\", \"firmware\"".to_owned()
+            }
             word => format!("{word:?}"),
         };
         plan(&format!("unseen = [{unseen}]")).exits(0);

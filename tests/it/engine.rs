@@ -32,8 +32,12 @@ fn twenty_starts_in_one_process_half_of_them_given_up() {
     let sha256 = Sha256::of(&disk).to_string();
     server.set("/slow", Reply::Slow(disk.into(), Duration::from_millis(200)));
     let slow = qhost.job(&(server.url("/slow"), sha256), json!({}));
+    let tenants: String = (0..20).map(|number| format!("[tenants.tenant-{number}]\n")).collect();
+    let images = "[image.network]\nallow = [\"127.0.0.0/8\"]\n";
+    qhost.config(&format!("{images}[tenants.waiting]\n{tenants}"));
+    let config = qhost.folder().join("qhost.toml");
     let mut command = qhost_tests::command(fleet());
-    command.arg(qhost.program()).arg(qhost.state()).args([&job, &slow, "127.0.0.0/8"]);
+    command.arg(qhost.program()).arg(qhost.state()).arg(config).args([&job, &slow]);
     let done = Done::of(command.output().unwrap()).exits(0);
     done.says("10 started, 10 given up").says("0 left");
     qhost.assert_nothing_left();

@@ -60,7 +60,7 @@ impl Acme {
             running.iter().map(|vm| (&vm["id"], &vm["task"], &vm["state"])).collect();
         assert_eq!(shown, [(&json!(id), &json!("web"), &json!("running"))]);
         wait_for("its console", || {
-            self.run(&["logs", "acme/web"]).stdout.contains(SAYS).then_some(())
+            self.run(&["logs", "acme/web"]).stdout.ends_with(&format!("{SAYS}\r\n")).then_some(())
         });
         let log = self.run(&["logs", "--tenant", "acme", "web"]).stdout;
         assert!(log.ends_with(&format!("{SAYS}\r\n")), "{log:?}");

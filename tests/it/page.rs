@@ -73,7 +73,8 @@ fn the_built_files_are_its_sources() {
 /// The page runs no script but its own, has no outside asset, and is in no other page's frame.
 #[test]
 fn its_content_security_policy() {
-    let service = Service::start(&qhost());
+    let qhost = qhost();
+    let service = Service::start(&qhost);
     let socket = service.socket().display().to_string();
     let get = ["--silent", "--include", "--unix-socket", &socket, "http://localhost/"];
     let answer = succeed("curl", &get);

@@ -170,7 +170,7 @@ pub fn can_filter() -> bool {
 
 /// Waits until `probe` gives a value. The bound is for a busy machine; no test asserts how long this took.
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(240);
+    let deadline = Instant::now() + Duration::from_secs(600);
     loop {
         if let Some(found) = probe() {
             return found;

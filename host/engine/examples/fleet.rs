@@ -1,6 +1,7 @@
 //! Starts 20 VMs at once in one process, gives half of the orders up, each at another stage, checks which files the other VMs'
 //! supervisors have open, kills and removes these VMs, and fails if anything is left. The image of `SLOW-JOB` takes long to fetch.
-//! `fleet QHOST-PROGRAM STATE-DIR JOB.json SLOW-JOB.json IMAGE-NETWORK`
+//! `fleet QHOST-PROGRAM STATE-DIR CONFIG.toml JOB.json SLOW-JOB.json`, with the tenants `waiting` and `tenant-0` to
+//! `tenant-19` in the configuration.
 
 use std::{collections::BTreeSet, error::Error, fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -104,19 +105,18 @@ fn files_of_several(supervisors: &[BTreeSet<PathBuf>]) -> Vec<&PathBuf> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [qhost, state, job, slow_job, network] = args.as_slice() else {
-        return Err("fleet QHOST-PROGRAM STATE-DIR JOB.json SLOW-JOB.json IMAGE-NETWORK".into());
+    let [qhost, state, config, job, slow_job] = args.as_slice() else {
+        return Err("fleet QHOST-PROGRAM STATE-DIR CONFIG.toml JOB.json SLOW-JOB.json".into());
     };
     let programs = Programs {
         qhost: PathBuf::from(qhost),
         supervisor: PathBuf::from(format!("{qhost}-supervisor")),
     };
     let engine = Engine::open(Options {
-        config: Config::default(),
+        config: Config::load(Some(config.as_ref()))?,
         state: StateDir::new(state.as_ref())?,
         programs: Some(programs),
     })?;
-    let network = network.parse()?;
     // As long as this is held, it is another start's turn.
     let turns = PathBuf::from(state).join("turns");
     fs::create_dir_all(&turns)?;
@@ -134,7 +134,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Some("waiting") => "waiting".into(),
             Some(_) | None => format!("tenant-{number}"),
         };
-        let order = Order { image_networks: vec![network], ..Order::new(file, tenant) };
+        let order = Order::new(file, tenant);
         let engine = engine.clone();
         starts.spawn(async move { (stage, engine.start(order, &context).await) });
     }

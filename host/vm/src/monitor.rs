@@ -236,7 +236,7 @@ impl<'a> Monitor<'a> {
             Request::Stats => self.gather(ask),
             Request::Screenshot => self.take_picture(ask),
             Request::Subscribe | Request::Console | Request::Freeze => {
-                ask.answer(Err("that is no question".into()))
+                ask.answer(Err("it is served by a connection of its own".into()))
             }
         }
     }
