@@ -1,10 +1,9 @@
 //! A tenant, mallory, who means harm to another one, acme, in every way at once: floods and locks from QEMU's place, restarts, short VMs,
-//! large jobs, names, kept overlays, unfinished downloads, images that take long to unpack, a registry without an end, a policy that takes
+//! large jobs, names, kept overlays, unfinished downloads, images that take long to unpack, a policy that takes
 //! long for each of many sources.
 
 use std::{
     fs,
-    io::Write as _,
     process::Stdio,
     sync::{
         Arc, RwLock,
@@ -16,7 +15,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    Done, ImageServer, Qhost, Ranged, RawServer, Reply,
+    Done, ImageServer, Qhost, Ranged, Reply,
     boot_sector::{self, Then},
     command, configured, stand_in, succeed, wait_for,
 };
@@ -67,13 +66,12 @@ struct Way {
     codes: &'static [i32],
 }
 
-const WAYS: [Way; 7] = [
+const WAYS: [Way; 6] = [
     Way { name: "short VMs", attempt: short_vm, codes: &[0, 10, 11] },
     Way { name: "refused jobs of 1 MB", attempt: large_job, codes: &[11] },
     Way { name: "runs with kept overlays", attempt: kept_overlay, codes: &[0, 11] },
     Way { name: "unfinished downloads", attempt: unfinished, codes: &[11, 13] },
     Way { name: "images of small frames", attempt: small_frames, codes: &[11, 15] },
-    Way { name: "manifests without an end", attempt: endless_manifest, codes: &[13] },
     Way { name: "decisions that took long", attempt: long_decision, codes: &[11, 12, 13] },
 ];
 
@@ -90,8 +88,6 @@ pub enum Harm {
 struct Place {
     qhost: Arc<Qhost>,
     server: ImageServer,
-    /// A registry whose answers have no end.
-    registry: RawServer,
     /// The image of a disk that its guest fills. `short` is an image whose guest powers off at once.
     fills: (String, String),
     short: (String, String),
@@ -215,13 +211,7 @@ impl Place {
         fills.resize(34 << 20, 0);
         let fills = server.serve("/fills", fills);
         let short = server.serve("/short", boot_sector::disk("I am short", Then::PowerOff));
-        let registry = RawServer::start(|_, stream| {
-            let mut written = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
-            while written.is_ok() {
-                written = stream.write_all(&[b' '; 64 << 10]);
-            }
-        });
-        Self { qhost: qhost.clone(), server, registry, fills, short, anothers: anothers.into() }
+        Self { qhost: qhost.clone(), server, fills, short, anothers: anothers.into() }
     }
 
     /// Starts VMs whose QEMU is the stand-in: one that floods and locks, one that fails as often as it is started. Later launches find QEMU
@@ -340,12 +330,6 @@ fn small_frames(place: &Place, number: usize) -> Done {
     packed.pop();
     let image = place.server.serve("/frames.zst", packed);
     place.run(&place.job("frames", "web", &image, json!({})))
-}
-
-/// Takes a policy from a registry of mallory's.
-fn endless_manifest(place: &Place, _: usize) -> Done {
-    let from = format!("127.0.0.1:{}/policies/limits:1.0", place.registry.port());
-    place.qhost.run(&["policy", "pull", &from, "--plain-http"])
 }
 
 /// Runs a job with a tenant's policy that takes all of its time: for one source where it is enforced, for each of eight in monitor mode.
