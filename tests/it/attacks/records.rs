@@ -214,7 +214,7 @@ const FILES: [&str; 14] = [
     "control.sock",
 ];
 
-/// Each of these is put in the place of each file of a VM, both of one that has ended and of one that seems to go on. Once, a pipe as a
+/// Each plant takes the place of each file of a VM: of a VM that has ended, and of a VM whose record says that it runs. Once, a pipe as a
 /// lock had every command wait for ever, a file of 4 GiB was read whole, and a folder as a lock kept all other VMs from being adopted.
 #[test]
 fn anything_in_place_of_a_vms_files() {
