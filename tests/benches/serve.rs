@@ -131,7 +131,7 @@ impl std::fmt::Display for Answered {
     }
 }
 
-/// The same request again and again by so many connections, each on a thread that waits for its answer.
+/// Sends a request again and again by so many connections, each on a thread that waits for the answer.
 fn load(service: &Service, connections: usize, method: &str, path: &str, body: &str) -> Answered {
     let socket = service.socket();
     let began = Instant::now();

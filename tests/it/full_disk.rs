@@ -318,7 +318,7 @@ fn full_when_a_start_is_accepted() {
     service.get("/v1/vms").is(200);
     disk.empty();
     let refilled = service.done(service.post("/v1/vms", &job));
-    // It is filled once more, and so on.
+    // The second start fills the disk once more.
     assert_eq!(refilled["state"], "failed", "{refilled}");
     service.get("/health/live").is(204);
     service.end();

@@ -1,4 +1,4 @@
-//! The same QEMU by hand: what qhost's own start is measured beside.
+//! QEMU started by hand, with a VM's own command line: the baseline that qhost's start is measured beside.
 
 use std::{
     fs,

@@ -107,7 +107,7 @@ pub fn made() -> Vec<HostileImage> {
         format("Bochs", 0, b"Bochs Virtual HD Image"),
         format("cloop", 0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n"),
         format("DMG", footer, b"koly\0\0\0\x04\0\0\x02\0"),
-        // These are taken for packed files by their first bytes.
+        // The next images are taken for packed files by their first bytes.
         image("gzip, broken", file(CLUSTER, &[(0, &[0x1f, 0x8b, 0x08])]), "unpack"),
         image("xz, broken", file(CLUSTER, &[(0, b"\xfd7zXZ\0")]), "unpack"),
         image("zstd, broken", file(CLUSTER, &[(0, &[0x28, 0xb5, 0x2f, 0xfd])]), "unpack"),
@@ -122,12 +122,12 @@ pub fn made() -> Vec<HostileImage> {
         format("squashfs", 0, b"hsqs"),
         format("a kernel", 0, b"\x7fELF"),
         format("OVA", 257, b"ustar\0"),
-        // These are of more than one format.
+        // The next images are of more than one format.
         image("qcow2 and ISO", qcow2(&[iso]), "one-format"),
         image("qcow2 and a partition table", qcow2(&[(510, &[0x55, 0xaa])]), "one-format"),
         image("ISO and VHD", file(CLUSTER, &[iso, (footer, b"conectix")]), "one-format"),
         image("VMDK and VDI", file(CLUSTER, &[(0, b"KDMV"), (0x40, &[0x7f, 0x10, 0xda, 0xbe])]), "one-format"),
-        // These lead out of the file.
+        // The next images have offsets that lead out of the file.
         image("backing file: the host's", backed_by("/etc/shadow"), "qcow2-backing-file"),
         image("backing file: json:", backed_by(r#"json:{"driver":"file","filename":"/etc/shadow"}"#), "qcow2-backing-file"),
         image("backing file: nbd:", backed_by("nbd:127.0.0.1:10809"), "qcow2-backing-file"),
@@ -154,7 +154,7 @@ pub fn made() -> Vec<HostileImage> {
         qcow2_with("AES", &[(35, &[1])], "qcow2-encryption"),
         qcow2_with("LUKS inside", &[(35, &[2])], "qcow2-encryption"),
         qcow2_with("snapshots", &[(63, &[1])], "qcow2-snapshots"),
-        // These have headers that no writer makes.
+        // The next images have headers that no writer makes.
         qcow2_with("version 4", &[(7, &[4])], "qcow2-version"),
         qcow2_with("dirty", &[(79, &[1])], "qcow2-dirty"),
         qcow2_with("corrupt", &[(79, &[2])], "qcow2-corrupt"),
@@ -166,7 +166,7 @@ pub fn made() -> Vec<HostileImage> {
         image("short header", qcow2(&[])[..72].to_vec(), "qcow2-header-length"),
         image("8 bytes of a header", qcow2(&[])[..8].to_vec(), "qcow2-header-length"),
         qcow2_with("compression type without its feature", &[(100, &112_u32.to_be_bytes()), (104, &[1])], "qcow2-compression-type"),
-        // These have impossible sizes.
+        // The next images have impossible sizes.
         qcow2_with("a disk of 2^63 bytes", &[(24, &[0x80, 0, 0, 0, 0, 0, 0, 0])], "qcow2-size"),
         qcow2_with("a disk of no bytes", &[(24, &[0; 8])], "qcow2-size"),
         qcow2_with("an L1 table of 32 GiB", &[(36, &[0xff; 4])], "qcow2-l1-table"),
@@ -176,7 +176,7 @@ pub fn made() -> Vec<HostileImage> {
         qcow2_with("reference counts behind the file", &[(48, &[0xff; 8])], "qcow2-refcount-table"),
         qcow2_with("256 TiB of reference counts", &[(56, &[0xff; 4])], "qcow2-refcount-table"),
         image("a compressed cluster for all of 8 TiB", bomb(), "disk-size"),
-        // These have wrong partition tables.
+        // The next images have wrong partition tables.
         image("a protective partition that starts elsewhere", gpt(&[(454, &[2])]), "gpt-protective-entry"),
         image("a protective partition that is the second", gpt(&[(450, &[0x83]), (466, &[0xee]), (470, &[1])]), "gpt-protective-entry"),
         image("a GUID partition table without a boot signature", gpt(&[(510, &[0, 0])]), "gpt-protective-entry"),

@@ -117,7 +117,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         state: StateDir::new(state.as_ref())?,
         programs: Some(programs),
     })?;
-    // As long as this is held, it is another start's turn.
+    // The lock stands for another start of the tenant's, whose turn it is until the lock is dropped.
     let turns = PathBuf::from(state).join("turns");
     fs::create_dir_all(&turns)?;
     let turn = fs::File::create(turns.join("waiting.lock"))?;

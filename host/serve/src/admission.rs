@@ -21,7 +21,7 @@ pub(crate) struct Admission {
     under_way: Mutex<UnderWay>,
 }
 
-/// One place, which is given back when it is dropped.
+/// A tenant's place, which is given back when this value is dropped.
 pub(crate) struct Place {
     of: Arc<Admission>,
     tenant: Option<String>,

@@ -29,7 +29,7 @@ fn a_task_of_the_same_name() {
         let refused = refused.says("several VMs are meant by \"web\"");
         refused.says(&format!("acme/web  {acmes}")).says(&format!("mallory/web  {mallorys}"));
     }
-    // Each of these names the tenant.
+    // Each of the names below says the tenant.
     for name in [format!("acme/{acmes}"), "acme/web".into(), format!("acme/{}", &acmes[..8])] {
         let found = qhost.run(&["inspect", "--json", &name]).exits(0).json();
         assert_eq!(found["id"], json!(acmes), "{name}");

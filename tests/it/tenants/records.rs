@@ -28,7 +28,7 @@ fn short_vms_remove_no_others() {
     let last = run(&qhost, &server, "mallory", "short");
     qhost.run(&["logs", "acme/web"]).exits(0).says("I am web");
     assert!(qhost.state().join("vms").join(&acmes).join("decision.json").exists());
-    // Of mallory's VMs there are as many as are kept, and the one of the last launch.
+    // The list has as many of mallory's VMs as are kept, and the VM of the last launch.
     assert_eq!(qhost.vms().len(), 1 + qhost_model::limits::ENDED_VMS + 1);
     assert!(has(&qhost, &last));
 }
